@@ -1,0 +1,32 @@
+"""nanogpt-kit: a workbench for questions to GPT-sized language models.
+
+Read in this order: README, experiments/quickstart.toml, train/trainer.py, components/model/gpt.py,
+components/norm/layernorm.py, api.py. Then you can write a component.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanogpt_kit.core.errors import KitError
+    from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.generate.loaded import load_run
+    from nanogpt_kit.train.session import run
+
+__version__ = "0.1.0"
+__all__ = ["Experiment", "KitError", "__version__", "load_run", "run"]
+
+LAZY = {  # torch comes with `run` and `load_run`, and only then
+    "Experiment": "nanogpt_kit.core.experiment",
+    "KitError": "nanogpt_kit.core.errors",
+    "load_run": "nanogpt_kit.generate.loaded",
+    "run": "nanogpt_kit.train.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(LAZY[name]), name)

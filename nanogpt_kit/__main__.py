@@ -1,0 +1,59 @@
+"""The command: what `nanogpt-kit` and `python -m nanogpt_kit` run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+# OpenMP's threads spin at barriers; two trainings on the same cores then slow each other more than 25 times (measured
+# on two cores). It is read when torch is loaded, so it is set before anything else.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import click
+
+from nanogpt_kit.cli import main as cli
+from nanogpt_kit.core.errors import KitError, RunFailed
+
+DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+class OnConsole(logging.Handler):
+    """Log lines go through rich's console, which keeps them apart from a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        import rich
+
+        rich.reconfigure(stderr=True)
+        rich.get_console().out(self.format(record), highlight=False)
+
+
+def main() -> None:
+    logger = logging.getLogger("nanogpt_kit")
+    logger.addHandler(OnConsole())
+    logger.setLevel(logging.INFO)
+    sys.exit(exit_code())
+
+
+def exit_code() -> int:
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return MISTAKE
+    except KitError as error:
+        click.echo(f"error: {error}" if len(error.faults) == 1 else f"{len(error.faults)} errors:\n{error}", err=True)
+        return MISTAKE
+    except RunFailed as error:
+        click.echo(f"run failed: {error}", err=True)
+        return FAILED
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""All that a component may import from the toolkit: kinds, contexts, hooks, errors, and the parts of `nn`.
+
+The parts of `nn` need torch and are imported on first use, so that importing this module stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from nanogpt_kit.core.errors import KitError, fault, nearest
+from nanogpt_kit.core.hooks import hookimpl
+from nanogpt_kit.core.kinds import (
+    MLP,
+    Attention,
+    Callback,
+    Dataset,
+    Encoder,
+    EvaluateContext,
+    Evaluator,
+    Init,
+    LayerContext,
+    LiveRun,
+    Model,
+    ModelContext,
+    Norm,
+    Optimizer,
+    Order,
+    OrderContext,
+    Parallel,
+    Position,
+    Role,
+    Sampler,
+    Schedule,
+    SplitLoss,
+    Spread,
+    TextContext,
+    Tokenizer,
+)
+from nanogpt_kit.core.options import Options, RunContext, slot, slots
+from nanogpt_kit.core.toml import read_text
+
+if TYPE_CHECKING:
+    from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear
+    from nanogpt_kit.nn.view import View
+
+LAZY = {
+    "HeadLinear": "nanogpt_kit.nn.parts",
+    "Positional": "nanogpt_kit.nn.parts",
+    "ResidualLinear": "nanogpt_kit.nn.parts",
+    "View": "nanogpt_kit.nn.view",
+}
+
+__all__ = [
+    *("Attention", "Callback", "Dataset", "Evaluator", "Init", "MLP", "Model", "Norm", "Optimizer", "Order"),
+    *("Parallel", "Position", "Sampler", "Schedule", "Tokenizer", "Encoder", "Options", "Field", "slot", "slots"),
+    *("EvaluateContext", "LayerContext", "LiveRun", "ModelContext", "OrderContext", "RunContext", "TextContext"),
+    *("Role", "SplitLoss", "Spread", "KitError", "fault", "nearest", "hookimpl", "model_validator", "read_text"),
+    *("HeadLinear", "Positional", "ResidualLinear", "View"),
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(LAZY[name]), name)

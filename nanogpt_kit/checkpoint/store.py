@@ -1,0 +1,102 @@
+"""Checkpoints of one process: a folder that is renamed into place when all of it is on disk.
+
+Loading runs no code: safetensors for weights, `weights_only` for the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.runs.files import read_json, sha256, sync_file, sync_folder, write_json
+
+logger = logging.getLogger(__name__)
+
+MODEL, TRAINING, TOKENIZER, MANIFEST = "model.safetensors", "training.pt", "tokenizer.json", "manifest.json"
+
+
+def save(
+    folder: Path, step: int, model: nn.Module, training: Mapping[str, Any], tokenizer: Mapping[str, Any], keep_last: int
+) -> Path:
+    """Writes `folder`/step-<step>, then forgets all but the newest `keep_last`. Raises OSError, as on a full disk."""
+    path = folder / f"step-{step:08d}"
+    if path.exists():
+        if damage(path) is None:
+            return path  # the same step of the same run: there is nothing to add
+        discard(path)
+    partial = folder / f".{path.name}.{os.getpid()}"
+    clear_partial(folder)
+    partial.mkdir(parents=True)
+    try:
+        save_model(model, str(partial / MODEL))
+        torch.save(dict(training), partial / TRAINING)
+        write_json(partial / TOKENIZER, tokenizer)
+        files = {name: sha256(partial / name) for name in (MODEL, TRAINING, TOKENIZER)}
+        for name in files:
+            sync_file(partial / name)
+        write_json(partial / MANIFEST, {"step": step, "files": files})
+        partial.rename(path)
+        sync_folder(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in sorted(folder.glob("step-*"))[:-keep_last]:
+        discard(old)
+    return path
+
+
+def discard(path: Path) -> None:
+    """Takes the manifest first: what is left of a checkpoint that is half deleted is no checkpoint."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_partial(folder: Path) -> None:
+    """Removes what a killed process left; a run has one writer at a time, so none of it is in use."""
+    for left in folder.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint; says which it passed over and why."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        fault = damage(path)
+        if fault is None:
+            return path
+        logger.warning("passed over checkpoint %s: %s", path, fault)
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None where it is whole."""
+    try:
+        files = read_json(path / MANIFEST)["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"no manifest that can be read ({error})"
+    for name, expected in files.items():
+        if not (path / name).exists():
+            return f"{name} is missing"
+        if sha256(path / name) != expected:
+            return f"{name} is not what was saved"
+    return None
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Into a model of the same shape; tied weights stay tied. Raises KitError where they do not fit."""
+    try:
+        load_model(model, str(path / MODEL))
+    except RuntimeError as error:
+        raise KitError(f"the weights in {path} do not fit the model: {error}") from None
+
+
+def load_training(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
+    return state

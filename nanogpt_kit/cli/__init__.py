@@ -1,0 +1,22 @@
+"""`nanogpt-kit`: one small file per verb. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import click
+
+from nanogpt_kit import __version__
+from nanogpt_kit.cli.check import check
+from nanogpt_kit.cli.plugins import plugins
+from nanogpt_kit.cli.prepare import prepare
+from nanogpt_kit.cli.run import run
+from nanogpt_kit.cli.sample import sample
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="nanogpt-kit")
+def main() -> None:
+    """A workbench for questions to GPT-sized language models: an idea is a file, an experiment is a TOML file."""
+
+
+for verb in (run, prepare, sample, check, plugins):
+    main.add_command(verb)

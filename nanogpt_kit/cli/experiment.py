@@ -1,0 +1,35 @@
+"""What the verbs that take an experiment file share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nanogpt_kit.runs import trust
+
+if TYPE_CHECKING:
+    from nanogpt_kit.core.experiment import Experiment
+
+EXPERIMENT = click.argument("experiment", metavar="EXPERIMENT.toml")
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+
+
+def load(path: str, overrides: tuple[str, ...], trust_code: bool = False) -> Experiment:
+    """The experiment; says on stderr which options a change of component dropped."""
+    if not trust_code:
+        trust.check_experiment(Path(path))
+    from nanogpt_kit.core.experiment import Experiment
+
+    experiment = Experiment.load(path, overrides)
+    for note in experiment.notes:
+        click.echo(f"note: {note}", err=True)
+    return experiment
+
+
+def take_back_resume(resume: str | None, overrides: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """`--resume optimizer.lr=1` is a bare --resume and an override: a run's name has no "=" in it."""
+    if resume and "=" in resume and not Path(resume).exists():
+        return "", (resume, *overrides)
+    return resume, overrides

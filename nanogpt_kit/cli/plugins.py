@@ -1,0 +1,90 @@
+"""`nanogpt-kit plugins`: what is installed, and what its options are."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nanogpt_kit.core.errors import KitError, nearest
+from nanogpt_kit.core.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from nanogpt_kit.core.options import Component
+
+
+@click.group()
+def plugins() -> None:
+    """Components that experiments can name, built in or installed."""
+
+
+@plugins.command("list")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+def list_plugins(as_json: bool) -> None:
+    """List every installed component. Reads metadata only: nothing is imported."""
+    entries = Registry.installed().entries
+    if as_json:
+        click.echo(json.dumps([identity(entry) for entry in entries], indent=2))
+        return
+    for entry in entries:
+        click.echo(f"{entry.kind:13}{entry.name:20}{entry.distribution} {entry.version}")
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+def show(name: str, as_json: bool) -> None:
+    """Show the options of NAME, as in gpt, norm:layernorm or some-distribution/lion."""
+    shown = [(entry, entry.load()) for entry in matching(name)]
+    if as_json:
+        click.echo(json.dumps([{**identity(entry), "options": options(found)} for entry, found in shown], indent=2))
+        return
+    for entry, found in shown:
+        click.echo(f"{entry.kind} {entry.name}, from {entry.distribution} {entry.version}\n")
+        click.echo((sys.modules[found.__module__].__doc__ or "").strip())
+        for option in options(found):
+            default = "" if option["required"] else f" = {json.dumps(option['default'])}"
+            click.echo(f"\n  {option['name']}{default}   ({option['type']}{option['bounds']})")
+            click.echo(f"      {option['description']}")
+        click.echo()
+
+
+def matching(name: str) -> list[Entry]:
+    """The entries that a name, qualified by kind or distribution or not at all, may mean. Raises KitError."""
+    entries = Registry.installed().entries
+    kind, _, rest = name.rpartition(":")
+    found = [e for e in entries if (not kind or e.kind == kind) and rest in (e.name, e.qualified)]
+    if not found:
+        raise KitError(f"no component {name!r} is installed{nearest(rest, {e.name for e in entries})}")
+    return found
+
+
+def identity(entry: Entry) -> dict[str, str]:
+    return {key: getattr(entry, key) for key in ("kind", "name", "distribution", "version")}
+
+
+def options(component: type[Component]) -> list[dict[str, Any]]:
+    """One entry an option: name, type, bounds, default and description."""
+    return [
+        {
+            "name": name,
+            "type": type_name(field.annotation),
+            "bounds": "".join(f", {bound!r}" for bound in field.metadata),
+            "required": field.is_required(),
+            "default": None if field.is_required() else field.default,
+            "description": field.description or "",
+        }
+        for name, field in component.model_fields.items()
+    ]
+
+
+def type_name(annotation: Any) -> str:
+    """A slot reads as its kind; the rest as Python writes it, without module names."""
+    kind = vars(annotation).get("kind") if isinstance(annotation, type) else None
+    if kind is not None:
+        return f"component of kind {kind}"
+    if isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("NoneType", "None")

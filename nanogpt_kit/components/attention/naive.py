@@ -1,0 +1,31 @@
+"""Attention written out, as in the paper: slow, and the measure of every other one.
+
+Source: Vaswani et al. 2017, arXiv:1706.03762.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from nanogpt_kit.api import Attention, LayerContext, View
+
+
+class Naive(Attention):
+    def build(self, ctx: LayerContext) -> nn.Module:
+        return WrittenOutAttention(ctx.dropout)
+
+
+class WrittenOutAttention(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+        groups = q.size(1) // k.size(1)
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, D)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, T, S)
+        scores = scores.float().masked_fill(~view.mask, float("-inf"))
+        weights = scores.softmax(dim=-1).masked_fill(~view.mask, 0.0)  # a row that sees nothing would be NaN
+        return self.drop(weights).to(v.dtype) @ v  # (B, H, T, D)

@@ -1,0 +1,51 @@
+"""Curves and samples for TensorBoard, in the run's own folder; the x axis is steps, tokens are logged beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch.utils.tensorboard import SummaryWriter
+
+from nanogpt_kit.api import Callback, LiveRun, hookimpl
+
+
+class TensorBoard(Callback):
+    tracker = True
+
+    def build(self, run: LiveRun) -> object:
+        resumed = run.first_step + 1 if run.first_step else None  # what was logged after the checkpoint is void
+        return Curves(SummaryWriter(run.path / "tensorboard", purge_step=resumed))  # type: ignore[no-untyped-call]
+
+
+class Curves:
+    def __init__(self, writer: SummaryWriter) -> None:
+        self.writer = writer
+
+    @hookimpl
+    def run_started(self, run: LiveRun) -> None:
+        if not run.first_step:
+            self.writer.add_text("experiment", code(run.experiment.to_toml()), 0)
+
+    @hookimpl
+    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+
+    @hookimpl
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.logged(step, metrics)
+        self.writer.flush()
+
+    @hookimpl
+    def sampled(self, step: int, texts: Sequence[str]) -> None:
+        for number, text in enumerate(texts):
+            self.writer.add_text(f"sample/{number}", code(text), step)
+
+    @hookimpl
+    def run_finished(self) -> None:
+        self.writer.close()
+
+
+def code(text: str) -> str:
+    """Markdown that shows text as it is."""
+    return "\n".join("    " + line for line in text.splitlines())

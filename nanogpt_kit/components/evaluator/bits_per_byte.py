@@ -1,0 +1,18 @@
+"""Bits a byte of text: the loss in a unit that no tokenizer changes, and in which compressors are measured too.
+
+Source: Shannon 1951, "Prediction and Entropy of Printed English"; Gao et al. 2020, arXiv:2101.00027, section 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+
+from nanogpt_kit.api import EvaluateContext, Evaluator, Field
+
+
+class BitsPerByte(Evaluator):
+    split: str = Field("val", description="val, or test where the dataset has one")
+
+    def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
+        total = ctx.split_loss(self.split)
+        return {f"{self.split}/bits_per_byte": total.nats / math.log(2) / total.text_bytes}

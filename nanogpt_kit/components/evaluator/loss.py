@@ -1,0 +1,13 @@
+"""Mean loss over a whole split, in nats a token: every token but the first, once, with equal weight."""
+
+from __future__ import annotations
+
+from nanogpt_kit.api import EvaluateContext, Evaluator, Field
+
+
+class Loss(Evaluator):
+    split: str = Field("val", description="val, or test where the dataset has one")
+
+    def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
+        total = ctx.split_loss(self.split)
+        return {f"{self.split}/loss": total.nats / total.tokens}

@@ -1,0 +1,17 @@
+"""LayerNorm: subtract the mean, divide by the standard deviation, apply a learnt gain and, with the model's `bias`, shift.
+
+Source: Ba et al. 2016, arXiv:1607.06450.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nanogpt_kit.api import Field, LayerContext, Norm
+
+
+class LayerNorm(Norm):
+    eps: float = Field(1e-5, gt=0, description="added to the variance; keeps the root away from zero")
+
+    def build(self, ctx: LayerContext) -> nn.Module:
+        return nn.LayerNorm(ctx.n_embd, eps=self.eps, bias=ctx.bias)

@@ -1,0 +1,37 @@
+"""One process, one device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt_kit.api import Parallel, RunContext, Spread
+
+
+class Single(Parallel):
+    def refuses(self, ctx: RunContext) -> str | None:
+        if ctx.world_size > 1:
+            return f"single is one process, but {ctx.world_size} were started; start one"
+        return None
+
+    def spread(self, model: nn.Module, ctx: RunContext) -> Spread:
+        return OneProcess(model)
+
+
+class OneProcess:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, ids: Tensor, targets: Tensor) -> Tensor:
+        loss: Tensor = self.model(ids, targets)
+        return loss
+
+    def sync(self, last: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def clip(self, max_norm: float) -> Tensor:
+        if max_norm:
+            return torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+        return torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])

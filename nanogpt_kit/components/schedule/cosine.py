@@ -1,0 +1,25 @@
+"""Linear warmup, then half a cosine down to a fraction of the peak.
+
+Source: Loshchilov & Hutter 2016, arXiv:1608.03983; warmup counts as nanoGPT's does, so step 0 is not lost to lr 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+from nanogpt_kit.api import Field, Schedule
+
+
+class Cosine(Schedule):
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
+    decay_steps: int | None = Field(None, ge=1, description="step at which the decay ends; left out: the last one")
+    final_fraction: float = Field(0.1, ge=0, le=1, description="of the peak, from the end of the decay on")
+
+    def multiplier(self, step: int, total_steps: int) -> float:
+        end = self.decay_steps or total_steps
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if step >= end:
+            return self.final_fraction
+        progress = (step - self.warmup_steps) / (end - self.warmup_steps)
+        return self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))

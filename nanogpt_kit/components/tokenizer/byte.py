@@ -1,0 +1,32 @@
+"""Bytes as tokens: 256 of them, and one that ends a document. Any text goes in and comes out unchanged.
+
+Source: Xue et al. 2021, arXiv:2105.13626 (ByT5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nanogpt_kit.api import Encoder, TextContext, Tokenizer
+
+
+class Byte(Tokenizer):
+    def build(self, ctx: TextContext) -> Encoder:
+        return ByteEncoder()
+
+    def restore(self, state: Mapping[str, Any]) -> Encoder:
+        return ByteEncoder()
+
+
+class ByteEncoder(Encoder):
+    vocab_size = 257
+    eot_id = 256
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for text in texts]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return bytes(token for token in ids if token < 256)

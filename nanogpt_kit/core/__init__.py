@@ -1,0 +1,1 @@
+"""The ground floor: errors, kinds, hooks, TOML, registry, experiment. It knows no torch."""

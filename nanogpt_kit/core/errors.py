@@ -1,0 +1,58 @@
+"""A user's mistake, told in sentences: where, which key, what came, what is allowed, the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+Key = tuple[str | int, ...]  # a dotted key, taken apart: ("callback", 0, "every_steps")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake. `place` is "file:line" or "command line"; `key` is dotted; both may be empty."""
+
+    message: str
+    key: str = ""
+    place: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.place, self.key, self.message) if part)
+
+
+class KitError(Exception):
+    """Something the user can mend. Carries every fault that its stage found, one line each."""
+
+    def __init__(self, *faults: Fault | str) -> None:
+        self.faults = tuple(Fault(fault) if isinstance(fault, str) else fault for fault in faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class RunFailed(Exception):
+    """A run that could not go on: a loss that is no number, a callback that raised. Not the command's fault."""
+
+
+def dotted(key: Key) -> str:
+    return ".".join(str(part) for part in key)
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the likely one, then all of them."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(name, names, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{guess} Allowed: {', '.join(names)}." if names else f"{guess} There are none."
+
+
+def fault(key: str, message: str) -> ValidationError:
+    """For a component's validator: `raise fault("n_head", "...")` puts the message at that option's own line."""
+    from pydantic import ValidationError  # here, so that listing components stays cheap
+    from pydantic_core import InitErrorDetails, PydanticCustomError
+
+    problem = PydanticCustomError("kit", "{message}", {"message": message})
+    return ValidationError.from_exception_data(key, [InitErrorDetails(type=problem, loc=tuple(key.split(".")), input=None)])

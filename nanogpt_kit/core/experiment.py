@@ -1,0 +1,204 @@
+"""An experiment: every choice of a run, validated before any data, GPU or network is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import tomli_w
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, fault
+from nanogpt_kit.core.faults import explain
+from nanogpt_kit.core.kinds import (
+    Callback,
+    Dataset,
+    Evaluator,
+    Init,
+    Model,
+    Optimizer,
+    Order,
+    Parallel,
+    Sampler,
+    Schedule,
+    Tokenizer,
+)
+from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.options import Component, Options, RunContext, components_in, digest, dump, leaves, slot, slots
+from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
+
+
+class Train(Options):
+    """[train]: how long, how much at once, in what arithmetic."""
+
+    steps: int = Field(ge=1, description="optimizer updates")
+    batch_tokens: int = Field(ge=1, description="tokens of one update, over all ranks and micro-steps")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="windows of one forward and backward pass; left out: the whole batch at once"
+    )
+    grad_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 leaves it alone")
+    seed: int = Field(1337, ge=0, lt=2**63, description="of weights, batches and dropout")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: cuda bf16, else fp16; cpu bf16 where the chip multiplies it natively, else fp32"
+    )
+    log_every_steps: int = Field(10, ge=1, description="between lines of metrics.jsonl")
+
+
+class Evaluate(Options):
+    """[evaluate]: when the evaluators speak. They always do after the last step."""
+
+    every_steps: int = Field(1000, ge=1, description="steps between evaluations")
+    batch_size: int | None = Field(None, ge=1, description="windows at once; left out: as many as a micro-batch")
+
+
+class Checkpoint(Options):
+    """[checkpoint]: when the run is saved. It always is after the last step, and when it is interrupted."""
+
+    every_steps: int = Field(1000, ge=1, description="steps between checkpoints")
+    keep_last: int = Field(2, ge=1, description="how many to keep, the newest")
+
+
+class Sample(Options):
+    """[sample]: the text that a finished run writes, and the defaults of `nanogpt-kit sample`."""
+
+    prompt: str = Field("\n", description="what the text begins with")
+    num_samples: int = Field(1, ge=0, description="texts to write; 0 writes none after a run")
+    max_new_tokens: int = Field(500, ge=0, description="tokens of each text")
+    seed: int = Field(1337, ge=0, lt=2**63, description="of the draws; sample number i uses seed + i")
+
+
+class Experiment(Options):
+    """A whole experiment. Load one with `Experiment.load`, which tells every mistake with its file and line."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the folder below runs/")
+    components: tuple[str, ...] = Field((), description="local component files, relative to the experiment file")
+    dataset: Dataset
+    tokenizer: Tokenizer
+    order: Order = slot("shuffled")
+    model: Model
+    init: Init = slot("gpt2")
+    optimizer: Optimizer
+    schedule: Schedule
+    train: Train
+    parallel: Parallel = slot("single")
+    evaluate: Evaluate = Evaluate()
+    evaluator: tuple[Evaluator, ...] = slots("loss", "bits_per_byte")
+    checkpoint: Checkpoint = Checkpoint()
+    callback: tuple[Callback, ...] = slots("console", "tensorboard")
+    sample: Sample = Sample()
+    sampler: tuple[Sampler, ...] = slots("temperature", "top_k")
+
+    _layers: Layers = PrivateAttr(default_factory=Layers)
+    _registry: Registry = PrivateAttr(default_factory=Registry.installed)
+
+    may_change: ClassVar[frozenset[str]] = frozenset(
+        {"evaluate", "evaluator", "checkpoint", "callback", "parallel", "sample", "sampler"}
+    )
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Reads an experiment file and all that it extends, then applies "key=value" overrides.
+
+        Raises KitError with every fault of the stage that found some: syntax; names, types and bounds; relations.
+        """
+        return cls.of(Layers.load(Path(path), overrides), Path(path).parent)
+
+    @classmethod
+    def of(cls, layers: Layers, folder: Path) -> Self:
+        """From merged layers; `folder` is where local component files are looked for."""
+        files = layers.values.get("components", ())
+        try:
+            local = [folder / file for file in files if isinstance(file, str)] if isinstance(files, list) else []
+            registry = Registry.installed().with_files(local) if local else Registry.installed()
+        except KitError as error:
+            place = layers.place(("components",))
+            raise KitError(*(Fault(one.message, one.key, place) for one in error.faults)) from error
+        try:
+            experiment = cls.model_validate(layers.values, context={"registry": registry})
+        except ValidationError as error:
+            raise KitError(*explain(error, cls, layers, registry)) from None
+        experiment._layers, experiment._registry = layers, registry
+        return experiment
+
+    @model_validator(mode="after")
+    def _batch_is_whole_windows(self) -> Self:
+        if self.train.batch_tokens % self.model.block_size:
+            near = max(1, round(self.train.batch_tokens / self.model.block_size)) * self.model.block_size
+            raise fault(
+                "train.batch_tokens",
+                f"should be a multiple of model.block_size ({self.model.block_size}), got {self.train.batch_tokens}; "
+                f"{near} is near",
+            )
+        return self
+
+    @property
+    def batch_windows(self) -> int:
+        return self.train.batch_tokens // self.model.block_size
+
+    @property
+    def micro_batch_size(self) -> int:
+        return min(self.train.micro_batch_size or self.batch_windows, self.batch_windows)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the layers dropped when one component took another's place."""
+        return tuple(self._layers.notes)
+
+    def place(self, key: Key) -> str:
+        """Where a value was written: "file:line", "command line", or "default"."""
+        places = self._layers.places
+        if key not in places and key[-1] == "use":  # norm = "rmsnorm" is short for { use = "rmsnorm" }
+            key = key[:-1]
+        return places.get(key, "default")
+
+    def check_context(self, ctx: RunContext) -> None:
+        """Raises KitError with the reason of every component that refuses `ctx`."""
+        faults = []
+        for key, component in self.parts():
+            reason = component.refuses(ctx)
+            if reason:
+                faults.append(Fault(reason, dotted(key), self._layers.place(key)))
+        if faults:
+            raise KitError(*faults)
+
+    def entry_of(self, part: Component) -> Entry:
+        """The name, distribution and version behind one of its components."""
+        return self._registry.entry_of(type(part))
+
+    @property
+    def component_files(self) -> tuple[Path, ...]:
+        """The local files that its components come from."""
+        return tuple(entry.path for entry in self._registry.entries if isinstance(entry, LocalEntry))
+
+    def parts(self) -> list[tuple[Key, Component]]:
+        """Every component of the experiment with its key, slots within slots included."""
+        return list(components_in(self))
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value, defaults included, as TOML values: an experiment file that stands by itself."""
+        return dump(self, self._registry)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.resolved())
+
+    def fingerprint(self) -> str:
+        """A hash over all that decides the run: everything but its name."""
+        values = {key: value for key, value in self.resolved().items() if key != "name"}
+        code = [self.entry_of(part).identity for _, part in self.parts()]
+        return digest([values, code])
+
+    def differences(self, other: Experiment) -> dict[str, tuple[Any, Any]]:
+        """Dotted keys whose values differ: {"optimizer.lr": (mine, theirs)}."""
+        mine, theirs = dict(leaves(self.resolved())), dict(leaves(other.resolved()))
+        keys = [*mine, *(key for key in theirs if key not in mine)]
+        return {
+            dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Experiment) and self.resolved() == other.resolved()
+
+    def __hash__(self) -> int:
+        return hash(self.to_toml())

@@ -1,0 +1,96 @@
+"""From pydantic's errors to sentences that name file, line, key, value and the nearest allowed name."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, nearest
+from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.options import Component, Options
+from nanogpt_kit.core.registry import Registry
+
+WORDS = {  # pydantic's words -> TOML's
+    "Input should": "should",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid tuple": "a list",
+    "a valid string": "a string",
+}
+
+
+def explain(error: ValidationError, root: type[Options], layers: Layers, registry: Registry) -> list[Fault]:
+    """One fault for each key; where a union refused a value in several ways, the ways are joined by "or"."""
+    messages: dict[Key, list[str]] = {}
+    for detail in error.errors(include_url=False):
+        key = written_part(detail, layers.values)
+        message = sentence(detail, key, root, layers.values, registry)
+        if message not in messages.setdefault(key, []):
+            messages[key].append(message)
+    return [Fault(" or ".join(found), dotted(key), layers.place(key)) for key, found in messages.items()]
+
+
+def written_part(detail: ErrorDetails, values: Any) -> Key:
+    """The part of the error's location that stands in the file; unions append names of their branches to it."""
+    key: Key = ()
+    for part in detail["loc"]:
+        if isinstance(values, dict) and part in values or isinstance(values, list) and isinstance(part, int):
+            values = values[part]
+        elif detail["type"] != "missing":
+            break
+        key = (*key, part)
+    return key
+
+
+def sentence(detail: ErrorDetails, key: Key, root: type[Options], values: Any, registry: Registry) -> str:
+    kind, message, got = detail["type"], detail["msg"], reprlib.repr(detail["input"])
+    owner = table_at(key[:-1], root, values, registry)
+    field = owner.model_fields.get(str(key[-1])) if key else None
+    if kind == "kit":
+        return message
+    if kind == "no_use":
+        return f"{message}; the default is use = {field.default!r}" if field and isinstance(field.default, str) else message
+    if kind == "extra_forbidden":
+        return f"unknown key{nearest(str(key[-1]), owner.model_fields)}"
+    if kind == "missing":
+        base = next((kind for kind in options_in(field.annotation) if "kind" in vars(kind)), None) if field else None
+        if base is not None and issubclass(base, Component):
+            names = ", ".join(sorted(entry.name for entry in registry.of_kind(base.kind)))
+            return f"missing; add [{dotted(key)}] with use = one of: {names}"
+        return f"missing{f' ({field.description})' if field and field.description else ''}; it has no default"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"should be a table, got {got}"
+    for theirs, ours in WORDS.items():
+        message = message.replace(theirs, ours)
+    return f"{message}, got {got}"
+
+
+def table_at(key: Key, root: type[Options], values: Any, registry: Registry) -> type[Options]:
+    """The class whose fields are the keys of the table at `key`."""
+    owner = root
+    for part in key:
+        values = values[part] if isinstance(values, list) or part in values else None
+        if isinstance(part, int):
+            found = owner if issubclass(owner, Component) else None
+        else:
+            found = next(iter(options_in(owner.model_fields[part].annotation)), None) if part in owner.model_fields else None
+        if found is None:
+            return owner
+        owner = found
+        if "kind" in vars(owner) and issubclass(owner, Component) and not isinstance(values, list):
+            try:
+                owner = registry.load(owner.kind, values if isinstance(values, str) else values["use"])
+            except (KitError, KeyError, TypeError):
+                return owner
+    return owner
+
+
+def options_in(annotation: Any) -> list[type[Options]]:
+    """The option classes that an annotation mentions: `tuple[Sampler, ...]` gives [Sampler]."""
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in options_in(part)]

@@ -1,0 +1,144 @@
+"""Layers of an experiment, laid over each other: base files, the file, the command line.
+
+A slot's options belong to the component they were written for, so naming another component drops them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from nanogpt_kit.core import toml
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
+
+COMMAND_LINE = "command line"
+
+
+class Layers:
+    """The merged values, where each was written, and what was dropped on the way."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.places: dict[Key, str] = {}  # key -> "file:line" or "command line"
+        self.notes: list[str] = []
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Layers:
+        """`path` over all that it extends, then `overrides` ("model.n_layer=6"). Raises KitError."""
+        layers = cls()
+        layers.places[()] = str(path)
+        for document in toml.chain(path):
+            layers.add(document.values, lambda key, at=document: f"{at.path}:{at.lines[key]}")  # type: ignore[misc]
+        layers.override(overrides)
+        return layers
+
+    def add(self, values: dict[str, Any], place: Callable[[Key], str]) -> None:
+        self._lay(self.values, values, (), place)
+
+    def override(self, overrides: Sequence[str]) -> None:
+        """Applies "key=value" texts, components before their options, whatever the order they came in."""
+        faults: list[Fault] = []
+        parsed: list[tuple[tuple[str, ...], Any]] = []
+        for text in overrides:
+            try:
+                parsed.append(parse_override(text))
+            except KitError as error:
+                faults.extend(error.faults)
+        for key, value in sorted(parsed, key=lambda pair: len(pair[0]) - (pair[0][-1] == "use")):
+            for part in reversed(key):
+                value = {part: value}
+            try:
+                self._lay(self.values, value, (), lambda _: COMMAND_LINE)
+            except KitError as error:
+                faults.extend(error.faults)
+        if faults:
+            raise KitError(*faults)
+
+    def place(self, key: Key) -> str:
+        """Where `key` was written, or else the nearest table around it."""
+        while key and key not in self.places:  # the empty key is the file itself
+            key = key[:-1]
+        return self.places.get(key, "")
+
+    def _lay(self, lower: Any, upper: Any, at: Key, place: Callable[[Key], str]) -> Any:
+        """Lays `upper` over `lower`, both the value at key `at`, and returns what holds."""
+        if isinstance(upper, dict) and isinstance(lower, list):
+            return self._lay_elements(lower, upper, at, place)
+        if isinstance(upper, dict) and isinstance(lower, str):  # norm = "rmsnorm" is short for { use = "rmsnorm" }
+            lower = {"use": lower}
+            self.places[(*at, "use")] = self.places[at]
+        if isinstance(upper, str) and isinstance(lower, dict) and "use" in lower:
+            where = place(at)
+            upper, place = {"use": upper}, lambda _: where
+        if isinstance(upper, dict) and isinstance(lower, dict):
+            if "use" in upper and lower.get("use", upper["use"]) != upper["use"]:
+                self._drop(lower, upper["use"], at, place((*at, "use")))
+            if at:
+                self.places[at] = place(at)
+            for key, value in upper.items():
+                lower[key] = self._lay(lower.get(key), value, (*at, key), place)
+            return lower
+        if lower is None and isinstance(upper, dict) and upper and all(key.isdecimal() for key in upper):
+            message = "no layer below has this list, so it has no elements to address; give the whole list"
+            raise KitError(Fault(message, dotted(at), place(at)))
+        self._forget(at)
+        return self._take(upper, at, place)
+
+    def _lay_elements(self, lower: list[Any], upper: dict[str, Any], at: Key, place: Callable[[Key], str]) -> list[Any]:
+        """`callback.0.every_steps = 5`: into an element that is already there."""
+        for number, value in upper.items():
+            if not number.isdecimal() or int(number) >= len(lower):
+                allowed = f"a number from 0 to {len(lower) - 1}" if lower else "nothing: the list is empty"
+                message = f"is a list, so the next part of the key should be {allowed}, got {number!r}"
+                raise KitError(Fault(message, dotted(at), place(at)))
+            index = int(number)
+            lower[index] = self._lay(lower[index], value, (*at, index), place)
+        return lower
+
+    def _take(self, value: Any, at: Key, place: Callable[[Key], str]) -> Any:
+        """A copy of `value`, its places recorded."""
+        self.places[at] = place(at)
+        if isinstance(value, dict):
+            return {key: self._take(item, (*at, key), place) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._take(item, (*at, index), place) for index, item in enumerate(value)]
+        return value
+
+    def _drop(self, lower: dict[str, Any], use: str, at: Key, where: str) -> None:
+        dropped = [key for key in lower if key != "use"]
+        if dropped:
+            before = f"{lower['use']!r} ({self.place((*at, 'use'))})"
+            self.notes.append(
+                f"{dotted(at)}: {use!r} ({where}) takes the place of {before}; dropped its {', '.join(dropped)}"
+            )
+        lower.clear()
+        self._forget(at)
+
+    def _forget(self, at: Key) -> None:
+        for key in [key for key in self.places if key[: len(at)] == at]:
+            del self.places[key]
+
+
+def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
+    """("optimizer", "lr"), 3e-4 from "optimizer.lr=3e-4". A right-hand side that is not TOML is a plain string."""
+    left, equals, right = text.partition("=")
+    try:
+        node: Any = tomli.loads(f"{left} = 0") if equals and "\n" not in left else {}
+    except tomli.TOMLDecodeError:
+        node = {}
+    key: tuple[str, ...] = ()
+    while isinstance(node, dict) and len(node) == 1:
+        part, node = next(iter(node.items()))
+        key = (*key, part)
+    if not key or node != 0:
+        raise KitError(Fault(f"expected key=value, as in optimizer.lr=3e-4, got {text!r}", place=COMMAND_LINE))
+    try:
+        value = tomli.loads(f"value = {right}") if "\n" not in right else {}
+    except tomli.TOMLDecodeError as error:
+        if right[:1] in tuple("[{\"'"):
+            raise KitError(Fault(f"not a TOML value: {error.msg}, in {right!r}", dotted(key), COMMAND_LINE)) from None
+        value = {}
+    return key, value.get("value", right)

@@ -1,0 +1,200 @@
+"""From a component's name to its class: names from installed metadata, code only for what is selected."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanogpt_kit.core.errors import Fault, KitError, nearest
+
+if TYPE_CHECKING:
+    from nanogpt_kit.core.kinds import Component
+
+logger = logging.getLogger(__name__)
+
+GROUP = "nanogpt_kit."  # the entry-point group of kind "norm" is "nanogpt_kit.norm"
+OURS = "nanogpt-kit"  # its bare names always mean the built-ins
+LOCAL = "local file"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A component that can be named, not yet imported."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    target: str  # "module:Class", or the path of a local file
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.distribution}/{self.name}"
+
+    @property
+    def identity(self) -> str:
+        """Whose code it is, and which; the package's own is told by the commit in a run's provenance."""
+        return "" if self.distribution == OURS else f"{self.qualified} {self.version}"
+
+    def load(self) -> type[Component]:
+        """Imports the class. Raises KitError that names distribution, entry point and cause."""
+        module_name, _, attribute = self.target.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), attribute)
+        except (Exception, SystemExit) as error:
+            cause = f"{type(error).__name__}: {error}"
+            entry_point = f"{self.name} = {self.target!r} in group {GROUP}{self.kind}"
+            raise KitError(
+                f"{self.kind} {self.name!r} cannot be imported from distribution {self.distribution} "
+                f"{self.version} (entry point {entry_point}): {cause}"
+            ) from error
+        return self.checked(found)
+
+    def checked(self, found: object) -> type[Component]:
+        from nanogpt_kit.core.kinds import KINDS
+
+        if not (isinstance(found, type) and issubclass(found, KINDS[self.kind])):
+            base = KINDS[self.kind].__name__
+            raise KitError(f"{self.qualified} ({self.target}) is no {self.kind}: it does not derive from api.{base}")
+        return found
+
+
+@dataclass(frozen=True)
+class LocalEntry(Entry):
+    """The one component of a local file, executed once for each content it has had."""
+
+    path: Path
+    content: str  # hash
+
+    def load(self) -> type[Component]:
+        return self.checked(load_file(self.path, self.content))
+
+
+class Registry:
+    """All components that a name may mean: installed ones, and the local files of one experiment."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = tuple(entries)
+
+    @classmethod
+    @functools.cache
+    def installed(cls) -> Registry:
+        return cls(discover())
+
+    def with_files(self, paths: Sequence[Path]) -> Registry:
+        """Adds local component files, each under its stem. Executes them: their kind is known only then."""
+        local = [local_entry(path) for path in paths]
+        for entry in local:
+            if any(own.distribution == OURS and own.name == entry.name for own in self.of_kind(entry.kind)):
+                taken = f"{entry.path} would hide the built-in {entry.kind} {entry.name!r}; give the file another name"
+                raise KitError(Fault(taken, "components"))
+        return Registry([*local, *self.entries])
+
+    def of_kind(self, kind: str) -> list[Entry]:
+        return [entry for entry in self.entries if entry.kind == kind]
+
+    def find(self, kind: str, name: str) -> Entry:
+        """The entry that `name` means: "rmsnorm", or "distribution/rmsnorm". Raises KitError."""
+        offered = self.of_kind(kind)
+        if "/" in name:
+            found = [entry for entry in offered if entry.qualified == name]
+        else:
+            found = [entry for entry in offered if entry.name == name]
+            found = [entry for entry in found if entry.distribution in (OURS, LOCAL)][:1] or found
+        if not found:
+            names = {entry.name for entry in offered} | ({e.qualified for e in offered} if "/" in name else set())
+            raise KitError(f"unknown {kind} {name!r}{nearest(name, names)}")
+        if len(found) > 1:
+            choices = " or ".join(repr(entry.qualified) for entry in found)
+            raise KitError(f"{kind} {name!r} is offered by several distributions; say which: use = {choices}")
+        return found[0]
+
+    def load(self, kind: str, name: str) -> type[Component]:
+        return self.find(kind, name).load()
+
+    def entry_of(self, component: type[Component]) -> Entry:
+        """The entry whose class this is, so that an experiment can be written down again."""
+        where = f"{component.__module__}:{component.__qualname__}"
+        for entry in self.of_kind(component.kind):
+            if entry.target == where:
+                return entry
+        raise KitError(f"{where} is used as {component.kind} but is no entry point of an installed distribution")
+
+    def name_of(self, component: type[Component]) -> str:
+        """The shortest name under which `find` gives this class."""
+        entry = self.entry_of(component)
+        try:
+            return entry.name if self.find(entry.kind, entry.name) == entry else entry.qualified
+        except KitError:
+            return entry.qualified
+
+
+def discover() -> list[Entry]:
+    """Every component of every installed distribution, from metadata alone: nothing is imported."""
+    entries: dict[tuple[str, str, str], Entry] = {}
+    for distribution in metadata.distributions():
+        listed = distribution.read_text("entry_points.txt") or ""
+        if GROUP not in listed:
+            continue
+        try:
+            name = distribution.name.lower().replace("_", "-").replace(".", "-")
+            points = list(distribution.entry_points)
+        except Exception as error:  # damaged metadata of a stranger must not break those who do not use it
+            logger.warning("skipped an installed distribution whose entry points cannot be read: %s", error)
+            continue
+        for point in points:
+            if point.group.startswith(GROUP):
+                kind = point.group.removeprefix(GROUP)
+                entry = Entry(kind, point.name, name, distribution.version, point.value)
+                entries.setdefault((kind, name, point.name), entry)  # the first on sys.path shadows the rest
+    return sorted(entries.values(), key=lambda entry: (entry.kind, entry.name, entry.distribution))
+
+
+def local_entry(path: Path) -> LocalEntry:
+    if path.suffix != ".py":
+        raise KitError(Fault(f"component file {path} should end in .py", "components"))
+    try:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise KitError(Fault(f"component file {path} cannot be read: {error.strerror}", "components")) from None
+    component = load_file(path, content)
+    target = f"{component.__module__}:{component.__qualname__}"
+    return LocalEntry(component.kind, path.stem, LOCAL, content[:12], target, path, content)
+
+
+@functools.cache
+def load_file(path: Path, content: str) -> type[Component]:
+    """Executes a component file and returns the one component class it defines.
+
+    Cached by content: executed twice, one file would make two classes that are not equal.
+    """
+    from nanogpt_kit.core.kinds import Component
+
+    module_name = f"nanogpt_kit_local_{path.stem}_{content[:12]}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec and spec.loader, f"{path} ends in .py"
+        module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            cause = f"{type(error).__name__}: {error}"
+            raise KitError(Fault(f"component file {path} cannot be imported: {cause}", "components")) from error
+    found = [
+        value
+        for value in vars(sys.modules[module_name]).values()
+        if isinstance(value, type) and issubclass(value, Component) and value.__module__ == module_name
+    ]
+    if len(found) != 1:
+        names = ", ".join(value.__name__ for value in found) or "none"
+        raise KitError(Fault(f"component file {path} should define one component class, has {names}", "components"))
+    return found[0]

@@ -1,0 +1,65 @@
+"""A prepared dataset on disk: tokens, what they are, and the tokenizer that made them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanogpt_kit.core.errors import KitError, nearest
+from nanogpt_kit.core.kinds import Encoder, Tokenizer
+from nanogpt_kit.runs.files import read_json
+
+VERSION = 1  # of the files in a data folder
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """data/<dataset>-<tokenizer>-<hash>/ with a manifest.json and a <split>.bin each."""
+
+    path: Path
+    encoder: Encoder
+
+    @classmethod
+    def open(cls, path: Path, tokenizer: Tokenizer) -> Prepared:
+        return cls(path, tokenizer.restore(read_json(path / "manifest.json")["tokenizer"]["state"]))
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        values: dict[str, Any] = read_json(self.path / "manifest.json")
+        return values
+
+    @property
+    def splits(self) -> dict[str, Any]:
+        """{"train": {"tokens": ..., "bytes": ..., "documents": ..., "sha256": ...}, ...}"""
+        splits: dict[str, Any] = self.manifest["splits"]
+        return splits
+
+    @property
+    def references(self) -> dict[str, float]:
+        """What compressors reach on the validation text, in bits a byte: {"gzip -9": 2.3, "xz -9": 2.1}."""
+        references: dict[str, float] = self.splits["val"]["references"]
+        return references
+
+    def tokens(self, split: str) -> np.ndarray:
+        """(n_tokens,) memory map. Raises KitError for a split that the dataset lacks."""
+        if split not in self.splits:
+            raise KitError(f"the dataset has no split {split!r}{nearest(split, self.splits)}")
+        return np.memmap(self.path / f"{split}.bin", dtype=self.manifest["dtype"], mode="r")
+
+    def check_block_size(self, block_size: int) -> None:
+        check_block_size({split: values["tokens"] for split, values in self.splits.items()}, block_size)
+
+
+def check_block_size(tokens: dict[str, int], block_size: int) -> None:
+    """Raises KitError where a split is shorter than one window and its next token."""
+    short = {split: count for split, count in tokens.items() if count <= block_size}
+    if short:
+        counts = ", ".join(f"{split} has {count} tokens" for split, count in short.items())
+        raise KitError(
+            f"{counts}, but model.block_size = {block_size} needs {block_size + 1} at least; "
+            "take a smaller block_size or more text"
+        )

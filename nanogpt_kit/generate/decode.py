@@ -1,0 +1,36 @@
+"""The sampling loop: the model's logits through the sampler chain, then a draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt_kit.core.kinds import Sampler
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    ids: Tensor,
+    samplers: Sequence[Sampler],
+    max_new_tokens: int,
+    seeds: Sequence[int],
+    block_size: int,
+) -> Iterator[Tensor]:
+    """Yields the next token of each row, (B,), up to `max_new_tokens` times; `ids` (B, T) are the prompts.
+
+    Each row has a generator of its own, so a text does not depend on its neighbours. Beyond `block_size` the model
+    sees the last `block_size` tokens.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    for _ in range(max_new_tokens):
+        logits = model(ids[:, -block_size:])[:, -1].float()  # (B, V)
+        for sampler in samplers:
+            logits = sampler.transform(logits, ids)
+        likelihoods = logits.softmax(dim=-1).cpu()
+        drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(likelihoods, generators, strict=True)]
+        token = torch.cat(drawn)  # (B,)
+        yield token
+        ids = torch.cat([ids, token[:, None].to(ids.device)], dim=1)

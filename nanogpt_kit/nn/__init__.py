@@ -1,0 +1,1 @@
+"""What models share: who may see whom, where tokens are, which role a parameter plays."""

@@ -1,0 +1,99 @@
+"""One run's folder: its files, its state, and how to find it again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.runs.files import check_writable, read_json, write_json
+from nanogpt_kit.runs.lock import Lock, held
+
+
+def runs_root() -> Path:
+    return Path(os.environ.get("NANOGPT_KIT_RUNS") or "runs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def experiment(self) -> Path:
+        return self.path / "experiment.toml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.txt"
+
+    def lock(self) -> Lock:
+        return Lock(self.path / "lock")
+
+    def set_status(self, state: str, **details: Any) -> None:
+        """`state`: running, finished, failed or interrupted; `details`: step, reason, ..."""
+        write_json(self.path / "status.json", {"state": state, "time": time.time(), **details})
+
+    def status(self) -> Mapping[str, Any]:
+        """What status.json says; but "running" without anybody at work is "interrupted"."""
+        try:
+            status: dict[str, Any] = read_json(self.path / "status.json")
+        except FileNotFoundError:
+            status = {"state": "running"}  # killed between making the folder and its first word
+        if status["state"] == "running" and not held(self.path / "lock"):
+            status |= {"state": "interrupted", "reason": "its process ended without a word"}
+        return status
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def create(experiment: str, seed: int, fingerprint: str) -> RunFolder:
+    """A new folder runs/<experiment>/<UTC time>-s<seed>-<short hash>. Raises KitError where it cannot be made."""
+    parent = runs_root() / experiment
+    while True:
+        unique = hashlib.sha256(f"{fingerprint} {time.time_ns()} {os.getpid()}".encode()).hexdigest()[:6]
+        path = parent / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-s{seed}-{unique}"
+        try:
+            path.mkdir(parents=True)
+            return RunFolder(path)
+        except FileExistsError:
+            if not parent.is_dir():
+                raise KitError(f"cannot write to {parent}: it is no folder") from None
+        except OSError as error:
+            raise KitError(f"cannot make the run folder {path}: {error.strerror}") from None
+
+
+def check_runs_root(experiment: str) -> None:
+    check_writable(runs_root() / experiment)
+
+
+def of_experiment(folder: Path) -> list[RunFolder]:
+    """The runs of runs/<experiment>, the newest last."""
+    found = [path for path in folder.glob("*") if (path / "experiment.toml").exists()]
+    return [RunFolder(path) for path in sorted(found, key=lambda path: (path / "experiment.toml").stat().st_mtime_ns)]
+
+
+def find(text: str) -> RunFolder:
+    """A run by its folder, or the newest of an experiment by name or folder. Raises KitError."""
+    for path in (Path(text), runs_root() / text):
+        if (path / "experiment.toml").exists():
+            return RunFolder(path)
+        runs = of_experiment(path) if path.is_dir() else []
+        if runs:
+            return runs[-1]
+    known = sorted(path.name for path in runs_root().glob("*") if of_experiment(path)) if runs_root().is_dir() else []
+    have = f"experiments with runs there: {', '.join(known)}" if known else "there are no runs there"
+    raise KitError(f"{text!r} is no run and no experiment with runs (looked in {runs_root()}/ too; {have})")

@@ -1,0 +1,41 @@
+"""metrics.jsonl: one JSON object a logged step, appended and flushed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nanogpt_kit.runs.files import write_atomically
+
+
+class MetricsLog:
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, float]) -> None:
+        """JSON knows no NaN and no infinity; they become null."""
+        finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
+        self.file.write(json.dumps(finite) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Every whole line; a last one that a kill tore is passed over."""
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
+        if line:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Forgets what was measured after `step`: a resumed run measures it again."""
+    kept = [record for record in read(path) if record["step"] <= step]
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))

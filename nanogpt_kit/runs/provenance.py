@@ -1,0 +1,84 @@
+"""Where a run came from: command, code, data, machine."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nanogpt_kit.core.experiment import Experiment
+
+MAX_UNTRACKED_BYTES = 1_000_000  # a larger untracked file is data, not code: it is named, not copied
+LIBRARIES = ("torch", "numpy", "pydantic", "safetensors")
+
+
+def collect(experiment: Experiment, data: dict[str, Any], hardware: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """provenance.json, and the patch from the commit to the code that ran (empty where nothing differed)."""
+    git, patch = code_state(Path.cwd())
+    entries = {experiment.entry_of(part) for _, part in experiment.parts()}
+    versions = {entry.distribution: entry.version for entry in sorted(entries, key=lambda entry: entry.distribution)}
+    values = {
+        "command": shlex.join(sys.argv),
+        "folder": str(Path.cwd()),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seed": experiment.train.seed,
+        "fingerprint": experiment.fingerprint(),
+        "components": {".".join(map(str, key)): experiment.entry_of(part).qualified for key, part in experiment.parts()},
+        "distributions": {**versions, **{name: metadata.version(name) for name in LIBRARIES}},
+        "git": git,
+        "data": data,
+        "machine": {
+            "host": platform.node(),
+            "user": user(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            **hardware,
+        },
+    }
+    return values, patch
+
+
+def user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return str(os.getuid()) if hasattr(os, "getuid") else ""
+
+
+def code_state(folder: Path) -> tuple[dict[str, Any] | None, bytes]:
+    """The commit of the repository around `folder`, and a patch from it to the working tree, untracked files too."""
+    try:
+        top = Path(git(folder, "rev-parse", "--show-toplevel").decode().strip())
+        commit = git(top, "rev-parse", "HEAD").decode().strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None, b""
+    untracked = git(top, "ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")[:-1]
+    small = [name for name in untracked if (top / name).lstat().st_size <= MAX_UNTRACKED_BYTES]
+    with tempfile.TemporaryDirectory() as scratch:  # an index and objects of our own: the user's stay as they are
+        objects = git(top, "rev-parse", "--git-path", "objects").decode().strip()
+        aside = {
+            "GIT_INDEX_FILE": f"{scratch}/index",
+            "GIT_OBJECT_DIRECTORY": scratch,
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((top / objects).resolve()),
+        }
+        git(top, "read-tree", "HEAD", env=aside)
+        git(top, "add", "--update", env=aside)
+        if small:
+            git(top, "--literal-pathspecs", "add", "--", *small, env=aside)
+        patch = git(top, "diff", "--cached", "--binary", "HEAD", env=aside)
+    left_out = sorted(set(untracked) - set(small))
+    return {"commit": commit, "dirty": bool(patch or left_out), "untracked_left_out": left_out}, patch
+
+
+def git(folder: Path, *words: str, env: dict[str, str] | None = None) -> bytes:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, check=True, capture_output=True, env={**os.environ, **(env or {})}).stdout

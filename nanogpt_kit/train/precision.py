@@ -1,0 +1,53 @@
+"""In which arithmetic a run computes, and why."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    name: str  # fp32, bf16, fp16
+    device: str  # cpu, cuda, mps
+
+    @classmethod
+    def choose(cls, setting: str, device: str) -> tuple[Precision, str]:
+        """What a `setting` of [train] means on a device, and why."""
+        if setting != "auto":
+            return cls(setting, device), "as the experiment says"
+        if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+            return cls("bf16", device), "the GPU computes it natively"
+        if device == "cuda":
+            return cls("fp16", device), "the GPU has no bf16"
+        if device == "cpu" and cpu_multiplies_bf16():
+            return cls("bf16", device), "the CPU multiplies it natively"
+        return cls("fp32", device), "this device gains nothing from bf16"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Matrix products in the short type, sums and norms in fp32; nothing to do for fp32."""
+        dtype = DTYPES[self.name]
+        return nullcontext() if dtype is None else torch.autocast(self.device, dtype=dtype)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps fp16 gradients from vanishing; does nothing for the other types."""
+        return torch.amp.GradScaler(self.device, enabled=self.name == "fp16")
+
+
+def cpu_multiplies_bf16() -> bool:
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+
+
+def choose_device(setting: str) -> str:
+    if setting != "auto":
+        return setting
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def has_device(device: str) -> bool:
+    return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]

@@ -1,0 +1,76 @@
+"""Which run to go on with, and whether it may go on as asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.runs import folder as runs
+from nanogpt_kit.runs import trust
+from nanogpt_kit.runs.folder import RunFolder
+
+
+def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
+    """The run to go on with, and the experiment to go on by: the run's own, with what may change taken from `wanted`.
+
+    `named` is a run; "" is the newest of the experiment that is not done. Raises KitError where there is none, where
+    it is done, or where the two differ in what decides the training.
+    """
+    if named:
+        folder = runs.find(named)
+    else:
+        parent = runs.runs_root() / wanted.name
+        folder = newest_unfinished(wanted, parent)
+    if not trust_code:
+        trust.check_experiment(folder.experiment)
+    layers = Layers.load(folder.experiment)
+    before = Experiment.of(layers, folder.path)
+    check_differences(before, wanted)
+    if folder.status()["state"] == "finished" and before.train.steps == wanted.train.steps:
+        raise KitError(f"{folder} is finished; train.steps=<more> would continue it")
+    values = wanted.resolved()
+    for section in Experiment.may_change:
+        layers.values[section] = values[section]
+    layers.values["train"]["steps"] = wanted.train.steps
+    return Experiment.of(layers, folder.path), folder
+
+
+def newest_unfinished(wanted: Experiment, parent: Path) -> RunFolder:
+    for folder in reversed(runs.of_experiment(parent)):
+        status = folder.status()
+        at_work = status["state"] == "running"
+        done = status["state"] == "finished" and status["step"] >= wanted.train.steps
+        if not at_work and not done:
+            return folder
+    raise KitError(f"{parent} has no unfinished run to resume")
+
+
+def check_differences(before: Experiment, wanted: Experiment) -> None:
+    """Raises KitError for each key that decides the training and is not what it was."""
+    faults = []
+    for key, (then, now) in before.differences(wanted).items():
+        section = key.split(".")[0]
+        if key == "train.steps":
+            reason = steps_cannot_change(before, wanted)
+        elif section in Experiment.may_change or section == "components":
+            continue
+        else:
+            reason = "a resumed run goes on as it began"
+        if reason:
+            parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+            faults.append(Fault(f"{now!r} now, {then!r} in the run; {reason}", key, wanted.place(parts)))
+    if faults:
+        raise KitError(*faults)
+
+
+def steps_cannot_change(before: Experiment, wanted: Experiment) -> str | None:
+    """The schedule is a pure function, so it can be asked whether the steps already planned would have differed."""
+    then, now = before.train.steps, wanted.train.steps
+    if now < then:
+        return "steps may only grow"
+    multiplier = before.schedule.multiplier
+    if any(multiplier(step, then) != multiplier(step, now) for step in range(then)):
+        return "the schedule depends on it, so the steps already made would have been others"
+    return None
