@@ -122,6 +122,7 @@ def write_split(dataset: Dataset, split: str, encoder: Encoder, dtype: np.dtype[
     if split == "val":  # what the model is measured against; see the evaluator bits_per_byte
         compressors = {"gzip -9": zlib.compressobj(9, wbits=31), "xz -9": lzma.LZMACompressor(preset=9)}
     compressed = dict.fromkeys(compressors, 0)
+    end = np.array([] if encoder.eot_id is None else [encoder.eot_id], dtype=dtype)
     with path.open("wb") as file:
         for texts in batches_of_text(dataset.documents(split)):
             try:
@@ -132,8 +133,7 @@ def write_split(dataset: Dataset, split: str, encoder: Encoder, dtype: np.dtype[
                 raise KitError(f"{where} hold text that is no Unicode: {error.reason}") from None
             for ids in arrays:
                 check_ids(ids, encoder, split, counts["documents"])
-                end = [] if encoder.eot_id is None else [encoder.eot_id]
-                written = np.concatenate([ids, np.array(end, dtype=ids.dtype)]).astype(dtype) if end else ids.astype(dtype)
+                written = np.concatenate([ids.astype(dtype), end])
                 file.write(written)
                 hashed.update(written)
                 counts["tokens"] += len(written)
