@@ -25,7 +25,9 @@ def check(experiment: str, overrides: tuple[str, ...], explain: bool, as_json: b
 
     values = {dotted(key): (value, chosen.place(key)) for key, value in leaves(chosen.resolved())}
     if as_json:
-        click.echo(json.dumps({key: {"value": value, "from": origin} for key, (value, origin) in values.items()}, indent=2))
+        click.echo(
+            json.dumps({key: {"value": value, "from": origin} for key, (value, origin) in values.items()}, indent=2)
+        )
         return
     shown = {key: f"{key} = {json.dumps(value)}" for key, (value, _) in values.items()}
     width = min(60, max(map(len, shown.values())))

@@ -67,24 +67,36 @@ def identity(entry: Entry) -> dict[str, str]:
 
 def options(component: type[Component]) -> list[dict[str, Any]]:
     """One entry an option: name, type, bounds, default and description."""
+    from pydantic_core import to_jsonable_python
+
     return [
         {
             "name": name,
             "type": type_name(field.annotation),
             "bounds": "".join(f", {bound!r}" for bound in field.metadata),
             "required": field.is_required(),
-            "default": None if field.is_required() else field.default,
-            "description": field.description or "",
+            "default": None
+            if field.is_required()
+            else to_jsonable_python(field.get_default(call_default_factory=True)),
+            "description": field.description or kind_description(field.annotation),
         }
         for name, field in component.model_fields.items()
     ]
 
 
+def is_slot(annotation: Any) -> bool:
+    return isinstance(annotation, type) and "kind" in vars(annotation)
+
+
+def kind_description(annotation: Any) -> str:
+    """What a slot is for: the first line that its kind says of itself."""
+    return (annotation.__doc__ or "").partition("\n")[0] if is_slot(annotation) else ""
+
+
 def type_name(annotation: Any) -> str:
     """A slot reads as its kind; the rest as Python writes it, without module names."""
-    kind = vars(annotation).get("kind") if isinstance(annotation, type) else None
-    if kind is not None:
-        return f"component of kind {kind}"
+    if is_slot(annotation):
+        return f"component of kind {annotation.kind}"
     if isinstance(annotation, type):
         return annotation.__name__
     return str(annotation).replace("typing.", "").replace("NoneType", "None")

@@ -55,4 +55,5 @@ def fault(key: str, message: str) -> ValidationError:
     from pydantic_core import InitErrorDetails, PydanticCustomError
 
     problem = PydanticCustomError("kit", "{message}", {"message": message})
-    return ValidationError.from_exception_data(key, [InitErrorDetails(type=problem, loc=tuple(key.split(".")), input=None)])
+    details = InitErrorDetails(type=problem, loc=tuple(key.split(".")), input=None)
+    return ValidationError.from_exception_data(key, [details])

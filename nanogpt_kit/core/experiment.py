@@ -193,9 +193,7 @@ class Experiment(Options):
         """Dotted keys whose values differ: {"optimizer.lr": (mine, theirs)}."""
         mine, theirs = dict(leaves(self.resolved())), dict(leaves(other.resolved()))
         keys = [*mine, *(key for key in theirs if key not in mine)]
-        return {
-            dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)
-        }
+        return {dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Experiment) and self.resolved() == other.resolved()

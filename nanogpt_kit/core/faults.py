@@ -15,6 +15,7 @@ from nanogpt_kit.core.registry import Registry
 
 WORDS = {  # pydantic's words -> TOML's
     "Input should": "should",
+    "String should": "should",
     "a valid integer": "a whole number",
     "a valid number": "a number",
     "a valid boolean": "true or false",
@@ -38,12 +39,17 @@ def written_part(detail: ErrorDetails, values: Any) -> Key:
     """The part of the error's location that stands in the file; unions append names of their branches to it."""
     key: Key = ()
     for part in detail["loc"]:
-        if isinstance(values, dict) and part in values or isinstance(values, list) and isinstance(part, int):
-            values = values[part]
-        elif detail["type"] != "missing":
+        if detail["type"] != "missing" and not holds(values, part):
             break
+        values = values[part] if holds(values, part) else None
         key = (*key, part)
     return key
+
+
+def holds(values: Any, part: str | int) -> bool:
+    if isinstance(values, list):
+        return isinstance(part, int) and part < len(values)
+    return isinstance(values, dict) and part in values
 
 
 def sentence(detail: ErrorDetails, key: Key, root: type[Options], values: Any, registry: Registry) -> str:
@@ -53,9 +59,11 @@ def sentence(detail: ErrorDetails, key: Key, root: type[Options], values: Any, r
     if kind == "kit":
         return message
     if kind == "no_use":
-        return f"{message}; the default is use = {field.default!r}" if field and isinstance(field.default, str) else message
+        default = field.default if field else None
+        return f"{message}; the default is use = {default!r}" if isinstance(default, str) else message
     if kind == "extra_forbidden":
-        return f"unknown key{nearest(str(key[-1]), owner.model_fields)}"
+        allowed = {*owner.model_fields, "extends"} if owner is root else set(owner.model_fields)
+        return f"unknown key{nearest(str(key[-1]), allowed)}"
     if kind == "missing":
         base = next((kind for kind in options_in(field.annotation) if "kind" in vars(kind)), None) if field else None
         if base is not None and issubclass(base, Component):
@@ -73,14 +81,13 @@ def table_at(key: Key, root: type[Options], values: Any, registry: Registry) -> 
     """The class whose fields are the keys of the table at `key`."""
     owner = root
     for part in key:
-        values = values[part] if isinstance(values, list) or part in values else None
-        if isinstance(part, int):
-            found = owner if issubclass(owner, Component) else None
-        else:
-            found = next(iter(options_in(owner.model_fields[part].annotation)), None) if part in owner.model_fields else None
-        if found is None:
-            return owner
-        owner = found
+        values = values[part] if holds(values, part) else None
+        if isinstance(part, str):
+            field = owner.model_fields.get(part)
+            found = options_in(field.annotation) if field else []
+            if not found:
+                return owner
+            owner = found[0]
         if "kind" in vars(owner) and issubclass(owner, Component) and not isinstance(values, list):
             try:
                 owner = registry.load(owner.kind, values if isinstance(values, str) else values["use"])

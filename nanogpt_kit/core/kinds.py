@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.nn.parts import Positional
 
 Role = Literal["matrix", "vector", "embedding", "head"]
 
@@ -172,12 +173,12 @@ class Attention(Component):
 
 
 class Position(Component):
-    """Tells tokens where they are. Builds an `nn.Positional`, whose methods are each optional."""
+    """Tells tokens where they are. Each method of what it builds is optional."""
 
     kind: ClassVar[str] = "position"
 
     @abstractmethod
-    def build(self, ctx: LayerContext) -> nn.Module: ...
+    def build(self, ctx: LayerContext) -> Positional: ...
 
 
 class Norm(Component):

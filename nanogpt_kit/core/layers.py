@@ -94,8 +94,12 @@ class Layers:
                 allowed = f"a number from 0 to {len(lower) - 1}" if lower else "nothing: the list is empty"
                 message = f"is a list, so the next part of the key should be {allowed}, got {number!r}"
                 raise KitError(Fault(message, dotted(at), place(at)))
+
+            def written(key: Key, number: str = number) -> str:  # what is element 0 below is key "0" in this layer
+                return place((*at, number, *key[len(at) + 1 :]))
+
             index = int(number)
-            lower[index] = self._lay(lower[index], value, (*at, index), place)
+            lower[index] = self._lay(lower[index], value, (*at, index), written)
         return lower
 
     def _take(self, value: Any, at: Key, place: Callable[[Key], str]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from nanogpt_kit.core.errors import Key, KitError, fault
+from nanogpt_kit.core.errors import Key, KitError, fault, nearest
 from nanogpt_kit.core.registry import Registry
 
 SCALARS = ("int", "float", "bool", "str")
@@ -51,6 +51,11 @@ class RunContext:
     device: str  # "cpu", "cuda", "mps"
     precision: str  # "fp32", "bf16", "fp16"
     world_size: int
+    splits: tuple[str, ...]  # of the dataset
+
+    def lacks(self, split: str) -> str | None:
+        """The reason to refuse, where the dataset has no such split."""
+        return None if split in self.splits else f"the dataset has no split {split!r}{nearest(split, self.splits)}"
 
 
 class Component(Options):
@@ -104,7 +109,6 @@ def slots(*defaults: str) -> Any:
     return Field(defaults, validate_default=True)
 
 
-
 def dump(options: Options, registry: Registry) -> dict[str, Any]:
     """Every option, defaults included, as TOML values. TOML has no null, so what is None is left out."""
 
@@ -139,7 +143,7 @@ def enumerate_tuple(key: Key, value: Any) -> list[tuple[Key, Any]]:
 def leaves(values: Any, at: Key = ()) -> Iterator[tuple[Key, Any]]:
     """The scalars of nested tables and lists with their keys; an empty list is a leaf too."""
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
-    if not items or isinstance(values, list) and not values:
+    if not items or values == []:
         yield at, values
     for key, value in items:
         yield from leaves(value, (*at, key))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import inspect
 import logging
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from nanogpt_kit.core.errors import Fault, KitError, nearest
 
 if TYPE_CHECKING:
-    from nanogpt_kit.core.kinds import Component
+    from nanogpt_kit.core.options import Component
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,14 @@ class Entry:
     def checked(self, found: object) -> type[Component]:
         from nanogpt_kit.core.kinds import KINDS
 
+        if self.kind not in KINDS:
+            raise KitError(f"{self.qualified} ({self.target}): unknown kind {self.kind!r}{nearest(self.kind, KINDS)}")
         if not (isinstance(found, type) and issubclass(found, KINDS[self.kind])):
             base = KINDS[self.kind].__name__
             raise KitError(f"{self.qualified} ({self.target}) is no {self.kind}: it does not derive from api.{base}")
+        if inspect.isabstract(found):
+            lacking = ", ".join(sorted(found.__abstractmethods__))
+            raise KitError(f"{self.qualified} ({self.target}) is no whole {self.kind}: it lacks {lacking}")
         return found
 
 
@@ -92,10 +98,11 @@ class Registry:
     def with_files(self, paths: Sequence[Path]) -> Registry:
         """Adds local component files, each under its stem. Executes them: their kind is known only then."""
         local = [local_entry(path) for path in paths]
-        for entry in local:
-            if any(own.distribution == OURS and own.name == entry.name for own in self.of_kind(entry.kind)):
-                taken = f"{entry.path} would hide the built-in {entry.kind} {entry.name!r}; give the file another name"
-                raise KitError(Fault(taken, "components"))
+        for number, entry in enumerate(local):
+            for own in (*local[:number], *self.entries):
+                if own.distribution in (OURS, LOCAL) and (own.kind, own.name) == (entry.kind, entry.name):
+                    hidden = f"{'the built-in' if own.distribution == OURS else 'another'} {entry.kind} {entry.name!r}"
+                    raise KitError(Fault(f"{entry.path} would hide {hidden}; give the file another name", "components"))
         return Registry([*local, *self.entries])
 
     def of_kind(self, kind: str) -> list[Entry]:
@@ -122,10 +129,11 @@ class Registry:
 
     def entry_of(self, component: type[Component]) -> Entry:
         """The entry whose class this is, so that an experiment can be written down again."""
-        where = f"{component.__module__}:{component.__qualname__}"
         for entry in self.of_kind(component.kind):
-            if entry.target == where:
+            module_name, _, attribute = entry.target.partition(":")  # perhaps not where the class was defined
+            if getattr(sys.modules.get(module_name), attribute, None) is component:
                 return entry
+        where = f"{component.__module__}:{component.__qualname__}"
         raise KitError(f"{where} is used as {component.kind} but is no entry point of an installed distribution")
 
     def name_of(self, component: type[Component]) -> str:
@@ -141,11 +149,10 @@ def discover() -> list[Entry]:
     """Every component of every installed distribution, from metadata alone: nothing is imported."""
     entries: dict[tuple[str, str, str], Entry] = {}
     for distribution in metadata.distributions():
-        listed = distribution.read_text("entry_points.txt") or ""
-        if GROUP not in listed:
-            continue
         try:
-            name = distribution.name.lower().replace("_", "-").replace(".", "-")
+            if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+                continue
+            name, version = distribution.name.lower().replace("_", "-").replace(".", "-"), distribution.version
             points = list(distribution.entry_points)
         except Exception as error:  # damaged metadata of a stranger must not break those who do not use it
             logger.warning("skipped an installed distribution whose entry points cannot be read: %s", error)
@@ -153,7 +160,7 @@ def discover() -> list[Entry]:
         for point in points:
             if point.group.startswith(GROUP):
                 kind = point.group.removeprefix(GROUP)
-                entry = Entry(kind, point.name, name, distribution.version, point.value)
+                entry = Entry(kind, point.name, name, version, point.value)
                 entries.setdefault((kind, name, point.name), entry)  # the first on sys.path shadows the rest
     return sorted(entries.values(), key=lambda entry: (entry.kind, entry.name, entry.distribution))
 
@@ -176,16 +183,17 @@ def load_file(path: Path, content: str) -> type[Component]:
 
     Cached by content: executed twice, one file would make two classes that are not equal.
     """
-    from nanogpt_kit.core.kinds import Component
+    from nanogpt_kit.core.options import Component
 
     module_name = f"nanogpt_kit_local_{path.stem}_{content[:12]}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec and spec.loader, f"{path} ends in .py"
+        assert spec, f"{path} ends in .py"
         module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(module)
-        except Exception as error:
+            # not through the loader, whose cached bytecode may be of older content
+            exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
+        except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             cause = f"{type(error).__name__}: {error}"
             raise KitError(Fault(f"component file {path} cannot be imported: {cause}", "components")) from error

@@ -91,7 +91,8 @@ def fill(experiment: Experiment, identity: dict[str, Any], folder: Path) -> None
     began = time.perf_counter()
     dataset = experiment.dataset
     logger.info("preparing %s as %s tokens", identity["dataset"]["use"], identity["tokenizer"]["use"])
-    encoder = experiment.tokenizer.build(TextContext(splits=dataset.splits, documents=dataset.documents))
+    text = TextContext(splits=dataset.splits, documents=lambda split: checked_documents(dataset, split))
+    encoder = experiment.tokenizer.build(text)
     dtype = np.dtype(np.uint16 if encoder.vocab_size <= 2**16 else np.uint32)
     splits = {split: write_split(dataset, split, encoder, dtype, folder / f"{split}.bin") for split in dataset.splits}
     check_block_size({split: values["tokens"] for split, values in splits.items()}, experiment.model.block_size)
@@ -124,18 +125,13 @@ def write_split(dataset: Dataset, split: str, encoder: Encoder, dtype: np.dtype[
     compressed = dict.fromkeys(compressors, 0)
     end = np.array([] if encoder.eot_id is None else [encoder.eot_id], dtype=dtype)
     with path.open("wb") as file:
-        for texts in batches_of_text(dataset.documents(split)):
-            try:
-                raw = "".join(texts).encode("utf-8")
-                arrays = encoder.encode_batch(texts)
-            except UnicodeEncodeError as error:
-                where = f"{split} documents {counts['documents']} to {counts['documents'] + len(texts) - 1}"
-                raise KitError(f"{where} hold text that is no Unicode: {error.reason}") from None
-            for ids in arrays:
+        for texts in batches_of_text(checked_documents(dataset, split)):
+            raw = "".join(texts).encode("utf-8")
+            for ids in encoder.encode_batch(texts):
                 check_ids(ids, encoder, split, counts["documents"])
                 written = np.concatenate([ids.astype(dtype), end])
-                file.write(written)
-                hashed.update(written)
+                file.write(written.data)
+                hashed.update(written.data)
                 counts["tokens"] += len(written)
                 counts["documents"] += 1
             counts["bytes"] += len(raw)
@@ -147,6 +143,17 @@ def write_split(dataset: Dataset, split: str, encoder: Encoder, dtype: np.dtype[
         for name, compressor in compressors.items()
     }
     return {**counts, "sha256": hashed.hexdigest(), **({"references": references} if references else {})}
+
+
+def checked_documents(dataset: Dataset, split: str) -> Iterator[str]:
+    """The documents of a split. Raises KitError for half a surrogate pair, which JSON may hold and UTF-8 may not."""
+    for number, text in enumerate(dataset.documents(split)):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            what = f"{text[error.start]!r} at character {error.start}: {error.reason}"
+            raise KitError(f"document {number} of {split} is no Unicode text: {what}") from None
+        yield text
 
 
 def batches_of_text(documents: Iterator[str]) -> Iterator[list[str]]:

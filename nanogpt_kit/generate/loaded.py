@@ -82,7 +82,9 @@ class LoadedRun:
         return torch.tensor([[self.encoder.eot_id]], device=self.device)
 
 
-def load_run(run: str | Path, device: str = "cpu", trust_code: bool = False, overrides: Sequence[str] = ()) -> LoadedRun:
+def load_run(
+    run: str | Path, device: str = "cpu", trust_code: bool = False, overrides: Sequence[str] = ()
+) -> LoadedRun:
     """The newest checkpoint of a run, given as its folder or its experiment's name; `overrides` as on the command line.
 
     Raises KitError where there is no run or no whole checkpoint, or where the run brings code that this user never ran.

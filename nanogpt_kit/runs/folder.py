@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.runs.files import check_writable, read_json, write_json
 from nanogpt_kit.runs.lock import Lock, held
 
@@ -94,6 +94,5 @@ def find(text: str) -> RunFolder:
         runs = of_experiment(path) if path.is_dir() else []
         if runs:
             return runs[-1]
-    known = sorted(path.name for path in runs_root().glob("*") if of_experiment(path)) if runs_root().is_dir() else []
-    have = f"experiments with runs there: {', '.join(known)}" if known else "there are no runs there"
-    raise KitError(f"{text!r} is no run and no experiment with runs (looked in {runs_root()}/ too; {have})")
+    known = [path.name for path in runs_root().glob("*") if of_experiment(path)] if runs_root().is_dir() else []
+    raise KitError(f"{text!r} is no run, and no experiment with runs in {runs_root()}/{nearest(text, known)}")

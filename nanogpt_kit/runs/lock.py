@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 from types import TracebackType
 
-if os.name == "posix":
+if sys.platform != "win32":
     import fcntl
 else:
     import msvcrt
@@ -22,7 +22,7 @@ class Lock:
     def __enter__(self) -> Lock:
         self.file = self.path.open("ab")
         try:
-            if os.name == "posix":
+            if sys.platform != "win32":
                 fcntl.flock(self.file, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
             else:
                 msvcrt.locking(self.file.fileno(), msvcrt.LK_LOCK if self.wait else msvcrt.LK_NBLCK, 1)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a logged step, appended and flushed."""
+"""metrics.jsonl: one JSON object a logged step, appended."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from nanogpt_kit.runs.files import write_atomically
 
 class MetricsLog:
     def __init__(self, path: Path) -> None:
-        self.file = path.open("a", encoding="utf-8")
+        self.path = path
 
     def write(self, record: Mapping[str, float]) -> None:
         """JSON knows no NaN and no infinity; they become null."""
         finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
-        self.file.write(json.dumps(finite) + "\n")
-        self.file.flush()
-
-    def close(self) -> None:
-        self.file.close()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite) + "\n")
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -31,7 +31,9 @@ def collect(experiment: Experiment, data: dict[str, Any], hardware: dict[str, An
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": experiment.train.seed,
         "fingerprint": experiment.fingerprint(),
-        "components": {".".join(map(str, key)): experiment.entry_of(part).qualified for key, part in experiment.parts()},
+        "components": {
+            ".".join(map(str, key)): experiment.entry_of(part).qualified for key, part in experiment.parts()
+        },
         "distributions": {**versions, **{name: metadata.version(name) for name in LIBRARIES}},
         "git": git,
         "data": data,
@@ -61,8 +63,6 @@ def code_state(folder: Path) -> tuple[dict[str, Any] | None, bytes]:
         commit = git(top, "rev-parse", "HEAD").decode().strip()
     except (OSError, subprocess.CalledProcessError):
         return None, b""
-    untracked = git(top, "ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")[:-1]
-    small = [name for name in untracked if (top / name).lstat().st_size <= MAX_UNTRACKED_BYTES]
     with tempfile.TemporaryDirectory() as scratch:  # an index and objects of our own: the user's stay as they are
         objects = git(top, "rev-parse", "--git-path", "objects").decode().strip()
         aside = {
@@ -72,9 +72,13 @@ def code_state(folder: Path) -> tuple[dict[str, Any] | None, bytes]:
         }
         git(top, "read-tree", "HEAD", env=aside)
         git(top, "add", "--update", env=aside)
+        listed = git(top, "ls-files", "--others", "--exclude-standard", "-z", env=aside)  # what is merely staged too
+        untracked = os.fsdecode(listed).split("\0")[:-1]
+        files = [name for name in untracked if not name.endswith("/")]  # else a repository within this one
+        small = [name for name in files if (top / name).lstat().st_size <= MAX_UNTRACKED_BYTES]
         if small:
             git(top, "--literal-pathspecs", "add", "--", *small, env=aside)
-        patch = git(top, "diff", "--cached", "--binary", "HEAD", env=aside)
+        patch = git(top, "diff-index", "--cached", "--binary", "HEAD", env=aside)  # `diff` obeys the user's colours
     left_out = sorted(set(untracked) - set(small))
     return {"commit": commit, "dirty": bool(patch or left_out), "untracked_left_out": left_out}, patch
 

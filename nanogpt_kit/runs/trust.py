@@ -31,7 +31,9 @@ def check_experiment(experiment_file: Path) -> None:
     """Raises KitError where the file lies in a run folder whose code this user never ran: it came from elsewhere."""
     folder = experiment_file.parent
     if (folder / "provenance.json").exists():
-        strange = [file.name for file in sorted((folder / "components").glob("*.py")) if content_hash(file) not in known()]
+        strange = [
+            file.name for file in sorted((folder / "components").glob("*.py")) if content_hash(file) not in known()
+        ]
         if strange:
             raise KitError(
                 f"{folder} brings its own code ({', '.join(strange)}), and it was never run here; "

@@ -65,7 +65,8 @@ def context(experiment: Experiment) -> tuple[RunContext, str]:
         raise KitError(f"{experiment.place(('train', 'device'))}: train.device = {device!r}, but torch finds none here")
     precision, why = Precision.choose(experiment.train.precision, device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
-    return RunContext(device=device, precision=precision.name, world_size=world_size), why
+    splits = experiment.dataset.splits
+    return RunContext(device=device, precision=precision.name, world_size=world_size, splits=splits), why
 
 
 def work(experiment: Experiment, data: Prepared, folder: RunFolder, ctx: RunContext) -> None:

@@ -36,14 +36,16 @@ from nanogpt_kit.train.stop import StopSignals
 class Trainer:
     """One run's training, from its first step or from its newest checkpoint. Callbacks see it as their LiveRun."""
 
-    def __init__(self, experiment: Experiment, data: Prepared, folder: RunFolder, ctx: RunContext, stop: StopSignals) -> None:
+    def __init__(
+        self, experiment: Experiment, data: Prepared, folder: RunFolder, ctx: RunContext, stop: StopSignals
+    ) -> None:
         self.experiment = experiment
         self.data = data
         self.folder = folder
         self.path = folder.path
         self.precision = Precision(ctx.precision, ctx.device)
         self.rank = 0
-        self.references = data.references
+        self.references: Mapping[str, float] = data.references
         self.total_steps = experiment.train.steps
         self.step = 0
         self.seconds = 0.0  # spent in steps; evaluation and checkpoints are not counted
@@ -154,7 +156,7 @@ class Trainer:
             starts = ", ".join(map(str, batch.starts[:8])) + (", ..." if len(batch.starts) > 8 else "")
             raise RunFailed(
                 f"the loss is {loss.item()} at step {step + 1}, on the windows that start at tokens {starts} of train; "
-                "a lower optimizer.lr, a longer warmup or train.precision = \"fp32\" often helps"
+                'a lower optimizer.lr, a longer warmup or train.precision = "fp32" often helps'
             )
 
     def record(self, hook: str, metrics: Mapping[str, float]) -> None:
@@ -187,7 +189,11 @@ class Trainer:
             path = store.save(
                 self.folder.checkpoints, self.step, self.model, training, self.data.manifest["tokenizer"], keep
             )
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch and safetensors have their own for a full disk
             raise RunFailed(f"the checkpoint of step {self.step} cannot be written: {error}") from error
         self.hooks.call("checkpoint_saved", run=self, step=self.step, path=path)
 

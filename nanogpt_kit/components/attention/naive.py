@@ -27,5 +27,6 @@ class WrittenOutAttention(nn.Module):
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, D)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, T, S)
         scores = scores.float().masked_fill(~view.mask, float("-inf"))
-        weights = scores.softmax(dim=-1).masked_fill(~view.mask, 0.0)  # a row that sees nothing would be NaN
-        return self.drop(weights).to(v.dtype) @ v  # (B, H, T, D)
+        weights: Tensor = scores.softmax(dim=-1).masked_fill(~view.mask, 0.0)  # a row that sees nothing would be NaN
+        weights = self.drop(weights).to(v.dtype)
+        return weights @ v  # (B, H, T, D)

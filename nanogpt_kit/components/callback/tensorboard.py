@@ -14,7 +14,7 @@ class TensorBoard(Callback):
 
     def build(self, run: LiveRun) -> object:
         resumed = run.first_step + 1 if run.first_step else None  # what was logged after the checkpoint is void
-        return Curves(SummaryWriter(run.path / "tensorboard", purge_step=resumed))  # type: ignore[no-untyped-call]
+        return Curves(SummaryWriter(run.path / "tensorboard", purge_step=resumed))
 
 
 class Curves:

@@ -6,6 +6,7 @@ Source: Karpathy 2015, "The Unreasonable Effectiveness of Recurrent Neural Netwo
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.request
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def downloaded() -> Path:
     try:
         with urllib.request.urlopen(URL, timeout=30) as answer:
             content = answer.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:  # the latter: an answer that was cut short
         raise KitError(f"tiny Shakespeare cannot be downloaded from {URL}: {error}; {remedy}") from None
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise KitError(f"{URL} is not the tiny Shakespeare that is expected (sha256 {SHA256}); {remedy}")

@@ -83,7 +83,11 @@ class Text(Dataset):
             else:
                 paths = sorted(Path(match) for match in glob.glob(source, recursive=True) if Path(match).is_file())
             if not paths:
-                what = f"a folder without {' or '.join(ENDINGS)} files" if named.is_dir() else "no file, folder or glob match"
+                what = (
+                    f"a folder without {' or '.join(ENDINGS)} files"
+                    if named.is_dir()
+                    else "no file, folder or glob match"
+                )
                 raise KitError(f"dataset.source: {source!r} is {what} (from {Path.cwd()})")
             found += paths
         return list(dict.fromkeys(found))

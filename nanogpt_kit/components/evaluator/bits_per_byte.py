@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 
-from nanogpt_kit.api import EvaluateContext, Evaluator, Field
+from nanogpt_kit.api import EvaluateContext, Evaluator, Field, RunContext
 
 
 class BitsPerByte(Evaluator):
     split: str = Field("val", description="val, or test where the dataset has one")
+
+    def refuses(self, ctx: RunContext) -> str | None:
+        return ctx.lacks(self.split)
 
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         total = ctx.split_loss(self.split)

@@ -29,4 +29,5 @@ class TwoLayers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.activation(self.c_fc(x))  # (B, T, 4C)
-        return self.drop(self.c_proj(x))  # (B, T, C)
+        x = self.drop(self.c_proj(x))  # (B, T, C)
+        return x

@@ -24,6 +24,7 @@ from nanogpt_kit.api import (
     ModelContext,
     Norm,
     Position,
+    Positional,
     ResidualLinear,
     View,
     fault,
@@ -77,7 +78,7 @@ class Transformer(nn.Module):
     def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V); or, given targets (B, T), the fp32 sum of the losses of all that are not -1."""
         T = ids.size(1)
-        assert T <= self.block_size, f"{T} tokens do not fit a block_size of {self.block_size}"
+        assert self.block_size >= T, f"{T} tokens do not fit a block_size of {self.block_size}"
         positions = torch.arange(T, device=ids.device)[None]  # (1, T)
         view = View.causal(positions)
 
@@ -101,9 +102,10 @@ class Block(nn.Module):
         self.ln_2 = parts.norm.build(ctx)
         self.mlp = parts.mlp.build(ctx)
 
-    def forward(self, x: Tensor, position: nn.Module, view: View) -> Tensor:
+    def forward(self, x: Tensor, position: Positional, view: View) -> Tensor:
         x = x + self.attn(self.ln_1(x), position, view)  # (B, T, C)
-        return x + self.mlp(self.ln_2(x))
+        x = x + self.mlp(self.ln_2(x))
+        return x
 
 
 class SelfAttention(nn.Module):
@@ -117,12 +119,14 @@ class SelfAttention(nn.Module):
         self.c_proj = ResidualLinear(ctx.n_embd, ctx.n_embd, bias=ctx.bias)
         self.drop = nn.Dropout(ctx.dropout)
 
-    def forward(self, x: Tensor, position: nn.Module, view: View) -> Tensor:
+    def forward(self, x: Tensor, position: Positional, view: View) -> Tensor:
         q, k, v = (self.heads(part) for part in self.c_attn(x).chunk(3, dim=-1))  # each (B, H, T, D)
         q = position.rotate(q, view.query_positions)
         k = position.rotate(k, view.key_positions)
-        y = self.attention(q, k, v, view)  # (B, H, T, D)
-        return self.drop(self.c_proj(y.transpose(1, 2).flatten(2)))  # (B, T, C)
+        y: Tensor = self.attention(q, k, v, view)  # (B, H, T, D)
+        y = self.drop(self.c_proj(y.transpose(1, 2).flatten(2)))  # (B, T, C)
+        return y
 
     def heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
+        x = x.unflatten(-1, (self.n_head, -1))  # (B, T, C) -> (B, T, H, D)
+        return x.transpose(1, 2)  # (B, H, T, D)

@@ -1,4 +1,4 @@
-"""LayerNorm: subtract the mean, divide by the standard deviation, apply a learnt gain and, with the model's `bias`, shift.
+"""LayerNorm: subtract the mean, divide by the deviation, apply a learnt gain and, with the model's `bias`, a shift.
 
 Source: Ba et al. 2016, arXiv:1607.06450.
 """

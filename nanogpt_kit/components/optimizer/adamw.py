@@ -11,7 +11,6 @@ import torch
 
 from nanogpt_kit.api import Field, Optimizer
 
-
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -52,4 +52,5 @@ def mixed(x: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser (Steele, Lea & Flood 2014); multiplication wraps around."""
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return x ^ x >> np.uint64(31)
+    x = x ^ x >> np.uint64(31)
+    return x

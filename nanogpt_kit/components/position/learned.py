@@ -11,7 +11,7 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 
 class Learned(Position):
-    def build(self, ctx: LayerContext) -> nn.Module:
+    def build(self, ctx: LayerContext) -> Positional:
         return PositionEmbedding(ctx.block_size, ctx.n_embd)
 
 
@@ -21,4 +21,5 @@ class PositionEmbedding(Positional):
         self.wpe = nn.Embedding(block_size, n_embd)
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x + self.wpe(positions)  # (B, T, C)
+        x = x + self.wpe(positions)  # (B, T, C)
+        return x

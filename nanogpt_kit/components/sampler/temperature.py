@@ -10,6 +10,8 @@ from torch import Tensor
 
 from nanogpt_kit.api import Field, Sampler
 
+LEAST = 1e-38  # float32 would take smaller divisors for 0
+
 
 class Temperature(Sampler):
     value: float = Field(0.8, ge=0, description="what the logits are divided by; 0 is greedy")
@@ -19,4 +21,4 @@ class Temperature(Sampler):
             best = logits.argmax(dim=-1, keepdim=True)
             return torch.full_like(logits, float("-inf")).scatter(-1, best, 0.0)
         shifted = logits - logits.amax(dim=-1, keepdim=True)  # the likeliest stays 0, however small the divisor
-        return shifted / self.value  # (B, V)
+        return shifted / max(self.value, LEAST)  # (B, V)

@@ -40,11 +40,11 @@ class CharEncoder(Encoder):
 
     def _encode(self, text: str) -> np.ndarray:
         points = code_points(text)
-        ids = self.ids[np.minimum(points, len(self.ids) - 1)]
+        ids: np.ndarray = self.ids[np.minimum(points, len(self.ids) - 1)]
         unknown = (ids < 0) | (points >= len(self.ids))
         if unknown.any():
-            strangers = sorted(set(np.array(list(text))[unknown]))
-            shown = ", ".join(repr(str(character)) for character in strangers[:5])
+            strangers = sorted({text[at] for at in np.flatnonzero(unknown)})
+            shown = ", ".join(repr(character) for character in strangers[:5])
             raise KitError(f"not in the vocabulary of {self.vocab_size} characters: {shown}")
         return ids
 

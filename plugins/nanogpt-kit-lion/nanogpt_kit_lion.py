@@ -1,0 +1,48 @@
+"""Lion: moves every parameter by the same amount, in the direction of the sign of an interpolated momentum.
+
+Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, algorithm 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import torch
+
+from nanogpt_kit.api import Field, Optimizer
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Lion(Optimizer):
+    lr: float = Field(1e-4, gt=0, description="peak learning rate; the paper advises 3 to 10 times less than AdamW's")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="share of the momentum in the update, and its decay")
+    weight_decay: float = Field(1.0, ge=0, description="pull towards zero, on all but vectors; 3 to 10 times AdamW's")
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        decayed = [
+            {**group, "weight_decay": 0.0 if group["role"] == "vector" else self.weight_decay} for group in groups
+        ]
+        return SignMomentum(decayed, self.lr, self.betas)
+
+
+class SignMomentum(torch.optim.Optimizer):
+    def __init__(self, params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = closure() if closure else None
+        for group in self.param_groups:
+            lr, (beta1, beta2) = group["lr"], group["betas"]
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                state = self.state[parameter]
+                momentum = state.setdefault("momentum", torch.zeros_like(parameter))
+                update = momentum.lerp(gradient, 1 - beta1).sign_()
+                parameter.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr)
+                momentum.lerp_(gradient, 1 - beta2)
+        return loss

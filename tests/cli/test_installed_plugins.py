@@ -1,0 +1,72 @@
+"""Plugin distributions, built as wheels and installed: they work from TOML, and a broken one breaks nobody else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanogpt_kit.runs.files import read_json
+from nanogpt_kit.runs.folder import find
+
+LION = Path(__file__).parents[2] / "plugins" / "nanogpt-kit-lion"
+
+BROKEN = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "broken-plugin"
+version = "0.3"
+
+[project.entry-points."nanogpt_kit.norm"]
+brokennorm = "broken_plugin:Norm"
+
+[tool.hatch.build.targets.wheel]
+only-include = ["broken_plugin.py"]
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the path with Lion's wheel and a wheel that raises on import."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "pyproject.toml").write_text(BROKEN)
+    (broken / "broken_plugin.py").write_text("raise RuntimeError('no such luck')\n")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    alone = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "wheel", *alone, "--wheel-dir", tmp_path / "wheels", LION, broken], check=True)
+    wheels = sorted((tmp_path / "wheels").glob("*.whl"))
+    assert len(wheels) == 2
+    subprocess.run([*pip, "install", *alone, "--target", tmp_path / "site", *wheels], check=True)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    return tmp_path / "site"
+
+
+def kit(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nanogpt_kit", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=os.environ["PYTHONPATH"])
+
+
+def test_installed_plugins_work_and_a_broken_one_breaks_only_who_names_it(tiny: Path, installed: Path) -> None:
+    listed = kit("plugins", "list")
+    assert listed.returncode == 0
+    assert "lion                nanogpt-kit-lion 0.1.0" in listed.stdout
+    assert "brokennorm          broken-plugin 0.3" in listed.stdout
+
+    done = kit("run", tiny, "optimizer={use='lion', lr=1e-3, weight_decay=0.3}", "train.steps=3")
+    assert done.returncode == 0, done.stderr
+    origin = read_json(find("tiny").path / "provenance.json")
+    assert origin["components"]["optimizer"] == "nanogpt-kit-lion/lion"
+    assert origin["distributions"]["nanogpt-kit-lion"] == "0.1.0"
+
+    refused = kit("run", tiny, "model.norm=brokennorm")
+    assert refused.returncode == 2
+    assert "distribution broken-plugin 0.3 (entry point brokennorm = 'broken_plugin:Norm'" in refused.stderr
+    assert "RuntimeError: no such luck" in refused.stderr
+    assert "Traceback" not in refused.stderr

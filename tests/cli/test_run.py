@@ -1,0 +1,111 @@
+"""The command line does the whole job."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nanogpt_kit.runs.folder import find
+
+
+def test_run_trains_evaluates_samples_and_leaves_a_whole_run(tiny: Path) -> None:
+    words = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    folder = find("tiny")
+    names = {path.name for path in folder.path.iterdir()}
+    assert names >= {
+        *("experiment.toml", "provenance.json", "status.json", "metrics.jsonl"),
+        *("tensorboard", "checkpoints", "samples.txt"),
+    }
+    assert folder.status()["state"] == "finished"
+    assert "evaluated at step 20:  val/loss" in done.stderr
+    assert "gzip -9" in done.stderr
+    assert done.stdout.strip() == folder.samples.read_text(encoding="utf-8").strip()
+    assert {path.name for path in (folder.checkpoints / "step-00000020").iterdir()} == {
+        *("model.safetensors", "training.pt", "tokenizer.json", "manifest.json")
+    }
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert lines[0].keys() == {
+        *("step", "tokens", "seconds", "train/loss", "optim/lr", "optim/grad_norm"),
+        *("perf/tokens_per_second", "memory/peak_bytes"),
+    }
+
+
+def test_a_bare_resume_before_an_override_is_understood(tiny: Path, command: Callable[..., object]) -> None:
+    assert command("run", tiny, "train.steps=4", "schedule=constant", "callback=[]").code == 0
+    answer = command("run", tiny, "schedule=constant", "callback=[]", "--resume", "train.steps=6")
+    assert answer.code == 0, answer.err
+    assert find("tiny").status()["step"] == 6
+
+
+def test_prepare_then_run_prepares_once(
+    tiny: Path, command: Callable[..., object], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "nanogpt_kit")
+    answer = command("prepare", tiny)
+    assert answer.code == 0
+    assert "xz -9 needs" in answer.out
+    assert "prepared" in caplog.text
+    caplog.clear()
+    assert command("run", tiny, "train.steps=1", "callback=[]").code == 0
+    assert "prepared" not in caplog.text
+
+
+def test_sample_writes_from_a_run(tiny: Path, command: Callable[..., object]) -> None:
+    command("run", tiny, "train.steps=1", "callback=[]")
+    words = ("sample", "tiny", "--prompt", "7 times", "--num-samples", 2, "--max-new-tokens", 9, "--seed", 5)
+    first = command(*words)
+    assert first.code == 0
+    one, two = first.out.split("-" * 80 + "\n")
+    assert one.startswith("7 times")
+    assert two.startswith("7 times")
+    assert one != two
+    assert command(*words).out == first.out
+    assert command(*words, "sampler.0.value=2.5").out != first.out
+    refused = command(*words, "model.n_layer=1")
+    assert (refused.code, "only sample and sampler can be set" in refused.err) == (2, True)
+
+
+def test_check_explains_where_every_value_comes_from(tiny: Path, command: Callable[..., object]) -> None:
+    answer = command("check", tiny, "optimizer.lr=1e-3", "--explain")
+    lines = dict(line.split("  # ") for line in answer.out.splitlines())
+    lines = {key.strip(): place for key, place in lines.items()}
+    assert lines["optimizer.lr = 0.001"] == "command line"
+    assert lines["model.n_layer = 2"] == f"{tiny}:12"
+    assert lines['model.norm.use = "layernorm"'] == "default"
+    told = json.loads(command("check", tiny, "--explain", "--json").out)
+    assert told["model.n_layer"] == {"value": 2, "from": f"{tiny}:12"}
+    assert command("check", tiny).out == f"{tiny} is valid\n"
+
+
+def test_a_change_of_component_says_what_it_drops(tiny: Path, command: Callable[..., object]) -> None:
+    answer = command("check", tiny, "schedule=constant")
+    assert "schedule: 'constant' (command line) takes the place of 'cosine'" in answer.err
+    assert "dropped its warmup_steps" in answer.err
+
+
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_openmp_waits_without_spinning_unless_told_otherwise(chosen: str | None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": chosen} if chosen else {}
+    code = "import os, nanogpt_kit.__main__; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (chosen or "passive")
+
+
+def test_a_text_with_nul_bom_crlf_and_emoji_trains_and_writes(
+    tiny: Path, text_file: Path, command: Callable[..., object]
+) -> None:
+    text_file.write_bytes(b"\xef\xbb\xbf" + ("zero \0 line\r\nsmile \U0001f600\r\n" * 60).encode())
+    for tokenizer in ("byte", "char"):
+        answer = command("run", tiny, f"tokenizer={tokenizer}", "train.steps=2", "callback=[]")
+        assert answer.code == 0, answer.err
+        answer = command("sample", "tiny", "--prompt", "\U0001f600\0\r\n", "--max-new-tokens", 0)
+        assert answer.out == "\U0001f600\0\r\n\n"

@@ -1,0 +1,342 @@
+"""Datasets: which text they find, how they split it, and what they say where there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import re
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from nanogpt_kit.api import Dataset, KitError
+from nanogpt_kit.components.dataset import shakespeare as shakespeare_module
+from nanogpt_kit.components.dataset.python_stdlib import PythonStdlib
+from nanogpt_kit.components.dataset.shakespeare import Shakespeare
+from nanogpt_kit.components.dataset.text import Text
+
+MANY = [f"document {number}, which is about {number**2}" for number in range(300)]
+
+
+def splits_of(dataset: Dataset) -> tuple[list[str], list[str]]:
+    return list(dataset.documents("train")), list(dataset.documents("val"))
+
+
+def all_of(dataset: Dataset) -> list[str]:
+    return sorted(chain(*splits_of(dataset)))
+
+
+def write_lines(path: Path, documents: list[str], key: str = "text") -> Path:
+    path.write_text("".join(json.dumps({key: document}) + "\n" for document in documents), encoding="utf-8")
+    return path
+
+
+def write_files(folder: Path, contents: dict[str, str]) -> None:
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8", newline="")
+
+
+def refusal(dataset: Dataset, use: Callable[[Dataset], object] = splits_of) -> str:
+    with pytest.raises(KitError) as caught:
+        use(dataset)
+    return str(caught.value)
+
+
+# --- text: what is found ----------------------------------------------------------------------------------------
+
+
+TREE = {"b.txt": "B", "a.txt": "A", "deep/er/c.txt": "C", "d.jsonl": '{"text": "D"}\n{"text": "E"}\n', "skip.md": "no"}
+
+
+@pytest.mark.parametrize(
+    ("sources", "found"),
+    [
+        ([""], "ABDEC"),
+        (["*.txt"], "AB"),
+        (["**/*.txt"], "ABC"),
+        (["d.jsonl", "a.txt"], "DEA"),
+        (["b.txt", "", "*.txt"], "BADEC"),  # each once, where it was first named
+        (["deep", "d.jsonl"], "CDE"),
+        (["skip.md", "a.txt"], ["no", "A"]),  # a file that is named is taken, whatever its ending
+    ],
+)
+def test_text_is_found_by_file_glob_and_folder(tmp_path: Path, sources: list[str], found: str | list[str]) -> None:
+    write_files(tmp_path, TREE)
+    dataset = Text(source=tuple(str(tmp_path / source) for source in sources))
+    train, val = splits_of(dataset)
+    assert sorted(train + val) == sorted(found)
+    assert train == [text for text in found if text in train]
+
+
+def test_a_source_is_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path, TREE)
+    monkeypatch.chdir(tmp_path)
+    assert all_of(Text(source="?.txt")) == ["A", "B"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
+    write_files(tmp_path, {"[ab].txt": "mine " * 10, "a.txt": "not mine"})
+    assert splits_of(Text(source=str(tmp_path / "[ab].txt"))) == (["mine " * 9], ["mine "])
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("none.txt", "no file, folder or glob match"),
+        ("*.text", "no file, folder"),
+        ("empty", "a folder without .txt or"),
+    ],
+)
+def test_a_source_without_files_is_named(tmp_path: Path, source: str, told: str) -> None:
+    (tmp_path / "empty").mkdir()
+    write_files(tmp_path, {"here.txt": "text"})
+    message = refusal(Text(source=(str(tmp_path / "here.txt"), str(tmp_path / source))))
+    assert repr(str(tmp_path / source)) in message
+    assert told in message
+    assert "here.txt" not in message
+
+
+def test_empty_documents_are_passed_over_and_nothing_else_is_an_error(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.txt": "", "b.txt": "full", "c.jsonl": '\n{"text": ""}\n\n{"text": "too"}\n'})
+    assert all_of(Text(source=str(tmp_path))) == ["full", "too"]
+    for name in ("a.txt", "d.jsonl"):
+        (tmp_path / name).write_text("")
+        assert "every document is empty" in refusal(Text(source=str(tmp_path / name)))
+
+
+def test_lines_are_read_under_the_key_that_field_names(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", MANY[:5], key="content")
+    assert all_of(Text(source=str(path), field="content")) == sorted(MANY[:5])
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"content": "x", "id": 3}', "no text under 'text' (it has content, id); dataset.field names the key"),
+        ('{"text": 3}', "no text under 'text' (it has text)"),
+        ('["text"]', "no text under 'text' (it is no object)"),
+        ('{"text": "x"', "not JSON: Expecting ',' delimiter at column 13"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, told: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "good"}}\n\n{line}\n{{"text": "good too"}}\n')
+    assert refusal(Text(source=str(path))).startswith(f"{path}:3: {told}")
+
+
+def test_lines_may_end_in_crlf_and_hold_line_separators(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "one\u2028two"}\r\n{"text": "three\\nfour"}\r\n'.encode())
+    assert all_of(Text(source=str(path))) == ["one\u2028two", "three\nfour"]
+
+
+def test_text_that_is_not_utf8_is_named_by_file_line_and_offset(tmp_path: Path) -> None:
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"one\ntwo\nthr\xe9e\n")
+    message = refusal(Text(source=str(path)))
+    assert message == f"{path}:3: not UTF-8: byte 0xe9 at offset 11; save the file as UTF-8"
+
+
+# --- text: how it is split --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "fraction", "cut"), [(1000, 0.1, 900), (1000, 0.25, 750), (7, 0.5, 3)])
+def test_a_single_document_is_split_at_its_tail(tmp_path: Path, length: int, fraction: float, cut: int) -> None:
+    text = "".join(chr(0x4E00 + number) for number in range(length))
+    write_files(tmp_path, {"a.txt": text})
+    assert splits_of(Text(source=str(tmp_path), val_fraction=fraction)) == ([text[:cut]], [text[cut:]])
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.4])
+def test_every_document_is_in_one_split_and_the_share_is_right(tmp_path: Path, fraction: float) -> None:
+    path = write_lines(tmp_path / "a.jsonl", MANY)
+    train, val = splits_of(Text(source=str(path), val_fraction=fraction))
+    assert [text for text in MANY if text in set(train)] == train  # in the order of the file
+    assert sorted(train + val) == sorted(MANY)
+    assert len(val) == pytest.approx(fraction * len(MANY), abs=4 * (len(MANY) * fraction * (1 - fraction)) ** 0.5)
+
+
+@pytest.mark.parametrize("times", [2, 40])
+def test_equal_documents_are_never_in_both_splits(tmp_path: Path, times: int) -> None:
+    path = write_lines(tmp_path / "a.jsonl", (MANY[:40] + MANY[:3]) * times)
+    train, val = splits_of(Text(source=str(path), val_fraction=0.3))
+    assert not set(train) & set(val)
+    assert len(train) + len(val) == 43 * times
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_few_documents_still_fill_both_splits(tmp_path: Path, count: int) -> None:
+    for first in range(0, 60, count):
+        path = write_lines(tmp_path / "a.jsonl", MANY[first : first + count] * 2)
+        train, val = splits_of(Text(source=str(path)))
+        assert train
+        assert val
+        assert not set(train) & set(val)
+        assert len(train) + len(val) == 2 * count
+
+
+def test_a_new_document_moves_no_other(tmp_path: Path) -> None:
+    before = splits_of(Text(source=str(write_lines(tmp_path / "a.jsonl", MANY))))
+    after = splits_of(Text(source=str(write_lines(tmp_path / "a.jsonl", ["first", *MANY, "last"]))))
+    for old, new in zip(before, after, strict=True):
+        assert [text for text in new if text in MANY] == old
+
+
+# --- text: its fingerprint --------------------------------------------------------------------------------------
+
+
+def test_equal_text_has_one_fingerprint_wherever_it_lies(tmp_path: Path) -> None:
+    write_files(tmp_path, {"here/a.txt": "one", "there/b.txt": "one", "there/c.txt": "two"})
+    here, there = (Text(source=str(tmp_path / name)).fingerprint() for name in ("here/a.txt", "there/b.txt"))
+    assert here == there
+    assert Text(source=str(tmp_path / "there/c.txt")).fingerprint() != here
+
+
+def test_all_that_decides_the_documents_is_in_the_fingerprint(tmp_path: Path) -> None:
+    lines = '{"text": "one", "title": "two"}\n'
+    write_files(tmp_path, {"a.jsonl": lines, "a.txt": lines, "b.txt": "three"})
+    a, b = str(tmp_path / "a.jsonl"), str(tmp_path / "b.txt")
+    variants = [
+        Text(source=a),
+        Text(source=a, field="title"),
+        Text(source=a, val_fraction=0.2),
+        Text(source=str(tmp_path / "a.txt")),
+        Text(source=(a, b)),
+        Text(source=(b, a)),
+    ]
+    assert len({dataset.fingerprint() for dataset in variants}) == len(variants)
+
+
+# --- shakespeare ------------------------------------------------------------------------------------------------
+
+
+def test_shakespeare_is_split_at_nine_tenths_of_its_characters(shakespeare: Path) -> None:
+    text = shakespeare.read_text(encoding="utf-8")
+    (train,), (val,) = splits_of(Shakespeare(source=str(shakespeare)))
+    assert train + val == text
+    assert len(train) == int(0.9 * len(text)) == 1_003_854
+    assert Shakespeare(source=str(shakespeare)).fingerprint() == Shakespeare().fingerprint()
+
+
+def test_a_source_of_ones_own_is_split_and_told_apart(tmp_path: Path) -> None:
+    text = "\u2603" * 9 + "x" * 8
+    write_files(tmp_path, {"a.txt": text})
+    dataset = Shakespeare(source=str(tmp_path / "a.txt"))
+    assert splits_of(dataset) == ([text[:15]], [text[15:]])
+    assert dataset.fingerprint() == hashlib.sha256(text.encode()).hexdigest() != Shakespeare().fingerprint()
+    assert f"{tmp_path / 'b.txt'}: cannot be read" in refusal(Shakespeare(source=str(tmp_path / "b.txt")))
+
+
+class Server(http.server.HTTPServer):
+    """Answers every request with `content`, of which it promises `promised` bytes."""
+
+    content = b"All:\nSpeak, speak. " * 5
+    promised = len(content)
+    requests = 0
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.requests += 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(self.server.promised))
+        self.end_headers()
+        self.wfile.write(self.server.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setattr(shakespeare_module, "URL", f"http://127.0.0.1:{server.server_port}/input.txt")
+        monkeypatch.setattr(shakespeare_module, "SHA256", hashlib.sha256(Server.content).hexdigest())
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_shakespeare_is_downloaded_once(server: Server, tmp_path: Path) -> None:
+    first = splits_of(Shakespeare())
+    assert "".join(chain(*first)).encode() == server.content
+    server.content = b"gone"
+    assert splits_of(Shakespeare()) == first
+    assert server.requests == 1
+    assert [path.name for path in (tmp_path / "cache" / "nanogpt-kit").iterdir()] == ["tinyshakespeare.txt"]
+
+
+def test_a_damaged_copy_in_the_cache_is_fetched_again(server: Server) -> None:
+    path = shakespeare_module.downloaded()
+    path.write_bytes(server.content[:-1])
+    assert shakespeare_module.downloaded().read_bytes() == server.content
+    assert server.requests == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "promised", "told"),
+    [
+        (b"<html>Log in to this network</html>", 35, "is not the tiny Shakespeare that is expected (sha256"),
+        (Server.content[:20], len(Server.content), "cannot be downloaded from"),
+    ],
+    ids=["another page", "cut short"],
+)
+def test_a_wrong_download_is_refused_and_not_kept(
+    server: Server, tmp_path: Path, content: bytes, promised: int, told: str
+) -> None:
+    server.content, server.promised = content, promised
+    message = refusal(Shakespeare())
+    assert told in message
+    assert message.endswith("with a copy of the file at hand, set dataset.source=<file>")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_without_a_network_shakespeare_says_what_to_do(server: Server) -> None:
+    server.shutdown()
+    server.socket.close()
+    assert re.search(r"cannot be downloaded from http.*refused.*dataset\.source=<file>", refusal(Shakespeare()))
+
+
+# --- python_stdlib ----------------------------------------------------------------------------------------------
+
+
+def test_the_library_is_split_by_file_and_no_text_is_in_both() -> None:
+    train, val = splits_of(PythonStdlib())
+    assert len(set(train + val)) == len(train + val)
+    assert "" not in train + val
+    assert sum(len(text.encode()) for text in val) == pytest.approx(130_000, rel=0.1)
+    assert sum(len(text.encode()) for text in train) > 1_000_000
+
+
+def test_the_library_comes_without_its_tests() -> None:
+    root = sysconfig.get_path("stdlib")
+    found = {path.relative_to(root) for split in ("train", "val") for path in PythonStdlib()._files(split)}
+    assert {Path("argparse.py"), Path("json/decoder.py"), Path("asyncio/events.py")} <= found
+    assert not [path for path in found if {"test", "tests", "site-packages"} & set(path.parts)]
+
+
+def test_the_size_of_the_validation_split_is_an_option() -> None:
+    train, val = splits_of(PythonStdlib(val_bytes=400_000))
+    assert sum(len(text.encode()) for text in val) == pytest.approx(400_000, rel=0.1)
+    assert not set(train) & set(val)
+
+
+def test_the_fingerprint_of_the_library_is_stable_and_tells_the_split() -> None:
+    assert PythonStdlib().fingerprint() == PythonStdlib().fingerprint()
+    assert PythonStdlib().fingerprint() != PythonStdlib(val_bytes=400_000).fingerprint()
+
+
+def test_a_python_without_sources_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert f"this Python has no library sources in {tmp_path}" in refusal(PythonStdlib())

@@ -1,0 +1,117 @@
+"""What every test stands on: folders of its own, and real text where there is some."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before torch is loaded: several test processes share the cores, and OpenMP's spinning would stall them all.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a test runs may write into the user's folders."""
+    for variable, folder in {
+        "NANOGPT_KIT_RUNS": "runs",
+        "NANOGPT_KIT_DATA": "data",
+        "XDG_CACHE_HOME": "cache",
+        "XDG_STATE_HOME": "state",
+    }.items():
+        monkeypatch.setenv(variable, str(tmp_path / folder))
+
+
+@pytest.fixture
+def shakespeare() -> Path:
+    folder = os.environ.get("NANOGPT_KIT_TEST_DATA")
+    if not folder:
+        pytest.skip("NANOGPT_KIT_TEST_DATA does not say where tiny Shakespeare is")
+    return Path(folder) / "tinyshakespeare.txt"
+
+
+TINY = """\
+name = "tiny"
+
+[dataset]
+use = "text"
+source = "{text}"
+
+[tokenizer]
+use = "byte"
+
+[model]
+use = "gpt"
+n_layer = 2
+n_head = 3
+n_embd = 24
+block_size = 16
+dropout = 0.1
+bias = false
+
+[optimizer]
+use = "adamw"
+lr = 3e-3
+
+[schedule]
+use = "cosine"
+warmup_steps = 5
+
+[train]
+steps = 20
+batch_tokens = 80
+micro_batch_size = 2
+log_every_steps = 1
+precision = "fp32"
+
+[evaluate]
+every_steps = 10
+
+[checkpoint]
+every_steps = 10
+
+[sample]
+max_new_tokens = 30
+"""
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    lines = (f"{n} times {n + 7} is {n * (n + 7)}, as everybody \u2603 knows.\n" for n in range(300))
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, text_file: Path) -> Path:
+    """An experiment file that trains in a second."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY.format(text=text_file), encoding="utf-8")
+    return path
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """`command("check", path)`: the command line, in this process."""
+    from nanogpt_kit.__main__ import exit_code
+
+    def call(*words: object) -> Told:
+        monkeypatch.setattr("sys.argv", ["nanogpt-kit", *map(str, words)])
+        capsys.readouterr()
+        code = exit_code()
+        return Told(code, *capsys.readouterr())
+
+    return call

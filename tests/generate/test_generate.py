@@ -1,0 +1,119 @@
+"""Text from a run: seeded, stopped at end-of-text, right beyond the context, whole characters only."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpt_kit.checkpoint import store
+from nanogpt_kit.components.sampler.temperature import Temperature
+from nanogpt_kit.components.sampler.top_k import TopK
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.generate.decode import generate
+from nanogpt_kit.generate.loaded import LoadedRun, load_run
+from nanogpt_kit.runs.folder import find
+from nanogpt_kit.train import session
+
+
+@pytest.fixture
+def loaded(tiny: Path) -> LoadedRun:
+    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=60", "optimizer.lr=1e-2"]))
+    return load_run("tiny")
+
+
+def test_the_same_seed_gives_the_same_text_and_another_another(loaded: LoadedRun) -> None:
+    assert loaded.generate(["1"], seed=3) == loaded.generate(["1"], seed=3)
+    assert loaded.generate(["1"], seed=3) != loaded.generate(["1"], seed=4)
+
+
+def test_a_text_does_not_depend_on_its_neighbours(loaded: LoadedRun) -> None:
+    ids = loaded.encode("12 times").repeat(3, 1)
+    samplers = [Temperature(value=1.0)]
+    together = torch.stack(list(generate(loaded.model, ids, samplers, 25, [7, 8, 9], 16)), 1)
+    for row, seed in enumerate([7, 8, 9]):
+        alone = torch.stack(list(generate(loaded.model, ids[:1], samplers, 25, [seed], 16)), 1)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_beyond_the_context_the_model_sees_its_last_block(loaded: LoadedRun) -> None:
+    block = loaded.experiment.model.block_size
+    ids = loaded.encode("41 times 48 is 1968, as every")
+    assert ids.size(1) > block
+    expected = []
+    with torch.no_grad():
+        for _ in range(2 * block):
+            token = loaded.model(ids[:, -block:])[:, -1].argmax(-1)
+            expected.append(int(token))
+            ids = torch.cat([ids, token[None]], 1)
+    greedy = generate(loaded.model, loaded.encode("41 times 48 is 1968, as every"), [TopK(k=1)], 2 * block, [0], block)
+    assert [int(token) for token in greedy] == expected
+
+
+def test_temperature_zero_is_greedy_whatever_the_seed(loaded: LoadedRun) -> None:
+    greedy = [Temperature(value=0.0)]
+    assert loaded.generate(["3"], seed=1, samplers=greedy) == loaded.generate(["3"], seed=2, samplers=greedy)
+
+
+def test_a_character_of_several_bytes_is_never_shown_by_halves(loaded: LoadedRun) -> None:
+    class Scripted(torch.nn.Module):
+        """Writes "a\u2603b" whatever it reads, then the end of the text."""
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            script = [*"a\u2603b".encode(), 256]
+            logits = torch.full((1, ids.size(1), 257), -100.0)
+            logits[:, -1, script[ids.size(1) - 1]] = 100.0
+            return logits
+
+    writer = LoadedRun(loaded.experiment, Scripted(), loaded.encoder, "cpu")
+    assert list(writer.stream("x", max_new_tokens=9)) == ["x", "a", "", "", "\u2603", "b", ""]
+
+
+def test_an_empty_prompt_begins_after_an_end_of_text(loaded: LoadedRun) -> None:
+    assert loaded.encode("").tolist() == [[256]]
+    assert loaded.generate([""], max_new_tokens=0) == [""]
+
+
+def test_a_prompt_outside_the_vocabulary_is_named(tiny: Path) -> None:
+    session.run(Experiment.load(tiny, ["callback=[]", "tokenizer=char", "train.steps=1", "sample.num_samples=0"]))
+    loaded = load_run("tiny")
+    with pytest.raises(KitError, match=r"the prompt cannot be encoded: not in the vocabulary of .* characters: 'Q'"):
+        loaded.generate(["Q"])
+    with pytest.raises(KitError, match="prompt is empty"):
+        loaded.generate([""])
+
+
+def test_a_run_of_its_own_code_needs_trust_where_that_code_never_ran(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "double.py").write_text(
+        "from nanogpt_kit.api import MLP\nfrom torch import nn\n"
+        "class Double(MLP):\n    def build(self, ctx):\n        return nn.Linear(ctx.n_embd, ctx.n_embd)\n",
+        encoding="utf-8",
+    )
+    options = ["callback=[]", "components=['double.py']", "model.mlp=double", "train.steps=1"]
+    folder = session.run(Experiment.load(tiny, options))
+    (tmp_path / "double.py").unlink()
+    load_run(folder.path)  # the run has its copy, and this user ran it
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
+    with pytest.raises(KitError, match=r"brings its own code \(double.py\).*--trust-code"):
+        load_run(folder.path)
+    assert load_run(folder.path, trust_code=True).generate(["1"], max_new_tokens=1)
+
+
+def test_a_run_without_a_checkpoint_says_so(loaded: LoadedRun) -> None:
+    folder = find("tiny")
+    shutil.rmtree(folder.checkpoints)
+    with pytest.raises(KitError, match="no checkpoint yet"):
+        load_run(folder.path)
+
+
+def test_weights_come_from_the_newest_whole_checkpoint(tiny: Path) -> None:
+    folder = session.run(Experiment.load(tiny, ["callback=[]"]))
+    newest = store.newest(folder.checkpoints)
+    assert newest is not None
+    (newest / store.MODEL).unlink()
+    assert load_run(folder.path).generate(["1"], max_new_tokens=2)

@@ -1,0 +1,439 @@
+"""Run folders: their status, lock and metrics survive whatever ends the process, and they say where they came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nanogpt_kit.api import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.runs import files, folder, metrics, provenance, trust
+from nanogpt_kit.runs.folder import RunFolder, create, find, runs_root
+from nanogpt_kit.runs.lock import Lock, held
+
+HOLD = """
+import sys
+from pathlib import Path
+from nanogpt_kit.runs.lock import Lock
+
+with Lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock until its input ends, or it is killed."""
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def a_run(experiment: str = "tiny", age: int = 0) -> RunFolder:
+    run = create(experiment, seed=7, fingerprint="print")
+    run.experiment.write_text("")
+    os.utime(run.experiment, (10**9 - age, 10**9 - age))
+    return run
+
+
+# --- the folder -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_named_by_time_seed_and_hash() -> None:
+    run = create("tiny", seed=7, fingerprint="print")
+    assert run.path.parent == runs_root() / "tiny"
+    assert re.fullmatch(r"\d{8}-\d{6}-s7-[0-9a-f]{6}", run.path.name)
+    assert run.path.is_dir()
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own() -> None:
+    assert len({create("tiny", seed=7, fingerprint="print").path for _ in range(20)}) == 20
+
+
+@pytest.mark.parametrize("file", ["runs", "runs/tiny"])
+def test_runs_that_cannot_be_written_are_refused(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(KitError, match=r"Not a directory|no folder"):
+        create("tiny", seed=7, fingerprint="print")
+    with pytest.raises(KitError, match=f"cannot write to {tmp_path}/runs/tiny"):
+        folder.check_runs_root("tiny")
+
+
+def test_checking_whether_runs_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    folder.check_runs_root("tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- finding it again -------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_found_by_its_folder_and_an_experiment_by_its_newest_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    middle, newest, oldest = (a_run("tiny", age) for age in (20, 10, 30))
+    a_run("other", age=0)
+    monkeypatch.chdir(tmp_path)
+    assert find(str(oldest.path)) == oldest
+    assert find(f"tiny/{oldest.path.name}") == oldest
+    assert find("tiny") == newest
+    assert find("runs/tiny").path.absolute() == newest.path
+    assert folder.of_experiment(runs_root() / "tiny") == [oldest, middle, newest]
+
+
+def test_a_folder_that_was_never_a_run_is_passed_over() -> None:
+    run = a_run(age=50)
+    create("tiny", seed=8, fingerprint="killed before its experiment was written")
+    assert find("tiny") == run
+
+
+def test_an_unknown_run_is_told_the_nearest_experiment() -> None:
+    with pytest.raises(KitError, match=r"'tinny' is no run.*There are none\."):
+        find("tinny")
+    a_run("tiny")
+    a_run("owt-gpt2")
+    with pytest.raises(KitError, match=r"'tinny' is no run.*did you mean 'tiny'\? Allowed: owt-gpt2, tiny\."):
+        find("tinny")
+
+
+# --- status -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["finished", "failed", "interrupted"])
+def test_a_run_that_ended_says_how(state: str) -> None:
+    run = a_run()
+    run.set_status("running", step=3)
+    run.set_status(state, step=9, reason="because \u2603")
+    status = run.status()
+    assert (status["state"], status["step"], status["reason"]) == (state, 9, "because \u2603")
+    assert status["time"] > 1.7e9
+
+
+def test_running_without_a_holder_reads_interrupted() -> None:
+    run = a_run()
+    assert run.status()["state"] == "interrupted"  # killed before its first word
+    run.set_status("running", step=3)
+    status = run.status()
+    assert (status["state"], status["step"]) == ("interrupted", 3)
+    with holder(run.path / "lock") as process:
+        assert run.status()["state"] == "running"
+        process.kill()
+        process.wait()
+        assert run.status()["state"] == "interrupted"
+
+
+def test_a_status_is_always_whole_to_its_readers() -> None:
+    run = a_run()
+    run.set_status("running", step=0)
+    finished = threading.Event()
+
+    def write() -> None:
+        for step in range(150):
+            run.set_status("finished", step=step, reason="x" * (step * 997 % 20_000))
+        finished.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    steps = [0]
+    while not finished.is_set():
+        steps.append(run.status()["step"])
+    writer.join()
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 2
+    assert sorted(path.name for path in run.path.iterdir()) == ["experiment.toml", "status.json"]
+
+
+def test_a_status_that_cannot_be_written_leaves_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = a_run()
+    run.set_status("finished", step=3)
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("no space left on device")))
+    with pytest.raises(OSError, match="no space"):
+        run.set_status("failed", step=4)
+    assert run.status()["state"] == "finished"
+
+
+def test_the_hash_of_a_file_is_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# --- lock -------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_excludes_another_process_and_is_dropped_by_its_death(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not held(path)
+    assert not path.exists()
+    with holder(path) as process:
+        assert held(path)
+        with pytest.raises(BlockingIOError, match="held by another process"), Lock(path):
+            pass
+        process.kill()  # -9
+        process.wait()
+        assert not held(path)
+        with Lock(path):
+            assert held(path)
+    assert not held(path)
+
+
+def test_a_waiting_lock_waits(tmp_path: Path) -> None:
+    entered = threading.Event()
+
+    def wait() -> None:
+        with Lock(tmp_path / "lock", wait=True):
+            entered.set()
+
+    with holder(tmp_path / "lock") as process:
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not entered.wait(0.2)
+        process.stdin.close()  # it ends in order
+        assert entered.wait(20)
+        waiting.join()
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------
+
+
+def log_of(path: Path, *records: dict[str, float]) -> Path:
+    log = metrics.MetricsLog(path)
+    for record in records:
+        log.write(record)
+    return path
+
+
+def test_metrics_are_read_as_they_were_written_and_appended_to(tmp_path: Path) -> None:
+    first, second = {"step": 1, "train/loss": 0.1 + 0.2}, {"step": 2, "val/loss": 1e-300}
+    log = metrics.MetricsLog(tmp_path / "m.jsonl")
+    log.write(first)
+    assert list(metrics.read(log.path)) == [first]  # while the run goes on
+    log_of(log.path, second)
+    assert list(metrics.read(log.path)) == [first, second]
+    assert list(metrics.read(tmp_path / "none.jsonl")) == []
+
+
+def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
+    path = log_of(tmp_path / "m.jsonl", {"step": 1, "a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 0.5})
+    assert list(metrics.read(path)) == [{"step": 1, "a": None, "b": None, "c": None, "d": 0.5}]
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+def test_a_line_that_a_kill_tore_is_passed_over(tmp_path: Path) -> None:
+    path = log_of(tmp_path / "m.jsonl", {"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25})
+    whole = path.read_bytes()
+    first = whole.index(b"\n")
+    for end in range(first + 1, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        assert [record["step"] for record in metrics.read(path)] == [1]
+
+
+def test_a_resumed_log_forgets_what_came_after_its_step(tmp_path: Path) -> None:
+    path = log_of(tmp_path / "m.jsonl", *({"step": step, "loss": 1 / 3 + step} for step in range(1, 8)))
+    with path.open("ab") as file:
+        file.write(b'{"step": 8, "lo')
+    metrics.truncate_after(path, 5)
+    log_of(path, {"step": 6, "loss": float("nan")})
+    expected = [*({"step": step, "loss": 1 / 3 + step} for step in range(1, 6)), {"step": 6, "loss": None}]
+    assert list(metrics.read(path)) == expected
+    assert path.read_text().endswith("}\n")
+    metrics.truncate_after(path, 0)
+    assert path.read_text() == ""
+
+
+# --- provenance -------------------------------------------------------------------------------------------------
+
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+
+
+def git(where: Path, *words: str) -> bytes:
+    return subprocess.run(["git", "-C", str(where), *words], check=True, capture_output=True).stdout
+
+
+def tree(root: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[str, object]]:
+    """Every file with its content, symbolic links and the right to execute told apart."""
+    found: dict[str, tuple[str, object]] = {}
+    for path in root.rglob("*"):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            found[name] = ("link", os.readlink(path))
+        elif path.is_file() and not name.startswith((".git/", *but)):
+            found[name] = ("program" if os.access(path, os.X_OK) else "file", path.read_bytes())
+    return found
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one commit, and a user who likes their diffs in colour."""
+    config = {
+        "user.name": "n",
+        "user.email": "e",
+        "color.ui": "always",
+        "diff.noprefix": "true",
+        "init.defaultBranch": "m",
+    }
+    (tmp_path / "gitconfig").write_text("")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    for key, value in config.items():
+        git(tmp_path, "config", "--global", key, value)
+    top = tmp_path / "repository"
+    (top / "deep").mkdir(parents=True)
+    for name in ("kept.py", "changed.py", "deleted.py", "staged.py", "deep/moved.py", "run.sh"):
+        (top / name).write_text(f"print({name!r})\n")
+    (top / "data.bin").write_bytes(bytes(range(256)))
+    (top / ".gitignore").write_text("*.log\nruns/\n")
+    git(top, "init", "--quiet")
+    git(top, "add", ".")
+    git(top, "commit", "--quiet", "-m", "first")
+    return top
+
+
+@needs_git
+def test_the_patch_turns_a_clean_clone_into_the_tree_that_ran(repository: Path, tmp_path: Path) -> None:
+    top = repository
+    (top / "changed.py").write_bytes(b"no newline at the end \xe9\r\n\r\nx")
+    (top / "data.bin").write_bytes(bytes(range(255, -1, -1)) * 3)
+    (top / "deleted.py").unlink()
+    (top / "run.sh").chmod(0o755)
+    (top / "deep" / "moved.py").rename(top / "moved.py")
+    (top / "staged.py").write_text("staged, ")
+    git(top, "add", "staged.py")
+    (top / "staged.py").write_text("then changed again")
+    (top / "new and staged.py").write_text("staged only")
+    git(top, "add", "new and staged.py")
+    (top / "deep" / "untracked \u2603.py").write_text("untracked")
+    (top / "*.py").write_text("a name that looks like a pattern")
+    (top / "image").write_bytes(bytes(5000))
+    (top / "empty").touch()
+    (top / "link").symlink_to("no such file")
+    (top / "link to a folder").symlink_to("deep")
+    (top / "noise.log").write_text("ignored")
+
+    state, patch = provenance.code_state(top / "deep")
+
+    assert state == {"commit": git(top, "rev-parse", "HEAD").decode().strip(), "dirty": True, "untracked_left_out": []}
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(top), str(clone))
+    (tmp_path / "dirty.patch").write_bytes(patch)
+    git(clone, "-c", "core.fileMode=true", "apply", "--whitespace=nowarn", str(tmp_path / "dirty.patch"))
+    assert tree(clone) == tree(top, but=("noise.log",))
+
+
+@needs_git
+def test_the_users_index_and_objects_stay_as_they_are(repository: Path) -> None:
+    (repository / "changed.py").write_text("changed")
+    (repository / "staged.py").write_text("staged")
+    git(repository, "add", "staged.py")
+    (repository / "untracked.py").write_text("untracked")
+    before = {path: path.read_bytes() for path in (repository / ".git").rglob("*") if path.is_file()}
+    status = git(repository, "status", "--porcelain")
+    index = repository / ".git" / "index"
+    index.write_bytes(before[index])
+    _, patch = provenance.code_state(repository)
+    assert all(name in patch for name in (b"changed.py", b"staged.py", b"untracked.py"))
+    assert {path: path.read_bytes() for path in (repository / ".git").rglob("*") if path.is_file()} == before
+    assert git(repository, "status", "--porcelain") == status
+
+
+@needs_git
+def test_a_clean_repository_has_no_patch(repository: Path) -> None:
+    (repository / "noise.log").write_text("ignored")
+    state, patch = provenance.code_state(repository)
+    assert state is not None
+    assert not state["dirty"]
+    assert patch == b""
+
+
+@needs_git
+@pytest.mark.parametrize("commits", [0, 1])
+def test_large_files_and_repositories_within_are_named_and_left_out(repository: Path, commits: int) -> None:
+    (repository / "small").write_bytes(b"\n" * 1_000_000)
+    (repository / "large").write_bytes(b"\n" * 1_000_001)
+    (repository / "other").mkdir()
+    git(repository / "other", "init", "--quiet")
+    (repository / "other" / "file").touch()
+    if commits:
+        git(repository / "other", "add", ".")
+        git(repository / "other", "commit", "--quiet", "-m", "theirs")
+    state, patch = provenance.code_state(repository)
+    assert state is not None
+    assert state["untracked_left_out"] == ["large", "other/"]
+    assert state["dirty"]
+    assert re.findall(rb"^diff --git .*", patch, re.MULTILINE) == [b"diff --git a/small b/small"]
+
+
+@needs_git
+def test_without_a_commit_or_a_repository_or_git_there_is_no_code_state(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new").mkdir()
+    assert provenance.code_state(tmp_path / "new") == (None, b"")
+    git(tmp_path / "new", "init", "--quiet")
+    assert provenance.code_state(tmp_path / "new") == (None, b"")
+    assert provenance.code_state(repository)[0] is not None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.code_state(repository) == (None, b"")
+
+
+@needs_git
+def test_provenance_tells_command_code_components_and_data(
+    repository: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "argv", ["nanogpt-kit", "run", "two words.toml"])
+    experiment = Experiment.load(tiny, ["train.seed=29"])
+    values, patch = provenance.collect(experiment, {"dataset": "print"}, {"device": "cpu"})
+    assert values["command"] == "nanogpt-kit run 'two words.toml'"
+    assert values["git"]["commit"] == git(repository, "rev-parse", "HEAD").decode().strip()
+    assert patch == b""
+    assert values["seed"] == 29
+    assert values["fingerprint"] == experiment.fingerprint()
+    assert values["data"] == {"dataset": "print"}
+    assert values["machine"]["device"] == "cpu"
+    assert values["components"]["model.attention"] == "nanogpt-kit/sdpa"
+    assert {"nanogpt-kit", "torch", "numpy"} <= set(values["distributions"])
+    assert json.loads(json.dumps(values)) == values
+
+
+# --- trust ------------------------------------------------------------------------------------------------------
+
+
+def test_code_that_came_with_a_run_is_trusted_once_it_was_run_by_choice(tmp_path: Path) -> None:
+    run = a_run()
+    component = run.path / "components" / "mine.py"
+    component.parent.mkdir()
+    component.write_text("print('mine')")
+    trust.check_experiment(run.experiment)  # an experiment of one's own, not a run from elsewhere
+    (run.path / "provenance.json").write_text("{}")
+    with pytest.raises(KitError, match=r"brings its own code \(mine\.py\).*--trust-code"):
+        trust.check_experiment(run.experiment)
+    trust.remember([component])
+    trust.check_experiment(run.experiment)
+    component.write_text("print('changed')")
+    with pytest.raises(KitError, match=r"mine\.py"):
+        trust.check_experiment(run.experiment)
+
+
+def test_a_home_that_cannot_be_written_only_means_being_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    component = tmp_path / "mine.py"
+    component.touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(component))  # a file
+    trust.remember([component])
+    assert trust.known() == set()

@@ -1,0 +1,212 @@
+"""Killed and resumed, a run is bit for bit the run that was never killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanogpt_kit.checkpoint import store
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.runs.folder import RunFolder, find
+from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.train import session, trainer
+
+KILLER = """\
+import os, signal
+from nanogpt_kit.api import Callback, hookimpl
+
+class Killer(Callback):
+    at: int
+
+    def build(self, run):
+        return Listener(self.at)
+
+class Listener:
+    def __init__(self, at):
+        self.at = at
+
+    @hookimpl
+    def step_finished(self, step):
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_run(tiny: Path, at: int, *overrides: str) -> RunFolder:
+    """A run in a process of its own that dies by SIGKILL right after step `at`."""
+    (tiny.parent / "killer.py").write_text(KILLER, encoding="utf-8")
+    callback = f'callback=[{{use="killer", at={at}}}]'
+    command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), 'components=["killer.py"]', callback, *overrides]
+    died = subprocess.run(command, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    return find("tiny")
+
+
+def whole_run(tiny: Path, *overrides: str) -> RunFolder:
+    return session.run(Experiment.load(tiny, ["callback=[]", *overrides]))
+
+
+def result(folder: RunFolder) -> dict[str, Any]:
+    """All that two equal runs have in common, to the bit."""
+    checkpoint = store.newest(folder.checkpoints)
+    assert checkpoint is not None
+    timing = ("seconds", "perf/tokens_per_second", "memory/peak_bytes")
+    metrics = [{key: value for key, value in line.items() if key not in timing} for line in read(folder.metrics)]
+    training = store.load_training(checkpoint)
+    del training["seconds"], training["callbacks"]
+    return {"weights": store.sha256(checkpoint / store.MODEL), "training": training, "metrics": metrics}
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}.{index}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+LONG = ("train.steps=200", "checkpoint.every_steps=100", "evaluate.every_steps=70", "sample.num_samples=0")
+
+
+def test_resume_equals_an_uninterrupted_run(tiny: Path) -> None:
+    killed = killed_run(tiny, 117, *LONG)
+    assert killed.status()["state"] == "interrupted"
+    resumed = session.run(Experiment.load(tiny, ["callback=[]", *LONG]), resume="")
+    assert resumed == killed
+    assert resumed.status()["state"] == "finished"
+    assert_same(result(resumed), result(whole_run(tiny, *LONG)))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_resume_is_exact_in_short_types_too(tiny: Path, precision: str) -> None:
+    options = (f"train.precision={precision}", "train.steps=16", "checkpoint.every_steps=5", "evaluate.every_steps=7")
+    killed = killed_run(tiny, 13, *options)
+    session.run(Experiment.load(tiny, ["callback=[]", *options]), resume=str(killed))
+    assert_same(result(killed), result(whole_run(tiny, *options)))
+
+
+def test_a_checkpoint_without_random_state_would_not_resume_exactly(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = killed_run(tiny, 13)
+    monkeypatch.setattr(trainer, "set_rng_state", lambda state: None)
+    session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+    with pytest.raises(AssertionError):
+        assert_same(result(killed)["metrics"], result(whole_run(tiny))["metrics"])
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny: Path) -> None:
+    killed = killed_run(tiny, 4)
+    session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+    assert_same(result(killed), result(whole_run(tiny)))
+
+
+def test_each_step_is_in_the_metrics_once(tiny: Path) -> None:
+    killed = killed_run(tiny, 13)
+    session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+    steps = [line["step"] for line in read(killed.metrics) if "train/loss" in line]
+    assert steps == list(range(1, 21))
+
+
+def kill_while_saving(tiny: Path, times: int) -> None:
+    """Saves after every step, and is killed again and again at no particular moment of that."""
+    dice = torch.Generator().manual_seed(0)
+    command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), "train.steps=1000000", "schedule=constant"]
+    options = ["checkpoint.every_steps=1", "model.n_embd=192", "callback=[]"]
+    for number in range(times):
+        resume = ["--resume"] if number else []
+        process = subprocess.Popen([*command, *options, *resume], stderr=subprocess.PIPE, text=True)
+        before = newest_step() if number else 0
+        while newest_step() < before + 2:
+            assert process.poll() is None, process.communicate()[1]
+        try:
+            process.wait(timeout=float(torch.rand((), generator=dice)) * 0.2)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        checkpoint = store.newest(find("tiny").checkpoints)
+        assert checkpoint is not None
+        assert store.load_training(checkpoint)["step"] == json.loads((checkpoint / store.MANIFEST).read_text())["step"]
+    leftovers = list(find("tiny").checkpoints.glob(".step-*"))
+    assert len(leftovers) <= 1, "each process clears what the one before it left"
+
+
+def newest_step() -> int:
+    try:
+        found = sorted(find("tiny").checkpoints.glob("step-*"))
+    except KitError:
+        return 0
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
+def test_killed_while_saving_it_always_leaves_a_whole_checkpoint(tiny: Path) -> None:
+    kill_while_saving(tiny, times=5)
+
+
+@pytest.mark.slow
+def test_killed_while_saving_thirty_times_it_always_leaves_a_whole_checkpoint(tiny: Path) -> None:
+    kill_while_saving(tiny, times=30)
+
+
+def test_a_resumed_run_refuses_another_learning_rate_and_says_which(tiny: Path) -> None:
+    killed_run(tiny, 13)
+    with pytest.raises(KitError, match=r"optimizer\.lr: 0\.5 now, 0\.003 in the run"):
+        session.run(Experiment.load(tiny, ["callback=[]", "optimizer.lr=0.5"]), resume="")
+
+
+def test_evaluation_and_callbacks_may_change_on_resume(tiny: Path) -> None:
+    killed_run(tiny, 13)
+    folder = session.run(
+        Experiment.load(tiny, ["callback=[]", "evaluate.every_steps=4", "checkpoint.keep_last=1"]), resume=""
+    )
+    assert [line["step"] for line in read(folder.metrics) if "val/loss" in line] == [10, 12, 16, 20]
+    assert len(list(folder.checkpoints.glob("step-*"))) == 1
+
+
+def test_steps_grow_only_where_the_schedule_does_not_depend_on_them(tiny: Path) -> None:
+    constant = ["callback=[]", "schedule=constant", "sample.num_samples=0"]
+    folder = session.run(Experiment.load(tiny, constant))
+    longer = session.run(Experiment.load(tiny, [*constant, "train.steps=30"]), resume="")
+    assert longer == folder
+    assert_same(result(longer)["weights"], result(whole_run(tiny, *constant[1:], "train.steps=30"))["weights"])
+    session.run(Experiment.load(tiny, ["callback=[]"]))
+    with pytest.raises(KitError, match="the schedule depends on it"):
+        session.run(Experiment.load(tiny, ["callback=[]", "train.steps=30"]), resume="")
+
+
+def test_nothing_to_resume_is_said(tiny: Path) -> None:
+    session.run(Experiment.load(tiny, ["callback=[]"]))
+    with pytest.raises(KitError, match="no unfinished run"):
+        session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+
+
+def test_a_run_at_work_is_not_resumed(tiny: Path) -> None:
+    folder = session.run(Experiment.load(tiny, ["callback=[]"]))
+    folder.set_status("failed", step=3)
+    with folder.lock(), pytest.raises(KitError, match="at work in another process"):
+        session.run(Experiment.load(tiny, ["callback=[]"]), resume=str(folder))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    killed = killed_run(tiny, 13, "checkpoint.every_steps=5")
+    model = killed.checkpoints / "step-00000010" / store.MODEL
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    session.run(Experiment.load(tiny, ["callback=[]", "checkpoint.every_steps=5"]), resume="")
+    assert "model.safetensors is not what was saved" in caplog.text
+    assert_same(result(killed), result(whole_run(tiny, "checkpoint.every_steps=5")))

@@ -1,0 +1,232 @@
+"""The loop's promises: equal weight for every token, evaluation that nobody notices, losses that are numbers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.data.prepare import prepare
+from nanogpt_kit.runs.files import read_json
+from nanogpt_kit.runs.folder import RunFolder, find
+from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.train import session
+from nanogpt_kit.train.stop import StopSignals
+from nanogpt_kit.train.trainer import Trainer
+
+
+def losses(folder: RunFolder) -> list[float]:
+    return [line["train/loss"] for line in read(folder.metrics) if "train/loss" in line]
+
+
+def run(tiny: Path, *overrides: str) -> RunFolder:
+    return session.run(Experiment.load(tiny, ["callback=[]", "sample.num_samples=0", *overrides]))
+
+
+def fresh_trainer(tiny: Path, *overrides: str) -> Trainer:
+    experiment = Experiment.load(tiny, ["callback=[]", *overrides])
+    folder = RunFolder(tiny.parent / "by-hand")
+    folder.path.mkdir(exist_ok=True)
+    ctx = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"))
+    return Trainer(experiment, prepare(experiment), folder, ctx, StopSignals())
+
+
+def test_how_often_it_evaluates_changes_no_training_loss(tiny: Path) -> None:
+    often = run(tiny, "evaluate.every_steps=2", "evaluator=['loss', 'bits_per_byte']")
+    assert losses(often) == losses(run(tiny, "evaluate.every_steps=1000"))
+
+
+def test_saving_and_sampling_change_no_training_loss(tiny: Path) -> None:
+    assert losses(run(tiny, "checkpoint.every_steps=1", "sample.num_samples=2")) == losses(run(tiny))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(tiny: Path, size: int) -> None:
+    trainer = fresh_trainer(tiny, f"train.micro_batch_size={size}", "model.dropout=0.0", "train.grad_clip=0")
+    targets = trainer.batches.at(0).targets.clone()
+    targets[1, 3:] = -1  # uneven: a mean of means would be wrong
+    batch = replace(trainer.batches.at(0), targets=targets)
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    logits = trainer.model(batch.ids)
+    expected_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-1)
+    expected = torch.autograd.grad(expected_loss, list(trainer.model.parameters()))
+
+    seen: list[torch.Tensor] = []
+    clip = trainer.spread.clip
+    trainer.spread.clip = lambda norm: (seen.extend(p.grad.clone() for p in trainer.model.parameters()), clip(norm))[1]
+    loss, norm = trainer.update(batch)
+    torch.testing.assert_close(loss, expected_loss.detach(), rtol=1e-6, atol=1e-6)
+    for mine, theirs in zip(seen, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(norm, torch.stack([g.norm() for g in expected]).norm(), rtol=1e-5, atol=0)
+    assert any(not torch.equal(before[name], weight) for name, weight in trainer.model.named_parameters())
+
+
+def test_the_gradient_is_clipped(tiny: Path) -> None:
+    trainer = fresh_trainer(tiny, "train.grad_clip=0.01")
+    batch = trainer.batches.at(0)
+    step = trainer.optimizer.step
+    norms: list[float] = []
+
+    def watched(*args: object, **kwargs: object) -> None:
+        norms.append(float(torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm()))
+        step()
+
+    trainer.optimizer.step = watched
+    _, norm = trainer.update(batch)
+    assert norm > 0.01
+    assert norms[0] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_learning_rate_follows_the_schedule_for_every_group(tiny: Path) -> None:
+    folder = run(tiny)
+    experiment = Experiment.load(tiny)
+    rates = [line["optim/lr"] for line in read(folder.metrics) if "optim/lr" in line]
+    assert rates == [3e-3 * experiment.schedule.multiplier(step, 20) for step in range(20)]
+
+
+def test_validation_loss_is_the_mean_over_every_token_of_the_split(tiny: Path) -> None:
+    trainer = fresh_trainer(tiny)
+    trainer.train()
+    tokens = torch.from_numpy(trainer.data.tokens("val").astype("int64"))
+    nats, block = 0.0, 16
+    trainer.model.eval()
+    for start in range(0, len(tokens) - 1, block):  # one window at a time, the last one short
+        window = tokens[start : start + block + 1]
+        with torch.no_grad():
+            logits = trainer.model(window[None, :-1])[0].double()
+        nats -= float(logits.log_softmax(-1).gather(1, window[1:, None]).sum())
+    *_, last = (line for line in read(trainer.folder.metrics) if "val/loss" in line)
+    assert last["val/loss"] == pytest.approx(nats / (len(tokens) - 1), abs=1e-6)
+    text_bytes = trainer.data.splits["val"]["bytes"] - 1
+    assert last["val/bits_per_byte"] == pytest.approx(nats / 0.6931471805599453 / text_bytes, abs=1e-6)
+
+
+def test_it_learns(tiny: Path) -> None:
+    found = losses(run(tiny, "train.steps=120", "optimizer.lr=1e-2"))
+    assert found[0] == pytest.approx(5.55, abs=0.1)  # ln 257
+    assert sum(found[-10:]) / 10 < 2.6
+
+
+NOT_A_NUMBER = """\
+import torch
+from nanogpt_kit.api import MLP
+
+class Broken(MLP):
+    at: int
+
+    def build(self, ctx):
+        return Module(self.at)
+
+class Module(torch.nn.Module):
+    def __init__(self, at):
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def forward(self, x):
+        self.calls += self.training
+        return x * float("nan") if self.calls > self.at else x
+"""
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_is_named(tiny: Path) -> None:
+    (tiny.parent / "broken.py").write_text(NOT_A_NUMBER, encoding="utf-8")
+    options = ("components=['broken.py']", 'model.mlp={use="broken", at=7}', "model.n_layer=1", "train.batch_tokens=32")
+    with pytest.raises(RunFailed, match=r"the loss is nan at step 8, on the windows that start at tokens \d+, \d+ of"):
+        run(tiny, *options, "checkpoint.every_steps=2")
+    folder = find("tiny")
+    assert folder.status()["state"] == "failed"
+    assert "step 8" in folder.status()["reason"]
+    assert max(folder.checkpoints.glob("step-*")).name == "step-00000006"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_and_exits_130(tiny: Path, name: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "nanogpt_kit",
+        "run",
+        str(tiny),
+        "train.steps=1000000",
+        "checkpoint.every_steps=500",
+    ]
+    process = subprocess.Popen([*command, "schedule=constant"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 1/"):
+            break
+    os.kill(process.pid, getattr(signal, name))
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    folder = find("tiny")
+    status = folder.status()
+    assert (status["state"], status["reason"]) == ("interrupted", name)
+    (saved,) = folder.checkpoints.glob("step-*")
+    assert saved.name == f"step-{status['step']:08d}"
+
+
+def test_a_callback_may_stop_a_run(tiny: Path) -> None:
+    (tiny.parent / "enough.py").write_text(
+        "from nanogpt_kit.api import Callback, hookimpl\n"
+        "class Enough(Callback):\n"
+        "    def build(self, run):\n"
+        "        return Listener()\n"
+        "class Listener:\n"
+        "    @hookimpl\n"
+        "    def step_finished(self, run, step):\n"
+        "        if step == 7:\n"
+        "            run.request_stop('seven is enough')\n",
+        encoding="utf-8",
+    )
+    folder = session.run(Experiment.load(tiny, ["components=['enough.py']", "callback=['enough']"]))
+    status = folder.status()
+    assert (status["state"], status["step"], status["reason"]) == ("finished", 7, "seven is enough")
+    assert [line["step"] for line in read(folder.metrics) if "val/loss" in line] == [7]
+    assert folder.samples.exists()
+
+
+def test_a_run_writes_down_where_it_came_from(tiny: Path) -> None:
+    folder = run(tiny)
+    origin = read_json(folder.path / "provenance.json")
+    assert origin["components"]["model.attention"] == "nanogpt-kit/sdpa"
+    assert origin["seed"] == 1337
+    assert origin["machine"]["device"] == "cpu"
+    assert origin["data"]["splits"]["train"]
+    again = Experiment.load(folder.experiment)
+    assert again == Experiment.load(tiny, ["callback=[]", "sample.num_samples=0"])
+    assert losses(session.run(again)) == losses(folder)
+
+
+def test_several_processes_are_refused_by_single(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(KitError, match="parallel: single is one process, but 2 were started"):
+        run(tiny)
+    assert not (tiny.parent / "runs").exists()
+
+
+def test_a_callback_that_fails_ends_the_run(tiny: Path) -> None:
+    (tiny.parent / "bad.py").write_text(
+        "from nanogpt_kit.api import Callback, hookimpl\n"
+        "class Bad(Callback):\n"
+        "    def build(self, run):\n"
+        "        return Listener()\n"
+        "class Listener:\n"
+        "    @hookimpl\n"
+        "    def step_finished(self):\n"
+        "        1 / 0\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(RunFailed, match="Bad failed in step_finished: ZeroDivisionError"):
+        session.run(Experiment.load(tiny, ["components=['bad.py']", "callback=['bad']"]))
+    assert find("tiny").status()["state"] == "failed"
