@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ class Batch:
     targets: Tensor  # (W, T) int64, the next token of each; -1 where there is none
     starts: np.ndarray  # (W,) where each window begins in the split
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """How many tokens are predicted."""
         return int((self.targets >= 0).sum())

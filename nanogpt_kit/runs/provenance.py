@@ -77,12 +77,13 @@ def code_state(folder: Path) -> tuple[dict[str, Any] | None, bytes]:
         files = [name for name in untracked if not name.endswith("/")]  # else a repository within this one
         small = [name for name in files if (top / name).lstat().st_size <= MAX_UNTRACKED_BYTES]
         if small:
-            git(top, "--literal-pathspecs", "add", "--", *small, env=aside)
+            given = os.fsencode("\0".join(small))  # by standard input: a command line has an end
+            git(top, "--literal-pathspecs", "add", "--pathspec-from-file=-", "--pathspec-file-nul", env=aside, given=given)
         patch = git(top, "diff-index", "--cached", "--binary", "HEAD", env=aside)  # `diff` obeys the user's colours
     left_out = sorted(set(untracked) - set(small))
     return {"commit": commit, "dirty": bool(patch or left_out), "untracked_left_out": left_out}, patch
 
 
-def git(folder: Path, *words: str, env: dict[str, str] | None = None) -> bytes:
-    command = ["git", "-C", str(folder), *words]
-    return subprocess.run(command, check=True, capture_output=True, env={**os.environ, **(env or {})}).stdout
+def git(folder: Path, *words: str, env: dict[str, str] | None = None, given: bytes = b"") -> bytes:
+    command, env = ["git", "-C", str(folder), *words], {**os.environ, **(env or {})}
+    return subprocess.run(command, check=True, capture_output=True, input=given, env=env).stdout

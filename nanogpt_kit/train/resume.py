@@ -41,7 +41,7 @@ def newest_unfinished(wanted: Experiment, parent: Path) -> RunFolder:
     for folder in reversed(runs.of_experiment(parent)):
         status = folder.status()
         at_work = status["state"] == "running"
-        done = status["state"] == "finished" and status["step"] >= wanted.train.steps
+        done = status["state"] == "finished" and status["total_steps"] >= wanted.train.steps
         if not at_work and not done:
             return folder
     raise KitError(f"{parent} has no unfinished run to resume")

@@ -96,7 +96,8 @@ def work(experiment: Experiment, data: Prepared, folder: RunFolder, ctx: RunCont
                 trainer.hooks.call("run_finished", run=trainer, status=state)
         with suppress(OSError):  # on a full disk the error that brought us here matters more
             details = {"reason": reason} if reason else {}
-            folder.set_status(state, step=trainer.step if trainer else 0, **details)
+            step, total = (trainer.step if trainer else 0), experiment.train.steps
+            folder.set_status(state, step=step, total_steps=total, **details)
 
 
 def write_samples(trainer: Trainer, stop: StopSignals) -> None:

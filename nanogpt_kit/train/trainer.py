@@ -28,7 +28,7 @@ from nanogpt_kit.nn.roles import by_role
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog, truncate_after
 from nanogpt_kit.train.evaluate import evaluate
-from nanogpt_kit.train.memory import peak_bytes
+from nanogpt_kit.train.memory import memory
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.stop import StopSignals
 
@@ -51,7 +51,7 @@ class Trainer:
         self.seconds = 0.0  # spent in steps; evaluation and checkpoints are not counted
         self.stop = stop  # asked for by the user
         self.stop_reason = ""  # asked for by a callback
-        self.evaluated_at = 0
+        self.evaluated_at = self.saved_at = 0  # steps
         self.unread: tuple[int, Batch, Tensor] | None = None  # the newest loss, not yet known to be finite
 
         seed_everything(experiment.train.seed)
@@ -103,7 +103,7 @@ class Trainer:
             if log:
                 metrics = {"train/loss": loss.item(), "optim/lr": rate, "optim/grad_norm": grad_norm.item()}
                 metrics["perf/tokens_per_second"] = tokens / (self.seconds - since)
-                metrics["memory/peak_bytes"] = float(peak_bytes(self.precision.device) or 0)
+                metrics |= memory(self.precision.device)
                 tokens, since = 0, self.seconds
                 self.record("logged", metrics)
             self.hooks.call("step_finished", run=self, step=self.step)
@@ -175,26 +175,24 @@ class Trainer:
 
     def save(self) -> None:
         """Everything that the next step depends on: saved and restored, it is as if nothing had happened."""
+        if self.saved_at == self.step:
+            return
         self.check_finite()
         training = {
             "step": self.step,
+            "evaluated_at": self.evaluated_at,
             "seconds": self.seconds,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": rng_state(),
             "callbacks": self.hooks.state_dict(),
         }
-        keep = self.experiment.checkpoint.keep_last
+        folder, keep = self.folder.checkpoints, self.experiment.checkpoint.keep_last
         try:
-            path = store.save(
-                self.folder.checkpoints, self.step, self.model, training, self.data.manifest["tokenizer"], keep
-            )
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # torch and safetensors have their own for a full disk
+            path = store.save(folder, self.step, self.model, training, self.data.manifest["tokenizer"], keep)
+        except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors call a full disk
             raise RunFailed(f"the checkpoint of step {self.step} cannot be written: {error}") from error
+        self.saved_at = self.step
         self.hooks.call("checkpoint_saved", run=self, step=self.step, path=path)
 
     def restore(self) -> dict[str, Any] | None:
@@ -207,7 +205,7 @@ class Trainer:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
             self.step, self.seconds = saved["step"], saved["seconds"]
-            self.evaluated_at = self.step
+            self.evaluated_at, self.saved_at = saved["evaluated_at"], saved["step"]
         truncate_after(self.folder.metrics, self.step)
         self.log = MetricsLog(self.folder.metrics)
         return saved

@@ -70,7 +70,7 @@ def test_byte_tokens_are_the_bytes_and_its_end_is_none_of_them() -> None:
 def test_broken_bytes_become_the_replacement_character() -> None:
     encoder = learnt(Byte())
     assert encoder.decode([0xE2, 0x98, 0x83, 0xE2, 0x98, 65]) == "\u2603\ufffdA"
-    assert encoder.decode_bytes([0xE2, 0x98]) == b"\xe2\x98"
+    assert encoder.decode_bytes([0xE2, 0x98, 0xFF]) == b"\xe2\x98\xff"
 
 
 def test_char_numbers_the_characters_of_all_splits_by_code_point() -> None:

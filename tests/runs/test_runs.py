@@ -317,7 +317,7 @@ def test_the_patch_turns_a_clean_clone_into_the_tree_that_ran(repository: Path, 
     (top / "new and staged.py").write_text("staged only")
     git(top, "add", "new and staged.py")
     (top / "deep" / "untracked \u2603.py").write_text("untracked")
-    (top / "*.py").write_text("a name that looks like a pattern")
+    (top / ":!*.py").write_text("a name that looks like a pattern")
     (top / "image").write_bytes(bytes(5000))
     (top / "empty").touch()
     (top / "link").symlink_to("no such file")
@@ -348,6 +348,15 @@ def test_the_users_index_and_objects_stay_as_they_are(repository: Path) -> None:
     assert all(name in patch for name in (b"changed.py", b"staged.py", b"untracked.py"))
     assert {path: path.read_bytes() for path in (repository / ".git").rglob("*") if path.is_file()} == before
     assert git(repository, "status", "--porcelain") == status
+
+
+@needs_git
+def test_more_files_than_a_command_line_holds_are_all_in_the_patch(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    for number in range(9_000):  # hard links to one empty file: quick to make
+        os.link(tmp_path / "a file", repository / f"{'long' * 60}-{number}")
+    _, patch = provenance.code_state(repository)
+    assert patch.count(b"diff --git ") == 9_000
 
 
 @needs_git

@@ -1,0 +1,82 @@
+"""Each hook is heard in a real run, at its moment, and stands in the documentation."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.hooks import RunHooks
+from nanogpt_kit.train import session
+
+HOOKS = [name for name in vars(RunHooks) if not name.startswith("_")]
+
+LISTENER = """\
+from nanogpt_kit.api import Callback, hookimpl
+
+class Ear(Callback):
+    def build(self, run):
+        return Listener(run.path / "heard")
+
+class Listener:
+    def __init__(self, path):
+        self.path = path
+
+    def hear(self, text):
+        with self.path.open("a") as file:
+            print(text, file=file)
+
+    @hookimpl
+    def run_started(self, run):
+        self.hear(f"run_started {run.step} of {run.total_steps}")
+
+    @hookimpl
+    def step_finished(self, step):
+        self.hear(f"step_finished {step}")
+
+    @hookimpl
+    def logged(self, step, metrics):
+        self.hear(f"logged {step} {'train/loss' in metrics}")
+
+    @hookimpl
+    def evaluated(self, step, metrics):
+        self.hear(f"evaluated {step} {sorted(metrics)}")
+
+    @hookimpl
+    def checkpoint_saved(self, step, path):
+        self.hear(f"checkpoint_saved {step} {(path / 'manifest.json').exists()}")
+
+    @hookimpl
+    def sampled(self, step, texts):
+        self.hear(f"sampled {step} {len(texts)}")
+
+    @hookimpl
+    def run_finished(self, status):
+        self.hear(f"run_finished {status}")
+"""
+
+
+def test_every_hook_is_heard_at_its_moment(tiny: Path) -> None:
+    tiny.with_name("ear.py").write_text(LISTENER)
+    options = ["components=['ear.py']", "callback=['ear']", "train.log_every_steps=5", "sample.num_samples=3"]
+    heard = (session.run(Experiment.load(tiny, options)).path / "heard").read_text().splitlines()
+    assert set(HOOKS) == {line.split()[0] for line in heard}
+    assert heard[0] == "run_started 0 of 20"
+    assert heard[-2:] == ["sampled 20 3", "run_finished finished"]
+    counts = Counter(line.split()[0] for line in heard)
+    assert counts["step_finished"] == 20
+    assert [line for line in heard if line.startswith("logged")] == [f"logged {step} True" for step in (1, 5, 10, 15, 20)]
+    assert [line for line in heard if line.startswith("evaluated")] == [
+        f"evaluated {step} ['val/bits_per_byte', 'val/loss']" for step in (10, 20)
+    ]
+    saved = [line for line in heard if line.startswith("checkpoint_saved")]
+    assert saved == ["checkpoint_saved 10 True", "checkpoint_saved 20 True"]
+
+
+def test_every_hook_is_documented_with_its_arguments() -> None:
+    told = (Path(__file__).parents[2] / "docs" / "components.md").read_text(encoding="utf-8")
+    for name in HOOKS:
+        hook = getattr(RunHooks, name)
+        arguments = ", ".join(hook.__code__.co_varnames[1 : hook.__code__.co_argcount])
+        assert re.search(re.escape(f"| `{name}({arguments})` |"), told), name
