@@ -77,8 +77,9 @@ def code_state(folder: Path) -> tuple[dict[str, Any] | None, bytes]:
         files = [name for name in untracked if not name.endswith("/")]  # else a repository within this one
         small = [name for name in files if (top / name).lstat().st_size <= MAX_UNTRACKED_BYTES]
         if small:
-            given = os.fsencode("\0".join(small))  # by standard input: a command line has an end
-            git(top, "--literal-pathspecs", "add", "--pathspec-from-file=-", "--pathspec-file-nul", env=aside, given=given)
+            names = os.fsencode("\0".join(small))  # by standard input: a command line has an end
+            add = ("--literal-pathspecs", "add", "--pathspec-from-file=-", "--pathspec-file-nul")
+            git(top, *add, env=aside, given=names)
         patch = git(top, "diff-index", "--cached", "--binary", "HEAD", env=aside)  # `diff` obeys the user's colours
     left_out = sorted(set(untracked) - set(small))
     return {"commit": commit, "dirty": bool(patch or left_out), "untracked_left_out": left_out}, patch

@@ -169,8 +169,8 @@ def test_a_broken_plugin_is_fatal_only_to_those_who_name_it(
 ) -> None:
     install("poly-plugin", POLY, poly_plugin=source)
     load(tmp_path)
-    message = told(tmp_path, '\n[schedule]\nuse = "poly"')
-    assert "exp.toml:9: schedule.use: schedule 'poly' cannot be imported from distribution poly-plugin 1.0" in message
+    message = told(tmp_path, '[schedule]\nuse = "poly"')
+    assert "exp.toml:7: schedule.use: schedule 'poly' cannot be imported from distribution poly-plugin 1.0" in message
     assert "poly = 'poly_plugin:Poly' in group nanogpt_kit.schedule" in message
     assert cause in message
 
@@ -223,9 +223,7 @@ class Needy(Norm):
 @pytest.mark.parametrize(
     "damaged", [b"[nanogpt_kit.norm\npoly = x", b"[nanogpt_kit.norm]\nx = caf\xe9", b"nanogpt_kit."]
 )
-def test_damaged_metadata_of_a_stranger_breaks_nothing(
-    damaged: bytes, tmp_path: Path, install: Install, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_metadata_of_a_stranger_breaks_nothing(damaged: bytes, tmp_path: Path, install: Install) -> None:
     install("damaged-plugin", damaged)
     install("poly-plugin", POLY, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
     load(tmp_path, 'schedule = "poly"')

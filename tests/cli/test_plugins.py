@@ -1,0 +1,169 @@
+"""`nanogpt-kit plugins`, what it costs to ask, and what every built-in component owes to those who ask."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import nanogpt_kit
+from nanogpt_kit import __version__
+from nanogpt_kit.__main__ import exit_code
+from nanogpt_kit.cli import main
+from nanogpt_kit.core.registry import OURS, Entry, Registry
+
+LIGHT = [["--help"], ["--version"], ["plugins", "list"], ["plugins", "list", "--json"], ["run", "--help"]]
+COMPONENTS = Path(nanogpt_kit.__path__[0]) / "components"
+BUILT_IN = [entry for entry in Registry.installed().entries if entry.distribution == OURS]
+
+
+def ask(*arguments: str) -> str:
+    answer = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert answer.exit_code == 0
+    return answer.stdout
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+def test_asking_what_is_there_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from nanogpt_kit.cli import main
+main({arguments}, standalone_mode=False)
+heavy = {{"torch", "numpy", "datasets", "optuna", "tensorboard"}}
+loaded = [name for name in sys.modules if name in heavy or name.startswith("nanogpt_kit.components")]
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"]], ids=" ".join)
+def test_asking_what_is_there_takes_no_time(arguments: list[str]) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "nanogpt_kit", *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    took = [seconds()]
+    while min(took) > 0.3 and len(took) < 5:  # another process may hold the cores for a while
+        time.sleep(0.5)
+        took.append(seconds())
+    assert min(took) <= 0.3
+
+
+def test_the_version_is_told() -> None:
+    assert ask("--version") == f"nanogpt-kit, version {__version__}\n"
+
+
+def test_the_list_has_a_line_for_each_component() -> None:
+    lines = [line.split() for line in ask("plugins", "list").splitlines()]
+    assert ["model", "gpt", "nanogpt-kit", __version__] in lines
+    assert len(lines) == len(Registry.installed().entries)
+
+
+def test_the_list_as_json_says_whose_each_component_is() -> None:
+    listed = json.loads(ask("plugins", "list", "--json"))
+    assert {"kind": "norm", "name": "layernorm", "distribution": "nanogpt-kit", "version": __version__} in listed
+    assert len(listed) == len(Registry.installed().entries)
+
+
+def test_show_tells_what_a_component_is_and_every_option() -> None:
+    shown = ask("plugins", "show", "gpt")
+    assert shown.startswith(f"model gpt, from nanogpt-kit {__version__}\n\nGPT: ")
+    lines = [line.strip() for line in shown.splitlines()]
+    at = next(number for number, line in enumerate(lines) if line.startswith("n_head = 12   (int"))
+    assert lines[at + 1] == "attention heads of each block"
+    assert 'attention = "sdpa"   (component of kind attention)' in lines
+    assert any(line.startswith("block_size = ") for line in lines)
+
+
+def test_show_tells_a_required_option_without_a_default() -> None:
+    assert "\n  source   (str | tuple[str, ...])\n" in ask("plugins", "show", "dataset:text")
+
+
+@pytest.mark.parametrize("name", ["cosine", "schedule:cosine", "nanogpt-kit/cosine", "schedule:nanogpt-kit/cosine"])
+def test_a_name_may_be_qualified_by_kind_and_distribution(name: str) -> None:
+    (shown,) = json.loads(ask("plugins", "show", name, "--json"))
+    assert (shown["kind"], shown["name"]) == ("schedule", "cosine")
+    options = {option["name"]: option for option in shown["options"]}
+    assert list(options) == ["warmup_steps", "decay_steps", "final_fraction"]
+    assert options["warmup_steps"]["default"] == 100
+    assert options["decay_steps"]["default"] is None
+    assert not options["decay_steps"]["required"]
+
+
+@pytest.mark.parametrize("name", ["gtp", "model:gtp", "norm:gpt", ""])
+def test_an_unknown_name_is_the_users_mistake(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["nanogpt-kit", "plugins", "show", name])
+    assert exit_code() == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: no component {name!r} is installed")
+    assert "Allowed: adamw, " in told
+    assert ("did you mean 'gpt'?" in told) == bool(name)
+
+
+def test_any_default_can_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd_defaults.py").write_text(
+        "from nanogpt_kit.api import Field, Norm, Options\n"
+        "class Inner(Options):\n"
+        "    x: int = 1\n"
+        "class Odd(Norm):\n"
+        "    made: tuple[int, ...] = Field(default_factory=lambda: (1, 2))\n"
+        "    table: Inner = Inner()\n"
+        "    def build(self, ctx): ...\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = Registry([Entry("norm", "odd", "odd-plugin", "1.0", "odd_defaults:Odd")])
+    monkeypatch.setattr(Registry, "installed", classmethod(lambda cls: registry))
+    assert "\n  made = [1, 2]   (tuple[int, ...])" in ask("plugins", "show", "odd")
+    (shown,) = json.loads(ask("plugins", "show", "odd", "--json"))
+    assert shown["options"][1]["default"] == {"x": 1}
+
+
+def test_a_component_of_a_kind_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    registry = Registry([Entry("normm", "odd", "odd-plugin", "1.0", "json:JSONDecoder")])
+    monkeypatch.setattr(Registry, "installed", classmethod(lambda cls: registry))
+    monkeypatch.setattr(sys, "argv", ["nanogpt-kit", "plugins", "show", "odd"])
+    assert exit_code() == 2
+    assert "odd-plugin/odd (json:JSONDecoder): unknown kind 'normm'; did you mean 'norm'?" in capsys.readouterr().err
+
+
+# --- what a built-in component owes -----------------------------------------------------------------------------
+
+
+def test_there_are_built_in_components_and_each_file_is_one() -> None:
+    files = {(path.parent.name, path.stem) for path in COMPONENTS.glob("*/*.py") if path.stem != "__init__"}
+    assert ("model", "gpt") in files
+    assert {(entry.kind, entry.name) for entry in BUILT_IN} == files
+
+
+@pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: f"{entry.kind}-{entry.name}")
+def test_a_built_in_component_is_one_file_one_name_one_explanation(entry: Entry) -> None:
+    module, _, name = entry.target.partition(":")
+    assert module == f"nanogpt_kit.components.{entry.kind}.{entry.name}"
+    assert name.lower() == entry.name.replace("_", "")
+    component = entry.load()
+    assert (sys.modules[module].__doc__ or "").strip()
+    (shown,) = json.loads(ask("plugins", "show", f"{entry.kind}:{entry.name}", "--json"))
+    assert [option["name"] for option in shown["options"] if not option["description"]] == []
+    assert list(component.model_fields) == [option["name"] for option in shown["options"]]
+
+
+@pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: f"{entry.kind}-{entry.name}")
+def test_a_built_in_component_stands_on_the_api_alone(entry: Entry) -> None:
+    source = (COMPONENTS / entry.kind / f"{entry.name}.py").read_text("utf-8")
+    nodes = list(ast.walk(ast.parse(source)))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {f"{'.' * node.level}{node.module or ''}" for node in nodes if isinstance(node, ast.ImportFrom)}
+    ours = {name for name in imported if name.startswith((".", "nanogpt_kit"))}
+    assert ours == {"nanogpt_kit.api"}
