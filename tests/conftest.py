@@ -11,6 +11,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("kit", deadline=None, database=None)  # times differ on shared machines; leave no files
+settings.load_profile("kit")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ import lzma
 import os
 import platform
 import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Dataset, Encoder, TextContext
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.data.manifest import VERSION, Prepared, check_block_size
-from nanogpt_kit.runs.files import check_writable, sync_file, sync_folder, write_json
+from nanogpt_kit.runs.files import check_writable, own_folder, sync_file, sync_folder, write_json
 from nanogpt_kit.runs.lock import Lock
 
 logger = logging.getLogger(__name__)
@@ -44,8 +43,7 @@ def prepare(experiment: Experiment) -> Prepared:
     path = data_root() / f"{name}-{digest(identity)[:12]}"
     if not (path / "manifest.json").exists():
         check_writable(data_root())
-        mark = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:12]
-        with Lock(Path(tempfile.gettempdir()) / f"nanogpt-kit-{mark}.lock", wait=True):  # another may be at it
+        with own_folder(data_root()), Lock(data_root() / f".{path.name}.lock", wait=True):  # another may be at it
             if not (path / "manifest.json").exists():
                 build(experiment, identity, path)
     prepared = Prepared.open(path, experiment.tokenizer)
@@ -70,21 +68,18 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 
 def build(experiment: Experiment, identity: dict[str, Any], path: Path) -> None:
     """Makes the folder `path` whole, or not at all."""
-    root_is_new = not path.parent.exists()
     partial = path.with_name(f".{path.name}.{platform.node()}")
     shutil.rmtree(partial, ignore_errors=True)  # of a preparation that was killed; we hold the lock
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir()
         fill(experiment, identity, partial)
         partial.rename(path)
         sync_folder(path.parent)
     except OSError as error:
         if not (path / "manifest.json").exists():  # else another machine was faster, and its data is as good
-            raise KitError(f"cannot write the data to {path}: {error.strerror or error}") from error
+            raise KitError(f"the data of {path} cannot be prepared: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if root_is_new and path.parent.exists() and not any(path.parent.iterdir()):
-            path.parent.rmdir()
 
 
 def fill(experiment: Experiment, identity: dict[str, Any], folder: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,14 @@ from nanogpt_kit.core.errors import KitError
 def write_atomically(path: Path, content: str | bytes) -> None:
     data = content.encode("utf-8") if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -49,6 +55,20 @@ def sync_folder(path: Path) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder that git is told to ignore, where there is none; it goes again if nothing came into it."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_new:
+        (folder / ".gitignore").write_text("*\n")  # else the patch of each run would hold all runs before it
+    try:
+        yield
+    finally:
+        if is_new and all(path.name == ".gitignore" for path in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_writable(folder: Path) -> None:

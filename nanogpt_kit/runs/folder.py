@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import KitError, nearest
-from nanogpt_kit.runs.files import check_writable, read_json, write_json
+from nanogpt_kit.runs.files import check_writable, own_folder, read_json, write_json
 from nanogpt_kit.runs.lock import Lock, held
 
 
@@ -67,7 +67,8 @@ def create(experiment: str, seed: int, fingerprint: str) -> RunFolder:
         unique = hashlib.sha256(f"{fingerprint} {time.time_ns()} {os.getpid()}".encode()).hexdigest()[:6]
         path = parent / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-s{seed}-{unique}"
         try:
-            path.mkdir(parents=True)
+            with own_folder(runs_root()):
+                path.mkdir(parents=True)
             return RunFolder(path)
         except FileExistsError:
             if not parent.is_dir():

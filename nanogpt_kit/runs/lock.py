@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -13,34 +15,54 @@ else:
 
 
 class Lock:
-    """`with Lock(path):` raises BlockingIOError where another process holds it, or waits for that one to end."""
+    """`with Lock(path):` raises BlockingIOError where another process holds it.
+
+    With `wait` it waits for that one to end instead, and the file of the lock goes when the lock is dropped.
+    """
 
     def __init__(self, path: Path, wait: bool = False) -> None:
         self.path = path
         self.wait = wait
 
     def __enter__(self) -> Lock:
-        self.file = self.path.open("ab")
-        try:
-            if sys.platform != "win32":
-                fcntl.flock(self.file, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
-            else:
-                msvcrt.locking(self.file.fileno(), msvcrt.LK_LOCK if self.wait else msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            self.file.close()
-            raise BlockingIOError(f"{self.path} is held by another process") from error
-        return self
+        while True:
+            self.file = self.path.open("ab")
+            try:
+                take(self.file.fileno(), self.wait)
+            except OSError as error:
+                self.file.close()
+                raise BlockingIOError(f"{self.path} is held by another process") from error
+            if not self.wait or self._is_still_the_file():
+                return self
+            self.file.close()  # its last holder removed it while we waited: begin again with the new one
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.wait:
+            with suppress(PermissionError):  # Windows keeps a file that is open
+                self.path.unlink(missing_ok=True)
         self.file.close()
+
+    def _is_still_the_file(self) -> bool:
+        try:
+            return self.path.stat().st_ino == os.fstat(self.file.fileno()).st_ino
+        except FileNotFoundError:
+            return False
+
+
+def take(descriptor: int, wait: bool) -> None:
+    if sys.platform != "win32":
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    else:
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
 
 
 def held(path: Path) -> bool:
-    """Whether some process holds the lock."""
+    """Whether some process holds the lock. Needs no right to write."""
     if not path.exists():
         return False
-    try:
-        with Lock(path):
-            return False
-    except BlockingIOError:
-        return True
+    with path.open("rb") as file:
+        try:
+            take(file.fileno(), wait=False)
+        except OSError:
+            return True
+    return False

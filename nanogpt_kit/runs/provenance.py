@@ -61,8 +61,17 @@ def code_state(folder: Path) -> tuple[dict[str, Any] | None, bytes]:
     try:
         top = Path(git(folder, "rev-parse", "--show-toplevel").decode().strip())
         commit = git(top, "rev-parse", "HEAD").decode().strip()
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError):  # no repository, or no git
         return None, b""
+    try:
+        left_out, patch = difference(top)
+    except (OSError, subprocess.CalledProcessError) as error:  # a run matters more than the story of its code
+        return {"commit": commit, "dirty": f"unknown: {error}"}, b""
+    return {"commit": commit, "dirty": bool(patch or left_out), "untracked_left_out": left_out}, patch
+
+
+def difference(top: Path) -> tuple[list[str], bytes]:
+    """What is too large to copy, and the patch from HEAD to everything else in the working tree."""
     with tempfile.TemporaryDirectory() as scratch:  # an index and objects of our own: the user's stay as they are
         objects = git(top, "rev-parse", "--git-path", "objects").decode().strip()
         aside = {
@@ -81,8 +90,7 @@ def code_state(folder: Path) -> tuple[dict[str, Any] | None, bytes]:
             add = ("--literal-pathspecs", "add", "--pathspec-from-file=-", "--pathspec-file-nul")
             git(top, *add, env=aside, given=names)
         patch = git(top, "diff-index", "--cached", "--binary", "HEAD", env=aside)  # `diff` obeys the user's colours
-    left_out = sorted(set(untracked) - set(small))
-    return {"commit": commit, "dirty": bool(patch or left_out), "untracked_left_out": left_out}, patch
+    return sorted(set(untracked) - set(small)), patch
 
 
 def git(folder: Path, *words: str, env: dict[str, str] | None = None, given: bytes = b"") -> bytes:

@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_kit.api import Order, OrderContext
@@ -74,7 +74,6 @@ def test_the_windows_differ_by_step_and_seed(order: Order) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@settings(deadline=None, database=None)
 @given(
     spare=st.integers(1, 5000),
     block_size=st.integers(1, 70),

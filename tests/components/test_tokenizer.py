@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_kit.api import Encoder, KitError, TextContext
@@ -15,7 +15,6 @@ from nanogpt_kit.components.tokenizer.byte import Byte
 from nanogpt_kit.components.tokenizer.char import Char
 
 unicode_text = st.text(st.characters(codec="utf-8"))  # all but halves of surrogate pairs
-quick = settings(deadline=None, database=None)
 
 STRANGE = "nul \0, mark \ufeff, lines \r\n\r\n, \u2603 \U0001f600, joined \U0001f469\u200d\U0001f680, last \U0010ffff"
 
@@ -39,13 +38,11 @@ def check_round_trip(encoder: Encoder, texts: list[str]) -> None:
         assert encoder.decode_bytes(ids.tolist()) == text.encode("utf-8")
 
 
-@quick
 @given(st.lists(unicode_text))
 def test_byte_gives_back_any_text(texts: list[str]) -> None:
     check_round_trip(learnt(Byte()), texts)
 
 
-@quick
 @given(st.lists(unicode_text, min_size=1))
 def test_char_gives_back_any_text_over_its_alphabet(texts: list[str]) -> None:
     encoder = learnt(Char(), *texts)

@@ -91,6 +91,7 @@ def test_a_table_that_names_another_component_replaces_a_name(tmp_path: Path) ->
     found = layers(tmp_path, '[norm]\nuse = "b"\nx = 2', base='norm = "a"')
     assert found.values == {"norm": {"use": "b", "x": 2}}
     assert place(found, "norm", "use") == "top.toml:3"
+    assert found.notes == []
 
 
 def test_lists_are_replaced_whole(tmp_path: Path) -> None:

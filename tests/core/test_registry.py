@@ -216,8 +216,9 @@ class Needy(Norm):
     eps: float
     def build(self, ctx): ...
 """
-    install("poly-plugin", POLY + "[nanogpt_kit.norm]\nneedy = poly_plugin:Needy\n", poly_plugin=source)
-    assert told(tmp_path, 'schedule = "poly"').endswith("exp.toml:6: schedule.norm.eps: missing; it has no default")
+    entry_points = "[nanogpt_kit.schedule]\nnormal = poly_plugin:Poly\n[nanogpt_kit.norm]\nneedy = poly_plugin:Needy\n"
+    install("poly-plugin", entry_points, poly_plugin=source)
+    assert told(tmp_path, 'schedule = "normal"').endswith("exp.toml:6: schedule.norm.eps: missing; it has no default")
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,7 @@ def test_a_failure_leaves_other_data_alone(tiny: Path) -> None:
     other = prepare(load(tiny))
     with pytest.raises(RuntimeError):
         prepare(load(tiny, "dataset.use=raising", raising=RAISING))
-    assert list(data_root().iterdir()) == [other.path]
+    assert folders() == [other.path]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +366,7 @@ def test_two_preparations_at_once_make_the_data_once(tiny: Path, tmp_path: Path)
     assert [process.returncode for process in both] == [0, 0], answers
     assert answers[0][0] == answers[1][0]
     assert (tmp_path / "meeting" / "read").read_text() == "train val "
-    assert [str(path) for path in data_root().iterdir()] == [answers[0][0].strip()]
+    assert [str(path) for path in folders()] == [answers[0][0].strip()]
 
 
 def test_data_that_another_machine_finished_first_is_taken(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +378,7 @@ def test_data_that_another_machine_finished_first_is_taken(tiny: Path, monkeypat
 
     monkeypatch.setattr(preparation, "fill", slower_fill)
     prepared = prepare(load(tiny))
-    assert list(data_root().iterdir()) == [prepared.path]
+    assert folders() == [prepared.path]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -66,7 +66,9 @@ def test_every_hook_is_heard_at_its_moment(tiny: Path) -> None:
     assert heard[-2:] == ["sampled 20 3", "run_finished finished"]
     counts = Counter(line.split()[0] for line in heard)
     assert counts["step_finished"] == 20
-    assert [line for line in heard if line.startswith("logged")] == [f"logged {step} True" for step in (1, 5, 10, 15, 20)]
+    assert [line for line in heard if line.startswith("logged")] == [
+        f"logged {step} True" for step in (1, 5, 10, 15, 20)
+    ]
     assert [line for line in heard if line.startswith("evaluated")] == [
         f"evaluated {step} ['val/bits_per_byte', 'val/loss']" for step in (10, 20)
     ]

@@ -45,8 +45,11 @@ def downloaded() -> Path:
         raise KitError(f"tiny Shakespeare cannot be downloaded from {URL}: {error}; {remedy}") from None
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise KitError(f"{URL} is not the tiny Shakespeare that is expected (sha256 {SHA256}); {remedy}")
-    cache.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise KitError(f"tiny Shakespeare cannot be kept in {cache}: {error}; {remedy}") from None
     return path

@@ -1,7 +1,7 @@
 """Your own text: .txt files (each a document) and .jsonl files (a document a line), by path, glob or folder.
 
-Documents are split by a hash of their text, so that equal ones never end up in both splits and adding one moves no
-other. A single document is split at its tail.
+Documents are split by a hash of their text, so that equal ones never end up in both splits and, once there are enough
+to fill both, adding one moves no other. A single document is split at its tail.
 """
 
 from __future__ import annotations
