@@ -29,7 +29,7 @@ def list_plugins(as_json: bool) -> None:
         click.echo(json.dumps([identity(entry) for entry in entries], indent=2))
         return
     for entry in entries:
-        click.echo(f"{entry.kind:13}{entry.name:20}{entry.distribution} {entry.version}")
+        click.echo(f"{entry.kind:12} {entry.name:19} {entry.distribution} {entry.version}")
 
 
 @plugins.command()
@@ -73,7 +73,7 @@ def options(component: type[Component]) -> list[dict[str, Any]]:
         {
             "name": name,
             "type": type_name(field.annotation),
-            "bounds": "".join(f", {bound!r}" for bound in field.metadata),
+            "bounds": "".join(f", {bound_words(bound)}" for bound in field.metadata),
             "required": field.is_required(),
             "default": None
             if field.is_required()
@@ -82,6 +82,11 @@ def options(component: type[Component]) -> list[dict[str, Any]]:
         }
         for name, field in component.model_fields.items()
     ]
+
+
+def bound_words(bound: Any) -> str:
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    return next((f"{sign} {getattr(bound, name)}" for name, sign in signs.items() if hasattr(bound, name)), repr(bound))
 
 
 def is_slot(annotation: Any) -> bool:

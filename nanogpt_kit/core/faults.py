@@ -53,7 +53,7 @@ def holds(values: Any, part: str | int) -> bool:
 
 
 def sentence(detail: ErrorDetails, key: Key, root: type[Options], values: Any, registry: Registry) -> str:
-    kind, message, got = detail["type"], detail["msg"], reprlib.repr(detail["input"])
+    kind, message, got = detail["type"], detail["msg"], as_toml(detail["input"])
     owner = table_at(key[:-1], root, values, registry)
     field = owner.model_fields.get(str(key[-1])) if key else None
     if kind == "kit":
@@ -75,6 +75,12 @@ def sentence(detail: ErrorDetails, key: Key, root: type[Options], values: Any, r
     for theirs, ours in WORDS.items():
         message = message.replace(theirs, ours)
     return f"{message}, got {got}"
+
+
+def as_toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value.isoformat()) if hasattr(value, "isoformat") else reprlib.repr(value)
 
 
 def table_at(key: Key, root: type[Options], values: Any, registry: Registry) -> type[Options]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.core.errors import KitError, RunFailed, nearest
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.kinds import Callback, LiveRun
@@ -75,6 +75,10 @@ class Hooks:
             self._register(name, callback)
 
     def _register(self, name: str, callback: object) -> None:
+        known = [hook for hook in vars(RunHooks) if not hook.startswith("_")]
+        for method in dir(callback):
+            if method not in known and self.manager.parse_hookimpl_opts(callback, method) is not None:
+                raise KitError(f"callback {name}: there is no hook {method!r}{nearest(method, known)}")
         try:
             self.manager.register(callback, name)
             self.manager.check_pending()

@@ -70,7 +70,7 @@ class Layers:
         if isinstance(upper, dict) and isinstance(lower, str):  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             lower = {"use": lower}
             self.places[(*at, "use")] = self.places[at]
-        if isinstance(upper, str) and isinstance(lower, dict) and "use" in lower:
+        if isinstance(upper, str) and isinstance(lower, dict):
             where = place(at)
             upper, place = {"use": upper}, lambda _: where
         if isinstance(upper, dict) and isinstance(lower, dict):

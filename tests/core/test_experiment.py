@@ -91,9 +91,9 @@ MISTAKES = {
     ),
     "string for a whole number": (("= 20", '= "20"'), "exp.toml:19: train.steps: should be a whole number, got '20'"),
     "float for a whole number": (("= 20", "= 20.0"), "exp.toml:19: train.steps: should be a whole number, got 20.0"),
-    "boolean for a whole number": (("= 20", "= true"), "exp.toml:19: train.steps: should be a whole number, got True"),
+    "boolean for a whole number": (("= 20", "= true"), "exp.toml:19: train.steps: should be a whole number, got true"),
     "string for a number": (("= 3e-3", "= 'x'"), "exp.toml:14: optimizer.lr: should be a number, got 'x'"),
-    "boolean for a number": (("= 3e-3", "= true"), "exp.toml:14: optimizer.lr: should be a number, got True"),
+    "boolean for a number": (("= 3e-3", "= true"), "exp.toml:14: optimizer.lr: should be a number, got true"),
     "number for a boolean": (
         ("n_head", "bias = 1\nn_head"),
         "exp.toml:8: model.bias: should be true or false, got 1",

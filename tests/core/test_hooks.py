@@ -48,7 +48,7 @@ def test_a_misspelt_hook_is_refused() -> None:
         @hookimpl
         def step_finish(self, step: int) -> None: ...
 
-    with pytest.raises(KitError, match=r"callback Given: unknown hook 'step_finish'"):
+    with pytest.raises(KitError, match=r"callback Given: there is no hook 'step_finish'; did you mean 'step_finished'"):
         Hooks([option(Misspelt())], RUN)
 
 
