@@ -45,3 +45,11 @@ def test_the_documented_component_trains_from_a_local_file(tiny: Path) -> None:
     folder = session.run(Experiment.load(tiny, options))
     assert 'use = "glu"' in folder.experiment.read_text(encoding="utf-8")
     assert (folder.path / "components" / "glu.py").exists()
+
+
+def test_the_component_of_the_readme_trains(tiny: Path) -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (component,) = (block for block in code if "class Leaky(MLP)" in block)
+    tiny.with_name("leaky.py").write_text(component, encoding="utf-8")
+    options = ['components=["leaky.py"]', "model.mlp.use=leaky", "model.mlp.slope=0.05", "callback=[]", "train.steps=2"]
+    assert session.run(Experiment.load(tiny, options)).status()["state"] == "finished"
