@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+from contextlib import suppress
+from types import FrameType
 
 # OpenMP's threads spin at barriers; two trainings on the same cores then slow each other more than 25 times (measured
 # on two cores). It is read when torch is loaded, so it is set before anything else.
@@ -24,15 +27,21 @@ class OnConsole(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         import rich
 
-        rich.reconfigure(stderr=True)
-        rich.get_console().out(self.format(record), highlight=False)
+        with suppress(OSError, SystemExit):  # nobody listens any more: a run goes on without an audience
+            rich.reconfigure(stderr=True)
+            rich.get_console().out(self.format(record), highlight=False)
 
 
 def main() -> None:
     logger = logging.getLogger("nanogpt_kit")
     logger.addHandler(OnConsole())
     logger.setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, interrupt)  # as Ctrl-C, so that what was begun is cleared away
     sys.exit(exit_code())
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def exit_code() -> int:
@@ -50,6 +59,9 @@ def exit_code() -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return INTERRUPTED
+    except OSError as error:  # writing to stdout: a full disk behind a redirection
+        click.echo(f"failed: {error}", err=True)
+        return FAILED
     return DONE
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,9 +49,16 @@ def save(
         sync_folder(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for old in sorted(folder.glob("step-*"))[:-keep_last]:
-        discard(old)
+    saved = numbered(folder)
+    mine = saved.index(path)
+    for other in [*saved[: max(0, mine + 1 - keep_last)], *saved[mine + 1 :]]:  # later ones are void: we went back
+        discard(other)
     return path
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The folders of checkpoints, whole or not, the newest last."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
 
 
 def discard(path: Path) -> None:
@@ -67,7 +75,7 @@ def clear_partial(folder: Path) -> None:
 
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint; says which it passed over and why."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(numbered(folder)):
         fault = damage(path)
         if fault is None:
             return path
@@ -79,7 +87,7 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint; None where it is whole."""
     try:
         files = read_json(path / MANIFEST)["files"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"no manifest that can be read ({error})"
     for name, expected in files.items():
         if not (path / name).exists():

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, load
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
 from nanogpt_kit.core.errors import dotted
 
 
@@ -15,9 +15,10 @@ from nanogpt_kit.core.errors import dotted
 @OVERRIDES
 @click.option("--explain", is_flag=True, help="Print every value with the place it comes from.")
 @click.option("--json", "as_json", is_flag=True, help="With --explain: a JSON object.")
-def check(experiment: str, overrides: tuple[str, ...], explain: bool, as_json: bool) -> None:
+@TRUST
+def check(experiment: str, overrides: tuple[str, ...], explain: bool, as_json: bool, trust_code: bool) -> None:
     """Validate EXPERIMENT without running it."""
-    chosen = load(experiment, overrides)
+    chosen = load(experiment, overrides, trust_code)
     if not explain:
         click.echo(f"{experiment} is valid")
         return

@@ -7,22 +7,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.runs import trust
-
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
 EXPERIMENT = click.argument("experiment", metavar="EXPERIMENT.toml")
+TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that came with a run from elsewhere.")
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
 def load(path: str, overrides: tuple[str, ...], trust_code: bool = False) -> Experiment:
     """The experiment; says on stderr which options a change of component dropped."""
-    if not trust_code:
-        trust.check_experiment(Path(path))
     from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.core.layers import Layers
+    from nanogpt_kit.runs import trust
 
-    experiment = Experiment.load(path, overrides)
+    folder = Path(path).parent
+    layers = Layers.load(Path(path), overrides)
+    if trust.is_run(folder) and not trust_code:
+        trust.check(layers, folder)
+    experiment = Experiment.of(layers, folder)
     for note in experiment.notes:
         click.echo(f"note: {note}", err=True)
     return experiment

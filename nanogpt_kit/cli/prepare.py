@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, load
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
 
 
 @click.command()
 @EXPERIMENT
 @OVERRIDES
-def prepare(experiment: str, overrides: tuple[str, ...]) -> None:
+@TRUST
+def prepare(experiment: str, overrides: tuple[str, ...], trust_code: bool) -> None:
     """Turn EXPERIMENT's text into tokens on disk, where that has not been done yet."""
-    chosen = load(experiment, overrides)
+    chosen = load(experiment, overrides, trust_code)
     from nanogpt_kit.data import prepare as preparation
 
     prepared = preparation.prepare(chosen)

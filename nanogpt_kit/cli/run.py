@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, load, take_back_resume
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, take_back_resume
 
 
 @click.command()
@@ -17,7 +17,7 @@ from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, load, take_back_re
     metavar="[RUN]",
     help="Go on with RUN, or with the newest run of this experiment that is not done.",
 )
-@click.option("--trust-code", is_flag=True, help="Execute component files that came with a run from elsewhere.")
+@TRUST
 def run(experiment: str, overrides: tuple[str, ...], resume: str | None, trust_code: bool) -> None:
     """Train EXPERIMENT: prepare its data if needed, train, evaluate, sample.
 

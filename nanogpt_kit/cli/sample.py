@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from nanogpt_kit.cli.experiment import TRUST
 from nanogpt_kit.core.errors import KitError
 
 
@@ -13,8 +14,8 @@ from nanogpt_kit.core.errors import KitError
 @click.option("--prompt", help="What the text begins with.  [default: sample.prompt]")
 @click.option("--num-samples", type=click.IntRange(1), help="How many texts.  [default: sample.num_samples]")
 @click.option("--max-new-tokens", type=click.IntRange(0), help="Tokens of each.  [default: sample.max_new_tokens]")
-@click.option("--seed", type=click.IntRange(0), help="Of the draws; text number i uses seed + i.")
-@click.option("--trust-code", is_flag=True, help="Execute component files that came with a run from elsewhere.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the draws; text number i uses seed + i.")
+@TRUST
 def sample(
     run: str,
     overrides: tuple[str, ...],

@@ -72,7 +72,7 @@ class Sample(Options):
 class Experiment(Options):
     """A whole experiment. Load one with `Experiment.load`, which tells every mistake with its file and line."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the folder below runs/")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="of the folder below runs/")
     components: tuple[str, ...] = Field((), description="local component files, relative to the experiment file")
     dataset: Dataset
     tokenizer: Tokenizer
@@ -108,9 +108,8 @@ class Experiment(Options):
     @classmethod
     def of(cls, layers: Layers, folder: Path) -> Self:
         """From merged layers; `folder` is where local component files are looked for."""
-        files = layers.values.get("components", ())
+        local = local_files(layers, folder)
         try:
-            local = [folder / file for file in files if isinstance(file, str)] if isinstance(files, list) else []
             registry = Registry.installed().with_files(local) if local else Registry.installed()
         except KitError as error:
             place = layers.place(("components",))
@@ -200,3 +199,9 @@ class Experiment(Options):
 
     def __hash__(self) -> int:
         return hash(self.to_toml())
+
+
+def local_files(layers: Layers, folder: Path) -> list[Path]:
+    """The component files that loading an experiment would execute; `folder` is the experiment file's."""
+    files = layers.values.get("components")
+    return [folder / file for file in files if isinstance(file, str)] if isinstance(files, list) else []

@@ -98,7 +98,7 @@ class Hooks:
         for listener in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             try:
                 listener.function(*(arguments[name] for name in listener.argnames))
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # rich exits where its pipe is closed
                 if listener.plugin_name not in self.trackers:
                     raise RunFailed(f"{listener.plugin_name} failed in {hook}: {error!r}") from error
                 self._report(listener.plugin_name, hook, error)
@@ -116,5 +116,5 @@ class Hooks:
                 callback.load_state_dict(state[name])
 
     @staticmethod
-    def _report(name: str, hook: str, error: Exception) -> None:
+    def _report(name: str, hook: str, error: BaseException) -> None:
         logger.warning("%s failed in %s and is dropped; the run goes on without it: %r", name, hook, error)

@@ -205,7 +205,7 @@ class MLP(Component):
 class Optimizer(Component):
     """Updates parameters.
 
-    `build` takes groups as torch does, one a role: dicts with `params`, `names`, `role` and `lr_multiplier`. It may
+    `build` takes groups as torch does, one a role: dicts with `params`, `role` and `lr_multiplier`. It may
     split them and add options, and sets each group's `lr` to its own peak: the loop multiplies it by the schedule
     and the group's `lr_multiplier`.
     """

@@ -141,8 +141,8 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
         raise KitError(Fault(f"expected key=value, as in optimizer.lr=3e-4, got {text!r}", place=COMMAND_LINE))
     try:
         value = tomli.loads(f"value = {right}") if "\n" not in right else {}
-    except tomli.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         if right[:1] in tuple("[{\"'"):
-            raise KitError(Fault(f"not a TOML value: {error.msg}, in {right!r}", dotted(key), COMMAND_LINE)) from None
+            raise KitError(Fault(f"not a TOML value: {error}, in {right!r}", dotted(key), COMMAND_LINE)) from None
         value = {}
     return key, value.get("value", right)

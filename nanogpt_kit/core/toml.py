@@ -30,9 +30,11 @@ def read(path: Path) -> Document:
     text = read_text(path)
     try:
         values = tomli.loads(text)
+        return Document(path, values, locate(text))
     except tomli.TOMLDecodeError as error:
         raise KitError(Fault(f"not TOML: {error.msg}", place=f"{path}:{error.lineno}")) from None
-    return Document(path, values, locate(text))
+    except (RecursionError, ValueError) as error:  # a number of thousands of digits
+        raise KitError(Fault(f"too deeply nested or too long: {error}", place=str(path))) from None
 
 
 def read_text(path: Path) -> str:

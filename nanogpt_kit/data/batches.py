@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.kinds import Order, OrderContext
 
 
@@ -41,6 +42,10 @@ class Batches:
     def at(self, step: int) -> Batch:
         """The whole batch of the update that is number `step`, counted from 0."""
         starts = self.order.starts(step, self.ctx)
+        last = self.ctx.n_tokens - self.ctx.block_size - 1
+        if starts.shape != (self.ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
+            expected = f"expected {self.ctx.batch_windows} of them, from 0 to {last}"
+            raise RunFailed(f"order {type(self.order).__name__} gave starts {starts} for step {step}; {expected}")
         windows = self.tokens[starts[:, None] + np.arange(self.ctx.block_size + 1)].astype(np.int64)  # (W, T + 1)
         return Batch(torch.from_numpy(windows[:, :-1]), torch.from_numpy(windows[:, 1:]), starts)
 

@@ -14,6 +14,7 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, ModelContext, Sampler
+from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.generate.decode import generate
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
@@ -70,16 +71,21 @@ class LoadedRun:
         yield decoder.decode(b"", final=True)
 
     def encode(self, prompt: str) -> Tensor:
-        """(1, T) on the model's device. An empty prompt is the end of the text before, where the tokenizer has one."""
-        try:
-            ids = self.encoder.encode_batch([prompt])[0].astype("int64")
-        except KitError as error:
-            raise KitError(f"the prompt cannot be encoded: {error}") from None
-        if len(ids):
-            return torch.from_numpy(ids)[None].to(self.device)
-        if self.encoder.eot_id is None:
-            raise KitError("the prompt is empty, and this tokenizer has no end-of-text token to begin with")
-        return torch.tensor([[self.encoder.eot_id]], device=self.device)
+        """(1, T) on the model's device."""
+        return torch.tensor([encode_prompt(self.encoder, prompt)], device=self.device)
+
+
+def encode_prompt(encoder: Encoder, prompt: str) -> list[int]:
+    """An empty prompt is the end of the text before, where the tokenizer has one. Raises KitError."""
+    try:
+        ids: list[int] = encoder.encode_batch([prompt])[0].tolist()
+    except (KitError, UnicodeEncodeError) as error:
+        raise KitError(f"the prompt cannot be encoded: {error}") from None
+    if ids:
+        return ids
+    if encoder.eot_id is None:
+        raise KitError("the prompt is empty, and this tokenizer has no end-of-text token to begin with")
+    return [encoder.eot_id]
 
 
 def load_run(
@@ -90,9 +96,10 @@ def load_run(
     Raises KitError where there is no run or no whole checkpoint, or where the run brings code that this user never ran.
     """
     folder = runs.find(str(run))
+    layers = Layers.load(folder.experiment, overrides)
     if not trust_code:
-        trust.check_experiment(folder.experiment)
-    experiment = Experiment.load(folder.experiment, overrides)
+        trust.check(layers, folder.path)
+    experiment = Experiment.of(layers, folder.path)
     checkpoint = store.newest(folder.checkpoints)
     if checkpoint is None:
         raise KitError(f"{folder} has no checkpoint yet")

@@ -52,6 +52,8 @@ class RunFolder:
             status: dict[str, Any] = read_json(self.path / "status.json")
         except FileNotFoundError:
             status = {"state": "running"}  # killed between making the folder and its first word
+        except (OSError, ValueError) as error:
+            status = {"state": "interrupted", "reason": f"status.json cannot be read: {error}"}
         if status["state"] == "running" and not held(self.path / "lock"):
             status |= {"state": "interrupted", "reason": "its process ended without a word"}
         return status

@@ -24,12 +24,14 @@ class MetricsLog:
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """Every whole line; a last one that a kill tore is passed over."""
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
         if line:
             try:
-                yield json.loads(line)
+                record = json.loads(line)
             except json.JSONDecodeError:
                 return
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                yield record
 
 
 def truncate_after(path: Path, step: int) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import local_files
+from nanogpt_kit.core.layers import Layers
 
 
 def ledger() -> Path:
@@ -27,18 +29,19 @@ def remember(files: Sequence[Path]) -> None:
             pass
 
 
-def check_experiment(experiment_file: Path) -> None:
-    """Raises KitError where the file lies in a run folder whose code this user never ran: it came from elsewhere."""
-    folder = experiment_file.parent
-    if (folder / "provenance.json").exists():
-        strange = [
-            file.name for file in sorted((folder / "components").glob("*.py")) if content_hash(file) not in known()
-        ]
-        if strange:
-            raise KitError(
-                f"{folder} brings its own code ({', '.join(strange)}), and it was never run here; "
-                "read it, then add --trust-code"
-            )
+def check(layers: Layers, folder: Path) -> None:
+    """Raises KitError where the experiment of a run would execute code that this user never ran."""
+    strange = [path.name for path in local_files(layers, folder) if path.exists() and content_hash(path) not in known()]
+    if strange:
+        raise KitError(
+            f"{folder} brings its own code ({', '.join(strange)}), and it was never run here; "
+            "read it, then add --trust-code"
+        )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether an experiment file in this folder was written by a run: then somebody else may have chosen its code."""
+    return any((folder / name).exists() for name in ("provenance.json", "status.json", "metrics.jsonl", "checkpoints"))
 
 
 def known() -> set[str]:

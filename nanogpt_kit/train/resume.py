@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from nanogpt_kit.core.errors import Fault, KitError
@@ -23,13 +24,19 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
     else:
         parent = runs.runs_root() / wanted.name
         folder = newest_unfinished(wanted, parent)
-    if not trust_code:
-        trust.check_experiment(folder.experiment)
     layers = Layers.load(folder.experiment)
+    if not trust_code:
+        trust.check(layers, folder.path)
     before = Experiment.of(layers, folder.path)
     check_differences(before, wanted)
-    if folder.status()["state"] == "finished" and before.train.steps == wanted.train.steps:
+    if folder.status().get("state") == "finished" and before.train.steps == wanted.train.steps:
         raise KitError(f"{folder} is finished; train.steps=<more> would continue it")
+    for path in wanted.component_files:  # a callback, say, that this run has not had so far
+        copy = folder.path / "components" / path.name
+        if not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+            layers.values["components"].append(f"components/{path.name}")
     values = wanted.resolved()
     for section in Experiment.may_change:
         layers.values[section] = values[section]
@@ -38,13 +45,15 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
 
 
 def newest_unfinished(wanted: Experiment, parent: Path) -> RunFolder:
+    at_work = []
     for folder in reversed(runs.of_experiment(parent)):
         status = folder.status()
-        at_work = status["state"] == "running"
-        done = status["state"] == "finished" and status["total_steps"] >= wanted.train.steps
-        if not at_work and not done:
+        if status.get("state") == "running":
+            at_work.append(folder)
+        elif status.get("state") != "finished" or status.get("total_steps", 0) < wanted.train.steps:
             return folder
-    raise KitError(f"{parent} has no unfinished run to resume")
+    busy = f"; {at_work[0]} is at work in another process" if at_work else ""
+    raise KitError(f"{parent} has no unfinished run to resume{busy}")
 
 
 def check_differences(before: Experiment, wanted: Experiment) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack
 from itertools import takewhile
 from typing import Any
 
@@ -17,7 +17,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.data.prepare import prepare
-from nanogpt_kit.generate.loaded import LoadedRun
+from nanogpt_kit.generate.loaded import LoadedRun, encode_prompt
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance, trust
 from nanogpt_kit.runs.files import read_json, write_atomically, write_json
@@ -37,24 +37,34 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
     `resume` names the run; "" is the newest that is not done. Raises KitError before anything is written, RunFailed
     where the run itself fails, KeyboardInterrupt where it was asked to stop; its status says so too.
     """
-    folder = None
+    trust.remember(experiment.component_files)  # whoever names a file in an experiment and runs it has chosen it
+    resumed = None
     if resume is not None:
-        experiment, folder = reopen(experiment, resume, trust_code)
+        experiment, resumed = reopen(experiment, resume, trust_code)
     ctx, why = context(experiment)
     experiment.check_context(ctx)
     runs.check_runs_root(experiment.name)
     data = prepare(experiment)
+    if experiment.sample.num_samples:
+        encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
     facts = data_facts(data)
-    if folder is None:
-        folder = new_folder(experiment, facts, ctx)
-    elif read_json(folder.path / "provenance.json")["data"]["splits"] != facts["splits"]:
-        raise KitError(f"{folder} was trained on other tokens than {data.path} holds now; it cannot go on with these")
-    try:
-        with folder.lock():
-            logger.info("run %s on %s in %s (%s)", folder, ctx.device, ctx.precision, why)
-            work(experiment, data, folder, ctx)
-    except BlockingIOError:
-        raise KitError(f"{folder} is at work in another process") from None
+    if resumed is not None:
+        check_data(resumed, data, facts)
+    folder = resumed or new_folder(experiment, facts, ctx)
+    logger.info("run %s on %s in %s (%s)", folder, ctx.device, ctx.precision, why)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder.lock())
+        except BlockingIOError:
+            raise KitError(f"{folder} is at work in another process") from None
+        stop = stack.enter_context(StopSignals())
+        try:
+            trainer = Trainer(experiment, data, folder, ctx, stop)
+        except BaseException:
+            if resumed is None:  # nothing has happened in it yet
+                shutil.rmtree(folder.path, ignore_errors=True)
+            raise
+        work(trainer)
     return folder
 
 
@@ -69,40 +79,40 @@ def context(experiment: Experiment) -> tuple[RunContext, str]:
     return RunContext(device=device, precision=precision.name, world_size=world_size, splits=splits), why
 
 
-def work(experiment: Experiment, data: Prepared, folder: RunFolder, ctx: RunContext) -> None:
+def work(trainer: Trainer) -> None:
     """Trains and samples; whatever happens, the run's status tells it."""
-    folder.set_status("running")
-    trainer = None
+    folder, stop = trainer.folder, trainer.stop
     state, reason = "failed", ""
     try:
-        with StopSignals() as stop:
-            trainer = Trainer(experiment, data, folder, ctx, stop)
-            write_atomically(folder.experiment, own_toml(experiment))  # a resumed run may have got more steps
-            trainer.train()
-            if experiment.sample.num_samples and not stop.name:
-                write_samples(trainer, stop)
-            if stop.name:
-                raise KeyboardInterrupt(stop.name)
+        folder.set_status("running")
+        write_atomically(folder.experiment, own_toml(trainer.experiment))  # a resumed run may have got more steps
+        trainer.train()
+        if trainer.experiment.sample.num_samples and not stop.name:
+            write_samples(trainer)
+        if stop.name:
+            raise KeyboardInterrupt(stop.name)
         state, reason = "finished", trainer.stop_reason
     except KeyboardInterrupt as error:
         state, reason = "interrupted", str(error) or "SIGINT"
         raise
+    except OSError as error:
+        reason = str(error)
+        raise RunFailed(f"{folder} cannot go on: {error}") from error
     except BaseException as error:
         reason = str(error) or repr(error)
         raise
     finally:
-        if trainer is not None:
-            with suppress(RunFailed):
-                trainer.hooks.call("run_finished", run=trainer, status=state)
-        with suppress(OSError):  # on a full disk the error that brought us here matters more
+        try:
+            trainer.hooks.call("run_finished", run=trainer, status=state)
             details = {"reason": reason} if reason else {}
-            step, total = (trainer.step if trainer else 0), experiment.train.steps
-            folder.set_status(state, step=step, total_steps=total, **details)
+            folder.set_status(state, step=trainer.step, total_steps=trainer.total_steps, **details)
+        except (OSError, RunFailed) as error:  # what ended the run matters more
+            logger.warning("%s is %s, but its end is not complete: %s", folder, state, error)
 
 
-def write_samples(trainer: Trainer, stop: StopSignals) -> None:
+def write_samples(trainer: Trainer) -> None:
     """What the model writes at the end of its run, into samples.txt and to the callbacks."""
-    wanted = trainer.experiment.sample
+    wanted, stop = trainer.experiment.sample, trainer.stop
     writer = LoadedRun(trainer.experiment, trainer.model, trainer.data.encoder, trainer.precision.device)
     texts: list[str] = []
     with apart(trainer.model, wanted.seed):
@@ -121,15 +131,30 @@ def new_folder(experiment: Experiment, facts: dict[str, Any], ctx: RunContext) -
         hardware["gpu"] = torch.cuda.get_device_name()
     origin, patch = provenance.collect(experiment, facts, hardware)
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
-    trust.remember(experiment.component_files)
-    for path in experiment.component_files:
-        (folder.path / "components").mkdir(exist_ok=True)
-        shutil.copyfile(path, folder.path / "components" / path.name)
-    write_json(folder.path / "provenance.json", origin)
-    if patch:
-        write_atomically(folder.path / "dirty.patch", patch)
-    write_atomically(folder.experiment, own_toml(experiment))
+    try:
+        for path in experiment.component_files:
+            (folder.path / "components").mkdir(exist_ok=True)
+            shutil.copyfile(path, folder.path / "components" / path.name)
+        write_json(folder.path / "provenance.json", origin)
+        if patch:
+            write_atomically(folder.path / "dirty.patch", patch)
+        write_atomically(folder.experiment, own_toml(experiment))
+    except OSError as error:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise KitError(f"cannot write the run folder {folder}: {error}") from None
     return folder
+
+
+def check_data(folder: RunFolder, data: Prepared, facts: dict[str, Any]) -> None:
+    """Raises KitError where a run would go on with other tokens than it began with."""
+    try:
+        before = read_json(folder.path / "provenance.json")["data"]["splits"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise KitError(
+            f"{folder.path / 'provenance.json'} cannot be read, and it says which data the run saw"
+        ) from None
+    if before != facts["splits"]:
+        raise KitError(f"{folder} was trained on other tokens than {data.path} holds now; it cannot go on with these")
 
 
 def own_toml(experiment: Experiment) -> str:

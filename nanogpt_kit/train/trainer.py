@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
-from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.core.kinds import ModelContext, OrderContext
@@ -52,7 +52,7 @@ class Trainer:
         self.stop = stop  # asked for by the user
         self.stop_reason = ""  # asked for by a callback
         self.evaluated_at = self.saved_at = 0  # steps
-        self.unread: tuple[int, Batch, Tensor] | None = None  # the newest loss, not yet known to be finite
+        self.unread: tuple[int, Batch, Tensor, Tensor] | None = None  # the newest loss and norm, perhaps not finite
 
         seed_everything(experiment.train.seed)
         self.model = experiment.model.build(ModelContext(vocab_size=data.encoder.vocab_size))
@@ -85,6 +85,8 @@ class Trainer:
         self.hooks.call("run_started", run=self)
         self.model.train()
         tokens, since = 0, self.seconds  # of the steps that are not logged yet
+        if self.step % every.evaluate.every_steps == 0:
+            self.evaluate()  # where the process before was stopped during it
 
         while self.step < self.total_steps and not (self.stop_reason or self.stop.name):
             began = time.perf_counter()
@@ -92,7 +94,7 @@ class Trainer:
             rate = self.set_learning_rate()
             loss, grad_norm = self.update(batch)
             self.check_finite()  # the step before, whose flag was not waited for
-            self.unread = (self.step, batch, loss)
+            self.unread = (self.step, batch, loss, grad_norm)
             self.step += 1
             tokens += batch.tokens
 
@@ -151,27 +153,34 @@ class Trainer:
         """Reads the flag that the last step left, before its weights are evaluated, saved or trained on for long."""
         if self.unread is None:
             return
-        (step, batch, loss), self.unread = self.unread, None
-        if not math.isfinite(loss.item()):
+        (step, batch, loss, grad_norm), self.unread = self.unread, None
+        values = {"loss": loss.item()}
+        if not self.scaler.is_enabled():  # else it skips such steps, and lowers its scale
+            values["norm of the gradient"] = grad_norm.item()
+        wrong = next((name for name, value in values.items() if not math.isfinite(value)), None)
+        if wrong:
             starts = ", ".join(map(str, batch.starts[:8])) + (", ..." if len(batch.starts) > 8 else "")
             raise RunFailed(
-                f"the loss is {loss.item()} at step {step + 1}, on the windows that start at tokens {starts} of train; "
-                'a lower optimizer.lr, a longer warmup or train.precision = "fp32" often helps'
+                f"the {wrong} is {values[wrong]} at step {step + 1}, on the windows that start at tokens {starts} "
+                'of train; a lower optimizer.lr, a longer warmup or train.precision = "fp32" often helps'
             )
 
     def record(self, hook: str, metrics: Mapping[str, float]) -> None:
         """Into metrics.jsonl, then to the callbacks."""
         tokens = self.step * self.experiment.train.batch_tokens
-        line = {"tokens": tokens, "seconds": round(self.seconds, 3), **metrics}
-        self.log.write({"step": self.step, **line})
-        self.hooks.call(hook, run=self, step=self.step, metrics=line if hook == "logged" else metrics)
+        progress = {"tokens": tokens, "seconds": round(self.seconds, 3)}
+        self.log.write({"step": self.step, **progress, **metrics})
+        told = {**progress, **metrics} if hook == "logged" else metrics
+        self.hooks.call(hook, run=self, step=self.step, metrics=told)
 
     def evaluate(self) -> None:
         if self.evaluated_at == self.step:
             return
         self.check_finite()
-        self.evaluated_at = self.step
-        self.record("evaluated", evaluate(self.model, self.data, self.experiment, self.precision))
+        metrics = evaluate(self.model, self.data, self.experiment, self.precision, self.stop)
+        if metrics is not None:  # else a signal came meanwhile; a resumed run evaluates here again
+            self.evaluated_at = self.step
+            self.record("evaluated", metrics)
 
     def save(self) -> None:
         """Everything that the next step depends on: saved and restored, it is as if nothing had happened."""
@@ -199,6 +208,8 @@ class Trainer:
         """Takes the newest whole checkpoint of the run; None where there is none yet."""
         path = store.newest(self.folder.checkpoints)
         saved = None
+        if path is None and store.numbered(self.folder.checkpoints):
+            raise KitError(f"no checkpoint in {self.folder.checkpoints} is whole; remove them all to start from step 0")
         if path is not None:
             saved = store.load_training(path)
             store.load_weights(path, self.model)

@@ -55,6 +55,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, harm: st
     assert store.newest(tmp_path) == whole
 
 
+def test_a_damaged_newer_checkpoint_never_costs_the_one_just_saved(tmp_path: Path) -> None:
+    saved(tmp_path, 3)
+    (saved(tmp_path, 9) / store.MANIFEST).unlink()
+    (tmp_path / "step-notes.txt").touch()
+    assert store.newest(tmp_path) == tmp_path / "step-00000003"
+    assert saved(tmp_path, 4, keep_last=1) == store.newest(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-notes.txt"]
+
+
 def test_a_save_that_fails_leaves_the_last_one_alone(tmp_path: Path) -> None:
     whole = saved(tmp_path, 1)
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):

@@ -38,6 +38,36 @@ def test_run_trains_evaluates_samples_and_leaves_a_whole_run(tiny: Path) -> None
     }
 
 
+def test_a_closed_pipe_does_not_end_a_run(tiny: Path) -> None:
+    """As `2>&1 | head -1` does: the console is dropped, the training goes on."""
+    words = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), "callback=[{use='console', every_seconds=0.0}]"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.wait(timeout=60)
+    assert find("tiny").status()["state"] == "finished"
+
+
+def test_sigterm_during_preparation_leaves_nothing(tiny: Path) -> None:
+    tiny.with_name("slow.py").write_text(
+        "import time\nfrom nanogpt_kit.api import Dataset\n"
+        "class Slow(Dataset):\n"
+        "    def documents(self, split):\n        print('begun', flush=True)\n"
+        "        time.sleep(60)\n        yield ''\n"
+        "    def fingerprint(self):\n        return 'slow'\n"
+    )
+    words = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), "components=['slow.py']", "dataset=slow"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 130
+    assert not (tiny.parent / "data").exists()
+    assert not (tiny.parent / "runs").exists()
+
+
 def test_a_bare_resume_before_an_override_is_understood(tiny: Path, command: Callable[..., object]) -> None:
     assert command("run", tiny, "train.steps=4", "schedule=constant", "callback=[]").code == 0
     answer = command("run", tiny, "schedule=constant", "callback=[]", "--resume", "train.steps=6")

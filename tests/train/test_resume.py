@@ -203,6 +203,70 @@ def test_a_run_at_work_is_not_resumed(tiny: Path) -> None:
         session.run(Experiment.load(tiny, ["callback=[]"]), resume=str(folder))
 
 
+COUNTER = """\
+from nanogpt_kit.api import Callback, hookimpl
+
+class Counter(Callback):
+    def build(self, run):
+        return Listener(run.path / "counted")
+
+class Listener:
+    def __init__(self, path):
+        self.path, self.count = path, 0
+
+    @hookimpl
+    def step_finished(self):
+        self.count += 1
+
+    @hookimpl
+    def run_finished(self):
+        self.path.write_text(str(self.count))
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+"""
+
+
+def test_a_callback_goes_on_with_its_state(tiny: Path) -> None:
+    (tiny.parent / "counter.py").write_text(COUNTER, encoding="utf-8")
+    options = ["components=['counter.py']", "callback=['counter']", "schedule=constant"]
+    folder = session.run(Experiment.load(tiny, options))
+    session.run(Experiment.load(tiny, [*options, "train.steps=27"]), resume="")
+    assert (folder.path / "counted").read_text() == "27"
+
+
+def test_a_local_callback_may_join_on_resume(tiny: Path) -> None:
+    killed = killed_run(tiny, 13)
+    (tiny.parent / "counter.py").write_text(COUNTER, encoding="utf-8")
+    session.run(Experiment.load(tiny, ["components=['counter.py']", "callback=['counter']"]), resume="")
+    assert (killed.path / "counted").read_text() == "10"
+
+
+def test_time_spent_goes_on(tiny: Path) -> None:
+    killed = killed_run(tiny, 13)
+    session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+    seconds = [line["seconds"] for line in read(killed.metrics)]
+    assert seconds == sorted(seconds)
+
+
+def test_where_no_checkpoint_is_whole_it_does_not_start_again_unasked(tiny: Path) -> None:
+    killed = killed_run(tiny, 13)
+    (killed.checkpoints / "step-00000010" / store.MANIFEST).unlink()
+    with pytest.raises(KitError, match=r"no checkpoint in .* is whole"):
+        session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+    assert len(list(read(killed.metrics))) > 10
+
+
+def test_other_data_is_refused_on_resume(tiny: Path, text_file: Path) -> None:
+    killed_run(tiny, 13)
+    text_file.write_text(text_file.read_text(encoding="utf-8").replace("times", "plus"), encoding="utf-8")
+    with pytest.raises(KitError, match="was trained on other tokens"):
+        session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     killed = killed_run(tiny, 13, "checkpoint.every_steps=5")
     model = killed.checkpoints / "step-00000010" / store.MODEL

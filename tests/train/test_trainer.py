@@ -45,6 +45,22 @@ def test_how_often_it_evaluates_changes_no_training_loss(tiny: Path) -> None:
     assert losses(often) == losses(run(tiny, "evaluate.every_steps=1000"))
 
 
+DRAWING = """\
+import random, numpy, torch
+from nanogpt_kit.api import Evaluator
+
+class Drawing(Evaluator):
+    def evaluate(self, ctx):
+        return {"val/luck": float(torch.rand(()) + random.random() + numpy.random.rand())}
+"""
+
+
+def test_an_evaluator_that_draws_random_numbers_changes_no_training_loss(tiny: Path) -> None:
+    (tiny.parent / "drawing.py").write_text(DRAWING, encoding="utf-8")
+    drawing = run(tiny, "components=['drawing.py']", "evaluator=['drawing']", "evaluate.every_steps=3")
+    assert losses(drawing) == losses(run(tiny))
+
+
 def test_saving_and_sampling_change_no_training_loss(tiny: Path) -> None:
     assert losses(run(tiny, "checkpoint.every_steps=1", "sample.num_samples=2")) == losses(run(tiny))
 
@@ -147,6 +163,88 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_named(tiny: Path) -> None:
     assert folder.status()["state"] == "failed"
     assert "step 8" in folder.status()["reason"]
     assert max(folder.checkpoints.glob("step-*")).name == "step-00000006"
+
+
+def test_a_loss_that_is_no_number_never_reaches_a_checkpoint(tiny: Path) -> None:
+    (tiny.parent / "broken.py").write_text(NOT_A_NUMBER, encoding="utf-8")
+    options = ("components=['broken.py']", 'model.mlp={use="broken", at=7}', "model.n_layer=1", "train.batch_tokens=32")
+    with pytest.raises(RunFailed, match="step 8"):
+        run(tiny, *options, "checkpoint.every_steps=1", "train.log_every_steps=1000")
+    assert max(find("tiny").checkpoints.glob("step-*")).name == "step-00000007"
+
+
+NO_GRADIENT = """\
+import torch
+from nanogpt_kit.api import Norm
+
+class Steep(Norm):
+    def build(self, ctx):
+        return Module()
+
+class Module(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return x + (self.weight - self.weight).sqrt()
+"""
+
+
+def test_a_gradient_that_is_no_number_never_reaches_a_checkpoint(tiny: Path) -> None:
+    (tiny.parent / "steep.py").write_text(NO_GRADIENT, encoding="utf-8")
+    with pytest.raises(RunFailed, match="the norm of the gradient is nan at step 1"):
+        run(tiny, "components=['steep.py']", "model.norm=steep", "checkpoint.every_steps=1")
+    assert not list(find("tiny").checkpoints.glob("step-*"))
+
+
+def test_a_metric_must_have_a_name_of_its_own(tiny: Path) -> None:
+    source = "from nanogpt_kit.api import Evaluator\nclass Odd(Evaluator):\n    def evaluate(self, ctx):\n"
+    (tiny.parent / "odd.py").write_text(source + "        return {'step': 99}\n", encoding="utf-8")
+    with pytest.raises(RunFailed, match="evaluator Odd gave 'step': 99"):
+        run(tiny, "components=['odd.py']", "evaluator=['odd']")
+
+
+def test_an_order_that_leaves_the_text_is_named(tiny: Path) -> None:
+    source = (
+        "import numpy as np\nfrom nanogpt_kit.api import Order\nclass Off(Order):\n    def starts(self, step, ctx):\n"
+    )
+    (tiny.parent / "off.py").write_text(
+        source + "        return np.array([-1] * ctx.batch_windows)\n", encoding="utf-8"
+    )
+    with pytest.raises(RunFailed, match="order Off gave starts"):
+        run(tiny, "components=['off.py']", "order=off")
+
+
+def test_a_signal_does_not_wait_for_a_long_evaluation(tiny: Path) -> None:
+    source = (
+        "import os, signal\nfrom nanogpt_kit.api import Evaluator\n"
+        "class Hit(Evaluator):\n    def evaluate(self, ctx):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n        return {'val/nats': ctx.split_loss('val').nats}\n"
+    )
+    (tiny.parent / "hit.py").write_text(source, encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, "components=['hit.py']", "evaluator=['hit']", "evaluate.every_steps=4")
+    folder = find("tiny")
+    assert folder.status()["state"] == "interrupted"
+    assert (folder.checkpoints / "step-00000004").exists()
+    assert not [line for line in read(folder.metrics) if "val/nats" in line]
+    resumed = session.run(Experiment.load(tiny, ["callback=[]", "evaluate.every_steps=4"]), resume="")
+    assert [line["step"] for line in read(resumed.metrics) if "val/loss" in line] == [4, 8, 12, 16, 20]
+
+
+def test_a_callback_that_cannot_be_built_leaves_no_run(tiny: Path) -> None:
+    source = "from nanogpt_kit.api import Callback\nclass Deaf(Callback):\n    def build(self, run):\n        return object()\n"
+    (tiny.parent / "deaf.py").write_text(source, encoding="utf-8")
+    with pytest.raises(KitError, match="callback Deaf hears nothing"):
+        session.run(Experiment.load(tiny, ["components=['deaf.py']", "callback=['deaf']"]))
+    assert not list((tiny.parent / "runs" / "tiny").iterdir())
+
+
+def test_a_prompt_that_cannot_be_encoded_is_told_before_the_training(tiny: Path) -> None:
+    with pytest.raises(KitError, match="the prompt cannot be encoded"):
+        session.run(Experiment.load(tiny, ["callback=[]", "tokenizer=char", "sample.prompt=Q"]))
+    assert not (tiny.parent / "runs").exists()
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

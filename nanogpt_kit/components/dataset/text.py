@@ -63,8 +63,8 @@ class Text(Dataset):
                 continue
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise KitError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
+            except (ValueError, RecursionError) as error:
+                raise KitError(f"{path}:{number}: not JSON: {error}") from None
             if not isinstance(record, dict) or not isinstance(record.get(self.field), str):
                 has = f"it has {', '.join(record)}" if isinstance(record, dict) else "it is no object"
                 raise KitError(f"{path}:{number}: no text under {self.field!r} ({has}); dataset.field names the key")

@@ -6,12 +6,13 @@ Source: Shannon 1951, "Prediction and Entropy of Printed English"; Gao et al. 20
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from nanogpt_kit.api import EvaluateContext, Evaluator, Field, RunContext
 
 
 class BitsPerByte(Evaluator):
-    split: str = Field("val", description="val, or test where the dataset has one")
+    split: Literal["val", "test"] = Field("val", description="val, or test where the dataset has one")
 
     def refuses(self, ctx: RunContext) -> str | None:
         return ctx.lacks(self.split)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from nanogpt_kit.api import EvaluateContext, Evaluator, Field, RunContext
 
 
 class Loss(Evaluator):
-    split: str = Field("val", description="val, or test where the dataset has one")
+    split: Literal["val", "test"] = Field("val", description="val, or test where the dataset has one")
 
     def refuses(self, ctx: RunContext) -> str | None:
         return ctx.lacks(self.split)
