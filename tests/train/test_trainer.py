@@ -234,7 +234,8 @@ def test_a_signal_does_not_wait_for_a_long_evaluation(tiny: Path) -> None:
 
 
 def test_a_callback_that_cannot_be_built_leaves_no_run(tiny: Path) -> None:
-    source = "from nanogpt_kit.api import Callback\nclass Deaf(Callback):\n    def build(self, run):\n        return object()\n"
+    source = "from nanogpt_kit.api import Callback\nclass Deaf(Callback):\n"
+    source += "    def build(self, run):\n        return object()\n"
     (tiny.parent / "deaf.py").write_text(source, encoding="utf-8")
     with pytest.raises(KitError, match="callback Deaf hears nothing"):
         session.run(Experiment.load(tiny, ["components=['deaf.py']", "callback=['deaf']"]))
