@@ -43,6 +43,7 @@ class Train(Options):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: cuda bf16, else fp16; cpu bf16 where the chip multiplies it natively, else fp32"
     )
+    threads: int | None = Field(None, ge=1, description="CPU threads; left out: one a core")
     log_every_steps: int = Field(10, ge=1, description="between lines of metrics.jsonl")
 
 

@@ -50,9 +50,11 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
     facts = data_facts(data)
     if resumed is not None:
         check_data(resumed, data, facts)
-    folder = resumed or new_folder(experiment, facts, ctx)
-    logger.info("run %s on %s in %s (%s)", folder, ctx.device, ctx.precision, why)
     with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(experiment.train.threads or torch.get_num_threads())
+        folder = resumed or new_folder(experiment, facts, ctx)
+        logger.info("run %s on %s in %s (%s)", folder, ctx.device, ctx.precision, why)
         try:
             stack.enter_context(folder.lock())
         except BlockingIOError:

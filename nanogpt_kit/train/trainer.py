@@ -7,6 +7,7 @@ the loop calls is an object that was made before the first step: nothing is look
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -200,7 +201,9 @@ class Trainer:
         try:
             path = store.save(folder, self.step, self.model, training, self.data.manifest["tokenizer"], keep)
         except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors call a full disk
-            raise RunFailed(f"the checkpoint of step {self.step} cannot be written: {error}") from error
+            free = shutil.disk_usage(self.path).free
+            told = f"the checkpoint of step {self.step} cannot be written: {error} ({free:,} bytes are free there)"
+            raise RunFailed(told) from error
         self.saved_at = self.step
         self.hooks.call("checkpoint_saved", run=self, step=self.step, path=path)
 

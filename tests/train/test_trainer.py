@@ -275,6 +275,13 @@ def test_a_signal_saves_and_exits_130(tiny: Path, name: str) -> None:
     assert saved.name == f"step-{status['step']:08d}"
 
 
+def test_threads_are_as_the_experiment_says_and_only_for_the_run(tiny: Path) -> None:
+    torch.set_num_threads(2)
+    assert read_json(run(tiny, "train.threads=1").path / "provenance.json")["machine"]["threads"] == 1
+    assert torch.get_num_threads() == 2
+    assert read_json(run(tiny).path / "provenance.json")["machine"]["threads"] == 2
+
+
 def test_a_callback_may_stop_a_run(tiny: Path) -> None:
     (tiny.parent / "enough.py").write_text(
         "from nanogpt_kit.api import Callback, hookimpl\n"

@@ -26,7 +26,8 @@ class WrittenOutAttention(nn.Module):
         groups = q.size(1) // k.size(1)
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, D)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, T, S)
-        scores = scores.float().masked_fill(~view.mask, float("-inf"))
-        weights: Tensor = scores.softmax(dim=-1).masked_fill(~view.mask, 0.0)  # a row that sees nothing would be NaN
+        weights: Tensor = scores.float().masked_fill(~view.mask, float("-inf")).softmax(dim=-1)
+        if not view.causal_square:
+            weights = weights.masked_fill(~view.mask, 0.0)  # a row that sees nothing would be NaN
         weights = self.drop(weights).to(v.dtype)
         return weights @ v  # (B, H, T, D)
