@@ -318,7 +318,9 @@ def experiments(draw: st.DrawFn) -> dict[str, Any]:
                 order=component("random") | component("shuffled"),
                 init=component("gpt2", std=POSITIVE),
                 evaluate=optional(every_steps=WHOLE, batch_size=WHOLE),
-                evaluator=st.lists(component("loss", split=TEXT) | component("bits_per_byte"), max_size=3),
+                evaluator=st.lists(
+                    component("loss", split=st.sampled_from(["val", "test"])) | component("bits_per_byte"), max_size=3
+                ),
                 checkpoint=optional(every_steps=WHOLE, keep_last=WHOLE),
                 callback=st.lists(component("console", every_seconds=POSITIVE) | component("tensorboard"), max_size=3),
                 sample=optional(prompt=TEXT, num_samples=st.integers(0, 9)),
