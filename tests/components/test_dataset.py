@@ -121,7 +121,7 @@ def test_lines_are_read_under_the_key_that_field_names(tmp_path: Path) -> None:
         ('{"content": "x", "id": 3}', "no text under 'text' (it has content, id); dataset.field names the key"),
         ('{"text": 3}', "no text under 'text' (it has text)"),
         ('["text"]', "no text under 'text' (it is no object)"),
-        ('{"text": "x"', "not JSON: Expecting ',' delimiter at column 13"),
+        ('{"text": "x"', "not JSON: Expecting ',' delimiter: line 1 column 13"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, told: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from nanogpt_kit.api import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.runs import files, folder, metrics, provenance, trust
 from nanogpt_kit.runs.folder import RunFolder, create, find, runs_root
 from nanogpt_kit.runs.lock import Lock, held
@@ -427,15 +428,15 @@ def test_code_that_came_with_a_run_is_trusted_once_it_was_run_by_choice(tmp_path
     component = run.path / "components" / "mine.py"
     component.parent.mkdir()
     component.write_text("print('mine')")
-    trust.check_experiment(run.experiment)  # an experiment of one's own, not a run from elsewhere
-    (run.path / "provenance.json").write_text("{}")
+    layers = Layers()
+    layers.values["components"] = ["components/mine.py"]
     with pytest.raises(KitError, match=r"brings its own code \(mine\.py\).*--trust-code"):
-        trust.check_experiment(run.experiment)
+        trust.check(layers, run.path)
     trust.remember([component])
-    trust.check_experiment(run.experiment)
+    trust.check(layers, run.path)
     component.write_text("print('changed')")
     with pytest.raises(KitError, match=r"mine\.py"):
-        trust.check_experiment(run.experiment)
+        trust.check(layers, run.path)
 
 
 def test_a_home_that_cannot_be_written_only_means_being_asked_again(
