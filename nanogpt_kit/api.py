@@ -43,14 +43,20 @@ from nanogpt_kit.core.options import Options, RunContext, slot, slots
 from nanogpt_kit.core.toml import read_text
 
 if TYPE_CHECKING:
-    from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear
+    from nanogpt_kit.nn.cache import KVCache
+    from nanogpt_kit.nn.loss import linear_cross_entropy, softcapped
+    from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP
     from nanogpt_kit.nn.view import View
 
 LAZY = {
     "HeadLinear": "nanogpt_kit.nn.parts",
+    "KVCache": "nanogpt_kit.nn.cache",
     "Positional": "nanogpt_kit.nn.parts",
     "ResidualLinear": "nanogpt_kit.nn.parts",
+    "TwoLayerMLP": "nanogpt_kit.nn.parts",
     "View": "nanogpt_kit.nn.view",
+    "linear_cross_entropy": "nanogpt_kit.nn.loss",
+    "softcapped": "nanogpt_kit.nn.loss",
 }
 
 __all__ = [
@@ -64,6 +70,7 @@ __all__ = [
     "Field",
     "HeadLinear",
     "Init",
+    "KVCache",
     "KitError",
     "LayerContext",
     "LiveRun",
@@ -86,14 +93,17 @@ __all__ = [
     "Spread",
     "TextContext",
     "Tokenizer",
+    "TwoLayerMLP",
     "View",
     "fault",
     "hookimpl",
+    "linear_cross_entropy",
     "model_validator",
     "nearest",
     "read_text",
     "slot",
     "slots",
+    "softcapped",
 ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 # Before torch is loaded: several test processes share the cores, and OpenMP's spinning would stall them all.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of the tests are so small that a second thread only costs
 
 import pytest
 from hypothesis import settings

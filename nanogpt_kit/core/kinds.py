@@ -125,6 +125,7 @@ class LayerContext:
 
     n_embd: int
     n_head: int
+    n_kv_head: int  # heads of keys and values; a divisor of n_head
     head_dim: int
     n_layer: int
     block_size: int
@@ -135,12 +136,18 @@ class LayerContext:
 class Model(Component):
     """A network from token ids to logits.
 
-    The module's `forward(ids, targets=None)` takes ids (B, T) and returns logits (B, T, vocab_size), or, given
-    targets (B, T) with -1 where none is wanted, the fp32 *sum* of the token losses in nats.
+    The module's `forward(ids, targets=None, cache=None)` takes ids (B, T) and returns logits (B, T, vocab_size), or,
+    given targets (B, T) with -1 where none is wanted, the fp32 *sum* of the token losses in nats. With a KVCache, ids
+    go on where its tokens end. Where its weights depend on block_size it has a `crop(block_size)`.
     """
 
     kind: ClassVar[str] = "model"
     block_size: int = Field(1024, ge=1, description="context length in tokens")
+    init_from: str | None = Field(
+        None,
+        min_length=1,
+        description="a run whose weights training starts from, or gpt2, gpt2-medium, gpt2-large, gpt2-xl",
+    )
 
     @abstractmethod
     def build(self, ctx: ModelContext) -> nn.Module: ...
@@ -173,7 +180,7 @@ class Attention(Component):
 
 
 class Position(Component):
-    """Tells tokens where they are. Each method of what it builds is optional."""
+    """Tells tokens where they are: what it builds may add to features, turn queries and keys, or slope the scores."""
 
     kind: ClassVar[str] = "position"
 

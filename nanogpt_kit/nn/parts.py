@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from nanogpt_kit.core.kinds import LayerContext
+
 
 class ResidualLinear(nn.Linear):
     """Writes into the residual stream; inits scale it down with the number of such writers (Radford et al. 2019)."""
@@ -11,6 +13,22 @@ class ResidualLinear(nn.Linear):
 
 class HeadLinear(nn.Linear):
     """From features to logits; its weight has the role `head`, unless it is tied to an embedding."""
+
+
+class TwoLayerMLP(nn.Module):
+    """(B, T, C) -> `width` features -> activation -> (B, T, C), with dropout where GPT-2 has it."""
+
+    def __init__(self, ctx: LayerContext, activation: nn.Module, width: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(ctx.n_embd, width, bias=ctx.bias)
+        self.activation = activation
+        self.c_proj = ResidualLinear(width, ctx.n_embd, bias=ctx.bias)
+        self.drop = nn.Dropout(ctx.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.c_fc(x))  # (B, T, width)
+        x = self.drop(self.c_proj(x))  # (B, T, C)
+        return x
 
 
 class Positional(nn.Module):
@@ -23,3 +41,10 @@ class Positional(nn.Module):
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """Turns queries or keys x (B, H, T, D) at positions (1 or B, T)."""
         return x
+
+    def slopes(self) -> Tensor | None:
+        """(H,) fp32: what each head's scores lose with each position of distance; None for nothing."""
+        return None
+
+    def crop(self, block_size: int) -> None:
+        """Forgets, in place, what belongs to positions from `block_size` on."""

@@ -18,7 +18,7 @@ both = pytest.mark.parametrize("name", KINDS)
 
 
 def context(dropout: float = 0.0) -> LayerContext:
-    sizes = {"n_embd": H * D, "n_head": H, "head_dim": D, "n_layer": 1, "block_size": 16}
+    sizes = {"n_embd": H * D, "n_head": H, "n_kv_head": H, "head_dim": D, "n_layer": 1, "block_size": 16}
     return LayerContext(**sizes, dropout=dropout, bias=False)
 
 

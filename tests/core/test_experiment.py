@@ -83,7 +83,7 @@ MISTAKES = {
     "misspelt in a slot": (("n_head", "n_heads"), "exp.toml:8: model.n_heads: unknown key; did you mean 'n_head'?"),
     "misspelt in a slot within a slot": (
         ("eps =", "epsilon ="),
-        "exp.toml:11: model.norm.epsilon: unknown key; did you mean 'eps'? Allowed: eps.",
+        "exp.toml:11: model.norm.epsilon: unknown key; did you mean 'eps'? Allowed: bias, eps.",
     ),
     "misspelt in an element": (
         ("every_seconds", "every_second"),

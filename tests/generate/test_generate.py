@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nanogpt_kit.api import KVCache
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
@@ -62,10 +63,11 @@ def test_a_character_of_several_bytes_is_never_shown_by_halves(loaded: LoadedRun
     class Scripted(torch.nn.Module):
         """Writes "a\u2603b" whatever it reads, then the end of the text."""
 
-        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        def forward(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
             script = [*"a\u2603b".encode(), 256]
             logits = torch.full((1, ids.size(1), 257), -100.0)
-            logits[:, -1, script[ids.size(1) - 1]] = 100.0
+            logits[:, -1, script[cache.length + ids.size(1) - 1]] = 100.0
+            cache.advance(ids.size(1))
             return logits
 
     writer = LoadedRun(loaded.experiment, Scripted(), loaded.encoder, "cpu")

@@ -1,6 +1,6 @@
 """Attention written out, as in the paper: slow, and the measure of every other one.
 
-Source: Vaswani et al. 2017, arXiv:1706.03762.
+Source: Vaswani et al. 2017, arXiv:1706.03762; windows: Child et al. 2019, arXiv:1904.10509.
 """
 
 from __future__ import annotations
@@ -9,25 +9,31 @@ import math
 
 from torch import Tensor, nn
 
-from nanogpt_kit.api import Attention, LayerContext, View
+from nanogpt_kit.api import Attention, Field, LayerContext, View
 
 
 class Naive(Attention):
+    window: int | None = Field(None, ge=1, description="how many positions a query sees, its own included; else all")
+
     def build(self, ctx: LayerContext) -> nn.Module:
-        return WrittenOutAttention(ctx.dropout)
+        return WrittenOutAttention(self.window, ctx.dropout)
 
 
 class WrittenOutAttention(nn.Module):
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, window: int | None, dropout: float) -> None:
         super().__init__()
+        self.window = window
         self.drop = nn.Dropout(dropout)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         groups = q.size(1) // k.size(1)
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, D)
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, T, S)
-        weights: Tensor = scores.float().masked_fill(~view.mask, float("-inf")).softmax(dim=-1)
+        scores = (q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))).float()  # (B, H, T, S)
+        if view.slopes is not None:
+            scores = scores + view.penalty()
+        mask = view.mask(self.window)
+        weights: Tensor = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
         if not view.causal_square:
-            weights = weights.masked_fill(~view.mask, 0.0)  # a row that sees nothing would be NaN
+            weights = weights.masked_fill(~mask, 0.0)  # a row that sees nothing would be NaN
         weights = self.drop(weights).to(v.dtype)
         return weights @ v  # (B, H, T, D)

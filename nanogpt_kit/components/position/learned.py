@@ -23,3 +23,7 @@ class PositionEmbedding(Positional):
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         x = x + self.wpe(positions)  # (B, T, C)
         return x
+
+    def crop(self, block_size: int) -> None:
+        self.wpe.weight = nn.Parameter(self.wpe.weight[:block_size].detach().clone())
+        self.wpe.num_embeddings = block_size

@@ -1,0 +1,18 @@
+"""RMSNorm: divide by the root mean square, then apply a learnt gain.
+
+Source: Zhang & Sennrich 2019, arXiv:1910.07467.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nanogpt_kit.api import Field, LayerContext, Norm
+
+
+class RMSNorm(Norm):
+    eps: float = Field(1e-5, gt=0, description="added to the mean square; keeps the root away from zero")
+    gain: bool = Field(True, description="whether a learnt gain follows")
+
+    def build(self, ctx: LayerContext) -> nn.Module:
+        return nn.RMSNorm(ctx.n_embd, eps=self.eps, elementwise_affine=self.gain)

@@ -1,0 +1,13 @@
+"""No positions at all: a causal decoder can tell them from how much each token sees.
+
+Source: Haviv et al. 2022, arXiv:2203.16634; Kazemnejad et al. 2023, arXiv:2305.19466.
+"""
+
+from __future__ import annotations
+
+from nanogpt_kit.api import LayerContext, Position, Positional
+
+
+class None_(Position):
+    def build(self, ctx: LayerContext) -> Positional:
+        return Positional()
