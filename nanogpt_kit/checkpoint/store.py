@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_file, save_model
+from torch import Tensor, nn
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.files import read_json, sha256, sync_file, sync_folder, write_json
 
 logger = logging.getLogger(__name__)
 
+SHOWN = 8  # of the tensors that do not fit; the rest is counted
 MODEL, TRAINING, TOKENIZER, MANIFEST = "model.safetensors", "training.pt", "tokenizer.json", "manifest.json"
 
 
@@ -38,7 +39,7 @@ def save(
     clear_partial(folder)
     partial.mkdir(parents=True)
     try:
-        save_model(model, str(partial / MODEL))
+        save_weights(model, partial / MODEL)
         torch.save(dict(training), partial / TRAINING)
         write_json(partial / TOKENIZER, tokenizer)
         files = {name: sha256(partial / name) for name in (MODEL, TRAINING, TOKENIZER)}
@@ -97,12 +98,31 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Each tensor once, also where two names share it."""
+    save_model(model, str(path))
+
+
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Into a model of the same shape; tied weights stay tied. Raises KitError where they do not fit."""
-    try:
-        load_model(model, str(path / MODEL))
-    except RuntimeError as error:
-        raise KitError(f"the weights in {path} do not fit the model: {error}") from None
+    """From a checkpoint into a model of the same shape. Raises KitError where they do not fit."""
+    fit(model, load_file(path / MODEL), str(path))
+
+
+def fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Puts weights into a model; tied ones stay tied. Raises KitError that names each tensor that does not fit."""
+    own = model.state_dict()
+    given = {own[name].data_ptr() for name in weights if name in own}  # a tied tensor needs one of its names only
+    lacking = [name for name, value in own.items() if name not in weights and value.data_ptr() not in given]
+    faults = [f"{name} is missing" for name in lacking]
+    for name, value in weights.items():
+        if name not in own:
+            faults.append(f"{name} has no place in the model")
+        elif own[name].shape != value.shape:
+            faults.append(f"{name} is {list(value.shape)} there and {list(own[name].shape)} in the model")
+    if faults:
+        more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise KitError(f"the weights of {origin} do not fit the model: {'; '.join(faults[:SHOWN])}{more}")
+    model.load_state_dict(dict(weights), strict=False)
 
 
 def load_training(path: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import click
 
 from nanogpt_kit import __version__
 from nanogpt_kit.cli.check import check
+from nanogpt_kit.cli.export import export
+from nanogpt_kit.cli.import_model import import_model
 from nanogpt_kit.cli.plugins import plugins
 from nanogpt_kit.cli.prepare import prepare
 from nanogpt_kit.cli.run import run
@@ -18,5 +20,5 @@ def main() -> None:
     """A workbench for questions to GPT-sized language models: an idea is a file, an experiment is a TOML file."""
 
 
-for verb in (run, prepare, sample, check, plugins):
+for verb in (run, prepare, sample, import_model, export, check, plugins):
     main.add_command(verb)

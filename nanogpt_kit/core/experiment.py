@@ -32,7 +32,7 @@ from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
 class Train(Options):
     """[train]: how long, how much at once, in what arithmetic."""
 
-    steps: int = Field(ge=1, description="optimizer updates")
+    steps: int = Field(ge=0, description="optimizer updates; 0 only evaluates the model that training would start from")
     batch_tokens: int = Field(ge=1, description="tokens of one update, over all ranks and micro-steps")
     micro_batch_size: int | None = Field(
         None, ge=1, description="windows of one forward and backward pass; left out: the whole batch at once"

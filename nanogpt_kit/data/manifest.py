@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from nanogpt_kit.core.errors import KitError, nearest
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Tokenizer
+from nanogpt_kit.core.options import digest
 from nanogpt_kit.runs.files import read_json
 
 VERSION = 1  # of the files in a data folder
@@ -52,6 +54,24 @@ class Prepared:
 
     def check_block_size(self, block_size: int) -> None:
         check_block_size({split: values["tokens"] for split, values in self.splits.items()}, block_size)
+
+
+def tokenizer_identity(experiment: Experiment) -> dict[str, Any]:
+    """Which tokenizer, with which options: all that decides it but the text."""
+    entry = experiment.entry_of(experiment.tokenizer)
+    return {"code": entry.identity, **experiment.resolved()["tokenizer"], "use": entry.name}
+
+
+def tokenizer_record(experiment: Experiment, encoder: Encoder) -> dict[str, Any]:
+    """A tokenizer as data folders and checkpoints keep it: `Tokenizer.restore` takes its `state`."""
+    identity, state = tokenizer_identity(experiment), encoder.state()
+    return {
+        **identity,
+        "vocab_size": encoder.vocab_size,
+        "eot_id": encoder.eot_id,
+        "fingerprint": digest([identity, state]),
+        "state": state,
+    }
 
 
 def check_block_size(tokens: dict[str, int], block_size: int) -> None:

@@ -20,7 +20,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Dataset, Encoder, TextContext
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.data.manifest import VERSION, Prepared, check_block_size
+from nanogpt_kit.data.manifest import VERSION, Prepared, check_block_size, tokenizer_identity, tokenizer_record
 from nanogpt_kit.runs.files import check_writable, own_folder, sync_file, sync_folder, write_json
 from nanogpt_kit.runs.lock import Lock
 
@@ -53,8 +53,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
 def describe(experiment: Experiment) -> dict[str, Any]:
     """All that decides the tokens: two experiments that agree here share their data."""
-    resolved = experiment.resolved()
-    dataset, tokenizer = experiment.entry_of(experiment.dataset), experiment.entry_of(experiment.tokenizer)
+    dataset = experiment.entry_of(experiment.dataset)
     return {
         "version": VERSION,
         "dataset": {
@@ -62,7 +61,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "code": dataset.identity,
             "fingerprint": experiment.dataset.fingerprint(),
         },
-        "tokenizer": {"code": tokenizer.identity, **resolved["tokenizer"], "use": tokenizer.name},
+        "tokenizer": tokenizer_identity(experiment),
     }
 
 
@@ -91,16 +90,9 @@ def fill(experiment: Experiment, identity: dict[str, Any], folder: Path) -> None
     dtype = np.dtype(np.uint16 if encoder.vocab_size <= 2**16 else np.uint32)
     splits = {split: write_split(dataset, split, encoder, dtype, folder / f"{split}.bin") for split in dataset.splits}
     check_block_size({split: values["tokens"] for split, values in splits.items()}, experiment.model.block_size)
-    state = encoder.state()
     manifest = {
         **identity,
-        "tokenizer": {
-            **identity["tokenizer"],
-            "vocab_size": encoder.vocab_size,
-            "eot_id": encoder.eot_id,
-            "fingerprint": digest([identity["tokenizer"], state]),
-            "state": state,
-        },
+        "tokenizer": tokenizer_record(experiment, encoder),
         "dtype": dtype.name,
         "splits": splits,
     }

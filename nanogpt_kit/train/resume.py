@@ -24,6 +24,8 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
     else:
         parent = runs.runs_root() / wanted.name
         folder = newest_unfinished(wanted, parent)
+    if folder.status().get("imported"):
+        raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
     layers = Layers.load(folder.experiment)
     if not trust_code:
         trust.check(layers, folder.path)
@@ -50,6 +52,8 @@ def newest_unfinished(wanted: Experiment, parent: Path) -> RunFolder:
         status = folder.status()
         if status.get("state") == "running":
             at_work.append(folder)
+        elif status.get("imported"):
+            continue
         elif status.get("state") != "finished" or status.get("total_steps", 0) < wanted.train.steps:
             return folder
     busy = f"; {at_work[0]} is at work in another process" if at_work else ""

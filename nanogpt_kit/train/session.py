@@ -12,12 +12,14 @@ from typing import Any
 import tomli_w
 import torch
 
+from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.generate.loaded import LoadedRun, encode_prompt
+from nanogpt_kit.nn.flops import on_meta
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance, trust
 from nanogpt_kit.runs.files import read_json, write_atomically, write_json
@@ -27,6 +29,7 @@ from nanogpt_kit.train.precision import Precision, choose_device, has_device
 from nanogpt_kit.train.resume import reopen
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
+from nanogpt_kit.train.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +46,20 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
         experiment, resumed = reopen(experiment, resume, trust_code)
     ctx, why = context(experiment)
     experiment.check_context(ctx)
+    on_meta(experiment.model)  # parts that do not go together are told before any data is touched
     runs.check_runs_root(experiment.name)
+    start = None if resumed and store.numbered(resumed.checkpoints) else WarmStart.find(experiment, trust_code)
     data = prepare(experiment)
     if experiment.sample.num_samples:
         encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
     facts = data_facts(data)
+    weights = start.weights(experiment, data) if start else None
     if resumed is not None:
         check_data(resumed, data, facts)
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(experiment.train.threads or torch.get_num_threads())
-        folder = resumed or new_folder(experiment, facts, ctx)
+        folder = resumed or new_folder(experiment, facts, ctx, start)
         logger.info("run %s on %s in %s (%s)", folder, ctx.device, ctx.precision, why)
         try:
             stack.enter_context(folder.lock())
@@ -61,7 +67,7 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
             raise KitError(f"{folder} is at work in another process") from None
         stop = stack.enter_context(StopSignals())
         try:
-            trainer = Trainer(experiment, data, folder, ctx, stop)
+            trainer = Trainer(experiment, data, folder, ctx, stop, weights)
         except BaseException:
             if resumed is None:  # nothing has happened in it yet
                 shutil.rmtree(folder.path, ignore_errors=True)
@@ -126,12 +132,16 @@ def write_samples(trainer: Trainer) -> None:
         trainer.hooks.call("sampled", run=trainer, step=trainer.step, texts=texts)
 
 
-def new_folder(experiment: Experiment, facts: dict[str, Any], ctx: RunContext) -> RunFolder:
+def new_folder(
+    experiment: Experiment, facts: dict[str, Any], ctx: RunContext, start: WarmStart | None = None
+) -> RunFolder:
     """Makes the run folder and writes down all that is known before the first step."""
     hardware: dict[str, Any] = {"device": ctx.device, "precision": ctx.precision, "threads": torch.get_num_threads()}
     if ctx.device == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name()
     origin, patch = provenance.collect(experiment, facts, hardware)
+    if start:
+        origin["init_from"] = start.facts()
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
         for path in experiment.component_files:

@@ -28,6 +28,7 @@ from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.nn.roles import by_role
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog, truncate_after
+from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluate import evaluate
 from nanogpt_kit.train.memory import memory
 from nanogpt_kit.train.precision import Precision
@@ -38,7 +39,13 @@ class Trainer:
     """One run's training, from its first step or from its newest checkpoint. Callbacks see it as their LiveRun."""
 
     def __init__(
-        self, experiment: Experiment, data: Prepared, folder: RunFolder, ctx: RunContext, stop: StopSignals
+        self,
+        experiment: Experiment,
+        data: Prepared,
+        folder: RunFolder,
+        ctx: RunContext,
+        stop: StopSignals,
+        weights: Mapping[str, Tensor] | None = None,  # to start from; left out, the init draws them
     ) -> None:
         self.experiment = experiment
         self.data = data
@@ -52,17 +59,21 @@ class Trainer:
         self.seconds = 0.0  # spent in steps; evaluation and checkpoints are not counted
         self.stop = stop  # asked for by the user
         self.stop_reason = ""  # asked for by a callback
-        self.evaluated_at = self.saved_at = 0  # steps
+        # Steps. Random weights are not worth an evaluation, unless nothing else is asked for.
+        self.evaluated_at = self.saved_at = 0 if weights is None and self.total_steps else -1
         self.unread: tuple[int, Batch, Tensor, Tensor] | None = None  # the newest loss and norm, perhaps not finite
 
         seed_everything(experiment.train.seed)
         self.model = experiment.model.build(ModelContext(vocab_size=data.encoder.vocab_size))
         experiment.init.apply(self.model)
+        if weights is not None:
+            store.fit(self.model, weights, f"model.init_from = {experiment.model.init_from!r}")
         self.model.to(ctx.device)
         self.spread = experiment.parallel.spread(self.model, ctx)
         self.optimizer = experiment.optimizer.build(self.groups())
         self.peaks = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
         self.scaler = self.precision.scaler()
+        self.efficiency = Efficiency.of(experiment.model, data.encoder.vocab_size, ctx)
         tokens = data.tokens("train")
         order = OrderContext(
             n_tokens=len(tokens),
@@ -105,8 +116,8 @@ class Trainer:
             self.seconds += time.perf_counter() - began
             if log:
                 metrics = {"train/loss": loss.item(), "optim/lr": rate, "optim/grad_norm": grad_norm.item()}
-                metrics["perf/tokens_per_second"] = tokens / (self.seconds - since)
-                metrics |= memory(self.precision.device)
+                metrics["perf/tokens_per_second"] = speed = tokens / (self.seconds - since)
+                metrics |= {**self.efficiency.metrics(speed), **memory(self.precision.device)}
                 tokens, since = 0, self.seconds
                 self.record("logged", metrics)
             self.hooks.call("step_finished", run=self, step=self.step)

@@ -51,7 +51,7 @@ def test_a_mistake_in_the_file_is_told_with_its_line(tiny: Path, command: Callab
     answer = command("run", tiny)
     assert answer.code == 2
     assert f"{tiny}:14: model.n_embed: unknown key; did you mean 'n_embd'?" in answer.err
-    assert f"{tiny}:28: train.steps: should be greater than or equal to 1, got -20" in answer.err
+    assert f"{tiny}:28: train.steps: should be greater than or equal to 0, got -20" in answer.err
     assert_nothing_is_left(tiny)
 
 

@@ -105,13 +105,18 @@ def test_sample_writes_from_a_run(tiny: Path, command: Callable[..., object]) ->
 
 def test_check_explains_where_every_value_comes_from(tiny: Path, command: Callable[..., object]) -> None:
     answer = command("check", tiny, "optimizer.lr=1e-3", "--explain")
-    lines = dict(line.split("  # ") for line in answer.out.splitlines())
+    options, _, size = answer.out.partition("\n\n")
+    lines = dict(line.split("  # ") for line in options.splitlines())
     lines = {key.strip(): place for key, place in lines.items()}
     assert lines["optimizer.lr = 0.001"] == "command line"
     assert lines["model.n_layer = 2"] == f"{tiny}:12"
     assert lines['model.norm.use = "layernorm"'] == "default"
     told = json.loads(command("check", tiny, "--explain", "--json").out)
-    assert told["model.n_layer"] == {"value": 2, "from": f"{tiny}:12"}
+    assert told["options"]["model.n_layer"] == {"value": 2, "from": f"{tiny}:12"}
+    matrices, tokens = 2 * (4 * 24 * 24 + 8 * 24 * 24), 320 * 24  # 257 tokens are padded to 320
+    assert told["model"]["parameters"] == {"embedding": tokens + 16 * 24, "vector": 5 * 24, "matrix": matrices}
+    assert told["model"]["flops_per_token"] == 6 * (matrices + tokens) + 12 * 2 * 24 * 16  # PaLM, appendix B
+    assert size.startswith(f"{tokens + 16 * 24 + 5 * 24 + matrices:,} parameters: embedding ")
     assert command("check", tiny).out == f"{tiny} is valid\n"
 
 

@@ -115,7 +115,7 @@ MISTAKES = {
         ("= 20", '= 20\nprecision = "fp64"'),
         "exp.toml:20: train.precision: should be 'auto', 'fp32', 'bf16' or 'fp16', got 'fp64'",
     ),
-    "below the least": (("= 20", "= 0"), "exp.toml:19: train.steps: should be greater than or equal to 1, got 0"),
+    "below the least": (("= 20", "= -1"), "exp.toml:19: train.steps: should be greater than or equal to 0, got -1"),
     "infinity": (("= 3e-3", "= inf"), "exp.toml:14: optimizer.lr: should be a finite number, got inf"),
     "no number": (("= 3e-3", "= nan"), "exp.toml:14: optimizer.lr: should be a finite number, got nan"),
     "an element out of bounds": (("0.95]", "1.5]"), "exp.toml:15: optimizer.betas.1: should be less than 1, got 1.5"),
@@ -149,7 +149,7 @@ MISTAKES = {
         ('[schedule]\nuse = "cosine"\n', ""),
         "exp.toml: schedule: missing; add [schedule] with use = one of: constant, cosine",
     ),
-    "missing key": (("steps = 20\n", ""), "exp.toml:18: train.steps: missing (optimizer updates); it has no default"),
+    "missing key": (("steps = 20\n", ""), "exp.toml:18: train.steps: missing (optimizer updates; 0 only evaluates"),
     "missing option": (('"python_stdlib"', '"text"'), "exp.toml:2: dataset.source: missing (files, globs or folders, "),
     "missing option of a short form": (
         ('[dataset]\nuse = "python_stdlib"', 'dataset = "text"'),
@@ -188,20 +188,20 @@ def test_a_whole_number_may_stand_for_a_number(tmp_path: Path) -> None:
 
 def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     text = VALID
-    for old, new in [("n_head", "n_heads"), ("eps", "epsilon"), ("= 20", "= 0"), ("cosine", "cosin"), ("lr", "rl")]:
+    for old, new in [("n_head", "n_heads"), ("eps", "epsilon"), ("= 20", "= -1"), ("cosine", "cosin"), ("lr", "rl")]:
         text = text.replace(old, new, 1)
     keys = [fault.split(": ")[1] for fault in faults(tmp_path, text)]
     assert sorted(keys) == ["model.n_heads", "model.norm.epsilon", "optimizer.rl", "schedule.use", "train.steps"]
 
 
 def test_a_fault_on_the_command_line_is_told_there(tmp_path: Path) -> None:
-    told = faults(tmp_path, VALID, "train.steps=0", "model.norm.epsilon=1", "sampler=[3]")
+    told = faults(tmp_path, VALID, "train.steps=-1", "model.norm.epsilon=1", "sampler=[3]")
     assert all(fault.startswith("command line: ") for fault in told)
     assert [fault.split(": ")[1] for fault in told] == ["model.norm.epsilon", "train.steps", "sampler.0"]
 
 
 def test_a_fault_is_told_in_the_file_that_made_it(tmp_path: Path) -> None:
-    (tmp_path / "base.toml").write_text(VALID.replace("= 20", "= 0"), encoding="utf-8")
+    (tmp_path / "base.toml").write_text(VALID.replace("= 20", "= -1"), encoding="utf-8")
     (found,) = faults(tmp_path, 'extends = "base.toml"\n[optimizer]\nlr = 1')
     assert found.startswith("base.toml:19: train.steps: ")
 

@@ -1,0 +1,34 @@
+"""`nanogpt-kit export RUN FOLDER`: a run's newest weights for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nanogpt_kit.cli.experiment import TRUST
+
+
+@click.command()
+@click.argument("run")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["huggingface", "nanogpt", "safetensors"]),
+    default="huggingface",
+    show_default=True,
+    help="For transformers' GPT2LMHeadModel; for nanoGPT's sample.py; or as it is.",
+)
+@TRUST
+def export(run: str, folder: Path, format_: str, trust_code: bool) -> None:
+    """Write the newest weights of RUN, a run folder or the name of an experiment, into FOLDER, which is made."""
+    from nanogpt_kit.generate.loaded import load_run
+    from nanogpt_kit.interop import bring
+
+    loaded = load_run(run, trust_code=trust_code)
+    bring.export(loaded.experiment, loaded.model, loaded.encoder, format_, folder)
+    for path in sorted(folder.iterdir()):
+        click.echo(str(path))
+    if (folder / "meta.pkl").exists():
+        click.echo(f"nanoGPT's sample.py looks for meta.pkl in its data/{loaded.experiment.name}/", err=True)

@@ -1,0 +1,1 @@
+"""Models from elsewhere and for elsewhere: Hugging Face's GPT-2 and nanoGPT's checkpoints."""

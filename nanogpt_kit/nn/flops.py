@@ -1,0 +1,111 @@
+"""How large a model is, how much it computes for a token, and which share of the hardware's peak that makes.
+
+Source: Chowdhery et al. 2022, arXiv:2204.02311 (PaLM), appendix B: training takes 6 FLOPs a token for each parameter of
+a matrix product and 12 * n_layer * n_embd * T for attention over T tokens, causality not taken off; the backward pass
+costs twice the forward pass. MFU is the achieved share of the peak, recomputation not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from nanogpt_kit.core.kinds import Model, ModelContext, Role
+from nanogpt_kit.nn.parts import Positional
+from nanogpt_kit.nn.roles import by_role
+
+BACKWARD = 3  # forward and backward together, in forward passes
+
+# FLOP/s of dense bf16 and fp16 products with fp32 sums, from NVIDIA's data sheets. The longest name that fits counts.
+PEAKS = {
+    "B200": 2250e12,
+    "GB200": 2500e12,
+    "H200": 989e12,
+    "H100": 989e12,
+    "H100 PCIe": 756e12,
+    "A100": 312e12,
+    "A40": 150e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "V100": 125e12,  # fp16 only
+    "T4": 65e12,  # fp16 only
+    "RTX 3090": 71e12,
+    "RTX 4090": 165e12,
+    "RTX 5090": 210e12,
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model, counted on the meta device: nothing is allocated."""
+
+    parameters: dict[Role, int]
+    flops_per_token: float | None  # of training, forward and backward, at full context
+
+    @property
+    def total(self) -> int:
+        return sum(self.parameters.values())
+
+
+def measure(model: Model, vocab_size: int) -> Size:
+    """Builds it without memory and counts. Raises KitError where its parts do not go together."""
+    module = on_meta(model, vocab_size)
+    return Size(
+        {role: sum(p.numel() for p in parameters) for role, parameters in by_role(module).items()},
+        flops_per_token(module, model.block_size),
+    )
+
+
+def on_meta(model: Model, vocab_size: int = 1) -> nn.Module:
+    """Built without memory. Raises KitError where its parts do not go together."""
+    with torch.device("meta"), Undrawn():
+        return model.build(ModelContext(vocab_size=vocab_size))
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves out torch's initial draws: on the meta device they mean nothing, and importing what they need is slow."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def num_params(module: nn.Module, non_embedding: bool = True) -> int:
+    """As nanoGPT counts: without what belongs to positions; token embeddings stay, since the head shares them."""
+    count = sum(p.numel() for p in module.parameters())
+    if non_embedding:
+        positions = [m for m in module.modules() if isinstance(m, Positional)]
+        count -= sum(p.numel() for m in positions for p in m.parameters())
+    return count
+
+
+def flops_per_token(module: nn.Module, T: int) -> float | None:
+    """Of training on windows of T tokens: every matrix product that a forward pass makes, three times.
+
+    `module` lies on the meta device. Embeddings are looked up, not multiplied, so they count nothing. None where a part
+    needs real numbers to compute with, as kernels of plugins may.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # takes a second, and only some runs count
+
+    ids = torch.zeros(1, T, dtype=torch.int64, device="meta")
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(ids)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None
+    return float(BACKWARD * counter.get_total_flops() / T)
+
+
+def peak_flops(device: str) -> float | None:
+    """The short types' peak of a GPU by the name that torch gives it; None where it is not known."""
+    words = device.replace("-", " ").split()  # "NVIDIA A100-SXM4-40GB"
+    names = [name for name in PEAKS if all(part in words for part in name.split())]
+    return PEAKS[max(names, key=len)] if names else None
