@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.interop.bring import import_run
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.train import session
 
@@ -19,21 +21,43 @@ SHRUNKEN = [
 ]
 
 
+@pytest.fixture
+def overrides(tmp_path: Path, shakespeare: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[str]]:
+    """What makes an experiment small and offline; a published GPT-2 becomes a random one of that name."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shakespeare.parent / "tiktoken"))
+    beginning = tmp_path / "beginning.txt"
+    beginning.write_text(shakespeare.read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+
+    def chosen(path: Path) -> list[str]:
+        experiment = Experiment.load(path)
+        if experiment.model.init_from:
+            transformers = pytest.importorskip("transformers")
+            config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=12, n_positions=32)
+            transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "hf")
+            import_run(str(tmp_path / "hf"), experiment.model.init_from)
+        has_source = experiment.resolved()["dataset"]["use"] == "shakespeare"
+        return [*SHRUNKEN, *([f"dataset.source={beginning}"] if has_source else [])]
+
+    return chosen
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_experiment_takes_two_shrunken_steps(path: Path, shakespeare: Path) -> None:
-    source = [f"dataset.source={shakespeare}"] if needs_source(path) else []
-    folder = session.run(Experiment.load(path, [*SHRUNKEN, *source]))
+def test_every_experiment_takes_two_shrunken_steps(path: Path, overrides: Callable[[Path], list[str]]) -> None:
+    folder = session.run(Experiment.load(path, overrides(path)))
     assert folder.status()["state"] == "finished"
     assert len([line for line in read(folder.metrics) if "train/loss" in line]) == 2
 
 
-def needs_source(path: Path) -> bool:
-    return 'use = "shakespeare"' in path.read_text(encoding="utf-8")
+def test_an_evaluation_of_gpt2_trains_nothing(overrides: Callable[[Path], list[str]]) -> None:
+    path = ROOT / "experiments" / "eval_gpt2_medium.toml"
+    folder = session.run(Experiment.load(path, [*overrides(path), "train.steps=0"]))
+    assert [line["step"] for line in read(folder.metrics)] == [0]
+    assert not folder.samples.exists()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_experiment_says_at_its_top_what_to_expect(path: Path) -> None:
-    header = path.read_text(encoding="utf-8").split("\nname = ")[0]
+    header = re.split(r"\n(?=\w)", path.read_text(encoding="utf-8"))[0]
     assert all(line.startswith("#") for line in header.splitlines())
     assert re.search(r"Expected: .*\d", header), "the loss, the time and the device"
 

@@ -110,10 +110,15 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 def fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
     """Puts weights into a model; tied ones stay tied. Raises KitError that names each tensor that does not fit."""
-    own = model.state_dict()
-    given = {own[name].data_ptr() for name in weights if name in own}  # a tied tensor needs one of its names only
-    lacking = [name for name, value in own.items() if name not in weights and value.data_ptr() not in given]
-    faults = [f"{name} is missing" for name in lacking]
+    check_fit(model, weights, origin)
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Whether they would fit; the model may lie on the meta device. Raises KitError."""
+    own = model.state_dict(keep_vars=True)
+    given = {id(own[name]) for name in weights if name in own}  # a tied tensor needs one of its names only
+    faults = [f"{name} is missing" for name, value in own.items() if id(value) not in given]
     for name, value in weights.items():
         if name not in own:
             faults.append(f"{name} has no place in the model")
@@ -122,7 +127,6 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
     if faults:
         more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise KitError(f"the weights of {origin} do not fit the model: {'; '.join(faults[:SHOWN])}{more}")
-    model.load_state_dict(dict(weights), strict=False)
 
 
 def load_training(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Both are pickles. Nothing of them is executed: tensors and plain values are all 
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,13 +91,14 @@ def load_plain(path: Path) -> dict[str, Any]:
         raise KitError(f"{path} {what}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = str(error).partition("Unsupported ")[2].partition(". ")[0] or str(error).partition("\n")[0]
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+        culprit = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?(\S+)", str(error))
+        if culprit is None:
+            cause = str(error).partition("\n")[0]
+            raise KitError(f"{path} is damaged or no torch checkpoint: {cause}") from None
         raise KitError(
-            f"{path} holds more than tensors and plain values ({culprit}); loading it could run code, so it is refused"
+            f"{path} holds more than tensors and plain values: loading it would call {culprit[1]}, so it is refused"
         ) from None
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
-        raise KitError(f"{path} is damaged or no torch checkpoint: {str(error).partition(chr(10))[0]}") from None
     if not isinstance(checkpoint, dict):
         raise KitError(f"{path} is no checkpoint of nanoGPT: it holds a {type(checkpoint).__name__}")
     return checkpoint

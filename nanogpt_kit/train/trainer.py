@@ -67,7 +67,7 @@ class Trainer:
         self.model = experiment.model.build(ModelContext(vocab_size=data.encoder.vocab_size))
         experiment.init.apply(self.model)
         if weights is not None:
-            store.fit(self.model, weights, f"model.init_from = {experiment.model.init_from!r}")
+            store.fit(self.model, weights, str(experiment.model.init_from))
         self.model.to(ctx.device)
         self.spread = experiment.parallel.spread(self.model, ctx)
         self.optimizer = experiment.optimizer.build(self.groups())

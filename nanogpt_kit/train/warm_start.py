@@ -18,6 +18,7 @@ from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.interop.bring import import_run
 from nanogpt_kit.interop.gpt2 import PUBLISHED
+from nanogpt_kit.nn.flops import on_meta
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json, sha256
@@ -73,16 +74,16 @@ class WarmStart:
         if meaning(saved) != meaning(data.manifest["tokenizer"]):
             now = f"{data.manifest['tokenizer']['use']} of {data.encoder.vocab_size:,} tokens"
             then = f"{saved['use']} of {saved['vocab_size']:,}"
-            reason = (
-                f"{self.checkpoint} was trained on other tokens ({then}; here {now}), so its embeddings mean others"
-            )
+            reason = f"{self.checkpoint} was trained on other tokens: {then}, here {now}"
             raise KitError(Fault(reason, "tokenizer", wanted.place(("tokenizer", "use"))))
         model = self.experiment.model.build(ModelContext(vocab_size=saved["vocab_size"]))
         store.load_weights(self.checkpoint, model)
         crop = getattr(model, "crop", None)
         if crop is not None and wanted.model.block_size < self.experiment.model.block_size:
             crop(wanted.model.block_size)
-        return model.state_dict()
+        weights = model.state_dict()
+        store.check_fit(on_meta(wanted.model, data.encoder.vocab_size), weights, str(self.checkpoint))
+        return weights
 
     def facts(self) -> dict[str, Any]:
         """For the provenance of the run that starts here."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from nanogpt_kit.api import Encoder, KitError, TextContext
 from nanogpt_kit.components.tokenizer.byte import Byte
 from nanogpt_kit.components.tokenizer.char import Char
+from nanogpt_kit.components.tokenizer.gpt2 import GPT2
 
 unicode_text = st.text(st.characters(codec="utf-8"))  # all but halves of surrogate pairs
 
@@ -100,3 +104,44 @@ def test_a_tokenizer_is_restored_from_its_state_as_json(kind: Byte | Char) -> No
 
 def test_byte_has_nothing_to_remember() -> None:
     assert learnt(Byte(), STRANGE).state() == {}
+
+
+@pytest.fixture
+def gpt2(shakespeare: Path, monkeypatch: pytest.MonkeyPatch) -> Encoder:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shakespeare.parent / "tiktoken"))
+    return learnt(GPT2())
+
+
+def test_gpt2_makes_the_published_number_of_tokens_of_tiny_shakespeare(gpt2: Encoder, shakespeare: Path) -> None:
+    text = shakespeare.read_text(encoding="utf-8")
+    (ids,) = gpt2.encode_batch([text])
+    assert (len(ids), gpt2.vocab_size, gpt2.eot_id) == (338_025, 50_257, 50_256)  # nanoGPT's data/shakespeare
+    assert gpt2.decode(ids) == text
+
+
+def test_gpt2_takes_what_looks_like_a_special_token_for_text(gpt2: Encoder) -> None:
+    check_round_trip(gpt2, ["<|endoftext|>", STRANGE, ""])
+    assert gpt2.decode_bytes([31373, 50256]) == b"hello"
+
+
+def test_a_restored_gpt2_needs_no_vocabulary_from_elsewhere(gpt2: Encoder) -> None:
+    restored = GPT2().restore(json.loads(json.dumps(gpt2.state())))
+    for text in (STRANGE, "To be, or not to be", "naïve 猫 \U0001f600"):
+        assert restored.encode_batch([text])[0].tolist() == gpt2.encode_batch([text])[0].tolist()
+    assert (restored.vocab_size, restored.eot_id) == (gpt2.vocab_size, gpt2.eot_id)
+
+
+def test_without_its_vocabulary_gpt2_says_what_to_do(tmp_path: Path) -> None:
+    code = (
+        "import tiktoken.load\n"
+        "def offline(*a, **k): raise OSError('no network')\n"
+        "tiktoken.load.read_file = offline\n"
+        "from nanogpt_kit.components.tokenizer.gpt2 import GPT2\n"
+        "from nanogpt_kit.api import KitError\n"
+        "try: GPT2().build(None)\n"
+        "except KitError as error: print(error)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"TIKTOKEN_CACHE_DIR": str(tmp_path)}
+    )
+    assert "gpt2 cannot be downloaded: no network; with TIKTOKEN_CACHE_DIR set" in answer.stdout, answer.stderr

@@ -1,0 +1,218 @@
+"""GPT-2 in and out: transformers' own implementation is the oracle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.interop.bring import export, import_run
+from nanogpt_kit.runs.folder import find, runs_root
+from nanogpt_kit.train import session
+
+transformers = pytest.importorskip("transformers")
+
+SMALL = {"n_layer": 3, "n_head": 4, "n_embd": 48, "n_positions": 96, "vocab_size": 257}
+OTHER = {"n_layer": 2, "n_head": 3, "n_embd": 36, "n_positions": 80, "vocab_size": 50257, "n_inner": 100}
+BYTE = ["tokenizer.use=byte"]
+
+
+def gpt2(folder: Path, **options: object) -> torch.nn.Module:
+    """A random GPT-2 of transformers, saved; gains and biases too are random, since ones and zeros hide mistakes."""
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(bos_token_id=None, eos_token_id=None, **options))
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.fixture
+def vocabulary(monkeypatch: pytest.MonkeyPatch, shakespeare: Path) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shakespeare.parent / "tiktoken"))
+
+
+@pytest.mark.parametrize("sizes", [SMALL, OTHER], ids=["small", "other"])
+def test_an_imported_gpt2_has_the_logits_and_the_greedy_text_of_transformers(
+    tmp_path: Path, command: Callable[..., object], vocabulary: None, sizes: dict[str, int]
+) -> None:
+    theirs = gpt2(tmp_path / "hf", **sizes)
+    answer = command("import", tmp_path / "hf", "mine", *(BYTE if sizes is SMALL else []))
+    assert answer.code == 0, answer.err
+    ours = load_run("mine")
+    ids = torch.randint(0, sizes["vocab_size"], (3, 29), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.model(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+    prompt = ids[:1, :7]
+    expected = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=50, do_sample=False)
+    from nanogpt_kit.generate.decode import generate
+
+    found = list(generate(ours.model, prompt, [first_of_all()], 50, [0], sizes["n_positions"]))
+    assert torch.cat(found).tolist() == expected[0, 7:].tolist()
+
+
+def first_of_all() -> object:
+    from nanogpt_kit.components.sampler.temperature import Temperature
+
+    return Temperature(value=0.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": False}, {"activation_function": "gelu"}], ids=str)
+def test_what_was_imported_is_exported_unchanged(tmp_path: Path, options: dict[str, object]) -> None:
+    theirs = gpt2(tmp_path / "hf", **SMALL, **options)
+    import_run(str(tmp_path / "hf"), "mine", BYTE)
+    ours = load_run("mine")
+    export(ours.experiment, ours.model, ours.encoder, "huggingface", tmp_path / "back")
+    back = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "back").eval()
+    assert list(back.state_dict()) == list(theirs.state_dict())
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(back.state_dict()[name], value), name
+    ids = torch.arange(2 * 31).view(2, 31)
+    with torch.no_grad():
+        assert torch.equal(back(ids).logits, theirs(ids).logits)
+
+
+@pytest.mark.parametrize("option", ["model.bias=false", "model.weight_tying=false", "model.vocab_multiple=100"])
+def test_a_run_exported_to_transformers_keeps_its_logits(
+    tiny: Path, tmp_path: Path, option: str, command: Callable[..., object]
+) -> None:
+    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=3", "sample.num_samples=0", option]))
+    assert command("export", "tiny", tmp_path / "hf").code == 0
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "hf").eval()
+    ids = torch.randint(0, 257, (2, 15), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(load_run("tiny").model(ids), theirs(ids).logits, rtol=0, atol=1e-5)
+
+
+def test_a_model_that_gpt2_is_not_is_refused_with_each_reason(tiny: Path, tmp_path: Path) -> None:
+    options = [
+        "model.position=rope",
+        "model.norm=rmsnorm",
+        "model.n_kv_head=1",
+        'model.attention={use="sdpa", window=4}',
+    ]
+    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0", *options]))
+    run = load_run("tiny")
+    with pytest.raises(KitError) as refused:
+        export(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "hf")
+    for told in ("position.use = 'rope'", "norm.use = 'rmsnorm'", "n_kv_head = 1", "attention.window = 4"):
+        assert told in str(refused.value)
+    assert not (tmp_path / "hf").exists()
+    assert not list(tmp_path.glob(".hf*"))
+
+
+def test_an_export_never_overwrites(tiny: Path, tmp_path: Path, command: Callable[..., object]) -> None:
+    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0"]))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("all of it")
+    answer = command("export", "tiny", tmp_path / "full", "--format", "safetensors")
+    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'full'} exists already and is not empty\n")
+    assert (tmp_path / "full" / "thesis.tex").read_text() == "all of it"
+
+
+def test_weights_in_several_files_are_read_as_one(tmp_path: Path) -> None:
+    theirs = gpt2(tmp_path / "hf", **SMALL)
+    theirs.save_pretrained(tmp_path / "parts", max_shard_size="100KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    import_run(str(tmp_path / "parts"), "mine", BYTE)
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(load_run("mine").model(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+
+
+def changed_config(folder: Path, **values: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def left_out(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    save_file({k: v for k, v in load_file(path).items() if "h.1.ln_2" not in k}, path)
+
+
+BROKEN = {
+    "another architecture": (lambda hf: changed_config(hf, model_type="llama"), "model of type 'llama'; only gpt2"),
+    "a size that is missing": (lambda hf: changed_config(hf, n_head=None), "config.json: n_head is missing"),
+    "an unknown activation": (
+        lambda hf: changed_config(hf, activation_function="mish"),
+        "activation_function = 'mish'",
+    ),
+    "a network of another kind": (
+        lambda hf: changed_config(hf, scale_attn_by_inverse_layer_idx=True),
+        "scale_attn_by_inverse_layer_idx = True is another network",
+    ),
+    "no JSON": (lambda hf: (hf / "config.json").write_text("{"), "config.json cannot be read"),
+    "no configuration": (lambda hf: (hf / "config.json").unlink(), "has no config.json"),
+    "half of the weights": (lambda hf: cut(hf / "model.safetensors"), "no safetensors file, or not all of one"),
+    "pickled weights": (
+        lambda hf: (hf / "model.safetensors").rename(hf / "pytorch_model.bin"),
+        "holds no .safetensors file .*pickles, which can run code",
+    ),
+    "a tensor that is missing": (left_out, "h.1.ln_2.weight is missing; h.1.ln_2.bias is missing"),
+    "more layers than there are": (lambda hf: changed_config(hf, n_layer=4), "h.3.ln_1.weight is missing"),
+    "another width": (
+        lambda hf: changed_config(hf, n_embd=44),
+        r"h.0.attn.c_attn.weight is \[144, 48\] there and \[132, 44\]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "told"), BROKEN.values(), ids=BROKEN)
+def test_what_is_not_a_whole_gpt2_is_named(tmp_path: Path, damage: Callable[[Path], None], told: str) -> None:
+    gpt2(tmp_path / "hf", **SMALL)
+    damage(tmp_path / "hf")
+    with pytest.raises(KitError, match=told):
+        import_run(str(tmp_path / "hf"), "mine", BYTE)
+    assert not runs_root().exists() or not list(runs_root().glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "told"),
+    [
+        (97, "byte has 257 tokens|has 257 tokens, but the model knows 97"),
+        (900, "has 900 tokens, but the tokenizer byte"),
+    ],
+)
+def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path, tokens: int, told: str) -> None:
+    gpt2(tmp_path / "hf", **{**SMALL, "vocab_size": tokens})
+    with pytest.raises(KitError, match=told):
+        import_run(str(tmp_path / "hf"), "mine", BYTE)
+
+
+def test_a_source_that_is_nothing_is_told_with_the_nearest_name(command: Callable[..., object]) -> None:
+    answer = command("import", "gpt2-larg")
+    assert answer.code == 2
+    assert "no file, no folder and no published GPT-2; did you mean 'gpt2-large'?" in answer.err
+
+
+def test_without_a_network_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(KitError, match=r"gpt2-xl cannot be downloaded .* in a folder, import that folder"):
+        import_run("gpt2-xl")
+
+
+def test_an_imported_run_writes_is_found_by_name_and_is_not_resumed(
+    tmp_path: Path, command: Callable[..., object]
+) -> None:
+    gpt2(tmp_path / "hf", **SMALL)
+    folder = import_run(str(tmp_path / "hf"), overrides=BYTE)
+    assert find("hf") == folder
+    assert folder.status()["state"] == "finished"
+    assert "imported" in json.loads((folder.path / "provenance.json").read_text())
+    assert command("sample", "hf", "--max-new-tokens", "5", "--prompt", "abc").out.startswith("abc")
+    answer = command("run", folder.experiment, "--resume", folder)
+    assert answer.code == 2
+    assert f"was imported, not trained; model.init_from={folder} starts from it" in answer.err

@@ -1,0 +1,191 @@
+"""nanoGPT's checkpoints in and out. The oracle is transformers' GPT-2, its weights written down as nanoGPT does."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.interop.bring import import_run
+from nanogpt_kit.train import session
+
+transformers = pytest.importorskip("transformers")
+
+LETTERS = "\n !XYZabcdefg\u2603"
+SIZES = {"n_layer": 2, "n_head": 3, "n_embd": 36}
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+
+
+def theirs() -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        **SIZES, n_positions=20, vocab_size=len(LETTERS), activation_function="gelu", bos_token_id=0, eos_token_id=0
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def checkpoint(model: torch.nn.Module, prefix: str = "") -> dict[str, Any]:
+    """As nanoGPT's train.py writes it: of a compiled model with the prefix `_orig_mod.`."""
+    weights: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        weights[prefix + name] = value.t().contiguous() if name.endswith(TRANSPOSED) else value
+    return {
+        "model": weights,
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3}]},
+        "model_args": {**SIZES, "block_size": 20, "bias": True, "vocab_size": len(LETTERS), "dropout": 0.1},
+        "iter_num": 250,
+        "best_val_loss": torch.tensor(1.5),
+        "config": {"dataset": "letters", "device": "cpu", "compile": True},
+    }
+
+
+def saved(folder: Path, values: object) -> Path:
+    """<folder>/out/ckpt.pt beside <folder>/data/letters/meta.pkl, as nanoGPT lays them."""
+    (folder / "out").mkdir(parents=True)
+    torch.save(values, folder / "out" / "ckpt.pt")
+    meta = folder / "data" / "letters" / "meta.pkl"
+    meta.parent.mkdir(parents=True)
+    by_id = dict(enumerate(LETTERS))
+    meta.write_bytes(
+        pickle.dumps({"vocab_size": len(LETTERS), "itos": by_id, "stoi": {c: i for i, c in by_id.items()}})
+    )
+    return folder / "out" / "ckpt.pt"
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."], ids=["plain", "compiled"])
+def test_an_imported_checkpoint_has_its_logits_and_its_characters(tmp_path: Path, prefix: str) -> None:
+    model = theirs()
+    values = checkpoint(model, prefix)
+    values["model"][f"{prefix}transformer.h.0.attn.bias"] = torch.ones(1, 1, 20, 20).tril()  # without fused attention
+    import_run(str(saved(tmp_path / "nanoGPT", values)))
+    run = load_run("out")
+    ids = torch.randint(0, len(LETTERS), (3, 20), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(run.model(ids), model(ids).logits, rtol=0, atol=1e-5)
+    assert run.encoder.decode([3, 7, 13]) == "Xb\u2603"
+    assert run.experiment.model.dropout == 0.1
+
+
+def test_an_imported_checkpoint_trains_on_and_goes_back(
+    tiny: Path, text_file: Path, tmp_path: Path, command: Callable[..., object]
+) -> None:
+    text_file.write_text("abc!\nXYZ abd\u2603efg\n" * 400, encoding="utf-8")
+    import_run(str(saved(tmp_path / "nanoGPT", checkpoint(theirs()))), "letters")
+    options = ["callback=[]", "tokenizer=char", "model.bias=true", "model.init_from=letters", "model.n_embd=36"]
+    folder = session.run(Experiment.load(tiny, [*options, "sample.num_samples=0"]))
+    assert folder.status()["state"] == "finished"
+    answer = command("export", folder, tmp_path / "back", "--format", "nanogpt")
+    assert answer.code == 0, answer.err
+    back = torch.load(tmp_path / "back" / "ckpt.pt", weights_only=True)
+    expected = checkpoint(theirs())["model"]
+    assert {name: value.shape for name, value in back["model"].items()} == {
+        name: (value[:, :].shape if "wpe" not in name else torch.Size([16, 36])) if value.ndim == 2 else value.shape
+        for name, value in expected.items()
+    }
+    assert back["model_args"] == {**SIZES, "block_size": 16, "bias": True, "dropout": 0.1, "vocab_size": len(LETTERS)}
+    import_run(str(tmp_path / "back" / "ckpt.pt"), "again", meta=tmp_path / "back" / "meta.pkl")
+    ids = torch.arange(14)[None]
+    with torch.no_grad():
+        assert torch.equal(load_run(folder.path).model(ids), load_run("again").model(ids))
+
+
+def test_what_nanogpt_cannot_compute_is_not_exported_to_it(
+    tiny: Path, tmp_path: Path, command: Callable[..., object]
+) -> None:
+    options = ['model.mlp={use="gelu", approximate="tanh"}', "model.weight_tying=false", "model.logit_softcap=15.0"]
+    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0", *options]))
+    answer = command("export", "tiny", tmp_path / "back", "--format", "nanogpt")
+    assert answer.code == 2
+    for told in ("mlp.approximate = 'tanh'", "weight_tying = False", "logit_softcap = 15.0"):
+        assert told in answer.err
+
+
+class Hostile:
+    """Unpickled, it would leave a file behind."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
+    tmp_path: Path, command: Callable[..., object]
+) -> None:
+    mark = tmp_path / "ran"
+    path = saved(tmp_path / "nanoGPT", {**checkpoint(theirs()), "config": Hostile(mark)})
+    answer = command("import", path)
+    assert answer.code == 2
+    assert f"{path} holds more than tensors and plain values" in answer.err
+    assert "loading it would call " in answer.err
+    assert "so it is refused" in answer.err
+    bare = tmp_path / "bare.pt"
+    bare.write_bytes(pickle.dumps(Hostile(mark)))
+    assert "is a bare pickle, which can run code" in command("import", bare).err
+    path = saved(tmp_path / "other", checkpoint(theirs()))
+    (tmp_path / "other" / "data" / "letters" / "meta.pkl").write_bytes(pickle.dumps({"itos": Hostile(mark)}))
+    assert "is no meta.pkl of nanoGPT's character-level data: it names" in command("import", path).err
+    assert not mark.exists()
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def garbled(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[: len(content) // 2] = b"PK" + bytes(len(content) // 2 - 2)
+    path.write_bytes(content)
+
+
+FOREIGN = {
+    "truncated": (truncated, "not all of a checkpoint: its end is missing"),
+    "garbled": (garbled, "damaged or no torch checkpoint"),
+    "text": (lambda path: path.write_text("ROMEO:"), "is no torch checkpoint"),
+    "empty": (lambda path: path.write_bytes(b""), "is no torch checkpoint"),
+    "another checkpoint": (lambda path: torch.save({"weights": {}}, path), "lacks `model` or `model_args`"),
+    "a tensor": (lambda path: torch.save(torch.zeros(3), path), "no checkpoint of nanoGPT: it holds a Tensor"),
+    "half of model_args": (
+        lambda path: torch.save({"model": {}, "model_args": {"n_layer": 1, "n_head": 1}}, path),
+        "model_args lacks n_embd, block_size, vocab_size",
+    ),
+    "no weights": (
+        lambda path: torch.save({**checkpoint(theirs()), "model": {}}, path),
+        "no tensor is called transformer.wte.weight",
+    ),
+    "a layer that is missing": (
+        lambda path: torch.save({**checkpoint(theirs()), "model_args": {**SIZES, "n_layer": 3, **ROOM}}, path),
+        "h.2.ln_1.weight is missing",
+    ),
+}
+ROOM = {"block_size": 20, "vocab_size": len(LETTERS), "bias": True}
+
+
+@pytest.mark.parametrize(("damage", "told"), FOREIGN.values(), ids=FOREIGN)
+def test_a_damaged_or_foreign_file_is_named_as_such(tmp_path: Path, damage: Callable[[Path], None], told: str) -> None:
+    path = saved(tmp_path / "nanoGPT", checkpoint(theirs()))
+    damage(path)
+    with pytest.raises(KitError, match=told) as refused:
+        import_run(str(path))
+    assert str(path) in str(refused.value)
+
+
+def test_characters_that_nobody_names_are_asked_for(tmp_path: Path) -> None:
+    path = saved(tmp_path / "nanoGPT", checkpoint(theirs()))
+    (tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl").rename(tmp_path / "meta.pkl")
+    with pytest.raises(KitError, match=r"14 tokens, which is not GPT-2's vocabulary; --meta data/letters/meta.pkl"):
+        import_run(str(path))
+    import_run(str(path), "found", meta=tmp_path / "meta.pkl")
+    assert load_run("found").encoder.vocab_size == len(LETTERS)

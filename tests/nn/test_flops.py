@@ -1,0 +1,71 @@
+"""Counts of parameters and FLOPs against the papers' formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.nn.flops import flops_per_token, measure, num_params, on_meta, peak_flops
+from nanogpt_kit.train.efficiency import Efficiency
+
+GPT2 = GPT(vocab_multiple=1)
+
+
+def test_gpt2_has_its_published_number_of_parameters() -> None:
+    module = on_meta(GPT2, 50257)
+    assert num_params(module, non_embedding=False) == 124_439_808  # Radford et al. 2019, as nanoGPT loads it
+    assert num_params(module) == 124_439_808 - 1024 * 768
+    assert measure(GPT2, 50257).total == 124_439_808
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "naive", "flex"])
+@pytest.mark.parametrize("n_kv_head", [None, 2])
+def test_flops_are_those_of_the_palm_paper(attention: str, n_kv_head: int | None) -> None:
+    sizes = {"n_layer": 3, "n_head": 4, "n_embd": 48, "block_size": 40}
+    model = GPT(**sizes, n_kv_head=n_kv_head, attention=attention, position="rope", mlp="swiglu")
+    size = measure(model, 90)
+    products = size.parameters["matrix"] + size.parameters["embedding"]  # the head's weight is the embedding's
+    assert size.flops_per_token == 6 * products + 12 * 3 * 48 * 40
+
+
+def test_nothing_is_allocated() -> None:
+    assert all(p.is_meta for p in on_meta(GPT(n_layer=400, n_embd=12288, n_head=96), 50257).parameters())
+
+
+def test_a_part_that_wants_real_numbers_leaves_the_flops_unknown() -> None:
+    class Asks(torch.nn.Module):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return ids if ids.sum().item() else -ids
+
+    assert flops_per_token(Asks(), 8) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    {
+        "NVIDIA H200": 989,
+        "NVIDIA H100 80GB HBM3": 989,
+        "NVIDIA H100 PCIe": 756,
+        "NVIDIA A100-SXM4-40GB": 312,
+        "NVIDIA A10": 125,
+        "NVIDIA L40S": 362,
+        "Tesla V100-SXM2-16GB": 125,
+        "NVIDIA GeForce RTX 4090": 165,
+        "Quadro T400": None,
+        "Voodoo 2": None,
+    }.items(),
+)
+def test_peaks_are_found_by_whole_words_of_the_name(name: str, tera: float | None) -> None:
+    assert peak_flops(name) == (None if tera is None else tera * 1e12)
+
+
+def test_utilisation_is_told_where_the_peak_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    ctx = {"device": "cuda", "world_size": 2, "splits": ()}
+    told = Efficiency.of(GPT2, 50257, RunContext(precision="bf16", **ctx)).metrics(1e6)
+    assert told == {"perf/mfu": pytest.approx(1e6 * 854.3e6 / (2 * 989e12), rel=1e-3)}
+    assert Efficiency.of(GPT2, 50257, RunContext(precision="fp32", **ctx)).metrics(1e6) == {}
+    cpu = RunContext(device="cpu", precision="bf16", world_size=1, splits=())
+    assert Efficiency.of(GPT2, 50257, cpu).metrics(1e6) == {}

@@ -1,0 +1,113 @@
+"""Training that starts from trained weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.runs.folder import RunFolder, find, runs_root
+from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.train import session
+
+QUICK = ["callback=[]", "sample.num_samples=0"]
+
+
+@pytest.fixture
+def trained(tiny: Path) -> RunFolder:
+    return session.run(Experiment.load(tiny, QUICK))
+
+
+def run(tiny: Path, *options: str) -> RunFolder:
+    return session.run(Experiment.load(tiny, [*QUICK, "name=tuned", "model.init_from=tiny", *options]))
+
+
+def evaluations(folder: RunFolder) -> dict[int, float]:
+    return {line["step"]: line["val/loss"] for line in read(folder.metrics) if "val/loss" in line}
+
+
+def test_training_starts_where_the_other_run_ended(tiny: Path, trained: RunFolder) -> None:
+    tuned = evaluations(run(tiny))
+    assert tuned[0] == evaluations(trained)[20]
+    assert tuned[20] < tuned[0]
+
+
+def test_no_steps_only_evaluate(tiny: Path, trained: RunFolder) -> None:
+    folder = run(tiny, "train.steps=0")
+    assert evaluations(folder) == {0: evaluations(trained)[20]}
+    assert folder.status()["state"] == "finished"
+    for mine, theirs in zip(load_run("tuned").model.parameters(), load_run("tiny").model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_context_may_be_cropped(tiny: Path, trained: RunFolder) -> None:
+    run(tiny, "train.steps=0", "model.block_size=8")
+    model = load_run("tuned").model
+    assert model.position.wpe.weight.shape == (8, 24)
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), load_run("tiny").model(ids), rtol=0, atol=1e-6)
+
+
+def test_a_run_may_be_named_by_its_folder_and_is_told_in_the_provenance(tiny: Path, trained: RunFolder) -> None:
+    folder = run(tiny, f"model.init_from={trained.path}", "train.steps=1")
+    origin = json.loads((folder.path / "provenance.json").read_text())["init_from"]
+    assert origin["checkpoint"] == str(trained.checkpoints / "step-00000020")
+    assert len(origin["sha256"]) == 64
+
+
+def test_a_resumed_run_needs_no_other(tiny: Path, trained: RunFolder) -> None:
+    whole = run(tiny)
+    with pytest.raises(RunFailed, match="enough"):
+        run(tiny, "callback=['stopper']", f"components=['{stopper(tiny)}']")
+    part = find("tuned")
+    shutil.rmtree(trained.path.parent)
+    experiment = Experiment.load(tiny, [*QUICK, "name=tuned", "model.init_from=tiny"])
+    session.run(experiment, resume=str(part.path))
+    ended, expected = load_run(part.path, trust_code=True).model, load_run(whole.path).model
+    for mine, theirs in zip(ended.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def stopper(tiny: Path) -> Path:
+    path = tiny.with_name("stopper.py")
+    path.write_text(
+        '"""Stops in the midst."""\nfrom nanogpt_kit.api import Callback, hookimpl\n'
+        "class Stopper(Callback):\n    def build(self, run):\n        return Stop()\n"
+        "class Stop:\n    @hookimpl\n    def step_finished(self, run, step):\n"
+        "        if step == 13:\n            raise ValueError('enough')\n"
+    )
+    return path
+
+
+REFUSED = {
+    "no such run": (["model.init_from=tinny"], "model.init_from: 'tinny' is no run.*did you mean 'tiny'"),
+    "other tokens": (["tokenizer=char"], "tokenizer: .* was trained on other tokens: byte of 257, here char of"),
+    "another width": (["model.n_embd=48"], r"wte.weight is \[320, 24\] there and \[320, 48\] in the model"),
+    "more layers": (["model.n_layer=3"], "h.2.ln_1.weight is missing"),
+    "fewer layers": (["model.n_layer=1"], "h.1.ln_1.weight has no place in the model"),
+    "a longer context": (["model.block_size=20"], r"position.wpe.weight is \[16, 24\] there and \[20, 24\]"),
+}
+
+
+@pytest.mark.parametrize(("options", "told"), REFUSED.values(), ids=REFUSED)
+def test_weights_that_do_not_fit_are_named_and_leave_no_run(
+    tiny: Path, trained: RunFolder, options: list[str], told: str
+) -> None:
+    with pytest.raises(KitError, match=told):
+        run(tiny, *options)
+    assert not (runs_root() / "tuned").exists() or not list((runs_root() / "tuned").iterdir())
+
+
+def test_options_that_fit_and_mean_something_else_are_named(
+    tiny: Path, trained: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tiny, "model.n_head=2", "model.dropout=0.0", "train.steps=0")
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == [f"model.n_head is 2 here and was 3 in {find('tiny').checkpoints / 'step-00000020'}"]
