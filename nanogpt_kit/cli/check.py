@@ -27,7 +27,7 @@ def check(experiment: str, overrides: tuple[str, ...], explain: bool, as_json: b
     """Validate EXPERIMENT without running it."""
     chosen = load(experiment, overrides, trust_code)
     from nanogpt_kit.core.options import leaves
-    from nanogpt_kit.nn.flops import on_meta
+    from nanogpt_kit.nn.blank import on_meta
 
     if not explain:
         on_meta(chosen.model)  # raises where its parts do not go together

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Encoder, ModelContext, Sampler
+from nanogpt_kit.core.kinds import Encoder, Sampler
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.generate.decode import generate
+from nanogpt_kit.nn.blank import blank
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json
@@ -104,6 +105,6 @@ def load_run(
     if checkpoint is None:
         raise KitError(f"{folder} has no checkpoint yet")
     encoder = experiment.tokenizer.restore(read_json(checkpoint / store.TOKENIZER)["state"])
-    model = experiment.model.build(ModelContext(vocab_size=encoder.vocab_size))
+    model = blank(experiment.model, encoder.vocab_size)
     store.load_weights(checkpoint, model)
     return LoadedRun(experiment, model.to(device).eval(), encoder, device)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import Fault, KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Encoder, ModelContext, TextContext
+from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.data.manifest import tokenizer_record
 from nanogpt_kit.interop import gpt2, nanogpt
 from nanogpt_kit.interop.foreign import HEAD, WIDE, Foreign
+from nanogpt_kit.nn.blank import blank
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import check_writable, sha256, write_atomically, write_json
@@ -40,7 +41,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     experiment = experiment_of(foreign, overrides)
     check_writable(runs.runs_root() / experiment.name)
     encoder = encoder_of(foreign, experiment)
-    model = experiment.model.build(ModelContext(vocab_size=encoder.vocab_size))
+    model = blank(experiment.model, encoder.vocab_size)
     store.fit(model, padded(foreign, model, encoder, experiment), str(foreign.path))
     origin, _ = provenance.collect(experiment, data={}, hardware={})
     origin["imported"] = {"from": source, "files": hashes(foreign.path)}

@@ -8,13 +8,12 @@ costs twice the forward pass. MFU is the achieved share of the peak, recomputati
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from nanogpt_kit.core.kinds import Model, ModelContext, Role
+from nanogpt_kit.core.kinds import Model, Role
+from nanogpt_kit.nn.blank import on_meta
 from nanogpt_kit.nn.parts import Positional
 from nanogpt_kit.nn.roles import by_role
 
@@ -60,22 +59,6 @@ def measure(model: Model, vocab_size: int) -> Size:
         {role: sum(p.numel() for p in parameters) for role, parameters in by_role(module).items()},
         flops_per_token(module, model.block_size),
     )
-
-
-def on_meta(model: Model, vocab_size: int = 1) -> nn.Module:
-    """Built without memory. Raises KitError where its parts do not go together."""
-    with torch.device("meta"), Undrawn():
-        return model.build(ModelContext(vocab_size=vocab_size))
-
-
-class Undrawn(TorchFunctionMode):
-    """Leaves out torch's initial draws: on the meta device they mean nothing, and importing what they need is slow."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
 
 
 def num_params(module: nn.Module, non_embedding: bool = True) -> int:

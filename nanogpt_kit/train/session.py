@@ -19,7 +19,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.generate.loaded import LoadedRun, encode_prompt
-from nanogpt_kit.nn.flops import on_meta
+from nanogpt_kit.nn.blank import on_meta
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance, trust
 from nanogpt_kit.runs.files import read_json, write_atomically, write_json

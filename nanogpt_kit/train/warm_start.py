@@ -13,12 +13,11 @@ from torch import Tensor
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import ModelContext
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.interop.bring import import_run
 from nanogpt_kit.interop.gpt2 import PUBLISHED
-from nanogpt_kit.nn.flops import on_meta
+from nanogpt_kit.nn.blank import blank, on_meta
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json, sha256
@@ -76,7 +75,7 @@ class WarmStart:
             then = f"{saved['use']} of {saved['vocab_size']:,}"
             reason = f"{self.checkpoint} was trained on other tokens: {then}, here {now}"
             raise KitError(Fault(reason, "tokenizer", wanted.place(("tokenizer", "use"))))
-        model = self.experiment.model.build(ModelContext(vocab_size=saved["vocab_size"]))
+        model = blank(self.experiment.model, saved["vocab_size"])
         store.load_weights(self.checkpoint, model)
         crop = getattr(model, "crop", None)
         if crop is not None and wanted.model.block_size < self.experiment.model.block_size:

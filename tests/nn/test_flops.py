@@ -7,7 +7,8 @@ import torch
 
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.nn.flops import flops_per_token, measure, num_params, on_meta, peak_flops
+from nanogpt_kit.nn.blank import on_meta
+from nanogpt_kit.nn.flops import flops_per_token, measure, num_params, peak_flops
 from nanogpt_kit.train.efficiency import Efficiency
 
 GPT2 = GPT(vocab_multiple=1)
