@@ -60,8 +60,9 @@ class ChunkedLoss(torch.autograd.Function):
             logits = softcapped((features @ short.T).float(), softcap)  # (n, rows)
             logits[:, vocab_size:] = -torch.inf
             known = (wanted != IGNORED)[:, None]  # (n, 1)
-            index = wanted.clamp(min=0)[:, None]  # (n, 1)
-            surprise = torch.logsumexp(logits, dim=1, keepdim=True) - logits.gather(1, index)  # (n, 1)
+            index = wanted.masked_fill(wanted == IGNORED, 0)[:, None]  # (n, 1)
+            own = logits[:, :vocab_size].gather(1, index)  # (n, 1); torch refuses a target outside the vocabulary
+            surprise = torch.logsumexp(logits, dim=1, keepdim=True) - own
             loss += (surprise * known).sum()
             if x_grad is None and weight_grad is None:
                 continue

@@ -26,6 +26,10 @@ class View:
     slopes: Tensor | None = None  # (H,): how much each head minds distance (ALiBi)
     lowered: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        both = (self.query_segments is None) == (self.key_segments is None)
+        assert both, "segments are of queries and keys, or of neither"
+
     @classmethod
     def causal(cls, positions: Tensor, segments: Tensor | None = None, slopes: Tensor | None = None) -> View:
         """Self-attention over `positions` (1, T), counted up from 0."""

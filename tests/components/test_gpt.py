@@ -1,16 +1,29 @@
-"""The default parts are GPT-2: checked against a plain transformer that knows no registry."""
+"""GPT: with its default parts it is GPT-2, checked against a plain transformer; and what its own options do."""
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
 import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.components.init.gpt2 import GPT2
+from nanogpt_kit.components.model import gpt as gpt_module
 from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import ModelContext
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.nn import loss as loss_module
 from nanogpt_kit.nn.parts import ResidualLinear
 from nanogpt_kit.nn.roles import by_role
 
@@ -55,7 +68,8 @@ def normalised(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
 
 def built(**options: object) -> nn.Module:
     torch.manual_seed(0)
-    model = GPT(n_layer=L, n_head=H, n_embd=C, block_size=13, **options).build(ModelContext(vocab_size=V))
+    sizes = {"n_layer": L, "n_head": H, "n_embd": C, "block_size": 13}
+    model = GPT(**{**sizes, **options}).build(ModelContext(vocab_size=V))
     GPT2().apply(model)
     for parameter in model.parameters():  # gains of one and biases of zero would hide mistakes
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
@@ -72,41 +86,9 @@ def test_logits_equal_a_plain_gpt2(bias: bool, attention: str) -> None:
     torch.testing.assert_close(model(IDS), reference_logits(dict(model.named_parameters()), IDS), rtol=0, atol=1e-5)
 
 
-def test_the_loss_is_the_sum_over_the_wanted_tokens_in_fp32() -> None:
-    model = built()
-    targets = IDS.roll(-1, dims=1)
-    targets[0, 4:] = -1
-    wanted = targets >= 0
-    picked = model(IDS).log_softmax(-1)[wanted].gather(1, targets[wanted][:, None])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert model(IDS, targets).dtype == torch.float32
-    torch.testing.assert_close(model(IDS, targets), -picked.sum())
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "naive"])
-def test_a_later_token_never_changes_an_earlier_logit(attention: str) -> None:
-    model = built(attention=attention)
-    before = model(IDS)
-    for position in range(T):
-        changed = IDS.clone()
-        changed[:, position] = (changed[:, position] + 1) % V
-        after = model(changed)
-        torch.testing.assert_close(after[:, :position], before[:, :position], rtol=0, atol=0)
-        assert not torch.equal(after[:, position], before[:, position])
-
-
 def test_head_and_embedding_are_one_tensor() -> None:
     model = built()
     assert model.lm_head.weight is model.wte.weight
-
-
-def test_every_parameter_has_one_role() -> None:
-    model = built(bias=True)
-    roles = by_role(model)
-    assert [p.shape for p in roles["embedding"]] == [(64, C), (13, C)]  # V = 37 is padded
-    assert all(p.ndim == 1 for p in roles["vector"])
-    assert len(roles["matrix"]) == 4 * L
-    assert sum(len(found) for found in roles.values()) == len(list(model.parameters()))
 
 
 def test_initial_weights_are_gpt2s() -> None:
@@ -128,3 +110,168 @@ def test_dropout_drops_in_training_only() -> None:
     assert torch.equal(model(IDS), model(IDS))
     model.train()
     assert not torch.equal(model(IDS), model(IDS))
+
+
+# --- grouped heads ----------------------------------------------------------------------------------------------
+
+
+def test_heads_that_do_not_divide_are_named(tiny: Path) -> None:
+    with pytest.raises(KitError, match=r"model\.n_kv_head: should divide n_head \(3\), got 2"):
+        Experiment.load(tiny, ["model.n_kv_head=2"])
+    with pytest.raises(KitError, match=r"model\.n_embd: should be a multiple of n_head \(3\), got 25"):
+        Experiment.load(tiny, ["model.n_embd=25"])
+    assert Experiment.load(tiny, ["model.n_kv_head=1"]).model.n_kv_head == 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("n_kv_head", [1, 2, 3])
+@pytest.mark.parametrize("attention", ["sdpa", "naive"])
+def test_grouped_heads_are_full_heads_that_share_keys_and_values(attention: str, n_kv_head: int, bias: bool) -> None:
+    sizes = {"n_head": 6, "attention": attention, "bias": bias, "position": "rope", "qk_norm": True}
+    grouped, full = built(n_kv_head=n_kv_head, **sizes), built(**sizes)
+    D, weights = C // 6, grouped.state_dict()
+    for name in [name for name in weights if "c_attn" in name]:
+        q, *keys_and_values = weights[name].split([C, n_kv_head * D, n_kv_head * D])
+        repeated = [x.unflatten(0, (n_kv_head, D)).repeat_interleave(6 // n_kv_head, 0) for x in keys_and_values]
+        weights[name] = torch.cat([q, *(x.flatten(0, 1) for x in repeated)])
+    full.load_state_dict(weights)
+    torch.testing.assert_close(grouped(IDS), full(IDS), rtol=0, atol=1e-5)
+    assert grouped.h[0].attn.c_attn.weight.shape == (C + 2 * n_kv_head * D, C)
+
+
+# --- norms of queries and keys, soft-cap ------------------------------------------------------------------------
+
+
+def largest_score(model: nn.Module) -> float:
+    """Of any query with any key, in any block."""
+    scores: list[Tensor] = []
+    for block in model.h:
+        block.attn.attention.register_forward_pre_hook(
+            lambda module, args: scores.append((args[0] @ args[1].mT).abs().max() / math.sqrt(args[0].size(-1)))
+        )
+    model(IDS)
+    assert len(scores) == L
+    return max(score.item() for score in scores)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["learned", "rope"])
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_with_qk_norm_scores_are_bounded_however_large_the_weights(norm: str, position: str) -> None:
+    bound = math.sqrt(C / H)  # of a query and a key, each of length sqrt(D) at most, divided by sqrt(D)
+    found = {}
+    for qk_norm in (False, True):
+        model = built(qk_norm=qk_norm, norm=norm, position=position, bias=False)
+        for block in model.h:
+            block.attn.c_attn.weight.mul_(100)
+            for gain in [*block.attn.q_norm.parameters(), *block.attn.k_norm.parameters()]:
+                gain.fill_(1.0)
+        found[qk_norm] = largest_score(model)
+    assert found[False] > 10 * bound
+    assert 0.5 * bound < found[True] <= bound * (1 + 1e-5)
+
+
+def test_qk_norm_has_gains_of_its_own_for_queries_and_for_keys() -> None:
+    attn = built(qk_norm=True, bias=False).h[1].attn
+    assert attn.q_norm.weight.shape == attn.k_norm.weight.shape == (C // H,)
+    assert attn.q_norm.weight is not attn.k_norm.weight
+    assert not list(built().h[1].attn.q_norm.parameters())
+
+
+@torch.no_grad()
+def test_a_soft_cap_bends_the_logits_and_the_loss_with_them() -> None:
+    model = built(weight_tying=False)
+    capped = built(weight_tying=False, logit_softcap=2.5)
+    for each in (model, capped):
+        each.lm_head.weight.mul_(30)
+    logits, targets = model(IDS), IDS.roll(-1, 1)
+    assert logits.abs().max() > 10
+    assert capped(IDS).abs().max() <= 2.5
+    torch.testing.assert_close(capped(IDS), 2.5 * torch.tanh(logits / 2.5))
+    picked = capped(IDS).log_softmax(-1).gather(2, targets[..., None])
+    torch.testing.assert_close(capped(IDS, targets), -picked.sum())
+
+
+# --- head and vocabulary ----------------------------------------------------------------------------------------
+
+
+def test_untied_head_and_embedding_are_two_tensors() -> None:
+    model = built(weight_tying=False)
+    assert model.lm_head.weight.shape == model.wte.weight.shape == (64, C)
+    assert model.lm_head.weight.data_ptr() != model.wte.weight.data_ptr()
+    assert by_role(model)["head"] == [model.lm_head.weight]
+    before = model(IDS)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    torch.testing.assert_close(model(IDS), 2 * before)
+
+
+@pytest.mark.parametrize("weight_tying", [True, False])
+@pytest.mark.parametrize(("multiple", "rows"), [(1, 37), (8, 40), (37, 37), (64, 64)])
+def test_padded_rows_add_no_logit_and_no_loss(multiple: int, rows: int, weight_tying: bool) -> None:
+    exact = built(vocab_multiple=1, weight_tying=weight_tying)
+    padded = built(vocab_multiple=multiple, weight_tying=weight_tying)
+    assert padded.wte.weight.shape == padded.lm_head.weight.shape == (rows, C)
+    with torch.no_grad():
+        for name, parameter in padded.named_parameters():
+            own = exact.get_parameter(name)
+            parameter.fill_(9.0)
+            parameter[: len(own)] = own
+    targets = IDS.roll(-1, 1)
+    assert padded(IDS).shape == (B, T, V)
+    torch.testing.assert_close(padded(IDS), exact(IDS), rtol=0, atol=1e-5)
+    torch.testing.assert_close(padded(IDS, targets), exact(IDS, targets))
+    padded(IDS, targets).backward()
+    assert not padded.lm_head.weight.grad[V:].any()
+    assert padded.lm_head.weight.grad[:V].any(dim=1).all()
+
+
+def test_a_model_trains_the_same_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = []
+    for logits in (loss_module.CHUNK_LOGITS, 3 * 64):
+        monkeypatch.setattr(loss_module, "CHUNK_LOGITS", logits)
+        model = built(logit_softcap=5.0)
+        model(IDS, IDS.roll(-1, 1)).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+# --- what cannot be ---------------------------------------------------------------------------------------------
+
+
+def test_an_attention_that_cannot_train_here_is_refused_with_a_remedy(tiny: Path, command: Callable[..., Any]) -> None:
+    options = ["model.attention=flex", "model.dropout=0.0"]
+    experiment = Experiment.load(tiny, options)
+    cpu = RunContext(device="cpu", precision="fp32", world_size=1, splits=experiment.dataset.splits)
+    told = r'model\.attention: flex has no backward pass on cpu; attention = "sdpa" trains with the same'
+    with pytest.raises(KitError, match=told):
+        experiment.check_context(cpu)
+    experiment.check_context(dataclasses.replace(cpu, device="cuda"))
+    answer = command("run", tiny, *options, "train.device=cpu")
+    assert answer.code == 2
+    assert re.search(told, " ".join(answer.err.split()))
+    assert not (tiny.parent / "runs").exists()
+
+
+def test_flex_refuses_dropout() -> None:
+    parts = GPT(n_layer=1, n_head=H, n_embd=C, attention="flex", dropout=0.1)
+    with pytest.raises(KitError, match=r'flex has no dropout, and model\.dropout is 0\.1; take 0\.0 or .*"sdpa"'):
+        parts.build(ModelContext(vocab_size=V))
+
+
+def test_the_model_names_no_component_but_as_the_default_of_a_slot() -> None:
+    tree = ast.parse(inspect.getsource(gpt_module))
+    kinds, registry = ("attention", "position", "norm", "mlp"), Registry.installed()
+    entries = [entry for kind in kinds for entry in registry.of_kind(kind) if entry.distribution == OURS]
+    named = {entry.name for entry in entries} | {entry.target.partition(":")[2].lower() for entry in entries}
+    slots = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "slot"]
+    assert sorted(ast.literal_eval(slot.args[0]) for slot in slots) == ["gelu", "layernorm", "learned", "sdpa"]
+    excused = {id(slot.args[0]) for slot in slots}
+    for node in ast.walk(tree):
+        words = [value for field, value in ast.iter_fields(node) if field in ("id", "attr", "name", "asname", "arg")]
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in excused:
+            words.append(node.value)
+        if isinstance(node, ast.ImportFrom):
+            words += (node.module or "").split(".")
+        found = named & {word.lower().rpartition(".")[2] for word in words if isinstance(word, str)}
+        assert not found, f"line {getattr(node, 'lineno', 0)} names {found}"

@@ -100,8 +100,9 @@ class Transformer(nn.Module):
         With a cache, `ids` go on where its tokens end.
         """
         T, slopes = ids.size(1), self.position.slopes()
+        end = T if cache is None else cache.length + T
+        assert end <= self.block_size, f"{end} tokens do not fit a block_size of {self.block_size}"
         if cache is None:
-            assert self.block_size >= T, f"{T} tokens do not fit a block_size of {self.block_size}"
             view = View.causal(torch.arange(T, device=ids.device)[None], slopes=slopes)
         else:
             view = cache.view(T, ids.device, slopes)
