@@ -1,0 +1,234 @@
+"""What holds for components of several kinds: options that can be written down, modules that can be saved and compiled.
+
+Suites need no fixtures of their own, and draw from generators of their own or from torch's after seeding it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import tomli
+import tomli_w
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from nanogpt_kit.core.kinds import MLP, Attention, LayerContext, Norm, Position
+from nanogpt_kit.core.options import Component, dump
+from nanogpt_kit.core.registry import Registry
+
+B, T = 2, 5
+
+by_backend = pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+torch_warns = pytest.mark.filterwarnings(  # of its own ways: when it traces flex, when it imports inductor
+    "ignore:.*should not be instantiated:DeprecationWarning", "ignore:.*torch.jit.script_method:DeprecationWarning"
+)
+by_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    """Numbers from N(0, 1), the same ones on every device."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def stir(module: nn.Module, scale: float, seed: int) -> None:
+    """Moves every weight: gains of one and biases of zero would hide mistakes."""
+    for number, parameter in enumerate(module.parameters()):
+        parameter.add_(drawn(*parameter.shape, seed=1000 * seed + number).to(parameter), alpha=scale)
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def value_and_gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor] = ()
+) -> list[Tensor]:
+    """What a function gives, and the gradients of the sum of its squares; zeros where nothing flows."""
+    value = function(*inputs)
+    leaves = [leaf for leaf in (*inputs, *weights) if leaf.requires_grad]
+    if not leaves:
+        return [value]
+    gradients = torch.autograd.grad(value.float().square().sum(), leaves, materialize_grads=True)
+    return [value.detach(), *gradients]
+
+
+class Conformance:
+    """What holds for a component of any kind that builds a module."""
+
+    component: ClassVar[Component]
+    device: ClassVar[str] = "cpu"  # where the module is built and called
+    inductor: ClassVar[bool] = True  # whether torch's inductor can compile it there; aot_eager always must
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """A fresh module in eval mode, with weights that nothing hides behind."""
+        raise NotImplementedError
+
+    def outputs(self, module: nn.Module) -> Tensor:
+        """Of inputs that are always the same, without gradients."""
+        raise NotImplementedError
+
+    def compiled(self, function: Callable[..., Any], backend: str) -> Callable[..., Any]:
+        """In one graph, or an error; what other tests compiled is forgotten."""
+        if backend == "inductor" and not self.inductor:
+            pytest.skip(f"inductor cannot compile {type(self.component).__name__} on {self.device}")
+        torch._dynamo.reset()
+        return torch.compile(function, fullgraph=True, backend=backend)
+
+    def test_the_module_says_what_it_is(self) -> None:
+        assert sys.modules[type(self.component).__module__].__doc__, "the component's file has no docstring"
+
+    def test_every_option_has_a_description(self) -> None:
+        for name, option in type(self.component).model_fields.items():
+            slot = isinstance(option.annotation, type) and issubclass(option.annotation, Component)  # its kind says it
+            assert slot or option.description, f"option {name} has no description"
+
+    def test_options_never_change(self) -> None:
+        hash(self.component)  # a list or a dict among them could
+        for name in (*type(self.component).model_fields, "another"):
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(self.component, name, None)
+
+    def test_unknown_options_are_refused(self) -> None:
+        with pytest.raises(ValidationError, match="no_such_option"):
+            type(self.component).model_validate({**self.written(), "no_such_option": 1})
+
+    def test_options_survive_being_written_down(self) -> None:
+        text = tomli_w.dumps(self.written())
+        assert type(self.component).model_validate(tomli.loads(text)) == self.component
+
+    def written(self) -> dict[str, Any]:
+        """The options as an experiment file holds them."""
+        return dump(self.component, Registry.installed())
+
+    def test_each_module_has_weights_of_its_own(self) -> None:
+        one, other = self.build(), self.build()
+        shared = {id(weight) for weight in one.parameters()} & {id(weight) for weight in other.parameters()}
+        assert not shared, f"{len(shared)} parameters are shared by two modules of one component"
+
+    def test_weights_survive_being_saved(self, tmp_path: Path) -> None:
+        saved, loaded = self.build(seed=1), self.build(seed=2)
+        save_model(saved, str(tmp_path / "model.safetensors"))
+        load_model(loaded, tmp_path / "model.safetensors")
+        torch.testing.assert_close(self.outputs(loaded), self.outputs(saved), rtol=0, atol=0)
+
+    def test_no_chance_is_left_in_eval_mode(self) -> None:
+        module = self.build()
+        torch.manual_seed(1)
+        before = self.outputs(module)
+        torch.manual_seed(2)
+        torch.testing.assert_close(self.outputs(module), before, rtol=0, atol=0)
+
+
+class PartConformance(Conformance):
+    """What holds for the parts of a network, which know it by a LayerContext."""
+
+    component: ClassVar[Attention | Position | Norm | MLP]
+    context: ClassVar[LayerContext] = LayerContext(
+        n_embd=24, n_head=6, n_kv_head=3, head_dim=4, n_layer=7, block_size=13, dropout=0.0, bias=True
+    )
+    differentiable: ClassVar[bool] = True  # on this device; False skips all that needs a backward pass
+    # Of finite differences. Small, since a kink may lie in between; suites whose components customarily compute in fp32
+    # whatever they are given take larger steps.
+    gradcheck_step: ClassVar[float] = 1e-6
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        """In fp32, none of them with a requirement of gradients."""
+        raise NotImplementedError
+
+    def apply(self, module: Any, *inputs: Tensor) -> Tensor:
+        """All that the module does with `inputs`, as one tensor."""
+        raise NotImplementedError
+
+    def build(self, seed: int = 0, **changes: Any) -> nn.Module:
+        """Of the context with some `changes`."""
+        torch.manual_seed(seed)
+        module = self.component.build(replace(self.context, **changes))
+        stir(module, 0.3, seed)
+        if not self.differentiable:
+            module.requires_grad_(False)
+        return module.to(self.device).eval()
+
+    @torch.no_grad()
+    def outputs(self, module: nn.Module) -> Tensor:
+        return self.apply(module, *self.inputs())
+
+    def leaves(self, *inputs: Tensor) -> list[Tensor]:
+        return [x.detach().clone().requires_grad_(self.differentiable) for x in inputs]
+
+    def needs_gradients(self) -> None:
+        if not self.differentiable:
+            pytest.skip(f"{type(self.component).__name__} has no backward pass on {self.device}")
+
+    def test_gradients_pass_gradcheck(self) -> None:
+        """Each of the inputs'; of the weights', which are many, one mixture."""
+        self.needs_gradients()
+        module, step = self.build().double(), self.gradcheck_step
+        leaves, weights = self.leaves(*(x.double() for x in self.inputs())), trained(module)
+        torch.autograd.gradcheck(functools.partial(self.apply, module), leaves, eps=step, atol=max(1e-5, step))
+        if weights:  # which are moved in place, where the module sees it
+            torch.autograd.gradcheck(lambda *_: self.apply(module, *leaves), weights, eps=step, fast_mode=True)
+
+    @by_dtype
+    @pytest.mark.parametrize("scale", [1e4, 0.0])
+    def test_extreme_features_stay_finite(self, scale: float, dtype: torch.dtype) -> None:
+        module = self.build().to(dtype)
+        inputs = self.leaves(*(scale * x.to(dtype) for x in self.inputs()))
+        for found in value_and_gradients(functools.partial(self.apply, module), inputs, trained(module)):
+            assert found.isfinite().all(), f"{(~found.isfinite()).sum()} of {found.numel()} numbers are not finite"
+
+    @by_backend
+    @torch_warns
+    def test_compiled_it_computes_the_same(self, backend: str) -> None:
+        module = self.build()
+        function, weights = functools.partial(self.apply, module), trained(module)
+        eager = value_and_gradients(function, self.leaves(*self.inputs()), weights)
+        other = value_and_gradients(self.compiled(function, backend), self.leaves(*self.inputs()), weights)
+        for expected, found in zip(eager, other, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+class FeatureConformance(PartConformance):
+    """What holds for norms and MLPs, modules from (B, T, C) to (B, T, C) that treat each position alone."""
+
+    component: ClassVar[Norm | MLP]
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (drawn(B, T, self.context.n_embd, seed=3).to(self.device),)
+
+    def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
+        out: Tensor = module(*inputs)
+        return out
+
+    @by_dtype
+    def test_shape_and_dtype_are_kept(self, dtype: torch.dtype) -> None:
+        (x,) = self.inputs()
+        expected = self.outputs(self.build())
+        out = self.build().to(dtype)(x.to(dtype))
+        assert out.shape == x.shape
+        assert out.dtype == dtype
+        torch.testing.assert_close(out.float(), expected, rtol=0, atol=float(0.02 * expected.abs().max()))
+
+    def test_no_position_sees_another(self) -> None:
+        (x,) = self.inputs()
+        module = self.build()
+        before = module(x)
+        for position in range(T):
+            changed = x.clone()
+            changed[0, position] = drawn(self.context.n_embd, seed=4)
+            moved = (module(changed) != before).any(dim=-1)  # (B, T)
+            assert moved.nonzero().tolist() == [[0, position]]
+
+    def test_without_dropout_training_mode_computes_the_same(self) -> None:
+        (x,) = self.inputs()
+        module = self.build()
+        expected = module(x)
+        torch.testing.assert_close(module.train()(x), expected, rtol=0, atol=0)

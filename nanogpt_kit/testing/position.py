@@ -1,0 +1,115 @@
+"""The suite for positions: what a token is told depends on its position alone, however the tokens are fed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nanogpt_kit.core.kinds import Position
+from nanogpt_kit.nn.parts import Positional
+from nanogpt_kit.testing.conformance import B, PartConformance, by_dtype, drawn
+
+
+class PositionConformance(PartConformance):
+    """Subclass it with `component = MyPosition(...)`.
+
+    `relative = True` promises that a score of turned queries and keys depends on nothing but their distance.
+    """
+
+    component: ClassVar[Position]
+    relative: ClassVar[bool] = False
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Features (B, T, C) and queries (B, H, T, D) at every position of a block."""
+        T, C, H, D = self.context.block_size, self.context.n_embd, self.context.n_head, self.context.head_dim
+        return drawn(B, T, C, seed=3).to(self.device), drawn(B, H, T, D, seed=4).to(self.device)
+
+    def apply(self, module: Any, *inputs: Tensor) -> Tensor:
+        x, q = inputs
+        positions = self.positions()
+        return torch.cat([module.embed(x, positions).flatten(), module.rotate(q, positions).flatten()])
+
+    def positional(self) -> Positional:
+        module = self.build()
+        assert isinstance(module, Positional), f"build returns a {type(module).__name__}, no api.Positional"
+        return module
+
+    def positions(self) -> Tensor:
+        return torch.arange(self.context.block_size, device=self.device)[None]  # (1, T)
+
+    def test_shapes_are_kept(self) -> None:
+        module, (x, q) = self.positional(), self.inputs()
+        keys = q[:, : self.context.n_kv_head]
+        assert module.embed(x, self.positions()).shape == x.shape
+        assert module.rotate(q, self.positions()).shape == q.shape
+        assert module.rotate(keys, self.positions()).shape == keys.shape
+
+    @by_dtype
+    def test_dtypes_are_kept(self, dtype: torch.dtype) -> None:
+        """Under autocast the module stays in fp32 and turns queries of a shorter type."""
+        module, (x, q) = self.positional(), self.inputs()
+        expected = module.rotate(q, self.positions())
+        turned = module.rotate(q.to(dtype), self.positions())
+        assert turned.dtype == dtype
+        torch.testing.assert_close(turned.float(), expected, rtol=0, atol=0.03)
+        assert module.to(dtype).embed(x.to(dtype), self.positions()).dtype == dtype
+
+    def test_positions_may_be_told_for_each_row(self) -> None:
+        module, (x, q), same = self.positional(), self.inputs(), self.positions()
+        for method, of in ((module.embed, x), (module.rotate, q)):
+            torch.testing.assert_close(method(of, same.expand(B, -1)), method(of, same), rtol=0, atol=0)
+            rows = torch.cat([same, same.flip(1)])  # (B, T)
+            alone = [method(of[[row]], rows[[row]]) for row in range(B)]
+            torch.testing.assert_close(method(of, rows), torch.cat(alone), rtol=0, atol=1e-6)
+
+    def test_tokens_fed_in_pieces_are_told_the_same(self) -> None:
+        module, (x, q), positions = self.positional(), self.inputs(), self.positions()
+        once = module.embed(x, positions), module.rotate(q, positions)
+        for piece in (slice(0, 5), slice(5, 9), slice(9, 10), slice(10, self.context.block_size)):
+            at = positions[:, piece]
+            torch.testing.assert_close(module.embed(x[:, piece], at), once[0][:, piece], rtol=0, atol=1e-6)
+            torch.testing.assert_close(module.rotate(q[:, :, piece], at), once[1][:, :, piece], rtol=0, atol=1e-6)
+
+    def test_a_rotation_keeps_lengths(self) -> None:
+        _, q = self.inputs()
+        turned = self.positional().rotate(q, self.positions())
+        torch.testing.assert_close(turned.norm(dim=-1), q.norm(dim=-1), rtol=1e-5, atol=1e-5)
+
+    def test_scores_depend_on_distance_alone(self) -> None:
+        if not self.relative:
+            pytest.skip(f"{type(self).__name__} does not promise it: relative = False")
+        _, q = self.inputs()
+        module, positions = self.positional(), self.positions()
+        turned, keys = (
+            module.rotate(x[:, :, :1].expand_as(q).contiguous(), positions) for x in (q, q.flip(2))
+        )  # one query and one key, at every position
+        scores = turned @ keys.mT  # (B, H, T, T)
+        torch.testing.assert_close(scores[..., 1:, 1:], scores[..., :-1, :-1], rtol=0, atol=2e-5)
+        assert (scores[..., 1:, 0] - scores[..., :-1, 0]).abs().amax() > 1e-2, "scores are the same at all distances"
+
+    def test_slopes_are_one_for_each_head(self) -> None:
+        slopes = self.positional().slopes()
+        if slopes is not None:
+            assert slopes.shape == (self.context.n_head,)
+            assert slopes.dtype == torch.float32
+            assert slopes.isfinite().all()
+
+    def test_a_cropped_one_is_a_shorter_one(self) -> None:
+        module, short = self.positional(), self.context.block_size - 4
+        x, q = (part.narrow(-2, 0, short) for part in self.inputs())
+        at = self.positions()[:, :short]
+        before = module.embed(x, at), module.rotate(q, at)
+        module.crop(short)
+        self.assert_same(module, before, x, q, at)
+        built = self.component.build(dataclasses.replace(self.context, block_size=short)).to(self.device)
+        built.load_state_dict(module.state_dict())
+        self.assert_same(built, before, x, q, at)
+
+    def assert_same(self, module: nn.Module, before: tuple[Tensor, Tensor], x: Tensor, q: Tensor, at: Tensor) -> None:
+        assert isinstance(module, Positional)
+        torch.testing.assert_close(module.embed(x, at), before[0], rtol=0, atol=0)
+        torch.testing.assert_close(module.rotate(q, at), before[1], rtol=0, atol=0)

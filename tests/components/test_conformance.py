@@ -1,0 +1,165 @@
+"""Every built-in of a kind that has a conformance suite passes it, as a plugin would."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from nanogpt_kit.components.attention.flex import Flex
+from nanogpt_kit.components.attention.naive import Naive
+from nanogpt_kit.components.attention.sdpa import SDPA
+from nanogpt_kit.components.mlp.gelu import GELU
+from nanogpt_kit.components.mlp.relu2 import ReLU2
+from nanogpt_kit.components.mlp.swiglu import SwiGLU
+from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.components.norm.layernorm import LayerNorm
+from nanogpt_kit.components.norm.rmsnorm import RMSNorm
+from nanogpt_kit.components.position.alibi import ALiBi
+from nanogpt_kit.components.position.learned import Learned
+from nanogpt_kit.components.position.none import None_
+from nanogpt_kit.components.position.rope import RoPE
+from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.testing.attention import AttentionConformance
+from nanogpt_kit.testing.mlp import MLPConformance
+from nanogpt_kit.testing.model import ModelConformance
+from nanogpt_kit.testing.norm import NormConformance
+from nanogpt_kit.testing.position import PositionConformance
+
+SUITES = {
+    "attention": AttentionConformance,
+    "position": PositionConformance,
+    "norm": NormConformance,
+    "mlp": MLPConformance,
+    "model": ModelConformance,
+}
+
+
+class TestSDPA(AttentionConformance):
+    component = SDPA()
+
+
+class TestSDPAWithAWindow(AttentionConformance):
+    component = SDPA(window=3)
+    window = 3
+
+
+class TestNaive(AttentionConformance):
+    component = Naive()
+
+
+class TestNaiveWithAWindow(AttentionConformance):
+    component = Naive(window=3)
+    window = 3
+
+
+class TestFlex(AttentionConformance):
+    component = Flex()
+    differentiable = False
+    inductor = False
+
+
+class TestFlexWithAWindow(AttentionConformance):
+    component = Flex(window=3)
+    window = 3
+    differentiable = False
+    inductor = False
+
+
+class TestRoPE(PositionConformance):
+    component = RoPE()
+    relative = True
+
+
+class TestRoPEOfHalfTheFeatures(PositionConformance):
+    component = RoPE(partial=0.5, base=100.0)
+    relative = True
+
+
+class TestLearned(PositionConformance):
+    component = Learned()
+
+
+class TestALiBi(PositionConformance):
+    component = ALiBi()
+
+
+class TestNoPositions(PositionConformance):
+    component = None_()
+
+
+class TestLayerNorm(NormConformance):
+    component = LayerNorm(bias=True)
+
+
+class TestLayerNormWithoutBias(NormConformance):
+    component = LayerNorm(bias=False, eps=1e-6)
+
+
+class TestRMSNorm(NormConformance):
+    component = RMSNorm()
+
+
+class TestRMSNormWithoutGain(NormConformance):
+    component = RMSNorm(gain=False)
+
+
+class TestGELU(MLPConformance):
+    component = GELU()
+
+
+class TestGELUByTanh(MLPConformance):
+    component = GELU(approximate="tanh", width=2.0)
+
+
+class TestSwiGLU(MLPConformance):
+    component = SwiGLU()
+
+
+class TestReLU2(MLPConformance):
+    component = ReLU2()
+
+
+class TestGPT(ModelConformance):
+    component = GPT(n_layer=2, n_head=3, n_embd=24, block_size=13, dropout=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # RMSNorm of heads under autocast
+class TestGPTOfOtherParts(ModelConformance):
+    component = GPT(
+        n_layer=2,
+        n_head=6,
+        n_kv_head=2,
+        n_embd=24,
+        block_size=13,
+        bias=False,
+        qk_norm=True,
+        weight_tying=False,
+        logit_softcap=15.0,
+        vocab_multiple=8,
+        position="rope",
+        norm="rmsnorm",
+        mlp="swiglu",
+    )
+
+
+def test_every_built_in_passes_a_suite() -> None:
+    cases = [case for name, case in globals().items() if name.startswith("Test")]
+    for entry in Registry.installed().entries:
+        if entry.kind in SUITES and entry.distribution == OURS:
+            mine = [case for case in cases if type(case.component) is entry.load()]
+            assert any(issubclass(case, SUITES[entry.kind]) for case in mine), f"{entry.qualified} passes no suite"
+
+
+class FlexOnAGPU(AttentionConformance):
+    component = Flex()
+    device = "cuda"
+    context = dataclasses.replace(AttentionConformance.context, head_dim=16, n_embd=96)  # the least its kernels take
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("scene", ["the causal square", "left padding by row"])
+def test_flex_trains_on_a_gpu(scene: str) -> None:
+    FlexOnAGPU().test_its_gradients_are_those_of_the_plain_softmax(scene)
