@@ -189,7 +189,7 @@ class Position(Component):
 
 
 class Norm(Component):
-    """Normalises the features of each position: the module maps (B, T, C) to (B, T, C)."""
+    """Normalises the last dimension, n_embd long: the module maps (..., C) to (..., C), of heads as well."""
 
     kind: ClassVar[str] = "norm"
 

@@ -59,7 +59,7 @@ class View:
     def penalty(self) -> Tensor:
         """(1 or B, H, T, S) fp32: what ALiBi adds to the scores, zero at the query's own position."""
         assert self.slopes is not None, "only a view with slopes has a penalty"
-        slopes = self.slopes
+        slopes = self.slopes.float()
 
         def lower() -> Tensor:
             distance = self.key_positions[:, None, None, :] - self.query_positions[:, None, :, None]

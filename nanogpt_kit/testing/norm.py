@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
+
 from nanogpt_kit.core.kinds import Norm
-from nanogpt_kit.testing.conformance import FeatureConformance
+from nanogpt_kit.testing.conformance import FeatureConformance, drawn
 
 
 class NormConformance(FeatureConformance):
@@ -13,3 +15,9 @@ class NormConformance(FeatureConformance):
 
     component: ClassVar[Norm]
     gradcheck_step: ClassVar[float] = 1e-3
+
+    def test_heads_are_normalised_like_positions(self) -> None:
+        """A model may hand it (B, H, T, D), built for D features."""
+        heads = drawn(2, 3, 5, self.context.n_embd, seed=5).to(self.device)
+        module = self.build()
+        torch.testing.assert_close(module(heads), module(heads.flatten(0, 1)).view_as(heads), rtol=0, atol=1e-6)

@@ -125,7 +125,6 @@ class TestGPT(ModelConformance):
     component = GPT(n_layer=2, n_head=3, n_embd=24, block_size=13, dropout=0.1)
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # RMSNorm of heads under autocast
 class TestGPTOfOtherParts(ModelConformance):
     component = GPT(
         n_layer=2,

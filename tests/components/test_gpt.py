@@ -139,6 +139,17 @@ def test_grouped_heads_are_full_heads_that_share_keys_and_values(attention: str,
     assert grouped.h[0].attn.c_attn.weight.shape == (C + 2 * n_kv_head * D, C)
 
 
+@torch.no_grad()
+def test_queries_and_keys_are_turned_by_the_same_positions() -> None:
+    model, seen = built(position="rope"), []
+    attn = model.h[0].attn
+    for part in attn.c_attn.parameters():
+        part[C : 2 * C] = part[:C]  # keys are made as queries are
+    attn.attention.register_forward_pre_hook(lambda module, args: seen.extend(args[:2]))
+    model(IDS)
+    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=0)
+
+
 # --- norms of queries and keys, soft-cap ------------------------------------------------------------------------
 
 

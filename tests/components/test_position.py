@@ -242,3 +242,15 @@ def test_only_without_positions_is_the_order_of_earlier_tokens_unknown(position:
     ids = torch.tensor([[1, 2, 3, 4, 5], [3, 1, 4, 2, 5]])  # the last of each sees the same tokens in another order
     one, other = model(ids)[:, -1]
     assert torch.allclose(one, other, atol=1e-4) == (position == "none")
+
+
+def test_rope_keeps_its_angles_where_the_model_is_cast_to_a_short_type() -> None:
+    x, positions = heads().bfloat16(), torch.tensor([[0, 1, 90, 1000, 4000]])
+    cast = RoPE().build(context()).to(torch.bfloat16).rotate(x, positions)
+    torch.testing.assert_close(cast, RoPE().build(context()).rotate(x, positions), rtol=0, atol=0)
+
+
+def test_alibi_keeps_its_distances_where_the_model_is_cast_to_a_short_type() -> None:
+    far = torch.arange(1000)[None]
+    exact, cast = (ALiBi().build(context(n_head=8)).to(dtype).slopes() for dtype in (torch.float32, torch.bfloat16))
+    assert torch.equal(View.causal(far, slopes=cast).penalty(), View.causal(far, slopes=exact).penalty())

@@ -60,7 +60,7 @@ def penalty(view: View) -> Callable[..., Tensor] | None:
     """ALiBi, as a change of each score."""
     if view.slopes is None:
         return None
-    slopes = view.slopes
+    slopes = view.slopes.float()
     queries, keys = view.query_positions, view.key_positions
     rows, columns = queries.size(0) > 1, keys.size(0) > 1  # else the same positions for all of the batch
 

@@ -5,7 +5,8 @@ Source: Zhang & Sennrich 2019, arXiv:1910.07467.
 
 from __future__ import annotations
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from nanogpt_kit.api import Field, LayerContext, Norm
 
@@ -15,4 +16,11 @@ class RMSNorm(Norm):
     gain: bool = Field(True, description="whether a learnt gain follows")
 
     def build(self, ctx: LayerContext) -> nn.Module:
-        return nn.RMSNorm(ctx.n_embd, eps=self.eps, elementwise_affine=self.gain)
+        return RootMeanSquare(ctx.n_embd, eps=self.eps, elementwise_affine=self.gain)
+
+
+class RootMeanSquare(nn.RMSNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        gain = None if self.weight is None else self.weight.float()
+        y = F.rms_norm(x.float(), self.normalized_shape, gain, self.eps)  # (..., C); on CPU autocast leaves it in bf16
+        return y.type_as(x)

@@ -6,6 +6,8 @@ which is also where only a part of the features is turned.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,16 +27,25 @@ class RoPE(Position):
 
 
 class Rotary(Positional):
-    speeds: Tensor
+    speeds: Tensor  # (turned / 2,) radians a token
 
     def __init__(self, turned: int, base: float) -> None:
         super().__init__()
-        speeds = base ** -(torch.arange(0, turned, 2, dtype=torch.float32) / turned)  # (turned / 2,) radians a token
-        self.register_buffer("speeds", speeds, persistent=False)
+        self.turned, self.base = turned, base
+        self.register_buffer("speeds", self.exact_speeds(), persistent=False)
+
+    def exact_speeds(self) -> Tensor:
+        return self.base ** -(torch.arange(0, self.turned, 2, dtype=torch.float32) / self.turned)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Rotary:
+        """A model that is cast to bf16 keeps them: rounded, they would be wrong by radians a thousand tokens on."""
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.speeds = self.exact_speeds().to(self.speeds.device)
+        return self
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         angles = positions[:, None, :, None] * self.speeds  # (1 or B, 1, T, turned / 2)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        half = self.speeds.numel()
-        a, b, rest = x.split([half, half, x.size(-1) - 2 * half], dim=-1)
+        half = self.turned // 2
+        a, b, rest = x.split([half, half, x.size(-1) - self.turned], dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)  # (B, H, T, D)
