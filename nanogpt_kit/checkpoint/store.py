@@ -119,7 +119,11 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> N
     own = model.state_dict(keep_vars=True)
     given = {id(own[name]) for name in weights if name in own}  # a tied tensor needs one of its names only
     faults = [f"{name} is missing" for name, value in own.items() if id(value) not in given]
+    first: dict[int, str] = {}  # of the names that share a tensor in the model
     for name, value in weights.items():
+        twin = first.setdefault(id(own.get(name, value)), name)
+        if twin != name and not torch.equal(value, weights[twin]):
+            faults.append(f"{twin} and {name} differ there, and are one tensor in the model")
         if name not in own:
             faults.append(f"{name} has no place in the model")
         elif own[name].shape != value.shape:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nanogpt_kit.cli.experiment import TRUST
+from nanogpt_kit.interop import FORMATS
 
 
 @click.command()
@@ -15,7 +16,7 @@ from nanogpt_kit.cli.experiment import TRUST
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["huggingface", "nanogpt", "safetensors"]),
+    type=click.Choice(FORMATS),
     default="huggingface",
     show_default=True,
     help="For transformers' GPT2LMHeadModel; for nanoGPT's sample.py; or as it is.",

@@ -180,8 +180,12 @@ class Experiment(Options):
         """Every value, defaults included, as TOML values: an experiment file that stands by itself."""
         return dump(self, self._registry)
 
-    def to_toml(self) -> str:
-        return tomli_w.dumps(self.resolved())
+    def to_toml(self, with_copies: bool = False) -> str:
+        """An experiment file; `with_copies` of its component files lying beside it in components/."""
+        values = self.resolved()
+        if with_copies:
+            values["components"] = [f"components/{path.name}" for path in self.component_files]
+        return tomli_w.dumps(values)
 
     def fingerprint(self) -> str:
         """A hash over all that decides the run: everything but its name."""

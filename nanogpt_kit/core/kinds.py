@@ -88,6 +88,10 @@ class Tokenizer(Component):
     @abstractmethod
     def build(self, ctx: TextContext) -> Encoder: ...
 
+    def known_vocab_size(self) -> int | None:
+        """How many tokens there are, where the options alone decide it; None where the text does."""
+        return None
+
     @abstractmethod
     def restore(self, state: Mapping[str, Any]) -> Encoder:
         """The encoder whose `state()` this is."""

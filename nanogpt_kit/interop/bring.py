@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint import store
@@ -18,9 +19,9 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.data.manifest import tokenizer_record
-from nanogpt_kit.interop import gpt2, nanogpt
-from nanogpt_kit.interop.foreign import HEAD, WIDE, Foreign
-from nanogpt_kit.nn.blank import blank
+from nanogpt_kit.interop import FORMATS, gpt2, nanogpt
+from nanogpt_kit.interop.foreign import WIDE, Foreign
+from nanogpt_kit.nn.blank import blank, on_meta
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import check_writable, sha256, write_atomically, write_json
@@ -28,48 +29,59 @@ from nanogpt_kit.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("huggingface", "nanogpt", "safetensors")
+FULL_DISK = (OSError, RuntimeError, SafetensorError)  # what Python, torch and safetensors call it
+STRANGERS = 64  # rows of the embedding that no token has: fewer are padding, more mean another tokenizer
 
 
 def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta: Path | None = None) -> RunFolder:
     """A run folder with the weights of a published GPT-2, of a folder of transformers', or of nanoGPT's ckpt.pt.
 
     `name` is the run's experiment, `overrides` are options of it, `meta` the characters of a nanoGPT model. Raises
-    KitError where the source cannot be read or is another network than GPT-2; then nothing is left behind.
+    KitError where the source cannot be read or is another network than GPT-2; then no run is left behind.
     """
     foreign = read(source, name, meta)
     experiment = experiment_of(foreign, overrides)
     check_writable(runs.runs_root() / experiment.name)
     encoder = encoder_of(foreign, experiment)
+    weights = padded(foreign, experiment, encoder.vocab_size)
     model = blank(experiment.model, encoder.vocab_size)
-    store.fit(model, padded(foreign, model, encoder, experiment), str(foreign.path))
+    store.fit(model, weights, str(foreign.path))
     origin, _ = provenance.collect(experiment, data={}, hardware={})
     origin["imported"] = {"from": source, "files": hashes(foreign.path)}
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
-        write_json(folder.path / "provenance.json", origin)
-        write_atomically(folder.experiment, experiment.to_toml())
         store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder), keep_last=1)
+        write_json(folder.path / "provenance.json", origin)
         folder.set_status("finished", step=0, total_steps=0, imported=True)
-    except OSError as error:
+        write_atomically(folder.experiment, experiment.to_toml())  # last: without it the folder is no run
+    except BaseException as error:
         shutil.rmtree(folder.path, ignore_errors=True)
-        raise KitError(f"the run folder {folder} cannot be written: {error}") from None
+        if isinstance(error, FULL_DISK):
+            raise KitError(f"the run folder {folder} cannot be written: {error}") from None
+        raise
     return folder
 
 
 def read(source: str, name: str, meta: Path | None) -> Foreign:
     path = Path(source)
-    if path.is_dir():
-        if (path / "experiment.toml").exists():
-            raise KitError(f"{source} is a run already; model.init_from={source} starts from it")
-        if not (path / "config.json").exists():
-            raise KitError(f"{source} has no config.json, so it is no model that transformers has saved")
-        return gpt2.read(path, name or path.resolve().name)
-    if path.exists():
-        return nanogpt.read(path, name or path.resolve().parent.name, meta)
+    if path.is_file():
+        return nanogpt.read(path, name or name_of(path.resolve().parent), meta)
+    if meta is not None:
+        raise KitError(f"--meta {meta} belongs to a ckpt.pt of nanoGPT, and {source} is none")
+    if (path / "checkpoints").is_dir():
+        raise KitError(f"{source} is a run already; model.init_from={source} starts from it")
+    if (path / "config.json").exists():
+        return gpt2.read(path, name or name_of(path.resolve()))
     if source in gpt2.PUBLISHED:
         return gpt2.read(gpt2.download(source), name or source)
+    if path.is_dir():
+        raise KitError(f"{source} has no config.json, so it is no model that transformers has saved")
     raise KitError(f"{source!r} is no file, no folder and no published GPT-2{nearest(source, gpt2.PUBLISHED)}")
+
+
+def name_of(path: Path) -> str:
+    """What an experiment may be called, from what a folder is called."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name).strip("-._") or "imported"
 
 
 def experiment_of(foreign: Foreign, overrides: Sequence[str]) -> Experiment:
@@ -91,34 +103,46 @@ def experiment_of(foreign: Foreign, overrides: Sequence[str]) -> Experiment:
 
 def encoder_of(foreign: Foreign, experiment: Experiment) -> Encoder:
     """The model's tokenizer. Raises KitError where the experiment's is not of the model's size."""
-    if foreign.state is not None and experiment.resolved()["tokenizer"]["use"] == foreign.tokenizer["use"]:
+    use, place = experiment.resolved()["tokenizer"]["use"], experiment.place(("tokenizer", "use"))
+    if foreign.state is not None and use == foreign.tokenizer["use"]:
         encoder = experiment.tokenizer.restore(foreign.state)
+    elif experiment.tokenizer.known_vocab_size() is None:
+        reason = f"{use} learns its tokens from text, and {foreign.path} does not say which ones the model knows"
+        raise KitError(Fault(reason, "tokenizer", place))
     else:
         text = TextContext(splits=experiment.dataset.splits, documents=experiment.dataset.documents)
         encoder = experiment.tokenizer.build(text)
-    if encoder.vocab_size > foreign.vocab_size:
-        raise KitError(
-            Fault(
-                f"has {encoder.vocab_size:,} tokens, but the model knows {foreign.vocab_size:,}; name the one that it "
-                "was trained with, as in tokenizer.use=byte",
-                "tokenizer",
-                experiment.place(("tokenizer", "use")),
-            )
+    known, needed = foreign.vocab_size, encoder.vocab_size
+    if not needed <= known < needed + STRANGERS:
+        remedy = "name the one that it was trained with, as in tokenizer.use=byte"
+        if foreign.path.is_file():
+            remedy += ", or --meta data/<dataset>/meta.pkl for a model of characters"
+        told = f"{use} has {needed:,} tokens, but the model of {foreign.path} has {known:,}; {remedy}"
+        raise KitError(Fault(told, "tokenizer", place))
+    if needed < known and known % 64:  # else its makers padded the vocabulary, as we do
+        logger.warning(
+            "%s has %d tokens that %s does not know; they are never read or written", foreign.path, known - needed, use
         )
+    if (foreign.path / "tokenizer.json").exists() or (foreign.path / "vocab.json").exists():
+        logger.info("the tokenizer files of %s are not read; its text is cut by %s", foreign.path, use)
     return encoder
 
 
-def padded(foreign: Foreign, model: nn.Module, encoder: Encoder, experiment: Experiment) -> dict[str, Tensor]:
-    """The weights with as many rows for tokens as our model has. Those beyond the vocabulary are never used."""
-    rows = model.state_dict()["wte.weight"].size(0)
-    if foreign.vocab_size > rows:
-        use = experiment.resolved()["tokenizer"]["use"]
-        raise KitError(
-            f"{foreign.path} has {foreign.vocab_size:,} tokens, but the tokenizer {use} has {encoder.vocab_size:,}; "
-            "name the one that it was trained with, as in tokenizer.use=gpt2"
-        )
-    more = (0, 0, 0, rows - foreign.vocab_size)
-    return {name: F.pad(value, more) if name in WIDE else value for name, value in foreign.weights.items()}
+def padded(foreign: Foreign, experiment: Experiment, vocab_size: int) -> dict[str, Tensor]:
+    """The weights with as many rows for tokens as our model has; those beyond the vocabulary are never used.
+
+    Raises KitError where they do not fit, before anything is allocated.
+    """
+    shapes = on_meta(experiment.model, vocab_size)
+    rows = shapes.state_dict()["wte.weight"].size(0) if shapes is not None else foreign.vocab_size
+    more = (0, 0, 0, rows - foreign.vocab_size)  # rows that are too many are cut off
+    weights = {
+        name: F.pad(value.float(), more) if name in WIDE and value.ndim == 2 else value.float()
+        for name, value in foreign.weights.items()
+    }
+    if shapes is not None:
+        store.check_fit(shapes, weights, str(foreign.path))
+    return weights
 
 
 def hashes(path: Path) -> dict[str, str]:
@@ -127,16 +151,19 @@ def hashes(path: Path) -> dict[str, str]:
 
 
 def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: str, folder: Path) -> None:
-    """Writes a folder that others can load; it appears whole or not at all.
+    """Writes a folder that others can load; it appears whole or not at all. `format` is one of FORMATS.
 
     Raises KitError where the folder is not empty, or where the format cannot express the model.
     """
+    folder = folder.absolute()
+    if format not in FORMATS:
+        raise KitError(f"unknown format {format!r}{nearest(format, FORMATS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KitError(f"{folder} exists already and is not empty")
     check_writable(folder.parent)
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    weights.setdefault(HEAD, weights.get("wte.weight"))
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     try:
         partial.mkdir(parents=True)
         if format == "huggingface":
@@ -145,12 +172,15 @@ def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: s
             nanogpt.write(partial, experiment, weights, encoder.vocab_size, encoder.state())
         else:
             store.save_weights(model, partial / "model.safetensors")
-            write_atomically(partial / "experiment.toml", experiment.to_toml())
+            write_atomically(partial / "experiment.toml", experiment.to_toml(with_copies=True))
             write_json(partial / "tokenizer.json", tokenizer_record(experiment, encoder))
+            for path in experiment.component_files:
+                (partial / "components").mkdir(exist_ok=True)
+                shutil.copyfile(path, partial / "components" / path.name)
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
-    except OSError as error:
+    except FULL_DISK as error:
         raise KitError(f"{folder} cannot be written: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.interop.foreign import HEAD, Foreign, check_shaped, exported, our_name
+from nanogpt_kit.interop.foreign import HEAD, SOFTMAX, Foreign, by_our_names, check_shaped, exported
 from nanogpt_kit.runs.files import write_json
 
 logger = logging.getLogger(__name__)
 
+INDEX = "model.safetensors.index.json"
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 BIASED = ("ln_1.weight", "ln_2.weight", "ln_f.weight", *TRANSPOSED)
@@ -41,6 +42,7 @@ SHAPED = {  # the networks that its format can hold
     "position.use": ("learned",),
     "norm.use": ("layernorm",),
     "mlp.use": ("gelu",),
+    "attention.use": SOFTMAX,
     "attention.window": (None,),
     "logit_softcap": (None,),
     "qk_norm": (False,),
@@ -67,15 +69,14 @@ def download(name: str) -> Path:
 def read(folder: Path, name: str) -> Foreign:
     """A folder that transformers' `save_pretrained` wrote. Raises KitError for what is not GPT-2."""
     config = read_config(folder / "config.json")
-    weights = {our_name(key): value for key, value in read_weights(folder).items() if not key.endswith(MASKS)}
+    weights = by_our_names(read_weights(folder), folder)
+    weights = {key: value for key, value in weights.items() if not key.endswith(MASKS)}
     for key, value in weights.items():
-        if key.endswith(TRANSPOSED):
+        if key.endswith(TRANSPOSED) and value.ndim == 2:
             weights[key] = value.t().contiguous()
     tied = config.get("tie_word_embeddings", True)
     if tied:
         weights.pop(HEAD, None)
-    if "wte.weight" not in weights:
-        raise KitError(f"{folder} holds no GPT-2: no tensor is called wte.weight")
     drops = {config.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
     options = {
         "use": "gpt",
@@ -120,17 +121,31 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files:
         pickled = " (its .bin files are pickles, which can run code)" if any(folder.glob("*.bin")) else ""
         raise KitError(f"{folder} holds no .safetensors file{pickled}; save_pretrained of transformers writes them")
+    lacking = [file.name for file in files if not file.exists()]
+    if lacking:
+        raise KitError(f"{folder} lacks {', '.join(lacking)}, which its {INDEX} names")
     weights: dict[str, Tensor] = {}
     for file in files:
         try:
             weights |= load_file(file)
         except (OSError, SafetensorError) as error:
             raise KitError(f"{file} is no safetensors file, or not all of one: {error}") from None
-    return {key: value.float() for key, value in weights.items()}
+    return weights
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The one file, or those that the index of a large model names."""
+    try:
+        parts = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+    except FileNotFoundError:
+        return sorted(folder.glob("*.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KitError(f"{folder / INDEX} cannot be read: {error}") from None
+    return [folder / part for part in sorted(set(map(str, parts)))]
 
 
 def write(

@@ -5,6 +5,7 @@ Both are pickles. Nothing of them is executed: tensors and plain values are all 
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import zipfile
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.interop.foreign import HEAD, Foreign, check_shaped, exported, our_name
+from nanogpt_kit.interop.foreign import HEAD, SOFTMAX, Foreign, by_our_names, check_shaped, exported
+
+logger = logging.getLogger(__name__)
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+GPT2_TOKENS = 50257
 MASK = ".attn.bias"  # the causal mask, which nanoGPT keeps where torch has no fused attention
-GPT2_ROWS = (50257, 50304)  # of GPT-2's vocabulary, as it is and padded
 SHAPED = {  # the networks that nanoGPT's model.py is
     "use": ("gpt",),
     "position.use": ("learned",),
@@ -30,6 +33,7 @@ SHAPED = {  # the networks that nanoGPT's model.py is
     "mlp.use": ("gelu",),
     "mlp.approximate": ("none",),
     "mlp.width": (4.0,),
+    "attention.use": SOFTMAX,
     "attention.window": (None,),
     "logit_softcap": (None,),
     "qk_norm": (False,),
@@ -46,32 +50,24 @@ def read(path: Path, name: str, meta: Path | None) -> Foreign:
     lacking = [key for key in SIZES if not isinstance(arguments.get(key), int)]
     if lacking:
         raise KitError(f"{path}: model_args lacks {', '.join(lacking)}")
-    weights = {our_name(key): value.float() for key, value in checkpoint["model"].items() if not key.endswith(MASK)}
+    weights = {key: value for key, value in by_our_names(checkpoint["model"], path).items() if not key.endswith(MASK)}
     weights.pop(HEAD, None)  # tied
-    if "wte.weight" not in weights:
-        raise KitError(f"{path} is no checkpoint of nanoGPT: no tensor is called transformer.wte.weight")
     options = {
         "use": "gpt",
         **{key: arguments[key] for key in SIZES if key != "vocab_size"},
         "bias": arguments.get("bias", True),
         "dropout": arguments.get("dropout", 0.0),
     }
-    dataset = (checkpoint.get("config") or {}).get("dataset", "")
-    meta = meta or nearby_meta(path, dataset)
-    if meta is not None:
-        state = {"characters": characters(meta)}
-        return Foreign(path, name, options, weights, {"use": "char"}, state)
-    if arguments["vocab_size"] not in GPT2_ROWS:
-        raise KitError(
-            f"{path} has {arguments['vocab_size']} tokens, which is not GPT-2's vocabulary; "
-            f"--meta data/{dataset or '<dataset>'}/meta.pkl would say what they are"
-        )
-    return Foreign(path, name, options, weights)
+    config = checkpoint.get("config")
+    meta = meta or nearby_meta(path, config.get("dataset") if isinstance(config, dict) else None)
+    if meta is None:
+        return Foreign(path, name, options, weights)
+    return Foreign(path, name, options, weights, {"use": "char"}, {"characters": characters(meta)})
 
 
-def nearby_meta(path: Path, dataset: str) -> Path | None:
+def nearby_meta(path: Path, dataset: object) -> Path | None:
     """<nanoGPT>/out-.../ckpt.pt belongs to <nanoGPT>/data/<dataset>/meta.pkl."""
-    if not dataset:
+    if not isinstance(dataset, str) or not dataset:
         return None
     found = path.absolute().parent.parent / "data" / dataset / "meta.pkl"
     return found if found.exists() else None
@@ -91,11 +87,10 @@ def load_plain(path: Path) -> dict[str, Any]:
         raise KitError(f"{path} {what}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
-        culprit = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?(\S+)", str(error))
+    except Exception as error:  # a file that was made to harm may raise anything; none of it has run
+        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         if culprit is None:
-            cause = str(error).partition("\n")[0]
-            raise KitError(f"{path} is damaged or no torch checkpoint: {cause}") from None
+            raise KitError(f"{path} is damaged or no torch checkpoint ({type(error).__name__})") from None
         raise KitError(
             f"{path} holds more than tensors and plain values: loading it would call {culprit[1]}, so it is refused"
         ) from None
@@ -118,7 +113,7 @@ def characters(meta: Path) -> str:
             values = PlainUnpickler(file).load()
         by_id = values["itos"]
         found = [by_id[number] for number in range(len(by_id))]
-    except (OSError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # as above
         raise KitError(f"{meta} is no meta.pkl of nanoGPT's character-level data: {error}") from None
     if not all(isinstance(character, str) and len(character) == 1 for character in found):
         raise KitError(f"{meta} is no meta.pkl of nanoGPT's character-level data: its itos holds no characters")
@@ -140,6 +135,8 @@ def write(
         "config": {"dataset": experiment.name},
     }
     torch.save(checkpoint, folder / "ckpt.pt")
+    if "characters" not in state and vocab_size != GPT2_TOKENS:
+        logger.warning("nanoGPT's sample.py will take the %d tokens for GPT-2's, and write nonsense", vocab_size)
     if "characters" in state:
         letters = dict(enumerate(state["characters"]))
         meta = {

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Model, ModelContext
 
 
@@ -17,16 +19,35 @@ def blank(model: Model, vocab_size: int, device: str = "cpu") -> nn.Module:
         return model.build(ModelContext(vocab_size=vocab_size))
 
 
-def on_meta(model: Model, vocab_size: int = 1) -> nn.Module:
-    """Without memory: shapes only. Raises KitError where its parts do not go together."""
-    return blank(model, vocab_size, "meta")
+def on_meta(model: Model, vocab_size: int = 1) -> nn.Module | None:
+    """Without memory: shapes only. Raises KitError where its parts do not go together.
+
+    None where a part needs real numbers while it is built, as the code of plugins may.
+    """
+    try:
+        return blank(model, vocab_size, "meta")
+    except KitError:
+        raise
+    except Exception:  # of a component's own code, which on a real device may be right
+        return None
+
+
+def check_parts(experiment: Experiment) -> None:
+    """Puts the model together, before any data is touched. Raises KitError where its parts do not go together."""
+    try:
+        on_meta(experiment.model)
+    except KitError as error:
+        place = experiment.place(("model", "use"))
+        raise KitError(*(Fault(one.message, one.key or "model", one.place or place) for one in error.faults)) from None
 
 
 class Undrawn(TorchFunctionMode):
-    """Leaves out torch's own initial draws, which take seconds for a large model, and an import of dynamo on meta."""
+    """Leaves out torch's initial draws of parameters: seconds for a large model, and on meta an import of dynamo."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if isinstance(tensor, nn.Parameter):  # buffers are not loaded, so they are filled
+                return tensor
         return func(*args, **kwargs)

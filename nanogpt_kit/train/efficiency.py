@@ -26,7 +26,8 @@ class Efficiency:
         peak = peak_flops(torch.cuda.get_device_name())
         if peak is None:
             return cls(None, None)
-        return cls(measure(model, vocab_size).flops_per_token, peak * ctx.world_size)
+        size = measure(model, vocab_size)
+        return cls(size.flops_per_token if size else None, peak * ctx.world_size)
 
     def metrics(self, tokens_per_second: float) -> dict[str, float]:
         """{"perf/mfu": 0.4}, or nothing where it cannot be told."""

@@ -9,17 +9,16 @@ from contextlib import ExitStack
 from itertools import takewhile
 from typing import Any
 
-import tomli_w
 import torch
 
-from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.generate.loaded import LoadedRun, encode_prompt
-from nanogpt_kit.nn.blank import on_meta
+from nanogpt_kit.nn.blank import check_parts
+from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance, trust
 from nanogpt_kit.runs.files import read_json, write_atomically, write_json
@@ -46,14 +45,15 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
         experiment, resumed = reopen(experiment, resume, trust_code)
     ctx, why = context(experiment)
     experiment.check_context(ctx)
-    on_meta(experiment.model)  # parts that do not go together are told before any data is touched
+    check_parts(experiment)
     runs.check_runs_root(experiment.name)
-    start = None if resumed and store.numbered(resumed.checkpoints) else WarmStart.find(experiment, trust_code)
+    start = WarmStart.find(experiment, resumed, trust_code)
     data = prepare(experiment)
     if experiment.sample.num_samples:
         encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
     facts = data_facts(data)
-    weights = start.weights(experiment, data) if start else None
+    if start:
+        start.check_tokens(experiment, data)
     if resumed is not None:
         check_data(resumed, data, facts)
     with ExitStack() as stack:
@@ -67,11 +67,12 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
             raise KitError(f"{folder} is at work in another process") from None
         stop = stack.enter_context(StopSignals())
         try:
-            trainer = Trainer(experiment, data, folder, ctx, stop, weights)
+            trainer = Trainer(experiment, data, folder, ctx, stop, start.weights if start else None)
         except BaseException:
             if resumed is None:  # nothing has happened in it yet
                 shutil.rmtree(folder.path, ignore_errors=True)
             raise
+        logger.info("%.2f million parameters, positions not counted", num_params(trainer.model) / 1e6)
         work(trainer)
     return folder
 
@@ -93,7 +94,8 @@ def work(trainer: Trainer) -> None:
     state, reason = "failed", ""
     try:
         folder.set_status("running")
-        write_atomically(folder.experiment, own_toml(trainer.experiment))  # a resumed run may have got more steps
+        toml = trainer.experiment.to_toml(with_copies=True)  # a resumed run may have got more steps
+        write_atomically(folder.experiment, toml)
         trainer.train()
         if trainer.experiment.sample.num_samples and not stop.name:
             write_samples(trainer)
@@ -150,7 +152,7 @@ def new_folder(
         write_json(folder.path / "provenance.json", origin)
         if patch:
             write_atomically(folder.path / "dirty.patch", patch)
-        write_atomically(folder.experiment, own_toml(experiment))
+        write_atomically(folder.experiment, experiment.to_toml(with_copies=True))
     except OSError as error:
         shutil.rmtree(folder.path, ignore_errors=True)
         raise KitError(f"cannot write the run folder {folder}: {error}") from None
@@ -167,12 +169,6 @@ def check_data(folder: RunFolder, data: Prepared, facts: dict[str, Any]) -> None
         ) from None
     if before != facts["splits"]:
         raise KitError(f"{folder} was trained on other tokens than {data.path} holds now; it cannot go on with these")
-
-
-def own_toml(experiment: Experiment) -> str:
-    """The resolved experiment as it lies in the run folder, beside the copies of its component files."""
-    files = [f"components/{path.name}" for path in experiment.component_files]
-    return tomli_w.dumps({**experiment.resolved(), "components": files})
 
 
 def data_facts(data: Prepared) -> dict[str, Any]:

@@ -16,77 +16,114 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.interop.bring import import_run
+from nanogpt_kit.interop.foreign import SOFTMAX
 from nanogpt_kit.interop.gpt2 import PUBLISHED
 from nanogpt_kit.nn.blank import blank, on_meta
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json, sha256
+from nanogpt_kit.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-KEY = ("model", "init_from")
-FREE = ("init_from", "dropout", "block_size", "attention")  # of [model]: what the same weights may be used with
+FREE = ("model.init_from", "model.dropout", "model.block_size")  # what the same weights may be used with
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """A checkpoint to start from, found and readable; which weights it has is known when the data is."""
+    """Weights to start from, and what their tokens mean."""
 
     checkpoint: Path
-    experiment: Experiment  # that it was trained by
-    place: str  # where the file says so
+    sha256: str
+    weights: Mapping[str, Tensor]
+    tokenizer: Mapping[str, Any]  # as the checkpoint keeps it
 
     @classmethod
-    def find(cls, wanted: Experiment, trust_code: bool) -> WarmStart | None:
-        """None where training starts from random weights. Raises KitError; downloads a published GPT-2."""
-        name = wanted.model.init_from
-        if name is None:
+    def find(cls, wanted: Experiment, resumed: RunFolder | None, trust_code: bool) -> WarmStart | None:
+        """None where training starts from random weights, or goes on from a checkpoint of its own.
+
+        Raises KitError where the weights cannot be had or do not fit; downloads a published GPT-2.
+        """
+        name, place = wanted.model.init_from, wanted.place(("model", "init_from"))
+        if name is None or (resumed and store.numbered(resumed.checkpoints)):
             return None
-        place = wanted.place(KEY)
         try:
-            folder = runs.find(name)
+            checkpoint = again(resumed) if resumed else newest_of(name)
         except KitError as error:
-            if name not in PUBLISHED:
-                raise KitError(Fault(str(error), "model.init_from", place)) from None
-            folder = import_run(name)
-        layers = Layers.load(folder.experiment)
+            raise KitError(*(Fault(one.message, "model.init_from", place) for one in error.faults)) from None
+        folder = checkpoint.parents[1]
+        layers = Layers.load(folder / "experiment.toml")
         if not trust_code:
-            trust.check(layers, folder.path)
-        checkpoint = store.newest(folder.checkpoints)
-        if checkpoint is None:
-            raise KitError(Fault(f"{folder} has no checkpoint yet", "model.init_from", place))
-        start = cls(checkpoint, Experiment.of(layers, folder.path), place)
+            trust.check(layers, folder)
+        before = Experiment.of(layers, folder)
         logger.info("starting from %s", checkpoint)
-        start.tell_differences(wanted)
-        return start
+        for told in differences(wanted, before):
+            logger.warning("%s in %s", told, checkpoint)
+        tokenizer = read_json(checkpoint / store.TOKENIZER)
+        weights = cropped(checkpoint, before, tokenizer["vocab_size"], wanted.model.block_size)
+        shapes = on_meta(wanted.model, tokenizer["vocab_size"])
+        if shapes is not None:
+            store.check_fit(shapes, weights, str(checkpoint))
+        return cls(checkpoint, sha256(checkpoint / store.MODEL), weights, tokenizer)
 
-    def tell_differences(self, wanted: Experiment) -> None:
-        """Other sizes would not fit; other options may fit and still be another network, so they are named."""
-        for key, (now, then) in wanted.differences(self.experiment).items():
-            section, _, option = key.partition(".")
-            if section == "model" and option.split(".")[0] not in FREE:
-                logger.warning("%s is %r here and was %r in %s", key, now, then, self.checkpoint)
-
-    def weights(self, wanted: Experiment, data: Prepared) -> dict[str, Tensor]:
-        """For the model of `wanted`, its context cropped. Raises KitError where the tokens mean something else."""
-        saved = read_json(self.checkpoint / store.TOKENIZER)
-        if meaning(saved) != meaning(data.manifest["tokenizer"]):
+    def check_tokens(self, wanted: Experiment, data: Prepared) -> None:
+        """Raises KitError where ids stand for other text than they did."""
+        if meaning(self.tokenizer) != meaning(data.manifest["tokenizer"]):
             now = f"{data.manifest['tokenizer']['use']} of {data.encoder.vocab_size:,} tokens"
-            then = f"{saved['use']} of {saved['vocab_size']:,}"
+            then = f"{self.tokenizer['use']} of {self.tokenizer['vocab_size']:,}"
             reason = f"{self.checkpoint} was trained on other tokens: {then}, here {now}"
             raise KitError(Fault(reason, "tokenizer", wanted.place(("tokenizer", "use"))))
-        model = blank(self.experiment.model, saved["vocab_size"])
-        store.load_weights(self.checkpoint, model)
-        crop = getattr(model, "crop", None)
-        if crop is not None and wanted.model.block_size < self.experiment.model.block_size:
-            crop(wanted.model.block_size)
-        weights = model.state_dict()
-        store.check_fit(on_meta(wanted.model, data.encoder.vocab_size), weights, str(self.checkpoint))
-        return weights
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, str]:
         """For the provenance of the run that starts here."""
-        return {"checkpoint": str(self.checkpoint), "sha256": sha256(self.checkpoint / store.MODEL)}
+        return {"checkpoint": str(self.checkpoint), "sha256": self.sha256}
+
+
+def newest_of(name: str) -> Path:
+    """The newest checkpoint of a run; a published GPT-2 is imported where no run has its name."""
+    try:
+        folder = runs.find(name)
+    except KitError:
+        if name not in PUBLISHED:
+            raise
+        folder = import_run(name)
+    checkpoint = store.newest(folder.checkpoints)
+    if checkpoint is None:
+        raise KitError(f"{folder} has no checkpoint yet")
+    return checkpoint
+
+
+def again(resumed: RunFolder) -> Path:
+    """The checkpoint that a run began from, before it had one of its own."""
+    facts = read_json(resumed.path / "provenance.json")["init_from"]
+    checkpoint = Path(facts["checkpoint"])
+    if store.damage(checkpoint) or sha256(checkpoint / store.MODEL) != facts["sha256"]:
+        raise KitError(f"{resumed} began from {checkpoint}, which is no longer there as it was; begin a new run")
+    return checkpoint
+
+
+def differences(wanted: Experiment, before: Experiment) -> list[str]:
+    """Options of the model that differ. Other sizes would not fit; others may fit and still be another network."""
+    found = wanted.differences(before)
+    replaced = tuple(key.removesuffix("use") for key in found if key.endswith(".use"))
+    return [
+        f"{key} is {now!r} here and was {then!r}"
+        for key, (now, then) in found.items()
+        if key.startswith("model.")
+        and key not in FREE
+        and not (key == "model.attention.use" and now in SOFTMAX and then in SOFTMAX)
+        and (key.endswith((".use", ".window")) or not key.startswith(replaced))
+    ]
+
+
+def cropped(checkpoint: Path, before: Experiment, vocab_size: int, block_size: int) -> dict[str, Tensor]:
+    """The weights of a checkpoint, without what belongs to positions from `block_size` on."""
+    model = blank(before.model, vocab_size)
+    store.load_weights(checkpoint, model)
+    crop = getattr(model, "crop", None)
+    if crop is not None and block_size < before.model.block_size:
+        crop(block_size)
+    return model.state_dict()
 
 
 def meaning(record: Mapping[str, Any]) -> dict[str, Any]:

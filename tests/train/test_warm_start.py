@@ -75,13 +75,13 @@ def test_a_resumed_run_needs_no_other(tiny: Path, trained: RunFolder) -> None:
         assert torch.equal(mine, theirs)
 
 
-def stopper(tiny: Path) -> Path:
+def stopper(tiny: Path, step: int = 13) -> Path:
     path = tiny.with_name("stopper.py")
     path.write_text(
         '"""Stops in the midst."""\nfrom nanogpt_kit.api import Callback, hookimpl\n'
         "class Stopper(Callback):\n    def build(self, run):\n        return Stop()\n"
         "class Stop:\n    @hookimpl\n    def step_finished(self, run, step):\n"
-        "        if step == 13:\n            raise ValueError('enough')\n"
+        f"        if step == {step}:\n            raise ValueError('enough')\n"
     )
     return path
 
@@ -111,3 +111,57 @@ def test_options_that_fit_and_mean_something_else_are_named(
     run(tiny, "model.n_head=2", "model.dropout=0.0", "train.steps=0")
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warned == [f"model.n_head is 2 here and was 3 in {find('tiny').checkpoints / 'step-00000020'}"]
+
+
+def test_another_attention_and_a_window_are_named_and_the_same_softmax_is_not(
+    tiny: Path, trained: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tiny, "model.attention=naive", "train.steps=0")
+    assert "attention" not in caplog.text
+    run(tiny, 'model.attention={use="sdpa", window=2}', "train.steps=0")
+    assert "model.attention.window is 2 here and was None" in caplog.text
+
+
+def test_an_untied_head_is_not_squeezed_into_an_embedding(tiny: Path) -> None:
+    session.run(Experiment.load(tiny, [*QUICK, "model.weight_tying=false"]))
+    with pytest.raises(
+        KitError, match="wte.weight and lm_head.weight differ there|lm_head.weight and wte.weight differ there"
+    ):
+        run(tiny)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(tiny: Path, trained: RunFolder) -> None:
+    with pytest.raises(RunFailed, match="enough"):
+        run(tiny, "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")
+    part = find("tuned")
+    session.run(Experiment.load(tiny, [*QUICK, "train.seed=2"]))  # a newer run of the name that it began from
+    experiment = Experiment.load(tiny, [*QUICK, "name=tuned", "model.init_from=tiny"])
+    session.run(experiment, resume=str(part.path))
+    assert evaluations(part)[0] == evaluations(trained)[20]
+    with pytest.raises(RunFailed, match="enough"):
+        run(tiny, f"model.init_from={find('tiny')}", "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")
+    shutil.rmtree(find("tiny").checkpoints)
+    again = Experiment.load(tiny, [*QUICK, "name=tuned", f"model.init_from={find('tiny')}"])
+    with pytest.raises(KitError, match=r"model.init_from: .* began from .* which is no longer there as it was"):
+        session.run(again, resume=str(find("tuned")))
+
+
+def test_weights_that_do_not_fit_are_named_before_any_data_is_touched(
+    tiny: Path, trained: RunFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(KitError, match="do not fit the model"):
+        run(tiny, "model.n_embd=48", f"dataset.source={tmp_path / 'nowhere.txt'}")
+
+
+def test_what_a_part_fills_by_hand_is_there_again_when_it_is_loaded(tiny: Path) -> None:
+    tiny.with_name("scaled.py").write_text(
+        '"""Twice the features."""\nimport torch\nfrom torch import nn\nfrom nanogpt_kit.api import Norm\n'
+        "class Scaled(Norm):\n    def build(self, ctx):\n        return Twice(ctx.n_embd)\n"
+        "class Twice(nn.LayerNorm):\n    def __init__(self, size):\n        super().__init__(size)\n"
+        "        self.steps = [x.item() for x in torch.linspace(0, 1, 3)]\n"  # impossible on the meta device
+        "        fixed = nn.init.constant_(torch.empty(size), 2.0)\n"
+        "        self.register_buffer('fixed', fixed, persistent=False)\n"
+        "    def forward(self, x):\n        return super().forward(x) * self.fixed\n"
+    )
+    session.run(Experiment.load(tiny, [*QUICK, "components=['scaled.py']", "model.norm=scaled"]))
+    assert (load_run("tiny").model.ln_f.fixed == 2).all()

@@ -1,4 +1,4 @@
-"""FlexAttention: a kernel compiled for the mask, which skips the blocks that nobody sees. Pays for windows on a GPU.
+"""FlexAttention: a kernel compiled for the mask, which skips the blocks that nobody sees.
 
 Source: Dong et al. 2024, arXiv:2412.05496; torch.nn.attention.flex_attention.
 """

@@ -14,7 +14,9 @@ GRANULE = 8  # inner features are a multiple of it, as matrix units want
 
 
 class SwiGLU(MLP):
-    width: float = Field(8 / 3, gt=0, description="features inside, as a multiple of n_embd; 8/3 matches gelu's size")
+    width: float = Field(
+        8 / 3, gt=0, description="features inside over n_embd, rounded to a multiple of 8; 8/3 matches gelu"
+    )
 
     def build(self, ctx: LayerContext) -> nn.Module:
         return GatedMLP(ctx, max(1, round(self.width * ctx.n_embd / GRANULE)) * GRANULE)

@@ -1,9 +1,10 @@
 """GPT: a pre-norm transformer decoder whose parts are components.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2); the names of options and
-layers follow nanoGPT. With its default parts this is GPT-2, with `bias = false` nanoGPT's variant of it.
+layers follow nanoGPT. With its default parts this is GPT-2 (whose own GELU was the tanh one), with `bias = false`
+nanoGPT's variant of it.
 
-Shapes: B batch, T tokens (queries), S keys, C n_embd, H n_head, G n_kv_head, D = C / H, V vocabulary.
+Shapes: B batch, T tokens (queries), S keys, C n_embd, H n_head, Hkv n_kv_head, D = C / H, V vocabulary.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class GPT(Model):
     weight_tying: bool = Field(True, description="whether the head's weight is the token embedding's")
     logit_softcap: float | None = Field(None, gt=0, description="bends logits into plus and minus this; left out: not")
     vocab_multiple: int = Field(
-        64, ge=1, description="rows of embedding and head are rounded up to it, as matrix units want; they get nothing"
+        64,
+        ge=1,
+        description="rows of embedding and head are rounded up to it, as matrix units want; none is drawn",
     )
     attention: Attention = slot("sdpa")
     position: Position = slot("learned")
@@ -157,12 +160,12 @@ class SelfAttention(nn.Module):
         self.drop = nn.Dropout(ctx.dropout)
 
     def forward(self, x: Tensor, position: Positional, view: View, layer: int, cache: KVCache | None) -> Tensor:
-        q, k, v = (self.heads(part) for part in self.c_attn(x).split(self.sizes, dim=-1))  # (B, H or G, T, D)
+        q, k, v = (self.heads(part) for part in self.c_attn(x).split(self.sizes, dim=-1))  # (B, H or Hkv, T, D)
         q, k = self.q_norm(q).type_as(v), self.k_norm(k).type_as(v)  # autocast computes norms in fp32
         q = position.rotate(q, view.query_positions)
         k = position.rotate(k, view.query_positions)
         if cache is not None:
-            k, v = cache.extend(layer, k, v)  # (B, G, S, D)
+            k, v = cache.extend(layer, k, v)  # (B, Hkv, S, D)
         y: Tensor = self.attention(q, k, v, view)  # (B, H, T, D)
         y = self.drop(self.c_proj(y.transpose(1, 2).flatten(2)))  # (B, T, C)
         return y

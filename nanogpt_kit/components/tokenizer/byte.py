@@ -17,6 +17,9 @@ class Byte(Tokenizer):
     def build(self, ctx: TextContext) -> Encoder:
         return ByteEncoder()
 
+    def known_vocab_size(self) -> int:
+        return ByteEncoder.vocab_size
+
     def restore(self, state: Mapping[str, Any]) -> Encoder:
         return ByteEncoder()
 

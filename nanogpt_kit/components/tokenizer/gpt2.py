@@ -27,6 +27,9 @@ class GPT2(Tokenizer):
                 'tiktoken has filled elsewhere it needs no network, and tokenizer.use = "byte" needs no vocabulary'
             ) from None
 
+    def known_vocab_size(self) -> int:
+        return 50_257  # 256 bytes, 50,000 merges, <|endoftext|>
+
     def restore(self, state: Mapping[str, Any]) -> Encoder:
         ranks = {base64.b64decode(token): rank for rank, token in enumerate(state["tokens"].split())}
         return BPEEncoder(
