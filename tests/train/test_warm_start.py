@@ -124,9 +124,7 @@ def test_another_attention_and_a_window_are_named_and_the_same_softmax_is_not(
 
 def test_an_untied_head_is_not_squeezed_into_an_embedding(tiny: Path) -> None:
     session.run(Experiment.load(tiny, [*QUICK, "model.weight_tying=false"]))
-    with pytest.raises(
-        KitError, match="wte.weight and lm_head.weight differ there|lm_head.weight and wte.weight differ there"
-    ):
+    with pytest.raises(KitError, match="differ there, and are one tensor in the model"):
         run(tiny)
 
 
