@@ -1,0 +1,52 @@
+"""One base class per kind of component. A component *is* its options; its methods are the behaviour.
+
+Kinds know no torch: tensors and modules appear in signatures only. Contexts are frozen and may gain
+fields; the methods of a component never gain required arguments.
+"""
+
+from __future__ import annotations
+
+from nanogpt_kit.core.kinds.network import MLP, Attention, Init, LayerContext, Model, ModelContext, Norm, Position, Role
+from nanogpt_kit.core.kinds.observation import Callback, EvaluateContext, Evaluator, LiveRun, Sampler, SplitLoss
+from nanogpt_kit.core.kinds.optimization import Optimizer, Parallel, Schedule, Spread
+from nanogpt_kit.core.kinds.text import Dataset, Encoder, Order, OrderContext, TextContext, Tokenizer
+from nanogpt_kit.core.options import Component
+
+__all__ = [
+    "KINDS",
+    "MLP",
+    "Attention",
+    "Callback",
+    "Dataset",
+    "Encoder",
+    "EvaluateContext",
+    "Evaluator",
+    "Init",
+    "LayerContext",
+    "LiveRun",
+    "Model",
+    "ModelContext",
+    "Norm",
+    "Optimizer",
+    "Order",
+    "OrderContext",
+    "Parallel",
+    "Position",
+    "Role",
+    "Sampler",
+    "Schedule",
+    "SplitLoss",
+    "Spread",
+    "TextContext",
+    "Tokenizer",
+]
+
+KINDS: dict[str, type[Component]] = {
+    base.kind: base
+    for base in (
+        *(Dataset, Tokenizer, Order),
+        *(Model, Init, Attention, Position, Norm, MLP),
+        *(Optimizer, Schedule, Parallel),
+        *(Sampler, Evaluator, Callback),
+    )
+}

@@ -1,0 +1,89 @@
+"""Kinds that look at a run: sampler, evaluator, callback."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from nanogpt_kit.core.kinds.text import Encoder
+from nanogpt_kit.core.options import Component
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from nanogpt_kit.core.experiment import Experiment
+
+
+class Sampler(Component):
+    """A pure transform of logits; the samplers of a list are applied in order, then the core draws."""
+
+    kind: ClassVar[str] = "sampler"
+
+    @abstractmethod
+    def transform(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, V) to (B, V), given the tokens so far (B, T). Minus infinity forbids a token."""
+
+
+@dataclass(frozen=True)
+class SplitLoss:
+    """The loss over a whole split: every token but the first, each once and with equal weight."""
+
+    nats: float
+    tokens: int
+    text_bytes: int  # of those tokens
+
+
+class EvaluateContext(Protocol):
+    """What an evaluator may use. Several evaluators share one pass over a split."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def encoder(self) -> Encoder: ...
+
+    def split_loss(self, split: str) -> SplitLoss: ...
+
+
+class Evaluator(Component):
+    """Measures a model: called on all ranks, in eval mode, without gradients, with its own random numbers."""
+
+    kind: ClassVar[str] = "evaluator"
+
+    @abstractmethod
+    def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
+        """{"val/loss": 1.9, ...}"""
+
+
+class LiveRun(Protocol):
+    """A run as its callbacks see it."""
+
+    path: Path
+    experiment: Experiment
+    model: nn.Module
+    step: int  # optimizer updates done
+    first_step: int  # where this process began: 0, or the step that was resumed from
+    total_steps: int
+    rank: int
+    references: Mapping[str, float]  # known results on the same validation text: {"gzip -9": bits per byte, ...}
+
+    def request_stop(self, reason: str) -> None:
+        """Ends the run in order after this step: checkpoint, evaluation, samples."""
+
+
+class Callback(Component):
+    """Watches a run, or takes part in it.
+
+    `build` returns a fresh object whose methods are marked `@hookimpl`; its optional `state_dict` and
+    `load_state_dict` (tensors and plain values) enter the checkpoint.
+    """
+
+    kind: ClassVar[str] = "callback"
+    tracker: ClassVar[bool] = False  # only reports: where it fails it is dropped and the run goes on
+
+    @abstractmethod
+    def build(self, run: LiveRun) -> object: ...

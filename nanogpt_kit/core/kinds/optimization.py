@@ -1,0 +1,58 @@
+"""Kinds that move the weights: optimizer, schedule, parallel."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from nanogpt_kit.core.options import Component, RunContext
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Optimizer(Component):
+    """Updates parameters.
+
+    `build` takes groups as torch does, one a role: dicts with `params`, `role` and `lr_multiplier`. It may
+    split them and add options, and sets each group's `lr` to its own peak: the loop multiplies it by the schedule
+    and the group's `lr_multiplier`.
+    """
+
+    kind: ClassVar[str] = "optimizer"
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer: ...
+
+
+class Schedule(Component):
+    """How the learning rate moves: a pure function of the step."""
+
+    kind: ClassVar[str] = "schedule"
+
+    @abstractmethod
+    def multiplier(self, step: int, total_steps: int) -> float:
+        """Of the peak lr, for the update that is number `step`, counted from 0."""
+
+
+class Spread(Protocol):
+    """A model laid out over processes: call it like the model."""
+
+    def __call__(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
+
+    def sync(self, last: bool) -> AbstractContextManager[None]:
+        """Around each micro-step: gradients travel on the last one only."""
+
+    def clip(self, max_norm: float) -> torch.Tensor:
+        """Scales the gradients down to `max_norm` (0 leaves them); returns the norm that they had."""
+
+
+class Parallel(Component):
+    """Lays a model out over processes."""
+
+    kind: ClassVar[str] = "parallel"
+
+    @abstractmethod
+    def spread(self, model: nn.Module, ctx: RunContext) -> Spread: ...
