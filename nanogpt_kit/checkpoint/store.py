@@ -98,6 +98,11 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def weights_hash(path: Path) -> str:
+    """Of a whole checkpoint's weights, as `damage` has just compared it with the file."""
+    return str(read_json(path / MANIFEST)["files"][MODEL])
+
+
 def save_weights(model: nn.Module, path: Path) -> None:
     """Each tensor once, also where two names share it."""
     save_model(model, str(path))

@@ -72,6 +72,7 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
             if resumed is None:  # nothing has happened in it yet
                 shutil.rmtree(folder.path, ignore_errors=True)
             raise
+        start = None  # its weights are in the model now, and may be gigabytes
         logger.info("%.2f million parameters, positions not counted", num_params(trainer.model) / 1e6)
         work(trainer)
     return folder

@@ -21,7 +21,7 @@ from nanogpt_kit.interop.gpt2 import PUBLISHED
 from nanogpt_kit.nn.blank import blank, on_meta
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
-from nanogpt_kit.runs.files import read_json, sha256
+from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class WarmStart:
         shapes = on_meta(wanted.model, tokenizer["vocab_size"])
         if shapes is not None:
             store.check_fit(shapes, weights, str(checkpoint))
-        return cls(checkpoint, sha256(checkpoint / store.MODEL), weights, tokenizer)
+        return cls(checkpoint, store.weights_hash(checkpoint), weights, tokenizer)
 
     def check_tokens(self, wanted: Experiment, data: Prepared) -> None:
         """Raises KitError where ids stand for other text than they did."""
@@ -97,7 +97,7 @@ def again(resumed: RunFolder) -> Path:
     """The checkpoint that a run began from, before it had one of its own."""
     facts = read_json(resumed.path / "provenance.json")["init_from"]
     checkpoint = Path(facts["checkpoint"])
-    if store.damage(checkpoint) or sha256(checkpoint / store.MODEL) != facts["sha256"]:
+    if store.damage(checkpoint) or store.weights_hash(checkpoint) != facts["sha256"]:
         raise KitError(f"{resumed} began from {checkpoint}, which is no longer there as it was; begin a new run")
     return checkpoint
 
