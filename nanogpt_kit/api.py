@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from nanogpt_kit.core.contents import content_hash
 from nanogpt_kit.core.errors import KitError, fault, nearest
 from nanogpt_kit.core.hooks import hookimpl
+from nanogpt_kit.core.hub import HubText
 from nanogpt_kit.core.kinds import (
     MLP,
     Attention,
     Callback,
     Dataset,
+    Divided,
+    Document,
     Encoder,
     EvaluateContext,
     Evaluator,
@@ -39,16 +43,21 @@ from nanogpt_kit.core.kinds import (
     TextContext,
     Tokenizer,
 )
+from nanogpt_kit.core.kinds.divided import LongDocument
 from nanogpt_kit.core.options import Options, RunContext, slot, slots
+from nanogpt_kit.core.plain_pickle import characters
+from nanogpt_kit.core.text_files import TextFile, text_files
 from nanogpt_kit.core.toml import read_text
 
 if TYPE_CHECKING:
+    from nanogpt_kit.core.bpe import BPEEncoder
     from nanogpt_kit.nn.cache import KVCache
     from nanogpt_kit.nn.loss import linear_cross_entropy, softcapped
     from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP
     from nanogpt_kit.nn.view import View
 
 LAZY = {
+    "BPEEncoder": "nanogpt_kit.core.bpe",
     "HeadLinear": "nanogpt_kit.nn.parts",
     "KVCache": "nanogpt_kit.nn.cache",
     "Positional": "nanogpt_kit.nn.parts",
@@ -62,18 +71,23 @@ LAZY = {
 __all__ = [
     "MLP",
     "Attention",
+    "BPEEncoder",
     "Callback",
     "Dataset",
+    "Divided",
+    "Document",
     "Encoder",
     "EvaluateContext",
     "Evaluator",
     "Field",
     "HeadLinear",
+    "HubText",
     "Init",
     "KVCache",
     "KitError",
     "LayerContext",
     "LiveRun",
+    "LongDocument",
     "Model",
     "ModelContext",
     "Norm",
@@ -92,9 +106,12 @@ __all__ = [
     "SplitLoss",
     "Spread",
     "TextContext",
+    "TextFile",
     "Tokenizer",
     "TwoLayerMLP",
     "View",
+    "characters",
+    "content_hash",
     "fault",
     "hookimpl",
     "linear_cross_entropy",
@@ -104,6 +121,7 @@ __all__ = [
     "slot",
     "slots",
     "softcapped",
+    "text_files",
 ]
 
 

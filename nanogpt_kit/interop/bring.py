@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import Fault, KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Encoder, TextContext
+from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.data.manifest import tokenizer_record
+from nanogpt_kit.data.vocabulary import make_encoder
 from nanogpt_kit.interop import FORMATS, gpt2, nanogpt
 from nanogpt_kit.interop.foreign import WIDE, Foreign
 from nanogpt_kit.nn.blank import blank, on_meta
@@ -110,8 +111,7 @@ def encoder_of(foreign: Foreign, experiment: Experiment) -> Encoder:
         reason = f"{use} learns its tokens from text, and {foreign.path} does not say which ones the model knows"
         raise KitError(Fault(reason, "tokenizer", place))
     else:
-        text = TextContext(splits=experiment.dataset.splits, documents=experiment.dataset.documents)
-        encoder = experiment.tokenizer.build(text)
+        encoder = make_encoder(experiment.tokenizer, experiment.dataset)
     known, needed = foreign.vocab_size, encoder.vocab_size
     if not needed <= known < needed + STRANGERS:
         remedy = "name the one that it was trained with, as in tokenizer.use=byte"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.plain_pickle import characters
 from nanogpt_kit.interop.foreign import HEAD, SOFTMAX, Foreign, by_our_names, check_shaped, exported
 
 logger = logging.getLogger(__name__)
@@ -97,27 +98,6 @@ def load_plain(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise KitError(f"{path} is no checkpoint of nanoGPT: it holds a {type(checkpoint).__name__}")
     return checkpoint
-
-
-class PlainUnpickler(pickle.Unpickler):
-    """Dicts, lists, strings, numbers: whatever names a class or a function is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
-
-
-def characters(meta: Path) -> str:
-    """The characters of a meta.pkl in the order of their ids."""
-    try:
-        with meta.open("rb") as file:
-            values = PlainUnpickler(file).load()
-        by_id = values["itos"]
-        found = [by_id[number] for number in range(len(by_id))]
-    except Exception as error:  # as above
-        raise KitError(f"{meta} is no meta.pkl of nanoGPT's character-level data: {error}") from None
-    if not all(isinstance(character, str) and len(character) == 1 for character in found):
-        raise KitError(f"{meta} is no meta.pkl of nanoGPT's character-level data: its itos holds no characters")
-    return "".join(found)
 
 
 def write(

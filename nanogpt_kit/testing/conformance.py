@@ -61,27 +61,10 @@ def value_and_gradients(
     return [value.detach(), *gradients]
 
 
-class Conformance:
-    """What holds for a component of any kind that builds a module."""
+class ComponentConformance:
+    """What holds for a component of any kind: its options."""
 
     component: ClassVar[Component]
-    device: ClassVar[str] = "cpu"  # where the module is built and called
-    inductor: ClassVar[bool] = True  # whether torch's inductor can compile it there; aot_eager always must
-
-    def build(self, seed: int = 0) -> nn.Module:
-        """A fresh module in eval mode, with weights that nothing hides behind."""
-        raise NotImplementedError
-
-    def outputs(self, module: nn.Module) -> Tensor:
-        """Of inputs that are always the same, without gradients."""
-        raise NotImplementedError
-
-    def compiled(self, function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-        """In one graph, or an error; what other tests compiled is forgotten."""
-        if backend == "inductor" and not self.inductor:
-            pytest.skip(f"inductor cannot compile {type(self.component).__name__} on {self.device}")
-        torch._dynamo.reset()
-        return torch.compile(function, fullgraph=True, backend=backend)
 
     def test_the_module_says_what_it_is(self) -> None:
         assert sys.modules[type(self.component).__module__].__doc__, "the component's file has no docstring"
@@ -108,6 +91,28 @@ class Conformance:
     def written(self) -> dict[str, Any]:
         """The options as an experiment file holds them."""
         return dump(self.component, Registry.installed())
+
+
+class Conformance(ComponentConformance):
+    """What holds for a component of any kind that builds a module."""
+
+    device: ClassVar[str] = "cpu"  # where the module is built and called
+    inductor: ClassVar[bool] = True  # whether torch's inductor can compile it there; aot_eager always must
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """A fresh module in eval mode, with weights that nothing hides behind."""
+        raise NotImplementedError
+
+    def outputs(self, module: nn.Module) -> Tensor:
+        """Of inputs that are always the same, without gradients."""
+        raise NotImplementedError
+
+    def compiled(self, function: Callable[..., Any], backend: str) -> Callable[..., Any]:
+        """In one graph, or an error; what other tests compiled is forgotten."""
+        if backend == "inductor" and not self.inductor:
+            pytest.skip(f"inductor cannot compile {type(self.component).__name__} on {self.device}")
+        torch._dynamo.reset()
+        return torch.compile(function, fullgraph=True, backend=backend)
 
     def test_each_module_has_weights_of_its_own(self) -> None:
         one, other = self.build(), self.build()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,60 +11,220 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiktoken
+import tokenizers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_kit.api import Encoder, KitError, TextContext
+from nanogpt_kit.api import BPEEncoder, Encoder, KitError, TextContext, Tokenizer
+from nanogpt_kit.components.tokenizer.bpe import BPE
 from nanogpt_kit.components.tokenizer.byte import Byte
 from nanogpt_kit.components.tokenizer.char import Char
 from nanogpt_kit.components.tokenizer.gpt2 import GPT2
+from nanogpt_kit.components.tokenizer.huggingface import USUAL_ENDS, HuggingFace
+from nanogpt_kit.components.tokenizer.tiktoken import VOCAB_SIZES, Tiktoken
+from nanogpt_kit.core.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
+from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.testing.tokenizer import SPECIAL, STRANGE, TokenizerConformance
 
 unicode_text = st.text(st.characters(codec="utf-8"))  # all but halves of surrogate pairs
+adversarial = st.lists(st.one_of(st.sampled_from((*SPECIAL, *STRANGE)), unicode_text)).map("".join)
 
-STRANGE = "nul \0, mark \ufeff, lines \r\n\r\n, \u2603 \U0001f600, joined \U0001f469\u200d\U0001f680, last \U0010ffff"
+WEIRD = "nul \0, mark \ufeff, lines \r\n\r\n, \u2603 \U0001f600, joined \U0001f469\u200d\U0001f680, last \U0010ffff"
+PROSE = "".join(
+    f"{n} times {n + 7} is {n * (n + 7)}, as everybody knows; 'tis {word} said, we're told.\n"
+    for n, word in enumerate(["often", "seldom", "never", "hardly", "always"] * 40)
+)
 
 
-def learnt(kind: Byte | Char, *texts: str) -> Encoder:
-    """An encoder from half of the texts in each split."""
+def context(*texts: str) -> TextContext:
+    """Half of the texts in each split."""
 
     def documents(split: str) -> Iterator[str]:
         yield from texts[split == "val" :: 2]
 
-    return kind.build(TextContext(splits=("train", "val"), documents=documents))
+    return TextContext(splits=("train", "val"), documents=documents)
 
 
-def check_round_trip(encoder: Encoder, texts: list[str]) -> None:
-    arrays = encoder.encode_batch(texts)
-    assert len(arrays) == len(texts)
-    for text, ids in zip(texts, arrays, strict=True):
-        assert all(0 <= token < encoder.vocab_size for token in ids)
-        assert encoder.eot_id not in ids.tolist()
-        assert encoder.decode(ids) == text
-        assert encoder.decode_bytes(ids.tolist()) == text.encode("utf-8")
+def learnt(kind: Tokenizer, *texts: str) -> Encoder:
+    return kind.build(context(*texts))
 
 
-@given(st.lists(unicode_text))
-def test_byte_gives_back_any_text(texts: list[str]) -> None:
-    check_round_trip(learnt(Byte()), texts)
+def ids_of(encoder: Encoder, text: str) -> list[int]:
+    (ids,) = encoder.encode_batch([text])
+    return ids.tolist()
 
 
-@given(st.lists(unicode_text, min_size=1))
-def test_char_gives_back_any_text_over_its_alphabet(texts: list[str]) -> None:
-    encoder = learnt(Char(), *texts)
-    assert encoder.vocab_size == len(set("".join(texts)))
-    check_round_trip(encoder, texts)
+# --- every built-in passes the suite ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Byte(), Char()])
-def test_strange_text_survives(kind: Byte | Char) -> None:
-    check_round_trip(learnt(kind, STRANGE), [STRANGE, "", STRANGE[::-1]])
+class TestByte(TokenizerConformance):
+    component = Byte()
+
+
+class TestChar(TokenizerConformance):
+    component = Char()
+    any_text = False
+
+
+class TestCharThatSkips(TokenizerConformance):
+    component = Char(unknown="skip")
+    lossless = False
+
+
+class TestCharOfManyScripts(TokenizerConformance):
+    component = Char()
+    texts = (WEIRD, "".join(map(chr, range(0x4E00, 0x4F00))))
+    any_text = False
+
+
+class TestBPE(TokenizerConformance):
+    component = BPE(vocab_size=400)
+    texts = (PROSE, WEIRD)
+
+
+class TestBPEOfBytesAlone(TokenizerConformance):
+    component = BPE(vocab_size=257)
+
+
+class TestBPEOfLittleText(TokenizerConformance):
+    component = BPE(min_frequency=1)
+
+
+@pytest.fixture
+def cached(shakespeare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shakespeare.parent / "tiktoken"))
+
+
+@pytest.mark.usefixtures("cached")
+class TestGPT2(TokenizerConformance):
+    component = GPT2()
+
+
+@pytest.mark.usefixtures("cached")
+class TestTiktoken(TokenizerConformance):
+    component = Tiktoken(encoding="gpt2")
+
+
+@pytest.fixture
+def r50k(cached: None, tmp_path: Path) -> Path:
+    """GPT-2's vocabulary in tiktoken's format."""
+    path = tmp_path / "r50k_base.tiktoken"
+    path.write_text(vocabulary_file(learnt(GPT2()).state()["tokens"].split(" ")), encoding="ascii")
+    return path
+
+
+def vocabulary_file(tokens: list[str]) -> str:
+    return "".join(f"{token} {rank}\n" for rank, token in enumerate(tokens) if token)
+
+
+def trained(model: hf.models.Model, trainer: hf.trainers.Trainer, **parts: object) -> hf.Tokenizer:
+    tokenizer = hf.Tokenizer(model)
+    for name, part in parts.items():
+        setattr(tokenizer, name, part)
+    tokenizer.train_from_iterator([PROSE, *TokenizerConformance.texts], trainer)
+    return tokenizer
+
+
+def byte_level() -> hf.Tokenizer:
+    tokenizer = trained(
+        hf.models.BPE(),
+        hf.trainers.BpeTrainer(
+            vocab_size=300,
+            initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=["<|pad|>", "<|im_end|>"],
+            show_progress=False,
+        ),
+        pre_tokenizer=hf.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoder=hf.decoders.ByteLevel(),
+    )
+    tokenizer.enable_truncation(7)
+    tokenizer.enable_padding(length=9, pad_token="<|pad|>")
+    return tokenizer
+
+
+def unigram(byte_fallback: bool = True) -> hf.Tokenizer:
+    """As sentencepiece makes them, bytes for what it does not know; its vocabulary lists the special tokens, too."""
+    tokenizer = trained(
+        hf.models.Unigram(),
+        hf.trainers.UnigramTrainer(
+            vocab_size=400,
+            special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))],
+            unk_token="<unk>",
+            show_progress=False,
+        ),
+        pre_tokenizer=hf.pre_tokenizers.Metaspace(),
+        decoder=hf.decoders.Sequence([hf.decoders.ByteFallback(), hf.decoders.Metaspace()]),
+    )
+    parts = json.loads(tokenizer.to_str())
+    parts["model"]["byte_fallback"] = byte_fallback
+    parts["added_tokens"] = parts["added_tokens"][:3]  # bytes are no special tokens
+    return hf.Tokenizer.from_str(json.dumps(parts))
+
+
+def word_piece() -> hf.Tokenizer:
+    return trained(
+        hf.models.WordPiece(unk_token="[UNK]"),
+        hf.trainers.WordPieceTrainer(vocab_size=150, special_tokens=["[UNK]", "[SEP]"], show_progress=False),
+        normalizer=hf.normalizers.Lowercase(),
+        pre_tokenizer=hf.pre_tokenizers.BertPreTokenizer(),
+        decoder=hf.decoders.WordPiece(),
+    )
+
+
+def words() -> hf.Tokenizer:
+    return trained(
+        hf.models.WordLevel(unk_token="[UNK]"),
+        hf.trainers.WordLevelTrainer(vocab_size=50, special_tokens=["[UNK]", "<eos>"], show_progress=False),
+        pre_tokenizer=hf.pre_tokenizers.WhitespaceSplit(),
+    )
+
+
+def saved(tokenizer: hf.Tokenizer, folder: Path) -> str:
+    path = folder / "tokenizer.json"
+    tokenizer.save(str(path))
+    return str(path)
+
+
+class TestHuggingFace(TokenizerConformance):
+    """Of bytes."""
+
+    make = staticmethod(byte_level)
+
+    @pytest.fixture(autouse=True)
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(type(self), "component", HuggingFace(file=saved(self.make(), tmp_path)), raising=False)
+
+
+class TestHuggingFaceUnigram(TestHuggingFace):
+    make = staticmethod(unigram)
+    lossless = False
+
+
+class TestHuggingFaceWordPiece(TestHuggingFace):
+    make = staticmethod(word_piece)
+    lossless = False
+
+
+class TestHuggingFaceWords(TestHuggingFace):
+    make = staticmethod(words)
+    lossless = False
+
+
+def test_every_built_in_passes_the_suite() -> None:
+    kinds = {type(getattr(case, "component", None)) for name, case in globals().items() if name.startswith("Test")}
+    for entry in Registry.installed().of_kind("tokenizer"):
+        if entry.distribution == OURS:
+            assert entry.load() in {*kinds, HuggingFace}, f"{entry.qualified} passes no suite"
+
+
+# --- bytes and characters ---------------------------------------------------------------------------------------
 
 
 def test_byte_tokens_are_the_bytes_and_its_end_is_none_of_them() -> None:
     encoder = learnt(Byte())
     every_character = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000, 257)]))
-    (ids,) = encoder.encode_batch([every_character])
-    assert bytes(ids.tolist()) == every_character.encode()
+    assert bytes(ids_of(encoder, every_character)) == every_character.encode()
     assert (encoder.vocab_size, encoder.eot_id) == (257, 256)
     assert encoder.decode([104, 105, 256, 33]) == "hi!"
 
@@ -74,12 +235,32 @@ def test_broken_bytes_become_the_replacement_character() -> None:
     assert encoder.decode_bytes([0xE2, 0x98, 0xFF]) == b"\xe2\x98\xff"
 
 
+def test_byte_has_nothing_to_remember() -> None:
+    assert learnt(Byte(), WEIRD).state() == {}
+
+
 def test_char_numbers_the_characters_of_all_splits_by_code_point() -> None:
     encoder = learnt(Char(), "banana", "\U0001f600 nab")
     assert encoder.eot_id is None
-    (ids,) = encoder.encode_batch([" abn\U0001f600"])
-    assert ids.tolist() == [0, 1, 2, 3, 4]
+    assert ids_of(encoder, " abn\U0001f600") == [0, 1, 2, 3, 4]
     assert np.concatenate(encoder.encode_batch(["ab", "ba"])).tolist() == [1, 2, 2, 1]
+
+
+@given(st.lists(unicode_text, min_size=1))
+def test_char_learns_the_characters_that_occur(texts: list[str]) -> None:
+    encoder = learnt(Char(), *texts)
+    assert encoder.state() == {"characters": "".join(sorted(set("".join(texts))))}
+    for text in texts:
+        assert encoder.decode(ids_of(encoder, text)) == text
+
+
+@pytest.mark.parametrize("size", [127, 128, 255, 256, 257, 65_535, 65_536, 65_537])
+def test_char_counts_on_where_a_type_of_integers_ends(size: int) -> None:
+    alphabet = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)][:size]))
+    encoder = learnt(Char(unknown="skip"), alphabet)
+    assert ids_of(encoder, alphabet + "\U0010ffff") == list(range(size))
+    assert encoder.decode(range(size)) == alphabet
+    assert ids_of(encoder, "0AZ\x7f") == [0x30, 0x41, 0x5A, 0x7F][: 4 if size > 127 else 3]
 
 
 @pytest.mark.parametrize(
@@ -92,24 +273,25 @@ def test_char_names_the_characters_it_does_not_know(text: str, named: str) -> No
     assert str(caught.value) == f"not in the vocabulary of 4 characters: {named}"
 
 
-@pytest.mark.parametrize("kind", [Byte(), Char()])
-def test_a_tokenizer_is_restored_from_its_state_as_json(kind: Byte | Char) -> None:
-    encoder = learnt(kind, STRANGE)
-    restored = kind.restore(json.loads(json.dumps(encoder.state())))
-    assert (restored.vocab_size, restored.eot_id) == (encoder.vocab_size, encoder.eot_id)
-    assert restored.state() == encoder.state()
-    np.testing.assert_array_equal(restored.encode_batch([STRANGE])[0], encoder.encode_batch([STRANGE])[0])
-    check_round_trip(restored, [STRANGE])
+def test_char_leaves_out_and_counts_what_it_does_not_know_where_it_is_told_to() -> None:
+    encoder = learnt(Char(unknown="skip"), "abcd\u2603")
+    for text, kept in {"a\0bz": "ab", "\U0001f600a\u2603": "a\u2603", "xyz": "", "dcba": "dcba"}.items():
+        (ids,) = encoder.encode_batch([text])
+        assert encoder.decode(ids) == kept
+        assert encoder.unknown(text, ids) == len(text) - len(kept)
 
 
-def test_byte_has_nothing_to_remember() -> None:
-    assert learnt(Byte(), STRANGE).state() == {}
+# --- published vocabularies -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def gpt2(shakespeare: Path, monkeypatch: pytest.MonkeyPatch) -> Encoder:
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shakespeare.parent / "tiktoken"))
+def gpt2(cached: None) -> Encoder:
     return learnt(GPT2())
+
+
+@pytest.fixture
+def oracle(cached: None) -> tiktoken.Encoding:
+    return tiktoken.get_encoding("gpt2")
 
 
 def test_gpt2_makes_the_published_number_of_tokens_of_tiny_shakespeare(gpt2: Encoder, shakespeare: Path) -> None:
@@ -119,29 +301,324 @@ def test_gpt2_makes_the_published_number_of_tokens_of_tiny_shakespeare(gpt2: Enc
     assert gpt2.decode(ids) == text
 
 
+def test_gpt2_has_the_ids_of_tiktoken(gpt2: Encoder, oracle: tiktoken.Encoding) -> None:
+    @given(adversarial)
+    def check(text: str) -> None:
+        assert ids_of(gpt2, text) == oracle.encode_ordinary(text)
+
+    check()
+    for token in range(50_256):
+        assert gpt2.decode_bytes([token]) == oracle.decode_single_token_bytes(token)
+
+
 def test_gpt2_takes_what_looks_like_a_special_token_for_text(gpt2: Encoder) -> None:
-    check_round_trip(gpt2, ["<|endoftext|>", STRANGE, ""])
+    assert gpt2.decode(ids_of(gpt2, "<|endoftext|>")) == "<|endoftext|>"
     assert gpt2.decode_bytes([31373, 50256]) == b"hello"
 
 
-def test_a_restored_gpt2_needs_no_vocabulary_from_elsewhere(gpt2: Encoder) -> None:
-    restored = GPT2().restore(json.loads(json.dumps(gpt2.state())))
-    for text in (STRANGE, "To be, or not to be", "naïve 猫 \U0001f600"):
-        assert restored.encode_batch([text])[0].tolist() == gpt2.encode_batch([text])[0].tolist()
-    assert (restored.vocab_size, restored.eot_id) == (gpt2.vocab_size, gpt2.eot_id)
+def test_half_a_surrogate_pair_is_no_text(gpt2: Encoder) -> None:
+    others = [learnt(Byte()), learnt(Char(unknown="skip"), "a"), learnt(BPE(vocab_size=257))]
+    for encoder in (gpt2, *others):
+        with pytest.raises(UnicodeEncodeError):
+            encoder.encode_batch(["a", "a\ud800"])
 
 
-def test_without_its_vocabulary_gpt2_says_what_to_do(tmp_path: Path) -> None:
+def test_states_of_the_first_version_are_restored(gpt2: Encoder, oracle: tiktoken.Encoding) -> None:
+    """It kept the pattern of the tiktoken it found."""
+    tokens = [oracle.decode_single_token_bytes(rank) for rank in range(50_256)]
+    first = BPEEncoder.of("'s| ?[\\p{L}]+| ?[^\\s\\p{L}]+|\\s+", {EOT: 50_256}, {t: n for n, t in enumerate(tokens)})
+    for kind in (GPT2(), Tiktoken()):
+        restored = kind.restore(json.loads(json.dumps(first.state())))
+        assert ids_of(restored, "To be,") == oracle.encode_ordinary("To be,")
+        assert (restored.vocab_size, restored.eot_id) == (50_257, 50_256)
+        assert restored.cut("what is not known, is not cut ") == 0
+
+
+@pytest.mark.parametrize("kind", [GPT2, Tiktoken])
+def test_a_copy_of_the_vocabulary_needs_no_network(kind: type[GPT2 | Tiktoken], r50k: Path, gpt2: Encoder) -> None:
+    options = {"encoding": "r50k_base"} if kind is Tiktoken else {}
+    assert learnt(kind(file=str(r50k), **options)).state() == gpt2.state()
+
+
+def test_p50k_base_is_gpt2_with_runs_of_spaces(r50k: Path, tmp_path: Path, oracle: tiktoken.Encoding) -> None:
+    """Which is how its file can be made here; its sha256 is the published one."""
+    path = tmp_path / "p50k_base.tiktoken"
+    spaces = BPEEncoder.of("", {EOT: 0}, {b" " * (2 + n): n for n in range(24)}).state()["tokens"].split(" ")
+    tokens = [line.split()[0] for line in r50k.read_text().splitlines()]
+    path.write_text(vocabulary_file([*tokens, "", *spaces]), encoding="ascii")
+    kind = Tiktoken(encoding="p50k_base", file=str(path))
+    encoder = learnt(kind)
+    assert (encoder.vocab_size, encoder.eot_id) == (kind.known_vocab_size(), 50_256) == (50_281, 50_256)
+    assert ids_of(encoder, "def f():\n    pass") == [4299, 277, 33529, 198, 50_258, 1208]
+    assert encoder.decode_bytes(range(50_255, 50_259)) == oracle.decode_bytes([50_255]) + b" " * 5
+    assert kind.restore(json.loads(json.dumps(encoder.state()))).state() == encoder.state()
+
+
+def test_ids_without_a_token_have_no_bytes() -> None:
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 258}
+    encoder = BPEEncoder.of(CL100K, {EOT: 257, "<|endofprompt|>": 261}, ranks)  # 256, 259 and 260 are nobody's
+    assert encoder.vocab_size == 262
+    assert encoder.decode_bytes(range(97, 262)) == bytes(range(97, 256)) + b"ab"
+    assert BPEEncoder(json.loads(json.dumps(encoder.state()))).decode_bytes([258, 260]) == b"ab"
+    assert ids_of(encoder, "abc") == [258, 99]
+
+
+def test_what_is_known_of_the_encodings_is_what_tiktoken_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def load(file: str, expected_hash: str) -> dict[bytes, int]:
+        asked["file"], asked["sha256"] = file.rpartition("/")[2], expected_hash
+        return {}
+
+    from tiktoken_ext import openai_public
+
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", load)
+    assert set(PUBLISHED) == set(VOCAB_SIZES)
+    for name in PUBLISHED.keys() - {"gpt2"}:
+        told = openai_public.ENCODING_CONSTRUCTORS[name]()
+        known = PUBLISHED[name]
+        assert {"file": known.file, "sha256": known.sha256} == asked
+        assert (known.pattern, known.special) == (told["pat_str"], told["special_tokens"])
+        assert VOCAB_SIZES[name] == told.get("explicit_n_vocab", max(known.special.values()) + 1)
+    assert PUBLISHED["gpt2"] == PUBLISHED["r50k_base"]
+
+
+def test_a_file_that_was_not_published_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "r50k_base.tiktoken"
+    with pytest.raises(KitError, match=r"r50k_base\.tiktoken: cannot be read: No such file"):
+        learnt(GPT2(file=str(path)))
+    path.write_text("IQ== 0\n")
+    with pytest.raises(KitError, match=r"r50k_base\.tiktoken: its sha256 is [0-9a-f]{64}, that of the r50k_base"):
+        learnt(GPT2(file=str(path)))
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "file"),
+    [
+        ("gpt2", "gpt2 import GPT2 as Kind; options = {}", "r50k_base.tiktoken"),
+        ("o200k_base", "tiktoken import Tiktoken as Kind; options = {'encoding': 'o200k_base'}", "o200k_base.tiktoken"),
+    ],
+)
+def test_without_its_vocabulary_an_encoding_says_what_to_do(name: str, made: str, file: str, tmp_path: Path) -> None:
     code = (
         "import tiktoken.load\n"
         "def offline(*a, **k): raise OSError('no network')\n"
         "tiktoken.load.read_file = offline\n"
-        "from nanogpt_kit.components.tokenizer.gpt2 import GPT2\n"
+        f"from nanogpt_kit.components.tokenizer.{made}\n"
         "from nanogpt_kit.api import KitError\n"
-        "try: GPT2().build(None)\n"
+        "try: Kind(**options).build(None)\n"
         "except KitError as error: print(error)\n"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={"TIKTOKEN_CACHE_DIR": str(tmp_path)}
     )
-    assert "gpt2 cannot be downloaded: no network; with TIKTOKEN_CACHE_DIR set" in answer.stdout, answer.stderr
+    assert f"the vocabulary of {name} cannot be downloaded: no network; with TIKTOKEN_CACHE_DIR" in answer.stdout, (
+        answer
+    )
+    assert f"tokenizer.file=<a copy of {file}>" in answer.stdout
+    assert "tokenizer.use=byte" in answer.stdout
+
+
+# --- where a text may be cut ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", [R50K, CL100K, O200K], ids=["r50k", "cl100k", "o200k"])
+def test_a_cut_text_has_the_ids_of_the_whole(pattern: str, oracle: tiktoken.Encoding) -> None:
+    """Of GPT-2's merges, split by each of the patterns: the others' merges cannot be had without a network."""
+    encoder = BPEEncoder.of(pattern, {EOT: 50_256}, {oracle.decode_single_token_bytes(n): n for n in range(50_256)})
+
+    @given(adversarial, adversarial)
+    def check(text: str, follower: str) -> None:
+        whole = "a " + text + follower
+        cut = encoder.cut("a " + text)
+        assert cut >= 1
+        assert ids_of(encoder, whole[:cut]) + ids_of(encoder, whole[cut:]) == ids_of(encoder, whole)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("To be, or not ", 13),
+        ("To be, or not", 9),
+        ("no more\n", 7),
+        ("no more!\n", 2),
+        ("1,2,3,", 5),
+        ("\u4e2d\u6587\u3002\u4e2d\u6587", 2),
+        ("\u0e44\u0e17\u0e22 \u0e44", 3),
+        ("two  spaces; it's", 12),
+        (" ", 0),
+        (" a", 0),
+        ("donaudampfschiff", 0),
+        ("it's", 0),
+        ("e\u0301,", 0),
+        ("", 0),
+    ],
+)
+def test_it_is_cut_as_late_as_can_be(text: str, cut: int) -> None:
+    assert learnt(BPE(vocab_size=257)).cut(text) == cut
+
+
+# --- trained here -----------------------------------------------------------------------------------------------
+
+
+def test_bpe_has_the_ids_of_the_library_that_trained_it(shakespeare: Path) -> None:
+    text = shakespeare.read_text(encoding="utf-8")
+    lengths = []
+    for vocab_size in (300, 2_000):
+        encoder = learnt(BPE(vocab_size=vocab_size), text)
+        (ids,) = encoder.encode_batch([text])
+        library = hf.Tokenizer(hf.models.BPE())
+        library.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = hf.pre_tokenizers.ByteLevel.alphabet()
+        trainer = hf.trainers.BpeTrainer(
+            vocab_size=vocab_size - 1, min_frequency=2, initial_alphabet=alphabet, show_progress=False
+        )
+        library.train_from_iterator([text], trainer)
+        names = library.encode(text).tokens
+        library.decoder = hf.decoders.ByteLevel()
+        letters = {letter: bytes([byte]) for letter, byte in BPEEncoder.letters.items()}
+        spelled = [b"".join(letters[letter] for letter in name) for name in names]
+        assert [encoder.decode_bytes([token]) for token in ids.tolist()] == spelled
+        assert (encoder.vocab_size, encoder.eot_id) == (vocab_size, vocab_size - 1)
+        assert encoder.decode(ids) == text
+        lengths.append(len(ids))
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] < len(text) / 2.5
+
+
+def test_bpe_numbers_bytes_first_and_then_merges_in_order() -> None:
+    encoder = learnt(BPE(vocab_size=259), "abab abab ab ab xyz")
+    assert [encoder.decode_bytes([token]) for token in range(256)] == [bytes([byte]) for byte in range(256)]
+    assert [encoder.decode_bytes([token]) for token in (256, 257, 258)] == [b"ab", b" ab", b""]
+
+
+def test_bpe_puts_no_space_before_a_text() -> None:
+    encoder = learnt(BPE(), "ab", "", "ab")
+    assert encoder.decode_bytes(range(256, encoder.vocab_size)) == b"ab"
+
+
+def test_bpe_learns_from_the_train_split_alone() -> None:
+    alone = learnt(BPE(min_frequency=1), "to be or not to be", "")
+    assert learnt(BPE(min_frequency=1), "to be or not to be", "zzzz zzzz zzzz").state() == alone.state()
+
+
+def test_little_text_gives_the_tokens_that_it_has() -> None:
+    assert learnt(BPE()).vocab_size == 257
+    assert 257 < learnt(BPE(), "to be or not to be").vocab_size < 300
+
+
+def test_the_same_text_trains_the_same_tokens_in_every_process(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(PROSE, encoding="utf-8")
+    code = (
+        "import hashlib, json, os, pathlib, sys\n"
+        "from nanogpt_kit.api import TextContext\n"
+        "from nanogpt_kit.components.tokenizer.bpe import BPE\n"
+        "text = pathlib.Path(sys.argv[1]).read_text(encoding='utf-8').splitlines(keepends=True)\n"
+        "encoder = BPE(vocab_size=600).build(TextContext(splits=('train',), documents=lambda split: iter(text)))\n"
+        "print(hashlib.sha256(json.dumps(encoder.state()).encode()).hexdigest(), flush=True)\n"
+        "if os.fork() == 0: os._exit(0)\n"
+        "os.wait()\n"
+    )
+    plain = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            capture_output=True,
+            text=True,
+            env={**plain, "PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": threads},
+        )
+        for seed, threads in (("1", "1"), ("2", "2"))
+    ]
+    assert [answer.stderr for answer in answers] == ["", ""]  # no progress bar, no warning of a fork
+    assert answers[0].stdout == answers[1].stdout != ""
+
+
+@pytest.mark.parametrize("kind", [BPE(), HuggingFace(file=__file__)], ids=["bpe", "huggingface"])
+def test_without_the_library_it_says_how_to_install_it(kind: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(KitError, match=r'needs tokenizers: pip install "nanogpt-kit\[bpe\]"$'):
+        learnt(kind, PROSE)
+
+
+# --- any tokenizer.json -----------------------------------------------------------------------------------------
+
+
+def test_huggingface_has_the_ids_of_the_library(tmp_path: Path) -> None:
+    for tokenizer in (byte_level(), unigram(), word_piece(), words()):
+        encoder = learnt(HuggingFace(file=saved(tokenizer, tmp_path)))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        for text in (PROSE, "a <|im_end|> b", "a [SEP] b", *TokenizerConformance.texts):
+            assert ids_of(encoder, text) == tokenizer.encode(text, add_special_tokens=False).ids
+        assert encoder.vocab_size == tokenizer.get_vocab_size()
+
+
+def test_sentencepiece_gives_text_back_but_for_a_space_before_it(tmp_path: Path) -> None:
+    encoder = learnt(HuggingFace(file=saved(unigram(), tmp_path)))
+
+    @given(adversarial)
+    def check(text: str) -> None:
+        for name in ("\u2581", "<0x41>", "<unk>"):  # a space, a byte and the unknown, there as here
+            text = text.replace(name, "")
+        (ids,) = encoder.encode_batch([text])
+        assert encoder.decode(ids).removeprefix(" ") == text.removeprefix(" ")
+        assert encoder.unknown(text, ids) == 0
+
+    check()
+
+
+def test_words_are_set_off_by_spaces_and_parts_of_words_are_not(tmp_path: Path) -> None:
+    encoder = learnt(HuggingFace(file=saved(word_piece(), tmp_path)))
+    (ids,) = encoder.encode_batch(["Everybody, soft says"])
+    assert encoder.decode(ids) == " everybody , soft says"
+    assert len(ids) > 3
+
+
+def test_unknown_words_are_counted(tmp_path: Path) -> None:
+    for tokenizer in (word_piece(), words(), unigram(byte_fallback=False)):
+        encoder = learnt(HuggingFace(file=saved(tokenizer, tmp_path)))
+        text = "times \u00e9 is \U0001f600"
+        (ids,) = encoder.encode_batch([text])
+        assert encoder.unknown(text, ids) == 2
+        assert encoder.decode(ids).split() == ["times", "is"]
+
+
+def test_huggingface_finds_the_token_that_ends_a_document(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    for name in reversed(USUAL_ENDS):
+        tokenizer.add_special_tokens([name])
+        encoder = learnt(HuggingFace(file=saved(tokenizer, tmp_path)))
+        assert encoder.eot_id == tokenizer.token_to_id(name)
+    kind = HuggingFace(file=saved(tokenizer, tmp_path), eot="<|im_end|>")
+    encoder = learnt(kind)
+    assert encoder.eot_id == tokenizer.token_to_id("<|im_end|>")
+    assert HuggingFace(file="gone").restore(encoder.state()).eot_id == encoder.eot_id
+    with pytest.raises(KitError, match=r"no token '<\|imend\|>' for tokenizer\.eot; did you mean '<\|im_end\|>'"):
+        learnt(HuggingFace(file=kind.file, eot="<|imend|>"))
+
+
+def test_a_vocabulary_without_such_a_token_ends_no_document(tmp_path: Path) -> None:
+    tokenizer = hf.Tokenizer(hf.models.WordLevel({"a": 0, "b": 7}, unk_token="a"))
+    encoder = learnt(HuggingFace(file=saved(tokenizer, tmp_path)))
+    assert (encoder.eot_id, encoder.vocab_size) == (None, 8)
+    assert encoder.decode(range(8)) == " a b"
+
+
+@pytest.mark.parametrize("content", ["{}", "no JSON", "[1]", '{"model": {"type": "BPE"}}'])
+def test_a_file_that_is_no_tokenizer_is_named(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    with pytest.raises(KitError, match=r"tokenizer\.json: cannot be read: No such file"):
+        learnt(HuggingFace(file=str(path)))
+    path.write_text(content)
+    with pytest.raises(KitError, match=r"tokenizer\.json: no tokenizer\.json: "):
+        learnt(HuggingFace(file=str(path)))
+
+
+def test_huggingface_refuses_half_a_surrogate_pair(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        learnt(HuggingFace(file=saved(words(), tmp_path))).encode_batch(["a", "a\ud800"])

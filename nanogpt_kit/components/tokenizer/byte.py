@@ -25,6 +25,7 @@ class Byte(Tokenizer):
 
 
 class ByteEncoder(Encoder):
+    heavy = False
     vocab_size = 257
     eot_id = 256
 
@@ -32,4 +33,8 @@ class ByteEncoder(Encoder):
         return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for text in texts]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        return bytes(token for token in ids if token < 256)
+        found = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+        return found[found < 256].astype(np.uint8).tobytes()
+
+    def cut(self, text: str) -> int:
+        return len(text)

@@ -5,55 +5,79 @@ There is no end-of-text token: documents follow each other directly.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from nanogpt_kit.api import Encoder, KitError, TextContext, Tokenizer
+from nanogpt_kit.api import Encoder, Field, KitError, TextContext, Tokenizer
 
 
 class Char(Tokenizer):
+    unknown: Literal["error", "skip"] = Field(
+        "error", description="what to do with characters that the dataset lacks: refuse the text, or leave them out"
+    )
+
     def build(self, ctx: TextContext) -> Encoder:
-        characters: set[str] = set()
+        seen = np.zeros(sys.maxunicode + 1, dtype=bool)
+        known = b""  # the ASCII characters among them
         for split in ctx.splits:
             for text in ctx.documents(split):
-                characters.update(text)
-        return CharEncoder("".join(sorted(characters)))
+                rest = text.encode("utf-8").translate(None, known)  # without whole characters it is still UTF-8
+                if rest:
+                    seen[code_points(rest.decode("utf-8"))] = True
+                    known = bytes(np.flatnonzero(seen[:128]).tolist())
+        return self.restore({"characters": "".join(map(chr, np.flatnonzero(seen)))})
 
     def restore(self, state: Mapping[str, Any]) -> Encoder:
-        return CharEncoder(state["characters"])
+        return CharEncoder(state["characters"], skip=self.unknown == "skip")
 
 
 class CharEncoder(Encoder):
+    heavy = False
     eot_id = None
 
-    def __init__(self, characters: str) -> None:
+    def __init__(self, characters: str, skip: bool) -> None:
         self.characters = characters
+        self.skip = skip
         self.vocab_size = len(characters)
-        points = code_points(characters)
-        self.ids = np.full(int(points.max(initial=0)) + 1, -1, dtype=np.int32)  # code point -> id, -1 unknown
-        self.ids[points] = np.arange(len(points), dtype=np.int32)
+        self.points = code_points(characters)
+        # code point -> id, or vocab_size where it is unknown
+        self.ids = np.full(sys.maxunicode + 1, self.vocab_size, dtype=np.min_scalar_type(self.vocab_size))
+        self.ids[self.points] = np.arange(self.vocab_size)
+        self.ascii = np.append(self.ids[:128], np.zeros(128)).astype(np.uint8).tobytes()  # the same for bytes.translate
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> np.ndarray:
-        points = code_points(text)
-        ids: np.ndarray = self.ids[np.minimum(points, len(self.ids) - 1)]
-        unknown = (ids < 0) | (points >= len(self.ids))
-        if unknown.any():
-            strangers = sorted({text[at] for at in np.flatnonzero(unknown)})
+        if text.isascii() and self.vocab_size < 256:
+            ids = np.frombuffer(text.encode().translate(self.ascii), dtype=np.uint8)
+        else:
+            ids = self.ids.take(code_points(text), mode="clip")  # which no code point needs, but it is faster
+        known = ids < self.vocab_size
+        if known.all():
+            return ids
+        if not self.skip:
+            strangers = sorted({text[at] for at in np.flatnonzero(~known)})
             shown = ", ".join(repr(character) for character in strangers[:5])
             raise KitError(f"not in the vocabulary of {self.vocab_size} characters: {shown}")
-        return ids
+        return ids[known]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        return "".join(self.characters[token] for token in ids).encode("utf-8")
+        found = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
+        return self.points[found].tobytes().decode("utf-32-le").encode("utf-8")
+
+    def cut(self, text: str) -> int:
+        return len(text)
+
+    def unknown(self, text: str, ids: np.ndarray) -> int:
+        return len(text) - len(ids)
 
     def state(self) -> dict[str, Any]:
         return {"characters": self.characters}
 
 
 def code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")

@@ -6,10 +6,11 @@ fields; the methods of a component never gain required arguments.
 
 from __future__ import annotations
 
+from nanogpt_kit.core.kinds.divided import Divided
 from nanogpt_kit.core.kinds.network import MLP, Attention, Init, LayerContext, Model, ModelContext, Norm, Position, Role
 from nanogpt_kit.core.kinds.observation import Callback, EvaluateContext, Evaluator, LiveRun, Sampler, SplitLoss
 from nanogpt_kit.core.kinds.optimization import Optimizer, Parallel, Schedule, Spread
-from nanogpt_kit.core.kinds.text import Dataset, Encoder, Order, OrderContext, TextContext, Tokenizer
+from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Order, OrderContext, TextContext, Tokenizer
 from nanogpt_kit.core.options import Component
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "Attention",
     "Callback",
     "Dataset",
+    "Divided",
+    "Document",
     "Encoder",
     "EvaluateContext",
     "Evaluator",

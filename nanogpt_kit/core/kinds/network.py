@@ -42,11 +42,13 @@ class Model(Component):
 
     The module's `forward(ids, targets=None, cache=None)` takes ids (B, T) and returns logits (B, T, vocab_size), or,
     given targets (B, T) with -1 where none is wanted, the fp32 *sum* of the token losses in nats. With a KVCache, ids
-    go on where its tokens end. Where its weights depend on block_size it has a `crop(block_size)`.
+    go on where its tokens end. Where its weights depend on block_size it has a `crop(block_size)`. One that can keep
+    documents apart takes `segments` (B, T), too; it is given them where document_mask is set.
     """
 
     kind: ClassVar[str] = "model"
     block_size: int = Field(1024, ge=1, description="context length in tokens")
+    document_mask: bool = Field(False, description="whether a token sees those of its own document only")
     init_from: str | None = Field(
         None,
         min_length=1,

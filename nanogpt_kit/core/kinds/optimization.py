@@ -40,7 +40,9 @@ class Schedule(Component):
 class Spread(Protocol):
     """A model laid out over processes: call it like the model."""
 
-    def __call__(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
+    def __call__(
+        self, ids: torch.Tensor, targets: torch.Tensor, segments: torch.Tensor | None = None
+    ) -> torch.Tensor: ...
 
     def sync(self, last: bool) -> AbstractContextManager[None]:
         """Around each micro-step: gradients travel on the last one only."""

@@ -7,28 +7,60 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from nanogpt_kit.core.options import Component
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+Document = str | Iterable[str]  # one that is too long to hold comes in pieces, and can be gone through again
+
+
 class Dataset(Component):
     """Yields documents; the core tokenizes and writes them.
 
-    `splits` names what it has: `train` and `val`, and perhaps `test`, which nothing looks at unless asked.
+    One that holds tokens already gives `tokens` instead, and perhaps the `vocabulary` that its tokenizer had learnt.
     """
 
     kind: ClassVar[str] = "dataset"
-    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """`train` and `val`, and perhaps `test`, which nothing looks at unless asked."""
+        return ("train", "val")
+
+    @property
+    def brings_splits(self) -> bool:
+        """Whether others have split it, so that a text may be in two splits: such ones are counted and reported."""
+        return True
 
     @abstractmethod
-    def documents(self, split: str) -> Iterator[str]:
+    def documents(self, split: str) -> Iterator[Document]:
         """The documents of a split, in an order that never changes. Raises KitError for text it cannot read."""
+
+    def assigned(self) -> Iterator[tuple[str, Document]]:
+        """Every document of every split, once, with its split; `train` comes last where splits follow each other."""
+        for split in sorted(self.splits, key=lambda split: split == "train"):
+            for document in self.documents(split):
+                yield split, document
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash over everything that decides the documents: contents, not paths."""
+        """A hash over everything that decides the documents: contents, not paths. Asked at every start."""
+
+    def text_bytes(self) -> int | None:
+        """How much text there is, over all splits and as far as can be told at once; None where it cannot."""
+        return None
+
+    def tokens(self, split: str) -> Iterator[np.ndarray] | None:
+        """The ids of a split in pieces (n,), where the dataset is tokenized already; its text is not asked for then."""
+        return None
+
+    def vocabulary(self) -> Mapping[str, Any] | None:
+        """The state that restores the tokenizer of `tokens`, where that one learns; see `Encoder.state`."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +68,13 @@ class TextContext:
     """What a tokenizer may learn from."""
 
     splits: tuple[str, ...]
-    documents: Callable[[str], Iterator[str]]
+    documents: Callable[[str], Iterator[str]]  # of a split; long ones come in pieces
 
 
 class Encoder(ABC):
     """A tokenizer at work. `state` and `Tokenizer.restore` carry it through data folders and checkpoints."""
+
+    heavy: ClassVar[bool] = True  # whether encoding text costs more than handing it to another process
 
     vocab_size: int
     eot_id: int | None  # written after each document, where there is one
@@ -52,6 +86,17 @@ class Encoder(ABC):
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of `ids`; special tokens have none."""
+
+    def cut(self, text: str) -> int:
+        """Where the beginning of a document may be cut, as late as can be: both sides encode to the ids of the whole.
+
+        Long documents are encoded in such pieces; 0 where no place is known to be good.
+        """
+        return 0
+
+    def unknown(self, text: str, ids: np.ndarray) -> int:
+        """How many characters or tokens of `text` its `ids` do not stand for."""
+        return 0
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text; bytes that are no UTF-8 become U+FFFD."""
@@ -66,6 +111,10 @@ class Tokenizer(Component):
     """Makes an encoder, by learning from the text or from its options alone."""
 
     kind: ClassVar[str] = "tokenizer"
+    whereabouts: ClassVar[frozenset[str]] = frozenset({"from_run"})  # options that say where something is, not what
+    from_run: str | None = Field(
+        None, min_length=1, description="a run whose vocabulary to take, as for training on from it; left out: own"
+    )
 
     @abstractmethod
     def build(self, ctx: TextContext) -> Encoder: ...
@@ -73,6 +122,10 @@ class Tokenizer(Component):
     def known_vocab_size(self) -> int | None:
         """How many tokens there are, where the options alone decide it; None where the text does."""
         return None
+
+    def fingerprint(self) -> str:
+        """A hash over what decides the tokens besides the options, such as the contents of a file that they name."""
+        return ""
 
     @abstractmethod
     def restore(self, state: Mapping[str, Any]) -> Encoder:
@@ -85,12 +138,18 @@ class OrderContext:
     block_size: int
     batch_windows: int  # windows of one optimizer step, over all ranks
     seed: int
+    documents: np.ndarray | None = (
+        None  # (n_documents,) int64, ascending: where the first token of each is; a memory map
+    )
 
 
 class Order(Component):
     """Which windows each step sees: a pure function, so that resuming is arithmetic."""
 
     kind: ClassVar[str] = "order"
+    at_documents: bool = Field(
+        False, description="whether each window moves on to the first document that begins within it"
+    )
 
     @abstractmethod
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:

@@ -1,0 +1,46 @@
+"""Byte-level BPE, trained on the train split with Hugging Face's tokenizers: 256 bytes, merges, <|endoftext|>.
+
+It is run by tiktoken, which is faster and merges wherever the result is a token; the library merges only pairs that it
+has merged while training. They differ on the rare text that builds a token out of other parts.
+
+Source: Sennrich et al. 2015, arXiv:1508.07909; Radford et al. 2019, section 2.2, for bytes and how text is split.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from nanogpt_kit.api import BPEEncoder, Encoder, Field, KitError, TextContext, Tokenizer
+
+
+class BPE(Tokenizer):
+    vocab_size: int = Field(
+        4_096, ge=257, description="tokens at the most, bytes and <|endoftext|> included; little text gives fewer"
+    )
+    min_frequency: int = Field(2, ge=1, description="how often a pair must occur to be merged")
+
+    def build(self, ctx: TextContext) -> Encoder:
+        try:
+            import tokenizers as hf
+        except ImportError:
+            raise KitError('the tokenizer bpe needs tokenizers: pip install "nanogpt-kit[bpe]"') from None
+        tokenizer = hf.Tokenizer(hf.models.BPE())
+        tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = hf.pre_tokenizers.ByteLevel.alphabet()
+        trainer = hf.trainers.BpeTrainer(
+            vocab_size=self.vocab_size - 1,
+            min_frequency=self.min_frequency,
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(ctx.documents("train"), trainer)
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns of processes that are forked later
+        vocabulary = tokenizer.get_vocab()
+        merged = sorted(vocabulary.keys() - set(alphabet), key=vocabulary.__getitem__)  # in the order of their merges
+        tokens = [bytes([byte]) for byte in range(256)]
+        return BPEEncoder.trained(tokens + [bytes(map(BPEEncoder.letters.__getitem__, token)) for token in merged])
+
+    def restore(self, state: Mapping[str, Any]) -> Encoder:
+        return BPEEncoder(state)

@@ -1,0 +1,150 @@
+"""Any tokenizer.json of Hugging Face's tokenizers, whole: normalizer, pre-tokenizer and model are run as they are.
+
+Text that looks like a special token stays text. What a normalizer drops is lost, and vocabularies that put a space
+before the first word give it back with the text.
+
+Source: github.com/huggingface/tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nanogpt_kit.api import (
+    BPEEncoder,
+    Encoder,
+    Field,
+    KitError,
+    TextContext,
+    Tokenizer,
+    content_hash,
+    nearest,
+    read_text,
+)
+
+USUAL_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]", "<|im_end|>")
+BYTES = {letter: bytes([byte]) for letter, byte in BPEEncoder.letters.items()}
+
+
+class HuggingFace(Tokenizer):
+    whereabouts: ClassVar[frozenset[str]] = Tokenizer.whereabouts | {"file"}
+    file: str = Field(min_length=1, description="a tokenizer.json")
+    eot: str | None = Field(
+        None, min_length=1, description=f"the token that ends a document; left out: one of {', '.join(USUAL_ENDS)}"
+    )
+
+    def build(self, ctx: TextContext) -> Encoder:
+        return HuggingFaceEncoder(read_text(Path(self.file)), self.eot, self.file)
+
+    def fingerprint(self) -> str:
+        return content_hash(self.file)
+
+    def restore(self, state: Mapping[str, Any]) -> Encoder:
+        return HuggingFaceEncoder(state["json"], state["eot"], "the tokenizer.json that was kept")
+
+
+class HuggingFaceEncoder(Encoder):
+    def __init__(self, text: str, eot: str | None, place: str) -> None:
+        try:
+            import tokenizers as hf
+        except ImportError:
+            raise KitError('the tokenizer huggingface needs tokenizers: pip install "nanogpt-kit[bpe]"') from None
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the kit encodes in several processes at once
+        try:
+            self.tokenizer = hf.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises no other
+            raise KitError(f"{place}: no tokenizer.json: {error}") from None
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.tokenizer.encode_special_tokens = True  # as the text that they are
+        vocabulary = self.tokenizer.get_vocab()
+        self.eot = eot or next((name for name in USUAL_ENDS if name in vocabulary), None)
+        if self.eot is not None and self.eot not in vocabulary:
+            added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
+            raise KitError(f"{place}: it has no token {self.eot!r} for tokenizer.eot{nearest(self.eot, added)}")
+        self.json = text
+        self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        self.eot_id = None if self.eot is None else vocabulary[self.eot]
+        self._read(json.loads(text), vocabulary)
+
+    def _read(self, parts: dict[str, Any], vocabulary: dict[str, int]) -> None:
+        """What the library does not tell: the bytes of each token, and the unknown one."""
+        model = parts["model"]
+        unknown = model.get("unk_token")
+        if model.get("unk_id") is not None:
+            unknown = model["vocab"][model["unk_id"]][0]
+        self.unknown_id = vocabulary.get(unknown)
+        added = self.tokenizer.get_added_tokens_decoder()
+        special = {token.content for token in added.values() if token.special} | {self.eot}
+        self.special = np.zeros(self.vocab_size, dtype=bool)
+        self.bytes = [b""] * self.vocab_size
+        self.spelled: dict[int, list[int]] = {}
+        bytes_of = self._reader(parts)
+        for token, number in vocabulary.items():
+            if token not in special:
+                self.bytes[number] = token.encode() if number in added else bytes_of(token)
+            elif token != unknown:
+                self.special[number] = True
+                self.spelled[number] = self._spell(token, vocabulary)
+
+    def _reader(self, parts: dict[str, Any]) -> Callable[[str], bytes]:
+        """How this vocabulary writes bytes. It is read token by token, as texts are streamed."""
+        decoder, prefix = self.tokenizer.decoder, parts["model"].get("continuing_subword_prefix")
+        found = types(parts.get("decoder")) | types(parts.get("pre_tokenizer"))
+        if "ByteLevel" in found:
+            return lambda token: b"".join(BYTES.get(letter, letter.encode()) for letter in token)
+        if found & {"Metaspace", "ByteFallback", "Replace"}:
+            return sentencepiece
+        if decoder is None or prefix:  # whole words, or their first parts, are set off by spaces
+            return lambda token: (token[len(prefix) :] if prefix and token.startswith(prefix) else f" {token}").encode()
+        return lambda token: decoder.decode([token]).encode()
+
+    def _spell(self, token: str, vocabulary: dict[str, int]) -> list[int]:
+        """The ids of a special token's characters, of their bytes, or of what is unknown."""
+        found = []
+        for letter in token:
+            names = [letter] if letter in vocabulary else [f"<0x{byte:02X}>" for byte in letter.encode()]
+            found += [vocabulary.get(name, self.unknown_id) for name in names]
+        return [number for number in found if number is not None]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        try:
+            found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:
+            "".join(texts).encode("utf-8")  # which says where half a surrogate pair is
+            raise
+        return [self._as_text(np.array(encoding.ids, dtype=np.int64)) for encoding in found]
+
+    def _as_text(self, ids: np.ndarray) -> np.ndarray:
+        """Models whose vocabulary lists special tokens, as Unigram's does, may give them for text."""
+        if not self.special[ids].any():
+            return ids
+        return np.concatenate([np.array(self.spelled.get(number, [number]), dtype=np.int64) for number in ids.tolist()])
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join(map(self.bytes.__getitem__, ids.tolist() if isinstance(ids, np.ndarray) else ids))
+
+    def unknown(self, text: str, ids: np.ndarray) -> int:
+        return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
+
+    def state(self) -> dict[str, Any]:
+        return {"json": self.json, "eot": self.eot}
+
+
+def sentencepiece(token: str) -> bytes:
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
+    return bytes.fromhex(byte[1]) if byte else token.replace("\u2581", " ").encode()
+
+
+def types(part: Any) -> set[str]:
+    """Of a part of a tokenizer.json, and of all that are chained in it."""
+    if isinstance(part, list):
+        return set().union(*map(types, part))
+    return {part["type"]}.union(*map(types, part.values())) if isinstance(part, dict) and "type" in part else set()

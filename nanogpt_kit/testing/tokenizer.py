@@ -1,0 +1,172 @@
+"""The suite for tokenizers: text comes back, ids stay in the vocabulary, and all of it survives being written down."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nanogpt_kit.core.kinds import Encoder, TextContext, Tokenizer
+from nanogpt_kit.testing.conformance import ComponentConformance
+
+SPECIAL = (  # what vocabularies write in a way of their own: marks of documents, bytes, spaces, parts of words
+    *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>"),
+    *("[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]", "<0x41>", "\u2581", "\u2581a", "\u0120", "\u010a", "##a", "a</w>"),
+)
+STRANGE = (
+    *("'s", "'LL", "'\u017f", "we're", " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", "\r", "\0", "\x85", "\xa0"),
+    *("1", "12", "1234", "\xbd", "\u2167", "\xb2", "\u0663", "\u0967\u0968", "A", "aB", "\xc9", "\u01c5", "\u02b0"),
+    *("e\u0301", "\u0301", "\u0903", "\u20dd", "\u05e9\u05dc\u05d5\u05dd", "\u4e2d\u6587", "\u3042\u30f3\u30fc"),
+    *("\ud55c\uae00", "\u0e44\u0e17\u0e22", ",", ".", ";", ":", "/", "//", "_", "-", "!?", "\u3001", "\u3002"),
+    *("\uff0c", "\u3000", "\ufeff", "\ufffd", "\u200d", "\u2028", "\u2603", "\U0001f600", "\U0010ffff"),
+    "\U0001f469\u200d\U0001f680",
+)
+
+
+class TokenizerConformance(ComponentConformance):
+    """Subclass it with `component = MyTokenizer(...)`."""
+
+    component: ClassVar[Tokenizer]
+    texts: ClassVar[tuple[str, ...]] = (  # to learn from: the first, third, ... train, the others validate
+        "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n",
+        "the slings and arrows of outrageous fortune, or to take arms against a sea of troubles",
+        "It was the best of times, it was the worst of times; it's 1,234.5 \u2603 (or so).\r\n",
+    )
+    lossless: ClassVar[bool] = True  # whether any text comes back as it was
+    any_text: ClassVar[bool] = True  # whether it encodes all of Unicode; False: what occurs in `texts` alone
+
+    @property
+    def context(self) -> TextContext:
+        def documents(split: str) -> Iterator[str]:
+            yield from self.texts[split == "val" :: 2]
+
+        return TextContext(splits=("train", "val"), documents=documents)
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        return self.component.build(self.context)
+
+    def text(self) -> st.SearchStrategy[str]:
+        """What it must encode."""
+        if not self.any_text:
+            return st.text(sorted(set("".join(self.texts))))
+        words = sorted({word for text in self.texts for word in text.split()})
+        unicode = st.text(st.characters(codec="utf-8"), max_size=8)  # all but halves of surrogate pairs
+        parts = st.sampled_from(SPECIAL), st.sampled_from(STRANGE), st.sampled_from(words), unicode
+        return st.lists(st.one_of(parts)).map("".join)
+
+    def for_all(self, check: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
+        """The same examples at every time."""
+        same = settings(
+            derandomize=True,
+            database=None,
+            deadline=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        )
+        same(given(*strategies)(check))()
+
+    def ids(self, text: str) -> list[int]:
+        (ids,) = self.encoder.encode_batch([text])
+        return [int(token) for token in ids]
+
+    def test_text_comes_back(self) -> None:
+        if not self.lossless:
+            pytest.skip(f"{type(self.component).__name__} does not keep all of a text")
+
+        def check(text: str) -> None:
+            ids = self.ids(text)
+            assert self.encoder.decode_bytes(ids) == text.encode("utf-8")
+            assert self.encoder.decode(ids) == text
+
+        self.for_all(check, self.text())
+
+    def test_ids_are_integers_in_the_vocabulary(self) -> None:
+        def check(text: str) -> None:
+            (ids,) = self.encoder.encode_batch([text])
+            assert isinstance(ids, np.ndarray), "encode_batch gives NumPy arrays"
+            assert (ids.ndim, ids.dtype.kind in "iu") == (1, True)
+            assert all(0 <= token < self.encoder.vocab_size for token in ids.tolist())
+
+        self.for_all(check, self.text())
+
+    def test_texts_of_a_batch_keep_apart(self) -> None:
+        def check(texts: list[str]) -> None:
+            assert [ids.tolist() for ids in self.encoder.encode_batch(texts)] == [self.ids(text) for text in texts]
+
+        self.for_all(check, st.lists(self.text(), max_size=5))
+
+    def test_an_empty_text_has_no_tokens(self) -> None:
+        assert self.ids("") == []
+        assert self.encoder.decode([]) == ""
+
+    def test_no_text_ends_a_document(self) -> None:
+        """Whatever it looks like."""
+        for text in self.texts if not self.any_text else (*self.texts, *SPECIAL, *(f"a {name} b" for name in SPECIAL)):
+            assert self.encoder.eot_id not in self.ids(text), f"{text!r} holds the token that ends a document"
+
+    def test_the_end_of_a_document_has_no_bytes(self) -> None:
+        if self.encoder.eot_id is not None:
+            assert 0 <= self.encoder.eot_id < self.encoder.vocab_size
+            assert self.encoder.decode_bytes([self.encoder.eot_id]) == b""
+
+    def test_every_id_can_be_decoded_token_by_token(self) -> None:
+        """A model may draw any of them, in any order; texts are streamed."""
+        every = range(self.encoder.vocab_size)
+        alone = b"".join(self.encoder.decode_bytes([token]) for token in every)
+        assert self.encoder.decode_bytes(every) == alone
+        assert self.encoder.decode(every) == alone.decode("utf-8", errors="replace")
+
+    def test_ids_may_come_as_any_iterable(self) -> None:
+        ids = self.ids(self.texts[0])
+        expected = self.encoder.decode_bytes(ids)
+        for others in (iter(ids), tuple(ids), np.array(ids, dtype=np.uint32), np.array(ids, dtype=np.int64)):
+            assert self.encoder.decode_bytes(others) == expected
+
+    def test_what_comes_back_is_known(self) -> None:
+        def check(text: str) -> None:
+            (ids,) = self.encoder.encode_batch([text])
+            unknown = self.encoder.unknown(text, ids)
+            assert unknown >= 0
+            assert unknown == 0 or self.encoder.decode(ids) != text
+
+        self.for_all(check, self.text())
+
+    def test_a_text_may_be_cut_where_it_says(self) -> None:
+        """Whatever follows."""
+
+        def check(text: str, follower: str) -> None:
+            cut = self.encoder.cut(text)
+            assert 0 <= cut <= len(text)
+            if cut:  # else nothing is cut
+                whole = text + follower
+                assert self.ids(whole[:cut]) + self.ids(whole[cut:]) == self.ids(whole)
+
+        self.for_all(check, self.text(), self.text())
+
+    def test_it_learns_the_same_again(self) -> None:
+        assert self.component.build(self.context).state() == self.encoder.state()
+
+    def test_it_is_restored_from_its_state_as_json(self) -> None:
+        state = json.loads(json.dumps(self.encoder.state(), allow_nan=False))
+        assert state == self.encoder.state(), "JSON has no tuples, and no keys but strings"
+        restored = self.component.restore(state)
+        assert restored.state() == state
+        assert (restored.vocab_size, restored.eot_id) == (self.encoder.vocab_size, self.encoder.eot_id)
+        for token in range(restored.vocab_size):
+            assert restored.decode_bytes([token]) == self.encoder.decode_bytes([token])
+
+        def check(text: str) -> None:
+            (ids,) = restored.encode_batch([text])
+            assert ids.tolist() == self.ids(text)
+
+        self.for_all(check, self.text())
+
+    def test_the_vocabulary_is_as_large_as_was_known(self) -> None:
+        assert self.component.known_vocab_size() in (None, self.encoder.vocab_size)

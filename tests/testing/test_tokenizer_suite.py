@@ -1,0 +1,248 @@
+"""The tokenizers' suite fails where a tokenizer is broken: each break below is seen by the tests beside it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import PrivateAttr
+
+from nanogpt_kit.api import Encoder, Field, TextContext, Tokenizer
+from nanogpt_kit.testing.tokenizer import TokenizerConformance
+
+FAILURES = (AssertionError, IndexError, TypeError)
+
+
+class Sound(Encoder):
+    """Bytes, the first of which is learnt; those below break it."""
+
+    vocab_size = 257
+    eot_id: int | None = 256
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self.encoded(text) for text in texts]
+
+    def encoded(self, text: str) -> Any:
+        return (np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64) - self.first) % 256
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return bytes((int(token) + self.first) % 256 for token in ids if token != 256)
+
+    def cut(self, text: str) -> int:
+        return len(text)
+
+    def state(self) -> dict[str, Any]:
+        return {"first": self.first}
+
+
+class OfClass(Tokenizer):
+    size: int | None = Field(None, description="what it takes its vocabulary for")
+    _encoder: Callable[[int], Encoder] = PrivateAttr()
+
+    def build(self, ctx: TextContext) -> Encoder:
+        return self._encoder(next(iter(ctx.documents("train"))).encode()[0])
+
+    def restore(self, state: Mapping[str, Any]) -> Encoder:
+        return self._encoder(state["first"])
+
+    def known_vocab_size(self) -> int | None:
+        return self.size
+
+
+class DropsSpacesAtTheEnd(Sound):
+    def encoded(self, text: str) -> Any:
+        return super().encoded(text.rstrip())
+
+
+class KnowsAsciiAlone(Sound):
+    def encoded(self, text: str) -> Any:
+        return super().encoded(text.encode("ascii", "replace").decode())
+
+
+class DecodesTextOtherThanBytes(Sound):
+    def decode(self, ids: Iterable[int]) -> str:
+        return super().decode(ids).removesuffix(" ")
+
+
+class GivesLists(Sound):
+    def encoded(self, text: str) -> Any:
+        return super().encoded(text).tolist()
+
+
+class GivesFloats(Sound):
+    def encoded(self, text: str) -> Any:
+        return super().encoded(text).astype(np.float64)
+
+
+class CountsTooFew(Sound):
+    vocab_size = 200
+
+
+class GivesATextForAll(Sound):
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self.encoded("".join(texts))]
+
+
+class RemembersTheLastText(Sound):
+    """A space joins it to the next one of a batch."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self.encoded(" " * (number > 0) + text) for number, text in enumerate(texts)]
+
+
+class BeginsWithAMark(Sound):
+    def encoded(self, text: str) -> Any:
+        return np.concatenate([[0], super().encoded(text)])
+
+
+class TakesTextForSpecialTokens(Sound):
+    def encoded(self, text: str) -> Any:
+        parts = [super(TakesTextForSpecialTokens, self).encoded(part) for part in text.split("<|endoftext|>")]
+        end = np.array([256])
+        return np.concatenate([parts[0], *itertools.chain(*([end, part] for part in parts[1:]))]).astype(np.int64)
+
+
+class WritesTheEnd(Sound):
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join(b"<end>" if token == 256 else super(WritesTheEnd, self).decode_bytes([token]) for token in ids)
+
+
+class EndsBeyondItsVocabulary(Sound):
+    eot_id = 257
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return super().decode_bytes(token for token in ids if token < 256)
+
+
+class RaisesForTheEnd(Sound):
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return bytes([*range(self.first, 256), *range(self.first)][token] for token in ids)
+
+
+class SetsTokensOffBySpaces(Sound):
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b" ".join(super(SetsTokensOffBySpaces, self).decode_bytes([token]) for token in ids)
+
+
+class TakesListsAlone(Sound):
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return super().decode_bytes([ids[place] for place in range(len(ids))])  # type: ignore[index, arg-type]
+
+
+class DecodesArraysInTheirOwnType(Sound):
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        if isinstance(ids, np.ndarray) and ids.dtype == np.uint32:
+            return ids.tobytes()
+        return super().decode_bytes(ids)
+
+
+class FindsSpacesStrange(Sound):
+    def unknown(self, text: str, ids: np.ndarray) -> int:
+        return text.count(" ")
+
+
+class PairsLetters(Sound):
+    """Two at a time from the left, so that a cut at an odd place moves all pairs behind it."""
+
+    vocab_size = 256 * 256 + 257
+
+    def encoded(self, text: str) -> Any:
+        raw = text.encode("utf-8")
+        pairs = [257 + 256 * raw[at] + raw[at + 1] for at in range(0, len(raw) - 1, 2)]
+        return np.array([*pairs, *raw[len(raw) & ~1 :]], dtype=np.int64)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join(
+            bytes(divmod(token - 257, 256)) if token > 256 else bytes([token] * (token < 256))
+            for token in (int(token) for token in ids)
+        )
+
+
+class CutsBeyondTheText(Sound):
+    def cut(self, text: str) -> int:
+        return len(text) + 1
+
+
+class LearnsAtRandom(Sound):
+    made = itertools.count()
+
+    def __init__(self, first: int) -> None:
+        super().__init__(next(self.made) % 256)
+
+
+class ForgetsWhatItLearnt(Sound):
+    def state(self) -> dict[str, Any]:
+        return {"first": 0}
+
+
+class KeepsATuple(Sound):
+    def state(self) -> dict[str, Any]:
+        return {"first": self.first, "size": (257,)}
+
+
+class KeepsAnArray(Sound):
+    def state(self) -> dict[str, Any]:
+        return {"first": np.int64(self.first)}
+
+
+BACK, IDS = "test_text_comes_back", "test_ids_are_integers_in_the_vocabulary"
+BATCH, EVERY = "test_texts_of_a_batch_keep_apart", "test_every_id_can_be_decoded_token_by_token"
+STATE, CUT = "test_it_is_restored_from_its_state_as_json", "test_a_text_may_be_cut_where_it_says"
+END, ITERABLE = "test_the_end_of_a_document_has_no_bytes", "test_ids_may_come_as_any_iterable"
+SIZE = "test_the_vocabulary_is_as_large_as_was_known"
+BROKEN: dict[type[Sound], list[str]] = {
+    DropsSpacesAtTheEnd: [BACK],
+    KnowsAsciiAlone: [BACK],
+    DecodesTextOtherThanBytes: [BACK],
+    GivesLists: [IDS],
+    GivesFloats: [IDS],
+    CountsTooFew: [IDS, END],
+    GivesATextForAll: [BATCH],
+    RemembersTheLastText: [BATCH],
+    BeginsWithAMark: ["test_an_empty_text_has_no_tokens", BACK],
+    TakesTextForSpecialTokens: ["test_no_text_ends_a_document", BACK],
+    WritesTheEnd: [END],
+    EndsBeyondItsVocabulary: [END],
+    RaisesForTheEnd: [EVERY, END],
+    SetsTokensOffBySpaces: [EVERY, BACK],
+    TakesListsAlone: [ITERABLE],
+    DecodesArraysInTheirOwnType: [ITERABLE],
+    FindsSpacesStrange: ["test_what_comes_back_is_known"],
+    PairsLetters: [CUT],
+    CutsBeyondTheText: [CUT],
+    LearnsAtRandom: ["test_it_learns_the_same_again", STATE],
+    ForgetsWhatItLearnt: [STATE],
+    KeepsATuple: [STATE],
+    KeepsAnArray: [STATE],
+}
+
+
+def suite_of(encoder: Callable[[int], Encoder], **options: Any) -> Any:
+    component = OfClass(**options)
+    component._encoder = encoder
+    return type("Suite", (TokenizerConformance,), {"component": component})()
+
+
+@pytest.mark.parametrize("encoder", BROKEN)
+def test_a_broken_tokenizer_is_caught(encoder: type[Sound]) -> None:
+    for test in BROKEN[encoder]:
+        with pytest.raises(FAILURES):
+            getattr(suite_of(encoder), test)()
+
+
+def test_a_wrong_size_is_caught() -> None:
+    with pytest.raises(AssertionError):
+        getattr(suite_of(Sound, size=256), SIZE)()
+
+
+def test_the_suite_passes_a_tokenizer_that_is_not_broken() -> None:
+    own = {name for name in vars(TokenizerConformance) if name.startswith("test_")}
+    assert own == {SIZE, *(test for tests in BROKEN.values() for test in tests)}, "each test catches something"
+    for test in own:
+        getattr(suite_of(Sound, size=257), test)()
