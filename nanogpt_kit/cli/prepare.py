@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
+
+if TYPE_CHECKING:
+    from nanogpt_kit.data.manifest import Prepared
 
 
 @click.command()
 @EXPERIMENT
 @OVERRIDES
+@click.option("--stats", is_flag=True, help="What the data holds, split by split.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that tokenize.  [default: one a core]")
 @TRUST
-def prepare(experiment: str, overrides: tuple[str, ...], trust_code: bool) -> None:
-    """Turn EXPERIMENT's text into tokens on disk, where that has not been done yet."""
+def prepare(experiment: str, overrides: tuple[str, ...], stats: bool, workers: int | None, trust_code: bool) -> None:
+    """Turn EXPERIMENT's text into tokens on disk, where that has not been done yet.
+
+    A preparation that was stopped goes on where it was.
+    """
     chosen = load(experiment, overrides, trust_code)
     from nanogpt_kit.data import prepare as preparation
 
-    prepared = preparation.prepare(chosen)
-    for split, values in prepared.splits.items():
-        per_token = values["bytes"] / max(1, values["tokens"])
-        counts = f"{values['documents']:,} documents, {values['bytes']:,} bytes, {values['tokens']:,} tokens"
-        click.echo(f"{split:6}{counts} ({per_token:.2f} bytes a token)")
+    prepared = preparation.prepare(chosen, workers)
+    if stats:
+        show_stats(prepared)
     for name, bits in prepared.references.items():
-        click.echo(f"{name} needs {bits:.3f} bits a byte on val")
+        click.echo(f"{name} needs {bits:.3f} bits a byte on val", err=not stats)
     click.echo(str(prepared.path))
+
+
+STATS = {  # of a split, in words
+    "documents": "documents",
+    "empty": "empty ones, left out",
+    "duplicates": "documents that a smaller split has, too",
+    "bytes": "bytes of text",
+    "tokens": "tokens",
+    "longest": "tokens of the longest document",
+    "unknown": "unknown characters",
+}
+
+
+def show_stats(prepared: Prepared) -> None:
+    """A table: a column for each split, a row for each count."""
+    splits = prepared.splits
+    click.echo(f"{'':42}" + "".join(f"{split:>18}" for split in splits))
+    for key, words in STATS.items():
+        click.echo(f"{words:42}" + "".join(f"{values.get(key, 0):>18,}" for values in splits.values()))
+    per_token = [values["bytes"] / max(1, values["tokens"]) for values in splits.values()]
+    click.echo(f"{'bytes a token':42}" + "".join(f"{value:>18.3f}" for value in per_token))
+    click.echo(f"a vocabulary of {prepared.encoder.vocab_size:,} tokens, kept as {prepared.manifest['dtype']}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.kinds import Order, OrderContext
+from nanogpt_kit.data.split import Split
 
 
 @dataclass(frozen=True)
@@ -21,42 +23,94 @@ class Batch:
     ids: Tensor  # (W, T) int64
     targets: Tensor  # (W, T) int64, the next token of each; -1 where there is none
     starts: np.ndarray  # (W,) where each window begins in the split
+    segments: Tensor | None = None  # (W, T) int64, which document of its window each token belongs to
+
+    @classmethod
+    def of(cls, split: Split, starts: np.ndarray, block_size: int, with_segments: bool) -> Batch:
+        ids, targets = (torch.from_numpy(array) for array in split.windows(starts, block_size))
+        segments = torch.from_numpy(split.segments(starts, block_size)) if with_segments else None
+        return cls(ids, targets, starts, segments)
 
     @cached_property
     def tokens(self) -> int:
         """How many tokens are predicted."""
         return int((self.targets >= 0).sum())
 
-    def micro_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.ids.split(size), self.targets.split(size), strict=True)
+    def micro_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """(ids, targets, segments) of `size` windows at a time."""
+        parts = self.ids.split(size), self.targets.split(size)
+        segments = [None] * len(parts[0]) if self.segments is None else self.segments.split(size)
+        yield from zip(*parts, segments, strict=True)
+
+    def pinned(self) -> Batch:
+        """In memory from which a GPU fetches while it computes."""
+        return self._with(Tensor.pin_memory)
+
+    def to(self, device: str) -> Batch:
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        segments = None if self.segments is None else change(self.segments)
+        return Batch(change(self.ids), change(self.targets), self.starts, segments)
 
 
 class Batches:
-    """The training windows of each step."""
+    """The training windows of each step, or one rank's share of them."""
 
-    def __init__(self, tokens: np.ndarray, order: Order, ctx: OrderContext) -> None:
-        self.tokens = tokens
+    def __init__(
+        self,
+        split: Split,
+        order: Order,
+        ctx: OrderContext,
+        *,
+        with_segments: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        pin: bool = False,
+    ) -> None:
+        self.split = split
         self.order = order
         self.ctx = ctx
+        self.with_segments = with_segments
+        self.rank, self.world_size = rank, world_size
+        self.pin = pin
 
     def at(self, step: int) -> Batch:
-        """The whole batch of the update that is number `step`, counted from 0."""
+        """The batch of the update that is number `step`, counted from 0."""
+        mine = np.array_split(self.starts(step), self.world_size)[self.rank]
+        batch = Batch.of(self.split, mine, self.ctx.block_size, self.with_segments)
+        return batch.pinned() if self.pin else batch
+
+    def starts(self, step: int) -> np.ndarray:
+        """(W,) where all ranks' windows begin. Raises RunFailed for an order that leaves the text."""
         starts = self.order.starts(step, self.ctx)
         last = self.ctx.n_tokens - self.ctx.block_size - 1
         if starts.shape != (self.ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
             expected = f"expected {self.ctx.batch_windows} of them, from 0 to {last}"
             raise RunFailed(f"order {type(self.order).__name__} gave starts {starts} for step {step}; {expected}")
-        windows = self.tokens[starts[:, None] + np.arange(self.ctx.block_size + 1)].astype(np.int64)  # (W, T + 1)
-        return Batch(torch.from_numpy(windows[:, :-1]), torch.from_numpy(windows[:, 1:]), starts)
+        return self.split.at_documents(starts, self.ctx.block_size) if self.order.at_documents else starts
 
 
-def every_token_once(tokens: np.ndarray, block_size: int, batch_size: int) -> Iterator[Batch]:
+class Ahead:
+    """Batches made in a thread of their own, each while the step before it runs."""
+
+    def __init__(self, batches: Batches, total_steps: int) -> None:
+        self.batches = batches
+        self.total_steps = total_steps
+        self.thread = ThreadPoolExecutor(1, "batches")
+        self.next: tuple[int, Future[Batch]] | None = None
+
+    def at(self, step: int) -> Batch:
+        """As `Batches.at`. Steps are asked for in turn; any other is made on the spot."""
+        waiting, self.next = self.next, None
+        batch = waiting[1].result() if waiting and waiting[0] == step else self.batches.at(step)
+        if step + 1 < self.total_steps:
+            self.next = step + 1, self.thread.submit(self.batches.at, step + 1)
+        return batch
+
+
+def every_token_once(split: Split, block_size: int, batch_size: int, with_segments: bool = False) -> Iterator[Batch]:
     """A whole split in windows that do not overlap: every token but the first is a target exactly once."""
-    n_targets = len(tokens) - 1
-    starts = np.arange(0, n_targets, block_size)
+    starts = np.arange(0, len(split.tokens) - 1, block_size)
     for first in range(0, len(starts), batch_size):
-        here = starts[first : first + batch_size]
-        at = here[:, None] + np.arange(block_size + 1)  # (W, T + 1); the last window may reach past the end
-        windows = tokens[np.minimum(at, n_targets)].astype(np.int64)
-        targets = np.where(at[:, 1:] <= n_targets, windows[:, 1:], -1)
-        yield Batch(torch.from_numpy(windows[:, :-1]), torch.from_numpy(targets), here)
+        yield Batch.of(split, starts[first : first + batch_size], block_size, with_segments)

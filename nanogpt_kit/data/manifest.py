@@ -13,21 +13,32 @@ from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Tokenizer
 from nanogpt_kit.core.options import digest
+from nanogpt_kit.data.split import Split
 from nanogpt_kit.runs.files import read_json
 
-VERSION = 1  # of the files in a data folder
+VERSION = 2  # of the files in a data folder, and of the way text is cut into jobs
+
+LISTED = "%s.documents.bin"  # where the documents of a split begin
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """data/<dataset>-<tokenizer>-<hash>/ with a manifest.json and a <split>.bin each."""
+    """data/<dataset>-<tokenizer>-<hash>/ with a manifest.json, and the tokens and documents of each split."""
 
     path: Path
     encoder: Encoder
 
     @classmethod
     def open(cls, path: Path, tokenizer: Tokenizer) -> Prepared:
-        return cls(path, tokenizer.restore(read_json(path / "manifest.json")["tokenizer"]["state"]))
+        """Raises KitError where files are not of the size that they were."""
+        prepared = cls(path, tokenizer.restore(read_json(path / "manifest.json")["tokenizer"]["state"]))
+        width = np.dtype(prepared.manifest["dtype"]).itemsize
+        for split, values in prepared.splits.items():
+            for name, size in ((f"{split}.bin", width * values["tokens"]), (LISTED % split, 8 * values["documents"])):
+                found = (path / name).stat().st_size if (path / name).exists() else 0
+                if found != size:
+                    raise KitError(f"{path / name} has {found} bytes instead of {size}; remove {path} to prepare anew")
+        return prepared
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -52,6 +63,14 @@ class Prepared:
             raise KitError(f"the dataset has no split {split!r}{nearest(split, self.splits)}")
         return np.memmap(self.path / f"{split}.bin", dtype=self.manifest["dtype"], mode="r")
 
+    def documents(self, split: str) -> np.ndarray:
+        """(n_documents,) memory map of int64: the place of each one's first token, ascending."""
+        return np.memmap(self.path / (LISTED % split), dtype="<i8", mode="r")
+
+    def split(self, split: str) -> Split:
+        """Raises KitError for a split that the dataset lacks."""
+        return Split(self.tokens(split), self.documents(split), self.encoder.eot_id is not None)
+
     def check_block_size(self, block_size: int) -> None:
         check_block_size({split: values["tokens"] for split, values in self.splits.items()}, block_size)
 
@@ -59,7 +78,9 @@ class Prepared:
 def tokenizer_identity(experiment: Experiment) -> dict[str, Any]:
     """Which tokenizer, with which options: all that decides it but the text."""
     entry = experiment.entry_of(experiment.tokenizer)
-    return {"code": entry.identity, **experiment.resolved()["tokenizer"], "use": entry.name}
+    resolved, left_out = experiment.resolved()["tokenizer"], experiment.tokenizer.whereabouts
+    options = {key: value for key, value in resolved.items() if key not in left_out}
+    return {"code": entry.identity, **options, "use": entry.name, "files": experiment.tokenizer.fingerprint()}
 
 
 def tokenizer_record(experiment: Experiment, encoder: Encoder) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""Documents to token files: streamed, built aside and renamed, found again by fingerprint."""
+"""Text to token files: once, and found again by fingerprint; whole or not at all; gone on with after a kill."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import lzma
 import os
@@ -10,48 +9,65 @@ import platform
 import shutil
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Dataset, Encoder, TextContext
+from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.options import digest
+from nanogpt_kit.data import ready_made
+from nanogpt_kit.data.encode import encoded, token_type
+from nanogpt_kit.data.jobs import Job, Watch, jobs
 from nanogpt_kit.data.manifest import VERSION, Prepared, check_block_size, tokenizer_identity, tokenizer_record
-from nanogpt_kit.runs.files import check_writable, own_folder, sync_file, sync_folder, write_json
-from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.data.progress import Progress
+from nanogpt_kit.data.vocabulary import make_encoder, taken_from
+from nanogpt_kit.data.write import Writer, check_room
+from nanogpt_kit.runs.files import check_writable, own_folder, sync_folder, write_json
+from nanogpt_kit.runs.lock import Lock, held
 
 logger = logging.getLogger(__name__)
 
-BATCH_CHARACTERS = 1 << 20  # of text handed to the tokenizer at once: bounds memory, and is enough to be fast
+REFERENCE_BYTES = 1_000_000  # of validation text that compressors are tried on: xz takes half a second for them
+IN_HAND = 4  # jobs that may wait for the disk, so that memory is bounded
 
 
 def data_root() -> Path:
     return Path(os.environ.get("NANOGPT_KIT_DATA") or "data")
 
 
-def prepare(experiment: Experiment) -> Prepared:
-    """The experiment's text as tokens: found where it was prepared before, else made now.
+def prepare(experiment: Experiment, workers: int | None = None) -> Prepared:
+    """The experiment's text as tokens: found where it was prepared before, else made now, by a process on each core.
 
     Raises KitError for text or tokens that are not right; then nothing is left behind.
     """
-    identity = describe(experiment)
+    taken = taken_from(experiment)
+    identity = describe(experiment, taken)
     name = f"{identity['dataset']['use']}-{identity['tokenizer']['use']}".replace("/", "-")
     path = data_root() / f"{name}-{digest(identity)[:12]}"
     if not (path / "manifest.json").exists():
         check_writable(data_root())
-        with own_folder(data_root()), Lock(data_root() / f".{path.name}.lock", wait=True):  # another may be at it
-            if not (path / "manifest.json").exists():
-                build(experiment, identity, path)
+        lock = data_root() / f".{path.name}.lock"
+        with own_folder(data_root()):
+            if held(lock):
+                logger.info("waiting for another process that prepares %s", path)
+            with Lock(lock, wait=True):
+                if not (path / "manifest.json").exists():
+                    build(experiment, identity, path, taken, workers or cores())
     prepared = Prepared.open(path, experiment.tokenizer)
     prepared.check_block_size(experiment.model.block_size)
     return prepared
 
 
-def describe(experiment: Experiment) -> dict[str, Any]:
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(experiment: Experiment, taken: dict[str, Any] | None) -> dict[str, Any]:
     """All that decides the tokens: two experiments that agree here share their data."""
     dataset = experiment.entry_of(experiment.dataset)
     return {
@@ -61,106 +77,114 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "code": dataset.identity,
             "fingerprint": experiment.dataset.fingerprint(),
         },
-        "tokenizer": tokenizer_identity(experiment),
+        "tokenizer": {**tokenizer_identity(experiment), **({"taken": digest(taken)} if taken is not None else {})},
     }
 
 
-def build(experiment: Experiment, identity: dict[str, Any], path: Path) -> None:
-    """Makes the folder `path` whole, or not at all."""
+def build(
+    experiment: Experiment, identity: dict[str, Any], path: Path, taken: dict[str, Any] | None, workers: int
+) -> None:
+    """Makes the folder `path` whole, or not at all; what a kill or a full disk left of it is gone on with."""
     partial = path.with_name(f".{path.name}.{platform.node()}")
-    shutil.rmtree(partial, ignore_errors=True)  # of a preparation that was killed; we hold the lock
+    partial.mkdir(exist_ok=True)
     try:
-        partial.mkdir()
-        fill(experiment, identity, partial)
+        fill(experiment, identity, partial, taken, workers)
         partial.rename(path)
         sync_folder(path.parent)
     except OSError as error:
-        if not (path / "manifest.json").exists():  # else another machine was faster, and its data is as good
-            raise KitError(f"the data of {path} cannot be prepared: {error}") from error
-    finally:
+        if (path / "manifest.json").exists():  # another machine was faster, and its data is as good
+            shutil.rmtree(partial, ignore_errors=True)
+            return
+        raise KitError(f"the data of {path} cannot be prepared: {error}{kept(partial)}") from error
+    except RunFailed as error:
+        raise RunFailed(f"{error}{kept(partial)}") from error
+    except KeyboardInterrupt:
+        logger.info("stopped before %s was whole%s", path, kept(partial))
+        raise
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
-def fill(experiment: Experiment, identity: dict[str, Any], folder: Path) -> None:
+def kept(partial: Path) -> str:
+    """Leaves what is worth it, and says so."""
+    if not (partial / "progress.json").exists():
+        shutil.rmtree(partial, ignore_errors=True)
+        return ""
+    size = sum(file.stat().st_size for file in partial.iterdir())
+    return f"; {size / 1e6:,.0f} MB stay in {partial}, and the same command goes on from there"
+
+
+def fill(
+    experiment: Experiment, identity: dict[str, Any], folder: Path, taken: dict[str, Any] | None, workers: int
+) -> None:
     began = time.perf_counter()
     dataset = experiment.dataset
     logger.info("preparing %s as %s tokens", identity["dataset"]["use"], identity["tokenizer"]["use"])
-    text = TextContext(splits=dataset.splits, documents=lambda split: checked_documents(dataset, split))
-    encoder = experiment.tokenizer.build(text)
-    dtype = np.dtype(np.uint16 if encoder.vocab_size <= 2**16 else np.uint32)
-    splits = {split: write_split(dataset, split, encoder, dtype, folder / f"{split}.bin") for split in dataset.splits}
+    encoder = make_encoder(experiment.tokenizer, experiment.dataset, taken)
+    with Writer(folder, dataset.splits) as writer, ThreadPoolExecutor(1, "write") as aside:
+        if writer.done:
+            logger.info("going on where an earlier preparation was ended")
+        if ready_made.has_tokens(dataset):
+            beginning, duplicates = ready_made.copy(dataset, encoder, writer, REFERENCE_BYTES), {}
+        else:
+            watch = tokenize(experiment, encoder, writer, aside, workers)
+            beginning, duplicates = bytes(watch.val), watch.duplicates
+        finishing = aside.submit(writer.finish)
+        references = compressed(beginning, whole=len(beginning) < REFERENCE_BYTES)
+        splits = finishing.result()
+    splits["val"]["references"] = references
+    for split, count in duplicates.items():
+        splits[split]["duplicates"] = count
+        logger.warning("%d documents of %s are in a smaller split, too", count, split)
     check_block_size({split: values["tokens"] for split, values in splits.items()}, experiment.model.block_size)
     manifest = {
         **identity,
         "tokenizer": tokenizer_record(experiment, encoder),
-        "dtype": dtype.name,
+        "dtype": token_type(encoder).name,
         "splits": splits,
     }
     write_json(folder / "manifest.json", manifest)
     size, seconds = sum(values["bytes"] for values in splits.values()), time.perf_counter() - began
     counts = ", ".join(f"{split} {values['tokens']:,} tokens" for split, values in splits.items())
-    logger.info("prepared %.1f MB of text in %.1f s: %s", size / 1e6, seconds, counts)
+    speed = f" ({size / 1e6 / seconds:.1f} MB/s)" if seconds > 1 and not writer.done else ""
+    logger.info("prepared %.1f MB of text in %.1f s%s: %s", size / 1e6, seconds, speed, counts)
 
 
-def write_split(dataset: Dataset, split: str, encoder: Encoder, dtype: np.dtype[Any], path: Path) -> dict[str, Any]:
-    """Tokens of a split, documents ended by eot_id where there is one; returns its entry in the manifest."""
-    counts = {"tokens": 0, "bytes": 0, "documents": 0}
-    hashed = hashlib.sha256()
-    compressors: dict[str, Any] = {}
-    if split == "val":  # what the model is measured against; see the evaluator bits_per_byte
-        compressors = {"gzip -9": zlib.compressobj(9, wbits=31), "xz -9": lzma.LZMACompressor(preset=9)}
-    compressed = dict.fromkeys(compressors, 0)
-    end = np.array([] if encoder.eot_id is None else [encoder.eot_id], dtype=dtype)
-    with path.open("wb") as file:
-        for texts in batches_of_text(checked_documents(dataset, split)):
-            raw = "".join(texts).encode("utf-8")
-            for ids in encoder.encode_batch(texts):
-                check_ids(ids, encoder, split, counts["documents"])
-                written = np.concatenate([ids.astype(dtype), end])
-                file.write(written.data)
-                hashed.update(written.data)
-                counts["tokens"] += len(written)
-                counts["documents"] += 1
-            counts["bytes"] += len(raw)
-            for name, compressor in compressors.items():
-                compressed[name] += len(compressor.compress(raw))
-    sync_file(path)
-    references = {
-        name: (compressed[name] + len(compressor.flush())) * 8 / max(1, counts["bytes"])
-        for name, compressor in compressors.items()
-    }
-    return {**counts, "sha256": hashed.hexdigest(), **({"references": references} if references else {})}
+def tokenize(
+    experiment: Experiment, encoder: Encoder, writer: Writer, aside: ThreadPoolExecutor, workers: int
+) -> Watch:
+    """Encodes what `writer` has not yet, and hands it over in a thread of its own."""
+    dataset = experiment.dataset
+    total = dataset.text_bytes()
+    watch = Watch(dataset.brings_splits, REFERENCE_BYTES)
+    writing: deque[Future[None]] = deque()
+    with Progress(total) as progress:
+        todo = remaining(jobs(dataset, encoder, watch), writer.done, progress)
+        for number, (job, tokens) in enumerate(encoded(todo, encoder, experiment, total, workers)):
+            if number == 0 and total and tokens.text_bytes:
+                per_byte = (tokens.ids.nbytes + tokens.begins.nbytes) / tokens.text_bytes
+                check_room(writer.folder, (total - progress.seen) * per_byte)
+            writing.append(aside.submit(writer.add, job.split, tokens, job.empty))
+            while len(writing) > IN_HAND or (writing and writing[0].done()):
+                writing.popleft().result()
+            progress.add(tokens.text_bytes, worked=True)
+        for added in writing:
+            added.result()
+    return watch
 
 
-def checked_documents(dataset: Dataset, split: str) -> Iterator[str]:
-    """The documents of a split. Raises KitError for half a surrogate pair, which JSON may hold and UTF-8 may not."""
-    for number, text in enumerate(dataset.documents(split)):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            what = f"{text[error.start]!r} at character {error.start}: {error.reason}"
-            raise KitError(f"document {number} of {split} is no Unicode text: {what}") from None
-        yield text
+def remaining(jobs: Iterator[Job], done: int, progress: Progress) -> Iterator[Job]:
+    """Without the first `done` jobs, which are on disk: their text is read again, and not tokenized."""
+    for number, job in enumerate(jobs):
+        if number < done:
+            progress.add(sum(len(text.encode("utf-8", "replace")) for text in job.texts), worked=False)
+        else:
+            yield job
 
 
-def batches_of_text(documents: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def check_ids(ids: np.ndarray, encoder: Encoder, split: str, document: int) -> None:
-    """A plugin's tokenizer may be wrong about its own vocabulary; the model would find out much later."""
-    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < encoder.vocab_size:
-        wrong = int(ids.max()) if ids.max() >= encoder.vocab_size else int(ids.min())
-        raise KitError(
-            f"the tokenizer gave id {wrong} in document {document} of {split}, "
-            f"but its vocabulary ends at {encoder.vocab_size - 1}"
-        )
+def compressed(text: bytes, whole: bool) -> dict[str, float]:
+    """What compressors need for the validation text, in bits a byte; see the evaluator bits_per_byte."""
+    of = "" if whole else f" on {len(text) / 1e6:.0f} MB"
+    sizes = {"gzip -9": len(zlib.compress(text, 9, wbits=31)), "xz -9": len(lzma.compress(text, preset=9))}
+    return {name + of: size * 8 / max(1, len(text)) for name, size in sizes.items()}

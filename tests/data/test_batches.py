@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
 import torch
 
-from nanogpt_kit.api import OrderContext
+from nanogpt_kit.api import Order, OrderContext
 from nanogpt_kit.components.order.random import Random
+from nanogpt_kit.components.order.sequential import Sequential
 from nanogpt_kit.components.order.shuffled import Shuffled
-from nanogpt_kit.data.batches import Batches, every_token_once
+from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.data.batches import Ahead, Batch, Batches, every_token_once
+from nanogpt_kit.data.split import Split
 
 BLOCK, WINDOWS = 5, 7
 
@@ -30,10 +35,14 @@ def tokens(request: pytest.FixtureRequest, tmp_path: Path) -> np.ndarray:
     return on_disk(tmp_path, drawn)
 
 
+def split_of(tokens: np.ndarray, documents: tuple[int, ...] = (0,), has_ends: bool = False) -> Split:
+    return Split(tokens, np.array(documents, dtype=np.int64), has_ends)
+
+
 @pytest.fixture
 def batches(tokens: np.ndarray) -> Batches:
     ctx = OrderContext(n_tokens=len(tokens), block_size=BLOCK, batch_windows=WINDOWS, seed=3)
-    return Batches(tokens, Shuffled(), ctx)
+    return Batches(split_of(tokens), Shuffled(), ctx)
 
 
 @pytest.mark.parametrize("step", [0, 1, 40])
@@ -49,13 +58,13 @@ def test_targets_are_the_next_tokens(batches: Batches, tokens: np.ndarray, step:
 def test_a_batch_follows_from_its_step_alone(batches: Batches, tokens: np.ndarray) -> None:
     later = batches.at(9)
     batches.at(2)
-    again = Batches(tokens, batches.order, batches.ctx).at(9)
+    again = Batches(split_of(tokens), batches.order, batches.ctx).at(9)
     assert torch.equal(later.ids, again.ids)
     assert not torch.equal(later.ids, batches.at(10).ids)
 
 
 def test_the_order_decides_the_windows(batches: Batches, tokens: np.ndarray) -> None:
-    drawn = Batches(tokens, Random(), batches.ctx).at(4)
+    drawn = Batches(split_of(tokens), Random(), batches.ctx).at(4)
     np.testing.assert_array_equal(drawn.starts, Random().starts(4, batches.ctx))
     np.testing.assert_array_equal(drawn.ids[:, 0], tokens[drawn.starts])
 
@@ -64,9 +73,9 @@ def test_the_order_decides_the_windows(batches: Batches, tokens: np.ndarray) -> 
 def test_micro_batches_are_the_batch_in_pieces(batches: Batches, size: int, lengths: list[int]) -> None:
     batch = batches.at(0)
     pieces = list(batch.micro_batches(size))
-    assert [len(ids) for ids, _ in pieces] == lengths
-    assert torch.equal(torch.cat([ids for ids, _ in pieces]), batch.ids)
-    assert torch.equal(torch.cat([targets for _, targets in pieces]), batch.targets)
+    assert [len(ids) for ids, _, _ in pieces] == lengths
+    assert torch.equal(torch.cat([ids for ids, _, _ in pieces]), batch.ids)
+    assert torch.equal(torch.cat([targets for _, targets, _ in pieces]), batch.targets)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
@@ -75,7 +84,7 @@ def test_micro_batches_are_the_batch_in_pieces(batches: Batches, size: int, leng
 )
 def test_every_token_but_the_first_is_a_target_once(n_tokens: int, block_size: int, batch_size: int) -> None:
     tokens = np.arange(1000, 1000 + n_tokens, dtype=np.uint16)
-    batches = list(every_token_once(tokens, block_size, batch_size))
+    batches = list(every_token_once(split_of(tokens), block_size, batch_size))
     targets = torch.cat([batch.targets for batch in batches]).flatten().tolist()
     n_windows = -(-(n_tokens - 1) // block_size)
     assert targets == [*range(1001, 1000 + n_tokens), *[-1] * (n_windows * block_size - (n_tokens - 1))]
@@ -86,7 +95,7 @@ def test_every_token_but_the_first_is_a_target_once(n_tokens: int, block_size: i
 
 def test_each_target_of_a_whole_split_follows_its_own_id(tokens: np.ndarray) -> None:
     raw = tokens.tolist()
-    for batch in every_token_once(tokens, block_size=8, batch_size=4):
+    for batch in every_token_once(split_of(tokens), block_size=8, batch_size=4):
         assert batch.ids.dtype == batch.targets.dtype == torch.int64
         for start, ids, targets in zip(batch.starts, batch.ids.tolist(), batch.targets.tolist(), strict=True):
             wanted = targets.index(-1) if -1 in targets else len(targets)
@@ -96,4 +105,72 @@ def test_each_target_of_a_whole_split_follows_its_own_id(tokens: np.ndarray) -> 
 
 
 def test_a_single_token_has_no_targets() -> None:
-    assert list(every_token_once(np.array([7], dtype=np.uint16), block_size=4, batch_size=2)) == []
+    assert list(every_token_once(split_of(np.array([7], dtype=np.uint16)), block_size=4, batch_size=2)) == []
+
+
+# --- ranks, and batches made ahead ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [Shuffled(), Sequential()], ids=["shuffled", "sequential"])
+@pytest.mark.parametrize("windows", [1, 4, 7, 12])
+@pytest.mark.parametrize("n_tokens", [60, 211, 506])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_the_ranks_see_each_window_once_an_epoch_and_share_none(
+    n_tokens: int, world_size: int, windows: int, order: Order
+) -> None:
+    split = split_of(np.arange(n_tokens, dtype=np.uint16))
+    ctx = OrderContext(n_tokens=n_tokens, block_size=BLOCK, batch_windows=windows, seed=3)
+    n = n_tokens // BLOCK - 1 if isinstance(order, Shuffled) else (n_tokens - 1) // BLOCK
+    ranks = [Batches(split, order, ctx, rank=rank, world_size=world_size) for rank in range(world_size)]
+    steps = -(-n // windows)
+    seen = [start for step in range(steps) for rank in ranks for start in rank.at(step).starts.tolist()][:n]
+    ordered = np.sort(seen)
+    np.testing.assert_array_equal(ordered, np.arange(n) * BLOCK + ordered[0])
+    for step in range(steps):
+        shares = [rank.at(step).ids[:, 0].tolist() for rank in ranks]
+        assert [start for share in shares for start in share] == ranks[0].starts(step).tolist()
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_batch_made_ahead_is_the_same_batch(batches: Batches) -> None:
+    ahead = Ahead(batches, total_steps=6)
+    for step in (0, 1, 2, 5, 3, 4, 5):  # in turn, and not
+        assert torch.equal(ahead.at(step).ids, batches.at(step).ids)
+
+
+def test_batches_are_made_ahead_up_to_the_last_step_and_no_further(batches: Batches) -> None:
+    asked = []
+
+    class Counting(Batches):
+        def at(self, step: int) -> Batch:
+            asked.append(step)
+            return super().at(step)
+
+    ahead = Ahead(Counting(batches.split, batches.order, batches.ctx), total_steps=3)
+    for step in range(3):
+        ahead.at(step)
+    assert sorted(asked) == [0, 1, 2]
+
+
+def test_the_error_of_a_batch_made_ahead_is_raised_where_the_batch_is_wanted(batches: Batches) -> None:
+    class Leaving(Shuffled):
+        def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
+            return super().starts(step, ctx) + (1000 if step == 1 else 0)
+
+    ahead = Ahead(Batches(batches.split, Leaving(), batches.ctx), total_steps=3)
+    ahead.at(0)
+    with pytest.raises(RunFailed, match=r"order Leaving gave starts .* for step 1; expected 7 of them, from 0 to 205"):
+        ahead.at(1)
+
+
+def test_the_batch_of_step_one_million_is_had_in_under_a_millisecond() -> None:
+    n_tokens = 10**12  # as many as no disk here holds: one token, told a trillion times
+    split = split_of(np.broadcast_to(np.array([7], dtype=np.uint16), (n_tokens,)))
+    ctx = OrderContext(n_tokens=n_tokens, block_size=64, batch_windows=12, seed=3)
+    batches = Batches(split, Shuffled(), ctx)
+    seconds = []
+    for step in range(10**6, 10**6 + 51):
+        began = time.perf_counter()
+        batches.at(step)
+        seconds.append(time.perf_counter() - began)
+    assert median(seconds) < 1e-3

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ import pytest
 from nanogpt_kit.api import KitError
 from nanogpt_kit.components.dataset.text import Text
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.data import jobs as cutting
 from nanogpt_kit.data import prepare as preparation
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.data.prepare import data_root, prepare
+from nanogpt_kit.data.write import Writer
 
 # A tokenizer whose ids are code points moved up, under a vocabulary that may be too small for them.
 MOVED = """
@@ -126,7 +129,7 @@ def contents():
 
 total = in_child(kill_at=None)
 whole = contents()
-assert len(whole) == 3, whole.keys()
+assert len(whole) == 5, whole.keys()
 (whole_folder,) = {path.parts[0] for path in whole}
 assert total > 100, total
 partial = 0
@@ -207,7 +210,8 @@ def test_the_manifest_says_what_is_there(tiny: Path, text_file: Path, tokenizer:
     manifest = json.loads((prepared.path / "manifest.json").read_text(encoding="utf-8"))
     assert prepared.path.parent == data_root()
     assert prepared.path.name.startswith(f"text-{tokenizer}-")
-    assert {path.name for path in prepared.path.iterdir()} == {"manifest.json", "train.bin", "val.bin"}
+    files = {"train.bin", "train.documents.bin", "val.bin", "val.documents.bin"}
+    assert {path.name for path in prepared.path.iterdir()} == {"manifest.json", *files}
     assert manifest["dtype"] == "uint16"
     assert manifest["dataset"]["fingerprint"] == experiment.dataset.fingerprint()
     text = text_file.read_text(encoding="utf-8")
@@ -240,7 +244,7 @@ def test_the_tokens_do_not_depend_on_how_much_is_tokenized_at_once(
     prepared = prepare(experiment)
     at_once = {path.name: path.read_bytes() for path in prepared.path.iterdir()}
     shutil.rmtree(data_root())
-    monkeypatch.setattr(preparation, "BATCH_CHARACTERS", 20)
+    monkeypatch.setattr(cutting, "JOB_CHARACTERS", 20)
     assert {path.name: path.read_bytes() for path in prepare(experiment).path.iterdir()} == at_once
 
 
@@ -290,12 +294,11 @@ def test_text_that_is_not_utf8_is_named_by_file_and_offset(tiny: Path, text_file
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char"])
-def test_half_a_surrogate_pair_is_named_by_document(tiny: Path, tmp_path: Path, tokenizer: str) -> None:
+def test_half_a_surrogate_pair_is_named_by_line(tiny: Path, tmp_path: Path, tokenizer: str) -> None:
     (tmp_path / "lines.jsonl").write_text('{"text": "%s"}\n{"text": "ab\\ud83d"}\n' % ("good " * 99))
     experiment = load(tiny, f"dataset.source={tmp_path / 'lines.jsonl'}", f"tokenizer.use={tokenizer}")
     message = refused(experiment)
-    assert "document 0 of " in message
-    assert r"is no Unicode text: '\ud83d' at character 2" in message
+    assert r"lines.jsonl:2: no Unicode text: '\ud83d' at character 2" in message
 
 
 def test_a_split_shorter_than_a_block_is_refused(tiny: Path, text_file: Path) -> None:
@@ -313,7 +316,7 @@ def test_found_data_that_is_shorter_than_a_block_is_refused_and_kept(tiny: Path,
     assert (kept / "manifest.json").exists()
 
 
-@pytest.mark.parametrize(("up", "wrong"), [(65_500, 65_500 + 0x2603), (-40, -30)])
+@pytest.mark.parametrize(("up", "wrong"), [(65_500, 65_500 + 0x2603), (-40, -8)])
 def test_an_id_out_of_the_vocabulary_is_refused(tiny: Path, up: int, wrong: int) -> None:
     message = refused(load(tiny, *moved(up, 70_000), moved=MOVED))
     assert message == f"the tokenizer gave id {wrong} in document 0 of train, but its vocabulary ends at 69999"
@@ -338,10 +341,10 @@ def test_a_folder_that_cannot_be_written_is_named(tiny: Path, text_file: Path, m
 
 
 def test_a_full_disk_leaves_nothing_behind(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sync_file(path: Path) -> None:
+    def save(self: Writer) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(preparation, "sync_file", sync_file)
+    monkeypatch.setattr(Writer, "save", save)
     assert "No space left on device" in refused(load(tiny))
 
 
@@ -371,15 +374,15 @@ def test_two_preparations_at_once_make_the_data_once(tiny: Path, tmp_path: Path)
     answers = [process.communicate(timeout=60) for process in both]
     assert [process.returncode for process in both] == [0, 0], answers
     assert answers[0][0] == answers[1][0]
-    assert (tmp_path / "meeting" / "read").read_text() == "train val "
+    assert (tmp_path / "meeting" / "read").read_text() == "val train "
     assert [str(path) for path in folders()] == [answers[0][0].strip()]
 
 
 def test_data_that_another_machine_finished_first_is_taken(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill = preparation.fill
 
-    def slower_fill(experiment: Experiment, identity: dict[str, object], folder: Path) -> None:
-        fill(experiment, identity, folder)
+    def slower_fill(experiment: Experiment, identity: dict[str, Any], folder: Path, *rest: Any) -> None:
+        fill(experiment, identity, folder, *rest)
         shutil.copytree(folder, folder.with_name(folder.name.split(".")[1]))
 
     monkeypatch.setattr(preparation, "fill", slower_fill)

@@ -1,0 +1,320 @@
+"""Text in files, streamed: .txt, .jsonl, .csv and .parquet, each perhaps with .gz or .zst behind it.
+
+A record (a line, a row) is held whole, a file never is: a long .txt comes in pieces.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+import io
+import json
+import shutil
+import tempfile
+from bisect import bisect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from nanogpt_kit.core.errors import Fault, KitError, nearest
+from nanogpt_kit.core.kinds.divided import LongDocument
+from nanogpt_kit.core.kinds.text import Document
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped]
+    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+ENDINGS = tuple(form + codec for form in FORMATS for codec in ("", *CODECS))
+
+PIECE_BYTES = 1 << 20  # of a long document
+LONG_BYTES = 8 << 20  # of a .txt that is read in pieces
+BATCH_ROWS = 1024  # of a parquet file, unless they are long
+JSON_TYPES = {int: "a number", float: "a number", bool: "a boolean", list: "a list", dict: "an object"}
+
+
+def matching(source: str, endings: tuple[str, ...]) -> list[Path]:
+    """The files that a path, a glob or a folder names, sorted; in folders those of some `endings`, no hidden ones."""
+    named = Path(source)
+    if named.is_file():
+        return [named]
+    if not named.is_dir():
+        return sorted(Path(match) for match in glob.glob(source, recursive=True) if Path(match).is_file())
+    found = (path for path in named.rglob("*") if path.name.lower().endswith(endings) and path.is_file())
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(named).parts))
+
+
+def text_files(
+    sources: str | tuple[str, ...], field: str, errors: Literal["strict", "replace"] = "strict"
+) -> list[TextFile]:
+    """In the order of the sources, each file once. Raises KitError for a source without any."""
+    found: list[Path] = []
+    for source in (sources,) if isinstance(sources, str) else sources:
+        paths = matching(source, ENDINGS)
+        if not paths and Path(source).is_dir():
+            allowed = f"{', '.join(FORMATS)} files (perhaps with {' or '.join(CODECS)} behind)"
+            raise KitError(f"dataset.source: {source!r} is a folder without {allowed}")
+        if not paths:
+            raise KitError(f"dataset.source: {source!r} is no file, folder or glob match (from {Path.cwd()})")
+        found += paths
+    return [TextFile(path, field, errors) for path in dict.fromkeys(found)]
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """One file; its ending says what it is, and one that is unknown is text."""
+
+    path: Path
+    field: str  # key or column
+    errors: Literal["strict", "replace"] = "strict"  # what becomes of bytes that are no UTF-8
+
+    @property
+    def codec(self) -> str | None:
+        return CODECS.get(self.path.suffix.lower())
+
+    @property
+    def form(self) -> str:
+        inner = self.path.with_suffix("") if self.codec else self.path
+        return inner.suffix.lower() if inner.suffix.lower() in FORMATS else ".txt"
+
+    def documents(self) -> Iterator[Document]:
+        """Raises KitError with file, line or row, and what is wrong there."""
+        return {".txt": self._txt, ".jsonl": self._jsonl, ".csv": self._csv, ".parquet": self._parquet}[self.form]()
+
+    def text_bytes(self) -> int | None:
+        """How much there is to read, nearly; None where that cannot be told at once."""
+        if self.codec:
+            return None
+        if self.form != ".parquet":
+            return self.path.stat().st_size
+        with self._parquet_file() as file:
+            return column_bytes(file, self.field)
+
+    # --- formats ---
+
+    def _txt(self) -> Iterator[Document]:
+        with self.opened() as file:
+            raw = file.read(LONG_BYTES + 1)
+        if len(raw) > LONG_BYTES:
+            yield LongText(self)
+        else:
+            yield from self._line(raw, 1, 0)
+
+    def _jsonl(self) -> Iterator[str]:
+        for number, line in self._lines():
+            if not (stripped := line.strip()):
+                continue
+            try:
+                record = json.loads(stripped)
+            except (ValueError, RecursionError) as error:
+                raise self._fault(f"not JSON: {error}", number) from None
+            if not isinstance(record, dict) or self.field not in record:
+                has = f"it has {', '.join(list(record)[:20])}" if isinstance(record, dict) else "it is no object"
+                raise self._fault(f"no text under {self.field!r} ({has}); dataset.field names the key", number)
+            text = record[self.field]
+            if not isinstance(text, str | None):
+                raise self._fault(f"no text under {self.field!r}, but {JSON_TYPES[type(text)]}", number)
+            yield self._whole(text, number) if text and "\\u" in line else text or ""
+
+    def _whole(self, text: str, line: int) -> str:
+        """JSON may hold half a surrogate pair, UTF-8 may not."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            if self.errors == "strict":
+                half = f"{text[error.start]!r} at character {error.start} of {self.field!r}: {error.reason}"
+                raise self._fault(f"no Unicode text: {half}", line) from None
+            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return text
+
+    def _csv(self) -> Iterator[str]:
+        csv.field_size_limit(2**31 - 1)  # of the module, for all of its readers; the most that every platform takes
+        rows = csv.reader((line for _, line in self._lines()), strict=True)
+        try:
+            header = next(rows, None)
+            if header is None:
+                return
+            if self.field not in header:
+                raise self._fault(f"dataset.field: no column {self.field!r}{nearest(self.field, header)}", 1)
+            at = header.index(self.field)
+            for row in rows:
+                if row and len(row) <= at:
+                    raise self._fault(f"{len(row)} fields; {self.field!r} is number {at + 1}", rows.line_num)
+                yield row[at] if row else ""
+        except csv.Error as error:
+            raise self._fault(f"not CSV: {error}", rows.line_num) from None
+
+    def _parquet(self) -> Iterator[str]:
+        with self._parquet_file() as file:
+            yield from parquet_texts(file, self.field, str(self.path), self.errors)
+
+    # --- bytes ---
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """The bytes, decompressed. Raises KitError, also while they are read."""
+        try:
+            if self.codec is None:
+                with self.path.open("rb", buffering=PIECE_BYTES) as file:
+                    yield file
+                return
+            import pyarrow as pa
+
+            if self.path.stat().st_size == 0:
+                raise self._fault(f"is empty, and so no {self.codec} file")
+            with pa.OSFile(str(self.path), "rb") as packed, pa.CompressedInputStream(packed, self.codec) as stream:
+                yield io.BufferedReader(stream, PIECE_BYTES)
+        except OSError as error:
+            what = f"cannot be read: {error.strerror}" if error.strerror else f"damaged or cut short: {error}"
+            raise self._fault(what) from None
+
+    @contextmanager
+    def _parquet_file(self) -> Iterator[ParquetFile]:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
+
+        with self._seekable() as source:
+            try:  # a small buffer and nothing ahead: a row group may be as large as the file
+                with ParquetFile(source, buffer_size=PIECE_BYTES, pre_buffer=False) as file:
+                    yield file
+            except (pa.ArrowException, OSError) as error:
+                raise self._fault(f"no parquet file, or damaged: {str(error).splitlines()[0]}") from None
+
+    @contextmanager
+    def _seekable(self) -> Iterator[Path | IO[bytes]]:
+        """Parquet is read from its end, so what is compressed once more has to be unpacked."""
+        if self.codec is None:
+            yield self.path
+            return
+        with self.opened() as packed, tempfile.TemporaryFile() as unpacked:
+            shutil.copyfileobj(packed, unpacked, PIECE_BYTES)
+            yield unpacked
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """Numbers from 1, and lines with their ends."""
+        offset = 0
+        with self.opened() as file:
+            for number, raw in enumerate(file, start=1):
+                for line in self._line(raw, number, offset):
+                    yield number, line
+                offset += len(raw)
+
+    def _line(self, raw: bytes, line: int, offset: int) -> Iterator[str]:
+        begin = len(codecs.BOM_UTF8) if offset == 0 and raw.startswith(codecs.BOM_UTF8) else 0
+        try:
+            text = raw[begin:].decode("utf-8", self.errors)
+        except UnicodeDecodeError as error:
+            raise self.not_utf8(error, line, offset + begin) from None
+        if text:
+            yield text
+
+    def not_utf8(self, error: UnicodeDecodeError, line: int, offset: int) -> KitError:
+        """`line` and `offset`: where the bytes that were to be decoded begin."""
+        line += error.object[: error.start].count(b"\n")
+        where = f"at offset {offset + error.start}{' of the decompressed text' if self.codec else ''}"
+        remedy = 'save the file as UTF-8, or set dataset.errors = "replace"'
+        return self._fault(f"not UTF-8: byte 0x{error.object[error.start]:02x} {where}; {remedy}", line)
+
+    def _fault(self, message: str, line: int | None = None) -> KitError:
+        return KitError(Fault(message, place=f"{self.path}:{line}" if line else str(self.path)))
+
+
+class LongText(LongDocument):
+    """A .txt file in pieces, its line ends as they are."""
+
+    def __init__(self, file: TextFile) -> None:
+        self.file = file
+        self.marks = [(0, 0, 1)]  # characters, bytes and line where a piece begins
+
+    def characters(self) -> int:
+        found = [(mark, len(text)) for mark, text in self._pieces(0)]
+        self.marks = [mark for mark, _ in found]
+        return sum(length for _, length in found)
+
+    def since(self, first: int) -> Iterator[str]:
+        for (begin, _, _), text in self._pieces(bisect(self.marks, first, key=lambda mark: mark[0]) - 1):
+            if text[max(0, first - begin) :]:
+                yield text[max(0, first - begin) :]
+
+    def _pieces(self, start: int) -> Iterator[tuple[tuple[int, int, int], str]]:
+        """Each piece with its mark, from the mark of number `start` on."""
+        characters, offset, line = self.marks[start]
+        decoder = codecs.getincrementaldecoder("utf-8")(self.file.errors)
+        with self.file.opened() as file:
+            skip(file, offset)
+            more = True
+            while more:
+                raw = file.read(PIECE_BYTES)
+                more = bool(raw)
+                if offset == 0 and raw.startswith(codecs.BOM_UTF8):
+                    raw, offset = raw[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
+                before = len(decoder.getstate()[0])  # of a character that the last piece had begun
+                try:
+                    text = decoder.decode(raw, final=not more)
+                except UnicodeDecodeError as error:
+                    raise self.file.not_utf8(error, line, offset) from None
+                yield (characters, offset, line), text
+                characters += len(text)
+                offset += before + len(raw) - len(decoder.getstate()[0])
+                line += raw.count(b"\n")
+
+
+def skip(file: IO[bytes], size: int) -> None:
+    if file.seekable():
+        file.seek(size)
+        return
+    while size and (skipped := len(file.read(min(size, PIECE_BYTES)))):
+        size -= skipped
+
+
+def parquet_texts(file: ParquetFile, field: str, place: str, errors: str = "strict") -> Iterator[str]:
+    """A column of a parquet file, batch by batch. Raises KitError for what is no text, and pyarrow's own errors."""
+    check_text_column(file.schema_arrow, field, place)
+    rows = max(1, min(BATCH_ROWS, 4 * PIECE_BYTES * file.metadata.num_rows // max(1, column_bytes(file, field))))
+    done = 0
+    for batch in file.iter_batches(rows, columns=[field], use_threads=False):
+        try:
+            yield from texts_of(batch.column(0), errors)
+        except UnicodeDecodeError as error:
+            where = f"in rows {done} to {done + len(batch) - 1} of {field!r}"
+            message = f"not UTF-8: byte 0x{error.object[error.start]:02x} {where}"
+            raise KitError(Fault(message, place=place)) from None
+        done += len(batch)
+
+
+def column_bytes(file: ParquetFile, field: str) -> int:
+    """Of its pages, unpacked: what is equal may be there once."""
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return sum(int(column.total_uncompressed_size) for column in columns if column.path_in_schema == field)
+
+
+def check_text_column(schema: pa.Schema, field: str, place: str) -> None:
+    """Raises KitError where there is no such column, or none of strings."""
+    import pyarrow as pa
+
+    if field not in schema.names:
+        raise KitError(Fault(f"dataset.field: no column {field!r}{nearest(field, schema.names)}", place=place))
+    found = schema.field(field).type
+    held = found.value_type if pa.types.is_dictionary(found) else found
+    if held not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
+        texts = [name for name in schema.names if schema.field(name).type in (pa.string(), pa.large_string())]
+        hint = f"; columns of strings: {', '.join(texts)}" if texts else ""
+        raise KitError(Fault(f"dataset.field: column {field!r} holds {found}, no strings{hint}", place=place))
+
+
+def texts_of(column: Any, errors: str = "strict") -> list[str]:
+    """An arrow array or column of strings; null is empty. Raises UnicodeDecodeError: parquet may hold anything."""
+    import pyarrow as pa
+
+    try:
+        return [text or "" for text in column.to_pylist()]
+    except UnicodeDecodeError:
+        if errors == "strict":
+            raise
+        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        return [(raw or b"").decode("utf-8", errors) for raw in plain.cast(pa.large_binary()).to_pylist()]

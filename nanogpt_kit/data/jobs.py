@@ -1,0 +1,111 @@
+"""From documents to jobs: about a megabyte of text each, long documents in pieces, always cut alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.kinds import Dataset, Document, Encoder
+from nanogpt_kit.core.kinds.divided import pieces
+
+JOB_CHARACTERS = 1 << 20  # of text encoded at once: bounds memory, and is enough to be fast
+
+
+@dataclass
+class Job:
+    """Pieces of documents of one split, to be encoded in one go."""
+
+    split: str
+    first: int  # number of the document that the first piece belongs to, from 0 and without empty ones
+    opens: bool  # whether that piece begins its document
+    texts: list[str] = field(default_factory=list)
+    ends: list[bool] = field(default_factory=list)  # whether each piece ends its document
+    empty: int = 0  # documents without text that were passed over meanwhile
+
+    @property
+    def begins(self) -> list[bool]:
+        """Whether each piece begins a document."""
+        return [self.opens, *self.ends][: len(self.ends)]
+
+
+def jobs(dataset: Dataset, encoder: Encoder, watch: Watch) -> Iterator[Job]:
+    """All of a dataset, in an order that never changes. `watch` sees every piece."""
+    waiting = {split: Job(split, first=0, opens=True) for split in dataset.splits}
+    sizes = dict.fromkeys(waiting, 0)
+    for split, document in dataset.assigned():
+        if split not in waiting:
+            raise KitError(f"the dataset gave a document to {split!r}; its splits are {', '.join(waiting)}")
+        job = waiting[split]
+        empty = True
+        for text, ends in cut_up(document, encoder):
+            if not text and empty:
+                job.empty += 1
+                continue
+            empty = False
+            job.texts.append(text)
+            job.ends.append(ends)
+            watch.see(split, text, ends)
+            sizes[split] += len(text)
+            if sizes[split] >= JOB_CHARACTERS:
+                yield job
+                following = job.first + sum(job.ends)
+                job = waiting[split] = Job(split, following, opens=ends)
+                sizes[split] = 0
+    yield from waiting.values()  # perhaps without text, but with a count of empty documents
+
+
+def cut_up(document: Document, encoder: Encoder) -> Iterator[tuple[str, bool]]:
+    """(piece, whether it is the last) of a document; each encodes to its share of the ids of the whole."""
+    if isinstance(document, str) and len(document) <= JOB_CHARACTERS:
+        yield document, True
+        return
+    waiting: list[str] = []
+    size, limit = 0, JOB_CHARACTERS
+    for text in slices(document):
+        waiting.append(text)
+        size += len(text)
+        if size >= limit:
+            whole = "".join(waiting)
+            at = encoder.cut(whole)
+            if at:
+                yield whole[:at], False
+                waiting, size, limit = [whole[at:]], size - at, JOB_CHARACTERS
+            else:
+                limit = 2 * size  # nowhere so far: look again when there is twice as much
+    yield "".join(waiting), True
+
+
+def slices(document: Document) -> Iterator[str]:
+    for piece in pieces(document):
+        for at in range(0, len(piece), JOB_CHARACTERS):
+            yield piece[at : at + JOB_CHARACTERS]
+
+
+class Watch:
+    """What is noticed while the text goes by: where splits share documents, and how validation begins."""
+
+    def __init__(self, brings_splits: bool, reference_bytes: int) -> None:
+        self.reference_bytes = reference_bytes
+        self.val = bytearray()  # the first `reference_bytes` of its text
+        self.duplicates: dict[str, int] = {}  # documents of a split that are in one before it, too
+        self._compares = brings_splits
+        self._known: dict[bytes, str] = {}  # of the splits but train: 8 bytes of a document's hash -> its split
+        self._hashed = hashlib.sha256()
+
+    def see(self, split: str, text: str, ends: bool) -> None:
+        if split == "val" and len(self.val) < self.reference_bytes:
+            self.val += text[: self.reference_bytes].encode("utf-8", "replace")[: self.reference_bytes - len(self.val)]
+        if self._compares:
+            self._hashed.update(text.encode("utf-8", "surrogatepass"))
+            if ends:
+                self._compare(split, self._hashed.digest()[:8])
+                self._hashed = hashlib.sha256()
+
+    def _compare(self, split: str, digest: bytes) -> None:
+        before = self._known.get(digest)
+        if before is None and split != "train":
+            self._known[digest] = split
+        elif before is not None and before != split:
+            self.duplicates[split] = self.duplicates.get(split, 0) + 1

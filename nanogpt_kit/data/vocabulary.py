@@ -1,0 +1,68 @@
+"""The encoder of an experiment: learnt from its text, or taken from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Dataset, Encoder, TextContext, Tokenizer
+from nanogpt_kit.core.kinds.divided import pieces
+from nanogpt_kit.runs import folder as runs
+from nanogpt_kit.runs.files import read_json
+
+
+def taken_from(experiment: Experiment) -> dict[str, Any] | None:
+    """The state of the tokenizer that the experiment takes from a run; None where it takes none.
+
+    Raises KitError where there is no such run, or where it has another tokenizer.
+    """
+    name = experiment.tokenizer.from_run
+    if name is None:
+        return None
+    use = experiment.entry_of(experiment.tokenizer).name
+    try:
+        folder = runs.find(name)
+        kept = sorted(folder.checkpoints.glob("step-*/tokenizer.json"))
+        if not kept:
+            raise KitError(f"{folder} has no checkpoint yet")
+        record = read_json(kept[-1])
+        if record["use"] != use:
+            raise KitError(f"{folder} has {record['use']} tokens, not {use}")
+    except KitError as error:
+        place = experiment.place(("tokenizer", "from_run"))
+        raise KitError(*(Fault(one.message, "tokenizer.from_run", place) for one in error.faults)) from None
+    state: dict[str, Any] = record["state"]
+    return state
+
+
+def make_encoder(tokenizer: Tokenizer, dataset: Dataset, taken: Mapping[str, Any] | None = None) -> Encoder:
+    """Another run's, the one that made the dataset's tokens, or one of its own, which may learn from the text."""
+    state = taken if taken is not None else dataset.vocabulary()
+    if state is None:
+        return tokenizer.build(TextContext(splits=dataset.splits, documents=lambda split: texts(dataset, split)))
+    with suppress(KeyError):
+        encoder = tokenizer.restore(state)
+        if encoder.state() == state:
+            return encoder
+    what = f"the vocabulary that comes with the tokens holds {', '.join(state)}"
+    raise KitError(Fault(f"{what}, which {type(tokenizer).__name__} does not know", "tokenizer.use"))
+
+
+def texts(dataset: Dataset, split: str) -> Iterator[str]:
+    """The documents of a split, long ones in pieces. Raises KitError for half a surrogate pair."""
+    for number, document in enumerate(dataset.documents(split)):
+        for text in pieces(document):
+            check_unicode(text, number, split)
+            yield text
+
+
+def check_unicode(text: str, number: int, split: str) -> None:
+    """Raises KitError for half a surrogate pair, which JSON may hold and UTF-8 may not."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        what = f"{text[error.start]!r} at character {error.start}: {error.reason}"
+        raise KitError(f"document {number} of {split} is no Unicode text: {what}") from None

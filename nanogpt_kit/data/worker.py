@@ -1,0 +1,47 @@
+"""A process that encodes: `python -m nanogpt_kit.data.worker`, started by `nanogpt_kit.data.encode`.
+
+It takes a recipe for its encoder and then jobs on its standard input, and answers on its standard output. It ends when
+its input does, so that none is left behind however the preparation ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.kinds import Encoder, Tokenizer
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.data.encode import encode, receive, send
+
+
+def make(recipe: dict[str, Any]) -> Encoder:
+    registry = Registry.installed().with_files([Path(file) for file in recipe["files"]])
+    options = dict(recipe["tokenizer"])
+    component = registry.load("tokenizer", options.pop("use")).model_validate(options, context={"registry": registry})
+    assert isinstance(component, Tokenizer), "the registry gives the kind that was asked for"
+    return component.restore(recipe["state"])
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started us decides
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a tokenizer prints must not end up between the answers
+    encoder = make(receive(sys.stdin.buffer))
+    with suppress(EOFError, BrokenPipeError):
+        send(answers, "ready")
+        while True:
+            job = receive(sys.stdin.buffer)
+            try:
+                answer: Any = encode(job, encoder)
+            except Exception as error:  # a tokenizer's own: told where it can be shown
+                answer = "KitError" if isinstance(error, KitError) else type(error).__name__, str(error)
+            send(answers, answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Tokens to disk: in order, in shards that a kill leaves whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.data.encode import Encoded
+from nanogpt_kit.runs.files import read_json, write_atomically
+
+SHARD_BYTES = 64_000_000  # of text: what a kill can cost, two seconds of BPE on two cores
+SPARE_BYTES = 50_000_000  # of disk that is left to others
+
+
+@dataclass
+class Counts:
+    """What a split holds."""
+
+    tokens: int = 0
+    bytes: int = 0  # of text
+    documents: int = 0
+    empty: int = 0  # documents without text, left out
+    unknown: int = 0  # characters or tokens that the tokenizer does not know
+    longest: int = 0  # document, in tokens, its end included
+    begin: int = 0  # of the document that is being written
+
+
+@dataclass
+class SplitFiles:
+    """A split as it grows: <split>.bin, and in <split>.documents.bin the place of each document's first token."""
+
+    tokens: IO[bytes]
+    documents: IO[bytes]
+    sha256: Any = field(default_factory=hashlib.sha256)
+    counts: Counts = field(default_factory=Counts)
+
+    def add(self, encoded: Encoded) -> None:
+        counts = self.counts
+        begins = encoded.begins + counts.tokens
+        self.tokens.write(encoded.ids.data)
+        self.sha256.update(encoded.ids.data)
+        self.documents.write(begins.data)
+        counts.tokens += len(encoded.ids)
+        counts.bytes += encoded.text_bytes
+        counts.unknown += encoded.unknown
+        if len(begins):
+            lengths = np.diff(begins, prepend=counts.begin)
+            counts.longest = max(counts.longest, int(lengths.max()))
+            counts.documents += len(begins)
+            counts.begin = int(begins[-1])
+
+    def close(self) -> None:
+        self.counts.longest = max(self.counts.longest, self.counts.tokens - self.counts.begin)
+
+
+class Writer:
+    """Takes encoded jobs in order. What lies in `folder` from a preparation that was killed is gone on with.
+
+    `done` tells how many jobs are on disk already; they must not be added again.
+    """
+
+    def __init__(self, folder: Path, splits: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.journal = folder / "progress.json"
+        before: dict[str, Any] = read_json(self.journal) if self.journal.exists() else {"jobs": 0, "splits": {}}
+        self.done: int = before["jobs"]
+        self.jobs = self.done
+        self.unsaved = 0  # bytes of text
+        with ExitStack() as stack:
+            self.splits = {split: self._open(split, before["splits"].get(split, {}), stack) for split in splits}
+            self.stack = stack.pop_all()
+
+    def _open(self, split: str, saved: dict[str, int], stack: ExitStack) -> SplitFiles:
+        counts = Counts(**{key: value for key, value in saved.items() if key != "size"})
+        files: list[IO[bytes]] = []
+        for name, size in ((f"{split}.bin", saved.get("size", 0)), (f"{split}.documents.bin", 8 * counts.documents)):
+            (self.folder / name).touch()
+            file = stack.enter_context((self.folder / name).open("rb+"))
+            file.truncate(size)  # what came after the last whole shard
+            files.append(file)
+        found = SplitFiles(files[0], files[1], counts=counts)
+        while piece := found.tokens.read(1 << 20):
+            found.sha256.update(piece)
+        found.documents.seek(0, os.SEEK_END)
+        return found
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stack.close()
+
+    def add(self, split: str, encoded: Encoded, empty: int = 0) -> None:
+        """Raises OSError, as on a full disk."""
+        self.splits[split].add(encoded)
+        self.splits[split].counts.empty += empty
+        self.jobs += 1
+        self.unsaved += encoded.text_bytes
+        if self.unsaved >= SHARD_BYTES:
+            self.save()
+
+    def save(self) -> None:
+        """Makes all that was added last, whatever happens next."""
+        saved = {}
+        for name, split in self.splits.items():
+            for file in (split.tokens, split.documents):
+                file.flush()
+                os.fsync(file.fileno())
+            saved[name] = {**asdict(split.counts), "size": split.tokens.tell()}
+        write_atomically(self.journal, json.dumps({"jobs": self.jobs, "splits": saved}))
+        self.unsaved = 0
+
+    def finish(self) -> dict[str, dict[str, Any]]:
+        """Entries of the manifest; the files are whole and on disk then."""
+        self.save()
+        self.journal.unlink()
+        entries = {}
+        for name, split in self.splits.items():
+            split.close()
+            counts = asdict(split.counts)
+            del counts["begin"]
+            entries[name] = {**counts, "sha256": split.sha256.hexdigest()}
+        return entries
+
+
+def check_room(folder: Path, wanted: float) -> None:
+    """Raises KitError where the disk has less than `wanted` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if wanted + SPARE_BYTES > free:
+        raise KitError(
+            f"the tokens will take about {wanted / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in "
+            f"{folder.parent.absolute()}; NANOGPT_KIT_DATA names another folder"
+        )

@@ -1,0 +1,460 @@
+"""From text to tokens on disk: cut alike, encoded anywhere, gone on with after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanogpt_kit.api import Dataset, Document, Encoder, KitError
+from nanogpt_kit.components.tokenizer.byte import Byte, ByteEncoder
+from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.data import encode as encoding
+from nanogpt_kit.data import jobs as cutting
+from nanogpt_kit.data import prepare as preparation
+from nanogpt_kit.data import write as writing
+from nanogpt_kit.data.encode import Encoded, encode
+from nanogpt_kit.data.jobs import Watch, cut_up, jobs
+from nanogpt_kit.data.prepare import data_root, prepare
+from nanogpt_kit.data.write import Writer
+
+# A tokenizer worth other processes; told to, it fails at a word.
+WORDS = """
+import os, time
+import numpy as np
+from nanogpt_kit.api import Encoder, KitError, Tokenizer
+
+class Words(Tokenizer):
+    fails: str = ""
+    seconds: float = 0.0
+
+    def build(self, ctx):
+        return WordsEncoder(self)
+
+    def restore(self, state):
+        return WordsEncoder(self)
+
+class WordsEncoder(Encoder):
+    vocab_size, eot_id = 257, 256
+
+    def __init__(self, options):
+        self.options = options
+
+    def encode_batch(self, texts):
+        print("a line that no pipe may trip over")
+        time.sleep(self.options.seconds)
+        for text in texts:
+            if self.options.fails and "number 3900" in text:
+                if self.options.fails == "KitError":
+                    raise KitError("3900 is no number")
+                if self.options.fails == "killed" and os.environ.get("TOKENIZERS_PARALLELISM") == "false":
+                    os.kill(os.getpid(), 9)
+                if self.options.fails == "ValueError":
+                    raise ValueError("3900")
+        return [np.frombuffer(text.encode(), np.uint8) for text in texts]
+
+    def cut(self, text):
+        return text.rfind(" ") + 1
+
+    def decode_bytes(self, ids):
+        return bytes(token for token in ids if token < 256)
+"""
+
+
+class Fixed(Dataset):
+    """The documents that it was given."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...] = ("val",)
+
+    def documents(self, split: str) -> Iterator[Document]:
+        return iter(getattr(self, split))
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+class AfterSpaces(ByteEncoder):
+    """Bytes that may be cut behind a space only."""
+
+    heavy = True
+
+    def cut(self, text: str) -> int:
+        return text.rfind(" ") + 1
+
+
+def word_options(tmp_path: Path, count: int) -> list[str]:
+    """Options for `count` documents and the tokenizer above."""
+    (tmp_path / "words.py").write_text(WORDS)
+    lines = (json.dumps({"text": f"this is number {n}" + " and so on" * (n % 9)}) + "\n" for n in range(count))
+    (tmp_path / "lines.jsonl").write_text("".join(lines))
+    return [f"dataset.source={tmp_path / 'lines.jsonl'}", 'components=["words.py"]', "tokenizer.use=words"]
+
+
+def words(tiny: Path, tmp_path: Path, *overrides: str, count: int = 2000) -> Experiment:
+    return Experiment.load(tiny, [*word_options(tmp_path, count), *overrides])
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs and shards of small sets, and processes for them."""
+    monkeypatch.setattr(cutting, "JOB_CHARACTERS", 2000)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 10_000)
+    monkeypatch.setattr(encoding, "WORTH_A_PROCESS", 0)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# --- cutting ----------------------------------------------------------------------------------------------------
+
+
+class InPieces:
+    def __init__(self, *pieces: str) -> None:
+        self.pieces = pieces
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pieces)
+
+
+@pytest.mark.parametrize("document", ["one two three four", InPieces("one t", "", "wo th", "ree four")])
+def test_a_long_document_is_cut_where_its_encoder_allows(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "JOB_CHARACTERS", 6)
+    found = list(cut_up(document, AfterSpaces()))
+    assert "".join(text for text, _ in found) == "one two three four"
+    assert [ends for _, ends in found] == [False] * (len(found) - 1) + [True]
+    assert all(text.endswith(" ") for text, _ in found[:-1])
+    assert len(found) >= 2
+
+
+def test_a_document_that_nowhere_may_be_cut_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "JOB_CHARACTERS", 6)
+    looked = []
+
+    class Nowhere(ByteEncoder):
+        def cut(self, text: str) -> int:
+            looked.append(len(text))
+            return 0
+
+    assert list(cut_up("x" * 1000, Nowhere())) == [("x" * 1000, True)]
+    assert sum(looked) < 4 * 1000  # not again and again
+
+
+def test_jobs_hold_every_document_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "JOB_CHARACTERS", 10)
+    train = ("first", "", "second and longer than a job", "third", "", "last")
+    found: dict[str, list[str]] = {"train": [""], "val": [""]}
+    empty = 0
+    for job in jobs(Fixed(train=train), AfterSpaces(), Watch(True, 100)):
+        empty += job.empty
+        for number, (text, begins, ends) in enumerate(zip(job.texts, job.begins, job.ends, strict=True)):
+            assert begins == (not found[job.split][-1])
+            assert encoding.document(job, number) == len(found[job.split]) - 1
+            found[job.split][-1] += text
+            found[job.split] += [""] if ends else []
+    assert found == {"train": ["first", "second and longer than a job", "third", "last", ""], "val": ["val", ""]}
+    assert empty == 2
+
+
+def test_a_split_that_the_dataset_does_not_have_is_named() -> None:
+    class Astray(Fixed):
+        def assigned(self) -> Iterator[tuple[str, Document]]:
+            yield "validation", "text"
+
+    with pytest.raises(KitError, match=r"gave a document to 'validation'; its splits are train, val"):
+        list(jobs(Astray(train=()), ByteEncoder(), Watch(True, 100)))
+
+
+@pytest.mark.parametrize("size", [3, 1000])
+def test_documents_that_two_splits_share_are_counted(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "JOB_CHARACTERS", size)
+    watch = Watch(True, 100)
+    dataset = Fixed(train=("one two", "both of us", "both", "both of us", "three"), val=("both of us", "val", "val"))
+    list(jobs(dataset, AfterSpaces(), watch))
+    assert watch.duplicates == {"train": 2}
+    assert watch.val == b"both of usvalval"
+
+
+def test_the_beginning_of_validation_is_kept_in_bytes() -> None:
+    watch = Watch(False, 5)
+    list(jobs(Fixed(train=("x",), val=("a\u2603", "bcd")), ByteEncoder(), watch))
+    assert watch.val == "a\u2603b".encode()
+
+
+# --- encoding ---------------------------------------------------------------------------------------------------
+
+
+def test_a_job_becomes_tokens_with_ends_and_places() -> None:
+    job = cutting.Job("train", first=4, opens=False, texts=["rest", "ab\u2603", "c"], ends=[True, True, False])
+    found = encode(job, ByteEncoder())
+    assert found.ids.tolist() == [*b"rest", 256, *"ab\u2603".encode(), 256, *b"c"]
+    assert found.ids.dtype == np.uint16
+    assert found.begins.tolist() == [5, 11]
+    assert found.text_bytes == 10
+
+
+def test_processes_give_the_same_files_as_none(
+    tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    alone = files(prepare(words(tiny, tmp_path), workers=1).path)
+    shutil.rmtree(data_root())
+    encoded_here = []
+    monkeypatch.setattr(encoding, "encode", lambda job, encoder: encoded_here.append(job) or encode(job, encoder))
+    three = files(prepare(words(tiny, tmp_path, "tokenizer.seconds=0.01"), workers=3).path)
+    assert len(encoded_here) < 60  # of some 80 jobs: those of the time that the processes needed to start
+    for name in ("train.bin", "val.bin", "train.documents.bin", "val.documents.bin"):
+        assert three[name] == alone[name]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("fails", "error", "told"),
+    [
+        ("KitError", KitError, "3900 is no number"),
+        ("ValueError", (RunFailed, ValueError), "3900"),
+    ],
+)
+def test_the_error_of_a_tokenizer_is_told_from_any_process(
+    tiny: Path, tmp_path: Path, small: None, workers: int, fails: str, error: Any, told: str
+) -> None:
+    experiment = words(tiny, tmp_path, f"tokenizer.fails={fails}", "tokenizer.seconds=0.02", count=4000)
+    with pytest.raises(error, match=told):
+        prepare(experiment, workers)
+
+
+def test_a_process_that_dies_is_told_and_what_was_done_stays(tiny: Path, tmp_path: Path, small: None) -> None:
+    experiment = words(tiny, tmp_path, "tokenizer.fails=killed", "tokenizer.seconds=0.02", count=4000)
+    with pytest.raises(
+        RunFailed, match=r"a process that tokenizes has ended, with exit code -9; is there memory left\?; .*MB"
+    ):
+        prepare(experiment, workers=2)
+    prepared = prepare(experiment, workers=1)  # here its own process is the one to survive
+    assert prepared.splits["train"]["documents"] + prepared.splits["val"]["documents"] == 4000
+
+
+def test_a_tokenizer_of_the_kit_starts_in_another_process(
+    tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByteEncoder, "heavy", True)
+    experiment = words(tiny, tmp_path, "tokenizer.use=byte", "components=[]")
+    pool = encoding.Workers(2, encoding.recipe(experiment, Byte().build(None)))  # type: ignore[arg-type]
+    with pool:
+        job = cutting.Job("train", 0, True, ["some text"], [True])
+        for future in [pool.submit(job) for _ in range(5)]:
+            assert future.result().ids.tolist() == [*b"some text", 256]
+    assert all(process.returncode is not None for process in pool.processes)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def encoded(*documents: Sequence[int], opens: bool = True) -> Encoded:
+    ids = np.array([token for document in documents for token in document], dtype=np.uint16)
+    begins = np.cumsum([0, *map(len, documents)])[:-1]
+    return Encoded(ids, begins if opens else begins[1:], text_bytes=len(ids), unknown=1)
+
+
+def test_a_writer_counts_what_it_writes(tmp_path: Path) -> None:
+    with Writer(tmp_path, ("train", "val")) as writer:
+        writer.add("train", encoded([1, 2, 3], [4, 5]))
+        writer.add("train", encoded([6, 7, 8, 9], [10], opens=False), empty=3)
+        writer.add("val", encoded([1]))
+        found = writer.finish()
+    train = np.fromfile(tmp_path / "train.bin", np.uint16)
+    assert train.tolist() == list(range(1, 11))
+    assert np.fromfile(tmp_path / "train.documents.bin", np.int64).tolist() == [0, 3, 9]
+    expected = {"tokens": 10, "bytes": 10, "documents": 3, "empty": 3, "unknown": 2, "longest": 6}
+    assert {key: found["train"][key] for key in expected} == expected
+    assert found["val"]["longest"] == 1
+    assert not (tmp_path / "progress.json").exists()
+
+
+def test_a_writer_goes_on_after_the_last_whole_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [encoded([n] * (n % 5 + 1), [n, n], opens=n % 3 != 2) for n in range(1, 20)]
+    (tmp_path / "whole").mkdir()
+    with Writer(tmp_path / "whole", ("train",)) as writer:
+        for part in parts:
+            writer.add("train", part)
+        whole = writer.finish(), files(tmp_path / "whole")
+    (tmp_path / "broken").mkdir()
+    monkeypatch.setattr(writing, "SHARD_BYTES", 12)
+    left, resumed = list(parts), 0
+    while True:
+        with Writer(tmp_path / "broken", ("train",)) as writer:
+            resumed += writer.done > 0
+            left = parts[writer.done :]
+            for part in left[:4]:
+                writer.add("train", part)
+            if len(left) <= 4:
+                broken = writer.finish(), files(tmp_path / "broken")
+                break
+            writer.splits["train"].tokens.write(b"half of a shard")  # and then it is killed
+    assert resumed > 3
+    assert broken == whole
+
+
+def test_room_is_looked_for_before_the_disk_is_full(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_100_000))
+    experiment = words(tiny, tmp_path, "tokenizer.use=byte", "components=[]")
+    with pytest.raises(KitError, match=r"will take about 0\.00 GB, and 0\.05 GB are free in .*NANOGPT_KIT_DATA names"):
+        prepare(experiment)
+    assert not data_root().exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=51_000_000))
+    prepare(experiment)
+
+
+def test_a_full_disk_keeps_whole_shards_and_says_so(
+    tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = words(tiny, tmp_path)
+    whole = files(prepare(experiment, workers=1).path)
+    shutil.rmtree(data_root())
+    save, saved = Writer.save, []
+
+    def full(self: Writer) -> None:
+        if len(saved) == 3:
+            raise OSError(28, "No space left on device")
+        saved.append(self.jobs)
+        save(self)
+
+    monkeypatch.setattr(Writer, "save", full)
+    with pytest.raises(KitError, match=r"No space left on device; 0 MB stay in .*, and the same command goes on"):
+        prepare(experiment, workers=1)
+    monkeypatch.setattr(Writer, "save", save)
+    encoded_now = []
+    monkeypatch.setattr(encoding, "encode", lambda job, encoder: encoded_now.append(job) or encode(job, encoder))
+    assert files(prepare(experiment, workers=1).path) == whole
+    total = json.loads(whole["manifest.json"])["splits"]["train"]["documents"]
+    assert sum(len(job.texts) for job in encoded_now if job.split == "train") < total  # not from the beginning
+
+
+# Forks preparations and kills each at a random moment, until enough of them were; those that end are compared.
+KILLED = """
+import os, random, shutil, signal, sys, time
+from pathlib import Path
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.data import encode, jobs, write
+from nanogpt_kit.data.prepare import data_root, prepare
+
+jobs.JOB_CHARACTERS, write.SHARD_BYTES, encode.WORTH_A_PROCESS = 2000, 6000, 0
+experiment, kills, root = Experiment.load(sys.argv[1], sys.argv[3:]), int(sys.argv[2]), data_root()
+
+def start():
+    child = os.fork()
+    if child:
+        return child
+    prepare(experiment, workers=2)
+    os._exit(0)
+
+def folders():
+    return [path for path in root.iterdir() if path.is_dir()]
+
+def contents():
+    (folder,) = folders()
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+began = time.monotonic()
+assert os.waitpid(start(), 0)[1] == 0
+seconds, whole, draw = time.monotonic() - began, contents(), random.Random(kills)
+gone_on = killed = 0
+while killed < kills:
+    gone_on += any(root.glob(".*/progress.json"))
+    child = start()
+    time.sleep(draw.uniform(0, seconds))
+    os.kill(child, signal.SIGKILL)
+    if os.waitpid(child, 0)[1] == 0:
+        assert contents() == whole, [name for name, content in contents().items() if content != whole.get(name)]
+        shutil.rmtree(root)
+    killed += 1
+assert os.waitpid(start(), 0)[1] == 0
+assert contents() == whole
+print(gone_on)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_preparation_killed_at_any_moment_ends_in_the_same_bytes(tiny: Path, tmp_path: Path, kills: int) -> None:
+    options = [*word_options(tmp_path, 4000), "tokenizer.seconds=0.01"]
+    command = [sys.executable, "-c", KILLED, tiny, str(kills), *options]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert int(answer.stdout.split()[-1]) >= kills / 4  # found whole shards and went on with them
+    if sys.platform == "linux":
+        assert left_running(str(data_root())) == []
+
+
+def left_running(marker: str) -> list[int]:
+    """Processes that tokenize for a data folder, some seconds after they lost who started them."""
+    found: list[int] = []
+    for _ in range(50):
+        found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if is_worker(path, marker)]
+        if not found:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def is_worker(process: Path, marker: str) -> bool:
+    try:
+        words, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+    except OSError:
+        return False
+    return b"nanogpt_kit.data.worker" in words and os.fsencode(marker) in environment
+
+
+def test_an_interrupted_preparation_keeps_its_shards(
+    tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = words(tiny, tmp_path)
+    add = Writer.add
+
+    def interrupted(self: Writer, split: str, tokens: Encoded, empty: int = 0) -> None:
+        if self.jobs == 20:
+            raise KeyboardInterrupt
+        add(self, split, tokens, empty)
+
+    monkeypatch.setattr(Writer, "add", interrupted)
+    caplog.set_level("INFO", logger="nanogpt_kit")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(experiment, workers=1)
+    assert "the same command goes on from there" in caplog.text
+    monkeypatch.setattr(Writer, "add", add)
+    prepare(experiment, workers=1)
+    assert "going on where an earlier preparation was ended" in caplog.text
+
+
+def test_a_file_that_lost_bytes_is_not_taken_for_the_data(tiny: Path) -> None:
+    prepared = prepare(Experiment.load(tiny))
+    with (prepared.path / "train.bin").open("rb+") as file:
+        file.truncate(100)
+    with pytest.raises(KitError, match=r"train\.bin has 100 bytes instead of \d+; remove .* to prepare anew"):
+        prepare(Experiment.load(tiny))
+
+
+def test_a_waiting_preparation_says_so(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="nanogpt_kit")
+    monkeypatch.setattr(preparation, "held", lambda _: True)
+    prepare(Experiment.load(tiny))
+    assert "waiting for another process that prepares" in caplog.text
+
+
+def test_encoders_are_light_or_heavy() -> None:
+    assert Encoder.heavy
+    assert not ByteEncoder.heavy
