@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -35,10 +36,15 @@ def on_meta(model: Model, vocab_size: int = 1) -> nn.Module | None:
 def check_parts(experiment: Experiment) -> None:
     """Puts the model together, before any data is touched. Raises KitError where its parts do not go together."""
     try:
-        on_meta(experiment.model)
+        module = on_meta(experiment.model)
     except KitError as error:
         place = experiment.place(("model", "use"))
         raise KitError(*(Fault(one.message, one.key or "model", one.place or place) for one in error.faults)) from None
+    takes = {"segments"} if module is None else inspect.signature(module.forward).parameters
+    if experiment.model.document_mask and "segments" not in takes:
+        use, place = experiment.entry_of(experiment.model).name, experiment.place(("model", "document_mask"))
+        reason = f"{use} cannot keep documents apart: its forward takes no segments"
+        raise KitError(Fault(reason, "model.document_mask", place))
 
 
 class Undrawn(TorchFunctionMode):

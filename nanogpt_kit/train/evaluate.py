@@ -31,6 +31,7 @@ class Evaluation:
         self.model = model
         self.data = data
         self.block_size = experiment.model.block_size
+        self.document_mask = experiment.model.document_mask
         self.batch_size = experiment.evaluate.batch_size or experiment.micro_batch_size
         self.precision = precision
         self.stop = stop
@@ -42,16 +43,16 @@ class Evaluation:
 
     def split_loss(self, split: str) -> SplitLoss:
         if split not in self.known:
-            tokens = self.data.tokens(split)
+            tokens, device = self.data.split(split), self.precision.device
             nats = 0.0  # summed in double precision: a split may be long
-            for batch in every_token_once(tokens, self.block_size, self.batch_size):
-                ids, targets = batch.ids.to(self.precision.device), batch.targets.to(self.precision.device)
+            for batch in every_token_once(tokens, self.block_size, self.batch_size, self.document_mask):
+                more = {} if batch.segments is None else {"segments": batch.segments.to(device)}
                 if self.stop.name:
                     raise Interrupted
                 with self.precision.autocast():
-                    nats += self.model(ids, targets).item()
-            first = len(self.encoder.decode_bytes([int(tokens[0])]))
-            self.known[split] = SplitLoss(nats, len(tokens) - 1, self.data.splits[split]["bytes"] - first)
+                    nats += self.model(batch.ids.to(device), batch.targets.to(device), **more).item()
+            first = len(self.encoder.decode_bytes([int(tokens.tokens[0])]))
+            self.known[split] = SplitLoss(nats, len(tokens.tokens) - 1, self.data.splits[split]["bytes"] - first)
         return self.known[split]
 
 

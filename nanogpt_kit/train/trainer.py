@@ -23,7 +23,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.core.kinds import ModelContext, OrderContext
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.data.batches import Batch, Batches
+from nanogpt_kit.data.batches import Ahead, Batch, Batches
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.nn.roles import by_role
 from nanogpt_kit.runs.folder import RunFolder
@@ -74,14 +74,17 @@ class Trainer:
         self.peaks = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
         self.scaler = self.precision.scaler()
         self.efficiency = Efficiency.of(experiment.model, data.encoder.vocab_size, ctx)
-        tokens = data.tokens("train")
+        split = data.split("train")
         order = OrderContext(
-            n_tokens=len(tokens),
+            n_tokens=len(split.tokens),
             block_size=experiment.model.block_size,
             batch_windows=experiment.batch_windows,
             seed=experiment.train.seed,
+            documents=split.documents,
         )
-        self.batches = Batches(tokens, experiment.order, order)
+        with_segments, pin = experiment.model.document_mask, ctx.device == "cuda"
+        batches = Batches(split, experiment.order, order, with_segments=with_segments, pin=pin)
+        self.batches = Ahead(batches, self.total_steps)
 
         saved = self.restore()
         self.first_step = self.step
@@ -134,11 +137,11 @@ class Trainer:
         """One optimizer step: (mean loss of the batch, norm of its gradient), both still on the device."""
         device, wanted = self.precision.device, batch.tokens
         total = torch.zeros((), device=device)
-        parts = list(batch.micro_batches(self.experiment.micro_batch_size))
-        for number, (ids, targets) in enumerate(parts, start=1):
+        parts = list(batch.to(device).micro_batches(self.experiment.micro_batch_size))
+        for number, (ids, targets, segments) in enumerate(parts, start=1):
             with self.spread.sync(last=number == len(parts)):
                 with self.precision.autocast():
-                    loss = self.spread(ids.to(device), targets.to(device))  # summed over the tokens
+                    loss = self.spread(ids, targets, segments)  # summed over the tokens
                 self.scaler.scale(loss / wanted).backward()  # so every token of the batch weighs the same
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)

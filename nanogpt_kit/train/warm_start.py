@@ -127,5 +127,8 @@ def cropped(checkpoint: Path, before: Experiment, vocab_size: int, block_size: i
 
 
 def meaning(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides which text each id stands for: everything but whose code computes it."""
-    return {key: value for key, value in record.items() if key not in ("code", "fingerprint")}
+    """What decides which text each id stands for: what was learnt, or, where nothing was, the options."""
+    left_out = {"code", "fingerprint", "files"}
+    if record["state"]:
+        return {key: record[key] for key in ("use", "vocab_size", "eot_id", "state")}
+    return {key: value for key, value in record.items() if key not in left_out}

@@ -26,6 +26,8 @@ from nanogpt_kit.core.registry import OURS, Registry
 from nanogpt_kit.nn import loss as loss_module
 from nanogpt_kit.nn.parts import ResidualLinear
 from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.train import session
 
 B, T, C, H, L, V = 2, 11, 24, 3, 4, 37
 
@@ -286,3 +288,58 @@ def test_the_model_names_no_component_but_as_the_default_of_a_slot() -> None:
             words += (node.module or "").split(".")
         found = named & {word.lower().rpartition(".")[2] for word in words if isinstance(word, str)}
         assert not found, f"line {getattr(node, 'lineno', 0)} names {found}"
+
+
+# --- documents that share a window ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "naive", "flex"])
+def test_documents_in_one_window_are_as_if_alone(attention: str) -> None:
+    model = built(attention=attention, position="none")  # positions are told from the window's beginning
+    segments = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2], [0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2]])
+    with torch.no_grad():
+        together = model(IDS, segments=segments)
+        for row in range(B):
+            for segment in range(3):
+                at = segments[row] == segment
+                alone = model(IDS[row : row + 1, at])
+                torch.testing.assert_close(together[row : row + 1, at], alone, rtol=0, atol=1e-6)
+
+
+def test_one_segment_is_the_plain_causal_model() -> None:
+    model = built()
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS, segments=torch.zeros_like(IDS)), model(IDS), rtol=0, atol=1e-6)
+
+
+def test_a_run_keeps_documents_apart_in_training_and_evaluation(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "".join(f'{{"text": "document {number} says so"}}\n' for number in range(300))
+    tiny.with_name("lines.jsonl").write_text(lines)
+    options = [f"dataset.source={tiny.with_name('lines.jsonl')}", "callback=[]", "train.steps=3"]
+    seen: list[tuple[bool, Tensor | None]] = []
+    forward = gpt_module.Transformer.forward
+
+    def spied(self: nn.Module, ids: Tensor, targets: Any = None, cache: Any = None, segments: Any = None) -> Tensor:
+        if targets is not None:
+            seen.append((self.training, segments))
+            if segments is not None:
+                opens = (ids == 256) & (targets >= 0)  # the last end of a split opens nothing
+                assert torch.equal(segments.diff(dim=1), opens[:, 1:].long())
+        return forward(self, ids, targets, cache, segments)
+
+    monkeypatch.setattr(gpt_module.Transformer, "forward", spied)
+    masked = next(read(session.run(Experiment.load(tiny, [*options, "model.document_mask=true"])).metrics))
+    assert {(training, segments is None) for training, segments in seen} == {(True, False), (False, False)}
+    plain = next(read(session.run(Experiment.load(tiny, options)).metrics))
+    assert masked["train/loss"] != plain["train/loss"]
+
+
+def test_a_model_that_cannot_keep_documents_apart_says_so(tiny: Path) -> None:
+    code = (
+        inspect.getsource(gpt_module).replace("segments: Tensor | None = None,", "").replace("segments, slopes", "None")
+    )
+    tiny.with_name("mine.py").write_text(code.replace("class GPT(Model)", "class Mine(Model)").replace("GPT", "Mine"))
+    options = ["components=['mine.py']", "model.use=mine", "model.n_head=3", "model.n_embd=24", "model.block_size=16"]
+    experiment = Experiment.load(tiny, [*options, "model.document_mask=true"])
+    with pytest.raises(KitError, match=r"model\.document_mask: mine cannot keep documents apart: its forward takes no"):
+        session.run(experiment)

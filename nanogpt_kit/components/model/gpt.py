@@ -97,16 +97,22 @@ class Transformer(nn.Module):
         if parts.weight_tying:
             self.lm_head.weight = self.wte.weight  # Press & Wolf 2017, arXiv:1608.05859
 
-    def forward(self, ids: Tensor, targets: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        cache: KVCache | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
         """Logits (B, T, V); or, given targets (B, T), the fp32 sum of the losses of all that are not -1.
 
-        With a cache, `ids` go on where its tokens end.
+        With a cache, `ids` go on where its tokens end. Given segments (B, T), tokens see those of their own one only.
         """
         T, slopes = ids.size(1), self.position.slopes()
         end = T if cache is None else cache.length + T
         assert end <= self.block_size, f"{end} tokens do not fit a block_size of {self.block_size}"
         if cache is None:
-            view = View.causal(torch.arange(T, device=ids.device)[None], slopes=slopes)
+            view = View.causal(torch.arange(T, device=ids.device)[None], segments, slopes)
         else:
             view = cache.view(T, ids.device, slopes)
 

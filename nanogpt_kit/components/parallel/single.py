@@ -24,8 +24,9 @@ class OneProcess:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def __call__(self, ids: Tensor, targets: Tensor) -> Tensor:
-        loss: Tensor = self.model(ids, targets)
+    def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor:
+        more = {} if segments is None else {"segments": segments}
+        loss: Tensor = self.model(ids, targets, **more)
         return loss
 
     def sync(self, last: bool) -> AbstractContextManager[None]:

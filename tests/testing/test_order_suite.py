@@ -1,0 +1,63 @@
+"""The suite for orders fails where an order is broken: each break is seen by the test beside it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanogpt_kit.api import Order, OrderContext
+from nanogpt_kit.components.order.sequential import Sequential
+from nanogpt_kit.components.order.shuffled import Shuffled, epoch_windows
+from nanogpt_kit.testing.order import OrderConformance
+
+
+class Broken(Shuffled):
+    """In the way that `how` says."""
+
+    how: str = "not"
+
+    def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
+        starts = super().starts(step, ctx)
+        if self.how == "too late":
+            return starts + 2 * ctx.block_size
+        if self.how == "by global chance":
+            return np.random.permutation(starts)
+        if self.how == "never another":
+            return super().starts(0, OrderContext(**{**vars(ctx), "seed": 0}))
+        if self.how == "one twice":
+            starts[1:2] = starts[:1]
+        if self.how == "slow":
+            time.sleep(0.002)
+        if self.how == "half":
+            return starts // (2 * ctx.block_size) * ctx.block_size
+        return starts
+
+
+CAUGHT = {
+    "too late": ("test_each_window_and_its_next_token_lie_in_the_text", 49, 16, 1),
+    "by global chance": ("test_the_same_step_always_gives_the_same_windows",),
+    "never another": ("test_windows_differ_by_step_and_by_seed",),
+    "one twice": ("test_an_epoch_sees_each_window_once_in_batches_of_any_size", 1000, 7),
+    "half": ("test_an_epoch_sees_each_window_once_in_batches_of_any_size", 4111, 16),
+    "slow": ("test_a_late_step_is_had_at_once",),
+}
+
+
+def suite(component: Order) -> Any:
+    return type("Suite", (OrderConformance,), {"component": component, "epoch": lambda _, ctx: epoch_windows(ctx)})()
+
+
+@pytest.mark.parametrize("how", CAUGHT)
+def test_a_broken_order_is_caught(how: str) -> None:
+    test, *arguments = CAUGHT[how]
+    getattr(suite(Shuffled()), test)(*arguments)
+    with pytest.raises(AssertionError):
+        getattr(suite(Broken(how=how)), test)(*arguments)
+
+
+def test_an_order_without_variety_is_caught() -> None:
+    with pytest.raises(AssertionError):
+        suite(Sequential()).test_windows_differ_by_step_and_by_seed()
