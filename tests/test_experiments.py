@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nanogpt_kit.core.experiment import Experiment
@@ -26,7 +28,14 @@ def overrides(tmp_path: Path, shakespeare: Path, monkeypatch: pytest.MonkeyPatch
     """What makes an experiment small and offline; a published GPT-2 becomes a random one of that name."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shakespeare.parent / "tiktoken"))
     beginning = tmp_path / "beginning.txt"
-    beginning.write_text(shakespeare.read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+    text = shakespeare.read_text(encoding="utf-8")[:200_000]
+    beginning.write_text(text[:20_000], encoding="utf-8")
+    parquet = tmp_path / "hub"  # a dataset with a split of its own
+    parquet.mkdir()
+    speeches = text.split("\n\n")
+    for split, rows in {"train": speeches[100:] * 10, "validation": speeches[:100]}.items():
+        rows = [f"{number}. {row}" for number, row in enumerate(rows)]  # enough that one in 2,000 validates
+        pq.write_table(pa.table({"text": rows}), parquet / f"{split}.parquet")
 
     def chosen(path: Path) -> list[str]:
         experiment = Experiment.load(path)
@@ -35,8 +44,15 @@ def overrides(tmp_path: Path, shakespeare: Path, monkeypatch: pytest.MonkeyPatch
             config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=12, n_positions=32)
             transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "hf")
             import_run(str(tmp_path / "hf"), experiment.model.init_from)
-        has_source = experiment.resolved()["dataset"]["use"] == "shakespeare"
-        return [*SHRUNKEN, *([f"dataset.source={beginning}"] if has_source else [])]
+        use = experiment.resolved()["dataset"]["use"]
+        sources = {
+            "shakespeare": beginning,
+            "text": beginning,
+            "openwebtext": parquet / "train.parquet",
+            "huggingface": parquet,
+        }
+        config = ["dataset.config=default"] if use == "huggingface" else []  # a folder's only one
+        return [*SHRUNKEN, *config, *([f"dataset.source={sources[use]}"] if use in sources else [])]
 
     return chosen
 

@@ -125,7 +125,8 @@ class HubText:
         if self.streaming:
             dataset = builder.as_streaming_dataset(split=split)
         else:
-            logger.info("downloading and converting all of %s", self.source)
+            if not Path(builder.cache_dir).exists():
+                logger.info("downloading and converting all of %s", self.source)
             builder.download_and_prepare()
             dataset = builder.as_dataset(split=split)
             check_text_column(dataset.features.arrow_schema, self.field, self.source)

@@ -31,7 +31,7 @@ FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 ENDINGS = tuple(form + codec for form in FORMATS for codec in ("", *CODECS))
 
-PIECE_BYTES = 1 << 20  # of a long document
+PIECE_BYTES = 1 << 19  # of a long document
 LONG_BYTES = 8 << 20  # of a .txt that is read in pieces
 BATCH_ROWS = 1024  # of a parquet file, unless they are long
 JSON_TYPES = {int: "a number", float: "a number", bool: "a boolean", list: "a list", dict: "an object"}
@@ -228,7 +228,7 @@ class LongText(LongDocument):
 
     def __init__(self, file: TextFile) -> None:
         self.file = file
-        self.marks = [(0, 0, 1)]  # characters, bytes and line where a piece begins
+        self.marks = [(0, 0)]  # characters and bytes before a piece
 
     def characters(self) -> int:
         found = [(mark, len(text)) for mark, text in self._pieces(0)]
@@ -236,13 +236,13 @@ class LongText(LongDocument):
         return sum(length for _, length in found)
 
     def since(self, first: int) -> Iterator[str]:
-        for (begin, _, _), text in self._pieces(bisect(self.marks, first, key=lambda mark: mark[0]) - 1):
+        for (begin, _), text in self._pieces(bisect(self.marks, first, key=lambda mark: mark[0]) - 1):
             if text[max(0, first - begin) :]:
                 yield text[max(0, first - begin) :]
 
-    def _pieces(self, start: int) -> Iterator[tuple[tuple[int, int, int], str]]:
+    def _pieces(self, start: int) -> Iterator[tuple[tuple[int, int], str]]:
         """Each piece with its mark, from the mark of number `start` on."""
-        characters, offset, line = self.marks[start]
+        characters, offset = self.marks[start]
         decoder = codecs.getincrementaldecoder("utf-8")(self.file.errors)
         with self.file.opened() as file:
             skip(file, offset)
@@ -256,11 +256,19 @@ class LongText(LongDocument):
                 try:
                     text = decoder.decode(raw, final=not more)
                 except UnicodeDecodeError as error:
-                    raise self.file.not_utf8(error, line, offset) from None
-                yield (characters, offset, line), text
+                    raise self.file.not_utf8(error, self._line_at(offset), offset) from None
+                yield (characters, offset), text
                 characters += len(text)
                 offset += before + len(raw) - len(decoder.getstate()[0])
-                line += raw.count(b"\n")
+
+    def _line_at(self, offset: int) -> int:
+        """From 1. Counted where something is wrong only: it takes as long as decoding."""
+        lines = 1
+        with self.file.opened() as file:
+            while offset and (raw := file.read(min(offset, PIECE_BYTES))):
+                lines += raw.count(b"\n")
+                offset -= len(raw)
+        return lines
 
 
 def skip(file: IO[bytes], size: int) -> None:

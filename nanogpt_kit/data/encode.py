@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from queue import SimpleQueue
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.data.jobs import Job
-from nanogpt_kit.data.vocabulary import check_unicode
+from nanogpt_kit.data.vocabulary import utf8_bytes
 
 WORTH_A_PROCESS = 8_000_000  # bytes of text: a second of one core; starting Python costs half of that
 
@@ -41,13 +42,8 @@ def token_type(encoder: Encoder) -> np.dtype[Any]:
 
 def encode(job: Job, encoder: Encoder) -> Encoded:
     """Raises KitError for text that is none, and for ids that the vocabulary lacks."""
-    text_bytes = 0
-    for number, text in enumerate(job.texts):
-        if text.isascii():  # known of each text, and true of most
-            text_bytes += len(text)
-        else:
-            check_unicode(text, document(job, number), job.split)
-            text_bytes += len(text.encode("utf-8"))
+    numbers = accumulate(job.ends, initial=job.first)  # of the documents that the pieces belong to
+    text_bytes = sum(utf8_bytes(text, number, job.split) for text, number in zip(job.texts, numbers, strict=False))
     dtype, has_ends = token_type(encoder), encoder.eot_id is not None
     arrays = encoder.encode_batch(job.texts)
     check_ids(arrays, encoder, job)

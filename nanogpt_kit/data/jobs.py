@@ -10,7 +10,8 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Dataset, Document, Encoder
 from nanogpt_kit.core.kinds.divided import pieces
 
-JOB_CHARACTERS = 1 << 20  # of text encoded at once: bounds memory, and is enough to be fast
+JOB_CHARACTERS = 1 << 19  # of text encoded at once: fits a cache, and is enough to be fast
+PIECE_CHARACTERS = 1 << 19  # from this length on a document is cut
 
 
 @dataclass
@@ -58,20 +59,20 @@ def jobs(dataset: Dataset, encoder: Encoder, watch: Watch) -> Iterator[Job]:
 
 def cut_up(document: Document, encoder: Encoder) -> Iterator[tuple[str, bool]]:
     """(piece, whether it is the last) of a document; each encodes to its share of the ids of the whole."""
-    if isinstance(document, str) and len(document) <= JOB_CHARACTERS:
+    if isinstance(document, str) and len(document) <= PIECE_CHARACTERS:
         yield document, True
         return
     waiting: list[str] = []
-    size, limit = 0, JOB_CHARACTERS
+    size, limit = 0, PIECE_CHARACTERS
     for text in slices(document):
         waiting.append(text)
         size += len(text)
         if size >= limit:
-            whole = "".join(waiting)
+            whole = waiting[0] if len(waiting) == 1 else "".join(waiting)
             at = encoder.cut(whole)
             if at:
                 yield whole[:at], False
-                waiting, size, limit = [whole[at:]], size - at, JOB_CHARACTERS
+                waiting, size, limit = [whole[at:]] if at < size else [], size - at, PIECE_CHARACTERS
             else:
                 limit = 2 * size  # nowhere so far: look again when there is twice as much
     yield "".join(waiting), True
@@ -79,8 +80,8 @@ def cut_up(document: Document, encoder: Encoder) -> Iterator[tuple[str, bool]]:
 
 def slices(document: Document) -> Iterator[str]:
     for piece in pieces(document):
-        for at in range(0, len(piece), JOB_CHARACTERS):
-            yield piece[at : at + JOB_CHARACTERS]
+        for at in range(0, len(piece), PIECE_CHARACTERS):
+            yield piece[at : at + PIECE_CHARACTERS]
 
 
 class Watch:

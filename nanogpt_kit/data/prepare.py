@@ -9,7 +9,6 @@ import platform
 import shutil
 import time
 import zlib
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +31,6 @@ from nanogpt_kit.runs.lock import Lock, held
 logger = logging.getLogger(__name__)
 
 REFERENCE_BYTES = 1_000_000  # of validation text that compressors are tried on: xz takes half a second for them
-IN_HAND = 4  # jobs that may wait for the disk, so that memory is bounded
 
 
 def data_root() -> Path:
@@ -122,18 +120,16 @@ def fill(
     dataset = experiment.dataset
     logger.info("preparing %s as %s tokens", identity["dataset"]["use"], identity["tokenizer"]["use"])
     encoder = make_encoder(experiment.tokenizer, experiment.dataset, taken)
-    with Writer(folder, dataset.splits) as writer, ThreadPoolExecutor(1, "write") as aside:
+    with Writer(folder, dataset.splits) as writer, ThreadPoolExecutor(1, "compress") as aside:
         if writer.done:
             logger.info("going on where an earlier preparation was ended")
         if ready_made.has_tokens(dataset):
-            beginning, duplicates = ready_made.copy(dataset, encoder, writer, REFERENCE_BYTES), {}
+            beginning = ready_made.copy(dataset, encoder, writer, REFERENCE_BYTES)
+            references, duplicates = aside.submit(compressed, beginning), dict[str, int]()
         else:
-            watch = tokenize(experiment, encoder, writer, aside, workers)
-            beginning, duplicates = bytes(watch.val), watch.duplicates
-        finishing = aside.submit(writer.finish)
-        references = compressed(beginning, whole=len(beginning) < REFERENCE_BYTES)
-        splits = finishing.result()
-    splits["val"]["references"] = references
+            references, duplicates = tokenize(experiment, encoder, writer, aside, workers)
+        splits = writer.finish()
+        splits["val"]["references"] = references.result()
     for split, count in duplicates.items():
         splits[split]["duplicates"] = count
         logger.warning("%d documents of %s are in a smaller split, too", count, split)
@@ -153,25 +149,23 @@ def fill(
 
 def tokenize(
     experiment: Experiment, encoder: Encoder, writer: Writer, aside: ThreadPoolExecutor, workers: int
-) -> Watch:
-    """Encodes what `writer` has not yet, and hands it over in a thread of its own."""
+) -> tuple[Future[dict[str, float]], dict[str, int]]:
+    """Encodes what `writer` has not yet. Returns what compressors need, and how many documents are in two splits."""
     dataset = experiment.dataset
     total = dataset.text_bytes()
     watch = Watch(dataset.brings_splits, REFERENCE_BYTES)
-    writing: deque[Future[None]] = deque()
+    references: Future[dict[str, float]] | None = None
     with Progress(total) as progress:
         todo = remaining(jobs(dataset, encoder, watch), writer.done, progress)
         for number, (job, tokens) in enumerate(encoded(todo, encoder, experiment, total, workers)):
             if number == 0 and total and tokens.text_bytes:
                 per_byte = (tokens.ids.nbytes + tokens.begins.nbytes) / tokens.text_bytes
                 check_room(writer.folder, (total - progress.seen) * per_byte)
-            writing.append(aside.submit(writer.add, job.split, tokens, job.empty))
-            while len(writing) > IN_HAND or (writing and writing[0].done()):
-                writing.popleft().result()
+            writer.add(job.split, tokens, job.empty)
             progress.add(tokens.text_bytes, worked=True)
-        for added in writing:
-            added.result()
-    return watch
+            if references is None and len(watch.val) == REFERENCE_BYTES:
+                references = aside.submit(compressed, bytes(watch.val))
+    return references or aside.submit(compressed, bytes(watch.val)), watch.duplicates
 
 
 def remaining(jobs: Iterator[Job], done: int, progress: Progress) -> Iterator[Job]:
@@ -183,8 +177,8 @@ def remaining(jobs: Iterator[Job], done: int, progress: Progress) -> Iterator[Jo
             yield job
 
 
-def compressed(text: bytes, whole: bool) -> dict[str, float]:
+def compressed(text: bytes) -> dict[str, float]:
     """What compressors need for the validation text, in bits a byte; see the evaluator bits_per_byte."""
-    of = "" if whole else f" on {len(text) / 1e6:.0f} MB"
+    of = f" on {len(text) / 1e6:.0f} MB" if len(text) == REFERENCE_BYTES else ""
     sizes = {"gzip -9": len(zlib.compress(text, 9, wbits=31)), "xz -9": len(lzma.compress(text, preset=9))}
     return {name + of: size * 8 / max(1, len(text)) for name, size in sizes.items()}

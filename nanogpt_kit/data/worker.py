@@ -31,8 +31,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started us decides
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a tokenizer prints must not end up between the answers
-    encoder = make(receive(sys.stdin.buffer))
     with suppress(EOFError, BrokenPipeError):
+        encoder = make(receive(sys.stdin.buffer))
         send(answers, "ready")
         while True:
             job = receive(sys.stdin.buffer)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from nanogpt_kit.data.encode import Encoded
 from nanogpt_kit.runs.files import read_json, write_atomically
 
 SHARD_BYTES = 64_000_000  # of text: what a kill can cost, two seconds of BPE on two cores
+IN_HAND = 4  # jobs that may wait for the disk, so that memory is bounded
 SPARE_BYTES = 50_000_000  # of disk that is left to others
 
 
@@ -48,7 +51,6 @@ class SplitFiles:
         counts = self.counts
         begins = encoded.begins + counts.tokens
         self.tokens.write(encoded.ids.data)
-        self.sha256.update(encoded.ids.data)
         self.documents.write(begins.data)
         counts.tokens += len(encoded.ids)
         counts.bytes += encoded.text_bytes
@@ -66,7 +68,8 @@ class SplitFiles:
 class Writer:
     """Takes encoded jobs in order. What lies in `folder` from a preparation that was killed is gone on with.
 
-    `done` tells how many jobs are on disk already; they must not be added again.
+    `done` tells how many jobs are on disk already; they must not be added again. One thread writes and another makes
+    shards last, so that neither the processor nor the disk waits for the other.
     """
 
     def __init__(self, folder: Path, splits: tuple[str, ...]) -> None:
@@ -76,8 +79,12 @@ class Writer:
         self.done: int = before["jobs"]
         self.jobs = self.done
         self.unsaved = 0  # bytes of text
-        with ExitStack() as stack:
+        self.writing: deque[Future[None]] = deque()
+        self.saving: Future[None] | None = None
+        with ExitStack() as stack:  # threads end before the files are closed
             self.splits = {split: self._open(split, before["splits"].get(split, {}), stack) for split in splits}
+            self.saver = stack.enter_context(ThreadPoolExecutor(1, "save"))
+            self.writer = stack.enter_context(ThreadPoolExecutor(1, "write"))
             self.stack = stack.pop_all()
 
     def _open(self, split: str, saved: dict[str, int], stack: ExitStack) -> SplitFiles:
@@ -101,28 +108,45 @@ class Writer:
         self.stack.close()
 
     def add(self, split: str, encoded: Encoded, empty: int = 0) -> None:
-        """Raises OSError, as on a full disk."""
+        """Raises OSError, as on a full disk, perhaps of what was added before."""
+        self.splits[split].sha256.update(encoded.ids.data)
+        self.writing.append(self.writer.submit(self._write, split, encoded, empty))
+        while len(self.writing) > IN_HAND or (self.writing and self.writing[0].done()):
+            self.writing.popleft().result()
+
+    def _write(self, split: str, encoded: Encoded, empty: int) -> None:
         self.splits[split].add(encoded)
         self.splits[split].counts.empty += empty
         self.jobs += 1
         self.unsaved += encoded.text_bytes
-        if self.unsaved >= SHARD_BYTES:
+        if self.unsaved >= SHARD_BYTES and (self.saving is None or self.saving.done()):
             self.save()
 
     def save(self) -> None:
-        """Makes all that was added last, whatever happens next."""
-        saved = {}
-        for name, split in self.splits.items():
-            for file in (split.tokens, split.documents):
-                file.flush()
-                os.fsync(file.fileno())
-            saved[name] = {**asdict(split.counts), "size": split.tokens.tell()}
-        write_atomically(self.journal, json.dumps({"jobs": self.jobs, "splits": saved}))
+        """Begins to make last all that was written, whatever happens next. Raises what the save before has met."""
+        if self.saving is not None:
+            self.saving.result()
+        files = [file for split in self.splits.values() for file in (split.tokens, split.documents)]
+        for file in files:
+            file.flush()
+        splits = {name: {**asdict(split.counts), "size": split.tokens.tell()} for name, split in self.splits.items()}
+        state = json.dumps({"jobs": self.jobs, "splits": splits})
         self.unsaved = 0
+
+        def sync() -> None:
+            for file in files:
+                os.fsync(file.fileno())
+            write_atomically(self.journal, state)
+
+        self.saving = self.saver.submit(sync)
 
     def finish(self) -> dict[str, dict[str, Any]]:
         """Entries of the manifest; the files are whole and on disk then."""
+        for written in self.writing:
+            written.result()
         self.save()
+        assert self.saving is not None, "it was just begun"
+        self.saving.result()
         self.journal.unlink()
         entries = {}
         for name, split in self.splits.items():

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
 import http.server
+import io
 import json
+import random
 import re
 import sysconfig
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from nanogpt_kit.api import Dataset, KitError
+from nanogpt_kit.api import Dataset, KitError, TextFile
 from nanogpt_kit.components.dataset import shakespeare as shakespeare_module
 from nanogpt_kit.components.dataset.python_stdlib import PythonStdlib
 from nanogpt_kit.components.dataset.shakespeare import Shakespeare
 from nanogpt_kit.components.dataset.text import Text
+from nanogpt_kit.core.text_files import PIECE_BYTES
+from nanogpt_kit.testing.dataset import DatasetConformance
 
 MANY = [f"document {number}, which is about {number**2}" for number in range(300)]
 
@@ -52,6 +62,7 @@ def refusal(dataset: Dataset, use: Callable[[Dataset], object] = splits_of) -> s
 
 
 TREE = {"b.txt": "B", "a.txt": "A", "deep/er/c.txt": "C", "d.jsonl": '{"text": "D"}\n{"text": "E"}\n', "skip.md": "no"}
+HIDDEN = {"hidden/h.txt": "H", "hidden/i.txt": "I", "hidden/.h.txt": "no", "hidden/.cache/h.txt": "no"}
 
 
 @pytest.mark.parametrize(
@@ -63,11 +74,12 @@ TREE = {"b.txt": "B", "a.txt": "A", "deep/er/c.txt": "C", "d.jsonl": '{"text": "
         (["d.jsonl", "a.txt"], "DEA"),
         (["b.txt", "", "*.txt"], "BADEC"),  # each once, where it was first named
         (["deep", "d.jsonl"], "CDE"),
+        (["hidden"], "HI"),
         (["skip.md", "a.txt"], ["no", "A"]),  # a file that is named is taken, whatever its ending
     ],
 )
 def test_text_is_found_by_file_glob_and_folder(tmp_path: Path, sources: list[str], found: str | list[str]) -> None:
-    write_files(tmp_path, TREE)
+    write_files(tmp_path, TREE if sources != ["hidden"] else HIDDEN)
     dataset = Text(source=tuple(str(tmp_path / source) for source in sources))
     train, val = splits_of(dataset)
     assert sorted(train + val) == sorted(found)
@@ -90,7 +102,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> Non
     [
         ("none.txt", "no file, folder or glob match"),
         ("*.text", "no file, folder"),
-        ("empty", "a folder without .txt or"),
+        ("empty", "a folder without .txt, .jsonl, .csv, .parquet files"),
     ],
 )
 def test_a_source_without_files_is_named(tmp_path: Path, source: str, told: str) -> None:
@@ -119,7 +131,7 @@ def test_lines_are_read_under_the_key_that_field_names(tmp_path: Path) -> None:
     ("line", "told"),
     [
         ('{"content": "x", "id": 3}', "no text under 'text' (it has content, id); dataset.field names the key"),
-        ('{"text": 3}', "no text under 'text' (it has text)"),
+        ('{"text": 3}', "no text under 'text', but a number"),
         ('["text"]', "no text under 'text' (it is no object)"),
         ('{"text": "x"', "not JSON: Expecting ',' delimiter: line 1 column 13"),
     ],
@@ -140,7 +152,209 @@ def test_text_that_is_not_utf8_is_named_by_file_line_and_offset(tmp_path: Path) 
     path = tmp_path / "latin.txt"
     path.write_bytes(b"one\ntwo\nthr\xe9e\n")
     message = refusal(Text(source=str(path)))
-    assert message == f"{path}:3: not UTF-8: byte 0xe9 at offset 11; save the file as UTF-8"
+    remedy = 'save the file as UTF-8, or set dataset.errors = "replace"'
+    assert message == f"{path}:3: not UTF-8: byte 0xe9 at offset 11; {remedy}"
+
+
+# --- text: its formats ------------------------------------------------------------------------------------------
+
+
+LONG = "".join(f"line {number}: na\u00efve \u2603 \U0001f600\r\n" for number in range(400_000))  # 12 MB
+RECORDS = ["plain", 'comma, "quotes"', "two\r\nlines", "\u2603 \U0001f600", "", "x" * 300_000, "last"]
+
+
+def packed(path: Path, content: bytes) -> Path:
+    """In two members or frames, as tools that append leave them."""
+    half = len(content) // 2
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(content[:half]) + gzip.compress(content[half:]))
+    elif path.suffix == ".zst":
+        path.write_bytes(b"".join(pa.compress(part, "zstd", asbytes=True) for part in (content[:half], content[half:])))
+    else:
+        path.write_bytes(content)
+    return path
+
+
+def content_of(kind: str) -> bytes:
+    """RECORDS as other programs write them."""
+    if kind == ".jsonl":
+        lines = [json.dumps({"text": text, "id": 1}, ensure_ascii=number % 2) for number, text in enumerate(RECORDS)]
+        return "\n".join([*lines, '{"text": null}']).encode()
+    if kind == ".csv":
+        file = io.StringIO(newline="")
+        csv.writer(file).writerows([["id", "text"], *([str(number), text] for number, text in enumerate(RECORDS))])
+        return file.getvalue().encode()
+    file = io.BytesIO()
+    table = pa.table({"id": range(len(RECORDS) + 1), "text": [*RECORDS, None]})
+    pq.write_table(table, file, row_group_size=3)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet"])
+def test_records_are_read_as_they_were_written(tmp_path: Path, kind: str, ending: str) -> None:
+    packed(tmp_path / f"a{kind}{ending}", content_of(kind))
+    dataset = Text(source=str(tmp_path))
+    assert [text for text in dataset.all_documents() if text] == [text for text in RECORDS if text]
+    assert all_of(dataset) == sorted(text for text in RECORDS if text)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_a_long_file_comes_in_pieces_that_are_its_text_and_is_cut_at_its_tail(tmp_path: Path, ending: str) -> None:
+    path = packed(tmp_path / f"a.txt{ending}", LONG.encode())
+    (train,), (val,) = (list(Text(source=str(path)).documents(split)) for split in ("train", "val"))
+    cut = int(len(LONG) * 0.9)
+    for document, expected in ((train, LONG[:cut]), (val, LONG[cut:]), (train, LONG[:cut])):
+        pieces = list(document)
+        assert max(map(len, pieces)) <= 1 << 20
+        assert "".join(pieces) == expected
+
+
+def test_the_tail_of_a_long_file_is_found_without_reading_what_is_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = packed(tmp_path / "a.txt", LONG.encode())
+    read: list[int] = []
+    opened = TextFile.opened
+
+    @contextmanager
+    def counting(self: TextFile) -> Iterator[Any]:
+        with opened(self) as file:
+            yield Counted(file)
+
+    class Counted:
+        def __init__(self, file: Any) -> None:
+            self.seekable, self.seek, self._read = file.seekable, file.seek, file.read
+
+        def read(self, size: int) -> bytes:
+            found = self._read(size)
+            read.append(len(found) if size == PIECE_BYTES else 0)  # others look whether it is long
+            return found
+
+    monkeypatch.setattr(TextFile, "opened", counting)
+    text = "".join(piece for _, document in Text(source=str(path)).assigned() for piece in document)
+    assert text == LONG
+    assert 2 * path.stat().st_size <= sum(read) < 2.3 * path.stat().st_size
+
+
+def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
+    for name, content in {
+        "a.txt": "short",
+        "b.txt": LONG,
+        "c.jsonl": '{"text": "line"}\n',
+        "d.csv": "text\nrow\n",
+        "e.txt": "",
+    }.items():
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+    found = ["".join(document) for document in Text(source=str(tmp_path)).all_documents()]
+    assert found == ["short", LONG, "line", "row"]
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("cut_short", [False, True])
+def test_a_bad_byte_far_inside_is_named_by_line_and_offset(tmp_path: Path, ending: str, cut_short: bool) -> None:
+    good = LONG.encode()
+    line = good.count(b"\n") + 1
+    path = packed(tmp_path / f"a.txt{ending}", b"\xef\xbb\xbf" + good + (b"ab\xe2\x98" if cut_short else b"ab\xff\n"))
+    where = f"offset {3 + len(good) + 2}{' of the decompressed text' if ending else ''}"
+    byte = "0xe2" if cut_short else "0xff"
+    assert refusal(Text(source=str(path))).startswith(f"{path}:{line}: not UTF-8: byte {byte} at {where}; save the")
+
+
+def test_bad_bytes_are_replaced_where_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a\xffb")
+    (tmp_path / "b.txt").write_bytes(LONG.encode() + b"\xe2\x98")
+    (tmp_path / "c.jsonl").write_bytes(b'{"text": "c\xff"}\n{"text": "\\ud83d|\\ud83d\\ude00"}')
+    (tmp_path / "d.csv").write_bytes(b"text\nd\xff\n")
+    column = pa.Array.from_buffers(pa.string(), 2, pa.array([b"e\xff", None], pa.binary()).buffers())
+    pq.write_table(pa.table({"text": column}), tmp_path / "e.parquet")
+    dataset = Text(source=str(tmp_path), errors="replace")
+    bad = "\ufffd"
+    found = ["".join(document) for document in dataset.all_documents()]
+    assert found == [f"a{bad}b", LONG + bad, f"c{bad}", f"{bad}|\U0001f600", f"d{bad}", f"e{bad}", ""]
+    message = refusal(Text(source=str(tmp_path / "e.parquet")))
+    assert message == f"{tmp_path / 'e.parquet'}: not UTF-8: byte 0xff in rows 0 to 1 of 'text'"
+
+
+def test_a_bad_line_among_records_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "\xc3\xa9"}\n{"text": "\xe9"}\n')
+    assert refusal(Text(source=str(tmp_path))).startswith(
+        f"{tmp_path / 'a.jsonl'}:2: not UTF-8: byte 0xe9 at offset 25;"
+    )
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"text": "half \\udc00"}\n')
+    told = f"{tmp_path / 'a.jsonl'}:2: no Unicode text: '\\udc00' at character 5 of 'text'"
+    assert refusal(Text(source=str(tmp_path))).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("id,content\n1,x\n", "1: dataset.field: no column 'text'. Allowed: content, id."),
+        ("id,txt\n1,x\n", "1: dataset.field: no column 'text'; did you mean 'txt'? Allowed: id, txt."),
+        ('id,text\n1,"two\nlines"\n2\n', "4: 1 fields; 'text' is number 2"),
+        ('id,text\n1,"x" y\n', "2: not CSV: ',' expected after '\"'"),
+        ('id,text\n1,"never closed\n', "2: not CSV: unexpected end of data"),
+    ],
+)
+def test_a_csv_that_is_wrong_is_named_by_its_line(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    assert refusal(Text(source=str(tmp_path))) == f"{tmp_path / 'a.csv'}:{told}"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+def test_an_empty_file_holds_no_document(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    (tmp_path / "z.txt").write_text("full")
+    assert list(Text(source=str(tmp_path)).all_documents()) == ["full"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
+    ids=str,
+)
+def test_a_parquet_column_of_strings_of_any_kind_is_text(tmp_path: Path, kind: pa.DataType) -> None:
+    column = pa.array(["one", None, "two", "one"]).cast(kind)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    assert list(Text(source=str(tmp_path)).all_documents()) == ["one", "", "two", "one"]
+
+
+def test_a_parquet_column_that_is_no_text_is_named_with_its_type(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"txt": ["a"], "id": [1], "tags": [["a"]]}), path)
+    told = "dataset.field: no column 'text'; did you mean 'txt'? Allowed: id, tags, txt."
+    assert refusal(Text(source=str(path))) == f"{path}: {told}"
+    told = "dataset.field: column 'id' holds int64, no strings; columns of strings: txt"
+    assert refusal(Text(source=str(path), field="id")) == f"{path}: {told}"
+    assert "column 'tags' holds list<" in refusal(Text(source=str(path), field="tags"))
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.txt.gz", "a.jsonl.zst", "a.parquet.gz"])
+@pytest.mark.parametrize("damage", ["empty", "cut short", "something else"])
+def test_a_damaged_file_is_named_in_one_sentence(tmp_path: Path, name: str, damage: str) -> None:
+    path = tmp_path / name
+    noise = random.Random(0).randbytes(50_000)
+    table = io.BytesIO()
+    pq.write_table(pa.table({"text": [noise.hex()]}), table)
+    packed(path, table.getvalue() if "parquet" in name else noise.hex().encode())
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"empty": b"", "cut short": whole[: len(whole) * 3 // 4], "something else": b"hello " * 99}[damage]
+    )
+    message = refusal(Text(source=str(tmp_path)))
+    assert message.startswith(f"{path}: ")
+    assert re.search("damaged|is empty", message)
+    assert "\n" not in message
+
+
+def test_the_size_of_the_text_is_told_where_it_can_be(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.txt": "\u2603" * 5, "b.jsonl": '{"text": "x"}\n', "c.csv": "text\nx\n"})
+    assert Text(source=str(tmp_path)).text_bytes() == 15 + 14 + 7
+    table = pa.table({"text": [f"{number:0100}" for number in range(1000)], "id": ["x" * 1000] * 1000})
+    pq.write_table(table, tmp_path / "d.parquet", use_dictionary=False)
+    assert Text(source=str(tmp_path / "d.parquet")).text_bytes() == pytest.approx(100_000, rel=0.05)
+    packed(tmp_path / "e.txt.gz", b"text")
+    assert Text(source=str(tmp_path)).text_bytes() is None
 
 
 # --- text: how it is split --------------------------------------------------------------------------------------
@@ -206,6 +420,8 @@ def test_all_that_decides_the_documents_is_in_the_fingerprint(tmp_path: Path) ->
         Text(source=a),
         Text(source=a, field="title"),
         Text(source=a, val_fraction=0.2),
+        Text(source=a, test_fraction=0.2),
+        Text(source=a, errors="replace"),
         Text(source=str(tmp_path / "a.txt")),
         Text(source=(a, b)),
         Text(source=(b, a)),
@@ -340,3 +556,32 @@ def test_the_fingerprint_of_the_library_is_stable_and_tells_the_split() -> None:
 def test_a_python_without_sources_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     assert f"this Python has no library sources in {tmp_path}" in refusal(PythonStdlib())
+
+
+# --- what holds for all of them ---------------------------------------------------------------------------------
+
+
+class TestText(DatasetConformance):
+    @pytest.fixture(autouse=True)
+    def _sources(self, tmp_path: Path) -> None:
+        packed(tmp_path / "a.jsonl.gz", content_of(".jsonl"))
+        write_files(tmp_path, {"b.txt": "text", "c.txt": LONG, "d.csv": "text\n" + "\n".join(MANY)})
+        type(self).component = Text(source=str(tmp_path), val_fraction=0.2, test_fraction=0.1)
+
+
+class TestASingleLongText(DatasetConformance):
+    @pytest.fixture(autouse=True)
+    def _sources(self, tmp_path: Path) -> None:
+        write_files(tmp_path, {"a.txt": LONG})
+        type(self).component = Text(source=str(tmp_path))
+
+
+class TestShakespeare(DatasetConformance):
+    @pytest.fixture(autouse=True)
+    def _sources(self, tmp_path: Path) -> None:
+        write_files(tmp_path, {"a.txt": "\n".join(MANY)})
+        type(self).component = Shakespeare(source=str(tmp_path / "a.txt"))
+
+
+class TestPythonStdlib(DatasetConformance):
+    component = PythonStdlib()

@@ -130,7 +130,7 @@ class InPieces:
 
 @pytest.mark.parametrize("document", ["one two three four", InPieces("one t", "", "wo th", "ree four")])
 def test_a_long_document_is_cut_where_its_encoder_allows(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "JOB_CHARACTERS", 6)
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 6)
     found = list(cut_up(document, AfterSpaces()))
     assert "".join(text for text, _ in found) == "one two three four"
     assert [ends for _, ends in found] == [False] * (len(found) - 1) + [True]
@@ -139,7 +139,7 @@ def test_a_long_document_is_cut_where_its_encoder_allows(document: Document, mon
 
 
 def test_a_document_that_nowhere_may_be_cut_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "JOB_CHARACTERS", 6)
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 6)
     looked = []
 
     class Nowhere(ByteEncoder):
@@ -153,6 +153,7 @@ def test_a_document_that_nowhere_may_be_cut_stays_whole(monkeypatch: pytest.Monk
 
 def test_jobs_hold_every_document_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutting, "JOB_CHARACTERS", 10)
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 10)
     train = ("first", "", "second and longer than a job", "third", "", "last")
     found: dict[str, list[str]] = {"train": [""], "val": [""]}
     empty = 0
@@ -179,6 +180,7 @@ def test_a_split_that_the_dataset_does_not_have_is_named() -> None:
 @pytest.mark.parametrize("size", [3, 1000])
 def test_documents_that_two_splits_share_are_counted(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutting, "JOB_CHARACTERS", size)
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", size)
     watch = Watch(True, 100)
     dataset = Fixed(train=("one two", "both of us", "both", "both of us", "three"), val=("both of us", "val", "val"))
     list(jobs(dataset, AfterSpaces(), watch))

@@ -19,6 +19,10 @@ LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__p
 class PythonStdlib(Dataset):
     val_bytes: int = Field(130_000, ge=1, description="size of the validation split, nearly")
 
+    @property
+    def brings_splits(self) -> bool:
+        return False
+
     def documents(self, split: str) -> Iterator[str]:
         for path in self._files(split):
             yield path.read_bytes().decode("utf-8")
@@ -29,6 +33,9 @@ class PythonStdlib(Dataset):
             for text in self.documents(split):
                 hashed.update(hashlib.sha256(text.encode()).digest())
         return hashed.hexdigest()
+
+    def text_bytes(self) -> int:
+        return sum(size for _, size in distinct_sources(Path(sysconfig.get_path("stdlib"))))
 
     def _files(self, split: str) -> list[Path]:
         """Files in the order of a hash of their names, so that neither split is one corner of the library."""

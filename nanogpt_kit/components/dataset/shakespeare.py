@@ -22,6 +22,10 @@ TRAIN_SHARE = 0.9  # of the characters, as in nanoGPT's data/shakespeare_char/pr
 class Shakespeare(Dataset):
     source: str | None = Field(None, description="a copy of the file; left out: downloaded once and checked")
 
+    @property
+    def brings_splits(self) -> bool:
+        return False
+
     def documents(self, split: str) -> Iterator[str]:
         text = read_text(Path(self.source) if self.source else downloaded())
         cut = int(len(text) * TRAIN_SHARE)

@@ -1,0 +1,74 @@
+"""Any dataset of the Hugging Face hub, or local files in its formats, through the `datasets` library.
+
+It is streamed unless told otherwise, since its text is needed once: what is kept are tokens, and a copy of the text
+would take several times their room. A line of a .txt is a document here, as the library has it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Self
+
+from nanogpt_kit.api import Dataset, Divided, Document, Field, HubText, fault, model_validator
+
+
+class HuggingFace(Divided):
+    source: str = Field(min_length=1, description="a name on the hub, or a local file, folder or glob")
+    config: str | None = Field(None, min_length=1, description="subset of a dataset that has several")
+    train: str = Field("train", min_length=1, description="split of the source to train on")
+    val: str | None = Field(
+        None, min_length=1, description="split of the source that validates; left out: a share of train"
+    )
+    test: str | None = Field(
+        None, min_length=1, description="split of the source to test on, beside a val; left out: none"
+    )
+    field: str = Field("text", min_length=1, description="the column that holds the text")
+    revision: str | None = Field(
+        None, min_length=1, description="branch, tag or commit on the hub; left out: its newest"
+    )
+    streaming: bool = Field(True, description="whether to read while tokenizing; false: download and convert all first")
+
+    @model_validator(mode="after")
+    def _splits_are_named_or_cut(self) -> Self:
+        if self.test and not self.val:
+            raise fault("test", "needs a val split beside it; or leave it out and set test_fraction")
+        if self.val and self.test_fraction:
+            raise fault("test_fraction", f"should be 0 where val names a split ({self.val!r}); name one with test, too")
+        for option, name, others in (("val", self.val, [self.train]), ("test", self.test, [self.train, self.val])):
+            if name and name in others:
+                raise fault(option, f"should be a split of its own, and {name!r} is named twice")
+        return self
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._names()) if self.val else super().splits
+
+    @property
+    def brings_splits(self) -> bool:
+        return self.val is not None
+
+    def all_documents(self) -> Iterator[Document]:
+        return self._text().texts(self.train)
+
+    def documents(self, split: str) -> Iterator[Document]:
+        return self._text().texts(self._names()[split]) if self.val else super().documents(split)
+
+    def assigned(self) -> Iterator[tuple[str, Document]]:
+        return Dataset.assigned(self) if self.val else super().assigned()
+
+    def fingerprint(self) -> str:
+        shares = [] if self.val else [self.val_fraction, self.test_fraction]
+        return sha256(json.dumps([self._text().identity(), self._names(), shares]).encode()).hexdigest()
+
+    def text_bytes(self) -> int | None:
+        return self._text().text_bytes(self._names().values())
+
+    def _names(self) -> dict[str, str]:
+        """Ours to theirs, of those that are read."""
+        names = {"train": self.train, "val": self.val, "test": self.test}
+        return {split: name for split, name in names.items() if name}
+
+    def _text(self) -> HubText:
+        return HubText(self.source, self.config, self.revision, self.field, self.streaming)

@@ -1,0 +1,207 @@
+"""Token files of others, written here as their formats have it: nanoGPT's, llm.c's, modded-nanogpt's."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanogpt_kit.api import KitError
+from nanogpt_kit.components.dataset.token_files import PIECE, TokenFiles
+from nanogpt_kit.testing.dataset import DatasetConformance
+
+GPT2, LLAMA3 = (20240520, 1), (20240801, 7)
+
+
+def raw(path: Path, tokens: list[int], code: str = "H") -> Path:
+    path.write_bytes(struct.pack(f"<{len(tokens)}{code}", *tokens))
+    return path
+
+
+def shard(path: Path, tokens: list[int], kind: tuple[int, int] = GPT2, count: int | None = None) -> Path:
+    """256 int32, then the tokens; see llm.c's write_datafile."""
+    count = len(tokens) if count is None else count
+    header = array("i", [*kind, count, *[0] * 253])
+    body = array("I" if kind == LLAMA3 else "H", tokens)
+    path.write_bytes(header.tobytes() + body.tobytes())
+    return path
+
+
+def meta(folder: Path, letters: str, **more: Any) -> None:
+    """As nanoGPT's data/shakespeare_char/prepare.py has it."""
+    by_id = dict(enumerate(letters))
+    values = {"vocab_size": len(letters), "itos": by_id, "stoi": {letter: at for at, letter in by_id.items()}, **more}
+    (folder / "meta.pkl").write_bytes(pickle.dumps(values))
+
+
+def tokens_of(folder: Path, split: str, **options: Any) -> list[int]:
+    pieces = list(TokenFiles(source=str(folder), **options).tokens(split))
+    return np.concatenate(pieces).tolist()
+
+
+def refusal(folder: Path, split: str = "train", **options: Any) -> str:
+    with pytest.raises(KitError) as caught:
+        tokens_of(folder, split, **options)
+    return str(caught.value)
+
+
+def test_nanogpts_files_are_nothing_but_tokens(tmp_path: Path) -> None:
+    raw(tmp_path / "train.bin", [0, 50256, 65535, 3])
+    raw(tmp_path / "val.bin", [7])
+    assert tokens_of(tmp_path, "train") == [0, 50256, 65535, 3]
+    assert tokens_of(tmp_path, "val") == [7]
+    assert TokenFiles(source=str(tmp_path)).vocabulary() is None
+
+
+def test_files_without_a_header_may_hold_wider_tokens(tmp_path: Path) -> None:
+    raw(tmp_path / "train.bin", [1, 128_255, 2**31], "I")
+    assert tokens_of(tmp_path, "train", dtype="uint32") == [1, 128_255, 2**31]
+
+
+def test_shards_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for number in (2, 10, 1):
+        shard(tmp_path / f"fineweb_train_{number:06d}.bin", [number, 50256])
+    shard(tmp_path / "fineweb_val_000000.bin", [4, 5, 6])
+    (tmp_path / "fineweb_train_000001.txt").write_text("no")
+    assert tokens_of(tmp_path, "train") == [1, 50256, 2, 50256, 10, 50256]
+    assert tokens_of(tmp_path, "val") == [4, 5, 6]
+
+
+def test_llama_3s_shards_hold_wider_tokens(tmp_path: Path) -> None:
+    shard(tmp_path / "tiny_shakespeare_train.bin", [128_000, 5], LLAMA3)
+    (piece,) = TokenFiles(source=str(tmp_path)).tokens("train")
+    assert piece.dtype == np.uint32
+    assert piece.tolist() == [128_000, 5]
+
+
+def test_a_large_file_comes_in_pieces(tmp_path: Path) -> None:
+    tokens = (np.arange(2 * PIECE + 5) % 50_000).tolist()
+    shard(tmp_path / "train.bin", tokens)
+    pieces = list(TokenFiles(source=str(tmp_path)).tokens("train"))
+    assert [len(piece) for piece in pieces] == [PIECE, PIECE, 5]
+    assert np.concatenate(pieces).tolist() == tokens
+
+
+@pytest.mark.parametrize("kind", [GPT2, LLAMA3, (20240522, 1)])
+def test_tokens_that_begin_like_a_header_are_tokens(tmp_path: Path, kind: tuple[int, int]) -> None:
+    """Only zeros after them would be a header."""
+    tokens = [*struct.unpack("<4H", struct.pack("<2i", *kind)), *range(600)]
+    raw(tmp_path / "train.bin", tokens)
+    assert tokens_of(tmp_path, "train") == tokens
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 511, 512, 513])
+def test_files_of_any_length_without_a_header_are_read(tmp_path: Path, count: int) -> None:
+    raw(tmp_path / "train.bin", [0] * count)
+    assert tokens_of(tmp_path, "train") == [0] * count
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.touch(), " is empty"),
+        (lambda path: path.write_bytes(b"\1\2\3"), ": 3 bytes are no whole number of uint16 tokens; is it cut short?"),
+        (lambda path: shard(path, [1, 2, 3], count=4), ": its header says 4 tokens, but there are 3; is it cut short?"),
+        (lambda path: shard(path, [1, 2], count=1), ": its header says 1 tokens, but there are 2; is it cut short?"),
+        (
+            lambda path: path.write_bytes(shard(path, [1, 2]).read_bytes()[:-1]),
+            ": its header says 2 tokens, but there are 1.5; is it cut short?",
+        ),
+        (
+            lambda path: path.write_bytes(shard(path, [1, 2]).read_bytes()[:100]),
+            ": its header says 2 tokens, but there are 0; is it cut short?",
+        ),
+        (
+            lambda path: shard(path, [1], (20240520, 2)),
+            (
+                " is of a kind that is not known: magic 20240520 version 2; "
+                "known are 20240520 version 1 and 20240801 version 7"
+            ),
+        ),
+        (lambda path: shard(path, [1], (20240522, 1)), " is of a kind that is not known: magic 20240522 version 1;"),
+    ],
+)
+def test_a_file_that_does_not_add_up_is_named(tmp_path: Path, make: Callable[[Path], object], told: str) -> None:
+    shard(tmp_path / "a_train.bin", [1])
+    make(tmp_path / "b_train.bin")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'b_train.bin'}{told}")
+
+
+def test_files_may_be_named_by_option(tmp_path: Path) -> None:
+    for name, token in {"a.bin": 1, "b1.dat": 2, "b2.dat": 3}.items():
+        raw(tmp_path / name, [token])
+    options = {"train": "b*.dat", "val": "a.bin"}
+    assert tokens_of(tmp_path, "train", **options) == [2, 3]
+    assert tokens_of(tmp_path, "val", **options) == [1]
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    raw(tmp_path / "train.bin", [1])
+    raw(tmp_path / "interval.bin", [1])
+    assert f"dataset.val: {str(tmp_path)!r} has no .bin files with 'val' in their names" in refusal(tmp_path, "val")
+    assert f"dataset.val: {str(tmp_path)!r} has no files that match 'v*'" in refusal(tmp_path, "val", val="v*")
+    assert "is no folder" in refusal(tmp_path / "none")
+    raw(tmp_path / "train_val.bin", [1])
+    message = refusal(tmp_path)
+    assert message == f"{tmp_path / 'train_val.bin'}: its name says train and val; set dataset.train and dataset.val"
+
+
+def test_asked_for_text_it_says_which_tokenizer_to_name(tmp_path: Path) -> None:
+    with pytest.raises(KitError, match=r'holds tokens, not text; name the tokenizer .* tokenizer\.use = "gpt2"'):
+        TokenFiles(source=str(tmp_path)).documents("train")
+
+
+def test_the_characters_of_a_meta_pkl_are_its_vocabulary(tmp_path: Path) -> None:
+    meta(tmp_path, "\n !ab\u2603")
+    assert TokenFiles(source=str(tmp_path)).vocabulary() == {"characters": "\n !ab\u2603"}
+
+
+class Harm:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("harm"),))
+
+
+def test_a_meta_pkl_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    meta(tmp_path, "ab", more=Harm())
+    with pytest.raises(KitError, match=r"meta\.pkl is no meta\.pkl of nanoGPT's character-level data: it names"):
+        TokenFiles(source=str(tmp_path)).vocabulary()
+    assert not Path("harm").exists()
+
+
+def test_the_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
+    def fingerprint(name: str, **options: Any) -> str:
+        return TokenFiles(source=str(tmp_path / name), **options).fingerprint()
+
+    for name, train, val in (("a", [1, 2], [3]), ("b", [1, 2], [3]), ("c", [1, 3], [3]), ("d", [3], [1, 2])):
+        (tmp_path / name).mkdir()
+        raw(tmp_path / name / "train.bin", train)
+        raw(tmp_path / name / "val.bin", val)
+    assert fingerprint("a") == fingerprint("b")
+    found = {fingerprint(name) for name in "acd"} | {fingerprint("a", dtype="uint32")}
+    meta(tmp_path / "b", "xyz!")
+    assert len(found | {fingerprint("b")}) == 5
+
+
+class TestShards(DatasetConformance):
+    @pytest.fixture(autouse=True)
+    def _sources(self, tmp_path: Path) -> None:
+        shard(tmp_path / "a_train_1.bin", [1, 2])
+        shard(tmp_path / "a_train_2.bin", [3])
+        shard(tmp_path / "a_val.bin", [5], LLAMA3)
+        type(self).component = TokenFiles(source=str(tmp_path))
+
+
+class TestCharacters(DatasetConformance):
+    @pytest.fixture(autouse=True)
+    def _sources(self, tmp_path: Path) -> None:
+        raw(tmp_path / "train.bin", [1, 0])
+        raw(tmp_path / "val.bin", [1])
+        meta(tmp_path, "ab")
+        type(self).component = TokenFiles(source=str(tmp_path))

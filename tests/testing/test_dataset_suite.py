@@ -1,0 +1,128 @@
+"""The suite for datasets fails where one is broken: each break is seen by the test beside it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanogpt_kit.api import Dataset, Document, Field
+from nanogpt_kit.testing.dataset import DatasetConformance
+
+TEXTS = {"train": ["one", "two", "three", "four"], "val": ["five", "six"]}
+
+
+class Pieces:
+    def __iter__(self) -> Iterator[str]:
+        yield from ("a long ", "document")
+
+
+class Good(Dataset):
+    """Sound text."""
+
+    how: str = Field("", description="of what is wrong")
+
+    @property
+    def brings_splits(self) -> bool:
+        return False
+
+    def documents(self, split: str) -> Iterator[Document]:
+        yield from TEXTS[split]
+        if split == "train":
+            yield Pieces()
+
+    def fingerprint(self) -> str:
+        return "f"
+
+
+class Broken(Good):
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "validation") if self.how == "a split is misnamed" else super().splits
+
+    def documents(self, split: str) -> Iterator[Any]:
+        found = list(super().documents("train" if split == "validation" else split))
+        if self.how == "another order each time":
+            random.Random().shuffle(found)
+            found.append(str(random.random()))
+        if self.how == "a split is empty" and split == "val":
+            found = [""]
+        if self.how == "a document is bytes":
+            found.append([b"bytes"])
+        if self.how == "a document is used up":
+            found.append(iter(["once"]))
+        if self.how == "half a surrogate pair":
+            found.append("a\udc00b")
+        if self.how == "validates what it trained on" and split == "val":
+            found.append("three")
+        yield from found
+
+    def assigned(self) -> Iterator[tuple[str, Document]]:
+        found = list(super().assigned())
+        yield from found[:-1] if self.how == "one is not assigned" else found
+
+    def fingerprint(self) -> Any:
+        if self.how == "a fingerprint by chance":
+            return str(random.random())
+        return 3 if self.how == "a fingerprint that is a number" else "f"
+
+    def text_bytes(self) -> Any:
+        return 0.5 if self.how == "half a byte" else None
+
+
+class BrokenTokens(Broken):
+    def tokens(self, split: str) -> Iterator[np.ndarray]:
+        kind = np.float32 if self.how == "tokens are fractions" else np.int32
+        ids = np.arange(8, dtype=kind)
+        if self.how == "a token below zero":
+            ids[3] = -1
+        if self.how == "tokens by chance":
+            ids = np.random.default_rng().integers(0, 10**6, 8)
+        if self.how == "tokens in rows":
+            ids = ids.reshape(2, 4)
+        return iter([ids[:0] if self.how == "no tokens" and split == "val" else ids])
+
+    def vocabulary(self) -> Mapping[str, Any] | None:
+        return {"characters": {1, 2}} if self.how == "a vocabulary that is a set" else {"characters": "ab"}
+
+
+CAUGHT: dict[str, str] = {
+    "a split is misnamed": "test_train_and_val_are_among_its_splits",
+    "another order each time": "test_each_pass_gives_the_same",
+    "a split is empty": "test_every_split_has_something",
+    "a document is bytes": "test_documents_are_strings_or_can_be_gone_through_again",
+    "a document is used up": "test_documents_are_strings_or_can_be_gone_through_again",
+    "half a surrogate pair": "test_all_text_is_unicode",
+    "validates what it trained on": "test_no_text_is_in_two_splits",
+    "one is not assigned": "test_assigned_documents_are_those_of_the_splits",
+    "a fingerprint by chance": "test_the_fingerprint_is_a_stable_hash",
+    "a fingerprint that is a number": "test_the_fingerprint_is_a_stable_hash",
+    "half a byte": "test_the_size_of_its_text_is_a_number_or_not_known",
+}
+TOKENS_CAUGHT = {
+    "tokens are fractions": "test_tokens_are_whole_numbers_in_flat_pieces",
+    "a token below zero": "test_tokens_are_whole_numbers_in_flat_pieces",
+    "tokens in rows": "test_tokens_are_whole_numbers_in_flat_pieces",
+    "tokens by chance": "test_each_pass_gives_the_same",
+    "no tokens": "test_every_split_has_something",
+    "a vocabulary that is a set": "test_a_vocabulary_can_be_written_down",
+}
+
+
+def suite(component: Dataset) -> Any:
+    """Outside the registry, so it is written down by hand."""
+    written = {"use": "broken", **dict(component)}
+    return type("Suite", (DatasetConformance,), {"component": component, "written": lambda _: written})()
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "test"),
+    [(Broken, *case) for case in CAUGHT.items()] + [(BrokenTokens, *case) for case in TOKENS_CAUGHT.items()],
+)
+def test_a_broken_dataset_is_caught(kind: type[Dataset], how: str, test: str) -> None:
+    getattr(suite(kind(how="")), test)()
+    with pytest.raises((AssertionError, TypeError)):
+        getattr(suite(kind(how=how)), test)()
