@@ -23,6 +23,7 @@ from nanogpt_kit.components.tokenizer.char import Char
 from nanogpt_kit.components.tokenizer.gpt2 import GPT2
 from nanogpt_kit.components.tokenizer.huggingface import USUAL_ENDS, HuggingFace
 from nanogpt_kit.components.tokenizer.tiktoken import VOCAB_SIZES, Tiktoken
+from nanogpt_kit.core import bpe as bpe_module
 from nanogpt_kit.core.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
 from nanogpt_kit.core.registry import OURS, Registry
 from nanogpt_kit.testing.tokenizer import SPECIAL, STRANGE, TokenizerConformance
@@ -418,6 +419,43 @@ def test_without_its_vocabulary_an_encoding_says_what_to_do(name: str, made: str
     )
     assert f"tokenizer.file=<a copy of {file}>" in answer.stdout
     assert "tokenizer.use=byte" in answer.stdout
+
+
+# --- text of ASCII alone, which takes a shorter way -----------------------------------------------------------
+
+
+ascii_text = st.lists(
+    st.one_of(
+        st.text(st.characters(max_codepoint=127), max_size=4),
+        st.sampled_from(
+            ["'s", "'T", "'ll", "'VE", "  ", "\r\n", "\n\n", "\x1c", "\x0b", "HELLO", "Ab", "1234", "_", EOT, " the"]
+        ),
+    ),
+    max_size=15,
+).map("".join)
+
+
+@pytest.mark.parametrize("pattern", [R50K, CL100K, O200K], ids=["r50k", "cl100k", "o200k"])
+def test_ascii_text_has_the_ids_of_tiktoken(pattern: str, oracle: tiktoken.Encoding) -> None:
+    encoder = BPEEncoder.of(pattern, {EOT: 50_256}, {oracle.decode_single_token_bytes(n): n for n in range(50_256)})
+
+    @given(ascii_text)
+    def check(text: str) -> None:
+        assert text.isascii()
+        assert ids_of(encoder, text) == encoder.encoding.encode_ordinary(text)
+
+    check()
+
+
+def test_pieces_are_remembered_within_bounds(gpt2: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(gpt2, BPEEncoder)
+    monkeypatch.setattr(bpe_module, "MOST_KEPT", 20)
+    monkeypatch.setattr(gpt2.encoding, "encode_to_numpy", None)  # the longer way
+    text = " ".join(f"{'a' * n}b" for n in range(200))
+    for _ in range(3):
+        assert gpt2.decode(ids_of(gpt2, text)) == text
+        assert len(gpt2._known) <= 2 * 64  # of the last batch, the short ones
+    assert all(len(piece) <= 64 for piece in gpt2._known)
 
 
 # --- where a text may be cut ------------------------------------------------------------------------------------
