@@ -50,7 +50,8 @@ def show_stats(prepared: Prepared) -> None:
     splits = prepared.splits
     click.echo(f"{'':42}" + "".join(f"{split:>18}" for split in splits))
     for key, words in STATS.items():
-        click.echo(f"{words:42}" + "".join(f"{values.get(key, 0):>18,}" for values in splits.values()))
+        shown = [f"{values[key]:,}" if key in values else "-" for values in splits.values()]
+        click.echo(f"{words:42}" + "".join(f"{value:>18}" for value in shown))
     per_token = [values["bytes"] / max(1, values["tokens"]) for values in splits.values()]
     click.echo(f"{'bytes a token':42}" + "".join(f"{value:>18.3f}" for value in per_token))
     click.echo(f"a vocabulary of {prepared.encoder.vocab_size:,} tokens, kept as {prepared.manifest['dtype']}")

@@ -157,14 +157,24 @@ class BPEEncoder(Encoder):
 
     def _encode(self, text: str) -> np.ndarray:
         if self._split is None or not text.isascii():
-            return self.encoding.encode_to_numpy(text, disallowed_special=())
+            try:
+                return self.encoding.encode_to_numpy(text, disallowed_special=())
+            except ValueError as error:  # its engine of regular expressions gives up on a million spaces in a row
+                longest = max(map(len, re.findall(r"\s+", text)), default=0)
+                told = f"a text of {len(text):,} characters, {longest:,} of white space in a row, cannot be split"
+                raise KitError(f"{told}: {error}; take such runs out of it") from None
         return np.frombuffer(b"".join(map(self._known.__getitem__, self._split(text))), dtype=self._known.dtype)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return b"".join(map(self._bytes.__getitem__, ids.tolist() if isinstance(ids, np.ndarray) else ids))
 
     def cut(self, text: str) -> int:
-        found = BORDER.match(text) if self._state["pattern"] in (R50K, CL100K, O200K) else None
+        return self.border(text) if self._state["pattern"] in (R50K, CL100K, O200K) else 0
+
+    @staticmethod
+    def border(text: str) -> int:
+        """The last place where none of the three patterns has a piece that goes on; 0 where there is none."""
+        found = BORDER.match(text)
         return found.end() if found else 0
 
     def state(self) -> dict[str, Any]:

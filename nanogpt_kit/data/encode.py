@@ -147,7 +147,9 @@ class Workers:
         return self.pool.submit(self._encode, job)
 
     def _start(self, process: subprocess.Popen[bytes], recipe: dict[str, Any]) -> None:
-        self._ask(process, recipe)
+        answer = self._ask(process, recipe)
+        if answer != "ready":
+            raise failure(*answer)
         self.idle.put(process)
 
     def _encode(self, job: Job) -> Encoded:
@@ -158,8 +160,7 @@ class Workers:
             self.idle.put(process)  # a dead one, too: who waits for it must hear of it
         if isinstance(answer, Encoded):
             return answer
-        kind, message = answer
-        raise KitError(message) if kind == "KitError" else RunFailed(f"the tokenizer failed: {kind}: {message}")
+        raise failure(*answer)
 
     def _ask(self, process: subprocess.Popen[bytes], question: Any) -> Any:
         try:
@@ -167,9 +168,13 @@ class Workers:
             return receive(process.stdout)
         except (EOFError, OSError):
             code = process.wait()
-            raise RunFailed(
-                f"a process that tokenizes has ended, with exit code {code}; is there memory left?"
-            ) from None
+            hint = "; is there memory left?" if code == -9 else ""
+            raise RunFailed(f"a process that tokenizes has ended, with exit code {code}{hint}") from None
+
+
+def failure(kind: str, message: str) -> Exception:
+    """What went wrong in another process."""
+    return KitError(message) if kind == "KitError" else RunFailed(f"the tokenizer failed: {kind}: {message}")
 
 
 def environment() -> dict[str, str]:

@@ -87,10 +87,10 @@ def slices(document: Document) -> Iterator[str]:
 class Watch:
     """What is noticed while the text goes by: where splits share documents, and how validation begins."""
 
-    def __init__(self, brings_splits: bool, reference_bytes: int) -> None:
+    def __init__(self, splits: tuple[str, ...], brings_splits: bool, reference_bytes: int) -> None:
         self.reference_bytes = reference_bytes
         self.val = bytearray()  # the first `reference_bytes` of its text
-        self.duplicates: dict[str, int] = {}  # documents of a split that are in one before it, too
+        self.duplicates = dict.fromkeys(splits, 0)  # documents of a split that are in one before it, too
         self._compares = brings_splits
         self._known: dict[bytes, str] = {}  # of the splits but train: 8 bytes of a document's hash -> its split
         self._hashed = hashlib.sha256()
@@ -109,4 +109,4 @@ class Watch:
         if before is None and split != "train":
             self._known[digest] = split
         elif before is not None and before != split:
-            self.duplicates[split] = self.duplicates.get(split, 0) + 1
+            self.duplicates[split] += 1

@@ -24,8 +24,9 @@ from nanogpt_kit.data.jobs import Job, Watch, jobs
 from nanogpt_kit.data.manifest import VERSION, Prepared, check_block_size, tokenizer_identity, tokenizer_record
 from nanogpt_kit.data.progress import Progress
 from nanogpt_kit.data.vocabulary import make_encoder, taken_from
-from nanogpt_kit.data.write import Writer, check_room
+from nanogpt_kit.data.write import JOURNAL, Writer, check_room
 from nanogpt_kit.runs.files import check_writable, own_folder, sync_folder, write_json
+from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock, held
 
 logger = logging.getLogger(__name__)
@@ -37,12 +38,13 @@ def data_root() -> Path:
     return Path(os.environ.get("NANOGPT_KIT_DATA") or "data")
 
 
-def prepare(experiment: Experiment, workers: int | None = None) -> Prepared:
+def prepare(experiment: Experiment, workers: int | None = None, resumed: RunFolder | None = None) -> Prepared:
     """The experiment's text as tokens: found where it was prepared before, else made now, by a process on each core.
 
-    Raises KitError for text or tokens that are not right; then nothing is left behind.
+    `resumed` is the run that goes on with them. Raises KitError for text or tokens that are not right; then nothing is
+    left behind.
     """
-    taken = taken_from(experiment)
+    taken = taken_from(experiment, resumed)
     identity = describe(experiment, taken)
     name = f"{identity['dataset']['use']}-{identity['tokenizer']['use']}".replace("/", "-")
     path = data_root() / f"{name}-{digest(identity)[:12]}"
@@ -85,8 +87,12 @@ def build(
     """Makes the folder `path` whole, or not at all; what a kill or a full disk left of it is gone on with."""
     partial = path.with_name(f".{path.name}.{platform.node()}")
     partial.mkdir(exist_ok=True)
+    went_on = (partial / JOURNAL).exists()
     try:
-        fill(experiment, identity, partial, taken, workers)
+        if not (partial / "manifest.json").exists():
+            fill(experiment, identity, partial, taken, workers)
+        for left in (partial / JOURNAL, *partial.glob(".*")):
+            left.unlink(missing_ok=True)
         partial.rename(path)
         sync_folder(path.parent)
     except OSError as error:
@@ -99,14 +105,16 @@ def build(
     except KeyboardInterrupt:
         logger.info("stopped before %s was whole%s", path, kept(partial))
         raise
-    except BaseException:
+    except BaseException as error:
+        if went_on and isinstance(error, KitError):  # no network, no room: not the fault of what is there already
+            raise KitError(f"{error}{kept(partial)}") from error
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
 def kept(partial: Path) -> str:
     """Leaves what is worth it, and says so."""
-    if not (partial / "progress.json").exists():
+    if not (partial / JOURNAL).exists():
         shutil.rmtree(partial, ignore_errors=True)
         return ""
     size = sum(file.stat().st_size for file in partial.iterdir())
@@ -132,8 +140,11 @@ def fill(
         splits["val"]["references"] = references.result()
     for split, count in duplicates.items():
         splits[split]["duplicates"] = count
-        logger.warning("%d documents of %s are in a smaller split, too", count, split)
+        if count:
+            logger.warning("%d documents of %s are in a smaller split, too", count, split)
     check_block_size({split: values["tokens"] for split, values in splits.items()}, experiment.model.block_size)
+    if dataset.fingerprint() != identity["dataset"]["fingerprint"]:
+        raise KitError("the text has changed while it was read; prepare it again")
     manifest = {
         **identity,
         "tokenizer": tokenizer_record(experiment, encoder),
@@ -153,7 +164,7 @@ def tokenize(
     """Encodes what `writer` has not yet. Returns what compressors need, and how many documents are in two splits."""
     dataset = experiment.dataset
     total = dataset.text_bytes()
-    watch = Watch(dataset.brings_splits, REFERENCE_BYTES)
+    watch = Watch(dataset.splits, dataset.brings_splits, REFERENCE_BYTES)
     references: Future[dict[str, float]] | None = None
     with Progress(total) as progress:
         todo = remaining(jobs(dataset, encoder, watch), writer.done, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
@@ -12,20 +13,23 @@ from nanogpt_kit.core.kinds import Dataset, Encoder, TextContext, Tokenizer
 from nanogpt_kit.core.kinds.divided import pieces
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import read_json
+from nanogpt_kit.runs.folder import RunFolder
 
 
-def taken_from(experiment: Experiment) -> dict[str, Any] | None:
+def taken_from(experiment: Experiment, resumed: RunFolder | None = None) -> dict[str, Any] | None:
     """The state of the tokenizer that the experiment takes from a run; None where it takes none.
 
-    Raises KitError where there is no such run, or where it has another tokenizer.
+    A run that is resumed has it in its own checkpoints, whatever became of the other one. Raises KitError where there
+    is no such run, or where it has another tokenizer.
     """
     name = experiment.tokenizer.from_run
     if name is None:
         return None
     use = experiment.entry_of(experiment.tokenizer).name
     try:
-        folder = runs.find(name)
-        kept = sorted(folder.checkpoints.glob("step-*/tokenizer.json"))
+        kept = resumed and kept_tokenizers(resumed)
+        folder = resumed if resumed and kept else runs.find(name)
+        kept = kept or kept_tokenizers(folder)
         if not kept:
             raise KitError(f"{folder} has no checkpoint yet")
         record = read_json(kept[-1])
@@ -36,6 +40,10 @@ def taken_from(experiment: Experiment) -> dict[str, Any] | None:
         raise KitError(*(Fault(one.message, "tokenizer.from_run", place) for one in error.faults)) from None
     state: dict[str, Any] = record["state"]
     return state
+
+
+def kept_tokenizers(folder: RunFolder) -> list[Path]:
+    return sorted(folder.checkpoints.glob("step-*/tokenizer.json"))
 
 
 def make_encoder(tokenizer: Tokenizer, dataset: Dataset, taken: Mapping[str, Any] | None = None) -> Encoder:

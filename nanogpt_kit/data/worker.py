@@ -32,7 +32,12 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a tokenizer prints must not end up between the answers
     with suppress(EOFError, BrokenPipeError):
-        encoder = make(receive(sys.stdin.buffer))
+        recipe = receive(sys.stdin.buffer)
+        try:
+            encoder = make(recipe)
+        except Exception as error:  # of a plugin's code, perhaps
+            send(answers, (type(error).__name__, f"it cannot be restored: {error}"))
+            return
         send(answers, "ready")
         while True:
             job = receive(sys.stdin.buffer)

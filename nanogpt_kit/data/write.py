@@ -20,6 +20,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.data.encode import Encoded
 from nanogpt_kit.runs.files import read_json, write_atomically
 
+JOURNAL = "progress.json"
 SHARD_BYTES = 64_000_000  # of text: what a kill can cost, two seconds of BPE on two cores
 IN_HAND = 4  # jobs that may wait for the disk, so that memory is bounded
 SPARE_BYTES = 50_000_000  # of disk that is left to others
@@ -74,7 +75,7 @@ class Writer:
 
     def __init__(self, folder: Path, splits: tuple[str, ...]) -> None:
         self.folder = folder
-        self.journal = folder / "progress.json"
+        self.journal = folder / JOURNAL
         before: dict[str, Any] = read_json(self.journal) if self.journal.exists() else {"jobs": 0, "splits": {}}
         self.done: int = before["jobs"]
         self.jobs = self.done
@@ -141,13 +142,12 @@ class Writer:
         self.saving = self.saver.submit(sync)
 
     def finish(self) -> dict[str, dict[str, Any]]:
-        """Entries of the manifest; the files are whole and on disk then."""
+        """Entries of the manifest; the files are whole and on disk then, and so is the journal."""
         for written in self.writing:
             written.result()
         self.save()
         assert self.saving is not None, "it was just begun"
         self.saving.result()
-        self.journal.unlink()
         entries = {}
         for name, split in self.splits.items():
             split.close()

@@ -48,7 +48,7 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
     check_parts(experiment)
     runs.check_runs_root(experiment.name)
     start = WarmStart.find(experiment, resumed, trust_code)
-    data = prepare(experiment)
+    data = prepare(experiment, resumed=resumed)
     if experiment.sample.num_samples:
         encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
     facts = data_facts(data)

@@ -157,7 +157,7 @@ def test_jobs_hold_every_document_in_order(monkeypatch: pytest.MonkeyPatch) -> N
     train = ("first", "", "second and longer than a job", "third", "", "last")
     found: dict[str, list[str]] = {"train": [""], "val": [""]}
     empty = 0
-    for job in jobs(Fixed(train=train), AfterSpaces(), Watch(True, 100)):
+    for job in jobs(Fixed(train=train), AfterSpaces(), Watch(("train", "val"), True, 100)):
         empty += job.empty
         for number, (text, begins, ends) in enumerate(zip(job.texts, job.begins, job.ends, strict=True)):
             assert begins == (not found[job.split][-1])
@@ -174,22 +174,22 @@ def test_a_split_that_the_dataset_does_not_have_is_named() -> None:
             yield "validation", "text"
 
     with pytest.raises(KitError, match=r"gave a document to 'validation'; its splits are train, val"):
-        list(jobs(Astray(train=()), ByteEncoder(), Watch(True, 100)))
+        list(jobs(Astray(train=()), ByteEncoder(), Watch(("train", "val"), True, 100)))
 
 
 @pytest.mark.parametrize("size", [3, 1000])
 def test_documents_that_two_splits_share_are_counted(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutting, "JOB_CHARACTERS", size)
     monkeypatch.setattr(cutting, "PIECE_CHARACTERS", size)
-    watch = Watch(True, 100)
+    watch = Watch(("train", "val"), True, 100)
     dataset = Fixed(train=("one two", "both of us", "both", "both of us", "three"), val=("both of us", "val", "val"))
     list(jobs(dataset, AfterSpaces(), watch))
-    assert watch.duplicates == {"train": 2}
+    assert watch.duplicates == {"train": 2, "val": 0}
     assert watch.val == b"both of usvalval"
 
 
 def test_the_beginning_of_validation_is_kept_in_bytes() -> None:
-    watch = Watch(False, 5)
+    watch = Watch(("train", "val"), False, 5)
     list(jobs(Fixed(train=("x",), val=("a\u2603", "bcd")), ByteEncoder(), watch))
     assert watch.val == "a\u2603b".encode()
 
@@ -279,7 +279,6 @@ def test_a_writer_counts_what_it_writes(tmp_path: Path) -> None:
     expected = {"tokens": 10, "bytes": 10, "documents": 3, "empty": 3, "unknown": 2, "longest": 6}
     assert {key: found["train"][key] for key in expected} == expected
     assert found["val"]["longest"] == 1
-    assert not (tmp_path / "progress.json").exists()
 
 
 def test_a_writer_goes_on_after_the_last_whole_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,3 +461,82 @@ def test_a_waiting_preparation_says_so(
 def test_encoders_are_light_or_heavy() -> None:
     assert Encoder.heavy
     assert not ByteEncoder.heavy
+
+
+def test_what_an_earlier_preparation_left_survives_a_mistake_of_this_one(
+    tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = words(tiny, tmp_path)
+    save, saved = Writer.save, []
+
+    def full(self: Writer) -> None:
+        if len(saved) == 3:
+            raise OSError(28, "No space left on device")
+        saved.append(self.jobs)
+        save(self)
+
+    monkeypatch.setattr(Writer, "save", full)
+    with pytest.raises(KitError, match="the same command goes on"):
+        prepare(experiment, workers=1)
+    monkeypatch.setattr(Writer, "save", save)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(KitError, match=r"0\.00 GB are free .*; 0 MB stay in .*, and the same command goes on"):
+            prepare(experiment, workers=1)
+    assert list(data_root().glob(".*/progress.json"))
+    prepared = prepare(experiment, workers=1)
+    names = {"manifest.json", "train.bin", "train.documents.bin", "val.bin", "val.documents.bin"}
+    assert {path.name for path in prepared.path.iterdir()} == names
+
+
+def test_a_whole_preparation_that_was_not_renamed_yet_is_taken(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = words(tiny, tmp_path)
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(experiment, workers=1)
+    monkeypatch.setattr(Path, "rename", rename)
+    prepare(experiment, workers=1)
+
+
+def test_text_that_changes_while_it_is_read_is_refused(tiny: Path, tmp_path: Path, text_file: Path) -> None:
+    experiment = Experiment.load(tiny)
+    documents = type(experiment.dataset).assigned
+
+    def changed(self: Dataset) -> Iterator[tuple[str, Document]]:
+        yield from documents(self)
+        text_file.write_text(text_file.read_text(encoding="utf-8") + "more", encoding="utf-8")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(experiment.dataset), "assigned", changed)
+        with pytest.raises(KitError, match="the text has changed while it was read; prepare it again"):
+            prepare(experiment)
+    assert not data_root().exists()
+
+
+def test_a_tokenizer_that_cannot_be_restored_is_told(tiny: Path, tmp_path: Path, small: None) -> None:
+    experiment = words(tiny, tmp_path, "tokenizer.seconds=0.05", count=4000)
+    (tmp_path / "words.py").write_text(
+        WORDS.replace(
+            "def restore(self, state):",
+            "def restore(self, state):\n        if sys.argv[0].endswith('worker.py'): raise ValueError('no state')",
+        )
+    )
+    with pytest.raises((RunFailed, KitError), match=r"cannot be restored: no state|would hide|is not"):
+        prepare(experiment, workers=2)
+
+
+def test_empty_documents_are_counted(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "lines.jsonl").write_text(
+        '{"text": ""}\n{"text": "one or two words"}\n{"text": null}\n{"text": "another one"}\n' * 20
+    )
+    prepared = prepare(
+        Experiment.load(
+            tiny, [f"dataset.source={tmp_path / 'lines.jsonl'}", "model.block_size=4", "train.batch_tokens=8"]
+        )
+    )
+    assert sum(values["empty"] for values in prepared.splits.values()) == 40
+    assert sum(values["documents"] for values in prepared.splits.values()) == 40

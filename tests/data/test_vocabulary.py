@@ -161,3 +161,16 @@ def test_a_tokenizer_file_is_known_by_its_contents(tiny: Path, tmp_path: Path) -
     assert prepare(Experiment.load(tiny, [copy, "model.block_size=1"])).path == first
     written("one.json", "b")
     assert prepare(Experiment.load(tiny, [one, "model.block_size=1"])).path != first
+
+
+def test_a_resumed_run_needs_the_other_run_no_more(tiny: Path, other_text: str) -> None:
+    import shutil
+
+    source = session.run(Experiment.load(tiny, QUICK))
+    options = [*QUICK, other_text, "name=tuned", "tokenizer.from_run=tiny", "schedule={use='constant'}"]
+    session.run(Experiment.load(tiny, options))
+    shutil.rmtree(source.path)
+    longer = Experiment.load(tiny, [*options, "train.steps=4"])
+    assert session.run(longer, resume="").status()["step"] == 4
+    with pytest.raises(KitError, match=r"tokenizer\.from_run"):
+        session.run(Experiment.load(tiny, [*options, "name=fresh"]))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Self
 
-from nanogpt_kit.api import Dataset, Divided, Document, Field, HubText, fault, model_validator
+from nanogpt_kit.api import Dataset, Divided, Document, Field, HubText, KitError, fault, model_validator
 
 
 class HuggingFace(Divided):
@@ -59,6 +60,11 @@ class HuggingFace(Divided):
         return Dataset.assigned(self) if self.val else super().assigned()
 
     def fingerprint(self) -> str:
+        local = Path(self.source)
+        if self.revision and local.exists():
+            raise KitError(f"dataset.revision: {self.source!r} is here, and not on the hub; leave it out")
+        if self.config and local.is_file():
+            raise KitError(f"dataset.config: {self.source!r} is a file and has no subsets; leave it out")
         shares = [] if self.val else [self.val_fraction, self.test_fraction]
         return sha256(json.dumps([self._text().identity(), self._names(), shares]).encode()).hexdigest()
 

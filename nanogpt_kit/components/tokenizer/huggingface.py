@@ -70,6 +70,7 @@ class HuggingFaceEncoder(Encoder):
             added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
             raise KitError(f"{place}: it has no token {self.eot!r} for tokenizer.eot{nearest(self.eot, added)}")
         self.json = text
+        self.cuttable = cuttable(json.loads(text))
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
         self.eot_id = None if self.eot is None else vocabulary[self.eot]
         self._read(json.loads(text), vocabulary)
@@ -134,8 +135,18 @@ class HuggingFaceEncoder(Encoder):
     def unknown(self, text: str, ids: np.ndarray) -> int:
         return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
 
+    def cut(self, text: str) -> int:
+        return BPEEncoder.border(text) if self.cuttable else 0
+
     def state(self) -> dict[str, Any]:
         return {"json": self.json, "eot": self.eot}
+
+
+def cuttable(parts: dict[str, Any]) -> bool:
+    """Whether text is split as GPT-2's is, and by nothing else."""
+    split = parts.get("pre_tokenizer") or {}
+    plain = parts.get("normalizer") is None and not split.get("add_prefix_space", True)
+    return bool(plain and split.get("type") == "ByteLevel" and split.get("use_regex", True))
 
 
 def sentencepiece(token: str) -> bytes:

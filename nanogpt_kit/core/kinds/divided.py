@@ -59,7 +59,7 @@ class Divided(Dataset):
         return False
 
     def documents(self, split: str) -> Iterator[Document]:
-        return (document for own, document in self.assigned() if own == split)
+        return (document for own, document in self.assigned() if own == split and not is_empty(document))
 
     def assigned(self) -> Iterator[tuple[str, Document]]:
         single, few = self._looked_over()
@@ -67,9 +67,11 @@ class Divided(Dataset):
             yield from self._cut(single)
             return
         for document in self.all_documents():
-            if not is_empty(document):
-                digest = digest_of(document)
-                yield (few[digest] if few else self._split_at(place(digest))), document
+            if is_empty(document):
+                yield "train", document  # to be counted
+                continue
+            digest = digest_of(document)
+            yield (few[digest] if few else self._split_at(place(digest))), document
 
     def _split_at(self, place: float) -> str:
         if place < self.val_fraction:
