@@ -30,7 +30,7 @@ def prepare(experiment: str, overrides: tuple[str, ...], stats: bool, workers: i
     if stats:
         show_stats(prepared)
     for name, bits in prepared.references.items():
-        click.echo(f"{name} needs {bits:.3f} bits a byte on val", err=not stats)
+        click.echo(f"{name} needs {bits:.3f} bits a byte on val")
     click.echo(str(prepared.path))
 
 

@@ -159,6 +159,8 @@ class BPEEncoder(Encoder):
         if self._split is None or not text.isascii():
             try:
                 return self.encoding.encode_to_numpy(text, disallowed_special=())
+            except UnicodeEncodeError:
+                raise
             except ValueError as error:  # its engine of regular expressions gives up on a million spaces in a row
                 longest = max(map(len, re.findall(r"\s+", text)), default=0)
                 told = f"a text of {len(text):,} characters, {longest:,} of white space in a row, cannot be split"
