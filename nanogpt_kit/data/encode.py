@@ -49,9 +49,8 @@ def encode(job: Job, encoder: Encoder) -> Encoded:
     check_ids(arrays, encoder, job)
     end = np.array([encoder.eot_id] if has_ends else [], dtype)
     parts = [part for ids, ends in zip(arrays, job.ends, strict=True) for part in ((ids, end) if ends else (ids,))]
-    ids = np.concatenate(
-        [np.array([], dtype), *parts], dtype=dtype, casting="unsafe"
-    )  # all of them fit, as was checked
+    parts.insert(0, np.array([], dtype))  # there may be none
+    ids = np.concatenate(parts, dtype=dtype, casting="unsafe")  # all of them fit, as was checked
     lengths = np.fromiter(map(len, arrays), np.int64, len(arrays)) + np.array(job.ends, dtype=bool) * len(end)
     places = np.cumsum(lengths) - lengths
     unknown = 0

@@ -1,4 +1,4 @@
-"""From documents to jobs: about a megabyte of text each, long documents in pieces, always cut alike."""
+"""From documents to jobs: about half a megabyte of text each, long documents in pieces, always cut alike."""
 
 from __future__ import annotations
 
