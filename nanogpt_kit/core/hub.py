@@ -13,7 +13,8 @@ from typing import Any
 from nanogpt_kit.core.contents import content_hash
 from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.kinds.text import Document
-from nanogpt_kit.core.text_files import CODECS, ENDINGS, TextFile, check_text_column, matching, parquet_texts, texts_of
+from nanogpt_kit.core.parquet import check_text_column, parquet_texts, texts_of
+from nanogpt_kit.core.text_files import CODECS, ENDINGS, TextFile, matching
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ BUILDERS = {
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 CONVERTED = "refs/convert/parquet"  # a branch that the hub makes itself: <config>/<split>/0000.parquet
 NETWORK = ("httpx", "httpx2", "requests", "urllib3", "aiohttp", "huggingface_hub")  # whose errors are of the network
+DESCRIBES = ("name", "version", "description", "data_dir", "data_files")  # options of a builder, not of its reader
 BATCH_ROWS = 256
 BUFFER_BYTES = 8 << 20  # of a remote file, fetched at once
 PATIENCE_SECONDS = 10  # for the hub's first answer
@@ -108,7 +110,8 @@ class HubText:
             allowed, has = ", ".join(BUILDERS), ", ".join(sorted(ending or "none" for ending in endings))
             raise KitError(f"dataset.source: {self.source!r} should have one ending of {allowed}; it has {has}")
         kind = BUILDERS[endings.pop()]
-        return load_dataset_builder(kind, data_files={"train": [str(path) for path in files]})
+        as_text = {} if kind != "csv" or self.streaming else {"keep_default_na": False}  # NA may be a word
+        return load_dataset_builder(kind, data_files={"train": [str(path) for path in files]}, **as_text)
 
     def _texts(self, split: str) -> Iterator[Document]:
         builder = self._builder()
@@ -116,11 +119,14 @@ class HubText:
         known = [str(name) for name in files or builder.info.splits or ()]
         if known and split.isidentifier() and split not in known:
             raise KitError(f"{self.source!r} has no split {split!r}{nearest(split, known)}")
+        if self.streaming and not split.isidentifier():
+            raise KitError(f"{split!r} is a part of a split, which dataset.streaming = false can read, and true cannot")
         paths = list(files.get(split, ()))
-        if self.streaming and paths and all(path.endswith(".parquet") for path in paths):
-            # The library's own reader holds whole row groups, and its threads can abort the process when it ends.
+        if self.streaming and paths and all(map(read_here, paths)) and as_usual(builder.config):
+            # The library's own readers hold whole row groups, take NA for no text and do not say where a fault is;
+            # and their threads can abort the process when it ends.
             for path in paths:
-                yield from self._parquet(path)
+                yield from self._read(path)
             return
         if self.streaming:
             dataset = builder.as_streaming_dataset(split=split)
@@ -135,8 +141,8 @@ class HubText:
             check_text_column(table.schema, self.field, self.source)
             yield from texts_of(table[self.field])
 
-    def _parquet(self, path: str) -> Iterator[Document]:
-        """Here, or on the hub where it has a scheme."""
+    def _read(self, path: str) -> Iterator[Document]:
+        """A file here, or a .parquet on the hub where it has a scheme."""
         if "://" not in path:
             yield from TextFile(Path(path), self.field).documents()
             return
@@ -169,6 +175,17 @@ class HubText:
         if "config" in told.lower() and isinstance(error, ValueError):
             return KitError(f"{name} cannot be read: {told}; dataset.config names one")
         return KitError(f"{name} cannot be read: {told}")
+
+
+def read_here(path: str) -> bool:
+    """A line of a .txt is a document to the library, and not to us."""
+    return path.endswith(".parquet" if "://" in path else tuple(end for end in ENDINGS if not end.startswith(".txt")))
+
+
+def as_usual(config: Any) -> bool:
+    """Whether nothing in a dataset's own description says how its files are to be read."""
+    usual = vars(type(config)())
+    return all(value == usual.get(key) for key, value in vars(config).items() if key not in DESCRIBES)
 
 
 def ending_of(path: Path) -> str:

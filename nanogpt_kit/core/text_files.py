@@ -17,23 +17,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from nanogpt_kit.core.errors import Fault, KitError, nearest
 from nanogpt_kit.core.kinds.divided import LongDocument
 from nanogpt_kit.core.kinds.text import Document
+from nanogpt_kit.core.parquet import REMEDY, column_bytes, parquet_texts
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
     from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
 FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 ENDINGS = tuple(form + codec for form in FORMATS for codec in ("", *CODECS))
+PACKED = (".bz2", ".xz", ".zip", ".tar", ".tgz", ".7z", ".pdf", ".docx", ".epub", ".bin")
 
 PIECE_BYTES = 1 << 19  # of a long document
 LONG_BYTES = 8 << 20  # of a .txt that is read in pieces
-BATCH_ROWS = 1024  # of a parquet file, unless they are long
 JSON_TYPES = {int: "a number", float: "a number", bool: "a boolean", list: "a list", dict: "an object"}
 
 
@@ -61,6 +61,10 @@ def text_files(
         if not paths:
             raise KitError(f"dataset.source: {source!r} is no file, folder or glob match (from {Path.cwd()})")
         found += paths
+    for path in found:
+        if path.name.lower().endswith((*PACKED, ".json", ".arrow")):
+            remedy = "unpack or convert it" if path.name.lower().endswith(PACKED) else 'dataset.use = "huggingface" can'
+            raise KitError(f"dataset.source: {path} cannot be read as text; {remedy}")
     return [TextFile(path, field, errors) for path in dict.fromkeys(found)]
 
 
@@ -216,8 +220,7 @@ class TextFile:
         """`line` and `offset`: where the bytes that were to be decoded begin."""
         line += error.object[: error.start].count(b"\n")
         where = f"at offset {offset + error.start}{' of the decompressed text' if self.codec else ''}"
-        remedy = 'save the file as UTF-8, or set dataset.errors = "replace"'
-        return self._fault(f"not UTF-8: byte 0x{error.object[error.start]:02x} {where}; {remedy}", line)
+        return self._fault(f"not UTF-8: byte 0x{error.object[error.start]:02x} {where}; {REMEDY}", line)
 
     def _fault(self, message: str, line: int | None = None) -> KitError:
         return KitError(Fault(message, place=f"{self.path}:{line}" if line else str(self.path)))
@@ -277,52 +280,3 @@ def skip(file: IO[bytes], size: int) -> None:
         return
     while size and (skipped := len(file.read(min(size, PIECE_BYTES)))):
         size -= skipped
-
-
-def parquet_texts(file: ParquetFile, field: str, place: str, errors: str = "strict") -> Iterator[str]:
-    """A column of a parquet file, batch by batch. Raises KitError for what is no text, and pyarrow's own errors."""
-    check_text_column(file.schema_arrow, field, place)
-    rows = max(1, min(BATCH_ROWS, 4 * PIECE_BYTES * file.metadata.num_rows // max(1, column_bytes(file, field))))
-    done = 0
-    for batch in file.iter_batches(rows, columns=[field], use_threads=False):
-        try:
-            yield from texts_of(batch.column(0), errors)
-        except UnicodeDecodeError as error:
-            where = f"in rows {done} to {done + len(batch) - 1} of {field!r}"
-            message = f"not UTF-8: byte 0x{error.object[error.start]:02x} {where}"
-            raise KitError(Fault(message, place=place)) from None
-        done += len(batch)
-
-
-def column_bytes(file: ParquetFile, field: str) -> int:
-    """Of its pages, unpacked: what is equal may be there once."""
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
-    return sum(int(column.total_uncompressed_size) for column in columns if column.path_in_schema == field)
-
-
-def check_text_column(schema: pa.Schema, field: str, place: str) -> None:
-    """Raises KitError where there is no such column, or none of strings."""
-    import pyarrow as pa
-
-    if field not in schema.names:
-        raise KitError(Fault(f"dataset.field: no column {field!r}{nearest(field, schema.names)}", place=place))
-    found = schema.field(field).type
-    held = found.value_type if pa.types.is_dictionary(found) else found
-    if held not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
-        texts = [name for name in schema.names if schema.field(name).type in (pa.string(), pa.large_string())]
-        hint = f"; columns of strings: {', '.join(texts)}" if texts else ""
-        raise KitError(Fault(f"dataset.field: column {field!r} holds {found}, no strings{hint}", place=place))
-
-
-def texts_of(column: Any, errors: str = "strict") -> list[str]:
-    """An arrow array or column of strings; null is empty. Raises UnicodeDecodeError: parquet may hold anything."""
-    import pyarrow as pa
-
-    try:
-        return [text or "" for text in column.to_pylist()]
-    except UnicodeDecodeError:
-        if errors == "strict":
-            raise
-        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        return [(raw or b"").decode("utf-8", errors) for raw in plain.cast(pa.large_binary()).to_pylist()]

@@ -27,6 +27,7 @@ from nanogpt_kit.components.dataset import shakespeare as shakespeare_module
 from nanogpt_kit.components.dataset.python_stdlib import PythonStdlib
 from nanogpt_kit.components.dataset.shakespeare import Shakespeare
 from nanogpt_kit.components.dataset.text import Text
+from nanogpt_kit.core.parquet import REMEDY
 from nanogpt_kit.core.text_files import PIECE_BYTES
 from nanogpt_kit.testing.dataset import DatasetConformance
 
@@ -152,8 +153,14 @@ def test_text_that_is_not_utf8_is_named_by_file_line_and_offset(tmp_path: Path) 
     path = tmp_path / "latin.txt"
     path.write_bytes(b"one\ntwo\nthr\xe9e\n")
     message = refusal(Text(source=str(path)))
-    remedy = 'save the file as UTF-8, or set dataset.errors = "replace"'
-    assert message == f"{path}:3: not UTF-8: byte 0xe9 at offset 11; {remedy}"
+    assert message == f"{path}:3: not UTF-8: byte 0xe9 at offset 11; {REMEDY}"
+
+
+@pytest.mark.parametrize(("name", "way"), [("a.json", 'dataset.use = "huggingface" can'), ("b.zip", "unpack or")])
+def test_a_file_of_another_kind_is_not_taken_for_text(tmp_path: Path, name: str, way: str) -> None:
+    (tmp_path / name).write_text('[{"text": "one"}]')
+    told = f"dataset.source: {tmp_path / name} cannot be read as text; {way}"
+    assert refusal(Text(source=str(tmp_path / name))).startswith(told)
 
 
 # --- text: its formats ------------------------------------------------------------------------------------------
@@ -258,7 +265,7 @@ def test_a_bad_byte_far_inside_is_named_by_line_and_offset(tmp_path: Path, endin
     path = packed(tmp_path / f"a.txt{ending}", b"\xef\xbb\xbf" + good + (b"ab\xe2\x98" if cut_short else b"ab\xff\n"))
     where = f"offset {3 + len(good) + 2}{' of the decompressed text' if ending else ''}"
     byte = "0xe2" if cut_short else "0xff"
-    assert refusal(Text(source=str(path))).startswith(f"{path}:{line}: not UTF-8: byte {byte} at {where}; save the")
+    assert refusal(Text(source=str(path))).startswith(f"{path}:{line}: not UTF-8: byte {byte} at {where}; save it")
 
 
 def test_bad_bytes_are_replaced_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -273,7 +280,7 @@ def test_bad_bytes_are_replaced_where_that_is_asked_for(tmp_path: Path) -> None:
     found = ["".join(document) for document in dataset.all_documents()]
     assert found == [f"a{bad}b", LONG + bad, f"c{bad}", f"{bad}|\U0001f600", f"d{bad}", f"e{bad}", ""]
     message = refusal(Text(source=str(tmp_path / "e.parquet")))
-    assert message == f"{tmp_path / 'e.parquet'}: not UTF-8: byte 0xff in rows 0 to 1 of 'text'"
+    assert message == f"{tmp_path / 'e.parquet'}: not UTF-8: byte 0xff at offset 1 of 'text' in row 0; {REMEDY}"
 
 
 def test_a_bad_line_among_records_is_named(tmp_path: Path) -> None:

@@ -134,10 +134,15 @@ def test_null_is_an_empty_document(tmp_path: Path, streaming: bool) -> None:
     assert sorted(text for _, text in dataset.assigned()) == ["", "", "one", "two"]  # empty ones are counted
 
 
-@both_ways
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the library's reader of .csv leaves it open
 @pytest.mark.filterwarnings("ignore:.*a.csv:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.csv", "a.arrow"])
+@pytest.mark.parametrize(
+    ("name", "streaming"),
+    [
+        *(("a.parquet", True), ("a.arrow", True)),
+        *((f"a.{form}", False) for form in ("parquet", "arrow", "jsonl", "csv")),
+    ],
+)
 def test_a_column_that_is_no_text_is_named_with_its_type(tmp_path: Path, name: str, streaming: bool) -> None:
     source = str(write(tmp_path / name, [*TEXTS]))
     message = refusal(HuggingFace(source=source, field="id", streaming=streaming))
@@ -145,6 +150,44 @@ def test_a_column_that_is_no_text_is_named_with_its_type(tmp_path: Path, name: s
     message = refusal(HuggingFace(source=source, field="txt", streaming=streaming))
     assert message == f"{source}: dataset.field: no column 'txt'; did you mean 'text'? Allowed: id, text."
     gc.collect()  # here, where its warning is expected
+
+
+def test_faults_in_local_lines_are_named_with_their_place(tmp_path: Path) -> None:
+    lines = write(tmp_path / "a.jsonl", [*TEXTS])
+    assert refusal(HuggingFace(source=str(lines), field="id")) == f"{lines}:1: no text under 'id', but a number"
+    lines.write_bytes(b'{"text": "caf\xe9"}\n')
+    assert refusal(HuggingFace(source=str(lines))).startswith(f"{lines}:1: not UTF-8: byte 0xe9 at offset 13; save it")
+    folder = write(tmp_path / "data" / "train.csv", [*TEXTS])
+    told = f"{folder}:1: dataset.field: no column 'txt'; did you mean 'text'?"
+    assert refusal(HuggingFace(source=str(folder.parent), field="txt")).startswith(told)
+
+
+def test_values_of_several_types_are_told_as_that(tmp_path: Path) -> None:
+    mixed = tmp_path / "a.json"
+    mixed.write_text('{"text": "a"}\n{"text": 7}\n')
+    told = f"{mixed}: dataset.field: column 'text' holds values of several types, no strings"
+    assert refusal(HuggingFace(source=str(mixed), streaming=False)) == told
+
+
+@both_ways
+def test_a_word_that_means_nothing_elsewhere_is_a_word(tmp_path: Path, streaming: bool) -> None:
+    source = str(write(tmp_path / "a.csv", ["NA", "null", "b"]))
+    assert list(HuggingFace(source=source, streaming=streaming).all_documents()) == ["NA", "null", "b"]
+
+
+def test_how_a_description_says_that_files_are_read_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("id\ttext\n1\ta, b\n")
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  sep: \"\\t\"\n---\n")
+    assert list(HuggingFace(source=str(tmp_path)).all_documents()) == ["a, b"]
+
+
+def test_a_part_of_a_split_is_read_whole_or_not_streamed(tmp_path: Path) -> None:
+    source = str(write(tmp_path / "a.parquet", [*TEXTS]))
+    parts = {"train": "train[:90%]", "val": "train[90%:]"}
+    told = "'train[90%:]' is a part of a split, which dataset.streaming = false can read, and true cannot"
+    assert refusal(HuggingFace(source=source, **parts)) == told
+    dataset = HuggingFace(source=source, streaming=False, **parts)
+    assert [list(dataset.documents(split)) for split in ("train", "val")] == [TEXTS[:630], TEXTS[630:]]
 
 
 @both_ways
