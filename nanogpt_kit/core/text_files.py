@@ -166,7 +166,7 @@ class TextFile:
                 with self.path.open("rb", buffering=PIECE_BYTES) as file:
                     yield file
                 return
-            import pyarrow as pa
+            import pyarrow as pa  # type: ignore[import-untyped]
 
             if self.path.stat().st_size == 0:
                 raise self._fault(f"is empty, and so no {self.codec} file")

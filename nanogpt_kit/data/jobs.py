@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ class Job:
     texts: list[str] = field(default_factory=list)
     ends: list[bool] = field(default_factory=list)  # whether each piece ends its document
     empty: int = 0  # documents without text that were passed over meanwhile
+    seen: int = 0  # checksum of all text up to this job
 
     @property
     def begins(self) -> list[bool]:
@@ -50,11 +52,14 @@ def jobs(dataset: Dataset, encoder: Encoder, watch: Watch) -> Iterator[Job]:
             watch.see(split, text, ends)
             sizes[split] += len(text)
             if sizes[split] >= JOB_CHARACTERS:
+                job.seen = watch.checksum
                 yield job
                 following = job.first + sum(job.ends)
                 job = waiting[split] = Job(split, following, opens=ends)
                 sizes[split] = 0
-    yield from waiting.values()  # perhaps without text, but with a count of empty documents
+    for job in waiting.values():  # perhaps without text, but with a count of empty documents
+        job.seen = watch.checksum
+        yield job
 
 
 def cut_up(document: Document, encoder: Encoder) -> Iterator[tuple[str, bool]]:
@@ -85,24 +90,38 @@ def slices(document: Document) -> Iterator[str]:
 
 
 class Watch:
-    """What is noticed while the text goes by: where splits share documents, and how validation begins."""
+    """What is noticed while a dataset goes by: where splits share documents, and how validation begins."""
 
     def __init__(self, splits: tuple[str, ...], brings_splits: bool, reference_bytes: int) -> None:
         self.reference_bytes = reference_bytes
         self.val = bytearray()  # the first `reference_bytes` of its text
         self.duplicates = dict.fromkeys(splits, 0)  # documents of a split that are in one before it, too
+        self.checksum = 0  # of all that was seen
         self._compares = brings_splits
         self._known: dict[bytes, str] = {}  # of the splits but train: 8 bytes of a document's hash -> its split
         self._hashed = hashlib.sha256()
+        self._size = 0  # of what is hashed
 
     def see(self, split: str, text: str, ends: bool) -> None:
-        if split == "val" and len(self.val) < self.reference_bytes:
-            self.val += text[: self.reference_bytes].encode("utf-8", "replace")[: self.reference_bytes - len(self.val)]
+        raw = text.encode("utf-8", "surrogatepass")
+        if split == "val":
+            self.see_validation(raw)
+        self.see_part(split, raw, ends)
+
+    def see_validation(self, raw: bytes) -> None:
+        """UTF-8 of the validation text, in pieces."""
+        self.val += raw[: self.reference_bytes - len(self.val)]
+
+    def see_part(self, split: str, raw: bytes, ends: bool) -> None:
+        """Bytes of a document, of its text or its tokens; with `ends`, its last."""
+        self.checksum = zlib.crc32(b"\0" if ends else b"", zlib.crc32(raw, self.checksum))
         if self._compares:
-            self._hashed.update(text.encode("utf-8", "surrogatepass"))
-            if ends:
+            self._hashed.update(raw)
+            self._size += len(raw)
+        if self._compares and ends:
+            if self._size:
                 self._compare(split, self._hashed.digest()[:8])
-                self._hashed = hashlib.sha256()
+            self._hashed, self._size = hashlib.sha256(), 0
 
     def _compare(self, split: str, digest: bytes) -> None:
         before = self._known.get(digest)

@@ -24,7 +24,7 @@ from nanogpt_kit.data.jobs import Job, Watch, jobs
 from nanogpt_kit.data.manifest import VERSION, Prepared, check_block_size, tokenizer_identity, tokenizer_record
 from nanogpt_kit.data.progress import Progress
 from nanogpt_kit.data.vocabulary import make_encoder, taken_from
-from nanogpt_kit.data.write import JOURNAL, Writer, check_room
+from nanogpt_kit.data.write import JOURNAL, Outdated, Writer, check_room
 from nanogpt_kit.runs.files import check_writable, own_folder, sync_folder, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock, held
@@ -88,9 +88,17 @@ def build(
     partial = path.with_name(f".{path.name}.{platform.node()}")
     partial.mkdir(exist_ok=True)
     went_on = (partial / JOURNAL).exists()
+    if not went_on:
+        tell_of_others(partial, path)
     try:
         if not (partial / "manifest.json").exists():
-            fill(experiment, identity, partial, taken, workers)
+            try:
+                fill(experiment, identity, partial, taken, workers)
+            except Outdated as error:  # a branch on the hub has moved, or a library learns otherwise
+                logger.warning("what an earlier preparation left was made of %s: beginning anew", error)
+                shutil.rmtree(partial)
+                partial.mkdir()
+                fill(experiment, identity, partial, taken, workers)
         for left in (partial / JOURNAL, *partial.glob(".*")):
             left.unlink(missing_ok=True)
         partial.rename(path)
@@ -112,13 +120,25 @@ def build(
         raise
 
 
+def tell_of_others(partial: Path, path: Path) -> None:
+    """What stays of preparations that were stopped, and that this one does not go on with."""
+    start = f".{path.name.rpartition('-')[0]}-"
+    others = [other for other in path.parent.glob(f"{start}*/") if other != partial and (other / JOURNAL).exists()]
+    if others:
+        size = f"{sum(map(size_of, others)) / 1e6:,.0f} MB stay of stopped preparations of other text or options"
+        logger.info("%s; to be removed: %s", size, ", ".join(map(str, others)))
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
 def kept(partial: Path) -> str:
     """Leaves what is worth it, and says so."""
     if not (partial / JOURNAL).exists():
         shutil.rmtree(partial, ignore_errors=True)
         return ""
-    size = sum(file.stat().st_size for file in partial.iterdir())
-    return f"; {size / 1e6:,.0f} MB stay in {partial}, and the same command goes on from there"
+    return f"; {size_of(partial) / 1e6:,.0f} MB stay in {partial}, and the same command goes on from there"
 
 
 def fill(
@@ -128,17 +148,19 @@ def fill(
     dataset = experiment.dataset
     logger.info("preparing %s as %s tokens", identity["dataset"]["use"], identity["tokenizer"]["use"])
     encoder = make_encoder(experiment.tokenizer, experiment.dataset, taken)
-    with Writer(folder, dataset.splits) as writer, ThreadPoolExecutor(1, "compress") as aside:
+    watch = Watch(dataset.splits, dataset.brings_splits, REFERENCE_BYTES)
+    fingerprint = digest(encoder.state())
+    with Writer(folder, dataset.splits, fingerprint) as writer, ThreadPoolExecutor(1, "compress") as aside:
         if writer.done:
             logger.info("going on where an earlier preparation was ended")
         if ready_made.has_tokens(dataset):
-            beginning = ready_made.copy(dataset, encoder, writer, REFERENCE_BYTES)
-            references, duplicates = aside.submit(compressed, beginning), dict[str, int]()
+            ready_made.copy(dataset, encoder, writer, watch)
+            references = aside.submit(compressed, bytes(watch.val))
         else:
-            references, duplicates = tokenize(experiment, encoder, writer, aside, workers)
+            references = tokenize(experiment, encoder, writer, watch, aside, workers)
         splits = writer.finish()
         splits["val"]["references"] = references.result()
-    for split, count in duplicates.items():
+    for split, count in watch.duplicates.items():
         splits[split]["duplicates"] = count
         if count:
             logger.warning("%d documents of %s are in a smaller split, too", count, split)
@@ -159,30 +181,29 @@ def fill(
 
 
 def tokenize(
-    experiment: Experiment, encoder: Encoder, writer: Writer, aside: ThreadPoolExecutor, workers: int
-) -> tuple[Future[dict[str, float]], dict[str, int]]:
-    """Encodes what `writer` has not yet. Returns what compressors need, and how many documents are in two splits."""
+    experiment: Experiment, encoder: Encoder, writer: Writer, watch: Watch, aside: ThreadPoolExecutor, workers: int
+) -> Future[dict[str, float]]:
+    """Encodes what `writer` has not yet. Returns what compressors need."""
     dataset = experiment.dataset
     total = dataset.text_bytes()
-    watch = Watch(dataset.splits, dataset.brings_splits, REFERENCE_BYTES)
     references: Future[dict[str, float]] | None = None
-    with Progress(total) as progress:
-        todo = remaining(jobs(dataset, encoder, watch), writer.done, progress)
+    with Progress(total, "tokenizing") as progress:
+        todo = remaining(jobs(dataset, encoder, watch), writer, progress)
         for number, (job, tokens) in enumerate(encoded(todo, encoder, experiment, total, workers)):
             if number == 0 and total and tokens.text_bytes:
                 per_byte = (tokens.ids.nbytes + tokens.begins.nbytes) / tokens.text_bytes
                 check_room(writer.folder, (total - progress.seen) * per_byte)
-            writer.add(job.split, tokens, job.empty)
+            writer.add(job.split, tokens, job.empty, job.seen)
             progress.add(tokens.text_bytes, worked=True)
             if references is None and len(watch.val) == REFERENCE_BYTES:
                 references = aside.submit(compressed, bytes(watch.val))
-    return references or aside.submit(compressed, bytes(watch.val)), watch.duplicates
+    return references or aside.submit(compressed, bytes(watch.val))
 
 
-def remaining(jobs: Iterator[Job], done: int, progress: Progress) -> Iterator[Job]:
-    """Without the first `done` jobs, which are on disk: their text is read again, and not tokenized."""
-    for number, job in enumerate(jobs):
-        if number < done:
+def remaining(jobs: Iterator[Job], writer: Writer, progress: Progress) -> Iterator[Job]:
+    """Without the first jobs, which are on disk: their text is read again, and not tokenized."""
+    for job in jobs:
+        if writer.skip(job.seen):
             progress.add(sum(len(text.encode("utf-8", "replace")) for text in job.texts), worked=False)
         else:
             yield job

@@ -13,15 +13,15 @@ EVERY_SECONDS = 10.0  # between plain lines
 
 
 class Progress:
-    """Of `total` bytes of text, where that is known."""
+    """Of `total` bytes, where that is known."""
 
-    def __init__(self, total: int | None) -> None:
+    def __init__(self, total: int | None, doing: str) -> None:
         import rich
 
-        self.total = total
+        self.total, self.doing = total, doing
         self.seen = self.done = 0
         self.began = self.told = time.monotonic()
-        self.bar = make_bar(total) if rich.get_console().is_terminal else None
+        self.bar = make_bar(total, doing) if rich.get_console().is_terminal else None
 
     def __enter__(self) -> Progress:
         if self.bar is not None:
@@ -32,17 +32,17 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def add(self, text_bytes: int, worked: bool) -> None:
-        """Text was tokenized, or, with `worked` False, found to be so already."""
-        self.seen += text_bytes
-        self.done += text_bytes if worked else 0
+    def add(self, size: int, worked: bool) -> None:
+        """Bytes were worked on, or, with `worked` False, found to be done already."""
+        self.seen += size
+        self.done += size if worked else 0
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=self.seen, told=self.speed(now))
         elif now - self.told >= EVERY_SECONDS:
             self.told = now
             of = f" of {self.total / 1e6:,.0f}" if self.total else ""
-            logger.info("%s%s MB tokenized, %s", f"{self.seen / 1e6:,.0f}", of, self.speed(now))
+            logger.info("%s: %s%s MB, %s", self.doing, f"{self.seen / 1e6:,.0f}", of, self.speed(now))
 
     def speed(self, now: float) -> str:
         """MB/s, and how long it will take."""
@@ -53,11 +53,11 @@ class Progress:
         return f"{rate / 1e6:.1f} MB/s, {left // 3600:.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f} left"
 
 
-def make_bar(total: int | None) -> Any:
+def make_bar(total: int | None, doing: str) -> Any:
     import rich
     from rich import progress
 
-    columns = (progress.TextColumn("tokenizing"), progress.BarColumn(), progress.DownloadColumn())
+    columns = (progress.TextColumn(doing), progress.BarColumn(), progress.DownloadColumn())
     bar = progress.Progress(*columns, progress.TextColumn("{task.fields[told]}"), console=rich.get_console())
-    bar.add_task("tokenize", total=total, told="")
+    bar.add_task(doing, total=total, told="")
     return bar

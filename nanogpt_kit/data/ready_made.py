@@ -2,40 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Dataset, Encoder
+from nanogpt_kit.core.kinds.text import train_last
 from nanogpt_kit.data.encode import Encoded, token_type
-from nanogpt_kit.data.write import Writer
+from nanogpt_kit.data.jobs import Watch
+from nanogpt_kit.data.progress import Progress
+from nanogpt_kit.data.write import Writer, check_room
 
 
 def has_tokens(dataset: Dataset) -> bool:
     return dataset.tokens("train") is not None
 
 
-def copy(dataset: Dataset, encoder: Encoder, writer: Writer, beginning: int) -> bytes:
-    """Returns the first `beginning` bytes of the validation text. Raises KitError for ids that no token has."""
-    sizes = np.array([len(encoder.decode_bytes([token])) for token in range(encoder.vocab_size)])  # bytes of each id
-    val = bytearray()
-    number = 0
-    for split in dataset.splits:
-        opens = True  # whether the next token begins a document
-        for ids in dataset.tokens(split) or ():
-            if not len(ids):
-                continue
-            if int(ids.max()) >= encoder.vocab_size:
-                raise KitError(
-                    f"{split} holds id {int(ids.max())}, but the tokenizer's vocabulary ends at "
-                    f"{encoder.vocab_size - 1}; name the tokenizer that made these tokens"
-                )
-            ends = ids == encoder.eot_id if encoder.eot_id is not None else np.zeros(len(ids), dtype=bool)
-            begins = np.flatnonzero(np.concatenate([[opens], ends[:-1]]))
-            opens = bool(ends[-1])
-            if split == "val" and len(val) < beginning:
-                val += encoder.decode_bytes(ids[:beginning].tolist())
-            if number >= writer.done:
-                text_bytes = int(sizes[ids].sum())
-                writer.add(split, Encoded(ids.astype(token_type(encoder)), begins, text_bytes, unknown=0))
-            number += 1
-    return bytes(val[:beginning])
+def copy(dataset: Dataset, encoder: Encoder, writer: Writer, watch: Watch) -> None:
+    """`watch` sees every token. Raises KitError for ids that no token has."""
+    width, count = token_type(encoder).itemsize, dataset.token_count()
+    lengths = np.array([len(encoder.decode_bytes([token])) for token in range(encoder.vocab_size)])  # bytes of each id
+    with Progress(count and count * width, "copying") as progress:
+        for split in train_last(dataset.splits):
+            opens = True  # whether the next token begins a document
+            for ids in checked(dataset, split, encoder):
+                ends = np.flatnonzero(ids == (-1 if encoder.eot_id is None else encoder.eot_id))
+                begins = np.concatenate([[0] * opens, ends + 1]).astype(np.int64)
+                opens = bool(len(ends) and ends[-1] == len(ids) - 1)
+                see(watch, split, ids, ends, encoder)
+                on_disk = writer.skip(watch.checksum)
+                if not on_disk:
+                    if count and not progress.done:
+                        check_room(writer.folder, count * width - progress.seen)
+                    tokens = Encoded(ids, begins[begins < len(ids)], text_bytes=int(lengths[ids].sum()), unknown=0)
+                    writer.add(split, tokens, seen=watch.checksum)
+                progress.add(ids.nbytes, worked=not on_disk)
+            if not opens:
+                watch.see_part(split, b"", ends=True)  # the last document, which no token ends
+
+
+def checked(dataset: Dataset, split: str, encoder: Encoder) -> Iterator[np.ndarray]:
+    """(n,) ids of the type on disk, n > 0."""
+    for ids in dataset.tokens(split) or ():
+        if not len(ids):
+            continue
+        wrong = [found for found in (int(ids.min()), int(ids.max())) if not 0 <= found < encoder.vocab_size]
+        if wrong:
+            raise KitError(
+                f"{split} holds id {wrong[-1]}, but the tokenizer's vocabulary ends at "
+                f"{encoder.vocab_size - 1}; name the tokenizer that made these tokens"
+            )
+        yield ids.astype(token_type(encoder))
+
+
+def see(watch: Watch, split: str, ids: np.ndarray, ends: np.ndarray, encoder: Encoder) -> None:
+    """`ends`: where in `ids` documents end."""
+    if split == "val" and len(watch.val) < watch.reference_bytes:
+        watch.see_validation(encoder.decode_bytes(ids[: watch.reference_bytes].tolist()))
+    for first, last in zip([0, *(ends + 1)], [*ends, len(ids)], strict=True):  # without the ends themselves
+        watch.see_part(split, ids[first:last].tobytes(), ends=last < len(ids))

@@ -22,8 +22,13 @@ from nanogpt_kit.runs.files import read_json, write_atomically
 
 JOURNAL = "progress.json"
 SHARD_BYTES = 64_000_000  # of text: what a kill can cost, two seconds of BPE on two cores
+FROM_ZERO: dict[str, Any] = {"jobs": 0, "seen": 0, "splits": {}}
 IN_HAND = 4  # jobs that may wait for the disk, so that memory is bounded
 SPARE_BYTES = 50_000_000  # of disk that is left to others
+
+
+class Outdated(Exception):
+    """What lies there is of other text, or of another vocabulary."""
 
 
 @dataclass
@@ -70,15 +75,21 @@ class Writer:
     """Takes encoded jobs in order. What lies in `folder` from a preparation that was killed is gone on with.
 
     `done` tells how many jobs are on disk already; they must not be added again. One thread writes and another makes
-    shards last, so that neither the processor nor the disk waits for the other.
+    shards last, so that neither the processor nor the disk waits for the other. Raises Outdated where what lies there
+    was made by another `encoder`, which is a fingerprint.
     """
 
-    def __init__(self, folder: Path, splits: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, splits: tuple[str, ...], encoder: str) -> None:
         self.folder = folder
+        self.encoder = encoder
         self.journal = folder / JOURNAL
-        before: dict[str, Any] = read_json(self.journal) if self.journal.exists() else {"jobs": 0, "splits": {}}
+        before = read_json(self.journal) if self.journal.exists() else {**FROM_ZERO, "encoder": encoder}
+        if before["encoder"] != encoder:
+            raise Outdated("another vocabulary")
         self.done: int = before["jobs"]
+        self.seen: int = before["seen"]  # checksum of all text up to the last job
         self.jobs = self.done
+        self.skipped = 0  # of those that are done, as the text is gone through again
         self.unsaved = 0  # bytes of text
         self.writing: deque[Future[None]] = deque()
         self.saving: Future[None] | None = None
@@ -108,17 +119,27 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stack.close()
 
-    def add(self, split: str, encoded: Encoded, empty: int = 0) -> None:
+    def skip(self, seen: int) -> bool:
+        """Whether the next job lies there already. `seen`: checksum of all text up to it. Raises Outdated."""
+        if self.skipped == self.done:
+            return False
+        self.skipped += 1
+        if self.skipped == self.done and seen != self.seen:
+            raise Outdated("other text")
+        return True
+
+    def add(self, split: str, encoded: Encoded, empty: int = 0, seen: int = 0) -> None:
         """Raises OSError, as on a full disk, perhaps of what was added before."""
         self.splits[split].sha256.update(encoded.ids.data)
-        self.writing.append(self.writer.submit(self._write, split, encoded, empty))
+        self.writing.append(self.writer.submit(self._write, split, encoded, empty, seen))
         while len(self.writing) > IN_HAND or (self.writing and self.writing[0].done()):
             self.writing.popleft().result()
 
-    def _write(self, split: str, encoded: Encoded, empty: int) -> None:
+    def _write(self, split: str, encoded: Encoded, empty: int, seen: int) -> None:
         self.splits[split].add(encoded)
         self.splits[split].counts.empty += empty
         self.jobs += 1
+        self.seen = seen
         self.unsaved += encoded.text_bytes
         if self.unsaved >= SHARD_BYTES and (self.saving is None or self.saving.done()):
             self.save()
@@ -131,7 +152,7 @@ class Writer:
         for file in files:
             file.flush()
         splits = {name: {**asdict(split.counts), "size": split.tokens.tell()} for name, split in self.splits.items()}
-        state = json.dumps({"jobs": self.jobs, "splits": splits})
+        state = json.dumps({"encoder": self.encoder, "jobs": self.jobs, "seen": self.seen, "splits": splits})
         self.unsaved = 0
 
         def sync() -> None:
@@ -145,6 +166,8 @@ class Writer:
         """Entries of the manifest; the files are whole and on disk then, and so is the journal."""
         for written in self.writing:
             written.result()
+        if self.skipped < self.done:
+            raise Outdated("other text")
         self.save()
         assert self.saving is not None, "it was just begun"
         self.saving.result()

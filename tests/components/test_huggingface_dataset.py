@@ -177,7 +177,7 @@ def test_a_word_that_means_nothing_elsewhere_is_a_word(tmp_path: Path, streaming
 
 def test_how_a_description_says_that_files_are_read_is_followed(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("id\ttext\n1\ta, b\n")
-    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  sep: \"\\t\"\n---\n")
+    (tmp_path / "README.md").write_text('---\nconfigs:\n- config_name: default\n  sep: "\\t"\n---\n')
     assert list(HuggingFace(source=str(tmp_path)).all_documents()) == ["a, b"]
 
 

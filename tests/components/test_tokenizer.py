@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from nanogpt_kit.components.tokenizer.bpe import BPE
 from nanogpt_kit.components.tokenizer.byte import Byte
 from nanogpt_kit.components.tokenizer.char import Char
 from nanogpt_kit.components.tokenizer.gpt2 import GPT2
-from nanogpt_kit.components.tokenizer.huggingface import USUAL_ENDS, HuggingFace
+from nanogpt_kit.components.tokenizer.huggingface import SPLITS, USUAL_ENDS, HuggingFace
 from nanogpt_kit.components.tokenizer.tiktoken import VOCAB_SIZES, Tiktoken
 from nanogpt_kit.core import bpe as bpe_module
 from nanogpt_kit.core.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
@@ -181,6 +181,29 @@ def words() -> hf.Tokenizer:
     )
 
 
+def llama3() -> hf.Tokenizer:
+    split = hf.pre_tokenizers.Split(hf.Regex(sorted(SPLITS, key=len)[-1]), "isolated")
+    return trained(
+        hf.models.BPE(),
+        hf.trainers.BpeTrainer(
+            vocab_size=400,
+            initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=["<|end_of_text|>"],
+            show_progress=False,
+        ),
+        pre_tokenizer=hf.pre_tokenizers.Sequence([split, hf.pre_tokenizers.ByteLevel(False, use_regex=False)]),
+        decoder=hf.decoders.ByteLevel(),
+    )
+
+
+def qwen2() -> hf.Tokenizer:
+    tokenizer = llama3()
+    tokenizer.normalizer = hf.normalizers.NFC()
+    split = hf.pre_tokenizers.Split(hf.Regex(min(SPLITS, key=len)), "isolated")
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.Sequence([split, hf.pre_tokenizers.ByteLevel(False, use_regex=False)])
+    return tokenizer
+
+
 def saved(tokenizer: hf.Tokenizer, folder: Path) -> str:
     path = folder / "tokenizer.json"
     tokenizer.save(str(path))
@@ -209,6 +232,15 @@ class TestHuggingFaceWordPiece(TestHuggingFace):
 
 class TestHuggingFaceWords(TestHuggingFace):
     make = staticmethod(words)
+    lossless = False
+
+
+class TestHuggingFaceLlama3(TestHuggingFace):
+    make = staticmethod(llama3)
+
+
+class TestHuggingFaceQwen2(TestHuggingFace):
+    make = staticmethod(qwen2)
     lossless = False
 
 
@@ -474,6 +506,27 @@ def test_a_cut_text_has_the_ids_of_the_whole(pattern: str, oracle: tiktoken.Enco
         assert ids_of(encoder, whole[:cut]) + ids_of(encoder, whole[cut:]) == ids_of(encoder, whole)
 
     check()
+
+
+@pytest.mark.parametrize("make", [byte_level, llama3, qwen2])
+def test_a_tokenizer_file_that_splits_alike_is_cut_alike(make: Callable[[], hf.Tokenizer], tmp_path: Path) -> None:
+    encoder = learnt(HuggingFace(file=saved(make(), tmp_path)))
+
+    @given(adversarial, adversarial)
+    def check(text: str, follower: str) -> None:
+        whole = "a " + text + follower
+        cut = encoder.cut("a " + text)
+        assert cut >= 1
+        assert ids_of(encoder, whole[:cut]) + ids_of(encoder, whole[cut:]) == ids_of(encoder, whole)
+
+    check()
+
+
+def test_a_document_that_a_tokenizer_file_cannot_cut_has_a_limit(tmp_path: Path) -> None:
+    encoder = learnt(HuggingFace(file=saved(words(), tmp_path)))
+    assert encoder.cut("some words " * 100_000) == 0
+    with pytest.raises(KitError, match=r"a document of more than 16,000,000 characters, which this tokenizer\.json"):
+        encoder.cut("some words " * 2_000_000)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data import encode as encoding
 from nanogpt_kit.data import jobs as cutting
 from nanogpt_kit.data import prepare as preparation
+from nanogpt_kit.data import ready_made
 from nanogpt_kit.data import write as writing
 from nanogpt_kit.data.encode import Encoded, encode
 from nanogpt_kit.data.jobs import Watch, cut_up, jobs
@@ -188,6 +189,18 @@ def test_documents_that_two_splits_share_are_counted(size: int, monkeypatch: pyt
     assert watch.val == b"both of usvalval"
 
 
+def test_tokens_of_documents_that_two_splits_share_are_counted() -> None:
+    watch = Watch(("train", "val"), True, 100)
+    documents = {"val": [b"both", b"", b"val", b"val", b"open"], "train": [b"one", b"both", b"", b"open", b"both"]}
+    for split, parts in documents.items():
+        tokens = np.frombuffer(b"|".join(parts), np.uint8)
+        for piece in np.split(tokens, [2, 3, 4, 5, 9]):
+            ready_made.see(watch, split, piece, np.flatnonzero(piece == ord("|")), ByteEncoder())
+        watch.see_part(split, b"", ends=True)
+    assert watch.duplicates == {"train": 3, "val": 0}
+    assert watch.val == b"both||val|val|open"
+
+
 def test_the_beginning_of_validation_is_kept_in_bytes() -> None:
     watch = Watch(("train", "val"), False, 5)
     list(jobs(Fixed(train=("x",), val=("a\u2603", "bcd")), ByteEncoder(), watch))
@@ -268,7 +281,7 @@ def encoded(*documents: Sequence[int], opens: bool = True) -> Encoded:
 
 
 def test_a_writer_counts_what_it_writes(tmp_path: Path) -> None:
-    with Writer(tmp_path, ("train", "val")) as writer:
+    with Writer(tmp_path, ("train", "val"), "") as writer:
         writer.add("train", encoded([1, 2, 3], [4, 5]))
         writer.add("train", encoded([6, 7, 8, 9], [10], opens=False), empty=3)
         writer.add("val", encoded([1]))
@@ -284,7 +297,7 @@ def test_a_writer_counts_what_it_writes(tmp_path: Path) -> None:
 def test_a_writer_goes_on_after_the_last_whole_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [encoded([n] * (n % 5 + 1), [n, n], opens=n % 3 != 2) for n in range(1, 20)]
     (tmp_path / "whole").mkdir()
-    with Writer(tmp_path / "whole", ("train",)) as writer:
+    with Writer(tmp_path / "whole", ("train",), "") as writer:
         for part in parts:
             writer.add("train", part)
         whole = writer.finish(), files(tmp_path / "whole")
@@ -292,9 +305,10 @@ def test_a_writer_goes_on_after_the_last_whole_shard(tmp_path: Path, monkeypatch
     monkeypatch.setattr(writing, "SHARD_BYTES", 12)
     left, resumed = list(parts), 0
     while True:
-        with Writer(tmp_path / "broken", ("train",)) as writer:
+        with Writer(tmp_path / "broken", ("train",), "") as writer:
             resumed += writer.done > 0
             left = parts[writer.done :]
+            assert all(writer.skip(seen=0) for _ in range(writer.done))
             for part in left[:4]:
                 writer.add("train", part)
             if len(left) <= 4:
@@ -320,12 +334,8 @@ def test_room_is_looked_for_before_the_disk_is_full(
     prepare(experiment)
 
 
-def test_a_full_disk_keeps_whole_shards_and_says_so(
-    tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    experiment = words(tiny, tmp_path)
-    whole = files(prepare(experiment, workers=1).path)
-    shutil.rmtree(data_root())
+def filled_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[Writer], None]:
+    """A disk that takes three shards. Returns how they are saved otherwise."""
     save, saved = Writer.save, []
 
     def full(self: Writer) -> None:
@@ -335,6 +345,16 @@ def test_a_full_disk_keeps_whole_shards_and_says_so(
         save(self)
 
     monkeypatch.setattr(Writer, "save", full)
+    return save
+
+
+def test_a_full_disk_keeps_whole_shards_and_says_so(
+    tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = words(tiny, tmp_path)
+    whole = files(prepare(experiment, workers=1).path)
+    shutil.rmtree(data_root())
+    save = filled_up(monkeypatch)
     with pytest.raises(KitError, match=r"No space left on device; 0 MB stay in .*, and the same command goes on"):
         prepare(experiment, workers=1)
     monkeypatch.setattr(Writer, "save", save)
@@ -343,6 +363,56 @@ def test_a_full_disk_keeps_whole_shards_and_says_so(
     assert files(prepare(experiment, workers=1).path) == whole
     total = json.loads(whole["manifest.json"])["splits"]["train"]["documents"]
     assert sum(len(job.texts) for job in encoded_now if job.split == "train") < total  # not from the beginning
+
+
+@pytest.mark.parametrize("changed", ["text", "less", "vocabulary"])
+def test_what_was_made_of_something_else_is_not_gone_on_with(
+    tiny: Path,
+    tmp_path: Path,
+    small: None,
+    changed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As where a branch on the hub has moved meanwhile, which a fingerprint cannot know of."""
+    experiment = words(tiny, tmp_path)
+    dataset = type(experiment.dataset)
+    monkeypatch.setattr(dataset, "fingerprint", lambda self: "what was asked for")
+    save = filled_up(monkeypatch)
+    with pytest.raises(KitError, match="the same command goes on"):
+        prepare(experiment, workers=1)
+    monkeypatch.setattr(Writer, "save", save)
+    if changed == "vocabulary":
+        state = Encoder.state
+        monkeypatch.setattr(Encoder, "state", lambda self: {**state(self), "learnt": "otherwise"})
+    else:
+        documents = dataset.all_documents
+
+        def other(self: Any) -> Iterator[Document]:
+            kept = list(documents(self))
+            return iter(["another", *kept[1:]] if changed == "text" else kept[: len(kept) // 10])
+
+        monkeypatch.setattr(dataset, "all_documents", other)
+    prepared = files(prepare(experiment, workers=1).path)
+    told = "another vocabulary" if changed == "vocabulary" else "other text"
+    assert f"what an earlier preparation left was made of {told}: beginning anew" in caplog.text
+    shutil.rmtree(data_root())
+    assert files(prepare(experiment, workers=1).path) == prepared
+
+
+def test_what_others_left_is_mentioned(
+    tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save = filled_up(monkeypatch)
+    with pytest.raises(KitError, match="the same command goes on"):
+        prepare(words(tiny, tmp_path), workers=1)
+    (left,) = (path.parent for path in data_root().glob(".*/progress.json"))
+    monkeypatch.setattr(Writer, "save", save)
+    caplog.set_level("INFO", logger="nanogpt_kit")
+    prepare(words(tiny, tmp_path, count=1500), workers=1)
+    assert f"0 MB stay of stopped preparations of other text or options; to be removed: {left}" in caplog.text
+    prepare(words(tiny, tmp_path), workers=1)
+    assert not left.exists()
 
 
 # Forks preparations and kills each at a random moment, until enough of them were; those that end are compared.
@@ -426,10 +496,10 @@ def test_an_interrupted_preparation_keeps_its_shards(
     experiment = words(tiny, tmp_path)
     add = Writer.add
 
-    def interrupted(self: Writer, split: str, tokens: Encoded, empty: int = 0) -> None:
-        if self.jobs == 20:
+    def interrupted(self: Writer, split: str, tokens: Encoded, empty: int = 0, seen: int = 0) -> None:
+        if self.jobs >= 20:  # counted by another thread
             raise KeyboardInterrupt
-        add(self, split, tokens, empty)
+        add(self, split, tokens, empty, seen)
 
     monkeypatch.setattr(Writer, "add", interrupted)
     caplog.set_level("INFO", logger="nanogpt_kit")
@@ -467,15 +537,7 @@ def test_what_an_earlier_preparation_left_survives_a_mistake_of_this_one(
     tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = words(tiny, tmp_path)
-    save, saved = Writer.save, []
-
-    def full(self: Writer) -> None:
-        if len(saved) == 3:
-            raise OSError(28, "No space left on device")
-        saved.append(self.jobs)
-        save(self)
-
-    monkeypatch.setattr(Writer, "save", full)
+    save = filled_up(monkeypatch)
     with pytest.raises(KitError, match="the same command goes on"):
         prepare(experiment, workers=1)
     monkeypatch.setattr(Writer, "save", save)

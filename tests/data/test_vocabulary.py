@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,32 @@ def test_tokens_with_ends_are_told_apart_by_document(tiny: Path, tmp_path: Path)
     assert prepared.documents("train").tolist() == expected
     assert prepared.splits["train"]["bytes"] == sum(token < 256 for token in train)
     assert prepared.references.keys() == {"gzip -9", "xz -9"}
+
+
+def test_tokens_are_compared_between_splits_and_need_room(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    np.array([*b"the one", 256, *b"both of them", 256] * 9, dtype=np.uint16).tofile(folder / "train.bin")
+    np.array([*b"both of them", 256, *b"validates"], dtype=np.uint16).tofile(folder / "val.bin")
+    experiment = Experiment.load(tiny, [f"dataset={{use='token_files', source='{folder}'}}"])
+    with monkeypatch.context() as patch:
+        usage = shutil.disk_usage(tmp_path)
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_000_100))
+        with pytest.raises(KitError, match=r"will take about 0\.00 GB, and 0\.05 GB are free in"):
+            prepare(experiment)
+    splits = prepare(experiment).splits
+    assert (splits["train"]["duplicates"], splits["val"]["duplicates"]) == (9, 0)
+
+
+@pytest.mark.parametrize("wrong", [-1, 300])
+def test_a_plugins_tokens_are_checked(tiny: Path, tmp_path: Path, wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment.load(tiny, [nanogpt_folder(tmp_path, "ab", "ab" * 200), "tokenizer.use=char"])
+    given = np.array([0, 1, wrong] * 30)
+    monkeypatch.setattr(type(experiment.dataset), "tokens", lambda self, split: iter([given]))
+    with pytest.raises(KitError, match=f"holds id {wrong}, but"):
+        prepare(experiment)
 
 
 def test_ids_that_no_token_has_are_refused(tiny: Path, tmp_path: Path) -> None:

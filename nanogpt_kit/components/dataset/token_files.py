@@ -45,6 +45,10 @@ class TokenFiles(Dataset):
         layouts = [(path, *layout(path, self.dtype)) for path in self._files(split)]  # all faults before any token
         return (piece for path, dtype, begin in layouts for piece in pieces(path, dtype, begin))
 
+    def token_count(self) -> int:
+        layouts = [(path, *layout(path, self.dtype)) for split in self.splits for path in self._files(split)]
+        return sum((path.stat().st_size - begin) // np.dtype(dtype).itemsize for path, dtype, begin in layouts)
+
     def vocabulary(self) -> Mapping[str, Any] | None:
         meta = Path(self.source) / "meta.pkl"
         return {"characters": characters(meta)} if meta.exists() else None

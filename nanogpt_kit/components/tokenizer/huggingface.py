@@ -29,6 +29,12 @@ from nanogpt_kit.api import (
     read_text,
 )
 
+LONGEST = 16_000_000  # characters of a document that cannot be cut; the library takes 130 bytes for each
+SPLITS = {  # which have their pieces end where BPEEncoder.border says: those of Llama 3, Qwen 2 and GPT-4
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+    for digits in (r"\p{N}", r"\p{N}{1,3}")
+}
 USUAL_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]", "<|im_end|>")
 BYTES = {letter: bytes([byte]) for letter, byte in BPEEncoder.letters.items()}
 
@@ -136,6 +142,11 @@ class HuggingFaceEncoder(Encoder):
         return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
 
     def cut(self, text: str) -> int:
+        if not self.cuttable and len(text) > LONGEST:
+            raise KitError(
+                f"a document of more than {LONGEST:,} characters, which this tokenizer.json reads whole, as nothing "
+                f"says where it can be cut; cut it into shorter ones, such as the lines of a .jsonl"
+            )
         return BPEEncoder.border(text) if self.cuttable else 0
 
     def state(self) -> dict[str, Any]:
@@ -143,10 +154,16 @@ class HuggingFaceEncoder(Encoder):
 
 
 def cuttable(parts: dict[str, Any]) -> bool:
-    """Whether text is split as GPT-2's is, and by nothing else."""
-    split = parts.get("pre_tokenizer") or {}
-    plain = parts.get("normalizer") is None and not split.get("add_prefix_space", True)
-    return bool(plain and split.get("type") == "ByteLevel" and split.get("use_regex", True))
+    """Whether text is split as GPT-2 or its successors do, and by nothing else. NFC joins nothing at their borders."""
+    chain = parts.get("pre_tokenizer") or {}
+    splits, normalizer = chain.get("pretokenizers", [chain]), parts.get("normalizer") or {"type": "NFC"}
+    *before, last = splits or [{}]
+    if last.get("type") != "ByteLevel" or last.get("add_prefix_space", True) or normalizer["type"] != "NFC":
+        return False
+    if last.get("use_regex", True):
+        return not before
+    patterns = [split.get("pattern", {}).get("Regex") for split in before if split.get("behavior") == "Isolated"]
+    return len(before) == len(patterns) == 1 and patterns[0] in SPLITS
 
 
 def sentencepiece(token: str) -> bytes:

@@ -42,7 +42,7 @@ class Dataset(Component):
 
     def assigned(self) -> Iterator[tuple[str, Document]]:
         """Every document of every split, once, with its split; `train` comes last where splits follow each other."""
-        for split in sorted(self.splits, key=lambda split: split == "train"):
+        for split in train_last(self.splits):
             for document in self.documents(split):
                 yield split, document
 
@@ -58,9 +58,18 @@ class Dataset(Component):
         """The ids of a split in pieces (n,), where the dataset is tokenized already; its text is not asked for then."""
         return None
 
+    def token_count(self) -> int | None:
+        """How many `tokens` there are, over all splits and as far as can be told at once; None where it cannot."""
+        return None
+
     def vocabulary(self) -> Mapping[str, Any] | None:
         """The state that restores the tokenizer of `tokens`, where that one learns; see `Encoder.state`."""
         return None
+
+
+def train_last(splits: Iterable[str]) -> list[str]:
+    """The largest split after those that it is compared with."""
+    return sorted(splits, key=lambda split: split == "train")
 
 
 @dataclass(frozen=True, kw_only=True)
