@@ -157,7 +157,11 @@ class HubText:
     def _explained(self, error: Exception, begun: bool) -> Exception:
         """A sentence for what the library raised."""
         name = f"dataset.source: {self.source!r}"
+        while type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # which it does not tell itself
         told = " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
+        if "StopIteration" in told:  # of the library's reader of .json
+            return KitError(f"{name} holds no text: a file is empty")
         if "scripts are no longer supported" in told:
             made = f'dataset.revision="{CONVERTED}" reads what the hub made of it (of large ones the first 5 GB)'
             return KitError(f"{name} is a script, which is not run any more; {made}")

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +122,21 @@ def build(
 
 
 def tell_of_others(partial: Path, path: Path) -> None:
-    """What stays of preparations that were stopped, and that this one does not go on with."""
-    start = f".{path.name.rpartition('-')[0]}-"
-    others = [other for other in path.parent.glob(f"{start}*/") if other != partial and (other / JOURNAL).exists()]
+    """What stays on this machine of preparations that were stopped, and that this one does not go on with."""
+    here, start = partial.name.removeprefix(f".{path.name}"), f".{path.name.rpartition('-')[0]}-"
+    found = [other for other in path.parent.glob(f"{start}*{here}/") if other != partial and (other / JOURNAL).exists()]
+    others = [other for other in found if not held(other.with_name(f"{other.name.removesuffix(here)}.lock"))]
     if others:
         size = f"{sum(map(size_of, others)) / 1e6:,.0f} MB stay of stopped preparations of other text or options"
         logger.info("%s; to be removed: %s", size, ", ".join(map(str, others)))
 
 
 def size_of(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
+    size = 0
+    for file in folder.glob("*"):
+        with suppress(FileNotFoundError):  # a temporary one
+            size += file.stat().st_size
+    return size
 
 
 def kept(partial: Path) -> str:

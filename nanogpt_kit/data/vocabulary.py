@@ -11,6 +11,7 @@ from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Dataset, Encoder, TextContext, Tokenizer
 from nanogpt_kit.core.kinds.divided import pieces
+from nanogpt_kit.data.jobs import PIECE_CHARACTERS
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
@@ -62,9 +63,20 @@ def make_encoder(tokenizer: Tokenizer, dataset: Dataset, taken: Mapping[str, Any
 def texts(dataset: Dataset, split: str) -> Iterator[str]:
     """The documents of a split, long ones in pieces. Raises KitError for half a surrogate pair."""
     for number, document in enumerate(dataset.documents(split)):
-        for text in pieces(document):
-            utf8_bytes(text, number, split)
-            yield text
+        for piece in pieces(document):
+            utf8_bytes(piece, number, split)
+            yield from in_words(piece)
+
+
+def in_words(text: str) -> Iterator[str]:
+    """A long text in pieces that begin at spaces: what learns from it may need a hundred times its room."""
+    first = 0
+    while len(text) - first > PIECE_CHARACTERS:
+        last = text.rfind(" ", first + 1, first + PIECE_CHARACTERS)
+        last = last if last > 0 else first + PIECE_CHARACTERS
+        yield text[first:last]
+        first = last
+    yield text[first:] if first else text
 
 
 def utf8_bytes(text: str, number: int, split: str) -> int:

@@ -169,6 +169,14 @@ def test_values_of_several_types_are_told_as_that(tmp_path: Path) -> None:
     assert refusal(HuggingFace(source=str(mixed), streaming=False)) == told
 
 
+def test_the_cause_of_a_conversion_that_failed_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
+    message = refusal(HuggingFace(source=str(tmp_path / "a.txt"), streaming=False))
+    assert "can't decode byte 0xe9" in message
+    (tmp_path / "a.json").write_bytes(b"")
+    assert refusal(HuggingFace(source=str(tmp_path / "a.json"))).endswith("holds no text: a file is empty")
+
+
 @both_ways
 def test_a_word_that_means_nothing_elsewhere_is_a_word(tmp_path: Path, streaming: bool) -> None:
     source = str(write(tmp_path / "a.csv", ["NA", "null", "b"]))

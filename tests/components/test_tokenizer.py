@@ -522,6 +522,31 @@ def test_a_tokenizer_file_that_splits_alike_is_cut_alike(make: Callable[[], hf.T
     check()
 
 
+@pytest.mark.parametrize(
+    ("token", "cuts"),
+    [
+        (hf.AddedToken("New York"), False),
+        (hf.AddedToken("U.S.A"), False),
+        (hf.AddedToken("XX", rstrip=True), False),
+        (hf.AddedToken("XX", single_word=True), False),
+        (hf.AddedToken("<tool_call>"), True),
+        (hf.AddedToken("New York", special=True), True),
+    ],
+)
+def test_no_cut_goes_through_an_added_token(token: hf.AddedToken, cuts: bool, tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+    encoder = learnt(HuggingFace(file=saved(tokenizer, tmp_path)))
+    assert bool(encoder.cut("some words in New York ")) == cuts
+
+
+def test_the_dropout_of_a_tokenizer_file_is_off(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    plain = ids_of(learnt(HuggingFace(file=saved(tokenizer, tmp_path))), PROSE)
+    tokenizer.model.dropout = 0.5
+    assert ids_of(learnt(HuggingFace(file=saved(tokenizer, tmp_path))), PROSE) == plain
+
+
 def test_a_document_that_a_tokenizer_file_cannot_cut_has_a_limit(tmp_path: Path) -> None:
     encoder = learnt(HuggingFace(file=saved(words(), tmp_path)))
     assert encoder.cut("some words " * 100_000) == 0

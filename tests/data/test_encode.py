@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from nanogpt_kit.data.encode import Encoded, encode
 from nanogpt_kit.data.jobs import Watch, cut_up, jobs
 from nanogpt_kit.data.prepare import data_root, prepare
 from nanogpt_kit.data.write import Writer
+from nanogpt_kit.runs.lock import Lock
 
 # A tokenizer worth other processes; told to, it fails at a word.
 WORDS = """
@@ -409,6 +411,9 @@ def test_what_others_left_is_mentioned(
     (left,) = (path.parent for path in data_root().glob(".*/progress.json"))
     monkeypatch.setattr(Writer, "save", save)
     caplog.set_level("INFO", logger="nanogpt_kit")
+    with Lock(data_root() / f"{left.name.removesuffix(f'.{platform.node()}')}.lock"):  # as if it were at work
+        prepare(words(tiny, tmp_path, count=1400), workers=1)
+    assert "stay of stopped preparations" not in caplog.text
     prepare(words(tiny, tmp_path, count=1500), workers=1)
     assert f"0 MB stay of stopped preparations of other text or options; to be removed: {left}" in caplog.text
     prepare(words(tiny, tmp_path), workers=1)

@@ -13,6 +13,7 @@ import pytest
 
 from nanogpt_kit.api import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.data import vocabulary
 from nanogpt_kit.data.prepare import data_root, prepare
 from nanogpt_kit.generate.loaded import load_run
 from nanogpt_kit.train import session
@@ -148,6 +149,15 @@ def test_a_plugins_tokens_are_checked(tiny: Path, tmp_path: Path, wrong: int, mo
     monkeypatch.setattr(type(experiment.dataset), "tokens", lambda self, split: iter([given]))
     with pytest.raises(KitError, match=f"holds id {wrong}, but"):
         prepare(experiment)
+
+
+@pytest.mark.parametrize("text", ["some words " * 30, "x" * 300, "", "short"])
+def test_long_texts_are_learnt_from_in_words(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "PIECE_CHARACTERS", 40)
+    pieces = list(vocabulary.in_words(text))
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) <= 40
+    assert " " not in text or all(piece.startswith(" ") for piece in pieces[1:])
 
 
 def test_ids_that_no_token_has_are_refused(tiny: Path, tmp_path: Path) -> None:

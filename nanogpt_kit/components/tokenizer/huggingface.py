@@ -69,6 +69,8 @@ class HuggingFaceEncoder(Encoder):
             raise KitError(f"{place}: no tokenizer.json: {error}") from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        if getattr(self.tokenizer.model, "dropout", None):
+            self.tokenizer.model.dropout = None  # for training on; the same text has to be the same tokens
         self.tokenizer.encode_special_tokens = True  # as the text that they are
         vocabulary = self.tokenizer.get_vocab()
         self.eot = eot or next((name for name in USUAL_ENDS if name in vocabulary), None)
@@ -158,12 +160,23 @@ def cuttable(parts: dict[str, Any]) -> bool:
     chain = parts.get("pre_tokenizer") or {}
     splits, normalizer = chain.get("pretokenizers", [chain]), parts.get("normalizer") or {"type": "NFC"}
     *before, last = splits or [{}]
+    if any(map(reaches_over_borders, parts.get("added_tokens") or ())):
+        return False
     if last.get("type") != "ByteLevel" or last.get("add_prefix_space", True) or normalizer["type"] != "NFC":
         return False
     if last.get("use_regex", True):
         return not before
     patterns = [split.get("pattern", {}).get("Regex") for split in before if split.get("behavior") == "Isolated"]
     return len(before) == len(patterns) == 1 and patterns[0] in SPLITS
+
+
+def reaches_over_borders(token: dict[str, Any]) -> bool:
+    """Whether a token that is taken out of the text before it is split may lie on both sides of a cut."""
+    if token.get("special"):  # these are text here
+        return False
+    if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
+        return True
+    return re.search(r"[\s,.;:\u3001\u3002\uff0c\uff0e\uff1a\uff1b]", token["content"]) is not None
 
 
 def sentencepiece(token: str) -> bytes:
