@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from types import FrameType
 
@@ -16,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 
 from nanogpt_kit.cli import main as cli
-from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.core.errors import KitError, LostRank, RunFailed
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -51,10 +52,10 @@ def exit_code() -> int:
         error.show()
         return MISTAKE
     except KitError as error:
-        click.echo(f"error: {error}" if len(error.faults) == 1 else f"{len(error.faults)} errors:\n{error}", err=True)
+        tell(f"error: {error}" if len(error.faults) == 1 else f"{len(error.faults)} errors:\n{error}")
         return MISTAKE
     except RunFailed as error:
-        click.echo(f"run failed: {error}", err=True)
+        tell(f"run failed: {error}", patience=3 * isinstance(error, LostRank))
         return FAILED
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -63,6 +64,16 @@ def exit_code() -> int:
         click.echo(f"failed: {error}", err=True)
         return FAILED
     return DONE
+
+
+def tell(message: str, patience: float = 0.0) -> None:
+    """On stderr. Of several processes the one that failed first is heard, and ends the others, which wait a little."""
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        time.sleep(patience + bool(rank))
+    except KeyboardInterrupt:
+        return  # another was heard
+    click.echo(f"rank {rank}: {message}" if rank else message, err=True)
 
 
 if __name__ == "__main__":

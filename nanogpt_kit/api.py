@@ -42,6 +42,8 @@ from nanogpt_kit.core.kinds import (
     Spread,
     TextContext,
     Tokenizer,
+    WarmedUp,
+    decayed,
 )
 from nanogpt_kit.core.kinds.divided import LongDocument
 from nanogpt_kit.core.options import Options, RunContext, slot, slots
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.nn.cache import KVCache
     from nanogpt_kit.nn.loss import linear_cross_entropy, softcapped
     from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP
+    from nanogpt_kit.nn.spread import clip, laid_out
     from nanogpt_kit.nn.view import View
 
 LAZY = {
@@ -64,6 +67,8 @@ LAZY = {
     "ResidualLinear": "nanogpt_kit.nn.parts",
     "TwoLayerMLP": "nanogpt_kit.nn.parts",
     "View": "nanogpt_kit.nn.view",
+    "clip": "nanogpt_kit.nn.spread",
+    "laid_out": "nanogpt_kit.nn.spread",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
     "softcapped": "nanogpt_kit.nn.loss",
 }
@@ -110,10 +115,14 @@ __all__ = [
     "Tokenizer",
     "TwoLayerMLP",
     "View",
+    "WarmedUp",
     "characters",
+    "clip",
     "content_hash",
+    "decayed",
     "fault",
     "hookimpl",
+    "laid_out",
     "linear_cross_entropy",
     "model_validator",
     "nearest",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, take_back_resume
+from nanogpt_kit.core.errors import KitError, RunFailed
 
 
 @click.command()
@@ -17,20 +21,90 @@ from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, take_
     metavar="[RUN]",
     help="Go on with RUN, or with the newest run of this experiment that is not done.",
 )
+@click.option(
+    "--seeds", type=click.IntRange(1), help="As many runs, one after the other: train.seed, train.seed + 1, ..."
+)
+@click.option("--nproc", type=click.IntRange(1), help="Processes on this machine; over several machines use torchrun.")
 @TRUST
-def run(experiment: str, overrides: tuple[str, ...], resume: str | None, trust_code: bool) -> None:
+def run(
+    experiment: str,
+    overrides: tuple[str, ...],
+    resume: str | None,
+    seeds: int | None,
+    nproc: int | None,
+    trust_code: bool,
+) -> None:
     """Train EXPERIMENT: prepare its data if needed, train, evaluate, sample.
 
     KEY=VALUE overrides any option, as in optimizer.lr=3e-4 or model.attention=naive.
     """
     resume, overrides = take_back_resume(resume, overrides)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1 and (nproc or seeds):
+        raise KitError("torchrun has started several processes already; leave out --nproc and --seeds")
+    if resume and seeds:
+        raise KitError("--seeds goes on with the runs of its seeds; leave out the run after --resume")
     chosen = load(experiment, overrides, trust_code)
+    if (nproc or world_size) > 1 and chosen.place(("parallel", "use")) == "default":
+        overrides = (*overrides, "parallel=ddp")  # one process is the default, and cannot be meant
+        chosen = load(experiment, overrides, trust_code)
+    if seeds is None:
+        one(experiment, overrides, resume, nproc, trust_code)
+        return
+    failed = []
+    for seed in range(chosen.train.seed, chosen.train.seed + seeds):
+        click.echo(f"seed {seed}", err=True)
+        try:
+            one(experiment, (*overrides, f"train.seed={seed}"), resume, nproc, trust_code, of_seeds=True)
+        except RunFailed as error:
+            click.echo(f"run failed: {error}", err=True)
+            failed.append(seed)
+    if failed:
+        raise RunFailed(f"{len(failed)} of {seeds} runs, with seeds {', '.join(map(str, failed))}")
+
+
+def one(
+    experiment: str,
+    overrides: tuple[str, ...],
+    resume: str | None,
+    nproc: int | None,
+    trust_code: bool,
+    of_seeds: bool = False,
+) -> None:
+    """A run, in this process or in several. With `of_seeds`, `resume` goes on with what there is of this seed."""
+    chosen = load(experiment, overrides, trust_code)
+    if of_seeds and resume is not None:
+        from nanogpt_kit.train.resume import of_seed
+
+        done, resume = of_seed(chosen)
+        if done:
+            click.echo(f"finished already: {done}", err=True)
+            return
+    if (nproc or 1) > 1:
+        in_processes(nproc or 1, experiment, overrides, resume, trust_code)
+        return
     import rich
 
+    from nanogpt_kit.launch.processes import end_with_parent
     from nanogpt_kit.train import session
 
+    end_with_parent()
     rich.reconfigure(stderr=True)  # progress there, text that the model wrote on stdout
     folder = session.run(chosen, resume, trust_code)
+    if int(os.environ.get("RANK", "0")):
+        return
     if folder.samples.exists():
         click.echo(folder.samples.read_text(encoding="utf-8"))
     click.echo(f"finished: {folder}", err=True)
+
+
+def in_processes(nproc: int, experiment: str, overrides: tuple[str, ...], resume: str | None, trust_code: bool) -> None:
+    """The same command in each of them; what ends one ends this one, and was told there."""
+    from nanogpt_kit.launch.processes import start
+
+    arguments = ["run", experiment, *overrides, *(["--trust-code"] if trust_code else [])]
+    if resume is not None:
+        arguments += [f"--resume={resume}" if resume else "--resume"]
+    code = start(nproc, arguments)
+    if code:
+        sys.exit(code)

@@ -37,6 +37,10 @@ class RunFailed(Exception):
     """A run that could not go on: a loss that is no number, a callback that raised. Not the command's fault."""
 
 
+class LostRank(RunFailed):
+    """Another process of the run has ended, and knows better why."""
+
+
 def dotted(key: Key) -> str:
     return ".".join(str(part) for part in key)
 

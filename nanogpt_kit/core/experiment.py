@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -34,17 +34,24 @@ class Train(Options):
 
     steps: int = Field(ge=0, description="optimizer updates; 0 only evaluates the model that training would start from")
     batch_tokens: int = Field(ge=1, description="tokens of one update, over all ranks and micro-steps")
-    micro_batch_size: int | None = Field(
-        None, ge=1, description="windows of one forward and backward pass; left out: the whole batch at once"
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="windows of a forward and backward pass on each rank; left out: its whole share; auto: as fit"
+    )
+    max_tokens: int | None = Field(None, ge=1, description="of training, where that ends the run before `steps` do")
+    max_seconds: float | None = Field(
+        None, gt=0, description="spent in steps, where that ends the run before `steps` do; schedules do not know of it"
     )
     grad_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 leaves it alone")
     seed: int = Field(1337, ge=0, lt=2**63, description="of weights, batches and dropout")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
         "auto", description="auto: cuda bf16, else fp16; cpu bf16 where the chip multiplies it natively, else fp32"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; left out: one a core")
     log_every_steps: int = Field(10, ge=1, description="between lines of metrics.jsonl")
+    watch: tuple[Literal["updates", "activations", "attention"], ...] = Field(
+        (), description="what to look at on logged steps: updates by role, largest activations and attention logits"
+    )
 
 
 class Evaluate(Options):
@@ -59,6 +66,10 @@ class Checkpoint(Options):
 
     every_steps: int = Field(1000, ge=1, description="steps between checkpoints")
     keep_last: int = Field(2, ge=1, description="how many to keep, the newest")
+    keep_every_steps: int | None = Field(None, ge=1, description="keeps those of its multiples, too")
+    keep_best: str | None = Field(
+        None, min_length=1, description="keeps that of the lowest value, too, of a metric such as val/loss"
+    )
 
 
 class Sample(Options):
@@ -133,13 +144,22 @@ class Experiment(Options):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_budget_is_worth_a_step(self) -> Self:
+        if self.train.max_tokens is not None and self.train.max_tokens < self.train.batch_tokens:
+            expected = f"should be at least train.batch_tokens ({self.train.batch_tokens})"
+            raise fault("train.max_tokens", f"{expected}, got {self.train.max_tokens}")
+        return self
+
     @property
     def batch_windows(self) -> int:
         return self.train.batch_tokens // self.model.block_size
 
     @property
-    def micro_batch_size(self) -> int:
-        return min(self.train.micro_batch_size or self.batch_windows, self.batch_windows)
+    def total_steps(self) -> int:
+        """Within `train.max_tokens`, too; schedules go by it."""
+        most = self.train.max_tokens
+        return self.train.steps if most is None else min(self.train.steps, most // self.train.batch_tokens)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ hookimpl = pluggy.HookimplMarker("nanogpt_kit")
 
 
 class RunHooks:
-    """The moments of a run. An implementation takes only the arguments it uses; all are called on every rank."""
+    """The moments of a run. An implementation takes only the arguments it uses; all are called on every rank,
+    but for trackers, which rank 0 alone has."""
 
     @hookspec
     def run_started(self, run: LiveRun) -> None:
@@ -38,6 +40,14 @@ class RunHooks:
     @hookspec
     def evaluated(self, run: LiveRun, step: int, metrics: Mapping[str, float]) -> None:
         """The evaluators have spoken: {"val/loss": 1.9, ...}."""
+
+    @hookspec
+    def evaluation_started(self, run: LiveRun) -> None:
+        """The model is about to be evaluated, or to write samples: its weights may be others until that has ended."""
+
+    @hookspec
+    def evaluation_ended(self, run: LiveRun) -> None:
+        """The weights must be the trained ones again."""
 
     @hookspec
     def checkpoint_saved(self, run: LiveRun, step: int, path: Path) -> None:
@@ -61,6 +71,8 @@ class Hooks:
         self.callbacks: dict[str, Any] = {}
         self.trackers: set[str] = set()
         for option in options:
+            if option.tracker and run.rank != 0:
+                continue  # one report is enough
             count = sum(name.split("#")[0] == type(option).__name__ for name in self.callbacks)
             name = type(option).__name__ + (f"#{count + 1}" if count else "")
             try:
@@ -104,6 +116,15 @@ class Hooks:
                 self._report(listener.plugin_name, hook, error)
                 self.manager.unregister(name=listener.plugin_name)
                 del self.callbacks[listener.plugin_name]
+
+    @contextmanager
+    def evaluation(self, run: LiveRun) -> Iterator[None]:
+        """Around what only looks at the model; callbacks may put other weights into it meanwhile."""
+        self.call("evaluation_started", run=run)
+        try:
+            yield
+        finally:
+            self.call("evaluation_ended", run=run)
 
     def state_dict(self) -> dict[str, Any]:
         return {

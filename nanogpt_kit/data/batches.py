@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.kinds import Order, OrderContext
 from nanogpt_kit.data.split import Split
+from nanogpt_kit.nn.loss import IGNORED
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,19 @@ class Batch:
 
     ids: Tensor  # (W, T) int64
     targets: Tensor  # (W, T) int64, the next token of each; -1 where there is none
-    starts: np.ndarray  # (W,) where each window begins in the split
+    starts: np.ndarray  # (W,) where each window begins in the split, without those that only fill the batch up
+    all_tokens: int  # that are predicted, on all ranks
     segments: Tensor | None = None  # (W, T) int64, which document of its window each token belongs to
 
     @classmethod
     def of(cls, split: Split, starts: np.ndarray, block_size: int, with_segments: bool) -> Batch:
         ids, targets = (torch.from_numpy(array) for array in split.windows(starts, block_size))
         segments = torch.from_numpy(split.segments(starts, block_size)) if with_segments else None
-        return cls(ids, targets, starts, segments)
+        return cls(ids, targets, starts, int((targets >= 0).sum()), segments)
 
-    @cached_property
-    def tokens(self) -> int:
-        """How many tokens are predicted."""
-        return int((self.targets >= 0).sum())
+    def ignored(self) -> Batch:
+        """The same windows, of which no token counts."""
+        return replace(self, targets=torch.full_like(self.targets, IGNORED), all_tokens=0)
 
     def micro_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """(ids, targets, segments) of `size` windows at a time."""
@@ -51,7 +51,7 @@ class Batch:
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
         segments = None if self.segments is None else change(self.segments)
-        return Batch(change(self.ids), change(self.targets), self.starts, segments)
+        return replace(self, ids=change(self.ids), targets=change(self.targets), segments=segments)
 
 
 class Batches:
@@ -77,8 +77,14 @@ class Batches:
 
     def at(self, step: int) -> Batch:
         """The batch of the update that is number `step`, counted from 0."""
-        mine = np.array_split(self.starts(step), self.world_size)[self.rank]
-        batch = Batch.of(self.split, mine, self.ctx.block_size, self.with_segments)
+        starts = self.starts(step)
+        shares = np.array_split(starts, self.world_size)
+        mine, largest = shares[self.rank], len(shares[0])
+        padded = mine if len(mine) == largest else np.append(mine, starts[0])  # all ranks compute as much
+        batch = Batch.of(self.split, padded, self.ctx.block_size, self.with_segments)
+        batch.targets[len(mine) :] = IGNORED
+        all_tokens = len(starts) * self.ctx.block_size  # windows lie in the text, whole
+        batch = replace(batch, starts=mine, all_tokens=all_tokens)
         return batch.pinned() if self.pin else batch
 
     def starts(self, step: int) -> np.ndarray:
@@ -109,8 +115,15 @@ class Ahead:
         return batch
 
 
-def every_token_once(split: Split, block_size: int, batch_size: int, with_segments: bool = False) -> Iterator[Batch]:
-    """A whole split in windows that do not overlap: every token but the first is a target exactly once."""
+def every_token_once(
+    split: Split, block_size: int, batch_size: int, with_segments: bool = False, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """A whole split in windows that do not overlap: every token but the first is a target exactly once.
+
+    Ranks take the batches in turn, each as many: in the last round some may get one that has no targets.
+    """
     starts = np.arange(0, len(split.tokens) - 1, block_size)
-    for first in range(0, len(starts), batch_size):
-        yield Batch.of(split, starts[first : first + batch_size], block_size, with_segments)
+    for first in range(0, len(starts), batch_size * world_size):
+        mine = starts[first + rank * batch_size :][:batch_size]
+        batch = Batch.of(split, mine if len(mine) else starts[:1], block_size, with_segments)
+        yield batch if len(mine) else batch.ignored()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Sampler
 from nanogpt_kit.core.layers import Layers
@@ -20,6 +20,7 @@ from nanogpt_kit.nn.blank import blank
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json
+from nanogpt_kit.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -90,21 +91,56 @@ def encode_prompt(encoder: Encoder, prompt: str) -> list[int]:
 
 
 def load_run(
-    run: str | Path, device: str = "cpu", trust_code: bool = False, overrides: Sequence[str] = ()
+    run: str | Path,
+    device: str = "cpu",
+    trust_code: bool = False,
+    overrides: Sequence[str] = (),
+    weights: str | None = None,
+    step: int | None = None,
 ) -> LoadedRun:
-    """The newest checkpoint of a run, given as its folder or its experiment's name; `overrides` as on the command line.
+    """A checkpoint of a run, given as its folder or its experiment's name; `overrides` as on the command line.
 
-    Raises KitError where there is no run or no whole checkpoint, or where the run brings code that this user never ran.
+    It is the newest, or that of `step`. `weights` names a callback that keeps some of its own, such as "ema"; left out,
+    they are those that were trained. Raises KitError where there is no such run, checkpoint or callback, or where the
+    run brings code that this user never ran.
     """
     folder = runs.find(str(run))
     layers = Layers.load(folder.experiment, overrides)
     if not trust_code:
         trust.check(layers, folder.path)
     experiment = Experiment.of(layers, folder.path)
-    checkpoint = store.newest(folder.checkpoints)
-    if checkpoint is None:
-        raise KitError(f"{folder} has no checkpoint yet")
+    checkpoint = chosen(folder, step)
     encoder = experiment.tokenizer.restore(read_json(checkpoint / store.TOKENIZER)["state"])
     model = blank(experiment.model, encoder.vocab_size)
-    store.load_weights(checkpoint, model)
+    if weights is None:
+        store.load_weights(checkpoint, model)
+    else:
+        store.fit(model, kept_by(weights, checkpoint), str(checkpoint))
     return LoadedRun(experiment, model.to(device).eval(), encoder, device)
+
+
+def chosen(folder: RunFolder, step: int | None) -> Path:
+    """The checkpoint of a step, or the newest. Raises KitError."""
+    if step is None:
+        newest = store.newest(folder.checkpoints)
+        if newest is None:
+            raise KitError(f"{folder} has no checkpoint yet")
+        return newest
+    found = {store.step_of(path): path for path in store.numbered(folder.checkpoints)}
+    if step not in found:
+        steps = ", ".join(map(str, found)) or "none"
+        raise KitError(f"{folder} has no checkpoint of step {step}; there are: {steps}")
+    fault = store.damage(found[step])
+    if fault:
+        raise KitError(f"{found[step]}: {fault}")
+    return found[step]
+
+
+def kept_by(callback: str, checkpoint: Path) -> Mapping[str, Tensor]:
+    """The weights that a callback has put into a checkpoint. Raises KitError where none of that name has."""
+    states = store.load_training(checkpoint).get("callbacks", {})
+    offered = {name.lower(): state["weights"] for name, state in states.items() if "weights" in state}
+    if callback.lower() not in offered:
+        raise KitError(f"{checkpoint} has no weights of a callback {callback!r}{nearest(callback, offered)}")
+    weights: Mapping[str, Tensor] = offered[callback.lower()]
+    return weights

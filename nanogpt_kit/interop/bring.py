@@ -51,7 +51,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     origin["imported"] = {"from": source, "files": hashes(foreign.path)}
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
-        store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder), keep_last=1)
+        store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder))
         write_json(folder.path / "provenance.json", origin)
         folder.set_status("finished", step=0, total_steps=0, imported=True)
         write_atomically(folder.experiment, experiment.to_toml())  # last: without it the folder is no run

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from nanogpt_kit.checkpoint.rng import own_rng
 from nanogpt_kit.core.errors import RunFailed
-from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, SplitLoss
 from nanogpt_kit.data.batches import every_token_once
-from nanogpt_kit.data.manifest import Prepared
-from nanogpt_kit.train.precision import Precision
-from nanogpt_kit.train.stop import StopSignals
+from nanogpt_kit.data.split import Split
+
+if TYPE_CHECKING:
+    from nanogpt_kit.train.trainer import Trainer
 
 
 class Interrupted(Exception):
@@ -25,45 +26,43 @@ class Interrupted(Exception):
 class Evaluation:
     """What evaluators are given. The pass over a split is made once and shared."""
 
-    def __init__(
-        self, model: nn.Module, data: Prepared, experiment: Experiment, precision: Precision, stop: StopSignals
-    ) -> None:
-        self.model = model
-        self.data = data
-        self.block_size = experiment.model.block_size
-        self.document_mask = experiment.model.document_mask
-        self.batch_size = experiment.evaluate.batch_size or experiment.micro_batch_size
-        self.precision = precision
-        self.stop = stop
+    def __init__(self, run: Trainer) -> None:
+        self.run = run
+        self.model = run.model
+        self.encoder: Encoder = run.data.encoder
+        self.batch_size = run.experiment.evaluate.batch_size or run.micro_batch_size
         self.known: dict[str, SplitLoss] = {}
-
-    @property
-    def encoder(self) -> Encoder:
-        return self.data.encoder
 
     def split_loss(self, split: str) -> SplitLoss:
         if split not in self.known:
-            tokens, device = self.data.split(split), self.precision.device
-            nats = 0.0  # summed in double precision: a split may be long
-            for batch in every_token_once(tokens, self.block_size, self.batch_size, self.document_mask):
-                more = {} if batch.segments is None else {"segments": batch.segments.to(device)}
-                if self.stop.name:
-                    raise Interrupted
-                with self.precision.autocast():
-                    nats += self.model(batch.ids.to(device), batch.targets.to(device), **more).item()
+            tokens = self.run.data.split(split)
+            found = self.run.world.all_say(list(self._losses(tokens)))  # of each rank, its batches'
+            nats = sum(loss for round_ in zip(*found, strict=True) for loss in round_)  # in the order of the batches
             first = len(self.encoder.decode_bytes([int(tokens.tokens[0])]))
-            self.known[split] = SplitLoss(nats, len(tokens.tokens) - 1, self.data.splits[split]["bytes"] - first)
+            text_bytes = self.run.data.splits[split]["bytes"] - first
+            self.known[split] = SplitLoss(nats, len(tokens.tokens) - 1, text_bytes)
         return self.known[split]
 
+    def _losses(self, split: Split) -> Iterator[float]:
+        """Of this rank's batches, as Python's floats: a split may be long, and they have double precision."""
+        run, model = self.run, self.run.experiment.model
+        share = {"rank": run.world.rank, "world_size": run.world.size}
+        for batch in every_token_once(split, model.block_size, self.batch_size, model.document_mask, **share):
+            if run.interrupted():
+                raise Interrupted
+            here = batch.to(run.precision.device)
+            more = {} if here.segments is None else {"segments": here.segments}
+            with run.precision.autocast():
+                loss = self.model(here.ids, here.targets, **more)
+            yield loss.item()
 
-def evaluate(
-    model: nn.Module, data: Prepared, experiment: Experiment, precision: Precision, stop: StopSignals
-) -> dict[str, float] | None:
+
+def evaluate(run: Trainer) -> dict[str, float] | None:
     """Every evaluator of the experiment: {"val/loss": 1.9, ...}; None where a signal came meanwhile."""
     metrics: dict[str, float] = {}
-    with apart(model, experiment.train.seed):
-        ctx = Evaluation(model, data, experiment, precision, stop)
-        for evaluator in experiment.evaluator:
+    with apart(run.model, run.experiment.train.seed):
+        ctx = Evaluation(run)
+        for evaluator in run.experiment.evaluator:
             try:
                 found = evaluator.evaluate(ctx)
             except Interrupted:

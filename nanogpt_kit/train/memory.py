@@ -1,10 +1,18 @@
-"""How much memory a run has needed at its worst."""
+"""How much memory a run needs, and what to do where there is too little."""
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+SHARE = 0.5  # of the free memory that activations may take: gradients and the optimizer's state come later
 
 
 def memory(device: str) -> dict[str, float]:
@@ -24,3 +32,68 @@ def peak_bytes(device: str) -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_bytes(device: str) -> int | None:
+    """Of the device, for all processes; None where the system does not say."""
+    if device == "cuda":
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + cached
+    if device == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA has an error of its own, the CPU's allocator and MPS say it in words."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def remedy(micro_batch_size: int, is_auto: bool) -> str:
+    """For a step that needs more memory than there is."""
+    if micro_batch_size > 1:
+        half = f"train.micro_batch_size = {micro_batch_size // 2} halves what the activations take"
+    else:
+        half = "half the model.block_size halves what the activations take"
+    auto = "" if is_auto or micro_batch_size == 1 else ', and "auto" finds the largest that fits'
+    return f"out of memory with micro-batches of {micro_batch_size} windows; {half}{auto}"
+
+
+def largest_that_fits(windows: int, step: Callable[[int], Tensor], device: str, processes: int) -> int:
+    """The largest micro-batch, up to `windows`, whose activations have room among `processes` that share the device.
+
+    `step` gives the loss of a micro-batch of that many windows. What one more window keeps for the backward pass is
+    counted, not tried: on a CPU trying would end in the process being killed.
+    """
+    free = free_bytes(device)
+    if free is None or windows == 1:
+        return windows
+    per_window = max(1, kept_bytes(step, 2) - kept_bytes(step, 1))
+    return max(1, min(windows, int(SHARE * free / processes / per_window)))
+
+
+def kept_bytes(step: Callable[[int], Tensor], windows: int) -> int:
+    """Of all storages that the loss of so many windows keeps for its backward pass."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = step(windows)
+    del loss
+    gc.collect()
+    return sum(kept.values())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Precision:
-    name: str  # fp32, bf16, fp16
+    name: str  # fp32, tf32, bf16, fp16
     device: str  # cpu, cuda, mps
 
     @classmethod
@@ -28,9 +29,22 @@ class Precision:
             return cls("bf16", device), "the CPU multiplies it natively"
         return cls("fp32", device), "this device gains nothing from bf16"
 
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """While entered, products of fp32 matrices keep 10 bits of their fractions where that is asked for.
+
+        With a short type they do too, since what autocast leaves in fp32 are products of little weight.
+        """
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest" if self.name == "fp32" else "high")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
     def autocast(self) -> AbstractContextManager[object]:
-        """Matrix products in the short type, sums and norms in fp32; nothing to do for fp32."""
-        dtype = DTYPES[self.name]
+        """Matrix products in the short type, sums and norms in fp32; nothing to do where there is none."""
+        dtype = DTYPES.get(self.name)
         return nullcontext() if dtype is None else torch.autocast(self.device, dtype=dtype)
 
     def scaler(self) -> torch.amp.GradScaler:

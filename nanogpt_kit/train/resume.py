@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
@@ -11,6 +14,8 @@ from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.folder import RunFolder
+
+BUDGETS = ("steps", "max_tokens", "max_seconds")  # of [train]: how long, and not how
 
 
 def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
@@ -31,7 +36,7 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
         trust.check(layers, folder.path)
     before = Experiment.of(layers, folder.path)
     check_differences(before, wanted)
-    if folder.status().get("state") == "finished" and before.train.steps == wanted.train.steps:
+    if is_done(folder.status(), wanted):
         raise KitError(f"{folder} is finished; train.steps=<more> would continue it")
     for path in wanted.component_files:  # a callback, say, that this run has not had so far
         copy = folder.path / "components" / path.name
@@ -42,22 +47,36 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
     values = wanted.resolved()
     for section in Experiment.may_change:
         layers.values[section] = values[section]
-    layers.values["train"]["steps"] = wanted.train.steps
+    for budget in BUDGETS:
+        value = values["train"].get(budget)
+        layers.values["train"].pop(budget, None)
+        if value is not None:
+            layers.values["train"][budget] = value
     return Experiment.of(layers, folder.path), folder
 
 
 def newest_unfinished(wanted: Experiment, parent: Path) -> RunFolder:
-    at_work = []
-    for folder in reversed(runs.of_experiment(parent)):
+    at_work, found = [], runs.of_experiment(parent)
+    same_seed = [folder for folder in found if f"-s{wanted.train.seed}-" in folder.path.name]
+    for folder in reversed(same_seed or found):
         status = folder.status()
         if status.get("state") == "running":
             at_work.append(folder)
         elif status.get("imported"):
             continue
-        elif status.get("state") != "finished" or status.get("total_steps", 0) < wanted.train.steps:
+        elif not is_done(status, wanted):
             return folder
     busy = f"; {at_work[0]} is at work in another process" if at_work else ""
     raise KitError(f"{parent} has no unfinished run to resume{busy}")
+
+
+def is_done(status: Mapping[str, Any], wanted: Experiment) -> bool:
+    """Whether a run that ended so has spent all that is wanted now."""
+    if status.get("state") != "finished":
+        return False
+    spent = status.get("seconds", 0.0) >= (wanted.train.max_seconds or math.inf)
+    by_budget = "train.max_seconds" in status.get("reason", "")
+    return spent or not (by_budget or status.get("total_steps", 0) < wanted.total_steps)
 
 
 def check_differences(before: Experiment, wanted: Experiment) -> None:
@@ -65,9 +84,9 @@ def check_differences(before: Experiment, wanted: Experiment) -> None:
     faults = []
     for key, (then, now) in before.differences(wanted).items():
         section = key.split(".")[0]
-        if key == "train.steps":
+        if key in ("train.steps", "train.max_tokens"):
             reason = steps_cannot_change(before, wanted)
-        elif section in Experiment.may_change or section == "components":
+        elif key == "train.max_seconds" or section in Experiment.may_change or section == "components":
             continue
         else:
             reason = "a resumed run goes on as it began"
@@ -80,10 +99,23 @@ def check_differences(before: Experiment, wanted: Experiment) -> None:
 
 def steps_cannot_change(before: Experiment, wanted: Experiment) -> str | None:
     """The schedule is a pure function, so it can be asked whether the steps already planned would have differed."""
-    then, now = before.train.steps, wanted.train.steps
+    then, now = before.total_steps, wanted.total_steps
     if now < then:
         return "steps may only grow"
     multiplier = before.schedule.multiplier
     if any(multiplier(step, then) != multiplier(step, now) for step in range(then)):
         return "the schedule depends on it, so the steps already made would have been others"
     return None
+
+
+def of_seed(wanted: Experiment) -> tuple[RunFolder | None, str | None]:
+    """Of the runs with the seed of `wanted`: one that is done, or what to resume; two times None where there are none.
+
+    Raises KitError where one is at work.
+    """
+    found = runs.of_experiment(runs.runs_root() / wanted.name)
+    mine = [folder for folder in found if f"-s{wanted.train.seed}-" in folder.path.name]
+    for folder in reversed(mine):
+        if is_done(folder.status(), wanted):
+            return folder, None
+    return None, str(newest_unfinished(wanted, runs.runs_root() / wanted.name)) if mine else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from itertools import takewhile
 from typing import Any
 
 import torch
 
-from nanogpt_kit.core.errors import KitError, RunFailed
+import nanogpt_kit
+from nanogpt_kit.core.errors import KitError, LostRank, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.manifest import Prepared
@@ -29,6 +30,7 @@ from nanogpt_kit.train.resume import reopen
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.warm_start import WarmStart
+from nanogpt_kit.train.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -36,40 +38,48 @@ logger = logging.getLogger(__name__)
 def run(experiment: Experiment, resume: str | None = None, trust_code: bool = False) -> RunFolder:
     """Trains an experiment in a new folder, or goes on with a run of it that is not done.
 
-    `resume` names the run; "" is the newest that is not done. Raises KitError before anything is written, RunFailed
-    where the run itself fails, KeyboardInterrupt where it was asked to stop; its status says so too.
+    `resume` names the run; "" is the newest that is not done. Started by torchrun, each process is one rank of it.
+    Raises KitError before anything is written, RunFailed where the run itself fails, KeyboardInterrupt where it was
+    asked to stop; its status says so too.
     """
     trust.remember(experiment.component_files)  # whoever names a file in an experiment and runs it has chosen it
-    resumed = None
-    if resume is not None:
-        experiment, resumed = reopen(experiment, resume, trust_code)
-    ctx, why = context(experiment)
+    world = World.of_environment()
+    if world.rank:
+        logging.getLogger("nanogpt_kit").setLevel(logging.WARNING)  # the others would say the same
+    ctx, why = context(experiment, world)
     experiment.check_context(ctx)
-    check_parts(experiment)
-    runs.check_runs_root(experiment.name)
-    start = WarmStart.find(experiment, resumed, trust_code)
-    data = prepare(experiment, resumed=resumed)
-    if experiment.sample.num_samples:
-        encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
-    facts = data_facts(data)
-    if start:
-        start.check_tokens(experiment, data)
-    if resumed is not None:
-        check_data(resumed, data, facts)
     with ExitStack() as stack:
+        stack.enter_context(world.joined(ctx.device))
+        experiment, resumed = reopened(experiment, resume, trust_code, world)
+        experiment.check_context(ctx)
+        check_parts(experiment)
+        runs.check_runs_root(experiment.name)
+        start = WarmStart.find(experiment, resumed, trust_code)
+        data = prepare(experiment, resumed=resumed)
+        if experiment.sample.num_samples:
+            encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
+        facts = data_facts(data)
+        if start:
+            start.check_tokens(experiment, data)
+        if resumed is not None:
+            check_data(resumed, data, facts)
+        versions = {"nanogpt-kit": nanogpt_kit.__version__, "torch": torch.__version__}
+        world.agree({"the experiment": experiment.fingerprint(), **versions, "tokens": facts["splits"]})
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(experiment.train.threads or torch.get_num_threads())
-        folder = resumed or new_folder(experiment, facts, ctx, start)
-        logger.info("run %s on %s in %s (%s)", folder, ctx.device, ctx.precision, why)
+        stack.enter_context(Precision(ctx.precision, ctx.device).in_force())
+        folder = resumed or shared_folder(experiment, facts, ctx, why, start, world)
+        among = f", {world.size} processes" if world.size > 1 else ""
+        logger.info("run %s on %s%s in %s (%s)", folder, ctx.device, among, ctx.precision, why)
         try:
-            stack.enter_context(folder.lock())
+            stack.enter_context(folder.lock() if world.rank == 0 else nullcontext())
         except BlockingIOError:
             raise KitError(f"{folder} is at work in another process") from None
         stop = stack.enter_context(StopSignals())
         try:
-            trainer = Trainer(experiment, data, folder, ctx, stop, start.weights if start else None)
+            trainer = Trainer(experiment, data, folder, ctx, stop, world, start.weights if start else None)
         except BaseException:
-            if resumed is None:  # nothing has happened in it yet
+            if resumed is None and world.rank == 0:  # nothing has happened in it yet
                 shutil.rmtree(folder.path, ignore_errors=True)
             raise
         start = None  # its weights are in the model now, and may be gigabytes
@@ -78,25 +88,63 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
     return folder
 
 
-def context(experiment: Experiment) -> tuple[RunContext, str]:
+def context(experiment: Experiment, world: World) -> tuple[RunContext, str]:
     """The device and precision that the experiment's settings mean here, and why that precision."""
-    device = choose_device(experiment.train.device)
+    device, place = choose_device(experiment.train.device), experiment.place(("train", "device"))
     if not has_device(device):
-        raise KitError(f"{experiment.place(('train', 'device'))}: train.device = {device!r}, but torch finds none here")
+        raise KitError(f"{place}: train.device = {device!r}, but torch finds none here")
+    if device == "cuda":
+        found = torch.cuda.device_count()
+        if world.local_size > found:
+            raise KitError(f"{world.local_size} processes were started here, but there are {found} GPUs")
+        torch.cuda.set_device(world.local_rank)
     precision, why = Precision.choose(experiment.train.precision, device)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
+    if precision.name == "tf32" and device != "cuda":
+        place = experiment.place(("train", "precision"))
+        raise KitError(f"{place}: train.precision = 'tf32' is arithmetic of CUDA devices, and this is {device}")
     splits = experiment.dataset.splits
-    return RunContext(device=device, precision=precision.name, world_size=world_size, splits=splits), why
+    return RunContext(device=device, precision=precision.name, world_size=world.size, splits=splits), why
+
+
+def reopened(
+    experiment: Experiment, resume: str | None, trust_code: bool, world: World
+) -> tuple[Experiment, RunFolder | None]:
+    """What to run, and in which folder where it is not a new one. All ranks go on with the run that rank 0 finds."""
+    if resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        resume = str(world.first_says(begun_by_this_launch(experiment) if world.rank == 0 else None) or "") or None
+    if resume is None:
+        return experiment, None
+    if world.rank == 0:
+        found = reopen(experiment, resume, trust_code)
+        world.first_says(found[1].path)
+        return found
+    return reopen(experiment, str(world.first_says(None)), trust_code)
+
+
+def begun_by_this_launch(experiment: Experiment) -> RunFolder | None:
+    """The run that torchrun has started before, and starts again since a process of it has failed."""
+    for folder in reversed(runs.of_experiment(runs.runs_root() / experiment.name)):
+        with suppress(OSError, ValueError, KeyError):
+            if read_json(folder.path / "provenance.json")["launch"] == launch() and launch():
+                return folder
+    return None
+
+
+def launch() -> dict[str, str]:
+    """What tells a start by torchrun from others; empty where it was not the one."""
+    told = {name: os.environ.get(name) for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")}
+    return {name: value for name, value in told.items() if value} if told["TORCHELASTIC_RUN_ID"] else {}
 
 
 def work(trainer: Trainer) -> None:
     """Trains and samples; whatever happens, the run's status tells it."""
-    folder, stop = trainer.folder, trainer.stop
-    state, reason = "failed", ""
+    folder, stop, world = trainer.folder, trainer.stop, trainer.world
+    state, reason, lost = "failed", "", False
     try:
-        folder.set_status("running")
-        toml = trainer.experiment.to_toml(with_copies=True)  # a resumed run may have got more steps
-        write_atomically(folder.experiment, toml)
+        if world.rank == 0:
+            folder.set_status("running")
+            toml = trainer.experiment.to_toml(with_copies=True)  # a resumed run may have got more steps
+            write_atomically(folder.experiment, toml)
         trainer.train()
         if trainer.experiment.sample.num_samples and not stop.name:
             write_samples(trainer)
@@ -111,14 +159,31 @@ def work(trainer: Trainer) -> None:
         raise RunFailed(f"{folder} cannot go on: {error}") from error
     except BaseException as error:
         reason = str(error) or repr(error)
+        lost = world.lost(error)
+        if lost:
+            raise LostRank(f"another process of the run was lost: {reason}") from error
         raise
     finally:
-        try:
-            trainer.hooks.call("run_finished", run=trainer, status=state)
-            details = {"reason": reason} if reason else {}
-            folder.set_status(state, step=trainer.step, total_steps=trainer.total_steps, **details)
-        except (OSError, RunFailed) as error:  # what ended the run matters more
-            logger.warning("%s is %s, but its end is not complete: %s", folder, state, error)
+        end(trainer, state, reason, lost)
+
+
+def end(trainer: Trainer, state: str, reason: str, lost: bool) -> None:
+    """The run's last word: rank 0's, or that of the rank that failed."""
+    folder, rank = trainer.folder, trainer.world.rank
+    try:
+        trainer.hooks.call("run_finished", run=trainer, status=state)
+        if lost and folder.status()["state"] == "failed":
+            return  # the one that was lost has said why
+        if rank == 0 or (state == "failed" and not lost):
+            details: dict[str, Any] = {"reason": reason} if reason else {}
+            if rank:
+                details["rank"] = rank
+            if trainer.saving.best:
+                details["best"] = trainer.saving.best
+            spent = {"step": trainer.step, "total_steps": trainer.total_steps, "seconds": round(trainer.seconds, 3)}
+            folder.set_status(state, **spent, **details)
+    except (OSError, RunFailed) as error:  # what ended the run matters more
+        logger.warning("%s is %s, but its end is not complete: %s", folder, state, error)
 
 
 def write_samples(trainer: Trainer) -> None:
@@ -126,23 +191,43 @@ def write_samples(trainer: Trainer) -> None:
     wanted, stop = trainer.experiment.sample, trainer.stop
     writer = LoadedRun(trainer.experiment, trainer.model, trainer.data.encoder, trainer.precision.device)
     texts: list[str] = []
-    with apart(trainer.model, wanted.seed):
-        for number in range(wanted.num_samples):
+    with trainer.hooks.evaluation(trainer), apart(trainer.model, wanted.seed):
+        for number in range(wanted.num_samples):  # on all ranks alike: each may hold but a part of the model
             pieces = writer.stream(wanted.prompt, seed=wanted.seed + number)
-            texts.append("".join(takewhile(lambda _: not stop.name, pieces)))
+            texts.append("".join(takewhile(lambda _: not trainer.interrupted(), pieces)))
     if not stop.name:
-        write_atomically(trainer.folder.samples, f"\n{'-' * 80}\n".join(texts) + "\n")
+        if trainer.rank == 0:
+            write_atomically(trainer.folder.samples, f"\n{'-' * 80}\n".join(texts) + "\n")
         trainer.hooks.call("sampled", run=trainer, step=trainer.step, texts=texts)
 
 
+def shared_folder(
+    experiment: Experiment, facts: dict[str, Any], ctx: RunContext, why: str, start: WarmStart | None, world: World
+) -> RunFolder:
+    """The new folder that rank 0 makes. Raises KitError where another rank does not see it."""
+    made = new_folder(experiment, facts, ctx, why, start).path if world.rank == 0 else None
+    folder = RunFolder(world.first_says(made))
+    blind = [rank for rank, sees in enumerate(world.all_say(folder.experiment.exists())) if not sees]
+    if blind:
+        raise KitError(f"rank {blind[0]} does not see {folder}: runs have to lie on a disk that all nodes share")
+    return folder
+
+
 def new_folder(
-    experiment: Experiment, facts: dict[str, Any], ctx: RunContext, start: WarmStart | None = None
+    experiment: Experiment, facts: dict[str, Any], ctx: RunContext, why: str, start: WarmStart | None = None
 ) -> RunFolder:
     """Makes the run folder and writes down all that is known before the first step."""
-    hardware: dict[str, Any] = {"device": ctx.device, "precision": ctx.precision, "threads": torch.get_num_threads()}
+    hardware: dict[str, Any] = {
+        "device": ctx.device,
+        "processes": ctx.world_size,
+        "precision": ctx.precision,
+        "precision_since": why,
+        "threads": torch.get_num_threads(),
+    }
     if ctx.device == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name()
     origin, patch = provenance.collect(experiment, facts, hardware)
+    origin["launch"] = launch()
     if start:
         origin["init_from"] = start.facts()
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())

@@ -1,24 +1,23 @@
 """The training loop, top to bottom.
 
 A step is one optimizer update, a micro-step one forward and backward pass; `step` counts the updates done. Everything
-the loop calls is an object that was made before the first step: nothing is looked up on the way.
+the loop calls is an object that was made before the first step: nothing is looked up on the way. Every process of a run
+goes through it; what they tell each other goes through `world` and `spread`.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
-from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.checkpoint.rng import own_rng, seed_everything
+from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.core.kinds import ModelContext, OrderContext
@@ -28,11 +27,16 @@ from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.nn.roles import by_role
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog, truncate_after
+from nanogpt_kit.train.diagnostics import Diagnostics
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluate import evaluate
-from nanogpt_kit.train.memory import memory
+from nanogpt_kit.train.memory import is_out_of_memory, largest_that_fits, memory, remedy
 from nanogpt_kit.train.precision import Precision
+from nanogpt_kit.train.saving import Saving
 from nanogpt_kit.train.stop import StopSignals
+from nanogpt_kit.train.world import World
+
+GO_ON, END, INTERRUPTED = 0, 1, 2  # what a rank wants; the run does what the largest says
 
 
 class Trainer:
@@ -45,30 +49,36 @@ class Trainer:
         folder: RunFolder,
         ctx: RunContext,
         stop: StopSignals,
+        world: World,
         weights: Mapping[str, Tensor] | None = None,  # to start from; left out, the init draws them
     ) -> None:
         self.experiment = experiment
         self.data = data
         self.folder = folder
         self.path = folder.path
+        self.world = world
+        self.rank = world.rank
         self.precision = Precision(ctx.precision, ctx.device)
-        self.rank = 0
         self.references: Mapping[str, float] = data.references
-        self.total_steps = experiment.train.steps
+        self.total_steps = experiment.total_steps
         self.step = 0
         self.seconds = 0.0  # spent in steps; evaluation and checkpoints are not counted
         self.stop = stop  # asked for by the user
-        self.stop_reason = ""  # asked for by a callback
+        self.stop_reason = ""  # asked for by a callback or a budget
         # Steps. Random weights are not worth an evaluation, unless nothing else is asked for.
-        self.evaluated_at = self.saved_at = 0 if weights is None and self.total_steps else -1
-        self.unread: tuple[int, Batch, Tensor, Tensor] | None = None  # the newest loss and norm, perhaps not finite
+        self.evaluated_at = 0 if weights is None and self.total_steps else -1
+        self.unread: tuple[int, Tensor, Tensor] | None = None  # the newest loss and norm, perhaps not finite
+        self.steps_read = self.steps_clipped = 0  # since the last logged one
 
         seed_everything(experiment.train.seed)
         self.model = experiment.model.build(ModelContext(vocab_size=data.encoder.vocab_size))
         experiment.init.apply(self.model)
-        if weights is not None:
+        self.saving = Saving(self)
+        self.saving.saved_at = self.evaluated_at
+        if not self.saving.load_weights(self.model) and weights is not None:
             store.fit(self.model, weights, str(experiment.model.init_from))
         self.model.to(ctx.device)
+        self.diagnostics = Diagnostics(self.model, experiment.train.watch)
         self.spread = experiment.parallel.spread(self.model, ctx)
         self.optimizer = experiment.optimizer.build(self.groups())
         self.peaks = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
@@ -83,73 +93,83 @@ class Trainer:
             documents=split.documents,
         )
         with_segments, pin = experiment.model.document_mask, ctx.device == "cuda"
-        batches = Batches(split, experiment.order, order, with_segments=with_segments, pin=pin)
+        share = {"rank": world.rank, "world_size": world.size}
+        batches = Batches(split, experiment.order, order, with_segments=with_segments, pin=pin, **share)
         self.batches = Ahead(batches, self.total_steps)
 
-        saved = self.restore()
+        saved = self.saving.restore()
+        self.micro_batch_size = saved["micro_batch_size"] if saved else self.choose_micro_batch_size()
         self.first_step = self.step
+        if self.rank == 0:
+            truncate_after(folder.metrics, self.step)
+            self.log = MetricsLog(folder.metrics)
         self.hooks = Hooks(experiment.callback, self)
-        seed_everything(experiment.train.seed)  # dropout starts here, whatever was drawn while building
-        if saved:
-            self.hooks.load_state_dict(saved["callbacks"])
-            set_rng_state(saved["rng"])
+        self.saving.resume(saved)
 
     def train(self) -> None:
         """Runs to the last step, or until it is asked to stop. Raises RunFailed where the loss is no number."""
-        every = self.experiment
+        every, watched = self.experiment, self.diagnostics
         self.hooks.call("run_started", run=self)
         self.model.train()
         tokens, since = 0, self.seconds  # of the steps that are not logged yet
         if self.step % every.evaluate.every_steps == 0:
             self.evaluate()  # where the process before was stopped during it
 
-        while self.step < self.total_steps and not (self.stop_reason or self.stop.name):
+        while self.step < self.total_steps and not self.asked_to_stop():
             began = time.perf_counter()
+            log = self.step + 1 in (1, self.total_steps) or (self.step + 1) % every.train.log_every_steps == 0
+            watched.begin(log)
             batch = self.batches.at(self.step)
             rate = self.set_learning_rate()
             loss, grad_norm = self.update(batch)
             self.check_finite()  # the step before, whose flag was not waited for
-            self.unread = (self.step, batch, loss, grad_norm)
+            self.unread = (self.step, loss, grad_norm)
             self.step += 1
-            tokens += batch.tokens
-
-            log = self.step in (1, self.total_steps) or self.step % every.train.log_every_steps == 0
+            tokens += batch.all_tokens
             if log:
                 self.check_finite()  # waits for the device, so the clock is read after it
             self.seconds += time.perf_counter() - began
             if log:
                 metrics = {"train/loss": loss.item(), "optim/lr": rate, "optim/grad_norm": grad_norm.item()}
                 metrics["perf/tokens_per_second"] = speed = tokens / (self.seconds - since)
-                metrics |= {**self.efficiency.metrics(speed), **memory(self.precision.device)}
+                metrics |= {**self.efficiency.metrics(speed), **memory(self.precision.device), **watched.metrics()}
+                metrics |= self.stability()
                 tokens, since = 0, self.seconds
                 self.record("logged", metrics)
             self.hooks.call("step_finished", run=self, step=self.step)
             if self.step % every.evaluate.every_steps == 0:
                 self.evaluate()
             if self.step % every.checkpoint.every_steps == 0:
-                self.save()
+                self.saving.save()
 
         if not self.stop.name:
             self.evaluate()
-        self.save()
+        self.saving.save()
 
     def update(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One optimizer step: (mean loss of the batch, norm of its gradient), both still on the device."""
-        device, wanted = self.precision.device, batch.tokens
-        total = torch.zeros((), device=device)
-        parts = list(batch.to(device).micro_batches(self.experiment.micro_batch_size))
-        for number, (ids, targets, segments) in enumerate(parts, start=1):
-            with self.spread.sync(last=number == len(parts)):
-                with self.precision.autocast():
-                    loss = self.spread(ids, targets, segments)  # summed over the tokens
-                self.scaler.scale(loss / wanted).backward()  # so every token of the batch weighs the same
-            total += loss.detach()
-        self.scaler.unscale_(self.optimizer)
-        grad_norm = self.spread.clip(self.experiment.train.grad_clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return total / wanted, grad_norm
+        """One optimizer step: (mean loss of all ranks' batch, norm of its gradient), both still on the device."""
+        total = torch.zeros((), device=self.precision.device)
+        parts = list(batch.to(self.precision.device).micro_batches(self.micro_batch_size))
+        try:
+            for number, (ids, targets, segments) in enumerate(parts, start=1):
+                with self.spread.sync(last=number == len(parts)):
+                    with self.precision.autocast():
+                        loss = self.spread(ids, targets, segments)  # summed over the tokens
+                    # Divided by all ranks' tokens, so that every token of the batch weighs the same
+                    self.scaler.scale(loss / batch.all_tokens).backward()
+                total += loss.detach()
+            self.scaler.unscale_(self.optimizer)
+            grad_norm = self.spread.clip(self.experiment.train.grad_clip)
+            self.diagnostics.moving()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            told = remedy(self.micro_batch_size, is_auto=self.experiment.train.micro_batch_size == "auto")
+            raise RunFailed(f"step {self.step + 1}: {told}") from error
+        return self.world.sum(total) / batch.all_tokens, grad_norm
 
     def set_learning_rate(self) -> float:
         multiplier = self.experiment.schedule.multiplier(self.step, self.total_steps)
@@ -164,27 +184,52 @@ class Trainer:
             for role, parameters in by_role(self.model).items()
         ]
 
+    def asked_to_stop(self) -> bool:
+        """By a signal, a callback or the budget; all ranks agree, so that none waits for another in vain."""
+        if self.seconds >= (self.experiment.train.max_seconds or math.inf):
+            self.request_stop(f"train.max_seconds = {self.experiment.train.max_seconds:g} were spent")
+        wanted = self.world.most(INTERRUPTED if self.stop.name else END if self.stop_reason else GO_ON)
+        if wanted == INTERRUPTED:
+            self.stop.name = self.stop.name or "another rank was asked to stop"
+        return wanted != GO_ON
+
+    def interrupted(self) -> bool:
+        """By a signal, at any rank."""
+        if self.world.most(bool(self.stop.name)):
+            self.stop.name = self.stop.name or "another rank was asked to stop"
+        return bool(self.stop.name)
+
     def check_finite(self) -> None:
         """Reads the flag that the last step left, before its weights are evaluated, saved or trained on for long."""
         if self.unread is None:
             return
-        (step, batch, loss, grad_norm), self.unread = self.unread, None
-        values = {"loss": loss.item()}
-        if not self.scaler.is_enabled():  # else it skips such steps, and lowers its scale
-            values["norm of the gradient"] = grad_norm.item()
+        (step, loss, grad_norm), self.unread = self.unread, None
+        values = {"loss": loss.item(), "norm of the gradient": grad_norm.item()}
+        self.steps_read += 1
+        self.steps_clipped += values["norm of the gradient"] > (self.experiment.train.grad_clip or math.inf)
+        if self.scaler.is_enabled():  # it skips steps whose gradient is no number, and lowers its scale
+            del values["norm of the gradient"]
         wrong = next((name for name, value in values.items() if not math.isfinite(value)), None)
         if wrong:
-            starts = ", ".join(map(str, batch.starts[:8])) + (", ..." if len(batch.starts) > 8 else "")
+            starts = self.batches.batches.starts(step)
+            told = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
             raise RunFailed(
-                f"the {wrong} is {values[wrong]} at step {step + 1}, on the windows that start at tokens {starts} "
+                f"the {wrong} is {values[wrong]} at step {step + 1}, on the windows that start at tokens {told} "
                 'of train; a lower optimizer.lr, a longer warmup or train.precision = "fp32" often helps'
             )
+
+    def stability(self) -> dict[str, float]:
+        """The share of the steps since the last call whose gradient was clipped, and the scale of fp16's gradients."""
+        found = {"optim/clip_fraction": self.steps_clipped / max(1, self.steps_read)}
+        self.steps_read = self.steps_clipped = 0
+        return {**found, **({"optim/loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {})}
 
     def record(self, hook: str, metrics: Mapping[str, float]) -> None:
         """Into metrics.jsonl, then to the callbacks."""
         tokens = self.step * self.experiment.train.batch_tokens
         progress = {"tokens": tokens, "seconds": round(self.seconds, 3)}
-        self.log.write({"step": self.step, **progress, **metrics})
+        if self.rank == 0:
+            self.log.write({"step": self.step, **progress, **metrics})
         told = {**progress, **metrics} if hook == "logged" else metrics
         self.hooks.call(hook, run=self, step=self.step, metrics=told)
 
@@ -192,51 +237,30 @@ class Trainer:
         if self.evaluated_at == self.step:
             return
         self.check_finite()
-        metrics = evaluate(self.model, self.data, self.experiment, self.precision, self.stop)
+        with self.hooks.evaluation(self):
+            metrics = evaluate(self)
         if metrics is not None:  # else a signal came meanwhile; a resumed run evaluates here again
             self.evaluated_at = self.step
             self.record("evaluated", metrics)
+            self.saving.evaluated(metrics)
 
-    def save(self) -> None:
-        """Everything that the next step depends on: saved and restored, it is as if nothing had happened."""
-        if self.saved_at == self.step:
-            return
-        self.check_finite()
-        training = {
-            "step": self.step,
-            "evaluated_at": self.evaluated_at,
-            "seconds": self.seconds,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "rng": rng_state(),
-            "callbacks": self.hooks.state_dict(),
-        }
-        folder, keep = self.folder.checkpoints, self.experiment.checkpoint.keep_last
-        try:
-            path = store.save(folder, self.step, self.model, training, self.data.manifest["tokenizer"], keep)
-        except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors call a full disk
-            free = shutil.disk_usage(self.path).free
-            told = f"the checkpoint of step {self.step} cannot be written: {error} ({free:,} bytes are free there)"
-            raise RunFailed(told) from error
-        self.saved_at = self.step
-        self.hooks.call("checkpoint_saved", run=self, step=self.step, path=path)
+    def choose_micro_batch_size(self) -> int:
+        """As the experiment says; "auto" is the largest that fits, the same on all ranks."""
+        share = -(-self.experiment.batch_windows // self.world.size)  # rounded up
+        if self.experiment.train.micro_batch_size != "auto":
+            return min(self.experiment.train.micro_batch_size or share, share)
+        batch = self.batches.at(0).to(self.precision.device)
 
-    def restore(self) -> dict[str, Any] | None:
-        """Takes the newest whole checkpoint of the run; None where there is none yet."""
-        path = store.newest(self.folder.checkpoints)
-        saved = None
-        if path is None and store.numbered(self.folder.checkpoints):
-            raise KitError(f"no checkpoint in {self.folder.checkpoints} is whole; remove them all to start from step 0")
-        if path is not None:
-            saved = store.load_training(path)
-            store.load_weights(path, self.model)
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.scaler.load_state_dict(saved["scaler"])
-            self.step, self.seconds = saved["step"], saved["seconds"]
-            self.evaluated_at, self.saved_at = saved["evaluated_at"], saved["step"]
-        truncate_after(self.folder.metrics, self.step)
-        self.log = MetricsLog(self.folder.metrics)
-        return saved
+        def loss_of(windows: int) -> Tensor:
+            with self.precision.autocast():
+                ids, targets, segments = next(batch.micro_batches(windows))
+                loss: Tensor = self.model(ids, targets, **({} if segments is None else {"segments": segments}))
+            return loss
+
+        with own_rng(self.experiment.train.seed):
+            processes = 1 if self.precision.device == "cuda" else self.world.local_size
+            size = largest_that_fits(share, loss_of, self.precision.device, processes)
+        return -self.world.most(-size)  # the smallest
 
     def request_stop(self, reason: str) -> None:
         self.stop_reason = self.stop_reason or reason

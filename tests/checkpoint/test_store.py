@@ -21,12 +21,14 @@ def model(features: int = 5) -> nn.Module:
 
 
 def saved(folder: Path, step: int, keep_last: int = 9) -> Path:
-    return store.save(folder, step, model(), {"step": step, "tensor": torch.ones(2)}, {"use": "byte"}, keep_last)
+    return store.save(
+        folder, step, model(), {"step": step, "tensor": torch.ones(2)}, {"use": "byte"}, store.Keep(keep_last)
+    )
 
 
 def test_weights_come_back_and_tied_ones_stay_tied(tmp_path: Path) -> None:
     before = model()
-    path = store.save(tmp_path, 3, before, {"step": 3}, {}, keep_last=1)
+    path = store.save(tmp_path, 3, before, {"step": 3}, {})
     after = model()
     store.load_weights(path, after)
     assert torch.equal(after["one"].weight, before["one"].weight)
@@ -67,7 +69,7 @@ def test_a_damaged_newer_checkpoint_never_costs_the_one_just_saved(tmp_path: Pat
 def test_a_save_that_fails_leaves_the_last_one_alone(tmp_path: Path) -> None:
     whole = saved(tmp_path, 1)
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
-        store.save(tmp_path, 2, model(), {"bad": lambda: None}, {}, keep_last=1)
+        store.save(tmp_path, 2, model(), {"bad": lambda: None}, {})
     assert [path.name for path in tmp_path.iterdir()] == [whole.name]
     assert store.newest(tmp_path) == whole
 
@@ -93,7 +95,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_shape_are_refused_with_a_sentence(tmp_path: Path) -> None:
-    path = store.save(tmp_path, 1, model(5), {}, {}, keep_last=1)
+    path = store.save(tmp_path, 1, model(5), {}, {})
     with pytest.raises(KitError, match="do not fit the model"):
         store.load_weights(path, model(6))
 

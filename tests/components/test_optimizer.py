@@ -1,4 +1,4 @@
-"""Optimizers, against torch's own."""
+"""Optimizers, against torch's own and against what was published."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.components.optimizer.adamw import AdamW
+from nanogpt_kit.components.optimizer.muon import Muon
+from nanogpt_kit.components.optimizer.sgd import SGD
+from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.testing.optimizer import SHAPES, OptimizerConformance
 
-SHAPES = {"matrix": (7, 5), "embedding": (11, 5), "head": (13, 5), "vector": (5,)}
 OPTIONS = {"lr": 3e-3, "betas": (0.8, 0.97), "eps": 1e-6, "weight_decay": 0.3}
 
 
@@ -30,6 +33,11 @@ def take_steps(optimizer: torch.optim.Optimizer, of: dict[str, nn.Parameter], gr
         optimizer.step()
 
 
+def drawn_gradients() -> list[list[Tensor]]:
+    generator = torch.Generator().manual_seed(2)
+    return [[torch.randn(shape, generator=generator) for shape in SHAPES.values()] for _ in range(20)]
+
+
 def test_adamw_is_torchs_with_decay_on_all_but_vectors() -> None:
     ours, theirs = parameters(), parameters()
     decayed = [parameter for parameter in theirs.values() if parameter.ndim >= 2]
@@ -37,8 +45,7 @@ def test_adamw_is_torchs_with_decay_on_all_but_vectors() -> None:
     reference = torch.optim.AdamW(
         [{"params": decayed}, {"params": spared, "weight_decay": 0.0}], **OPTIONS, fused=False, foreach=False
     )
-    generator = torch.Generator().manual_seed(2)
-    gradients = [[torch.randn(shape, generator=generator) for shape in SHAPES.values()] for _ in range(20)]
+    gradients = drawn_gradients()
     take_steps(AdamW(**OPTIONS).build(groups(ours)), ours, gradients)
     take_steps(reference, theirs, gradients)
     for role in SHAPES:
@@ -70,3 +77,81 @@ def test_adamw_does_not_change_the_groups_it_is_given() -> None:
 def test_adamw_refuses_options_out_of_bounds(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AdamW(**wrong)
+
+
+class TestAdamW(OptimizerConformance):
+    component = AdamW(lr=3e-3)
+
+
+class TestSGD(OptimizerConformance):
+    component = SGD(lr=0.02)
+
+
+class TestSGDPlain(OptimizerConformance):
+    component = SGD(lr=0.02, momentum=0.0, nesterov=True, weight_decay=0.1)
+
+
+class TestMuon(OptimizerConformance):
+    component = Muon(lr=3e-3)
+
+
+class TestMuonWithSGD(OptimizerConformance):
+    component = Muon(lr=3e-3, adjust="original", nesterov=False, others=SGD(lr=0.02))
+
+
+def test_every_built_in_passes_the_suite() -> None:
+    tested = {type(case.component) for case in OptimizerConformance.__subclasses__() if case.__module__ == __name__}
+    assert {entry.load() for entry in Registry.installed().of_kind("optimizer") if entry.distribution == OURS} <= tested
+
+
+def test_sgd_is_torchs_with_decay_on_all_but_vectors() -> None:
+    options = {"lr": 0.03, "momentum": 0.8, "nesterov": True}
+    ours, theirs = parameters(), parameters()
+    decayed = [parameter for parameter in theirs.values() if parameter.ndim >= 2]
+    spared = [parameter for parameter in theirs.values() if parameter.ndim < 2]
+    reference = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": 0.3}, {"params": spared}], **options, foreach=False
+    )
+    gradients = drawn_gradients()
+    take_steps(SGD(**options, weight_decay=0.3).build(groups(ours)), ours, gradients)
+    take_steps(reference, theirs, gradients)
+    for role in SHAPES:
+        torch.testing.assert_close(ours[role], theirs[role], rtol=1e-6, atol=1e-7)
+
+
+def orthogonal(matrix: Tensor, steps: int) -> Tensor:
+    """Newton-Schulz with Jordan's coefficients, on singular values: each goes through the quintic, in fp64."""
+    u, values, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    values = values / values.norm()
+    for _ in range(steps):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return u @ torch.diag(values) @ v
+
+
+def test_muon_is_the_published_update_and_adamw_for_the_rest() -> None:
+    lr, momentum, decay = 0.02, 0.9, 0.3
+    ours, theirs = parameters(), parameters()
+    built = Muon(lr=lr, momentum=momentum, weight_decay=decay, others=AdamW(**OPTIONS)).build(groups(ours))
+    reference = AdamW(**OPTIONS).build([group for group in groups(theirs) if group["role"] != "matrix"])
+    gradients = drawn_gradients()[:4]
+    take_steps(built, ours, gradients)
+    expected, buffer = parameters()["matrix"].detach().double(), torch.zeros(SHAPES["matrix"], dtype=torch.float64)
+    for step in gradients:
+        gradient = step[0].double()  # of the matrix, which is the first
+        buffer = momentum * buffer + (1 - momentum) * gradient
+        update = orthogonal((1 - momentum) * gradient + momentum * buffer, steps=5)
+        expected = expected * (1 - lr * decay) - lr * 0.2 * max(update.shape) ** 0.5 * update
+        for parameter, other in zip(list(theirs.values())[1:], step[1:], strict=True):
+            parameter.grad = other.clone()
+        reference.step()
+    torch.testing.assert_close(ours["matrix"].double(), expected, rtol=0, atol=lr * 0.2)  # its iterations are in bf16
+    moved = (parameters()["matrix"].double() - expected).norm()
+    assert (ours["matrix"].double() - expected).norm() < 0.05 * moved
+    for role in ("embedding", "head", "vector"):
+        torch.testing.assert_close(ours[role], theirs[role], rtol=1e-6, atol=1e-7)
+
+
+def test_muon_leaves_what_is_no_matrix_of_two_dimensions_to_the_other() -> None:
+    kernel = nn.Parameter(torch.randn(4, 3, 2))
+    built = Muon().build([{"params": [kernel], "role": "matrix", "lr_multiplier": 1.0}])
+    assert [type(part) for part in built.parts] == [torch.optim.AdamW]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from nanogpt_kit.api import Schedule
 from nanogpt_kit.components.schedule.constant import Constant
 from nanogpt_kit.components.schedule.cosine import Cosine
+from nanogpt_kit.components.schedule.inverse_sqrt import InverseSqrt
+from nanogpt_kit.components.schedule.linear import Linear
+from nanogpt_kit.components.schedule.wsd import WSD
 
 STEPS, WARMUP = 300, 20
 
@@ -35,7 +39,17 @@ def test_cosine_is_nanogpts(warmup_steps: int, decay_steps: int | None, final_fr
         assert peak * schedule.multiplier(step, STEPS) == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
-@pytest.mark.parametrize("schedule", [Cosine(warmup_steps=WARMUP, final_fraction=0.2), Constant(warmup_steps=WARMUP)])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Cosine(warmup_steps=WARMUP, final_fraction=0.2),
+        Constant(warmup_steps=WARMUP),
+        Linear(warmup_steps=WARMUP, final_fraction=0.2),
+        WSD(warmup_steps=WARMUP, final_fraction=0.2),
+        WSD(warmup_steps=WARMUP, final_fraction=0.2, decay_fraction=0.5),
+        InverseSqrt(warmup_steps=WARMUP),
+    ],
+)
 def test_no_step_is_lost_and_none_jumps(schedule: Schedule) -> None:
     values = [schedule.multiplier(step, STEPS) for step in range(STEPS + 1)]
     assert values[0] == pytest.approx(1 / (WARMUP + 1))
@@ -45,11 +59,12 @@ def test_no_step_is_lost_and_none_jumps(schedule: Schedule) -> None:
     assert max(jumps) <= 1 / (WARMUP + 1) + 1e-12
 
 
-@pytest.mark.parametrize(
-    "schedule", [Cosine(warmup_steps=0), Cosine(warmup_steps=STEPS), Cosine(warmup_steps=7 * STEPS)]
-)
-def test_a_warmup_of_any_length_stays_within_bounds(schedule: Schedule) -> None:
-    assert all(0 < schedule.multiplier(step, STEPS) <= 1 for step in range(STEPS + 1))
+@pytest.mark.parametrize("warmup_steps", [0, STEPS, 7 * STEPS])
+@pytest.mark.parametrize("kind", [Cosine, Linear, WSD, InverseSqrt, Constant])
+def test_a_warmup_of_any_length_stays_within_bounds(kind: Any, warmup_steps: int) -> None:
+    schedule = kind(warmup_steps=warmup_steps)
+    assert all(0 < schedule.multiplier(step, STEPS) <= 1 for step in range(STEPS))
+    assert all(0 <= schedule.multiplier(step, STEPS) <= 1 for step in range(STEPS, 9 * STEPS))
 
 
 def test_constant_stays_at_the_peak_after_its_warmup() -> None:
@@ -58,7 +73,36 @@ def test_constant_stays_at_the_peak_after_its_warmup() -> None:
     assert [warming.multiplier(step, STEPS) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
-def test_only_the_cosine_without_decay_steps_depends_on_the_length_of_the_run() -> None:
-    assert Cosine().multiplier(200, STEPS) != Cosine().multiplier(200, 2 * STEPS)
-    assert Cosine(decay_steps=STEPS).multiplier(200, STEPS) == Cosine(decay_steps=STEPS).multiplier(200, 2 * STEPS)
-    assert Constant(warmup_steps=9).multiplier(5, STEPS) == Constant(warmup_steps=9).multiplier(5, 2 * STEPS)
+def test_linear_is_transformers_schedule() -> None:
+    """Hugging Face's get_linear_schedule_with_warmup, but for the warmup, which counts as nanoGPT's."""
+    schedule = Linear(warmup_steps=WARMUP)
+    for step in range(WARMUP, STEPS):
+        assert schedule.multiplier(step, STEPS) == pytest.approx((STEPS - step) / (STEPS - WARMUP))
+    assert Linear(warmup_steps=0, final_fraction=0.5).multiplier(STEPS // 2, STEPS) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("shape", ["linear", "sqrt"])
+def test_wsd_is_at_the_peak_until_it_decays(shape: Any) -> None:
+    schedule = WSD(warmup_steps=WARMUP, decay_fraction=0.4, shape=shape, final_fraction=0.1)
+    assert {schedule.multiplier(step, STEPS) for step in range(WARMUP, 181)} == {1.0}
+    for step in range(180, STEPS):
+        progress = (step - 180) / 120
+        left = 1 - progress if shape == "linear" else 1 - progress**0.5
+        assert schedule.multiplier(step, STEPS) == pytest.approx(0.1 + 0.9 * left)
+    assert {WSD(warmup_steps=0, decay_fraction=0.0).multiplier(step, STEPS) for step in range(STEPS)} == {1.0}
+
+
+def test_inverse_sqrt_is_that_of_the_transformer() -> None:
+    """d^-0.5 min(step^-0.5, step warmup^-1.5) of section 5.3, over its largest value; their steps count from 1."""
+    schedule, warmup = InverseSqrt(warmup_steps=WARMUP), WARMUP + 1
+    for step in range(1, STEPS):
+        expected = min(step**-0.5, step * warmup**-1.5) / warmup**-0.5
+        assert schedule.multiplier(step - 1, STEPS) == pytest.approx(expected)
+
+
+def test_only_some_depend_on_the_length_of_the_run() -> None:
+    """The others may be prolonged."""
+    for schedule in (Cosine(), Linear(), WSD()):
+        assert schedule.multiplier(290, STEPS) != schedule.multiplier(290, 2 * STEPS)
+    for schedule in (Cosine(decay_steps=STEPS), Constant(warmup_steps=9), InverseSqrt()):
+        assert schedule.multiplier(200, STEPS) == schedule.multiplier(200, 2 * STEPS)

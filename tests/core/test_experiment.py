@@ -113,7 +113,7 @@ MISTAKES = {
     "a name with a slash": (('"x"', '"a/b"'), "exp.toml:1: name: should match pattern "),
     "an unknown choice": (
         ("= 20", '= 20\nprecision = "fp64"'),
-        "exp.toml:20: train.precision: should be 'auto', 'fp32', 'bf16' or 'fp16', got 'fp64'",
+        "exp.toml:20: train.precision: should be 'auto', 'fp32', 'tf32', 'bf16' or 'fp16', got 'fp64'",
     ),
     "below the least": (("= 20", "= -1"), "exp.toml:19: train.steps: should be greater than or equal to 0, got -1"),
     "infinity": (("= 3e-3", "= inf"), "exp.toml:14: optimizer.lr: should be a finite number, got inf"),
@@ -469,10 +469,21 @@ def test_components_refuse_a_context_before_anything_is_built_all_at_once(tmp_pa
     ]
 
 
-@pytest.mark.parametrize(("micro", "expected"), [("", 5), ("micro_batch_size = 2", 2), ("micro_batch_size = 9", 5)])
-def test_a_batch_is_counted_in_windows(micro: str, expected: int, tmp_path: Path) -> None:
-    experiment = load(tmp_path, VALID.replace("batch_tokens = 80", f"batch_tokens = 80\n{micro}"))
-    assert (experiment.batch_windows, experiment.micro_batch_size) == (5, expected)
+def test_a_batch_is_counted_in_windows(tmp_path: Path) -> None:
+    assert load(tmp_path).batch_windows == 5
+
+
+@pytest.mark.parametrize(("most", "steps"), [(79 + 1, 1), (159, 1), (160, 2), (10_000, 20)])
+def test_a_budget_of_tokens_is_whole_steps_within_it(most: int, steps: int, tmp_path: Path) -> None:
+    assert (
+        load(tmp_path, VALID.replace("batch_tokens = 80", f"batch_tokens = 80\nmax_tokens = {most}")).total_steps
+        == steps
+    )
+
+
+def test_a_budget_of_less_than_a_step_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KitError, match=r"train\.max_tokens: should be at least train\.batch_tokens \(80\), got 79"):
+        load(tmp_path, VALID.replace("batch_tokens = 80", "batch_tokens = 80\nmax_tokens = 79"))
 
 
 def test_nothing_changes_an_experiment_after_it_was_loaded(tmp_path: Path) -> None:

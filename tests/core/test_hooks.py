@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,7 +12,7 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.hooks import Hooks, hookimpl
 from nanogpt_kit.core.kinds import Callback, LiveRun
 
-RUN = cast(LiveRun, object())
+RUN = cast(LiveRun, SimpleNamespace(rank=0))
 
 
 class Ear:

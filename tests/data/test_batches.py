@@ -52,7 +52,7 @@ def test_targets_are_the_next_tokens(batches: Batches, tokens: np.ndarray, step:
     assert batch.ids.tolist() == [raw[start : start + BLOCK] for start in batch.starts]
     assert batch.targets.tolist() == [raw[start + 1 : start + BLOCK + 1] for start in batch.starts]
     assert batch.ids.dtype == batch.targets.dtype == torch.int64
-    assert batch.tokens == WINDOWS * BLOCK
+    assert batch.all_tokens == WINDOWS * BLOCK
 
 
 def test_a_batch_follows_from_its_step_alone(batches: Batches, tokens: np.ndarray) -> None:
@@ -88,7 +88,7 @@ def test_every_token_but_the_first_is_a_target_once(n_tokens: int, block_size: i
     targets = torch.cat([batch.targets for batch in batches]).flatten().tolist()
     n_windows = -(-(n_tokens - 1) // block_size)
     assert targets == [*range(1001, 1000 + n_tokens), *[-1] * (n_windows * block_size - (n_tokens - 1))]
-    assert sum(batch.tokens for batch in batches) == n_tokens - 1
+    assert sum(batch.all_tokens for batch in batches) == n_tokens - 1
     assert [len(batch.ids) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert 1 <= len(batches[-1].ids) <= batch_size
 

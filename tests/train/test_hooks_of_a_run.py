@@ -40,6 +40,14 @@ class Listener:
         self.hear(f"logged {step} {'train/loss' in metrics}")
 
     @hookimpl
+    def evaluation_started(self, run):
+        self.hear(f"evaluation_started {run.step}")
+
+    @hookimpl
+    def evaluation_ended(self, run):
+        self.hear(f"evaluation_ended {run.step}")
+
+    @hookimpl
     def evaluated(self, step, metrics):
         self.hear(f"evaluated {step} {sorted(metrics)}")
 
@@ -72,6 +80,8 @@ def test_every_hook_is_heard_at_its_moment(tiny: Path) -> None:
     assert [line for line in heard if line.startswith("evaluated")] == [
         f"evaluated {step} ['val/bits_per_byte', 'val/loss']" for step in (10, 20)
     ]
+    around = [line for line in heard if line.startswith("evaluation_")]
+    assert around == [f"evaluation_{what} {step}" for step in (10, 20, 20) for what in ("started", "ended")]
     saved = [line for line in heard if line.startswith("checkpoint_saved")]
     assert saved == ["checkpoint_saved 10 True", "checkpoint_saved 20 True"]
 

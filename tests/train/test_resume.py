@@ -18,7 +18,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
-from nanogpt_kit.train import session, trainer
+from nanogpt_kit.train import saving, session
 
 KILLER = """\
 import os, signal
@@ -105,7 +105,7 @@ def test_a_checkpoint_without_random_state_would_not_resume_exactly(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = killed_run(tiny, 13)
-    monkeypatch.setattr(trainer, "set_rng_state", lambda state: None)
+    monkeypatch.setattr(saving, "set_rng_state", lambda state: None)
     session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
     with pytest.raises(AssertionError):
         assert_same(result(killed)["metrics"], result(whole_run(tiny))["metrics"])

@@ -22,6 +22,7 @@ from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.train import session
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
+from nanogpt_kit.train.world import World
 
 
 def losses(folder: RunFolder) -> list[float]:
@@ -37,7 +38,7 @@ def fresh_trainer(tiny: Path, *overrides: str) -> Trainer:
     folder = RunFolder(tiny.parent / "by-hand")
     folder.path.mkdir(exist_ok=True)
     ctx = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"))
-    return Trainer(experiment, prepare(experiment), folder, ctx, StopSignals())
+    return Trainer(experiment, prepare(experiment), folder, ctx, StopSignals(), World())
 
 
 def test_how_often_it_evaluates_changes_no_training_loss(tiny: Path) -> None:
@@ -70,7 +71,7 @@ def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(tiny: Path
     trainer = fresh_trainer(tiny, f"train.micro_batch_size={size}", "model.dropout=0.0", "train.grad_clip=0")
     targets = trainer.batches.at(0).targets.clone()
     targets[1, 3:] = -1  # uneven: a mean of means would be wrong
-    batch = replace(trainer.batches.at(0), targets=targets)
+    batch = replace(trainer.batches.at(0), targets=targets, all_tokens=int((targets >= 0).sum()))
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     logits = trainer.model(batch.ids)
     expected_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-1)

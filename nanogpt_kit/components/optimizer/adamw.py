@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import torch
 
-from nanogpt_kit.api import Field, Optimizer
+from nanogpt_kit.api import Field, Optimizer, decayed
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+FUSED = ("cpu", "cuda", "mps", "xpu")  # devices where torch has one kernel for the whole update
 
 
 class AdamW(Optimizer):
@@ -21,7 +22,6 @@ class AdamW(Optimizer):
     weight_decay: float = Field(0.1, ge=0, description="pull towards zero, on all but vectors")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        decayed = [
-            {**group, "weight_decay": 0.0 if group["role"] == "vector" else self.weight_decay} for group in groups
-        ]
-        return torch.optim.AdamW(decayed, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+        fused = all(parameter.device.type in FUSED for group in groups for parameter in group["params"])
+        groups = decayed(groups, self.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)

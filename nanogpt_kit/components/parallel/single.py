@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.api import Parallel, RunContext, Spread
+from nanogpt_kit.api import Parallel, RunContext, Spread, clip
 
 
 class Single(Parallel):
     def refuses(self, ctx: RunContext) -> str | None:
         if ctx.world_size > 1:
-            return f"single is one process, but {ctx.world_size} were started; start one"
+            return f"single is one process, but {ctx.world_size} were started; ddp and fsdp are several"
         return None
 
     def spread(self, model: nn.Module, ctx: RunContext) -> Spread:
@@ -23,6 +22,7 @@ class Single(Parallel):
 class OneProcess:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.parameters = list(model.parameters())
 
     def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor:
         more = {} if segments is None else {"segments": segments}
@@ -33,6 +33,4 @@ class OneProcess:
         return nullcontext()
 
     def clip(self, max_norm: float) -> Tensor:
-        if max_norm:
-            return torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
-        return torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        return clip(self.parameters, max_norm)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from nanogpt_kit.api import Field, Schedule
+from nanogpt_kit.api import WarmedUp
 
 
-class Constant(Schedule):
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warmup")
-
-    def multiplier(self, step: int, total_steps: int) -> float:
-        return min(1.0, (step + 1) / (self.warmup_steps + 1))
+class Constant(WarmedUp):
+    def after_warmup(self, step: int, total_steps: int) -> float:
+        return 1.0

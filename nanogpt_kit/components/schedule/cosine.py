@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import math
 
-from nanogpt_kit.api import Field, Schedule
+from nanogpt_kit.api import Field, WarmedUp
 
 
-class Cosine(Schedule):
+class Cosine(WarmedUp):
     warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
     decay_steps: int | None = Field(None, ge=1, description="step at which the decay ends; left out: the last one")
     final_fraction: float = Field(0.1, ge=0, le=1, description="of the peak, from the end of the decay on")
 
-    def multiplier(self, step: int, total_steps: int) -> float:
+    def after_warmup(self, step: int, total_steps: int) -> float:
         end = self.decay_steps or total_steps
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
         if step >= end:
             return self.final_fraction
         progress = (step - self.warmup_steps) / (end - self.warmup_steps)

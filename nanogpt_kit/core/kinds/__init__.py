@@ -9,7 +9,7 @@ from __future__ import annotations
 from nanogpt_kit.core.kinds.divided import Divided
 from nanogpt_kit.core.kinds.network import MLP, Attention, Init, LayerContext, Model, ModelContext, Norm, Position, Role
 from nanogpt_kit.core.kinds.observation import Callback, EvaluateContext, Evaluator, LiveRun, Sampler, SplitLoss
-from nanogpt_kit.core.kinds.optimization import Optimizer, Parallel, Schedule, Spread
+from nanogpt_kit.core.kinds.optimization import Optimizer, Parallel, Schedule, Spread, WarmedUp, decayed
 from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Order, OrderContext, TextContext, Tokenizer
 from nanogpt_kit.core.options import Component
 
@@ -42,6 +42,8 @@ __all__ = [
     "Spread",
     "TextContext",
     "Tokenizer",
+    "WarmedUp",
+    "decayed",
 ]
 
 KINDS: dict[str, type[Component]] = {

@@ -6,6 +6,8 @@ from abc import abstractmethod
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pydantic import Field
+
 from nanogpt_kit.core.options import Component, RunContext
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ class Optimizer(Component):
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer: ...
 
 
+def decayed(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
+    """The groups of an optimizer with their `weight_decay`, which spares the vectors (norm gains and biases)."""
+    return [{**group, "weight_decay": 0.0 if group["role"] == "vector" else weight_decay} for group in groups]
+
+
 class Schedule(Component):
     """How the learning rate moves: a pure function of the step."""
 
@@ -35,6 +42,21 @@ class Schedule(Component):
     @abstractmethod
     def multiplier(self, step: int, total_steps: int) -> float:
         """Of the peak lr, for the update that is number `step`, counted from 0."""
+
+
+class WarmedUp(Schedule):
+    """A schedule that rises linearly to the peak first."""
+
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warmup")
+
+    def multiplier(self, step: int, total_steps: int) -> float:
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        return self.after_warmup(step, total_steps)
+
+    @abstractmethod
+    def after_warmup(self, step: int, total_steps: int) -> float:
+        """As `multiplier`, from step `warmup_steps` on."""
 
 
 class Spread(Protocol):

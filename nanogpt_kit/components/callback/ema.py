@@ -1,0 +1,65 @@
+"""A running average of the weights, which often is the better model; evaluated and sampled from in their place.
+
+Training itself never sees it. `nanogpt-kit sample RUN --weights ema` takes the averages of a checkpoint.
+
+Source: Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780, for the exponential one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+
+from nanogpt_kit.api import Callback, Field, LiveRun, hookimpl, laid_out
+
+
+class EMA(Callback):
+    decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.999, description="share of the average that a step keeps")
+    evaluate: bool = Field(True, description="whether the averages are evaluated, and write the run's samples")
+
+    def build(self, run: LiveRun) -> object:
+        return Averages(self, run)
+
+
+class Averages:
+    def __init__(self, options: EMA, run: LiveRun) -> None:
+        self.options = options
+        self.parameters = dict(run.model.named_parameters())  # a tied one under its first name
+        self.weights = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.steps = 0
+
+    @hookimpl
+    @torch.no_grad()
+    def step_finished(self) -> None:
+        self.steps += 1
+        decay = min(self.options.decay, self.steps / (self.steps + 9))  # early on the average of what there is
+        new = [parameter.detach() for parameter in self.parameters.values()]
+        torch._foreach_lerp_(list(self.weights.values()), new, 1 - decay)
+
+    @hookimpl
+    def evaluation_started(self) -> None:
+        self.swap()
+
+    @hookimpl
+    def evaluation_ended(self) -> None:
+        self.swap()
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """The model's weights and the averages change places, one tensor at a time."""
+        if self.options.evaluate:
+            for name, parameter in self.parameters.items():
+                held = parameter.detach().clone()
+                parameter.copy_(self.weights[name])
+                self.weights[name].copy_(held)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights, "steps": self.steps}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+        for name, average in self.weights.items():
+            average.copy_(laid_out(state["weights"][name], average))

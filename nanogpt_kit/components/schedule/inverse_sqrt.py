@@ -1,0 +1,17 @@
+"""Linear warmup, then down with the root of the step; it does not ask how long the run is, so runs may be prolonged.
+
+Source: Vaswani et al. 2017, arXiv:1706.03762, section 5.3.
+"""
+
+from __future__ import annotations
+
+import math
+
+from nanogpt_kit.api import Field, WarmedUp
+
+
+class InverseSqrt(WarmedUp):
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
+
+    def after_warmup(self, step: int, total_steps: int) -> float:
+        return math.sqrt((self.warmup_steps + 1) / (step + 1))

@@ -1,0 +1,97 @@
+"""One run in several processes of this machine, as `--nproc` starts them; over many machines torchrun does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+
+GRACE_SECONDS = 10.0  # for the others once one has failed, to end by themselves
+LOOK_SECONDS = 0.05
+PARENT = "NANOGPT_KIT_PARENT"  # the process that a rank ends with
+
+
+def start(count: int, arguments: Sequence[str]) -> int:
+    """Runs `python -m nanogpt_kit ARGUMENTS` `count` times, as ranks of one run. Returns the first exit code not 0."""
+    command = [sys.executable, "-m", "nanogpt_kit", *arguments]
+    port = free_port()
+    # Sessions of their own: a Ctrl-C reaches them once, from here, and not from the terminal as well
+    ranks = [
+        subprocess.Popen(command, env=environment(rank, count, port), start_new_session=True) for rank in range(count)
+    ]
+    signals = 0
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal signals
+        signals += 1
+        for rank in ranks:
+            with suppress(ProcessLookupError):
+                rank.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = watch(ranks)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    return code
+
+
+def watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Waits until all have ended; those that outlive a failed one for long are ended."""
+    code, deadline = 0, float("inf")
+    while any(rank.poll() is None for rank in ranks):
+        failed = next((rank.returncode for rank in ranks if rank.poll()), 0)
+        if failed and not code:
+            code, deadline = failed, time.monotonic() + GRACE_SECONDS
+            for rank in ranks:
+                rank.terminate()
+        if time.monotonic() > deadline:
+            for rank in ranks:
+                rank.kill()
+        time.sleep(LOOK_SECONDS)
+    code = code or next((rank.returncode for rank in ranks if rank.returncode), 0)
+    return code if code >= 0 else 1  # killed, perhaps for want of memory
+
+
+def environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """What torchrun would say, too; and its share of the cores."""
+    share = str(max(1, (os.cpu_count() or 1) // count))
+    said = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    return {
+        "OMP_NUM_THREADS": share,
+        **os.environ,
+        **{name: str(value) for name, value in said.items()},
+        "MASTER_ADDR": "127.0.0.1",
+        PARENT: str(os.getpid()),
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def end_with_parent() -> None:
+    """In a rank: looks whether who started it is still there, and ends where it was killed."""
+    parent = os.environ.get(PARENT)
+    if parent is None or not hasattr(os, "getppid"):
+        return
+
+    def look() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()

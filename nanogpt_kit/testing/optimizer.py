@@ -1,0 +1,138 @@
+"""The suite for optimizers: they descend, move every role, resume to the bit, and keep nothing of what is frozen."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nanogpt_kit.core.kinds import Optimizer
+from nanogpt_kit.testing.conformance import ComponentConformance, drawn
+
+SHAPES = {"matrix": (7, 5), "embedding": (11, 5), "head": (13, 5), "vector": (5,)}
+STEPS = 6
+
+
+class OptimizerConformance(ComponentConformance):
+    """Subclass it with `component = MyOptimizer(...)`, its learning rate one that trains a small model."""
+
+    component: ClassVar[Optimizer]
+    device: ClassVar[str] = "cpu"
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """One of each role, and a second matrix."""
+        shapes = {**SHAPES, "matrix_2": (5, 7)}
+        return {
+            name: nn.Parameter(drawn(*shape, seed=number).to(self.device))
+            for number, (name, shape) in enumerate(shapes.items())
+        }
+
+    def groups(self, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
+        """As the training loop gives them."""
+        return [
+            {
+                "params": [p for name, p in parameters.items() if name.split("_")[0] == role and p.requires_grad],
+                "role": role,
+                "lr_multiplier": 0.5,
+            }
+            for role in SHAPES
+        ]
+
+    def built(self, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+        return self.component.build(self.groups(parameters))
+
+    def loss(self, parameters: dict[str, nn.Parameter], step: int) -> Tensor:
+        """The distance to targets that move a little from step to step."""
+        return torch.stack(
+            [
+                (p - 0.1 * drawn(*p.shape, seed=100 + 7 * step + number).to(p)).square().sum()
+                for number, p in enumerate(parameters.values())
+                if p.requires_grad
+            ]
+        ).sum()
+
+    def take_steps(
+        self, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], first: int, last: int
+    ) -> None:
+        for step in range(first, last):
+            optimizer.zero_grad(set_to_none=True)
+            self.loss(parameters, step).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    def test_it_descends(self) -> None:
+        parameters = self.parameters()
+        before = self.loss(parameters, 0).item()
+        self.take_steps(self.built(parameters), parameters, 0, 10 * STEPS)
+        after = self.loss(parameters, 0).item()
+        assert after < before, f"after {10 * STEPS} steps the loss went from {before:.4f} to {after:.4f}"
+
+    def test_every_role_moves_and_is_in_one_group(self) -> None:
+        parameters = self.parameters()
+        before = {name: p.detach().clone() for name, p in parameters.items()}
+        optimizer = self.built(parameters)
+        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        assert sorted(held) == sorted(map(id, parameters.values())), "a parameter is in no group, or in several"
+        self.take_steps(optimizer, parameters, 0, 1)
+        for name, parameter in parameters.items():
+            assert not torch.equal(parameter, before[name]), f"{name} was not moved"
+
+    def test_groups_keep_what_the_loop_reads(self) -> None:
+        given = self.groups(self.parameters())
+        kept = copy.deepcopy(given)
+        optimizer = self.component.build(given)
+        assert [set(group) for group in given] == [set(group) for group in kept], "the groups it was given were changed"
+        for group in optimizer.param_groups:
+            assert group["lr"] > 0
+            assert group["lr_multiplier"] == 0.5
+            assert group["role"] in SHAPES
+
+    def test_the_learning_rate_is_the_loops(self) -> None:
+        """Which sets it before every step."""
+        parameters = self.parameters()
+        optimizer = self.built(parameters)
+        self.take_steps(optimizer, parameters, 0, 1)
+        before = {name: p.detach().clone() for name, p in parameters.items()}
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        self.take_steps(optimizer, parameters, 1, 2)
+        for name, parameter in parameters.items():
+            assert torch.equal(parameter, before[name]), f"{name} moved with lr = 0"
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+    def test_resumed_it_goes_on_to_the_bit(self, dtype: torch.dtype) -> None:
+        whole = {name: nn.Parameter(p.detach().to(dtype)) for name, p in self.parameters().items()}
+        first = self.built(whole)
+        self.take_steps(first, whole, 0, STEPS)
+        file = io.BytesIO()
+        torch.save(first.state_dict(), file)
+        file.seek(0)
+        resumed = {name: nn.Parameter(p.detach().clone()) for name, p in whole.items()}
+        second = self.built(resumed)
+        second.load_state_dict(torch.load(file, weights_only=True))
+        self.take_steps(first, whole, STEPS, 2 * STEPS)
+        self.take_steps(second, resumed, STEPS, 2 * STEPS)
+        for name, parameter in whole.items():
+            assert torch.equal(resumed[name], parameter), f"{name} is another after a resume"
+
+    def test_nothing_is_kept_of_what_is_frozen(self) -> None:
+        parameters = self.parameters()
+        frozen = parameters["matrix_2"].requires_grad_(False)
+        before = frozen.clone()
+        optimizer = self.built(parameters)
+        self.take_steps(optimizer, parameters, 0, STEPS)
+        assert frozen not in optimizer.state
+        assert torch.equal(frozen, before)
+
+    def test_a_parameter_without_a_gradient_is_left_alone(self) -> None:
+        """As that of an expert which saw no token."""
+        parameters = self.parameters()
+        optimizer = self.built(parameters)
+        self.loss(parameters, 0).backward()  # type: ignore[no-untyped-call]
+        idle = parameters["matrix_2"]
+        idle.grad, before = None, idle.detach().clone()
+        optimizer.step()
+        assert torch.equal(idle, before)

@@ -1,0 +1,114 @@
+"""What a checkpoint of a run holds, when it is written, and how training goes on from it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+from nanogpt_kit.checkpoint import store
+from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
+from nanogpt_kit.core.errors import KitError, RunFailed, nearest
+
+if TYPE_CHECKING:
+    from nanogpt_kit.train.trainer import Trainer
+
+RANK_STRIDE = 1_000_003  # between the seeds of two ranks' dropout: a prime
+
+
+class Saving:
+    """The checkpoints of one run."""
+
+    def __init__(self, run: Trainer) -> None:
+        self.run = run
+        self.options = run.experiment.checkpoint
+        self.folder = run.folder.checkpoints
+        self.best: dict[str, Any] = {}  # {"step": ..., "value": ...} of the metric that keep_best names
+        self.path = run.world.first_says(store.newest(self.folder) if run.world.rank == 0 else None)
+        self.saved_at = 0
+        if self.path is None and store.numbered(self.folder):
+            raise KitError(f"no checkpoint in {self.folder} is whole; remove them all to start from step 0")
+
+    def load_weights(self, model: nn.Module) -> bool:
+        """Into a model that is whole yet. False where there is no checkpoint."""
+        if self.path is None:
+            return False
+        store.load_weights(self.path, model)
+        return True
+
+    def restore(self) -> Mapping[str, Any] | None:
+        """All but the weights, the random numbers and what callbacks keep, which `resume` takes last."""
+        if self.path is None:
+            return None
+        run, saved = self.run, store.load_training(self.path)
+        state = saved["optimizer"]
+        if store.in_parts(run.model):
+            from nanogpt_kit.checkpoint.shards import optimizer_state_as
+
+            state = optimizer_state_as(state, run.optimizer)
+        run.optimizer.load_state_dict(state)
+        run.scaler.load_state_dict(saved["scaler"])
+        run.step, run.seconds, run.evaluated_at = saved["step"], saved["seconds"], saved["evaluated_at"]
+        self.saved_at, self.best = saved["step"], saved["best"]
+        return saved
+
+    def resume(self, saved: Mapping[str, Any] | None) -> None:
+        """Dropout begins, or goes on: on each rank with numbers of its own."""
+        run = self.run
+        rank, seed = run.world.rank, run.experiment.train.seed
+        seed_everything((seed + rank * RANK_STRIDE) % 2**63)
+        if saved is None:
+            return
+        run.hooks.load_state_dict(saved["callbacks"])
+        if rank < len(saved["rng"]):
+            set_rng_state(saved["rng"][rank])
+        else:  # there were fewer ranks
+            seed_everything((seed + rank * RANK_STRIDE + run.step) % 2**63)
+
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """Saves at once where the metric to go by is the best so far."""
+        name = self.options.keep_best
+        if name is None:
+            return
+        if name not in metrics:
+            raise RunFailed(f"checkpoint.keep_best: no evaluator gives {name!r}{nearest(name, metrics)}")
+        if metrics[name] < self.best.get("value", float("inf")):
+            self.best = {"step": self.run.step, "value": metrics[name]}
+            self.save()
+
+    def save(self) -> None:
+        """Everything that the next step depends on: saved and restored, it is as if nothing had happened."""
+        run = self.run
+        if self.saved_at == run.step:
+            return
+        run.check_finite()
+        training = {
+            "step": run.step,
+            "evaluated_at": run.evaluated_at,
+            "seconds": run.seconds,
+            "micro_batch_size": run.micro_batch_size,
+            "best": self.best,
+            "optimizer": run.optimizer.state_dict(),
+            "scaler": run.scaler.state_dict(),
+            "rng": run.world.all_say(rng_state()),
+            "callbacks": run.hooks.state_dict(),
+        }
+        keep = store.Keep(self.options.keep_last, self.options.keep_every_steps, self.best.get("step"))
+        path = self.write(training, keep)
+        self.saved_at = run.step
+        run.hooks.call("checkpoint_saved", run=run, step=run.step, path=path)
+
+    def write(self, training: Mapping[str, Any], keep: store.Keep) -> Path:
+        run = self.run
+        try:
+            return store.save(self.folder, run.step, run.model, training, run.data.manifest["tokenizer"], keep)
+        except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors call a full disk
+            if run.world.lost(error):
+                raise
+            free = shutil.disk_usage(run.path).free
+            told = f"the checkpoint of step {run.step} cannot be written: {error} ({free:,} bytes are free there)"
+            raise RunFailed(told) from error

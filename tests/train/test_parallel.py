@@ -1,0 +1,168 @@
+"""Several processes: the same batches, the same losses, and any of them may die."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanogpt_kit.checkpoint import store
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.metrics import read
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its ranks")
+
+PLAIN = ("sample.num_samples=0", "model.dropout=0.0")
+
+
+def runs(*wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """One after the other, each in as many processes as it says. What they answered."""
+    command = [sys.executable, "-P", str(Path(__file__).with_name("ranks.py"))]
+    asked = subprocess.run(command, input=json.dumps(wanted), capture_output=True, text=True, timeout=240)
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    answers: list[dict[str, Any]] = json.loads(asked.stdout.splitlines()[-1])
+    for answer in answers:
+        for rank in answer["ranks"]:
+            assert rank["code"] != 3, rank["told"]
+    return answers
+
+
+def run(tiny: Path, size: int, *overrides: str, **more: Any) -> dict[str, Any]:
+    parallel = [] if size == 1 or any(word.startswith("parallel") for word in overrides) else ["parallel=ddp"]
+    return {"file": str(tiny), "size": size, "overrides": [*PLAIN, *parallel, *overrides], **more}
+
+
+def losses(answer: dict[str, Any], key: str = "train/loss") -> list[float]:
+    return [line[key] for line in read(RunFolder(Path(answer["ranks"][0]["folder"])).metrics) if key in line]
+
+
+def weights(answer: dict[str, Any]) -> dict[str, torch.Tensor]:
+    path = store.newest(RunFolder(Path(answer["ranks"][0]["folder"])).checkpoints)
+    assert path is not None
+    return store.read_weights(path)
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Of tied weights each kind of checkpoint keeps one name, not the same one."""
+    shared = {"lm_head.weight": "wte.weight"}
+    found, expected = ({shared.get(name, name): value for name, value in some.items()} for some in (found, expected))
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("micro", ["train.micro_batch_size=2", "train.micro_batch_size=1"])
+def test_any_number_of_ranks_sees_the_same_batches_and_gets_the_same_losses(tiny: Path, micro: str) -> None:
+    more = (micro, "train.steps=50", "evaluate.every_steps=25", "checkpoint.every_steps=50", "name=n{}")
+    wanted = [run(tiny, size, *(word.format(size) for word in more)) for size in (1, 2, 4)]
+    wanted += [run(tiny, 2, "parallel=fsdp", *(word.format("f") for word in more))]
+    one, *others = runs(*wanted)
+    for other in others:
+        assert other["codes"] == [0] * len(other["ranks"])
+        for step, windows in enumerate(one["ranks"][0]["batches"]):
+            assert [window for rank in other["ranks"] for window in rank["batches"][step]] == windows
+        assert losses(other) == pytest.approx(losses(one), abs=1e-5)
+        assert losses(other, "optim/grad_norm") == pytest.approx(losses(one, "optim/grad_norm"), rel=1e-4)
+        assert losses(other, "val/loss") == pytest.approx(losses(one, "val/loss"), abs=1e-5)
+        assert_close(weights(other), weights(one))
+
+
+def test_a_run_goes_from_ddp_to_fsdp_to_single_and_back(tiny: Path) -> None:
+    more = ("train.steps=16", "checkpoint.every_steps=4", "checkpoint.keep_last=9", "callback=['ema']")
+    kinds = ["ddp", "fsdp", "single", "fsdp"]
+    wanted = [
+        run(tiny, 1 if kind == "single" else 2, f"parallel={kind}", *more, "name=mixed", kill=[0, 4 * number + 5])
+        for number, kind in enumerate(kinds[:-1])
+    ]
+    for number, each in enumerate(wanted):
+        each["resume"] = "" if number else None
+    wanted.append(run(tiny, 3, "parallel=fsdp", *more, "name=mixed", resume=""))
+    wanted.append(run(tiny, 1, *more, "name=whole"))
+    *killed, last, whole = runs(*wanted)
+    assert all(-9 in answer["codes"] for answer in killed)
+    assert last["codes"] == [0, 0, 0]
+    assert [
+        line["step"] for line in read(RunFolder(Path(last["ranks"][0]["folder"])).metrics) if "train/loss" in line
+    ] == [*range(1, 17)]
+    assert losses(last) == pytest.approx(losses(whole), abs=1e-5)
+    assert_close(weights(last), weights(whole))
+    averages = [load_run(answer["ranks"][0]["folder"], weights="ema").model for answer in (last, whole)]
+    for mine, theirs in zip(averages[0].parameters(), averages[1].parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_ranks_killed_and_resumed_are_bit_for_bit_as_if_they_were_not(tiny: Path, kind: str) -> None:
+    more = (f"parallel={kind}", "checkpoint.every_steps=4", "train.steps=11", "model.dropout=0.2", "optimizer=muon")
+    killed, resumed, whole = runs(
+        run(tiny, 2, *more, "name=killed", kill=[1, 6]),
+        run(tiny, 2, *more, "name=killed", resume=""),
+        run(tiny, 2, *more, "name=whole"),
+    )
+    assert killed["codes"][1] == -9
+    assert killed["codes"][0] == 1
+    assert killed["ranks"][0]["error"] == "LostRank"
+    assert losses(resumed) == losses(whole)
+    assert all(torch.equal(weights(resumed)[name], weight) for name, weight in weights(whole).items())
+    one, other = whole["ranks"]
+    assert one["masks"] != other["masks"]  # of dropout
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tiny: Path) -> None:
+    stopped, resumed, whole = runs(
+        run(tiny, 2, "name=stopped", signal=[1, 5]),
+        run(tiny, 2, "name=stopped", resume=""),
+        run(tiny, 2, "name=whole"),
+    )
+    assert stopped["codes"] == [130, 130]
+    assert losses(resumed) == losses(whole)
+
+
+def test_ranks_that_were_given_different_experiments_are_told_apart(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "lr.py").write_text(
+        "import os\nfrom nanogpt_kit.api import Schedule\n\nclass Lr(Schedule):\n"
+        f"    slow: bool = os.environ['RANK'] == '1'\n"
+        "    def multiplier(self, step, total_steps):\n        return 1.0\n"
+    )
+    (answer,) = runs(run(tiny, 2, 'components=["lr.py"]', "schedule=lr"))
+    assert answer["codes"] == [1, 1]
+    for rank in answer["ranks"]:
+        assert rank["error"] == "KitError"
+        assert rank["told"].startswith("rank 1 has the experiment ")
+    assert not (tmp_path / "runs" / "tiny").exists() or not list((tmp_path / "runs" / "tiny").iterdir())
+
+
+def test_the_command_starts_its_processes_and_tells_what_went_wrong_once(tiny: Path) -> None:
+    command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), "--nproc", "2", "train.steps=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes in fp32" in done.stderr
+    assert done.stderr.count("finished: ") == 1
+    (tiny.parent / "bad.py").write_text(
+        "from nanogpt_kit.api import Callback, hookimpl\n\nclass Bad(Callback):\n    def build(self, run):\n"
+        "        return Listener()\n\nclass Listener:\n    @hookimpl\n    def step_finished(self, run, step):\n"
+        "        if run.rank == 1:\n            raise ValueError('a bug of mine')\n"
+    )
+    failed = subprocess.run([*command, 'components=["bad.py"]', "callback=['bad']"], capture_output=True, text=True)
+    assert failed.returncode == 1
+    lines = [line for line in failed.stderr.splitlines() if "failed" in line]
+    assert lines == ["rank 1: run failed: Bad failed in step_finished: ValueError('a bug of mine')"]
+    folder = sorted((tiny.parent / "runs" / "tiny").iterdir())[-1]
+    status = RunFolder(folder).status()
+    assert (status["state"], status["rank"]) == ("failed", 1)
+    assert "a bug of mine" in status["reason"]
+
+
+def test_a_batch_of_fewer_windows_than_ranks_is_the_same_batch(tiny: Path) -> None:
+    more = ("train.batch_tokens=48", "train.steps=6", "train.micro_batch_size=1")
+    one, four = runs(run(tiny, 1, *more, "name=one"), run(tiny, 4, *more, "name=four"))
+    assert losses(four) == pytest.approx(losses(one), abs=1e-5)
+    assert Experiment.load(tiny, [*more]).batch_windows == 3
