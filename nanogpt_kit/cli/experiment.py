@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 EXPERIMENT = click.argument("experiment", metavar="EXPERIMENT.toml")
 TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that came with a run from elsewhere.")
+STEP = click.option("--step", type=click.IntRange(0), help="The checkpoint of this step.  [default: the newest]")
+WEIGHTS = click.option(
+    "--weights",
+    metavar="CALLBACK",
+    help="Weights that a callback keeps, as ema does.  [default: those that were trained]",
+)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 

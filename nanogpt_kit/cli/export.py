@@ -1,4 +1,4 @@
-"""`nanogpt-kit export RUN FOLDER`: a run's newest weights for other programs."""
+"""`nanogpt-kit export RUN FOLDER`: a run's weights for other programs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nanogpt_kit.cli.experiment import TRUST
+from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS
 from nanogpt_kit.interop import FORMATS
 
 
@@ -21,13 +21,15 @@ from nanogpt_kit.interop import FORMATS
     show_default=True,
     help="For transformers' GPT2LMHeadModel; for nanoGPT's sample.py; or as it is.",
 )
+@STEP
+@WEIGHTS
 @TRUST
-def export(run: str, folder: Path, format_: str, trust_code: bool) -> None:
-    """Write the newest weights of RUN, a run folder or the name of an experiment, into FOLDER, which is made."""
+def export(run: str, folder: Path, format_: str, step: int | None, weights: str | None, trust_code: bool) -> None:
+    """Write the weights of RUN, a run folder or the name of an experiment, into FOLDER, which is made."""
     from nanogpt_kit.generate.loaded import load_run
     from nanogpt_kit.interop import bring
 
-    loaded = load_run(run, trust_code=trust_code)
+    loaded = load_run(run, trust_code=trust_code, weights=weights, step=step)
     bring.export(loaded.experiment, loaded.model, loaded.encoder, format_, folder)
     for path in sorted(folder.iterdir()):
         click.echo(str(path))

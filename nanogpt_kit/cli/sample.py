@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nanogpt_kit.cli.experiment import TRUST
+from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS
 from nanogpt_kit.core.errors import KitError
 
 
@@ -15,6 +15,8 @@ from nanogpt_kit.core.errors import KitError
 @click.option("--num-samples", type=click.IntRange(1), help="How many texts.  [default: sample.num_samples]")
 @click.option("--max-new-tokens", type=click.IntRange(0), help="Tokens of each.  [default: sample.max_new_tokens]")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the draws; text number i uses seed + i.")
+@STEP
+@WEIGHTS
 @TRUST
 def sample(
     run: str,
@@ -23,6 +25,8 @@ def sample(
     num_samples: int | None,
     max_new_tokens: int | None,
     seed: int | None,
+    step: int | None,
+    weights: str | None,
     trust_code: bool,
 ) -> None:
     """Write text with RUN, a run folder or the name of an experiment (then its newest run).
@@ -35,7 +39,7 @@ def sample(
     from nanogpt_kit.generate.loaded import load_run
     from nanogpt_kit.train.precision import choose_device
 
-    loaded = load_run(run, choose_device("auto"), trust_code, overrides)
+    loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
     wanted = loaded.experiment.sample
     first = wanted.seed if seed is None else seed
     for number in range(num_samples or max(1, wanted.num_samples)):

@@ -60,7 +60,7 @@ class OptimizerConformance(ComponentConformance):
     ) -> None:
         for step in range(first, last):
             optimizer.zero_grad(set_to_none=True)
-            self.loss(parameters, step).backward()  # type: ignore[no-untyped-call]
+            self.loss(parameters, step).backward()
             optimizer.step()
 
     def test_it_descends(self) -> None:
@@ -131,7 +131,7 @@ class OptimizerConformance(ComponentConformance):
         """As that of an expert which saw no token."""
         parameters = self.parameters()
         optimizer = self.built(parameters)
-        self.loss(parameters, 0).backward()  # type: ignore[no-untyped-call]
+        self.loss(parameters, 0).backward()
         idle = parameters["matrix_2"]
         idle.grad, before = None, idle.detach().clone()
         optimizer.step()

@@ -110,8 +110,11 @@ def reopened(
     experiment: Experiment, resume: str | None, trust_code: bool, world: World
 ) -> tuple[Experiment, RunFolder | None]:
     """What to run, and in which folder where it is not a new one. All ranks go on with the run that rank 0 finds."""
-    if resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        resume = str(world.first_says(begun_by_this_launch(experiment) if world.rank == 0 else None) or "") or None
+    if resume is None and launch():
+        begun = begun_by_this_launch(experiment) if world.rank == 0 else None
+        resume = world.first_says(None if begun is None else str(begun))
+        if resume:
+            logger.info("torchrun has started again: going on with %s", resume)
     if resume is None:
         return experiment, None
     if world.rank == 0:
@@ -122,18 +125,23 @@ def reopened(
 
 
 def begun_by_this_launch(experiment: Experiment) -> RunFolder | None:
-    """The run that torchrun has started before, and starts again since a process of it has failed."""
+    """The unfinished run that torchrun has started before, and starts again since one of its processes has failed."""
     for folder in reversed(runs.of_experiment(runs.runs_root() / experiment.name)):
         with suppress(OSError, ValueError, KeyError):
-            if read_json(folder.path / "provenance.json")["launch"] == launch() and launch():
+            origin = read_json(folder.path / "provenance.json")
+            same = (origin["launch"], origin["fingerprint"]) == (launch(), experiment.fingerprint())
+            if same and folder.status()["state"] not in ("finished", "running"):
                 return folder
     return None
 
 
-def launch() -> dict[str, str]:
-    """What tells a start by torchrun from others; empty where it was not the one."""
-    told = {name: os.environ.get(name) for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")}
-    return {name: value for name, value in told.items() if value} if told["TORCHELASTIC_RUN_ID"] else {}
+def launch() -> str:
+    """What tells a start by torchrun from others; empty where there is nothing to tell it by.
+
+    Without an id of its own (`--rdzv-id`, `--standalone`) it is known by its restarts alone.
+    """
+    told = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return told if told != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" else ""
 
 
 def work(trainer: Trainer) -> None:
@@ -227,7 +235,7 @@ def new_folder(
     if ctx.device == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name()
     origin, patch = provenance.collect(experiment, facts, hardware)
-    origin["launch"] = launch()
+    origin["launch"] = os.environ.get("TORCHELASTIC_RUN_ID", "")
     if start:
         origin["init_from"] = start.facts()
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())

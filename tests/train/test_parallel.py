@@ -129,7 +129,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tiny: Path) -> None:
 def test_ranks_that_were_given_different_experiments_are_told_apart(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "lr.py").write_text(
         "import os\nfrom nanogpt_kit.api import Schedule\n\nclass Lr(Schedule):\n"
-        f"    slow: bool = os.environ['RANK'] == '1'\n"
+        "    slow: bool = os.environ['RANK'] == '1'\n"
         "    def multiplier(self, step, total_steps):\n        return 1.0\n"
     )
     (answer,) = runs(run(tiny, 2, 'components=["lr.py"]', "schedule=lr"))
