@@ -220,9 +220,13 @@ class Trainer:
 
     def stability(self) -> dict[str, float]:
         """The share of the steps since the last call whose gradient was clipped, and the scale of fp16's gradients."""
-        found = {"optim/clip_fraction": self.steps_clipped / max(1, self.steps_read)}
+        found: dict[str, float] = {}
+        if self.experiment.train.grad_clip:
+            found["optim/clip_fraction"] = self.steps_clipped / max(1, self.steps_read)
+        if self.scaler.is_enabled():
+            found["optim/loss_scale"] = self.scaler.get_scale()
         self.steps_read = self.steps_clipped = 0
-        return {**found, **({"optim/loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {})}
+        return found
 
     def record(self, hook: str, metrics: Mapping[str, float]) -> None:
         """Into metrics.jsonl, then to the callbacks."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import torch
 
-from nanogpt_kit.api import Field, Optimizer
+from nanogpt_kit.api import Field, Optimizer, decayed
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -21,10 +21,7 @@ class Lion(Optimizer):
     weight_decay: float = Field(1.0, ge=0, description="pull towards zero, on all but vectors; 3 to 10 times AdamW's")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        decayed = [
-            {**group, "weight_decay": 0.0 if group["role"] == "vector" else self.weight_decay} for group in groups
-        ]
-        return SignMomentum(decayed, self.lr, self.betas)
+        return SignMomentum(decayed(groups, self.weight_decay), self.lr, self.betas)
 
 
 class SignMomentum(torch.optim.Optimizer):

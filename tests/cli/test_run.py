@@ -34,7 +34,7 @@ def test_run_trains_evaluates_samples_and_leaves_a_whole_run(tiny: Path) -> None
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert lines[0].keys() == {
         *("step", "tokens", "seconds", "train/loss", "optim/lr", "optim/grad_norm"),
-        *("perf/tokens_per_second", "memory/peak_bytes"),
+        *("optim/clip_fraction", "perf/tokens_per_second", "memory/peak_bytes"),
     }
 
 

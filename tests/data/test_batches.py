@@ -127,9 +127,12 @@ def test_the_ranks_see_each_window_once_an_epoch_and_share_none(
     ordered = np.sort(seen)
     np.testing.assert_array_equal(ordered, np.arange(n) * BLOCK + ordered[0])
     for step in range(steps):
-        shares = [rank.at(step).ids[:, 0].tolist() for rank in ranks]
-        assert [start for share in shares for start in share] == ranks[0].starts(step).tolist()
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        shares = [rank.at(step) for rank in ranks]
+        own = [share.ids[: len(share.starts), 0].tolist() for share in shares]
+        assert [start for starts in own for start in starts] == ranks[0].starts(step).tolist()
+        assert len({share.ids.shape for share in shares}) == 1  # all compute as much,
+        assert sum(int((share.targets >= 0).sum()) for share in shares) == windows * BLOCK  # and no token counts twice
+        assert {share.all_tokens for share in shares} == {windows * BLOCK}
 
 
 def test_a_batch_made_ahead_is_the_same_batch(batches: Batches) -> None:

@@ -71,7 +71,9 @@ def test_the_first_exit_code_that_is_not_zero_is_the_answer() -> None:
     assert ended("time.sleep(60)", "os._exit(3)") == 3
     assert ended("os.kill(os.getpid(), 9)", "time.sleep(60)") == 1
     began = time.monotonic()
-    assert ended("import signal; signal.signal(15, signal.SIG_IGN); time.sleep(0.3)", "time.sleep(0.1); os._exit(2)") == 2
+    assert (
+        ended("import signal; signal.signal(15, signal.SIG_IGN); time.sleep(0.3)", "time.sleep(0.1); os._exit(2)") == 2
+    )
     assert time.monotonic() - began < 8
 
 
@@ -121,11 +123,12 @@ class Listener:
 """
 
 
+@pytest.mark.slow
 def test_torchrun_starts_again_and_the_run_goes_on(tiny: Path) -> None:
     (tiny.parent / "dying.py").write_text(DYING)
     options = ['components=["dying.py"]', "callback=[{use='dying', at=13}]", "sample.num_samples=0", "parallel=ddp"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "--max-restarts", "1", "-m", "nanogpt_kit", "run", str(tiny), *options]
+    command = [*torchrun, "--max-restarts", "3", "-m", "nanogpt_kit", "run", str(tiny), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder,) = runs.of_experiment(tiny.parent / "runs" / "tiny")

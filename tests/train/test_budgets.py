@@ -148,9 +148,7 @@ def test_the_best_is_remembered_over_a_resume(tiny: Path) -> None:
 
 
 def test_a_metric_that_no_evaluator_gives_is_named(tiny: Path) -> None:
-    with pytest.raises(
-        RunFailed, match=r"checkpoint\.keep_best: no evaluator gives 'val/los'; did you mean 'val/l"
-    ):
+    with pytest.raises(RunFailed, match=r"checkpoint\.keep_best: no evaluator gives 'val/los'; did you mean 'val/l"):
         run(tiny, "checkpoint.keep_best=val/los", "evaluate.every_steps=1")
 
 

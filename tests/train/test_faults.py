@@ -57,9 +57,7 @@ def test_too_little_memory_names_the_micro_batch_and_what_would_halve_it(
     monkeypatch.setattr(nn.functional, "cross_entropy", too_much)
     with pytest.raises(RunFailed) as caught:
         run(tiny, "evaluate.every_steps=99")
-    told = (
-        "step 1: out of memory with micro-batches of 2 windows; train.micro_batch_size = 1 halves what the activ"
-    )
+    told = "step 1: out of memory with micro-batches of 2 windows; train.micro_batch_size = 1 halves what the activ"
     assert str(caught.value).startswith(told)
     assert newest(tiny).status()["state"] == "failed"
 

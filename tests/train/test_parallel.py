@@ -59,7 +59,9 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("micro", ["train.micro_batch_size=2", "train.micro_batch_size=1"])
+@pytest.mark.parametrize(
+    "micro", ["train.micro_batch_size=2", pytest.param("train.micro_batch_size=1", marks=pytest.mark.slow)]
+)
 def test_any_number_of_ranks_sees_the_same_batches_and_gets_the_same_losses(tiny: Path, micro: str) -> None:
     more = (micro, "train.steps=50", "evaluate.every_steps=25", "checkpoint.every_steps=50", "name=n{}")
     wanted = [run(tiny, size, *(word.format(size) for word in more)) for size in (1, 2, 4)]
@@ -99,7 +101,7 @@ def test_a_run_goes_from_ddp_to_fsdp_to_single_and_back(tiny: Path) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_ranks_killed_and_resumed_are_bit_for_bit_as_if_they_were_not(tiny: Path, kind: str) -> None:
     more = (f"parallel={kind}", "checkpoint.every_steps=4", "train.steps=11", "model.dropout=0.2", "optimizer=muon")
     killed, resumed, whole = runs(

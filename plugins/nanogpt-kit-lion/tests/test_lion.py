@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 from nanogpt_kit_lion import Lion
 
+from nanogpt_kit.testing.optimizer import OptimizerConformance
+
+
+class TestLion(OptimizerConformance):
+    component = Lion(lr=3e-3)
+
 
 def test_updates_follow_algorithm_2_of_the_paper() -> None:
     lr, beta1, beta2, decay = 0.01, 0.9, 0.95, 0.3
