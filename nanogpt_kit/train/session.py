@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import nanogpt_kit
-from nanogpt_kit.core.errors import KitError, LostRank, RunFailed
+from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.manifest import Prepared
@@ -54,7 +54,9 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
         experiment.check_context(ctx)
         check_parts(experiment)
         runs.check_runs_root(experiment.name)
-        start = WarmStart.find(experiment, resumed, trust_code)
+        start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
+        if world.first_says(start is not None) and world.rank:  # not at once: it may be a download
+            start = WarmStart.find(experiment, resumed, trust_code)
         data = prepare(experiment, resumed=resumed)
         if experiment.sample.num_samples:
             encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
@@ -168,8 +170,6 @@ def work(trainer: Trainer) -> None:
     except BaseException as error:
         reason = str(error) or repr(error)
         lost = world.lost(error)
-        if lost:
-            raise LostRank(f"another process of the run was lost: {reason}") from error
         raise
     finally:
         end(trainer, state, reason, lost)

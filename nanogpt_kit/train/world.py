@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, LostRank
 
 PATIENCE = timedelta(hours=2)  # of one process for the others, as while another node prepares its data
 
@@ -32,7 +32,7 @@ class World:
 
     @contextmanager
     def joined(self, device: str) -> Iterator[None]:
-        """While entered, the processes can talk. Raises KitError where they do not find each other."""
+        """While entered, the processes can talk. Raises KitError where they do not find each other, LostRank later."""
         if self.size == 1:
             yield
             return
@@ -41,7 +41,12 @@ class World:
             dist.init_process_group(backend, timeout=PATIENCE, rank=self.rank, world_size=self.size)
         except (ValueError, RuntimeError) as error:
             raise KitError(f"rank {self.rank} of {self.size} finds no others: {error}") from None
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.lost(error):
+                raise
+            raise LostRank(f"another process of the run was lost: {error}") from error
         dist.destroy_process_group()  # after a failure it could wait for those that are gone
 
     def first_says(self, value: Any) -> Any:

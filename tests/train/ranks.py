@@ -1,7 +1,9 @@
 """Runs of several processes on this machine: a program that forks them, so that torch is imported once for all.
 
 `python ranks.py` takes a list of runs as JSON on its standard input and prints what each of their ranks answered: exit
-code and what it has seen. A run is {"file", "size", "overrides", "resume", "kill": [rank, step], "threads"}.
+code and what it has seen. A run is {"file", "size", "overrides", "resume"}, and perhaps {"kill": [rank, step]},
+{"signal": [rank, step]}, {"kill_after": seconds} for all ranks at once, or {"ignore": true} for targets that count for
+nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import tempfile
 import time
 import traceback
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ import torch.distributed.fsdp  # here, for all at once: what a child imports, ea
 from nanogpt_kit.checkpoint import shards  # noqa: F401
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.data.batches import Batch
 from nanogpt_kit.launch.processes import free_port
 from nanogpt_kit.train import session, trainer
 
@@ -44,6 +48,10 @@ def main() -> None:
                     }
                     os._exit(one(run, rank, Path(folder) / str(rank)))
                 children.append(child)
+            if "kill_after" in run:
+                time.sleep(run["kill_after"])
+                for child in children:
+                    os.kill(child, signal.SIGKILL)
             codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
             seen = [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]
         answers.append({"number": number, "codes": codes, "ranks": seen})
@@ -64,9 +72,16 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
             if run.get("signal") == [rank, self.step]:
                 os.kill(os.getpid(), signal.SIGTERM)
-            found = super().update(batch)
+            found = super().update(self.thinned(batch) if run.get("ignore") else batch)
             masks.append(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
             return found
+
+        def thinned(self, batch: Any) -> Any:
+            """Without the targets of every fifth byte; the last window of all ranks keeps three only."""
+            starts = self.batches.batches.starts(self.step)
+            every = Batch.of(self.data.split("train"), starts, self.experiment.model.block_size, False)
+            counted = [keep(every, starts), keep(batch, starts)]
+            return replace(batch, targets=counted[1], all_tokens=int((counted[0] >= 0).sum()))
 
     session.Trainer = Watched  # type: ignore[misc]
     said: dict[str, Any] = {"code": 0}
@@ -82,6 +97,15 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
         said |= {"code": 3, "told": traceback.format_exc()}
     answer.write_text(json.dumps({**said, "batches": batches, "masks": masks, "seconds": time.monotonic() - began}))
     return int(said["code"])
+
+
+def keep(batch: Any, starts: Any) -> torch.Tensor:
+    targets = batch.targets.clone()
+    targets[batch.ids % 5 == 0] = -1
+    for row, start in enumerate(batch.starts):
+        if start == starts[-1]:
+            targets[row, 3:] = -1
+    return targets
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.loaded import load_run
-from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its ranks")
@@ -168,3 +169,76 @@ def test_a_batch_of_fewer_windows_than_ranks_is_the_same_batch(tiny: Path) -> No
     one, four = runs(run(tiny, 1, *more, "name=one"), run(tiny, 4, *more, "name=four"))
     assert losses(four) == pytest.approx(losses(one), abs=1e-5)
     assert Experiment.load(tiny, [*more]).batch_windows == 3
+
+
+def test_tokens_that_do_not_count_weigh_nothing_on_any_number_of_ranks(tiny: Path) -> None:
+    """A fifth of the targets is ignored and the last window is short: a mean of the ranks' means would be another."""
+    more = ("train.steps=8", "checkpoint.every_steps=8", "train.grad_clip=0")
+    one, split, two, sharded = runs(
+        run(tiny, 1, *more, "train.micro_batch_size=5", "name=one", ignore=True),
+        run(tiny, 1, *more, "train.micro_batch_size=2", "name=split", ignore=True),
+        run(tiny, 2, *more, "train.micro_batch_size=2", "name=two", ignore=True),
+        run(tiny, 2, *more, "parallel=fsdp", "train.micro_batch_size=1", "name=sharded", ignore=True),
+    )
+    for other in (split, two, sharded):
+        assert losses(other) == pytest.approx(losses(one), abs=1e-5)
+        assert losses(other, "optim/grad_norm") == pytest.approx(losses(one, "optim/grad_norm"), rel=1e-5)
+        assert_close(weights(other), weights(one))
+
+
+KINDS = {
+    "fp32": (1, "train.precision=fp32"),
+    "bf16": (1, "train.precision=bf16"),
+    "fp16": (1, "train.precision=fp16"),
+    "ddp": (2, "parallel=ddp"),
+    "ddp-fp16": (2, "parallel=ddp", "train.precision=fp16"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_ten_times_at_any_moment_it_ends_in_the_same_bits(tiny: Path, kind: str) -> None:
+    """With EMA, Muon, dropout and early stopping, over several epochs; fifty kills over all kinds."""
+    size, *options = KINDS[kind]
+    options += ["train.steps=150", "checkpoint.every_steps=3", "evaluate.every_steps=25", "train.batch_tokens=960"]
+    options += ["model.dropout=0.2", "optimizer=muon", 'callback=["ema", {use="early_stopping", patience=50}]']
+    (whole,) = runs(run(tiny, size, *options, "name=whole"))
+    seconds = whole["ranks"][0]["seconds"]
+    dice = random.Random(kind)
+    moments = [dice.uniform(0.03, 0.15) * seconds for _ in range(10)]
+    killed = [
+        run(tiny, size, *options, "name=killed", resume="" if number else None, kill_after=moment)
+        for number, moment in enumerate(moments)
+    ]
+    answers = runs(*killed, run(tiny, size, *options, "name=killed", resume=""))
+    assert sum(-9 in answer["codes"] for answer in answers) >= 8, [answer["codes"] for answer in answers]
+    folders = [find(name) for name in ("killed", "whole")]
+    assert [folder.status()["state"] for folder in folders] == ["finished", "finished"]
+    assert_same(*map(result, folders))
+
+
+def result(folder: RunFolder) -> dict[str, Any]:
+    """All that two equal runs have in common, to the bit."""
+    checkpoint = store.newest(folder.checkpoints)
+    assert checkpoint is not None
+    state = store.read_state(checkpoint, lambda name: True)
+    del state["seconds"]
+    exact = ("train/", "val/", "optim/")
+    lines = [{key: line[key] for key in line if key.startswith(exact)} for line in read(folder.metrics)]
+    return {"state": state, "weights": store.read_weights(checkpoint), "metrics": lines}
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """To the bit."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}.{index}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
