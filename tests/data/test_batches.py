@@ -177,3 +177,17 @@ def test_the_batch_of_step_one_million_is_had_in_under_a_millisecond() -> None:
         batches.at(step)
         seconds.append(time.perf_counter() - began)
     assert median(seconds) < 1e-3
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_the_ranks_evaluate_every_token_once_and_each_as_many_batches(world_size: int, batch_size: int) -> None:
+    split = split_of(np.arange(7 * BLOCK + 3, dtype=np.uint16))
+    shares = [
+        list(every_token_once(split, BLOCK, batch_size, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    targets = [target for share in shares for batch in share for target in batch.targets[batch.targets >= 0].tolist()]
+    assert sorted(targets) == list(range(1, len(split.tokens)))
+    in_turn = [batch.starts.tolist() for round_ in zip(*shares, strict=True) for batch in round_ if batch.all_tokens]
+    assert in_turn == [batch.starts.tolist() for batch in every_token_once(split, BLOCK, batch_size)]
