@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -64,8 +65,11 @@ def put_back(state: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """On all ranks at once."""
-    save(dict(tensors), storage_writer=FileSystemWriter(folder, single_file_per_rank=True, sync_files=True))
+    """On all ranks at once. Raises OSError."""
+    try:
+        save(dict(tensors), storage_writer=FileSystemWriter(folder, single_file_per_rank=True, sync_files=True))
+    except CheckpointException as error:  # which is no Exception
+        raise OSError(next((str(failure[0]) for failure in error.failures.values()), str(error))) from None
 
 
 def read(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:

@@ -56,11 +56,16 @@ def run(
         click.echo(f"seed {seed}", err=True)
         try:
             one(experiment, (*overrides, f"train.seed={seed}"), resume, nproc, trust_code, of_seeds=True)
-        except RunFailed as error:
-            click.echo(f"run failed: {error}", err=True)
+        except (RunFailed, FailedRanks) as error:
+            if isinstance(error, RunFailed):
+                click.echo(f"run failed: {error}", err=True)
             failed.append(seed)
     if failed:
         raise RunFailed(f"{len(failed)} of {seeds} runs, with seeds {', '.join(map(str, failed))}")
+
+
+class FailedRanks(SystemExit):
+    """A run in several processes that failed, as one of them has told."""
 
 
 def one(
@@ -106,5 +111,7 @@ def in_processes(nproc: int, experiment: str, overrides: tuple[str, ...], resume
     if resume is not None:
         arguments += [f"--resume={resume}" if resume else "--resume"]
     code = start(nproc, arguments)
+    if code == 1:
+        raise FailedRanks(code)
     if code:
         sys.exit(code)

@@ -145,6 +145,14 @@ class Experiment(Options):
         return self
 
     @model_validator(mode="after")
+    def _what_is_kept_is_made(self) -> Self:
+        every, kept = self.checkpoint.every_steps, self.checkpoint.keep_every_steps
+        if kept is not None and kept % every:
+            expected = f"should be a multiple of checkpoint.every_steps ({every})"
+            raise fault("checkpoint.keep_every_steps", f"{expected}, got {kept}")
+        return self
+
+    @model_validator(mode="after")
     def _a_budget_is_worth_a_step(self) -> Self:
         if self.train.max_tokens is not None and self.train.max_tokens < self.train.batch_tokens:
             expected = f"should be at least train.batch_tokens ({self.train.batch_tokens})"

@@ -102,12 +102,13 @@ class Hooks:
         if any(listener.wrapper or listener.hookwrapper for caller in callers for listener in caller.get_hookimpls()):
             raise KitError(f"callback {name}: hook wrappers are not supported, only plain implementations")
 
-    def call(self, hook: str, **arguments: Any) -> None:
-        """Calls every callback that listens. A tracker that raises is reported once and dropped.
+    def call(self, hook: str, backwards: bool = False, **arguments: Any) -> None:
+        """Calls every callback that listens, in the order of the file. A tracker that raises is reported and dropped.
 
         Raises RunFailed where another callback raises.
         """
-        for listener in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+        listeners = getattr(self.manager.hook, hook).get_hookimpls()
+        for listener in listeners if backwards else reversed(listeners):
             try:
                 listener.function(*(arguments[name] for name in listener.argnames))
             except (Exception, SystemExit) as error:  # rich exits where its pipe is closed
@@ -124,7 +125,7 @@ class Hooks:
         try:
             yield
         finally:
-            self.call("evaluation_ended", run=run)
+            self.call("evaluation_ended", backwards=True, run=run)  # who came last goes first
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -15,6 +15,7 @@ from types import FrameType
 
 GRACE_SECONDS = 10.0  # for the others once one has failed, to end by themselves
 LOOK_SECONDS = 0.05
+INTERRUPTED = 130  # exit code of a rank that was asked to stop
 PARENT = "NANOGPT_KIT_PARENT"  # the process that a rank ends with
 
 
@@ -26,18 +27,17 @@ def start(count: int, arguments: Sequence[str]) -> int:
     ranks = [
         subprocess.Popen(command, env=environment(rank, count, port), start_new_session=True) for rank in range(count)
     ]
-    signals = 0
+    signals: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal signals
-        signals += 1
+        signals.append(number)
         for rank in ranks:
             with suppress(ProcessLookupError):
-                rank.send_signal(number)
+                rank.send_signal(number) if len(signals) < 3 else rank.kill()
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        code = watch(ranks)
+        code = watch(ranks, signals)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -47,11 +47,15 @@ def start(count: int, arguments: Sequence[str]) -> int:
     return code
 
 
-def watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Waits until all have ended; those that outlive a failed one for long are ended."""
+def watch(ranks: Sequence[subprocess.Popen[bytes]], signals: Sequence[int] = ()) -> int:
+    """Waits until all have ended; those that outlive a failed one for long are ended.
+
+    After one of the `signals` that were sent to all, each ends by itself, when its checkpoint is written.
+    """
     code, deadline = 0, float("inf")
     while any(rank.poll() is None for rank in ranks):
-        failed = next((rank.returncode for rank in ranks if rank.poll()), 0)
+        in_order = (INTERRUPTED,) if signals else ()
+        failed = next((rank.returncode for rank in ranks if rank.poll() and rank.returncode not in in_order), 0)
         if failed and not code:
             code, deadline = failed, time.monotonic() + GRACE_SECONDS
             for rank in ranks:

@@ -27,6 +27,14 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
 
 
+def reshard(model: nn.Module) -> None:
+    """Gives back what a forward pass without a backward has gathered; the weights are those in parts again."""
+    for module in model.modules():
+        give_back = getattr(module, "reshard", None)  # torch's FSDPModule has one
+        if callable(give_back):
+            give_back()
+
+
 def laid_out(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor in parts as `like` is, where both have one shape; every rank has it, so none has to send."""
     if not is_spread(like) or is_spread(value) or value.shape != like.shape:

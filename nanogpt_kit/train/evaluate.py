@@ -14,6 +14,7 @@ from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.kinds import Encoder, SplitLoss
 from nanogpt_kit.data.batches import every_token_once
 from nanogpt_kit.data.split import Split
+from nanogpt_kit.nn.spread import reshard
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
@@ -84,4 +85,5 @@ def apart(model: nn.Module, seed: int) -> Iterator[None]:
         with own_rng(seed), torch.no_grad():
             yield
     finally:
+        reshard(model)
         model.train(was_training)

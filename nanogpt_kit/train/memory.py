@@ -7,10 +7,17 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+
+from nanogpt_kit.checkpoint.rng import own_rng
+from nanogpt_kit.nn.spread import reshard
+
+if TYPE_CHECKING:
+    from nanogpt_kit.train.trainer import Trainer
 
 SHARE = 0.5  # of the free memory that activations may take: gradients and the optimizer's state come later
 
@@ -68,6 +75,26 @@ def remedy(micro_batch_size: int, is_auto: bool) -> str:
         half = "half the model.block_size halves what the activations take"
     auto = "" if is_auto or micro_batch_size == 1 else ', and "auto" finds the largest that fits'
     return f"out of memory with micro-batches of {micro_batch_size} windows; {half}{auto}"
+
+
+def micro_batch_size(run: Trainer) -> int:
+    """As the experiment says; "auto" is the largest that fits, the same on all ranks."""
+    wanted, device = run.experiment.train.micro_batch_size, run.precision.device
+    share = -(-run.experiment.batch_windows // run.world.size)  # rounded up
+    if wanted != "auto":
+        return min(wanted or share, share)
+    batch = run.batches.at(0).to(device)
+
+    def loss_of(windows: int) -> Tensor:
+        ids, targets, segments = next(batch.micro_batches(windows))
+        with run.precision.autocast():
+            loss: Tensor = run.model(ids, targets, **({} if segments is None else {"segments": segments}))
+        return loss
+
+    with own_rng(run.experiment.train.seed):
+        size = largest_that_fits(share, loss_of, device, 1 if device == "cuda" else run.world.local_size)
+    reshard(run.model)
+    return -run.world.most(-size)  # the smallest
 
 
 def largest_that_fits(windows: int, step: Callable[[int], Tensor], device: str, processes: int) -> int:

@@ -51,9 +51,12 @@ class Saving:
 
             state = optimizer_state_as(state, run.optimizer)
         run.optimizer.load_state_dict(state)
-        run.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # there is none where "auto" was another type on another machine
+            run.scaler.load_state_dict(saved["scaler"])
         run.step, run.seconds, run.evaluated_at = saved["step"], saved["seconds"], saved["evaluated_at"]
         self.saved_at, self.best = saved["step"], saved["best"]
+        if run.folder.status()["state"] != "finished":  # else more is asked of it now
+            run.stop_reason = saved["stop_reason"]
         return saved
 
     def resume(self, saved: Mapping[str, Any] | None) -> None:
@@ -92,6 +95,7 @@ class Saving:
             "seconds": run.seconds,
             "micro_batch_size": run.micro_batch_size,
             "best": self.best,
+            "stop_reason": run.stop_reason,
             "optimizer": run.optimizer.state_dict(),
             "scaler": run.scaler.state_dict(),
             "rng": run.world.all_say(rng_state()),
@@ -99,6 +103,7 @@ class Saving:
         }
         keep = store.Keep(self.options.keep_last, self.options.keep_every_steps, self.best.get("step"))
         path = self.write(training, keep)
+        run.world.first_says(None)  # rank 0 may write for long; who has ended meanwhile would be taken for lost
         self.saved_at = run.step
         run.hooks.call("checkpoint_saved", run=run, step=run.step, path=path)
 

@@ -156,11 +156,11 @@ def work(trainer: Trainer) -> None:
             toml = trainer.experiment.to_toml(with_copies=True)  # a resumed run may have got more steps
             write_atomically(folder.experiment, toml)
         trainer.train()
-        if trainer.experiment.sample.num_samples and not stop.name:
+        if trainer.experiment.sample.num_samples and not trainer.interrupted():
             write_samples(trainer)
-        if stop.name:
+        if trainer.interrupted():
             raise KeyboardInterrupt(stop.name)
-        state, reason = "finished", trainer.stop_reason
+        state, reason = "finished", trainer.stop_reason or trainer.budget_spent
     except KeyboardInterrupt as error:
         state, reason = "interrupted", str(error) or "SIGINT"
         raise
@@ -196,14 +196,14 @@ def end(trainer: Trainer, state: str, reason: str, lost: bool) -> None:
 
 def write_samples(trainer: Trainer) -> None:
     """What the model writes at the end of its run, into samples.txt and to the callbacks."""
-    wanted, stop = trainer.experiment.sample, trainer.stop
+    wanted = trainer.experiment.sample
     writer = LoadedRun(trainer.experiment, trainer.model, trainer.data.encoder, trainer.precision.device)
     texts: list[str] = []
     with trainer.hooks.evaluation(trainer), apart(trainer.model, wanted.seed):
         for number in range(wanted.num_samples):  # on all ranks alike: each may hold but a part of the model
             pieces = writer.stream(wanted.prompt, seed=wanted.seed + number)
             texts.append("".join(takewhile(lambda _: not trainer.interrupted(), pieces)))
-    if not stop.name:
+    if not trainer.interrupted():
         if trainer.rank == 0:
             write_atomically(trainer.folder.samples, f"\n{'-' * 80}\n".join(texts) + "\n")
         trainer.hooks.call("sampled", run=trainer, step=trainer.step, texts=texts)

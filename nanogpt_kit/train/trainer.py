@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.checkpoint.rng import own_rng, seed_everything
+from nanogpt_kit.checkpoint.rng import seed_everything
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
@@ -30,7 +30,7 @@ from nanogpt_kit.runs.metrics import MetricsLog, truncate_after
 from nanogpt_kit.train.diagnostics import Diagnostics
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluate import evaluate
-from nanogpt_kit.train.memory import is_out_of_memory, largest_that_fits, memory, remedy
+from nanogpt_kit.train.memory import is_out_of_memory, memory, micro_batch_size, remedy
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.saving import Saving
 from nanogpt_kit.train.stop import StopSignals
@@ -64,7 +64,9 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0  # spent in steps; evaluation and checkpoints are not counted
         self.stop = stop  # asked for by the user
-        self.stop_reason = ""  # asked for by a callback or a budget
+        self.stop_reason = ""  # asked for by a callback
+        self.budget_spent = ""
+        self.agreed = GO_ON
         # Steps. Random weights are not worth an evaluation, unless nothing else is asked for.
         self.evaluated_at = 0 if weights is None and self.total_steps else -1
         self.unread: tuple[int, Tensor, Tensor] | None = None  # the newest loss and norm, perhaps not finite
@@ -74,7 +76,7 @@ class Trainer:
         self.model = experiment.model.build(ModelContext(vocab_size=data.encoder.vocab_size))
         experiment.init.apply(self.model)
         self.saving = Saving(self)
-        self.saving.saved_at = self.evaluated_at
+        self.saving.saved_at = self.evaluated_at  # nor are they worth a checkpoint
         if not self.saving.load_weights(self.model) and weights is not None:
             store.fit(self.model, weights, str(experiment.model.init_from))
         self.model.to(ctx.device)
@@ -98,7 +100,7 @@ class Trainer:
         self.batches = Ahead(batches, self.total_steps)
 
         saved = self.saving.restore()
-        self.micro_batch_size = saved["micro_batch_size"] if saved else self.choose_micro_batch_size()
+        self.micro_batch_size = saved["micro_batch_size"] if saved else micro_batch_size(self)
         self.first_step = self.step
         if self.rank == 0:
             truncate_after(folder.metrics, self.step)
@@ -115,7 +117,7 @@ class Trainer:
         if self.step % every.evaluate.every_steps == 0:
             self.evaluate()  # where the process before was stopped during it
 
-        while self.step < self.total_steps and not self.asked_to_stop():
+        while self.step < self.total_steps and self.agree_to_stop() == GO_ON:
             began = time.perf_counter()
             log = self.step + 1 in (1, self.total_steps) or (self.step + 1) % every.train.log_every_steps == 0
             watched.begin(log)
@@ -142,7 +144,7 @@ class Trainer:
             if self.step % every.checkpoint.every_steps == 0:
                 self.saving.save()
 
-        if not self.stop.name:
+        if not self.interrupted():
             self.evaluate()
         self.saving.save()
 
@@ -184,20 +186,23 @@ class Trainer:
             for role, parameters in by_role(self.model).items()
         ]
 
-    def asked_to_stop(self) -> bool:
-        """By a signal, a callback or the budget; all ranks agree, so that none waits for another in vain."""
-        if self.seconds >= (self.experiment.train.max_seconds or math.inf):
-            self.request_stop(f"train.max_seconds = {self.experiment.train.max_seconds:g} were spent")
-        wanted = self.world.most(INTERRUPTED if self.stop.name else END if self.stop_reason else GO_ON)
-        if wanted == INTERRUPTED:
-            self.stop.name = self.stop.name or "another rank was asked to stop"
-        return wanted != GO_ON
+    def agree_to_stop(self) -> int:
+        """What the run does, the same on all ranks, so that none waits for another in vain."""
+        most = self.experiment.train.max_seconds
+        if self.rank == 0 and self.seconds >= (most or math.inf):  # by one clock
+            self.budget_spent = f"train.max_seconds = {most:g} were spent"
+        mine = END if self.stop_reason or self.budget_spent else GO_ON
+        wanted = self.world.most(INTERRUPTED if self.stop.name else mine)
+        if wanted > self.agreed:
+            told = self.world.all_say((self.stop.name, self.stop_reason, self.budget_spent))
+            first = [next(filter(None, words), "") for words in zip(*told, strict=True)]
+            self.stop.name, self.stop_reason, self.budget_spent = first
+            self.agreed = wanted
+        return self.agreed
 
     def interrupted(self) -> bool:
         """By a signal, at any rank."""
-        if self.world.most(bool(self.stop.name)):
-            self.stop.name = self.stop.name or "another rank was asked to stop"
-        return bool(self.stop.name)
+        return self.agree_to_stop() == INTERRUPTED
 
     def check_finite(self) -> None:
         """Reads the flag that the last step left, before its weights are evaluated, saved or trained on for long."""
@@ -206,7 +211,7 @@ class Trainer:
         (step, loss, grad_norm), self.unread = self.unread, None
         values = {"loss": loss.item(), "norm of the gradient": grad_norm.item()}
         self.steps_read += 1
-        self.steps_clipped += values["norm of the gradient"] > (self.experiment.train.grad_clip or math.inf)
+        self.steps_clipped += (self.experiment.train.grad_clip or math.inf) < values["norm of the gradient"] < math.inf
         if self.scaler.is_enabled():  # it skips steps whose gradient is no number, and lowers its scale
             del values["norm of the gradient"]
         wrong = next((name for name, value in values.items() if not math.isfinite(value)), None)
@@ -247,24 +252,6 @@ class Trainer:
             self.evaluated_at = self.step
             self.record("evaluated", metrics)
             self.saving.evaluated(metrics)
-
-    def choose_micro_batch_size(self) -> int:
-        """As the experiment says; "auto" is the largest that fits, the same on all ranks."""
-        share = -(-self.experiment.batch_windows // self.world.size)  # rounded up
-        if self.experiment.train.micro_batch_size != "auto":
-            return min(self.experiment.train.micro_batch_size or share, share)
-        batch = self.batches.at(0).to(self.precision.device)
-
-        def loss_of(windows: int) -> Tensor:
-            with self.precision.autocast():
-                ids, targets, segments = next(batch.micro_batches(windows))
-                loss: Tensor = self.model(ids, targets, **({} if segments is None else {"segments": segments}))
-            return loss
-
-        with own_rng(self.experiment.train.seed):
-            processes = 1 if self.precision.device == "cuda" else self.world.local_size
-            size = largest_that_fits(share, loss_of, self.precision.device, processes)
-        return -self.world.most(-size)  # the smallest
 
     def request_stop(self, reason: str) -> None:
         self.stop_reason = self.stop_reason or reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,3 +128,21 @@ def test_random_numbers_apart_leave_the_others_alone() -> None:
     assert draws() == expected
     with own_rng(7):
         assert draws() == inside
+
+
+def test_a_description_of_shards_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    from nanogpt_kit.checkpoint import shards
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (tmp_path.joinpath("ran").touch, ())
+
+    class Named:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (print, ("ran",))
+
+    for bad in (Bomb(), Named()):
+        (tmp_path / ".metadata").write_bytes(pickle.dumps(bad))
+        with pytest.raises(pickle.UnpicklingError, match="has no place in a checkpoint"):
+            shards.read(tmp_path)
+    assert not (tmp_path / "ran").exists()

@@ -224,3 +224,29 @@ def test_averages_are_the_sum_that_the_formula_says(tiny: Path) -> None:
     kept = store.load_training(path)["callbacks"]["EMA"]["weights"][name]
     torch.testing.assert_close(kept.double(), average, rtol=1e-5, atol=1e-7)
     assert not math.isclose(float(kept.norm()), float(weight.norm()))
+
+
+def test_two_averages_leave_training_alone_as_well(tiny: Path) -> None:
+    both = 'callback=["ema", {use="ema", decay=0.5}]'
+    folder = session.run(Experiment.load(tiny, [both, "evaluate.every_steps=5", "sample.num_samples=0"]))
+    assert losses(folder) == losses(run(tiny, "evaluate.every_steps=5"))
+
+
+def test_a_run_that_was_stopped_early_and_killed_while_it_wrote_stays_stopped(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["evaluate.every_steps=2", STOPPING.format(2, "max")]
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "write_samples", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            session.run(Experiment.load(tiny, options))
+    folder = session.run(Experiment.load(tiny, options), resume="")
+    assert (folder.status()["state"], folder.status()["step"]) == ("finished", 6)
+    assert folder.samples.exists()
+
+
+def test_what_is_kept_for_good_has_to_be_made(tiny: Path) -> None:
+    with pytest.raises(
+        KitError, match=r"keep_every_steps: should be a multiple of checkpoint\.every_steps"
+    ):
+        Experiment.load(tiny, ["checkpoint.keep_every_steps=15"])

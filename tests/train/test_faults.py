@@ -188,7 +188,7 @@ if phase == "saving":
 elif phase == "evaluating":
     trainer.evaluate = slow(trainer.evaluate)
 elif phase == "building":
-    trainer.Trainer.choose_micro_batch_size = slow(trainer.Trainer.choose_micro_batch_size)
+    trainer.Trainer.groups = slow(trainer.Trainer.groups)
 elif phase == "sampling":
     session.write_samples = slow(session.write_samples)
 elif phase == "a step":

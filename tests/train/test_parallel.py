@@ -242,3 +242,22 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
         assert torch.equal(one, other), where
     else:
         assert one == other, where
+
+
+def test_a_signal_during_the_last_step_is_agreed_on_too(tiny: Path) -> None:
+    stopped, resumed = runs(
+        run(tiny, 2, "name=last", "train.steps=7", "evaluate.every_steps=50", signal=[0, 6]),
+        run(tiny, 2, "name=last", "train.steps=7", "evaluate.every_steps=50", resume=""),
+    )
+    assert stopped["codes"] == [130, 130]
+    assert stopped["ranks"][1]["told"] == "SIGTERM"  # though it went to the other one
+    assert resumed["codes"] == [0, 0]
+    assert losses(resumed, "val/loss")
+
+
+def test_layers_that_stay_gathered_are_given_back_after_an_evaluation(tiny: Path) -> None:
+    gathered = "parallel={use='fsdp', reshard_after_forward=false}"
+    more = ("train.steps=12", "evaluate.every_steps=4", "callback=['ema']")
+    kept, plain = runs(run(tiny, 2, gathered, *more, "name=kept"), run(tiny, 1, *more[:2], "name=plain"))
+    assert kept["codes"] == [0, 0], kept["ranks"][0]["told"]
+    assert losses(kept) == pytest.approx(losses(plain), abs=1e-5)

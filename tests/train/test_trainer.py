@@ -337,3 +337,8 @@ def test_a_callback_that_fails_ends_the_run(tiny: Path) -> None:
     with pytest.raises(RunFailed, match="Bad failed in step_finished: ZeroDivisionError"):
         session.run(Experiment.load(tiny, ["components=['bad.py']", "callback=['bad']"]))
     assert find("tiny").status()["state"] == "failed"
+
+
+def test_fsdp_in_one_process_is_refused_in_a_sentence(tiny: Path) -> None:
+    with pytest.raises(KitError, match=r"parallel: fsdp is several processes, and one was started; start more"):
+        run(tiny, "parallel=fsdp")

@@ -1,7 +1,7 @@
 """Fully sharded data parallel: each process holds a part of every weight, gradient and optimizer state.
 
-The layers are gathered one after the other while they are computed, in the short type of the run's precision;
-gradients are summed in fp32.
+The layers are gathered one after the other while they are computed, in the short type of the run's precision, their
+norms and what flows between them too, which ddp leaves in fp32; gradients are summed in fp32.
 
 Source: Zhao et al. 2023, "PyTorch FSDP", arXiv:2304.11277; torch's `fully_shard`.
 """
@@ -27,6 +27,8 @@ class FSDP(Parallel):
     def refuses(self, ctx: RunContext) -> str | None:
         if ctx.device == "mps":
             return "fsdp needs cuda or cpu"
+        if ctx.world_size == 1:
+            return "fsdp is several processes, and one was started; start more (--nproc, torchrun), or take single"
         return None
 
     def spread(self, model: nn.Module, ctx: RunContext) -> Spread:
