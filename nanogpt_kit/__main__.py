@@ -58,7 +58,8 @@ def exit_code() -> int:
         tell(f"run failed: {error}", patience=3 * isinstance(error, LostRank))
         return FAILED
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        if not rank():
+            click.echo("interrupted", err=True)
         return INTERRUPTED
     except OSError as error:  # writing to stdout: a full disk behind a redirection
         click.echo(f"failed: {error}", err=True)
@@ -68,12 +69,16 @@ def exit_code() -> int:
 
 def tell(message: str, patience: float = 0.0) -> None:
     """On stderr. Of several processes the one that failed first is heard, and ends the others, which wait a little."""
-    rank = int(os.environ.get("RANK", "0"))
     try:
-        time.sleep(patience + bool(rank))
+        time.sleep(patience + bool(rank()))
     except KeyboardInterrupt:
         return  # another was heard
-    click.echo(f"rank {rank}: {message}" if rank else message, err=True)
+    click.echo(f"rank {rank()}: {message}" if rank() else message, err=True)
+
+
+def rank() -> int:
+    """Of this process among those of a run."""
+    return int(os.environ.get("RANK", "0"))
 
 
 if __name__ == "__main__":

@@ -246,7 +246,5 @@ def test_a_run_that_was_stopped_early_and_killed_while_it_wrote_stays_stopped(
 
 
 def test_what_is_kept_for_good_has_to_be_made(tiny: Path) -> None:
-    with pytest.raises(
-        KitError, match=r"keep_every_steps: should be a multiple of checkpoint\.every_steps"
-    ):
+    with pytest.raises(KitError, match=r"keep_every_steps: should be a multiple of checkpoint\.every_steps"):
         Experiment.load(tiny, ["checkpoint.keep_every_steps=15"])

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,9 @@ KINDS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_ten_times_at_any_moment_it_ends_in_the_same_bits(tiny: Path, kind: str) -> None:
+def test_killed_ten_times_at_any_moment_it_ends_in_the_same_bits(
+    tiny: Path, kind: str, assert_same: Callable[[Any, Any], None]
+) -> None:
     """With EMA, Muon, dropout and early stopping, over several epochs; fifty kills over all kinds."""
     size, *options = KINDS[kind]
     options += ["train.steps=150", "checkpoint.every_steps=3", "evaluate.every_steps=25", "train.batch_tokens=960"]
@@ -226,22 +229,6 @@ def result(folder: RunFolder) -> dict[str, Any]:
     exact = ("train/", "val/", "optim/")
     lines = [{key: line[key] for key in line if key.startswith(exact)} for line in read(folder.metrics)]
     return {"state": state, "weights": store.read_weights(checkpoint), "metrics": lines}
-
-
-def assert_same(one: Any, other: Any, where: str = "") -> None:
-    """To the bit."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{where}.{index}")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
 
 
 def test_a_signal_during_the_last_step_is_agreed_on_too(tiny: Path) -> None:

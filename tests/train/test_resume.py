@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.train import saving, session
+
+Same = Callable[[Any, Any], None]
 
 KILLER = """\
 import os, signal
@@ -66,25 +69,10 @@ def result(folder: RunFolder) -> dict[str, Any]:
     return {"weights": store.sha256(checkpoint / store.MODEL), "training": training, "metrics": metrics}
 
 
-def assert_same(one: Any, other: Any, where: str = "") -> None:
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same(a, b, f"{where}.{index}")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
-
-
 LONG = ("train.steps=200", "checkpoint.every_steps=100", "evaluate.every_steps=70", "sample.num_samples=0")
 
 
-def test_resume_equals_an_uninterrupted_run(tiny: Path) -> None:
+def test_resume_equals_an_uninterrupted_run(tiny: Path, assert_same: Same) -> None:
     killed = killed_run(tiny, 117, *LONG)
     assert killed.status()["state"] == "interrupted"
     resumed = session.run(Experiment.load(tiny, ["callback=[]", *LONG]), resume="")
@@ -94,7 +82,7 @@ def test_resume_equals_an_uninterrupted_run(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_resume_is_exact_in_short_types_too(tiny: Path, precision: str) -> None:
+def test_resume_is_exact_in_short_types_too(tiny: Path, precision: str, assert_same: Same) -> None:
     options = (f"train.precision={precision}", "train.steps=16", "checkpoint.every_steps=5", "evaluate.every_steps=7")
     killed = killed_run(tiny, 13, *options)
     session.run(Experiment.load(tiny, ["callback=[]", *options]), resume=str(killed))
@@ -102,7 +90,7 @@ def test_resume_is_exact_in_short_types_too(tiny: Path, precision: str) -> None:
 
 
 def test_a_checkpoint_without_random_state_would_not_resume_exactly(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Same
 ) -> None:
     killed = killed_run(tiny, 13)
     monkeypatch.setattr(saving, "set_rng_state", lambda state: None)
@@ -111,7 +99,7 @@ def test_a_checkpoint_without_random_state_would_not_resume_exactly(
         assert_same(result(killed)["metrics"], result(whole_run(tiny))["metrics"])
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny: Path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny: Path, assert_same: Same) -> None:
     killed = killed_run(tiny, 4)
     session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
     assert_same(result(killed), result(whole_run(tiny)))
@@ -179,7 +167,7 @@ def test_evaluation_and_callbacks_may_change_on_resume(tiny: Path) -> None:
     assert len(list(folder.checkpoints.glob("step-*"))) == 1
 
 
-def test_steps_grow_only_where_the_schedule_does_not_depend_on_them(tiny: Path) -> None:
+def test_steps_grow_only_where_the_schedule_does_not_depend_on_them(tiny: Path, assert_same: Same) -> None:
     constant = ["callback=[]", "schedule=constant", "sample.num_samples=0"]
     folder = session.run(Experiment.load(tiny, constant))
     longer = session.run(Experiment.load(tiny, [*constant, "train.steps=30"]), resume="")
@@ -267,7 +255,9 @@ def test_other_data_is_refused_on_resume(tiny: Path, text_file: Path) -> None:
         session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_newest_checkpoint_is_passed_over(
+    tiny: Path, caplog: pytest.LogCaptureFixture, assert_same: Same
+) -> None:
     killed = killed_run(tiny, 13, "checkpoint.every_steps=5")
     model = killed.checkpoints / "step-00000010" / store.MODEL
     model.write_bytes(model.read_bytes()[:-1] + b"x")
