@@ -29,6 +29,7 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.batches import Batch
 from nanogpt_kit.launch.processes import free_port
+from nanogpt_kit.nn.spread import whole
 from nanogpt_kit.train import session, trainer
 
 
@@ -63,6 +64,7 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
     torch.set_num_threads(1)
     batches: list[list[int]] = []  # checksums of the windows that this rank has computed with, step by step
     masks: list[int] = []
+    gradients: list[list[float]] = []  # of the first step, where `ignore` is set
 
     class Watched(trainer.Trainer):
         def update(self, batch: Any) -> Any:
@@ -72,7 +74,16 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
             if run.get("signal") == [rank, self.step]:
                 os.kill(os.getpid(), signal.SIGTERM)
+            clip = self.spread.clip
+            if run.get("ignore") and self.step == 0:
+
+                def kept(norm: float) -> torch.Tensor:
+                    gradients.extend(whole(p.grad).flatten().tolist() for p in self.model.parameters())
+                    return clip(norm)
+
+                self.spread.clip = kept
             found = super().update(self.thinned(batch) if run.get("ignore") else batch)
+            self.spread.clip = clip
             masks.append(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
             return found
 
@@ -95,7 +106,12 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
         said |= {"code": 130, "told": str(error)}
     except BaseException:
         said |= {"code": 3, "told": traceback.format_exc()}
-    answer.write_text(json.dumps({**said, "batches": batches, "masks": masks, "seconds": time.monotonic() - began}))
+    seen = {"batches": batches, "masks": masks, "gradients": gradients, "seconds": time.monotonic() - began}
+    answer.write_text(json.dumps({**said, **seen}))
+        json.dumps(
+            {**said, "batches": batches, "masks": masks, "gradients": gradients, "seconds": time.monotonic() - began}
+        )
+    )
     return int(said["code"])
 
 

@@ -181,7 +181,12 @@ def test_tokens_that_do_not_count_weigh_nothing_on_any_number_of_ranks(tiny: Pat
         run(tiny, 2, *more, "train.micro_batch_size=2", "name=two", ignore=True),
         run(tiny, 2, *more, "parallel=fsdp", "train.micro_batch_size=1", "name=sharded", ignore=True),
     )
+    expected = one["ranks"][0]["gradients"]
+    assert max(abs(value) for gradient in expected for value in gradient) > 0.01
     for other in (split, two, sharded):
+        for rank in other["ranks"]:
+            for mine, theirs in zip(rank["gradients"], expected, strict=True):
+                assert mine == pytest.approx(theirs, abs=1e-6)
         assert losses(other) == pytest.approx(losses(one), abs=1e-5)
         assert losses(other, "optim/grad_norm") == pytest.approx(losses(one, "optim/grad_norm"), rel=1e-5)
         assert_close(weights(other), weights(one))
