@@ -108,10 +108,6 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
         said |= {"code": 3, "told": traceback.format_exc()}
     seen = {"batches": batches, "masks": masks, "gradients": gradients, "seconds": time.monotonic() - began}
     answer.write_text(json.dumps({**said, **seen}))
-        json.dumps(
-            {**said, "batches": batches, "masks": masks, "gradients": gradients, "seconds": time.monotonic() - began}
-        )
-    )
     return int(said["code"])
 
 
