@@ -85,7 +85,7 @@ def test_ranks_end_with_the_process_that_started_them(tiny: Path) -> None:
     process.kill()
     process.communicate()
     assert ranks_of(tiny.parent) == []
-    assert newest(tiny).status()["state"] in ("interrupted", "failed")  # where one noticed first that the other was gone
+    assert newest(tiny).status()["state"] in ("interrupted", "failed")  # by who notices first
 
 
 def test_a_signal_to_the_command_ends_all_its_ranks_in_order(tiny: Path) -> None:
