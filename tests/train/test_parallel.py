@@ -213,7 +213,7 @@ def test_killed_ten_times_at_any_moment_it_ends_in_the_same_bits(
     (whole,) = runs(run(tiny, size, *options, "name=whole"))
     seconds = whole["ranks"][0]["seconds"]
     dice = random.Random(kind)
-    moments = [dice.uniform(0.03, 0.15) * seconds for _ in range(10)]
+    moments = [dice.uniform(0.02, 0.06) * seconds for _ in range(10)]
     killed = [
         run(tiny, size, *options, "name=killed", resume="" if number else None, kill_after=moment)
         for number, moment in enumerate(moments)
