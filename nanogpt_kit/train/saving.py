@@ -28,7 +28,9 @@ class Saving:
         self.options = run.experiment.checkpoint
         self.folder = run.folder.checkpoints
         self.best: dict[str, Any] = {}  # {"step": ..., "value": ...} of the metric that keep_best names
-        self.path = run.world.first_says(store.newest(self.folder) if run.world.rank == 0 else None)
+        # Rank 0 looks for all: it is the one that will say "running" when it comes to that
+        found = (store.newest(self.folder), run.folder.status()["state"]) if run.world.rank == 0 else None
+        self.path, self.state_before = run.world.first_says(found)
         self.saved_at = 0
         if self.path is None and store.numbered(self.folder):
             raise KitError(f"no checkpoint in {self.folder} is whole; remove them all to start from step 0")
@@ -55,7 +57,7 @@ class Saving:
             run.scaler.load_state_dict(saved["scaler"])
         run.step, run.seconds, run.evaluated_at = saved["step"], saved["seconds"], saved["evaluated_at"]
         self.saved_at, self.best = saved["step"], saved["best"]
-        if run.folder.status()["state"] != "finished":  # else more is asked of it now
+        if self.state_before != "finished":  # else more is asked of it now
             run.stop_reason = saved["stop_reason"]
         return saved
 

@@ -112,8 +112,8 @@ def reopened(
     experiment: Experiment, resume: str | None, trust_code: bool, world: World
 ) -> tuple[Experiment, RunFolder | None]:
     """What to run, and in which folder where it is not a new one. All ranks go on with the run that rank 0 finds."""
-    if resume is None and launch():
-        begun = begun_by_this_launch(experiment) if world.rank == 0 else None
+    if resume is None:  # rank 0 alone decides: a node that came back counts no restarts
+        begun = begun_by_this_launch(experiment) if world.rank == 0 and launch() else None
         resume = world.first_says(None if begun is None else str(begun))
         if resume:
             logger.info("torchrun has started again: going on with %s", resume)
