@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.core.bpe import BPEEncoder
     from nanogpt_kit.nn.cache import KVCache
     from nanogpt_kit.nn.loss import linear_cross_entropy, softcapped
-    from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP
+    from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP, blocks
     from nanogpt_kit.nn.spread import clip, laid_out
     from nanogpt_kit.nn.view import View
 
@@ -67,6 +67,7 @@ LAZY = {
     "ResidualLinear": "nanogpt_kit.nn.parts",
     "TwoLayerMLP": "nanogpt_kit.nn.parts",
     "View": "nanogpt_kit.nn.view",
+    "blocks": "nanogpt_kit.nn.parts",
     "clip": "nanogpt_kit.nn.spread",
     "laid_out": "nanogpt_kit.nn.spread",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
@@ -116,6 +117,7 @@ __all__ = [
     "TwoLayerMLP",
     "View",
     "WarmedUp",
+    "blocks",
     "characters",
     "clip",
     "content_hash",

@@ -47,7 +47,16 @@ class Train(Options):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
         "auto", description="auto: cuda bf16, else fp16; cpu bf16 where the chip multiplies it natively, else fp32"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; left out: one a core")
+    compile: Literal["auto", "off", "default", "max-autotune"] = Field(
+        "auto", description="auto: default, where the run is long enough to win back what compiling costs; else off"
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="whether the backward pass computes blocks again: less memory, a third more to compute",
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; left out: as OMP_NUM_THREADS says, else as many as a step keeps busy"
+    )
     log_every_steps: int = Field(10, ge=1, description="between lines of metrics.jsonl")
     watch: tuple[Literal["updates", "activations", "attention"], ...] = Field(
         (), description="what to look at on logged steps: updates by role, largest activations and attention logits"

@@ -52,6 +52,7 @@ class RunContext:
     precision: str  # "fp32", "bf16", "fp16"
     world_size: int
     splits: tuple[str, ...]  # of the dataset
+    block_size: int  # of the model
 
     def lacks(self, split: str) -> str | None:
         """The reason to refuse, where the dataset has no such split."""
@@ -65,6 +66,10 @@ class Component(Options):
 
     def refuses(self, ctx: RunContext) -> str | None:
         """Why this component cannot work there, with a remedy; None where it can. Asked before anything is built."""
+        return None
+
+    def chosen(self, ctx: RunContext) -> str | None:
+        """What it chose for that place where its options leave the choice to it, and why; None where there is none."""
         return None
 
     @classmethod

@@ -11,6 +11,11 @@ class ResidualLinear(nn.Linear):
     """Writes into the residual stream; inits scale it down with the number of such writers (Radford et al. 2019)."""
 
 
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The members of its lists of modules: the blocks of a transformer, in their order."""
+    return [block for lists in model.modules() if isinstance(lists, nn.ModuleList) for block in lists]
+
+
 class HeadLinear(nn.Linear):
     """From features to logits; its weight has the role `head`, unless it is tied to an embedding."""
 

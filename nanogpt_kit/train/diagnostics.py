@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nanogpt_kit.nn.parts import blocks
 from nanogpt_kit.nn.roles import by_role
 from nanogpt_kit.nn.spread import whole
+from nanogpt_kit.train.compile import as_written
 
 
 class Diagnostics:
@@ -30,8 +33,7 @@ class Diagnostics:
         self.looking = False
         self.largest: dict[str, Tensor] = {}
         self.before: dict[str, list[Tensor]] = {}
-        blocks = [block for lists in model.modules() if isinstance(lists, nn.ModuleList) for block in lists]
-        for number, block in enumerate(blocks):
+        for number, block in enumerate(blocks(model)):
             if "activations" in wanted:
                 block.register_forward_hook(self.see(f"activations/max_{number}"))
             for name, part in block.named_modules():
@@ -57,8 +59,10 @@ class Diagnostics:
     def keep(self, name: str, value: Tensor) -> None:
         self.largest[name] = torch.maximum(self.largest.get(name, value), value)
 
-    def begin(self, looking: bool) -> None:
+    def begin(self, looking: bool) -> AbstractContextManager[None]:
+        """For the step: what is looked at computes as it is written, compiled or not."""
         self.looking = looking and bool(self.wanted)
+        return as_written() if self.looking else nullcontext()
 
     def moving(self) -> None:
         if self.looking and "updates" in self.wanted:

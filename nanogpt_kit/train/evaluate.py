@@ -15,6 +15,7 @@ from nanogpt_kit.core.kinds import Encoder, SplitLoss
 from nanogpt_kit.data.batches import every_token_once
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.spread import reshard
+from nanogpt_kit.train.compile import as_written
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
@@ -78,11 +79,11 @@ def evaluate(run: Trainer) -> dict[str, float] | None:
 
 @contextmanager
 def apart(model: nn.Module, seed: int) -> Iterator[None]:
-    """The model in eval mode, without gradients, and random numbers that training does not share."""
+    """The model in eval mode, not compiled, without gradients, and random numbers that training does not share."""
     was_training = model.training
     model.eval()
     try:
-        with own_rng(seed), torch.no_grad():
+        with own_rng(seed), torch.no_grad(), as_written():
             yield
     finally:
         reshard(model)

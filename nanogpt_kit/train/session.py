@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import nanogpt_kit
-from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.core.errors import KitError, RunFailed, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.manifest import Prepared
@@ -25,9 +25,11 @@ from nanogpt_kit.runs import provenance, trust
 from nanogpt_kit.runs.files import read_json, write_atomically, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.evaluate import apart
+from nanogpt_kit.train.memory import keep_freed_memory
 from nanogpt_kit.train.precision import Precision, choose_device, has_device
 from nanogpt_kit.train.resume import reopen
 from nanogpt_kit.train.stop import StopSignals
+from nanogpt_kit.train.threads import threads
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.warm_start import WarmStart
 from nanogpt_kit.train.world import World
@@ -68,11 +70,15 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
         versions = {"nanogpt-kit": nanogpt_kit.__version__, "torch": torch.__version__}
         world.agree({"the experiment": experiment.fingerprint(), **versions, "tokens": facts["splits"]})
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(experiment.train.threads or torch.get_num_threads())
+        torch.set_num_threads(threads(experiment, ctx, data.encoder.vocab_size))
+        keep_freed_memory()
         stack.enter_context(Precision(ctx.precision, ctx.device).in_force())
         folder = resumed or shared_folder(experiment, facts, ctx, why, start, world)
         among = f", {world.size} processes" if world.size > 1 else ""
-        logger.info("run %s on %s%s in %s (%s)", folder, ctx.device, among, ctx.precision, why)
+        place = f"{ctx.device} ({torch.get_num_threads()} threads)" if ctx.device == "cpu" else ctx.device
+        logger.info("run %s on %s%s in %s (%s)", folder, place, among, ctx.precision, why)
+        for part, told in choices(experiment, ctx).items():
+            logger.info("%s: %s", part, told)
         try:
             stack.enter_context(folder.lock() if world.rank == 0 else nullcontext())
         except BlockingIOError:
@@ -105,7 +111,20 @@ def context(experiment: Experiment, world: World) -> tuple[RunContext, str]:
         place = experiment.place(("train", "precision"))
         raise KitError(f"{place}: train.precision = 'tf32' is arithmetic of CUDA devices, and this is {device}")
     splits = experiment.dataset.splits
-    return RunContext(device=device, precision=precision.name, world_size=world.size, splits=splits), why
+    ctx = RunContext(
+        device=device,
+        precision=precision.name,
+        world_size=world.size,
+        splits=splits,
+        block_size=experiment.model.block_size,
+    )
+    return ctx, why
+
+
+def choices(experiment: Experiment, ctx: RunContext) -> dict[str, str]:
+    """What components chose for this place, by their keys: {"model.attention": "backend flash"}."""
+    told = {dotted(key): component.chosen(ctx) for key, component in experiment.parts()}
+    return {key: words for key, words in told.items() if words}
 
 
 def reopened(

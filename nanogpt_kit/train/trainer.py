@@ -24,9 +24,12 @@ from nanogpt_kit.core.kinds import ModelContext, OrderContext
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import Ahead, Batch, Batches
 from nanogpt_kit.data.manifest import Prepared
+from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.roles import by_role
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog, truncate_after
+from nanogpt_kit.train.arriving import Arriving
+from nanogpt_kit.train.compile import Compile, recompute, warm_up
 from nanogpt_kit.train.diagnostics import Diagnostics
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluate import evaluate
@@ -69,8 +72,8 @@ class Trainer:
         self.agreed = GO_ON
         # Steps. Random weights are not worth an evaluation, unless nothing else is asked for.
         self.evaluated_at = 0 if weights is None and self.total_steps else -1
-        self.unread: tuple[int, Tensor, Tensor] | None = None  # the newest loss and norm, perhaps not finite
-        self.steps_read = self.steps_clipped = 0  # since the last logged one
+        self.unread: tuple[int, Arriving] | None = None  # the newest loss and norm, perhaps not finite
+        self.steps_read = self.steps_clipped = self.unlogged_tokens = 0  # since the last logged step
 
         seed_everything(experiment.train.seed)
         self.model = experiment.model.build(ModelContext(vocab_size=data.encoder.vocab_size))
@@ -80,6 +83,8 @@ class Trainer:
         if not self.saving.load_weights(self.model) and weights is not None:
             store.fit(self.model, weights, str(experiment.model.init_from))
         self.model.to(ctx.device)
+        if experiment.train.activation_checkpointing:
+            recompute(self.model)
         self.diagnostics = Diagnostics(self.model, experiment.train.watch)
         self.spread = experiment.parallel.spread(self.model, ctx)
         self.optimizer = experiment.optimizer.build(self.groups())
@@ -101,44 +106,29 @@ class Trainer:
 
         saved = self.saving.restore()
         self.micro_batch_size = saved["micro_batch_size"] if saved else micro_batch_size(self)
+        self.compile = Compile.choose(experiment, ctx, num_params(self.model))
+        if self.compile.mode != "off":
+            micro_steps = -(-experiment.batch_windows // (world.size * self.micro_batch_size))
+            self.compile.apply(self.model, ctx, micro_steps)
+            warm_up(self)
         self.first_step = self.step
         if self.rank == 0:
             truncate_after(folder.metrics, self.step)
             self.log = MetricsLog(folder.metrics)
         self.hooks = Hooks(experiment.callback, self)
         self.saving.resume(saved)
+        self.logged_seconds = self.seconds
 
     def train(self) -> None:
         """Runs to the last step, or until it is asked to stop. Raises RunFailed where the loss is no number."""
-        every, watched = self.experiment, self.diagnostics
+        every = self.experiment
         self.hooks.call("run_started", run=self)
         self.model.train()
-        tokens, since = 0, self.seconds  # of the steps that are not logged yet
         if self.step % every.evaluate.every_steps == 0:
             self.evaluate()  # where the process before was stopped during it
 
         while self.step < self.total_steps and self.agree_to_stop() == GO_ON:
-            began = time.perf_counter()
-            log = self.step + 1 in (1, self.total_steps) or (self.step + 1) % every.train.log_every_steps == 0
-            watched.begin(log)
-            batch = self.batches.at(self.step)
-            rate = self.set_learning_rate()
-            loss, grad_norm = self.update(batch)
-            self.check_finite()  # the step before, whose flag was not waited for
-            self.unread = (self.step, loss, grad_norm)
-            self.step += 1
-            tokens += batch.all_tokens
-            if log:
-                self.check_finite()  # waits for the device, so the clock is read after it
-            self.seconds += time.perf_counter() - began
-            if log:
-                metrics = {"train/loss": loss.item(), "optim/lr": rate, "optim/grad_norm": grad_norm.item()}
-                metrics["perf/tokens_per_second"] = speed = tokens / (self.seconds - since)
-                metrics |= {**self.efficiency.metrics(speed), **memory(self.precision.device), **watched.metrics()}
-                metrics |= self.stability()
-                tokens, since = 0, self.seconds
-                self.record("logged", metrics)
-            self.hooks.call("step_finished", run=self, step=self.step)
+            self.take_step()
             if self.step % every.evaluate.every_steps == 0:
                 self.evaluate()
             if self.step % every.checkpoint.every_steps == 0:
@@ -148,18 +138,34 @@ class Trainer:
             self.evaluate()
         self.saving.save()
 
+    def take_step(self) -> None:
+        """One update of the weights, and what is told of it."""
+        began, next_step = time.perf_counter(), self.step + 1
+        log = next_step in (1, self.total_steps) or next_step % self.experiment.train.log_every_steps == 0
+        batch = self.batches.at(self.step)
+        rate = self.set_learning_rate()
+        with self.diagnostics.begin(looking=log):
+            loss, grad_norm = self.update(batch)
+        self.check_finite()  # the step before, whose flag was not waited for
+        self.unread = (self.step, Arriving(loss, grad_norm))
+        self.step = next_step
+        self.unlogged_tokens += batch.all_tokens
+        if log:
+            self.check_finite()  # waits for the device, so the clock is read after it
+        self.seconds += time.perf_counter() - began
+        if log:
+            metrics = {"train/loss": loss.item(), "optim/lr": rate, "optim/grad_norm": grad_norm.item()}
+            metrics["perf/tokens_per_second"] = speed = self.unlogged_tokens / (self.seconds - self.logged_seconds)
+            metrics |= {**self.efficiency.metrics(speed), **memory(self.precision.device), **self.stability()}
+            metrics |= self.diagnostics.metrics()
+            self.unlogged_tokens, self.logged_seconds = 0, self.seconds
+            self.record("logged", metrics)
+        self.hooks.call("step_finished", run=self, step=self.step)
+
     def update(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step: (mean loss of all ranks' batch, norm of its gradient), both still on the device."""
-        total = torch.zeros((), device=self.precision.device)
-        parts = list(batch.to(self.precision.device).micro_batches(self.micro_batch_size))
         try:
-            for number, (ids, targets, segments) in enumerate(parts, start=1):
-                with self.spread.sync(last=number == len(parts)):
-                    with self.precision.autocast():
-                        loss = self.spread(ids, targets, segments)  # summed over the tokens
-                    # Divided by all ranks' tokens, so that every token of the batch weighs the same
-                    self.scaler.scale(loss / batch.all_tokens).backward()
-                total += loss.detach()
+            total = self.accumulate(batch)
             self.scaler.unscale_(self.optimizer)
             grad_norm = self.spread.clip(self.experiment.train.grad_clip)
             self.diagnostics.moving()
@@ -172,6 +178,19 @@ class Trainer:
             told = remedy(self.micro_batch_size, is_auto=self.experiment.train.micro_batch_size == "auto")
             raise RunFailed(f"step {self.step + 1}: {told}") from error
         return self.world.sum(total) / batch.all_tokens, grad_norm
+
+    def accumulate(self, batch: Batch) -> Tensor:
+        """The gradients of this rank's windows, and the sum of their losses; a micro-batch at a time."""
+        total = torch.zeros((), device=self.precision.device)
+        parts = list(batch.to(self.precision.device).micro_batches(self.micro_batch_size))
+        for number, (ids, targets, segments) in enumerate(parts, start=1):
+            with self.spread.sync(last=number == len(parts)):
+                with self.precision.autocast():
+                    loss = self.spread(ids, targets, segments)  # summed over the tokens
+                # Divided by all ranks' tokens, so that every token of the batch weighs the same
+                self.scaler.scale(loss / batch.all_tokens).backward()
+            total += loss.detach()
+        return total
 
     def set_learning_rate(self) -> float:
         multiplier = self.experiment.schedule.multiplier(self.step, self.total_steps)
@@ -208,8 +227,8 @@ class Trainer:
         """Reads the flag that the last step left, before its weights are evaluated, saved or trained on for long."""
         if self.unread is None:
             return
-        (step, loss, grad_norm), self.unread = self.unread, None
-        values = {"loss": loss.item(), "norm of the gradient": grad_norm.item()}
+        (step, told), self.unread = self.unread, None
+        values = dict(zip(("loss", "norm of the gradient"), told.read(), strict=True))
         self.steps_read += 1
         self.steps_clipped += (self.experiment.train.grad_clip or math.inf) < values["norm of the gradient"] < math.inf
         if self.scaler.is_enabled():  # it skips steps whose gradient is no number, and lowers its scale
@@ -217,9 +236,9 @@ class Trainer:
         wrong = next((name for name, value in values.items() if not math.isfinite(value)), None)
         if wrong:
             starts = self.batches.batches.starts(step)
-            told = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
+            shown = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
             raise RunFailed(
-                f"the {wrong} is {values[wrong]} at step {step + 1}, on the windows that start at tokens {told} "
+                f"the {wrong} is {values[wrong]} at step {step + 1}, on the windows that start at tokens {shown} "
                 'of train; a lower optimizer.lr, a longer warmup or train.precision = "fp32" often helps'
             )
 

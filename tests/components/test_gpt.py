@@ -255,7 +255,7 @@ def test_a_model_trains_the_same_by_chunks(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_attention_that_cannot_train_here_is_refused_with_a_remedy(tiny: Path, command: Callable[..., Any]) -> None:
     options = ["model.attention=flex", "model.dropout=0.0"]
     experiment = Experiment.load(tiny, options)
-    cpu = RunContext(device="cpu", precision="fp32", world_size=1, splits=experiment.dataset.splits)
+    cpu = RunContext(device="cpu", precision="fp32", world_size=1, splits=experiment.dataset.splits, block_size=16)
     told = r'model\.attention: flex has no backward pass on cpu; attention = "sdpa" trains with the same'
     with pytest.raises(KitError, match=told):
         experiment.check_context(cpu)

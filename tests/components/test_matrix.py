@@ -19,7 +19,7 @@ from nanogpt_kit.core.registry import OURS, Registry
 from nanogpt_kit.nn.roles import by_role
 
 B, T, H, C, L, V, BLOCK = 3, 6, 4, 16, 2, 13, 7
-CPU = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"))
+CPU = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=16)
 
 KINDS = ("attention", "position", "norm", "mlp")
 NAMES = {

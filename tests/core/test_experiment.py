@@ -61,7 +61,7 @@ def faults(folder: Path, text: str = VALID, *overrides: str) -> list[str]:
 def test_a_valid_file_loads_and_defaults_fill_in_the_rest(tmp_path: Path) -> None:
     values = load(tmp_path).resolved()
     assert values["model"]["norm"] == {"use": "layernorm", "eps": 1e-6}
-    assert values["model"]["attention"] == {"use": "sdpa"}
+    assert values["model"]["attention"] == {"use": "sdpa", "backend": "auto"}
     assert values["train"]["grad_clip"] == 1.0
     assert [sampler["use"] for sampler in values["sampler"]] == ["temperature", "top_k"]
     assert values["callback"] == [{"use": "console", "every_seconds": 1.0}]
@@ -78,7 +78,7 @@ MISTAKES = {
     ),
     "misspelt in a section": (
         ("steps = 20", "steps = 20\nsed = 1"),
-        "exp.toml:20: train.sed: unknown key; did you mean 'seed'? Allowed: batch_tokens, ",
+        "exp.toml:20: train.sed: unknown key; did you mean 'seed'? Allowed: ",
     ),
     "misspelt in a slot": (("n_head", "n_heads"), "exp.toml:8: model.n_heads: unknown key; did you mean 'n_head'?"),
     "misspelt in a slot within a slot": (
@@ -459,7 +459,7 @@ def test_components_refuse_a_context_before_anything_is_built_all_at_once(tmp_pa
         (tmp_path / f"{name}.py").write_text(REFUSING.format(base=base), encoding="utf-8")
     text = VALID.replace('"x"', '"x"\ncomponents = ["my_norm.py", "my_attention.py"]')
     experiment = load(tmp_path, text, "model.norm=my_norm", "model.attention=my_attention")
-    there = RunContext(device="cuda", precision="fp32", world_size=1, splits=("train", "val"))
+    there = RunContext(device="cuda", precision="fp32", world_size=1, splits=("train", "val"), block_size=16)
     experiment.check_context(there)
     with pytest.raises(KitError) as refused:
         experiment.check_context(dataclasses.replace(there, device="cpu"))

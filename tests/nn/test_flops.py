@@ -64,9 +64,9 @@ def test_peaks_are_found_by_whole_words_of_the_name(name: str, tera: float | Non
 
 def test_utilisation_is_told_where_the_peak_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
-    ctx = {"device": "cuda", "world_size": 2, "splits": ()}
+    ctx = {"device": "cuda", "world_size": 2, "splits": (), "block_size": 1024}
     told = Efficiency.of(GPT2, 50257, RunContext(precision="bf16", **ctx)).metrics(1e6)
     assert told == {"perf/mfu": pytest.approx(1e6 * 854.3e6 / (2 * 989e12), rel=1e-3)}
     assert Efficiency.of(GPT2, 50257, RunContext(precision="fp32", **ctx)).metrics(1e6) == {}
-    cpu = RunContext(device="cpu", precision="bf16", world_size=1, splits=())
+    cpu = RunContext(device="cpu", precision="bf16", world_size=1, splits=(), block_size=1024)
     assert Efficiency.of(GPT2, 50257, cpu).metrics(1e6) == {}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from nanogpt_kit.api import Field, Parallel, RunContext, Spread, clip
+from nanogpt_kit.api import Field, Parallel, RunContext, Spread, blocks, clip
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,8 +33,8 @@ class FSDP(Parallel):
 
     def spread(self, model: nn.Module, ctx: RunContext) -> Spread:
         policy = MixedPrecisionPolicy(param_dtype=DTYPES.get(ctx.precision), reduce_dtype=torch.float32)
-        for layer in layers(model):
-            fully_shard(layer, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
+        for block in blocks(model):
+            fully_shard(block, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
         fully_shard(model, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
         return Shards(model)
 
@@ -60,8 +60,3 @@ class Shards:
 
     def clip(self, max_norm: float) -> Tensor:
         return clip(self.parameters, max_norm)
-
-
-def layers(model: nn.Module) -> list[nn.Module]:
-    """The members of its lists of modules: a transformer's blocks."""
-    return [layer for lists in model.modules() if isinstance(lists, nn.ModuleList) for layer in lists]

@@ -1,0 +1,108 @@
+"""`nanogpt-kit bench EXP`: how fast it trains here, against what is possible, and where the time goes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
+
+if TYPE_CHECKING:
+    from nanogpt_kit.launch.alternate import Timing
+
+
+@click.command()
+@EXPERIMENT
+@OVERRIDES
+@click.option("--vs", metavar="OTHER.toml", help="Another experiment, timed by turns; KEY=VALUE do not change it.")
+@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Of each experiment.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="Of a round.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object.")
+@TRUST
+def bench(
+    experiment: str,
+    overrides: tuple[str, ...],
+    vs: str | None,
+    rounds: int,
+    seconds: float,
+    as_json: bool,
+    trust_code: bool,
+) -> None:
+    """Time the steps of EXPERIMENT as its run would take them: tokens/s, the parts of a step, MFU, memory.
+
+    Medians over rounds, and the range that holds the true median with 95%. Nothing is written but prepared data.
+    """
+    wanted = [(experiment, overrides), *([(vs, ())] if vs else [])]
+    for path, changes in wanted:
+        load(path, changes, trust_code)  # its mistakes are told here
+    from nanogpt_kit.launch import alternate
+
+    choices = [functools.partial(quietly_load, path, changes, trust_code) for path, changes in wanted]
+    timings = alternate.bench(choices, rounds, seconds)
+    ratios = alternate.paired_ratios(timings[0], timings[-1]) if vs else []
+    if as_json:
+        told: dict[str, Any] = {"experiment": facts(timings[0])}
+        if vs:
+            told["vs"] = facts(timings[1])
+            told["ratio"] = {"median": statistics.median(ratios), "interval": alternate.interval(ratios), "of": ratios}
+        click.echo(json.dumps(told, indent=2))
+        return
+    for (path, changes), timing in zip(wanted, timings, strict=True):
+        click.echo(" ".join([path, *changes]))
+        show(timing)
+    if vs:
+        low, high = alternate.interval(ratios)
+        click.echo(
+            f"the first makes {statistics.median(ratios):.3f} times the tokens/s of the second "
+            f"({low:.3f} to {high:.3f}, {rounds} pairs of rounds)"
+        )
+
+
+def quietly_load(path: str, overrides: tuple[str, ...], trust_code: bool) -> Any:
+    """In the process that times it; notes were told before."""
+    import contextlib
+    import io
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        return load(path, overrides, trust_code)
+
+
+def facts(timing: Timing) -> dict[str, Any]:
+    from nanogpt_kit.launch.alternate import interval
+
+    return {
+        **timing.facts,
+        "tokens_per_second": timing.tokens_per_second,
+        "interval": interval(timing.rounds),
+        "rounds": timing.rounds,
+        "steps_a_round": timing.steps,
+        "parts_ms": {part: 1000 * seconds for part, seconds in timing.parts.items()},
+        "mfu": timing.mfu,
+        "peak_memory_bytes": timing.memory,
+    }
+
+
+def show(timing: Timing) -> None:
+    told = facts(timing)
+    threads = f" ({told['threads']} threads)" if told["device"] == "cpu" else ""
+    click.echo(f"  {told['device']}{threads}, {told['precision']} ({told['precision_since']})")
+    click.echo(f"  compile: {told['compile']} ({told['compile_since']})")
+    for key, words in told["choices"].items():
+        click.echo(f"  {key}: {words}")
+    low, high = told["interval"]
+    count = f"{len(timing.rounds)} rounds of {timing.steps} steps"
+    click.echo(f"  {told['tokens_per_second']:,.0f} tokens/s ({low:,.0f} to {high:,.0f}, {count})")
+    parts = ", ".join(f"{part} {ms:,.2f}" for part, ms in told["parts_ms"].items())
+    click.echo(f"  {1000 * told['step_tokens'] / told['tokens_per_second']:,.2f} ms a step; its parts: {parts}")
+    peak = f"{told['peak_flops'] / 1e9:,.0f} GFLOP/s"
+    if timing.mfu is None:
+        click.echo(f"  MFU unknown: the model's FLOPs cannot be counted; products of {told['precision']} reach {peak}")
+    else:
+        flops = f"{told['flops_per_token'] / 1e6:,.1f} million FLOPs a token"
+        click.echo(f"  MFU {timing.mfu:.1%}: {flops}, of {peak} that matrix products in {told['precision']} reach here")
+    if timing.memory is not None:
+        click.echo(f"  {timing.memory / 2**20:,.0f} MiB of memory at the peak")

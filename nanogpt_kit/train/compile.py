@@ -1,0 +1,143 @@
+"""Compiling the model: when it pays, and what is done where it fails.
+
+The modules are compiled in place, so that checkpoints and callbacks see the same names; what is evaluated, sampled from
+or looked at runs as it is written. Source: Ansel et al. 2024, "PyTorch 2" (ASPLOS), torch.compile.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from nanogpt_kit.checkpoint.rng import own_rng
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.nn.flops import peak_flops
+from nanogpt_kit.nn.parts import blocks
+from nanogpt_kit.train.compiler import compiler_missing
+
+if TYPE_CHECKING:
+    from nanogpt_kit.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+# What compiling costs and gives, to be weighed where nothing was said; measured on two cores of an AMD EPYC.
+COST_SECONDS = 60.0  # with empty caches: 18 to 36 s for 4 blocks, and GPUs compile more variants of each kernel
+WORTH = 3  # times its cost is what it should win back
+GPU_GAIN = 0.4  # of the time of a step: 250 -> 135 ms for GPT-2 124M on A100s (nanoGPT's README)
+CPU_GAIN = {"bf16": 0.17, "fp16": 0.17}  # 23.0 -> 18.6 ms at 128 wide, 318 -> 271 ms at 384; fp32: nothing
+CPU_FLOPS = 100e9  # of one core in bf16; half of what two reached at 384 wide
+WIDE = 50e6  # parameters from which on a CPU spends all its time in matrix products: 524 -> 538 ms for GPT-2 124M
+GPU_SHARE = 0.25  # of a GPU's peak that the loop reaches uncompiled
+UNKNOWN_PEAK = 100e12  # FLOP/s of a GPU that is not in the table
+
+
+@dataclass(frozen=True)
+class Compile:
+    mode: str  # off, default, max-autotune
+    why: str
+
+    @classmethod
+    def choose(cls, experiment: Experiment, ctx: RunContext, parameters: int) -> Compile:
+        """What train.compile means for a model of so many parameters on a device, and why."""
+        setting = experiment.train.compile
+        if setting == "off":
+            return cls("off", "as the experiment says")
+        missing = compiler_missing(ctx.device)
+        if missing:
+            if setting != "auto":
+                logger.warning("train.compile = %r is left: %s", setting, missing)
+            return cls("off", missing)
+        if setting != "auto":
+            return cls(setting, "as the experiment says")
+        seconds, gain = weigh(experiment, ctx, parameters)
+        if not gain:
+            return cls("off", f"it gains nothing for such a model in {ctx.precision} on {ctx.device}")
+        won = f"about {gain * seconds:,.0f} s of {seconds:,.0f} s are won for {COST_SECONDS:.0f} s of compiling"
+        return cls("default" if gain * seconds > WORTH * COST_SECONDS else "off", won)
+
+    def apply(self, model: nn.Module, ctx: RunContext, micro_steps: int) -> None:
+        """Compiles at the first call. Several processes compile each block, so that they can talk in between."""
+        if self.mode == "off":
+            return
+        mode = self.mode
+        if mode == "max-autotune" and (micro_steps > 1 or ctx.world_size > 1):
+            mode += "-no-cudagraphs"  # a graph that is replayed would overwrite the gradients it has given before
+        for module in [model] if ctx.world_size == 1 else blocks(model) or [model]:
+            module.compile(mode=mode, dynamic=False)
+
+
+def weigh(experiment: Experiment, ctx: RunContext, parameters: int) -> tuple[float, float]:
+    """Roughly: (seconds that the run takes uncompiled, share of them that compiling wins)."""
+    flops = 6.0 * parameters * experiment.train.batch_tokens * experiment.total_steps / ctx.world_size
+    if ctx.device == "cuda":
+        peak = peak_flops(torch.cuda.get_device_name()) or UNKNOWN_PEAK
+        seconds, gain = flops / (GPU_SHARE * peak), GPU_GAIN
+    elif ctx.device == "cpu":
+        seconds = flops / (CPU_FLOPS * torch.get_num_threads())
+        gain = CPU_GAIN.get(ctx.precision, 0.0) if parameters < WIDE else 0.0
+    else:
+        seconds, gain = 0.0, 0.0
+    return min(seconds, experiment.train.max_seconds or seconds), gain
+
+
+def warm_up(run: Trainer) -> None:
+    """Compiles now, on the first batch, so that no step pays for it, and a failure costs nothing but a warning."""
+    began, failed = time.perf_counter(), ""
+    batch = run.batches.at(run.step)
+    try:
+        with own_rng(run.experiment.train.seed):
+            for _ in range(3 if run.precision.device == "cuda" else 1):  # CUDA graphs are recorded at the second
+                run.accumulate(batch)
+                run.optimizer.zero_grad(set_to_none=True)
+    except Exception as error:  # of the compiler, of C++, or of a part that it cannot read
+        failed = str(error).strip().partition("\n")[0] or repr(error)
+        run.optimizer.zero_grad(set_to_none=True)
+    told = next(filter(None, run.world.all_say(failed)), None)
+    if told is None:
+        logger.info("compiled in %.0f s", time.perf_counter() - began)
+        return
+    logger.warning('compiling failed, and the run goes on without it (train.compile = "off"): %s', told)
+    for module in run.model.modules():
+        module._compiled_call_impl = None  # what nn.Module.compile has set
+
+
+def as_written() -> AbstractContextManager[None]:
+    """While entered, compiled modules run as they were written: other shapes and modes compile nothing anew."""
+    return not_compiled() if "torch._dynamo" in sys.modules else nullcontext()
+
+
+@contextmanager
+def not_compiled() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def recompute(model: nn.Module) -> None:
+    """Lets each block keep its input only, and compute the rest again in the backward pass.
+
+    Source: Chen et al. 2016, arXiv:1604.06174.
+    """
+    for block in blocks(model):
+        block.forward = Recomputed(block.forward)
+
+
+class Recomputed:
+    """A block's forward, in training."""
+
+    def __init__(self, forward: object) -> None:
+        self.forward = forward
+
+    def __call__(self, *args: object) -> object:
+        if not torch.is_grad_enabled():
+            return self.forward(*args)  # type: ignore[operator]
+        return checkpoint(self.forward, *args, use_reentrant=False)

@@ -1,0 +1,164 @@
+"""Compiled or recomputed, a run is the same run; where compiling fails it goes on without."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanogpt_kit.checkpoint import store
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.train import compile as compiling
+from nanogpt_kit.train import session
+from nanogpt_kit.train.compile import Compile
+
+CPU = RunContext(device="cpu", precision="bf16", world_size=1, splits=("train", "val"), block_size=16)
+
+
+def run(tiny: Path, *overrides: str) -> RunFolder:
+    return session.run(Experiment.load(tiny, ["callback=[]", "model.dropout=0.0", "train.steps=6", *overrides]))
+
+
+def losses(folder: RunFolder) -> list[float]:
+    return [line["train/loss"] for line in read(folder.metrics) if "train/loss" in line]
+
+
+def weights(folder: RunFolder) -> Any:
+    newest = store.newest(folder.checkpoints)
+    assert newest is not None
+    return store.read_weights(newest)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    real = compiling.warm_up
+
+    def warm_up_then_forbid(trainer: Any) -> None:
+        real(trainer)
+        monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+
+    monkeypatch.setattr("nanogpt_kit.train.trainer.warm_up", warm_up_then_forbid)
+    options = ("evaluate.every_steps=3", "checkpoint.every_steps=4", 'train.watch=["activations", "attention"]')
+    options = (*options, "train.log_every_steps=2", "train.batch_tokens=80", "train.micro_batch_size=2")  # 2, 2 and 1
+    compiled = run(tiny, "train.compile=default", *options)
+    assert "compiled in" in caplog.text
+    assert "compiling failed" not in caplog.text
+    plain = run(tiny, "train.compile=off", *options)
+    assert losses(compiled) == pytest.approx(losses(plain), abs=1e-4)
+    assert weights(compiled).keys() == weights(plain).keys()
+    load_run(compiled.path).generate(["1"], max_new_tokens=3)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_resumes_exactly_and_goes_on_uncompiled(tiny: Path, assert_same: Callable[..., None]) -> None:
+    options = ("train.compile=default", "schedule=constant", "model.dropout=0.1")
+    whole = run(tiny, *options, "train.steps=8")
+    parts = run(tiny, *options, "train.steps=4")
+    longer = ["callback=[]", "train.steps=8", *options]
+    session.run(Experiment.load(tiny, longer), resume=str(parts))
+    assert_same(weights(parts), weights(whole))
+    eager = Experiment.load(tiny, ["callback=[]", "train.steps=9", *options, "train.compile=off"])
+    assert session.run(eager, resume=str(parts)).status()["step"] == 9
+
+
+BROKEN = """\
+from torch import nn
+
+from nanogpt_kit.api import MLP
+
+
+class Broken(MLP):
+    def build(self, ctx):
+        return Backwards()
+
+
+class Backwards(nn.Module):
+    def forward(self, x):
+        import torch
+
+        if torch.compiler.is_compiling():
+            raise ValueError("not for compilers")
+        return x * 0.5
+"""
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_runs_as_it_is_written(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tiny.parent / "broken.py").write_text(BROKEN, encoding="utf-8")
+    folder = run(tiny, "components=['broken.py']", "model.mlp=broken", "train.compile=default")
+    assert folder.status()["state"] == "finished"
+    (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert "goes on without it" in warning.message
+
+
+def test_without_a_compiler_there_is_one_warning(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    folder = run(tiny, "train.compile=max-autotune")
+    assert folder.status()["state"] == "finished"
+    (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert "no-such-compiler" in warning.message
+
+
+@pytest.mark.parametrize(
+    ("steps", "precision", "parameters", "mode"),
+    [
+        (100, "bf16", 1_000_000, "off"),  # a minute
+        (10_000_000, "bf16", 1_000_000, "default"),
+        (10_000_000, "fp32", 1_000_000, "off"),  # gains nothing
+        (10_000_000, "bf16", 124_000_000, "off"),
+    ],
+)
+def test_auto_weighs_what_compiling_costs(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, steps: int, precision: str, parameters: int, mode: str
+) -> None:
+    monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
+    experiment = Experiment.load(tiny, [f"train.steps={steps}"])
+    ctx = RunContext(**{**vars(CPU), "precision": precision})
+    assert Compile.choose(experiment, ctx, parameters).mode == mode
+
+
+def test_recomputed_activations_change_no_weight(tiny: Path, assert_same: Callable[..., None]) -> None:
+    plain, recomputed = (run(tiny, "model.dropout=0.1", f"train.activation_checkpointing={told}") for told in
+                         ("false", "true"))  # fmt: skip
+    assert_same(weights(recomputed), weights(plain))
+
+
+def test_recomputed_blocks_keep_their_inputs_only(tiny: Path) -> None:
+    kept = {}
+    for told in ("false", "true"):
+        options = ["train.micro_batch_size=auto", f"train.activation_checkpointing={told}", "callback=[]"]
+        experiment = Experiment.load(tiny, options)
+        model = experiment.model.build(compiling_context())
+        if experiment.train.activation_checkpointing:
+            compiling.recompute(model)
+        ids = torch.zeros(2, 16, dtype=torch.int64)
+        seen: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, seen: dict[int, int] = seen) -> torch.Tensor:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = model(ids, ids)
+        kept[told] = sum(seen.values())
+        loss.backward()
+    assert kept["true"] < 0.7 * kept["false"]
+
+
+def compiling_context() -> Any:
+    from nanogpt_kit.core.kinds import ModelContext
+
+    return ModelContext(vocab_size=257)
