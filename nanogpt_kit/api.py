@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.core.bpe import BPEEncoder
     from nanogpt_kit.nn.cache import KVCache
     from nanogpt_kit.nn.loss import linear_cross_entropy, softcapped
+    from nanogpt_kit.nn.optimizers import uncompiled
     from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP, blocks
     from nanogpt_kit.nn.spread import clip, laid_out
     from nanogpt_kit.nn.view import View
@@ -72,6 +73,7 @@ LAZY = {
     "laid_out": "nanogpt_kit.nn.spread",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
     "softcapped": "nanogpt_kit.nn.loss",
+    "uncompiled": "nanogpt_kit.nn.optimizers",
 }
 
 __all__ = [
@@ -133,6 +135,7 @@ __all__ = [
     "slots",
     "softcapped",
     "text_files",
+    "uncompiled",
 ]
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from nanogpt_kit.components.optimizer import muon
 from nanogpt_kit.components.optimizer.adamw import AdamW
 from nanogpt_kit.components.optimizer.muon import Muon
 from nanogpt_kit.components.optimizer.sgd import SGD
@@ -128,27 +133,195 @@ def orthogonal(matrix: Tensor, steps: int) -> Tensor:
     return u @ torch.diag(values) @ v
 
 
-def test_muon_is_the_published_update_and_adamw_for_the_rest() -> None:
+MATRICES = {"tall": (7, 5), "tall_2": (7, 5), "wide": (4, 9), "square": (6, 6), "tall_3": (7, 5), "wide_2": (4, 9)}
+
+
+def matrices(shapes: dict[str, tuple[int, int]] = MATRICES) -> dict[str, nn.Parameter]:
+    generator = torch.Generator().manual_seed(3)
+    return {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+
+
+def gradients_of(of: dict[str, nn.Parameter], steps: int = 20) -> list[list[Tensor]]:
+    """Of all sizes, as those of a model are."""
+    generator = torch.Generator().manual_seed(4)
+    return [
+        [10.0 ** -(number % 4) * torch.randn(p.shape, generator=generator) for number, p in enumerate(of.values())]
+        for _ in range(steps)
+    ]
+
+
+def for_matrices(of: dict[str, nn.Parameter], **options: Any) -> torch.optim.Optimizer:
+    return Muon(**options).build([{"params": list(of.values()), "role": "matrix", "lr_multiplier": 1.0}])
+
+
+@pytest.fixture
+def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "arithmetic", lambda device: torch.float32)
+
+
+@pytest.fixture
+def in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "arithmetic", lambda device: torch.bfloat16)
+
+
+def distance(of: dict[str, nn.Parameter], other: dict[str, nn.Parameter], before: dict[str, nn.Parameter]) -> float:
+    """The largest of a matrix from the other, as a share of how far it went."""
+    return max(((of[name] - other[name]).norm() / (of[name] - start).norm()).item() for name, start in before.items())
+
+
+@pytest.mark.usefixtures("in_fp32")
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("adjust", ["match_rms_adamw", "original"])
+def test_muon_is_the_published_update_of_every_matrix(adjust: str, nesterov: bool) -> None:
     lr, momentum, decay = 0.02, 0.9, 0.3
+    ours = matrices()
+    gradients = gradients_of(ours)
+    options = {"lr": lr, "momentum": momentum, "weight_decay": decay}
+    take_steps(for_matrices(ours, **options, adjust=adjust, nesterov=nesterov), ours, gradients)
+    for number, (name, parameter) in enumerate(matrices().items()):
+        expected, buffer = parameter.detach().double(), torch.zeros(MATRICES[name], dtype=torch.float64)
+        A, B = expected.shape
+        scale = 0.2 * max(A, B) ** 0.5 if adjust == "match_rms_adamw" else max(1.0, A / B) ** 0.5
+        for step in gradients:
+            gradient = step[number].double()
+            buffer = momentum * buffer + (1 - momentum) * gradient
+            update = orthogonal((1 - momentum) * gradient + momentum * buffer if nesterov else buffer, steps=5)
+            expected = expected * (1 - lr * decay) - lr * scale * update
+        torch.testing.assert_close(ours[name].double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("in_bf16")
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("adjust", ["match_rms_adamw", "original"])
+def test_muon_is_torchs_up_to_the_rounding_of_bf16(adjust: str, nesterov: bool) -> None:
+    ours, theirs = matrices(), matrices()
+    options = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.3, "nesterov": nesterov}
+    gradients = gradients_of(ours)
+    take_steps(for_matrices(ours, **options, adjust=adjust), ours, gradients)
+    take_steps(torch.optim.Muon(theirs.values(), **options, adjust_lr_fn=adjust), theirs, gradients)
+    assert distance(ours, theirs, matrices()) < 0.003
+
+
+def test_muon_moves_matrices_in_bf16_much_as_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(muon, "arithmetic", lambda device, dtype=dtype: dtype)
+        ended[dtype] = matrices()
+        take_steps(for_matrices(ended[dtype]), ended[dtype], gradients_of(ended[dtype]))
+    assert 0 < distance(*ended.values(), matrices()) < 0.02
+
+
+def test_muon_leaves_the_rest_to_adamw() -> None:
     ours, theirs = parameters(), parameters()
-    built = Muon(lr=lr, momentum=momentum, weight_decay=decay, others=AdamW(**OPTIONS)).build(groups(ours))
+    built = Muon(others=AdamW(**OPTIONS)).build(groups(ours))
     reference = AdamW(**OPTIONS).build([group for group in groups(theirs) if group["role"] != "matrix"])
-    gradients = drawn_gradients()[:4]
+    gradients = drawn_gradients()
     take_steps(built, ours, gradients)
-    expected, buffer = parameters()["matrix"].detach().double(), torch.zeros(SHAPES["matrix"], dtype=torch.float64)
-    for step in gradients:
-        gradient = step[0].double()  # of the matrix, which is the first
-        buffer = momentum * buffer + (1 - momentum) * gradient
-        update = orthogonal((1 - momentum) * gradient + momentum * buffer, steps=5)
-        expected = expected * (1 - lr * decay) - lr * 0.2 * max(update.shape) ** 0.5 * update
-        for parameter, other in zip(list(theirs.values())[1:], step[1:], strict=True):
-            parameter.grad = other.clone()
-        reference.step()
-    torch.testing.assert_close(ours["matrix"].double(), expected, rtol=0, atol=lr * 0.2)  # its iterations are in bf16
-    moved = (parameters()["matrix"].double() - expected).norm()
-    assert (ours["matrix"].double() - expected).norm() < 0.05 * moved
+    take_steps(reference, theirs, gradients)
     for role in ("embedding", "head", "vector"):
         torch.testing.assert_close(ours[role], theirs[role], rtol=1e-6, atol=1e-7)
+
+
+class Products(TorchDispatchMode):
+    """Counts the products of matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.counts[name] += name in ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "einsum")
+        return func(*args, **(kwargs or {}))
+
+
+def products(optimizer: torch.optim.Optimizer, of: dict[str, nn.Parameter]) -> int:
+    with Products() as counted:
+        take_steps(optimizer, of, gradients_of(of, steps=1))
+    return counted.counts.total()
+
+
+def test_muon_multiplies_all_matrices_of_one_shape_at_once() -> None:
+    one, many, mixed = matrices({"a": (7, 5)}), matrices(dict.fromkeys("abcdefg", (7, 5))), matrices()
+    assert products(torch.optim.Muon(many.values()), many) == 7 * 3 * 5  # the counter sees what there is
+    assert products(for_matrices(one), one) == 3 * 5
+    assert products(for_matrices(many), many) == 3 * 5
+    assert products(for_matrices(mixed), mixed) == len(set(MATRICES.values())) * 3 * 5
+
+
+@pytest.mark.usefixtures("in_fp32")
+def test_muon_takes_large_matrices_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = matrices(), matrices()
+    take_steps(for_matrices(whole), whole, gradients_of(whole))
+    monkeypatch.setattr(muon, "AT_ONCE", 2 * 7 * 5 + 1)  # two of the three tall ones, then the third; one of the others
+    built = for_matrices(parts)
+    assert products(built, parts) == (2 + 2 + 1) * 3 * 5
+    parts = matrices()
+    take_steps(for_matrices(parts), parts, gradients_of(parts))
+    assert distance(parts, whole, matrices()) < 1e-4
+
+
+def test_muon_keeps_nothing_of_a_matrix_without_gradient_and_moves_its_equals() -> None:
+    ours, others = matrices(), matrices()
+    gradients, names = gradients_of(ours), list(ours)
+    idle, at = ours["tall_2"], names.index("tall_2")
+    built = for_matrices(ours)
+    for step in gradients:
+        for name, gradient in zip(names, step, strict=True):
+            ours[name].grad = None if ours[name] is idle else gradient.clone()
+        built.step()
+    del others["tall_2"]
+    take_steps(for_matrices(others), others, [step[:at] + step[at + 1 :] for step in gradients])
+    assert idle not in built.state
+    assert torch.equal(idle, matrices()["tall_2"])
+    assert all(torch.equal(ours[name], other) for name, other in others.items())
+
+
+@pytest.mark.parametrize("kind", [muon.Batched, torch.optim.Muon])
+def test_muon_goes_on_from_its_checkpoint_to_the_bit_and_from_torchs(kind: type[torch.optim.Muon]) -> None:
+    whole = matrices()
+    gradients = gradients_of(whole)
+    options = {"lr": 0.01, "momentum": 0.8, "weight_decay": 0.2, "nesterov": False, "ns_steps": 3}
+    first = kind(whole.values(), **options, adjust_lr_fn="original")
+    take_steps(first, whole, gradients[:9])
+    resumed = {name: nn.Parameter(p.detach().clone()) for name, p in whole.items()}
+    second = muon.Batched(resumed.values())  # its options are in the checkpoint
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    take_steps(first, whole, gradients[9:])
+    take_steps(second, resumed, gradients[9:])
+    assert second.state_dict()["param_groups"] == first.state_dict()["param_groups"]
+    for name, parameter in whole.items():
+        momentum, expected = (o.state[p]["momentum_buffer"] for o, p in ((second, resumed[name]), (first, parameter)))
+        if kind is muon.Batched:
+            assert torch.equal(resumed[name], parameter)
+            assert torch.equal(momentum, expected)
+        else:  # whose products are rounded otherwise
+            torch.testing.assert_close(momentum, expected)
+    assert distance(resumed, whole, matrices()) < 0.02
+
+
+def test_muon_moves_matrices_in_parts_as_whole_ones(tmp_path: Path) -> None:
+    from torch import distributed
+    from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+    whole = matrices()
+    gradients = gradients_of(whole)
+    take_steps(for_matrices(whole), whole, gradients)
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = distributed.init_device_mesh("cpu", (1,))
+        spread = {name: nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])) for name, p in matrices().items()}
+        laid_out = [[distribute_tensor(gradient, mesh, [Shard(0)]) for gradient in step] for step in gradients]
+        built = for_matrices(spread)
+        take_steps(built, spread, laid_out)
+        for name, parameter in spread.items():
+            momentum = built.state[parameter]["momentum_buffer"]
+            assert isinstance(momentum, DTensor)
+            assert momentum.placements == (Shard(0),)
+            assert torch.equal(parameter.full_tensor(), whole[name])
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_muon_leaves_what_is_no_matrix_of_two_dimensions_to_the_other() -> None:

@@ -16,9 +16,12 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.generate.loaded import load_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.testing.conformance import torch_warns
 from nanogpt_kit.train import compile as compiling
 from nanogpt_kit.train import session
 from nanogpt_kit.train.compile import Compile
+
+pytestmark = torch_warns
 
 CPU = RunContext(device="cpu", precision="bf16", world_size=1, splits=("train", "val"), block_size=16)
 

@@ -3,17 +3,23 @@
 With `match_rms_adamw` its updates are as large as AdamW's usually are, so one learning rate serves both.
 
 Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025 (Moonlight), arXiv:2502.16982,
-for match_rms_adamw. The update is torch's own.
+for match_rms_adamw. Options and state are those of torch's Muon, which takes one matrix after the other; here the
+matrices of one shape are multiplied together, as in Jordan's https://github.com/KellerJordan/modded-nanogpt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import torch
+from torch import Tensor
 
 from nanogpt_kit.api import Field, Optimizer, decayed, slot
+
+AT_ONCE = 2**24  # elements that a process stacks: in fp32 a copy of 64 MiB, 200 with what is computed from it
 
 
 class Muon(Optimizer):
@@ -35,7 +41,7 @@ class Muon(Optimizer):
             (mine if group["role"] == "matrix" and all(p.ndim == 2 for p in group["params"]) else others).append(group)
         parts: list[torch.optim.Optimizer] = [self.others.build(others)] if others else []
         if mine:
-            muon = torch.optim.Muon(
+            muon = Batched(
                 decayed(mine, self.weight_decay),
                 lr=self.lr,
                 momentum=self.momentum,
@@ -45,6 +51,74 @@ class Muon(Optimizer):
             )
             parts.insert(0, muon)
         return Together(parts)
+
+
+class Batched(torch.optim.Muon):
+    """Its step costs as many products for all matrices of one shape as for one of them."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = torch.enable_grad()(closure)() if closure else None
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                shapes.setdefault(parameter.shape, []).append(parameter)
+            for shape, alike in shapes.items():
+                ranks = alike[0].device_mesh.size() if hasattr(alike[0], "device_mesh") else 1  # that share the work
+                count = ranks * max(1, AT_ONCE // shape.numel())
+                for first in range(0, len(alike), count):
+                    self.move(alike[first : first + count], group)
+        return loss
+
+    def move(self, alike: list[Tensor], group: dict[str, Any]) -> None:
+        """One step of parameters that have one shape."""
+        gradients: list[Any] = [parameter.grad for parameter in alike]
+        for parameter, gradient in zip(alike, gradients, strict=True):
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(gradient)
+        sums = [self.state[parameter]["momentum_buffer"] for parameter in alike]
+        torch._foreach_lerp_(sums, gradients, 1 - group["momentum"])
+        update: Any = torch.stack(sums)  # (N, A, B)
+        if group["nesterov"]:
+            update = torch.stack(gradients).lerp_(update, group["momentum"])
+
+        places = getattr(update, "placements", None)  # a DTensor's, as under fsdp: each rank has a part of each matrix
+        if places:  # and gets some of them whole: one exchange, not one for every product
+            from torch.distributed.tensor import Shard
+
+            update = update.redistribute(placements=[Shard(0) if place.is_shard() else place for place in places])
+        update = orthogonal(update, group["ns_steps"], group["ns_coefficients"], group["eps"])
+        update = update.to(alike[0].dtype, memory_format=torch.contiguous_format)  # else foreach goes one by one
+        if places:
+            update = update.redistribute(placements=places)
+
+        A, B = alike[0].shape
+        scale = 0.2 * math.sqrt(max(A, B)) if group["adjust_lr_fn"] == "match_rms_adamw" else math.sqrt(max(1, A / B))
+        torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(alike, update.unbind(), alpha=-group["lr"] * scale)
+
+
+def orthogonal(stack: Tensor, steps: int, coefficients: tuple[float, float, float], eps: float) -> Tensor:
+    """Matrices (N, A, B) with their singular values brought near 1, by a quintic polynomial applied `steps` times."""
+    a, b, c = coefficients
+    x = stack.to(arithmetic(stack.device.type))
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_(min=eps)  # no singular value is above 1
+    is_tall = x.size(1) > x.size(2)
+    x = x.mT if is_tall else x  # the products with itself are the smaller ones
+    for _ in range(steps):
+        square = x @ x.mT
+        quartic = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        x = torch.baddbmm(x, quartic, x, beta=a)
+    return x.mT if is_tall else x
+
+
+@cache
+def arithmetic(device: str) -> torch.dtype:
+    """Of the iterations: bf16 suffices them, but where a device has to emulate it fp32 is many times faster."""
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    found = torch.cpu.get_capabilities() if device == "cpu" else {}
+    return torch.bfloat16 if any(found.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16")) else torch.float32
 
 
 class Together(torch.optim.Optimizer):
@@ -71,7 +145,7 @@ class Together(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = closure() if closure else None
+        loss = torch.enable_grad()(closure)() if closure else None
         for part in self.parts:
             part.step()
         return loss

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import torch
 
-from nanogpt_kit.api import Field, Optimizer, decayed
+from nanogpt_kit.api import Field, Optimizer, decayed, uncompiled
 
 
 class SGD(Optimizer):
@@ -21,7 +21,7 @@ class SGD(Optimizer):
     weight_decay: float = Field(0.0, ge=0, description="pull towards zero, on all but vectors")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
+        return uncompiled(torch.optim.SGD)(
             decayed(groups, self.weight_decay),
             lr=self.lr,
             momentum=self.momentum,
