@@ -53,6 +53,7 @@ from nanogpt_kit.core.toml import read_text
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.bpe import BPEEncoder
+    from nanogpt_kit.nn.arithmetic import multiplies_bf16
     from nanogpt_kit.nn.cache import KVCache
     from nanogpt_kit.nn.loss import linear_cross_entropy, softcapped
     from nanogpt_kit.nn.optimizers import uncompiled
@@ -72,6 +73,7 @@ LAZY = {
     "clip": "nanogpt_kit.nn.spread",
     "laid_out": "nanogpt_kit.nn.spread",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
+    "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
     "softcapped": "nanogpt_kit.nn.loss",
     "uncompiled": "nanogpt_kit.nn.optimizers",
 }
@@ -129,6 +131,7 @@ __all__ = [
     "laid_out",
     "linear_cross_entropy",
     "model_validator",
+    "multiplies_bf16",
     "nearest",
     "read_text",
     "slot",

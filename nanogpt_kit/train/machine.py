@@ -15,9 +15,10 @@ import torch
 from torch import distributed
 
 from nanogpt_kit.data.prepare import cores
+from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.train.compiler import compiler_missing
 from nanogpt_kit.train.memory import free_bytes
-from nanogpt_kit.train.precision import Precision, choose_device, cpu_multiplies_bf16
+from nanogpt_kit.train.precision import Precision, choose_device
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def arithmetic() -> Iterator[Fact]:
     says = f'{device} in {precision.name}, where train.device and train.precision are left to "auto": {why}'
     yield Fact("a run takes", says, values={"device": device, "precision": precision.name, "why": why})
     lacking = "needs a CPU with AVX512-BF16, AMX-BF16 or Arm's BF16; on others it is much slower than fp32"
-    yield judged("bf16 on the CPU", None if cpu_multiplies_bf16() else lacking, "the CPU multiplies it natively")
+    yield judged("bf16 on the CPU", None if multiplies_bf16("cpu") else lacking, "the CPU multiplies it natively")
 
 
 def gpus() -> Iterator[Fact]:

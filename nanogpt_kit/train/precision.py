@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from nanogpt_kit.nn.arithmetic import multiplies_bf16
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -21,12 +23,10 @@ class Precision:
         """What a `setting` of [train] means on a device, and why."""
         if setting != "auto":
             return cls(setting, device), "as the experiment says"
-        if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            return cls("bf16", device), "the GPU computes it natively"
+        if multiplies_bf16(device):
+            return cls("bf16", device), f"the {device.replace('cuda', 'gpu').upper()} multiplies it natively"
         if device == "cuda":
             return cls("fp16", device), "the GPU has no bf16"
-        if device == "cpu" and cpu_multiplies_bf16():
-            return cls("bf16", device), "the CPU multiplies it natively"
         return cls("fp32", device), "this device gains nothing from bf16"
 
     @contextmanager
@@ -50,11 +50,6 @@ class Precision:
     def scaler(self) -> torch.amp.GradScaler:
         """Keeps fp16 gradients from vanishing; does nothing for the other types."""
         return torch.amp.GradScaler(self.device, enabled=self.name == "fp16")
-
-
-def cpu_multiplies_bf16() -> bool:
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
 
 
 def choose_device(setting: str) -> str:

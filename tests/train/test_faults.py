@@ -239,14 +239,15 @@ def test_a_signal_in_any_phase_ends_in_a_run_that_goes_on(tiny: Path, tmp_path: 
         ("cpu", True, ("bf16", "the CPU multiplies it natively")),
         ("cpu", False, ("fp32", "this device gains nothing from bf16")),
         ("mps", False, ("fp32", "this device gains nothing from bf16")),
-        ("cuda", True, ("bf16", "the GPU computes it natively")),
+        ("cuda", True, ("bf16", "the GPU multiplies it natively")),
         ("cuda", False, ("fp16", "the GPU has no bf16")),
     ],
 )
 def test_auto_is_what_the_device_is_good_at(
     device: str, native: bool, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nanogpt_kit.train.precision.cpu_multiplies_bf16", lambda: native)
+    found = {"avx512_bf16": native}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: native)
     found, why = Precision.choose("auto", device)
     assert (found.name, why) == expected

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from nanogpt_kit.api import Field, Optimizer, decayed, slot
+from nanogpt_kit.api import Field, Optimizer, decayed, multiplies_bf16, slot
 
 AT_ONCE = 2**24  # elements that a process stacks: in fp32 a copy of 64 MiB, 200 with what is computed from it
 
@@ -114,11 +114,8 @@ def orthogonal(stack: Tensor, steps: int, coefficients: tuple[float, float, floa
 
 @cache
 def arithmetic(device: str) -> torch.dtype:
-    """Of the iterations: bf16 suffices them, but where a device has to emulate it fp32 is many times faster."""
-    if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    found = torch.cpu.get_capabilities() if device == "cpu" else {}
-    return torch.bfloat16 if any(found.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16")) else torch.float32
+    """Of the iterations: bf16 suffices them."""
+    return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
 class Together(torch.optim.Optimizer):

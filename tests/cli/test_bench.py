@@ -1,0 +1,37 @@
+"""`bench` on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FEW = ("--rounds", "2", "--seconds", "0.1")
+
+
+def test_it_tells_speed_parts_and_memory(command: Callable[..., Any], tiny: Path) -> None:
+    told = command("bench", tiny, *FEW, "--json")
+    assert told.code == 0, told.err
+    facts = json.loads(told.out)["experiment"]
+    assert facts["tokens_per_second"] > 0
+    assert set(facts["parts_ms"]) == {"data", "forward", "backward", "optimizer", "other"}
+    assert facts["peak_memory_bytes"] > 1e6
+    assert (facts["precision"], facts["compile"]) == ("fp32", "off")
+    assert facts["choices"] == {"model.attention": "backend flash"}
+
+
+def test_two_are_compared_in_words(command: Callable[..., Any], tiny: Path) -> None:
+    told = command("bench", tiny, "model.n_layer=1", "--vs", tiny, *FEW)
+    assert told.code == 0, told.err
+    assert "model.n_layer=1" in told.out
+    assert "times the tokens/s of the second" in told.out
+    assert told.out.count("MFU ") == 2
+
+
+def test_mistakes_in_either_are_told_before_anything_is_timed(command: Callable[..., Any], tiny: Path) -> None:
+    told = command("bench", tiny, "train.stepps=3", "--vs", tiny)
+    assert (told.code, "did you mean 'steps'?" in told.err) == (2, True)
+    told = command("bench", tiny, "--vs", tiny.with_name("nowhere.toml"))
+    assert told.code == 2
+    assert "nowhere.toml" in told.err
