@@ -8,6 +8,6 @@ import torch
 def multiplies_bf16(device: str) -> bool:
     """Natively: where it is emulated, fp32 is many times faster."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities() if device == "cpu" else {}
     return any(found.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -128,16 +128,13 @@ def recompute(model: nn.Module) -> None:
     Source: Chen et al. 2016, arXiv:1604.06174.
     """
     for block in blocks(model):
-        block.forward = Recomputed(block.forward)
+        block.forward = recomputed(block.forward)
 
 
-class Recomputed:
-    """A block's forward, in training."""
-
-    def __init__(self, forward: object) -> None:
-        self.forward = forward
-
-    def __call__(self, *args: object) -> object:
+def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def in_training(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return self.forward(*args)  # type: ignore[operator]
-        return checkpoint(self.forward, *args, use_reentrant=False)
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return in_training

@@ -90,6 +90,7 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
             if resumed is None and world.rank == 0:  # nothing has happened in it yet
                 shutil.rmtree(folder.path, ignore_errors=True)
             raise
+        logger.info("compile: %s (%s)", trainer.compile.mode, trainer.compile.why)
         start = None  # its weights are in the model now, and may be gigabytes
         logger.info("%.2f million parameters, positions not counted", num_params(trainer.model) / 1e6)
         work(trainer)
@@ -250,6 +251,7 @@ def new_folder(
         "precision": ctx.precision,
         "precision_since": why,
         "threads": torch.get_num_threads(),
+        "choices": choices(experiment, ctx),
     }
     if ctx.device == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name()

@@ -40,6 +40,14 @@ class TestSDPA(AttentionConformance):
     component = SDPA()
 
 
+class TestSDPAThroughFlash(AttentionConformance):
+    component = SDPA(backend="flash")
+
+
+class TestSDPAThroughMath(AttentionConformance):
+    component = SDPA(backend="math")
+
+
 class TestSDPAWithAWindow(AttentionConformance):
     component = SDPA(window=3)
     window = 3

@@ -7,7 +7,6 @@ arXiv:1904.10509.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -15,13 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nanogpt_kit.api import Attention, Field, LayerContext, RunContext, View
+from nanogpt_kit.api import Attention, Field, KitError, LayerContext, RunContext, View
 
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "math": SDPBackend.MATH,
 }
 # Tokens up to which short types are written out on a CPU. A training step on two cores of an AMD EPYC, with the fused
 # kernel and written out: 34.7 and 23.0 ms at 64 tokens, 364 and 318 ms at 256 (6 layers, 384 wide), 534 and 524 ms at
@@ -32,7 +30,8 @@ SHORT = 256
 class SDPA(Attention):
     window: int | None = Field(None, ge=1, description="how many positions a query sees, its own included; else all")
     backend: Literal["auto", "flash", "efficient", "cudnn", "math"] = Field(
-        "auto", description="auto: on a CPU math for short contexts in short types; else what torch takes"
+        "auto",
+        description="of plain causal attention; auto: on a CPU math for short contexts in bf16, else torch's choice",
     )
 
     def refuses(self, ctx: RunContext) -> str | None:
@@ -68,19 +67,18 @@ class FusedAttention(nn.Module):
         auto = self.backend == "auto" and written_out(q.device.type, q.dtype != torch.float32, q.size(2))
         if plain and (auto or self.backend == "math"):
             return attend(q, k, v, view.mask(), dropout)
-        with self.kernel():
-            return F.scaled_dot_product_attention(  # (B, H, T, D)
-                q,
-                k,
-                v,
-                attn_mask=None if plain else self.mask(view, q),
-                is_causal=plain,
-                dropout_p=dropout,
-                enable_gqa=k.size(1) != q.size(1),
-            )
-
-    def kernel(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.backend == "auto" else sdpa_kernel(KERNELS[self.backend])
+        grouped = k.size(1) != q.size(1)
+        if not plain:  # the fused kernels know few masks; what has one goes through any that does
+            return F.scaled_dot_product_attention(q, k, v, self.mask(view, q), dropout, enable_gqa=grouped)
+        if self.backend == "auto":
+            return F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, enable_gqa=grouped)
+        try:
+            with sdpa_kernel(KERNELS[self.backend]):
+                return F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, enable_gqa=grouped)
+        except RuntimeError as error:
+            if "No available kernel" not in str(error):
+                raise
+            raise KitError(f"sdpa's backend {self.backend!r} has no kernel for such heads here; auto has one") from None
 
     def mask(self, view: View, q: Tensor) -> Tensor:
         """(1 or B, 1, T, S) bool; with slopes (1 or B, H, T, S), what is added to the scores."""
