@@ -74,14 +74,15 @@ if sys.argv[0] == "-c" and {keep}:
 def step():
     a = torch.ones(20_000_000)
     b = a * 2
-step()
+for _ in range(4):
+    step()  # until there is room for all
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(30):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     given_back, kept = (int(in_own_process(code.replace("{keep}", str(keep)))) for keep in (False, True))
-    assert kept < given_back / 10
+    assert kept < given_back / 4
 
 
 @pytest.mark.parametrize(("windows", "expected"), [(1, 1), (100_000, 2)])

@@ -69,12 +69,18 @@ class FusedAttention(nn.Module):
             return attend(q, k, v, view.mask(), dropout)
         grouped = k.size(1) != q.size(1)
         if not plain:  # the fused kernels know few masks; what has one goes through any that does
-            return F.scaled_dot_product_attention(q, k, v, self.mask(view, q), dropout, enable_gqa=grouped)
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask=self.mask(view, q), dropout_p=dropout, enable_gqa=grouped
+            )
         if self.backend == "auto":
-            return F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, enable_gqa=grouped)
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask=None, dropout_p=dropout, is_causal=True, enable_gqa=grouped
+            )
         try:
             with sdpa_kernel(KERNELS[self.backend]):
-                return F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, enable_gqa=grouped)
+                return F.scaled_dot_product_attention(
+                    q, k, v, attn_mask=None, dropout_p=dropout, is_causal=True, enable_gqa=grouped
+                )
         except RuntimeError as error:
             if "No available kernel" not in str(error):
                 raise
