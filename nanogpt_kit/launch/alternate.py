@@ -15,7 +15,7 @@ from typing import Any
 import rich
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.processes import PARENT, end_with_parent
+from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.train.bench import Subject
 
 PARTS_SECONDS = 1.0  # how long the parts of a step are looked at, about
@@ -50,12 +50,9 @@ def bench(choices: Sequence[Callable[[], Experiment]], rounds: int, seconds: flo
 
     Raises KitError and RunFailed as a run would.
     """
-    os.environ[PARENT] = str(os.getpid())
     with ExitStack() as stack:
-        workers = [
-            stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_quietly))
-            for _ in choices
-        ]
+        processes: Any = {"mp_context": get_context("spawn"), "initializer": begin_quietly, "initargs": (os.getpid(),)}
+        workers = [stack.enter_context(ProcessPoolExecutor(1, **processes)) for _ in choices]
         timings = [worker.submit(ready, load, seconds).result() for worker, load in zip(workers, choices, strict=True)]
         for number in range(rounds):
             turns = list(zip(workers, timings, strict=True))
@@ -69,9 +66,9 @@ def bench(choices: Sequence[Callable[[], Experiment]], rounds: int, seconds: flo
     return timings
 
 
-def begin_quietly() -> None:
+def begin_quietly(parent: int) -> None:
     """In a worker: callbacks that print are not asked for here, and it ends with who started it."""
-    end_with_parent()
+    end_with_parent(parent)
     rich.reconfigure(file=open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
 
 

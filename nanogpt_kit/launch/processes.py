@@ -87,14 +87,14 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """In a rank: looks whether who started it is still there, and ends where it was killed."""
-    parent = os.environ.get(PARENT)
-    if parent is None or not hasattr(os, "getppid"):
+    known = os.environ.get(PARENT) if parent is None else parent
+    if known is None or not hasattr(os, "getppid"):
         return
 
     def look() -> None:
-        while os.getppid() == int(parent):
+        while os.getppid() == int(known):
             time.sleep(1)
         os._exit(1)
 
