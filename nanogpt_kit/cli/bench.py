@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @OVERRIDES
 @click.option("--vs", metavar="OTHER.toml", help="Another experiment, timed by turns; KEY=VALUE do not change it.")
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Of each experiment.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="Of a round.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, 600, min_open=True), default=2.0, show_default=True, help="Of a round."
+)
 @click.option("--json", "as_json", is_flag=True, help="A JSON object.")
 @TRUST
 def bench(
@@ -34,7 +36,8 @@ def bench(
 ) -> None:
     """Time the steps of EXPERIMENT as its run would take them: tokens/s, the parts of a step, MFU, memory.
 
-    Medians over rounds, and the range that holds the true median with 95%. Nothing is written but prepared data.
+    Medians over rounds, and the range that holds the true median with 95% (6 rounds at the least). Nothing is
+    written but prepared data; trackers hear of it as of a run.
     """
     wanted = [(experiment, overrides), *([(vs, ())] if vs else [])]
     for path, changes in wanted:
@@ -58,7 +61,7 @@ def bench(
         low, high = alternate.interval(ratios)
         click.echo(
             f"the first makes {statistics.median(ratios):.3f} times the tokens/s of the second "
-            f"({low:.3f} to {high:.3f}, {rounds} pairs of rounds)"
+            f"({low:.3f} to {high:.3f}, {rounds} pairs of rounds{too_few(rounds)})"
         )
 
 
@@ -69,6 +72,12 @@ def quietly_load(path: str, overrides: tuple[str, ...], trust_code: bool) -> Any
 
     with contextlib.redirect_stderr(io.StringIO()):
         return load(path, overrides, trust_code)
+
+
+def too_few(rounds: int) -> str:
+    from nanogpt_kit.launch.alternate import ENOUGH
+
+    return "" if rounds >= ENOUGH else ", too few for 95%"
 
 
 def facts(timing: Timing) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def show(timing: Timing) -> None:
     for key, words in told["choices"].items():
         click.echo(f"  {key}: {words}")
     low, high = told["interval"]
-    count = f"{len(timing.rounds)} rounds of {timing.steps} steps"
+    count = f"{len(timing.rounds)} rounds of {timing.steps} steps{too_few(len(timing.rounds))}"
     click.echo(f"  {told['tokens_per_second']:,.0f} tokens/s ({low:,.0f} to {high:,.0f}, {count})")
     parts = ", ".join(f"{part} {ms:,.2f}" for part, ms in told["parts_ms"].items())
     click.echo(f"  {1000 * told['step_tokens'] / told['tokens_per_second']:,.2f} ms a step; its parts: {parts}")

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any
 
 import rich
 
+from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.train.bench import Subject
 
 PARTS_SECONDS = 1.0  # how long the parts of a step are looked at, about
 CONFIDENCE = 0.95  # of an interval that it holds the true median
+ENOUGH = 6  # rounds from which on there is such an interval
 
 _subject: Subject | None = None  # of a worker process: what it times
 
@@ -53,6 +57,7 @@ def bench(choices: Sequence[Callable[[], Experiment]], rounds: int, seconds: flo
     with ExitStack() as stack:
         processes: Any = {"mp_context": get_context("spawn"), "initializer": begin_quietly, "initargs": (os.getpid(),)}
         workers = [stack.enter_context(ProcessPoolExecutor(1, **processes)) for _ in choices]
+        stack.enter_context(told_if_killed())
         timings = [worker.submit(ready, load, seconds).result() for worker, load in zip(workers, choices, strict=True)]
         for number in range(rounds):
             turns = list(zip(workers, timings, strict=True))
@@ -66,9 +71,18 @@ def bench(choices: Sequence[Callable[[], Experiment]], rounds: int, seconds: flo
     return timings
 
 
+@contextmanager
+def told_if_killed() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise RunFailed("a process that was timed has ended without a word; perhaps memory ran out") from None
+
+
 def begin_quietly(parent: int) -> None:
     """In a worker: callbacks that print are not asked for here, and it ends with who started it."""
     end_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C strikes all; who started it ends it
     rich.reconfigure(file=open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
 
 
@@ -100,7 +114,7 @@ def paired_ratios(one: Timing, other: Timing) -> list[float]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Holds the true median with at least 95%, whatever the values are like; fewer than six cannot promise as much.
+    """Holds the true median with at least 95%, whatever the values are like; fewer than ENOUGH cannot promise as much.
 
     Between two of the ranked values: how many of n lie below the true median is a toss of n coins.
     """

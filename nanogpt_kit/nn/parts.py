@@ -12,8 +12,11 @@ class ResidualLinear(nn.Linear):
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of its lists of modules: the blocks of a transformer, in their order."""
-    return [block for lists in model.modules() if isinstance(lists, nn.ModuleList) for block in lists]
+    """The members of its outermost lists of modules, in their order: the blocks of a transformer."""
+    found: list[nn.Module] = []
+    for part in model.children():
+        found += list(part) if isinstance(part, nn.ModuleList) else blocks(part)
+    return found
 
 
 class HeadLinear(nn.Linear):

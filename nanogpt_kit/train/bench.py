@@ -50,6 +50,9 @@ class Subject:
         self.stack.enter_context(Precision(ctx.precision, ctx.device).in_force())
         keep_freed_memory()
         self.peak = matmul_peak(ctx.device, ctx.precision)  # of all cores, also where a small step leaves some idle
+        if ctx.device == "cuda":  # its matrices are no part of what the run takes
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         torch.set_num_threads(threads(experiment, ctx, data.encoder.vocab_size))
         folder = RunFolder(Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="nanogpt-kit-bench-"))))
         self.trainer = Trainer(experiment, data, folder, ctx, StopSignals(), world)

@@ -7,10 +7,10 @@ or looked at runs as it is written. Source: Ansel et al. 2024, "PyTorch 2" (ASPL
 from __future__ import annotations
 
 import logging
-import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,14 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.flops import peak_flops
 from nanogpt_kit.nn.parts import blocks
 from nanogpt_kit.train.compiler import compiler_missing
+from nanogpt_kit.train.world import World
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+OURS: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # what runs have compiled
 
 # What compiling costs and gives, to be weighed where nothing was said; measured on two cores of an AMD EPYC.
 COST_SECONDS = 60.0  # with empty caches: 18 to 36 s for 4 blocks, and GPUs compile more variants of each kernel
@@ -54,8 +57,6 @@ class Compile:
             return cls("off", "as the experiment says")
         missing = compiler_missing(ctx.device)
         if missing:
-            if setting != "auto":
-                logger.warning("train.compile = %r is left: %s", setting, missing)
             return cls("off", missing)
         if setting != "auto":
             return cls(setting, "as the experiment says")
@@ -65,15 +66,19 @@ class Compile:
         won = f"about {gain * seconds:,.0f} s of {seconds:,.0f} s are won for {COST_SECONDS:.0f} s of compiling"
         return cls("default" if gain * seconds > WORTH * COST_SECONDS else "off", won)
 
+    def agreed(self, world: World) -> Compile:
+        """What all ranks do: none compiles where one cannot, for they would talk of different things."""
+        told: list[Compile] = world.all_say(self)
+        return next((choice for choice in told if choice.mode == "off"), told[0])
+
     def apply(self, model: nn.Module, ctx: RunContext, micro_steps: int) -> None:
         """Compiles at the first call. Several processes compile each block, so that they can talk in between."""
-        if self.mode == "off":
-            return
         mode = self.mode
         if mode == "max-autotune" and (micro_steps > 1 or ctx.world_size > 1):
             mode += "-no-cudagraphs"  # a graph that is replayed would overwrite the gradients it has given before
         for module in [model] if ctx.world_size == 1 else blocks(model) or [model]:
             module.compile(mode=mode, dynamic=False)
+            OURS.add(module)
 
 
 def weigh(experiment: Experiment, ctx: RunContext, parameters: int) -> tuple[float, float]:
@@ -90,8 +95,9 @@ def weigh(experiment: Experiment, ctx: RunContext, parameters: int) -> tuple[flo
     return min(seconds, experiment.train.max_seconds or seconds), gain
 
 
-def warm_up(run: Trainer) -> None:
-    """Compiles now, on the first batch, so that no step pays for it, and a failure costs nothing but a warning."""
+def warm_up(run: Trainer) -> str | None:
+    """Compiles now, on the first batch, so that no step pays for it. Returns why it failed, and then nothing is."""
+    logger.info("compiling the model (%s)", run.compile.why)
     began, failed = time.perf_counter(), ""
     batch = run.batches.at(run.step)
     try:
@@ -105,21 +111,27 @@ def warm_up(run: Trainer) -> None:
     told = next(filter(None, run.world.all_say(failed)), None)
     if told is None:
         logger.info("compiled in %.0f s", time.perf_counter() - began)
-        return
-    logger.warning('compiling failed, and the run goes on without it (train.compile = "off"): %s', told)
+        return None
     for module in run.model.modules():
-        module._compiled_call_impl = None  # what nn.Module.compile has set
-
-
-def as_written() -> AbstractContextManager[None]:
-    """While entered, compiled modules run as they were written: other shapes and modes compile nothing anew."""
-    return not_compiled() if "torch._dynamo" in sys.modules else nullcontext()
+        if module in OURS:
+            module._compiled_call_impl = None  # what nn.Module.compile has set
+    return f"compiling failed: {told}"
 
 
 @contextmanager
-def not_compiled() -> Iterator[None]:
-    with torch.compiler.set_stance("force_eager"):
+def as_written(model: nn.Module) -> Iterator[None]:
+    """While entered, what the run has compiled goes as it was written: other shapes and modes compile nothing anew.
+
+    What a component compiles by itself stays as it is.
+    """
+    compiled = {module: module._compiled_call_impl for module in model.modules() if module in OURS}
+    for module in compiled:
+        module._compiled_call_impl = None
+    try:
         yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
 
 
 def recompute(model: nn.Module) -> None:

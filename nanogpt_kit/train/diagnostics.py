@@ -62,7 +62,7 @@ class Diagnostics:
     def begin(self, looking: bool) -> AbstractContextManager[None]:
         """For the step: what is looked at computes as it is written, compiled or not."""
         self.looking = looking and bool(self.wanted)
-        return as_written() if self.looking else nullcontext()
+        return as_written(self.model) if self.looking else nullcontext()
 
     def moving(self) -> None:
         if self.looking and "updates" in self.wanted:

@@ -83,7 +83,7 @@ def apart(model: nn.Module, seed: int) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with own_rng(seed), torch.no_grad(), as_written():
+        with own_rng(seed), torch.no_grad(), as_written(model):
             yield
     finally:
         reshard(model)

@@ -106,11 +106,12 @@ class Trainer:
 
         saved = self.saving.restore()
         self.micro_batch_size = saved["micro_batch_size"] if saved else micro_batch_size(self)
-        self.compile = Compile.choose(experiment, ctx, num_params(self.model))
+        self.compile = Compile.choose(experiment, ctx, num_params(self.model)).agreed(world)
         if self.compile.mode != "off":
             micro_steps = -(-experiment.batch_windows // (world.size * self.micro_batch_size))
             self.compile.apply(self.model, ctx, micro_steps)
-            warm_up(self)
+            failed = warm_up(self)
+            self.compile = Compile("off", failed) if failed else self.compile
         self.first_step = self.step
         if self.rank == 0:
             truncate_after(folder.metrics, self.step)

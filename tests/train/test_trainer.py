@@ -279,10 +279,12 @@ def test_a_signal_saves_and_exits_130(tiny: Path, name: str) -> None:
 def test_threads_are_as_the_experiment_says_and_only_for_the_run(tiny: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    assert read_json(run(tiny, "train.threads=1").path / "provenance.json")["machine"]["threads"] == 1
-    assert torch.get_num_threads() == 2
-    assert read_json(run(tiny).path / "provenance.json")["machine"]["threads"] == 2
-    torch.set_num_threads(before)  # the other tests' sums would be taken in another order
+    try:
+        assert read_json(run(tiny, "train.threads=1").path / "provenance.json")["machine"]["threads"] == 1
+        assert torch.get_num_threads() == 2
+        assert read_json(run(tiny).path / "provenance.json")["machine"]["threads"] == 2
+    finally:
+        torch.set_num_threads(before)  # the other tests' sums would be taken in another order
 
 
 def test_a_callback_may_stop_a_run(tiny: Path) -> None:

@@ -36,15 +36,16 @@ class SDPA(Attention):
 
     def refuses(self, ctx: RunContext) -> str | None:
         if ctx.device != "cuda" and self.backend in ("efficient", "cudnn"):
-            return f"backend = {self.backend!r} needs cuda, and this is {ctx.device}; flash and math go anywhere"
+            return f"backend = {self.backend!r} needs cuda, and this is {ctx.device}; auto and math go anywhere"
         return None
 
     def chosen(self, ctx: RunContext) -> str | None:
         if self.backend != "auto":
             return None
         if written_out(ctx.device, ctx.precision != "fp32", ctx.block_size):
-            return f"backend math: in {ctx.precision} on a CPU it is the faster one up to {SHORT} tokens"
-        return "backend flash where torch has it for the shape" if ctx.device == "cuda" else "backend flash"
+            why = f"in {ctx.precision} on a CPU faster up to {SHORT} tokens"
+            return f"math where it is plainly causal ({why}), else torch's choice of kernel"
+        return "torch's choice of kernel"
 
     def build(self, ctx: LayerContext) -> nn.Module:
         return FusedAttention(self, ctx.dropout)
@@ -84,7 +85,9 @@ class FusedAttention(nn.Module):
         except RuntimeError as error:
             if "No available kernel" not in str(error):
                 raise
-            raise KitError(f"sdpa's backend {self.backend!r} has no kernel for such heads here; auto has one") from None
+            raise KitError(
+                f"sdpa's backend {self.backend!r} has no kernel here for such heads, type or dropout; auto has one"
+            ) from None
 
     def mask(self, view: View, q: Tensor) -> Tensor:
         """(1 or B, 1, T, S) bool; with slopes (1 or B, H, T, S), what is added to the scores."""

@@ -5,14 +5,18 @@ It is written to `profile/` in the run's folder. Source: torch.profiler, on Kine
 
 from __future__ import annotations
 
+import logging
+
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from nanogpt_kit.api import Callback, Field, LiveRun, hookimpl
 
+logger = logging.getLogger(__name__)
+
 
 class Profiler(Callback):
     tracker = True
-    first_step: int = Field(10, ge=2, description="the first that is traced; earlier ones warm up, and are not typical")
+    first_step: int = Field(10, ge=2, description="the first that is traced, or the second after a resume")
     steps: int = Field(5, ge=1, description="how many are traced; each is some megabytes")
     shapes: bool = Field(False, description="whether operations tell the shapes of their inputs")
     stacks: bool = Field(False, description="whether operations tell the lines of Python that called them; slow")
@@ -30,7 +34,7 @@ class Trace:
     @hookimpl
     def step_finished(self, run: LiveRun, step: int) -> None:
         wanted = self.options
-        if self.profile is None and step == max(wanted.first_step, run.first_step + 2) - 1:
+        if self.profile is None and step == max(wanted.first_step, run.first_step + 2) - 1 < run.total_steps:
             known = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()
             self.first = step + 1
             self.profile = profile(activities=known, record_shapes=wanted.shapes, with_stack=wanted.stacks)
@@ -42,6 +46,10 @@ class Trace:
     def run_finished(self, run: LiveRun) -> None:
         if self.profile is not None and run.step >= self.first:  # it ended while being traced
             self.write(run, run.step)
+        elif self.profile is not None:
+            self.profile.stop()
+        elif not self.first:
+            logger.warning("no step was traced: the run has ended before step %d", self.options.first_step)
 
     def write(self, run: LiveRun, step: int) -> None:
         assert self.profile is not None, "only what was begun can be written"
