@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 OURS: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # what runs have compiled
 
 # What compiling costs and gives, to be weighed where nothing was said; measured on two cores of an AMD EPYC.
-COST_SECONDS = 60.0  # with empty caches: 18 to 36 s for 4 blocks, and GPUs compile more variants of each kernel
+COST_SECONDS = 60.0  # with empty caches: 18 to 36 s for 4 blocks; not measured on GPUs
 WORTH = 3  # times its cost is what it should win back
 GPU_GAIN = 0.4  # of the time of a step: 250 -> 135 ms for GPT-2 124M on A100s (nanoGPT's README)
-CPU_GAIN = {"bf16": 0.17, "fp16": 0.17}  # 23.0 -> 18.6 ms at 128 wide, 318 -> 271 ms at 384; fp32: nothing
+CPU_GAIN = {"bf16": 0.17}  # 23.0 -> 18.6 ms at 128 wide, 318 -> 271 ms at 384; in fp32 within the noise
 CPU_FLOPS = 100e9  # of one core in bf16; half of what two reached at 384 wide
 WIDE = 50e6  # parameters from which on a CPU spends all its time in matrix products: 524 -> 538 ms for GPT-2 124M
-GPU_SHARE = 0.25  # of a GPU's peak that the loop reaches uncompiled
+GPU_SHARE = 0.25  # of a GPU's peak that the loop reaches uncompiled: a guess, not measured
 UNKNOWN_PEAK = 100e12  # FLOP/s of a GPU that is not in the table
 
 
@@ -66,10 +66,13 @@ class Compile:
         won = f"about {gain * seconds:,.0f} s of {seconds:,.0f} s are won for {COST_SECONDS:.0f} s of compiling"
         return cls("default" if gain * seconds > WORTH * COST_SECONDS else "off", won)
 
-    def agreed(self, world: World) -> Compile:
+    def agreed(self, world: World, setting: str) -> Compile:
         """What all ranks do: none compiles where one cannot, for they would talk of different things."""
         told: list[Compile] = world.all_say(self)
-        return next((choice for choice in told if choice.mode == "off"), told[0])
+        choice = next((choice for choice in told if choice.mode == "off"), told[0])
+        if choice.mode == "off" and setting not in ("off", "auto") and world.rank == 0:
+            logger.warning("the run goes on uncompiled: %s", choice.why)
+        return choice
 
     def apply(self, model: nn.Module, ctx: RunContext, micro_steps: int) -> None:
         """Compiles at the first call. Several processes compile each block, so that they can talk in between."""
@@ -115,6 +118,8 @@ def warm_up(run: Trainer) -> str | None:
     for module in run.model.modules():
         if module in OURS:
             module._compiled_call_impl = None  # what nn.Module.compile has set
+    if run.rank == 0:
+        logger.warning("compiling failed, and the run goes on uncompiled: %s", told)
     return f"compiling failed: {told}"
 
 

@@ -90,8 +90,6 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
             if resumed is None and world.rank == 0:  # nothing has happened in it yet
                 shutil.rmtree(folder.path, ignore_errors=True)
             raise
-        if trainer.compile.mode == "off" and experiment.train.compile not in ("off", "auto") and world.rank == 0:
-            logger.warning("the run goes on uncompiled: %s", trainer.compile.why)
         logger.info("compile: %s (%s)", trainer.compile.mode, trainer.compile.why)
         start = None  # its weights are in the model now, and may be gigabytes
         logger.info("%.2f million parameters, positions not counted", num_params(trainer.model) / 1e6)

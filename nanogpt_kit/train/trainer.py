@@ -106,7 +106,7 @@ class Trainer:
 
         saved = self.saving.restore()
         self.micro_batch_size = saved["micro_batch_size"] if saved else micro_batch_size(self)
-        self.compile = Compile.choose(experiment, ctx, num_params(self.model)).agreed(world)
+        self.compile = Compile.choose(experiment, ctx, num_params(self.model)).agreed(world, experiment.train.compile)
         if self.compile.mode != "off":
             micro_steps = -(-experiment.batch_windows // (world.size * self.micro_batch_size))
             self.compile.apply(self.model, ctx, micro_steps)

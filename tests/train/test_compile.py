@@ -102,7 +102,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_written(tiny: Path, caplog: pytes
     folder = run(tiny, "components=['broken.py']", "model.mlp=broken", "train.compile=default")
     assert folder.status()["state"] == "finished"
     (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING)
-    assert "goes on uncompiled: compiling failed: " in warning.message
+    assert "compiling failed, and the run goes on uncompiled: " in warning.message
 
 
 def test_without_a_compiler_there_is_one_warning(
