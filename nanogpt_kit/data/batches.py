@@ -15,6 +15,8 @@ from nanogpt_kit.core.kinds import Order, OrderContext
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.loss import IGNORED
 
+AHEAD_TOKENS = 16_384  # of the batches that are made at a time, about
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -98,21 +100,40 @@ class Batches:
 
 
 class Ahead:
-    """Batches made in a thread of their own, each while the step before it runs."""
+    """Batches made in a thread of their own while the steps before them run.
+
+    Small ones are made several at a time: after the arithmetic of a step nothing of this code is left in the caches,
+    and half a millisecond for the first batch, 0.1 for the next, was seen beside steps of 50.
+    """
 
     def __init__(self, batches: Batches, total_steps: int) -> None:
         self.batches = batches
         self.total_steps = total_steps
+        self.count = max(1, AHEAD_TOKENS // (batches.ctx.batch_windows * batches.ctx.block_size))
         self.thread = ThreadPoolExecutor(1, "batches")
-        self.next: tuple[int, Future[Batch]] | None = None
+        self.ready: dict[int, Batch] = {}  # by step
+        self.coming: tuple[int, Future[dict[int, Batch]]] | None = None  # and the first step of them
 
     def at(self, step: int) -> Batch:
         """As `Batches.at`. Steps are asked for in turn; any other is made on the spot."""
-        waiting, self.next = self.next, None
-        batch = waiting[1].result() if waiting and waiting[0] == step else self.batches.at(step)
-        if step + 1 < self.total_steps:
-            self.next = step + 1, self.thread.submit(self.batches.at, step + 1)
-        return batch
+        if step not in self.ready:
+            waiting, self.coming = self.coming, None
+            self.ready = waiting[1].result() if waiting and waiting[0] == step else self.make(step)
+            following = step + len(self.ready)
+            if following < self.total_steps:
+                self.coming = following, self.thread.submit(self.make, following)
+        return self.ready.pop(step)
+
+    def make(self, first: int) -> dict[int, Batch]:
+        made: dict[int, Batch] = {}
+        for step in range(first, max(first + 1, min(first + self.count, self.total_steps))):
+            try:
+                made[step] = self.batches.at(step)
+            except Exception:
+                if not made:
+                    raise
+                break  # it is made again, and raises, where it is wanted
+        return made
 
 
 def every_token_once(

@@ -126,10 +126,10 @@ def test_kernels_of_gpus_are_refused_elsewhere(tiny: Path) -> None:
 
 
 SMALL = (
-    *("model.n_layer=2", "model.n_embd=64", "model.n_head=4", "model.block_size=32", "train.batch_tokens=512"),
-    *("train.micro_batch_size=16", "train.log_every_steps=10", "evaluate.every_steps=100000", "model.dropout=0.0"),
-    *("checkpoint.every_steps=100000", "sample.num_samples=0", "train.steps=400"),
-)
+    *("model.n_layer=3", "model.n_embd=128", "model.n_head=4", "model.block_size=64", "train.batch_tokens=1536"),
+    *("train.micro_batch_size=24", "train.log_every_steps=10", "evaluate.every_steps=100000", "model.dropout=0.0"),
+    *("checkpoint.every_steps=100000", "sample.num_samples=0", "train.steps=2000"),
+)  # the shape of experiments/quickstart.toml
 
 IDLE = """\
 from nanogpt_kit.api import Callback, hookimpl
@@ -147,14 +147,28 @@ class Listener:
 """
 
 
+@pytest.fixture
+def thousand_components(tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH: twenty installed distributions of fifty components each."""
+    site = tmp_path / "thousand"
+    for number in range(20):
+        info = site / f"many{number}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: many{number}\nVersion: 1.0\n")
+        offered = "".join(f"idle{number}x{each} = many{number}:Idle{each}\n" for each in range(50))
+        (info / "entry_points.txt").write_text(f"[nanogpt_kit.norm]\n{offered}")
+    return site
+
+
 @pytest.mark.slow
 def test_the_loop_costs_next_to_nothing_beside_the_bare_step(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, thousand_components: Path
 ) -> None:
     """Both take the same steps of the same trainer by turns: all that a run does, and the arithmetic alone."""
+    from nanogpt_kit.core.registry import Registry
     from nanogpt_kit.train.trainer import Trainer
 
-    measured: dict[str, list[float]] = {"loop": [], "bare": [], "hooks": []}
+    ratios: list[float] = []
 
     def train(run: Any) -> None:
         run.hooks.call("run_started", run=run)
@@ -168,29 +182,66 @@ def test_the_loop_costs_next_to_nothing_beside_the_bare_step(
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)
 
-        for name, step in [("loop", run.take_step), ("bare", bare)] * 12:
-            step()
+        def seconds(step: Callable[[], None]) -> float:
             began = time.perf_counter()
             for _ in range(10):
                 step()
-            measured[name].append(time.perf_counter() - began)
+            return time.perf_counter() - began
+
+        ratios[:] = []
+        for _ in range(15):
+            one, two, three, four = (seconds(step) for step in (run.take_step, bare, bare, run.take_step))
+            ratios.append((one + four) / (two + three))
 
     monkeypatch.setattr(Trainer, "train", train)
     (tiny.parent / "idle.py").write_text(IDLE, encoding="utf-8")
     session.run(Experiment.load(tiny, [*SMALL, 'callback=["console", "tensorboard"]']))
-    ratio = statistics.median(a / b for a, b in zip(measured["loop"], measured["bare"], strict=True))
-    assert ratio < 1.03, measured  # 1.01 is wanted; the rest is for the noise of shared machines
-    measured["loop"], measured["bare"] = [], []
+    assert statistics.median(ratios) < 1.02, ratios  # 1.01 was seen; the rest is for the noise of shared machines
+
+    monkeypatch.syspath_prepend(thousand_components)
+    Registry.installed.cache_clear()
+    assert len(Registry.installed().of_kind("norm")) > 1000
     hundred = "[" + ", ".join(['"idle"'] * 100) + "]"
     session.run(Experiment.load(tiny, [*SMALL, "components=['idle.py']", f"callback={hundred}"]))
-    ratio = statistics.median(a / b for a, b in zip(measured["loop"], measured["bare"], strict=True))
-    assert ratio < 1.03, measured
+    Registry.installed.cache_clear()
+    assert statistics.median(ratios) < 1.02, ratios
+
+
+def seconds_to_first_step(command: list[str], **environment: str) -> float:
+    began = time.perf_counter()
+    with subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        assert running.stdout is not None
+        lines = []
+        for line in running.stdout:
+            lines.append(line)
+            if line.startswith("step 1/"):
+                running.kill()
+                return time.perf_counter() - began
+    raise AssertionError("".join(lines))
+
+
+@pytest.mark.slow
+def test_the_first_step_is_soon_had_however_many_components_are_installed(
+    tiny: Path, thousand_components: Path
+) -> None:
+    options = [*SMALL, "train.compile=off", 'callback=["console", "tensorboard"]']
+    command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), *options]
+    seconds_to_first_step(command)  # prepares the data
+    few, many = [], []
+    for _ in range(5):
+        few.append(seconds_to_first_step(command))
+        many.append(seconds_to_first_step(command, PYTHONPATH=str(thousand_components)))
+    assert statistics.median(few) < 4, few
+    assert statistics.median(many) < statistics.median(few) + 0.3, (few, many)  # 0.05 was seen
 
 
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
-def test_two_runs_at_once_share_the_machine(tiny: Path) -> None:
-    options = [*SMALL, "model.n_embd=192", "train.steps=150", "callback=[]", "train.threads=2"]
+@pytest.mark.parametrize(("threads", "bound"), [("auto", 1.6), ("2", 2.2)])  # where each takes both cores, 2 is ideal
+def test_two_runs_at_once_share_the_machine(tiny: Path, threads: str, bound: float) -> None:
+    options = [*SMALL, "train.steps=80", "callback=[]", *([f"train.threads={threads}"] if threads != "auto" else [])]
     command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), *options]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
 
@@ -202,4 +253,4 @@ def test_two_runs_at_once_share_the_machine(tiny: Path) -> None:
 
     together(1)
     ratios = [together(2) / together(1) for _ in range(3)]
-    assert statistics.median(ratios) < 2.2, ratios  # without waiting asleep it is 25 and more
+    assert statistics.median(ratios) < bound, ratios  # without waiting asleep it is 25 and more

@@ -2,16 +2,18 @@
 
 The text is cut into windows of block_size tokens, shifted by another offset each epoch; a Feistel network permutes
 their numbers, so that any step of any epoch is had at once, whatever the size of the set.
-Source: Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains" (cycle walking).
+Source: Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains" (generalized Feistel cipher, cycle walking).
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 from nanogpt_kit.api import Order, OrderContext
 
-ROUNDS = 6
+ROUNDS = 6  # even: each half is changed as often as the other
 
 
 class Shuffled(Order):
@@ -35,15 +37,16 @@ def epoch_windows(ctx: OrderContext) -> int:
 
 def permuted(numbers: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
     """Where a keyed permutation of 0 .. n-1 sends `numbers`."""
-    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))  # bits of each half
-    low = (np.uint64(1) << half) - np.uint64(1)
+    rows = np.uint64(math.isqrt(n - 1) + 1)
+    columns = np.uint64(-(-n // int(rows)))
     values = numbers.astype(np.uint64)
     outside = np.ones(len(values), dtype=bool)
-    while outside.any():  # the network permutes 4**half >= n numbers: walk on until back below n
-        left, right = values[outside] >> half, values[outside] & low
-        for key in keys:
-            left, right = right, left ^ (mixed(right + key) & low)
-        values[outside] = left << half | right
+    while outside.any():  # rows * columns >= n numbers are permuted, few more: walk on until back below n
+        row, column = np.divmod(values[outside], columns)
+        for key, other in keys.reshape(-1, 2):
+            row = (row + mixed(column + key) % rows) % rows
+            column = (column + mixed(row + other) % columns) % columns
+        values[outside] = row * columns + column
         outside = values >= n
     return values.astype(np.int64)
 
