@@ -97,7 +97,7 @@ def facts(timing: Timing) -> dict[str, Any]:
 
 def show(timing: Timing) -> None:
     told = facts(timing)
-    threads = f" ({told['threads']} threads)" if told["device"] == "cpu" else ""
+    threads = f" ({told['threads']})" if told["device"] == "cpu" else ""
     click.echo(f"  {told['device']}{threads}, {told['precision']} ({told['precision_since']})")
     click.echo(f"  compile: {told['compile']} ({told['compile_since']})")
     for key, words in told["choices"].items():

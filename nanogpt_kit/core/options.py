@@ -63,6 +63,8 @@ class Component(Options):
     """Options plus behaviour, found by name. A field annotated with a kind's base class is a slot for one."""
 
     kind: ClassVar[str]
+    # Of a network's part: whether threads may call its module at a time. Its forward keeps nothing, and no randomness.
+    thread_safe: ClassVar[bool] = False
 
     def refuses(self, ctx: RunContext) -> str | None:
         """Why this component cannot work there, with a remedy; None where it can. Asked before anything is built."""

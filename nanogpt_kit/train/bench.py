@@ -22,11 +22,11 @@ from nanogpt_kit.nn.blank import check_parts
 from nanogpt_kit.nn.flops import measure
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.memory import keep_freed_memory, peak_bytes
 from nanogpt_kit.train.precision import DTYPES, Precision
 from nanogpt_kit.train.session import choices, context
 from nanogpt_kit.train.stop import StopSignals
-from nanogpt_kit.train.threads import threads
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World
 
@@ -53,9 +53,10 @@ class Subject:
         if ctx.device == "cuda":  # its matrices are no part of what the run takes
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        torch.set_num_threads(threads(experiment, ctx, data.encoder.vocab_size))
+        cores = Cores.choose(experiment, ctx, data.encoder.vocab_size)
+        torch.set_num_threads(cores.threads)
         folder = RunFolder(Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="nanogpt-kit-bench-"))))
-        self.trainer = Trainer(experiment, data, folder, ctx, StopSignals(), world)
+        self.trainer = Trainer(experiment, data, folder, ctx, StopSignals(), world, cores)
         self.trainer.hooks.call("run_started", run=self.trainer)
         self.trainer.model.train()
         size = measure(experiment.model, data.encoder.vocab_size)
@@ -63,7 +64,7 @@ class Subject:
         self.facts: dict[str, Any] = {
             "name": experiment.name,
             "device": torch.cuda.get_device_name() if ctx.device == "cuda" else ctx.device,
-            "threads": torch.get_num_threads(),
+            "threads": str(cores),
             "precision": ctx.precision,
             "precision_since": why,
             "compile": self.trainer.compile.mode,

@@ -50,8 +50,8 @@ class Compile:
     why: str
 
     @classmethod
-    def choose(cls, experiment: Experiment, ctx: RunContext, parameters: int) -> Compile:
-        """What train.compile means for a model of so many parameters on a device, and why."""
+    def choose(cls, experiment: Experiment, ctx: RunContext, parameters: int, cores: int) -> Compile:
+        """What train.compile means for a model of so many parameters on a device and its cores, and why."""
         setting = experiment.train.compile
         if setting == "off":
             return cls("off", "as the experiment says")
@@ -60,7 +60,7 @@ class Compile:
             return cls("off", missing)
         if setting != "auto":
             return cls(setting, "as the experiment says")
-        seconds, gain = weigh(experiment, ctx, parameters)
+        seconds, gain = weigh(experiment, ctx, parameters, cores)
         if not gain:
             return cls("off", f"it gains nothing for such a model in {ctx.precision} on {ctx.device}")
         won = f"about {gain * seconds:,.0f} s of {seconds:,.0f} s are won for {COST_SECONDS:.0f} s of compiling"
@@ -84,14 +84,14 @@ class Compile:
             OURS.add(module)
 
 
-def weigh(experiment: Experiment, ctx: RunContext, parameters: int) -> tuple[float, float]:
+def weigh(experiment: Experiment, ctx: RunContext, parameters: int, cores: int) -> tuple[float, float]:
     """Roughly: (seconds that the run takes uncompiled, share of them that compiling wins)."""
     flops = 6.0 * parameters * experiment.train.batch_tokens * experiment.total_steps / ctx.world_size
     if ctx.device == "cuda":
         peak = peak_flops(torch.cuda.get_device_name()) or UNKNOWN_PEAK
         seconds, gain = flops / (GPU_SHARE * peak), GPU_GAIN
     elif ctx.device == "cpu":
-        seconds = flops / (CPU_FLOPS * torch.get_num_threads())
+        seconds = flops / (CPU_FLOPS * cores)
         gain = CPU_GAIN.get(ctx.precision, 0.0) if parameters < WIDE else 0.0
     else:
         seconds, gain = 0.0, 0.0

@@ -11,8 +11,8 @@ arXiv:2309.14322.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,26 +33,37 @@ class Diagnostics:
         self.looking = False
         self.largest: dict[str, Tensor] = {}
         self.before: dict[str, list[Tensor]] = {}
-        for number, block in enumerate(blocks(model)):
-            if "activations" in wanted:
-                block.register_forward_hook(self.see(f"activations/max_{number}"))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Listens to the modules meanwhile. Only then: hooks cost something, and keep threads from sharing a step."""
+        handles = []
+        for number, block in enumerate(blocks(self.model)):
+            if "activations" in self.wanted:
+                handles.append(block.register_forward_hook(self.see(f"activations/max_{number}")))
             for name, part in block.named_modules():
-                if "attention" in wanted and name.rpartition(".")[2] == "attention":
-                    part.register_forward_pre_hook(self.see_logits(f"attention/max_logit_{number}"))
+                if "attention" in self.wanted and name.rpartition(".")[2] == "attention":
+                    hook = self.see_logits(f"attention/max_logit_{number}")
+                    handles.append(part.register_forward_pre_hook(hook))
+        try:
+            with as_written(self.model):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def see(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if self.looking and isinstance(output, Tensor):
+            if isinstance(output, Tensor):
                 self.keep(name, output.detach().abs().amax())
 
         return hook
 
     def see_logits(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any) -> None:
-            if self.looking:
-                q, k = (part[:1].detach().float() for part in inputs[:2])  # (1, H, T, D), (1, Hkv, S, D)
-                k = k.repeat_interleave(q.size(1) // k.size(1), dim=1)
-                self.keep(name, (q @ k.transpose(-1, -2)).tril().abs().amax() / math.sqrt(q.size(-1)))
+            q, k = (part[:1].detach().float() for part in inputs[:2])  # (1, H, T, D), (1, Hkv, S, D)
+            k = k.repeat_interleave(q.size(1) // k.size(1), dim=1)
+            self.keep(name, (q @ k.transpose(-1, -2)).tril().abs().amax() / math.sqrt(q.size(-1)))
 
         return hook
 
@@ -62,7 +73,7 @@ class Diagnostics:
     def begin(self, looking: bool) -> AbstractContextManager[None]:
         """For the step: what is looked at computes as it is written, compiled or not."""
         self.looking = looking and bool(self.wanted)
-        return as_written(self.model) if self.looking else nullcontext()
+        return self.watching() if self.looking else nullcontext()
 
     def moving(self) -> None:
         if self.looking and "updates" in self.wanted:

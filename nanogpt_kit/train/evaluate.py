@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from nanogpt_kit.checkpoint.rng import own_rng
 from nanogpt_kit.core.errors import RunFailed
@@ -62,7 +61,7 @@ class Evaluation:
 def evaluate(run: Trainer) -> dict[str, float] | None:
     """Every evaluator of the experiment: {"val/loss": 1.9, ...}; None where a signal came meanwhile."""
     metrics: dict[str, float] = {}
-    with apart(run.model, run.experiment.train.seed):
+    with apart(run, run.experiment.train.seed):
         ctx = Evaluation(run)
         for evaluator in run.experiment.evaluator:
             try:
@@ -78,13 +77,16 @@ def evaluate(run: Trainer) -> dict[str, float] | None:
 
 
 @contextmanager
-def apart(model: nn.Module, seed: int) -> Iterator[None]:
+def apart(run: Trainer, seed: int) -> Iterator[None]:
     """The model in eval mode, not compiled, without gradients, and random numbers that training does not share."""
-    was_training = model.training
+    model = run.model
+    was_training, threads = model.training, torch.get_num_threads()
     model.eval()
+    torch.set_num_threads(run.cores.undivided)
     try:
         with own_rng(seed), torch.no_grad(), as_written(model):
             yield
     finally:
+        torch.set_num_threads(threads)
         reshard(model)
         model.train(was_training)

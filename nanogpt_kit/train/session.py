@@ -24,12 +24,12 @@ from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance, trust
 from nanogpt_kit.runs.files import read_json, write_atomically, write_json
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.evaluate import apart
 from nanogpt_kit.train.memory import keep_freed_memory
 from nanogpt_kit.train.precision import Precision, choose_device, has_device
 from nanogpt_kit.train.resume import reopen
 from nanogpt_kit.train.stop import StopSignals
-from nanogpt_kit.train.threads import threads
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.warm_start import WarmStart
 from nanogpt_kit.train.world import World
@@ -70,12 +70,13 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
         versions = {"nanogpt-kit": nanogpt_kit.__version__, "torch": torch.__version__}
         world.agree({"the experiment": experiment.fingerprint(), **versions, "tokens": facts["splits"]})
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(threads(experiment, ctx, data.encoder.vocab_size))
+        cores = Cores.choose(experiment, ctx, data.encoder.vocab_size)
+        torch.set_num_threads(cores.threads)
         keep_freed_memory()
         stack.enter_context(Precision(ctx.precision, ctx.device).in_force())
-        folder = resumed or shared_folder(experiment, facts, ctx, why, start, world)
+        folder = resumed or shared_folder(experiment, facts, ctx, why, cores, start, world)
         among = f", {world.size} processes" if world.size > 1 else ""
-        place = f"{ctx.device} ({torch.get_num_threads()} threads)" if ctx.device == "cpu" else ctx.device
+        place = f"{ctx.device} ({cores})" if ctx.device == "cpu" else ctx.device
         logger.info("run %s on %s%s in %s (%s)", folder, place, among, ctx.precision, why)
         for part, told in choices(experiment, ctx).items():
             logger.info("%s: %s", part, told)
@@ -85,7 +86,7 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
             raise KitError(f"{folder} is at work in another process") from None
         stop = stack.enter_context(StopSignals())
         try:
-            trainer = Trainer(experiment, data, folder, ctx, stop, world, start.weights if start else None)
+            trainer = Trainer(experiment, data, folder, ctx, stop, world, cores, start.weights if start else None)
         except BaseException:
             if resumed is None and world.rank == 0:  # nothing has happened in it yet
                 shutil.rmtree(folder.path, ignore_errors=True)
@@ -219,7 +220,7 @@ def write_samples(trainer: Trainer) -> None:
     wanted = trainer.experiment.sample
     writer = LoadedRun(trainer.experiment, trainer.model, trainer.data.encoder, trainer.precision.device)
     texts: list[str] = []
-    with trainer.hooks.evaluation(trainer), apart(trainer.model, wanted.seed):
+    with trainer.hooks.evaluation(trainer), apart(trainer, wanted.seed):
         for number in range(wanted.num_samples):  # on all ranks alike: each may hold but a part of the model
             pieces = writer.stream(wanted.prompt, seed=wanted.seed + number)
             texts.append("".join(takewhile(lambda _: not trainer.interrupted(), pieces)))
@@ -230,10 +231,16 @@ def write_samples(trainer: Trainer) -> None:
 
 
 def shared_folder(
-    experiment: Experiment, facts: dict[str, Any], ctx: RunContext, why: str, start: WarmStart | None, world: World
+    experiment: Experiment,
+    facts: dict[str, Any],
+    ctx: RunContext,
+    why: str,
+    cores: Cores,
+    start: WarmStart | None,
+    world: World,
 ) -> RunFolder:
     """The new folder that rank 0 makes. Raises KitError where another rank does not see it."""
-    made = new_folder(experiment, facts, ctx, why, start).path if world.rank == 0 else None
+    made = new_folder(experiment, facts, ctx, why, cores, start).path if world.rank == 0 else None
     folder = RunFolder(world.first_says(made))
     blind = [rank for rank, sees in enumerate(world.all_say(folder.experiment.exists())) if not sees]
     if blind:
@@ -242,7 +249,7 @@ def shared_folder(
 
 
 def new_folder(
-    experiment: Experiment, facts: dict[str, Any], ctx: RunContext, why: str, start: WarmStart | None = None
+    experiment: Experiment, facts: dict[str, Any], ctx: RunContext, why: str, cores: Cores, start: WarmStart | None
 ) -> RunFolder:
     """Makes the run folder and writes down all that is known before the first step."""
     hardware: dict[str, Any] = {
@@ -250,7 +257,8 @@ def new_folder(
         "processes": ctx.world_size,
         "precision": ctx.precision,
         "precision_since": why,
-        "threads": torch.get_num_threads(),
+        "threads": cores.shares * cores.threads,
+        "shares": cores.shares,
         "choices": choices(experiment, ctx),
     }
     if ctx.device == "cuda":

@@ -30,6 +30,7 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog, truncate_after
 from nanogpt_kit.train.arriving import Arriving
 from nanogpt_kit.train.compile import Compile, recompute, warm_up
+from nanogpt_kit.train.cores import Cores, Shared
 from nanogpt_kit.train.diagnostics import Diagnostics
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluate import evaluate
@@ -53,6 +54,7 @@ class Trainer:
         ctx: RunContext,
         stop: StopSignals,
         world: World,
+        cores: Cores,
         weights: Mapping[str, Tensor] | None = None,  # to start from; left out, the init draws them
     ) -> None:
         self.experiment = experiment
@@ -61,6 +63,7 @@ class Trainer:
         self.path = folder.path
         self.world = world
         self.rank = world.rank
+        self.cores = cores
         self.precision = Precision(ctx.precision, ctx.device)
         self.references: Mapping[str, float] = data.references
         self.total_steps = experiment.total_steps
@@ -87,6 +90,8 @@ class Trainer:
             recompute(self.model)
         self.diagnostics = Diagnostics(self.model, experiment.train.watch)
         self.spread = experiment.parallel.spread(self.model, ctx)
+        if cores.shares > 1:
+            self.spread = Shared(self.spread, self.model, cores.shares)
         self.optimizer = experiment.optimizer.build(self.groups())
         self.peaks = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
         self.scaler = self.precision.scaler()
@@ -106,7 +111,8 @@ class Trainer:
 
         saved = self.saving.restore()
         self.micro_batch_size = saved["micro_batch_size"] if saved else micro_batch_size(self)
-        self.compile = Compile.choose(experiment, ctx, num_params(self.model)).agreed(world, experiment.train.compile)
+        chosen = Compile.choose(experiment, ctx, num_params(self.model), cores.shares * cores.threads)
+        self.compile = chosen.agreed(world, experiment.train.compile)
         if self.compile.mode != "off":
             micro_steps = -(-experiment.batch_windows // (world.size * self.micro_batch_size))
             self.compile.apply(self.model, ctx, micro_steps)

@@ -130,7 +130,7 @@ def test_auto_weighs_what_compiling_costs(
     monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
     experiment = Experiment.load(tiny, [f"train.steps={steps}"])
     ctx = RunContext(**{**vars(CPU), "precision": precision})
-    assert Compile.choose(experiment, ctx, parameters).mode == mode
+    assert Compile.choose(experiment, ctx, parameters, cores=2).mode == mode
 
 
 def test_recomputed_activations_change_no_weight(tiny: Path, assert_same: Callable[..., None]) -> None:

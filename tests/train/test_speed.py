@@ -19,14 +19,11 @@ from torch import nn
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.optimizers import uncompiled
 from nanogpt_kit.train import session
 from nanogpt_kit.train.arriving import Arriving
-from nanogpt_kit.train.threads import threads
 
 ROOT = Path(__file__).parents[2]
-CPU = {"device": "cpu", "world_size": 1, "splits": ("train", "val"), "block_size": 16}
 
 
 def in_own_process(code: str, **environment: str) -> str:
@@ -83,20 +80,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     given_back, kept = (int(in_own_process(code.replace("{keep}", str(keep)))) for keep in (False, True))
     assert kept < given_back / 4
-
-
-@pytest.mark.parametrize(("windows", "expected"), [(1, 1), (100_000, 2)])
-def test_small_steps_take_one_thread_and_large_ones_all(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, windows: int, expected: int
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    ctx = RunContext(precision="fp32", **CPU)  # type: ignore[arg-type]
-    overrides = [f"train.batch_tokens={16 * windows}", f"train.micro_batch_size={windows}"]
-    assert threads(Experiment.load(tiny, overrides), ctx, 257) == expected
-    assert threads(Experiment.load(tiny, [*overrides, "train.threads=3"]), ctx, 257) == 3
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert threads(Experiment.load(tiny, overrides), ctx, 257) == 2
 
 
 def test_numbers_that_arrive_are_those_that_left() -> None:

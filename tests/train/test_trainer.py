@@ -20,6 +20,7 @@ from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.train import session
+from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World
@@ -38,7 +39,7 @@ def fresh_trainer(tiny: Path, *overrides: str) -> Trainer:
     folder = RunFolder(tiny.parent / "by-hand")
     folder.path.mkdir(exist_ok=True)
     ctx = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=16)
-    return Trainer(experiment, prepare(experiment), folder, ctx, StopSignals(), World())
+    return Trainer(experiment, prepare(experiment), folder, ctx, StopSignals(), World(), Cores(1, 1, 1))
 
 
 def test_how_often_it_evaluates_changes_no_training_loss(tiny: Path) -> None:

@@ -67,6 +67,10 @@ class GPT(Model):
             raise fault("n_kv_head", f"should divide n_head ({self.n_head}), got {self.n_kv_head}")
         return self
 
+    @property
+    def thread_safe(self) -> bool:  # type: ignore[override]
+        return not self.dropout
+
     def build(self, ctx: ModelContext) -> nn.Module:
         layer = LayerContext(
             n_embd=self.n_embd,

@@ -14,6 +14,8 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 
 class ALiBi(Position):
+    thread_safe = True
+
     def build(self, ctx: LayerContext) -> Positional:
         return Slopes(ctx.n_head)
 

@@ -9,5 +9,7 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 
 class None_(Position):
+    thread_safe = True
+
     def build(self, ctx: LayerContext) -> Positional:
         return Positional()

@@ -1,0 +1,222 @@
+"""Windows shared among threads: one thread's gradients, the same bits every time, nothing called that may not be."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import ModelContext
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train import session
+from nanogpt_kit.train.cores import Cores, Shared
+
+CPU: dict[str, Any] = {"device": "cpu", "world_size": 1, "splits": ("train", "val"), "block_size": 16}
+TWO = ("model.dropout=0.0", "train.threads=2", "train.batch_tokens=112", "train.micro_batch_size=5")  # 5 and 2 windows
+VOCAB = 61
+
+
+def chosen(tiny: Path, *overrides: str, precision: str = "fp32", **changes: Any) -> Cores:
+    return Cores.choose(Experiment.load(tiny, overrides), RunContext(precision=precision, **{**CPU, **changes}), 257)
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [(1, Cores(1, 1, 1)), (2, Cores(2, 1, 1)), (4, Cores(4, 1, 1)), (5, Cores(3, 1, 1)), (1_000_000, Cores(4, 2, 8))],
+)
+def test_windows_are_shared_before_operations_are(tiny: Path, eight_cores: None, windows: int, expected: Cores) -> None:
+    options = ["model.dropout=0.0", f"train.batch_tokens={16 * windows}", f"train.micro_batch_size={windows}"]
+    assert chosen(tiny, *options) == expected
+    assert chosen(tiny, *options, "train.threads=1") == Cores(1, 1, 1)
+
+
+def test_all_threads_are_taken_where_somebody_says_how_many(
+    tiny: Path, eight_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["model.dropout=0.0", "train.batch_tokens=32", "train.micro_batch_size=2"]
+    assert chosen(tiny, *options, "train.threads=6") == Cores(2, 3, 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert chosen(tiny, *options) == Cores(2, 4, 8)
+
+
+UNSAFE = """\
+from torch import nn
+from nanogpt_kit.api import MLP
+
+
+class Counting(MLP):
+    def build(self, ctx):
+        return Module(ctx.n_embd)
+
+
+class Module(nn.Linear):
+    def __init__(self, width):
+        super().__init__(width, width)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+"""
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("model.dropout=0.1", "train.activation_checkpointing=true", "model.mlp=counting", "model.attention=flex"),
+        "train.threads=1",
+    ],
+)
+def test_what_threads_may_not_call_at_a_time_is_left_whole(tiny: Path, eight_cores: None, option: str) -> None:
+    (tiny.parent / "counting.py").write_text(UNSAFE, encoding="utf-8")
+    options = ("model.dropout=0.0", "components=['counting.py']")
+    assert chosen(tiny, *options).shares > 1
+    assert chosen(tiny, *options, option).shares == 1
+
+
+def test_processes_and_gpus_share_by_themselves(tiny: Path, eight_cores: None) -> None:
+    assert chosen(tiny, "model.dropout=0.0", world_size=2).shares == 1
+    assert chosen(tiny, "model.dropout=0.0", device="cuda") == Cores(1, 8, 8)
+
+
+class Alone:
+    """As `single` spreads a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.threads: set[int] = set()
+
+    def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor:
+        self.threads.add(threading.get_ident())
+        if (ids == VOCAB - 1).all():
+            raise MemoryError("no room for this share")
+        more = {} if segments is None else {"segments": segments}
+        loss: Tensor = self.model(ids, targets, **more)
+        return loss
+
+    sync: Any = None
+    clip: Any = None
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    options = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12, "position": "rope", "weight_tying": True}
+    component: Any = Registry.installed().load("model", "gpt").model_validate(options)
+    built: nn.Module = component.build(ModelContext(vocab_size=VOCAB))
+    return built
+
+
+def gradients(model: nn.Module, spread: Any, batch: list[Tensor | None], passes: int = 3) -> list[Tensor]:
+    """The loss and all gradients, added up over some passes."""
+    model.zero_grad()
+    for _ in range(passes):
+        loss = spread(*batch)
+        (loss / 7).backward()
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return [loss.detach(), *(gradient.clone() for gradient in found)]
+
+
+@pytest.mark.parametrize("with_segments", [False, True])
+@pytest.mark.parametrize("shares", [2, 3, 4])
+@pytest.mark.parametrize("windows", [1, 2, 7])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_shares_have_the_gradients_of_the_whole(
+    model: nn.Module, with_segments: bool, shares: int, windows: int, precision: torch.dtype
+) -> None:
+    ids = torch.randint(0, VOCAB - 1, (windows, 12))
+    segments = torch.randint(0, 2, (windows, 12)).cumsum(dim=1) if with_segments else None
+    batch = [ids, ids.roll(-1, 1), segments]
+    other = copy.deepcopy(model)
+    shared, counted = Shared(Alone(model), model, shares), Alone(other)
+    with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+        found, expected = gradients(model, shared, batch), gradients(other, counted, batch)
+        again = gradients(model, shared, batch)
+    close = {"rtol": 2e-2, "atol": 2e-2} if precision == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+    for one, same, whole in zip(found, again, expected, strict=True):
+        torch.testing.assert_close(one, whole, **close)
+        assert torch.equal(one, same)  # in whatever order threads were done
+
+
+def test_threads_take_their_share_except_where_hooks_look_on(model: nn.Module) -> None:
+    ids = torch.randint(0, VOCAB - 1, (4, 12))
+    alone = Alone(model)
+    shared = Shared(alone, model, 2)
+    first = gradients(model, shared, [ids, ids], passes=1)
+    assert alone.threads == {threading.get_ident()}  # a compiler would be at work now
+    second = gradients(model, shared, [ids, ids], passes=1)
+    assert len(alone.threads) == 2
+    alone.threads.clear()
+    handle = next(model.children()).register_forward_hook(lambda *_: None)
+    watched = gradients(model, shared, [ids, ids], passes=1)
+    assert alone.threads == {threading.get_ident()}
+    handle.remove()
+    for one, other, third in zip(first, second, watched, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one, third)
+
+
+def test_a_parameter_without_a_part_in_the_loss_gets_no_gradient(model: nn.Module) -> None:
+    model.register_parameter("idle", nn.Parameter(torch.ones(3)))
+    ids = torch.randint(0, VOCAB - 1, (4, 12))
+    gradients(model, Shared(Alone(model), model, 2), [ids, ids])
+    assert model.get_parameter("idle").grad is None
+
+
+def test_the_error_of_any_share_is_raised(model: nn.Module) -> None:
+    shared = Shared(Alone(model), model, 2)
+    fine = torch.zeros(4, 12, dtype=torch.int64)
+    for rows in (slice(0, 2), slice(2, 4)):
+        shared(fine, fine)
+        broken = fine.clone()
+        broken[rows] = VOCAB - 1
+        with pytest.raises(MemoryError, match="no room for this share"):
+            shared(broken, fine)
+
+
+def run(tiny: Path, *overrides: str, resume: str | None = None) -> RunFolder:
+    return session.run(Experiment.load(tiny, ["callback=[]", "sample.num_samples=0", *TWO, *overrides]), resume=resume)
+
+
+def losses(folder: RunFolder) -> list[float]:
+    return [
+        line["train/loss"] for line in map(json.loads, folder.metrics.read_text().splitlines()) if "train/loss" in line
+    ]
+
+
+def test_a_run_in_shares_is_told_exact_and_resumes_to_the_bit(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    whole = run(tiny)
+    assert any("cpu (2 threads, the windows in 2 shares)" in record.message for record in caplog.records)
+    machine = json.loads((whole.path / "provenance.json").read_text())["machine"]
+    assert (machine["threads"], machine["shares"]) == (2, 2)
+    part = run(tiny, "train.steps=10", "schedule.use=constant")
+    assert losses(run(tiny)) == losses(whole)
+    one = losses(run(tiny, "train.threads=1"))
+    assert one != losses(whole)  # other sums,
+    assert one == pytest.approx(losses(whole), rel=1e-3)  # of the same gradients
+    reference = run(tiny, "train.steps=14", "schedule.use=constant")
+    resumed = run(tiny, "train.steps=14", "schedule.use=constant", resume=str(part.path))
+    assert losses(resumed) == losses(reference)
+
+
+def test_what_is_watched_changes_nothing_in_shares(tiny: Path) -> None:
+    watched = run(tiny, 'train.watch=["updates", "activations", "attention"]', "train.log_every_steps=1")
+    assert losses(watched) == losses(run(tiny, "train.log_every_steps=1"))
+    metrics = json.loads(watched.metrics.read_text().splitlines()[3])
+    assert {"activations/max_0", "attention/max_logit_1"} < set(metrics)
