@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,6 +48,15 @@ def stir(module: nn.Module, scale: float, seed: int) -> None:
 
 def trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def kept(module: nn.Module) -> dict[tuple[str, str], object]:
+    """What each module holds, by name: tensors by how often they were written to, all else by identity and size."""
+    return {
+        (name, key): getattr(value, "_version", (id(value), len(value) if isinstance(value, Sized) else 1))
+        for name, part in module.named_modules()
+        for key, value in {**vars(part), **part._buffers}.items()
+    }
 
 
 def value_and_gradients(
@@ -131,6 +141,17 @@ class Conformance(ComponentConformance):
         before = self.outputs(module)
         torch.manual_seed(2)
         torch.testing.assert_close(self.outputs(module), before, rtol=0, atol=0)
+
+    def test_threads_may_call_it_at_a_time(self) -> None:
+        if not self.component.thread_safe:
+            pytest.skip(f"{type(self.component).__name__} does not say so")
+        module = self.build().train()
+        before, expected = kept(module), self.outputs(module)
+        assert kept(module) == before, "forward keeps something in the module"
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(self.outputs, [module] * 12))
+        for each in found:
+            torch.testing.assert_close(each, expected, rtol=0, atol=0)
 
 
 class PartConformance(Conformance):

@@ -41,8 +41,9 @@ def weights(folder: RunFolder) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])  # 2 share the windows
 def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, threads: int
 ) -> None:
     caplog.set_level(logging.INFO)
     real = compiling.warm_up
@@ -54,6 +55,7 @@ def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
     monkeypatch.setattr("nanogpt_kit.train.trainer.warm_up", warm_up_then_forbid)
     options = ("evaluate.every_steps=3", "checkpoint.every_steps=4", 'train.watch=["activations", "attention"]')
     options = (*options, "train.log_every_steps=2", "train.batch_tokens=80", "train.micro_batch_size=2")  # 2, 2 and 1
+    options = (*options, f"train.threads={threads}")
     compiled = run(tiny, "train.compile=default", *options)
     assert "compiled in" in caplog.text
     assert "compiling failed" not in caplog.text
