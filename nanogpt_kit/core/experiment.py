@@ -55,7 +55,7 @@ class Train(Options):
         description="whether the backward pass computes blocks again: less memory, a third more to compute",
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads; left out: as OMP_NUM_THREADS says, else as many as a step keeps busy"
+        None, ge=1, description="most CPU threads; left out: as OMP_NUM_THREADS says, else as a step keeps busy"
     )
     log_every_steps: int = Field(10, ge=1, description="between lines of metrics.jsonl")
     watch: tuple[Literal["updates", "activations", "attention"], ...] = Field(

@@ -63,7 +63,8 @@ class Component(Options):
     """Options plus behaviour, found by name. A field annotated with a kind's base class is a slot for one."""
 
     kind: ClassVar[str]
-    # Of a network's part: whether threads may call its module at a time. Its forward keeps nothing, and no randomness.
+    # Of a network's part: whether threads may call its module at a time. Its forward keeps nothing in the module, and
+    # draws no random numbers but for the context's dropout.
     thread_safe: ClassVar[bool] = False
 
     def refuses(self, ctx: RunContext) -> str | None:

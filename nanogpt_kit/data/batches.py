@@ -16,6 +16,7 @@ from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.loss import IGNORED
 
 AHEAD_TOKENS = 16_384  # of the batches that are made at a time, about
+MOST_AHEAD = 32  # of them: the first step waits for as many
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Ahead:
     def __init__(self, batches: Batches, total_steps: int) -> None:
         self.batches = batches
         self.total_steps = total_steps
-        self.count = max(1, AHEAD_TOKENS // (batches.ctx.batch_windows * batches.ctx.block_size))
+        self.count = max(1, min(MOST_AHEAD, AHEAD_TOKENS // (batches.ctx.batch_windows * batches.ctx.block_size)))
         self.thread = ThreadPoolExecutor(1, "batches")
         self.ready: dict[int, Batch] = {}  # by step
         self.coming: tuple[int, Future[dict[int, Batch]]] | None = None  # and the first step of them

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -51,12 +51,16 @@ def trained(module: nn.Module) -> list[nn.Parameter]:
 
 
 def kept(module: nn.Module) -> dict[tuple[str, str], object]:
-    """What each module holds, by name: tensors by how often they were written to, all else by identity and size."""
-    return {
-        (name, key): getattr(value, "_version", (id(value), len(value) if isinstance(value, Sized) else 1))
-        for name, part in module.named_modules()
-        for key, value in {**vars(part), **part._buffers}.items()
-    }
+    """What each module holds, by name: the identity of each thing, and how often a tensor was written to."""
+
+    def told(value: object) -> object:
+        if isinstance(value, dict):
+            return [(key, told(item)) for key, item in value.items()]
+        if isinstance(value, list | set):
+            return [told(item) for item in value]
+        return id(value), value._version if isinstance(value, Tensor) else 0
+
+    return {(name, key): told(value) for name, part in module.named_modules() for key, value in vars(part).items()}
 
 
 def value_and_gradients(

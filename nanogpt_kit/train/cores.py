@@ -9,6 +9,7 @@ step with one core, two threads of OpenMP's, two shares: 40, 41, 23 (128 wide, 1
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -22,11 +23,14 @@ from torch import Tensor, nn
 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Spread
-from nanogpt_kit.core.options import RunContext, components_in
+from nanogpt_kit.core.options import Component, RunContext, components_in
 from nanogpt_kit.nn.blank import on_meta
 from nanogpt_kit.nn.flops import num_params
 
 MOST_SHARES = 4  # their Python code takes turns; more than two were not measured
+WORTH_A_SHARE = (
+    0.005  # seconds of its pass, by the estimate below: 64 wide, 12 windows of 32, two took 12.4 ms, one 9.4
+)
 # Of one core, roughly: a large product reaches 87 (fp32) and 335 (bf16) on an AMD EPYC with AVX512-BF16 (measured).
 CORE_FLOPS = {"fp32": 60e9, "bf16": 200e9, "fp16": 60e9}
 WORTH_A_THREAD = 0.02  # seconds of a pass: at 18 ms (4 layers, 128 wide, bf16) a second thread only cost (measured)
@@ -50,7 +54,7 @@ class Cores:
 
     @classmethod
     def choose(cls, experiment: Experiment, ctx: RunContext, vocab_size: int) -> Cores:
-        """As many as the experiment or OMP_NUM_THREADS says; else as many as a forward and backward pass keeps busy."""
+        """At most as many as the experiment or OMP_NUM_THREADS says; else as a forward and backward pass keeps busy."""
         told = experiment.train.threads
         most = told or torch.get_num_threads()
         if ctx.device != "cpu":
@@ -58,35 +62,50 @@ class Cores:
         windows = -(-experiment.batch_windows // ctx.world_size)
         if isinstance(experiment.train.micro_batch_size, int):
             windows = min(windows, experiment.train.micro_batch_size)
-        shares = min(MOST_SHARES, most, windows) if can_share(experiment, ctx) else 1
-        shares = -(-windows // -(-windows // shares))  # of 4 windows 2 take as long as 3
-        module = None if told or "OMP_NUM_THREADS" in os.environ else on_meta(experiment.model, vocab_size)
+        module = on_meta(experiment.model, vocab_size)
         if module is None:
+            return cls(1, most, most)
+        seconds = 6 * num_params(module) * windows * ctx.block_size / CORE_FLOPS[ctx.precision]
+        useful = min(MOST_SHARES, most, windows, int(seconds / WORTH_A_SHARE)) if can_share(experiment, ctx) else 1
+
+        def slowness(shares: int) -> float:
+            """The largest share, and what operations gain by threads: twice as many do not halve small ones."""
+            return -(-windows // shares) / math.sqrt(most // shares)
+
+        shares = min(range(1, max(1, useful) + 1), key=slowness)
+        if told or "OMP_NUM_THREADS" in os.environ:
             return cls(shares, most // shares, most)
-        flops = 6 * num_params(module) * windows * ctx.block_size
-        busy = flops / CORE_FLOPS[ctx.precision] / WORTH_A_THREAD
-        return cls(shares, max(1, min(most // shares, int(busy / shares))), max(1, min(most, int(busy))))
+        busy = int(seconds / WORTH_A_THREAD)
+        return cls(shares, max(1, min(most // shares, busy // shares)), max(1, min(most, busy)))
 
 
 def can_share(experiment: Experiment, ctx: RunContext) -> bool:
     """Whether each part of the network says that threads may call it at a time, and nothing else stands against it."""
     parts = [component for _, component in components_in(experiment.model)]
-    safe = all(component.thread_safe for component in (experiment.model, *parts))
+    safe = all(is_thread_safe(component) for component in (experiment.parallel, experiment.model, *parts))
     return safe and ctx.world_size == 1 and not experiment.train.activation_checkpointing  # which moves random states
+
+
+def is_thread_safe(component: Component) -> bool:
+    """What it says itself: who derives from a component and builds another module has to say so anew."""
+    for cls in type(component).__mro__:
+        if "thread_safe" in vars(cls) or "build" in vars(cls):
+            return "thread_safe" in vars(cls) and component.thread_safe
+    return component.thread_safe
 
 
 class Shared:
     """A Spread whose windows are shared among threads of this process.
 
-    The first batch of each shape goes through one after another, for a compiler; so does each that a module's hooks
-    look at. The shares and the order of their sums are the same all the same.
+    The shares of a first batch of each shape go through one after another, for a compiler; so do those that a module's
+    hooks look at. The sums are the same all the same. Where a parameter has hooks of its own, nothing is shared.
     """
 
     def __init__(self, spread: Spread, model: nn.Module, shares: int) -> None:
         self.spread = spread
         self.shares = shares
         self.modules = list(model.modules())
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.parameters = list(model.parameters())
         self.pool = ThreadPoolExecutor(shares - 1, "windows", torch.set_num_threads, (torch.get_num_threads(),))
         self.anchor = torch.zeros((), requires_grad=True)  # what makes autograd ask for gradients
         self.seen: set[torch.Size] = set()
@@ -95,10 +114,13 @@ class Shared:
         dtype, enabled = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
         def forward(*windows: Tensor) -> Tensor:
-            with torch.autocast("cpu", dtype, enabled):  # each thread has a state of its own
+            # Each thread has a state of its own, but for the cache of cast weights, which any of them would empty
+            with torch.autocast("cpu", dtype, enabled, cache_enabled=False):
                 return self.spread(*windows)
 
         batch = [ids, targets] if segments is None else [ids, targets, segments]
+        if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters):
+            return self.spread(*batch)
         count = min(self.shares, len(ids))
         shares = zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
         in_turn = ids.shape not in self.seen or any(map(is_watched, self.modules))
@@ -122,12 +144,16 @@ class Shared:
         """Adds to the parameters' gradients, as `Tensor.backward` does."""
 
         first, *others = losses
-        apart = partial(torch.autograd.grad, inputs=self.parameters, grad_outputs=grad, allow_unused=True)
+        parameters = [parameter for parameter in self.parameters if parameter.requires_grad]
+        apart = partial(torch.autograd.grad, inputs=parameters, grad_outputs=grad, allow_unused=True)
         _, *found = self.all([partial(first.backward, grad), *(partial(apart, loss) for loss in others)], in_turn)
         for gradients in found:
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is None:
+                    continue
+                if parameter.grad is None:  # the first share has none
+                    parameter.grad = torch.zeros_like(parameter)
+                parameter.grad.add_(gradient)
 
     def sync(self, last: bool) -> AbstractContextManager[None]:
         return self.spread.sync(last)

@@ -46,6 +46,7 @@ def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, threads: int
 ) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr("nanogpt_kit.train.cores.WORTH_A_SHARE", 1e-12)
     real = compiling.warm_up
 
     def warm_up_then_forbid(trainer: Any) -> None:

@@ -17,12 +17,17 @@ from nanogpt_kit.core.kinds import ModelContext
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.train import session
+from nanogpt_kit.train import cores, session
 from nanogpt_kit.train.cores import Cores, Shared
 
 CPU: dict[str, Any] = {"device": "cpu", "world_size": 1, "splits": ("train", "val"), "block_size": 16}
 TWO = ("model.dropout=0.0", "train.threads=2", "train.batch_tokens=112", "train.micro_batch_size=5")  # 5 and 2 windows
 VOCAB = 61
+
+
+@pytest.fixture
+def shared_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "WORTH_A_SHARE", 1e-12)
 
 
 def chosen(tiny: Path, *overrides: str, precision: str = "fp32", **changes: Any) -> Cores:
@@ -39,20 +44,48 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ("windows", "expected"),
     [(1, Cores(1, 1, 1)), (2, Cores(2, 1, 1)), (4, Cores(4, 1, 1)), (5, Cores(3, 1, 1)), (1_000_000, Cores(4, 2, 8))],
 )
-def test_windows_are_shared_before_operations_are(tiny: Path, eight_cores: None, windows: int, expected: Cores) -> None:
+def test_windows_are_shared_before_operations_are(
+    tiny: Path, eight_cores: None, shared_however_small: None, windows: int, expected: Cores
+) -> None:
     options = ["model.dropout=0.0", f"train.batch_tokens={16 * windows}", f"train.micro_batch_size={windows}"]
     assert chosen(tiny, *options) == expected
     assert chosen(tiny, *options, "train.threads=1") == Cores(1, 1, 1)
 
 
+def test_small_passes_are_left_whole(tiny: Path, eight_cores: None) -> None:
+    options = ["model.dropout=0.0", "train.batch_tokens=64", "train.micro_batch_size=4"]
+    assert chosen(tiny, *options) == Cores(1, 1, 1)
+    assert chosen(tiny, *options, "model.n_embd=384", "model.n_layer=6", "model.block_size=64").shares == 1  # 1 window
+    wide = chosen(tiny, "model.dropout=0.0", "model.n_embd=384", "model.n_layer=6", "train.micro_batch_size=5")
+    assert wide.shares == 3
+
+
+@pytest.mark.parametrize(("threads", "windows", "taken"), [(5, 12, 4), (6, 12, 6), (7, 12, 6), (16, 5, 15), (3, 4, 2)])
+def test_few_threads_are_left_over(
+    tiny: Path, shared_however_small: None, threads: int, windows: int, taken: int
+) -> None:
+    options = (f"train.batch_tokens={16 * windows}", f"train.micro_batch_size={windows}", f"train.threads={threads}")
+    found = chosen(tiny, "model.dropout=0.0", *options)
+    assert found.shares * found.threads == taken
+
+
 def test_all_threads_are_taken_where_somebody_says_how_many(
-    tiny: Path, eight_cores: None, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, eight_cores: None, shared_however_small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["model.dropout=0.0", "train.batch_tokens=32", "train.micro_batch_size=2"]
     assert chosen(tiny, *options, "train.threads=6") == Cores(2, 3, 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert chosen(tiny, *options) == Cores(2, 4, 8)
 
+
+DERIVED = """\
+from nanogpt_kit.components.mlp.gelu import GELU
+
+
+class Mine(GELU):
+    def build(self, ctx):
+        return super().build(ctx)
+"""
 
 UNSAFE = """\
 from torch import nn
@@ -78,18 +111,21 @@ class Module(nn.Linear):
 @pytest.mark.parametrize(
     "option",
     [
-        *("model.dropout=0.1", "train.activation_checkpointing=true", "model.mlp=counting", "model.attention=flex"),
-        "train.threads=1",
+        *("model.dropout=0.1", "train.activation_checkpointing=true", "model.mlp=counting", "model.mlp=mine"),
+        *("model.attention=flex", "model.attention={use='sdpa', backend='flash'}", "parallel=ddp", "train.threads=1"),
     ],
 )
-def test_what_threads_may_not_call_at_a_time_is_left_whole(tiny: Path, eight_cores: None, option: str) -> None:
+def test_what_threads_may_not_call_at_a_time_is_left_whole(
+    tiny: Path, eight_cores: None, shared_however_small: None, option: str
+) -> None:
     (tiny.parent / "counting.py").write_text(UNSAFE, encoding="utf-8")
-    options = ("model.dropout=0.0", "components=['counting.py']")
+    (tiny.parent / "mine.py").write_text(DERIVED, encoding="utf-8")
+    options = ("model.dropout=0.0", "components=['counting.py', 'mine.py']")
     assert chosen(tiny, *options).shares > 1
     assert chosen(tiny, *options, option).shares == 1
 
 
-def test_processes_and_gpus_share_by_themselves(tiny: Path, eight_cores: None) -> None:
+def test_processes_and_gpus_share_by_themselves(tiny: Path, eight_cores: None, shared_however_small: None) -> None:
     assert chosen(tiny, "model.dropout=0.0", world_size=2).shares == 1
     assert chosen(tiny, "model.dropout=0.0", device="cuda") == Cores(1, 8, 8)
 
@@ -178,6 +214,62 @@ def test_a_parameter_without_a_part_in_the_loss_gets_no_gradient(model: nn.Modul
     assert model.get_parameter("idle").grad is None
 
 
+def test_what_is_frozen_meanwhile_gets_no_gradient_and_what_is_freed_gets_its_own(model: nn.Module) -> None:
+    ids = torch.randint(0, VOCAB - 1, (4, 12))
+    shared, other = Shared(Alone(model), model, 2), copy.deepcopy(model)
+    gradients(model, shared, [ids, ids])
+    for trained in (False, True):
+        for one in (model, other):
+            next(iter(one.h)).requires_grad_(trained)  # type: ignore[arg-type, call-overload]
+        found, expected = gradients(model, shared, [ids, ids]), gradients(other, Alone(other), [ids, ids])
+        for share, whole in zip(found, expected, strict=True):
+            torch.testing.assert_close(share, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_of_parameters_see_whole_gradients(model: nn.Module) -> None:
+    ids = torch.randint(0, VOCAB - 1, (4, 12))
+    shared, seen = Shared(Alone(model), model, 2), []
+    gradients(model, shared, [ids, ids], passes=1)
+    weight: Any = next(model.parameters())
+    weight.register_post_accumulate_grad_hook(lambda parameter: seen.append(parameter.grad.clone()))
+    _, found, *_ = gradients(model, shared, [ids, ids], passes=1)
+    (told,) = seen
+    assert torch.equal(told, found)
+
+
+class Looped(nn.Module):
+    """A layer that is used again and again, and two parameters whose gradients are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCAB, 32)
+        self.layer = nn.Linear(32, 32)
+        self.a, self.b = (nn.Parameter(torch.zeros(32)) for _ in range(2))
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for _ in range(6):
+            x = self.layer(x)
+        if ids[0, 0] == 0:  # of a later share
+            x = x + (self.a + self.b)
+        return x.float().square().sum()
+
+
+def test_layers_used_again_have_the_same_bits_in_bf16_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = Looped()
+    shared = Shared(Alone(model), model, 2)
+    ids = torch.randint(1, VOCAB - 1, (6, 64))
+    ids[3:] = 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first = gradients(model, shared, [ids, ids], passes=2)
+        for _ in range(100):
+            assert all(map(torch.equal, gradients(model, shared, [ids, ids], passes=2), first))
+    assert isinstance(model.a.grad, Tensor)
+    assert isinstance(model.b.grad, Tensor)
+    assert model.a.grad.data_ptr() != model.b.grad.data_ptr()
+
+
 def test_the_error_of_any_share_is_raised(model: nn.Module) -> None:
     shared = Shared(Alone(model), model, 2)
     fine = torch.zeros(4, 12, dtype=torch.int64)
@@ -199,7 +291,9 @@ def losses(folder: RunFolder) -> list[float]:
     ]
 
 
-def test_a_run_in_shares_is_told_exact_and_resumes_to_the_bit(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_in_shares_is_told_exact_and_resumes_to_the_bit(
+    tiny: Path, shared_however_small: None, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     whole = run(tiny)
     assert any("cpu (2 threads, the windows in 2 shares)" in record.message for record in caplog.records)
@@ -215,7 +309,7 @@ def test_a_run_in_shares_is_told_exact_and_resumes_to_the_bit(tiny: Path, caplog
     assert losses(resumed) == losses(reference)
 
 
-def test_what_is_watched_changes_nothing_in_shares(tiny: Path) -> None:
+def test_what_is_watched_changes_nothing_in_shares(tiny: Path, shared_however_small: None) -> None:
     watched = run(tiny, 'train.watch=["updates", "activations", "attention"]', "train.log_every_steps=1")
     assert losses(watched) == losses(run(tiny, "train.log_every_steps=1"))
     metrics = json.loads(watched.metrics.read_text().splitlines()[3])

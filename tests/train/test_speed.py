@@ -86,15 +86,20 @@ def test_numbers_that_arrive_are_those_that_left() -> None:
     assert Arriving(torch.tensor(1.5), torch.tensor(float("inf"))).read() == [1.5, float("inf")]
 
 
-def test_the_profiler_writes_a_trace_of_the_steps_it_was_asked_for(tiny: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])  # 2 share the windows
+def test_the_profiler_writes_a_trace_of_the_steps_it_was_asked_for(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr("nanogpt_kit.train.cores.WORTH_A_SHARE", 1e-12)
     trace = '[{use="profiler", first_step=3, steps=2}]'
-    folder = session.run(Experiment.load(tiny, [f"callback={trace}", "train.steps=8"]))
+    options = ("train.steps=8", "model.dropout=0.0", "train.micro_batch_size=5", f"train.threads={threads}")
+    folder = session.run(Experiment.load(tiny, [f"callback={trace}", *options]))
     (path,) = (folder.path / "profile").iterdir()
     assert path.name == "steps-3-4.json.gz"
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     names = [event.get("name", "") for event in events]
     assert sum("Optimizer.step" in name or "aten::_fused_adamw_" in name for name in names) >= 2
-    assert "aten::scaled_dot_product_attention" in names
+    assert names.count("aten::scaled_dot_product_attention") == 2 * 2 * threads  # steps, layers, shares
 
 
 def test_a_run_that_ends_while_it_is_traced_keeps_what_there_is(tiny: Path) -> None:

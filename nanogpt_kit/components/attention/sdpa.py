@@ -28,12 +28,15 @@ SHORT = 256
 
 
 class SDPA(Attention):
-    thread_safe = True
     window: int | None = Field(None, ge=1, description="how many positions a query sees, its own included; else all")
     backend: Literal["auto", "flash", "efficient", "cudnn", "math"] = Field(
         "auto",
         description="of plain causal attention; auto: on a CPU math for short contexts in bf16, else torch's choice",
     )
+
+    @property
+    def thread_safe(self) -> bool:  # type: ignore[override]
+        return self.backend in ("auto", "math")  # others are asked for by torch's flags, which are all threads'
 
     def refuses(self, ctx: RunContext) -> str | None:
         if ctx.device != "cuda" and self.backend in ("efficient", "cudnn"):

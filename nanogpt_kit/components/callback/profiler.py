@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 
+from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from nanogpt_kit.api import Callback, Field, LiveRun, hookimpl
@@ -37,7 +38,12 @@ class Trace:
         if self.profile is None and step == max(wanted.first_step, run.first_step + 2) - 1 < run.total_steps:
             known = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()
             self.first = step + 1
-            self.profile = profile(activities=known, record_shapes=wanted.shapes, with_stack=wanted.stacks)
+            self.profile = profile(
+                activities=known,
+                record_shapes=wanted.shapes,
+                with_stack=wanted.stacks,
+                experimental_config=_ExperimentalConfig(profile_all_threads=True),  # windows are shared among them
+            )
             self.profile.start()
         elif self.profile is not None and step == self.first + wanted.steps - 1:
             self.write(run, step)

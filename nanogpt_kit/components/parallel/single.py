@@ -10,6 +10,8 @@ from nanogpt_kit.api import Parallel, RunContext, Spread, clip
 
 
 class Single(Parallel):
+    thread_safe = True
+
     def refuses(self, ctx: RunContext) -> str | None:
         if ctx.world_size > 1:
             return f"single is one process, but {ctx.world_size} were started; ddp and fsdp are several"
