@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,18 @@ def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
     monkeypatch.setattr("nanogpt_kit.train.cores.WORTH_A_SHARE", 1e-12)
     real = compiling.warm_up
 
+    forbidden = ExitStack()
+
     def warm_up_then_forbid(trainer: Any) -> None:
         real(trainer)
-        monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+        forbidden.enter_context(torch._dynamo.config.patch(error_on_recompile=True))
 
     monkeypatch.setattr("nanogpt_kit.train.trainer.warm_up", warm_up_then_forbid)
     options = ("evaluate.every_steps=3", "checkpoint.every_steps=4", 'train.watch=["activations", "attention"]')
     options = (*options, "train.log_every_steps=2", "train.batch_tokens=80", "train.micro_batch_size=2")  # 2, 2 and 1
     options = (*options, f"train.threads={threads}")
-    compiled = run(tiny, "train.compile=default", *options)
+    with forbidden:
+        compiled = run(tiny, "train.compile=default", *options)
     assert "compiled in" in caplog.text
     assert "compiling failed" not in caplog.text
     plain = run(tiny, "train.compile=off", *options)
