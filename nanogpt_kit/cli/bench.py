@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ def bench(
     Medians over rounds, and the range that holds the true median with 95% (6 rounds at the least). Nothing is
     written but prepared data; trackers hear of it as of a run.
     """
+    if math.isnan(seconds):  # which compares with no bound
+        raise click.BadParameter("nan is no number of seconds.", param_hint="'--seconds'")
     wanted = [(experiment, overrides), *([(vs, ())] if vs else [])]
     for path, changes in wanted:
         load(path, changes, trust_code)  # its mistakes are told here

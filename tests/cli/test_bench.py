@@ -35,3 +35,9 @@ def test_mistakes_in_either_are_told_before_anything_is_timed(command: Callable[
     told = command("bench", tiny, "--vs", tiny.with_name("nowhere.toml"))
     assert told.code == 2
     assert "nowhere.toml" in told.err
+
+
+def test_a_round_of_no_number_of_seconds_is_refused(command: Callable[..., Any], tiny: Path) -> None:
+    told = command("bench", tiny, "--seconds", "nan")
+    assert told.code == 2
+    assert "nan is no number of seconds" in told.err
