@@ -28,9 +28,9 @@ from nanogpt_kit.nn.blank import on_meta
 from nanogpt_kit.nn.flops import num_params
 
 MOST_SHARES = 4  # their Python code takes turns; more than two were not measured
-WORTH_A_SHARE = (
-    0.005  # seconds of its pass, by the estimate below: 64 wide, 12 windows of 32, two took 12.4 ms, one 9.4
-)
+# Seconds of its pass, by the estimate below. At 64 wide and 12 windows of 32 two shares took 12.4 ms, the whole 9.4 (in
+# fp32, beside other work).
+WORTH_A_SHARE = 0.005
 # Of one core, roughly: a large product reaches 87 (fp32) and 335 (bf16) on an AMD EPYC with AVX512-BF16 (measured).
 CORE_FLOPS = {"fp32": 60e9, "bf16": 200e9, "fp16": 60e9}
 WORTH_A_THREAD = 0.02  # seconds of a pass: at 18 ms (4 layers, 128 wide, bf16) a second thread only cost (measured)
@@ -142,7 +142,6 @@ class Shared:
 
     def backward(self, losses: list[Tensor], grad: Tensor, in_turn: bool) -> None:
         """Adds to the parameters' gradients, as `Tensor.backward` does."""
-
         first, *others = losses
         parameters = [parameter for parameter in self.parameters if parameter.requires_grad]
         apart = partial(torch.autograd.grad, inputs=parameters, grad_outputs=grad, allow_unused=True)

@@ -255,7 +255,7 @@ class Looped(nn.Module):
         return x.float().square().sum()
 
 
-def test_layers_used_again_have_the_same_bits_in_bf16_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_used_again_have_the_same_bits_in_bf16_too() -> None:
     torch.manual_seed(0)
     model = Looped()
     shared = Shared(Alone(model), model, 2)
