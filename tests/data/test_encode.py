@@ -345,6 +345,8 @@ def filled_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[Writer], None]:
             raise OSError(28, "No space left on device")
         saved.append(self.jobs)
         save(self)
+        assert self.saving is not None, "it was just begun"
+        self.saving.result()  # a slow disk would put off the fourth shard, perhaps until there is no text left
 
     monkeypatch.setattr(Writer, "save", full)
     return save
