@@ -91,6 +91,12 @@ def text_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    """The experiment of `tiny`, but for its {text}."""
+    return TINY
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, text_file: Path) -> Path:
     """An experiment file that trains in a second."""

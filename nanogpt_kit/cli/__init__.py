@@ -8,6 +8,7 @@ from nanogpt_kit import __version__
 from nanogpt_kit.cli.bench import bench
 from nanogpt_kit.cli.check import check
 from nanogpt_kit.cli.doctor import doctor
+from nanogpt_kit.cli.evaluate import evaluate
 from nanogpt_kit.cli.export import export
 from nanogpt_kit.cli.import_model import import_model
 from nanogpt_kit.cli.plugins import plugins
@@ -22,5 +23,5 @@ def main() -> None:
     """A workbench for questions to GPT-sized language models: an idea is a file, an experiment is a TOML file."""
 
 
-for verb in (run, prepare, sample, import_model, export, check, plugins, bench, doctor):
+for verb in (run, prepare, sample, evaluate, import_model, export, check, plugins, bench, doctor):
     main.add_command(verb)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
+from nanogpt_kit.core.errors import KitError
 
 if TYPE_CHECKING:
+    from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.launch.alternate import Timing
 
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seconds", type=click.FloatRange(0, 600, min_open=True), default=2.0, show_default=True, help="Of a round."
 )
+@click.option("--sample", "texts", type=click.IntRange(1), metavar="N", help="Time N texts written at a time instead.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object.")
 @TRUST
 def bench(
@@ -32,10 +35,14 @@ def bench(
     vs: str | None,
     rounds: int,
     seconds: float,
+    texts: int | None,
     as_json: bool,
     trust_code: bool,
 ) -> None:
     """Time the steps of EXPERIMENT as its run would take them: tokens/s, the parts of a step, MFU, memory.
+
+    With --sample, time how fast its model writes sample.max_new_tokens tokens of N texts, and what that takes of the
+    memory's speed.
 
     Medians over rounds, and the range that holds the true median with 95% (6 rounds at the least). Nothing is
     written but prepared data; trackers hear of it as of a run.
@@ -45,6 +52,11 @@ def bench(
     wanted = [(experiment, overrides), *([(vs, ())] if vs else [])]
     for path, changes in wanted:
         load(path, changes, trust_code)  # its mistakes are told here
+    if texts is not None:
+        if vs:
+            raise KitError("--vs compares trainings, --sample times the writing of texts; take one")
+        sampling(load(experiment, overrides, trust_code), texts, rounds, as_json)
+        return
     from nanogpt_kit.launch import alternate
 
     choices = [functools.partial(quietly_load, path, changes, trust_code) for path, changes in wanted]
@@ -66,6 +78,34 @@ def bench(
             f"the first makes {statistics.median(ratios):.3f} times the tokens/s of the second "
             f"({low:.3f} to {high:.3f}, {rounds} pairs of rounds{too_few(rounds)})"
         )
+
+
+def sampling(experiment: Experiment, texts: int, rounds: int, as_json: bool) -> None:
+    from nanogpt_kit.data.prepare import prepare
+    from nanogpt_kit.generate.bench import write
+    from nanogpt_kit.launch.alternate import interval
+    from nanogpt_kit.nn.blank import check_parts
+    from nanogpt_kit.train.precision import choose_device
+
+    check_parts(experiment)
+    if not experiment.sample.max_new_tokens:
+        raise KitError("sample.max_new_tokens is 0: there is nothing to time")
+    seen = write(experiment, prepare(experiment).encoder, choose_device(experiment.train.device), texts, rounds)
+    read, copied = statistics.median(seen.bytes_per_second), seen.copy_bytes_per_second
+    low, high = interval(seen.rates)
+    if as_json:
+        told = {"texts": texts, "tokens": seen.tokens, "precision": seen.precision, "interval": [low, high]}
+        told |= {"tokens_per_second": statistics.median(seen.rates), "rounds": seen.rates}
+        told |= {"bytes_per_second": read, "copy_bytes_per_second": copied}
+        click.echo(json.dumps({"sample": told}, indent=2))
+        return
+    each = f"{texts} texts at a time" if texts > 1 else "one text"
+    click.echo(f"  {each} of {seen.tokens} tokens, {seen.precision}")
+    rate = f"{statistics.median(seen.rates):,.1f} tokens/s ({low:,.1f} to {high:,.1f}"
+    click.echo(f"  {rate}, {rounds} rounds{too_few(rounds)})")
+    click.echo(
+        f"  {read / 1e9:,.1f} GB/s of weights and cache; memory copies {copied / 1e9:,.1f} GB/s, read and written"
+    )
 
 
 def quietly_load(path: str, overrides: tuple[str, ...], trust_code: bool) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from nanogpt_kit.core.errors import KitError
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
@@ -42,3 +45,19 @@ def take_back_resume(resume: str | None, overrides: tuple[str, ...]) -> tuple[st
     if resume and "=" in resume and not Path(resume).exists():
         return "", (resume, *overrides)
     return resume, overrides
+
+
+def check_overrides(overrides: Sequence[str], allowed: Sequence[str], runs: Sequence[str]) -> None:
+    """Raises KitError for what would change a trained model. One in another program's format may need a tokenizer."""
+    for text in overrides:
+        key = text.split("=")[0]
+        kind = key.split(".")[0]
+        if key in allowed or kind in allowed:
+            continue
+        if kind == "tokenizer":
+            from nanogpt_kit.generate.loaded import is_foreign
+
+            if all(is_foreign(Path(run)) for run in runs):
+                continue
+        only = f"{', '.join(allowed[:-1])} and {allowed[-1]}"
+        raise KitError(f"command line: {text!r}: a trained model is as it is; only {only} can be set")

@@ -91,6 +91,7 @@ def one(
     import rich
 
     from nanogpt_kit.launch.processes import end_with_parent
+    from nanogpt_kit.runs import samples
     from nanogpt_kit.train import session
 
     end_with_parent()
@@ -99,7 +100,7 @@ def one(
     if int(os.environ.get("RANK", "0")):
         return
     if folder.samples.exists():
-        click.echo(folder.samples.read_text(encoding="utf-8"))
+        click.echo(samples.newest(folder.samples), nl=False)
     click.echo(f"finished: {folder}", err=True)
 
 

@@ -88,6 +88,22 @@ class Sample(Options):
     num_samples: int = Field(1, ge=0, description="texts to write; 0 writes none after a run")
     max_new_tokens: int = Field(500, ge=0, description="tokens of each text")
     seed: int = Field(1337, ge=0, lt=2**63, description="of the draws; sample number i uses seed + i")
+    stop: tuple[str, ...] = Field((), description="strings before which a text ends, as it does at end-of-text")
+    beyond: Literal["auto", "rolling", "refill", "exact"] = Field(
+        "auto",
+        description="what a text that outgrows block_size does: the oldest token falls out of the cache (rolling, for "
+        "relative positions), the newer half is read anew (refill), or all but the oldest token is, for every new one "
+        "(exact, as nanoGPT); auto: rolling where it can be, else refill",
+    )
+    batch_size: int = Field(16, ge=1, description="texts that are written at a time")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the weights; auto: bf16 where the device multiplies it natively, else fp32"
+    )
+    compile: Literal["auto", "off", "default"] = Field(
+        "auto",
+        description="of the step that adds a token; auto: recorded as a CUDA graph on a GPU, off elsewhere, since on a "
+        "CPU it gains nothing",
+    )
 
 
 class Experiment(Options):

@@ -1,41 +1,141 @@
-"""The sampling loop: the model's logits through the sampler chain, then a draw."""
+"""The sampling loop: the model's logits through the sampler chain, then a draw; for several texts at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.kinds import Sampler
+from nanogpt_kit.generate.fixed import FixedCache, columns_for
 from nanogpt_kit.nn.cache import KVCache
 
 
-@torch.no_grad()
-def generate(
-    model: nn.Module,
-    ids: Tensor,
-    samplers: Sequence[Sampler],
-    max_new_tokens: int,
-    seeds: Sequence[int],
-    block_size: int,
-) -> Iterator[Tensor]:
-    """Yields the next token of each row, (B,), up to `max_new_tokens` times; `ids` (B, T) are the prompts.
+@dataclass(frozen=True)
+class Drawn:
+    """A new token for each text."""
 
-    Each row has a generator of its own, so a text does not depend on its neighbours. Beyond `block_size` the model
-    sees the last `block_size` tokens, each of them at a new position, so that no cache helps.
+    tokens: list[int]
+    logprobs: list[float] | None  # what the model gave them, before any sampler; where they were asked for
+
+
+class Decoder:
+    """Texts that grow by a token at a time. Each has dice of its own, so that it does not depend on its neighbours.
+
+    Beyond `block_size` a model cannot see its whole text any more. With `beyond`:
+
+    - "rolling", the newest token takes the place of the oldest in the cache and positions go on. That is for relative
+      positions only, and what was forgotten still shows in what is remembered of the tokens after it.
+    - "refill", the older half is forgotten, and the newer one is read anew, at positions from 0.
+    - "exact", all but the oldest token is read anew for each new one, as nanoGPT does: as slow as without a cache.
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    cache = KVCache(block_size)
-    for _ in range(max_new_tokens):
-        if ids.size(1) <= block_size:
-            logits = model(ids[:, cache.length :], cache=cache)[:, -1].float()  # (B, V)
-        else:
-            logits = model(ids[:, -block_size:])[:, -1].float()
-        for sampler in samplers:
-            logits = sampler.transform(logits, ids)
-        likelihoods = logits.softmax(dim=-1).cpu()
-        drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(likelihoods, generators, strict=True)]
-        token = torch.cat(drawn)  # (B,)
-        yield token
-        ids = torch.cat([ids, token[:, None].to(ids.device)], dim=1)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        samplers: Sequence[Sampler],
+        seeds: Sequence[int],
+        block_size: int,
+        max_new_tokens: int,
+        *,
+        beyond: str = "exact",
+        fix: Callable[[KVCache, int], FixedCache] | None = None,  # makes caches whose steps are compiled
+        with_logprobs: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self.model = model
+        self.samplers = samplers
+        self.block_size = block_size
+        self.beyond = beyond
+        self.with_logprobs = with_logprobs
+        self.dice = [torch.Generator().manual_seed(seed) for seed in seeds]
+        assert all(map(len, prompts)), "a text begins with a token at least"
+        longest = max(map(len, prompts))
+        padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        self.ids = torch.tensor(padded, device=device)  # (B, T), -1 where a text has not begun
+        self.newest = self.ids[:, -1:]  # (B, 1); a tensor of its own later, of the same strides at each step
+        self.capacity = min(block_size, longest + max_new_tokens)
+        self.fix = fix
+        self.cache: KVCache | FixedCache | None = None
+        self.held = [min(len(prompt), block_size) for prompt in prompts]  # tokens of each text in the cache
+
+    @torch.no_grad()
+    def draw(self) -> Drawn:
+        """The next token of each text. Raises RunFailed where the logits allow none."""
+        raw = logits = self.prefill() if self.cache is None else self.step(self.cache)  # (B, V)
+        for sampler in self.samplers:
+            logits = sampler.transform(logits, self.ids)
+        tokens = drawn(logits, self.dice)  # (B, 1)
+        found = tokens.flatten().tolist()
+        if min(found) < 0:
+            broken = not raw.isfinite().all()
+            raise RunFailed("the model's logits are no numbers" if broken else "the samplers leave no token to draw")
+        self.ids, self.newest = torch.cat([self.ids, tokens], dim=1), tokens
+        logprobs = raw.log_softmax(dim=-1).gather(1, tokens).flatten().tolist() if self.with_logprobs else None
+        return Drawn(found, logprobs)
+
+    def prefill(self) -> Tensor:
+        """Reads the prompts, or as much of their ends as fits, in one pass."""
+        seen = self.ids[:, -self.block_size :]
+        padding = [seen.size(1) - held for held in self.held]
+        cache = KVCache(self.capacity, padding if any(padding) else None, rolling=self.beyond == "rolling")
+        logits = self.read(seen.clamp(min=0), cache)
+        self.cache = self.fixed(cache)
+        return logits
+
+    def fixed(self, cache: KVCache) -> KVCache | FixedCache:
+        return cache if self.fix is None else self.fix(cache, columns_for(self.capacity, self.block_size))
+
+    def step(self, cache: KVCache | FixedCache) -> Tensor:
+        """Reads the newest token of each text."""
+        full = [] if cache.rolling else [row for row, held in enumerate(self.held) if held == self.block_size]
+        if full:
+            kept = self.block_size - 1 if self.beyond == "exact" else self.block_size // 2
+            again = KVCache(self.capacity)
+            if kept:
+                self.read(self.ids[full, -1 - kept : -1], again)
+            for row in full:
+                self.held[row] = kept
+            if len(full) == len(self.ids):
+                self.cache = cache = self.fixed(again)
+            else:
+                cache.begin_again(full, again)
+        self.held = [held + 1 for held in self.held]
+        return self.read(self.newest, cache)
+
+    def read(self, ids: Tensor, cache: KVCache | FixedCache) -> Tensor:
+        """(B, V) fp32: the logits after the last of ids (B, T)."""
+        cache.newest_only = True
+        logits: Tensor = self.model(ids, cache=cache)
+        return logits[:, -1].float()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these texts only, in this order."""
+        assert not isinstance(self.cache, FixedCache), "its rows stay"
+        index = torch.tensor(rows, device=self.ids.device)
+        self.ids, self.newest = self.ids[index], self.newest[index]
+        self.held = [self.held[row] for row in rows]
+        self.dice = [self.dice[row] for row in rows]
+        if self.cache is not None:
+            self.cache.select(index)
+
+
+def drawn(logits: Tensor, dice: Sequence[torch.Generator]) -> Tensor:
+    """(B, V) to (B, 1): a token of each row by one throw of its dice; -1 where no token is possible.
+
+    A throw is a share of all probability, and falls on the token at which their running sum passes it. The sum is in
+    double precision: in fp32 it would stand still at unlikely tokens.
+    """
+    throws = torch.stack([torch.rand((1,), generator=die, dtype=torch.float64) for die in dice])  # (B, 1)
+    likelihoods = logits.softmax(dim=-1)
+    if logits.device.type == "mps":  # which has no doubles
+        likelihoods = likelihoods.cpu()
+    sums = likelihoods.double().cumsum(dim=-1)  # (B, V)
+    total = sums[:, -1:]
+    aims = torch.minimum(throws.to(total.device) * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(sums, aims, right=True)  # (B, 1)
+    return tokens.where(total > 0, -1).to(logits.device)

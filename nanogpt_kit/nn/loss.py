@@ -35,6 +35,9 @@ def linear_cross_entropy(
     probability. `softcap` bends the logits into (-softcap, softcap).
     """
     x, targets = x.flatten(0, -2), targets.flatten()  # (N, C), (N,)
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        wanted = targets != IGNORED  # the logits of others would be computed for nothing, as in windows that overlap
+        x, targets = x[wanted], targets[wanted]
     if x.size(0) * weight.size(0) > CHUNK_LOGITS:
         if not torch.is_grad_enabled():
             x, weight = x.detach(), weight.detach()  # says that no gradients are needed

@@ -24,6 +24,7 @@ class View:
     query_segments: Tensor | None = None  # (1 or B, T), of documents, say; both or neither
     key_segments: Tensor | None = None  # (1 or B, S)
     slopes: Tensor | None = None  # (H,): how much each head minds distance (ALiBi)
+    all_seen: bool = False  # but for windows, every query sees every key, so that no mask is needed
     lowered: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -6,9 +6,9 @@
         component = MyNorm(eps=1e-6)
 
 pytest finds the inherited tests; a class for each setting of the options that changes what is computed is a good
-measure. There is a suite for `dataset`, `tokenizer`, `order`, `attention`, `position`, `norm`, `mlp`, `model` and
-`optimizer`, each in the module of that name; its class attributes say what else may be told. They need pytest, that for
-tokenizers hypothesis, too. Compiling through inductor is marked `slow`.
+measure. There is a suite for `dataset`, `tokenizer`, `order`, `attention`, `position`, `norm`, `mlp`, `model`,
+`optimizer` and `sampler`, each in the module of that name; its class attributes say what else may be told. They need
+pytest, that for tokenizers hypothesis, too. Compiling through inductor is marked `slow`.
 
 Source: the idea is that of Optuna's `optuna.testing`.
 """

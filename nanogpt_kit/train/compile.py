@@ -21,9 +21,9 @@ from torch.utils.checkpoint import checkpoint
 from nanogpt_kit.checkpoint.rng import own_rng
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.nn.flops import peak_flops
 from nanogpt_kit.nn.parts import blocks
-from nanogpt_kit.train.compiler import compiler_missing
 from nanogpt_kit.train.world import World
 
 if TYPE_CHECKING:

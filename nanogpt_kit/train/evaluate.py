@@ -1,79 +1,183 @@
-"""Evaluation: whole splits, in eval mode, with random numbers of its own, so that training never notices."""
+"""Evaluation, in a run and after it: in eval mode, with random numbers of its own, so that training never notices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from nanogpt_kit.checkpoint.rng import own_rng
-from nanogpt_kit.core.errors import RunFailed
-from nanogpt_kit.core.kinds import Encoder, SplitLoss
+from nanogpt_kit.core.errors import Fault, KitError, RunFailed
+from nanogpt_kit.core.kinds import Encoder, Evaluator, Sampler, SplitLoss
+from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import every_token_once
+from nanogpt_kit.data.manifest import Prepared
+from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.data.split import Split
+from nanogpt_kit.generate.loaded import LoadedRun
 from nanogpt_kit.nn.spread import reshard
+from nanogpt_kit.runs import samples
 from nanogpt_kit.train.compile import as_written
+from nanogpt_kit.train.precision import Precision
+from nanogpt_kit.train.world import World
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
+
+MOST_WINDOWS = 16  # of a pass, where nothing is said: enough to keep a processor busy
 
 
 class Interrupted(Exception):
     """A signal asks for an orderly end, which a long evaluation should not delay."""
 
 
+@dataclass
 class Evaluation:
     """What evaluators are given. The pass over a split is made once and shared."""
 
-    def __init__(self, run: Trainer) -> None:
-        self.run = run
-        self.model = run.model
-        self.encoder: Encoder = run.data.encoder
-        self.batch_size = run.experiment.evaluate.batch_size or run.micro_batch_size
-        self.known: dict[str, SplitLoss] = {}
+    loaded: LoadedRun
+    precision: Precision
+    world: World
+    batch_size: int
+    data: Callable[[], Prepared]
+    interrupted: Callable[[], bool]
+    show: Callable[[Sequence[str]], None]
+    known: dict[str, SplitLoss] = field(default_factory=dict)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.loaded.model
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.loaded.encoder
+
+    @property
+    def device(self) -> str:
+        return self.loaded.device
+
+    @property
+    def block_size(self) -> int:
+        return self.loaded.experiment.model.block_size
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return self.precision.autocast()
+
+    def check_stop(self) -> None:
+        if self.interrupted():
+            raise Interrupted
 
     def split_loss(self, split: str) -> SplitLoss:
         if split not in self.known:
-            tokens = self.run.data.split(split)
-            found = self.run.world.all_say(list(self._losses(tokens)))  # of each rank, its batches'
+            data = self.data()
+            tokens = data.split(split)
+            found = self.world.all_say(list(self._losses(tokens)))  # of each rank, its batches'
             nats = sum(loss for round_ in zip(*found, strict=True) for loss in round_)  # in the order of the batches
             first = len(self.encoder.decode_bytes([int(tokens.tokens[0])]))
-            text_bytes = self.run.data.splits[split]["bytes"] - first
+            text_bytes = data.splits[split]["bytes"] - first
             self.known[split] = SplitLoss(nats, len(tokens.tokens) - 1, text_bytes)
         return self.known[split]
 
     def _losses(self, split: Split) -> Iterator[float]:
         """Of this rank's batches, as Python's floats: a split may be long, and they have double precision."""
-        run, model = self.run, self.run.experiment.model
-        share = {"rank": run.world.rank, "world_size": run.world.size}
-        for batch in every_token_once(split, model.block_size, self.batch_size, model.document_mask, **share):
-            if run.interrupted():
-                raise Interrupted
-            here = batch.to(run.precision.device)
+        share = {"rank": self.world.rank, "world_size": self.world.size}
+        masked = self.loaded.experiment.model.document_mask
+        for batch in every_token_once(split, self.block_size, self.batch_size, masked, **share):
+            self.check_stop()
+            here = batch.to(self.device)
             more = {} if here.segments is None else {"segments": here.segments}
-            with run.precision.autocast():
+            with self.autocast():
                 loss = self.model(here.ids, here.targets, **more)
             yield loss.item()
 
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, samplers: Sequence[Sampler] | None = None
+    ) -> list[str]:
+        texts = list(prompts)
+        for piece in self.loaded.pieces(texts, max_new_tokens, seed=seed, samplers=samplers):
+            self.check_stop()
+            texts[piece.number] += piece.text
+        return texts
 
-def evaluate(run: Trainer) -> dict[str, float] | None:
-    """Every evaluator of the experiment: {"val/loss": 1.9, ...}; None where a signal came meanwhile."""
-    metrics: dict[str, float] = {}
-    with apart(run, run.experiment.train.seed):
-        ctx = Evaluation(run)
-        for evaluator in run.experiment.evaluator:
-            try:
-                found = evaluator.evaluate(ctx)
-            except Interrupted:
-                return None
+    def measure(self, evaluators: Sequence[Evaluator]) -> dict[str, float]:
+        """What they find: {"val/loss": 1.9, ...}. Raises RunFailed for what are no metrics."""
+        metrics: dict[str, float] = {}
+        for evaluator in evaluators:
+            found = evaluator.evaluate(self)
             for name, value in found.items():
                 if "/" not in name or name in metrics or not isinstance(value, int | float):
                     expected = "expected numbers under names of their own, such as val/loss"
                     raise RunFailed(f"evaluator {type(evaluator).__name__} gave {name!r}: {value!r}; {expected}")
             metrics |= found
-    return metrics
+        return metrics
+
+
+def evaluate(run: Trainer) -> dict[str, float] | None:
+    """Every evaluator of the experiment: {"val/loss": 1.9, ...}; None where a signal came meanwhile."""
+    ctx = Evaluation(
+        LoadedRun(run.experiment, run.model, run.data.encoder, run.precision.device),
+        run.precision,
+        run.world,
+        batch_size=run.experiment.evaluate.batch_size or run.micro_batch_size,
+        data=lambda: run.data,
+        interrupted=run.interrupted,
+        show=partial(show, run),
+    )
+    with apart(run, run.experiment.train.seed):
+        try:
+            return ctx.measure(run.experiment.evaluator)
+        except Interrupted:
+            return None
+
+
+def show(run: Trainer, texts: Sequence[str]) -> None:
+    """What the model wrote, into samples.txt and to the callbacks."""
+    if run.rank == 0:
+        samples.add(run.folder.samples, run.step, texts)
+    run.hooks.call("sampled", run=run, step=run.step, texts=texts)
+
+
+def evaluate_loaded(loaded: LoadedRun, show: Callable[[Sequence[str]], None]) -> dict[str, float]:
+    """The evaluators of an experiment, on a model that was loaded. Raises KitError where one refuses."""
+    experiment = loaded.experiment
+    precision, _ = Precision.choose(experiment.train.precision, loaded.device)
+    ctx = RunContext(
+        device=loaded.device,
+        precision=precision.name,
+        world_size=1,
+        splits=experiment.dataset.splits,
+        block_size=experiment.model.block_size,
+    )
+    reasons = [(f"evaluator.{number}", one.refuses(ctx)) for number, one in enumerate(experiment.evaluator)]
+    if any(reason for _, reason in reasons):
+        raise KitError(*(Fault(reason, key) for key, reason in reasons if reason))
+    for evaluator in experiment.evaluator:
+        evaluator.check(loaded.encoder)
+    wanted = experiment.evaluate.batch_size or experiment.train.micro_batch_size
+    evaluation = Evaluation(
+        loaded,
+        precision,
+        World(),
+        batch_size=wanted if isinstance(wanted, int) else min(experiment.batch_windows, MOST_WINDOWS),
+        data=partial(data_of, loaded),
+        interrupted=lambda: False,
+        show=show,
+    )
+    with own_rng(experiment.train.seed), torch.no_grad(), precision.in_force():
+        return evaluation.measure(experiment.evaluator)
+
+
+def data_of(loaded: LoadedRun) -> Prepared:
+    """The tokens of its experiment. Raises KitError where they are of another vocabulary by now."""
+    data = prepare(loaded.experiment)
+    if data.encoder.state() != loaded.encoder.state():
+        raise KitError("the experiment's text has changed since the run, and with it its vocabulary")
+    return data
 
 
 @contextmanager

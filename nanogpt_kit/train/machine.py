@@ -16,7 +16,7 @@ from torch import distributed
 
 from nanogpt_kit.data.prepare import cores
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
-from nanogpt_kit.train.compiler import compiler_missing
+from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.train.memory import free_bytes
 from nanogpt_kit.train.precision import Precision, choose_device
 

@@ -25,7 +25,7 @@ from nanogpt_kit.runs import provenance, trust
 from nanogpt_kit.runs.files import read_json, write_atomically, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.cores import Cores
-from nanogpt_kit.train.evaluate import apart
+from nanogpt_kit.train.evaluate import apart, show
 from nanogpt_kit.train.memory import keep_freed_memory
 from nanogpt_kit.train.precision import Precision, choose_device, has_device
 from nanogpt_kit.train.resume import reopen
@@ -62,6 +62,8 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
         data = prepare(experiment, resumed=resumed)
         if experiment.sample.num_samples:
             encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
+        for evaluator in experiment.evaluator:
+            evaluator.check(data.encoder)
         facts = data_facts(data)
         if start:
             start.check_tokens(experiment, data)
@@ -219,15 +221,13 @@ def write_samples(trainer: Trainer) -> None:
     """What the model writes at the end of its run, into samples.txt and to the callbacks."""
     wanted = trainer.experiment.sample
     writer = LoadedRun(trainer.experiment, trainer.model, trainer.data.encoder, trainer.precision.device)
-    texts: list[str] = []
+    texts = [wanted.prompt] * wanted.num_samples
     with trainer.hooks.evaluation(trainer), apart(trainer, wanted.seed):
-        for number in range(wanted.num_samples):  # on all ranks alike: each may hold but a part of the model
-            pieces = writer.stream(wanted.prompt, seed=wanted.seed + number)
-            texts.append("".join(takewhile(lambda _: not trainer.interrupted(), pieces)))
+        pieces = writer.pieces(texts)  # on all ranks alike: each may hold but a part of the model
+        for piece in takewhile(lambda _: not trainer.interrupted(), pieces):
+            texts[piece.number] += piece.text
     if not trainer.interrupted():
-        if trainer.rank == 0:
-            write_atomically(trainer.folder.samples, f"\n{'-' * 80}\n".join(texts) + "\n")
-        trainer.hooks.call("sampled", run=trainer, step=trainer.step, texts=texts)
+        show(trainer, texts)
 
 
 def shared_folder(

@@ -26,6 +26,7 @@ from nanogpt_kit.data.batches import Ahead, Batch, Batches
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.runs import samples
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog, truncate_after
 from nanogpt_kit.train.arriving import Arriving
@@ -121,6 +122,7 @@ class Trainer:
         self.first_step = self.step
         if self.rank == 0:
             truncate_after(folder.metrics, self.step)
+            samples.truncate_after(folder.samples, self.step)
             self.log = MetricsLog(folder.metrics)
         self.hooks = Hooks(experiment.callback, self)
         self.saving.resume(saved)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 FEW = ("--rounds", "2", "--seconds", "0.1")
 
 
@@ -41,3 +43,23 @@ def test_a_round_of_no_number_of_seconds_is_refused(command: Callable[..., Any],
     told = command("bench", tiny, "--seconds", "nan")
     assert told.code == 2
     assert "nan is no number of seconds" in told.err
+
+
+def test_it_tells_how_fast_texts_are_written(command: Callable[..., Any], tiny: Path) -> None:
+    asked = ("bench", tiny, "--sample", 3, "--rounds", 2, "sample.max_new_tokens=9", "sample.precision=fp32")
+    told = command(*asked, "--json")
+    assert told.code == 0, told.err
+    facts = json.loads(told.out)["sample"]
+    assert (facts["texts"], facts["tokens"], facts["precision"], len(facts["rounds"])) == (3, 9, "fp32", 2)
+    linears, cache = 2 * (4 * 24 * 24 + 8 * 24 * 24) + 320 * 24, 2 * 2 * 3 * 10 * 24  # 257 tokens are padded to 320
+    step = 4 * (linears + cache / 2)
+    assert facts["bytes_per_second"] == pytest.approx(step * facts["tokens_per_second"] / 3, rel=0.3)
+    assert facts["copy_bytes_per_second"] > 1e8
+    assert "GB/s of weights and cache; memory copies" in command(*asked).out
+
+
+def test_writing_is_not_compared_with_training(command: Callable[..., Any], tiny: Path) -> None:
+    told = command("bench", tiny, "--sample", 1, "--vs", tiny)
+    assert (told.code, "--sample times the writing of texts" in told.err) == (2, True)
+    told = command("bench", tiny, "--sample", 1, "sample.max_new_tokens=0")
+    assert (told.code, "there is nothing to time" in told.err) == (2, True)

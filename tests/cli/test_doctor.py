@@ -21,9 +21,10 @@ import pytest
 import torch
 
 from nanogpt_kit.data.prepare import cores
+from nanogpt_kit.nn import compiler
+from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.runs.files import read_json, write_json
-from nanogpt_kit.train import compiler, machine
-from nanogpt_kit.train.compiler import compiler_missing
+from nanogpt_kit.train import machine
 from nanogpt_kit.train.precision import Precision, choose_device
 
 Command = Callable[..., Any]
@@ -196,7 +197,7 @@ def test_torch_agrees_on_whether_there_is_a_compiler(changed: dict[str, str]) ->
     code = """
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
-from nanogpt_kit.train.compiler import compiler_missing
+from nanogpt_kit.nn.compiler import compiler_missing
 try:
     get_cpp_compiler()
     found = True

@@ -27,7 +27,7 @@ def test_run_trains_evaluates_samples_and_leaves_a_whole_run(tiny: Path) -> None
     assert folder.status()["state"] == "finished"
     assert "evaluated at step 20:  val/loss" in done.stderr
     assert "gzip -9" in done.stderr
-    assert done.stdout.strip() == folder.samples.read_text(encoding="utf-8").strip()
+    assert f"{'=' * 60} step 20\n{done.stdout}" == folder.samples.read_text(encoding="utf-8")
     assert {path.name for path in (folder.checkpoints / "step-00000020").iterdir()} == {
         *("model.safetensors", "training.pt", "tokenizer.json", "manifest.json")
     }

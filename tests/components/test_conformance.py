@@ -20,12 +20,19 @@ from nanogpt_kit.components.position.alibi import ALiBi
 from nanogpt_kit.components.position.learned import Learned
 from nanogpt_kit.components.position.none import None_
 from nanogpt_kit.components.position.rope import RoPE
+from nanogpt_kit.components.sampler.greedy import Greedy
+from nanogpt_kit.components.sampler.min_p import MinP
+from nanogpt_kit.components.sampler.repetition_penalty import RepetitionPenalty
+from nanogpt_kit.components.sampler.temperature import Temperature
+from nanogpt_kit.components.sampler.top_k import TopK
+from nanogpt_kit.components.sampler.top_p import TopP
 from nanogpt_kit.core.registry import OURS, Registry
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
 from nanogpt_kit.testing.position import PositionConformance
+from nanogpt_kit.testing.sampler import SamplerConformance
 
 SUITES = {
     "attention": AttentionConformance,
@@ -33,6 +40,7 @@ SUITES = {
     "norm": NormConformance,
     "mlp": MLPConformance,
     "model": ModelConformance,
+    "sampler": SamplerConformance,
 }
 
 
@@ -149,6 +157,70 @@ class TestGPTOfOtherParts(ModelConformance):
         norm="rmsnorm",
         mlp="swiglu",
     )
+
+
+class TestTemperature(SamplerConformance):
+    component = Temperature()
+
+
+class TestTemperatureZero(SamplerConformance):
+    component = Temperature(value=0)
+
+
+class TestTemperatureNextToZero(SamplerConformance):
+    component = Temperature(value=1e-300)
+
+
+class TestHighTemperature(SamplerConformance):
+    component = Temperature(value=1e300)
+
+
+class TestTopK(SamplerConformance):
+    component = TopK(k=3)
+
+
+class TestTopKOfMoreThanAll(SamplerConformance):
+    component = TopK(k=200)
+
+
+class TestTopP(SamplerConformance):
+    component = TopP()
+
+
+class TestTopPOfNextToNothing(SamplerConformance):
+    component = TopP(p=1e-300)
+
+
+class TestTopPOfAll(SamplerConformance):
+    component = TopP(p=1)
+
+
+class TestMinP(SamplerConformance):
+    component = MinP()
+
+
+class TestMinPOfNothing(SamplerConformance):
+    component = MinP(p=0)
+
+
+class TestMinPOfTheLikeliest(SamplerConformance):
+    component = MinP(p=1)
+
+
+class TestRepetitionPenalty(SamplerConformance):
+    component = RepetitionPenalty()
+
+
+class TestHighRepetitionPenalty(SamplerConformance):
+    component = RepetitionPenalty(penalty=1e300)
+
+
+class TestRepetitionReward(SamplerConformance):
+    component = RepetitionPenalty(penalty=1e-300)
+
+
+class TestGreedy(SamplerConformance):
+    component = Greedy()
 
 
 def test_every_built_in_passes_a_suite() -> None:

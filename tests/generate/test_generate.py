@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from nanogpt_kit.api import KVCache, ModelContext, Sampler
+from nanogpt_kit.api import KVCache
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.components.init.gpt2 import GPT2
-from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.decode import generate
-from nanogpt_kit.generate.loaded import LoadedRun, load_run
+from nanogpt_kit.generate.loaded import LoadedRun, encode_prompt, load_run
 from nanogpt_kit.runs.folder import find
 from nanogpt_kit.train import session
 
@@ -36,17 +31,17 @@ def test_the_same_seed_gives_the_same_text_and_another_another(loaded: LoadedRun
 
 
 def test_a_text_does_not_depend_on_its_neighbours(loaded: LoadedRun) -> None:
-    ids = loaded.encode("12 times").repeat(3, 1)
-    samplers = [Temperature(value=1.0)]
-    together = torch.stack(list(generate(loaded.model, ids, samplers, 25, [7, 8, 9], 16)), 1)
-    for row, seed in enumerate([7, 8, 9]):
-        alone = torch.stack(list(generate(loaded.model, ids[:1], samplers, 25, [seed], 16)), 1)
-        assert torch.equal(alone[0], together[row])
+    prompts = ["12 times", "1", "41 times 48 is 1968, as every", "12 times"] * 5
+    options = {"max_new_tokens": 25, "samplers": [Temperature(value=1.0)]}
+    together = loaded.generate(prompts, seed=7, **options)
+    assert together[0] != together[3]
+    for number, prompt in enumerate(prompts):
+        assert loaded.generate([prompt], seed=7 + number, **options) == [together[number]]
 
 
-def test_beyond_the_context_the_model_sees_its_last_block(loaded: LoadedRun) -> None:
-    block = loaded.experiment.model.block_size
-    ids = loaded.encode("41 times 48 is 1968, as every")
+def test_exact_goes_on_with_the_last_block(loaded: LoadedRun) -> None:
+    block, prompt = loaded.experiment.model.block_size, "41 times 48 is 1968, as every"
+    ids = torch.tensor([loaded.encoder.encode_batch([prompt])[0].tolist()])
     assert ids.size(1) > block
     expected = []
     with torch.no_grad():
@@ -54,76 +49,9 @@ def test_beyond_the_context_the_model_sees_its_last_block(loaded: LoadedRun) -> 
             token = loaded.model(ids[:, -block:])[:, -1].argmax(-1)
             expected.append(int(token))
             ids = torch.cat([ids, token[None]], 1)
-    greedy = generate(loaded.model, loaded.encode("41 times 48 is 1968, as every"), [TopK(k=1)], 2 * block, [0], block)
-    assert [int(token) for token in greedy] == expected
-
-
-VOCABULARY, BLOCK = 23, 8
-
-
-def untrained(**options: object) -> nn.Module:
-    """In float64 and with weights so large that each token depends on those before it."""
-    torch.manual_seed(0)
-    model = GPT(n_layer=3, n_head=4, n_embd=16, block_size=BLOCK, **options).build(ModelContext(vocab_size=VOCABULARY))
-    GPT2(std=0.5).apply(model)
-    return model.double().eval()
-
-
-def by_recomputation(
-    model: nn.Module, ids: Tensor, samplers: list[Sampler], new_tokens: int, seeds: list[int]
-) -> Tensor:
-    """The last block through the model, whole, for each new token."""
-    dice = [torch.Generator().manual_seed(seed) for seed in seeds]
-    length = ids.size(1)
-    for _ in range(new_tokens):
-        with torch.no_grad():
-            logits = model(ids[:, -BLOCK:])[:, -1].float()
-        for sampler in samplers:
-            logits = sampler.transform(logits, ids)
-        rows = zip(logits.softmax(-1), dice, strict=True)
-        ids = torch.cat([ids, torch.stack([torch.multinomial(row, 1, generator=die) for row, die in rows])], dim=1)
-    return ids[:, length:]
-
-
-@pytest.mark.parametrize("prompt", [1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"position": "rope", "n_kv_head": 2, "norm": "rmsnorm", "qk_norm": True, "mlp": "swiglu"},
-        {"position": "alibi", "n_kv_head": 1, "attention": "naive"},
-        {"position": "none", "attention": {"use": "sdpa", "window": 3}, "logit_softcap": 4.0},
-        {"position": "rope", "attention": {"use": "flex", "window": 5}},
-    ],
-    ids=["default", "rope, grouped", "alibi, one head", "window", "flex"],
-)
-def test_a_text_is_the_one_that_recomputes_everything(options: dict[str, Any], prompt: int) -> None:
-    model, seeds = untrained(**options), [5, 6, 7]
-    ids = torch.randint(0, VOCABULARY, (3, prompt), generator=torch.Generator().manual_seed(prompt))
-    samplers = [Temperature(value=1.3), TopK(k=9)]
-    new_tokens = 5 if "flex" in str(options) else 2 * BLOCK
-    expected = by_recomputation(model, ids, samplers, new_tokens, seeds)
-    assert len(expected.unique()) > 3
-    assert torch.equal(torch.stack(list(generate(model, ids, samplers, new_tokens, seeds, BLOCK)), 1), expected)
-
-
-def test_until_the_context_is_full_a_new_token_costs_one_column() -> None:
-    model, read = untrained(), []
-    model.register_forward_pre_hook(lambda module, args: read.append(args[0].size(1)))
-    tokens = list(generate(model, torch.zeros(1, 3, dtype=torch.long), [], BLOCK, [0], BLOCK))
-    assert len(tokens) == BLOCK
-    assert read == [3, 1, 1, 1, 1, 1, BLOCK, BLOCK]
-
-
-def test_padding_of_the_vocabulary_is_never_drawn() -> None:
-    model = untrained(vocab_multiple=32, weight_tying=False)
-    with torch.no_grad():
-        model.lm_head.weight.zero_()  # every word is as likely as the next
-        model.lm_head.weight[VOCABULARY:] = torch.inf
-    rows = 100
-    ids = torch.zeros(rows, 1, dtype=torch.long)
-    drawn = torch.stack(list(generate(model, ids, [Temperature(value=5.0)], 7, range(rows), BLOCK)))
-    assert sorted(drawn.unique().tolist()) == list(range(VOCABULARY))
+    exact = load_run("tiny", overrides=["sample.beyond=exact", "sample.precision=fp32"])
+    pieces = exact.pieces([prompt], 2 * block, samplers=[TopK(k=1)])
+    assert [piece.token for piece in pieces] == expected
 
 
 def test_temperature_zero_is_greedy_whatever_the_seed(loaded: LoadedRun) -> None:
@@ -144,10 +72,11 @@ def test_a_character_of_several_bytes_is_never_shown_by_halves(loaded: LoadedRun
 
     writer = LoadedRun(loaded.experiment, Scripted(), loaded.encoder, "cpu")
     assert list(writer.stream("x", max_new_tokens=9)) == ["x", "a", "", "", "\u2603", "b", ""]
+    assert [piece.ended for piece in writer.pieces(["x"], 9)] == [None] * 5 + ["eot"]
 
 
 def test_an_empty_prompt_begins_after_an_end_of_text(loaded: LoadedRun) -> None:
-    assert loaded.encode("").tolist() == [[256]]
+    assert encode_prompt(loaded.encoder, "") == [256]
     assert loaded.generate([""], max_new_tokens=0) == [""]
 
 

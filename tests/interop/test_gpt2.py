@@ -10,17 +10,20 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from nanogpt_kit.components.sampler.greedy import Greedy
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.generate.packed import Packed
 from nanogpt_kit.interop.bring import export, import_run
 from nanogpt_kit.runs.folder import find, runs_root
 from nanogpt_kit.train import session
 
 transformers = pytest.importorskip("transformers")
 
-SMALL = {"n_layer": 3, "n_head": 4, "n_embd": 48, "n_positions": 96, "vocab_size": 257}
-OTHER = {"n_layer": 2, "n_head": 3, "n_embd": 36, "n_positions": 80, "vocab_size": 50257, "n_inner": 100}
+SMALL = {"n_layer": 3, "n_head": 4, "n_embd": 48, "n_positions": 240, "vocab_size": 257}
+OTHER = {"n_layer": 2, "n_head": 3, "n_embd": 36, "n_positions": 232, "vocab_size": 50257, "n_inner": 100}
 BYTE = ["tokenizer.use=byte"]
 
 
@@ -50,18 +53,17 @@ def test_an_imported_gpt2_has_the_logits_and_the_greedy_text_of_transformers(
     ids = torch.randint(0, sizes["vocab_size"], (3, 29), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(ours.model(ids), theirs(ids).logits, rtol=0, atol=1e-4)
-    prompt = ids[:1, :7]
-    expected = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=50, do_sample=False)
-    from nanogpt_kit.generate.decode import generate
-
-    found = list(generate(ours.model, prompt, [first_of_all()], 50, [0], sizes["n_positions"]))
-    assert torch.cat(found).tolist() == expected[0, 7:].tolist()
-
-
-def first_of_all() -> object:
-    from nanogpt_kit.components.sampler.temperature import Temperature
-
-    return Temperature(value=0.0)
+    prompts, expected = [ids[0, :7], ids[1, :2], ids[2]], []
+    for prompt in prompts:
+        mask = torch.ones_like(prompt[None])
+        text = theirs.generate(prompt[None], attention_mask=mask, max_new_tokens=200, do_sample=False)
+        expected.append(text[0, len(prompt) :].tolist())
+    texts = [prompt.tolist() for prompt in prompts]
+    for model in (ours.model, Packed(ours.model, "fp32", 3)):
+        decoder = Decoder(model, texts, [Greedy()], [0, 0, 0], sizes["n_positions"], 200)
+        assert [list(text) for text in zip(*(decoder.draw().tokens for _ in range(200)), strict=True)] == expected
+    decoder = Decoder(Packed(ours.model, "fp32", 1), texts[:1], [Greedy()], [0], sizes["n_positions"], 200)
+    assert [decoder.draw().tokens[0] for _ in range(200)] == expected[0]
 
 
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": False}, {"activation_function": "gelu"}], ids=str)

@@ -476,7 +476,8 @@ class ShiftedCache(KVCache):
 
     def view(self, T: int, device: torch.device, slopes: Tensor | None = None) -> View:
         view = super().view(T, device, slopes)
-        return replace(view, query_positions=view.query_positions - 1, causal_square=False) if self.length else view
+        shifted = view.query_positions - 1
+        return replace(view, query_positions=shifted, causal_square=False, all_seen=False) if self.length else view
 
 
 def cache_off_by_one(module: Any, forward: Forward) -> Forward:

@@ -73,6 +73,9 @@ class FusedAttention(nn.Module):
         if plain and (auto or self.backend == "math"):
             return attend(q, k, v, view.mask(), dropout)
         grouped = k.size(1) != q.size(1)
+        unmasked = view.all_seen and view.slopes is None and (self.window is None or k.size(2) <= self.window)
+        if unmasked:  # as where a cached text grows by a token
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, enable_gqa=grouped)
         if not plain:  # the fused kernels know few masks; what has one goes through any that does
             return F.scaled_dot_product_attention(
                 q, k, v, attn_mask=self.mask(view, q), dropout_p=dropout, enable_gqa=grouped

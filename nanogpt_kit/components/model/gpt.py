@@ -71,6 +71,10 @@ class GPT(Model):
     def thread_safe(self) -> bool:  # type: ignore[override]
         return not self.dropout
 
+    @property
+    def relative(self) -> bool:  # type: ignore[override]
+        return self.position.relative
+
     def build(self, ctx: ModelContext) -> nn.Module:
         layer = LayerContext(
             n_embd=self.n_embd,
@@ -110,11 +114,12 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits (B, T, V); or, given targets (B, T), the fp32 sum of the losses of all that are not -1.
 
-        With a cache, `ids` go on where its tokens end. Given segments (B, T), tokens see those of their own one only.
+        With a cache, `ids` go on where its tokens end, and the logits may be those of the newest alone. Given segments
+        (B, T), tokens see those of their own one only.
         """
         T, slopes = ids.size(1), self.position.slopes()
-        end = T if cache is None else cache.length + T
-        assert end <= self.block_size, f"{end} tokens do not fit a block_size of {self.block_size}"
+        reach = T if cache is None else cache.reach(T)
+        assert reach <= self.block_size, f"{reach} tokens do not fit a block_size of {self.block_size}"
         if cache is None:
             view = View.causal(torch.arange(T, device=ids.device)[None], segments, slopes)
         else:
@@ -124,9 +129,10 @@ class Transformer(nn.Module):
         x = self.drop(self.position.embed(x, view.query_positions))
         for layer, block in enumerate(self.h):
             x = block(x, self.position, view, layer, cache)
-        x = self.ln_f(x)
         if cache is not None:
             cache.advance(T)
+            x = x[:, -1:] if cache.newest_only and targets is None else x
+        x = self.ln_f(x)
 
         if targets is not None:
             return linear_cross_entropy(x, self.lm_head.weight, targets, self.vocab_size, self.logit_softcap)
@@ -181,5 +187,5 @@ class SelfAttention(nn.Module):
         return y
 
     def heads(self, x: Tensor) -> Tensor:
-        x = x.unflatten(-1, (-1, self.head_dim))  # (B, T, C) -> (B, T, H, D)
+        x = x.view(x.size(0), x.size(1), -1, self.head_dim)  # (B, T, C) -> (B, T, H, D)
         return x.transpose(1, 2)  # (B, H, T, D)

@@ -15,6 +15,7 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 class ALiBi(Position):
     thread_safe = True
+    relative = True
 
     def build(self, ctx: LayerContext) -> Positional:
         return Slopes(ctx.n_head)

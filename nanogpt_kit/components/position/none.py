@@ -10,6 +10,7 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 class None_(Position):
     thread_safe = True
+    relative = True
 
     def build(self, ctx: LayerContext) -> Positional:
         return Positional()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nanogpt_kit.api import Field, Sampler
 
-LEAST = 1e-38  # float32 would take smaller divisors for 0
+LEAST, MOST = 1e-38, 1e38  # float32 would take smaller divisors for 0, larger ones for infinity
 
 
 class Temperature(Sampler):
@@ -21,4 +21,4 @@ class Temperature(Sampler):
             best = logits.argmax(dim=-1, keepdim=True)
             return torch.full_like(logits, float("-inf")).scatter(-1, best, 0.0)
         shifted = logits - logits.amax(dim=-1, keepdim=True)  # the likeliest stays 0, however small the divisor
-        return shifted / max(self.value, LEAST)  # (B, V)
+        return shifted / min(max(self.value, LEAST), MOST)  # (B, V)

@@ -47,6 +47,7 @@ class Model(Component):
     """
 
     kind: ClassVar[str] = "model"
+    relative: ClassVar[bool] = False  # whether positions may go on beyond block_size, as only distances matter
     block_size: int = Field(1024, ge=1, description="context length in tokens")
     document_mask: bool = Field(False, description="whether a token sees those of its own document only")
     init_from: str | None = Field(
@@ -89,6 +90,7 @@ class Position(Component):
     """Tells tokens where they are: what it builds may add to features, turn queries and keys, or slope the scores."""
 
     kind: ClassVar[str] = "position"
+    relative: ClassVar[bool] = False  # whether only distances matter, so that positions may go on beyond block_size
 
     @abstractmethod
     def build(self, ctx: LayerContext) -> Positional: ...

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -25,7 +26,11 @@ class Sampler(Component):
 
     @abstractmethod
     def transform(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, V) to (B, V), given the tokens so far (B, T). Minus infinity forbids a token."""
+        """(B, V) float32 to (B, V), given the tokens so far (B, T) int64. Minus infinity forbids a token.
+
+        Rows never influence each other. Texts of different lengths are padded on the left: a token is -1 where its
+        row's text has not begun yet. Some token that was possible remains so.
+        """
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,42 @@ class EvaluateContext(Protocol):
     @property
     def encoder(self) -> Encoder: ...
 
+    @property
+    def device(self) -> str:
+        """Where the model is: "cpu", "cuda", "mps"."""
+
+    @property
+    def block_size(self) -> int:
+        """The model's context length in tokens."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many windows of block_size tokens fit a pass."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """While entered, the model computes in the run's precision; a pass outside of it is in fp32."""
+
     def split_loss(self, split: str) -> SplitLoss: ...
+
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, samplers: Sequence[Sampler] | None = None
+    ) -> list[str]:
+        """A text for each prompt, which it begins with; number i draws with seed + i. Samplers left out: the run's."""
+
+    def show(self, texts: Sequence[str]) -> None:
+        """Texts for people: into samples.txt, and to the callbacks' `sampled`."""
+
+    def check_stop(self) -> None:
+        """To be called between passes: ends the evaluation where the user has asked for the run's end."""
 
 
 class Evaluator(Component):
     """Measures a model: called on all ranks, in eval mode, without gradients, with its own random numbers."""
 
     kind: ClassVar[str] = "evaluator"
+
+    def check(self, encoder: Encoder) -> None:
+        """Raises KitError where its texts are none in this vocabulary; asked before anything is trained or measured."""
 
     @abstractmethod
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:

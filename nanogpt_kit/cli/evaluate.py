@@ -1,0 +1,77 @@
+"""`nanogpt-kit eval RUN...`: measure models that are there."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
+from nanogpt_kit.core.errors import KitError
+
+ALLOWED = ("evaluate", "evaluator", "sample", "sampler", "train.precision")
+
+
+@click.command("eval")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN... [KEY=VALUE]...")
+@click.option(
+    "--evaluator",
+    "evaluators",
+    multiple=True,
+    metavar="NAME",
+    help='Instead of the run\'s own, several times perhaps; or with options: \'{use="perplexity", file="a.txt"}\'.',
+)
+@click.option("--json", "as_json", is_flag=True, help="One object: for each run its metrics.")
+@STEP
+@WEIGHTS
+@TRUST
+def evaluate(
+    runs: tuple[str, ...],
+    evaluators: tuple[str, ...],
+    as_json: bool,
+    step: int | None,
+    weights: str | None,
+    trust_code: bool,
+) -> None:
+    """Run evaluators on each RUN: a run folder, the name of an experiment (then its newest run), or an exported model.
+
+    KEY=VALUE sets options of evaluators, as in evaluator.0.file=a.txt, and evaluate.batch_size or train.precision.
+    """
+    overrides = [text for text in runs if "=" in text and not os.path.exists(text)]
+    named = [text for text in runs if text not in overrides]
+    if not named:
+        raise KitError("eval: no run is named")
+    check_overrides(overrides, ALLOWED, named)
+    if evaluators:
+        chosen = ", ".join(text if text.lstrip().startswith("{") else json.dumps(text) for text in evaluators)
+        overrides.insert(0, f"evaluator=[{chosen}]")
+    from nanogpt_kit.generate.loaded import is_foreign, load_run
+    from nanogpt_kit.runs import folder, samples
+    from nanogpt_kit.train.evaluate import evaluate_loaded
+    from nanogpt_kit.train.precision import choose_device
+
+    def show(texts: Sequence[str]) -> None:
+        click.echo(samples.BETWEEN.join(texts), err=as_json, color=True)
+
+    for run in named:
+        if not is_foreign(Path(run)):
+            folder.find(run)  # before the others are measured for an hour
+    found = {}
+    for run in named:
+        loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
+        if len(named) > 1 and not as_json:
+            click.echo(f"{run}:")
+        found[run] = evaluate_loaded(loaded, show)
+        width = max(map(len, found[run]), default=0)
+        for name, value in found[run].items() if not as_json else ():
+            click.echo(f"{name:<{width}}  {value:.4f}")
+    if as_json:
+        finite = {
+            run: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            for run, metrics in found.items()
+        }
+        click.echo(json.dumps(finite, ensure_ascii=False))

@@ -1,0 +1,38 @@
+"""samples.txt: what a model wrote, under the step at which it did."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanogpt_kit.runs.files import write_atomically
+
+HEADER = re.compile(rf"^{'=' * 60} step (\d+)\n", re.MULTILINE)
+BETWEEN = f"\n{'-' * 80}\n"
+
+
+def add(path: Path, step: int, texts: Sequence[str]) -> None:
+    """Once: a resumed run writes again what one that was stopped at this step has written."""
+    before = read(path)
+    new = f"{'=' * 60} step {step}\n{BETWEEN.join(texts)}\n"
+    if new not in before:
+        write_atomically(path, before + new)
+
+
+def newest(path: Path) -> str:
+    """What was written last, without its header."""
+    return HEADER.split(read(path))[-1]
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Forgets what was written after a step: a resumed run writes it again."""
+    text = read(path)
+    late = next((found.start() for found in HEADER.finditer(text) if int(found[1]) > step), None)
+    if late is not None:
+        write_atomically(path, text[:late])
+
+
+def read(path: Path) -> str:
+    """To the byte: models write carriage returns, too."""
+    return path.read_bytes().decode("utf-8") if path.exists() else ""

@@ -1,0 +1,53 @@
+"""What the tests of evaluators share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+
+from nanogpt_kit.api import EvaluateContext, Sampler, SplitLoss
+from nanogpt_kit.components.tokenizer.byte import ByteEncoder
+from nanogpt_kit.core.kinds import Encoder
+
+
+@dataclass
+class Standing:
+    """A model by itself, as evaluators see one that a run has trained."""
+
+    model: nn.Module
+    block_size: int
+    batch_size: int = 3
+    encoder: Encoder = field(default_factory=ByteEncoder)
+    device: str = "cpu"
+    precision: torch.dtype = torch.float32
+    stops_after: int | None = None  # passes
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast("cpu", self.precision, enabled=self.precision is not torch.float32)
+
+    def check_stop(self) -> None:
+        if self.stops_after is not None:
+            self.stops_after -= 1
+            if self.stops_after < 0:
+                raise KeyboardInterrupt
+
+    def split_loss(self, split: str) -> SplitLoss:
+        raise NotImplementedError
+
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, samplers: Sequence[Sampler] | None = None
+    ) -> list[str]:
+        raise NotImplementedError
+
+    def show(self, texts: Sequence[str]) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def standing() -> type[EvaluateContext]:
+    return Standing

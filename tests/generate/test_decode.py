@@ -1,0 +1,307 @@
+"""Tokens one at a time, cached and in batches, are those of a model that reads everything anew."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nanogpt_kit.api import KVCache, ModelContext, Sampler
+from nanogpt_kit.components.init.gpt2 import GPT2
+from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.components.sampler.temperature import Temperature
+from nanogpt_kit.components.sampler.top_k import TopK
+from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.generate.decode import Decoder, drawn
+from nanogpt_kit.generate.fixed import FixedCache, columns_for
+from nanogpt_kit.generate.packed import Packed
+from nanogpt_kit.testing.conformance import torch_warns
+
+VOCABULARY, BLOCK = 23, 8
+PARTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "rope, grouped": {"position": "rope", "n_kv_head": 2, "norm": "rmsnorm", "qk_norm": True, "mlp": "swiglu"},
+    "alibi, one head": {"position": "alibi", "n_kv_head": 1, "attention": "naive"},
+    "no positions, window": {"position": "none", "attention": {"use": "sdpa", "window": 3}, "logit_softcap": 4.0},
+    "alibi, window": {"position": "alibi", "attention": {"use": "naive", "window": 5}},
+    "flex": {"position": "rope", "attention": {"use": "flex", "window": 5}},
+}
+by_parts = pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+
+
+def untrained(block_size: int = BLOCK, **options: Any) -> nn.Module:
+    """In float64 and with weights so large that each token depends on those before it."""
+    torch.manual_seed(0)
+    model = GPT(n_layer=3, n_head=4, n_embd=16, block_size=block_size, **options)
+    module = model.build(ModelContext(vocab_size=VOCABULARY))
+    GPT2(std=0.5).apply(module)
+    return module.double().eval()
+
+
+def prompts_of(*lengths: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    return [torch.randint(0, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+def written(model: nn.Module, prompts: Sequence[Sequence[int]], new: int, **options: Any) -> list[list[int]]:
+    samplers, seeds = options.pop("samplers", [Temperature(value=1.3), TopK(k=9)]), options.pop("seeds", None)
+    seeds = range(5, 5 + len(prompts)) if seeds is None else seeds
+    decoder = Decoder(model, prompts, samplers, seeds, options.pop("block_size", BLOCK), new, **options)
+    return [list(text) for text in zip(*(decoder.draw().tokens for _ in range(new)), strict=True)]
+
+
+def by_recomputation(model: nn.Module, prompt: list[int], samplers: list[Sampler], new: int, seed: int) -> list[int]:
+    """The last block through the model, whole, for each new token; a throw of dice in numpy."""
+    die, ids = torch.Generator().manual_seed(seed), list(prompt)
+    for _ in range(new):
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[-BLOCK:]]))[:, -1].float()
+        for sampler in samplers:
+            logits = sampler.transform(logits, torch.tensor([ids]))
+        sums = np.cumsum(logits.softmax(-1)[0].double().numpy())
+        throw = torch.rand((1,), generator=die, dtype=torch.float64).item()
+        ids.append(int(np.searchsorted(sums, throw * sums[-1], side="right")))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("prompt", [1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3])
+@by_parts
+def test_exact_texts_are_those_that_recompute_everything(parts: dict[str, Any], prompt: int) -> None:
+    model, samplers = untrained(**parts), [Temperature(value=1.3), TopK(k=9)]
+    prompts = prompts_of(prompt, prompt, prompt)
+    new = 5 if "flex" in str(parts) else 2 * BLOCK
+    expected = [by_recomputation(model, ids, samplers, new, 5 + row) for row, ids in enumerate(prompts)]
+    assert len(set(chain(*expected))) > 3
+    assert written(model, prompts, new, beyond="exact") == expected
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
+@pytest.mark.parametrize("position", ["learned", "rope", "alibi", "none"])
+@pytest.mark.parametrize("attention", ["naive", "sdpa", "flex"])
+@pytest.mark.parametrize("window", [None, 3])
+def test_logits_of_ragged_prompts_are_those_of_each_alone(
+    window: int | None, attention: str, position: str, n_kv_head: int
+) -> None:
+    if attention == "flex" and n_kv_head != 2:
+        pytest.skip("slow, and one number of heads shows it")
+    part = {"use": attention, **({"window": window} if window else {})}
+    model = untrained(attention=part, position=position, n_kv_head=n_kv_head).float()
+    texts = [torch.tensor([ids]) for ids in prompts_of(6, 1, 4, 8)]
+    padding, longest = [2, 7, 4, 0], 8
+    ids = torch.cat([torch.nn.functional.pad(text, (pad, 0)) for text, pad in zip(texts, padding, strict=True)])
+    cache = KVCache(longest, padding)
+    logits = torch.cat([model(piece, cache=cache) for piece in ids.split([3, 1, 1, 3], dim=1)], dim=1)
+    for row, (text, pad) in enumerate(zip(texts, padding, strict=True)):
+        torch.testing.assert_close(logits[row, pad:], model(text)[0], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["rope", "alibi", "none"])
+def test_a_rolling_cache_is_a_window_over_a_text_that_goes_on(position: str) -> None:
+    """Layer by layer each token sees the last BLOCK ones, as in a longer model whose attention has that window."""
+    rolling = untrained(position=position).float()
+    longer = untrained(40, position=position, attention={"use": "naive", "window": BLOCK}).float()
+    longer.load_state_dict(rolling.state_dict())
+    prompts = prompts_of(3, 6)
+    decoder = Decoder(rolling, prompts, [], [1, 2], BLOCK, 30, beyond="rolling", with_logprobs=True)
+    found = [decoder.draw() for _ in range(30)]
+    for row, prompt in enumerate(prompts):
+        text = [*prompt, *(drawn.tokens[row] for drawn in found)]
+        expected = longer(torch.tensor([text]))[0].log_softmax(-1)
+        for step, drawn_ in enumerate(found):
+            wanted = expected[len(prompt) - 1 + step, drawn_.tokens[row]].item()
+            assert drawn_.logprobs is not None
+            assert abs(drawn_.logprobs[row] - wanted) < 1e-4
+
+
+@by_parts
+def test_a_refilled_text_sees_its_newer_half_anew(parts: dict[str, Any]) -> None:
+    model, new = untrained(**parts), 6 if "flex" in str(parts) else 3 * BLOCK
+    prompts = prompts_of(2, 5, BLOCK, 2 * BLOCK)
+    expected = []
+    for row, prompt in enumerate(prompts):
+        ids, first, die = list(prompt), max(0, len(prompt) - BLOCK), torch.Generator().manual_seed(5 + row)
+        for _ in range(new):
+            if len(ids) - first > BLOCK:
+                first = len(ids) - 1 - BLOCK // 2
+            with torch.no_grad():
+                logits = model(torch.tensor([ids[first:]]))[:, -1].float()
+            logits = Temperature(value=1.3).transform(logits, torch.tensor([ids]))
+            ids.append(drawn(logits, [die]).item())
+        expected.append(ids[len(prompt) :])
+    assert written(model, prompts, new, beyond="refill", samplers=[Temperature(value=1.3)]) == expected
+
+
+@pytest.mark.parametrize("beyond", ["exact", "refill", "rolling"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_text_is_the_same_alone_and_among_seventeen(beyond: str, packed: bool) -> None:
+    model = untrained(position="rope").float()
+    prompts = prompts_of(*range(1, 18))
+    options = {"beyond": beyond, "samplers": [Temperature(value=1.0)]}
+    together = written(Packed(model, "fp32", 17) if packed else model, prompts, 20, **options)
+    alone = Packed(model, "fp32", 1) if packed else model
+    for row, prompt in enumerate(prompts):
+        assert written(alone, [prompt], 20, seeds=[5 + row], **options) == [together[row]]
+
+
+def test_texts_that_are_kept_go_on_as_if_nothing_had_happened() -> None:
+    model, prompts = untrained(), prompts_of(2, 5, 7, 3)
+    whole = written(model, prompts, 20, beyond="refill")
+    decoder = Decoder(model, prompts, [Temperature(value=1.3), TopK(k=9)], range(5, 9), BLOCK, 20, beyond="refill")
+    found = [decoder.draw().tokens for _ in range(7)]
+    decoder.keep([1, 3])
+    later = [decoder.draw().tokens for _ in range(13)]
+    for row, before in enumerate((1, 3)):
+        assert [tokens[before] for tokens in found] + [tokens[row] for tokens in later] == whole[before]
+
+
+def test_until_the_context_is_full_a_new_token_costs_one_column() -> None:
+    model, read = untrained(), []
+    model.register_forward_pre_hook(lambda module, args: read.append(args[0].size(1)))
+    written(model, [[0] * 3], BLOCK, beyond="exact")
+    assert read == [3, 1, 1, 1, 1, 1, BLOCK - 1, 1, BLOCK - 1, 1]
+    read.clear()
+    written(model, [[0] * 3], BLOCK + 3, beyond="refill")
+    assert read == [3, 1, 1, 1, 1, 1, BLOCK // 2, 1, 1, 1, 1, BLOCK // 2, 1]
+
+
+@pytest.mark.parametrize("beyond", ["exact", "refill"])
+def test_a_context_of_one_token_works(beyond: str) -> None:
+    assert len(written(untrained(1), [[3], [4]], 5, beyond=beyond, block_size=1)) == 2
+
+
+def test_padding_of_the_vocabulary_is_never_drawn() -> None:
+    model = untrained(vocab_multiple=32, weight_tying=False)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()  # every word is as likely as the next
+        model.lm_head.weight[VOCABULARY:] = torch.inf
+    texts = written(model, [[0]] * 100, 7, samplers=[Temperature(value=5.0)])
+    assert sorted(set(chain(*texts))) == list(range(VOCABULARY))
+
+
+# --- draws ------------------------------------------------------------------------------------------------------
+
+
+def dice(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
+def test_tokens_come_as_often_as_their_probability_says() -> None:
+    logits = torch.randn(1, 9, generator=torch.Generator().manual_seed(3)) * 1.5
+    counts = drawn(logits.expand(20_000, -1), dice(20_000)).flatten().bincount(minlength=9)
+    expected = 20_000 * logits.softmax(-1)[0]
+    distance = ((counts - expected) ** 2 / expected).sum()
+    assert distance < 26.1  # chi-squared with 8 degrees of freedom: once in a thousand
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e30])
+def test_a_forbidden_token_is_never_drawn(scale: float) -> None:
+    logits = torch.full((300, 7), -torch.inf)
+    logits[:, 2], logits[:, 5] = 0.0, -scale
+    assert set(drawn(logits, dice(300)).flatten().tolist()) <= {2, 5}
+
+
+@pytest.mark.parametrize("throw", [0.0, 1 - 2.0**-53])
+def test_the_outermost_throws_fall_on_possible_tokens(throw: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([throw], dtype=torch.float64))
+    logits = torch.tensor([[-torch.inf, -torch.inf, 1.0, -90.0, 2.0, -torch.inf, -torch.inf]])
+    assert drawn(logits, dice(1)).item() == (2 if throw == 0.0 else 4)
+
+
+class Forbids(Sampler):
+    def transform(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        return torch.full_like(logits, -torch.inf)
+
+
+def test_samplers_that_leave_nothing_are_told() -> None:
+    with pytest.raises(RunFailed, match="the samplers leave no token to draw"):
+        written(untrained(), [[1], [2]], 1, samplers=[Forbids()])
+
+
+def test_a_broken_model_is_told() -> None:
+    model = untrained()
+    with torch.no_grad():
+        model.h[0].mlp.c_fc.weight.fill_(torch.nan)
+    with pytest.raises(RunFailed, match="the model's logits are no numbers"):
+        written(model, [[1], [2]], 1)
+
+
+# --- steps of equal shapes ---------------------------------------------------------------------------------------
+
+
+def through(model: Packed, fix: Any, beyond: str, new: int = 3 * BLOCK) -> list[list[int]]:
+    prompts = prompts_of(2, 5, BLOCK, 2 * BLOCK)
+    model.dtype = torch.float64  # the tests' models are
+    options = {"beyond": beyond, "fix": fix, "device": model.device}
+    decoder = Decoder(model, prompts, [Temperature(value=1.3)], range(4), BLOCK, new, **options)
+    texts = [list(text) for text in zip(*(decoder.draw().tokens for _ in range(new)), strict=True)]
+    assert isinstance(decoder.cache, FixedCache) == (fix is not None)
+    return texts
+
+
+def uncompiled(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+    return function
+
+
+@pytest.mark.parametrize("beyond", ["refill", "exact", "rolling"])
+@pytest.mark.parametrize("parts", [parts for name, parts in PARTS.items() if name != "flex"], ids=str)
+def test_texts_of_a_fixed_cache_are_those_of_a_growing_one(
+    parts: dict[str, Any], beyond: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if beyond == "rolling" and "position" not in parts:
+        pytest.skip("learnt positions cannot go on")
+    monkeypatch.setattr(torch, "compile", uncompiled)
+    model = Packed(untrained(**parts), "fp32", 4, "default")
+    first = through(model, model.fix, beyond)
+    assert first == through(model, None, beyond)
+    assert first == through(model, model.fix, beyond), "a second text finds what the first one left"
+
+
+def test_texts_of_many_lengths_share_a_step() -> None:
+    sizes = [columns_for(tokens, 1024) for tokens in range(1, 2000)]
+    assert sorted(set(sizes)) == [64, 128, 256, 512, 1024]
+    assert all(one <= other for one, other in pairwise(sizes))
+    assert all(size >= min(tokens, 1024) for tokens, size in enumerate(sizes, start=1))
+    assert columns_for(300, 300) == 300
+
+
+def test_what_cannot_be_compiled_is_computed_as_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no such instruction\nand much more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model = Packed(untrained(), "fp32", 4, "default")
+    with caplog.at_level(logging.WARNING):
+        assert through(model, model.fix, "refill") == through(model, None, "refill")
+    assert [record.message for record in caplog.records] == [
+        "decoding goes on as it is written, since it cannot be compiled: no such instruction"
+    ]
+
+
+@pytest.mark.slow
+@torch_warns
+def test_compiled_steps_write_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    model = Packed(untrained(position="rope"), "fp32", 4, "default")
+    with torch._dynamo.config.patch(error_on_recompile=True), caplog.at_level(logging.WARNING):
+        found = through(model, model.fix, "refill")
+    assert not caplog.records
+    assert found == through(model, None, "refill")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["graph", "default"])
+def test_recorded_steps_write_the_same_on_a_gpu(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = Packed(untrained(position="rope").cuda(), "fp32", 4, mode)
+    with caplog.at_level(logging.WARNING):
+        found = through(model, model.fix, "refill")
+    assert not caplog.records
+    assert found == through(model, None, "refill")

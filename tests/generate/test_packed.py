@@ -1,0 +1,109 @@
+"""A model as decoding reads it computes what the model does, and leaves the model as it is."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nanogpt_kit.api import KVCache, ModelContext
+from nanogpt_kit.components.init.gpt2 import GPT2
+from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.generate.packed import Packed, PackedLinear
+from nanogpt_kit.nn.arithmetic import multiplies_bf16
+
+PARTS = [
+    {},
+    {"bias": False, "mlp": "swiglu", "position": "rope", "norm": "rmsnorm", "n_kv_head": 2},
+    {"weight_tying": False, "qk_norm": True, "position": "alibi", "mlp": "relu2", "dropout": 0.5},
+]
+
+
+def model_of(**options: Any) -> Any:
+    torch.manual_seed(0)
+    model = GPT(n_layer=2, n_head=4, n_embd=32, block_size=16, **options).build(ModelContext(vocab_size=41))
+    GPT2(std=0.2).apply(model)
+    return model.eval()
+
+
+def fed(model: Any, rows: int) -> Tensor:
+    """Logits of a prompt at once, then of tokens one by one."""
+    ids = torch.randint(0, 41, (rows, 12), generator=torch.Generator().manual_seed(1))
+    cache = KVCache(16)
+    return torch.cat([model(piece, cache=cache) for piece in ids.split([7, 1, 1, 1, 1, 1], dim=1)], dim=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+def test_in_fp32_it_computes_the_same(parts: dict[str, Any], rows: int) -> None:
+    model = model_of(**parts)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    packed = Packed(model, "fp32", rows)
+    torch.testing.assert_close(fed(packed, rows), fed(model, rows), rtol=0, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not multiplies_bf16("cpu"), reason="this CPU has no bf16")
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+def test_in_bf16_it_computes_nearly_the_same(parts: dict[str, Any], rows: int) -> None:
+    model = model_of(**parts)
+    packed = Packed(model, "bf16", rows)
+    assert any(isinstance(module, PackedLinear) and module.dtype == torch.bfloat16 for module in packed.modules())
+    expected = fed(model, rows)
+    found = fed(packed, rows)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=float(0.03 * expected.abs().max()))
+    assert not torch.equal(found, expected)
+
+
+def test_all_but_the_linear_layers_is_shared() -> None:
+    model = model_of()
+    packed = Packed(model, "fp32", 1)
+    ours = {id(parameter) for parameter in model.parameters()}
+    assert packed.model.wte.weight is model.wte.weight
+    assert packed.model.h[0].ln_1.weight is model.h[0].ln_1.weight
+    assert all(id(parameter) in ours for parameter in packed.parameters())
+
+
+class Tripled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_only_looks_like_a_linear_layer_stays(precision: str) -> None:
+    model = model_of()
+    model.h[0].mlp.c_fc = Tripled(32, 128)
+    model.h[1].mlp.c_fc.register_forward_hook(lambda module, args, output: output + 1)
+    model.h[0].mlp.c_proj = nn.utils.parametrizations.weight_norm(model.h[0].mlp.c_proj)
+    packed, expected = Packed(model, precision, 5), fed(model, 5)
+    torch.testing.assert_close(fed(packed, 5), expected, rtol=0, atol=float(0.05 * expected.abs().max()))
+    assert isinstance(packed.model.h[0].mlp.c_fc, Tripled)
+
+
+@torch.no_grad()
+def test_a_model_that_cannot_be_copied_is_read_as_it_is() -> None:
+    model = model_of()
+    model.h[0].lock = threading.Lock()
+    packed = Packed(model, "bf16", 1)
+    assert packed.model is model
+    assert torch.equal(fed(packed, 1), fed(model, 1))
+
+
+def test_threads_are_as_before() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            fed(Packed(model_of(), "fp32", 1), 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
