@@ -178,9 +178,15 @@ def with_parts(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn
     except Exception as error:  # of a component that holds what cannot be copied
         logger.info("the model is read as it is, since it cannot be copied: %r", error)
         return model
-    for module in list(new.modules()):
-        for name, part in module.named_children():
-            changed = change(part)
-            if changed is not part:
-                setattr(module, name, changed)
+    replace(new, change)
     return new
+
+
+def replace(module: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
+    """In place, from the outside in."""
+    for name, part in module.named_children():
+        changed = change(part)
+        if changed is part:
+            replace(part, change)
+        else:
+            setattr(module, name, changed)

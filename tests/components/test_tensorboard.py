@@ -46,12 +46,12 @@ def test_a_resumed_run_shows_each_step_once(tiny: Path) -> None:
 def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import FileWriter
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    monkeypatch.setattr(FileWriter, "add_summary", full)
     folder = session.run(Experiment.load(tiny, ["callback=['tensorboard']"]))
     assert folder.status()["state"] == "finished"
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

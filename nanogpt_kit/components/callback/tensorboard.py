@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 
 from nanogpt_kit.api import Callback, LiveRun, hookimpl
@@ -28,8 +29,9 @@ class Curves:
 
     @hookimpl
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self.writer.add_scalar(name, value, step)
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        # One record for all: add_scalar would write one for each, 40 to 80 us
+        self.writer._get_file_writer().add_summary(Summary(value=values), step)
 
     @hookimpl
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
