@@ -39,7 +39,8 @@ def evaluate(
 ) -> None:
     """Run evaluators on each RUN: a run folder, the name of an experiment (then its newest run), or an exported model.
 
-    KEY=VALUE sets options of evaluators, as in evaluator.0.file=a.txt, and evaluate.batch_size or train.precision.
+    KEY=VALUE sets options of evaluators, as in evaluator.0.file=a.txt, and evaluate.batch_size or train.precision. A
+    model in another program's format may need its tokenizer, as in tokenizer=byte; without one it is GPT-2's.
     """
     overrides = [text for text in runs if "=" in text and not os.path.exists(text)]
     named = [text for text in runs if text not in overrides]

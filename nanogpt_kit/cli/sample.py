@@ -65,7 +65,8 @@ def sample(
     """Write text with RUN: a run folder, the name of an experiment (then its newest run), or an exported model.
 
     Without a prompt it asks for one on a terminal, and otherwise takes what comes on stdin, or else sample.prompt.
-    KEY=VALUE overrides [sample] and the samplers, as in sampler.0.value=0.5 or 'sampler=["top_p"]'.
+    KEY=VALUE overrides [sample] and the samplers, as in sampler.0.value=0.5 or 'sampler=["top_p"]'. A model in
+    another program's format may need its tokenizer, as in tokenizer=byte; without one it is GPT-2's.
     """
     if sum(source is not None for source in (prompt, prompt_file, jsonl)) > 1:
         raise KitError("--prompt, --prompt-file and --jsonl are three ways to say the same; take one")
