@@ -96,8 +96,10 @@ class Sample(Options):
         "(exact, as nanoGPT); auto: rolling where it can be, else refill",
     )
     batch_size: int = Field(16, ge=1, description="texts that are written at a time")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of the weights; auto: bf16 where the device multiplies it natively, else fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="of the weights; auto: fp16 on an x86 CPU, whose products stay in fp32; else bf16 where the device "
+        "multiplies it natively; else fp32",
     )
     compile: Literal["auto", "off", "default"] = Field(
         "auto",

@@ -16,6 +16,7 @@ from nanogpt_kit.core.kinds import Encoder, ModelContext
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.fixed import FixedCache
 from nanogpt_kit.generate.loaded import LoadedRun
+from nanogpt_kit.generate.packed import DTYPES
 
 COPIED_BYTES = 1 << 28  # far more than the caches of a processor hold
 COPIES = 8
@@ -61,7 +62,7 @@ def write(experiment: Experiment, encoder: Encoder, device: str, texts: int, rou
         texts=texts,
         tokens=wanted.max_new_tokens,
         seconds=seconds[1:],
-        precision="bf16" if reader.dtype == torch.bfloat16 else "fp32",
+        precision=next(name for name, dtype in DTYPES.items() if dtype == reader.dtype),
         step_bytes=reader.weight_bytes + cache_bytes(decoder),
         copy_bytes_per_second=copy_speed(device),
     )

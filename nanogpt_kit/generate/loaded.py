@@ -19,7 +19,6 @@ from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.packed import Packed
 from nanogpt_kit.generate.text import Text
 from nanogpt_kit.interop import bring
-from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.blank import blank
 from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.runs import folder as runs
@@ -167,16 +166,13 @@ class LoadedRun:
 
     def reader(self, rows: int, wanted: Sample) -> Packed:
         """The model as it writes so many texts at a time."""
-        precision, compile = wanted.precision, wanted.compile
-        if precision == "auto":
-            precision = "bf16" if multiplies_bf16(self.device) else "fp32"
-        mode: str = compile
-        if compile == "auto":
+        mode: str = wanted.compile
+        if mode == "auto":
             mode = "graph" if self.device == "cuda" and wanted.max_new_tokens >= WORTH_A_GRAPH else "off"
-        elif compile != "off" and (missing := compiler_missing(self.device)):
+        elif mode != "off" and (missing := compiler_missing(self.device)):
             logger.warning("decoding goes uncompiled: %s", missing)
             mode = "off"
-        key = precision, 1 if rows == 1 else wanted.batch_size, mode
+        key = wanted.precision, 1 if rows == 1 else wanted.batch_size, mode
         if key not in self.packed:
             self.packed.clear()  # each holds a copy of most weights
             self.packed[key] = Packed(self.model, *key)

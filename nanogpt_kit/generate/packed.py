@@ -1,18 +1,27 @@
 """A model as decoding reads it: each new token goes through every weight once, so that memory is what it waits for.
 
 Linear layers keep a copy of their weights in the order and the type in which they are read fastest; all else is the
-model's own. Microseconds for one vector on one core of an AMD EPYC (Zen 4; 15 to 23 GB/s are all that its memory
-gives), of fp32 by rows, by columns, and bf16 packed by oneDNN: 258, 130, 90 (384 to 1536 features), 761, 461, 336 (768
-to 3072), 11,879, 6,593, 4,904 (768 to 50,304), but where there are more features than results 166, 268, 88 (1536 to
-384). For 16 vectors, by rows, packed, and bf16 packed: 495, 297, 137 (384 to 1536), 1,688, 932, 537 (768 to 3072).
+model's own. On a CPU these are fp16 weights, which FBGEMM widens as it reads them. Microseconds on one core of an AMD
+EPYC (Zen 4; 20 to 24 GB/s are all that its memory gives), from fp32 to fp32, for a layer from 384 to 1536 features, 768
+to 3072, and 768 to 50,304:
+
+    1 vector      fp32 by rows 269, 820, 12,425; by columns 130, 461, 6,593; bf16 (oneDNN) 122, 374, 5,073;
+                  fp16 60, 218, 3,134
+    16 vectors    fp32 by rows 496, 1,923, 37,851; packed by oneDNN 297, 932, 16,329; bf16 177, 647, 8,801;
+                  fp16 216, 903, 14,659
+
+Its results are 15 to 25 times nearer to those of fp32 than bf16's: texts that are written together stay what they are
+alone. Layers of more features than results are read by rows as fast as by columns, or faster (1536 to 384: 166, 268).
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -21,19 +30,55 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt_kit.generate.fixed import FixedCache
+from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.cache import KVCache
 
 logger = logging.getLogger(__name__)
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MANY = 8  # texts at a time, from which the quantized operators pay: they use all threads
 WORTH_A_THREAD = 16_000_000  # products of one layer: at 9 million (0.14 ms) a second thread cost, at 38 it gained
+
+
+@cache
+def reads_fp16() -> bool:
+    """Whether torch brings FBGEMM's products of fp16 weights for this CPU."""
+    try:
+        packed = torch.ops.quantized.linear_prepack_fp16(torch.zeros(1, 1), None)
+        torch.ops.quantized.linear_dynamic_fp16(torch.zeros(1, 1), packed)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
+@cache
+def reads_fp16_at_once() -> bool:
+    """Whether it brings them without the quantized operators around them, too, which take 10 us a call and more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said once: they will go some day
+        try:
+            packed = torch.fbgemm_pack_gemm_matrix_fp16(torch.zeros(1, 1))
+            torch.fbgemm_linear_fp16_weight_fp32_activation(torch.zeros(1, 1), packed, None)
+        except (AttributeError, RuntimeError):
+            return False
+    return True
+
+
+def type_of(precision: str, device: str) -> torch.dtype:
+    """Of the weights."""
+    if precision != "auto":
+        return DTYPES[precision]
+    if device == "cpu" and reads_fp16():
+        return torch.float16
+    return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
 class Packed(nn.Module):
     """Called with ids and a cache, as the model itself. `rows` is how many texts will be written at a time.
 
-    In bf16 the weights and the products are; on a CPU everything between them stays in fp32, where small operations
-    and attention of one token are faster. `compile` says what becomes of the steps of caches that `fix` has made:
-    "graph", recorded once and replayed (CUDA), or "default", compiled.
+    In short types the weights and the products are; on a CPU everything between them stays in fp32, where small
+    operations and attention of one token are faster. `compile` says what becomes of the steps of caches that `fix` has
+    made: "graph", recorded once and replayed (CUDA), or "default", compiled.
     """
 
     fixed: FixedCache | None
@@ -42,12 +87,12 @@ class Packed(nn.Module):
         super().__init__()
         first = next(model.parameters(), torch.empty(0))
         self.device = first.device.type
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.dtype = type_of(precision, self.device)
         self.compile_mode = compile
-        self.model = with_parts(model, lambda part: self.part(part, rows))
+        self.model = model if first.dtype != torch.float32 else with_parts(model, lambda part: self.part(part, rows))
         sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)]
         self.products = sum(sizes) / max(1, len(sizes))  # of a layer, for one token
-        self.weight_bytes = sum(sizes) * self.dtype.itemsize  # that a token reads, all but a few
+        self.weight_bytes = sum(sizes) * self.dtype.itemsize  # that a step reads, all but a few
         self.fixed = None
         self.fast: Callable[[Tensor], Tensor] | None = None  # a step of the fixed cache
 
@@ -55,26 +100,20 @@ class Packed(nn.Module):
         """What takes its place."""
         if type(part) is nn.Dropout:
             return nn.Identity()  # as which it costs 4 us less a call
-        return self.linear(part, rows) if isinstance(part, nn.Linear) and is_plain(part) else part
-
-    def linear(self, layer: nn.Linear, rows: int) -> nn.Module:
-        weight, bias = layer.weight.detach(), layer.bias
-        on_cpu, short = self.device == "cpu", self.dtype == torch.bfloat16
-        if on_cpu and (short or rows > 1) and self.compile_mode == "off" and torch.backends.mkldnn.is_available():
-            return PackedLinear(weight, bias, self.dtype, rows)
-        if short:
-            return Linear(weight.to(self.dtype), bias, as_before=on_cpu)
-        by_columns = on_cpu and rows == 1 and layer.out_features > layer.in_features
-        return Linear(weight.t().contiguous().t() if by_columns else weight, bias)
+        if not isinstance(part, nn.Linear) or not is_plain(part):
+            return part
+        if self.device != "cpu" or self.compile_mode != "off":
+            return Linear(part, self.dtype, as_before=self.device == "cpu")
+        return PackedLinear(part, self.dtype, rows)
 
     def forward(self, ids: Tensor, cache: KVCache | FixedCache) -> Tensor:
-        on_gpu = self.device == "cuda" and self.dtype == torch.bfloat16
+        short = self.device == "cuda" and self.dtype != torch.float32
         before = torch.get_num_threads()
         useful = int(ids.numel() * self.products / WORTH_A_THREAD)
         torch.set_num_threads(max(1, min(before, useful)))
         try:
             # The weights are short already, and a recorded graph must not hold on to casts of others
-            with torch.autocast("cuda", self.dtype, cache_enabled=False) if on_gpu else nullcontext():
+            with torch.autocast("cuda", self.dtype, cache_enabled=False) if short else nullcontext():
                 logits: Tensor = self.step(ids) if cache is self.fixed else self.model(ids, cache=cache)
             return logits
         finally:
@@ -136,11 +175,12 @@ def recorded(function: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Te
 
 
 class Linear(nn.Module):
-    """With a weight that lies in memory as it may, or is short; then the result may get the input's type back."""
+    """With a weight that may be short; then the result may get the input's type back."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, as_before: bool = False) -> None:
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype, as_before: bool) -> None:
         super().__init__()
-        self.weight, self.bias = weight, None if bias is None else bias.detach().to(weight.dtype)
+        self.weight = layer.weight.detach().to(dtype)
+        self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
         self.as_before = as_before
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,17 +189,40 @@ class Linear(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """Computed by oneDNN with a weight in its own order, as torch's compiler packs those that are frozen."""
+    """A linear layer on a CPU, from fp32 to fp32. Prompts are multiplied with the model's own weights, unless in bf16.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> None:
+    A prompt is arithmetic and not memory, of which fp16 spares none.
+    """
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype, rows: int) -> None:
         super().__init__()
-        self.dtype = dtype
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), rows)
-        self.bias = None if bias is None else bias.detach().to(dtype)
+        self.weight, self.bias = layer.weight, layer.bias
+        self.read = reader(layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), dtype, rows)
+        self.reads_prompts = dtype == torch.bfloat16
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, "none", [], "")
-        return y.to(x.dtype)
+        return self.read(x) if x.size(-2) == 1 or self.reads_prompts else F.linear(x, self.weight, self.bias)
+
+
+def reader(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> Callable[[Tensor], Tensor]:
+    """x (..., in) fp32 to (..., out) fp32, by a copy of the weight (out, in) that is laid out for `rows` vectors."""
+    if dtype == torch.float16 and reads_fp16():
+        if rows < MANY and reads_fp16_at_once():
+            half = torch.fbgemm_pack_gemm_matrix_fp16(weight)
+            return lambda x: torch.fbgemm_linear_fp16_weight_fp32_activation(x, half, bias)
+        halves = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+        widened = torch.ops.quantized.linear_dynamic_fp16.default
+        return lambda x: widened(x, halves)
+    if (dtype == torch.float32 and rows == 1) or not torch.backends.mkldnn.is_available():
+        wide = weight.size(0) > weight.size(1)
+        laid = (weight.t().contiguous().t() if wide else weight).to(dtype)
+        own = None if bias is None else bias.to(dtype)
+        return lambda x: F.linear(x.to(dtype), laid, own).to(x.dtype)
+    # oneDNN's own order, in which torch's compiler packs weights that are frozen
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), rows)
+    own = None if bias is None else bias.to(dtype)
+    product = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: product(x.to(dtype), packed, own, "none", [], "").to(x.dtype)
 
 
 def is_plain(module: nn.Linear) -> bool:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from nanogpt_kit.api import KVCache, ModelContext
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.generate import packed as packing
 from nanogpt_kit.generate.packed import Packed, PackedLinear
-from nanogpt_kit.nn.arithmetic import multiplies_bf16
 
 PARTS = [
     {},
@@ -49,18 +49,45 @@ def test_in_fp32_it_computes_the_same(parts: dict[str, Any], rows: int) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not multiplies_bf16("cpu"), reason="this CPU has no bf16")
 @pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(("precision", "near"), [("auto", 0.03), ("bf16", 0.03), ("fp16", 0.002)])
 @pytest.mark.parametrize("parts", PARTS, ids=str)
-def test_in_bf16_it_computes_nearly_the_same(parts: dict[str, Any], rows: int) -> None:
+def test_in_short_types_it_computes_nearly_the_same(
+    parts: dict[str, Any], precision: str, near: float, rows: int
+) -> None:
     model = model_of(**parts)
-    packed = Packed(model, "bf16", rows)
-    assert any(isinstance(module, PackedLinear) and module.dtype == torch.bfloat16 for module in packed.modules())
+    packed = Packed(model, precision, rows)
+    assert any(isinstance(module, PackedLinear) for module in packed.modules())
     expected = fed(model, rows)
     found = fed(packed, rows)
     assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=float(near * expected.abs().max()))
+    assert (found - expected).abs().max() > 1e-4, "the weights are not short"
+
+
+@pytest.mark.parametrize(
+    ("fp16", "bf16", "dtype"),
+    [(True, True, torch.float16), (False, True, torch.bfloat16), (False, False, torch.float32)],
+)
+def test_auto_takes_the_short_type_that_the_processor_reads(
+    fp16: bool, bf16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "multiplies_bf16", lambda device: bf16)
+    monkeypatch.setattr(packing, "reads_fp16", lambda: fp16)
+    assert packing.type_of("auto", "cpu") == dtype
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp16"])
+def test_without_the_products_of_a_library_another_computes_the_same(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "reads_fp16", lambda: False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    model = model_of()
+    expected = fed(model, 3)
+    found = fed(Packed(model, precision, 3), 3)
     torch.testing.assert_close(found, expected, rtol=0, atol=float(0.03 * expected.abs().max()))
-    assert not torch.equal(found, expected)
 
 
 def test_all_but_the_linear_layers_is_shared() -> None:
@@ -78,7 +105,7 @@ class Tripled(nn.Linear):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_what_only_looks_like_a_linear_layer_stays(precision: str) -> None:
     model = model_of()
     model.h[0].mlp.c_fc = Tripled(32, 128)
