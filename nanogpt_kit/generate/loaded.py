@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os  # whose functions take a name that is too long for one that is not there
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,8 @@ class LoadedRun:
         """The texts that follow the prompts, a token each at a time; what is left out is as [sample] says.
 
         Text number i draws with seed + i, and does not depend on those beside it. Raises KitError for a prompt that
-        cannot be encoded, before anything is written, and RunFailed where the samplers leave no token.
+        cannot be encoded or an option that the model cannot follow, before anything is written, and RunFailed where the
+        samplers leave no token.
         """
         wanted = self.experiment.sample
         if max_new_tokens is not None:
@@ -89,6 +91,7 @@ class LoadedRun:
         chain = self.experiment.sampler if samplers is None else samplers
         first = wanted.seed if seed is None else seed
         stops = [text for text in (wanted.stop if stop is None else stop) if text]
+        beyond(wanted.beyond, self.experiment.model)
         encoded = [encode_prompt(self.encoder, prompt) for prompt in prompts]
         return self._write(encoded, wanted, chain, first, stops, logprobs)
 
@@ -217,7 +220,7 @@ def load_run(
     there is no such run, checkpoint or callback, or where the run brings code that this user never ran.
     """
     path = Path(run)
-    exported = is_foreign(path) or (path / EXPORTED).exists()
+    exported = is_foreign(path) or os.path.exists(path / EXPORTED)
     if exported and (step is not None or weights is not None):
         raise KitError(f"{path} is an exported model: it has one step, and one set of weights")
     if is_foreign(path):
@@ -239,7 +242,7 @@ def load_run(
 
 def is_foreign(path: Path) -> bool:
     """Whether it is a model in transformers' format or in nanoGPT's."""
-    return path.is_file() or (path / "config.json").exists() or (path / CKPT).exists()
+    return os.path.isfile(path) or any(os.path.exists(path / name) for name in ("config.json", CKPT))
 
 
 def load_foreign(path: Path, device: str, overrides: Sequence[str]) -> LoadedRun:

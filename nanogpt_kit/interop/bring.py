@@ -116,7 +116,7 @@ def encoder_of(foreign: Foreign, experiment: Experiment) -> Encoder:
     if not needed <= known < needed + STRANGERS:
         remedy = "name the one that it was trained with, as in tokenizer.use=byte"
         if foreign.path.is_file():
-            remedy += ", or --meta data/<dataset>/meta.pkl for a model of characters"
+            remedy += ", or `import` a model of characters with --meta data/<dataset>/meta.pkl"
         told = f"{use} has {needed:,} tokens, but the model of {foreign.path} has {known:,}; {remedy}"
         raise KitError(Fault(told, "tokenizer", place))
     if needed < known and known % 64:  # else its makers padded the vocabulary, as we do

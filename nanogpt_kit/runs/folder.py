@@ -92,9 +92,9 @@ def of_experiment(folder: Path) -> list[RunFolder]:
 def find(text: str) -> RunFolder:
     """A run by its folder, or the newest of an experiment by name or folder. Raises KitError."""
     for path in (Path(text), runs_root() / text):
-        if (path / "experiment.toml").exists():
+        if os.path.exists(path / "experiment.toml"):  # unlike Path.exists, a name may be longer than a file's can be
             return RunFolder(path)
-        runs = of_experiment(path) if path.is_dir() else []
+        runs = of_experiment(path) if os.path.isdir(path) else []
         if runs:
             return runs[-1]
     known = [path.name for path in runs_root().glob("*") if of_experiment(path)] if runs_root().is_dir() else []

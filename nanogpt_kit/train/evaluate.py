@@ -13,6 +13,7 @@ from torch import nn
 
 from nanogpt_kit.checkpoint.rng import own_rng
 from nanogpt_kit.core.errors import Fault, KitError, RunFailed
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Evaluator, Sampler, SplitLoss
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import every_token_once
@@ -153,11 +154,10 @@ def evaluate_loaded(loaded: LoadedRun, show: Callable[[Sequence[str]], None]) ->
         splits=experiment.dataset.splits,
         block_size=experiment.model.block_size,
     )
-    reasons = [(f"evaluator.{number}", one.refuses(ctx)) for number, one in enumerate(experiment.evaluator)]
-    if any(reason for _, reason in reasons):
-        raise KitError(*(Fault(reason, key) for key, reason in reasons if reason))
-    for evaluator in experiment.evaluator:
-        evaluator.check(loaded.encoder)
+    for number, evaluator in enumerate(experiment.evaluator):
+        if reason := evaluator.refuses(ctx):
+            raise KitError(Fault(reason, f"evaluator.{number}", place_of(experiment, number)))
+    check_evaluators(experiment, loaded.encoder)
     wanted = experiment.evaluate.batch_size or experiment.train.micro_batch_size
     evaluation = Evaluation(
         loaded,
@@ -170,6 +170,24 @@ def evaluate_loaded(loaded: LoadedRun, show: Callable[[Sequence[str]], None]) ->
     )
     with own_rng(experiment.train.seed), torch.no_grad(), precision.in_force():
         return evaluation.measure(experiment.evaluator)
+
+
+def check_evaluators(experiment: Experiment, encoder: Encoder) -> None:
+    """Raises KitError with each evaluator whose texts are none in this vocabulary."""
+    faults: list[Fault] = []
+    for number, evaluator in enumerate(experiment.evaluator):
+        try:
+            evaluator.check(encoder)
+        except KitError as error:
+            place = place_of(experiment, number)
+            faults += [Fault(fault.message, f"evaluator.{number}", place) for fault in error.faults]
+    if faults:
+        raise KitError(*faults)
+
+
+def place_of(experiment: Experiment, number: int) -> str:
+    """Where an evaluator was written."""
+    return experiment.place(("evaluator", number, "use"))
 
 
 def data_of(loaded: LoadedRun) -> Prepared:

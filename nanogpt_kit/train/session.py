@@ -25,7 +25,7 @@ from nanogpt_kit.runs import provenance, trust
 from nanogpt_kit.runs.files import read_json, write_atomically, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.cores import Cores
-from nanogpt_kit.train.evaluate import apart, show
+from nanogpt_kit.train.evaluate import apart, check_evaluators, show
 from nanogpt_kit.train.memory import keep_freed_memory
 from nanogpt_kit.train.precision import Precision, choose_device, has_device
 from nanogpt_kit.train.resume import reopen
@@ -62,8 +62,7 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
         data = prepare(experiment, resumed=resumed)
         if experiment.sample.num_samples:
             encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
-        for evaluator in experiment.evaluator:
-            evaluator.check(data.encoder)
+        check_evaluators(experiment, data.encoder)
         facts = data_facts(data)
         if start:
             start.check_tokens(experiment, data)
