@@ -55,7 +55,7 @@ def bench(
     if texts is not None:
         if vs:
             raise KitError("--vs compares trainings, --sample times the writing of texts; take one")
-        sampling(load(experiment, overrides, trust_code), texts, rounds, as_json)
+        sampling(load(experiment, overrides, trust_code), texts, rounds, seconds, as_json)
         return
     from nanogpt_kit.launch import alternate
 
@@ -80,7 +80,7 @@ def bench(
         )
 
 
-def sampling(experiment: Experiment, texts: int, rounds: int, as_json: bool) -> None:
+def sampling(experiment: Experiment, texts: int, rounds: int, seconds: float, as_json: bool) -> None:
     from nanogpt_kit.data.prepare import prepare
     from nanogpt_kit.generate.bench import write
     from nanogpt_kit.launch.alternate import interval
@@ -90,7 +90,8 @@ def sampling(experiment: Experiment, texts: int, rounds: int, as_json: bool) -> 
     check_parts(experiment)
     if not experiment.sample.max_new_tokens:
         raise KitError("sample.max_new_tokens is 0: there is nothing to time")
-    seen = write(experiment, prepare(experiment).encoder, choose_device(experiment.train.device), texts, rounds)
+    device = choose_device(experiment.train.device)
+    seen = write(experiment, prepare(experiment).encoder, device, texts, rounds, seconds)
     read, copied = statistics.median(seen.bytes_per_second), seen.copy_bytes_per_second
     low, high = interval(seen.rates)
     if as_json:

@@ -61,18 +61,17 @@ def evaluate(
     for run in named:
         if not is_foreign(Path(run)):
             folder.find(run)  # before the others are measured for an hour
-    found = {}
-    for run in named:
-        loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
-        if len(named) > 1 and not as_json:
-            click.echo(f"{run}:")
-        found[run] = evaluate_loaded(loaded, show)
-        width = max(map(len, found[run]), default=0)
-        for name, value in found[run].items() if not as_json else ():
-            click.echo(f"{name:<{width}}  {value:.4f}")
-    if as_json:
-        finite = {
-            run: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-            for run, metrics in found.items()
-        }
-        click.echo(json.dumps(finite, ensure_ascii=False))
+    found: dict[str, dict[str, float | None]] = {}
+    try:
+        for run in named:
+            loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
+            if len(named) > 1 and not as_json:
+                click.echo(f"{run}:")
+            metrics = evaluate_loaded(loaded, show)
+            found[run] = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            width = max(map(len, metrics), default=0)
+            for name, value in metrics.items() if not as_json else ():
+                click.echo(f"{name:<{width}}  {value:.4f}")
+    finally:  # what was found stands, whatever happens to a later one
+        if as_json:
+            click.echo(json.dumps(found, ensure_ascii=False))

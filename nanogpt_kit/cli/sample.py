@@ -74,7 +74,7 @@ def sample(
     if strange:
         raise KitError(f"command line: expected key=value, got {strange[0]!r}; a prompt goes behind --prompt")
     check_overrides(overrides, ("sample", "sampler"), [run])
-    records = None if jsonl is None else read_records(jsonl)  # before a large model is loaded for nothing
+    asked = None if jsonl is None else read_records(jsonl)  # before a large model is loaded for nothing
     told = prompt if prompt_file is None else read(prompt_file, "--prompt-file")
     in_json = jsonl is not None or as_json or logprobs
     from nanogpt_kit.generate.loaded import load_run
@@ -84,14 +84,17 @@ def sample(
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or None, "logprobs": logprobs}
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every locale knows what a model writes
-    if records is None and told is None:
+    if asked is None and told is None:
         if is_terminal(sys.stdin) and is_terminal(sys.stdout) and not in_json:
-            converse(loaded, options, seed, num_samples or 1)
+            converse(loaded, options, seed, num_samples or max(1, loaded.experiment.sample.num_samples))
             return
         piped = "" if is_terminal(sys.stdin) else read(Path("-"))
         told = piped or loaded.experiment.sample.prompt
-    wanted = num_samples or (1 if records else max(1, loaded.experiment.sample.num_samples))
-    records = [record for record in records or [{"prompt": told}] for _ in range(wanted)]
+    if asked is not None:
+        check_prompts(asked, loaded)
+    wanted = num_samples or (1 if asked else max(1, loaded.experiment.sample.num_samples))
+    given: Iterable[dict[str, Any]] = [{"prompt": told}] if asked is None else asked.values()
+    records = [record for record in given for _ in range(wanted)]
     pace = Pace()
     pieces = pace.count(loaded.pieces([record["prompt"] for record in records], seed=seed, **options))
     try:
@@ -185,26 +188,42 @@ def read(path: Path, option: str = "") -> str:
         raise KitError(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Raises KitError that names the line of each fault."""
+def read_records(path: Path) -> dict[str, dict[str, Any]]:
+    """By their places, file:line. Raises KitError with each fault."""
     lines = read(path, "--jsonl").split("\n")  # splitlines would also cut where JSON's strings may go on
-    records, faults = [], []
+    records: dict[str, dict[str, Any]] = {}
+    faults = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        place = f"{path}:{number}"
         try:
             record = json.loads(line)
-            json.dumps(record, ensure_ascii=False).encode()  # half a character could not be written again
-        except ValueError as error:
-            faults.append(f"{path}:{number}: no JSON: {error}")
+            json.dumps(record, ensure_ascii=False, allow_nan=False).encode()  # what could not be written again
+        except (ValueError, RecursionError) as error:
+            faults.append(f"{place}: no JSON: {error}")
             continue
         if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-            faults.append(f'{path}:{number}: expected an object with a string "prompt", got {line[:80]}')
+            faults.append(f'{place}: expected an object with a string "prompt", got {line[:80]}')
         else:
-            records.append(record)
+            records[place] = record
     if faults or not records:
         raise KitError(*(faults or [f"{path} holds no prompts"]))
     return records
+
+
+def check_prompts(records: dict[str, dict[str, Any]], loaded: LoadedRun) -> None:
+    """Raises KitError with each prompt that the vocabulary cannot tell."""
+    from nanogpt_kit.generate.loaded import encode_prompt
+
+    faults = []
+    for place, record in records.items():
+        try:
+            encode_prompt(loaded.encoder, record["prompt"])
+        except KitError as error:
+            faults.append(f"{place}: {error}")
+    if faults:
+        raise KitError(*faults)
 
 
 def converse(loaded: LoadedRun, options: dict[str, Any], seed: int | None, num_samples: int) -> None:

@@ -180,6 +180,13 @@ class Experiment(Options):
         return self
 
     @model_validator(mode="after")
+    def _what_rolls_has_positions_that_go_on(self) -> Self:
+        if self.sample.beyond == "rolling" and not self.model.relative:
+            expected = "auto, refill or exact: this model's positions do not go on beyond block_size"
+            raise fault("sample.beyond", f"should be {expected}, got 'rolling'")
+        return self
+
+    @model_validator(mode="after")
     def _a_budget_is_worth_a_step(self) -> Self:
         if self.train.max_tokens is not None and self.train.max_tokens < self.train.batch_tokens:
             expected = f"should be at least train.batch_tokens ({self.train.batch_tokens})"

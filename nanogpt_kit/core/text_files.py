@@ -10,6 +10,7 @@ import csv
 import glob
 import io
 import json
+import re
 import shutil
 import tempfile
 from bisect import bisect
@@ -79,6 +80,12 @@ class TextFile:
     @property
     def codec(self) -> str | None:
         return CODECS.get(self.path.suffix.lower())
+
+    @property
+    def stem(self) -> str:
+        """The name without its endings, of characters that names of metrics have."""
+        inner = self.path.with_suffix("") if self.codec else self.path
+        return re.sub(r"[^\w.-]+", "_", inner.stem)
 
     @property
     def form(self) -> str:

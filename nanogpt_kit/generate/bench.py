@@ -28,7 +28,7 @@ class Writing:
 
     texts: int
     tokens: int  # of each text
-    seconds: list[float]  # of each round
+    seconds: list[float]  # of all texts, on the average of each round
     precision: str
     step_bytes: float  # of weights and cache that a step reads, on the average
     copy_bytes_per_second: float
@@ -43,21 +43,28 @@ class Writing:
         return [self.tokens * self.step_bytes / seconds for seconds in self.seconds]
 
 
-def write(experiment: Experiment, encoder: Encoder, device: str, texts: int, rounds: int) -> Writing:
-    """Texts of sample.max_new_tokens by a model that has learnt nothing, which is as fast; end-of-text ends none."""
+def write(
+    experiment: Experiment, encoder: Encoder, device: str, texts: int, rounds: int, round_seconds: float
+) -> Writing:
+    """Texts of sample.max_new_tokens by a model that has learnt nothing, which is as fast; end-of-text ends none.
+
+    They are written again and again until `round_seconds` are over.
+    """
     torch.manual_seed(experiment.train.seed)
     model = experiment.model.build(ModelContext(vocab_size=encoder.vocab_size))
     experiment.init.apply(model)
     loaded = LoadedRun(experiment, model.to(device).eval(), encoder, device)
     wanted, seconds = experiment.sample, []
-    for _ in range(1 + rounds):  # the first is not counted
-        seeds = [wanted.seed + number for number in range(texts)]
-        decoder = loaded.decoder([[0]] * texts, seeds, wanted, experiment.sampler)
-        began = time.perf_counter()
-        for _ in range(wanted.max_new_tokens):
-            decoder.draw()  # which waits for the device, since it gives numbers
-        seconds.append(time.perf_counter() - began)
     reader = loaded.reader(texts, wanted)
+    seeds = [wanted.seed + number for number in range(texts)]
+    for _ in range(1 + rounds):  # the first is not counted
+        began, times = time.perf_counter(), 0
+        while not times or time.perf_counter() - began < round_seconds:
+            decoder = loaded.decoder([[0]] * texts, seeds, wanted, experiment.sampler, reader)
+            for _ in range(wanted.max_new_tokens):
+                decoder.draw()  # which waits for the device, since it gives numbers
+            times += 1
+        seconds.append((time.perf_counter() - began) / times)
     return Writing(
         texts=texts,
         tokens=wanted.max_new_tokens,

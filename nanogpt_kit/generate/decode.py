@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Sampler
+from nanogpt_kit.generate.dice import drawn
 from nanogpt_kit.generate.fixed import FixedCache, columns_for
+from nanogpt_kit.generate.packed import Packed
 from nanogpt_kit.nn.cache import KVCache
 
 
@@ -23,7 +26,7 @@ class Drawn:
 
 
 class Decoder:
-    """Texts that grow by a token at a time. Each has dice of its own, so that it does not depend on its neighbours.
+    """Texts that grow by a token at a time. Each has a seed of its own, so that it does not depend on its neighbours.
 
     Beyond `block_size` a model cannot see its whole text any more. With `beyond`:
 
@@ -43,7 +46,7 @@ class Decoder:
         max_new_tokens: int,
         *,
         beyond: str = "exact",
-        fix: Callable[[KVCache, int], FixedCache] | None = None,  # makes caches whose steps are compiled
+        fast: Packed | None = None,  # the model, where its steps are compiled
         with_logprobs: bool = False,
         device: str = "cpu",
     ) -> None:
@@ -52,28 +55,30 @@ class Decoder:
         self.block_size = block_size
         self.beyond = beyond
         self.with_logprobs = with_logprobs
-        self.dice = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.seeds = list(seeds)
+        self.number = 0  # of the token that comes next
         assert all(map(len, prompts)), "a text begins with a token at least"
         longest = max(map(len, prompts))
         padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         self.ids = torch.tensor(padded, device=device)  # (B, T), -1 where a text has not begun
         self.newest = self.ids[:, -1:]  # (B, 1); a tensor of its own later, of the same strides at each step
         self.capacity = min(block_size, longest + max_new_tokens)
-        self.fix = fix
+        self.fast = fast
         self.cache: KVCache | FixedCache | None = None
         self.held = [min(len(prompt), block_size) for prompt in prompts]  # tokens of each text in the cache
 
     @torch.no_grad()
     def draw(self) -> Drawn:
-        """The next token of each text. Raises RunFailed where the logits allow none."""
+        """The next token of each text. Raises KitError where the logits allow none."""
         raw = logits = self.prefill() if self.cache is None else self.step(self.cache)  # (B, V)
         for sampler in self.samplers:
             logits = sampler.transform(logits, self.ids)
-        tokens = drawn(logits, self.dice)  # (B, 1)
+        tokens = drawn(logits, self.seeds, self.number)  # (B, 1)
         found = tokens.flatten().tolist()
         if min(found) < 0:
             broken = not raw.isfinite().all()
-            raise RunFailed("the model's logits are no numbers" if broken else "the samplers leave no token to draw")
+            raise KitError("the model's logits are no numbers" if broken else "the samplers leave no token to draw")
+        self.number += 1
         self.ids, self.newest = torch.cat([self.ids, tokens], dim=1), tokens
         logprobs = raw.log_softmax(dim=-1).gather(1, tokens).flatten().tolist() if self.with_logprobs else None
         return Drawn(found, logprobs)
@@ -88,7 +93,15 @@ class Decoder:
         return logits
 
     def fixed(self, cache: KVCache) -> KVCache | FixedCache:
-        return cache if self.fix is None else self.fix(cache, columns_for(self.capacity, self.block_size))
+        """What the cache holds, where steps are compiled in the one that they are compiled for."""
+        if self.fast is None or not cache.layers:
+            return cache
+        if isinstance(self.cache, FixedCache):
+            self.cache.take(cache)
+            return self.cache
+        fixed = self.fast.borrow(cache, columns_for(self.capacity, self.block_size))
+        weakref.finalize(self, self.fast.idle.append, fixed)
+        return fixed
 
     def step(self, cache: KVCache | FixedCache) -> Tensor:
         """Reads the newest token of each text."""
@@ -119,23 +132,6 @@ class Decoder:
         index = torch.tensor(rows, device=self.ids.device)
         self.ids, self.newest = self.ids[index], self.newest[index]
         self.held = [self.held[row] for row in rows]
-        self.dice = [self.dice[row] for row in rows]
+        self.seeds = [self.seeds[row] for row in rows]
         if self.cache is not None:
             self.cache.select(index)
-
-
-def drawn(logits: Tensor, dice: Sequence[torch.Generator]) -> Tensor:
-    """(B, V) to (B, 1): a token of each row by one throw of its dice; -1 where no token is possible.
-
-    A throw is a share of all probability, and falls on the token at which their running sum passes it. The sum is in
-    double precision: in fp32 it would stand still at unlikely tokens.
-    """
-    throws = torch.stack([torch.rand((1,), generator=die, dtype=torch.float64) for die in dice])  # (B, 1)
-    likelihoods = logits.softmax(dim=-1)
-    if logits.device.type == "mps":  # which has no doubles
-        likelihoods = likelihoods.cpu()
-    sums = likelihoods.double().cumsum(dim=-1)  # (B, V)
-    total = sums[:, -1:]
-    aims = torch.minimum(throws.to(total.device) * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(sums, aims, right=True)  # (B, 1)
-    return tokens.where(total > 0, -1).to(logits.device)

@@ -6,12 +6,12 @@ nothing at negative positions, and what changes from step to step lies on the de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.nn.cache import KVCache
+from nanogpt_kit.nn.cache import KVCache, put
 from nanogpt_kit.nn.view import View
 
 SMALLEST = 64  # columns; their number is a power of two, so that texts of many lengths share a compiled step
@@ -29,6 +29,7 @@ class FixedCache(nn.Module):
         self.capacity = capacity
         self.rolling = cache.rolling
         self.newest_only = True
+        self.step: Callable[[Tensor], Tensor] | None = None  # what was compiled for it
         keys = next(iter(cache.layers.values()))[0]
         self.register_buffer("number", torch.zeros(1, dtype=torch.int64, device=keys.device))
         self.register_buffer("begins", torch.zeros(len(keys), 1, dtype=torch.int64, device=keys.device))
@@ -74,12 +75,9 @@ class FixedCache(nn.Module):
     def begin_again(self, rows: Sequence[int], texts: KVCache) -> None:
         """As KVCache.begin_again."""
         first = int(self.number) - texts.length
-        columns = torch.arange(first, first + texts.length, device=self.number.device) % self.capacity
-        places = torch.tensor(rows, device=self.number.device)[:, None]
-        self.begins[places[:, 0]] = first
-        for layer, tensors in texts.layers.items():
-            for mine, new in zip(self.of(layer), tensors, strict=True):
-                mine[places, :, columns] = new[:, :, : texts.length].transpose(1, 2)  # (rows, kept, Hkv, D)
+        self.begins[torch.tensor(rows, device=self.begins.device)] = first
+        for layer in texts.layers:
+            put(texts, layer, self.of(layer), rows, first)
 
 
 def columns_for(tokens: int, block_size: int) -> int:

@@ -54,7 +54,7 @@ class LoadedRun:
     model: nn.Module
     encoder: Encoder
     device: str
-    packed: dict[tuple[str, int, str], Packed] = field(default_factory=dict, repr=False, compare=False)
+    packed: dict[tuple[str, int, str, int, int], Packed] = field(default_factory=dict, repr=False, compare=False)
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int | None = None, **options: Any) -> list[str]:
         """A text for each prompt, which it begins with. The options are those of `pieces`."""
@@ -82,8 +82,7 @@ class LoadedRun:
         """The texts that follow the prompts, a token each at a time; what is left out is as [sample] says.
 
         Text number i draws with seed + i, and does not depend on those beside it. Raises KitError for a prompt that
-        cannot be encoded or an option that the model cannot follow, before anything is written, and RunFailed where the
-        samplers leave no token.
+        cannot be encoded, before anything is written, and where the samplers leave no token.
         """
         wanted = self.experiment.sample
         if max_new_tokens is not None:
@@ -91,7 +90,8 @@ class LoadedRun:
         chain = self.experiment.sampler if samplers is None else samplers
         first = wanted.seed if seed is None else seed
         stops = [text for text in (wanted.stop if stop is None else stop) if text]
-        beyond(wanted.beyond, self.experiment.model)
+        if isinstance(prompts, str):
+            raise TypeError("prompts: a list of texts, got one text")
         encoded = [encode_prompt(self.encoder, prompt) for prompt in prompts]
         return self._write(encoded, wanted, chain, first, stops, logprobs)
 
@@ -115,6 +115,7 @@ class LoadedRun:
                 [seed + number for number in numbers],
                 wanted,
                 samplers,
+                self.reader(min(size, len(prompts)), wanted),
                 logprobs,
             )
             yield from self._texts(decoder, numbers, wanted.max_new_tokens, stops)
@@ -125,10 +126,10 @@ class LoadedRun:
         seeds: Sequence[int],
         wanted: Sample,
         samplers: Sequence[Sampler],
+        reader: Packed,
         logprobs: bool = False,
     ) -> Decoder:
         """For prompts in tokens, all written at a time."""
-        reader = self.reader(len(prompts), wanted)
         return Decoder(
             reader,
             prompts,
@@ -137,7 +138,7 @@ class LoadedRun:
             self.experiment.model.block_size,
             wanted.max_new_tokens,
             beyond=beyond(wanted.beyond, self.experiment.model),
-            fix=None if reader.compile_mode == "off" else reader.fix,
+            fast=None if reader.compile_mode == "off" else reader,
             with_logprobs=logprobs,
             device=self.device,
         )
@@ -162,7 +163,7 @@ class LoadedRun:
                     del texts[number]
             if not texts:
                 return
-            if 2 * len(texts) <= len(numbers) and decoder.fix is None:  # it copies the cache, or compiles anew
+            if 2 * len(texts) <= len(numbers) and decoder.fast is None:  # it copies the cache, or compiles anew
                 rows = [row for row, number in enumerate(numbers) if number in texts]
                 numbers = [numbers[row] for row in rows]
                 decoder.keep(rows)
@@ -175,20 +176,18 @@ class LoadedRun:
         elif mode != "off" and (missing := compiler_missing(self.device)):
             logger.warning("decoding goes uncompiled: %s", missing)
             mode = "off"
-        key = wanted.precision, 1 if rows == 1 else wanted.batch_size, mode
+        # What was put into the weights or hung onto modules meanwhile makes another copy necessary
+        changes = sum(parameter._version for parameter in self.model.parameters())
+        listeners = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self.model.modules())
+        key = wanted.precision, rows, mode, changes, listeners
         if key not in self.packed:
             self.packed.clear()  # each holds a copy of most weights
-            self.packed[key] = Packed(self.model, *key)
+            self.packed[key] = Packed(self.model, wanted.precision, rows, mode)
         return self.packed[key]
 
 
 def beyond(setting: str, model: Model) -> str:
-    """What is done where a text gets longer than the model's context. Raises KitError for what it cannot do."""
-    if setting == "rolling" and not model.relative:
-        raise KitError(
-            'sample.beyond = "rolling" needs positions that go on beyond block_size, and this model\'s do not: '
-            "auto, refill and exact go with any"
-        )
+    """What is done where a text gets longer than the model's context."""
     return setting if setting != "auto" else "rolling" if model.relative else "refill"
 
 

@@ -21,7 +21,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
@@ -77,11 +77,9 @@ class Packed(nn.Module):
     """Called with ids and a cache, as the model itself. `rows` is how many texts will be written at a time.
 
     In short types the weights and the products are; on a CPU everything between them stays in fp32, where small
-    operations and attention of one token are faster. `compile` says what becomes of the steps of caches that `fix` has
-    made: "graph", recorded once and replayed (CUDA), or "default", compiled.
+    operations and attention of one token are faster. `compile` says what becomes of the steps of caches that were
+    borrowed: "graph", recorded once and replayed (CUDA), or "default", compiled.
     """
-
-    fixed: FixedCache | None
 
     def __init__(self, model: nn.Module, precision: str, rows: int, compile: str = "off") -> None:
         super().__init__()
@@ -93,8 +91,9 @@ class Packed(nn.Module):
         sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)]
         self.products = sum(sizes) / max(1, len(sizes))  # of a layer, for one token
         self.weight_bytes = sum(sizes) * self.dtype.itemsize  # that a step reads, all but a few
-        self.fixed = None
-        self.fast: Callable[[Tensor], Tensor] | None = None  # a step of the fixed cache
+        self.idle: list[FixedCache] = []  # that nobody uses, and steps are compiled for
+        if self.model is model and self.compile_mode == "graph":
+            self.compile_mode = "off"  # a model in parts on several processes talks meanwhile
 
     def part(self, part: nn.Module, rows: int) -> nn.Module:
         """What takes its place."""
@@ -114,39 +113,39 @@ class Packed(nn.Module):
         try:
             # The weights are short already, and a recorded graph must not hold on to casts of others
             with torch.autocast("cuda", self.dtype, cache_enabled=False) if short else nullcontext():
-                logits: Tensor = self.step(ids) if cache is self.fixed else self.model(ids, cache=cache)
-            return logits
+                return self.step(ids, cache) if isinstance(cache, FixedCache) else self.written(ids, cache)
         finally:
             torch.set_num_threads(before)
 
-    def fix(self, cache: KVCache, capacity: int) -> FixedCache:
-        """What the cache holds, in one whose steps are fast; a later call takes it from whoever had it before."""
+    def borrow(self, cache: KVCache, capacity: int) -> FixedCache:
+        """What the cache holds, in one whose steps are compiled; to be put back among the idle ones."""
         rows = len(next(iter(cache.layers.values()))[0])
-        if self.fixed is None or (len(self.fixed.begins), self.fixed.capacity) != (rows, capacity):
-            self.fixed, self.fast = FixedCache(cache, capacity), None
-        self.fixed.take(cache)
-        return self.fixed
+        fitting = [one for one in self.idle if (len(one.begins), one.capacity) == (rows, capacity)]
+        fixed = fitting[-1] if fitting else FixedCache(cache, capacity)
+        self.idle.clear()  # each is as large as a cache
+        fixed.take(cache)
+        return fixed
 
-    def step(self, ids: Tensor) -> Tensor:
-        """A token more of each row (B, 1) of the fixed cache. What cannot be compiled is computed as it is written."""
-        assert self.fixed is not None, "`fix` has made it"
+    def step(self, ids: Tensor, cache: FixedCache) -> Tensor:
+        """A token more of each row (B, 1). What cannot be compiled is computed as it is written."""
+        written = partial(self.written, cache=cache)
         try:
-            if self.fast is None and self.compile_mode == "graph":
-                self.fast = recorded(self.written, ids)
-            elif self.fast is None:
+            if cache.step is None and self.compile_mode == "graph":
+                cache.step = recorded(written, ids)
+            elif cache.step is None:
                 mode = "reduce-overhead" if self.device == "cuda" else "default"
-                self.fast = torch.compile(self.written, dynamic=False, mode=mode)
-            logits = self.fast(ids)
+                cache.step = torch.compile(written, dynamic=False, mode=mode)
+            logits = cache.step(ids)
         except Exception as error:  # of the compiler, of C++, or of a part that cannot be recorded
             told = str(error).strip().partition("\n")[0] or repr(error)
             logger.warning("decoding goes on as it is written, since it cannot be compiled: %s", told)
-            self.fast = self.written
-            logits = self.written(ids)
-        self.fixed.move()
+            cache.step = written
+            logits = written(ids)
+        cache.move()
         return logits
 
-    def written(self, ids: Tensor) -> Tensor:
-        logits: Tensor = self.model(ids, cache=self.fixed)
+    def written(self, ids: Tensor, cache: KVCache | FixedCache) -> Tensor:
+        logits: Tensor = self.model(ids, cache=cache)
         return logits
 
 
@@ -174,34 +173,49 @@ def recorded(function: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Te
     return replay
 
 
-class Linear(nn.Module):
+class Substitute(nn.Module):
+    """Of a linear layer, for those who ask about its weight and its size."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+
+class Linear(Substitute):
     """With a weight that may be short; then the result may get the input's type back."""
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype, as_before: bool) -> None:
-        super().__init__()
-        self.weight = layer.weight.detach().to(dtype)
-        self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+        super().__init__(layer)
+        self.short = layer.weight.detach().to(dtype)
+        self.short_bias = None if layer.bias is None else layer.bias.detach().to(dtype)
         self.as_before = as_before
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        y = F.linear(x.to(self.short.dtype), self.short, self.short_bias)
         return y.to(x.dtype) if self.as_before else y
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(Substitute):
     """A linear layer on a CPU, from fp32 to fp32. Prompts are multiplied with the model's own weights, unless in bf16.
 
     A prompt is arithmetic and not memory, of which fp16 spares none.
     """
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype, rows: int) -> None:
-        super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
+        super().__init__(layer)
         self.read = reader(layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), dtype, rows)
         self.reads_prompts = dtype == torch.bfloat16
 
     def forward(self, x: Tensor) -> Tensor:
         return self.read(x) if x.size(-2) == 1 or self.reads_prompts else F.linear(x, self.weight, self.bias)
+
+
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN takes weights of a type here; it wants AVX-512 for short ones."""
+    if not torch.backends.mkldnn.is_available() or dtype == torch.float16:
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def reader(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> Callable[[Tensor], Tensor]:
@@ -213,7 +227,7 @@ def reader(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -
         halves = torch.ops.quantized.linear_prepack_fp16(weight, bias)
         widened = torch.ops.quantized.linear_dynamic_fp16.default
         return lambda x: widened(x, halves)
-    if (dtype == torch.float32 and rows == 1) or not torch.backends.mkldnn.is_available():
+    if (dtype == torch.float32 and rows == 1) or not packs(dtype):
         wide = weight.size(0) > weight.size(1)
         laid = (weight.t().contiguous().t() if wide else weight).to(dtype)
         own = None if bias is None else bias.to(dtype)
@@ -236,11 +250,18 @@ def is_plain(module: nn.Linear) -> bool:
 def with_parts(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """A model that shares all weights with the other, some of its modules changed; itself where it cannot be copied."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    for module in model.modules():  # who listens is the same, too, and no copy
+        for listener in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            owner = getattr(listener, "__self__", None)
+            shared |= {} if owner is None or isinstance(owner, nn.Module) else {id(owner): owner}
     try:
         new = copy.deepcopy(model, shared)
     except Exception as error:  # of a component that holds what cannot be copied
-        logger.info("the model is read as it is, since it cannot be copied: %r", error)
+        logger.debug("the model is read as it is, since it cannot be copied: %r", error)
         return model
+    for module in new.modules():
+        if getattr(vars(module).get("forward"), "recomputes", False):  # it leads back to the module that was copied
+            del module.forward
     replace(new, change)
     return new
 

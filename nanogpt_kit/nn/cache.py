@@ -81,8 +81,13 @@ class KVCache:
         self.begins = self.begins or [0] * len(next(iter(self.layers.values()))[0])
         for row in rows:
             self.begins[row] = self.length - kept
-        for layer, theirs in texts.layers.items():
-            for mine, new in zip(self.layers[layer], theirs, strict=True):
-                columns = torch.arange(self.length - kept, self.length, device=mine.device) % self.capacity
-                places = torch.tensor(rows, device=mine.device)[:, None]
-                mine[places, :, columns] = new[:, :, :kept].transpose(1, 2)  # (rows, kept, Hkv, D)
+        for layer in texts.layers:
+            put(texts, layer, self.layers[layer], rows, self.length - kept)
+
+
+def put(texts: KVCache, layer: int, into: tuple[Tensor, Tensor], rows: Sequence[int], first: int) -> None:
+    """What a layer of `texts` holds into keys and values (B, Hkv, capacity, D) of rows, as tokens from `first` on."""
+    for target, held in zip(into, texts.layers[layer], strict=True):
+        columns = torch.arange(first, first + texts.length, device=target.device) % target.size(2)
+        places = torch.tensor(rows, device=target.device)[:, None]
+        target[places, :, columns] = held[:, :, : texts.length].transpose(1, 2)  # (rows, kept, Hkv, D)

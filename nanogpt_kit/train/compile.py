@@ -154,4 +154,5 @@ def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
+    in_training.recomputes = True  # type: ignore[attr-defined]  # decoding does without
     return in_training

@@ -177,7 +177,7 @@ def check_evaluators(experiment: Experiment, encoder: Encoder) -> None:
     faults: list[Fault] = []
     for number, evaluator in enumerate(experiment.evaluator):
         try:
-            evaluator.check(encoder)
+            evaluator.check(encoder, experiment.model.block_size)
         except KitError as error:
             place = place_of(experiment, number)
             faults += [Fault(fault.message, f"evaluator.{number}", place) for fault in error.faults]

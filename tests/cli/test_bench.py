@@ -46,7 +46,7 @@ def test_a_round_of_no_number_of_seconds_is_refused(command: Callable[..., Any],
 
 
 def test_it_tells_how_fast_texts_are_written(command: Callable[..., Any], tiny: Path) -> None:
-    asked = ("bench", tiny, "--sample", 3, "--rounds", 2, "sample.max_new_tokens=9", "sample.precision=fp32")
+    asked = ("bench", tiny, "--sample", 3, *FEW, "sample.max_new_tokens=9", "sample.precision=fp32")
     told = command(*asked, "--json")
     assert told.code == 0, told.err
     facts = json.loads(told.out)["sample"]

@@ -192,7 +192,7 @@ def test_a_prompt_longer_than_the_context_goes_on(run: RunFolder, ask: Ask) -> N
 def test_what_learned_positions_cannot_do_is_refused(run: RunFolder, ask: Ask) -> None:
     answer = ask(run, "--prompt", "7", "sample.beyond=rolling")
     assert answer.code == 2
-    assert 'sample.beyond = "rolling" needs positions that go on beyond block_size' in answer.err
+    assert "sample.beyond: should be auto, refill or exact: this model's positions do not go on" in answer.err
 
 
 def test_prompts_outside_the_vocabulary_are_told(char_run: RunFolder, ask: Ask) -> None:

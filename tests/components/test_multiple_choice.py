@@ -95,6 +95,9 @@ def texts_of(record: dict[str, Any]) -> tuple[str, list[str], int]:
     return record["prompt"], record["choices"], record["answer"]
 
 
+ANY = 10**9  # logits that are asked for at a time
+
+
 @torch.no_grad()
 def alone(model: nn.Module, prompt: str, choice: str, block_size: int = BLOCK) -> tuple[float, bool]:
     """The whole text through the model by itself: its log-likelihood after the prompt, and whether greed writes it."""
@@ -131,7 +134,7 @@ def found_scores(ctx: Any, file: str) -> dict[str, tuple[list[float], list[bool]
     """By the place of the question."""
     asked = [encode(question, ctx.encoder, ctx.block_size) for question in MultipleChoice(file=file).questions()]
     found = {}
-    for batch in batches(asked, ctx.block_size, ctx.batch_size * ctx.block_size):
+    for batch in batches(asked, ctx.block_size, ctx.batch_size * ctx.block_size, ANY):
         for one, score in zip(batch, scores(batch, ctx), strict=True):
             found[one.question.place] = score
     return found
@@ -192,10 +195,14 @@ def test_batches_hold_what_fits_and_no_more(tmp_path: Path, standing: Any, batch
         columns = max(len(one.prompt) for one in batch) + max(len(ids) for one in batch for ids in one.choices) - 1
         return columns <= BLOCK and 2 * len(batch) * columns <= batch_size * BLOCK
 
-    found = list(batches(asked, BLOCK, batch_size * BLOCK))
+    found = list(batches(asked, BLOCK, batch_size * BLOCK, ANY))
     assert sorted(one.question.place for batch in found for one in batch) == sorted(one.question.place for one in asked)
     assert all(len(batch) == 1 or fits(batch) for batch in found)
     assert not any(fits([*batch, following[0]]) for batch, following in pairwise(found))
+    for most in (5, 40, 90):
+        few = list(batches(asked, BLOCK, batch_size * BLOCK, most))
+        assert sum(map(len, few)) == len(asked)
+        assert all(len(batch) == 1 or 2 * len(batch) * max(one.longest for one in batch) <= most for batch in few)
     model = random_model()
     likelihoods = found_scores(standing(model, BLOCK, batch_size), file)
     for number, record in enumerate(records, start=1):

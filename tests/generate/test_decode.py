@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
-from nanogpt_kit.core.errors import RunFailed
-from nanogpt_kit.generate.decode import Decoder, drawn
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.generate.decode import Decoder
+from nanogpt_kit.generate.dice import drawn
 from nanogpt_kit.generate.fixed import FixedCache, columns_for
 from nanogpt_kit.generate.packed import Packed
 from nanogpt_kit.testing.conformance import torch_warns
@@ -56,17 +58,36 @@ def written(model: nn.Module, prompts: Sequence[Sequence[int]], new: int, **opti
     return [list(text) for text in zip(*(decoder.draw().tokens for _ in range(new)), strict=True)]
 
 
+MASK = (1 << 64) - 1
+
+
+def splitmix64(state: int) -> Iterator[int]:
+    """The generator as its authors wrote it."""
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) & MASK
+        x = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+        yield x ^ (x >> 31)
+
+
+def raced(probabilities: Sequence[float], seed: int, number: int) -> int:
+    """The token whose exponential time, divided by its probability, is the least; in Python's own numbers."""
+    state = next(itertools.islice(splitmix64(seed), number, None))
+    times = [-math.log1p(-((x >> 11) + 0.5) / 2**53) for x in itertools.islice(splitmix64(state), len(probabilities))]
+    return min(
+        range(len(times)), key=lambda token: times[token] / probabilities[token] if probabilities[token] else math.inf
+    )
+
+
 def by_recomputation(model: nn.Module, prompt: list[int], samplers: list[Sampler], new: int, seed: int) -> list[int]:
-    """The last block through the model, whole, for each new token; a throw of dice in numpy."""
-    die, ids = torch.Generator().manual_seed(seed), list(prompt)
-    for _ in range(new):
+    """The last block through the model, whole, for each new token."""
+    ids = list(prompt)
+    for number in range(new):
         with torch.no_grad():
             logits = model(torch.tensor([ids[-BLOCK:]]))[:, -1].float()
         for sampler in samplers:
             logits = sampler.transform(logits, torch.tensor([ids]))
-        sums = np.cumsum(logits.softmax(-1)[0].double().numpy())
-        throw = torch.rand((1,), generator=die, dtype=torch.float64).item()
-        ids.append(int(np.searchsorted(sums, throw * sums[-1], side="right")))
+        ids.append(raced(logits[0].double().softmax(-1).tolist(), seed, number))
     return ids[len(prompt) :]
 
 
@@ -127,14 +148,13 @@ def test_a_refilled_text_sees_its_newer_half_anew(parts: dict[str, Any]) -> None
     prompts = prompts_of(2, 5, BLOCK, 2 * BLOCK)
     expected = []
     for row, prompt in enumerate(prompts):
-        ids, first, die = list(prompt), max(0, len(prompt) - BLOCK), torch.Generator().manual_seed(5 + row)
-        for _ in range(new):
+        ids, first = list(prompt), max(0, len(prompt) - BLOCK)
+        for number in range(new):
             if len(ids) - first > BLOCK:
                 first = len(ids) - 1 - BLOCK // 2
             with torch.no_grad():
                 logits = model(torch.tensor([ids[first:]]))[:, -1].float()
-            logits = Temperature(value=1.3).transform(logits, torch.tensor([ids]))
-            ids.append(drawn(logits, [die]).item())
+            ids.append(raced((logits[0].double() / 1.3).softmax(-1).tolist(), 5 + row, number))
         expected.append(ids[len(prompt) :])
     assert written(model, prompts, new, beyond="refill", samplers=[Temperature(value=1.3)]) == expected
 
@@ -189,30 +209,43 @@ def test_padding_of_the_vocabulary_is_never_drawn() -> None:
 # --- draws ------------------------------------------------------------------------------------------------------
 
 
-def dice(count: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in range(count)]
-
-
-def test_tokens_come_as_often_as_their_probability_says() -> None:
+@pytest.mark.parametrize("number", [0, 7])
+def test_tokens_come_as_often_as_their_probability_says(number: int) -> None:
     logits = torch.randn(1, 9, generator=torch.Generator().manual_seed(3)) * 1.5
-    counts = drawn(logits.expand(20_000, -1), dice(20_000)).flatten().bincount(minlength=9)
+    counts = drawn(logits.expand(20_000, -1), range(20_000), number).flatten().bincount(minlength=9)
     expected = 20_000 * logits.softmax(-1)[0]
     distance = ((counts - expected) ** 2 / expected).sum()
     assert distance < 26.1  # chi-squared with 8 degrees of freedom: once in a thousand
+
+
+def test_the_draws_of_one_text_do_not_depend_on_each_other() -> None:
+    logits = torch.zeros(1, 2)
+    bits = torch.cat(
+        [drawn(logits.expand(8, -1), range(8), number) for number in range(2000)], dim=1
+    ).double()  # (8, N)
+    pairs = [bits[:, lag:] == bits[:, : bits.size(1) - lag] for lag in (1, 2, 3)]
+    pairs += [bits[1:] == bits[:-1], bits[1:, 1:] == bits[:-1, :-1]]
+    for same in pairs:
+        assert abs(same.double().mean() - 0.5) < 0.02  # 4 standard deviations or more
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4, 1e30])
 def test_a_forbidden_token_is_never_drawn(scale: float) -> None:
     logits = torch.full((300, 7), -torch.inf)
     logits[:, 2], logits[:, 5] = 0.0, -scale
-    assert set(drawn(logits, dice(300)).flatten().tolist()) <= {2, 5}
+    assert set(drawn(logits, range(300), 0).flatten().tolist()) <= {2, 5}
 
 
-@pytest.mark.parametrize("throw", [0.0, 1 - 2.0**-53])
-def test_the_outermost_throws_fall_on_possible_tokens(throw: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([throw], dtype=torch.float64))
-    logits = torch.tensor([[-torch.inf, -torch.inf, 1.0, -90.0, 2.0, -torch.inf, -torch.inf]])
-    assert drawn(logits, dice(1)).item() == (2 if throw == 0.0 else 4)
+@pytest.mark.parametrize("forbidden", [0.0, 0.9, 0.9999])
+def test_in_a_large_vocabulary_a_draw_hardly_minds_how_logits_are_rounded(forbidden: float) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = 3 * torch.randn(40, 50257, generator=generator)
+    logits[torch.rand(logits.shape, generator=generator) < forbidden] = -torch.inf
+    rounded = logits * (1 + 1e-6 * torch.randn(logits.shape, generator=generator))
+    together = drawn(logits, range(40), 3)
+    assert torch.equal(together, drawn(rounded, range(40), 3))
+    alone = [drawn(logits[[row]], [row], 3) for row in range(40)]  # other tokens are possible then
+    assert torch.equal(together, torch.cat(alone))
 
 
 class Forbids(Sampler):
@@ -221,7 +254,7 @@ class Forbids(Sampler):
 
 
 def test_samplers_that_leave_nothing_are_told() -> None:
-    with pytest.raises(RunFailed, match="the samplers leave no token to draw"):
+    with pytest.raises(KitError, match="the samplers leave no token to draw"):
         written(untrained(), [[1], [2]], 1, samplers=[Forbids()])
 
 
@@ -229,20 +262,19 @@ def test_a_broken_model_is_told() -> None:
     model = untrained()
     with torch.no_grad():
         model.h[0].mlp.c_fc.weight.fill_(torch.nan)
-    with pytest.raises(RunFailed, match="the model's logits are no numbers"):
+    with pytest.raises(KitError, match="the model's logits are no numbers"):
         written(model, [[1], [2]], 1)
 
 
 # --- steps of equal shapes ---------------------------------------------------------------------------------------
 
 
-def through(model: Packed, fix: Any, beyond: str, new: int = 3 * BLOCK) -> list[list[int]]:
+def through(model: Packed, fast: Packed | None, beyond: str, new: int = 3 * BLOCK) -> list[list[int]]:
     prompts = prompts_of(2, 5, BLOCK, 2 * BLOCK)
-    model.dtype = torch.float64  # the tests' models are
-    options = {"beyond": beyond, "fix": fix, "device": model.device}
+    options = {"beyond": beyond, "fast": fast, "device": model.device}
     decoder = Decoder(model, prompts, [Temperature(value=1.3)], range(4), BLOCK, new, **options)
     texts = [list(text) for text in zip(*(decoder.draw().tokens for _ in range(new)), strict=True)]
-    assert isinstance(decoder.cache, FixedCache) == (fix is not None)
+    assert isinstance(decoder.cache, FixedCache) == (fast is not None)
     return texts
 
 
@@ -259,9 +291,9 @@ def test_texts_of_a_fixed_cache_are_those_of_a_growing_one(
         pytest.skip("learnt positions cannot go on")
     monkeypatch.setattr(torch, "compile", uncompiled)
     model = Packed(untrained(**parts), "fp32", 4, "default")
-    first = through(model, model.fix, beyond)
+    first = through(model, model, beyond)
     assert first == through(model, None, beyond)
-    assert first == through(model, model.fix, beyond), "a second text finds what the first one left"
+    assert first == through(model, model, beyond), "a second text finds what the first one left"
 
 
 def test_texts_of_many_lengths_share_a_step() -> None:
@@ -281,7 +313,7 @@ def test_what_cannot_be_compiled_is_computed_as_it_is_written(
     monkeypatch.setattr(torch, "compile", broken)
     model = Packed(untrained(), "fp32", 4, "default")
     with caplog.at_level(logging.WARNING):
-        assert through(model, model.fix, "refill") == through(model, None, "refill")
+        assert through(model, model, "refill") == through(model, None, "refill")
     assert [record.message for record in caplog.records] == [
         "decoding goes on as it is written, since it cannot be compiled: no such instruction"
     ]
@@ -292,7 +324,7 @@ def test_what_cannot_be_compiled_is_computed_as_it_is_written(
 def test_compiled_steps_write_the_same(caplog: pytest.LogCaptureFixture) -> None:
     model = Packed(untrained(position="rope"), "fp32", 4, "default")
     with torch._dynamo.config.patch(error_on_recompile=True), caplog.at_level(logging.WARNING):
-        found = through(model, model.fix, "refill")
+        found = through(model, model, "refill")
     assert not caplog.records
     assert found == through(model, None, "refill")
 
@@ -302,6 +334,29 @@ def test_compiled_steps_write_the_same(caplog: pytest.LogCaptureFixture) -> None
 def test_recorded_steps_write_the_same_on_a_gpu(mode: str, caplog: pytest.LogCaptureFixture) -> None:
     model = Packed(untrained(position="rope").cuda(), "fp32", 4, mode)
     with caplog.at_level(logging.WARNING):
-        found = through(model, model.fix, "refill")
+        found = through(model, model, "refill")
     assert not caplog.records
     assert found == through(model, None, "refill")
+
+
+def test_two_texts_that_are_written_in_turns_keep_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", uncompiled)
+    model = Packed(untrained(), "fp32", 1, "default")
+    prompts = prompts_of(2, 5)
+    alone = [written(model, [prompt], 20, beyond="refill", fast=model, seeds=[7]) for prompt in prompts]
+    options: dict[str, Any] = {"beyond": "refill", "fast": model}
+    samplers = [Temperature(value=1.3), TopK(k=9)]
+    decoders = [Decoder(model, [prompt], samplers, [7], BLOCK, 20, **options) for prompt in prompts]
+    found: list[list[int]] = [[], []]
+    for _ in range(20):
+        for text, decoder in zip(found, decoders, strict=True):
+            text += decoder.draw().tokens
+    assert [[text] for text in found] == alone
+    del decoder, decoders
+    assert len(model.idle) == 2, "what they have borrowed is put back"
+
+
+def test_a_compiled_context_of_one_token_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", uncompiled)
+    model = Packed(untrained(1), "fp32", 2, "default")
+    assert len(written(model, [[3], [4]], 5, beyond="refill", block_size=1, fast=model)) == 2

@@ -33,6 +33,7 @@ def test_the_same_seed_gives_the_same_text_and_another_another(loaded: LoadedRun
 def test_a_text_does_not_depend_on_its_neighbours(loaded: LoadedRun) -> None:
     prompts = ["12 times", "1", "41 times 48 is 1968, as every", "12 times"] * 5
     options = {"max_new_tokens": 25, "samplers": [Temperature(value=1.0)]}
+    loaded = load_run("tiny", overrides=["sample.precision=fp32"])
     together = loaded.generate(prompts, seed=7, **options)
     assert together[0] != together[3]
     for number, prompt in enumerate(prompts):
@@ -127,3 +128,19 @@ def test_weights_come_from_the_newest_whole_checkpoint(tiny: Path) -> None:
     assert newest is not None
     (newest / store.MODEL).unlink()
     assert load_run(folder.path).generate(["1"], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_weights_that_have_changed_are_written_with(loaded: LoadedRun, precision: str) -> None:
+    loaded = load_run("tiny", overrides=[f"sample.precision={precision}"])
+    before = loaded.generate(["1"], 20)
+    with torch.no_grad():
+        loaded.model.h[0].mlp.c_proj.weight.mul_(-3)
+    after = loaded.generate(["1"], 20)
+    loaded.packed.clear()
+    assert before != after == loaded.generate(["1"], 20)
+
+
+def test_one_text_is_no_list_of_prompts(loaded: LoadedRun) -> None:
+    with pytest.raises(TypeError, match="a list of texts"):
+        loaded.generate("abc")

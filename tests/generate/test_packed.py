@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt_kit.api import KVCache, ModelContext
@@ -14,6 +15,7 @@ from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.generate import packed as packing
 from nanogpt_kit.generate.packed import Packed, PackedLinear
+from nanogpt_kit.train.compile import recompute
 
 PARTS = [
     {},
@@ -134,3 +136,49 @@ def test_threads_are_as_before() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+class Reads(nn.Module):
+    """Asks about its linear layers, as nn.MultiheadAttention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(32, 48), nn.Linear(48, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.up.weight, self.up.bias), self.down.weight) / self.down.in_features
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_module_may_read_the_weights_of_its_layers(precision: str) -> None:
+    model = model_of()
+    model.h[0].mlp, model.h[1].mlp = Reads(), nn.TransformerEncoderLayer(32, 2, 16, batch_first=True).eval()
+    packed, expected = Packed(model, precision, 5), fed(model, 5)
+    torch.testing.assert_close(fed(packed, 5), expected, rtol=0, atol=float(0.05 * expected.abs().max()))
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def hear(self, *_: object) -> None:
+        self.heard += 1
+
+
+@torch.no_grad()
+def test_who_listens_to_a_module_hears_the_copy() -> None:
+    model, listener = model_of(), Listener()
+    for module in (model, model.h[1], model.h[0].mlp.c_fc):
+        module.register_forward_hook(listener.hear)
+    fed(Packed(model, "fp32", 1), 1)
+    assert listener.heard == 3 * 6
+
+
+@torch.no_grad()
+def test_blocks_that_are_computed_again_in_training_are_packed_too() -> None:
+    model, plain = model_of(), model_of()
+    recompute(model)
+    packed, expected = Packed(model, "fp16", 1), fed(Packed(plain, "fp16", 1), 1)
+    assert torch.equal(fed(packed, 1), expected)
+    assert "forward" in vars(model.h[0])

@@ -21,6 +21,7 @@ class TensorBoard(Callback):
 class Curves:
     def __init__(self, writer: SummaryWriter) -> None:
         self.writer = writer
+        self.sampled_at = self.shown = -1  # the step of the last texts, and how many there were
 
     @hookimpl
     def run_started(self, run: LiveRun) -> None:
@@ -40,8 +41,10 @@ class Curves:
 
     @hookimpl
     def sampled(self, step: int, texts: Sequence[str]) -> None:
-        for number, text in enumerate(texts):
+        first = self.shown if step == self.sampled_at else 0  # evaluators and the run's end may both have some
+        for number, text in enumerate(texts, start=first):
             self.writer.add_text(f"sample/{number}", code(text), step)
+        self.sampled_at, self.shown = step, first + len(texts)
 
     @hookimpl
     def run_finished(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nanogpt_kit.api import Encoder, EvaluateContext, Evaluator, Field, KitError, KVCache, RunContext, TextFile
 
+MOST_LOGITS = 1 << 26  # of a pass: 256 MiB in fp32, and as much again while they are summed
 FORMS = {  # by the key that tells it
     "ctx": '{"ctx": text, "endings": [texts], "label": number of the right one, from 0}',
     "question": '{"question": text, "choices": {"text": [texts], "label": [names]}, "answerKey": the right name}',
@@ -56,8 +56,7 @@ class MultipleChoice(Evaluator):
 
     @property
     def prefix(self) -> str:
-        unpacked = self.file.removesuffix(".gz").removesuffix(".zst")
-        return self.name or re.sub(r"[^\w.-]+", "_", Path(unpacked).stem)
+        return self.name or TextFile(Path(self.file), field="").stem
 
     def refuses(self, ctx: RunContext) -> str | None:
         try:
@@ -66,11 +65,16 @@ class MultipleChoice(Evaluator):
             return str(error)
         return None
 
+    def check(self, encoder: Encoder, block_size: int) -> None:
+        for question in self.questions():
+            encode(question, encoder, block_size)
+
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         asked = [encode(question, ctx.encoder, ctx.block_size) for question in self.questions()]
         right = right_by_bytes = exact = 0
         nats = 0.0
-        for batch in batches(asked, ctx.block_size, ctx.batch_size * ctx.block_size):
+        most = ctx.batch_size * ctx.block_size
+        for batch in batches(asked, ctx.block_size, most, MOST_LOGITS // ctx.encoder.vocab_size):
             ctx.check_stop()
             for one, (likelihoods, greedy) in zip(batch, scores(batch, ctx), strict=True):
                 texts, answer = one.question.choices, one.question.answer
@@ -168,14 +172,16 @@ def encode(question: Question, encoder: Encoder, block_size: int) -> Encoded:
     return Encoded(question, prompt[-room:], choices)
 
 
-def batches(asked: Sequence[Encoded], block_size: int, most: int) -> Iterator[list[Encoded]]:
-    """Questions of similar length together, of at most so many tokens with their padding, unless one has more."""
+def batches(asked: Sequence[Encoded], block_size: int, most: int, most_asked: int) -> Iterator[list[Encoded]]:
+    """Questions of similar length together, unless one has more: of at most so many tokens with their padding, of which
+    at most so many are asked for."""
     batch: list[Encoded] = []
     for one in sorted(asked, key=lambda one: len(one.prompt) + one.longest, reverse=True):
         more = [*batch, one]
         columns = max(len(one.prompt) for one in more) + max(one.longest for one in more) - 1
         rows = sum(len(one.choices) for one in more)
-        if batch and (columns > block_size or rows * columns > most):
+        rows_asked = rows * max(one.longest for one in more)
+        if batch and (columns > block_size or rows * columns > most or rows_asked > most_asked):
             yield batch
             more = [one]
         batch = more
@@ -199,11 +205,10 @@ def scores(batch: Sequence[Encoded], ctx: EvaluateContext) -> Iterator[tuple[lis
             ctx.model(before, torch.full_like(before, -1), cache)
         cache.select(rows.to(ctx.device))
         logits = ctx.model(ids, cache=cache)  # (R, L, V)
-    chances = logits.float().log_softmax(dim=-1)
-    wanted = choices.to(ctx.device)
-    own = chances.gather(-1, wanted.clamp(min=0)[..., None])[..., 0]  # (R, L)
+    logits, wanted = logits.float(), choices.to(ctx.device)
+    own = logits.gather(-1, wanted.clamp(min=0)[..., None])[..., 0] - logits.logsumexp(dim=-1)  # (R, L)
     likelihoods = own.masked_fill(wanted < 0, 0.0).sum(dim=1)  # (R,)
-    greedy = ((chances.argmax(dim=-1) == wanted) | (wanted < 0)).all(dim=1)  # (R,)
+    greedy = ((logits.argmax(dim=-1) == wanted) | (wanted < 0)).all(dim=1)  # (R,)
     sizes = [len(one.choices) for one in batch]
     for parts in zip(likelihoods.cpu().split(sizes), greedy.cpu().split(sizes), strict=True):
         yield parts[0].tolist(), parts[1].tolist()

@@ -6,7 +6,6 @@ Source: Press, Smith & Lewis 2020, arXiv:2012.15832, for what windows and stride
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,8 +30,7 @@ class Perplexity(Evaluator):
 
     @property
     def prefix(self) -> str:
-        unpacked = self.file.removesuffix(".gz").removesuffix(".zst")
-        return self.name or re.sub(r"[^\w.-]+", "_", Path(unpacked).stem)
+        return self.name or TextFile(Path(self.file), field="").stem
 
     def refuses(self, ctx: RunContext) -> str | None:
         if not Path(self.file).is_file():
@@ -40,6 +38,9 @@ class Perplexity(Evaluator):
         if self.prefix in ctx.splits:
             return f"its metrics would be called {self.prefix}/loss, as those of the split; name = ... tells them apart"
         return self._too_far(ctx.block_size)
+
+    def check(self, encoder: Encoder, block_size: int) -> None:
+        self._read(encoder)
 
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         if reason := self._too_far(ctx.block_size):

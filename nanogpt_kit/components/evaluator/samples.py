@@ -15,7 +15,7 @@ class Samples(Evaluator):
     seed: int = Field(1337, ge=0, lt=2**63, description="of the draws, at each step the same; text i uses seed + i")
     sampler: tuple[Sampler, ...] | None = Field(None, description="the chain of samplers; left out: the experiment's")
 
-    def check(self, encoder: Encoder) -> None:
+    def check(self, encoder: Encoder, block_size: int) -> None:
         for prompt in self.prompts:
             try:
                 encoder.encode_batch([prompt])

@@ -85,8 +85,8 @@ class Evaluator(Component):
 
     kind: ClassVar[str] = "evaluator"
 
-    def check(self, encoder: Encoder) -> None:
-        """Raises KitError where its texts are none in this vocabulary; asked before anything is trained or measured."""
+    def check(self, encoder: Encoder, block_size: int) -> None:
+        """Raises KitError where this vocabulary or context cannot hold its texts; asked before anything is trained."""
 
     @abstractmethod
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
