@@ -14,12 +14,12 @@ other words (Maddison, Tarlow & Minka 2014, arXiv:1411.0030); the hash is splitm
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 GOLDEN = 0x9E3779B97F4A7C15
-BITS = 53  # of a random number: as many as a double has
 FEW = 4096  # tokens from which a CPU looks which of them are possible, before it lets all run
 
 
@@ -28,32 +28,38 @@ def drawn(logits: Tensor, seeds: Sequence[int], number: int) -> Tensor:
     device = logits.device
     if device.type == "mps":  # which has no doubles
         logits = logits.cpu()
-    tokens = torch.arange(logits.size(-1), device=logits.device)  # (V,)
-    if device.type == "cpu" and len(tokens) > FEW:  # elsewhere the count would have to be waited for
-        tokens = tokens[(logits > float("-inf")).any(dim=0)]
-        logits = logits[:, tokens]
-    if not len(tokens):
+    strides = multiples(logits.size(-1), str(logits.device))  # (V,)
+    possible = None
+    if device.type == "cpu" and len(strides) > FEW:  # elsewhere their count would have to be waited for
+        possible = (logits > float("-inf")).any(dim=0).nonzero().flatten()
+        logits, strides = logits[:, possible], strides[possible]
+    if not len(strides):
         return torch.full((len(logits), 1), -1, device=device)
-    winners = (logits - times(seeds, number, tokens).log().to(logits.dtype)).max(dim=-1, keepdim=True)
-    found = tokens[winners.indices].where(winners.values > float("-inf"), -1)  # false for what is no number, too
-    return found.to(device)
+    best = (logits - times(seeds, number, strides).log_()).max(dim=-1, keepdim=True)
+    tokens = best.indices if possible is None else possible[best.indices]
+    return tokens.where(best.values > float("-inf"), -1).to(device)  # false for what is no number, too
 
 
-def times(seeds: Sequence[int], number: int, tokens: Tensor) -> Tensor:
-    """(B, V) double, from an exponential distribution: of each text, for its token `number` to be one of `tokens`."""
+@cache
+def multiples(count: int, device: str) -> Tensor:
+    """(count,) int64: 1 to count times GOLDEN, wrapping around; by these a state of splitmix64 moves on."""
+    return torch.arange(1, count + 1, device=device) * signed(GOLDEN)
+
+
+def times(seeds: Sequence[int], number: int, strides: Tensor) -> Tensor:
+    """(B, V) fp32, from an exponential distribution: of each text, for its token `number` to be one of those."""
     states = [signed(hashed(seed + (number + 1) * GOLDEN)) for seed in seeds]  # a text's own at this place
-    streams = torch.tensor(states, device=tokens.device)[:, None]  # (B, 1) int64
-    x = streams + (tokens + 1) * signed(GOLDEN)  # wraps around
-    x = (x ^ shifted(x, 30)) * signed(0xBF58476D1CE4E5B9)
-    x = (x ^ shifted(x, 27)) * signed(0x94D049BB133111EB)
-    x = x ^ shifted(x, 31)
-    uniform = (shifted(x, 64 - BITS).double() + 0.5) * 2.0**-BITS  # in (0, 1)
-    return -torch.log1p(-uniform)
+    x = torch.tensor(states, device=strides.device)[:, None] + strides  # (B, V) int64
+    x = xor_shifted(x, 30).mul_(signed(0xBF58476D1CE4E5B9))
+    x = xor_shifted(x, 27).mul_(signed(0x94D049BB133111EB))
+    x = xor_shifted(x, 31)
+    minus_uniform = x.double().mul_(2.0**-64).sub_(0.5).clamp_(2.0**-24 - 1, -(2.0**-54))  # in (-1, 0)
+    return minus_uniform.float().log1p_().neg_()
 
 
-def shifted(x: Tensor, by: int) -> Tensor:
-    """To the right, zeros coming in."""
-    return (x >> by) & ((1 << (64 - by)) - 1)
+def xor_shifted(x: Tensor, by: int) -> Tensor:
+    """x ^ x >> by, in place, zeros coming in from the left."""
+    return x.bitwise_xor_((x >> by).bitwise_and_((1 << (64 - by)) - 1))
 
 
 def hashed(x: int) -> int:

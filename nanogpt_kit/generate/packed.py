@@ -91,8 +91,9 @@ class Packed(nn.Module):
         sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)]
         self.products = sum(sizes) / max(1, len(sizes))  # of a layer, for one token
         self.weight_bytes = sum(sizes) * self.dtype.itemsize  # that a step reads, all but a few
+        self.own = self.model is not model  # a copy, in which nobody but decoding computes
         self.idle: list[FixedCache] = []  # that nobody uses, and steps are compiled for
-        if self.model is model and self.compile_mode == "graph":
+        if not self.own and self.compile_mode == "graph":
             self.compile_mode = "off"  # a model in parts on several processes talks meanwhile
 
     def part(self, part: nn.Module, rows: int) -> nn.Module:
@@ -227,15 +228,18 @@ def reader(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -
         halves = torch.ops.quantized.linear_prepack_fp16(weight, bias)
         widened = torch.ops.quantized.linear_dynamic_fp16.default
         return lambda x: widened(x, halves)
-    if (dtype == torch.float32 and rows == 1) or not packs(dtype):
-        wide = weight.size(0) > weight.size(1)
-        laid = (weight.t().contiguous().t() if wide else weight).to(dtype)
-        own = None if bias is None else bias.to(dtype)
-        return lambda x: F.linear(x.to(dtype), laid, own).to(x.dtype)
+    if dtype == torch.float32 and rows == 1:
+        laid = weight.t().contiguous().t() if weight.size(0) > weight.size(1) else weight  # by columns
+        return lambda x: F.linear(x, laid, bias)
+    if not packs(dtype):
+        short, short_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        return lambda x: F.linear(x.to(dtype), short, short_bias).to(x.dtype)
     # oneDNN's own order, in which torch's compiler packs weights that are frozen
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), rows)
     own = None if bias is None else bias.to(dtype)
     product = torch.ops.mkldnn._linear_pointwise.default
+    if dtype == torch.float32:
+        return lambda x: product(x, packed, own, "none", [], "")
     return lambda x: product(x.to(dtype), packed, own, "none", [], "").to(x.dtype)
 
 

@@ -73,7 +73,8 @@ def splitmix64(state: int) -> Iterator[int]:
 def raced(probabilities: Sequence[float], seed: int, number: int) -> int:
     """The token whose exponential time, divided by its probability, is the least; in Python's own numbers."""
     state = next(itertools.islice(splitmix64(seed), number, None))
-    times = [-math.log1p(-((x >> 11) + 0.5) / 2**53) for x in itertools.islice(splitmix64(state), len(probabilities))]
+    signed = [x - (x >> 63 << 64) for x in itertools.islice(splitmix64(state), len(probabilities))]
+    times = [-math.log1p(-(0.5 - x / 2**64)) for x in signed]
     return min(
         range(len(times)), key=lambda token: times[token] / probabilities[token] if probabilities[token] else math.inf
     )

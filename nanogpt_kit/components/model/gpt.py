@@ -165,9 +165,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, parts: GPT, ctx: LayerContext) -> None:
         super().__init__()
-        self.sizes = [heads * ctx.head_dim for heads in (ctx.n_head, ctx.n_kv_head, ctx.n_kv_head)]
+        self.heads = [ctx.n_head, ctx.n_kv_head, ctx.n_kv_head]
         self.head_dim = ctx.head_dim
-        self.c_attn = nn.Linear(ctx.n_embd, sum(self.sizes), bias=ctx.bias)
+        self.c_attn = nn.Linear(ctx.n_embd, sum(self.heads) * ctx.head_dim, bias=ctx.bias)
         head = dataclasses.replace(ctx, n_embd=ctx.head_dim)  # Henry et al. 2020, arXiv:2010.04245
         self.q_norm = parts.norm.build(head) if parts.qk_norm else nn.Identity()
         self.k_norm = parts.norm.build(head) if parts.qk_norm else nn.Identity()
@@ -176,7 +176,8 @@ class SelfAttention(nn.Module):
         self.drop = nn.Dropout(ctx.dropout)
 
     def forward(self, x: Tensor, position: Positional, view: View, layer: int, cache: KVCache | None) -> Tensor:
-        q, k, v = (self.heads(part) for part in self.c_attn(x).split(self.sizes, dim=-1))  # (B, H or Hkv, T, D)
+        heads = self.c_attn(x).view(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)  # (B, H + 2 Hkv, T, D)
+        q, k, v = heads.split_with_sizes(self.heads, dim=1)  # (B, H or Hkv, T, D)
         q, k = self.q_norm(q).type_as(v), self.k_norm(k).type_as(v)  # autocast computes norms in fp32
         q = position.rotate(q, view.query_positions)
         k = position.rotate(k, view.query_positions)
@@ -185,7 +186,3 @@ class SelfAttention(nn.Module):
         y: Tensor = self.attention(q, k, v, view)  # (B, H, T, D)
         y = self.drop(self.c_proj(y.transpose(1, 2).flatten(2)))  # (B, T, C)
         return y
-
-    def heads(self, x: Tensor) -> Tensor:
-        x = x.view(x.size(0), x.size(1), -1, self.head_dim)  # (B, T, C) -> (B, T, H, D)
-        return x.transpose(1, 2)  # (B, H, T, D)
