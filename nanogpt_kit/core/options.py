@@ -107,6 +107,14 @@ class Component(Options):
         return component.model_validate(options, context=info.context)  # type: ignore[return-value]
 
 
+def is_thread_safe(component: Component) -> bool:
+    """What it says itself: who derives from a component and builds another module has to say so anew."""
+    for cls in type(component).__mro__:
+        if "thread_safe" in vars(cls) or "build" in vars(cls):
+            return "thread_safe" in vars(cls) and component.thread_safe
+    return component.thread_safe
+
+
 def slot(default: str) -> Any:
     """The default of a slot, by name: `norm: Norm = slot("layernorm")`."""
     return Field(default, validate_default=True)

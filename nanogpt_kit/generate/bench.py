@@ -17,6 +17,7 @@ from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.fixed import FixedCache
 from nanogpt_kit.generate.loaded import LoadedRun
 from nanogpt_kit.generate.packed import DTYPES
+from nanogpt_kit.generate.shares import Shares
 
 COPIED_BYTES = 1 << 28  # far more than the caches of a processor hold
 COPIES = 8
@@ -70,13 +71,15 @@ def write(
         tokens=wanted.max_new_tokens,
         seconds=seconds[1:],
         precision=next(name for name, dtype in DTYPES.items() if dtype == reader.dtype),
-        step_bytes=reader.weight_bytes + cache_bytes(decoder),
+        step_bytes=reader.shares * reader.weight_bytes + cache_bytes(decoder),
         copy_bytes_per_second=copy_speed(device),
     )
 
 
-def cache_bytes(decoder: Decoder) -> float:
+def cache_bytes(decoder: Decoder | Shares) -> float:
     """That a step has read on the average: of a cache that grows half of what is in it at the end."""
+    if isinstance(decoder, Shares):
+        return sum(map(cache_bytes, decoder.decoders))
     cache = decoder.cache
     assert cache is not None, "something was written"
     if isinstance(cache, FixedCache):

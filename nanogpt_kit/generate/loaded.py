@@ -18,6 +18,7 @@ from nanogpt_kit.core.kinds import Encoder, Model, Sampler
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.packed import Packed
+from nanogpt_kit.generate.shares import Shares, shares_of
 from nanogpt_kit.generate.text import Text
 from nanogpt_kit.interop import bring
 from nanogpt_kit.nn.blank import blank
@@ -110,12 +111,13 @@ class LoadedRun:
             if not wanted.max_new_tokens:
                 yield from (Piece(number, "", ended="length") for number in numbers)
                 continue
+            reader = self.reader(min(size, len(prompts)), wanted)
             decoder = self.decoder(
                 [prompts[number] for number in numbers],
                 [seed + number for number in numbers],
                 wanted,
                 samplers,
-                self.reader(min(size, len(prompts)), wanted),
+                reader,
                 logprobs,
             )
             yield from self._texts(decoder, numbers, wanted.max_new_tokens, stops)
@@ -128,26 +130,34 @@ class LoadedRun:
         samplers: Sequence[Sampler],
         reader: Packed,
         logprobs: bool = False,
-    ) -> Decoder:
-        """For prompts in tokens, all written at a time."""
-        return Decoder(
-            reader,
-            prompts,
-            samplers,
-            seeds,
-            self.experiment.model.block_size,
-            wanted.max_new_tokens,
-            beyond=beyond(wanted.beyond, self.experiment.model),
-            fast=None if reader.compile_mode == "off" else reader,
-            with_logprobs=logprobs,
-            device=self.device,
-        )
+    ) -> Decoder | Shares:
+        """For prompts in tokens, all written at a time; on a CPU perhaps by several threads."""
+        alone = self.device != "cpu" or reader.compile_mode != "off" or not reader.own
+        reader.shares = 1 if alone else shares_of(self.experiment, len(prompts), reader.products)
+        size = -(-len(prompts) // reader.shares)  # rounded up
+        decoders = [
+            Decoder(
+                reader,
+                prompts[first : first + size],
+                samplers,
+                seeds[first : first + size],
+                self.experiment.model.block_size,
+                wanted.max_new_tokens,
+                beyond=beyond(wanted.beyond, self.experiment.model),
+                fast=None if reader.compile_mode == "off" else reader,
+                with_logprobs=logprobs,
+                device=self.device,
+            )
+            for first in range(0, len(prompts), size)
+        ]
+        return decoders[0] if len(decoders) == 1 else Shares(decoders)
 
     def _texts(
-        self, decoder: Decoder, numbers: list[int], max_new_tokens: int, stops: Sequence[str]
+        self, decoder: Decoder | Shares, numbers: list[int], max_new_tokens: int, stops: Sequence[str]
     ) -> Iterator[Piece]:
         """Those of one batch; `numbers` are of its rows."""
         texts = {number: Text(self.encoder, stops) for number in numbers}
+        is_compiled = isinstance(decoder, Decoder) and decoder.fast is not None
         for count in range(1, max_new_tokens + 1):
             drawn = decoder.draw()
             for row, number in enumerate(numbers):
@@ -163,7 +173,7 @@ class LoadedRun:
                     del texts[number]
             if not texts:
                 return
-            if 2 * len(texts) <= len(numbers) and decoder.fast is None:  # it copies the cache, or compiles anew
+            if 2 * len(texts) <= len(numbers) and not is_compiled:  # it copies the cache
                 rows = [row for row, number in enumerate(numbers) if number in texts]
                 numbers = [numbers[row] for row in rows]
                 decoder.keep(rows)

@@ -91,6 +91,7 @@ class Packed(nn.Module):
         sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)]
         self.products = sum(sizes) / max(1, len(sizes))  # of a layer, for one token
         self.weight_bytes = sum(sizes) * self.dtype.itemsize  # that a step reads, all but a few
+        self.shares = 1  # threads that call it at a time
         self.own = self.model is not model  # a copy, in which nobody but decoding computes
         self.idle: list[FixedCache] = []  # that nobody uses, and steps are compiled for
         if not self.own and self.compile_mode == "graph":
@@ -110,7 +111,7 @@ class Packed(nn.Module):
         short = self.device == "cuda" and self.dtype != torch.float32
         before = torch.get_num_threads()
         useful = int(ids.numel() * self.products / WORTH_A_THREAD)
-        torch.set_num_threads(max(1, min(before, useful)))
+        torch.set_num_threads(max(1, min(before // self.shares, useful)))
         try:
             # The weights are short already, and a recorded graph must not hold on to casts of others
             with torch.autocast("cuda", self.dtype, cache_enabled=False) if short else nullcontext():

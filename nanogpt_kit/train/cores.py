@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Spread
-from nanogpt_kit.core.options import Component, RunContext, components_in
+from nanogpt_kit.core.options import RunContext, components_in, is_thread_safe
 from nanogpt_kit.nn.blank import on_meta
 from nanogpt_kit.nn.flops import num_params
 
@@ -84,14 +84,6 @@ def can_share(experiment: Experiment, ctx: RunContext) -> bool:
     parts = [component for _, component in components_in(experiment.model)]
     safe = all(is_thread_safe(component) for component in (experiment.parallel, experiment.model, *parts))
     return safe and ctx.world_size == 1 and not experiment.train.activation_checkpointing  # which moves random states
-
-
-def is_thread_safe(component: Component) -> bool:
-    """What it says itself: who derives from a component and builds another module has to say so anew."""
-    for cls in type(component).__mro__:
-        if "thread_safe" in vars(cls) or "build" in vars(cls):
-            return "thread_safe" in vars(cls) and component.thread_safe
-    return component.thread_safe
 
 
 class Shared:

@@ -150,3 +150,13 @@ def test_a_vocabulary_of_other_text_is_refused(
     assert found(command("eval", folder, "--json"))[str(folder)] == pytest.approx(in_metrics(char_run)[3], rel=1e-6)
     text_file.write_text(text_file.read_text(encoding="utf-8") + "What?", encoding="utf-8")
     assert "text has changed since the run, and with it its vocabulary" in refusal(command("eval", folder))
+
+
+def test_what_was_found_before_a_fault_is_told(run: RunFolder, command: Callable[..., Any], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run.path, other)
+    for checkpoint in (other / "checkpoints").iterdir():
+        shutil.rmtree(checkpoint)
+    answer = command("eval", run.path, other, "--json")
+    assert (answer.code, "no checkpoint yet" in answer.err) == (2, True)
+    assert "val/loss" in json.loads(answer.out)[str(run.path)]

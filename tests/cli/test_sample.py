@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanogpt_kit.cli.sample import LINE, write_texts
+from nanogpt_kit.cli.writing import LINE, write_texts
 from nanogpt_kit.generate.loaded import Piece, load_run
 from nanogpt_kit.runs.folder import RunFolder
 
@@ -480,3 +480,17 @@ def test_where_the_text_goes_elsewhere_nobody_is_asked(run: RunFolder, terminal:
     user = terminal(run, "--max-new-tokens", "5", "--json")
     user.wait_for(r'"ended": "length"')
     assert user.end() == 0
+
+
+def test_a_line_that_cannot_be_answered_is_named(char_run: RunFolder, ask: Ask, tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    lines = ['{"prompt": "7"}', '{"prompt": "Q"}', '{"prompt": "7", "id": NaN}', "[" * 100_000 + "]" * 100_000]
+    file.write_text("\n".join(lines[:2]) + "\n", encoding="utf-8")
+    answer = ask(char_run, "--jsonl", str(file))
+    assert (answer.code, answer.out) == (2, "")
+    assert f"{file}:2: the prompt cannot be encoded" in answer.err
+    file.write_text("\n".join(lines[2:]) + "\n", encoding="utf-8")
+    answer = ask(char_run, "--jsonl", str(file))
+    assert (answer.code, answer.out) == (2, "")
+    assert f"{file}:1: no JSON" in answer.err
+    assert f"{file}:2: no JSON" in answer.err

@@ -138,3 +138,24 @@ def test_a_prompt_outside_the_vocabulary_is_told_before_anything_is_trained(
         assert answer.err.startswith("error: command line: evaluator.1: evaluator samples: ")
         assert told in answer.err
         assert not runs_root().exists()
+
+
+@pytest.mark.parametrize("kind", ["perplexity", "multiple_choice"])
+def test_a_text_outside_the_vocabulary_is_told_before_anything_is_trained(
+    tiny: Path, tmp_path: Path, command: Callable[..., Any], kind: str
+) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"prompt": "7", "choices": ["Q", "8"], "answer": 0, "text": "Q"}\n', encoding="utf-8")
+    answer = command(
+        "run", tiny, "callback=[]", "tokenizer=char", f'evaluator=["loss", {{use="{kind}", file="{file}"}}]'
+    )
+    assert answer.code == 2
+    assert "evaluator.1: " in answer.err
+    assert "not in the vocabulary" in answer.err
+    assert not runs_root().exists()
+
+
+def test_positions_that_cannot_go_on_are_told_at_once(tiny: Path, command: Callable[..., Any]) -> None:
+    answer = command("check", tiny, "sample.beyond=rolling")
+    assert (answer.code, "sample.beyond: should be auto, refill or exact" in answer.err) == (2, True)
+    assert command("check", tiny, "sample.beyond=rolling", "model.position=rope").code == 0

@@ -58,3 +58,11 @@ def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == 1
     assert "TensorBoard failed in logged and is dropped" in told[0]
+
+
+def test_texts_of_an_evaluation_and_of_the_runs_end_keep_apart(tiny: Path) -> None:
+    samples = "{use='samples', prompts=['7', '8'], max_new_tokens=3}"
+    evaluators = f"evaluator=['loss', {samples}, {samples}]"
+    folder = session.run(Experiment.load(tiny, ["callback=['tensorboard']", "evaluate.every_steps=10", evaluators]))
+    told = {tag: len(events(folder).Tensors(tag)) for tag in events(folder).Tags()["tensors"] if "sample" in tag}
+    assert told == {f"sample/{number}/text_summary": 2 if number < 4 else 1 for number in range(5)}

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +20,12 @@ from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.dice import drawn
 from nanogpt_kit.generate.fixed import FixedCache, columns_for
 from nanogpt_kit.generate.packed import Packed
+from nanogpt_kit.generate.shares import Shares, shares_of
 from nanogpt_kit.testing.conformance import torch_warns
 
 VOCABULARY, BLOCK = 23, 8
@@ -361,3 +364,43 @@ def test_a_compiled_context_of_one_token_works(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch, "compile", uncompiled)
     model = Packed(untrained(1), "fp32", 2, "default")
     assert len(written(model, [[3], [4]], 5, beyond="refill", block_size=1, fast=model)) == 2
+
+
+# --- shares -----------------------------------------------------------------------------------------------------
+
+
+def test_texts_in_shares_are_those_of_one_batch() -> None:
+    model, prompts = untrained(position="rope"), prompts_of(2, 5, 9, 3, 1)
+    options: dict[str, Any] = {"beyond": "refill", "with_logprobs": True}
+
+    def decoder(first: int, last: int) -> Decoder:
+        return Decoder(model, prompts[first:last], [TopK(k=9)], range(first, last), BLOCK, 20, **options)
+
+    whole, shares = decoder(0, 5), Shares([decoder(0, 2), decoder(2, 4), decoder(4, 5)])
+    for _ in range(6):
+        one, other = whole.draw(), shares.draw()
+        assert one.tokens == other.tokens
+        assert other.logprobs == pytest.approx(one.logprobs)
+    for kept in ([1, 2, 4], [0, 2], [1]):
+        whole.keep(kept)
+        shares.keep(kept)
+        assert [whole.draw().tokens for _ in range(4)] == [shares.draw().tokens for _ in range(4)]
+
+
+def test_a_fault_of_one_share_is_told() -> None:
+    good, bad = untrained(), untrained()
+    with torch.no_grad():
+        bad.ln_f.weight.fill_(torch.nan)
+    shares = Shares([Decoder(model, [[1]], [], [0], BLOCK, 3) for model in (good, bad)])
+    with pytest.raises(KitError, match="no numbers"):
+        shares.draw()
+
+
+def test_texts_are_shared_where_that_pays_and_every_part_allows_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    plain = Experiment.load(tiny)  # with dropout, which decoding has none of
+    assert [shares_of(plain, texts, 10_000_000) for texts in (1, 4, 8, 16, 64)] == [1, 1, 2, 4, 4]
+    assert shares_of(plain, 16, 1000) == 1
+    assert shares_of(Experiment.load(tiny, ["model.attention=flex"]), 16, 10_000_000) == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert shares_of(plain, 16, 10_000_000) == 1

@@ -253,3 +253,14 @@ def test_layers_that_stay_gathered_are_given_back_after_an_evaluation(tiny: Path
     kept, plain = runs(run(tiny, 2, gathered, *more, "name=kept"), run(tiny, 1, *more[:2], "name=plain"))
     assert kept["codes"] == [0, 0], kept["ranks"][0]["told"]
     assert losses(kept) == pytest.approx(losses(plain), abs=1e-5)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_several_processes_write_what_one_writes(tiny: Path, parallel: str) -> None:
+    samples = 'evaluator=["loss", {use="samples", prompts=["7", "12 times"], max_new_tokens=9}]'
+    options = ("sample.num_samples=3", "train.precision=fp32", "evaluate.every_steps=10", samples)
+    one, two = runs(run(tiny, 1, *options), run(tiny, 2, *options, f"parallel={parallel}"))
+    alone, together = (RunFolder(Path(answer["ranks"][0]["folder"])).samples.read_text() for answer in (one, two))
+    assert alone.count(" step 10\n") == 1
+    assert alone.count(" step 20\n") == 2
+    assert together == alone

@@ -1,0 +1,67 @@
+"""What a model is asked: from files, from stdin, a line each."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from nanogpt_kit.core.errors import KitError
+
+if TYPE_CHECKING:
+    from nanogpt_kit.generate.loaded import LoadedRun
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # None: it was closed
+
+
+def read(path: Path, option: str = "") -> str:
+    """A file's text, or stdin's where it is -. Raises KitError."""
+    try:
+        if str(path) != "-":
+            return path.read_text(encoding="utf-8-sig")
+        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig").read() if sys.stdin else ""
+    except (OSError, UnicodeDecodeError) as error:
+        place = f"{option} {path}" if str(path) != "-" else "stdin"
+        raise KitError(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def read_records(path: Path) -> dict[str, dict[str, Any]]:
+    """By their places, file:line. Raises KitError with each fault."""
+    lines = read(path, "--jsonl").split("\n")  # splitlines would also cut where JSON's strings may go on
+    records: dict[str, dict[str, Any]] = {}
+    faults = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+            json.dumps(record, ensure_ascii=False, allow_nan=False).encode()  # what could not be written again
+        except (ValueError, RecursionError) as error:
+            faults.append(f"{place}: no JSON: {error}")
+            continue
+        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+            faults.append(f'{place}: expected an object with a string "prompt", got {line[:80]}')
+        else:
+            records[place] = record
+    if faults or not records:
+        raise KitError(*(faults or [f"{path} holds no prompts"]))
+    return records
+
+
+def check_prompts(records: dict[str, dict[str, Any]], loaded: LoadedRun) -> None:
+    """Raises KitError with each prompt that the vocabulary cannot tell."""
+    from nanogpt_kit.generate.loaded import encode_prompt
+
+    faults = []
+    for place, record in records.items():
+        try:
+            encode_prompt(loaded.encoder, record["prompt"])
+        except KitError as error:
+            faults.append(f"{place}: {error}")
+    if faults:
+        raise KitError(*faults)

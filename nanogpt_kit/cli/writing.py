@@ -1,0 +1,140 @@
+"""Texts as they are shown, and the conversation with a model."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nanogpt_kit.core.errors import KitError
+
+if TYPE_CHECKING:
+    from nanogpt_kit.generate.loaded import LoadedRun, Piece
+
+LINE = "-" * 80
+HISTORY = 1000  # lines
+INTERRUPTED = 130  # as a shell says it
+
+
+@dataclass
+class Pace:
+    """How fast tokens come, from the moment that the first was asked for."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def count(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        began = time.perf_counter()
+        for piece in pieces:
+            self.tokens += piece.token is not None
+            self.seconds = time.perf_counter() - began
+            yield piece
+
+    def __str__(self) -> str:
+        rate = self.tokens / self.seconds if self.seconds else 0.0
+        return f"{self.tokens:,} tokens in {self.seconds:.2f} s, {rate:,.1f} a second"
+
+
+def write_texts(prompts: Sequence[str], pieces: Iterable[Piece]) -> None:
+    """All at a time, and shown one after the other: the first that is not done as it comes."""
+    texts = list(prompts)
+    done: set[int] = set()
+    current = 0
+    show(texts[0])
+    for piece in pieces:
+        texts[piece.number] += piece.text
+        if piece.number == current:
+            show(piece.text)
+        if piece.ended:
+            done.add(piece.number)
+        while current in done:
+            show("\n")
+            current += 1
+            if current < len(texts):
+                show(f"{LINE}\n{texts[current]}")
+
+
+def write_records(records: Sequence[dict[str, Any]], pieces: Iterable[Piece], logprobs: bool) -> None:
+    """A line each, in their order, as soon as those before it are written. What was asked is carried along."""
+    found = [
+        {**record, "text": "", "tokens": 0, **({"token_ids": [], "logprobs": []} if logprobs else {})}
+        for record in records
+    ]
+    done: set[int] = set()
+    current = 0
+    for piece in pieces:
+        record = found[piece.number]
+        record["text"] += piece.text
+        record["tokens"] += piece.token is not None
+        if logprobs and piece.token is not None:
+            record["token_ids"].append(piece.token)
+            record["logprobs"].append(piece.logprob)
+        if piece.ended:
+            record["ended"] = piece.ended
+            done.add(piece.number)
+        while current in done:
+            show(json.dumps(found[current], ensure_ascii=False) + "\n")
+            current += 1
+
+
+def show(text: str) -> None:
+    click.echo(text, nl=False, color=True)  # else it would take escape sequences out of what is piped
+
+
+def converse(loaded: LoadedRun, options: dict[str, Any], seed: int | None, num_samples: int) -> None:
+    """Prompts from a terminal, and texts for each, until the input ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # Ctrl-C, as which it else comes, ends nothing here
+    number = loaded.experiment.sample.seed if seed is None else seed
+    click.echo("Type what a text begins with. Ctrl-C stops a text, Ctrl-D ends.", err=True)
+    with history():
+        while True:
+            try:
+                prompt = input("> ")
+            except EOFError:
+                click.echo(err=True)
+                return
+            except KeyboardInterrupt:
+                click.echo(err=True)
+                continue
+            except UnicodeDecodeError as error:
+                click.echo(f"error: {error}", err=True)
+                continue
+            pace = Pace()
+            try:
+                prompts = [prompt] * num_samples
+                write_texts(prompts, pace.count(loaded.pieces(prompts, seed=number, **options)))
+            except KitError as error:
+                click.echo(f"error: {error}", err=True)
+                continue
+            except KeyboardInterrupt:
+                click.echo()
+            click.echo(str(pace), err=True)
+            number += num_samples  # another text, also where the prompt is the same
+
+
+class history:
+    """Earlier prompts at the arrow keys, of earlier sessions, too."""
+
+    def __enter__(self) -> None:
+        from nanogpt_kit.runs.trust import ledger
+
+        self.file = ledger().with_name("prompts")
+        with suppress(ImportError, OSError):  # Windows has no readline
+            import readline
+
+            readline.set_history_length(HISTORY)
+            readline.read_history_file(self.file)
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ImportError, OSError):
+            import readline
+
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(self.file)
