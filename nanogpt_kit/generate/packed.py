@@ -10,8 +10,9 @@ to 3072, and 768 to 50,304:
     16 vectors    fp32 by rows 496, 1,923, 37,851; packed by oneDNN 297, 932, 16,329; bf16 177, 647, 8,801;
                   fp16 216, 903, 14,659
 
-Its results are 15 to 25 times nearer to those of fp32 than bf16's: texts that are written together stay what they are
-alone. Layers of more features than results are read by rows as fast as by columns, or faster (1536 to 384: 166, 268).
+The results of fp16 are 11 to 21 times nearer to those of fp32 than those of bf16: texts written together stay what they
+are alone. Layers of more features than results are read by rows as fast as by columns, or faster (1536 to 384: 166 and
+268).
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def test_a_damaged_or_foreign_file_is_named_as_such(tmp_path: Path, damage: Call
 def test_characters_that_nobody_names_are_asked_for(tmp_path: Path) -> None:
     path = saved(tmp_path / "nanoGPT", checkpoint(theirs()))
     (tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl").rename(tmp_path / "meta.pkl")
-    with pytest.raises(KitError, match=r"gpt2 has 50,257 tokens, but .* has 14; .* or --meta data/<dataset>/"):
+    with pytest.raises(KitError, match=r"gpt2 has 50,257 tokens, but .* has 14; .* with --meta data/<dataset>/"):
         import_run(str(path))
     import_run(str(path), "found", meta=tmp_path / "meta.pkl")
     assert load_run("found").encoder.vocab_size == len(LETTERS)
