@@ -17,7 +17,7 @@ from nanogpt_kit.core.experiment import Experiment, Sample
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.generate.decode import Decoder
-from nanogpt_kit.generate.packed import Packed
+from nanogpt_kit.generate.packed import Packed, products
 from nanogpt_kit.generate.shares import Shares, shares_of
 from nanogpt_kit.generate.text import Text
 from nanogpt_kit.interop import bring
@@ -132,8 +132,6 @@ class LoadedRun:
         logprobs: bool = False,
     ) -> Decoder | Shares:
         """For prompts in tokens, all written at a time; on a CPU perhaps by several threads."""
-        alone = self.device != "cpu" or reader.compile_mode != "off" or not reader.own
-        reader.shares = 1 if alone else shares_of(self.experiment, len(prompts), reader.products)
         size = -(-len(prompts) // reader.shares)  # rounded up
         decoders = [
             Decoder(
@@ -178,7 +176,7 @@ class LoadedRun:
                 numbers = [numbers[row] for row in rows]
                 decoder.keep(rows)
 
-    def reader(self, rows: int, wanted: Sample) -> Packed:
+    def reader(self, texts: int, wanted: Sample) -> Packed:
         """The model as it writes so many texts at a time."""
         mode: str = wanted.compile
         if mode == "auto":
@@ -186,6 +184,9 @@ class LoadedRun:
         elif mode != "off" and (missing := compiler_missing(self.device)):
             logger.warning("decoding goes uncompiled: %s", missing)
             mode = "off"
+        share_them = self.device == "cpu" and mode == "off"
+        shares = shares_of(self.experiment, texts, products(self.model)[0]) if share_them else 1
+        rows = -(-texts // shares)  # of each, rounded up
         # What was put into the weights or hung onto modules meanwhile makes another copy necessary
         changes = sum(parameter._version for parameter in self.model.parameters())
         listeners = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self.model.modules())
@@ -193,6 +194,7 @@ class LoadedRun:
         if key not in self.packed:
             self.packed.clear()  # each holds a copy of most weights
             self.packed[key] = Packed(self.model, wanted.precision, rows, mode)
+        self.packed[key].shares = shares if self.packed[key].own else 1
         return self.packed[key]
 
 

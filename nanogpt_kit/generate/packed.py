@@ -37,7 +37,7 @@ from nanogpt_kit.nn.cache import KVCache
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MANY = 8  # texts at a time, from which the quantized operators pay: they use all threads
+FEW = 8  # vectors up to which one thread is as fast as several: 123 us and 140 from 384 to 1536 features
 WORTH_A_THREAD = 16_000_000  # products of one layer: at 9 million (0.14 ms) a second thread cost, at 38 it gained
 
 
@@ -75,7 +75,7 @@ def type_of(precision: str, device: str) -> torch.dtype:
 
 
 class Packed(nn.Module):
-    """Called with ids and a cache, as the model itself. `rows` is how many texts will be written at a time.
+    """Called with ids and a cache, as the model itself. `rows` is how many texts a call will go on with.
 
     In short types the weights and the products are; on a CPU everything between them stays in fp32, where small
     operations and attention of one token are faster. `compile` says what becomes of the steps of caches that were
@@ -89,9 +89,8 @@ class Packed(nn.Module):
         self.dtype = type_of(precision, self.device)
         self.compile_mode = compile
         self.model = model if first.dtype != torch.float32 else with_parts(model, lambda part: self.part(part, rows))
-        sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)]
-        self.products = sum(sizes) / max(1, len(sizes))  # of a layer, for one token
-        self.weight_bytes = sum(sizes) * self.dtype.itemsize  # that a step reads, all but a few
+        self.products, every = products(model)
+        self.weight_bytes = every * self.dtype.itemsize  # that a step reads, all but a few
         self.shares = 1  # threads that call it at a time
         self.own = self.model is not model  # a copy, in which nobody but decoding computes
         self.idle: list[FixedCache] = []  # that nobody uses, and steps are compiled for
@@ -150,6 +149,12 @@ class Packed(nn.Module):
     def written(self, ids: Tensor, cache: KVCache | FixedCache) -> Tensor:
         logits: Tensor = self.model(ids, cache=cache)
         return logits
+
+
+def products(model: nn.Module) -> tuple[float, int]:
+    """That a token costs: of a linear layer on the average, and of all of them."""
+    sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)]
+    return sum(sizes) / max(1, len(sizes)), sum(sizes)
 
 
 def recorded(function: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Tensor], Tensor]:
@@ -224,7 +229,7 @@ def packs(dtype: torch.dtype) -> bool:
 def reader(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> Callable[[Tensor], Tensor]:
     """x (..., in) fp32 to (..., out) fp32, by a copy of the weight (out, in) that is laid out for `rows` vectors."""
     if dtype == torch.float16 and reads_fp16():
-        if rows < MANY and reads_fp16_at_once():
+        if rows <= FEW and reads_fp16_at_once():
             half = torch.fbgemm_pack_gemm_matrix_fp16(weight)
             return lambda x: torch.fbgemm_linear_fp16_weight_fp32_activation(x, half, bias)
         halves = torch.ops.quantized.linear_prepack_fp16(weight, bias)
