@@ -66,8 +66,9 @@ class LoadedRun:
 
     def stream(self, prompt: str, max_new_tokens: int | None = None, **options: Any) -> Iterator[str]:
         """The prompt, then the text as it is made; a character of several bytes comes when it is whole."""
+        pieces = self.pieces([prompt], max_new_tokens, **options)  # raises before anything is shown
         yield prompt
-        for piece in self.pieces([prompt], max_new_tokens, **options):
+        for piece in pieces:
             yield piece.text
 
     def pieces(

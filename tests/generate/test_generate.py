@@ -88,6 +88,8 @@ def test_a_prompt_outside_the_vocabulary_is_named(tiny: Path) -> None:
         loaded.generate(["Q"])
     with pytest.raises(KitError, match="prompt is empty"):
         loaded.generate([""])
+    with pytest.raises(KitError, match="cannot be encoded"):
+        next(loaded.stream("Q"))
 
 
 def test_a_run_of_its_own_code_needs_trust_where_that_code_never_ran(
