@@ -18,6 +18,7 @@ import click
 
 from nanogpt_kit.cli import main as cli
 from nanogpt_kit.core.errors import KitError, LostRank, RunFailed
+from nanogpt_kit.launch.processes import end_with_parent
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -38,6 +39,7 @@ def main() -> None:
     logger.addHandler(OnConsole())
     logger.setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, interrupt)  # as Ctrl-C, so that what was begun is cleared away
+    end_with_parent()
     sys.exit(exit_code())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -22,6 +23,9 @@ from nanogpt_kit.core.errors import KitError, RunFailed
     help="Go on with RUN, or with the newest run of this experiment that is not done.",
 )
 @click.option(
+    "--into", type=click.Path(), metavar="FOLDER", help="The run's folder: begins the run there, or goes on with it."
+)
+@click.option(
     "--seeds", type=click.IntRange(1), help="As many runs, one after the other: train.seed, train.seed + 1, ..."
 )
 @click.option("--nproc", type=click.IntRange(1), help="Processes on this machine; over several machines use torchrun.")
@@ -30,6 +34,7 @@ def run(
     experiment: str,
     overrides: tuple[str, ...],
     resume: str | None,
+    into: str | None,
     seeds: int | None,
     nproc: int | None,
     trust_code: bool,
@@ -44,12 +49,14 @@ def run(
         raise KitError("torchrun has started several processes already; leave out --nproc and --seeds")
     if resume and seeds:
         raise KitError("--seeds goes on with the runs of its seeds; leave out the run after --resume")
+    if into and (resume is not None or seeds):
+        raise KitError("--into names the folder of one run, begun or not; leave out --resume and --seeds")
     chosen = load(experiment, overrides, trust_code)
     if (nproc or world_size) > 1 and chosen.place(("parallel", "use")) == "default":
         overrides = (*overrides, "parallel=ddp")  # one process is the default, and cannot be meant
         chosen = load(experiment, overrides, trust_code)
     if seeds is None:
-        one(experiment, overrides, resume, nproc, trust_code)
+        one(experiment, overrides, resume, nproc, trust_code, into=into)
         return
     failed = []
     for seed in range(chosen.train.seed, chosen.train.seed + seeds):
@@ -75,6 +82,7 @@ def one(
     nproc: int | None,
     trust_code: bool,
     of_seeds: bool = False,
+    into: str | None = None,
 ) -> None:
     """A run, in this process or in several. With `of_seeds`, `resume` goes on with what there is of this seed."""
     chosen = load(experiment, overrides, trust_code)
@@ -85,18 +93,23 @@ def one(
         if done:
             click.echo(f"finished already: {done}", err=True)
             return
+    if into:
+        from nanogpt_kit.runs.folder import RunFolder
+        from nanogpt_kit.train.resume import is_done_in
+
+        if is_done_in(RunFolder(Path(into)), chosen):
+            click.echo(f"finished already: {into}", err=True)
+            return
     if (nproc or 1) > 1:
-        in_processes(nproc or 1, experiment, overrides, resume, trust_code)
+        in_processes(nproc or 1, experiment, overrides, resume, trust_code, into)
         return
     import rich
 
-    from nanogpt_kit.launch.processes import end_with_parent
     from nanogpt_kit.runs import samples
     from nanogpt_kit.train import session
 
-    end_with_parent()
     rich.reconfigure(stderr=True)  # progress there, text that the model wrote on stdout
-    folder = session.run(chosen, resume, trust_code)
+    folder = session.run(chosen, resume, trust_code, Path(into) if into else None)
     if int(os.environ.get("RANK", "0")):
         return
     if folder.samples.exists():
@@ -104,13 +117,22 @@ def one(
     click.echo(f"finished: {folder}", err=True)
 
 
-def in_processes(nproc: int, experiment: str, overrides: tuple[str, ...], resume: str | None, trust_code: bool) -> None:
+def in_processes(
+    nproc: int,
+    experiment: str,
+    overrides: tuple[str, ...],
+    resume: str | None,
+    trust_code: bool,
+    into: str | None,
+) -> None:
     """The same command in each of them; what ends one ends this one, and was told there."""
     from nanogpt_kit.launch.processes import start
 
     arguments = ["run", experiment, *overrides, *(["--trust-code"] if trust_code else [])]
     if resume is not None:
         arguments += [f"--resume={resume}" if resume else "--resume"]
+    if into:
+        arguments.append(f"--into={into}")
     code = start(nproc, arguments)
     if code == 1:
         raise FailedRanks(code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -35,6 +35,20 @@ class KitError(Exception):
 
 class RunFailed(Exception):
     """A run that could not go on: a loss that is no number, a callback that raised. Not the command's fault."""
+
+    cause: ClassVar[str] = "error"  # in status.json, for programs
+
+
+class OutOfMemory(RunFailed):
+    """Of the device, or of the machine."""
+
+    cause = "out_of_memory"
+
+
+class NotFinite(RunFailed):
+    """A loss or a gradient that is no number."""
+
+    cause = "not_finite"
 
 
 class LostRank(RunFailed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -27,85 +27,7 @@ from nanogpt_kit.core.kinds import (
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options, RunContext, components_in, digest, dump, leaves, slot, slots
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
-
-
-class Train(Options):
-    """[train]: how long, how much at once, in what arithmetic."""
-
-    steps: int = Field(ge=0, description="optimizer updates; 0 only evaluates the model that training would start from")
-    batch_tokens: int = Field(ge=1, description="tokens of one update, over all ranks and micro-steps")
-    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
-        None, description="windows of a forward and backward pass on each rank; left out: its whole share; auto: as fit"
-    )
-    max_tokens: int | None = Field(None, ge=1, description="of training, where that ends the run before `steps` do")
-    max_seconds: float | None = Field(
-        None, gt=0, description="spent in steps, where that ends the run before `steps` do; schedules do not know of it"
-    )
-    grad_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 leaves it alone")
-    seed: int = Field(1337, ge=0, lt=2**63, description="of weights, batches and dropout")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
-        "auto", description="auto: cuda bf16, else fp16; cpu bf16 where the chip multiplies it natively, else fp32"
-    )
-    compile: Literal["auto", "off", "default", "max-autotune"] = Field(
-        "auto", description="auto: default, where the run is long enough to win back what compiling costs; else off"
-    )
-    activation_checkpointing: bool = Field(
-        False,
-        description="whether the backward pass computes blocks again: less memory, a third more to compute",
-    )
-    threads: int | None = Field(
-        None, ge=1, description="most CPU threads; left out: as OMP_NUM_THREADS says, else as a step keeps busy"
-    )
-    log_every_steps: int = Field(10, ge=1, description="between lines of metrics.jsonl")
-    watch: tuple[Literal["updates", "activations", "attention"], ...] = Field(
-        (), description="what to look at on logged steps: updates by role, largest activations and attention logits"
-    )
-
-
-class Evaluate(Options):
-    """[evaluate]: when the evaluators speak. They always do after the last step."""
-
-    every_steps: int = Field(1000, ge=1, description="steps between evaluations")
-    batch_size: int | None = Field(None, ge=1, description="windows at once; left out: as many as a micro-batch")
-
-
-class Checkpoint(Options):
-    """[checkpoint]: when the run is saved. It always is after the last step, and when it is interrupted."""
-
-    every_steps: int = Field(1000, ge=1, description="steps between checkpoints")
-    keep_last: int = Field(2, ge=1, description="how many to keep, the newest")
-    keep_every_steps: int | None = Field(None, ge=1, description="keeps those of its multiples, too")
-    keep_best: str | None = Field(
-        None, min_length=1, description="keeps that of the lowest value, too, of a metric such as val/loss"
-    )
-
-
-class Sample(Options):
-    """[sample]: the text that a finished run writes, and the defaults of `nanogpt-kit sample`."""
-
-    prompt: str = Field("\n", description="what the text begins with")
-    num_samples: int = Field(1, ge=0, description="texts to write; 0 writes none after a run")
-    max_new_tokens: int = Field(500, ge=0, description="tokens of each text")
-    seed: int = Field(1337, ge=0, lt=2**63, description="of the draws; sample number i uses seed + i")
-    stop: tuple[str, ...] = Field((), description="strings before which a text ends, as it does at end-of-text")
-    beyond: Literal["auto", "rolling", "refill", "exact"] = Field(
-        "auto",
-        description="what a text that outgrows block_size does: the oldest token falls out of the cache (rolling, for "
-        "relative positions), the newer half is read anew (refill), or all but the oldest token is, for every new one "
-        "(exact, as nanoGPT); auto: rolling where it can be, else refill",
-    )
-    batch_size: int = Field(16, ge=1, description="texts that are written at a time")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto",
-        description="of the weights; auto: fp16 on an x86 CPU, whose products stay in fp32; else bf16 where the device "
-        "multiplies it natively; else fp32",
-    )
-    compile: Literal["auto", "off", "default"] = Field(
-        "auto",
-        description="of the step that adds a token; auto: recorded as a CUDA graph on a GPU, off elsewhere, since on a "
-        "CPU it gains nothing",
-    )
+from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
 
 
 class Experiment(Options):
@@ -128,9 +50,11 @@ class Experiment(Options):
     callback: tuple[Callback, ...] = slots("console", "tensorboard")
     sample: Sample = Sample()
     sampler: tuple[Sampler, ...] = slots("temperature", "top_k")
+    sweep: Sweep | None = None
 
     _layers: Layers = PrivateAttr(default_factory=Layers)
     _registry: Registry = PrivateAttr(default_factory=Registry.installed)
+    _folder: Path = PrivateAttr(default_factory=Path)
 
     may_change: ClassVar[frozenset[str]] = frozenset(
         {"evaluate", "evaluator", "checkpoint", "callback", "parallel", "sample", "sampler"}
@@ -157,7 +81,7 @@ class Experiment(Options):
             experiment = cls.model_validate(layers.values, context={"registry": registry})
         except ValidationError as error:
             raise KitError(*explain(error, cls, layers, registry)) from None
-        experiment._layers, experiment._registry = layers, registry
+        experiment._layers, experiment._registry, experiment._folder = layers, registry, folder
         return experiment
 
     @model_validator(mode="after")
@@ -204,6 +128,16 @@ class Experiment(Options):
         return self.train.steps if most is None else min(self.train.steps, most // self.train.batch_tokens)
 
     @property
+    def layers(self) -> Layers:
+        """What it was read from: the values as written, and where each was."""
+        return self._layers
+
+    @property
+    def folder(self) -> Path:
+        """Where its local component files are looked for."""
+        return self._folder
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the layers dropped when one component took another's place."""
         return tuple(self._layers.notes)
@@ -239,8 +173,11 @@ class Experiment(Options):
         return list(components_in(self))
 
     def resolved(self) -> dict[str, Any]:
-        """Every value, defaults included, as TOML values: an experiment file that stands by itself."""
-        return dump(self, self._registry)
+        """Every value of its run, defaults included, as TOML values: an experiment file that stands by itself.
+
+        A sweep is a question about many runs, and no part of one.
+        """
+        return dump(self.model_copy(update={"sweep": None}), self._registry)
 
     def to_toml(self, with_copies: bool = False) -> str:
         """An experiment file; `with_copies` of its component files lying beside it in components/."""

@@ -5,6 +5,7 @@ A slot's options belong to the component they were written for, so naming anothe
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,21 +42,37 @@ class Layers:
     def override(self, overrides: Sequence[str]) -> None:
         """Applies "key=value" texts, components before their options, whatever the order they came in."""
         faults: list[Fault] = []
-        parsed: list[tuple[tuple[str, ...], Any]] = []
+        parsed: list[tuple[tuple[str, ...], Any, str]] = []
         for text in overrides:
             try:
-                parsed.append(parse_override(text))
+                parsed.append((*parse_override(text), COMMAND_LINE))
             except KitError as error:
                 faults.extend(error.faults)
-        for key, value in sorted(parsed, key=lambda pair: len(pair[0]) - (pair[0][-1] == "use")):
+        try:
+            self.set(parsed)
+        except KitError as error:
+            faults.extend(error.faults)
+        if faults:
+            raise KitError(*faults)
+
+    def set(self, values: Sequence[tuple[tuple[str, ...], Any, str]]) -> None:
+        """Lays (key, value, place) over all, components before their options. Raises KitError with every fault."""
+        faults: list[Fault] = []
+        for key, value, place in sorted(values, key=lambda one: len(one[0]) - (one[0][-1] == "use")):
             for part in reversed(key):
                 value = {part: value}
             try:
-                self._lay(self.values, value, (), lambda _: COMMAND_LINE)
+                self._lay(self.values, value, (), lambda _, place=place: place)  # type: ignore[misc]
             except KitError as error:
                 faults.extend(error.faults)
         if faults:
             raise KitError(*faults)
+
+    def copy(self) -> Layers:
+        """To be changed without changing this one. What was dropped before is not told again."""
+        other = Layers()
+        other.values, other.places = copy.deepcopy(self.values), dict(self.places)
+        return other
 
     def place(self, key: Key) -> str:
         """Where `key` was written, or else the nearest table around it."""

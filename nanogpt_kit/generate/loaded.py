@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError, nearest
-from nanogpt_kit.core.experiment import Experiment, Sample
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.sections import Sample
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.packed import Packed, products
 from nanogpt_kit.generate.shares import Shares, shares_of

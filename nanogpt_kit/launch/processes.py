@@ -89,7 +89,7 @@ def free_port() -> int:
 
 def end_with_parent(parent: int | None = None) -> None:
     """In a rank: looks whether who started it is still there, and ends where it was killed."""
-    known = os.environ.get(PARENT) if parent is None else parent
+    known = os.environ.pop(PARENT, None) if parent is None else parent  # what it starts itself has another parent
     if known is None or not hasattr(os, "getppid"):
         return
 

@@ -14,6 +14,8 @@ from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.runs.files import check_writable, own_folder, read_json, write_json
 from nanogpt_kit.runs.lock import Lock, held
 
+BEFORE_IT_BEGAN = ("provenance.json", "dirty.patch", "components")  # what a run writes before its experiment.toml
+
 
 def runs_root() -> Path:
     return Path(os.environ.get("NANOGPT_KIT_RUNS") or "runs")
@@ -62,9 +64,18 @@ class RunFolder:
         return str(self.path)
 
 
-def create(experiment: str, seed: int, fingerprint: str) -> RunFolder:
-    """A new folder runs/<experiment>/<UTC time>-s<seed>-<short hash>. Raises KitError where it cannot be made."""
+def create(experiment: str, seed: int, fingerprint: str, into: Path | None = None) -> RunFolder:
+    """A new folder runs/<experiment>/<UTC time>-s<seed>-<short hash>, or `into`, which may be there, empty or killed
+    before its run began. Raises KitError where it cannot be made."""
     parent = runs_root() / experiment
+    if into is not None:
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise KitError(f"cannot make the run folder {into}: {error.strerror}") from None
+        if any(path.name not in BEFORE_IT_BEGAN for path in into.iterdir() if not path.name.startswith(".")):
+            raise KitError(f"cannot run in {into}: it holds other things than a run")
+        return RunFolder(into)
     while True:
         unique = hashlib.sha256(f"{fingerprint} {time.time_ns()} {os.getpid()}".encode()).hexdigest()[:6]
         path = parent / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-s{seed}-{unique}"

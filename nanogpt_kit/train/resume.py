@@ -56,6 +56,14 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
     return Experiment.of(layers, folder.path), folder
 
 
+def is_done_in(folder: RunFolder, wanted: Experiment) -> bool:
+    """Whether this very run lies there and has ended. Raises KitError where another one lies there."""
+    if not folder.experiment.exists() or not is_done(folder.status(), wanted):
+        return False
+    check_differences(Experiment.load(folder.experiment), wanted)
+    return True
+
+
 def newest_unfinished(wanted: Experiment, parent: Path) -> RunFolder:
     at_work, found = [], runs.of_experiment(parent)
     same_seed = [folder for folder in found if f"-s{wanted.train.seed}-" in folder.path.name]

@@ -7,12 +7,13 @@ import os
 import shutil
 from contextlib import ExitStack, nullcontext, suppress
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import nanogpt_kit
-from nanogpt_kit.core.errors import KitError, RunFailed, dotted
+from nanogpt_kit.core.errors import KitError, OutOfMemory, RunFailed, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.manifest import Prepared
@@ -26,7 +27,7 @@ from nanogpt_kit.runs.files import read_json, write_atomically, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.evaluate import apart, check_evaluators, show
-from nanogpt_kit.train.memory import keep_freed_memory
+from nanogpt_kit.train.memory import is_out_of_memory, keep_freed_memory
 from nanogpt_kit.train.precision import Precision, choose_device, has_device
 from nanogpt_kit.train.resume import reopen
 from nanogpt_kit.train.stop import StopSignals
@@ -37,13 +38,17 @@ from nanogpt_kit.train.world import World
 logger = logging.getLogger(__name__)
 
 
-def run(experiment: Experiment, resume: str | None = None, trust_code: bool = False) -> RunFolder:
+def run(
+    experiment: Experiment, resume: str | None = None, trust_code: bool = False, into: Path | None = None
+) -> RunFolder:
     """Trains an experiment in a new folder, or goes on with a run of it that is not done.
 
-    `resume` names the run; "" is the newest that is not done. Started by torchrun, each process is one rank of it.
-    Raises KitError before anything is written, RunFailed where the run itself fails, KeyboardInterrupt where it was
-    asked to stop; its status says so too.
+    `resume` names the run; "" is the newest that is not done. `into` is the run's folder, whether it is there yet or
+    not. Started by torchrun, each process is one rank of it. Raises KitError before anything is written, RunFailed
+    where the run itself fails, KeyboardInterrupt where it was asked to stop; its status says so too.
     """
+    if into is not None:
+        resume = resume_into(into)
     trust.remember(experiment.component_files)  # whoever names a file in an experiment and runs it has chosen it
     world = World.of_environment()
     if world.rank:
@@ -75,7 +80,7 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
         torch.set_num_threads(cores.threads)
         keep_freed_memory()
         stack.enter_context(Precision(ctx.precision, ctx.device).in_force())
-        folder = resumed or shared_folder(experiment, facts, ctx, why, cores, start, world)
+        folder = resumed or shared_folder(experiment, facts, ctx, why, cores, start, world, into)
         among = f", {world.size} processes" if world.size > 1 else ""
         place = f"{ctx.device} ({cores})" if ctx.device == "cpu" else ctx.device
         logger.info("run %s on %s%s in %s (%s)", folder, place, among, ctx.precision, why)
@@ -88,15 +93,23 @@ def run(experiment: Experiment, resume: str | None = None, trust_code: bool = Fa
         stop = stack.enter_context(StopSignals())
         try:
             trainer = Trainer(experiment, data, folder, ctx, stop, world, cores, start.weights if start else None)
-        except BaseException:
+        except BaseException as error:
             if resumed is None and world.rank == 0:  # nothing has happened in it yet
                 shutil.rmtree(folder.path, ignore_errors=True)
-            raise
+            failure = in_words(error)
+            if failure is error:
+                raise
+            raise failure from error
         logger.info("compile: %s (%s)", trainer.compile.mode, trainer.compile.why)
         start = None  # its weights are in the model now, and may be gigabytes
         logger.info("%.2f million parameters, positions not counted", num_params(trainer.model) / 1e6)
         work(trainer)
     return folder
+
+
+def resume_into(folder: Path) -> str | None:
+    """What to resume where the run's folder is given: the run in it, if one has begun there."""
+    return str(folder) if RunFolder(folder).experiment.exists() else None
 
 
 def context(experiment: Experiment, world: World) -> tuple[RunContext, str]:
@@ -171,7 +184,7 @@ def launch() -> str:
 def work(trainer: Trainer) -> None:
     """Trains and samples; whatever happens, the run's status tells it."""
     folder, stop, world = trainer.folder, trainer.stop, trainer.world
-    state, reason, lost = "failed", "", False
+    state, reason, cause, lost = "failed", "", "error", False
     try:
         if world.rank == 0:
             folder.set_status("running")
@@ -190,14 +203,24 @@ def work(trainer: Trainer) -> None:
         reason = str(error)
         raise RunFailed(f"{folder} cannot go on: {error}") from error
     except BaseException as error:
-        reason = str(error) or repr(error)
+        failure = in_words(error)
+        reason, cause = str(failure) or repr(failure), getattr(failure, "cause", cause)
         lost = world.lost(error)
+        if failure is not error:
+            raise failure from error
         raise
     finally:
-        end(trainer, state, reason, lost)
+        end(trainer, state, reason, cause if state == "failed" else "", lost)
 
 
-def end(trainer: Trainer, state: str, reason: str, lost: bool) -> None:
+def in_words(error: BaseException) -> BaseException:
+    """What ended a run; memory that ran out elsewhere than in a step, which tells it itself."""
+    if isinstance(error, KitError | RunFailed) or not is_out_of_memory(error):
+        return error
+    return OutOfMemory(f"out of memory: {error}; a smaller model, or a smaller evaluate.batch_size, needs less")
+
+
+def end(trainer: Trainer, state: str, reason: str, cause: str, lost: bool) -> None:
     """The run's last word: rank 0's, or that of the rank that failed."""
     folder, rank = trainer.folder, trainer.world.rank
     try:
@@ -205,7 +228,7 @@ def end(trainer: Trainer, state: str, reason: str, lost: bool) -> None:
         if lost and folder.status()["state"] == "failed":
             return  # the one that was lost has said why
         if rank == 0 or (state == "failed" and not lost):
-            details: dict[str, Any] = {"reason": reason} if reason else {}
+            details: dict[str, Any] = {key: told for key, told in (("reason", reason), ("cause", cause)) if told}
             if rank:
                 details["rank"] = rank
             if trainer.saving.best:
@@ -237,9 +260,10 @@ def shared_folder(
     cores: Cores,
     start: WarmStart | None,
     world: World,
+    into: Path | None,
 ) -> RunFolder:
     """The new folder that rank 0 makes. Raises KitError where another rank does not see it."""
-    made = new_folder(experiment, facts, ctx, why, cores, start).path if world.rank == 0 else None
+    made = new_folder(experiment, facts, ctx, why, cores, start, into).path if world.rank == 0 else None
     folder = RunFolder(world.first_says(made))
     blind = [rank for rank, sees in enumerate(world.all_say(folder.experiment.exists())) if not sees]
     if blind:
@@ -248,7 +272,13 @@ def shared_folder(
 
 
 def new_folder(
-    experiment: Experiment, facts: dict[str, Any], ctx: RunContext, why: str, cores: Cores, start: WarmStart | None
+    experiment: Experiment,
+    facts: dict[str, Any],
+    ctx: RunContext,
+    why: str,
+    cores: Cores,
+    start: WarmStart | None,
+    into: Path | None,
 ) -> RunFolder:
     """Makes the run folder and writes down all that is known before the first step."""
     hardware: dict[str, Any] = {
@@ -266,7 +296,7 @@ def new_folder(
     origin["launch"] = os.environ.get("TORCHELASTIC_RUN_ID", "")
     if start:
         origin["init_from"] = start.facts()
-    folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
+    folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
     try:
         for path in experiment.component_files:
             (folder.path / "components").mkdir(exist_ok=True)

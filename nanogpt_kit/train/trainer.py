@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import seed_everything
-from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.core.errors import NotFinite, OutOfMemory
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.core.kinds import ModelContext, OrderContext
@@ -185,7 +185,7 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             told = remedy(self.micro_batch_size, is_auto=self.experiment.train.micro_batch_size == "auto")
-            raise RunFailed(f"step {self.step + 1}: {told}") from error
+            raise OutOfMemory(f"step {self.step + 1}: {told}") from error
         return self.world.sum(total) / batch.all_tokens, grad_norm
 
     def accumulate(self, batch: Batch) -> Tensor:
@@ -246,7 +246,7 @@ class Trainer:
         if wrong:
             starts = self.batches.batches.starts(step)
             shown = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
-            raise RunFailed(
+            raise NotFinite(
                 f"the {wrong} is {values[wrong]} at step {step + 1}, on the windows that start at tokens {shown} "
                 'of train; a lower optimizer.lr, a longer warmup or train.precision = "fp32" often helps'
             )

@@ -1,0 +1,1 @@
+"""Sweeps: the same experiment with other values, chosen by Optuna, one process each."""

@@ -1,0 +1,231 @@
+"""One line of [sweep.space]: the values that an option may take, and when it is tried at all.
+
+"key" = { float = [1e-4, 1e-2], log = true }      or step = 1e-4 instead of log
+"key" = { int = [2, 8] }                          or log = true, or step = 2
+"key" = { choice = ["adamw", "muon"] }            any values, whole tables of options too
+"key".choice.adamw = { "other.key" = ... }        a choice with what is tried, or set, beside it
+"key" = { ..., when = { "other.key" = "adamw" } } tried only where another has this value, or one of a list
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nanogpt_kit.core.errors import Fault, KitError, nearest
+
+if TYPE_CHECKING:
+    import optuna
+
+KINDS = ("float", "int", "choice")
+MANY = 10_000  # points of a space, from which on they are not counted any more
+EXAMPLE = "{ float = [1e-4, 1e-2], log = true }, { int = [2, 8] } or { choice = [...] }"
+Config = dict[str, Any]  # dotted keys and the values that a trial has for them
+
+
+@dataclass(frozen=True)
+class Condition:
+    """That another key has one of some values."""
+
+    key: str
+    values: tuple[Any, ...]
+
+    def holds(self, config: Mapping[str, Any]) -> bool:
+        return self.key in config and any(same(config[self.key], value) for value in self.values)
+
+    def excludes(self, other: Condition) -> bool:
+        return self.key == other.key and not any(same(a, b) for a in self.values for b in other.values)
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """A key of the space, and the conditions that all must hold for it to matter."""
+
+    key: str
+    when: tuple[Condition, ...]
+    place: str  # file:line
+
+    def is_active(self, config: Mapping[str, Any]) -> bool:
+        return all(condition.holds(config) for condition in self.when)
+
+    def excludes(self, other: Conditional) -> bool:
+        """Whether the two are never active together."""
+        return any(one.excludes(another) for one in self.when for another in other.when)
+
+
+@dataclass(frozen=True)
+class Setting(Conditional):
+    """The one value that a key has under its conditions."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Parameter(Conditional):
+    """A key and what it may be: a range from `low` to `high`, or one of `choices`."""
+
+    kind: str  # of KINDS
+    low: float = 0
+    high: float = 0
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] = ()
+    name: str = ""  # to Optuna: the key, and in branches the condition too, since their ranges differ
+
+    @property
+    def endpoints(self) -> tuple[Any, ...]:
+        return self.choices if self.kind == "choice" else (self.low, self.high)
+
+    @property
+    def values(self) -> Sequence[Any] | None:
+        """All of them, in order; None where they are too many to count."""
+        if self.kind == "choice":
+            return self.choices
+        if self.kind == "int":
+            return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+        if self.step is None:
+            return None
+        count = round((self.high - self.low) / self.step) + 1
+        return [self.low + number * self.step for number in range(count)] if count <= MANY else None
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is one of its values."""
+        if self.kind == "choice":
+            return any(same(value, choice) for choice in self.choices)
+        is_number = isinstance(value, int if self.kind == "int" else int | float) and not isinstance(value, bool)
+        if not is_number or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-8
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        if self.kind == "choice":
+            return self.choice(trial.suggest_categorical(self.name, [label(choice) for choice in self.choices]))
+        if self.kind == "int":
+            return trial.suggest_int(self.name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        from optuna import distributions
+
+        if self.kind == "choice":
+            return distributions.CategoricalDistribution([label(choice) for choice in self.choices])
+        if self.kind == "int":
+            return distributions.IntDistribution(int(self.low), int(self.high), self.log, int(self.step or 1))
+        return distributions.FloatDistribution(self.low, self.high, self.log, self.step)
+
+    def choice(self, told: Any) -> Any:
+        """The choice that Optuna calls so."""
+        return next(choice for choice in self.choices if label(choice) == told)
+
+    def __str__(self) -> str:
+        """As in TOML: "optimizer.lr = float [0.0001, 0.01], log"."""
+        if self.kind == "choice":
+            words = f"choice {json.dumps(list(self.choices))}"
+        else:
+            words = f"{self.kind} [{self.low:g}, {self.high:g}]" + ", log" * self.log
+            words += f", step {self.step:g}" if self.step else ""
+        conditions = " and ".join(f"{one.key} is {' or '.join(map(told, one.values))}" for one in self.when)
+        return words + (f", where {conditions}" if conditions else "")
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, and both or neither a boolean: to Python 1 is True."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def label(choice: Any) -> Any:
+    """A choice as Optuna can store it: scalars are themselves."""
+    return choice if isinstance(choice, bool | int | float | str) else json.dumps(choice)
+
+
+def told(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def parameter(key: str, table: Mapping[str, Any], when: tuple[Condition, ...], place: str) -> Parameter:
+    """From its table. Raises KitError with what is wrong in it."""
+
+    def wrong(message: str) -> KitError:
+        return KitError(Fault(message, f"sweep.space.{key}", place))
+
+    unknown = [name for name in table if name not in (*KINDS, "log", "step", "when")]
+    if unknown:
+        raise wrong(f"unknown {unknown[0]!r}{nearest(unknown[0], (*KINDS, 'log', 'step', 'when'))}")
+    kinds = [kind for kind in KINDS if kind in table]
+    if len(kinds) != 1:
+        raise wrong(f"should have one of float, int and choice, has {' and '.join(kinds) or 'none'}")
+    kind = kinds[0]
+    when = (*when, *conditions(table.get("when", {}), wrong))
+    log, step = table.get("log", False), table.get("step")
+    if not isinstance(log, bool):
+        raise wrong(f"log should be true or false, got {log!r}")
+    if kind == "choice":
+        if "log" in table or "step" in table:
+            raise wrong("a choice has no log and no step")
+        return Parameter(key, when, place, kind, choices=choices_of(table["choice"], wrong))
+    bounds, a_number = table[kind], "whole numbers" if kind == "int" else "numbers"
+    if not (isinstance(bounds, list) and len(bounds) == 2 and all(is_number(bound, kind) for bound in bounds)):
+        raise wrong(f"{kind} should be two {a_number}, [low, high], got {bounds!r}")
+    low, high = bounds if kind == "int" else map(float, bounds)
+    if low > high:
+        raise wrong(f"the bounds are reversed: {kind} = [{bounds[0]}, {bounds[1]}]; write [{bounds[1]}, {bounds[0]}]")
+    if low == high:
+        raise wrong(f"both bounds are {low:g}, so there is nothing to try; leave the key out and set the option itself")
+    if log and low <= 0:
+        raise wrong(f"log wants bounds above 0, and the lower one is {low:g}; raise it, or leave out log")
+    if step is not None:
+        if log:
+            raise wrong("takes log or step, not both")
+        if not is_number(step, kind) or not 0 < step <= high - low:
+            raise wrong(f"step should be above 0 and at most high - low ({high - low:g}), got {step!r}")
+        rest = math.remainder(high - low, step)
+        if abs(rest) > 1e-8 * step:
+            near = low + round((high - low) / step) * step
+            raise wrong(f"from {low:g} in steps of {step:g} one does not come to {high:g}; {near:g} is near")
+    return Parameter(key, when, place, kind, low, high, log, step)
+
+
+def is_number(value: Any, kind: str) -> bool:
+    allowed = int if kind == "int" else int | float
+    return isinstance(value, allowed) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def choices_of(values: Any, wrong: Any) -> tuple[Any, ...]:
+    """From a list, or from a table of branches: their names, read as on the command line."""
+    if isinstance(values, dict):
+        values = [branch_value(name) for name in values]
+    if not isinstance(values, list) or len(values) < 2:
+        raise wrong(f"choice should be a list of at least two values, or a table of branches, got {values!r}")
+    labels = [label(value) for value in values]
+    twice = next((value for n, value in enumerate(labels) if value in labels[:n]), None)  # Optuna holds 1 for true
+    if twice is not None:
+        raise wrong(f"{twice!r} is among the choices twice")
+    return tuple(values)
+
+
+def branch_value(name: str) -> Any:
+    """`choice.4` is a number and `choice.true` a boolean; what is no TOML value is a word."""
+    from nanogpt_kit.core.layers import parse_override
+
+    return parse_override(f"branch={name}")[1]
+
+
+def conditions(table: Any, wrong: Any) -> Iterator[Condition]:
+    if not isinstance(table, dict):
+        raise wrong(f'when should be a table such as {{ "optimizer.use" = "muon" }}, got {table!r}')
+    for key, value in flat(table):
+        yield Condition(key, tuple(value) if isinstance(value, list) else (value,))
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys, whether they were quoted or written as tables in tables."""
+    for name, value in table.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from flat(value, f"{key}.")
+        else:
+            yield key, value
