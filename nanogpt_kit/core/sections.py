@@ -98,7 +98,7 @@ class Sweep(Options):
     trials: int = Field(20, ge=1, description="how many; where the space holds fewer points, each of them once")
     sampler: Literal["tpe", "random", "qmc", "grid", "cmaes"] = Field(
         "tpe",
-        description="what chooses the values: tpe learns from earlier trials, qmc spreads evenly, grid takes every point",
+        description="chooses the values: tpe and cmaes learn from earlier trials, qmc spreads evenly, grid takes all",
     )
     seed: int = Field(1337, ge=0, lt=2**31, description="of the sampler")
     pruner: Literal["none", "median", "asha", "hyperband", "patience"] = Field(
@@ -109,7 +109,7 @@ class Sweep(Options):
     min_tokens: int | None = Field(
         None,
         ge=1,
-        description="before a trial may be pruned; left out: a ninth (reduction_factor squared) of its tokens",
+        description="before a trial may be pruned; left out: its tokens / reduction_factor squared",
     )
     reduction_factor: int = Field(
         3, ge=2, description="asha, hyperband: one in so many goes on from a rung to the next"

@@ -15,6 +15,7 @@ from types import FrameType
 
 GRACE_SECONDS = 10.0  # for the others once one has failed, to end by themselves
 LOOK_SECONDS = 0.05
+PARENT_SECONDS = 0.25  # between looks whether the parent is there
 INTERRUPTED = 130  # exit code of a rank that was asked to stop
 PARENT = "NANOGPT_KIT_PARENT"  # the process that a rank ends with
 
@@ -95,7 +96,7 @@ def end_with_parent(parent: int | None = None) -> None:
 
     def look() -> None:
         while os.getppid() == int(known):
-            time.sleep(1)
+            time.sleep(PARENT_SECONDS)
         os._exit(1)
 
     threading.Thread(target=look, daemon=True).start()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.runs.secrets import masked, masked_patch
 
 MAX_UNTRACKED_BYTES = 1_000_000  # a larger untracked file is data, not code: it is named, not copied
 LIBRARIES = ("torch", "numpy", "pydantic", "safetensors")
@@ -26,7 +27,7 @@ def collect(experiment: Experiment, data: dict[str, Any], hardware: dict[str, An
     entries = {experiment.entry_of(part) for _, part in experiment.parts()}
     versions = {entry.distribution: entry.version for entry in sorted(entries, key=lambda entry: entry.distribution)}
     values = {
-        "command": shlex.join(sys.argv),
+        "command": masked(shlex.join(sys.argv)),
         "folder": str(Path.cwd()),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": experiment.train.seed,
@@ -46,7 +47,7 @@ def collect(experiment: Experiment, data: dict[str, Any], hardware: dict[str, An
             **hardware,
         },
     }
-    return values, patch
+    return values, masked_patch(patch)
 
 
 def user() -> str:

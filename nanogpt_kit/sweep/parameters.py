@@ -99,7 +99,22 @@ class Parameter(Conditional):
         if not is_number or not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / self.step if self.step else 0.0
-        return abs(steps - round(steps)) < 1e-8
+        return bool(abs(steps - round(steps)) < 1e-8)
+
+    def at(self, share: float) -> Any:
+        """The value at a share, from 0 to 1 and below 1, of the range; every value has as much of it."""
+        if self.kind == "choice":
+            return self.choices[int(share * len(self.choices))]
+        if self.kind == "float" and self.step is None:
+            if self.log:
+                return min(self.high, math.exp(math.log(self.low) + share * math.log(self.high / self.low)))
+            return self.low + share * (self.high - self.low)
+        step = self.step or 1
+        if self.log:
+            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+            return min(int(self.high), max(int(self.low), round(math.exp(low + share * (high - low)))))
+        value = self.low + step * int(share * (round((self.high - self.low) / step) + 1))
+        return int(value) if self.kind == "int" else value
 
     def suggest(self, trial: optuna.Trial) -> Any:
         if self.kind == "choice":
@@ -132,7 +147,7 @@ class Parameter(Conditional):
         return words + (f", where {conditions}" if conditions else "")
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one: object, other: object) -> bool:
     """Equal, and both or neither a boolean: to Python 1 is True."""
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 

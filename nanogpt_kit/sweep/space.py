@@ -40,7 +40,7 @@ class Space:
         assert base.sweep is not None, "there is a [sweep] table"
         self.base = base
         self.layers, self.folder = base.layers.copy(), base.folder
-        self.layers.values.pop("sweep")
+        self.layers.values = base.resolved()  # so that every slot says what is in it, defaults too
         self.parameters: list[Parameter] = []
         self.settings: list[Setting] = []
         self.faults: list[Fault] = []

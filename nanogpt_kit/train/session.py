@@ -233,7 +233,12 @@ def end(trainer: Trainer, state: str, reason: str, cause: str, lost: bool) -> No
                 details["rank"] = rank
             if trainer.saving.best:
                 details["best"] = trainer.saving.best
-            spent = {"step": trainer.step, "total_steps": trainer.total_steps, "seconds": round(trainer.seconds, 3)}
+            spent = {
+                "parameters": num_params(trainer.model),
+                "step": trainer.step,
+                "total_steps": trainer.total_steps,
+                "seconds": round(trainer.seconds, 3),
+            }
             folder.set_status(state, **spent, **details)
     except (OSError, RunFailed) as error:  # what ended the run matters more
         logger.warning("%s is %s, but its end is not complete: %s", folder, state, error)

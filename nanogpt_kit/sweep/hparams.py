@@ -1,0 +1,46 @@
+"""A trial's values for TensorBoard's HParams, in the event files of its own run.
+
+torch's add_hparams makes a run of its own for each, and of several runs' keys TensorBoard shows those of one (pytorch
+issues 32651 and 39250). A session's start and end, with no description of the whole experiment, give the union of all
+keys, and every scalar as a metric.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write(folder: Path, values: Mapping[str, Any], is_complete: bool) -> None:
+    """Into the TensorBoard folder of a run, where it has one."""
+    if not folder.is_dir():
+        return
+    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2  # type: ignore[import-untyped]
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+
+    start = plugin_data_pb2.SessionStartInfo(group_name="")
+    for key, value in values.items():
+        if isinstance(value, bool):
+            start.hparams[key].bool_value = value
+        elif isinstance(value, int | float):
+            start.hparams[key].number_value = value
+        else:
+            start.hparams[key].string_value = value if isinstance(value, str) else json.dumps(value)
+    status = api_pb2.STATUS_SUCCESS if is_complete else api_pb2.STATUS_FAILURE
+    parts = (
+        (metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start)),
+        (
+            metadata.SESSION_END_INFO_TAG,
+            plugin_data_pb2.HParamsPluginData(session_end_info=plugin_data_pb2.SessionEndInfo(status=status)),
+        ),
+    )
+    writer = EventFileWriter(str(folder), filename_suffix=".hparams")
+    for tag, data in parts:
+        described = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data))
+        writer.add_event(Event(summary=Summary(value=[described]), wall_time=time.time()))
+    writer.close()

@@ -1,0 +1,118 @@
+"""Where a study lies: a file beside its runs, or what several machines share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from types import TracebackType
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.runs.secrets import masked
+
+FORMS = "journal, sqlite, a path that ends in .journal, sqlite:///PATH, postgresql://..., mysql://..., grpc://HOST:PORT"
+BUSY_SECONDS = 60  # that a writer to SQLite waits for the others
+DRIVERS = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("MySQLdb", "pymysql")}  # SQLAlchemy takes the first
+
+
+class SystemLock(BaseJournalFileLock):
+    """Around each append. The system drops it with its holder; Optuna's own are left behind by a kill."""
+
+    def __init__(self, path: Path) -> None:
+        self.lock = Lock(path, wait=True)
+
+    def acquire(self) -> bool:
+        self.lock.__enter__()
+        return True
+
+    def release(self) -> None:
+        self.lock.__exit__(None, None, None)
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
+
+
+def open_storage(named: str, folder: Path, for_reading: bool = False) -> BaseStorage:
+    """What `sweep.storage` names; `folder` is the sweep's. Raises KitError where it cannot be reached.
+
+    `for_reading` neither makes nor mends anything that is a file.
+    """
+    try:
+        if named == "journal" or named.endswith(".journal"):
+            path = folder / "study.journal" if named == "journal" else Path(named)
+            return open_journal(path.absolute(), for_reading)
+        if named == "sqlite":
+            named = f"sqlite:///{(folder / 'study.db').absolute()}"
+        if named.startswith("grpc://"):
+            return open_proxy(named)
+        if "://" not in named:
+            raise KitError(f"sweep.storage: {named!r} is none of: {FORMS}")
+        return open_database(named, for_reading)
+    except KitError:
+        raise
+    except Exception as error:
+        first = str(error).strip().split("\n")[0]
+        raise KitError(f"sweep.storage: {masked(named)} cannot be reached: {masked(first)}") from None
+
+
+def open_journal(path: Path, for_reading: bool) -> BaseStorage:
+    if for_reading and not path.exists():
+        raise KitError(f"there is no {path}: no sweep has begun there")
+    if not for_reading:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = SystemLock(path.with_name(path.name + ".lock"))
+        with lock:
+            mend(path)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def mend(path: Path) -> None:
+    """Cuts off a last line that a kill tore: after the next append no reader would get past it."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as file:
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                file.truncate(whole)
+
+
+def open_database(url: str, for_reading: bool) -> BaseStorage:
+    from sqlalchemy.engine import make_url
+
+    parsed = make_url(url)
+    name = parsed.get_backend_name()
+    if name == "sqlite":
+        if for_reading and parsed.database and not Path(parsed.database).exists():
+            raise KitError(f"there is no {parsed.database}: no sweep has begun there")
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+    if name in DRIVERS and "+" not in parsed.drivername:
+        found = next((driver for driver in DRIVERS[name] if importlib.util.find_spec(driver)), None)
+        if found is None:
+            raise KitError(f"sweep.storage: {name} wants a driver; install one of: {', '.join(DRIVERS[name])}")
+        dialect = name if found == DRIVERS[name][0] else f"{name}+{found}"
+        url = parsed.set(drivername=dialect).render_as_string(hide_password=False)
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+
+
+def open_proxy(url: str) -> BaseStorage:
+    found = re.fullmatch(r"grpc://([^:/]+):(\d+)/?", url)
+    if not found:
+        raise KitError(f"sweep.storage: {url!r} should be grpc://HOST:PORT")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    host, port = found[1], int(found[2])
+    proxy = optuna.storages.GrpcStorageProxy(host=host, port=port)
+    proxy.wait_server_ready(timeout=10)
+    return proxy

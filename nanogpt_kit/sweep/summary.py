@@ -1,0 +1,166 @@
+"""What a sweep has found so far, read from its study and its run folders; its controllers may be dead."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.sections import Sweep
+from nanogpt_kit.runs import metrics
+from nanogpt_kit.runs.folder import RunFolder, runs_root
+from nanogpt_kit.sweep.choosing import unit_of
+from nanogpt_kit.sweep.confirm import SUFFIX, Confirmed, confirmed
+
+STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
+
+
+def sweep_folder(name: str) -> Path:
+    """Of the sweep over the experiment of that name: its study, its trials' runs, its best.toml and report."""
+    return runs_root() / name / "sweep"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial."""
+
+    number: int
+    state: str  # of STATES
+    config: dict[str, Any]  # dotted keys and values; those of branches that it is not in are absent
+    names: dict[str, Any]  # the same as Optuna names them
+    value: float | None = None  # of the metric: of complete trials at their end, of pruned ones when they were given up
+    cause: str = ""  # complete, pruned, out_of_memory, not_finite, refused, died or error; empty while it is at work
+    reason: str = ""
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0  # in steps
+    parameters: int | None = None  # of its model
+    values: tuple[float, ...] = ()  # one a seed, where there are several
+    reports: tuple[tuple[int, float], ...] = ()  # (tokens, metric) at each evaluation of its first seed
+    folder: str = ""  # the sweep's on its machine
+
+    def run(self, seed: int) -> Path:
+        return Path(self.folder) / f"trial-{self.number:04d}-s{seed}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A whole sweep."""
+
+    name: str
+    options: Sweep
+    count: int  # trials wanted
+    rows: tuple[Row, ...]  # by number; what waits is not among them
+    confirmed: tuple[Confirmed, ...] = ()  # the best first
+    space: dict[str, str] = field(default_factory=dict)  # {"optimizer.lr": "float [0.0001, 0.01], log"}
+    trial_tokens: int = 0  # of a trial that is not pruned
+    total_steps: int = 0
+    seed: int = 0  # train.seed of the first run of each trial
+
+    def best(self) -> Row | None:
+        """By the fresh seeds where there are some, else by the sweep's own metric."""
+        complete = {row.number: row for row in self.rows if row.state == "complete" and row.value is not None}
+        if self.confirmed and self.confirmed[0].number in complete:
+            return complete[self.confirmed[0].number]
+        sign = 1 if self.options.direction == "minimize" else -1
+        return min(complete.values(), key=lambda row: sign * (row.value or 0.0), default=None)
+
+    def counts(self) -> dict[str, int]:
+        found = Counter(row.state for row in self.rows)
+        waiting = max(0, self.count - len(self.rows))
+        return {state: found[state] if state != "waiting" else waiting for state in STATES}
+
+    @property
+    def tokens(self) -> int:
+        return sum(row.tokens for row in self.rows)
+
+    @property
+    def seconds(self) -> float:
+        return sum(row.seconds for row in self.rows)
+
+    def seconds_left(self) -> float | None:
+        """By what a trial has taken so far, workers counted; None where none has ended yet."""
+        ended = [row.seconds for row in self.rows if row.state in ("complete", "pruned") and row.seconds]
+        if not ended:
+            return None
+        mean = sum(ended) / len(ended)
+        begun = sum(max(0.0, mean - row.seconds) for row in self.rows if row.state in ("running", "interrupted"))
+        return (self.counts()["waiting"] * mean + begun) / self.options.workers
+
+
+def read(name: str, options: Sweep, storage: BaseStorage) -> Summary:
+    """From the study of that name. Raises KitError where there is none."""
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        raise KitError(f"no sweep of the experiment {name!r} has begun in this storage") from None
+    about = study.user_attrs
+    if "experiment" not in about:
+        raise KitError(f"the study {name!r} of this storage is no sweep, or its controller is just beginning it")
+    train = about["experiment"]["train"]
+    tokens = int(about["trial_tokens"])
+    trials = study.get_trials(deepcopy=False)
+    rows = [row_of(trial, unit_of(tokens)) for trial in trials if trial.state != TrialState.WAITING]
+    return Summary(
+        name,
+        options,
+        about.get("count", len(trials)),
+        tuple(rows),
+        tuple(read_confirmed(name, options, storage)),
+        about["space"],
+        tokens,
+        tokens // train["batch_tokens"],
+        train["seed"],
+    )
+
+
+def read_confirmed(name: str, options: Sweep, storage: BaseStorage) -> Sequence[Confirmed]:
+    try:
+        study = optuna.load_study(study_name=name + SUFFIX, storage=storage)
+    except KeyError:
+        return []
+    return confirmed(study.get_trials(deepcopy=False), options.direction)
+
+
+def row_of(trial: FrozenTrial, unit: int) -> Row:
+    told = trial.user_attrs
+    row = Row(
+        number=trial.number,
+        state={"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
+        config={name.split("@")[0]: value for name, value in trial.params.items()},
+        names=dict(trial.params),
+        value=trial.value,
+        cause=told.get("cause", ""),
+        reason=told.get("reason", ""),
+        step=told.get("step", 0),
+        tokens=told.get("tokens", 0),
+        seconds=told.get("seconds", 0.0),
+        parameters=told.get("parameters"),
+        values=tuple(told.get("values", ())),
+        reports=tuple((step * unit, value) for step, value in sorted(trial.intermediate_values.items())),
+        folder=told.get("folder", ""),
+    )
+    return at_work(row) if row.state == "running" else row
+
+
+def at_work(row: Row) -> Row:
+    """How far a trial is that has not ended, where its runs lie on this machine."""
+    runs = [RunFolder(path) for path in sorted(Path(row.folder).glob(f"trial-{row.number:04d}-s*"))]
+    if not row.folder or not runs:
+        return row
+    newest = [record for run in runs for record in list(metrics.read(run.metrics))[-1:]]
+    is_running = any(run.status()["state"] == "running" for run in runs)
+    return replace(
+        row,
+        state="running" if is_running else "interrupted",
+        step=newest[-1]["step"] if newest else 0,
+        tokens=sum(record.get("tokens", 0) for record in newest),
+        seconds=sum(record.get("seconds", 0.0) for record in newest),
+    )

@@ -1,0 +1,320 @@
+"""One trial at work: its runs, one after another, each a process and an ordinary run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import tomli_w
+from optuna.trial import TrialState
+
+from nanogpt_kit.core.errors import KitError, nearest
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.launch.slots import Child, Slot
+from nanogpt_kit.runs.files import write_atomically
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.sweep.parameters import Config
+from nanogpt_kit.sweep.space import Space
+
+MISTAKE = 2  # exit code: the run was refused before its first step
+CRASHES = 1  # of a run that are tried again
+DEATHS = 3  # without a word that are tried again: the system's memory ran out, or somebody killed it
+HEARTBEAT_SECONDS = 60.0  # between signs of life, for other machines
+RELEASE_SECONDS = 10.0  # for the process of a controller that was killed, to end too
+BUSY = "is at work in another process"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended. `cause`: complete, pruned, out_of_memory, not_finite, refused, died or error."""
+
+    state: TrialState
+    cause: str
+    value: float | None = None
+    reason: str = ""
+
+
+# Memory that runs out and losses that are no number are answers about a place in the space. A pruned trial is a bad one
+# to the sampler; a failed one it does not see, and goes there again.
+PRUNED = ("out_of_memory", "not_finite", "refused", "died")
+
+
+def outcome_of(cause: str, reason: str) -> Outcome:
+    return Outcome(TrialState.PRUNED if cause in PRUNED else TrialState.FAIL, cause, reason=reason)
+
+
+class Tail:
+    """The lines that were added to a metrics.jsonl since the last look. A resumed run writes the file anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.at, self.inode = 0, -1
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        try:
+            seen = self.path.stat()
+        except FileNotFoundError:
+            return
+        if seen.st_ino != self.inode or seen.st_size < self.at:
+            self.at, self.inode = 0, seen.st_ino
+        if seen.st_size == self.at:
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.at)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.at += len(whole)
+        for line in whole.splitlines():
+            with suppress(json.JSONDecodeError):
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    yield record
+
+
+@dataclass
+class Run:
+    """What is known of one of a trial's runs."""
+
+    folder: RunFolder
+    experiment: Experiment
+    value: float | None = None
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0  # tokens/s
+    found: set[str] = field(default_factory=set)  # names of metrics
+
+
+class WrongMetric(KitError):
+    """That no evaluator gives what the sweep goes by."""
+
+
+class Work:
+    """A trial in its slot. `poll` says how it ended, or None while it has not."""
+
+    def __init__(
+        self,
+        trial: optuna.Trial,
+        runs: list[Run],
+        slot: Slot,
+        folder: Path,
+        lock: Lock,
+        metric: str,
+        unit: int,
+        min_tokens: int,
+        nproc: int = 1,
+    ) -> None:
+        self.trial, self.runs, self.slot, self.folder, self.lock = trial, runs, slot, folder, lock
+        self.metric, self.unit, self.min_tokens, self.nproc = metric, unit, min_tokens, nproc
+        self.number = trial.number
+        self.at = 0  # which of the runs
+        self.child: Child | None = None
+        self.pruned = self.stopping = False
+        self.crashes = self.deaths = 0
+        self.waiting_since = time.monotonic()
+        self.reported = dict(self.frozen().intermediate_values)
+        self.tail = Tail(self.run.folder.metrics)
+        trial.set_user_attr("host", platform.node())
+        trial.set_user_attr("folder", str(folder))
+        self.sign()
+
+    @property
+    def run(self) -> Run:
+        return self.runs[self.at]
+
+    def frozen(self) -> optuna.trial.FrozenTrial:
+        return self.trial.storage.get_trial(self.trial._trial_id)
+
+    def sign(self) -> None:
+        self.signed = time.monotonic()
+        self.trial.set_user_attr("seen", time.time())
+
+    def poll(self) -> Outcome | None:
+        if time.monotonic() - self.signed > HEARTBEAT_SECONDS:
+            self.sign()
+        if self.child is None:
+            return self.begin()
+        code = self.child.poll()
+        self.look()
+        if code is None:
+            return None
+        return self.ended(code)
+
+    # A run
+
+    def begin(self) -> Outcome | None:
+        """Starts the process of the next run, unless that run has ended before."""
+        if self.stopping:
+            return None
+        status = self.run.folder.status() if self.run.folder.experiment.exists() else {}
+        if status.get("state") == "running":  # the process of a controller that is gone; it is about to notice
+            self.end_orphan()
+            return None
+        self.look()
+        if status.get("state") == "finished":
+            return self.finished(status)
+        spec = self.folder / "trials" / f"{self.run.folder.path.name}.toml"
+        if not spec.exists():  # else as it began: in another slot it may have had other threads
+            values = self.run.experiment.resolved()
+            if self.run.experiment.component_files:
+                values["components"] = [str(path.absolute()) for path in self.run.experiment.component_files]
+            write_atomically(spec, tomli_w.dumps(values))
+        arguments = ["run", str(spec), f"--into={self.run.folder.path}"]
+        if self.nproc > 1:
+            arguments.append(f"--nproc={self.nproc}")
+        self.child = Child(arguments, self.slot, spec.with_suffix(".log"))
+        write_atomically(spec.with_suffix(".pid"), str(self.child.process.pid))
+        return None
+
+    def end_orphan(self) -> None:
+        """Waits for it; one that does not notice that its controller has gone is killed."""
+        if time.monotonic() - self.waiting_since < RELEASE_SECONDS:
+            return
+        with suppress(OSError, ValueError):
+            pid = int((self.folder / "trials" / f"{self.run.folder.path.name}.pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if os.fsencode(str(self.run.folder.path)) in command:  # and not somebody else's by now
+                os.kill(pid, signal.SIGKILL)
+        self.waiting_since = time.monotonic()
+
+    def look(self) -> None:
+        """At what the run has measured since the last time; perhaps it is not worth going on."""
+        run = self.run
+        for record in self.tail.read():
+            run.step, run.tokens, run.seconds = record["step"], record.get("tokens", 0), record.get("seconds", 0.0)
+            run.rate = record.get("perf/tokens_per_second") or run.rate
+            run.found |= record.keys()
+            if self.metric in record:
+                value = record[self.metric]
+                run.value = math.nan if value is None else float(value)
+                self.report(run.tokens, run.value)
+            elif "train/loss" not in record and self.metric not in run.found:  # the evaluators have spoken
+                raise self.wrong_metric()
+
+    def wrong_metric(self) -> WrongMetric:
+        names = self.run.found - {"step", "tokens", "seconds"}
+        return WrongMetric(f"sweep.metric: no run of it has a metric {self.metric!r}{nearest(self.metric, names)}")
+
+    def report(self, tokens: int, value: float) -> None:
+        step = tokens // self.unit
+        if self.at or step in self.reported or not math.isfinite(value):  # seeds after the first are not pruned
+            return
+        self.trial.report(value, step)
+        self.reported[step] = value
+        is_last = self.run.step >= self.run.experiment.total_steps
+        if tokens >= self.min_tokens and not is_last and self.trial.should_prune() and not self.pruned:
+            self.pruned = True
+            if self.child is not None:
+                self.child.terminate()
+
+    def ended(self, code: int) -> Outcome | None:
+        """The process has ended. None where the trial goes on."""
+        assert self.child is not None, "a process has ended"
+        words, self.child = self.child.last_words(), None
+        self.waiting_since = time.monotonic()
+        status = self.run.folder.status() if self.run.folder.experiment.exists() else {}
+        if status.get("state") == "finished":
+            return self.finished(status)
+        if self.pruned:
+            tokens = self.run.tokens
+            return Outcome(
+                TrialState.PRUNED, "pruned", reason=f"{self.metric} {self.run.value:.4f} at {tokens:,} tokens"
+            )
+        if self.stopping:
+            return None
+        if BUSY in words:
+            return None
+        if code == MISTAKE:
+            return outcome_of("refused", words)
+        if status.get("state") == "failed":
+            cause, reason = status.get("cause", "error"), status.get("reason", words)
+            if cause != "error":
+                return outcome_of(cause, reason)
+        elif code == 1:
+            cause = "out_of_memory" if words.startswith("out of memory") else "error"
+            reason = words
+            if cause != "error":
+                return outcome_of(cause, reason)
+        else:
+            self.deaths += 1
+            if self.deaths <= DEATHS:
+                return None
+            reason = f"its process ended without a word {self.deaths} times; perhaps memory ran out"
+            return outcome_of("died", reason)
+        self.crashes += 1
+        return None if self.crashes <= CRASHES else outcome_of("error", reason)
+
+    def finished(self, status: Mapping[str, Any]) -> Outcome | None:
+        """Goes on with the next run, or ends the trial."""
+        if self.run.value is None:
+            raise self.wrong_metric()
+        if not math.isfinite(self.run.value):
+            return outcome_of("not_finite", f"{self.metric} is no number")
+        self.trial.set_user_attr("parameters", status.get("parameters"))
+        if "train." in status.get("reason", ""):
+            self.trial.set_user_attr("ended_by", status["reason"])
+        if self.at + 1 < len(self.runs):
+            self.at += 1
+            self.tail = Tail(self.run.folder.metrics)
+            self.crashes = self.deaths = 0
+            return self.begin()
+        values = [run.value for run in self.runs if run.value is not None]
+        return Outcome(TrialState.COMPLETE, "complete", statistics.fmean(values))
+
+    # Its end
+
+    def note(self, outcome: Outcome) -> None:
+        """What the study remembers of it besides its value; before its state changes, since nothing can after."""
+        told: dict[str, Any] = {"cause": outcome.cause, "reason": outcome.reason, "step": self.run.step}
+        told["tokens"] = sum(run.tokens for run in self.runs)
+        told["seconds"] = sum(run.seconds for run in self.runs)
+        if len(self.runs) > 1:
+            told["values"] = [run.value for run in self.runs]
+        if self.slot.threads:
+            told["threads"] = self.run.experiment.train.threads
+        for key, value in told.items():
+            self.trial.set_user_attr(key, value)
+
+    def forget_checkpoints(self) -> None:
+        """Of a trial that was given up: nobody goes on with it."""
+        for run in self.runs:
+            shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
+
+    def stop(self) -> None:
+        self.stopping = True
+        if self.child is not None:
+            self.child.terminate()
+
+    def kill(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+
+    def release(self) -> None:
+        self.lock.__exit__(None, None, None)
+
+
+def make_runs(
+    space: Space, number: int, config: Config, seeds: Sequence[int], threads: int | None, folder: Path
+) -> list[Run]:
+    """The runs of a trial, one a seed. Raises KitError where its values do not go together."""
+    made = []
+    for seed in seeds:
+        also: list[tuple[str, Any]] = [("train.seed", seed), ("sample.num_samples", 0)]  # nobody reads them
+        if threads and space.base.train.threads is None and "train.threads" not in config:
+            also.append(("train.threads", threads))  # written down, since another number rounds otherwise
+        experiment = space.experiment(config, also)
+        made.append(Run(RunFolder(folder / f"trial-{number:04d}-s{seed}"), experiment))
+    return made
