@@ -15,6 +15,7 @@ from nanogpt_kit.cli.plugins import plugins
 from nanogpt_kit.cli.prepare import prepare
 from nanogpt_kit.cli.run import run
 from nanogpt_kit.cli.sample import sample
+from nanogpt_kit.cli.sweep import sweep
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -23,5 +24,5 @@ def main() -> None:
     """A workbench for questions to GPT-sized language models: an idea is a file, an experiment is a TOML file."""
 
 
-for verb in (run, prepare, sample, evaluate, import_model, export, check, plugins, bench, doctor):
+for verb in (run, prepare, sample, evaluate, sweep, import_model, export, check, plugins, bench, doctor):
     main.add_command(verb)

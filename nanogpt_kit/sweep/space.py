@@ -38,7 +38,7 @@ class Space:
     def __init__(self, base: Experiment) -> None:
         """Raises KitError with all that is wrong in the table itself; `check` looks at what it makes."""
         assert base.sweep is not None, "there is a [sweep] table"
-        self.base = base
+        self.base, self.options = base, base.sweep
         self.layers, self.folder = base.layers.copy(), base.folder
         self.layers.values = base.resolved()  # so that every slot says what is in it, defaults too
         self.parameters: list[Parameter] = []
