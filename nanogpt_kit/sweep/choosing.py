@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import random
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -20,7 +22,13 @@ from nanogpt_kit.sweep.space import Space
 INT32 = 2**31 - 1  # a database keeps the steps of reports in 32 bits
 ATTEMPTS = 20  # to find a point that was not tried, before one is drawn from what is left
 
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Without Optuna's warnings that a part of it may change: we pin what we use by tests."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 def check_packages(options: Sweep, place: str) -> None:
@@ -31,7 +39,7 @@ def check_packages(options: Sweep, place: str) -> None:
 
 
 class Chooser(BaseSampler):
-    """Chooses all values of a trial at once, and none that were tried before where the space can be exhausted.
+    """Chooses all values of a trial at once, and none that were tried before as long as there are others.
 
     What it chooses depends on the trial's number and on what earlier trials gave, so that a sweep which was stopped
     goes on as it would have. `study` is the whole study, to be set before the first trial.
@@ -56,35 +64,31 @@ class Chooser(BaseSampler):
     ) -> Any:
         if trial.number not in self.drafts:
             self.drafts[trial.number] = self.space.params(self.draft(study, trial))
-        draft = self.drafts[trial.number]
-        if param_name in draft:
-            return draft[param_name]
-        # A trial that a kill left with half of its values: the rest belongs to another branch than the draft's
-        return self.inner(trial.number).sample_independent(study, trial, param_name, param_distribution)
+        return self.drafts[trial.number][param_name]
 
     def draft(self, study: optuna.Study, trial: FrozenTrial) -> Config:
-        if self.points is None:
-            return self.propose(study, trial, 0)
         tried = [self.space.config(other.params) for other in self.others(trial)]
         for attempt in range(ATTEMPTS):
             config = self.propose(study, trial, attempt)
             if config not in tried:
                 return config
-        left = [point for point in self.points if point not in tried] or self.points
-        return self.dice(trial.number).choice(left)
+        points = [(point, self.space.params(point)) for point in self.points or () if point not in tried]
+        left = [point for point, params in points if trial.params.items() <= params.items()]
+        return self.dice(trial.number).choice(left or [config])
 
     def others(self, trial: FrozenTrial) -> list[FrozenTrial]:
         assert self.study is not None, "the study is set before its first trial"
         return [other for other in self.study.get_trials(deepcopy=False) if other.number != trial.number]
 
     def propose(self, study: optuna.Study, trial: FrozenTrial, attempt: int) -> Config:
+        """What a kill left the trial with is kept."""
         config: Config = {}
         if self.options.sampler == "qmc" and attempt == 0:
             shares = sobol(len(self.space.parameters), self.options.seed, trial.number)
         else:
             dice = self.dice(trial.number + 1_000_003 * attempt)
             shares = [dice.random() for _ in self.space.parameters]
-        learns = self.options.sampler in ("tpe", "cmaes")
+        learns = self.options.sampler in ("tpe", "cmaes") and attempt < ATTEMPTS // 2  # else it may insist on the best
         relative: dict[str, Any] = {}
         if learns:
             inner = self.inner(trial.number + 1_000_003 * attempt)
@@ -92,13 +96,14 @@ class Chooser(BaseSampler):
         for one, share in zip(self.space.parameters, shares, strict=True):
             if not one.is_active(config):
                 continue
-            if not learns:
+            if one.name in trial.params:
+                config[one.key] = one.value(trial.params[one.name])
+            elif not learns:
                 config[one.key] = one.at(share)
-                continue
-            value = relative.get(one.name)
-            if value is None:
-                value = inner.sample_independent(study, trial, one.name, one.distribution())
-            config[one.key] = one.choice(value) if one.kind == "choice" else value
+            elif one.name in relative:
+                config[one.key] = one.value(relative[one.name])
+            else:
+                config[one.key] = one.value(inner.sample_independent(study, trial, one.name, one.distribution()))
         return config
 
     def dice(self, number: int) -> random.Random:
@@ -109,10 +114,9 @@ class Chooser(BaseSampler):
         seed = self.dice(number).getrandbits(31)
         if self.options.sampler == "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        if self.options.sampler != "tpe":
-            return optuna.samplers.RandomSampler(seed=seed)
         first = max(5, min(10, self.options.trials // 3))  # at random, before there is something to learn from
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=first, multivariate=True, group=True)
+        with settled():
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=first, multivariate=True, group=True)
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
         self.drafts.pop(trial.number, None)
@@ -123,10 +127,9 @@ def sobol(dimensions: int, seed: int, number: int) -> list[float]:
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
-    sequence.fast_forward(number)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that one point is no power of two
-        return [float(share) for share in sequence.random(1)[0]]
+        warnings.simplefilter("ignore", UserWarning)  # that so many points are no power of two
+        return [float(share) for share in sequence.random(number + 1)[-1]]
 
 
 def unit_of(tokens: int) -> int:
@@ -142,7 +145,8 @@ def first_rung(options: Sweep, tokens: int) -> int:
 def make_pruner(options: Sweep, tokens: int) -> optuna.pruners.BasePruner:
     """For trials of so many tokens."""
     unit = unit_of(tokens)
-    first, last = max(1, first_rung(options, tokens) // unit), max(1, tokens // unit)
+    first = max(1, first_rung(options, tokens) // unit)
+    last = max(first, tokens // unit)
     if options.pruner == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first - 1)
     if options.pruner == "asha":
@@ -152,5 +156,6 @@ def make_pruner(options: Sweep, tokens: int) -> optuna.pruners.BasePruner:
             min_resource=first, max_resource=last, reduction_factor=options.reduction_factor
         )
     if options.pruner == "patience":
-        return optuna.pruners.PatientPruner(None, patience=options.patience)
+        with settled():
+            return optuna.pruners.PatientPruner(None, patience=options.patience)
     return optuna.pruners.NopPruner()

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_kit.core.errors import Fault, KitError, nearest
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import optuna
 
 KINDS = ("float", "int", "choice")
+WORDS = (*KINDS, "log", "step", "when")  # of a parameter's table
+LARGEST = 2**63  # of TOML's numbers
 MANY = 10_000  # points of a space, from which on they are not counted any more
 EXAMPLE = "{ float = [1e-4, 1e-2], log = true }, { int = [2, 8] } or { choice = [...] }"
 Config = dict[str, Any]  # dotted keys and the values that a trial has for them
@@ -55,12 +58,21 @@ class Conditional:
         """Whether the two are never active together."""
         return any(one.excludes(another) for one in self.when for another in other.when)
 
+    @property
+    def where(self) -> str:
+        """Its conditions, told: "optimizer.use is adamw or muon"."""
+        return " and ".join(f"{one.key} is {' or '.join(map(told, one.values))}" for one in self.when)
+
 
 @dataclass(frozen=True)
 class Setting(Conditional):
     """The one value that a key has under its conditions."""
 
     value: Any
+
+    @property
+    def endpoints(self) -> tuple[Any, ...]:
+        return (self.value,)
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,18 @@ class Parameter(Conditional):
         return self.choices if self.kind == "choice" else (self.low, self.high)
 
     @property
+    def last(self) -> int:
+        """How many steps lead from `low` to `high`."""
+        span, step = self.high - self.low, self.step or 1
+        return int(span // step) if self.kind == "int" else round(span / step)
+
+    def after(self, steps: int) -> Any:
+        """In decimals, as Optuna counts: 0.1 and two steps of 0.1 are 0.3, and not a little more."""
+        if self.kind == "int":
+            return int(self.low) + steps * int(self.step or 1)
+        return float(Decimal(str(self.low)) + steps * Decimal(str(self.step)))
+
+    @property
     def values(self) -> Sequence[Any] | None:
         """All of them, in order; None where they are too many to count."""
         if self.kind == "choice":
@@ -88,8 +112,7 @@ class Parameter(Conditional):
             return range(int(self.low), int(self.high) + 1, int(self.step or 1))
         if self.step is None:
             return None
-        count = round((self.high - self.low) / self.step) + 1
-        return [self.low + number * self.step for number in range(count)] if count <= MANY else None
+        return [self.after(steps) for steps in range(self.last + 1)] if self.last < MANY else None
 
     def holds(self, value: Any) -> bool:
         """Whether `value` is one of its values."""
@@ -105,23 +128,23 @@ class Parameter(Conditional):
         """The value at a share, from 0 to 1 and below 1, of the range; every value has as much of it."""
         if self.kind == "choice":
             return self.choices[int(share * len(self.choices))]
-        if self.kind == "float" and self.step is None:
-            if self.log:
-                return min(self.high, math.exp(math.log(self.low) + share * math.log(self.high / self.low)))
-            return self.low + share * (self.high - self.low)
-        step = self.step or 1
         if self.log:
-            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
-            return min(int(self.high), max(int(self.low), round(math.exp(low + share * (high - low)))))
-        value = self.low + step * int(share * (round((self.high - self.low) / step) + 1))
-        return int(value) if self.kind == "int" else value
+            half = 0.5 if self.kind == "int" else 0.0  # each whole number has what rounds to it
+            low, high = math.log(self.low - half), math.log(self.high + half)
+            value = math.exp(low + share * (high - low))
+            value = round(value) if self.kind == "int" else value
+        elif self.kind == "float" and self.step is None:
+            value = self.low + share * (self.high - self.low)
+        else:
+            value = self.after(min(self.last, int(share * (self.last + 1))))
+        return max(self.low, min(self.high, value))  # the last digit of a logarithm may leave the range
 
     def suggest(self, trial: optuna.Trial) -> Any:
         if self.kind == "choice":
-            return self.choice(trial.suggest_categorical(self.name, [label(choice) for choice in self.choices]))
+            return self.value(trial.suggest_categorical(self.name, [label(choice) for choice in self.choices]))
         if self.kind == "int":
             return trial.suggest_int(self.name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+        return self.value(trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log))
 
     def distribution(self) -> optuna.distributions.BaseDistribution:
         from optuna import distributions
@@ -132,19 +155,22 @@ class Parameter(Conditional):
             return distributions.IntDistribution(int(self.low), int(self.high), self.log, int(self.step or 1))
         return distributions.FloatDistribution(self.low, self.high, self.log, self.step)
 
-    def choice(self, told: Any) -> Any:
-        """The choice that Optuna calls so."""
-        return next(choice for choice in self.choices if label(choice) == told)
+    def value(self, told: Any) -> Any:
+        """The one of its values that Optuna calls so."""
+        if self.kind == "choice":
+            return next(choice for choice in self.choices if label(choice) == told)
+        return self.after(round((told - self.low) / self.step)) if self.kind == "float" and self.step else told
 
     def __str__(self) -> str:
-        """As in TOML: "optimizer.lr = float [0.0001, 0.01], log"."""
+        """As in TOML: "float [0.0001, 0.01], log, where optimizer.use is adamw"."""
+        return self.allowed + (f", where {self.where}" if self.when else "")
+
+    @property
+    def allowed(self) -> str:
         if self.kind == "choice":
-            words = f"choice {json.dumps(list(self.choices))}"
-        else:
-            words = f"{self.kind} [{self.low:g}, {self.high:g}]" + ", log" * self.log
-            words += f", step {self.step:g}" if self.step else ""
-        conditions = " and ".join(f"{one.key} is {' or '.join(map(told, one.values))}" for one in self.when)
-        return words + (f", where {conditions}" if conditions else "")
+            return f"choice {shown(list(self.choices))}"
+        words = f"{self.kind} [{self.low}, {self.high}]" + ", log" * self.log
+        return words + (f", step {self.step}" if self.step else "")
 
 
 def same(one: object, other: object) -> bool:
@@ -154,11 +180,15 @@ def same(one: object, other: object) -> bool:
 
 def label(choice: Any) -> Any:
     """A choice as Optuna can store it: scalars are themselves."""
-    return choice if isinstance(choice, bool | int | float | str) else json.dumps(choice)
+    return choice if isinstance(choice, bool | int | float | str) else shown(choice)
 
 
 def told(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else shown(value)
+
+
+def shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)  # of TOML's values, JSON has no dates
 
 
 def parameter(key: str, table: Mapping[str, Any], when: tuple[Condition, ...], place: str) -> Parameter:
@@ -167,9 +197,9 @@ def parameter(key: str, table: Mapping[str, Any], when: tuple[Condition, ...], p
     def wrong(message: str) -> KitError:
         return KitError(Fault(message, f"sweep.space.{key}", place))
 
-    unknown = [name for name in table if name not in (*KINDS, "log", "step", "when")]
+    unknown = [name for name in table if name not in WORDS]
     if unknown:
-        raise wrong(f"unknown {unknown[0]!r}{nearest(unknown[0], (*KINDS, 'log', 'step', 'when'))}")
+        raise wrong(f"unknown {unknown[0]!r}{nearest(unknown[0], WORDS)}")
     kinds = [kind for kind in KINDS if kind in table]
     if len(kinds) != 1:
         raise wrong(f"should have one of float, int and choice, has {' and '.join(kinds) or 'none'}")
@@ -177,36 +207,36 @@ def parameter(key: str, table: Mapping[str, Any], when: tuple[Condition, ...], p
     when = (*when, *conditions(table.get("when", {}), wrong))
     log, step = table.get("log", False), table.get("step")
     if not isinstance(log, bool):
-        raise wrong(f"log should be true or false, got {log!r}")
+        raise wrong(f"log should be true or false, got {shown(log)}")
     if kind == "choice":
         if "log" in table or "step" in table:
             raise wrong("a choice has no log and no step")
         return Parameter(key, when, place, kind, choices=choices_of(table["choice"], wrong))
     bounds, a_number = table[kind], "whole numbers" if kind == "int" else "numbers"
     if not (isinstance(bounds, list) and len(bounds) == 2 and all(is_number(bound, kind) for bound in bounds)):
-        raise wrong(f"{kind} should be two {a_number}, [low, high], got {bounds!r}")
+        raise wrong(f"{kind} should be two {a_number}, [low, high], got {shown(bounds)}")
     low, high = bounds if kind == "int" else map(float, bounds)
     if low > high:
         raise wrong(f"the bounds are reversed: {kind} = [{bounds[0]}, {bounds[1]}]; write [{bounds[1]}, {bounds[0]}]")
     if low == high:
-        raise wrong(f"both bounds are {low:g}, so there is nothing to try; leave the key out and set the option itself")
+        raise wrong(f"both bounds are {low}, so there is nothing to try; leave the key out and set the option itself")
     if log and low <= 0:
-        raise wrong(f"log wants bounds above 0, and the lower one is {low:g}; raise it, or leave out log")
+        raise wrong(f"log wants bounds above 0, and the lower one is {low}; raise it, or leave out log")
     if step is not None:
         if log:
             raise wrong("takes log or step, not both")
-        if not is_number(step, kind) or not 0 < step <= high - low:
-            raise wrong(f"step should be above 0 and at most high - low ({high - low:g}), got {step!r}")
-        rest = math.remainder(high - low, step)
-        if abs(rest) > 1e-8 * step:
-            near = low + round((high - low) / step) * step
-            raise wrong(f"from {low:g} in steps of {step:g} one does not come to {high:g}; {near:g} is near")
+        stepped = Parameter(key, when, place, kind, low, high, step=step)
+        if not is_number(step, kind) or step <= 0 or stepped.last < 1:
+            raise wrong(f"step should be above 0 and at most high - low ({high - low:g}), got {shown(step)}")
+        if stepped.after(stepped.last) != high:
+            near = stepped.after(stepped.last)
+            raise wrong(f"from {low} in steps of {step} one does not come to {high}; {near} is near")
     return Parameter(key, when, place, kind, low, high, log, step)
 
 
 def is_number(value: Any, kind: str) -> bool:
     allowed = int if kind == "int" else int | float
-    return isinstance(value, allowed) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, allowed) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def choices_of(values: Any, wrong: Any) -> tuple[Any, ...]:
@@ -214,11 +244,11 @@ def choices_of(values: Any, wrong: Any) -> tuple[Any, ...]:
     if isinstance(values, dict):
         values = [branch_value(name) for name in values]
     if not isinstance(values, list) or len(values) < 2:
-        raise wrong(f"choice should be a list of at least two values, or a table of branches, got {values!r}")
+        raise wrong(f"choice should be a list of at least two values, or a table of branches, got {shown(values)}")
     labels = [label(value) for value in values]
     twice = next((value for n, value in enumerate(labels) if value in labels[:n]), None)  # Optuna holds 1 for true
     if twice is not None:
-        raise wrong(f"{twice!r} is among the choices twice")
+        raise wrong(f"{shown(twice)} is among the choices twice")
     return tuple(values)
 
 
@@ -226,13 +256,18 @@ def branch_value(name: str) -> Any:
     """`choice.4` is a number and `choice.true` a boolean; what is no TOML value is a word."""
     from nanogpt_kit.core.layers import parse_override
 
-    return parse_override(f"branch={name}")[1]
+    try:
+        return parse_override(f"branch={name}")[1]
+    except KitError:  # half a list, or half a quotation
+        return name
 
 
 def conditions(table: Any, wrong: Any) -> Iterator[Condition]:
     if not isinstance(table, dict):
-        raise wrong(f'when should be a table such as {{ "optimizer.use" = "muon" }}, got {table!r}')
+        raise wrong(f'when should be a table such as {{ "optimizer.use" = "muon" }}, got {shown(table)}')
     for key, value in flat(table):
+        if value == []:
+            raise wrong(f"when names no value of {key}, so it is never tried")
         yield Condition(key, tuple(value) if isinstance(value, list) else (value,))
 
 

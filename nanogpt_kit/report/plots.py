@@ -1,0 +1,189 @@
+"""What figures are drawn with, in colours that are seen on white and on black. Needs plotly."""
+
+from __future__ import annotations
+
+import html
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+
+from nanogpt_kit.report.page import number, short
+
+BEST, PLAIN, FAINT, LOST, OPEN = "#e8700c", "#3f83d6", "#9199a3", "#d6336c", "#7a6fc0"
+LINE, GRID = "rgba(128, 134, 142, 0.7)", "rgba(128, 134, 142, 0.22)"
+Scale = list[tuple[float, str]]
+EARLY_TO_LATE: Scale = [(0, "#b4c1d1"), (1, "#1f62b5")]
+GOOD_TO_BAD: Scale = [(0, BEST), (0.35, "#4f8fdc"), (1, "#a6afb9")]
+FAR = 3.0  # interquartile ranges beyond a quartile: what lies further off would flatten the rest
+Point = tuple[float, float]
+T = TypeVar("T")
+
+
+def framed(height: int, x: str, y: str) -> go.Figure:
+    """An empty figure with the names of its axes."""
+    axis: dict[str, Any] = {
+        "gridcolor": GRID,
+        "linecolor": LINE,
+        "zeroline": False,
+        "automargin": True,
+        "title": {"font": {"size": 13}, "standoff": 8},
+        "tickfont": {"size": 12},
+    }
+    figure = go.Figure()
+    figure.update_layout(
+        template="none",
+        height=height,
+        paper_bgcolor="rgba(0, 0, 0, 0)",
+        plot_bgcolor="rgba(0, 0, 0, 0)",
+        margin={"l": 64, "r": 24, "t": 40, "b": 48},
+        hovermode="closest",
+        legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}},
+        font={"family": "system-ui, Liberation Sans, Arial, sans-serif"},
+        xaxis=axis | {"title": axis["title"] | {"text": name_of(x)}},
+        yaxis=axis | {"title": axis["title"] | {"text": name_of(y)}},
+    )
+    return figure
+
+
+def bars(
+    values: Mapping[str, float], words: Sequence[str], title: str = "", colors: Sequence[str] | str = PLAIN
+) -> go.Figure:
+    """One a line, with its words at its end."""
+    figure = framed(56 + 28 * len(values), title, "")
+    figure.add_bar(
+        x=[rounded(value) for value in values.values()],
+        y=list(map(name_of, values)),
+        orientation="h",
+        marker={"color": colors},
+        text=words,
+        textposition="outside",
+        textfont={"size": 12},
+        cliponaxis=False,
+        hoverinfo="skip",
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False, fixedrange=True)
+    figure.update_layout(margin={"t": 8})
+    figure.update_xaxes(range=[0, 1.18 * max(values.values(), default=1)], nticks=6, fixedrange=True)
+    return figure
+
+
+def add_dots(
+    figure: go.Figure, points: Sequence[Point], numbers: Sequence[int], name: str, marker: Mapping[str, Any]
+) -> None:
+    """One a trial, whose number is shown on hovering."""
+    if points:
+        figure.add_scatter(
+            x=[rounded(x) for x, _ in points],
+            y=[rounded(y) for _, y in points],
+            customdata=numbers,
+            mode="markers",
+            name=name,
+            marker=marker,
+            hovertemplate="trial %{customdata}<br>%{x:.5~g}, %{y:.5~g}<extra></extra>",
+        )
+
+
+def add_strip(figure: go.Figure, places: Mapping[int, float], name: str, color: str) -> None:
+    """Crosses above the figure, for trials without a value that compares: {number: place on the x axis}."""
+    if places:
+        marker = {"color": color, "symbol": "x", "size": 6}
+        add_dots(figure, [(x, 0.5) for x in places.values()], list(places), name, marker)
+        figure.data[-1].update(yaxis="y2", hovertemplate=f"trial %{{customdata}}, {name}<extra></extra>")
+        strip = {"domain": [0.94, 1], "anchor": "x", "range": [0, 1], "visible": False, "fixedrange": True}
+        figure.update_layout(yaxis={"domain": [0, 0.93]}, yaxis2=strip)
+
+
+def add_lines(
+    figure: go.Figure,
+    paths: Sequence[Sequence[Point]],
+    name: str,
+    line: Mapping[str, Any],
+    numbers: Sequence[int] = (),
+    opacity: float = 1.0,
+) -> None:
+    """All paths in one trace, with gaps between them: a thousand traces are slow. A path of one point is a dot."""
+    if not paths:
+        return
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    told: list[int | None] = []
+    for at, path in enumerate(paths):
+        xs += [*(rounded(x) for x, _ in path), None]
+        ys += [*(rounded(y) for _, y in path), None]
+        told += [numbers[at] if numbers else None] * (len(path) + 1)
+    is_dotted = any(len(path) == 1 for path in paths)
+    figure.add_scatter(
+        x=xs[:-1],
+        y=ys[:-1],
+        customdata=told[:-1] if numbers else None,
+        mode="lines+markers" if is_dotted else "lines",
+        marker={"size": 4},
+        name=name,
+        line=line,
+        opacity=opacity,
+        hovertemplate="trial %{customdata}<br>%{x:.4~s}, %{y:.5~g}<extra></extra>" if numbers else None,
+        hoverinfo=None if numbers else "skip",
+    )
+
+
+def window(values: Sequence[float], sign: int) -> list[float] | None:
+    """From the best to the worst that is not far off; None where nothing is. `sign` is -1 where more is better."""
+    if len(values) < 4:
+        return None
+    costs = sorted(sign * value for value in values)
+    first, _, third = statistics.quantiles(costs, n=4)
+    last = third + FAR * (third - first)
+    if first == third or costs[-1] <= last:
+        return None
+    last = max(cost for cost in costs if cost <= last)
+    return sorted((sign * costs[0], sign * last))
+
+
+def fit(figure: go.Figure, values: Sequence[float], sign: int) -> None:
+    """Leaves out what lies far off. A double click shows it."""
+    seen = window(values, sign)
+    if seen:
+        air = 0.06 * (seen[1] - seen[0])
+        figure.update_layout(yaxis={"range": [seen[0] - air, seen[1] + air]})
+
+
+def ticks(low: float, high: float, step: float = 0.0) -> list[float]:
+    """Round numbers between the two; from `low` on, in multiples of `step`, where that is given."""
+    if low >= high:
+        return [low]
+    if step:
+        stride = step * math.ceil((high - low) / step / 6)
+        return [low + stride * at for at in range(int((high - low) / stride + 1e-6) + 1)]
+    ten = 10.0 ** math.floor(math.log10((high - low) / 5))
+    stride = next(ten * factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (ten * factor) <= 6)
+    return [stride * at for at in range(math.ceil(low / stride - 1e-6), math.floor(high / stride + 1e-6) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten between the two, or where those are few, also twice and five times as much."""
+    tens = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        found = [ten * factor for ten in tens for factor in factors if low * 0.999 <= ten * factor <= high * 1.001]
+        if len(found) >= 3:
+            break
+    return found[:: math.ceil(len(found) / 6)] if len(found) > 1 else [low, high]
+
+
+def thinned(items: Sequence[T], most: int) -> Sequence[T]:
+    """At most so many, evenly spread, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(at * (len(items) - 1) / (most - 1))] for at in range(most)]
+
+
+def rounded(value: float) -> float:
+    """Six digits are more than an eye sees, and a third of what a float is written with."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def name_of(text: object, most: int = 28) -> str:
+    """As plotly shows it literally: it would take tags for tags."""
+    return html.escape(number(text) if isinstance(text, float) else short(str(text), most), quote=False)

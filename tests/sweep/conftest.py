@@ -1,0 +1,123 @@
+"""Sweeps over an evaluator whose values one knows, or which fails as it is told; each trial is a real process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLANTED = '''\
+"""A metric that is known beforehand: least where x is 0.3, and lower with each evaluation."""
+
+from typing import Literal
+
+import torch
+
+from nanogpt_kit.api import Encoder, EvaluateContext, Evaluator, Field, KitError
+
+
+class Planted(Evaluator):
+    x: float = Field(0.5, description="how good the trial is")
+    trouble: Literal["none", "memory", "nan", "crash", "refused"] = Field("none", description="how it fails")
+
+    def check(self, encoder: Encoder, block_size: int) -> None:
+        if self.trouble == "refused":
+            raise KitError(f"x = {self.x} cannot be")
+
+    def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
+        seen[0] += 1
+        if self.trouble == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if self.trouble == "crash":
+            raise RuntimeError(f"a bug, in evaluation {seen[0]}")
+        value = (self.x - 0.3) ** 2 + 1 / seen[0]
+        return {"val/planted": float("nan") if self.trouble == "nan" else value}
+
+
+seen = [0]
+'''
+SHORT = ["train.steps=6", "train.compile=off", "callback=[]", "evaluate.every_steps=2", "checkpoint.every_steps=2"]
+KIT = [sys.executable, "-m", "nanogpt_kit"]
+
+
+class Sweep:
+    """An experiment file with a [sweep] table, and the command on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path.parent / "runs" / "tiny" / "sweep"
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([*KIT, "sweep", str(self.path), *words], env=dict(os.environ), **pipes)
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """What it says on stderr."""
+        process = self.start(*words)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == code, out + err
+        return err
+
+    def status(self, *words: str) -> dict[str, Any]:
+        command = [*KIT, "sweep", "status", str(self.path), "--json", *words]
+        told: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return told
+
+    def processes(self) -> list[int]:
+        """Those of its trials, wherever they were started from."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.fsencode(str(self.folder)) in (path / "cmdline").read_bytes():
+                    found.append(int(path.name))
+            except OSError:
+                continue
+        return found
+
+    def kill_trials(self) -> None:
+        for process in self.processes():
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+@pytest.fixture
+def make_sweep(tmp_path: Path, tiny: Path) -> Callable[..., Sweep]:
+    """`make_sweep("trials = 3", space, "optimizer.lr=1e-3")`: over the tiny experiment and the planted metric."""
+
+    def made(options: str, space: str, *overrides: str, metric: str = "val/planted") -> Sweep:
+        (tmp_path / "planted.py").write_text(PLANTED, encoding="utf-8")
+        table = f'\n[sweep]\nmetric = "{metric}"\n{options}\n[sweep.space]\n{space}\n'
+        short = "\n".join(f"# {word}" for word in overrides)
+        head = 'components = ["planted.py"]\nevaluator = ["planted", "loss"]\n'
+        text = head + short + "\n" + tiny.read_text(encoding="utf-8") + table
+        for word in (*SHORT, *overrides):
+            key, _, value = word.partition("=")
+            text = set_in(text, key, value)
+        path = tmp_path / "sweep.toml"
+        path.write_text(text, encoding="utf-8")
+        return Sweep(path)
+
+    return made
+
+
+def set_in(text: str, key: str, value: str) -> str:
+    """An option of the experiment, in its file."""
+    import tomli
+    import tomli_w
+
+    values = tomli.loads(text)
+    node = values
+    *tables, last = key.split(".")
+    for table in tables:
+        node = node.setdefault(table, {})
+    node[last] = tomli.loads(f"value = {value}" if value[:1] in "[{0123456789-\"tf" else f'value = "{value}"')["value"]
+    return tomli_w.dumps(values)

@@ -1,0 +1,261 @@
+"""Whole sweeps, each trial a process: how trials end, what is written, and what goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.metrics import read
+
+MakeSweep = Callable[..., Any]
+X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
+
+
+def trials(sweep: Any) -> list[FrozenTrial]:
+    import optuna
+
+    from nanogpt_kit.sweep.storage import open_storage
+
+    named = "sqlite" if (sweep.folder / "study.db").exists() else "journal"
+    storage = open_storage(named, sweep.folder, for_reading=True)
+    try:
+        return optuna.load_study(study_name="tiny", storage=storage).get_trials()
+    finally:
+        if isinstance(storage, optuna.storages.RDBStorage):
+            storage.engine.dispose()  # else its open file is warned of, some tests later
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it does not come that far"
+        time.sleep(0.02)
+
+
+def records(sweep: Any, trial: int, seed: int = 1337) -> list[dict[str, Any]]:
+    return list(read(sweep.folder / f"trial-{trial:04d}-s{seed}" / "metrics.jsonl"))
+
+
+def test_each_way_a_trial_can_end(make_sweep: MakeSweep) -> None:
+    space = """
+"evaluator.0.trouble" = { choice = ["none", "memory", "nan", "crash", "refused"] }
+"evaluator.0.x" = { choice = [0.5, 0.25] }
+"""
+    sweep = make_sweep('storage = "sqlite"\nsampler = "grid"\nworkers = 2', space, 'callback=["tensorboard"]')
+    said = sweep.run()
+    found = {(t.params["evaluator.0.trouble"], t.params["evaluator.0.x"]): t for t in trials(sweep)}
+    assert len(found) == 10, "each point of the grid once; twenty trials were asked for"
+    causes = Counter(t.user_attrs["cause"] for t in found.values())
+    assert causes == dict.fromkeys(("complete", "out_of_memory", "not_finite", "error", "refused"), 2)
+    states = {t.user_attrs["cause"]: t.state.name for t in found.values()}
+    assert states["error"] == "FAIL"
+    assert states["out_of_memory"] == states["not_finite"] == states["refused"] == "PRUNED"
+    assert found["none", 0.25].value == (0.25 - 0.3) ** 2 + 1 / 3, "the last of three evaluations counts"
+    assert "a bug, in evaluation 1" in found["crash", 0.5].user_attrs["reason"]
+    assert "x = 0.25 cannot be" in found["refused", 0.25].user_attrs["reason"]
+    starts = {key: count_starts(sweep, trial.number) for key, trial in found.items()}
+    assert starts["crash", 0.5] == starts["crash", 0.25] == 2, "a crash is tried again once"
+    assert starts["memory", 0.5] == starts["nan", 0.5] == starts["none", 0.5] == 1
+    assert "best: trial" in said
+    assert "evaluator.0.x=0.25" in said
+
+    left = {path.parent.name for path in sweep.folder.glob("trial-*/checkpoints")}
+    kept = {f"trial-{trial.number:04d}-s1337" for key, trial in found.items() if key[0] == "none"}
+    assert left == kept, "checkpoints of what was given up are dropped"
+    assert hparams(sweep) == {("trial", "train.seed", "evaluator.0.trouble", "evaluator.0.x")}
+    told = sweep.status()
+    assert told["counts"] == {**dict.fromkeys(told["counts"], 0), "complete": 2, "pruned": 6, "failed": 2}
+    assert told["best"] == found["none", 0.25].number
+    assert (sweep.folder / "report.html").stat().st_size > 1000
+
+
+def count_starts(sweep: Any, trial: int) -> int:
+    log = sweep.folder / "trials" / f"trial-{trial:04d}-s1337.log"
+    return log.read_text().count("million parameters")
+
+
+def hparams(sweep: Any) -> set[tuple[str, ...]]:
+    """The keys that TensorBoard hears of, run by run."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.plugins.hparams import metadata
+
+    keys = set()
+    for path in sweep.folder.glob("trial-*/tensorboard/*.hparams"):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag == metadata.SESSION_START_INFO_TAG:
+                    data = metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content)
+                    keys.add(tuple(data.hparams))
+    assert keys, "no trial has told its values"
+    return {tuple(sorted(key, key=["trial", "train.seed", "evaluator.0.trouble", "evaluator.0.x"].index)) for key in keys}
+
+
+def test_best_toml_gives_the_loss_again_to_the_bit_and_the_best_are_confirmed(make_sweep: MakeSweep) -> None:
+    space = """
+"optimizer.lr" = { float = [1e-5, 1e-1], log = true }
+"model.mlp" = { choice = ["gelu", "relu2"] }
+"""
+    options = "trials = 3\nworkers = 2\nconfirm = 1\nconfirm_seeds = 2"
+    sweep = make_sweep(options, space, "train.threads=1", metric="val/loss")
+    said = sweep.run()
+    best = next(trial for trial in trials(sweep) if trial.number == sweep.status()["best"])
+    again = sweep.path.parent / "again"
+    best_file = sweep.folder / "best.toml"
+    subprocess.run([sys.executable, "-m", "nanogpt_kit", "run", str(best_file), f"--into={again}"], check=True)
+    mine = [record for record in read(again / "metrics.jsonl") if "val/loss" in record]
+    theirs = [record for record in records(sweep, best.number) if "val/loss" in record]
+    assert [record["val/loss"] for record in mine] == [record["val/loss"] for record in theirs]
+    assert mine[-1]["val/loss"] == best.value
+    header = best_file.read_text().split("name =")[0]
+    assert f"trial {best.number}" in header
+    assert "with 2 fresh seeds" in header
+    [confirmed] = sweep.status()["confirmed"]
+    assert confirmed["trial"] == best.number
+    assert len({*confirmed["of"], best.value}) == 3, "two fresh seeds, and neither is the trial's own"
+    assert [path.name for path in sorted(sweep.folder.glob(f"trial-{best.number:04d}-s*"))] == [
+        f"trial-{best.number:04d}-s{seed}" for seed in (1337, 1338, 1339)
+    ]
+    assert "confirmed: trial" in said
+
+
+def test_a_sweep_goes_on_after_ctrl_c_after_kill_9_and_with_a_torn_journal(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep("trials = 3", X, "train.steps=1200", "evaluate.every_steps=600", "checkpoint.every_steps=100")
+    process = sweep.start()
+
+    def has_saved(trial: int) -> bool:
+        return any((sweep.folder / f"trial-{trial:04d}-s1337" / "checkpoints").glob("step-*"))
+
+    wait_for(lambda: has_saved(0), process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    status = RunFolder(sweep.folder / "trial-0000-s1337").status()
+    assert (status["state"], status["reason"]) == ("interrupted", "SIGTERM"), "it has saved and ended in order"
+    assert sweep.status()["counts"]["interrupted"] == 1
+    reached = status["step"]
+
+    process = sweep.start()
+    wait_for(lambda: has_saved(1), process)
+    process.kill()
+    process.communicate()
+    assert sweep.status()["counts"]["complete"] == 1, "what a dead controller has done can be read"
+    with (sweep.folder / "study.journal").open("ab") as journal:
+        journal.write(b'{"op_code":5,"worker_id":"x')
+    process = sweep.start()
+    wait_for(lambda: bool(sweep.processes()), process)
+    sweep.kill_trials()  # under a controller that lives
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert not sweep.processes()
+    found = trials(sweep)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 3
+    assert len({trial.params["evaluator.0.x"] for trial in found}) == 3
+    log = (sweep.folder / "trials" / "trial-0000-s1337.log").read_text()
+    assert log.count("million parameters") == 2, "the interrupted trial went on once"
+    steps = [record["step"] for record in records(sweep, 0)]
+    assert steps == sorted(steps)
+    assert reached < 1200
+    assert steps[-1] == 1200
+
+    refuses_another_space(sweep)
+    sweep.run("--trials=4")
+    assert len(trials(sweep)) == 4, "more of the same may be asked for"
+
+
+def refuses_another_space(sweep: Any) -> None:
+    whole = sweep.path.read_text()
+    sweep.path.write_text(whole.replace("steps = 1200", "steps = 1500").replace("1.0,\n", "2.0,\n"))
+    said = sweep.run(code=2)
+    assert "sweep.space.evaluator.0.x: float [0.0, 1.0] when the sweep began, float [0.0, 2.0] now" in said, said
+    assert "train.steps: 1200 when the sweep began, 1500 now" in said
+    assert "give the experiment another name" in said
+    sweep.path.write_text(whole)
+
+
+def test_the_same_bug_three_times_in_a_row_ends_the_sweep(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep("trials = 9\nworkers = 2", X, 'evaluator=[{ use = "planted", trouble = "crash" }]')
+    said = sweep.run(code=1)
+    assert "3 trials in a row failed of the same" in said
+    assert "a bug, in evaluation 1" in said
+    assert ".log" in said
+    assert not sweep.processes()
+    assert sum(trial.state.is_finished() for trial in trials(sweep)) == 2, "the third is tried again after a repair"
+
+
+def test_an_experiment_that_is_refused_as_it_is_written_ends_the_sweep_at_once(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep("trials = 9", X, 'evaluator=[{ use = "planted", trouble = "refused" }]')
+    said = sweep.run(code=2)
+    assert "trial 0, the experiment as written, was refused" in said
+    assert "x = 0.5 cannot be" in said
+
+
+def test_a_metric_that_no_evaluator_gives_is_told_at_the_first_evaluation(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep("trials = 9", X, "train.steps=4000", metric="val/plantd")
+    said = sweep.run(code=2)
+    assert "no run of it has a metric 'val/plantd'; did you mean 'val/planted'?" in said
+    assert records(sweep, 0)[-1]["step"] < 4000
+
+
+def test_budgets_end_a_sweep_and_a_higher_one_goes_on(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep("trials = 9\nmax_tokens = 500", X)  # a trial has 480
+    assert "sweep.max_tokens = 500 spent" in sweep.run()
+    assert sweep.status()["counts"]["complete"] == 2
+    sweep.run("sweep.max_tokens=1000")
+    assert sweep.status()["counts"]["complete"] == 3
+
+
+def test_seeds_of_a_trial_are_averaged(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep("trials = 1\nseeds = 2", X, metric="val/loss")
+    sweep.run()
+    [trial] = trials(sweep)
+    values = [records(sweep, 0, seed)[-1]["val/loss"] for seed in (1337, 1338)]
+    assert values[0] != values[1]
+    assert trial.value == sum(values) / 2
+    assert trial.user_attrs["values"] == values
+
+
+def test_a_password_is_written_nowhere(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    secret = "h0rse-battery"
+    url = f"postgresql://me:{secret}@127.0.0.1:1/none"
+    sweep = make_sweep(f'trials = 1\nstorage = "{url}"', X)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "empty"], check=True)
+    said = sweep.run(code=2)
+    assert secret not in said
+    assert "postgresql://me:***@127.0.0.1:1/none cannot be reached" in said
+    subprocess.run(
+        [sys.executable, "-m", "nanogpt_kit", "sweep", str(sweep.path), "--storage=journal"],
+        cwd=tmp_path,
+        env=dict(os.environ),
+        capture_output=True,
+        check=True,
+    )
+    written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert any(path.name == "dirty.patch" and b"storage" in path.read_bytes() for path in written)
+    assert not [path for path in written if secret.encode() in path.read_bytes()]
+
+
+def test_status_and_preview_say_what_is_missing(make_sweep: MakeSweep, command: Callable[..., Any]) -> None:
+    sweep = make_sweep("trials = 9", X)
+    assert "no sweep has begun there" in command("sweep", "status", sweep.path).err
+    plain = sweep.path.with_name("tiny.toml")
+    assert "there is no [sweep] table" in command("sweep", plain).err
+    told = command("sweep", sweep.path, "--preview", "sweep.pruner=asha", "sweep.trials=9", "sweep.confirm=2")
+    assert told.code == 0, told.err
+    assert "9 trials, chosen by tpe, val/planted minimized" in told.out
+    assert "asha: after 53 tokens about 3 of them go on" in told.out
+    assert "4,320 tokens at most" in told.out
+    assert json.dumps("evaluator.0.x")[1:-1] in told.out
