@@ -148,10 +148,11 @@ class Controller:
             return not self.study.trials(TrialState.RUNNING)
         if self.study.is_finished():
             return True
-        if not self.waited and not self.study.trials(TrialState.WAITING):
-            logger.info("the last trials are at work in other controllers; waiting for them")
-            self.waited = True
-        time.sleep(ELSEWHERE_SECONDS / 4)
+        if not self.study.trials(TrialState.WAITING):
+            if not self.waited:
+                logger.info("the last trials are at work in other controllers; waiting for them")
+                self.waited = True
+            time.sleep(ELSEWHERE_SECONDS / 4)
         return False
 
     # What became of it

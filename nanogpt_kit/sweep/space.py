@@ -217,14 +217,13 @@ class Space:
 
         Raises KitError where it is outside of the space, or where endpoints do not go together.
         """
-        faults: dict[tuple[str, str], Fault] = {}
+        faults: dict[tuple[str, str], tuple[Fault, Config]] = {}
         models: set[str] = set()
         for config in self.corners():
             for fault in self._faults(config, models):
-                if (fault.key, fault.message) not in faults:
-                    faults[fault.key, fault.message] = self._told_with(fault, config)
+                faults.setdefault((fault.key, fault.message), (fault, config))
         if faults:
-            first = list(faults.values())[:MOST_FAULTS]
+            first = [self._told_with(fault, config) for fault, config in list(faults.values())[:MOST_FAULTS]]
             more = [Fault(f"and {len(faults) - len(first)} more")] if len(faults) > len(first) else []
             raise KitError(*first, *more)
         return self.written()
@@ -312,6 +311,12 @@ class Space:
                 found = [value] if one.holds(value) else []
             else:
                 found = [choice for choice in one.choices if self._is_base(one, choice)]
+            if len(found) > 1:
+                message = (
+                    f"{' and '.join(map(shown, found))} are one and the same, since options that a choice does not "
+                )
+                message += "name stay as the experiment has them; name them"
+                faults.append(Fault(message, f"sweep.space.{one.key}", one.place))
             if found:
                 config[one.key] = found[0]
                 continue

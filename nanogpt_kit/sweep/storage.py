@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import time
+import warnings
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -18,8 +21,10 @@ from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.secrets import masked
 
 FORMS = "journal, sqlite, a path that ends in .journal, sqlite:///PATH, postgresql://..., mysql://..., grpc://HOST:PORT"
+REACH_SECONDS = 10.0  # for a proxy to answer
+ATTEMPTS = 5  # to find the tables of a database, or to make them
 BUSY_SECONDS = 60  # that a writer to SQLite waits for the others
-DRIVERS = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("MySQLdb", "pymysql")}  # SQLAlchemy takes the first
+DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("MySQLdb", "pymysql")}  # any of them does
 
 
 class SystemLock(BaseJournalFileLock):
@@ -97,14 +102,26 @@ def open_database(url: str, for_reading: bool) -> BaseStorage:
             raise KitError(f"there is no {parsed.database}: no sweep has begun there")
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+        return with_tables(url, {"connect_args": {"timeout": BUSY_SECONDS}})
     if name in DRIVERS and "+" not in parsed.drivername:
         found = next((driver for driver in DRIVERS[name] if importlib.util.find_spec(driver)), None)
         if found is None:
             raise KitError(f"sweep.storage: {name} wants a driver; install one of: {', '.join(DRIVERS[name])}")
-        dialect = name if found == DRIVERS[name][0] else f"{name}+{found}"
-        url = parsed.set(drivername=dialect).render_as_string(hide_password=False)
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        named = parsed.set(drivername=f"{name}+{found.lower()}")  # which one is the default, SQLAlchemy has changed
+        url = named.render_as_string(hide_password=False)
+    return with_tables(url, {"pool_pre_ping": True})
+
+
+def with_tables(url: str, engine: dict[str, Any]) -> BaseStorage:
+    """Its tables are made where there are none; of two that make them at the same time one fails, and looks again."""
+    for _ in range(ATTEMPTS):
+        try:
+            return RDBStorage(url, engine_kwargs=engine)
+        except Exception as error:
+            if not any(words in str(error) for words in ("already exists", "UniqueViolation", "Duplicate")):
+                raise
+            time.sleep(BUSY_SECONDS / 100)
+    return RDBStorage(url, engine_kwargs=engine)
 
 
 def open_proxy(url: str) -> BaseStorage:
@@ -113,6 +130,8 @@ def open_proxy(url: str) -> BaseStorage:
         raise KitError(f"sweep.storage: {url!r} should be grpc://HOST:PORT")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     host, port = found[1], int(found[2])
-    proxy = optuna.storages.GrpcStorageProxy(host=host, port=port)
-    proxy.wait_server_ready(timeout=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        proxy = optuna.storages.GrpcStorageProxy(host=host, port=port)
+    proxy.wait_server_ready(timeout=REACH_SECONDS)
     return proxy

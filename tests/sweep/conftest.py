@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -25,7 +24,7 @@ from nanogpt_kit.api import Encoder, EvaluateContext, Evaluator, Field, KitError
 
 class Planted(Evaluator):
     x: float = Field(0.5, description="how good the trial is")
-    trouble: Literal["none", "memory", "nan", "crash", "refused"] = Field("none", description="how it fails")
+    trouble: Literal["none", "memory", "no_number", "crash", "refused"] = Field("none", description="how it fails")
 
     def check(self, encoder: Encoder, block_size: int) -> None:
         if self.trouble == "refused":
@@ -38,7 +37,7 @@ class Planted(Evaluator):
         if self.trouble == "crash":
             raise RuntimeError(f"a bug, in evaluation {seen[0]}")
         value = (self.x - 0.3) ** 2 + 1 / seen[0]
-        return {"val/planted": float("nan") if self.trouble == "nan" else value}
+        return {"val/planted": float("nan") if self.trouble == "no_number" else value}
 
 
 seen = [0]
@@ -66,9 +65,15 @@ class Sweep:
         return err
 
     def status(self, *words: str) -> dict[str, Any]:
-        command = [*KIT, "sweep", "status", str(self.path), "--json", *words]
-        told: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        return told
+        from nanogpt_kit.cli.sweep import facts
+        from nanogpt_kit.core.experiment import Experiment
+        from nanogpt_kit.sweep import session
+
+        found, study, _ = session.read(Experiment.load(self.path, words))
+        engine = getattr(study._storage, "_backend", study._storage)
+        if hasattr(engine, "engine"):
+            engine.engine.dispose()  # else its open file is warned of, some tests later
+        return facts(found)
 
     def processes(self) -> list[int]:
         """Those of its trials, wherever they were started from."""
@@ -119,5 +124,5 @@ def set_in(text: str, key: str, value: str) -> str:
     *tables, last = key.split(".")
     for table in tables:
         node = node.setdefault(table, {})
-    node[last] = tomli.loads(f"value = {value}" if value[:1] in "[{0123456789-\"tf" else f'value = "{value}"')["value"]
+    node[last] = tomli.loads(f"value = {value}" if value[:1] in '[{0123456789-"tf' else f'value = "{value}"')["value"]
     return tomli_w.dumps(values)

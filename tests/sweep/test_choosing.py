@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
@@ -142,9 +143,11 @@ def test_another_seed_tries_other_points(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_trial_that_a_kill_left_with_half_of_its_values_keeps_them(sampler: str, tmp_path: Path) -> None:
+    def again() -> optuna.Study:
+        return study_of(space, JournalStorage(JournalFileBackend(str(tmp_path / "journal"))))
+
     space = space_of(tmp_path, FINITE, sampler=sampler)
-    storage = InMemoryStorage()
-    study = study_of(space, storage)
+    study = again()
     configs = run(space, study, 4)
     halves = []
     for count in (1, 2):  # the second knows its branch, too
@@ -152,14 +155,14 @@ def test_a_trial_that_a_kill_left_with_half_of_its_values_keeps_them(sampler: st
         for one in space.parameters[:count]:
             one.suggest(trial)
         halves.append((trial._trial_id, space.config(trial.params)))
-    study = study_of(space, storage)
+    study = again()
     configs += run(space, study, 2)
     for number, half in halves:
         trial = optuna.Trial(study, number)
         configs.append(space.suggest(trial))
         assert half.items() <= configs[-1].items()
         study.tell(trial, 0.0)
-    configs += run(space, study_of(space, storage), POINTS - len(configs))
+    configs += run(space, again(), POINTS - len(configs))
     assert is_without_repeats(configs)
 
 
@@ -230,7 +233,7 @@ def test_tpe_goes_up_where_high_values_are_good(tmp_path: Path) -> None:
 
 
 def test_memory_that_runs_out_is_learnt_from(tmp_path: Path) -> None:
-    """Larger models are better up to an edge, beyond which no trial ends well."""
+    """Larger models are better up to an edge, beyond which memory runs out: in 19 of 60 trials, else in 43."""
     text = '"model.n_layer" = { int = [1, 48], log = true }\n"model.n_embd" = { int = [48, 1536], step = 48 }\n'
     text += '"optimizer.lr" = { float = [1e-4, 1e-2], log = true }\n'
     edge = math.log(12 * 12 * 768**2)
@@ -252,7 +255,6 @@ def test_memory_that_runs_out_is_learnt_from(tmp_path: Path) -> None:
     pruned = [out_of_memory(outcome_of("out_of_memory", "no room").state, seed) for seed in range(6)]
     failed = [out_of_memory(TrialState.FAIL, seed) for seed in range(6)]
     wasted = [statistics.mean(count for count, _ in counts) for counts in (pruned, failed)]
-    print(f"out of memory, of 60: {wasted[0]:.1f} where it counts as bad, {wasted[1]:.1f} where it is not seen")
     assert wasted[0] < 0.6 * wasted[1]
     assert statistics.median(best for _, best in pruned) <= statistics.median(best for _, best in failed) + 0.05
 
@@ -271,8 +273,8 @@ def curve(config: Config, seed: int) -> list[float]:
     return [floor + 2.5 * (1 + at) ** -speed + noise.gauss(0, 0.01) for at in range(EVALUATIONS)]
 
 
-def spent_and_best(folder: Path, pruner: str, seed: int, sign: int = 1, trials: int = 40) -> tuple[int, int]:
-    """Evaluations of all trials, and the number of the best."""
+def spent_and_best(folder: Path, pruner: str, seed: int, sign: int = 1, trials: int = 40) -> tuple[int, int, float]:
+    """Evaluations of all trials, the number of the best, and its value."""
     text = '"optimizer.lr" = { float = [1e-5, 1e-1], log = true }'
     direction = "minimize" if sign > 0 else "maximize"
     space = space_of(folder, text, sampler="random", pruner=pruner, seed=seed, direction=direction)
@@ -291,18 +293,40 @@ def spent_and_best(folder: Path, pruner: str, seed: int, sign: int = 1, trials: 
                 break
         else:
             study.tell(trial, sign * losses[-1])
-    return spent, study.best_trial.number
+    return spent, study.best_trial.number, sign * study.best_value
 
 
 @pytest.mark.parametrize(("pruner", "share"), [("asha", 0.5), ("hyperband", 0.7), ("median", 0.6)])
 def test_a_pruner_saves_tokens_and_keeps_the_best_trial(pruner: str, share: float, tmp_path: Path) -> None:
     found = [(spent_and_best(tmp_path, pruner, seed), spent_and_best(tmp_path, "none", seed)) for seed in range(5)]
     shares = [ours[0] / theirs[0] for ours, theirs in found]
-    print(
-        f"{pruner}: {statistics.median(shares):.2f} of the tokens, {[ours[1] == theirs[1] for ours, theirs in found]}"
-    )
     assert statistics.median(shares) <= share
     assert statistics.median(ours[1] == theirs[1] for ours, theirs in found) == 1
+    assert all(ours[2] <= theirs[2] + 0.05 for ours, theirs in found)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("pruner", ["median", "asha", "hyperband", "patience"])
+def test_every_sampler_goes_with_every_pruner(sampler: str, pruner: str, tmp_path: Path) -> None:
+    text = FINITE + '"model.norm" = { choice = ["layernorm", { use = "rmsnorm", eps = 1e-6 }, "rmsnorm"] }'
+    space = space_of(tmp_path, text, sampler=sampler, pruner=pruner)
+    study = study_of(space, tokens=TOKENS)
+    configs = []
+    for number in range(30):
+        trial = study.ask()
+        configs.append(space.suggest(trial))
+        for step in range(1, 6):
+            trial.report(depth(configs[-1]) + 1 / step, step * TOKENS // 5)
+            if trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            if number % 7 == 3:
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, depth(configs[-1]))
+    assert is_without_repeats(configs)
+    assert [space.config(trial.params) for trial in study.trials[:30]] == configs
 
 
 def test_pruners_know_the_direction(tmp_path: Path) -> None:
@@ -335,7 +359,7 @@ def test_nobody_is_pruned_where_no_pruner_is_asked_for(tmp_path: Path) -> None:
     assert pruned_at(tmp_path, [3.0] * 27, pruner="none") is None
 
 
-def test_tokens_that_need_more_than_32_bits_are_reported_in_thousands(tmp_path: Path) -> None:
+def test_tokens_that_need_more_than_32_bits_are_reported_in_thousands() -> None:
     assert [unit_of(tokens) for tokens in (1, 2**31 - 1, 2**31, 10**12)] == [1, 1, 1000, 1000]
     for tokens in (2**31 - 1, 2**31, 10**12):
         assert tokens // unit_of(tokens) < 2**31
