@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.launch.slots import Slot
-from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.runs.lock import Lock, held
 from nanogpt_kit.sweep.choosing import Chooser, make_pruner
 from nanogpt_kit.sweep.parameters import Config
 from nanogpt_kit.sweep.space import Space
@@ -66,7 +66,7 @@ class Study:
         with self.lock("begin", wait=True):  # of those who share this folder
             try:
                 self.study = optuna.create_study(direction=self.options.direction, **how)
-                self.study.set_user_attr("host", platform.node())
+                self.study.set_user_attr("maker", {"host": platform.node(), "lock": str(self.lock("begin").path)})
             except optuna.exceptions.DuplicatedStudyError:
                 self.study = optuna.load_study(**how)
                 self._wait_for_its_maker()
@@ -82,9 +82,13 @@ class Study:
 
     def _wait_for_its_maker(self) -> None:
         deadline = time.monotonic() + BEGIN_SECONDS
+        mine = str(self.lock("begin").path)
         while time.monotonic() < deadline and BEGUN not in self.study.user_attrs:
-            if self.options.storage in LOCAL or self.study.user_attrs.get("host") == platform.node():
+            maker = self.study.user_attrs.get("maker", {})
+            if self.options.storage in LOCAL or maker.get("lock") == mine:
                 return  # it was killed: we have its lock
+            if maker.get("host") == platform.node() and not held(Path(maker["lock"])):
+                return
             time.sleep(WAIT_SECONDS)
 
     def _check_leftovers(self) -> None:

@@ -61,7 +61,8 @@ def postgres(folder: Path) -> Iterator[str]:
     try:
         yield f"postgresql://kit:{PASSWORD}@127.0.0.1:{port}/postgres"
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+        stopped = subprocess.run([*control, "-m", "immediate", "stop"], capture_output=True, text=True, cwd="/")
+        assert stopped.returncode == 0, stopped
 
 
 SERVER = """

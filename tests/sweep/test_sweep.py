@@ -60,7 +60,7 @@ refused = {}
 """
     sweep = make_sweep('storage = "sqlite"\nsampler = "grid"\nworkers = 2', space, 'callback=["tensorboard"]')
     said = sweep.run()
-    found = {(t.params["evaluator.0.trouble"], t.params.get("evaluator.0.x@none")): t for t in trials(sweep)}
+    found = {(t.params["evaluator.0.trouble"], t.params.get("evaluator.0.x")): t for t in trials(sweep)}
     assert len(found) == 6, "each point of the grid once; twenty trials were asked for"
     causes = Counter(t.user_attrs["cause"] for t in found.values())
     assert causes == {"complete": 2, "out_of_memory": 1, "not_finite": 1, "error": 1, "refused": 1}
