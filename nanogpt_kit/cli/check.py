@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
 from nanogpt_kit.core.errors import dotted
+
+if TYPE_CHECKING:
+    from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.nn.flops import Size
+    from nanogpt_kit.sweep.space import Space
 
 GUESSED_VOCABULARY = 256  # tokens, where only the text would tell
 
@@ -17,14 +23,25 @@ GUESSED_VOCABULARY = 256  # tokens, where only the text would tell
 @OVERRIDES
 @click.option("--explain", is_flag=True, help="Print every value with the place it comes from, and the model's size.")
 @click.option("--json", "as_json", is_flag=True, help="With --explain: a JSON object.")
+@click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of a sweep's trial, as in `sweep --nproc`.")
 @TRUST
-def check(experiment: str, overrides: tuple[str, ...], explain: bool, as_json: bool, trust_code: bool) -> None:
-    """Validate EXPERIMENT without running it."""
+def check(
+    experiment: str, overrides: tuple[str, ...], explain: bool, as_json: bool, nproc: int, trust_code: bool
+) -> None:
+    """Validate EXPERIMENT without running it, and its [sweep] table against this machine."""
+    if nproc > 1:
+        from nanogpt_kit.cli.sweep import in_processes
+
+        overrides = in_processes(experiment, overrides, trust_code)
     chosen = load(experiment, overrides, trust_code)
-    from nanogpt_kit.core.options import leaves
     from nanogpt_kit.nn.blank import check_parts
 
     check_parts(chosen)
+    space = None
+    if chosen.sweep is not None:
+        from nanogpt_kit.sweep.session import checked
+
+        space, _ = checked(chosen, nproc)
     if not explain:
         click.echo(f"{experiment} is valid")
         return
@@ -32,17 +49,40 @@ def check(experiment: str, overrides: tuple[str, ...], explain: bool, as_json: b
 
     known = chosen.tokenizer.known_vocab_size()
     size = measure(chosen.model, known or GUESSED_VOCABULARY)
-    values = {dotted(key): (value, chosen.place(key)) for key, value in leaves(chosen.resolved())}
+    values, tried = options(chosen), {} if space is None else described(space)
     if as_json:
-        origins = {key: {"value": value, "from": origin} for key, (value, origin) in values.items()}
+        origins = {key: {"value": value, "from": origin} for key, (value, origin) in (values | tried).items()}
         counts = {"parameters": size.parameters, "flops_per_token": size.flops_per_token} if size else {}
         click.echo(json.dumps({"options": origins, "model": {"vocab_size": known, **counts}}, indent=2))
         return
-    shown = {key: f"{key} = {json.dumps(value)}" for key, (value, _) in values.items()}
-    width = min(60, max(map(len, shown.values())))
-    for key, (_, origin) in values.items():
-        click.echo(f"{shown[key]:{width}}  # {origin}")
+    lines = [(f"{key} = {json.dumps(value)}", origin) for key, (value, origin) in values.items()]
+    lines += [(f"{key}: {words}", origin) for key, (words, origin) in tried.items()]
+    width = min(60, max(len(words) for words, _ in lines))
+    for words, origin in lines:
+        click.echo(f"{words:{width}}  # {origin}")
     click.echo()
+    show(size, known)
+
+
+def options(chosen: Experiment) -> dict[str, tuple[Any, str]]:
+    """Dotted keys, each with its value and where that was written; of [sweep] too, but for the space."""
+    from nanogpt_kit.core.options import leaves
+    from nanogpt_kit.runs.secrets import masked
+
+    values = chosen.resolved()
+    if chosen.sweep is not None:
+        values["sweep"] = chosen.sweep.model_dump(exclude={"space"}, exclude_none=True)
+        values["sweep"]["storage"] = masked(chosen.sweep.storage)
+    return {dotted(key): (value, chosen.place(key)) for key, value in leaves(values)}
+
+
+def described(space: Space) -> dict[str, tuple[str, str]]:
+    """What is tried, in words, and where that was written."""
+    words = zip(space.described().items(), space.conditionals, strict=True)
+    return {f"sweep.space.{name}": (told, one.place) for (name, told), one in words}
+
+
+def show(size: Size | None, known: int | None) -> None:
     if size is None:
         click.echo("the model cannot be counted without building it")
         return

@@ -16,6 +16,7 @@ from nanogpt_kit.core import toml
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 
 COMMAND_LINE = "command line"
+SPACE = ("sweep", "space")  # below it a number in a key may be a value, as in choice.4, or part of another key
 
 
 class Layers:
@@ -82,7 +83,7 @@ class Layers:
 
     def _lay(self, lower: Any, upper: Any, at: Key, place: Callable[[Key], str]) -> Any:
         """Lays `upper` over `lower`, both the value at key `at`, and returns what holds."""
-        if isinstance(upper, dict) and isinstance(lower, list):
+        if isinstance(upper, dict) and isinstance(lower, list) and not may_branch(at):
             return self._lay_elements(lower, upper, at, place)
         if isinstance(upper, dict) and isinstance(lower, str):  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             lower = {"use": lower}
@@ -91,14 +92,15 @@ class Layers:
             where = place(at)
             upper, place = {"use": upper}, lambda _: where
         if isinstance(upper, dict) and isinstance(lower, dict):
-            if "use" in upper and lower.get("use", upper["use"]) != upper["use"]:
-                self._drop(lower, upper["use"], at, place((*at, "use")))
+            before, use = lower.get("use"), upper.get("use")
+            if isinstance(before, str) and isinstance(use, str) and before != use:  # a sweep's `use` is a table
+                self._drop(lower, use, at, place((*at, "use")))
             if at:
                 self.places[at] = place(at)
             for key, value in upper.items():
                 lower[key] = self._lay(lower.get(key), value, (*at, key), place)
             return lower
-        if lower is None and isinstance(upper, dict) and upper and all(key.isdecimal() for key in upper):
+        if lower is None and at[:2] != SPACE and is_address(upper):
             message = "no layer below has this list, so it has no elements to address; give the whole list"
             raise KitError(Fault(message, dotted(at), place(at)))
         self._forget(at)
@@ -141,6 +143,16 @@ class Layers:
     def _forget(self, at: Key) -> None:
         for key in [key for key in self.places if key[: len(at)] == at]:
             del self.places[key]
+
+
+def may_branch(at: Key) -> bool:
+    """Whether `at` is a choice of a sweep: a list of values, or a table whose keys are the values."""
+    return at[:2] == SPACE and at[-1] == "choice"
+
+
+def is_address(value: Any) -> bool:
+    """Whether `value` is what `callback.0.every_steps = 5` says of `callback`."""
+    return isinstance(value, dict) and bool(value) and all(key.isdecimal() for key in value)
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:

@@ -7,6 +7,7 @@ thread.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.launch.processes import PARENT
 
 TELL_BYTES = 20_000  # of a process's last words
+TOLD = re.compile(r"(rank \d+: )?(error|run failed): |(rank \d+: )?\d+ errors:$")  # how the command begins them
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def share(workers: int, device: str, nproc: int = 1) -> list[Slot]:
     each = len(cores) // workers
     if each < nproc:
         raise KitError(f"sweep.workers = {workers}: there are {len(cores)} cores, and a trial wants {nproc} at least")
-    threads = min(each // nproc, int(os.environ.get("OMP_NUM_THREADS", each)))
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # one number for each level of nesting
+    threads = min(each // nproc, int(said) if said.isdecimal() and int(said) else each)
     return [
         Slot(number, (("OMP_NUM_THREADS", str(threads)),), tuple(cores[number * each : (number + 1) * each]))
         for number in range(workers)
@@ -58,7 +61,11 @@ def share_gpus(workers: int, nproc: int) -> list[Slot]:
     import torch
 
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = told.split(",") if told else [str(number) for number in range(torch.cuda.device_count())]
+    gpus = (
+        [gpu.strip() for gpu in told.split(",")]
+        if told
+        else [str(number) for number in range(torch.cuda.device_count())]
+    )
     each = len(gpus) // workers
     if each < nproc:
         raise KitError(f"sweep.workers = {workers}: there are {len(gpus)} GPUs, and a trial wants {nproc} at least")
@@ -116,6 +123,7 @@ class Child:
             file.seek(max(self.began, self.log.stat().st_size - TELL_BYTES))
             lines = file.read().decode("utf-8", "replace").strip().splitlines()
         for number, line in enumerate(lines):
-            if line.startswith(("error: ", "run failed: ")) or line.endswith(" errors:"):
-                return "; ".join(lines[number:]).removeprefix("error: ").removeprefix("run failed: ")
+            if found := TOLD.match(line):
+                first = line[found.end() :] or line
+                return "; ".join([first, *lines[number + 1 :]])
         return lines[-1] if lines else ""

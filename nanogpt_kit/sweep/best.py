@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 
 from nanogpt_kit.runs.files import write_atomically
-from nanogpt_kit.sweep.parameters import told
+from nanogpt_kit.sweep.parameters import shown
 from nanogpt_kit.sweep.study import Study
 from nanogpt_kit.sweep.summary import Row, Summary
 
@@ -28,7 +28,7 @@ def write_best(study: Study, summary: Summary) -> None:
     metric = study.options.metric
     lines = [f"The best of {len(summary.rows)} trials of the sweep {summary.name!r}: trial {best.number}."]
     lines += [f"{metric} {best.value:.6g}{mean_of(best)}{confirmation(summary, best)}"]
-    lines += [f"{key} = {told(value)}" for key, value in config.items()]
+    lines += [f"{key} = {shown(value)}" for key, value in config.items()]
     header = "".join(f"# {line}\n" for line in lines)
     write_atomically(study.folder / "best.toml", f"{header}\n{tomli_w.dumps(values)}")
 

@@ -10,8 +10,8 @@ import rich
 from optuna.trial import TrialState
 from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from nanogpt_kit.sweep.parameters import told
 from nanogpt_kit.sweep.study import Study
@@ -54,7 +54,7 @@ class Board:
         now = time.monotonic()
         if self.live is not None and now - self.drawn > FRESH_SECONDS:
             self.drawn = now
-            self.live.update(Group(self.at_work(works), escape(self.standing())), refresh=True)
+            self.live.update(Group(self.at_work(works), self.standing()), refresh=True)
 
     def ended(self, work: Work, outcome: Outcome) -> None:
         spent = time.monotonic() - self.began_at.get(work.number, time.monotonic())
@@ -90,16 +90,14 @@ class Board:
         rich.get_console().out(line, highlight=False)
 
     def at_work(self, works: Sequence[Work]) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("trial", "step", self.study.options.metric, "tokens/s", "values"):
-            table.add_column(name)
+        table = table_of("trial", "step", self.study.options.metric, "tokens/s", "values")
         for work in works:
             run = work.run
             value = "" if run.value is None else f"{run.value:.4f}"
             state = " (stopping)" if work.pruned or work.stopping else ""
             steps = f"{run.step:,}/{run.experiment.total_steps:,}{state}"
             rate = f"{run.rate:,.0f}" if run.rate else "starting"
-            values = escape(in_words(self.study.config(work.trial)))
+            values = Text(in_words(self.study.config(work.trial)))
             table.add_row(str(work.number), steps, value, rate, values)
         return table
 
@@ -127,6 +125,14 @@ def in_time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def table_of(*columns: str) -> Table:
+    """Users' words enter it as Text: in a str, rich would look for markup and names of emoji."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(Text(name))
+    return table
+
+
 def status_table(summary: Summary) -> Table:
     """All trials, the best first."""
     sign = 1 if summary.options.direction == "minimize" else -1
@@ -134,12 +140,10 @@ def status_table(summary: Summary) -> Table:
     def place(row: Row) -> tuple[bool, float]:
         return row.state != "complete", sign * (row.value if row.value is not None else sign * float("inf"))
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("trial", "state", summary.options.metric, "tokens", "time", "values", "why"):
-        table.add_column(name)
+    table = table_of("trial", "state", summary.options.metric, "tokens", "time", "values", "why")
     for row in sorted(summary.rows, key=place):
         value = "" if row.value is None else f"{row.value:.4f}"
         why = row.reason if row.state in ("failed", "pruned") else ""
-        values, spent = escape(in_words(row.config)), in_time(row.seconds)
-        table.add_row(str(row.number), row.state, value, f"{row.tokens:,}", spent, values, escape(why))
+        values, spent = Text(in_words(row.config)), in_time(row.seconds)
+        table.add_row(str(row.number), row.state, value, f"{row.tokens:,}", spent, values, Text(why))
     return table

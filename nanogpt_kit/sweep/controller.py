@@ -10,7 +10,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,12 @@ class Controller:
             while not self.stop.name:
                 self.fill_slots()
                 for work in list(self.works):
-                    outcome = work.poll()
-                    if outcome is not None:
-                        self.tell(work, outcome)
+                    try:
+                        outcome = work.poll()
+                        if outcome is not None:
+                            self.tell(work, outcome)
+                    except optuna.exceptions.UpdateFinishedTrialError:
+                        self.drop(work)
                 self.call("looked", self.works)
                 if not self.works and self.is_done():
                     return
@@ -161,13 +163,21 @@ class Controller:
         self.check_failing(work, outcome)
         work.note(outcome)
         self.call("ending", work, outcome)
-        with suppress(ValueError):  # another machine took it for lost, and has told its end
-            self.study.study.tell(work.trial, outcome.value, outcome.state)
+        self.study.study.tell(work.trial, outcome.value, outcome.state, skip_if_finished=True)
         if outcome.state != TrialState.COMPLETE:
             work.forget_checkpoints()
         work.release()
         self.works.remove(work)
         self.call("ended", work, outcome)
+
+    def drop(self, work: Work) -> None:
+        """One that another machine took for lost, and has told its end."""
+        logger.warning(
+            "trial %d was ended by another controller, which had not heard of this one for long", work.number
+        )
+        work.kill()
+        work.release()
+        self.works.remove(work)
 
     def check_failing(self, work: Work, outcome: Outcome) -> None:
         """Raises RunFailed or KitError where going on would only repeat what failed; this trial is tried again then."""
@@ -217,6 +227,7 @@ class HParams:
 
     def ending(self, work: Work, outcome: Outcome) -> None:
         config = self.study.config(work.trial)
+        number = work.trial.user_attrs.get("trial", work.number)  # a confirmation's runs are of another's trials
         for run in work.runs:
-            values = {**config, "trial": work.number, "train.seed": run.experiment.train.seed}
+            values = {**config, "trial": number, "train.seed": run.experiment.train.seed}
             hparams.write(run.folder.path / "tensorboard", values, outcome.state == TrialState.COMPLETE)

@@ -63,6 +63,9 @@ class Conditional:
         """Its conditions, told: "optimizer.use is adamw or muon"."""
         return " and ".join(f"{one.key} is {' or '.join(map(told, one.values))}" for one in self.when)
 
+    def fault(self, message: str) -> Fault:
+        return Fault(message, f"sweep.space.{self.key}", self.place)
+
 
 @dataclass(frozen=True)
 class Setting(Conditional):

@@ -31,7 +31,7 @@ class Rung:
 
 def preview(base: Experiment, again: Callable[[], Experiment], nproc: int = 1) -> str:
     """For people. `again` loads the experiment in another process. Raises KitError where the sweep is wrong."""
-    space, first = checked(base)
+    space, first = checked(base, nproc)
     options = space.options
     share(options.workers, choose_device(base.train.device), nproc)
     points = space.points()

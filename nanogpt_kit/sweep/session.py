@@ -12,7 +12,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot, share
 from nanogpt_kit.runs.files import check_writable, own_folder
 from nanogpt_kit.runs.folder import runs_root
-from nanogpt_kit.sweep import report, summary
+from nanogpt_kit.sweep import checking, report, summary
 from nanogpt_kit.sweep.best import write_best
 from nanogpt_kit.sweep.board import Board
 from nanogpt_kit.sweep.choosing import check_packages
@@ -36,7 +36,7 @@ def sweep(base: Experiment, nproc: int = 1) -> Summary:
     Raises KitError before anything is started, RunFailed where trials fail alike, KeyboardInterrupt where it was asked
     to stop; the same call goes on then.
     """
-    space, first = checked(base)
+    space, first = checked(base, nproc)
     slots = share(space.options.workers, choose_device(base.train.device), nproc)
     folder = sweep_folder(base.name).absolute()
     check_writable(folder)
@@ -59,13 +59,16 @@ def sweep(base: Experiment, nproc: int = 1) -> Summary:
     return found
 
 
-def checked(base: Experiment) -> tuple[Space, Config]:
-    """The space, and the values of trial 0. Raises KitError with all that is wrong with the sweep."""
+def checked(base: Experiment, nproc: int = 1) -> tuple[Space, Config]:
+    """The space, and the values of trial 0, whose runs have `nproc` processes.
+
+    Raises KitError with all that is wrong with the sweep.
+    """
     if base.sweep is None:
         raise KitError(f"{base.place(())}: there is no [sweep] table, so there is nothing to try")
     check_packages(base.sweep, base.place(("sweep", "sampler")))
     space = Space(base)
-    first = space.check()
+    first = checking.check(space, nproc)
     if base.sweep.sampler == "grid" and space.points() is None:
         endless = next((one for one in space.parameters if one.values is None), space.parameters[0])
         message = f"grid wants a finite space, and this is {endless}; give it a step or a choice, or take qmc"

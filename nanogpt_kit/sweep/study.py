@@ -69,6 +69,7 @@ class Study:
                 self.study.set_user_attr("maker", {"host": platform.node(), "lock": str(self.lock("begin").path)})
             except optuna.exceptions.DuplicatedStudyError:
                 self.study = optuna.load_study(**how)
+                self._check_ours()
                 self._wait_for_its_maker()
             self.chooser.study = self.study
             if BEGUN not in self.study.user_attrs:
@@ -79,6 +80,12 @@ class Study:
             self.check_facts(facts)
             self.queue(first)  # more may be wanted than before
             self.study.set_user_attr("count", self.count)
+
+    def _check_ours(self) -> None:
+        """One that is empty yet may be: its maker has not come further."""
+        trials, about = self.trials(), self.study.user_attrs
+        if (trials or about) and "maker" not in about:
+            raise KitError(f"the storage has a study {self.name!r} that is no sweep; take another name")
 
     def _wait_for_its_maker(self) -> None:
         deadline = time.monotonic() + BEGIN_SECONDS
@@ -112,8 +119,7 @@ class Study:
     def check_facts(self, now: dict[str, Any]) -> None:
         """Raises KitError with each difference to what the study was begun with."""
         then = self.study.user_attrs
-        if "space" not in then:
-            raise KitError(f"the storage has a study {self.name!r} that is no sweep; take another name")
+        places = {f"sweep.space.{one.name}": one.place for one in self.space.parameters}
         faults = []
         tables = [
             ("sweep.space", then["space"], now["space"]),
@@ -125,7 +131,8 @@ class Study:
                 if before.get(key) != after.get(key):
                     was, is_ = (str(side.get(key, "not there")) for side in (before, after))
                     full = f"{prefix}.{key}" if prefix else key
-                    place = self.base.layers.place(tuple(full.split(".")))
+                    parts = tuple(int(part) if part.isdecimal() else part for part in full.split("."))
+                    place = places.get(full) or self.base.layers.place(parts)
                     faults.append(Fault(f"{was} when the sweep began, {is_} now", full, place))
         if not faults and then["fingerprint"] != now["fingerprint"]:
             faults.append(Fault("the code of its components was another when the sweep began", "components"))
@@ -180,11 +187,8 @@ class Study:
 
     def claim(self) -> optuna.Trial | None:
         """The next of the queue, this controller's from now on; None where there is none, or as many as wanted."""
-        trials = self.trials()
-        if sum(trial.state != TrialState.WAITING for trial in trials) >= self.count:
-            return None
-        for trial in trials:
-            if trial.state == TrialState.WAITING:
+        for trial in self.trials(TrialState.WAITING):
+            if trial.number < self.count:
                 try:
                     if self.storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
                         return optuna.Trial(self.study, trial._trial_id)

@@ -78,7 +78,7 @@ class Tail:
         whole = new[: new.rfind(b"\n") + 1]
         self.at += len(whole)
         for line in whole.splitlines():
-            with suppress(json.JSONDecodeError):
+            with suppress(ValueError):
                 record = json.loads(line)
                 if isinstance(record, dict) and isinstance(record.get("step"), int):
                     yield record
@@ -124,12 +124,13 @@ class Work:
         self.child: Child | None = None
         self.pruned = self.stopping = False
         self.crashes = self.deaths = 0
+        self.status_before: Mapping[str, Any] = {}  # of the run, when its process was started
         self.waiting_since = time.monotonic()
         self.reported = dict(self.frozen().intermediate_values)
         self.tail = Tail(self.run.folder.metrics)
-        trial.set_user_attr("host", platform.node())
-        trial.set_user_attr("folder", str(folder))
         self.sign()
+        trial.set_user_attr("folder", str(folder))
+        trial.set_user_attr("host", platform.node())  # last: whoever reads it goes by the other two
 
     @property
     def run(self) -> Run:
@@ -159,13 +160,15 @@ class Work:
         """Starts the process of the next run, unless that run has ended before."""
         if self.stopping:
             return None
-        status = self.run.folder.status() if self.run.folder.experiment.exists() else {}
+        self.status_before = status = self.status()
         if status.get("state") == "running":  # the process of a controller that is gone; it is about to notice
             self.end_orphan()
             return None
         self.look()
         if status.get("state") == "finished":
             return self.finished(status)
+        if self.pruned:
+            return self.given_up()
         spec = self.folder / "trials" / f"{self.run.folder.path.name}.toml"
         if not spec.exists():  # else as it began: in another slot it may have had other threads
             values = self.run.experiment.resolved()
@@ -178,6 +181,9 @@ class Work:
         self.child = Child(arguments, self.slot, spec.with_suffix(".log"))
         write_atomically(spec.with_suffix(".pid"), str(self.child.process.pid))
         return None
+
+    def status(self) -> Mapping[str, Any]:
+        return self.run.folder.status() if self.run.folder.experiment.exists() else {}
 
     def end_orphan(self) -> None:
         """Waits for it; one that does not notice that its controller has gone is killed."""
@@ -225,21 +231,18 @@ class Work:
         assert self.child is not None, "a process has ended"
         words, self.child = self.child.last_words(), None
         self.waiting_since = time.monotonic()
-        status = self.run.folder.status() if self.run.folder.experiment.exists() else {}
+        status = self.status()
         if status.get("state") == "finished":
             return self.finished(status)
         if self.pruned:
-            tokens = self.run.tokens
-            return Outcome(
-                TrialState.PRUNED, "pruned", reason=f"{self.metric} {self.run.value:.4f} at {tokens:,} tokens"
-            )
+            return self.given_up()
         if self.stopping:
             return None
         if BUSY in words:
             return None
         if code == MISTAKE:
             return outcome_of("refused", words)
-        if status.get("state") == "failed":
+        if status.get("state") == "failed" and status != self.status_before:  # else this process did not come so far
             cause, reason = status.get("cause", "error"), status.get("reason", words)
             if cause != "error":
                 return outcome_of(cause, reason)
@@ -256,6 +259,10 @@ class Work:
             return outcome_of("died", reason)
         self.crashes += 1
         return None if self.crashes <= CRASHES else outcome_of("error", reason)
+
+    def given_up(self) -> Outcome:
+        run = self.run
+        return Outcome(TrialState.PRUNED, "pruned", reason=f"{self.metric} {run.value:.4f} at {run.tokens:,} tokens")
 
     def finished(self, status: Mapping[str, Any]) -> Outcome | None:
         """Goes on with the next run, or ends the trial."""

@@ -22,10 +22,11 @@ from nanogpt_kit.nn.blank import check_parts
 from nanogpt_kit.nn.flops import measure
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.memory import keep_freed_memory, peak_bytes
 from nanogpt_kit.train.precision import DTYPES, Precision
-from nanogpt_kit.train.session import choices, context
+from nanogpt_kit.train.session import choices
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World
@@ -42,7 +43,7 @@ class Subject:
     def __init__(self, experiment: Experiment) -> None:
         trust.remember(experiment.component_files)
         world = World()
-        ctx, why = context(experiment, world)
+        ctx, why = context_of(experiment, world.size)
         experiment.check_context(ctx)
         check_parts(experiment)
         data = prepare(experiment)

@@ -25,10 +25,11 @@ from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance, trust
 from nanogpt_kit.runs.files import read_json, write_atomically, write_json
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.evaluate import apart, check_evaluators, show
 from nanogpt_kit.train.memory import is_out_of_memory, keep_freed_memory
-from nanogpt_kit.train.precision import Precision, choose_device, has_device
+from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.resume import reopen
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
@@ -53,7 +54,9 @@ def run(
     world = World.of_environment()
     if world.rank:
         logging.getLogger("nanogpt_kit").setLevel(logging.WARNING)  # the others would say the same
-    ctx, why = context(experiment, world)
+    ctx, why = context_of(experiment, world.size)
+    if ctx.device == "cuda":
+        take_gpu(world)
     experiment.check_context(ctx)
     with ExitStack() as stack:
         stack.enter_context(world.joined(ctx.device))
@@ -112,29 +115,12 @@ def resume_into(folder: Path) -> str | None:
     return str(folder) if RunFolder(folder).experiment.exists() else None
 
 
-def context(experiment: Experiment, world: World) -> tuple[RunContext, str]:
-    """The device and precision that the experiment's settings mean here, and why that precision."""
-    device, place = choose_device(experiment.train.device), experiment.place(("train", "device"))
-    if not has_device(device):
-        raise KitError(f"{place}: train.device = {device!r}, but torch finds none here")
-    if device == "cuda":
-        found = torch.cuda.device_count()
-        if world.local_size > found:
-            raise KitError(f"{world.local_size} processes were started here, but there are {found} GPUs")
-        torch.cuda.set_device(world.local_rank)
-    precision, why = Precision.choose(experiment.train.precision, device)
-    if precision.name == "tf32" and device != "cuda":
-        place = experiment.place(("train", "precision"))
-        raise KitError(f"{place}: train.precision = 'tf32' is arithmetic of CUDA devices, and this is {device}")
-    splits = experiment.dataset.splits
-    ctx = RunContext(
-        device=device,
-        precision=precision.name,
-        world_size=world.size,
-        splits=splits,
-        block_size=experiment.model.block_size,
-    )
-    return ctx, why
+def take_gpu(world: World) -> None:
+    """Each process its own. Raises KitError where there are too few."""
+    found = torch.cuda.device_count()
+    if world.local_size > found:
+        raise KitError(f"{world.local_size} processes were started here, but there are {found} GPUs")
+    torch.cuda.set_device(world.local_rank)
 
 
 def choices(experiment: Experiment, ctx: RunContext) -> dict[str, str]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +119,54 @@ def test_check_explains_where_every_value_comes_from(tiny: Path, command: Callab
     assert told["model"]["flops_per_token"] == 6 * (matrices + tokens) + 12 * 2 * 24 * 16  # PaLM, appendix B
     assert size.startswith(f"{tokens + 16 * 24 + 5 * 24 + matrices:,} parameters: embedding ")
     assert command("check", tiny).out == f"{tiny} is valid\n"
+
+
+SWEPT = """
+[sweep]
+trials = 3
+storage = "postgresql://me:secret@host/db"
+[sweep.space."optimizer.use".choice.adamw]
+"optimizer.lr" = { float = [1e-4, 1e-1], log = true }
+[sweep.space."optimizer.use".choice.muon]
+"model.norm" = "rmsnorm"
+"""
+
+
+def test_check_explains_a_sweep_and_hides_its_password(tiny: Path, command: Callable[..., Any]) -> None:
+    before = len(tiny.read_text(encoding="utf-8").splitlines())
+    tiny.write_text(tiny.read_text(encoding="utf-8") + SWEPT, encoding="utf-8")
+    answer = command("check", tiny, "--explain")
+    assert answer.code == 0, answer.err
+    lines = dict(line.split("  # ") for line in answer.out.partition("\n\n")[0].splitlines())
+    lines = {words.strip(): origin for words, origin in lines.items() if words.startswith("sweep.")}
+    assert lines['sweep.metric = "val/loss"'] == "default"
+    assert lines["sweep.trials = 3"] == f"{tiny}:{before + 3}"
+    assert lines['sweep.storage = "postgresql://me:***@host/db"'] == f"{tiny}:{before + 4}"
+    assert lines['sweep.space.optimizer.use: choice ["adamw", "muon"]'] == f"{tiny}:{before + 5}"
+    rate = "sweep.space.optimizer.lr: float [0.0001, 0.1], log, where optimizer.use is adamw"
+    assert lines[rate] == f"{tiny}:{before + 6}"
+    setting = "sweep.space.model.norm, where optimizer.use is muon"
+    assert lines[f"{setting}: = rmsnorm"] == f"{tiny}:{before + 8}"
+    told = command("check", tiny, "--explain", "--json").out
+    assert "secret" not in answer.out + told
+    assert json.loads(told)["options"][setting] == {"value": "= rmsnorm", "from": f"{tiny}:{before + 8}"}
+
+
+def test_check_refuses_a_sweep_that_would_be_refused(tiny: Path, command: Callable[..., Any]) -> None:
+    text = tiny.read_text(encoding="utf-8")
+    tiny.write_text(text + '[sweep.space]\n"model.attention" = { choice = ["sdpa", "felx"] }\n', encoding="utf-8")
+    answer = command("check", tiny)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"{tiny}:{len(text.splitlines()) + 2}: model.attention.use: " in answer.err
+    assert "did you mean 'flex'?" in answer.err
+
+
+def test_check_takes_the_processes_of_a_sweeps_trials(tiny: Path, command: Callable[..., Any]) -> None:
+    text = tiny.read_text(encoding="utf-8") + '[sweep.space]\n"parallel" = { choice = ["ddp", "fsdp"] }\n'
+    tiny.write_text(text, encoding="utf-8")
+    answer = command("check", tiny, "parallel=ddp", "train.device=cpu")
+    assert (answer.code, "fsdp is several processes, and one was started" in answer.err) == (2, True)
+    assert command("check", tiny, "--nproc", 2, "train.device=cpu").code == 0
 
 
 def test_a_change_of_component_says_what_it_drops(tiny: Path, command: Callable[..., object]) -> None:

@@ -144,6 +144,39 @@ def test_an_element_that_is_not_there_cannot_be_addressed(override: str, told: s
     assert told in str(refused.value)
 
 
+def test_a_use_that_is_tried_in_a_sweep_is_no_component_and_drops_nothing(tmp_path: Path) -> None:
+    base = '[sweep.space.optimizer]\nuse = { choice = ["a", "b"] }\nlr = { float = [1, 2] }'
+    found = layers(tmp_path, '[sweep.space.optimizer]\nuse = { choice = ["a", "c"] }', base=base)
+    space = {"optimizer": {"use": {"choice": ["a", "c"]}, "lr": {"float": [1, 2]}}}
+    assert found.values == {"sweep": {"space": space}}
+    assert found.notes == []
+    assert place(found, "sweep", "space", "optimizer", "lr") == "base.toml:3"
+
+
+def test_a_number_below_the_space_of_a_sweep_may_be_a_value_or_part_of_a_key(tmp_path: Path) -> None:
+    base = '[sweep.space]\n"n_layer".when = {}\noptimizer.lr = { float = [1, 2] }'
+    top = '[sweep.space."n_layer".choice.2]\n[sweep.space.optimizer.betas.0]\nfloat = [0.8, 0.9]'
+    found = layers(tmp_path, top, base=base)
+    betas = {"0": {"float": [0.8, 0.9]}}
+    space = {"n_layer": {"when": {}, "choice": {"2": {}}}, "optimizer": {"lr": {"float": [1, 2]}, "betas": betas}}
+    assert found.values == {"sweep": {"space": space}}
+
+
+@pytest.mark.parametrize("lower", ["[1, 2]", "[0, 1, 2, 3]", "[]"])
+def test_the_branches_of_a_choice_replace_its_list_and_a_list_its_branches(lower: str, tmp_path: Path) -> None:
+    base = f'[sweep.space."n_layer"]\nchoice = {lower}'
+    found = layers(tmp_path, '[sweep.space."n_layer".choice]\n2 = {}\n3 = {}', base=base)
+    assert found.values == {"sweep": {"space": {"n_layer": {"choice": {"2": {}, "3": {}}}}}}
+    assert place(found, "sweep", "space", "n_layer", "choice", "3") == "top.toml:4"
+    found = layers(tmp_path, '[sweep.space."n_layer"]\nchoice = [1]', base='[sweep.space."n_layer".choice]\n2 = {}')
+    assert found.values == {"sweep": {"space": {"n_layer": {"choice": [1]}}}}
+
+
+def test_a_bound_of_a_range_may_be_addressed(tmp_path: Path) -> None:
+    found = layers(tmp_path, "[sweep.space]\nlr = { float = [1, 2] }", "sweep.space.lr.float.1=3")
+    assert found.values == {"sweep": {"space": {"lr": {"float": [1, 3]}}}}
+
+
 def test_all_faulty_overrides_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(KitError) as refused:
         layers(tmp_path, 'callback = ["a"]', "nonsense", "x=[1", "callback.7=b", "fine=1", "=3")

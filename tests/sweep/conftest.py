@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli
+import tomli_w
+
+from nanogpt_kit.core.layers import parse_override
 
 PLANTED = '''\
 """A metric that is known beforehand: least where x is 0.3, and lower with each evaluation."""
@@ -101,28 +105,18 @@ def make_sweep(tmp_path: Path, tiny: Path) -> Callable[..., Sweep]:
     def made(options: str, space: str, *overrides: str, metric: str = "val/planted") -> Sweep:
         (tmp_path / "planted.py").write_text(PLANTED, encoding="utf-8")
         table = f'\n[sweep]\nmetric = "{metric}"\n{options}\n[sweep.space]\n{space}\n'
-        short = "\n".join(f"# {word}" for word in overrides)
         head = 'components = ["planted.py"]\nevaluator = ["planted", "loss"]\n'
-        text = head + short + "\n" + tiny.read_text(encoding="utf-8") + table
+        text = head + tiny.read_text(encoding="utf-8") + table
+        values = tomli.loads(text)
         for word in (*SHORT, *overrides):
-            key, _, value = word.partition("=")
-            text = set_in(text, key, value)
+            key, value = parse_override(word)
+            node = values
+            for part in key[:-1]:
+                node = node.setdefault(part, {})
+            node[key[-1]] = value
+        text = tomli_w.dumps(values)
         path = tmp_path / "sweep.toml"
         path.write_text(text, encoding="utf-8")
         return Sweep(path)
 
     return made
-
-
-def set_in(text: str, key: str, value: str) -> str:
-    """An option of the experiment, in its file."""
-    import tomli
-    import tomli_w
-
-    values = tomli.loads(text)
-    node = values
-    *tables, last = key.split(".")
-    for table in tables:
-        node = node.setdefault(table, {})
-    node[last] = tomli.loads(f"value = {value}" if value[:1] in '[{0123456789-"tf' else f'value = "{value}"')["value"]
-    return tomli_w.dumps(values)

@@ -12,13 +12,16 @@ from typing import Any
 import optuna
 import pytest
 import tomli_w
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.sweep import checking
+from nanogpt_kit.sweep.checking import MOST_FAULTS, Corners, written
 from nanogpt_kit.sweep.parameters import Config, Parameter, label, parameter, same
-from nanogpt_kit.sweep.space import MOST_FAULTS, Space
+from nanogpt_kit.sweep.space import Space
 
 BASE = """\
 name = "x"
@@ -64,7 +67,7 @@ def space_of(folder: Path, text: str, *overrides: str, base: str = BASE) -> Spac
 
 def checked(folder: Path, text: str, *overrides: str, base: str = BASE) -> Space:
     space = space_of(folder, text, *overrides, base=base)
-    space.check()
+    checking.check(space)
     return space
 
 
@@ -79,7 +82,7 @@ def faults(folder: Path, text: str, *overrides: str, base: str = BASE) -> list[s
 
 def test_the_experiment_as_written_is_trial_0(tmp_path: Path) -> None:
     space = space_of(tmp_path, EXAMPLE)
-    first = space.check()
+    first = checking.check(space)
     assert first == {"schedule.warmup_steps": 5, "optimizer.use": "adamw", "optimizer.lr": 3e-3}
     assert space.experiment(first) == space.base
 
@@ -166,7 +169,7 @@ def test_branches_may_stand_in_branches(tmp_path: Path) -> None:
 """
     base = BASE.replace("warmup_steps = 5", "warmup_steps = 5\nfinal_fraction = 0.1")
     space = checked(tmp_path, text, base=base)
-    assert [sorted(config) for config in space.corners()] == [
+    assert [sorted(config) for config in Corners(space)] == [
         ["optimizer.use", "schedule.final_fraction", "schedule.use"],
         ["optimizer.use", "schedule.final_fraction", "schedule.use"],
         ["optimizer.use", "schedule.use"],
@@ -179,7 +182,7 @@ def test_a_condition_may_stand_before_what_it_is_about_and_name_several_values(t
     text += '"optimizer.use" = { choice = ["adamw", "muon", "sgd"] }'
     space = checked(tmp_path, text)
     assert [one.key for one in space.parameters] == ["optimizer.use", "optimizer.weight_decay"]
-    assert ["optimizer.weight_decay" in config for config in space.corners()] == [True] * 4 + [False]
+    assert ["optimizer.weight_decay" in config for config in Corners(space)] == [True] * 4 + [False]
 
 
 def test_all_conditions_must_hold(tmp_path: Path) -> None:
@@ -200,7 +203,7 @@ def test_true_is_not_1_in_a_condition(tmp_path: Path) -> None:
 
 def test_a_whole_range_may_vary_an_option_that_takes_any_number(tmp_path: Path) -> None:
     space = space_of(tmp_path, '"train.grad_clip" = { int = [1, 4] }')
-    assert space.check() == {"train.grad_clip": 1}
+    assert checking.check(space) == {"train.grad_clip": 1}
     assert space.experiment({"train.grad_clip": 1}) == space.base
 
 
@@ -673,6 +676,90 @@ def test_parts_that_cannot_be_put_together_are_told(tmp_path: Path) -> None:
     assert "model.n_head = 8" in found[0]
 
 
+# The machine
+
+ELSEWHERE = {  # what this machine cannot do, on a CPU
+    "an attention": (
+        '"model.attention" = { choice = ["sdpa", "flex"] }',
+        "exp.toml:24: model.attention: flex has no backward pass on cpu; ",
+        "",
+    ),
+    "an attention in a branch": (
+        (
+            '[sweep.space."model.n_layer".choice.2]\n[sweep.space."model.n_layer".choice.3]\n'
+            '"model.attention" = { use = "flex", window = 4 }'
+        ),
+        "exp.toml:26: model.attention: flex has no backward pass on cpu; ",
+        "(with model.n_layer = 3)",
+    ),
+    "an attention's kernel": (
+        '"model.n_head" = { choice = [2, 3] }\n"model.attention.backend" = { choice = ["auto", "cudnn"] }',
+        "exp.toml:25: model.attention: backend = 'cudnn' needs cuda, and this is cpu; auto and math go anywhere ",
+        "(with model.attention.backend = cudnn)",
+    ),
+    "an evaluator of a split that is not there": (
+        '"evaluator" = { choice = [["loss", "bits_per_byte"], ["loss", { use = "loss", split = "test" }]] }',
+        "exp.toml:24: evaluator.1: the dataset has no split 'test'",
+        "Allowed: train, val.",
+    ),
+    "a precision": (
+        '"train.precision" = { choice = ["auto", "tf32"] }',
+        "exp.toml:24: train.precision: 'tf32' is arithmetic of CUDA devices, and this is cpu",
+        "",
+    ),
+    "a device": (
+        '"train.device" = { choice = ["cpu", "mps"] }',
+        "exp.toml:24: train.device: is 'mps', but torch finds none here",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", ELSEWHERE)
+def test_what_this_machine_cannot_do_is_told_with_the_line_that_chose_it(mistake: str, tmp_path: Path) -> None:
+    if mistake == "a device" and torch.backends.mps.is_available():
+        pytest.skip("this machine has it")
+    text, begin, end = ELSEWHERE[mistake]
+    (found,) = faults(tmp_path, text, "train.device=cpu")
+    assert found.startswith(begin)
+    assert found.endswith(end)
+
+
+def test_what_the_experiment_itself_chose_is_not_blamed_on_the_space(tmp_path: Path) -> None:
+    base = BASE.replace("block_size = 16", 'block_size = 16\nattention = { use = "flex", window = 4 }')
+    text = '"model.n_layer" = { choice = [1, 2] }\n"model.attention.window" = { int = [4, 8] }'
+    (found,) = faults(tmp_path, text, "train.device=cpu", base=base)
+    assert found.startswith("exp.toml:12: model.attention: flex has no backward pass on cpu; ")
+    assert "with model" not in found
+
+
+def test_each_experiment_is_held_against_its_own_splits(tmp_path: Path) -> None:
+    base = BASE.replace('"python_stdlib"', '"huggingface"\nsource = "x"\ntest_fraction = 0.1')
+    base = 'evaluator = ["loss", { use = "loss", split = "test" }]\n' + base
+    (found,) = faults(tmp_path, '"dataset.test_fraction" = { choice = [0.0, 0.1] }', base=base)
+    assert found.startswith("exp.toml:1: evaluator.1: the dataset has no split 'test'")
+    assert found.endswith("(with dataset.test_fraction = 0.0)")
+
+
+def test_a_trial_has_as_many_processes_as_it_is_started_with(tmp_path: Path) -> None:
+    space = space_of(tmp_path, '"parallel" = { choice = ["ddp", "single"] }', "parallel=ddp", "train.device=cpu")
+    checking.check(space)
+    with pytest.raises(KitError) as refused:
+        checking.check(space, nproc=2)
+    (fault,) = refused.value.faults
+    assert str(fault).startswith(f"{tmp_path / 'exp.toml'}:24: parallel: single is one process, but 2 were started")
+
+
+def test_a_part_that_was_found_right_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    check_context = Experiment.check_context
+    monkeypatch.setattr(
+        Experiment, "check_context", lambda self, ctx: asked.append(ctx.block_size) or check_context(self, ctx)
+    )
+    checked(tmp_path, '"train.steps" = { int = [10, 20], step = 5 }\n"model.block_size" = { choice = [16, 32] }')
+    assert asked == [16, 32]
+
+
 # Layers
 
 
@@ -714,11 +801,29 @@ def test_a_key_that_base_and_child_write_differently_is_told_with_both_places(tm
     assert found.startswith("exp.toml:3: sweep.space.optimizer.lr: is there twice, also at base.toml:24")
 
 
+def test_a_child_may_try_other_components_with_the_rates_of_its_base(tmp_path: Path) -> None:
+    table = '[sweep.space.optimizer]\nuse = { choice = ["adamw", "sgd"] }\nlr = { float = [1e-3, 1e-2] }\n'
+    (tmp_path / "base.toml").write_text(BASE + table, encoding="utf-8")
+    child = 'extends = "base.toml"\n[sweep.space.optimizer]\nuse = { choice = ["adamw", "muon"] }\n'
+    space = checked(tmp_path, child, base="")
+    assert [str(one) for one in space.parameters] == ['choice ["adamw", "muon"]', "float [0.001, 0.01]"]
+
+
+@pytest.mark.parametrize("written", ["when = {}", "choice = [1, 2]", "choice = [1, 2, 3, 4, 5]"])
+def test_a_child_may_put_branches_under_a_key_of_its_base(written: str, tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(BASE + f'"model.n_layer" = {{ {written} }}\n', encoding="utf-8")
+    child = 'extends = "base.toml"\n[sweep.space."model.n_layer".choice]\n2 = {}\n4 = { "model.dropout" = 0.1 }\n'
+    space = checked(tmp_path, child, base="")
+    assert space.described() == {"model.n_layer": "choice [2, 4]", "model.dropout, where model.n_layer is 4": "= 0.1"}
+
+
 def test_a_space_may_be_changed_on_the_command_line(tmp_path: Path) -> None:
     space = checked(tmp_path, EXAMPLE, 'sweep.space."schedule.warmup_steps".int=[2, 5]')
     assert (space.parameters[0].low, space.parameters[0].high) == (2, 5)
     (found,) = faults(tmp_path, EXAMPLE, 'sweep.space."schedule.warmup_steps".int=[5, 2]')
     assert found.startswith("command line: sweep.space.schedule.warmup_steps: the bounds are reversed")
+    space = checked(tmp_path, EXAMPLE, 'sweep.space."schedule.warmup_steps".int.1=20')
+    assert (space.parameters[0].low, space.parameters[0].high) == (5, 20)
 
 
 # Large spaces
@@ -752,7 +857,7 @@ def test_a_space_of_twenty_keys_is_looked_at_from_every_endpoint(tmp_path: Path)
     space = checked(tmp_path, LARGE)
     assert space.points() is None
     assert len(space.parameters) == 20
-    corners = list(space.corners())
+    corners = list(Corners(space))
     for one in space.parameters:
         for value in one.endpoints:
             assert any(one.is_active(corner) and same(corner[one.key], value) for corner in corners)
@@ -851,7 +956,7 @@ def test_whatever_a_valid_space_gives_is_an_experiment_and_comes_back_from_optun
     with tempfile.TemporaryDirectory() as folder:
         try:
             space = space_of(Path(folder), "\n".join(pieces))
-            first = space.written()
+            first = written(space)
         except KitError:  # a key twice, or a condition on one that is not there
             return
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
@@ -863,7 +968,7 @@ def test_whatever_a_valid_space_gives_is_an_experiment_and_comes_back_from_optun
         for config in (
             first,
             *drawn,
-            *itertools.islice(space.corners(), 10),
+            *itertools.islice(Corners(space), 10),
             *itertools.islice(space.points() or [], 10),
         ):
             assert list(config) == [one.key for one in space.parameters if one.is_active(config)]
@@ -892,7 +997,7 @@ def test_trial_0_is_taken_from_the_queue_as_it_is(tmp_path: Path) -> None:
     space = space_of(
         tmp_path, EXAMPLE + '"model.dropout" = 0.1\n[sweep.space.train]\nsteps = { int = [10, 30], step = 10 }'
     )
-    first = space.check()
+    first = checking.check(space)
     study = optuna.create_study()
     study.enqueue_trial(space.params(first))
     assert space.experiment(space.suggest(study.ask())) == space.base

@@ -148,7 +148,8 @@ def test_a_torn_journal_is_mended_and_a_whole_one_left_alone(tmp_path: Path, tor
 def test_a_lock_that_a_kill_left_does_not_stop_the_next_controller(tmp_path: Path) -> None:
     holder = (
         "import sys, time; from pathlib import Path; from nanogpt_kit.sweep.storage import SystemLock\n"
-        f"SystemLock(Path({str(tmp_path / 'study.journal.lock')!r})).acquire(); print('held', flush=True); time.sleep(60)"
+        f"SystemLock(Path({str(tmp_path / 'study.journal.lock')!r})).acquire()\n"
+        "print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -1,0 +1,28 @@
+"""What a run is about to happen on, by the experiment's settings and what this machine has."""
+
+from __future__ import annotations
+
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.train.precision import Precision, choose_device, has_device
+
+
+def context_of(experiment: Experiment, world_size: int) -> tuple[RunContext, str]:
+    """The device and precision that the experiment's settings mean here, and why that precision. Raises KitError."""
+    device = choose_device(experiment.train.device)
+    if not has_device(device):
+        place = experiment.place(("train", "device"))
+        raise KitError(Fault(f"is {device!r}, but torch finds none here", "train.device", place))
+    precision, why = Precision.choose(experiment.train.precision, device)
+    if precision.name == "tf32" and device != "cuda":
+        place = experiment.place(("train", "precision"))
+        raise KitError(Fault(f"'tf32' is arithmetic of CUDA devices, and this is {device}", "train.precision", place))
+    ctx = RunContext(
+        device=device,
+        precision=precision.name,
+        world_size=world_size,
+        splits=experiment.dataset.splits,
+        block_size=experiment.model.block_size,
+    )
+    return ctx, why

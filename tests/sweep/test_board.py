@@ -1,0 +1,407 @@
+"""What a sweep shows and leaves: its table, its best.toml, what is known of it, and TensorBoard's HParams."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import rich
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+from rich.console import Console
+
+from nanogpt_kit.components.mlp import gelu
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.runs.metrics import MetricsLog
+from nanogpt_kit.sweep import hparams, summary
+from nanogpt_kit.sweep.best import write_best
+from nanogpt_kit.sweep.board import Board, status_table
+from nanogpt_kit.sweep.confirm import Confirmation, Confirmed, confirmed
+from nanogpt_kit.sweep.space import Space
+from nanogpt_kit.sweep.study import Study
+from nanogpt_kit.sweep.summary import Row, Summary
+from nanogpt_kit.sweep.trial import Outcome, Work
+
+BASE = """\
+name = "x"
+[dataset]
+use = "python_stdlib"
+[tokenizer]
+use = "byte"
+[model]
+use = "gpt"
+n_layer = 2
+n_head = 3
+n_embd = 24
+block_size = 16
+[optimizer]
+use = "adamw"
+lr = 3e-3
+[schedule]
+use = "cosine"
+[sample]
+prompt = "[b]bold[/b] :smile: \\\\"
+[train]
+steps = 20
+batch_tokens = 480
+"""
+MARKUP = "[b]bold[/b] :smile: \\"
+PROMPT = r"""
+"optimizer.lr" = { float = [1e-4, 1e-2], log = true }
+"sample.prompt" = { choice = ["[b]bold[/b] :smile: \\", "[red]", "two\nlines = 3"] }
+"""
+WRITTEN = {"optimizer.lr": 3e-3, "sample.prompt": MARKUP, "model.mlp": "mine"}
+
+
+class Scene:
+    """A study in a folder, with trials that have ended as the test says."""
+
+    def __init__(self, folder: Path, options: str, table: str, base: str = BASE) -> None:
+        (folder / "exp.toml").write_text(f"{base}[sweep]\n{options}\n[sweep.space]\n{table}\n", encoding="utf-8")
+        self.space = Space(Experiment.load(folder / "exp.toml"))
+        self.study = Study(self.space, InMemoryStorage(), folder / "runs" / "x" / "sweep")
+        self.study.folder.mkdir(parents=True)
+        self.study.open({one.key: WRITTEN[one.key] for one in self.space.parameters})
+        self.works: list[Work] = []
+
+    def work(self, study: Study | None = None) -> Work:
+        study = study or self.study
+        trial = study.claim()
+        assert trial is not None
+        lock = study.lock(f"{trial.number:04d}")
+        lock.__enter__()
+        runs = study.runs(trial, Slot(0), study.folder)
+        self.works.append(Work(trial, runs, Slot(0), study.folder, lock, study.options.metric, 1, 0))
+        return self.works[-1]
+
+    def end(self, value: float | None, cause: str = "", reason: str = "", study: Study | None = None) -> Work:
+        study = study or self.study
+        work = self.work(study)
+        state = TrialState.COMPLETE if value is not None else TrialState.FAIL if cause == "error" else TrialState.PRUNED
+        for run in work.runs:
+            run.tokens, run.seconds, run.step, run.value = 9600, 10.0, 20, value
+        work.note(Outcome(state, cause or "complete", value, reason))
+        study.study.tell(work.trial, value, state)
+        return work
+
+    def summary(self) -> Summary:
+        return summary.read("x", self.study.options, self.study.storage)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Any]:
+    scenes: list[Scene] = []
+
+    def made(options: str = "trials = 4", table: str = PROMPT, base: str = BASE) -> Scene:
+        scenes.append(Scene(tmp_path, options, table, base))
+        return scenes[-1]
+
+    yield made
+    for one in scenes:
+        for work in one.works:
+            work.release()
+
+
+@pytest.fixture
+def console(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Console:
+    found = Console(force_terminal=getattr(request, "param", False), file=io.StringIO(), width=220, color_system=None)
+    monkeypatch.setattr(rich, "_console", found)
+    return found
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+terminal = pytest.mark.parametrize("console", [True], indirect=True)
+
+
+# While it works
+
+
+def test_in_a_log_there_is_a_line_for_each_beginning_and_end(scene: Any, console: Console) -> None:
+    play = scene("trials = 4\nmetric = 'val/[b]x'")
+    with Board(play.study, None) as board:
+        work = play.work()
+        board.began(work)
+        board.looked([work])
+        board.ended(work, Outcome(TrialState.COMPLETE, "complete", 1.5))
+        board.ended(play.work(), Outcome(TrialState.COMPLETE, "complete", 2.5))
+        board.ended(play.work(), Outcome(TrialState.FAIL, "error", reason="a [red]bug[/red] :bug:"))
+        board.refused(3, "it [b]cannot[/b] be")
+    first, *others = shown(console).splitlines()
+    assert first == f"trial 0: optimizer.lr=0.003  sample.prompt={MARKUP}"
+    assert [line.rpartition("  ")[0] or line for line in others] == [
+        "trial 0: val/[b]x 1.5000, the best so far",
+        "trial 1: val/[b]x 2.5000 (best 1.5000, trial 0)",
+        "trial 2: failed: a [red]bug[/red] :bug:",
+        "trial 3: pruned: it [b]cannot[/b] be",
+    ]
+    assert board.standing() == "4 of 4 trials ended, best 1.5000 (trial 0), 0 tokens"
+
+
+@terminal
+def test_on_a_terminal_a_table_tells_what_is_at_work_with_text_as_it_is(scene: Any, console: Console) -> None:
+    play = scene("trials = 4\nmetric = 'val/[b]x'")
+    with Board(play.study, None) as board:
+        work = play.work()
+        board.began(work)
+        work.run.step, work.run.value, work.run.rate = 7, 2.25, 12345.6
+        work.pruned = True
+        board.looked([work])
+        assert "trial 0:" not in shown(console), "a beginning is in the table"
+        for words in (f"sample.prompt={MARKUP}", "val/[b]x", "7/20 (stopping)", "2.2500", "12,346", "0 of 4 trials"):
+            assert words in shown(console), words
+        before = shown(console)
+        board.looked([work])
+        assert shown(console) == before, "not at each look"
+        board.ended(work, Outcome(TrialState.COMPLETE, "complete", 1.5))
+    assert f"trial 0: val/[b]x 1.5000, the best so far  optimizer.lr=0.003  sample.prompt={MARKUP}" in shown(console)
+
+
+def test_a_board_goes_on_from_what_is_known(scene: Any, console: Console) -> None:
+    play = scene("trials = 4\ndirection = 'maximize'")
+    play.end(1.0)
+    play.end(2.0)
+    with Board(play.study, play.summary().best()) as board:
+        assert board.standing() == "2 of 4 trials ended, best 2.0000 (trial 1), 19,200 tokens"
+        board.ended(play.work(), Outcome(TrialState.COMPLETE, "complete", 1.5))
+        board.ended(play.work(), Outcome(TrialState.COMPLETE, "complete", 2.5))
+    assert "1.5000 (best 2.0000, trial 1)" in shown(console)
+    assert "2.5000, the best so far" in shown(console)
+
+
+def test_runs_of_a_confirmation_are_named_by_trial_and_seed(scene: Any, console: Console) -> None:
+    play = scene("trials = 1\nconfirm = 1\nconfirm_seeds = 2")
+    play.end(1.0)
+    confirmation = Confirmation(play.study, play.study.storage, play.study.folder)
+    confirmation.confirm()
+    with Board(confirmation, None, ranks=False) as board:
+        work = play.work(confirmation)
+        board.began(work)
+        board.ended(work, Outcome(TrialState.COMPLETE, "complete", 1.25))
+    assert "trial 0 with seed 1338: optimizer.lr=0.003" in shown(console)
+    assert "trial 0 with seed 1338: val/loss 1.2500  " in shown(console)
+    assert "best" not in shown(console)
+
+
+def test_the_status_table_has_the_best_first_and_text_as_it_is(scene: Any, console: Console) -> None:
+    play = scene("trials = 9\nmetric = 'val/[b]x'")
+    play.end(2.0)
+    play.end(None, "error", "a [red]bug[/red] :bug:")
+    play.end(1.0)
+    console.print(status_table(play.summary()))
+    header, *rows = [line.split() for line in shown(console).splitlines()]
+    assert header[:4] == ["trial", "state", "val/[b]x", "tokens"]
+    assert [row[0] for row in rows] == ["2", "0", "1"]
+    assert f"sample.prompt={MARKUP}" in shown(console)
+    assert "a [red]bug[/red] :bug:" in shown(console)
+
+
+# What is known of it
+
+
+def rows(*values: float | None) -> tuple[Row, ...]:
+    return tuple(
+        Row(number, "complete" if value is not None else "failed", {}, {}, value) for number, value in enumerate(values)
+    )
+
+
+@pytest.mark.parametrize(
+    ("direction", "values", "fresh", "best"),
+    [
+        ("minimize", (3.0, 1.0, 2.0), (), 1),
+        ("maximize", (3.0, 1.0, 2.0), (), 0),
+        ("minimize", (1.0, 1.0), (), 0),
+        ("maximize", (-1.0, 0.0, None), (), 1),
+        ("minimize", (None, None), (), None),
+        ("minimize", (), (), None),
+        ("minimize", (0.0, 1.0), (), 0),
+        ("minimize", (3.0, 1.0, 2.0), (Confirmed(2, (1.5, 1.6), 0), Confirmed(1, (1.7, 1.8), 0)), 2),
+        ("minimize", (None, 1.0), (Confirmed(0, (1.5,), 0),), 1),
+    ],
+)
+def test_the_best_is_that_of_the_fresh_seeds_else_of_the_metric(
+    scene: Any, direction: str, values: Any, fresh: Any, best: int | None
+) -> None:
+    options = scene().study.options.model_copy(update={"direction": direction})
+    found = Summary("x", options, 3, rows(*values), fresh).best()
+    assert (found and found.number) == best
+
+
+@pytest.mark.parametrize(("direction", "order"), [("minimize", [1, 2, 0]), ("maximize", [2, 1, 0])])
+def test_a_confirmed_trial_with_a_failed_seed_comes_last(scene: Any, direction: str, order: list[int]) -> None:
+    play = scene(f"trials = 4\nconfirm = 4\nconfirm_seeds = 2\ndirection = '{direction}'")
+    for _ in range(4):
+        play.end(1.0)
+    confirmation = Confirmation(play.study, play.study.storage, play.study.folder)
+    confirmation.confirm()
+    told = {0: (0.5, None), 1: (2.0, 4.0), 2: (3.0, 5.0), 3: (None, None)}
+    for _ in range(8):
+        trial = confirmation.claim()
+        assert trial is not None
+        seed = trial.user_attrs["seed"] - 1338
+        value = told[trial.user_attrs["trial"]][seed]
+        confirmation.study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
+    found = confirmed(confirmation.trials(), direction)
+    assert [one.number for one in found] == order
+    assert found[-1] == Confirmed(0, (0.5,), 1)
+    assert found[order.index(1)].mean == 3.0
+    assert play.summary().best().number == order[0]
+
+
+def test_the_time_left_counts_what_waits_and_the_rest_of_what_is_at_work(scene: Any) -> None:
+    options = scene().study.options.model_copy(update={"workers": 2})
+    whole = Summary("x", options, 6, rows())
+    assert whole.seconds_left() is None
+    ended = [dataclasses.replace(row, seconds=seconds) for row, seconds in zip(rows(1.0, 2.0), (10, 30), strict=True)]
+    at_work = [Row(2, "running", {}, {}, seconds=5.0), Row(3, "interrupted", {}, {}, seconds=50.0)]
+    assert dataclasses.replace(whole, rows=tuple(ended)).seconds_left() == 4 * 20 / 2
+    assert dataclasses.replace(whole, rows=(*ended, *at_work)).seconds_left() == (2 * 20 + 15) / 2
+    assert dataclasses.replace(whole, rows=tuple(ended), count=2).seconds_left() == 0
+    failed = Row(2, "failed", {}, {}, seconds=1.0)
+    assert dataclasses.replace(whole, rows=(*ended, failed), count=4).seconds_left() == 10
+
+
+def test_a_summary_reads_how_far_the_trials_at_work_are(scene: Any) -> None:
+    play = scene("trials = 5\nseeds = 2")
+    play.end(1.0)
+    play.end(None, "out_of_memory", "no room")
+    first, second = play.work(), play.work()
+    for number, run in enumerate(first.runs):
+        run.folder.path.mkdir()
+        run.folder.set_status("running")
+        MetricsLog(run.folder.metrics).write({"step": 10 - number, "tokens": 4800, "seconds": 2.5, "train/loss": 1.0})
+    with first.run.folder.lock():
+        found = play.summary()
+    counts = {"complete": 1, "pruned": 1, "failed": 0, "running": 2, "interrupted": 0, "waiting": 1}
+    assert found.counts() == counts
+    assert (found.rows[2].step, found.rows[2].tokens, found.rows[2].seconds) == (9, 9600, 5.0)
+    assert (found.rows[3].state, found.rows[3].tokens) == ("running", 0), "it has made no folder yet"
+    assert play.summary().rows[2].state == "interrupted"
+    assert found.tokens == 2 * 2 * 9600 + 9600
+    assert found.rows[0].values == (1.0, 1.0)
+    assert (found.rows[1].cause, found.rows[1].reason) == ("out_of_memory", "no room")
+    assert second.number == 3
+
+
+def test_what_is_no_sweep_has_no_summary(scene: Any) -> None:
+    play = scene()
+    options, storage = play.study.options, InMemoryStorage()
+    with pytest.raises(KitError, match="no sweep of the experiment 'x' has begun in this storage"):
+        summary.read("x", options, storage)
+    optuna.create_study(study_name="x", storage=storage)
+    with pytest.raises(KitError, match="is no sweep, or its controller is just beginning it"):
+        summary.read("x", options, storage)
+
+
+# best.toml
+
+
+def test_best_toml_names_the_runs_copy_of_a_local_component_and_loads(scene: Any, tmp_path: Path) -> None:
+    code = Path(gelu.__file__).read_text().replace("class GELU", "class Mine")
+    (tmp_path / "mine.py").write_text(code)
+    base = 'components = ["mine.py"]\n' + BASE.replace("n_layer = 2", 'n_layer = 2\nmlp = "mine"')
+    play = scene("trials = 2", '"model.mlp" = { choice = ["mine", "relu2"] }\n' + PROMPT, base)
+    copy = play.study.folder / "trial-0000-s1337" / "components" / "mine.py"
+    copy.parent.mkdir(parents=True)
+    copy.write_text(code)
+    play.end(1.0)
+    write_best(play.study, play.summary())
+    (tmp_path / "mine.py").unlink()
+    moved = tmp_path / "elsewhere"
+    play.study.folder.rename(moved)
+    best = Experiment.load(moved / "best.toml")
+    assert [os.path.realpath(path) for path in best.component_files] == [
+        os.path.realpath(moved / "trial-0000-s1337" / "components" / "mine.py")
+    ]
+    assert best.sweep is None
+    assert best.model.block_size == 16
+
+
+def test_best_toml_names_the_file_itself_where_the_copy_is_on_another_machine(scene: Any, tmp_path: Path) -> None:
+    code = Path(gelu.__file__).read_text().replace("class GELU", "class Mine")
+    (tmp_path / "mine.py").write_text(code)
+    base = 'components = ["mine.py"]\n' + BASE.replace("n_layer = 2", 'n_layer = 2\nmlp = "mine"')
+    play = scene("trials = 2", PROMPT, base)
+    work = play.work()
+    work.trial.set_user_attr("folder", "/not/here")
+    play.study.study.tell(work.trial, 1.0)
+    write_best(play.study, play.summary())
+    best = Experiment.load(play.study.folder / "best.toml")
+    assert [str(path) for path in best.component_files] == [str(tmp_path / "mine.py")]
+
+
+def test_best_toml_is_toml_whatever_the_values_are_and_says_where_it_comes_from(scene: Any) -> None:
+    play = scene("trials = 9\nseeds = 2")
+    play.end(5.0)
+    fixed = {"optimizer.lr": 0.0002, "sample.prompt": "two\nlines = 3"}
+    play.study.storage.set_trial_system_attr(play.study.trials()[1]._trial_id, "fixed_params", fixed)
+    work = play.work()
+    work.trial.set_user_attr("threads", 3)
+    work.trial.set_user_attr("values", [1.0, 1.5])
+    play.study.study.tell(work.trial, 1.25)
+    write_best(play.study, play.summary())
+    best = Experiment.load(play.study.folder / "best.toml")
+    assert best.sample.prompt == "two\nlines = 3"
+    assert (best.optimizer.lr, best.train.threads) == (0.0002, 3)
+    text = (play.study.folder / "best.toml").read_text()
+    assert "# The best of 2 trials of the sweep 'x': trial 1.\n# val/loss 1.25, the mean of 2 seeds\n" in text
+    assert '# optimizer.lr = 0.0002\n# sample.prompt = "two\\nlines = 3"\n' in text
+
+
+def test_without_a_complete_trial_there_is_no_best_toml(scene: Any) -> None:
+    play = scene()
+    play.end(None, "error", "a bug")
+    write_best(play.study, play.summary())
+    assert not (play.study.folder / "best.toml").exists()
+
+
+# HParams
+
+
+def test_tensorboard_reads_the_union_of_all_trials_values_with_their_types(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2, backend_context
+    from torch.utils.tensorboard import SummaryWriter
+
+    told: dict[str, dict[str, Any]] = {
+        "one/tensorboard": {"optimizer.use": "adamw", "optimizer.lr": 1e-3, "model.bias": True, "trial": 0},
+        "two/tensorboard": {"optimizer.use": "sgd", "optimizer.momentum": 0.9, "optimizer.betas": [0.9, 0.95]},
+    }
+    for number, (name, values) in enumerate(told.items()):
+        with SummaryWriter(str(tmp_path / name)) as writer:
+            writer.add_scalar("val/loss", 1.5 + number, 20)
+        hparams.write(tmp_path / name, values, is_complete=number == 0)
+    multiplexer = EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(tmp_path))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
+    context = backend_context.Context(TBContext(data_provider=provider))
+    request = RequestContext()
+    runs = context.hparams_metadata(request, "")
+    experiment = context.experiment_from_metadata(request, "", True, runs, {})
+    infos = {info.name: info for info in experiment.hparam_infos}
+    assert set(infos) == {key for values in told.values() for key in values}
+    types = {name: info.type for name, info in infos.items()}
+    assert types["optimizer.lr"] == types["optimizer.momentum"] == api_pb2.DATA_TYPE_FLOAT64
+    assert types["model.bias"] == api_pb2.DATA_TYPE_BOOL
+    assert types["optimizer.use"] == types["optimizer.betas"] == api_pb2.DATA_TYPE_STRING
+    assert {info.name.tag for info in experiment.metric_infos} == {"val/loss"}
+
+
+def test_a_run_without_tensorboard_gets_no_event_file(tmp_path: Path) -> None:
+    hparams.write(tmp_path / "tensorboard", {"optimizer.lr": 1.0}, True)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,106 @@
+"""Whole sweeps that take minutes: killed again and again, pruned, and timed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.launch import slots
+from nanogpt_kit.sweep import session
+from nanogpt_kit.sweep.storage import open_storage
+
+pytestmark = pytest.mark.slow
+MakeSweep = Callable[..., Any]
+X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
+KILLS = 20
+
+
+def trials(sweep: Any) -> list[optuna.trial.FrozenTrial]:
+    storage = open_storage("journal", sweep.folder, for_reading=True)
+    return optuna.load_study(study_name="tiny", storage=storage).get_trials()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_twelve_trials_end_once_each_though_all_are_killed_at_twenty_moments(make_sweep: MakeSweep, seed: int) -> None:
+    sweep = make_sweep(
+        f"trials = 12\nworkers = {seed}", X, "train.steps=3000", "evaluate.every_steps=1000", "train.log_every_steps=50"
+    )
+    dice = random.Random(seed)
+    kills = 0
+    while kills < KILLS:
+        process = sweep.start()
+        time.sleep(dice.uniform(1.0, 6.0))
+        if process.poll() is not None:
+            assert process.returncode == 0, process.communicate()
+            break
+        victims = dice.choice(["controller", "trials", "both", "trials first"])
+        if victims in ("trials", "both", "trials first"):
+            sweep.kill_trials()
+        if victims == "trials first":
+            time.sleep(dice.uniform(0, 1))
+        if victims != "trials":
+            process.send_signal(signal.SIGKILL)
+        else:
+            time.sleep(dice.uniform(0, 3))
+            process.kill()
+        process.communicate()
+        kills += 1
+    assert kills > KILLS / 2, "the sweep was so quick that it was hardly killed"
+    sweep.run()
+    deadline = time.monotonic() + 3
+    while sweep.processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not sweep.processes(), "stray processes"
+    found = trials(sweep)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 12
+    assert len({trial.params["evaluator.0.x"] for trial in found}) == 12
+    assert len(list(sweep.folder.glob("trial-*/experiment.toml"))) == 12
+
+
+def test_pruning_saves_half_of_the_tokens_at_an_equal_best(make_sweep: MakeSweep) -> None:
+    """The planted metric falls with each evaluation towards its trial's own floor."""
+    spent, best = {}, {}
+    for pruner in ("none", "asha"):
+        options = f'trials = 18\nsampler = "random"\nworkers = 2\npruner = "{pruner}"'
+        sweep = make_sweep(options, X, "train.steps=270", "evaluate.every_steps=10", f"name=tiny-{pruner}")
+        sweep.folder = sweep.folder.parents[1] / f"tiny-{pruner}" / "sweep"
+        sweep.run()
+        told = sweep.status()
+        spent[pruner] = told["tokens"]
+        best[pruner] = min(trial["value"] for trial in told["trials"] if trial["state"] == "complete")
+    assert spent["asha"] <= spent["none"] / 2, spent
+    assert best["asha"] == best["none"]
+
+
+def test_the_controller_costs_less_than_a_third_of_a_second_a_trial(
+    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the end of a trial's process to the start of the next one."""
+    sweep = make_sweep("trials = 12", X)
+    starts: list[float] = []
+    ends: list[float] = []
+    begin = slots.Child.__init__
+
+    def timed(self: slots.Child, *arguments: Any) -> None:
+        starts.append(time.monotonic())
+        begin(self, *arguments)
+        threading.Thread(target=wait, args=(self.process.pid,)).start()
+
+    def wait(pid: int) -> None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        ends.append(time.monotonic())
+
+    monkeypatch.setattr(slots.Child, "__init__", timed)
+    session.sweep(Experiment.load(sweep.path))
+    gaps = [start - end for end, start in zip(ends, starts[1:], strict=False)]
+    assert statistics.median(gaps) < 0.3, gaps

@@ -1,0 +1,565 @@
+"""A study's queue and who takes from it, asked of real storages by several controllers at once."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.trial import TrialState
+
+from nanogpt_kit.components.mlp import gelu
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.sweep import study as study_module
+from nanogpt_kit.sweep.confirm import Confirmation
+from nanogpt_kit.sweep.controller import Controller
+from nanogpt_kit.sweep.space import Space
+from nanogpt_kit.sweep.storage import open_storage
+from nanogpt_kit.sweep.study import BEGUN, LOST_SECONDS, ORPHANED_SECONDS, Study
+from nanogpt_kit.sweep.trial import Work
+from nanogpt_kit.train.stop import StopSignals
+
+BASE = """\
+name = "x"
+[dataset]
+use = "python_stdlib"
+[tokenizer]
+use = "byte"
+[model]
+use = "gpt"
+n_layer = 2
+n_head = 3
+n_embd = 24
+block_size = 16
+[optimizer]
+use = "adamw"
+lr = 3e-3
+[schedule]
+use = "cosine"
+[train]
+steps = 20
+batch_tokens = 480
+"""
+LR = '"optimizer.lr" = { float = [1e-4, 1e-2], log = true }'
+FINITE = '"model.n_layer" = { int = [1, 3] }\n"model.n_embd" = { choice = [24, 48] }'
+WRITTEN = {"optimizer.lr": 3e-3, "model.n_layer": 2, "model.n_embd": 24}
+
+
+def space_of(folder: Path, options: str = "", table: str = LR, base: str = BASE) -> Space:
+    path = folder / "exp.toml"
+    path.write_text(f"{base}[sweep]\n{options}\n[sweep.space]\n{table}\n", encoding="utf-8")
+    return Space(Experiment.load(path))
+
+
+def opened(space: Space, storage: BaseStorage, folder: Path) -> Study:
+    """As a controller does that starts, or starts again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    study = Study(space, storage, folder)
+    study.open({one.key: WRITTEN[one.key] for one in space.parameters})
+    return study
+
+
+def claims(study: Study) -> list[int]:
+    """Its trials until there are none left; their locks stay taken, as while they are at work."""
+    found: list[int] = []
+    while (trial := study.claim()) is not None:
+        lock = study.lock(f"{trial.number:04d}")
+        try:
+            lock.__enter__()
+        except BlockingIOError:  # SQLite gave it to two, and the other was quicker
+            continue
+        taken.append(lock)
+        found.append(trial.number)
+    return found
+
+
+taken: list[Lock] = []
+
+
+@pytest.fixture(autouse=True)
+def all_locks_end() -> Iterator[None]:
+    yield
+    while taken:
+        taken.pop().__exit__(None, None, None)
+
+
+def at_once(count: int, task: Callable[[int], Any]) -> list[Any]:
+    """What `task(number)` gives in each of so many threads."""
+    results: dict[int, Any] = {}
+    start = threading.Barrier(count)
+
+    def work(number: int) -> None:
+        start.wait()
+        try:
+            results[number] = task(number)
+        except BaseException as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    failures = [result for result in results.values() if isinstance(result, BaseException)]
+    assert not failures, failures
+    return [results[number] for number in range(count)]
+
+
+@pytest.fixture
+def storage() -> InMemoryStorage:
+    return InMemoryStorage()
+
+
+@pytest.fixture(params=["journal", "sqlite"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], BaseStorage]]:
+    """The storage as each controller opens it for itself."""
+    made: list[BaseStorage] = []
+
+    def another() -> BaseStorage:
+        made.append(open_storage(request.param, tmp_path / "shared"))
+        return made[-1]
+
+    yield another
+    for one in made:
+        if isinstance(one, RDBStorage):
+            one.engine.dispose()  # else its open file is warned of, some tests later
+
+
+# The queue
+
+
+def test_as_many_trials_are_queued_as_are_wanted_however_often_it_is_begun(
+    tmp_path: Path, storage: InMemoryStorage
+) -> None:
+    space = space_of(tmp_path, "trials = 7")
+    for _ in range(3):
+        study = opened(space, storage, tmp_path / "sweep")
+        assert [trial.state for trial in study.trials()] == [TrialState.WAITING] * 7
+    assert study.trials()[0].system_attrs["fixed_params"] == {"optimizer.lr": 3e-3}
+    assert study.study.user_attrs["count"] == 7
+
+
+def test_controllers_that_begin_and_claim_at_once_share_the_trials_exactly(
+    tmp_path: Path, shared: Callable[[], BaseStorage]
+) -> None:
+    trials = 30
+    space = space_of(tmp_path, f"trials = {trials}")
+    storages = [shared() for _ in range(4)]
+    found = at_once(4, lambda number: claims(opened(space, storages[number], tmp_path / "sweep")))
+    assert sorted(chain(*found)) == list(range(trials))
+    assert Counter(trial.state for trial in study_in(storages[0])) == {TrialState.RUNNING: trials}
+
+
+def test_machines_that_share_no_folder_share_the_trials_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "shared.journal"
+    space = space_of(tmp_path, f'trials = 30\nstorage = "{path}"')
+    storages = [open_storage(str(path), tmp_path) for _ in range(3)]
+    found = at_once(3, lambda number: claims(opened(space, storages[number], tmp_path / f"sweep{number}")))
+    assert sorted(chain(*found)) == list(range(30))
+    space = space_of(tmp_path, f'trials = 35\nstorage = "{path}"')  # and more, all at once
+    found = at_once(3, lambda number: claims(opened(space, storages[number], tmp_path / f"sweep{number}")))
+    assert sorted(chain(*found)) == list(range(30, 35))
+
+
+def study_in(storage: BaseStorage) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="x", storage=storage).get_trials()
+
+
+@pytest.mark.parametrize("queued", [0, 1, 3])
+def test_a_study_whose_maker_was_killed_is_completed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queued: int
+) -> None:
+    space = space_of(tmp_path, "trials = 5")
+    storage = open_storage("journal", tmp_path / "sweep")
+
+    def dies(study: Study, first: Sequence[dict[str, Any]]) -> None:
+        for params in [*first, {}, {}][:queued]:
+            study.study.enqueue_trial(params)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as there:
+        there.setattr(Study, "queue", dies)
+        with pytest.raises(KeyboardInterrupt):
+            opened(space, storage, tmp_path / "sweep")
+    assert len(study_in(storage)) == queued
+    began = time.monotonic()
+    study = opened(space, storage, tmp_path / "sweep")
+    assert time.monotonic() - began < 5
+    assert [trial.system_attrs["fixed_params"] for trial in study.trials()] == [{"optimizer.lr": 3e-3}, *[{}] * 4]
+    assert study.study.user_attrs[BEGUN]
+
+
+def test_a_study_that_was_made_and_nothing_else_is_begun_by_the_next(tmp_path: Path, storage: InMemoryStorage) -> None:
+    optuna.create_study(storage=storage, study_name="x")
+    study = opened(space_of(tmp_path, "trials = 5"), storage, tmp_path / "sweep")
+    assert claims(study) == [0, 1, 2, 3, 4]
+
+
+def test_more_trials_may_be_wanted_later_and_fewer_too(tmp_path: Path, storage: InMemoryStorage) -> None:
+    study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
+    assert claims(study) == [0, 1, 2]
+    study = opened(space_of(tmp_path, "trials = 5"), storage, tmp_path / "sweep")
+    assert claims(study) == [3, 4]
+    study = opened(space_of(tmp_path, "trials = 9"), storage, tmp_path / "sweep")
+    assert len(study.trials()) == 9
+    study = opened(space_of(tmp_path, "trials = 6"), storage, tmp_path / "sweep")
+    assert claims(study) == [5]
+    assert not study.is_finished()
+    for number in range(6):
+        study.study.tell(number, 1.0)
+    assert study.is_finished()
+    study = opened(space_of(tmp_path, "trials = 2"), storage, tmp_path / "sweep")
+    assert claims(study) == []
+    assert study.is_finished()
+
+
+def test_controllers_that_want_fewer_trials_at_once_claim_none_beyond(
+    tmp_path: Path, shared: Callable[[], BaseStorage]
+) -> None:
+    opened(space_of(tmp_path, "trials = 12"), shared(), tmp_path / "sweep")
+    space = space_of(tmp_path, "trials = 5")
+    studies = [opened(space, shared(), tmp_path / "sweep") for _ in range(4)]
+    found = at_once(4, lambda number: claims(studies[number]))
+    assert sorted(chain(*found)) == list(range(5))
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe", "qmc"])
+def test_a_finite_space_has_as_many_trials_as_points_and_none_twice(
+    tmp_path: Path, storage: InMemoryStorage, sampler: str
+) -> None:
+    space = space_of(tmp_path, f'trials = 50\nsampler = "{sampler}"', FINITE)
+    study = opened(space, storage, tmp_path / "sweep")
+    configs = []
+    while (trial := study.claim()) is not None:
+        configs.append(study.config(trial))
+        study.study.tell(trial, 1.0)
+    assert len(configs) == 6 == len({tuple(config.values()) for config in configs})
+    assert configs[0] == {"model.n_layer": 2, "model.n_embd": 24}
+    assert study.is_finished()
+
+
+def test_a_grid_is_queued_point_by_point_and_goes_on(tmp_path: Path, storage: InMemoryStorage) -> None:
+    def queued(trials: int) -> list[Any]:
+        study = opened(space_of(tmp_path, f'trials = {trials}\nsampler = "grid"', FINITE), storage, tmp_path / "sweep")
+        return [tuple(trial.system_attrs["fixed_params"].values()) for trial in study.trials()]
+
+    four = queued(4)
+    assert four[0] == (2, 24)
+    assert len(set(four)) == 4
+    assert queued(2) == four
+    every = queued(9)
+    assert every[:4] == four
+    assert len(every) == len(set(every)) == 6
+    assert queued(9) == every
+
+
+# What a study is about
+
+
+def test_a_study_refuses_each_thing_that_changed_since_it_began(tmp_path: Path) -> None:
+    storage = open_storage("journal", tmp_path)  # from which lists come back, and no tuples
+    opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
+    opened(space_of(tmp_path, 'trials = 4\npruner = "asha"\nworkers = 2'), storage, tmp_path / "sweep")
+    base = BASE.replace("steps = 20", "steps = 30").replace("block_size = 16", "block_size = 32\nmlp = 'swiglu'")
+    options = 'trials = 3\nmetric = "val/bits_per_byte"\nseeds = 2'
+    table = '"optimizer.lr" = { float = [1e-4, 2e-2], log = true }\n"model.n_layer" = { int = [1, 3] }'
+    with pytest.raises(KitError) as caught:
+        opened(space_of(tmp_path, options, table, base), storage, tmp_path / "sweep")
+    faults = {fault.key: fault for fault in caught.value.faults}
+    for key, words in {
+        "sweep.space.optimizer.lr": "float [0.0001, 0.01], log when the sweep began, float [0.0001, 0.02], log now",
+        "sweep.space.model.n_layer": "not there when the sweep began, int [1, 3] now",
+        "sweep.metric": "val/loss when the sweep began, val/bits_per_byte now",
+        "sweep.seeds": "1 when the sweep began, 2 now",
+        "train.steps": "20 when the sweep began, 30 now",
+        "model.block_size": "16 when the sweep began, 32 now",
+        "model.mlp.use": "gelu when the sweep began, swiglu now",
+    }.items():
+        assert faults[key].message == words
+    lines = (tmp_path / "exp.toml").read_text().splitlines()
+    for key, line in {"train.steps": "steps = 30", "sweep.seeds": "seeds = 2"}.items():
+        assert faults[key].place.endswith(f"exp.toml:{lines.index(line) + 1}")
+    table_line = next(number for number, line in enumerate(lines, start=1) if line.startswith('"optimizer.lr"'))
+    assert faults["sweep.space.optimizer.lr"].place.endswith(f":{table_line}")
+    assert "give the experiment another name" in str(caught.value)
+    assert len(study_in(storage)) == 4, "and nothing was queued"
+
+
+def test_other_code_of_a_local_component_is_another_study(tmp_path: Path, storage: InMemoryStorage) -> None:
+    code = Path(gelu.__file__).read_text().replace("class GELU", "class Mine")
+    path = tmp_path / "mine.py"
+    base = 'components = ["mine.py"]\n' + BASE.replace("n_layer = 2", 'n_layer = 2\nmlp = "mine"')
+    path.write_text(code)
+    opened(space_of(tmp_path, "trials = 3", base=base), storage, tmp_path / "sweep")
+    path.write_text(code + "\n\nOTHER = 1\n")
+    with pytest.raises(KitError, match="the code of its components was another when the sweep began"):
+        opened(space_of(tmp_path, "trials = 3", base=base), storage, tmp_path / "sweep")
+
+
+@pytest.mark.parametrize("with_trials", [True, False])
+def test_a_foreign_study_of_that_name_is_refused_at_once_and_left_as_it_is(tmp_path: Path, with_trials: bool) -> None:
+    url = f"sqlite:///{tmp_path}/shared.db"
+    storage = open_storage(url, tmp_path)
+    foreign = optuna.create_study(storage=storage, study_name="x")
+    if with_trials:
+        foreign.optimize(lambda trial: trial.suggest_float("y", 0, 1), n_trials=2)
+    else:
+        foreign.set_user_attr("of", "somebody else")
+    space = space_of(tmp_path, f'trials = 3\nstorage = "{url}"')
+    began = time.monotonic()
+    with pytest.raises(KitError, match="the storage has a study 'x' that is no sweep; take another name"):
+        opened(space, storage, tmp_path / "sweep")
+    assert time.monotonic() - began < 5
+    assert len(foreign.trials) == 2 * with_trials
+    assert "space" not in foreign.user_attrs
+    assert isinstance(storage, RDBStorage)
+    storage.engine.dispose()
+
+
+def test_leftovers_of_another_study_are_not_mixed_with_new_trials(tmp_path: Path, storage: InMemoryStorage) -> None:
+    run = tmp_path / "sweep" / "trial-0000-s1337"
+    run.mkdir(parents=True)
+    space = space_of(tmp_path, "trials = 3")
+    opened(space, InMemoryStorage(), tmp_path / "sweep")  # a folder in which no run has begun is nobody's
+    (run / "experiment.toml").write_text("")
+    with pytest.raises(KitError, match="holds trials of a study that is not in this storage"):
+        opened(space, storage, tmp_path / "sweep")
+    assert not storage.get_all_studies()
+
+
+def test_the_other_direction_is_refused(tmp_path: Path, storage: InMemoryStorage) -> None:
+    opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
+    with pytest.raises(KitError, match="minimize when the sweep began, maximize now"):
+        opened(space_of(tmp_path, 'trials = 3\ndirection = "maximize"'), storage, tmp_path / "sweep")
+
+
+# Whose trials are whose
+
+
+def controller_of(study: Study) -> Controller:
+    return Controller(study, [Slot(0)], StopSignals())
+
+
+def next_of(controller: Controller) -> Work | None:
+    """As the controller takes it, at once."""
+    controller.looked_elsewhere = -float("inf")
+    work = controller.next_work(Slot(0))
+    if work is not None:
+        controller.works.append(work)
+        taken.append(work.lock)
+    return work
+
+
+def numbers(*works: Work | None) -> list[int]:
+    assert None not in works
+    return [work.number for work in works if work]
+
+
+def held_by(study: Study, host: str, seen: float, monkeypatch: pytest.MonkeyPatch) -> optuna.Trial:
+    """A trial that a controller on `host` has signed, and that lies in the study's folder."""
+    trial = study.claim()
+    assert trial is not None
+    for key, value in {"host": host, "seen": seen, "folder": str(study.folder)}.items():
+        trial.set_user_attr(key, value)
+    return trial
+
+
+def orphans(study: Study) -> list[int]:
+    return [trial.number for trial in study.orphans([])]
+
+
+def test_a_trial_of_this_machine_is_taken_over_when_its_lock_is_free(
+    tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
+    trial = held_by(study, platform.node(), time.time(), monkeypatch)
+    controller = controller_of(study)
+    with study.lock("0000"):
+        assert numbers(next_of(controller)) == [1]
+    assert numbers(next_of(controller)) == [trial.number]
+    with pytest.raises(BlockingIOError):
+        study.lock("0000").__enter__()
+    assert study.orphans([0, 1]) == []
+
+
+def test_a_trial_of_another_machine_is_taken_over_when_it_was_not_heard_of_for_long(
+    tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
+    now = time.time()
+    trial = held_by(study, "elsewhere", now, monkeypatch)
+    trial.set_user_attr("folder", str(tmp_path / "not" / "here"))
+    trial.report(2.5, 480)
+    assert orphans(study) == []
+    monkeypatch.setattr(study_module.time, "time", lambda: now + LOST_SECONDS - 5)
+    assert orphans(study) == []
+    monkeypatch.setattr(study_module.time, "time", lambda: now + LOST_SECONDS + 5)
+    assert orphans(study) == [0]
+    work = next_of(controller_of(study))
+    assert work is not None
+    assert work.number == 0
+    assert work.folder == study.folder
+    assert work.run.folder.path == study.folder / "trial-0000-s1337"
+    told = study.trials()[0].user_attrs
+    assert (told["host"], told["folder"]) == (platform.node(), str(study.folder))
+
+
+def test_a_trial_that_nobody_has_signed_is_left_alone_for_a_while(
+    tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
+    assert study.claim() is not None
+    now = time.time()
+    assert orphans(study) == []
+    monkeypatch.setattr(study_module.time, "time", lambda: now + ORPHANED_SECONDS + 1)
+    assert orphans(study) == [0]
+
+
+def test_a_trial_is_never_taken_for_lost_while_its_controller_signs_it(
+    tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
+    seen: list[list[int]] = []
+    folders: list[Any] = []
+    set_attr = storage.set_trial_user_attr
+
+    def slowly(trial_id: int, key: str, value: Any) -> None:
+        set_attr(trial_id, key, value)
+        with monkeypatch.context() as there:
+            there.setattr(platform, "node", lambda: "elsewhere")
+            seen.append(orphans(study))
+        told = study.trials()[0].user_attrs
+        folders.append((told.get("host"), told.get("folder")))
+
+    monkeypatch.setattr(storage, "set_trial_user_attr", slowly)
+    assert numbers(next_of(controller_of(study))) == [0]
+    assert seen == [[]] * len(seen)
+    assert len(seen) >= 3
+    assert all(folder for host, folder in folders if host), "whoever sees a host knows where its lock lies"
+
+
+def test_two_controllers_do_not_adopt_the_same_orphans(tmp_path: Path, shared: Callable[[], BaseStorage]) -> None:
+    space = space_of(tmp_path, "trials = 4")
+    first = opened(space, shared(), tmp_path / "sweep")
+    for _ in range(4):
+        trial = first.claim()
+        assert trial is not None
+        for key, value in {"host": platform.node(), "seen": 0.0, "folder": str(first.folder)}.items():
+            trial.set_user_attr(key, value)
+    studies = [opened(space, shared(), tmp_path / "sweep") for _ in range(3)]
+
+    def adopted(number: int) -> list[int]:
+        controller = controller_of(studies[number])
+        while next_of(controller) is not None:
+            pass
+        return numbers(*controller.works)
+
+    assert sorted(chain(*at_once(3, adopted))) == list(range(4))
+
+
+def test_a_trial_that_ended_just_before_its_lock_was_taken_is_not_taken_up_again(
+    tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(space_of(tmp_path, "trials = 1"), storage, tmp_path / "sweep")
+    trial = held_by(study, platform.node(), time.time(), monkeypatch)
+    [orphan] = study.orphans([])
+    study.study.tell(trial, 1.0)
+    assert controller_of(study).work(trial, Slot(0), orphan) is None
+    with study.lock("0000"):
+        pass  # it is free
+
+
+def test_values_that_do_not_go_together_are_a_bad_place_and_the_next_trial_is_taken(
+    tmp_path: Path, storage: InMemoryStorage
+) -> None:
+    study = opened(space_of(tmp_path, "trials = 3", '"model.n_embd" = { int = [24, 48] }'), storage, tmp_path / "sweep")
+    for number, width in {1: 25, 2: 27}.items():  # of three heads
+        storage.set_trial_system_attr(study.trials()[number]._trial_id, "fixed_params", {"model.n_embd": width})
+    controller = controller_of(study)
+    assert numbers(next_of(controller), next_of(controller)) == [0, 2]
+    refused = study.trials()[1]
+    assert refused.state == TrialState.PRUNED
+    assert refused.user_attrs["cause"] == "refused"
+    assert refused.user_attrs["reason"]
+    with study.lock("0001"):
+        pass
+
+
+def test_a_controller_lets_go_of_a_trial_that_another_machine_has_ended(
+    tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(space_of(tmp_path, "trials = 1"), storage, tmp_path / "sweep")
+    controller = controller_of(study)
+    killed: list[int] = []
+    monkeypatch.setattr(Work, "poll", Work.sign)
+    monkeypatch.setattr(Work, "kill", lambda work: killed.append(work.number))
+    assert numbers(next_of(controller)) == [0]
+    study.study.tell(0, 1.5)  # it had taken this one for lost
+    controller.run()
+    assert killed == [0]
+    assert study.trials()[0].value == 1.5
+    with study.lock("0000"):
+        pass
+
+
+# The best once more
+
+
+def ended(study: Study, *values: float) -> None:
+    for value in values:
+        trial = study.claim()
+        assert trial is not None
+        study.config(trial)
+        study.study.tell(trial, value)
+
+
+def test_the_best_are_confirmed_with_fresh_seeds_once(tmp_path: Path, storage: InMemoryStorage) -> None:
+    space = space_of(tmp_path, "trials = 4\nseeds = 2\nconfirm = 2\nconfirm_seeds = 3")
+    study = opened(space, storage, tmp_path / "sweep")
+    ended(study, 4.0, 1.0, 3.0, 2.0)
+    for _ in range(2):
+        confirmation = Confirmation(study, storage, study.folder)
+        confirmation.confirm()
+        told = [(trial.user_attrs["trial"], trial.user_attrs["seed"]) for trial in confirmation.trials()]
+        assert told == [(1, 1339), (3, 1339), (1, 1340), (3, 1340), (1, 1341), (3, 1341)]
+    trial = confirmation.claim()
+    assert trial is not None
+    [run] = confirmation.runs(trial, Slot(0), study.folder)
+    assert run.folder.path.name == "trial-0001-s1339"
+    assert run.experiment.train.seed == 1339
+    assert run.experiment.optimizer.lr == study.trials()[1].params["optimizer.lr"]
+    assert len(claims(confirmation)) == 5
+
+
+def test_machines_that_confirm_at_once_queue_each_run_once(tmp_path: Path) -> None:
+    path = tmp_path / "shared.journal"
+    space = space_of(tmp_path, f'trials = 2\nconfirm = 1\nconfirm_seeds = 3\nstorage = "{path}"')
+    storages = [open_storage(str(path), tmp_path) for _ in range(3)]
+    studies = [opened(space, storages[number], tmp_path / f"sweep{number}") for number in range(3)]
+    ended(studies[0], 4.0, 1.0)
+
+    def confirm(number: int) -> list[int]:
+        confirmation = Confirmation(studies[number], storages[number], studies[number].folder)
+        confirmation.confirm()
+        return claims(confirmation)
+
+    assert sorted(chain(*at_once(3, confirm))) == [0, 1, 2]
+
+
+def test_a_lock_of_a_confirmation_is_not_that_of_a_trial(tmp_path: Path, storage: InMemoryStorage) -> None:
+    study = opened(space_of(tmp_path, "trials = 1\nconfirm = 1"), storage, tmp_path / "sweep")
+    confirmation = Confirmation(study, storage, study.folder)
+    with study.lock("0000") as lock, confirmation.lock("0000") as other:
+        assert isinstance(lock, Lock)
+        assert lock.path != other.path

@@ -1,0 +1,557 @@
+"""What becomes of a trial, for each way its process can end; the processes are played, their folders are real."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.metrics import truncate_after
+from nanogpt_kit.sweep import trial as trial_module
+from nanogpt_kit.sweep.choosing import unit_of
+from nanogpt_kit.sweep.space import Space
+from nanogpt_kit.sweep.study import Study
+from nanogpt_kit.sweep.trial import Outcome, Tail, Work, WrongMetric
+
+EXPERIMENT = """\
+name = "x"
+[dataset]
+use = "python_stdlib"
+[tokenizer]
+use = "byte"
+[model]
+use = "gpt"
+n_layer = 2
+n_head = 3
+n_embd = 24
+block_size = 16
+[optimizer]
+use = "adamw"
+[schedule]
+use = "cosine"
+[train]
+steps = 20
+batch_tokens = {batch_tokens}
+[sweep]
+{options}
+[sweep.space]
+"optimizer.lr" = {{ float = [1e-4, 1e-2], log = true }}
+"""
+METRIC = "val/loss"
+
+
+class Played:
+    """A process that ends as the test says: `acts` gives the exit code, and may write into the run's folder."""
+
+    def __init__(self, acts: Callable[[RunFolder], int | None], folder: RunFolder, words: str = "") -> None:
+        self.acts, self.folder, self.words = acts, folder, words
+        self.terminated = self.killed = False
+        self.process = self
+        self.pid = os.getpid()
+
+    def poll(self) -> int | None:
+        return self.acts(self.folder)
+
+    def last_words(self) -> str:
+        return self.words
+
+    def terminate(self) -> None:
+        self.terminated = True
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class Scene:
+    """A study of one trial, and the processes that its work starts, one after the other."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, options: str, batch_tokens: int) -> None:
+        path = folder / "exp.toml"
+        path.write_text(EXPERIMENT.format(options=options, batch_tokens=batch_tokens), encoding="utf-8")
+        self.space = Space(Experiment.load(path))
+        self.study = Study(self.space, InMemoryStorage(), folder / "sweep")
+        self.study.folder.mkdir()
+        self.study.open({"optimizer.lr": 1e-3})
+        self.acts: list[tuple[Callable[[RunFolder], int | None], str]] = []
+        self.started: list[Played] = []
+        self.works: list[Work] = []
+        self.min_tokens = 0
+        monkeypatch.setattr(trial_module, "Child", self.start)
+
+    def start(self, arguments: Sequence[str], slot: Slot, log: Path) -> Played:
+        folder = RunFolder(Path(next(word for word in arguments if word.startswith("--into=")).removeprefix("--into=")))
+        assert arguments[0] == "run"
+        assert Experiment.load(Path(arguments[1])).name == "x"
+        acts, words = self.acts.pop(0)
+        self.started.append(Played(acts, folder, words))
+        return self.started[-1]
+
+    def work(self, trial: optuna.Trial | None = None) -> Work:
+        trial = trial or self.study.claim()
+        assert trial is not None
+        lock = self.study.lock(f"{trial.number:04d}")
+        lock.__enter__()
+        runs = self.study.runs(trial, Slot(0), self.study.folder)
+        unit = unit_of(self.study.trial_tokens)
+        work = Work(trial, runs, Slot(0), self.study.folder, lock, METRIC, unit, self.min_tokens)
+        self.works.append(work)
+        return work
+
+    def ends(self, *acts: tuple[Callable[[RunFolder], int | None], str]) -> Outcome:
+        """How a trial ends whose processes act so; all of them are used."""
+        self.acts = list(acts)
+        work = self.work()
+        outcome = None
+        for _ in range(3 * len(acts) + 3):
+            outcome = outcome or work.poll()
+        assert outcome is not None, "it goes on"
+        assert not self.acts, "it ended before"
+        return outcome
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    scenes: list[Scene] = []
+
+    def made(options: str = "trials = 3", batch_tokens: int = 480) -> Scene:
+        scenes.append(Scene(tmp_path, monkeypatch, options, batch_tokens))
+        return scenes[-1]
+
+    yield made
+    for one in scenes:
+        for work in one.works:
+            work.release()
+
+
+def wrote(folder: RunFolder, state: str, *records: dict[str, Any], **details: Any) -> None:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.experiment.write_text("name = 'x'\n")
+    with folder.metrics.open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    folder.set_status(state, **details)
+
+
+def evaluated(step: int, value: float | None, name: str = METRIC, batch_tokens: int = 480) -> dict[str, Any]:
+    return {"step": step, "tokens": step * batch_tokens, "seconds": step / 10, name: value}
+
+
+def logged(step: int) -> dict[str, Any]:
+    return {"step": step, "tokens": step * 480, "seconds": step / 10, "train/loss": 3.0, "perf/tokens_per_second": 9.0}
+
+
+def finishes(value: float | None = 1.5, **details: Any) -> tuple[Callable[[RunFolder], int], str]:
+    def acts(folder: RunFolder) -> int:
+        wrote(folder, "finished", logged(20), evaluated(20, value), step=20, **details)
+        return 0
+
+    return acts, ""
+
+
+def fails(cause: str | None = "error", reason: str = "a bug", code: int = 1) -> tuple[Callable[[RunFolder], int], str]:
+    def acts(folder: RunFolder) -> int:
+        wrote(folder, "failed", logged(5), step=5, reason=reason, **({"cause": cause} if cause else {}))
+        return code
+
+    return acts, f"run failed: {reason}"
+
+
+def dies(code: int, words: str = "", state: str | None = "running") -> tuple[Callable[[RunFolder], int], str]:
+    def acts(folder: RunFolder) -> int:
+        if state:
+            wrote(folder, state)
+        return code
+
+    return acts, words
+
+
+KILLED = dies(-9)
+KILLED_EARLY = dies(-9, state=None)
+
+
+# How it ends
+
+
+@pytest.mark.parametrize(
+    ("acts", "state", "cause", "reason"),
+    [
+        ([finishes(1.5)], "COMPLETE", "complete", ""),
+        ([finishes(None)], "PRUNED", "not_finite", "val/loss is no number"),
+        ([fails("out_of_memory", "no room")], "PRUNED", "out_of_memory", "no room"),
+        ([fails("not_finite", "the loss is nan")], "PRUNED", "not_finite", "the loss is nan"),
+        ([fails("error", "a bug"), finishes(1.5)], "COMPLETE", "complete", ""),
+        ([fails("error", "a bug"), fails("error", "a bug")], "FAIL", "error", "a bug"),
+        ([fails(None, "a bug"), fails(None, "a bug")], "FAIL", "error", "a bug"),
+        ([dies(2, "x = 3 cannot be", None)], "PRUNED", "refused", "x = 3 cannot be"),
+        ([dies(2, "x = 3 cannot be")], "PRUNED", "refused", "x = 3 cannot be"),
+        ([dies(1, "out of memory: 3 GB; less is less", None)], "PRUNED", "out_of_memory", "out of memory: 3 GB"),
+        ([dies(1, "KeyError: 'x'", None)] * 2, "FAIL", "error", "KeyError: 'x'"),
+        ([KILLED, finishes()], "COMPLETE", "complete", ""),
+        ([KILLED, KILLED_EARLY, KILLED, finishes()], "COMPLETE", "complete", ""),
+        ([KILLED] * 4, "PRUNED", "died", "its process ended without a word 4 times"),
+        ([dies(-11), dies(130, state="interrupted"), dies(-6), dies(-9)], "PRUNED", "died", "4 times"),
+        ([fails(code=-6), finishes()], "COMPLETE", "complete", ""),
+        ([fails("out_of_memory", "no room", code=-6)], "PRUNED", "out_of_memory", "no room"),
+        ([fails(), KILLED_EARLY, finishes()], "COMPLETE", "complete", ""),
+        ([fails(), KILLED_EARLY, KILLED_EARLY, fails(reason="again")], "FAIL", "error", "again"),
+        ([fails(), dies(1, "ImportError: no x", None)], "FAIL", "error", "ImportError: no x"),
+        ([fails(), dies(2, "another mistake", None)], "PRUNED", "refused", "another mistake"),
+        ([dies(2, "/r is at work in another process", None), finishes()], "COMPLETE", "complete", ""),
+        ([fails(), dies(1, "out of memory: when built", None)], "PRUNED", "out_of_memory", "when built"),
+    ],
+)
+def test_each_end_of_a_process_has_its_outcome(scene: Any, acts: Any, state: str, cause: str, reason: str) -> None:
+    outcome = scene().ends(*acts)
+    assert (outcome.state.name, outcome.cause) == (state, cause)
+    assert reason in outcome.reason
+    assert outcome.value == (1.5 if state == "COMPLETE" else None)
+
+
+def test_a_process_that_ends_in_an_error_after_its_run_was_finished_has_done_its_work(scene: Any) -> None:
+    def acts(folder: RunFolder) -> int:
+        finishes()[0](folder)
+        return -6  # as of a library, while Python shuts down
+
+    assert scene().ends((acts, "")).value == 1.5
+
+
+def test_what_a_trial_has_spent_is_noted(scene: Any) -> None:
+    play = scene("trials = 3\nseeds = 2")
+    budget = finishes(2.5, parameters=123, reason="train.max_seconds = 3 were spent")
+    assert play.ends(finishes(1.5), budget).value == 2.0
+    [work] = play.works
+    work.note(Outcome(TrialState.COMPLETE, "complete", 2.0))
+    told = play.study.trials()[0].user_attrs
+    assert (told["tokens"], told["seconds"], told["step"], told["values"]) == (2 * 9600, 4.0, 20, [1.5, 2.5])
+    assert told["parameters"] == 123
+    assert "max_seconds" in told["ended_by"]
+    assert [played.folder.path.name for played in play.started] == ["trial-0000-s1337", "trial-0000-s1338"]
+
+
+def test_a_seed_that_fails_ends_the_trial_and_each_has_its_own_second_chance(scene: Any) -> None:
+    play = scene("trials = 3\nseeds = 3")
+    assert play.ends(fails(), finishes(), fails(), finishes(), fails(), finishes(2.5)).value == pytest.approx(5.5 / 3)
+    assert play.ends(finishes(), fails("out_of_memory")).cause == "out_of_memory"
+    assert play.ends(finishes(), finishes(None)).cause == "not_finite"
+
+
+def test_a_metric_that_is_missing_is_told_with_the_nearest(scene: Any) -> None:
+    def acts(folder: RunFolder) -> None:
+        wrote(folder, "running", logged(5), evaluated(5, 1.0, "val/los"))
+
+    with pytest.raises(WrongMetric, match="no run of it has a metric 'val/loss'; did you mean 'val/los'"):
+        scene().ends((acts, ""))
+
+
+def test_a_run_that_finished_without_any_evaluation_is_told(scene: Any) -> None:
+    def acts(folder: RunFolder) -> int:
+        wrote(folder, "finished", logged(20))
+        return 0
+
+    with pytest.raises(KitError, match="no run of it has a metric"):
+        scene().ends((acts, ""))
+
+
+def test_a_sweep_may_go_by_what_is_logged_with_each_step(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "METRIC", "train/loss")
+
+    def acts(folder: RunFolder) -> int:
+        wrote(folder, "finished", logged(1), evaluated(10, 1.0, "val/loss"), logged(20), evaluated(20, 1.0, "val/loss"))
+        return 0
+
+    assert scene().ends((acts, "")).value == 3.0
+
+
+# Stopping
+
+
+def test_a_trial_that_is_stopped_is_asked_to_save_and_has_no_outcome(scene: Any) -> None:
+    play = scene()
+    play.acts = [dies(130, state="interrupted")]
+    work = play.work()
+    assert work.poll() is None
+    work.stop()
+    assert play.started[0].terminated
+    for _ in range(3):
+        assert work.poll() is None
+    assert len(play.started) == 1, "and is not started again"
+
+
+def test_a_trial_that_is_stopped_before_its_process_was_started_starts_none(scene: Any) -> None:
+    play = scene()
+    work = play.work()
+    work.stop()
+    assert work.poll() is None
+    assert not play.started
+
+
+# Pruning
+
+
+class Bad(optuna.pruners.BasePruner):
+    """Finds every trial bad."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        self.asked += 1
+        return True
+
+
+def measures(*records: dict[str, Any]) -> tuple[Callable[[RunFolder], None], str]:
+    """A process that goes on; each look finds one record more."""
+    left = list(records)
+
+    def acts(folder: RunFolder) -> None:
+        if left:
+            wrote(folder, "running", left.pop(0))
+
+    return acts, ""
+
+
+def pruning(play: Scene) -> Bad:
+    play.study.study.pruner = bad = Bad()
+    return bad
+
+
+def test_a_bad_trial_is_asked_to_end_and_is_pruned_with_what_it_had(scene: Any) -> None:
+    play = scene()
+    pruning(play)
+    play.acts = [measures(evaluated(5, 3.25))]
+    work = play.work()
+    assert work.poll() is None
+    assert work.poll() is None
+    assert play.started[0].terminated
+    work.child.acts = dies(130, state="interrupted")[0]
+    outcome = work.poll()
+    assert (outcome.state, outcome.cause) == (TrialState.PRUNED, "pruned")
+    assert outcome.reason == "val/loss 3.2500 at 2,400 tokens"
+
+
+@pytest.mark.parametrize("code", [1, -9, 2])
+def test_a_trial_that_breaks_while_it_is_pruned_is_pruned(scene: Any, code: int) -> None:
+    play = scene()
+    pruning(play)
+
+    def acts(folder: RunFolder) -> int:
+        wrote(folder, "failed", evaluated(5, 3.25), cause="error", reason="no room for the checkpoint")
+        return code
+
+    assert play.ends((acts, "")).cause == "pruned"
+
+
+def test_a_trial_that_finished_while_it_was_pruned_is_complete(scene: Any) -> None:
+    play = scene()
+    pruning(play)
+
+    def acts(folder: RunFolder) -> int:
+        wrote(folder, "finished", evaluated(5, 3.25), evaluated(20, 1.5))
+        return 0
+
+    outcome = play.ends((acts, ""))
+    assert (outcome.state, outcome.value) == (TrialState.COMPLETE, 1.5)
+
+
+def test_nothing_is_pruned_before_its_time_or_at_the_last_step(scene: Any) -> None:
+    play = scene()
+    bad = pruning(play)
+    play.min_tokens = 11 * 480
+    play.acts = [measures(evaluated(5, 3.0), evaluated(10, 2.5), evaluated(20, 2.0))]
+    work = play.work()
+    for _ in range(5):
+        work.poll()
+    assert bad.asked == 0
+    assert not play.started[0].terminated
+    assert play.study.trials()[0].intermediate_values == {2400: 3.0, 4800: 2.5, 9600: 2.0}
+
+
+def test_seeds_after_the_first_are_neither_reported_nor_pruned(scene: Any) -> None:
+    play = scene("trials = 3\nseeds = 2")
+    play.acts = [finishes(), measures(evaluated(5, 3.0))]
+    work = play.work()
+    for _ in range(2):
+        work.poll()
+    bad = pruning(play)
+    for _ in range(3):
+        assert work.poll() is None
+    assert work.run.value == 3.0
+    assert bad.asked == 0
+    assert play.study.trials()[0].intermediate_values == {9600: 1.5}
+
+
+def test_a_value_that_is_no_number_is_not_reported(scene: Any) -> None:
+    play = scene()
+    bad = pruning(play)
+    play.acts = [measures(evaluated(5, None), evaluated(10, math.inf))]
+    work = play.work()
+    for _ in range(3):
+        work.poll()
+    assert bad.asked == 0
+    assert play.study.trials()[0].intermediate_values == {}
+
+
+@pytest.mark.parametrize(("batch_tokens", "unit"), [(16 * 6_000_000, 1), (16 * 7_000_000, 1000)])
+def test_reports_count_tokens_or_thousands_where_they_would_not_fit(scene: Any, batch_tokens: int, unit: int) -> None:
+    play = scene(batch_tokens=batch_tokens)
+    play.acts = [measures(evaluated(5, 3.0, batch_tokens=batch_tokens))]
+    work = play.work()
+    for _ in range(2):
+        work.poll()
+    [step] = play.study.trials()[0].intermediate_values
+    assert step == 5 * batch_tokens // unit
+    assert 20 * batch_tokens // unit < 2**31
+
+
+def test_what_was_reported_is_not_reported_again_by_the_next_controller(scene: Any) -> None:
+    play = scene()
+    play.acts = [measures(evaluated(5, 3.0), evaluated(10, 2.5)), measures(evaluated(15, 2.0))]
+    work = play.work()
+    for _ in range(4):
+        work.poll()
+    work.release()
+    again = play.work(optuna.Trial(play.study.study, work.trial._trial_id))
+    bad = pruning(play)
+    again.poll()
+    assert again.run.value == 2.5, "it knows how far the run was"
+    assert bad.asked == 0
+    play.study.study.pruner = optuna.pruners.NopPruner()
+    again.child.acts(again.run.folder)
+    truncate_after(again.run.folder.metrics, 5)  # the run went on from a checkpoint before its last evaluation
+    wrote(again.run.folder, "running", evaluated(10, 2.5), evaluated(15, 2.0))
+    again.poll()
+    assert play.study.trials()[0].intermediate_values == {2400: 3.0, 4800: 2.5, 7200: 2.0}
+    assert again.run.step == 15
+
+
+def test_a_trial_that_turns_out_bad_before_its_process_starts_again_starts_none(scene: Any) -> None:
+    play = scene()
+    pruning(play)
+    work = play.work()
+    wrote(work.run.folder, "interrupted", evaluated(5, 3.25))  # its controller was killed before it read that
+    outcome = work.poll()
+    assert outcome is not None
+    assert outcome.cause == "pruned"
+    assert not play.started
+
+
+# A process that a killed controller has left
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_process_that_does_not_notice_that_its_controller_is_gone_is_killed(
+    scene: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "RELEASE_SECONDS", 0.2)
+    play = scene()
+    work = play.work()
+    folder = work.run.folder
+    wrote(folder, "running")
+    holder = (
+        "import fcntl, sys, time; f = open(sys.argv[1] + '/lock', 'ab'); fcntl.flock(f, 2); print(); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-S", "-c", holder, str(folder.path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    (play.study.folder / "trials" / f"{folder.path.name}.pid").write_text(str(process.pid))
+    began = time.monotonic()
+    assert work.poll() is None
+    assert process.poll() is None, "it has some time to notice"
+    play.acts = [finishes()]
+    while (outcome := work.poll()) is None:
+        assert time.monotonic() - began < 10
+        time.sleep(0.05)
+    process.stdout.close()
+    assert process.wait() == -signal.SIGKILL
+    assert outcome.value == 1.5
+
+
+def test_another_process_with_its_number_is_left_alone(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_module, "RELEASE_SECONDS", 0.0)
+    play = scene()
+    work = play.work()
+    wrote(work.run.folder, "running")
+    (play.study.folder / "trials" / f"{work.run.folder.path.name}.pid").write_text(str(os.getpid()))
+    with work.run.folder.lock():
+        assert work.poll() is None
+        assert work.poll() is None
+    assert not play.started
+
+
+def test_what_was_finished_while_nobody_looked_is_complete_without_a_process(scene: Any) -> None:
+    play = scene("trials = 3\nseeds = 2")
+    work = play.work()
+    for run in work.runs:
+        finishes(1.5)[0](run.folder)
+    outcome = work.poll()
+    assert outcome is not None
+    assert outcome.value == 1.5
+    assert not play.started
+
+
+def test_checkpoints_of_what_was_given_up_go_and_the_rest_stays(scene: Any) -> None:
+    play = scene()
+    play.ends(fails("out_of_memory"))
+    [work] = play.works
+    (work.run.folder.checkpoints / "step-00000010").mkdir(parents=True)
+    work.forget_checkpoints()
+    work.forget_checkpoints()
+    assert not work.run.folder.checkpoints.exists()
+    assert work.run.folder.metrics.exists()
+
+
+# The tail of a file
+
+
+def steps(tail: Tail) -> list[int]:
+    return [record["step"] for record in tail.read()]
+
+
+def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = Tail(path)
+    assert steps(tail) == []
+    with path.open("ab", buffering=0) as file:
+        file.write(b'{"step": 1}\n{"st')
+        assert steps(tail) == [1]
+        file.write(b'ep": 2')
+        assert steps(tail) == []
+        file.write(b"}\n")
+        assert steps(tail) == [2]
+        assert steps(tail) == []
+        file.write(b'[]\nnull\n{"step": null}\n\n\xff\xfe\n\0\0\0\0\n{"step": 3}\n')
+        assert steps(tail) == [3]
+
+
+def test_a_tail_begins_again_where_a_resumed_run_has_written_the_file_anew(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 6)))
+    tail = Tail(path)
+    assert steps(tail) == [1, 2, 3, 4, 5]
+    truncate_after(path, 3)
+    assert steps(tail) == [1, 2, 3]
+    with path.open("a") as file:
+        file.write('{"step": 4}\n')
+    assert steps(tail) == [4]
+    truncate_after(path, 9)  # as long as before
+    assert steps(tail) == [1, 2, 3, 4]
+    path.write_text("")  # the same file, cut
+    path.write_text('{"step": 1}\n')
+    assert steps(tail) == [1]
+    path.unlink()
+    assert steps(tail) == []
