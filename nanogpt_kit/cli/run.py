@@ -97,7 +97,7 @@ def one(
         from nanogpt_kit.runs.folder import RunFolder
         from nanogpt_kit.train.resume import is_done_in
 
-        if is_done_in(RunFolder(Path(into)), chosen):
+        if is_done_in(RunFolder(Path(into)), chosen, trust_code):
             click.echo(f"finished already: {into}", err=True)
             return
     if (nproc or 1) > 1:

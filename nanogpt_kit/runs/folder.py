@@ -73,7 +73,7 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
             into.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise KitError(f"cannot make the run folder {into}: {error.strerror}") from None
-        if any(path.name not in BEFORE_IT_BEGAN for path in into.iterdir() if not path.name.startswith(".")):
+        if any(not may_precede(path.name) for path in into.iterdir()):
             raise KitError(f"cannot run in {into}: it holds other things than a run")
         return RunFolder(into)
     while True:
@@ -88,6 +88,11 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
                 raise KitError(f"cannot write to {parent}: it is no folder") from None
         except OSError as error:
             raise KitError(f"cannot make the run folder {path}: {error.strerror}") from None
+
+
+def may_precede(name: str) -> bool:
+    """Whether a run that was killed before its first step may have left a file of this name, whole or half written."""
+    return name in BEFORE_IT_BEGAN or any(name.startswith(f".{own}.") for own in (*BEFORE_IT_BEGAN, "experiment.toml"))
 
 
 def check_runs_root(experiment: str) -> None:

@@ -164,7 +164,7 @@ class Controller:
         work.note(outcome)
         self.call("ending", work, outcome)
         self.study.study.tell(work.trial, outcome.value, outcome.state, skip_if_finished=True)
-        if outcome.state != TrialState.COMPLETE:
+        if outcome.cause == "pruned":
             work.forget_checkpoints()
         work.release()
         self.works.remove(work)

@@ -102,7 +102,7 @@ def open_database(url: str, for_reading: bool) -> BaseStorage:
             raise KitError(f"there is no {parsed.database}: no sweep has begun there")
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        return with_tables(url, {"connect_args": {"timeout": BUSY_SECONDS}})
+        return one_at_a_time(with_tables(url, {"connect_args": {"timeout": BUSY_SECONDS}}))
     if name in DRIVERS and "+" not in parsed.drivername:
         found = next((driver for driver in DRIVERS[name] if importlib.util.find_spec(driver)), None)
         if found is None:
@@ -112,7 +112,23 @@ def open_database(url: str, for_reading: bool) -> BaseStorage:
     return with_tables(url, {"pool_pre_ping": True})
 
 
-def with_tables(url: str, engine: dict[str, Any]) -> BaseStorage:
+def one_at_a_time(storage: RDBStorage) -> RDBStorage:
+    """SQLite locks no row, and two that read a queued trial would both take it: a transaction locks from its start."""
+    from sqlalchemy import event
+
+    @event.listens_for(storage.engine, "connect")
+    def by_hand(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # else the driver begins transactions, when it first writes
+
+    @event.listens_for(storage.engine, "begin")
+    def lock(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    storage.engine.dispose()  # connections that were made before
+    return storage
+
+
+def with_tables(url: str, engine: dict[str, Any]) -> RDBStorage:
     """Its tables are made where there are none; of two that make them at the same time one fails, and looks again."""
     for _ in range(ATTEMPTS):
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -10,7 +9,7 @@ import shutil
 import signal
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +25,11 @@ from nanogpt_kit.launch.slots import Child, Slot
 from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.runs.metrics import Tail
 from nanogpt_kit.sweep.parameters import Config
 from nanogpt_kit.sweep.space import Space
 
-MISTAKE = 2  # exit code: the run was refused before its first step
+FAILED, MISTAKE = 1, 2  # exit codes; a mistake is told before the first step
 CRASHES = 1  # of a run that are tried again
 DEATHS = 3  # without a word that are tried again: the system's memory ran out, or somebody killed it
 HEARTBEAT_SECONDS = 60.0  # between signs of life, for other machines
@@ -54,34 +54,6 @@ PRUNED = ("out_of_memory", "not_finite", "refused", "died")
 
 def outcome_of(cause: str, reason: str) -> Outcome:
     return Outcome(TrialState.PRUNED if cause in PRUNED else TrialState.FAIL, cause, reason=reason)
-
-
-class Tail:
-    """The lines that were added to a metrics.jsonl since the last look. A resumed run writes the file anew."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.at, self.inode = 0, -1
-
-    def read(self) -> Iterator[dict[str, Any]]:
-        try:
-            seen = self.path.stat()
-        except FileNotFoundError:
-            return
-        if seen.st_ino != self.inode or seen.st_size < self.at:
-            self.at, self.inode = 0, seen.st_ino
-        if seen.st_size == self.at:
-            return
-        with self.path.open("rb") as file:
-            file.seek(self.at)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self.at += len(whole)
-        for line in whole.splitlines():
-            with suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("step"), int):
-                    yield record
 
 
 @dataclass
@@ -231,34 +203,31 @@ class Work:
         assert self.child is not None, "a process has ended"
         words, self.child = self.child.last_words(), None
         self.waiting_since = time.monotonic()
-        status = self.status()
-        if status.get("state") == "finished":
+        if (status := self.status()).get("state") == "finished":
             return self.finished(status)
         if self.pruned:
             return self.given_up()
-        if self.stopping:
-            return None
-        if BUSY in words:
+        if self.stopping or BUSY in words:
             return None
         if code == MISTAKE:
             return outcome_of("refused", words)
-        if status.get("state") == "failed" and status != self.status_before:  # else this process did not come so far
-            cause, reason = status.get("cause", "error"), status.get("reason", words)
-            if cause != "error":
-                return outcome_of(cause, reason)
-        elif code == 1:
-            cause = "out_of_memory" if words.startswith("out of memory") else "error"
-            reason = words
-            if cause != "error":
-                return outcome_of(cause, reason)
-        else:
+        cause, reason = self.failure(code, words)
+        if cause == "died":
             self.deaths += 1
-            if self.deaths <= DEATHS:
-                return None
-            reason = f"its process ended without a word {self.deaths} times; perhaps memory ran out"
-            return outcome_of("died", reason)
-        self.crashes += 1
-        return None if self.crashes <= CRASHES else outcome_of("error", reason)
+            return None if self.deaths <= DEATHS else outcome_of(cause, reason)
+        if cause == "error":
+            self.crashes += 1
+            return None if self.crashes <= CRASHES else outcome_of(cause, reason)
+        return outcome_of(cause, reason)
+
+    def failure(self, code: int, words: str) -> tuple[str, str]:
+        """What a run failed of: as its status says, else by its last words, else by how its process ended."""
+        status = self.status()
+        if status.get("state") == "failed" and status != self.status_before:  # else this process did not come so far
+            return status.get("cause", "error"), status.get("reason", words)
+        if code == FAILED:
+            return "out_of_memory" if words.startswith("out of memory") else "error", words
+        return "died", f"its process ended without a word {self.deaths + 1} times; perhaps memory ran out"
 
     def given_up(self) -> Outcome:
         run = self.run
@@ -296,7 +265,7 @@ class Work:
             self.trial.set_user_attr(key, value)
 
     def forget_checkpoints(self) -> None:
-        """Of a trial that was given up: nobody goes on with it."""
+        """Of a trial that others are better than: nobody goes on with it."""
         for run in self.runs:
             shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
 

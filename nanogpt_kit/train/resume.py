@@ -32,10 +32,7 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
         folder = newest_unfinished(wanted, parent)
     if folder.status().get("imported"):
         raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
-    layers = Layers.load(folder.experiment)
-    if not trust_code:
-        trust.check(layers, folder.path)
-    before = Experiment.of(layers, folder.path)
+    before, layers = begun(folder, trust_code)
     check_differences(before, wanted)
     if is_done(folder.status(), wanted):
         raise KitError(f"{folder} is finished; train.steps=<more> would continue it")
@@ -56,12 +53,20 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
     return Experiment.of(layers, folder.path), folder
 
 
-def is_done_in(folder: RunFolder, wanted: Experiment) -> bool:
+def is_done_in(folder: RunFolder, wanted: Experiment, trust_code: bool = False) -> bool:
     """Whether this very run lies there and has ended. Raises KitError where another one lies there."""
     if not folder.experiment.exists() or not is_done(folder.status(), wanted):
         return False
-    check_differences(Experiment.load(folder.experiment), wanted)
+    check_differences(begun(folder, trust_code)[0], wanted)
     return True
+
+
+def begun(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
+    """What a run began as. Raises KitError where it brings code of its own that was never run here."""
+    layers = Layers.load(folder.experiment)
+    if not trust_code:
+        trust.check(layers, folder.path)
+    return Experiment.of(layers, folder.path), layers
 
 
 def newest_unfinished(wanted: Experiment, parent: Path) -> RunFolder:

@@ -46,7 +46,8 @@ class Planted(Evaluator):
 
 seen = [0]
 '''
-SHORT = ["train.steps=6", "train.compile=off", "callback=[]", "evaluate.every_steps=2", "checkpoint.every_steps=2"]
+SHORT = ["train.steps=6", "train.micro_batch_size=5", "train.compile=off", "callback=[]"]
+SHORT += ["evaluate.every_steps=2", "checkpoint.every_steps=2"]
 KIT = [sys.executable, "-m", "nanogpt_kit"]
 
 

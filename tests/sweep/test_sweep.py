@@ -76,9 +76,6 @@ refused = {}
     assert "best: trial" in said
     assert "evaluator.0.x=0.25" in said
 
-    left = {path.parent.name for path in sweep.folder.glob("trial-*/checkpoints")}
-    kept = {f"trial-{trial.number:04d}-s1337" for key, trial in found.items() if key[0] == "none"}
-    assert left == kept, "checkpoints of what was given up are dropped"
     mine = ("trial", "train.seed", "evaluator.0.trouble")
     assert hparams(sweep) == {mine, (*mine, "evaluator.0.x")}
     told = sweep.status()
@@ -139,7 +136,7 @@ def test_best_toml_gives_the_loss_again_to_the_bit_and_the_best_are_confirmed(ma
 
 
 def test_a_sweep_goes_on_after_ctrl_c_after_kill_9_and_with_a_torn_journal(make_sweep: MakeSweep) -> None:
-    sweep = make_sweep("trials = 3", X, "train.steps=1200", "evaluate.every_steps=600", "checkpoint.every_steps=100")
+    sweep = make_sweep("trials = 3", X, "train.steps=300", "evaluate.every_steps=150", "checkpoint.every_steps=20")
     process = sweep.start()
 
     def has_saved(trial: int) -> bool:
@@ -174,8 +171,8 @@ def test_a_sweep_goes_on_after_ctrl_c_after_kill_9_and_with_a_torn_journal(make_
     assert log.count("million parameters") == 2, "the interrupted trial went on once"
     steps = [record["step"] for record in records(sweep, 0)]
     assert steps == sorted(steps)
-    assert reached < 1200
-    assert steps[-1] == 1200
+    assert reached < 300
+    assert steps[-1] == 300
 
     refuses_another_space(sweep)
     sweep.run("--trials=4")
@@ -184,10 +181,10 @@ def test_a_sweep_goes_on_after_ctrl_c_after_kill_9_and_with_a_torn_journal(make_
 
 def refuses_another_space(sweep: Any) -> None:
     whole = sweep.path.read_text()
-    sweep.path.write_text(whole.replace("steps = 1200", "steps = 1500").replace("1.0,\n", "2.0,\n"))
+    sweep.path.write_text(whole.replace("steps = 300", "steps = 600").replace("1.0,\n", "2.0,\n"))
     said = sweep.run(code=2)
     assert "sweep.space.evaluator.0.x: float [0.0, 1.0] when the sweep began, float [0.0, 2.0] now" in said, said
-    assert "train.steps: 1200 when the sweep began, 1500 now" in said
+    assert "train.steps: 300 when the sweep began, 600 now" in said
     assert "give the experiment another name" in said
     sweep.path.write_text(whole)
 

@@ -22,12 +22,12 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import truncate_after
+from nanogpt_kit.runs.metrics import Tail, truncate_after
 from nanogpt_kit.sweep import trial as trial_module
 from nanogpt_kit.sweep.choosing import unit_of
 from nanogpt_kit.sweep.space import Space
 from nanogpt_kit.sweep.study import Study
-from nanogpt_kit.sweep.trial import Outcome, Tail, Work, WrongMetric
+from nanogpt_kit.sweep.trial import Outcome, Work, WrongMetric
 
 EXPERIMENT = """\
 name = "x"
