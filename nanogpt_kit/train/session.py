@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,8 @@ def run(
         torch.set_num_threads(cores.threads)
         keep_freed_memory()
         stack.enter_context(Precision(ctx.precision, ctx.device).in_force())
-        folder = resumed or shared_folder(experiment, facts, ctx, why, cores, start, world, into)
+        make = partial(new_folder, experiment, facts, ctx, why, cores, start, into)
+        folder = resumed or shared_folder(make, world)
         among = f", {world.size} processes" if world.size > 1 else ""
         place = f"{ctx.device} ({cores})" if ctx.device == "cpu" else ctx.device
         logger.info("run %s on %s%s in %s (%s)", folder, place, among, ctx.precision, why)
@@ -243,18 +246,9 @@ def write_samples(trainer: Trainer) -> None:
         show(trainer, texts)
 
 
-def shared_folder(
-    experiment: Experiment,
-    facts: dict[str, Any],
-    ctx: RunContext,
-    why: str,
-    cores: Cores,
-    start: WarmStart | None,
-    world: World,
-    into: Path | None,
-) -> RunFolder:
+def shared_folder(make: Callable[[], RunFolder], world: World) -> RunFolder:
     """The new folder that rank 0 makes. Raises KitError where another rank does not see it."""
-    made = new_folder(experiment, facts, ctx, why, cores, start, into).path if world.rank == 0 else None
+    made = make().path if world.rank == 0 else None
     folder = RunFolder(world.first_says(made))
     blind = [rank for rank, sees in enumerate(world.all_say(folder.experiment.exists())) if not sees]
     if blind:

@@ -30,29 +30,13 @@ from nanogpt_kit.sweep.study import Study
 from nanogpt_kit.sweep.summary import Row, Summary
 from nanogpt_kit.sweep.trial import Outcome, Work
 
-BASE = """\
-name = "x"
-[dataset]
-use = "python_stdlib"
-[tokenizer]
-use = "byte"
-[model]
-use = "gpt"
-n_layer = 2
-n_head = 3
-n_embd = 24
-block_size = 16
-[optimizer]
-use = "adamw"
-lr = 3e-3
-[schedule]
-use = "cosine"
+BASE = (
+    Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
+    + r"""
 [sample]
-prompt = "[b]bold[/b] :smile: \\\\"
-[train]
-steps = 20
-batch_tokens = 480
+prompt = "[b]bold[/b] :smile: \\"
 """
+)
 MARKUP = "[b]bold[/b] :smile: \\"
 PROMPT = r"""
 "optimizer.lr" = { float = [1e-4, 1e-2], log = true }

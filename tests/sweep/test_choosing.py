@@ -25,27 +25,7 @@ from nanogpt_kit.sweep.parameters import Config
 from nanogpt_kit.sweep.space import Space
 from nanogpt_kit.sweep.trial import outcome_of
 
-BASE = """\
-name = "x"
-[dataset]
-use = "python_stdlib"
-[tokenizer]
-use = "byte"
-[model]
-use = "gpt"
-n_layer = 2
-n_head = 3
-n_embd = 24
-block_size = 16
-[optimizer]
-use = "adamw"
-lr = 3e-3
-[schedule]
-use = "cosine"
-[train]
-steps = 20
-batch_tokens = 480
-"""
+BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
 FINITE = """\
 "model.n_layer" = { int = [1, 3] }
 "optimizer.use".choice.adamw."model.dropout" = { float = [0.0, 0.3], step = 0.1 }

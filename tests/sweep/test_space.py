@@ -23,31 +23,13 @@ from nanogpt_kit.sweep.checking import MOST_FAULTS, Corners, written
 from nanogpt_kit.sweep.parameters import Config, Parameter, label, parameter, same
 from nanogpt_kit.sweep.space import Space
 
-BASE = """\
-name = "x"
-[dataset]
-use = "python_stdlib"
-[tokenizer]
-use = "byte"
-[model]
-use = "gpt"
-n_layer = 2
-n_head = 3
-n_embd = 24
-block_size = 16
-[optimizer]
-use = "adamw"
-lr = 3e-3
-betas = [0.9, 0.95]
-[schedule]
-use = "cosine"
-warmup_steps = 5
-[train]
-steps = 20
-batch_tokens = 480
+BASE = (
+    Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
+    + """\
 [sweep]
 [sweep.space]
-"""  # what a test adds begins at line 24
+"""
+)  # what a test adds begins at line 24
 EXAMPLE = """\
 "schedule.warmup_steps" = { int = [5, 50], log = true }
 [sweep.space."optimizer.use".choice.adamw]

@@ -30,27 +30,7 @@ from nanogpt_kit.sweep.study import BEGUN, LOST_SECONDS, ORPHANED_SECONDS, Study
 from nanogpt_kit.sweep.trial import Work
 from nanogpt_kit.train.stop import StopSignals
 
-BASE = """\
-name = "x"
-[dataset]
-use = "python_stdlib"
-[tokenizer]
-use = "byte"
-[model]
-use = "gpt"
-n_layer = 2
-n_head = 3
-n_embd = 24
-block_size = 16
-[optimizer]
-use = "adamw"
-lr = 3e-3
-[schedule]
-use = "cosine"
-[train]
-steps = 20
-batch_tokens = 480
-"""
+BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
 LR = '"optimizer.lr" = { float = [1e-4, 1e-2], log = true }'
 FINITE = '"model.n_layer" = { int = [1, 3] }\n"model.n_embd" = { choice = [24, 48] }'
 WRITTEN = {"optimizer.lr": 3e-3, "model.n_layer": 2, "model.n_embd": 24}

@@ -29,25 +29,8 @@ from nanogpt_kit.sweep.space import Space
 from nanogpt_kit.sweep.study import Study
 from nanogpt_kit.sweep.trial import Outcome, Work, WrongMetric
 
-EXPERIMENT = """\
-name = "x"
-[dataset]
-use = "python_stdlib"
-[tokenizer]
-use = "byte"
-[model]
-use = "gpt"
-n_layer = 2
-n_head = 3
-n_embd = 24
-block_size = 16
-[optimizer]
-use = "adamw"
-[schedule]
-use = "cosine"
-[train]
-steps = 20
-batch_tokens = {batch_tokens}
+BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
+SWEEP = """
 [sweep]
 {options}
 [sweep.space]
@@ -83,7 +66,8 @@ class Scene:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, options: str, batch_tokens: int) -> None:
         path = folder / "exp.toml"
-        path.write_text(EXPERIMENT.format(options=options, batch_tokens=batch_tokens), encoding="utf-8")
+        text = BASE.replace("batch_tokens = 480", f"batch_tokens = {batch_tokens}") + SWEEP.format(options=options)
+        path.write_text(text, encoding="utf-8")
         self.space = Space(Experiment.load(path))
         self.study = Study(self.space, InMemoryStorage(), folder / "sweep")
         self.study.folder.mkdir()
