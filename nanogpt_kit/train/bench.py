@@ -25,8 +25,8 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.memory import keep_freed_memory, peak_bytes
+from nanogpt_kit.train.new_run import choices
 from nanogpt_kit.train.precision import DTYPES, Precision
-from nanogpt_kit.train.session import choices
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World

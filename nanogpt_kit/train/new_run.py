@@ -1,0 +1,101 @@
+"""The folder of a new run: all that is known before its first step is written down there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanogpt_kit.core.errors import KitError, dotted
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.data.manifest import Prepared
+from nanogpt_kit.runs import folder as runs
+from nanogpt_kit.runs import provenance
+from nanogpt_kit.runs.files import read_json, write_atomically, write_json
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.cores import Cores
+from nanogpt_kit.train.warm_start import WarmStart
+from nanogpt_kit.train.world import World
+
+
+def shared_folder(make: Callable[[], RunFolder], world: World) -> RunFolder:
+    """The new folder that rank 0 makes. Raises KitError where another rank does not see it."""
+    made = make().path if world.rank == 0 else None
+    folder = RunFolder(world.first_says(made))
+    blind = [rank for rank, sees in enumerate(world.all_say(folder.experiment.exists())) if not sees]
+    if blind:
+        raise KitError(f"rank {blind[0]} does not see {folder}: runs have to lie on a disk that all nodes share")
+    return folder
+
+
+def new_folder(
+    experiment: Experiment,
+    facts: dict[str, Any],
+    ctx: RunContext,
+    why: str,
+    cores: Cores,
+    start: WarmStart | None,
+    into: Path | None,
+) -> RunFolder:
+    """Makes the run folder and writes down all that is known before the first step."""
+    hardware: dict[str, Any] = {
+        "device": ctx.device,
+        "processes": ctx.world_size,
+        "precision": ctx.precision,
+        "precision_since": why,
+        "threads": cores.shares * cores.threads,
+        "shares": cores.shares,
+        "choices": choices(experiment, ctx),
+    }
+    if ctx.device == "cuda":
+        hardware["gpu"] = torch.cuda.get_device_name()
+    origin, patch = provenance.collect(experiment, facts, hardware)
+    origin["launch"] = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    if start:
+        origin["init_from"] = start.facts()
+    folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
+    try:
+        for path in experiment.component_files:
+            (folder.path / "components").mkdir(exist_ok=True)
+            shutil.copyfile(path, folder.path / "components" / path.name)
+        write_json(folder.path / "provenance.json", origin)
+        if patch:
+            write_atomically(folder.path / "dirty.patch", patch)
+        write_atomically(folder.experiment, experiment.to_toml(with_copies=True))
+    except OSError as error:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise KitError(f"cannot write the run folder {folder}: {error}") from None
+    return folder
+
+
+def check_data(folder: RunFolder, data: Prepared, facts: dict[str, Any]) -> None:
+    """Raises KitError where a run would go on with other tokens than it began with."""
+    try:
+        before = read_json(folder.path / "provenance.json")["data"]["splits"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise KitError(
+            f"{folder.path / 'provenance.json'} cannot be read, and it says which data the run saw"
+        ) from None
+    if before != facts["splits"]:
+        raise KitError(f"{folder} was trained on other tokens than {data.path} holds now; it cannot go on with these")
+
+
+def data_facts(data: Prepared) -> dict[str, Any]:
+    """Which tokens the run is about to see."""
+    return {
+        "folder": str(data.path),
+        "dataset": data.manifest["dataset"]["fingerprint"],
+        "tokenizer": data.manifest["tokenizer"]["fingerprint"],
+        "splits": {split: values["sha256"] for split, values in data.splits.items()},
+    }
+
+
+def choices(experiment: Experiment, ctx: RunContext) -> dict[str, str]:
+    """What components chose for this place, by their keys: {"model.attention": "backend flash"}."""
+    told = {dotted(key): component.chosen(ctx) for key, component in experiment.parts()}
+    return {key: words for key, words in told.items() if words}
