@@ -25,12 +25,25 @@ class Verb(click.Group):
         return super().parse_args(ctx, args if args[:1] == ["status"] else ["begin", *args])
 
 
+class Unnamed(click.Context):
+    """Of a command that is not named: to the user it is its group."""
+
+    @property
+    def command_path(self) -> str:
+        assert self.parent is not None, "it belongs to a group"
+        return self.parent.command_path
+
+
+class Begin(click.Command):
+    context_class = Unnamed
+
+
 @click.group(cls=Verb)
 def sweep() -> None:
     """Try values for an experiment's options; see its [sweep] table."""
 
 
-@sweep.command("begin")
+@sweep.command("begin", cls=Begin)
 @EXPERIMENT
 @OVERRIDES
 @click.option("--trials", type=click.IntRange(1), help="sweep.trials: how many in all, with those that were made.")
@@ -51,8 +64,9 @@ def begin(
 ) -> None:
     """Try the values of EXPERIMENT's [sweep] table, each trial an ordinary run in a process of its own.
 
-    The same command goes on with a sweep that was stopped or killed. `nanogpt-kit sweep status EXPERIMENT` tells how
-    far it is.
+    The same command goes on with a sweep that was stopped or killed.
+
+    `nanogpt-kit sweep status EXPERIMENT.toml` tells how far it is.
     """
     given = {"trials": trials, "workers": workers, "storage": storage and json.dumps(storage)}
     more = [f"sweep.{key}={value}" for key, value in given.items() if value is not None]
@@ -90,18 +104,24 @@ def tell(found: Summary) -> None:
         return
     from nanogpt_kit.sweep.board import in_words
 
-    metric = found.options.metric
-    for one in found.confirmed:
-        values = ", ".join(f"{value:.4f}" for value in one.values)
-        failed = f", {one.failed} failed" if one.failed else ""
-        click.echo(f"confirmed: trial {one.number}: {metric} {one.mean:.4f} ({values}{failed})", err=True)
-    click.echo(f"best: trial {best.number}, {metric} {best.value:.4f}: {in_words(best.config)}", err=True)
+    for line in confirmations(found):
+        click.echo(line, err=True)
+    click.echo(f"best: trial {best.number}, {found.options.metric} {best.value:.4f}: {in_words(best.config)}", err=True)
     if not found.confirmed and len(found.rows) > 1:
         click.echo("the best of many looks better than it is; sweep.confirm=3 runs the best with fresh seeds", err=True)
     from nanogpt_kit.sweep.summary import sweep_folder
 
     folder = sweep_folder(found.name)
     click.echo(f"finished: {folder / 'best.toml'}, {folder / 'report.html'}", err=True)
+
+
+def confirmations(found: Summary) -> list[str]:
+    lines = []
+    for one in found.confirmed:
+        values = ", ".join(f"{value:.4f}" for value in one.values)
+        failed = f", {one.failed} failed" if one.failed else ""
+        lines.append(f"confirmed: trial {one.number}: {found.options.metric} {one.mean:.4f} ({values}{failed})")
+    return lines
 
 
 @sweep.command()
@@ -177,6 +197,8 @@ def show(found: Summary) -> None:
     left = found.seconds_left()
     about = "" if not left else f", about {in_time(left)} of training left"
     click.echo(f"{found.tokens:,} tokens in {in_time(found.seconds)} of training{about}")
+    for line in confirmations(found):
+        click.echo(line)
     best = found.best()
     if best is not None:
         click.echo(f"best: trial {best.number}, {found.options.metric} {best.value:.4f}: {in_words(best.config)}")

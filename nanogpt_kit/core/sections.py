@@ -131,4 +131,4 @@ class Sweep(Options):
     max_seconds: float | None = Field(
         None, gt=0, description="all trials' steps together; after them no further trial begins"
     )
-    space: dict[str, Any] = Field(min_length=1, description="dotted keys of the experiment, each with its values")
+    space: dict[str, Any] = Field(description="dotted keys of the experiment, each with its values")

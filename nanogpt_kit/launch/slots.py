@@ -1,24 +1,29 @@
 """Several runs at a time on one machine: each in a process of its own, with GPUs or cores of its own.
 
 Two trainings that each take all cores slow each other more than tenfold, since every operation waits for its slowest
-thread.
+thread. So what a program's slots use is locked against this user's other programs on the machine.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.launch.processes import PARENT
+from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.runs.trust import ledger
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system says that has none
 TELL_BYTES = 20_000  # of a process's last words
 TOLD = re.compile(r"(rank \d+: )?(error|run failed): |(rank \d+: )?\d+ errors:$")  # how the command begins them
 
@@ -31,24 +36,124 @@ class Slot:
     environment: tuple[tuple[str, str], ...] = ()
     cores: tuple[int, ...] = ()
 
+    def whole(self) -> Slot:
+        """For a run that began with the whole machine's cores, and so goes on with them."""
+        return Slot(self.number) if self.cores else self
+
     @property
     def threads(self) -> int | None:
         """For a run that is to be the same wherever it is repeated; None where it is as without slots."""
         return int(dict(self.environment)["OMP_NUM_THREADS"]) if self.cores else None
 
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """What nobody else may use with it, by the machine's own names: gpu-3, or cpu-0 and cpu-1."""
+        gpus = dict(self.environment).get("CUDA_VISIBLE_DEVICES")
+        return tuple(f"gpu-{gpu}" for gpu in gpus.split(",")) if gpus else tuple(f"cpu-{core}" for core in self.cores)
+
+
+@contextmanager
+def held(workers: int, device: str, nproc: int = 1) -> Iterator[list[Slot]]:
+    """The first `workers` of the slots that `share` gives that no other program holds, held until the end.
+
+    Raises KitError where they are fewer. The system drops the locks of a program that is killed.
+    """
+    found = share(workers, device, nproc)
+    with ExitStack() as locks:
+        with ExitStack() as turn:
+            folder = slots_folder() if any(slot.uses for slot in found) else None
+            if folder is not None:
+                is_free(folder / "choosing", turn, wait=True)  # two that choose at once would both find too little
+            taken, others = take_free(found, workers, folder, locks)
+        if len(taken) < workers:
+            raise KitError(Fault(too_few(found, taken, others, workers), "sweep.workers"))
+        yield [replace(slot, number=number) for number, slot in enumerate(taken)]
+
+
+def take_free(found: Sequence[Slot], count: int, folder: Path | None, locks: ExitStack) -> tuple[list[Slot], list[str]]:
+    """Those that could be locked, `count` at most, and what others hold."""
+    taken: list[Slot] = []
+    others: list[str] = []
+    for slot in found:
+        with ExitStack() as own:
+            mine = [name for name in slot.uses if folder is None or is_free(folder / lock_name(name), own)]
+            others += [name for name in slot.uses if name not in mine]
+            if len(mine) == len(slot.uses):
+                taken.append(slot)
+                locks.push(own.pop_all())
+        if len(taken) == count:
+            break
+    return taken, others
+
+
+def too_few(found: Sequence[Slot], taken: Sequence[Slot], others: Sequence[str], workers: int) -> str:
+    free = [name for slot in found for name in slot.uses if name not in others]
+    if others[0].startswith("gpu-"):
+        left = f"of {workers} trials at a time there is room for {len(taken)}" if taken else "none is left"
+        remedy = "wait for it, or take fewer" if taken else "wait for it"
+        return f"another sweep on this machine holds GPU {numbers(others)}; {left}: {remedy}"
+    left = f"{len(free)} are left ({numbers(free)})" if free else "none is left"
+    remedy = "wait for it"
+    if free and hasattr(os, "sched_setaffinity"):
+        remedy += f", or keep to what is left: taskset -c {numbers(free)} nanogpt-kit sweep ..."
+    return f"another sweep on this machine holds core {numbers(others)}; {left}: {remedy}"
+
+
+def numbers(names: Sequence[str]) -> str:
+    """Of cpu-0, cpu-1, cpu-2 and cpu-5: 0-2,5."""
+    told: list[str] = []
+    for name in names:
+        number = name.partition("-")[2]
+        first, _, last = told[-1].partition("-") if told else ("", "", "")
+        if number.isdecimal() and (last or first).isdecimal() and int(number) == int(last or first) + 1:
+            told[-1] = f"{first}-{number}"
+        else:
+            told.append(number)
+    return ",".join(told)
+
+
+def slots_folder() -> Path | None:
+    """Where this user's locks on this machine lie; its home may be that of other machines, too. None: there is no room
+    for any, and so whatever there is counts as free."""
+    try:
+        folder = ledger().parent / "slots" / lock_name(platform.node() or "localhost").removesuffix(".lock")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        return None
+    return folder
+
+
+def lock_name(name: str) -> str:
+    """MIG-GPU-5c89a0f4/1/0 is the name of a GPU, and of no file."""
+    return re.sub(r"[^\w.-]", "-", name) + ".lock"
+
+
+def is_free(path: Path, locks: ExitStack, wait: bool = False) -> bool:
+    """Whether nobody else holds it, and then it is held until the end of `locks`; free where nothing can be locked."""
+    try:
+        locks.enter_context(Lock(path, wait))
+    except BlockingIOError as error:
+        return isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_LOCKS
+    except OSError:
+        pass
+    return True
+
 
 def share(workers: int, device: str, nproc: int = 1) -> list[Slot]:
-    """`workers` slots with as much each, for runs of `nproc` processes. Raises KitError where there is too little."""
+    """Slots with as much each, for runs of `nproc` processes: `workers` at least, of GPUs as many as there are.
+
+    Raises KitError where there is too little.
+    """
     if device == "cuda":
         return share_gpus(workers, nproc)
     if workers == 1:
         return [Slot(0)]
     if device != "cpu":
-        raise KitError(f"sweep.workers = {workers}: there is one {device} device, so one trial at a time")
+        raise too_many(workers, f"there is one {device} device, so one trial at a time")
     cores = my_cores()
     each = len(cores) // workers
     if each < nproc:
-        raise KitError(f"sweep.workers = {workers}: there are {len(cores)} cores, and a trial wants {nproc} at least")
+        raise too_many(workers, f"there are {len(cores)} cores, and a trial wants {nproc} at least")
     said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # one number for each level of nesting
     threads = min(each // nproc, int(said) if said.isdecimal() and int(said) else each)
     return [
@@ -66,11 +171,14 @@ def share_gpus(workers: int, nproc: int) -> list[Slot]:
         if told
         else [str(number) for number in range(torch.cuda.device_count())]
     )
-    each = len(gpus) // workers
-    if each < nproc:
-        raise KitError(f"sweep.workers = {workers}: there are {len(gpus)} GPUs, and a trial wants {nproc} at least")
-    groups = [gpus[number * each : (number + 1) * each] for number in range(workers)]
+    groups = [gpus[at : at + nproc] for at in range(0, len(gpus) - nproc + 1, nproc)]
+    if len(groups) < workers:
+        raise too_many(workers, f"there are {len(gpus)} GPUs, and a trial wants {nproc} at least")
     return [Slot(number, (("CUDA_VISIBLE_DEVICES", ",".join(group)),)) for number, group in enumerate(groups)]
+
+
+def too_many(workers: int, reason: str) -> KitError:
+    return KitError(Fault(f"{workers} at a time are too many: {reason}", "sweep.workers"))
 
 
 def my_cores() -> list[int]:

@@ -52,6 +52,8 @@ class RunFolder:
         """What status.json says; but "running" without anybody at work is "interrupted"."""
         try:
             status: dict[str, Any] = read_json(self.path / "status.json")
+            if not isinstance(status, dict) or not isinstance(status.get("state"), str):
+                raise ValueError("it names no state")
         except FileNotFoundError:
             status = {"state": "running"}  # killed between making the folder and its first word
         except (OSError, ValueError) as error:

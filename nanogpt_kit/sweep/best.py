@@ -11,6 +11,7 @@ from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.sweep.parameters import shown
 from nanogpt_kit.sweep.study import Study
 from nanogpt_kit.sweep.summary import Row, Summary
+from nanogpt_kit.sweep.trial import copy_of, known_of
 
 
 def write_best(study: Study, summary: Summary) -> None:
@@ -20,21 +21,24 @@ def write_best(study: Study, summary: Summary) -> None:
         return
     config = study.space.config(best.names)
     trial = next(one for one in study.trials() if one.number == best.number)
-    threads = trial.user_attrs.get("threads")
+    threads = known_of(trial).get("threads")
     experiment = study.space.experiment(config, [("train.threads", threads)] if threads else [])
     values = experiment.resolved()
     if experiment.component_files:
-        values["components"] = components(study, best)
+        values["components"] = components(study)
     metric = study.options.metric
     lines = [f"The best of {len(summary.rows)} trials of the sweep {summary.name!r}: trial {best.number}."]
     lines += [f"{metric} {best.value:.6g}{mean_of(best)}{confirmation(summary, best)}"]
+    lines += [f"nanogpt-kit run {study.folder / 'best.toml'}{f' --nproc {study.nproc}' * (study.nproc > 1)}"]
     lines += [f"{key} = {shown(value)}" for key, value in config.items()]
     header = "".join(f"# {line}\n" for line in lines)
     write_atomically(study.folder / "best.toml", f"{header}\n{tomli_w.dumps(values)}")
 
 
 def mean_of(best: Row) -> str:
-    return f", the mean of {len(best.values)} seeds" if best.values else ""
+    if not best.values:
+        return ""
+    return f", the mean of {len(best.values)} seeds; the first, which this one has, gave {best.values[0]:.6g}"
 
 
 def confirmation(summary: Summary, best: Row) -> str:
@@ -42,11 +46,6 @@ def confirmation(summary: Summary, best: Row) -> str:
     return f"; with {len(found.values)} fresh seeds {found.mean:.6g} in the mean" if found else ""
 
 
-def components(study: Study, best: Row) -> list[str]:
-    """The copies that the trial's run has kept, else the files themselves."""
-    run = best.run(study.base.train.seed)
-    files = []
-    for path in study.base.component_files:
-        copy = run / "components" / path.name
-        files.append(os.path.relpath(copy, study.folder) if copy.exists() else str(path.absolute()))
-    return files
+def components(study: Study) -> list[str]:
+    """As they were when the sweep began."""
+    return [os.path.relpath(copy_of(path, study.folder), study.folder) for path in study.base.component_files]

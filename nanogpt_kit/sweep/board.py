@@ -16,7 +16,7 @@ from rich.text import Text
 from nanogpt_kit.sweep.parameters import told
 from nanogpt_kit.sweep.study import Study
 from nanogpt_kit.sweep.summary import Row, Summary
-from nanogpt_kit.sweep.trial import Outcome, Work
+from nanogpt_kit.sweep.trial import Outcome, Work, known_of
 
 FRESH_SECONDS = 0.25  # between two pictures of the live table
 
@@ -29,7 +29,7 @@ class Board:
         self.study, self.ranks = study, ranks
         self.best = None if best is None or best.value is None else (best.value, best.number)
         ended = [trial for trial in study.trials() if trial.state.is_finished()]
-        self.ended_count, self.tokens = len(ended), sum(trial.user_attrs.get("tokens", 0) for trial in ended)
+        self.ended_count, self.tokens = len(ended), sum(known_of(trial).get("tokens", 0) for trial in ended)
         self.began_at: dict[int, float] = {}
         self.times: list[float] = []
         self.live: Live | None = None

@@ -15,6 +15,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.sweep.parameters import Config
 from nanogpt_kit.sweep.study import Study
@@ -27,7 +28,7 @@ class Confirmation(Study):
     """A study whose trials are runs of another's best ones, each with a fresh seed."""
 
     def __init__(self, of: Study, storage: BaseStorage, folder: Path) -> None:
-        super().__init__(of.space, storage, folder, SUFFIX)
+        super().__init__(of.space, storage, folder, of.nproc, SUFFIX)
         self.of = of
         whole = {"pruner": "none", "max_tokens": None, "max_seconds": None}
         self.options = of.options.model_copy(update=whole)
@@ -45,7 +46,11 @@ class Confirmation(Study):
         self.begin({"space": self.space.described()}, [])
 
     def check_facts(self, now: dict[str, Any]) -> None:
-        """The sweep's own were checked."""
+        """The sweep's own were checked; this one must not be another sweep's."""
+        if "experiment" in self.study.user_attrs:
+            raise KitError(
+                f"the storage has a sweep {self.name!r}, where this one is to be confirmed; take another name"
+            )
 
     def queue(self, first: Sequence[dict[str, Any]]) -> None:
         there = [trial.user_attrs for trial in self.trials()]

@@ -6,7 +6,9 @@ and their run folders say how far they are, so that the same command goes on.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -21,13 +23,15 @@ from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.sweep import hparams
 from nanogpt_kit.sweep.choosing import first_rung, unit_of
 from nanogpt_kit.sweep.study import Study
-from nanogpt_kit.sweep.trial import Outcome, Work
+from nanogpt_kit.sweep.trial import AT, END, Outcome, Work, identity, known_of
 from nanogpt_kit.train.stop import StopSignals
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.05  # between looks at what the trials have measured
 ELSEWHERE_SECONDS = 2.0  # between looks whether trials of others have ended, or lost their controller
+IDLE_SECONDS = 0.5  # between looks for work where there was none
+DISK = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)]
 SAME_BUG = 3  # trials in a row that fail alike end the sweep
 
 
@@ -46,7 +50,7 @@ class Controller:
         self.watchers = watchers  # with any of: began(work), looked(works), ending(work, outcome), ended(work, outcome)
         self.works: list[Work] = []
         self.failing: list[str] = []  # what the newest trials failed of
-        self.looked_elsewhere = -float("inf")
+        self.looked_elsewhere = self.idle_until = -float("inf")
         self.waited = False
         self.is_spent = False
 
@@ -76,8 +80,11 @@ class Controller:
         busy = {work.slot.number for work in self.works}
         for slot in self.slots:
             if slot.number not in busy:
+                if time.monotonic() < self.idle_until:
+                    return
                 work = self.next_work(slot)
                 if work is None:
+                    self.idle_until = time.monotonic() + IDLE_SECONDS
                     return
                 self.works.append(work)
                 self.call("began", work)
@@ -100,8 +107,9 @@ class Controller:
 
     def work(self, trial: optuna.Trial, slot: Slot, orphan: FrozenTrial | None = None) -> Work | None:
         """The trial in a slot; None where another controller has it, or where its values do not go together."""
-        folder = Path(trial.user_attrs.get("folder", self.study.folder))
-        if not folder.is_dir():  # of another machine that is lost: it begins again, here
+        at = trial.user_attrs.get(AT, {})
+        folder = Path(at.get("folder", self.study.folder))
+        if not at or identity(folder) != at["id"]:  # of another machine, which is lost: it begins again, here
             folder = self.study.folder
         lock = self.study.lock(f"{trial.number:04d}", at=folder)
         try:
@@ -111,20 +119,21 @@ class Controller:
         if orphan is not None and trial.storage.get_trial(trial._trial_id).state != TrialState.RUNNING:
             lock.__exit__(None, None, None)  # its controller has told its end just before
             return None
+        unit, least = unit_of(self.study.trial_tokens), first_rung(self.study.options, self.study.trial_tokens)
         try:
             runs = self.study.runs(trial, slot, folder)
+            return Work(trial, runs, slot, folder, lock, self.study.options.metric, unit, least, self.nproc)
         except KitError as error:
             self.refuse(trial, error)
-            lock.__exit__(None, None, None)
-            return None
-        unit, least = unit_of(self.study.trial_tokens), first_rung(self.study.options, self.study.trial_tokens)
-        return Work(trial, runs, slot, folder, lock, self.study.options.metric, unit, least, self.nproc)
+        except optuna.exceptions.UpdateFinishedTrialError:  # another machine took it for lost, and has told its end
+            pass
+        lock.__exit__(None, None, None)
+        return None
 
     def refuse(self, trial: optuna.Trial, error: KitError) -> None:
         """Values between the endpoints that do not go together: to the sampler, a bad place."""
         reason = "; ".join(one.message for one in error.faults)
-        for key, value in {"cause": "refused", "reason": reason, "folder": str(self.study.folder)}.items():
-            trial.set_user_attr(key, value)
+        trial.set_user_attr(END, {"cause": "refused", "reason": reason})
         self.study.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
         self.call("refused", trial.number, reason)
 
@@ -133,7 +142,7 @@ class Controller:
         if options.max_tokens is None and options.max_seconds is None:
             return False
         ended = self.study.trials()
-        spent = {key: sum(trial.user_attrs.get(key, 0) for trial in ended) for key in ("tokens", "seconds")}
+        spent = {key: sum(known_of(trial).get(key, 0) for trial in ended) for key in ("tokens", "seconds")}
         for work in self.works:
             spent["tokens"] += sum(run.tokens for run in work.runs)
             spent["seconds"] += sum(run.seconds for run in work.runs)
@@ -168,6 +177,7 @@ class Controller:
             work.forget_checkpoints()
         work.release()
         self.works.remove(work)
+        self.idle_until = -float("inf")
         self.call("ended", work, outcome)
 
     def drop(self, work: Work) -> None:
@@ -184,6 +194,8 @@ class Controller:
         if outcome.cause not in ("error", "refused", "died"):
             self.failing = []
             return
+        if any(words in outcome.reason for words in DISK):
+            raise RunFailed(f"{work.folder}: {outcome.reason}; the same command goes on when there is room")
         log = work.folder / "trials" / f"{work.run.folder.path.name}.log"
         if work.number == 0 and outcome.cause == "refused":
             raise KitError(f"trial 0, the experiment as written, was refused: {outcome.reason}")

@@ -34,7 +34,6 @@ from nanogpt_kit.report.plots import (
 )
 from nanogpt_kit.sweep.findings import (
     Ranges,
-    best_first,
     complete_of,
     is_lost,
     is_pruned,
@@ -182,7 +181,7 @@ def front_of(summary: Summary, rows: Sequence[Row], place: Place) -> list[Point]
 
 def parallel(summary: Summary, ranges: Ranges) -> go.Figure | None:
     """One line a complete trial through all of its values; where it has none, below the axis of that parameter."""
-    rows = thinned(best_first(summary), DOTS)[::-1]  # the best are drawn last
+    rows = thinned(summary.best_first(), DOTS)[::-1]  # the best are drawn last
     if len(rows) < 2:
         return None
     values = [value_of(row) for row in rows]

@@ -57,10 +57,6 @@ def complete_of(summary: Summary) -> list[Row]:
     return [row for row in summary.rows if row.state == "complete" and row.value is not None]
 
 
-def best_first(summary: Summary) -> list[Row]:
-    return sorted(complete_of(summary), key=lambda row: sign_of(summary) * value_of(row))
-
-
 def is_pruned(row: Row) -> bool:
     """Given up since others were better; the value that it had then is of fewer tokens than theirs."""
     return row.state == "pruned" and row.cause in ("pruned", "")
@@ -83,7 +79,7 @@ def outcomes(summary: Summary) -> dict[str, int]:
 
 
 def cautions(summary: Summary, ranges: Ranges) -> Iterator[str]:
-    complete = best_first(summary)
+    complete = summary.best_first()
     best = summary.best()
     if best is not None:
         yield from edges(best, complete, ranges)
@@ -139,7 +135,7 @@ def losses(summary: Summary) -> Iterator[str]:
 
 def verdict(summary: Summary) -> Iterator[str]:
     """What fresh seeds say about the order that the sweep found."""
-    own = {row.number: at for at, row in enumerate(best_first(summary))}
+    own = {row.number: at for at, row in enumerate(summary.best_first())}
     before = sorted((one.number for one in summary.confirmed if one.number in own), key=own.__getitem__)
     after = [one.number for one in summary.confirmed]
     if not before:

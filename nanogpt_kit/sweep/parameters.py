@@ -26,6 +26,7 @@ WORDS = (*KINDS, "log", "step", "when")  # of a parameter's table
 LARGEST = 2**53  # beyond it whole numbers run together, since Optuna keeps all numbers as floats
 MANY = 10_000  # points of a space, from which on they are not counted any more
 EXAMPLE = "{ float = [1e-4, 1e-2], log = true }, { int = [2, 8] } or { choice = [...] }"
+LINE = '"optimizer.lr" = { float = [1e-4, 1e-2], log = true }'  # of a space
 Config = dict[str, Any]  # dotted keys and the values that a trial has for them
 
 

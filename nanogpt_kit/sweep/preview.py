@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import tomli
+
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.launch import alternate
 from nanogpt_kit.launch.slots import share
 from nanogpt_kit.runs import metrics
@@ -19,6 +22,7 @@ from nanogpt_kit.sweep.summary import sweep_folder
 from nanogpt_kit.train.precision import choose_device
 
 TIMED_SECONDS = 2.0  # of steps, where no run of the experiment has told its speed
+START_SECONDS = 4.0  # of a run's process: imports, data, model; measured on two cores of an AMD EPYC
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,6 @@ def preview(base: Experiment, again: Callable[[], Experiment], nproc: int = 1) -
     """For people. `again` loads the experiment in another process. Raises KitError where the sweep is wrong."""
     space, first = checked(base, nproc)
     options = space.options
-    share(options.workers, choose_device(base.train.device), nproc)
     points = space.points()
     count = options.trials if points is None else min(options.trials, len(points))
     each = base.total_steps * base.train.batch_tokens
@@ -54,16 +57,41 @@ def preview(base: Experiment, again: Callable[[], Experiment], nproc: int = 1) -
     if confirming:
         lines.append(f"then the best {min(options.confirm, count)} with {options.confirm_seeds} fresh seeds each: ")
         lines[-1] += f"{confirming * each:,} tokens"
-    rate, since = speed(base, again)
-    if options.workers > 1:
-        since += f"; {options.workers} at a time are counted as if each were as quick on its share"
-    hours = (expected + confirming * each) / rate / options.workers
-    budget = min(hours, options.max_seconds or hours)
-    lines.append(f"about {in_time(budget)} of training, at {rate:,.0f} tokens/s ({since})")
+    runs = count + (options.seeds - 1) * (found[-1].trials if found else count) + confirming
+    lines.append(duration(base, options, speed(base, again), expected + confirming * each, runs, nproc))
     for key in ("max_tokens", "max_seconds"):
         if getattr(options, key) is not None:
             lines.append(f"no trial begins after sweep.{key} = {getattr(options, key):,g}")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one run: tokens/s."""
+
+    rate: float
+    since: str  # how that is known
+    threads: int | None  # that it was told to keep to; None: it had the whole machine
+
+
+def duration(base: Experiment, options: Sweep, speed: Speed, tokens: float, runs: float, nproc: int) -> str:
+    """How long it takes to start so many runs and to train them on so many tokens."""
+    workers, rate, since = options.workers, speed.rate, speed.since
+    device = choose_device(base.train.device)
+    slot = share(workers, device, nproc)[0]
+    if workers > 1 and (device != "cpu" or speed.threads == (base.train.threads or slot.threads)):
+        rate *= workers
+        since += f"; {workers} at a time are counted as if each were as quick on its share"
+    elif workers > 1:
+        since += f"; {workers} at a time share the cores, and are counted as if they were together as quick as one"
+    training, starting = tokens / rate, runs * START_SECONDS / workers
+    if options.max_seconds is not None:
+        done = min(1.0, options.max_seconds / workers / training)
+        training, starting = done * training, done * starting
+    return (
+        f"about {in_time(training + starting)}: {in_time(training)} of training at {rate:,.0f} tokens/s ({since}), and "
+        f"{in_time(starting)} until {runs:.0f} runs have started, {START_SECONDS:g} s each; evaluations are not counted"
+    )
 
 
 def of(points: object) -> str:
@@ -92,17 +120,18 @@ def tokens_with(found: list[Rung], count: int, each: int) -> float:
     return spent + left * (each - before)
 
 
-def speed(base: Experiment, again: Callable[[], Experiment]) -> tuple[float, str]:
-    """Tokens/s: of the newest run of this experiment, else measured now."""
+def speed(base: Experiment, again: Callable[[], Experiment]) -> Speed:
+    """Of the newest run of this experiment, else measured now."""
     for folder in (*reversed(trials_of(base.name)), *reversed(of_experiment(sweep_folder(base.name).parent))):
         told = [record["perf/tokens_per_second"] for record in metrics.read(folder.metrics) if "train/loss" in record]
         if told:
-            return sorted(told)[len(told) // 2], f"the median of {folder}"
+            threads = tomli.loads(folder.experiment.read_text(encoding="utf-8")).get("train", {}).get("threads")
+            return Speed(sorted(told)[len(told) // 2], f"the median of {folder}", threads)
     try:
         timing = alternate.bench([again], rounds=1, seconds=TIMED_SECONDS)[0]
     except RunFailed as error:
         raise RunFailed(f"the experiment as written cannot be timed: {error}") from error
-    return timing.tokens_per_second, f"measured for {TIMED_SECONDS:g} seconds"
+    return Speed(timing.tokens_per_second, f"measured for {TIMED_SECONDS:g} seconds", base.train.threads)
 
 
 def trials_of(name: str) -> list[RunFolder]:

@@ -15,7 +15,6 @@ from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.sweep.findings import (
     ROUGH,
     Ranges,
-    best_first,
     cautions,
     complete_of,
     importances,
@@ -111,7 +110,7 @@ def add_confirmation(page: Page, summary: Summary) -> None:
     page.section("Confirmation")
     page.note("The best trials again, with seeds that had no part in choosing them. Where one failed, it is last.")
     own = {row.number: value_of(row) for row in complete_of(summary)}
-    place = {row.number: at for at, row in enumerate(best_first(summary), 1)}
+    place = {row.number: at for at, row in enumerate(summary.best_first(), 1)}
     most = max(len(one.values) for one in summary.confirmed)
     rows = []
     for at, one in enumerate(summary.confirmed, 1):
@@ -200,7 +199,7 @@ def add_trials(page: Page, summary: Summary) -> None:
     if not summary.rows:
         return
     page.section("All trials")
-    complete = best_first(summary)
+    complete = summary.best_first()
     numbers = {row.number for row in complete}
     others = [row for row in summary.rows if row.number not in numbers]
     rows = [*complete, *others]

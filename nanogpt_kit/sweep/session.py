@@ -9,7 +9,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.slots import Slot, share
+from nanogpt_kit.launch.slots import Slot, held
 from nanogpt_kit.runs.files import check_writable, own_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.sweep import checking, report, summary
@@ -37,13 +37,18 @@ def sweep(base: Experiment, nproc: int = 1) -> Summary:
     to stop; the same call goes on then.
     """
     space, first = checked(base, nproc)
-    slots = share(space.options.workers, choose_device(base.train.device), nproc)
+    with held(space.options.workers, choose_device(base.train.device), nproc) as slots:
+        return sweep_with(space, first, slots, nproc)
+
+
+def sweep_with(space: Space, first: Config, slots: Sequence[Slot], nproc: int) -> Summary:
+    base = space.base
     folder = sweep_folder(base.name).absolute()
     check_writable(folder)
     with own_folder(runs_root()):
         folder.mkdir(parents=True, exist_ok=True)
     storage = open_storage(space.options.storage, folder)
-    study = Study(space, storage, folder)
+    study = Study(space, storage, folder, nproc)
     with StopSignals() as stop:
         study.open(first)
         logger.info("sweep %s: %d trials, %s, in %s", base.name, study.count, space.options.sampler, folder)
@@ -67,6 +72,7 @@ def checked(base: Experiment, nproc: int = 1) -> tuple[Space, Config]:
     if base.sweep is None:
         raise KitError(f"{base.place(())}: there is no [sweep] table, so there is nothing to try")
     check_packages(base.sweep, base.place(("sweep", "sampler")))
+    checking.check_options(base, base.sweep, nproc)
     space = Space(base)
     first = checking.check(space, nproc)
     if base.sweep.sampler == "grid" and space.points() is None:

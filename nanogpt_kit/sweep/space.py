@@ -13,6 +13,7 @@ from nanogpt_kit.core.options import leaves
 from nanogpt_kit.sweep.parameters import (
     EXAMPLE,
     KINDS,
+    LINE,
     MANY,
     WORDS,
     Condition,
@@ -53,6 +54,9 @@ class Space:
         self.settings: list[Setting] = []
         self.faults: list[Fault] = []
         self._read(base.sweep.space, ("sweep", "space"), "", ())
+        if not base.sweep.space:
+            message = f"is empty, so there is nothing to try; give it a key with its values, such as {LINE}"
+            self.faults.append(Fault(message, "sweep.space", base.layers.place(("sweep", "space"))))
         if not self.faults:
             self._check_keys()
             self._check_conditions()
@@ -108,9 +112,11 @@ class Space:
             for condition in one.when:
                 named = [other for other in self.parameters if other.key == condition.key and other is not one]
                 if not named:
-                    keys = {other.key for other in self.parameters if other is not one}
-                    message = f"is tried where {condition.key} has some value, and that is no key of the space"
-                    self.faults.append(one.fault(f"{message}{nearest(condition.key, keys)}"))
+                    keys = {other.key for other in self.parameters if other.key != one.key}
+                    message = f"is tried where {condition.key} has some value, and that is no key of the space; "
+                    message += "conditions name other keys of [sweep.space]"
+                    tail = nearest(condition.key, keys) if keys else ", and there are none"
+                    self.faults.append(one.fault(message + tail))
                     continue
                 for value in condition.values:
                     if not any(other.values is not None and other.holds(value) for other in named):

@@ -8,7 +8,6 @@ import re
 import time
 import warnings
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import optuna
@@ -28,23 +27,22 @@ DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("MySQLdb", "pymysql"
 
 
 class SystemLock(BaseJournalFileLock):
-    """Around each append. The system drops it with its holder; Optuna's own are left behind by a kill."""
+    """Around each append to a journal, which it mends first.
 
-    def __init__(self, path: Path) -> None:
-        self.lock = Lock(path, wait=True)
+    The system drops it with its holder; Optuna's own locks are left behind by a kill.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self.journal = journal
+        self.lock = Lock(journal.with_name(journal.name + ".lock"), wait=True)
 
     def acquire(self) -> bool:
         self.lock.__enter__()
+        mend(self.journal)
         return True
 
     def release(self) -> None:
         self.lock.__exit__(None, None, None)
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.release()
 
 
 def open_storage(named: str, folder: Path, for_reading: bool = False) -> BaseStorage:
@@ -73,23 +71,26 @@ def open_storage(named: str, folder: Path, for_reading: bool = False) -> BaseSto
 def open_journal(path: Path, for_reading: bool) -> BaseStorage:
     if for_reading and not path.exists():
         raise KitError(f"there is no {path}: no sweep has begun there")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = SystemLock(path)
     if not for_reading:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = SystemLock(path.with_name(path.name + ".lock"))
-        with lock:
-            mend(path)
+        lock.acquire()
+        lock.release()
+    try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    return JournalStorage(JournalFileBackend(str(path)))
+    except ValueError as error:
+        raise KitError(f"sweep.storage: {path} is damaged, and not only at its end: {error}") from None
 
 
 def mend(path: Path) -> None:
     """Cuts off a last line that a kill tore: after the next append no reader would get past it."""
-    if path.exists() and path.stat().st_size:
-        with path.open("rb+") as file:
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                file.truncate(whole)
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def open_database(url: str, for_reading: bool) -> BaseStorage:
@@ -102,7 +103,8 @@ def open_database(url: str, for_reading: bool) -> BaseStorage:
             raise KitError(f"there is no {parsed.database}: no sweep has begun there")
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        return one_at_a_time(with_tables(url, {"connect_args": {"timeout": BUSY_SECONDS}}))
+        storage = with_tables(url, {"connect_args": {"timeout": BUSY_SECONDS}})
+        return storage if for_reading else one_at_a_time(storage)
     if name in DRIVERS and "+" not in parsed.drivername:
         found = next((driver for driver in DRIVERS[name] if importlib.util.find_spec(driver)), None)
         if found is None:

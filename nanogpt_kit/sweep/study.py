@@ -6,9 +6,9 @@ only one of them can make. Asking for new ones instead overshoots: 27 trials for
 
 from __future__ import annotations
 
-import platform
 import random
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.lock import Lock, held
 from nanogpt_kit.sweep.choosing import Chooser, make_pruner
 from nanogpt_kit.sweep.parameters import Config
 from nanogpt_kit.sweep.space import Space
-from nanogpt_kit.sweep.trial import Run, make_runs
+from nanogpt_kit.sweep.trial import AT, Run, copy_of, identity, make_runs, sign
 
 FIXED = ("metric", "direction", "seeds")  # of [sweep]: what makes two trials comparable
 LOCAL = ("journal", "sqlite")  # storages that no other machine sees
@@ -39,8 +41,8 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 class Study:
     """A sweep's trials in their storage."""
 
-    def __init__(self, space: Space, storage: BaseStorage, folder: Path, suffix: str = "") -> None:
-        self.space, self.storage, self.folder = space, storage, folder
+    def __init__(self, space: Space, storage: BaseStorage, folder: Path, nproc: int = 1, suffix: str = "") -> None:
+        self.space, self.storage, self.folder, self.nproc = space, storage, folder, nproc
         self.base = space.base
         assert self.base.sweep is not None, "there is a [sweep] table"
         self.options = self.base.sweep
@@ -64,9 +66,11 @@ class Study:
         how: Any = {"storage": self.storage, "sampler": self.chooser, "study_name": self.name}
         how["pruner"] = make_pruner(self.options, self.trial_tokens)
         with self.lock("begin", wait=True):  # of those who share this folder
+            if identity(self.folder) is None:
+                write_atomically(self.folder / "trials" / "id", uuid.uuid4().hex)
             try:
                 self.study = optuna.create_study(direction=self.options.direction, **how)
-                self.study.set_user_attr("maker", {"host": platform.node(), "lock": str(self.lock("begin").path)})
+                self.study.set_user_attr("maker", {"folder": str(self.folder), "id": identity(self.folder)})
             except optuna.exceptions.DuplicatedStudyError:
                 self.study = optuna.load_study(**how)
                 self._check_ours()
@@ -78,6 +82,7 @@ class Study:
                 self.queue(first)
                 self.study.set_user_attr(BEGUN, True)
             self.check_facts(facts)
+            self._keep_components()
             self.queue(first)  # more may be wanted than before
             self.study.set_user_attr("count", self.count)
 
@@ -89,12 +94,13 @@ class Study:
 
     def _wait_for_its_maker(self) -> None:
         deadline = time.monotonic() + BEGIN_SECONDS
-        mine = str(self.lock("begin").path)
         while time.monotonic() < deadline and BEGUN not in self.study.user_attrs:
             maker = self.study.user_attrs.get("maker", {})
-            if self.options.storage in LOCAL or maker.get("lock") == mine:
+            folder = Path(maker.get("folder", ""))
+            if self.options.storage in LOCAL or folder == self.folder:
                 return  # it was killed: we have its lock
-            if maker.get("host") == platform.node() and not held(Path(maker["lock"])):
+            is_here = maker and identity(folder) == maker["id"]
+            if is_here and not held(self.lock("begin", at=folder).path):
                 return
             time.sleep(WAIT_SECONDS)
 
@@ -106,6 +112,12 @@ class Study:
                 "the experiment another name"
             )
 
+    def _keep_components(self) -> None:
+        for path in self.base.component_files:
+            copy = copy_of(path, self.folder)
+            copy.parent.mkdir(exist_ok=True)
+            write_atomically(copy, path.read_bytes())
+
     def facts(self) -> dict[str, Any]:
         """What the study is about; it cannot change while it goes on."""
         return {
@@ -113,14 +125,19 @@ class Study:
             "experiment": self.base.resolved(),
             "fingerprint": self.base.fingerprint(),
             "sweep": {key: getattr(self.options, key) for key in FIXED},
+            "nproc": self.nproc,
             "trial_tokens": self.trial_tokens,
         }
 
     def check_facts(self, now: dict[str, Any]) -> None:
         """Raises KitError with each difference to what the study was begun with."""
         then = self.study.user_attrs
+        if "experiment" not in then:
+            raise KitError(f"the storage has a study {self.name!r} that confirms another sweep; take another name")
         places = {f"sweep.space.{one.name}": one.place for one in self.space.parameters}
         faults = []
+        if then["nproc"] != now["nproc"]:
+            faults.append(Fault(f"{then['nproc']} when the sweep began, {now['nproc']} now", "--nproc", COMMAND_LINE))
         tables = [
             ("sweep.space", then["space"], now["space"]),
             ("sweep", then["sweep"], now["sweep"]),
@@ -191,20 +208,22 @@ class Study:
             if trial.number < self.count:
                 try:
                     if self.storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
-                        return optuna.Trial(self.study, trial._trial_id)
+                        mine = optuna.Trial(self.study, trial._trial_id)
+                        sign(mine, self.folder)
+                        return mine
                 except optuna.exceptions.UpdateFinishedTrialError:
                     continue
         return None
 
     def orphans(self, mine: Sequence[int]) -> list[FrozenTrial]:
-        """Running trials whose controller is gone. On this machine the lock, which is tried next, decides."""
+        """Running trials whose controller is gone. Of folders that are here the lock, which is tried next, decides."""
 
         def is_orphaned(trial: FrozenTrial) -> bool:
-            host, seen = trial.user_attrs.get("host"), trial.user_attrs.get("seen", 0.0)
-            if host is None:
+            at = trial.user_attrs.get(AT)
+            if at is None:
                 began = trial.datetime_start
                 return began is None or time.time() - began.timestamp() > ORPHANED_SECONDS
-            return bool(host == platform.node() or time.time() - seen > LOST_SECONDS)
+            return bool(identity(Path(at["folder"])) == at["id"] or time.time() - at["seen"] > LOST_SECONDS)
 
         running = [trial for trial in self.trials(TrialState.RUNNING) if trial.number not in mine]
         return [trial for trial in running if is_orphaned(trial)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import RunFolder, runs_root
 from nanogpt_kit.sweep.choosing import unit_of
 from nanogpt_kit.sweep.confirm import SUFFIX, Confirmed, confirmed
+from nanogpt_kit.sweep.trial import known_of
 
 STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
 
@@ -59,18 +60,30 @@ class Summary:
     count: int  # trials wanted
     rows: tuple[Row, ...]  # by number; what waits is not among them
     confirmed: tuple[Confirmed, ...] = ()  # the best first
+    tried: Mapping[int, int] = field(default_factory=dict)  # how many fresh seeds have ended, by trial
     space: dict[str, str] = field(default_factory=dict)  # {"optimizer.lr": "float [0.0001, 0.01], log"}
     trial_tokens: int = 0  # of a trial that is not pruned
     total_steps: int = 0
     seed: int = 0  # train.seed of the first run of each trial
 
     def best(self) -> Row | None:
-        """By the fresh seeds where there are some, else by the sweep's own metric."""
-        complete = {row.number: row for row in self.rows if row.state == "complete" and row.value is not None}
-        if self.confirmed and self.confirmed[0].number in complete:
-            return complete[self.confirmed[0].number]
+        """By the fresh seeds where those that are best so far have had them all, else by the sweep's own metric."""
+        complete = self.best_first()
+        if self.is_confirmed():
+            return next(row for row in complete if row.number == self.confirmed[0].number)
+        return complete[0] if complete else None
+
+    def best_first(self) -> list[Row]:
+        """The complete trials, by the sweep's own metric."""
         sign = 1 if self.options.direction == "minimize" else -1
-        return min(complete.values(), key=lambda row: sign * (row.value or 0.0), default=None)
+        complete = [row for row in self.rows if row.state == "complete" and row.value is not None]
+        return sorted(complete, key=lambda row: sign * (row.value or 0.0))
+
+    def is_confirmed(self) -> bool:
+        """Whether the best of the trials, as many as were to be confirmed, have ended with every fresh seed."""
+        done = [number for number, seeds in self.tried.items() if seeds >= self.options.confirm_seeds]
+        wanted = [row.number for row in self.best_first()][: self.options.confirm or len(done)]
+        return bool(self.confirmed) and bool(wanted) and set(wanted) <= set(done)
 
     def counts(self) -> dict[str, int]:
         found = Counter(row.state for row in self.rows)
@@ -108,12 +121,14 @@ def read(name: str, options: Sweep, storage: BaseStorage) -> Summary:
     tokens = int(about["trial_tokens"])
     trials = study.get_trials(deepcopy=False)
     rows = [row_of(trial, unit_of(tokens)) for trial in trials if trial.state != TrialState.WAITING]
+    fresh = confirmations(name, storage)
     return Summary(
         name,
         options,
         about.get("count", len(trials)),
         tuple(rows),
-        tuple(read_confirmed(name, options, storage)),
+        tuple(confirmed(fresh, options.direction)),
+        Counter(trial.user_attrs["trial"] for trial in fresh if trial.state.is_finished()),
         about["space"],
         tokens,
         tokens // train["batch_tokens"],
@@ -121,16 +136,17 @@ def read(name: str, options: Sweep, storage: BaseStorage) -> Summary:
     )
 
 
-def read_confirmed(name: str, options: Sweep, storage: BaseStorage) -> Sequence[Confirmed]:
+def confirmations(name: str, storage: BaseStorage) -> Sequence[FrozenTrial]:
+    """The runs with fresh seeds."""
     try:
         study = optuna.load_study(study_name=name + SUFFIX, storage=storage)
     except KeyError:
         return []
-    return confirmed(study.get_trials(deepcopy=False), options.direction)
+    return study.get_trials(deepcopy=False)
 
 
 def row_of(trial: FrozenTrial, unit: int) -> Row:
-    told = trial.user_attrs
+    told = known_of(trial)
     row = Row(
         number=trial.number,
         state={"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import shutil
 import signal
 import statistics
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import tomli
 import tomli_w
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
@@ -35,6 +35,7 @@ DEATHS = 3  # without a word that are tried again: the system's memory ran out, 
 HEARTBEAT_SECONDS = 60.0  # between signs of life, for other machines
 RELEASE_SECONDS = 10.0  # for the process of a controller that was killed, to end too
 BUSY = "is at work in another process"
+AT, END = "at", "end"  # attributes of a trial, each written at once: a database takes its time for each
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,8 @@ class Work:
         self.waiting_since = time.monotonic()
         self.reported = dict(self.frozen().intermediate_values)
         self.tail = Tail(self.run.folder.metrics)
+        self.told: dict[str, Any] = {}  # what the study is to remember
         self.sign()
-        trial.set_user_attr("folder", str(folder))
-        trial.set_user_attr("host", platform.node())  # last: whoever reads it goes by the other two
 
     @property
     def run(self) -> Run:
@@ -113,7 +113,7 @@ class Work:
 
     def sign(self) -> None:
         self.signed = time.monotonic()
-        self.trial.set_user_attr("seen", time.time())
+        sign(self.trial, self.folder)
 
     def poll(self) -> Outcome | None:
         if time.monotonic() - self.signed > HEARTBEAT_SECONDS:
@@ -137,20 +137,27 @@ class Work:
             self.end_orphan()
             return None
         self.look()
+        spec = self.folder / "trials" / f"{self.run.folder.path.name}.toml"
+        slot = self.slot
+        if spec.exists():  # it goes on as it began: in another slot it may have had other threads
+            threads = tomli.loads(spec.read_text(encoding="utf-8"))["train"].get("threads")
+            slot = slot if threads else slot.whole()
+        else:
+            threads = self.run.experiment.train.threads
+        self.told["threads"] = threads
         if status.get("state") == "finished":
             return self.finished(status)
         if self.pruned:
             return self.given_up()
-        spec = self.folder / "trials" / f"{self.run.folder.path.name}.toml"
-        if not spec.exists():  # else as it began: in another slot it may have had other threads
+        if not spec.exists():
             values = self.run.experiment.resolved()
             if self.run.experiment.component_files:
-                values["components"] = [str(path.absolute()) for path in self.run.experiment.component_files]
+                values["components"] = [str(copy_of(path, self.folder)) for path in self.run.experiment.component_files]
             write_atomically(spec, tomli_w.dumps(values))
         arguments = ["run", str(spec), f"--into={self.run.folder.path}"]
         if self.nproc > 1:
             arguments.append(f"--nproc={self.nproc}")
-        self.child = Child(arguments, self.slot, spec.with_suffix(".log"))
+        self.child = Child(arguments, slot, spec.with_suffix(".log"))
         write_atomically(spec.with_suffix(".pid"), str(self.child.process.pid))
         return None
 
@@ -239,9 +246,9 @@ class Work:
             raise self.wrong_metric()
         if not math.isfinite(self.run.value):
             return outcome_of("not_finite", f"{self.metric} is no number")
-        self.trial.set_user_attr("parameters", status.get("parameters"))
+        self.told["parameters"] = status.get("parameters")
         if "train." in status.get("reason", ""):
-            self.trial.set_user_attr("ended_by", status["reason"])
+            self.told["ended_by"] = status["reason"]
         if self.at + 1 < len(self.runs):
             self.at += 1
             self.tail = Tail(self.run.folder.metrics)
@@ -254,15 +261,12 @@ class Work:
 
     def note(self, outcome: Outcome) -> None:
         """What the study remembers of it besides its value; before its state changes, since nothing can after."""
-        told: dict[str, Any] = {"cause": outcome.cause, "reason": outcome.reason, "step": self.run.step}
-        told["tokens"] = sum(run.tokens for run in self.runs)
-        told["seconds"] = sum(run.seconds for run in self.runs)
+        self.told |= {"cause": outcome.cause, "reason": outcome.reason, "step": self.run.step}
+        self.told["tokens"] = sum(run.tokens for run in self.runs)
+        self.told["seconds"] = sum(run.seconds for run in self.runs)
         if len(self.runs) > 1:
-            told["values"] = [run.value for run in self.runs]
-        if self.slot.threads:
-            told["threads"] = self.run.experiment.train.threads
-        for key, value in told.items():
-            self.trial.set_user_attr(key, value)
+            self.told["values"] = [run.value for run in self.runs]
+        self.trial.set_user_attr(END, {key: value for key, value in self.told.items() if value is not None})
 
     def forget_checkpoints(self) -> None:
         """Of a trial that others are better than: nobody goes on with it."""
@@ -280,6 +284,30 @@ class Work:
 
     def release(self) -> None:
         self.lock.__exit__(None, None, None)
+
+
+def sign(trial: optuna.Trial, folder: Path) -> None:
+    """Says who works at it: the controller of a sweep's folder, which was alive just now."""
+    trial.set_user_attr(AT, {"folder": str(folder), "id": identity(folder), "seen": time.time()})
+
+
+def identity(folder: Path) -> str | None:
+    """What tells a sweep's folder from one of the same path on another machine; None where there is none here."""
+    try:
+        return (folder / "trials" / "id").read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def known_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+    """What the study remembers of a trial: who works at it, and how it ended."""
+    attributes = trial.user_attrs
+    return {**attributes, **attributes.get(AT, {}), **attributes.get(END, {})}
+
+
+def copy_of(component_file: Path, folder: Path) -> Path:
+    """Where a sweep's folder keeps it as it was when the sweep began: it may be edited meanwhile."""
+    return folder / "trials" / "components" / component_file.name
 
 
 def make_runs(

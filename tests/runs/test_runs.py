@@ -136,6 +136,15 @@ def test_running_without_a_holder_reads_interrupted() -> None:
         assert run.status()["state"] == "interrupted"
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '"running"', '{"state": 3}', "{", "", "\x00"])
+def test_a_status_that_says_nothing_reads_interrupted_with_the_reason(content: str) -> None:
+    run = a_run()
+    (run.path / "status.json").write_text(content)
+    status = run.status()
+    assert status["state"] == "interrupted"
+    assert status["reason"].startswith("status.json cannot be read: ")
+
+
 def test_a_status_is_always_whole_to_its_readers() -> None:
     run = a_run()
     run.set_status("running", step=0)

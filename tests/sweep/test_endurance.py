@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import pytest
 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch import slots
+from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.sweep import session
 from nanogpt_kit.sweep.storage import open_storage
 
@@ -82,11 +85,12 @@ def test_pruning_saves_half_of_the_tokens_at_an_equal_best(make_sweep: MakeSweep
     assert best["asha"] == best["none"]
 
 
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
 def test_the_controller_costs_less_than_a_third_of_a_second_a_trial(
-    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch, storage: str
 ) -> None:
     """From the end of a trial's process to the start of the next one."""
-    sweep = make_sweep("trials = 12", X)
+    sweep = make_sweep(f'trials = 12\nstorage = "{storage}"', X)
     starts: list[float] = []
     ends: list[float] = []
     begin = slots.Child.__init__
@@ -104,3 +108,26 @@ def test_the_controller_costs_less_than_a_third_of_a_second_a_trial(
     session.sweep(Experiment.load(sweep.path))
     gaps = [start - end for end, start in zip(ends, starts[1:], strict=False)]
     assert statistics.median(gaps) < 0.3, gaps
+
+
+def test_trials_of_two_processes_and_a_branch_are_had_again_from_best_toml(make_sweep: MakeSweep) -> None:
+    space = """
+[sweep.space."optimizer.use".choice.adamw]
+"optimizer.lr" = { float = [1e-3, 1e-1], log = true }
+[sweep.space."optimizer.use".choice.sgd]
+"optimizer.lr" = { float = [1e-3, 1e-1], log = true }
+"""
+    sweep = make_sweep("trials = 3\nseeds = 2", space, metric="val/loss")
+    sweep.run("--nproc=2")
+    said = sweep.run(code=2)
+    assert "--nproc: 2 when the sweep began, 1 now" in said
+    told = sweep.status()
+    best = next(trial for trial in told["trials"] if trial["number"] == told["best"])
+    text = (sweep.folder / "best.toml").read_text()
+    command = next(line.removeprefix("# nanogpt-kit ") for line in text.splitlines() if "# nanogpt-kit run" in line)
+    assert command.endswith("best.toml --nproc 2")
+    again = sweep.path.parent / "again"
+    subprocess.run([sys.executable, "-m", "nanogpt_kit", *command.split(), f"--into={again}"], check=True)
+    run = sweep.folder / f"trial-{best['number']:04d}-s1337"
+    mine, theirs = ([one["val/loss"] for one in read(at / "metrics.jsonl") if "val/loss" in one] for at in (again, run))
+    assert mine == theirs

@@ -382,7 +382,7 @@ def test_trials_outside_of_a_branch_pass_below_its_axis() -> None:
     assert figure is not None
     axis = next(one for one in figure.data[0].dimensions if one.label == "optimizer.lr@muon")
     assert axis.ticktext[0] == "not there"
-    complete = findings.best_first(summary)[::-1]
+    complete = summary.best_first()[::-1]
     assert [value == axis.tickvals[0] for value in axis["values"]] == [
         row.config["optimizer.use"] == "adamw" for row in complete
     ]

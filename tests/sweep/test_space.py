@@ -237,6 +237,10 @@ def test_a_local_component_may_be_a_choice(tmp_path: Path) -> None:
 # Mistakes in the table
 
 MISTAKES = {
+    "nothing": (
+        "",
+        "23: sweep.space: is empty, so there is nothing to try; give it a key with its values, such as",
+    ),
     "reversed bounds": (
         '"optimizer.lr" = { float = [1e-2, 1e-4] }',
         "24: sweep.space.optimizer.lr: the bounds are reversed: float = [0.01, 0.0001]; write [0.0001, 0.01]",
@@ -360,7 +364,7 @@ MISTAKES = {
         ADAMW_OR_SGD + '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimzer.use" = "adamw" } }',
         (
             "25: sweep.space.optimizer.lr: is tried where optimzer.use has some value, and that is no key of the space"
-            "; did you mean 'optimizer.use'?"
+            "; conditions name other keys of [sweep.space]; did you mean 'optimizer.use'? Allowed: optimizer.use."
         ),
     ),
     "a condition on a value that never is": (
@@ -380,7 +384,14 @@ MISTAKES = {
     ),
     "a condition on itself": (
         '"model.n_layer" = { int = [1, 3], when = { "model.n_layer" = 3 } }',
-        "is no key of the space",
+        "is no key of the space; conditions name other keys of [sweep.space], and there are none",
+    ),
+    "a condition on an option that is not tried": (
+        '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimizer.use" = "adamw" } }',
+        (
+            "24: sweep.space.optimizer.lr: is tried where optimizer.use has some value, and that is no key of the space"
+            "; conditions name other keys of [sweep.space], and there are none"
+        ),
     ),
     "conditions that exclude each other": (
         (

@@ -20,6 +20,7 @@ import pytest
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.sweep.storage import mend, open_storage
+from nanogpt_kit.sweep.trial import known_of
 
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
 TRIALS = 9
@@ -118,7 +119,7 @@ def test_three_controllers_share_a_study_and_take_over_from_one_that_is_killed(
         assert [trial.number for trial in trials] == list(range(TRIALS))
         assert [trial.state.name for trial in trials] == ["COMPLETE"] * TRIALS
         assert len({trial.params["evaluator.0.x"] for trial in trials}) == TRIALS
-        folders = {trial.user_attrs["folder"] for trial in trials}
+        folders = {known_of(trial)["folder"] for trial in trials}
         assert len(folders) > 1, "one controller did all the work"
         runs = [path.parent for path in tmp_path.glob("*/tiny/sweep/trial-*/experiment.toml")]
         assert len({run.name for run in runs}) == len(runs) == TRIALS + 3, "each trial once, and three confirmations"
@@ -145,10 +146,29 @@ def test_a_torn_journal_is_mended_and_a_whole_one_left_alone(tmp_path: Path, tor
     assert len(optuna.load_study(study_name="a", storage=open_storage("journal", tmp_path)).get_trials()) == 1
 
 
+def test_a_line_that_one_controller_tore_does_not_hurt_those_that_live(tmp_path: Path) -> None:
+    living = open_storage("journal", tmp_path)
+    study = optuna.create_study(study_name="a", storage=living)
+    with (tmp_path / "study.journal").open("ab") as journal:
+        journal.write(b'{"op_code":5,"worker_id":"x')
+    study.enqueue_trial({})
+    study.set_user_attr("still", "here")
+    again = optuna.load_study(study_name="a", storage=open_storage("journal", tmp_path))
+    assert (len(again.get_trials()), again.user_attrs) == (1, {"still": "here"})
+
+
+def test_a_journal_that_is_damaged_elsewhere_is_named(tmp_path: Path) -> None:
+    optuna.create_study(study_name="a", storage=open_storage("journal", tmp_path))
+    path = tmp_path / "study.journal"
+    path.write_bytes(b"garbage\n" + path.read_bytes())
+    with pytest.raises(KitError, match=r"study\.journal is damaged, and not only at its end"):
+        open_storage("journal", tmp_path)
+
+
 def test_a_lock_that_a_kill_left_does_not_stop_the_next_controller(tmp_path: Path) -> None:
     holder = (
         "import sys, time; from pathlib import Path; from nanogpt_kit.sweep.storage import SystemLock\n"
-        f"SystemLock(Path({str(tmp_path / 'study.journal.lock')!r})).acquire()\n"
+        f"SystemLock(Path({str(tmp_path / 'study.journal')!r})).acquire()\n"
         "print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 import time
 from collections import Counter
@@ -27,7 +26,7 @@ from nanogpt_kit.sweep.controller import Controller
 from nanogpt_kit.sweep.space import Space
 from nanogpt_kit.sweep.storage import open_storage
 from nanogpt_kit.sweep.study import BEGUN, LOST_SECONDS, ORPHANED_SECONDS, Study
-from nanogpt_kit.sweep.trial import Work
+from nanogpt_kit.sweep.trial import AT, Work, identity, known_of
 from nanogpt_kit.train.stop import StopSignals
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
@@ -346,12 +345,12 @@ def numbers(*works: Work | None) -> list[int]:
     return [work.number for work in works if work]
 
 
-def held_by(study: Study, host: str, seen: float, monkeypatch: pytest.MonkeyPatch) -> optuna.Trial:
-    """A trial that a controller on `host` has signed, and that lies in the study's folder."""
+def held_by(study: Study, host: str | None, seen: float) -> optuna.Trial:
+    """A trial that a controller of the study's folder has signed: here, or on another `host` with the same path."""
     trial = study.claim()
     assert trial is not None
-    for key, value in {"host": host, "seen": seen, "folder": str(study.folder)}.items():
-        trial.set_user_attr(key, value)
+    identity_there = host or identity(study.folder)
+    trial.set_user_attr(AT, {"folder": str(study.folder), "id": identity_there, "seen": seen})
     return trial
 
 
@@ -363,7 +362,7 @@ def test_a_trial_of_this_machine_is_taken_over_when_its_lock_is_free(
     tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
-    trial = held_by(study, platform.node(), time.time(), monkeypatch)
+    trial = held_by(study, None, time.time())
     controller = controller_of(study)
     with study.lock("0000"):
         assert numbers(next_of(controller)) == [1]
@@ -378,8 +377,7 @@ def test_a_trial_of_another_machine_is_taken_over_when_it_was_not_heard_of_for_l
 ) -> None:
     study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
     now = time.time()
-    trial = held_by(study, "elsewhere", now, monkeypatch)
-    trial.set_user_attr("folder", str(tmp_path / "not" / "here"))
+    trial = held_by(study, "elsewhere", now)
     trial.report(2.5, 480)
     assert orphans(study) == []
     monkeypatch.setattr(study_module.time, "time", lambda: now + LOST_SECONDS - 5)
@@ -391,42 +389,26 @@ def test_a_trial_of_another_machine_is_taken_over_when_it_was_not_heard_of_for_l
     assert work.number == 0
     assert work.folder == study.folder
     assert work.run.folder.path == study.folder / "trial-0000-s1337"
-    told = study.trials()[0].user_attrs
-    assert (told["host"], told["folder"]) == (platform.node(), str(study.folder))
+    assert known_of(study.trials()[0])["id"] == identity(study.folder)
 
 
 def test_a_trial_that_nobody_has_signed_is_left_alone_for_a_while(
     tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
-    assert study.claim() is not None
+    storage.set_trial_state_values(study.trials()[0]._trial_id, TrialState.RUNNING)  # killed before it could sign
     now = time.time()
     assert orphans(study) == []
     monkeypatch.setattr(study_module.time, "time", lambda: now + ORPHANED_SECONDS + 1)
     assert orphans(study) == [0]
 
 
-def test_a_trial_is_never_taken_for_lost_while_its_controller_signs_it(
-    tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_claimed_trial_is_signed_before_anything_else_is_done(tmp_path: Path, storage: InMemoryStorage) -> None:
     study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
-    seen: list[list[int]] = []
-    folders: list[Any] = []
-    set_attr = storage.set_trial_user_attr
-
-    def slowly(trial_id: int, key: str, value: Any) -> None:
-        set_attr(trial_id, key, value)
-        with monkeypatch.context() as there:
-            there.setattr(platform, "node", lambda: "elsewhere")
-            seen.append(orphans(study))
-        told = study.trials()[0].user_attrs
-        folders.append((told.get("host"), told.get("folder")))
-
-    monkeypatch.setattr(storage, "set_trial_user_attr", slowly)
-    assert numbers(next_of(controller_of(study))) == [0]
-    assert seen == [[]] * len(seen)
-    assert len(seen) >= 3
-    assert all(folder for host, folder in folders if host), "whoever sees a host knows where its lock lies"
+    trial = study.claim()
+    assert trial is not None
+    assert known_of(trial)["id"] == identity(study.folder)
+    assert not trial.params
 
 
 def test_two_controllers_do_not_adopt_the_same_orphans(tmp_path: Path, shared: Callable[[], BaseStorage]) -> None:
@@ -435,8 +417,7 @@ def test_two_controllers_do_not_adopt_the_same_orphans(tmp_path: Path, shared: C
     for _ in range(4):
         trial = first.claim()
         assert trial is not None
-        for key, value in {"host": platform.node(), "seen": 0.0, "folder": str(first.folder)}.items():
-            trial.set_user_attr(key, value)
+        assert known_of(trial)["folder"] == str(first.folder)
     studies = [opened(space, shared(), tmp_path / "sweep") for _ in range(3)]
 
     def adopted(number: int) -> list[int]:
@@ -452,7 +433,7 @@ def test_a_trial_that_ended_just_before_its_lock_was_taken_is_not_taken_up_again
     tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = opened(space_of(tmp_path, "trials = 1"), storage, tmp_path / "sweep")
-    trial = held_by(study, platform.node(), time.time(), monkeypatch)
+    trial = held_by(study, None, time.time())
     [orphan] = study.orphans([])
     study.study.tell(trial, 1.0)
     assert controller_of(study).work(trial, Slot(0), orphan) is None
@@ -470,8 +451,8 @@ def test_values_that_do_not_go_together_are_a_bad_place_and_the_next_trial_is_ta
     assert numbers(next_of(controller), next_of(controller)) == [0, 2]
     refused = study.trials()[1]
     assert refused.state == TrialState.PRUNED
-    assert refused.user_attrs["cause"] == "refused"
-    assert refused.user_attrs["reason"]
+    assert known_of(refused)["cause"] == "refused"
+    assert known_of(refused)["reason"]
     with study.lock("0001"):
         pass
 

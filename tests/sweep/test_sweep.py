@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.sweep.trial import known_of
 
 MakeSweep = Callable[..., Any]
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
@@ -62,14 +63,14 @@ refused = {}
     said = sweep.run()
     found = {(t.params["evaluator.0.trouble"], t.params.get("evaluator.0.x")): t for t in trials(sweep)}
     assert len(found) == 6, "each point of the grid once; twenty trials were asked for"
-    causes = Counter(t.user_attrs["cause"] for t in found.values())
+    causes = Counter(known_of(t)["cause"] for t in found.values())
     assert causes == {"complete": 2, "out_of_memory": 1, "not_finite": 1, "error": 1, "refused": 1}
-    states = {t.user_attrs["cause"]: t.state.name for t in found.values()}
+    states = {known_of(t)["cause"]: t.state.name for t in found.values()}
     assert states["error"] == "FAIL"
     assert states["out_of_memory"] == states["not_finite"] == states["refused"] == "PRUNED"
     assert found["none", 0.25].value == (0.25 - 0.3) ** 2 + 1 / 3, "the last of three evaluations counts"
-    assert "a bug, in evaluation 1" in found["crash", None].user_attrs["reason"]
-    assert "x = 0.5 cannot be" in found["refused", None].user_attrs["reason"]
+    assert "a bug, in evaluation 1" in known_of(found["crash", None])["reason"]
+    assert "x = 0.5 cannot be" in known_of(found["refused", None])["reason"]
     starts = {key: count_starts(sweep, trial.number) for key, trial in found.items()}
     assert starts["crash", None] == 2, "a crash is tried again once"
     assert starts["memory", None] == starts["no_number", None] == starts["none", 0.5] == 1
@@ -220,7 +221,7 @@ def test_budgets_end_a_sweep_and_a_trial_is_the_mean_of_its_seeds(make_sweep: Ma
     values = [records(sweep, 0, seed)[-1]["val/loss"] for seed in (1337, 1338)]
     assert values[0] != values[1]
     assert trial.value == sum(values) / 2
-    assert trial.user_attrs["values"] == values
+    assert known_of(trial)["values"] == values
     assert sweep.status()["counts"]["complete"] == 1
     sweep.run("sweep.max_tokens=1500")
     assert sweep.status()["counts"]["complete"] == 2, "with a higher one it goes on"

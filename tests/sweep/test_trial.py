@@ -15,9 +15,11 @@ from typing import Any
 
 import optuna
 import pytest
+import tomli
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot
@@ -27,7 +29,7 @@ from nanogpt_kit.sweep import trial as trial_module
 from nanogpt_kit.sweep.choosing import unit_of
 from nanogpt_kit.sweep.space import Space
 from nanogpt_kit.sweep.study import Study
-from nanogpt_kit.sweep.trial import Outcome, Work, WrongMetric
+from nanogpt_kit.sweep.trial import Outcome, Work, WrongMetric, known_of
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
 SWEEP = """
@@ -37,6 +39,8 @@ SWEEP = """
 "optimizer.lr" = {{ float = [1e-4, 1e-2], log = true }}
 """
 METRIC = "val/loss"
+WHOLE = Slot(0)
+HALF = Slot(0, (("OMP_NUM_THREADS", "1"),), (0,))
 
 
 class Played:
@@ -64,9 +68,11 @@ class Played:
 class Scene:
     """A study of one trial, and the processes that its work starts, one after the other."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, options: str, batch_tokens: int) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, options: str, batch_tokens: int, base: str = BASE
+    ) -> None:
         path = folder / "exp.toml"
-        text = BASE.replace("batch_tokens = 480", f"batch_tokens = {batch_tokens}") + SWEEP.format(options=options)
+        text = base.replace("batch_tokens = 480", f"batch_tokens = {batch_tokens}") + SWEEP.format(options=options)
         path.write_text(text, encoding="utf-8")
         self.space = Space(Experiment.load(path))
         self.study = Study(self.space, InMemoryStorage(), folder / "sweep")
@@ -75,25 +81,29 @@ class Scene:
         self.acts: list[tuple[Callable[[RunFolder], int | None], str]] = []
         self.started: list[Played] = []
         self.works: list[Work] = []
+        self.slots: list[Slot] = []
+        self.specs: list[dict[str, Any]] = []
         self.min_tokens = 0
         monkeypatch.setattr(trial_module, "Child", self.start)
 
     def start(self, arguments: Sequence[str], slot: Slot, log: Path) -> Played:
         folder = RunFolder(Path(next(word for word in arguments if word.startswith("--into=")).removeprefix("--into=")))
         assert arguments[0] == "run"
+        self.slots.append(slot)
+        self.specs.append(tomli.loads(Path(arguments[1]).read_text(encoding="utf-8")))
         assert Experiment.load(Path(arguments[1])).name == "x"
         acts, words = self.acts.pop(0)
         self.started.append(Played(acts, folder, words))
         return self.started[-1]
 
-    def work(self, trial: optuna.Trial | None = None) -> Work:
+    def work(self, trial: optuna.Trial | None = None, slot: Slot = WHOLE) -> Work:
         trial = trial or self.study.claim()
         assert trial is not None
         lock = self.study.lock(f"{trial.number:04d}")
         lock.__enter__()
-        runs = self.study.runs(trial, Slot(0), self.study.folder)
+        runs = self.study.runs(trial, slot, self.study.folder)
         unit = unit_of(self.study.trial_tokens)
-        work = Work(trial, runs, Slot(0), self.study.folder, lock, METRIC, unit, self.min_tokens)
+        work = Work(trial, runs, slot, self.study.folder, lock, METRIC, unit, self.min_tokens)
         self.works.append(work)
         return work
 
@@ -113,8 +123,8 @@ class Scene:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     scenes: list[Scene] = []
 
-    def made(options: str = "trials = 3", batch_tokens: int = 480) -> Scene:
-        scenes.append(Scene(tmp_path, monkeypatch, options, batch_tokens))
+    def made(options: str = "trials = 3", batch_tokens: int = 480, base: str = BASE) -> Scene:
+        scenes.append(Scene(tmp_path, monkeypatch, options, batch_tokens, base))
         return scenes[-1]
 
     yield made
@@ -220,7 +230,7 @@ def test_what_a_trial_has_spent_is_noted(scene: Any) -> None:
     assert play.ends(finishes(1.5), budget).value == 2.0
     [work] = play.works
     work.note(Outcome(TrialState.COMPLETE, "complete", 2.0))
-    told = play.study.trials()[0].user_attrs
+    told = known_of(play.study.trials()[0])
     assert (told["tokens"], told["seconds"], told["step"], told["values"]) == (2 * 9600, 4.0, 20, [1.5, 2.5])
     assert told["parameters"] == 123
     assert "max_seconds" in told["ended_by"]
@@ -539,3 +549,41 @@ def test_a_tail_begins_again_where_a_resumed_run_has_written_the_file_anew(tmp_p
     assert steps(tail) == [1]
     path.unlink()
     assert steps(tail) == []
+
+
+# What it is started with
+
+
+@pytest.mark.parametrize(("before", "after", "threads"), [(HALF, WHOLE, 1), (WHOLE, HALF, None)])
+def test_a_trial_goes_on_with_the_threads_that_it_began_with(
+    scene: Any, before: Slot, after: Slot, threads: int | None
+) -> None:
+    """As when --workers was changed: another number of threads rounds otherwise."""
+    play = scene()
+    play.acts = [KILLED, finishes()]
+    trial = play.study.claim()
+    first = play.work(trial, before)
+    first.poll()
+    first.release()
+    second = play.work(trial, after)
+    for _ in range(4):
+        outcome = second.poll()
+        if outcome is not None:
+            second.note(outcome)
+            break
+    assert [spec["train"].get("threads") for spec in play.specs] == [threads, threads]
+    assert play.slots[1] == (after if threads else WHOLE), "without a number it has the whole machine, as it began"
+    assert known_of(play.study.trials()[0]).get("threads") == threads
+
+
+def test_trials_run_the_component_files_as_they_were_when_the_sweep_began(scene: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    code = Path(gelu.__file__).read_text().replace("class GELU", "class Mine")
+    file.write_text(code)
+    play = scene(base='components = ["mine.py"]\n' + BASE.replace("n_layer = 2", 'n_layer = 2\nmlp = "mine"'))
+    file.write_text(code + "\n# edited while the sweep is at work\n")
+    play.acts = [finishes()]
+    play.work().poll()
+    [copy] = play.specs[0]["components"]
+    assert Path(copy) == play.study.folder / "trials" / "components" / "mine.py"
+    assert Path(copy).read_text() == code

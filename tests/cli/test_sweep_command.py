@@ -1,0 +1,200 @@
+"""`nanogpt-kit sweep` and `check` on what a sweep would need: usage, machine, storage, hours. No trial is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogpt_kit.cli.sweep import show
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.sections import Sweep
+from nanogpt_kit.launch import slots
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.sweep import preview, storage
+from nanogpt_kit.sweep.confirm import Confirmed
+from nanogpt_kit.sweep.forms import FORMS, check_form
+from nanogpt_kit.sweep.preview import START_SECONDS, Speed
+from nanogpt_kit.sweep.summary import Row, Summary, sweep_folder
+
+Command = Callable[..., Any]
+USAGE = "Usage: nanogpt-kit sweep [OPTIONS] EXPERIMENT.toml [KEY=VALUE]...\n"
+SPACE = '\n[sweep]\n[sweep.space]\n"optimizer.lr" = { float = [1e-3, 1e-2], log = true }\n'
+
+
+@pytest.fixture
+def experiment(tiny: Path) -> Path:
+    tiny.write_text(tiny.read_text() + SPACE)
+    return tiny
+
+
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "my_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+# Usage
+
+
+def test_help_shows_the_command_as_it_is_typed(command: Command) -> None:
+    told = command("sweep", "--help")
+    assert told.out.startswith(USAGE)
+    assert "`nanogpt-kit sweep status EXPERIMENT.toml` tells" in told.out
+    assert "begin" not in told.out
+
+
+@pytest.mark.parametrize("words", [(), ("x.toml", "--nope"), ("--workers=0", "x.toml")])
+def test_a_mistake_shows_the_same_usage(command: Command, words: tuple[str, ...]) -> None:
+    told = command("sweep", *words)
+    assert told.code == 2
+    assert told.err.startswith(USAGE + "Try 'nanogpt-kit sweep --help' for help.\n")
+
+
+def test_the_usage_of_status_names_it(command: Command) -> None:
+    assert command("sweep", "status", "--help").out.startswith("Usage: nanogpt-kit sweep status [OPTIONS] EXP")
+
+
+# What cannot be on this machine
+
+
+def test_check_tells_too_many_workers_and_a_storage_that_is_none_at_once(
+    command: Command, experiment: Path, four_cores: None
+) -> None:
+    text = experiment.read_text().replace("[sweep]\n", '[sweep]\nworkers = 9\nstorage = "nope"\n')
+    experiment.write_text(text.replace("[train]", '[train]\ndevice = "cpu"'))
+    lines = experiment.read_text().splitlines()
+    told = command("check", experiment)
+    assert told.code != 0
+    workers, kept = lines.index("workers = 9") + 1, lines.index('storage = "nope"') + 1
+    assert f"{experiment}:{workers}: sweep.workers: 9 at a time are too many: there are 4 cores" in told.err
+    assert f"{experiment}:{kept}: sweep.storage: 'nope' is none of: {FORMS}" in told.err
+    assert "command line: sweep.workers: 5 at a" in command("sweep", experiment, "--workers=5").err
+    assert "default: " not in told.err
+    assert command("check", experiment, "sweep.workers=4", "sweep.storage=sqlite").code == 0
+
+
+def test_an_empty_space_is_told_in_our_words(command: Command, experiment: Path) -> None:
+    experiment.write_text(experiment.read_text().replace('"optimizer.lr" =', "# 'lr' ="))
+    told = command("check", experiment)
+    assert "sweep.space: is empty, so there is nothing to try; give it a key with its values, such as" in told.err
+
+
+GOOD = [
+    "journal",
+    "sqlite",
+    "/shared/x.journal",
+    "x.journal",
+    "sqlite:///x.db",
+    "sqlite:////abs/x.db",
+    "sqlite+pysqlite:///x.db",
+    "postgresql://me:pw@host/x",
+    "postgresql+psycopg://me@host:5432/x?sslmode=require",
+    "mysql://host/x",
+    "mysql+pymysql://me:pw@host/x",
+    "grpc://localhost:13000",
+]
+
+
+@pytest.mark.parametrize("named", GOOD)
+def test_a_storage_of_a_known_form_passes_without_being_opened(named: str, tmp_path: Path) -> None:
+    check_form(named)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("nope", "'nope' is none of: journal, sqlite"),
+        ("foo://x", "'foo://x' is none of"),
+        ("sqlite://", "'sqlite://' is none of"),
+        ("sqlite:///", "'sqlite:///' is none of"),
+        ("postgres://me:pass-word@host/x", "'postgres://me:***@host/x' is none of"),
+        ("postgresql:/host/x", "is none of"),
+        ("grpc://localhost", "'grpc://localhost' should be grpc://HOST:PORT"),
+        ("grpc://localhost:port", "should be grpc://HOST:PORT"),
+    ],
+)
+def test_a_storage_of_no_known_form_is_told_without_its_password(named: str, words: str) -> None:
+    with pytest.raises(KitError) as caught:
+        check_form(named)
+    assert str(caught.value).startswith("sweep.storage: ")
+    assert words in str(caught.value)
+    assert "pass-word" not in str(caught.value)
+
+
+def test_the_forms_are_those_that_are_opened() -> None:
+    assert storage.FORMS == FORMS
+
+
+# How long it would take
+
+
+def foretold(command: Command, experiment: Path, *words: str) -> str:
+    told = command("sweep", experiment, "--preview", "train.device=cpu", "sweep.trials=8", *words)
+    assert told.code == 0, told.err
+    return next(line for line in told.out.splitlines() if line.startswith("about "))
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 tokens/s, and so 1.6 s a trial."""
+    monkeypatch.setattr(preview, "speed", lambda *_: Speed(1000.0, "measured", None))
+
+
+def test_the_starts_of_the_runs_are_counted(command: Command, experiment: Path, measured: None) -> None:
+    assert START_SECONDS == 4
+    line = foretold(command, experiment)
+    assert line.startswith("about 45 s: 13 s of training at 1,000 tokens/s (measured), and 32 s until 8 runs have star")
+    assert line.endswith("4 s each; evaluations are not counted")
+    line = foretold(command, experiment, "sweep.seeds=2", "sweep.confirm=2", "sweep.confirm_seeds=3")
+    assert "until 22 runs have started" in line  # 8 trials with two seeds, and 2 with three
+    assert line.startswith("about 2 min: 35 s of training")
+
+
+def test_on_a_cpu_the_speed_of_the_whole_machine_is_not_multiplied(
+    command: Command, experiment: Path, measured: None, four_cores: None
+) -> None:
+    line = foretold(command, experiment, "sweep.workers=4")
+    assert line.startswith("about 21 s: 13 s of training at 1,000 tokens/s (measured; 4 at a time share the cores")
+    assert "and 8 s until 8 runs have started" in line
+
+
+def test_on_gpus_each_trial_is_as_quick(
+    command: Command, experiment: Path, measured: None, four_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview, "choose_device", lambda _: "cuda")
+    monkeypatch.setattr(preview, "share", lambda *_: [slots.Slot(number) for number in range(4)])
+    line = foretold(command, experiment, "sweep.workers=4")
+    assert line.startswith("about 11 s: 3 s of training at 4,000 tokens/s (measured; 4 at a time are counted as if")
+
+
+@pytest.mark.parametrize(("threads", "training"), [("threads = 1", "3 s"), ("", "13 s"), ("threads = 4", "13 s")])
+def test_a_past_trial_of_a_slot_of_its_own_says_how_quick_each_is(
+    command: Command, experiment: Path, four_cores: None, threads: str, training: str
+) -> None:
+    run = RunFolder(sweep_folder("tiny") / "trial-0000-s1337")
+    run.path.mkdir(parents=True)
+    run.experiment.write_text(f"[train]\n{threads}\n")
+    run.metrics.write_text('{"step": 1, "train/loss": 2.0, "perf/tokens_per_second": 1000.0}\n')
+    line = foretold(command, experiment, "sweep.workers=4")
+    assert f": {training} of training at {4000 if training == '3 s' else 1000:,} tokens/s (the median of " in line
+
+
+def test_a_budget_ends_it_sooner(command: Command, experiment: Path, measured: None) -> None:
+    assert foretold(command, experiment, "sweep.max_seconds=6.4").startswith("about 22 s: 6 s of training")
+
+
+# How far it is
+
+
+def test_status_shows_the_confirmation(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tuple(Row(number, "complete", {"optimizer.lr": 1e-3}, {}, value=1.0 + number) for number in range(2))
+    told = (Confirmed(1, (1.5, 1.7), 1), Confirmed(0, (2.0, 2.0), 0))
+    show(Summary("tiny", Sweep(space={"optimizer.lr": {"float": [1e-3, 1e-2]}}), 2, rows, told))
+    out = capsys.readouterr().out
+    assert "confirmed: trial 1: val/loss 1.6000 (1.5000, 1.7000, 1 failed)\n" in out
+    assert "confirmed: trial 0: val/loss 2.0000 (2.0000, 2.0000)\n" in out
+    assert "best: trial 1, " in out
