@@ -92,6 +92,12 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
             raise KitError(f"cannot make the run folder {path}: {error.strerror}") from None
 
 
+def from_here(path: Path) -> Path:
+    """As one would type it: relative, where it lies below the current folder."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def may_precede(name: str) -> bool:
     """Whether a run that was killed before its first step may have left a file of this name, whole or half written."""
     return name in BEFORE_IT_BEGAN or any(name.startswith(f".{own}.") for own in (*BEFORE_IT_BEGAN, "experiment.toml"))

@@ -29,7 +29,7 @@ def write_best(study: Study, summary: Summary) -> None:
     metric = study.options.metric
     lines = [f"The best of {len(summary.rows)} trials of the sweep {summary.name!r}: trial {best.number}."]
     lines += [f"{metric} {best.value:.6g}{mean_of(best)}{confirmation(summary, best)}"]
-    lines += [f"nanogpt-kit run {study.folder / 'best.toml'}{f' --nproc {study.nproc}' * (study.nproc > 1)}"]
+    lines += [summary.command(study.folder)]
     lines += [f"{key} = {shown(value)}" for key, value in config.items()]
     header = "".join(f"# {line}\n" for line in lines)
     write_atomically(study.folder / "best.toml", f"{header}\n{tomli_w.dumps(values)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -101,7 +100,7 @@ def add_best(page: Page, summary: Summary, folder: Path) -> None:
         rows.append([name.split("@")[0], value, *as_written, summary.space.get(name, "").split(", where")[0]])
     page.table(columns, rows)
     page.note("To run it again, with these values and all others of the experiment:")
-    page.command(f"nanogpt-kit run {shlex.quote(str(folder / 'best.toml'))}")
+    page.command(summary.command(folder))
 
 
 def add_confirmation(page: Page, summary: Summary) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.runs import metrics
-from nanogpt_kit.runs.folder import RunFolder, runs_root
+from nanogpt_kit.runs.folder import RunFolder, from_here, runs_root
 from nanogpt_kit.sweep.choosing import unit_of
 from nanogpt_kit.sweep.confirm import SUFFIX, Confirmed, confirmed
 from nanogpt_kit.sweep.trial import known_of
@@ -65,6 +66,12 @@ class Summary:
     trial_tokens: int = 0  # of a trial that is not pruned
     total_steps: int = 0
     seed: int = 0  # train.seed of the first run of each trial
+    nproc: int = 1  # processes of each run
+
+    def command(self, folder: Path) -> str:
+        """What runs the best trial again; `folder` is the sweep's."""
+        nproc = f" --nproc {self.nproc}" if self.nproc > 1 else ""
+        return f"nanogpt-kit run {shlex.quote(str(from_here(folder / 'best.toml')))}{nproc}"
 
     def best(self) -> Row | None:
         """By the fresh seeds where those that are best so far have had them all, else by the sweep's own metric."""
@@ -133,6 +140,7 @@ def read(name: str, options: Sweep, storage: BaseStorage) -> Summary:
         tokens,
         tokens // train["batch_tokens"],
         train["seed"],
+        about.get("nproc", 1),
     )
 
 
