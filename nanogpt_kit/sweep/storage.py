@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import time
 import warnings
 from pathlib import Path
@@ -18,8 +17,8 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.secrets import masked
+from nanogpt_kit.sweep.forms import PROXY, check_form
 
-FORMS = "journal, sqlite, a path that ends in .journal, sqlite:///PATH, postgresql://..., mysql://..., grpc://HOST:PORT"
 REACH_SECONDS = 10.0  # for a proxy to answer
 ATTEMPTS = 5  # to find the tables of a database, or to make them
 BUSY_SECONDS = 60  # that a writer to SQLite waits for the others
@@ -50,6 +49,7 @@ def open_storage(named: str, folder: Path, for_reading: bool = False) -> BaseSto
 
     `for_reading` neither makes nor mends anything that is a file.
     """
+    check_form(named)
     try:
         if named == "journal" or named.endswith(".journal"):
             path = folder / "study.journal" if named == "journal" else Path(named)
@@ -58,8 +58,6 @@ def open_storage(named: str, folder: Path, for_reading: bool = False) -> BaseSto
             named = f"sqlite:///{(folder / 'study.db').absolute()}"
         if named.startswith("grpc://"):
             return open_proxy(named)
-        if "://" not in named:
-            raise KitError(f"sweep.storage: {named!r} is none of: {FORMS}")
         return open_database(named, for_reading)
     except KitError:
         raise
@@ -143,11 +141,10 @@ def with_tables(url: str, engine: dict[str, Any]) -> RDBStorage:
 
 
 def open_proxy(url: str) -> BaseStorage:
-    found = re.fullmatch(r"grpc://([^:/]+):(\d+)/?", url)
-    if not found:
-        raise KitError(f"sweep.storage: {url!r} should be grpc://HOST:PORT")
+    found = PROXY.fullmatch(url)
+    assert found, "its form was checked"
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    host, port = found[1], int(found[2])
+    host, port = found["host"], int(found["port"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         proxy = optuna.storages.GrpcStorageProxy(host=host, port=port)

@@ -15,7 +15,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.launch import slots
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.sweep import preview, storage
+from nanogpt_kit.sweep import preview
 from nanogpt_kit.sweep.confirm import Confirmed
 from nanogpt_kit.sweep.forms import FORMS, check_form
 from nanogpt_kit.sweep.preview import START_SECONDS, Speed
@@ -129,13 +129,6 @@ def test_a_storage_of_no_known_form_is_told_without_its_password(named: str, wor
     assert str(caught.value).startswith("sweep.storage: ")
     assert words in str(caught.value)
     assert "pass-word" not in str(caught.value)
-
-
-def test_the_forms_are_those_that_are_opened() -> None:
-    assert storage.FORMS == FORMS
-
-
-# How long it would take
 
 
 def foretold(command: Command, experiment: Path, *words: str) -> str:
