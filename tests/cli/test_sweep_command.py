@@ -131,6 +131,9 @@ def test_a_storage_of_no_known_form_is_told_without_its_password(named: str, wor
     assert "pass-word" not in str(caught.value)
 
 
+# How long it would take
+
+
 def foretold(command: Command, experiment: Path, *words: str) -> str:
     told = command("sweep", experiment, "--preview", "train.device=cpu", "sweep.trials=8", *words)
     assert told.code == 0, told.err
