@@ -9,9 +9,9 @@ import tomli_w
 
 from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.sweep.parameters import shown
+from nanogpt_kit.sweep.record import copy_of, known_of
 from nanogpt_kit.sweep.study import Study
 from nanogpt_kit.sweep.summary import Row, Summary
-from nanogpt_kit.sweep.trial import copy_of, known_of
 
 
 def write_best(study: Study, summary: Summary) -> None:

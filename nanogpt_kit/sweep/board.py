@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from nanogpt_kit.sweep.parameters import told
+from nanogpt_kit.sweep.record import known_of
 from nanogpt_kit.sweep.study import Study
 from nanogpt_kit.sweep.summary import Row, Summary
-from nanogpt_kit.sweep.trial import Outcome, Work, known_of
+from nanogpt_kit.sweep.trial import Outcome, Work
 
 FRESH_SECONDS = 0.25  # between two pictures of the live table
 

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.sweep.parameters import Config
+from nanogpt_kit.sweep.record import Run, make_runs
 from nanogpt_kit.sweep.study import Study
-from nanogpt_kit.sweep.trial import Run, make_runs
 
 SUFFIX = "-confirm"  # of the study in which each run is a trial
 

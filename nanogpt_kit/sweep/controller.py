@@ -22,8 +22,9 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.sweep import hparams
 from nanogpt_kit.sweep.choosing import first_rung, unit_of
+from nanogpt_kit.sweep.record import AT, END, identity, known_of
 from nanogpt_kit.sweep.study import Study
-from nanogpt_kit.sweep.trial import AT, END, Outcome, Work, identity, known_of
+from nanogpt_kit.sweep.trial import Outcome, Work
 from nanogpt_kit.train.stop import StopSignals
 
 logger = logging.getLogger(__name__)

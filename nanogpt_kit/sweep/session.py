@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot, held
 from nanogpt_kit.runs.files import check_writable, own_folder
 from nanogpt_kit.runs.folder import runs_root
+from nanogpt_kit.runs.secrets import masked
 from nanogpt_kit.sweep import checking, report, summary
 from nanogpt_kit.sweep.best import write_best
 from nanogpt_kit.sweep.board import Board
@@ -20,7 +21,7 @@ from nanogpt_kit.sweep.confirm import Confirmation
 from nanogpt_kit.sweep.controller import Controller, HParams
 from nanogpt_kit.sweep.parameters import Config
 from nanogpt_kit.sweep.space import Space
-from nanogpt_kit.sweep.storage import open_storage
+from nanogpt_kit.sweep.storage import has_failed, open_storage
 from nanogpt_kit.sweep.study import Study
 from nanogpt_kit.sweep.summary import Row, Summary, sweep_folder
 from nanogpt_kit.sweep.trial import Outcome, Work
@@ -38,7 +39,13 @@ def sweep(base: Experiment, nproc: int = 1) -> Summary:
     """
     space, first = checked(base, nproc)
     with held(space.options.workers, choose_device(base.train.device), nproc) as slots:
-        return sweep_with(space, first, slots, nproc)
+        try:
+            return sweep_with(space, first, slots, nproc)
+        except Exception as error:
+            if not has_failed(error):
+                raise
+            told = f"{masked(space.options.storage)} has failed: {masked(str(error).strip().splitlines()[0])}"
+            raise RunFailed(f"sweep.storage: {told}; the same command goes on when it is there again") from error
 
 
 def sweep_with(space: Space, first: Config, slots: Sequence[Slot], nproc: int) -> Summary:

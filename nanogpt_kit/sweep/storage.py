@@ -150,3 +150,9 @@ def open_proxy(url: str) -> BaseStorage:
         proxy = optuna.storages.GrpcStorageProxy(host=host, port=port)
     proxy.wait_server_ready(timeout=REACH_SECONDS)
     return proxy
+
+
+def has_failed(error: Exception) -> bool:
+    """Whether it is the storage that an error came from: a full disk, a server that is gone."""
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | optuna.exceptions.StorageInternalError) or package in ("sqlalchemy", "grpc")

@@ -24,8 +24,8 @@ from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.lock import Lock, held
 from nanogpt_kit.sweep.choosing import Chooser, make_pruner
 from nanogpt_kit.sweep.parameters import Config
+from nanogpt_kit.sweep.record import AT, Run, copy_of, identity, make_runs, sign
 from nanogpt_kit.sweep.space import Space
-from nanogpt_kit.sweep.trial import AT, Run, copy_of, identity, make_runs, sign
 
 FIXED = ("metric", "direction", "seeds")  # of [sweep]: what makes two trials comparable
 LOCAL = ("journal", "sqlite")  # storages that no other machine sees

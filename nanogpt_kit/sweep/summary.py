@@ -19,7 +19,7 @@ from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import RunFolder, from_here, runs_root
 from nanogpt_kit.sweep.choosing import unit_of
 from nanogpt_kit.sweep.confirm import SUFFIX, Confirmed, confirmed
-from nanogpt_kit.sweep.trial import known_of
+from nanogpt_kit.sweep.record import known_of
 
 STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
 

@@ -8,26 +8,23 @@ import shutil
 import signal
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import tomli
 import tomli_w
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import KitError, nearest
-from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Child, Slot
 from nanogpt_kit.runs.files import write_atomically
-from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.metrics import Tail
-from nanogpt_kit.sweep.parameters import Config
-from nanogpt_kit.sweep.space import Space
+from nanogpt_kit.sweep.record import END, Run, copy_of, sign
 
 FAILED, MISTAKE = 1, 2  # exit codes; a mistake is told before the first step
 CRASHES = 1  # of a run that are tried again
@@ -35,7 +32,6 @@ DEATHS = 3  # without a word that are tried again: the system's memory ran out, 
 HEARTBEAT_SECONDS = 60.0  # between signs of life, for other machines
 RELEASE_SECONDS = 10.0  # for the process of a controller that was killed, to end too
 BUSY = "is at work in another process"
-AT, END = "at", "end"  # attributes of a trial, each written at once: a database takes its time for each
 
 
 @dataclass(frozen=True)
@@ -55,20 +51,6 @@ PRUNED = ("out_of_memory", "not_finite", "refused", "died")
 
 def outcome_of(cause: str, reason: str) -> Outcome:
     return Outcome(TrialState.PRUNED if cause in PRUNED else TrialState.FAIL, cause, reason=reason)
-
-
-@dataclass
-class Run:
-    """What is known of one of a trial's runs."""
-
-    folder: RunFolder
-    experiment: Experiment
-    value: float | None = None
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    rate: float = 0.0  # tokens/s
-    found: set[str] = field(default_factory=set)  # names of metrics
 
 
 class WrongMetric(KitError):
@@ -284,41 +266,3 @@ class Work:
 
     def release(self) -> None:
         self.lock.__exit__(None, None, None)
-
-
-def sign(trial: optuna.Trial, folder: Path) -> None:
-    """Says who works at it: the controller of a sweep's folder, which was alive just now."""
-    trial.set_user_attr(AT, {"folder": str(folder), "id": identity(folder), "seen": time.time()})
-
-
-def identity(folder: Path) -> str | None:
-    """What tells a sweep's folder from one of the same path on another machine; None where there is none here."""
-    try:
-        return (folder / "trials" / "id").read_text(encoding="utf-8")
-    except OSError:
-        return None
-
-
-def known_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
-    """What the study remembers of a trial: who works at it, and how it ended."""
-    attributes = trial.user_attrs
-    return {**attributes, **attributes.get(AT, {}), **attributes.get(END, {})}
-
-
-def copy_of(component_file: Path, folder: Path) -> Path:
-    """Where a sweep's folder keeps it as it was when the sweep began: it may be edited meanwhile."""
-    return folder / "trials" / "components" / component_file.name
-
-
-def make_runs(
-    space: Space, number: int, config: Config, seeds: Sequence[int], threads: int | None, folder: Path
-) -> list[Run]:
-    """The runs of a trial, one a seed. Raises KitError where its values do not go together."""
-    made = []
-    for seed in seeds:
-        also: list[tuple[str, Any]] = [("train.seed", seed), ("sample.num_samples", 0)]  # nobody reads them
-        if threads and space.base.train.threads is None and "train.threads" not in config:
-            also.append(("train.threads", threads))  # written down, since another number rounds otherwise
-        experiment = space.experiment(config, also)
-        made.append(Run(RunFolder(folder / f"trial-{number:04d}-s{seed}"), experiment))
-    return made

@@ -18,9 +18,12 @@ from typing import Any
 import optuna
 import pytest
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.sweep import session
+from nanogpt_kit.sweep.controller import Controller
+from nanogpt_kit.sweep.record import known_of
 from nanogpt_kit.sweep.storage import mend, open_storage
-from nanogpt_kit.sweep.trial import known_of
 
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
 TRIALS = 9
@@ -207,3 +210,17 @@ def test_looking_at_a_sweep_that_has_not_begun_makes_no_file(tmp_path: Path, nam
     with pytest.raises(KitError, match="no sweep has begun there"):
         open_storage(str(tmp_path / named) if "." in named else named, tmp_path, for_reading=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_storage_that_fails_meanwhile_ends_the_sweep_with_a_sentence(
+    make_sweep: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Controller) -> None:
+        raise optuna.exceptions.StorageInternalError("no connection to postgresql://me:pass-word@host/x\nmore of it")
+
+    monkeypatch.setattr(Controller, "run", fails)
+    sweep = make_sweep("trials = 2", X)
+    with pytest.raises(RunFailed) as caught:
+        session.sweep(Experiment.load(sweep.path))
+    told = "journal has failed: no connection to postgresql://me:***@host/x; the same command goes on"
+    assert told in str(caught.value)

@@ -23,10 +23,11 @@ from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.sweep import study as study_module
 from nanogpt_kit.sweep.confirm import Confirmation
 from nanogpt_kit.sweep.controller import Controller
+from nanogpt_kit.sweep.record import AT, identity, known_of
 from nanogpt_kit.sweep.space import Space
 from nanogpt_kit.sweep.storage import open_storage
 from nanogpt_kit.sweep.study import BEGUN, LOST_SECONDS, ORPHANED_SECONDS, Study
-from nanogpt_kit.sweep.trial import AT, Work, identity, known_of
+from nanogpt_kit.sweep.trial import Work
 from nanogpt_kit.train.stop import StopSignals
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")

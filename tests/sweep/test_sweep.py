@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read
-from nanogpt_kit.sweep.trial import known_of
+from nanogpt_kit.sweep.record import known_of
 
 MakeSweep = Callable[..., Any]
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'

@@ -27,9 +27,10 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import Tail, truncate_after
 from nanogpt_kit.sweep import trial as trial_module
 from nanogpt_kit.sweep.choosing import unit_of
+from nanogpt_kit.sweep.record import known_of
 from nanogpt_kit.sweep.space import Space
 from nanogpt_kit.sweep.study import Study
-from nanogpt_kit.sweep.trial import Outcome, Work, WrongMetric, known_of
+from nanogpt_kit.sweep.trial import Outcome, Work, WrongMetric
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
 SWEEP = """
