@@ -264,7 +264,7 @@ def test_what_was_chosen_and_why_is_told_and_recorded(tiny: Path, caplog: pytest
 
 
 def test_tf32_is_refused_where_there_is_none(tiny: Path) -> None:
-    with pytest.raises(KitError, match=r"command line: train\.precision = 'tf32' is arithmetic of CUDA devices"):
+    with pytest.raises(KitError, match=r"command line: train\.precision: 'tf32' is arithmetic of CUDA devices"):
         run(tiny, "train.precision=tf32", "train.device=cpu")
 
 
