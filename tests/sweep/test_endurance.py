@@ -35,9 +35,8 @@ def trials(sweep: Any) -> list[optuna.trial.FrozenTrial]:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_twelve_trials_end_once_each_though_all_are_killed_at_twenty_moments(make_sweep: MakeSweep, seed: int) -> None:
-    sweep = make_sweep(
-        f"trials = 12\nworkers = {seed}", X, "train.steps=3000", "evaluate.every_steps=1000", "train.log_every_steps=50"
-    )
+    often = ("evaluate.every_steps=500", "checkpoint.every_steps=100", "train.log_every_steps=50")
+    sweep = make_sweep(f"trials = 12\nworkers = {seed}", X, "train.steps=1500", *often)
     dice = random.Random(seed)
     kills = 0
     while kills < KILLS:
