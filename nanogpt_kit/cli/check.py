@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, for_processes, load
 from nanogpt_kit.core.errors import dotted
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def check(
 ) -> None:
     """Validate EXPERIMENT without running it, and its [sweep] table against this machine."""
     if nproc > 1:
-        from nanogpt_kit.cli.sweep import in_processes
-
-        overrides = in_processes(experiment, overrides, trust_code)
+        overrides = for_processes(experiment, overrides, trust_code)
     chosen = load(experiment, overrides, trust_code)
     from nanogpt_kit.nn.blank import check_parts
 

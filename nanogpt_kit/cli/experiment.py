@@ -40,6 +40,12 @@ def load(path: str, overrides: tuple[str, ...], trust_code: bool = False) -> Exp
     return experiment
 
 
+def for_processes(path: str, overrides: tuple[str, ...], trust_code: bool) -> tuple[str, ...]:
+    """The overrides for several processes: one is the default of [parallel], and cannot be meant."""
+    is_default = load(path, overrides, trust_code).place(("parallel", "use")) == "default"
+    return (*overrides, "parallel=ddp") if is_default else overrides
+
+
 def take_back_resume(resume: str | None, overrides: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
     """`--resume optimizer.lr=1` is a bare --resume and an override: a run's name has no "=" in it."""
     if resume and "=" in resume and not Path(resume).exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, take_back_resume
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, for_processes, load, take_back_resume
 from nanogpt_kit.core.errors import KitError, RunFailed
 
 
@@ -51,10 +51,9 @@ def run(
         raise KitError("--seeds goes on with the runs of its seeds; leave out the run after --resume")
     if into and (resume is not None or seeds):
         raise KitError("--into names the folder of one run, begun or not; leave out --resume and --seeds")
+    if (nproc or world_size) > 1:
+        overrides = for_processes(experiment, overrides, trust_code)
     chosen = load(experiment, overrides, trust_code)
-    if (nproc or world_size) > 1 and chosen.place(("parallel", "use")) == "default":
-        overrides = (*overrides, "parallel=ddp")  # one process is the default, and cannot be meant
-        chosen = load(experiment, overrides, trust_code)
     if seeds is None:
         one(experiment, overrides, resume, nproc, trust_code, into=into)
         return

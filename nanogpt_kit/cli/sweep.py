@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, for_processes, load
 
 if TYPE_CHECKING:
     from nanogpt_kit.sweep.summary import Summary
@@ -71,7 +71,7 @@ def begin(
     given = {"trials": trials, "workers": workers, "storage": storage and json.dumps(storage)}
     more = [f"sweep.{key}={value}" for key, value in given.items() if value is not None]
     if nproc > 1:
-        overrides = in_processes(experiment, overrides, trust_code)
+        overrides = for_processes(experiment, overrides, trust_code)
     chosen = load(experiment, (*overrides, *more), trust_code)
     if preview:
         import functools
@@ -89,12 +89,6 @@ def begin(
     rich.reconfigure(stderr=True)
     found = session.sweep(chosen, nproc)
     tell(found)
-
-
-def in_processes(experiment: str, overrides: tuple[str, ...], trust_code: bool) -> tuple[str, ...]:
-    """One process is the default of [parallel], and cannot be meant."""
-    chosen = load(experiment, overrides, trust_code)
-    return (*overrides, "parallel=ddp") if chosen.place(("parallel", "use")) == "default" else overrides
 
 
 def tell(found: Summary) -> None:

@@ -1,7 +1,7 @@
 """Several runs at a time on one machine: each in a process of its own, with GPUs or cores of its own.
 
-Two trainings that each take all cores slow each other more than tenfold, since every operation waits for its slowest
-thread. So what a program's slots use is locked against this user's other programs on the machine.
+Two trainings that each take all cores slow each other, since every operation waits for its slowest thread. So what a
+program's slots use is locked against this user's other programs on the machine.
 """
 
 from __future__ import annotations
