@@ -101,10 +101,10 @@ def micro_batch_size(run: Trainer) -> int:
     share = -(-run.experiment.batch_windows // run.world.size)  # rounded up
     if wanted != "auto":
         return min(wanted or share, share)
-    batch = run.batches.at(0).to(device)
+    batch = run.batches.at(0)
 
     def loss_of(windows: int) -> Tensor:
-        ids, targets, segments = next(batch.micro_batches(windows))
+        ids, targets, segments = batch.micro_batches(windows, device)[0]
         with run.precision.autocast():
             loss: Tensor = run.model(ids, targets, **({} if segments is None else {"segments": segments}))
         return loss

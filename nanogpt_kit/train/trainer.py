@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -174,7 +175,7 @@ class Trainer:
     def update(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step: (mean loss of all ranks' batch, norm of its gradient), both still on the device."""
         try:
-            total = self.accumulate(batch)
+            mean = self.accumulate(batch)
             self.scaler.unscale_(self.optimizer)
             grad_norm = self.spread.clip(self.experiment.train.grad_clip)
             self.diagnostics.moving()
@@ -186,20 +187,20 @@ class Trainer:
                 raise
             told = remedy(self.micro_batch_size, is_auto=self.experiment.train.micro_batch_size == "auto")
             raise OutOfMemory(f"step {self.step + 1}: {told}") from error
-        return self.world.sum(total) / batch.all_tokens, grad_norm
+        return self.world.sum(mean), grad_norm
 
     def accumulate(self, batch: Batch) -> Tensor:
-        """The gradients of this rank's windows, and the sum of their losses; a micro-batch at a time."""
-        total = torch.zeros((), device=self.precision.device)
-        parts = list(batch.to(self.precision.device).micro_batches(self.micro_batch_size))
+        """The gradients of this rank's windows, and their share of the mean loss; a micro-batch at a time."""
+        losses = []
+        parts = batch.micro_batches(self.micro_batch_size, self.precision.device)
         for number, (ids, targets, segments) in enumerate(parts, start=1):
             with self.spread.sync(last=number == len(parts)):
                 with self.precision.autocast():
                     loss = self.spread(ids, targets, segments)  # summed over the tokens
-                # Divided by all ranks' tokens, so that every token of the batch weighs the same
-                self.scaler.scale(loss / batch.all_tokens).backward()
-            total += loss.detach()
-        return total
+                loss = loss / batch.all_tokens  # of all ranks, so that every token of the batch weighs the same
+                self.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        return reduce(torch.add, losses)
 
     def set_learning_rate(self) -> float:
         multiplier = self.experiment.schedule.multiplier(self.step, self.total_steps)
@@ -237,17 +238,16 @@ class Trainer:
         if self.unread is None:
             return
         (step, told), self.unread = self.unread, None
-        values = dict(zip(("loss", "norm of the gradient"), told.read(), strict=True))
+        loss, grad_norm = told.read()
         self.steps_read += 1
-        self.steps_clipped += (self.experiment.train.grad_clip or math.inf) < values["norm of the gradient"] < math.inf
-        if self.scaler.is_enabled():  # it skips steps whose gradient is no number, and lowers its scale
-            del values["norm of the gradient"]
-        wrong = next((name for name, value in values.items() if not math.isfinite(value)), None)
-        if wrong:
+        self.steps_clipped += (self.experiment.train.grad_clip or math.inf) < grad_norm < math.inf
+        skipped = self.scaler.is_enabled()  # is what it does with a gradient that is no number; it lowers its scale
+        if not (math.isfinite(loss) and (skipped or math.isfinite(grad_norm))):
+            wrong, value = ("norm of the gradient", grad_norm) if math.isfinite(loss) else ("loss", loss)
             starts = self.batches.batches.starts(step)
             shown = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
             raise NotFinite(
-                f"the {wrong} is {values[wrong]} at step {step + 1}, on the windows that start at tokens {shown} "
+                f"the {wrong} is {value} at step {step + 1}, on the windows that start at tokens {shown} "
                 'of train; a lower optimizer.lr, a longer warmup or train.precision = "fp32" often helps'
             )
 

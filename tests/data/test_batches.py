@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -72,7 +73,7 @@ def test_the_order_decides_the_windows(batches: Batches, tokens: np.ndarray) -> 
 @pytest.mark.parametrize(("size", "lengths"), [(1, [1] * 7), (3, [3, 3, 1]), (4, [4, 3]), (7, [7]), (9, [7])])
 def test_micro_batches_are_the_batch_in_pieces(batches: Batches, size: int, lengths: list[int]) -> None:
     batch = batches.at(0)
-    pieces = list(batch.micro_batches(size))
+    pieces = batch.micro_batches(size)
     assert [len(ids) for ids, _, _ in pieces] == lengths
     assert torch.equal(torch.cat([ids for ids, _, _ in pieces]), batch.ids)
     assert torch.equal(torch.cat([targets for _, targets, _ in pieces]), batch.targets)
@@ -145,9 +146,9 @@ def test_batches_are_made_ahead_up_to_the_last_step_and_no_further(batches: Batc
     asked = []
 
     class Counting(Batches):
-        def at(self, step: int) -> Batch:
-            asked.append(step)
-            return super().at(step)
+        def of(self, steps: Sequence[int]) -> list[Batch]:
+            asked.extend(steps)
+            return super().of(steps)
 
     ahead = Ahead(Counting(batches.split, batches.order, batches.ctx), total_steps=3)
     for step in range(3):

@@ -47,7 +47,7 @@ CAUGHT = {
 
 
 def suite(component: Order) -> Any:
-    return type("Suite", (OrderConformance,), {"component": component, "epoch": lambda _, ctx: epoch_windows(ctx)})()
+    return type("Suite", (OrderConformance,), {"component": component, "epoch": lambda _, ctx: epoch_windows(ctx.n_tokens, ctx.block_size)})()
 
 
 @pytest.mark.parametrize("how", CAUGHT)

@@ -149,8 +149,9 @@ def thousand_components(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])  # 2 share the windows, and the batches are made beside them
 def test_the_loop_costs_next_to_nothing_beside_the_bare_step(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, thousand_components: Path
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, thousand_components: Path, threads: int
 ) -> None:
     """Both take the same steps of the same trainer by turns: all that a run does, and the arithmetic alone."""
     from nanogpt_kit.core.registry import Registry
@@ -161,38 +162,42 @@ def test_the_loop_costs_next_to_nothing_beside_the_bare_step(
     def train(run: Any) -> None:
         run.hooks.call("run_started", run=run)
         run.model.train()
-        parts = list(run.batches.batches.at(0).micro_batches(run.micro_batch_size))
+        parts = run.batches.batches.at(0).micro_batches(run.micro_batch_size)
 
         def bare() -> None:
             for ids, targets, _ in parts:
-                (run.model(ids, targets) / targets.numel()).backward()
+                with run.precision.autocast():
+                    loss = run.spread(ids, targets)
+                (loss / targets.numel()).backward()
             nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)
 
         def seconds(step: Callable[[], None]) -> float:
             began = time.perf_counter()
-            for _ in range(10):
-                step()
+            step()
             return time.perf_counter() - began
 
+        for step in 20 * (run.take_step, bare):
+            step()
         ratios[:] = []
-        for _ in range(15):
+        for _ in range(200):
             one, two, three, four = (seconds(step) for step in (run.take_step, bare, bare, run.take_step))
             ratios.append((one + four) / (two + three))
 
     monkeypatch.setattr(Trainer, "train", train)
     (tiny.parent / "idle.py").write_text(IDLE, encoding="utf-8")
-    session.run(Experiment.load(tiny, [*SMALL, 'callback=["console", "tensorboard"]']))
-    assert statistics.median(ratios) < 1.02, ratios  # 1.01 was seen; the rest is for the noise of shared machines
+    small = [*SMALL, f"train.threads={threads}"]
+    session.run(Experiment.load(tiny, [*small, 'callback=["console", "tensorboard"]']))
+    assert statistics.median(ratios) < 1.015, ratios  # 1.002 to 1.008 were seen; the rest is for the machine's noise
 
     monkeypatch.syspath_prepend(thousand_components)
     Registry.installed.cache_clear()
     assert len(Registry.installed().of_kind("norm")) > 1000
     hundred = "[" + ", ".join(['"idle"'] * 100) + "]"
-    session.run(Experiment.load(tiny, [*SMALL, "components=['idle.py']", f"callback={hundred}"]))
+    session.run(Experiment.load(tiny, [*small, "components=['idle.py']", f"callback={hundred}"]))
     Registry.installed.cache_clear()
-    assert statistics.median(ratios) < 1.02, ratios
+    assert statistics.median(ratios) < 1.015, ratios
 
 
 def seconds_to_first_step(command: list[str], **environment: str) -> float:

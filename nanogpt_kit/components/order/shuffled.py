@@ -8,31 +8,41 @@ Source: Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains" (generaliz
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from nanogpt_kit.api import Order, OrderContext
 
 ROUNDS = 6  # even: each half is changed as often as the other
+PART = 4096  # windows that are permuted at a time: numpy's calls, not its arithmetic, are what a batch's few cost
 
 
 class Shuffled(Order):
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
-        n = epoch_windows(ctx)
-        numbers = np.arange(step * ctx.batch_windows, (step + 1) * ctx.batch_windows)  # windows seen before this one
-        epochs = numbers // n
-        starts = np.empty_like(numbers)
-        for epoch in np.unique(epochs):  # a batch may straddle two
-            keys = np.random.SeedSequence([ctx.seed, int(epoch)]).generate_state(ROUNDS + 1, np.uint64)
-            shift = int(keys[ROUNDS]) % (ctx.n_tokens - n * ctx.block_size)
-            here = epochs == epoch
-            starts[here] = permuted(numbers[here] % n, n, keys[:ROUNDS]) * ctx.block_size + shift
-        return starts
+        number, end = step * ctx.batch_windows, (step + 1) * ctx.batch_windows  # windows seen before
+        pieces = []
+        while number < end:  # a batch may straddle two parts, or two epochs
+            epoch, place = divmod(number, epoch_windows(ctx.n_tokens, ctx.block_size))
+            part = part_of_epoch(ctx.n_tokens, ctx.block_size, ctx.seed, epoch, place // PART)
+            pieces.append(part[place % PART :][: end - number])
+            number += len(pieces[-1])
+        return np.concatenate(pieces)
 
 
-def epoch_windows(ctx: OrderContext) -> int:
+def epoch_windows(n_tokens: int, block_size: int) -> int:
     """How many whole windows an epoch has; a block is spared so that the offset can move."""
-    return max(1, ctx.n_tokens // ctx.block_size - 1)
+    return max(1, n_tokens // block_size - 1)
+
+
+@lru_cache(maxsize=2)
+def part_of_epoch(n_tokens: int, block_size: int, seed: int, epoch: int, part: int) -> np.ndarray:
+    """(at most PART,) int64: where its windows start."""
+    n = epoch_windows(n_tokens, block_size)
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS + 1, np.uint64)
+    shift = int(keys[ROUNDS]) % (n_tokens - n * block_size)
+    numbers = np.arange(part * PART, min((part + 1) * PART, n))
+    return permuted(numbers, n, keys[:ROUNDS]) * block_size + shift
 
 
 def permuted(numbers: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
