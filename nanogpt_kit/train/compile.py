@@ -34,12 +34,11 @@ logger = logging.getLogger(__name__)
 OURS: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # what runs have compiled
 
 # What compiling costs and gives, to be weighed where nothing was said; measured on two cores of an AMD EPYC.
-COST_SECONDS = 60.0  # with empty caches: 18 to 36 s for 4 blocks; not measured on GPUs
+COST_SECONDS = 60.0  # with empty caches: 29 s for 4 blocks, 48 for 6, 81 for 12; not measured on GPUs
 WORTH = 3  # times its cost is what it should win back
 GPU_GAIN = 0.4  # of the time of a step: 250 -> 135 ms for GPT-2 124M on A100s (nanoGPT's README)
-CPU_GAIN = {"bf16": 0.17}  # 23.0 -> 18.6 ms at 128 wide, 318 -> 271 ms at 384; in fp32 within the noise
+CPU_GAIN = {"bf16": 0.1}  # 0.21 at 128 wide, 0.09 at 384, 0.11 of GPT-2 124M; in fp32 within the noise
 CPU_FLOPS = 100e9  # of one core in bf16; half of what two reached at 384 wide
-WIDE = 50e6  # parameters from which on a CPU spends all its time in matrix products: 524 -> 538 ms for GPT-2 124M
 GPU_SHARE = 0.25  # of a GPU's peak that the loop reaches uncompiled: a guess, not measured
 UNKNOWN_PEAK = 100e12  # FLOP/s of a GPU that is not in the table
 
@@ -76,11 +75,16 @@ class Compile:
 
     def apply(self, model: nn.Module, ctx: RunContext, micro_steps: int) -> None:
         """Compiles at the first call. Several processes compile each block, so that they can talk in between."""
+        from torch._inductor import list_mode_options  # and with it the compiler, which other runs never import
+
         mode = self.mode
         if mode == "max-autotune" and (micro_steps > 1 or ctx.world_size > 1):
             mode += "-no-cudagraphs"  # a graph that is replayed would overwrite the gradients it has given before
+        options = list_mode_options(mode)
+        if ctx.device == "cpu":
+            options["cpp_wrapper"] = True  # what calls the kernels is C++, too: shares need not take turns for Python
         for module in [model] if ctx.world_size == 1 else blocks(model) or [model]:
-            module.compile(mode=mode, dynamic=False)
+            module.compile(options=options, dynamic=False)
             OURS.add(module)
 
 
@@ -92,7 +96,7 @@ def weigh(experiment: Experiment, ctx: RunContext, parameters: int, cores: int) 
         seconds, gain = flops / (GPU_SHARE * peak), GPU_GAIN
     elif ctx.device == "cpu":
         seconds = flops / (CPU_FLOPS * cores)
-        gain = CPU_GAIN.get(ctx.precision, 0.0) if parameters < WIDE else 0.0
+        gain = CPU_GAIN.get(ctx.precision, 0.0)
     else:
         seconds, gain = 0.0, 0.0
     return min(seconds, experiment.train.max_seconds or seconds), gain

@@ -47,7 +47,8 @@ CAUGHT = {
 
 
 def suite(component: Order) -> Any:
-    return type("Suite", (OrderConformance,), {"component": component, "epoch": lambda _, ctx: epoch_windows(ctx.n_tokens, ctx.block_size)})()
+    parts = {"component": component, "epoch": lambda _, ctx: epoch_windows(ctx.n_tokens, ctx.block_size)}
+    return type("Suite", (OrderConformance,), parts)()
 
 
 @pytest.mark.parametrize("how", CAUGHT)

@@ -128,7 +128,7 @@ def test_without_a_compiler_there_is_one_warning(
         (100, "bf16", 1_000_000, "off"),  # a minute
         (10_000_000, "bf16", 1_000_000, "default"),
         (10_000_000, "fp32", 1_000_000, "off"),  # gains nothing
-        (10_000_000, "bf16", 124_000_000, "off"),
+        (10_000_000, "bf16", 124_000_000, "default"),
     ],
 )
 def test_auto_weighs_what_compiling_costs(
