@@ -39,9 +39,9 @@ class Batch:
         """The same windows, of which no token counts."""
         return replace(self, targets=torch.full_like(self.targets, IGNORED), all_tokens=0)
 
-    def micro_batches(self, size: int, device: str = "cpu") -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """(ids, targets, segments) of `size` windows at a time."""
-        here = self.to(device)
+    def micro_batches(self, size: int, device: str | None = None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+        """(ids, targets, segments) of `size` windows at a time, on a device or where they are."""
+        here = self.to(device) if device else self
         whole = here.ids, here.targets, here.segments
         if size >= len(here.ids):
             return [whole]  # cutting nothing off costs 0.1 ms where the caches are full of something else
@@ -90,7 +90,7 @@ class Batches:
 
     def of(self, steps: Sequence[int]) -> list[Batch]:
         """Those of several steps, in the calls that one of them would take."""
-        starts = np.stack([self.starts(step) for step in steps])  # (S, all ranks' W)
+        starts = np.stack([self.starts(step).copy() for step in steps])  # (S, all ranks' W)
         shares = np.array_split(starts, self.world_size, axis=1)
         mine, largest = shares[self.rank], shares[0].shape[1]
         filled = mine if mine.shape[1] == largest else np.hstack([mine, starts[:, :1]])  # all ranks compute as much
@@ -113,8 +113,9 @@ class Batches:
 class Ahead:
     """Batches made in a thread of their own while the steps before them run.
 
-    Small ones are made several at a time: after the arithmetic of a step nothing of this code is left in the caches,
-    0.4 ms of a processor's time a batch were seen for 24 windows of 64, where 10 at a time take 0.1 each.
+    Small ones are gathered several at a time: after the arithmetic of a step nothing of this code is left in the
+    caches, and every call tells. 24 windows of 64 took 0.43 ms of a core when each batch was permuted and gathered by
+    itself, and take 0.11 (measured beside steps of 42 ms).
     """
 
     def __init__(self, batches: Batches, total_steps: int) -> None:

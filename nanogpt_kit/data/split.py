@@ -23,7 +23,7 @@ class Split:
         at = starts[:, None] + np.arange(block_size + 1)  # (W, T + 1)
         last = len(self.tokens) - 1
         found = self.tokens[np.minimum(at, last)]
-        return found[:, :-1].astype(np.int64), np.where(at[:, 1:] <= last, found[:, 1:], np.int64(-1))
+        return found[:, :-1].astype(np.int64), np.where(at[:, 1:] <= last, found[:, 1:].astype(np.int64), -1)
 
     def segments(self, starts: np.ndarray, block_size: int) -> np.ndarray:
         """(W, T) int64: for each window which of its documents a token belongs to, from 0."""

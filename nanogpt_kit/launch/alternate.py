@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -20,6 +21,8 @@ from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.train.bench import Subject
+
+logger = logging.getLogger(__name__)
 
 PARTS_SECONDS = 1.0  # how long the parts of a step are looked at, about
 CONFIDENCE = 0.95  # of an interval that it holds the true median
@@ -58,12 +61,17 @@ def bench(choices: Sequence[Callable[[], Experiment]], rounds: int, seconds: flo
         processes: Any = {"mp_context": get_context("spawn"), "initializer": begin_quietly, "initargs": (os.getpid(),)}
         workers = [stack.enter_context(ProcessPoolExecutor(1, **processes)) for _ in choices]
         stack.enter_context(told_if_killed())
-        timings = [worker.submit(ready, load, seconds).result() for worker, load in zip(workers, choices, strict=True)]
+        timings: list[Timing] = []
+        for worker, load in zip(workers, choices, strict=True):
+            logger.info("making ready %d of %d (compiling, if it does, takes a minute)", len(timings) + 1, len(choices))
+            timings.append(worker.submit(ready, load, seconds).result())
         for number in range(rounds):
             turns = list(zip(workers, timings, strict=True))
             for worker, timing in turns if number % 2 == 0 else reversed(turns):
                 spent = worker.submit(take_steps, timing.steps).result()
                 timing.rounds.append(timing.steps * timing.facts["step_tokens"] / spent)
+            speeds = ", ".join(f"{timing.rounds[-1]:,.0f}" for timing in timings)
+            logger.info("round %d of %d: %s tokens/s", number + 1, rounds, speeds)
         for worker, timing in zip(workers, timings, strict=True):
             step = timing.facts["step_tokens"] / timing.tokens_per_second
             count = max(3, min(100, round(PARTS_SECONDS / step)))

@@ -7,6 +7,7 @@ or looked at runs as it is written. Source: Ansel et al. 2024, "PyTorch 2" (ASPL
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -81,7 +82,7 @@ class Compile:
         if mode == "max-autotune" and (micro_steps > 1 or ctx.world_size > 1):
             mode += "-no-cudagraphs"  # a graph that is replayed would overwrite the gradients it has given before
         options = list_mode_options(mode)
-        if ctx.device == "cpu":
+        if ctx.device == "cpu" and sys.platform == "linux":  # where it was measured
             options["cpp_wrapper"] = True  # what calls the kernels is C++, too: shares need not take turns for Python
         for module in [model] if ctx.world_size == 1 else blocks(model) or [model]:
             module.compile(options=options, dynamic=False)

@@ -27,7 +27,7 @@ from nanogpt_kit.core.options import RunContext, components_in, is_thread_safe
 from nanogpt_kit.nn.blank import on_meta
 from nanogpt_kit.nn.flops import num_params
 
-MOST_SHARES = 4  # their Python code takes turns; more than two were not measured
+MOST_SHARES = 4  # what they do in Python takes turns; more than two were not measured
 # Seconds of its pass, by the estimate below. At 64 wide and 12 windows of 32 two shares took 12.4 ms, the whole 9.4 (in
 # fp32, beside other work).
 WORTH_A_SHARE = 0.005

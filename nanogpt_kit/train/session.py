@@ -219,6 +219,7 @@ def end(trainer: Trainer, state: str, reason: str, cause: str, lost: bool) -> No
                 "step": trainer.step,
                 "total_steps": trainer.total_steps,
                 "seconds": round(trainer.seconds, 3),
+                "compile": trainer.compile.mode,
             }
             folder.set_status(state, **spent, **details)
     except (OSError, RunFailed) as error:  # what ended the run matters more

@@ -199,7 +199,7 @@ class Trainer:
                     loss = self.spread(ids, targets, segments)  # summed over the tokens
                 loss = loss / batch.all_tokens  # of all ranks, so that every token of the batch weighs the same
                 self.scaler.scale(loss).backward()
-            losses.append(loss.detach())
+            losses.append(loss.detach().float())
         return reduce(torch.add, losses)
 
     def set_learning_rate(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ def test_it_tells_speed_parts_and_memory(command: Callable[..., Any], tiny: Path
     assert facts["choices"] == {"model.attention": "torch's choice of kernel"}
 
 
-def test_two_are_compared_in_words(command: Callable[..., Any], tiny: Path) -> None:
+def test_two_are_compared_in_words(command: Callable[..., Any], tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     told = command("bench", tiny, "model.n_layer=1", "--vs", tiny, *FEW)
     assert told.code == 0, told.err
     assert "model.n_layer=1" in told.out
     assert "times the tokens/s of the second" in told.out
+    assert caplog.text.count("making ready") == 2
+    assert "round 2 of 2: " in caplog.text
     assert told.out.count("MFU ") == 2
 
 

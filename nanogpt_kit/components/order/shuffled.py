@@ -20,7 +20,7 @@ PART = 4096  # windows that are permuted at a time: numpy's calls, not its arith
 
 class Shuffled(Order):
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
-        number, end = step * ctx.batch_windows, (step + 1) * ctx.batch_windows  # windows seen before
+        number, end = step * ctx.batch_windows, (step + 1) * ctx.batch_windows  # of all epochs
         pieces = []
         while number < end:  # a batch may straddle two parts, or two epochs
             epoch, place = divmod(number, epoch_windows(ctx.n_tokens, ctx.block_size))
