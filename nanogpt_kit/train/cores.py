@@ -2,9 +2,9 @@
 
 OpenMP splits every single operation among its threads, and after each they wait for each other; on small networks that
 takes longer than computing. So the windows of a micro-step are shared among threads first, each with a whole forward
-and backward pass to itself: they meet once. Measured on two cores of an AMD EPYC in bf16, compiled, milliseconds of a
-step with one core, two threads of OpenMP's, two shares: 40, 41, 23 (128 wide, 12 windows of 64 tokens) and 970, 560,
-510 (384 wide, 8 windows of 256).
+and backward pass to itself: they meet once. Measured on two cores of an AMD EPYC in bf16, compiled (kernels were called
+from Python then), milliseconds of a step with one core, two threads of OpenMP's, two shares: 40, 41, 23 (128 wide, 12
+windows of 64 tokens) and 970, 560, 510 (384 wide, 8 windows of 256).
 """
 
 from __future__ import annotations

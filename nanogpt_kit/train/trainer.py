@@ -241,8 +241,8 @@ class Trainer:
         loss, grad_norm = told.read()
         self.steps_read += 1
         self.steps_clipped += (self.experiment.train.grad_clip or math.inf) < grad_norm < math.inf
-        skipped = self.scaler.is_enabled()  # is what it does with a gradient that is no number; it lowers its scale
-        if not (math.isfinite(loss) and (skipped or math.isfinite(grad_norm))):
+        may_overflow = self.scaler.is_enabled()  # it skips steps whose gradient is no number, and lowers its scale
+        if not (math.isfinite(loss) and (may_overflow or math.isfinite(grad_norm))):
             wrong, value = ("norm of the gradient", grad_norm) if math.isfinite(loss) else ("loss", loss)
             starts = self.batches.batches.starts(step)
             shown = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch._inductor import list_mode_options
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
@@ -139,6 +142,15 @@ def test_auto_weighs_what_compiling_costs(
     experiment = Experiment.load(tiny, [f"train.steps={steps}"])
     ctx = RunContext(**{**vars(CPU), "precision": precision})
     assert Compile.choose(experiment, ctx, parameters, cores=2).mode == mode
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it was not measured")
+@pytest.mark.parametrize("mode", ["default", "max-autotune"])
+def test_on_a_cpu_kernels_are_called_without_pythons_lock(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: asked.append(options["options"]))
+    Compile(mode, "").apply(nn.Linear(2, 2), CPU, micro_steps=1)
+    assert asked == [{**list_mode_options(mode), "cpp_wrapper": True}]
 
 
 def test_recomputed_activations_change_no_weight(tiny: Path, assert_same: Callable[..., None]) -> None:

@@ -15,12 +15,12 @@ import numpy as np
 from nanogpt_kit.api import Order, OrderContext
 
 ROUNDS = 6  # even: each half is changed as often as the other
-PART = 4096  # windows that are permuted at a time: numpy's calls, not its arithmetic, are what a batch's few cost
+PART = 4096  # windows permuted at a time: for the few of a batch numpy's calls cost more than its arithmetic
 
 
 class Shuffled(Order):
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
-        number, end = step * ctx.batch_windows, (step + 1) * ctx.batch_windows  # of all epochs
+        number, end = step * ctx.batch_windows, (step + 1) * ctx.batch_windows  # windows, counted on through the epochs
         pieces = []
         while number < end:  # a batch may straddle two parts, or two epochs
             epoch, place = divmod(number, epoch_windows(ctx.n_tokens, ctx.block_size))
