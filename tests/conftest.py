@@ -30,12 +30,48 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, str(tmp_path / folder))
 
 
+FILES = Path(__file__).parent / "data"
+GIVEN = os.environ.get("NANOGPT_KIT_TEST_DATA")  # a folder with tiny Shakespeare and GPT-2's vocabulary
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m data`: the tests that do more where NANOGPT_KIT_TEST_DATA is set."""
+    for item in items:
+        if {"shakespeare", "gpt2_vocabulary"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.data)
+
+
+@pytest.fixture
+def prose() -> Path:
+    """200 kB of text; data/make_text.py describes it."""
+    return FILES / "prose.txt"
+
+
 @pytest.fixture
 def shakespeare() -> Path:
-    folder = os.environ.get("NANOGPT_KIT_TEST_DATA")
-    if not folder:
+    """For what was published of it; other tests take `prose`."""
+    if not GIVEN:
         pytest.skip("NANOGPT_KIT_TEST_DATA does not say where tiny Shakespeare is")
-    return Path(folder) / "tinyshakespeare.txt"
+    return Path(GIVEN) / "tinyshakespeare.txt"
+
+
+@pytest.fixture
+def gpt2_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tiktoken has it once it is downloaded. Without NANOGPT_KIT_TEST_DATA a small one takes its place, whose ids
+    above some hundred have no token."""
+    if GIVEN:
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(Path(GIVEN) / "tiktoken"))
+        return
+    import tiktoken.registry
+    from tiktoken.load import load_tiktoken_bpe
+
+    from nanogpt_kit.core.bpe import EOT, R50K
+
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # a file of this machine is no download to be kept
+    ranks = load_tiktoken_bpe(str(FILES / "small.tiktoken"))
+    encoding = tiktoken.Encoding("gpt2", pat_str=R50K, mergeable_ranks=ranks, special_tokens={EOT: 50_256})
+    for name in ("gpt2", "r50k_base"):
+        monkeypatch.setitem(tiktoken.registry.ENCODINGS, name, encoding)
 
 
 TINY = """\

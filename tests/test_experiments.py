@@ -25,11 +25,10 @@ SHRUNKEN = [
 
 
 @pytest.fixture
-def overrides(tmp_path: Path, shakespeare: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[str]]:
+def overrides(tmp_path: Path, prose: Path, gpt2_vocabulary: None) -> Callable[[Path], list[str]]:
     """What makes an experiment small and offline; a published GPT-2 becomes a random one of that name."""
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shakespeare.parent / "tiktoken"))
     beginning = tmp_path / "beginning.txt"
-    text = shakespeare.read_text(encoding="utf-8")[:200_000]
+    text = prose.read_text(encoding="utf-8")
     beginning.write_text(text[:20_000], encoding="utf-8")
     parquet = tmp_path / "hub"  # a dataset with a split of its own
     parquet.mkdir()

@@ -217,6 +217,7 @@ def test_extremes_of_samplers_are_plain_choices(run: RunFolder, ask: Ask) -> Non
 # --- whose model it is ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("gpt2_vocabulary")
 def test_runs_and_what_is_exported_of_them_write_the_same(
     run: RunFolder, tmp_path: Path, command: Callable[..., Any], ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +245,7 @@ def test_runs_and_what_is_exported_of_them_write_the_same(
         assert (answer.code, "only sample and sampler can be set" in answer.err) == (2, True)
 
 
+@pytest.mark.usefixtures("gpt2_vocabulary")
 def test_a_nanogpt_checkpoint_of_characters_writes_what_its_run_does(
     char_run: RunFolder, tmp_path: Path, command: Callable[..., Any], ask: Ask
 ) -> None:

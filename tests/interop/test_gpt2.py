@@ -37,14 +37,9 @@ def gpt2(folder: Path, **options: object) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.fixture
-def vocabulary(monkeypatch: pytest.MonkeyPatch, shakespeare: Path) -> None:
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shakespeare.parent / "tiktoken"))
-
-
 @pytest.mark.parametrize("sizes", [SMALL, OTHER], ids=["small", "other"])
 def test_an_imported_gpt2_has_the_logits_and_the_greedy_text_of_transformers(
-    tmp_path: Path, command: Callable[..., object], vocabulary: None, sizes: dict[str, int]
+    tmp_path: Path, command: Callable[..., object], gpt2_vocabulary: None, sizes: dict[str, int]
 ) -> None:
     theirs = gpt2(tmp_path / "hf", **sizes)
     answer = command("import", tmp_path / "hf", "mine", *(BYTE if sizes is SMALL else []))

@@ -185,6 +185,7 @@ def test_a_damaged_or_foreign_file_is_named_as_such(tmp_path: Path, damage: Call
     assert str(path) in str(refused.value)
 
 
+@pytest.mark.usefixtures("gpt2_vocabulary")
 def test_characters_that_nobody_names_are_asked_for(tmp_path: Path) -> None:
     path = saved(tmp_path / "nanoGPT", checkpoint(theirs()))
     (tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl").rename(tmp_path / "meta.pkl")
