@@ -7,12 +7,12 @@ its input does, so that none is left behind however the preparation ends.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Encoder, Tokenizer
 from nanogpt_kit.core.registry import Registry
@@ -28,7 +28,7 @@ def make(recipe: dict[str, Any]) -> Encoder:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started us decides
+    signals.ignore_those_to_a_group()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a tokenizer prints must not end up between the answers
     with suppress(EOFError, BrokenPipeError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 
 import rich
 
+from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.processes import end_with_parent
@@ -90,7 +90,7 @@ def told_if_killed() -> Iterator[None]:
 def begin_quietly(parent: int) -> None:
     """In a worker: callbacks that print are not asked for here, and it ends with who started it."""
     end_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C strikes all; who started it ends it
+    signals.ignore_those_to_a_group()
     rich.reconfigure(file=open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
 
 

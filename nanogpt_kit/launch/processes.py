@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
+from nanogpt_kit.core import signals
+
 GRACE_SECONDS = 10.0  # for the others once one has failed, to end by themselves
 LOOK_SECONDS = 0.05
 PARENT_SECONDS = 0.25  # between looks whether the parent is there
@@ -28,17 +30,18 @@ def start(count: int, arguments: Sequence[str]) -> int:
     ranks = [
         subprocess.Popen(command, env=environment(rank, count, port), start_new_session=True) for rank in range(count)
     ]
-    signals: list[int] = []
+    sent: list[str] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
+        sent.append(signal.Signals(number).name)
+        insisting = sum(name in signals.ONCE_MORE for name in sent)
         for rank in ranks:
             with suppress(ProcessLookupError):
-                rank.send_signal(number) if len(signals) < 3 else rank.kill()
+                rank.send_signal(number) if insisting < 3 else rank.kill()
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in signals.numbers()}
     try:
-        code = watch(ranks, signals)
+        code = watch(ranks, sent)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -48,14 +51,14 @@ def start(count: int, arguments: Sequence[str]) -> int:
     return code
 
 
-def watch(ranks: Sequence[subprocess.Popen[bytes]], signals: Sequence[int] = ()) -> int:
+def watch(ranks: Sequence[subprocess.Popen[bytes]], sent: Sequence[str] = ()) -> int:
     """Waits until all have ended; those that outlive a failed one for long are ended.
 
-    After one of the `signals` that were sent to all, each ends by itself, when its checkpoint is written.
+    After one of the signals that were `sent` to all, each ends by itself, when its checkpoint is written.
     """
     code, deadline = 0, float("inf")
     while any(rank.poll() is None for rank in ranks):
-        in_order = (INTERRUPTED,) if signals else ()
+        in_order = (INTERRUPTED,) if sent else ()
         failed = next((rank.returncode for rank in ranks if rank.poll() and rank.returncode not in in_order), 0)
         if failed and not code:
             code, deadline = failed, time.monotonic() + GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a run to end in order; a second one ends it at once."""
+"""Signals ask a run to save and end; a second Ctrl-C or SIGTERM ends it at once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = ("SIGINT", "SIGTERM")
+from nanogpt_kit.core import signals
 
 
 class StopSignals:
-    """While entered, the first signal leaves its name in `name`, and the second raises KeyboardInterrupt.
+    """While entered, the first signal leaves its name in `name`; a second SIGINT or SIGTERM raises KeyboardInterrupt.
 
     Python lets only the main thread take signals; elsewhere (a notebook's worker) this does nothing.
     """
@@ -18,11 +18,11 @@ class StopSignals:
     def __init__(self) -> None:
         self.name = ""
         self.before: dict[int, Any] = {}
+        self.insisting = 0  # SIGINT and SIGTERM received
 
     def __enter__(self) -> StopSignals:
         try:
-            for name in SIGNALS:
-                number = getattr(signal, name)
+            for number in signals.numbers():
                 self.before[number] = signal.signal(number, self._take)
         except ValueError:
             pass
@@ -33,6 +33,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.name:
+        name = signal.Signals(number).name
+        self.insisting += name in signals.ONCE_MORE
+        if self.insisting > 1:
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        self.name = self.name or name

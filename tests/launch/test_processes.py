@@ -88,11 +88,19 @@ def test_ranks_end_with_the_process_that_started_them(tiny: Path) -> None:
     assert newest(tiny).status()["state"] in ("interrupted", "failed")  # by who notices first
 
 
-def test_a_signal_to_the_command_ends_all_its_ranks_in_order(tiny: Path) -> None:
+@pytest.mark.slow
+def test_notes_are_printed_once_however_many_processes_there_are(tiny: Path) -> None:
+    options = ["optimizer=sgd", "optimizer.lr=0.1", "train.steps=1", "--nproc", "3"]
+    done = subprocess.run([*RUN, str(tiny), *QUIET, *options], stderr=subprocess.PIPE, text=True, check=True)
+    assert done.stderr.count("note: optimizer: 'sgd'") == 1
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
+def test_a_signal_to_the_command_ends_all_its_ranks_in_order(tiny: Path, name: str) -> None:
     options = ["train.steps=100000", "schedule=constant", "checkpoint.every_steps=100000", "--nproc", "2"]
     process = subprocess.Popen([*RUN, str(tiny), *QUIET, *options], stderr=subprocess.PIPE, text=True)
     wait_for_step(tiny, 2, process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(getattr(signal, name))
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130, told
     assert "Traceback" not in told

@@ -250,7 +250,7 @@ def test_a_prompt_that_cannot_be_encoded_is_told_before_the_training(tiny: Path)
     assert not (tiny.parent / "runs").exists()
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_signal_saves_and_exits_130(tiny: Path, name: str) -> None:
     command = [
         sys.executable,
