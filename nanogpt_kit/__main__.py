@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from types import FrameType
 
 # OpenMP's threads spin at barriers; two trainings on the same cores then slow each other more than 25 times (measured
@@ -17,6 +16,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 
 from nanogpt_kit.cli import main as cli
+from nanogpt_kit.cli import streams
+from nanogpt_kit.cli.streams import OutputClosed
+from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import KitError, LostRank, RunFailed
 from nanogpt_kit.launch.processes import end_with_parent
 
@@ -29,18 +31,24 @@ class OnConsole(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         import rich
 
-        with suppress(OSError, SystemExit):  # nobody listens any more: a run goes on without an audience
-            rich.reconfigure(stderr=True)
-            rich.get_console().out(self.format(record), highlight=False)
+        rich.reconfigure(stderr=True)
+        rich.get_console().out(self.format(record), highlight=False)
 
 
 def main() -> None:
+    streams.install()
     logger = logging.getLogger("nanogpt_kit")
     logger.addHandler(OnConsole())
     logger.setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, interrupt)  # as Ctrl-C, so that what was begun is cleared away
+    for number in signals.numbers():
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+            signal.signal(number, interrupt)  # so that what was begun is cleared away
     end_with_parent()
-    sys.exit(exit_code())
+    code = exit_code()
+    fault = streams.fault()
+    if fault is not None and code in (DONE, FAILED):
+        click.echo(f"standard output: {fault.strerror}: not all that was printed is there; send it elsewhere", err=True)
+    sys.exit(code)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -63,8 +71,11 @@ def exit_code() -> int:
         if not rank():
             click.echo("interrupted", err=True)
         return INTERRUPTED
+    except OutputClosed:
+        return DONE
     except OSError as error:  # writing to stdout: a full disk behind a redirection
-        click.echo(f"failed: {error}", err=True)
+        if error.filename != "standard output":  # which `main` reports
+            click.echo(f"failed: {error}", err=True)
         return FAILED
     return DONE
 

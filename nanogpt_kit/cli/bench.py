@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
 from nanogpt_kit.core.errors import KitError
 
 if TYPE_CHECKING:
@@ -50,16 +50,15 @@ def bench(
     if math.isnan(seconds):  # which compares with no bound
         raise click.BadParameter("nan is no number of seconds.", param_hint="'--seconds'")
     wanted = [(experiment, overrides), *([(vs, ())] if vs else [])]
-    for path, changes in wanted:
-        load(path, changes, trust_code)  # its mistakes are told here
+    loaded = [load(path, changes, trust_code) for path, changes in wanted]  # before any is timed
     if texts is not None:
         if vs:
             raise KitError("--vs compares trainings, --sample times the writing of texts; take one")
-        sampling(load(experiment, overrides, trust_code), texts, rounds, seconds, as_json)
+        sampling(loaded[0], texts, rounds, seconds, as_json)
         return
     from nanogpt_kit.launch import alternate
 
-    choices = [functools.partial(quietly_load, path, changes, trust_code) for path, changes in wanted]
+    choices = [functools.partial(read, path, changes, trust_code) for path, changes in wanted]
     timings = alternate.bench(choices, rounds, seconds)
     ratios = alternate.paired_ratios(timings[0], timings[-1]) if vs else []
     if as_json:
@@ -107,15 +106,6 @@ def sampling(experiment: Experiment, texts: int, rounds: int, seconds: float, as
     click.echo(
         f"  {read / 1e9:,.1f} GB/s of weights and cache; memory copies {copied / 1e9:,.1f} GB/s, read and written"
     )
-
-
-def quietly_load(path: str, overrides: tuple[str, ...], trust_code: bool) -> Any:
-    """In the process that times it; notes were told before."""
-    import contextlib
-    import io
-
-    with contextlib.redirect_stderr(io.StringIO()):
-        return load(path, overrides, trust_code)
 
 
 def too_few(rounds: int) -> str:

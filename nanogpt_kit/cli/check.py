@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, for_processes, load
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
 from nanogpt_kit.core.errors import dotted
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def check(
     experiment: str, overrides: tuple[str, ...], explain: bool, as_json: bool, nproc: int, trust_code: bool
 ) -> None:
     """Validate EXPERIMENT without running it, and its [sweep] table against this machine."""
-    if nproc > 1:
-        overrides = for_processes(experiment, overrides, trust_code)
-    chosen = load(experiment, overrides, trust_code)
+    chosen = load(experiment, overrides, trust_code, nproc)
     from nanogpt_kit.nn.blank import check_parts
 
     check_parts(chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,17 @@ WEIGHTS = click.option(
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
-def load(path: str, overrides: tuple[str, ...], trust_code: bool = False) -> Experiment:
-    """The experiment; says on stderr which options a change of component dropped."""
+def load(path: str, overrides: tuple[str, ...], trust_code: bool = False, nproc: int = 1) -> Experiment:
+    """As `read`; prints on stderr which options a change of component dropped."""
+    experiment = read(path, overrides, trust_code, nproc)
+    if not int(os.environ.get("RANK", "0")):  # the other processes of a run would print the same
+        for note in experiment.notes:
+            click.echo(f"note: {note}", err=True)
+    return experiment
+
+
+def read(path: str, overrides: tuple[str, ...], trust_code: bool = False, nproc: int = 1) -> Experiment:
+    """The experiment. For `nproc` processes [parallel] is ddp unless it is given: one process cannot be meant."""
     from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.core.layers import Layers
     from nanogpt_kit.runs import trust
@@ -35,22 +45,9 @@ def load(path: str, overrides: tuple[str, ...], trust_code: bool = False) -> Exp
     if trust.is_run(folder) and not trust_code:
         trust.check(layers, folder)
     experiment = Experiment.of(layers, folder)
-    for note in experiment.notes:
-        click.echo(f"note: {note}", err=True)
+    if nproc > 1 and experiment.place(("parallel", "use")) == "default":
+        return read(path, (*overrides, "parallel=ddp"), trust_code)
     return experiment
-
-
-def for_processes(path: str, overrides: tuple[str, ...], trust_code: bool) -> tuple[str, ...]:
-    """The overrides for several processes: one is the default of [parallel], and cannot be meant."""
-    is_default = load(path, overrides, trust_code).place(("parallel", "use")) == "default"
-    return (*overrides, "parallel=ddp") if is_default else overrides
-
-
-def take_back_resume(resume: str | None, overrides: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
-    """`--resume optimizer.lr=1` is a bare --resume and an override: a run's name has no "=" in it."""
-    if resume and "=" in resume and not Path(resume).exists():
-        return "", (resume, *overrides)
-    return resume, overrides
 
 
 def check_overrides(overrides: Sequence[str], allowed: Sequence[str], runs: Sequence[str]) -> None:

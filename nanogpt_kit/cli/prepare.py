@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
+from nanogpt_kit.cli.streams import continue_unread
 
 if TYPE_CHECKING:
     from nanogpt_kit.data.manifest import Prepared
@@ -23,6 +24,7 @@ def prepare(experiment: str, overrides: tuple[str, ...], stats: bool, workers: i
 
     A preparation that was stopped goes on where it was.
     """
+    continue_unread()
     chosen = load(experiment, overrides, trust_code)
     from nanogpt_kit.data import prepare as preparation
 

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, for_processes, load, take_back_resume
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
+from nanogpt_kit.cli.streams import continue_unread
 from nanogpt_kit.core.errors import KitError, RunFailed
 
+if TYPE_CHECKING:
+    from nanogpt_kit.core.experiment import Experiment
 
-@click.command()
+
+class WithBareResume(click.Command):
+    """In `--resume optimizer.lr=1` the second word is an override and keeps its place among the others.
+
+    A run's name has no "=" in it.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for at, (word, after) in enumerate(pairwise(args)):
+            if word == "--resume" and "=" in after and not Path(after).exists():
+                args[at] = "--resume="
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=WithBareResume)
 @EXPERIMENT
 @OVERRIDES
 @click.option(
@@ -43,7 +63,7 @@ def run(
 
     KEY=VALUE overrides any option, as in optimizer.lr=3e-4 or model.attention=naive.
     """
-    resume, overrides = take_back_resume(resume, overrides)
+    continue_unread()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1 and (nproc or seeds):
         raise KitError("torchrun has started several processes already; leave out --nproc and --seeds")
@@ -51,17 +71,18 @@ def run(
         raise KitError("--seeds goes on with the runs of its seeds; leave out the run after --resume")
     if into and (resume is not None or seeds):
         raise KitError("--into names the folder of one run, begun or not; leave out --resume and --seeds")
-    if (nproc or world_size) > 1:
-        overrides = for_processes(experiment, overrides, trust_code)
-    chosen = load(experiment, overrides, trust_code)
+    launched = (nproc or 1) > 1  # the processes of the run load it again, and print its notes
+    chosen = (read if launched else load)(experiment, overrides, trust_code, nproc or world_size)
+    begin = partial(one, resume=resume, nproc=nproc or 1, trust_code=trust_code)
     if seeds is None:
-        one(experiment, overrides, resume, nproc, trust_code, into=into)
+        begin(chosen, (experiment, *overrides), into=into)
         return
     failed = []
     for seed in range(chosen.train.seed, chosen.train.seed + seeds):
         click.echo(f"seed {seed}", err=True)
+        words = (*overrides, f"train.seed={seed}")
         try:
-            one(experiment, (*overrides, f"train.seed={seed}"), resume, nproc, trust_code, of_seeds=True)
+            begin(read(experiment, words, trust_code, nproc or 1), (experiment, *words), of_seeds=True)
         except (RunFailed, FailedRanks) as error:
             if isinstance(error, RunFailed):
                 click.echo(f"run failed: {error}", err=True)
@@ -75,16 +96,18 @@ class FailedRanks(SystemExit):
 
 
 def one(
-    experiment: str,
-    overrides: tuple[str, ...],
+    chosen: Experiment,
+    words: tuple[str, ...],
     resume: str | None,
-    nproc: int | None,
+    nproc: int,
     trust_code: bool,
     of_seeds: bool = False,
     into: str | None = None,
 ) -> None:
-    """A run, in this process or in several. With `of_seeds`, `resume` goes on with what there is of this seed."""
-    chosen = load(experiment, overrides, trust_code)
+    """A run, in this process or in several; `words` are the command's that gave `chosen`.
+
+    With `of_seeds`, `resume` continues what there is of this seed.
+    """
     if of_seeds and resume is not None:
         from nanogpt_kit.train.resume import of_seed
 
@@ -99,8 +122,8 @@ def one(
         if is_done_in(RunFolder(Path(into)), chosen, trust_code):
             click.echo(f"finished already: {into}", err=True)
             return
-    if (nproc or 1) > 1:
-        in_processes(nproc or 1, experiment, overrides, resume, trust_code, into)
+    if nproc > 1:
+        in_processes(nproc, words, resume, trust_code, into)
         return
     import rich
 
@@ -116,20 +139,13 @@ def one(
     click.echo(f"finished: {folder}", err=True)
 
 
-def in_processes(
-    nproc: int,
-    experiment: str,
-    overrides: tuple[str, ...],
-    resume: str | None,
-    trust_code: bool,
-    into: str | None,
-) -> None:
+def in_processes(nproc: int, words: tuple[str, ...], resume: str | None, trust_code: bool, into: str | None) -> None:
     """The same command in each of them; what ends one ends this one, and was told there."""
     from nanogpt_kit.launch.processes import start
 
-    arguments = ["run", experiment, *overrides, *(["--trust-code"] if trust_code else [])]
+    arguments = ["run", *words, *(["--trust-code"] if trust_code else [])]
     if resume is not None:
-        arguments += [f"--resume={resume}" if resume else "--resume"]
+        arguments += [f"--resume={resume}"]
     if into:
         arguments.append(f"--into={into}")
     code = start(nproc, arguments)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, for_processes, load
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
+from nanogpt_kit.cli.streams import continue_unread
 
 if TYPE_CHECKING:
     from nanogpt_kit.sweep.summary import Summary
@@ -70,22 +71,20 @@ def begin(
     """
     given = {"trials": trials, "workers": workers, "storage": storage and json.dumps(storage)}
     more = [f"sweep.{key}={value}" for key, value in given.items() if value is not None]
-    if nproc > 1:
-        overrides = for_processes(experiment, overrides, trust_code)
-    chosen = load(experiment, (*overrides, *more), trust_code)
+    chosen = load(experiment, (*overrides, *more), trust_code, nproc)
     if preview:
         import functools
 
-        from nanogpt_kit.cli.bench import quietly_load
         from nanogpt_kit.sweep.preview import preview as look_ahead
 
-        again = functools.partial(quietly_load, experiment, (*overrides, *more), trust_code)
+        again = functools.partial(read, experiment, (*overrides, *more), trust_code, nproc)
         click.echo(look_ahead(chosen, again, nproc))
         return
     import rich
 
     from nanogpt_kit.sweep import session
 
+    continue_unread()
     rich.reconfigure(stderr=True)
     found = session.sweep(chosen, nproc)
     tell(found)

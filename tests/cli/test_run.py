@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import find
+from nanogpt_kit.train import session
 
 
 def test_run_trains_evaluates_samples_and_leaves_a_whole_run(tiny: Path) -> None:
@@ -67,6 +70,34 @@ def test_sigterm_during_preparation_leaves_nothing(tiny: Path) -> None:
     assert process.wait(timeout=60) == 130
     assert not (tiny.parent / "data").exists()
     assert not (tiny.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_overrides_keep_their_order_wherever_resume_stands(
+    tiny: Path, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    begun: list[Any] = []
+
+    def begin(*words: Any) -> None:
+        begun.extend(words)
+        raise KitError("enough")
+
+    monkeypatch.setattr(session, "run", begin)
+    words = ["train.steps=4", "train.steps=5"]
+    words.insert(at, "--resume")
+    assert command("run", tiny, *words).code == 2
+    assert (begun[0].train.steps, begun[1]) == (5, "")
+
+
+def test_an_experiment_is_read_once_and_its_notes_are_printed_once(
+    tiny: Path, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    read = Experiment.of.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(Experiment, "of", classmethod(lambda cls, *words: reads.append(words) or read(cls, *words)))
+    answer = command("run", tiny, "optimizer=sgd", "optimizer.lr=0.1", "train.steps=1", "callback=[]")
+    assert (answer.code, len(reads)) == (0, 1)
+    assert answer.err.count("note: optimizer: 'sgd'") == 1
 
 
 def test_a_bare_resume_before_an_override_is_understood(tiny: Path, command: Callable[..., object]) -> None:
