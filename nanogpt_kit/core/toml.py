@@ -11,6 +11,7 @@ from typing import Any
 import tomli
 
 from nanogpt_kit.core.errors import Fault, Key, KitError
+from nanogpt_kit.core.reading import read_bytes
 
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 PLAIN_VALUE = re.compile(r"[^,\]}#\n]+")  # a number, a boolean or a date: no strings, no brackets
@@ -40,7 +41,7 @@ def read(path: Path) -> Document:
 def read_text(path: Path) -> str:
     """A whole UTF-8 file, a byte order mark dropped. Raises KitError with the reason, or the bad byte's place."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         bad = f"not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}"

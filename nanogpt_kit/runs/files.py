@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,28 +15,52 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.reading import open_regular, read_text
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
+    """Through a temporary file beside it, whose name cannot be guessed: nobody can have put a link there."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(temporary, flags | getattr(os, "O_BINARY", 0), 0o666)  # less what the umask takes
     try:
-        with partial.open("wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        temporary.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
+def clear_temporary(folder: Path) -> None:
+    """Removes what killed processes left of `write_atomically`. Called by the one process that may write there."""
+    with os.scandir(folder) as entries:
+        left = [entry.path for entry in entries if TEMPORARY.fullmatch(entry.name) and not entry.is_dir()]
+    for path in left:
+        os.unlink(path)
+
+
 def write_json(path: Path, values: Any) -> None:
-    write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    """In UTF-8; in ASCII where a file name among the values is not UTF-8, which Python holds as lone surrogates."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    try:
+        content = text.encode("utf-8")
+    except UnicodeEncodeError:
+        content = json.dumps(values, indent=2).encode("ascii")
+    write_atomically(path, content + b"\n")
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Whatever the JSON is; callers check that. Raises OSError and ValueError, whatever the file holds."""
+    try:
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
 
 
 def sync_file(path: Path) -> None:
@@ -53,7 +79,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nanogpt_kit.core.reading import open_regular, read_bytes
 from nanogpt_kit.runs.files import write_atomically
 
 
@@ -25,7 +26,7 @@ class MetricsLog:
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """Every whole line; a last one that a kill tore is passed over."""
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
+    for line in read_bytes(path).decode("utf-8", "replace").split("\n") if path.exists() else ():
         if line:
             try:
                 record = json.loads(line)
@@ -57,7 +58,7 @@ class Tail:
             self.at, self.inode = 0, seen.st_ino
         if seen.st_size == self.at:
             return
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self.at)
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]

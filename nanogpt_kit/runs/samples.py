@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from nanogpt_kit.core.reading import read_text
 from nanogpt_kit.runs.files import write_atomically
 
 HEADER = re.compile(rf"^{'=' * 60} step (\d+)\n", re.MULTILINE)
@@ -35,4 +36,4 @@ def truncate_after(path: Path, step: int) -> None:
 
 def read(path: Path) -> str:
     """To the byte: models write carriage returns, too."""
-    return path.read_bytes().decode("utf-8") if path.exists() else ""
+    return read_text(path) if path.exists() else ""
