@@ -63,12 +63,12 @@ def check(
 def options(chosen: Experiment) -> dict[str, tuple[Any, str]]:
     """Dotted keys, each with its value and where that was written; of [sweep] too, but for the space."""
     from nanogpt_kit.core.options import leaves
-    from nanogpt_kit.runs.secrets import masked
+    from nanogpt_kit.runs.secrets import hide_password
 
     values = chosen.resolved()
     if chosen.sweep is not None:
         values["sweep"] = chosen.sweep.model_dump(exclude={"space"}, exclude_none=True)
-        values["sweep"]["storage"] = masked(chosen.sweep.storage)
+        values["sweep"]["storage"] = hide_password(chosen.sweep.storage)
     return {dotted(key): (value, chosen.place(key)) for key, value in leaves(values)}
 
 

@@ -69,7 +69,7 @@ def begin(
 
     `nanogpt-kit sweep status EXPERIMENT.toml` tells how far it is.
     """
-    given = {"trials": trials, "workers": workers, "storage": storage and json.dumps(storage)}
+    given = {"trials": trials, "workers": workers, "storage": storage and toml_string(storage)}
     more = [f"sweep.{key}={value}" for key, value in given.items() if value is not None]
     chosen = load(experiment, (*overrides, *more), trust_code, nproc)
     if preview:
@@ -88,6 +88,10 @@ def begin(
     rich.reconfigure(stderr=True)
     found = session.sweep(chosen, nproc)
     tell(found)
+
+
+def toml_string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # TOML has JSON's escapes except those of surrogates
 
 
 def tell(found: Summary) -> None:
@@ -133,7 +137,7 @@ def status(
     trust_code: bool,
 ) -> None:
     """Tell how far the sweep of EXPERIMENT is, its controller at work or dead."""
-    more = (f"sweep.storage={json.dumps(storage)}",) if storage else ()
+    more = (f"sweep.storage={toml_string(storage)}",) if storage else ()
     chosen = load(experiment, (*overrides, *more), trust_code)
     from nanogpt_kit.sweep import session
 

@@ -56,6 +56,8 @@ def sentence(detail: ErrorDetails, key: Key, root: type[Options], values: Any, r
     kind, message, got = detail["type"], detail["msg"], as_toml(detail["input"])
     owner = table_at(key[:-1], root, values, registry)
     field = owner.model_fields.get(str(key[-1])) if key else None
+    if field and not field.repr:
+        got = f"a {type(detail['input']).__name__} that is not shown, since it may hold a password"
     if kind == "kit":
         return message
     if kind == "no_use":

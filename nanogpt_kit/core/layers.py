@@ -124,6 +124,8 @@ class Layers:
     def _take(self, value: Any, at: Key, place: Callable[[Key], str]) -> Any:
         """A copy of `value`, its places recorded."""
         self.places[at] = place(at)
+        if isinstance(value, str):
+            check_utf8(value, at, place(at))
         if isinstance(value, dict):
             return {key: self._take(item, (*at, key), place) for key, item in value.items()}
         if isinstance(value, list):
@@ -143,6 +145,15 @@ class Layers:
     def _forget(self, at: Key) -> None:
         for key in [key for key in self.places if key[: len(at)] == at]:
             del self.places[key]
+
+
+def check_utf8(value: str, at: Key, place: str) -> None:
+    """Raises KitError for a name that is not UTF-8: Python holds its bytes as lone surrogates, TOML cannot."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        message = f"{value!r} is not UTF-8, so no experiment file can hold it; rename it, or name the folder around it"
+        raise KitError(Fault(message, dotted(at), place)) from None
 
 
 def may_branch(at: Key) -> bool:

@@ -118,6 +118,7 @@ class Sweep(Options):
     storage: str = Field(
         "journal",
         min_length=1,
+        repr=False,  # it may hold a password
         description="journal or sqlite: a file in the sweep's folder; or where several machines meet: a path that ends "
         "in .journal, or a URL sqlite:///..., postgresql://..., mysql://..., grpc://host:port",
     )

@@ -1,25 +1,178 @@
-"""Passwords of storage URLs: they are written nowhere."""
+"""Passwords of URLs: what is recorded or printed does not hold them.
+
+A storage's URL is taken apart by SQLAlchemy, which also connects with it. In free text (patches, messages, command
+lines) nobody knows where a URL ends, so there a pattern hides more than the password rather than less.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, quote, quote_plus, unquote
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.layers import parse_override
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 HIDDEN = "***"
-IN_URL = (  # the password of scheme://user:password@host; what ends in a slash may be a port
-    r"(?P<before>[a-z][a-z0-9+.]*://[^\s:/\"']*:)(?!\d+(?:[/\s]|$))(?:[^\s/\"']+|[^\s@\"']+)(?=@)"
+FEWEST_CHARACTERS = 4  # of a password that can be looked for in a message; a shorter one is a part of other words
+NOT_SHOWN = "its message is not shown, since it may hold the password"
+
+SCHEME = r"[a-z][a-z0-9+.-]{0,30}://"  # bounded: a patch may have lines of megabytes
+USER = re.compile(r"[^:/]*(?::[^@]*)?@")  # and password: what SQLAlchemy takes for them, after the scheme
+PLAIN = re.compile(r"([A-Za-z]:)?[\w./\\~$ -]*")  # a word or a path: not what might be a URL without its scheme
+SECRET_NAME = r"\w{0,40}(?:pass|pwd|secret|token|auth|apikey|api_key)\w{0,40}"
+
+DATABASE = re.compile(r"((?:postgres|mysql|mariadb)[a-z0-9+.-]{0,30}://)(?![^\s@]{0,99}:\*\*\*@[^@]*$).{0,2000}@", re.IGNORECASE)
+USER_PASSWORD = re.compile(  # of any other scheme://user:password@host; what ends in a slash may be a port
+    rf"({SCHEME}[^\s:/\"']{{0,99}}:)(?!\d+(?:[/\s]|$))(?:[^\s/\"']{{1,999}}|[^\s@\"']{{1,999}})(?=@)", re.IGNORECASE
 )
-IN_QUERY = r"(?P<also>[?&]\w*(?:password|passwd|pwd)=)[^\s&\"']+"
-PASSWORD = re.compile(f"{IN_URL}|{IN_QUERY}", re.IGNORECASE)
+IN_QUERY = re.compile(rf"((?:[?&+\s]|%20|%26){SECRET_NAME}(?:=|%3D))[^\s&\"']+", re.IGNORECASE)
+STORAGE_LINE = re.compile(rf"(.*?)([\"']?)({SCHEME}.*)", re.IGNORECASE | re.DOTALL)
 
 
-def masked(text: str) -> str:
-    return PASSWORD.sub(lambda found: (found["before"] or found["also"]) + HIDDEN, text)
+def hide_password(storage: str) -> str:
+    """What `sweep.storage` names, for people: of a URL all but its password and its query.
+
+    Where it is not certain which part is the password, only the scheme is left.
+    """
+    scheme, mark, _ = storage.partition("://")
+    if not mark:
+        return storage if PLAIN.fullmatch(storage) else HIDDEN
+    if not re.fullmatch(SCHEME, scheme + mark, re.IGNORECASE):
+        return HIDDEN
+    url = parsed(storage)
+    if url is None or is_ambiguous(storage):
+        return f"{scheme}://{HIDDEN}"
+    if url.password is None and not url.query:
+        return storage
+    try:
+        text = url.set(query={}).render_as_string(hide_password=True)
+    except UnicodeEncodeError:  # it is not UTF-8, as in an old file's line
+        return f"{scheme}://{HIDDEN}"
+    return f"{text}?{HIDDEN}" if url.query else text
 
 
-def masked_patch(patch: bytes) -> bytes:
-    """The same in the lines of a patch that set `storage`; a binary patch has none."""
+def is_ambiguous(storage: str) -> bool:
+    """Whether an "@" stands behind the one that ends the password: then perhaps it ends later than SQLAlchemy says."""
+    rest = storage.partition("://")[2]
+    found = USER.match(rest)
+    if found is None and rest.startswith("/"):  # no host: the path of a file
+        return False
+    return "@" in rest[found.end() if found else 0 :]
+
+
+def parsed(storage: str) -> URL | None:
+    """None where SQLAlchemy cannot read it."""
+    from sqlalchemy.engine import make_url  # here, since it takes a quarter of a second
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(storage)
+    except (ArgumentError, ValueError):  # the latter for a port that is not a number
+        return None
+
+
+def scrub(message: str, storage: str) -> str:
+    """What a driver says of a storage, without the password of its URL in any of the ways to write it."""
+    if "://" not in storage:
+        return message
+    message = message.replace(storage, hide_password(storage))
+    found = passwords(storage)
+    if any(len(password) < FEWEST_CHARACTERS for password in found):
+        return NOT_SHOWN
+    for form in sorted(forms(found), key=len, reverse=True):
+        message = message.replace(form, HIDDEN)
+    return hide_in_text(message)
+
+
+def passwords(storage: str) -> set[str]:
+    """As they are, and as the URL writes them. Of a URL that cannot be read all that follows the scheme."""
+    url, rest = parsed(storage), storage.partition("://")[2]
+    if url is None or is_ambiguous(storage):
+        return {rest, *re.split(r"[@:/?&=]", rest)} - {""}
+    user = USER.match(rest)
+    raw = user[0].partition(":")[2][:-1] if user else ""
+    found = {raw, url.password or ""}
+    for name, value in parse_qsl(storage.partition("?")[2]):
+        if re.fullmatch(SECRET_NAME, name, re.IGNORECASE):
+            found.add(value)
+        found |= set(re.findall(rf"{SECRET_NAME}=(\S+)", value, re.IGNORECASE))
+    return found - {""}
+
+
+def forms(found: Iterable[str]) -> set[str]:
+    """Each password as it is written in a URL, in Python, JSON and a shell, and its parts around an "@"."""
+    made = set()
+    for one in {form for password in found for form in (password, unquote(password))}:
+        parts = one.split("@")
+        for text in {one, *parts, *("@".join(parts[at:]) for at in range(len(parts)))}:
+            if len(text) >= FEWEST_CHARACTERS:
+                made |= {text, quote(text), quote(text, safe=""), quote_plus(text)}
+                made |= {repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+                made.add(shlex.quote(text).strip("'"))
+    return made
+
+
+def hide_in_command(words: Sequence[str]) -> str:
+    """A command line, to be recorded."""
+    hidden, is_storage = [], False
+    for word in words:
+        option, equals, value = word.partition("=")
+        if is_storage:
+            word = hide_password(word)
+        elif equals and option == "--storage":
+            word = f"{option}={hide_password(value)}"
+        elif equals and "storage" in word.lower():
+            word = f"{option}={hide_password(override_value(word))}"
+        else:
+            word = hide_in_text(word)
+        is_storage = option == "--storage" and not equals and not is_storage
+        hidden.append(word)
+    return shlex.join(hidden)
+
+
+def override_value(word: str) -> str:
+    """Of KEY=VALUE. What is not a single string may hold a storage somewhere."""
+    try:
+        value = parse_override(word)[1]
+    except KitError:
+        return "://"  # hidden altogether
+    return value if isinstance(value, str) else "://"
+
+
+def hide_in_text(text: str) -> str:
+    """Passwords in URLs of unknown extent: of a database's, all up to the last "@" of the line."""
+    if "://" not in text:
+        return text
+    return "\n".join(
+        IN_QUERY.sub(rf"\1{HIDDEN}", USER_PASSWORD.sub(rf"\1{HIDDEN}", DATABASE.sub(rf"\1{HIDDEN}@", line)))
+        for line in text.split("\n")
+    )
+
+
+def hide_in_patch(patch: bytes) -> bytes:
+    """The same in the lines of a patch; a binary patch has no URL, since its alphabet has no colon."""
     lines = patch.split(b"\n")
     for number, line in enumerate(lines):
-        if b"storage" in line.lower() and b"://" in line:
-            lines[number] = masked(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        if b"://" in line:
+            text = line.decode("utf-8", "surrogateescape")
+            lines[number] = hide_in_line(text).encode("utf-8", "surrogateescape")
     return b"\n".join(lines)
+
+
+def hide_in_line(line: str) -> str:
+    if line.startswith("@@ "):  # the heading of a hunk: a line of the file, cut off anywhere
+        return line[: line.index(" @@", 3) + 3] if " @@" in line[3:] else line
+    found = STORAGE_LINE.fullmatch(line) if "storage" in line.lower() else None
+    if found is None:
+        return hide_in_text(line)
+    before, mark, url = found.groups()
+    end = url.rfind(mark) if mark else -1
+    url, after = (url[:end], url[end:]) if end >= 0 else (url, "")
+    return f"{before}{mark}{hide_password(url.rstrip())}{url[len(url.rstrip()) :]}{hide_in_text(after)}"

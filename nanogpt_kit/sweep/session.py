@@ -12,7 +12,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot, held
 from nanogpt_kit.runs.files import check_writable, own_folder
 from nanogpt_kit.runs.folder import runs_root
-from nanogpt_kit.runs.secrets import masked
+from nanogpt_kit.runs.secrets import hide_password
 from nanogpt_kit.sweep import checking, report, summary
 from nanogpt_kit.sweep.best import write_best
 from nanogpt_kit.sweep.board import Board
@@ -21,7 +21,7 @@ from nanogpt_kit.sweep.confirm import Confirmation
 from nanogpt_kit.sweep.controller import Controller, HParams
 from nanogpt_kit.sweep.parameters import Config
 from nanogpt_kit.sweep.space import Space
-from nanogpt_kit.sweep.storage import has_failed, open_storage
+from nanogpt_kit.sweep.storage import cause, has_failed, open_storage
 from nanogpt_kit.sweep.study import Study
 from nanogpt_kit.sweep.summary import Row, Summary, sweep_folder
 from nanogpt_kit.sweep.trial import Outcome, Work
@@ -44,8 +44,9 @@ def sweep(base: Experiment, nproc: int = 1) -> Summary:
         except Exception as error:
             if not has_failed(error):
                 raise
-            told = f"{masked(space.options.storage)} has failed: {masked(str(error).strip().splitlines()[0])}"
-            raise RunFailed(f"sweep.storage: {told}; the same command goes on when it is there again") from error
+            storage = space.options.storage
+            reason = f"{hide_password(storage)} has failed: {cause(error, storage)}"
+            raise RunFailed(f"sweep.storage: {reason}; the same command continues when it is there again") from None
 
 
 def sweep_with(space: Space, first: Config, slots: Sequence[Slot], nproc: int) -> Summary:
@@ -126,6 +127,12 @@ def read(base: Experiment) -> tuple[Summary, Any, Path]:
     if base.sweep is None:
         raise KitError(f"{base.place(())}: there is no [sweep] table")
     folder = sweep_folder(base.name).absolute()
-    storage = open_storage(base.sweep.storage, folder, for_reading=True)
-    found = summary.read(base.name, base.sweep, storage)
-    return found, optuna.load_study(study_name=base.name, storage=storage), folder
+    named = base.sweep.storage
+    storage = open_storage(named, folder, for_reading=True)
+    try:
+        found = summary.read(base.name, base.sweep, storage)
+        return found, optuna.load_study(study_name=base.name, storage=storage), folder
+    except Exception as error:
+        if not has_failed(error):
+            raise
+        raise RunFailed(f"sweep.storage: {hide_password(named)} has failed: {cause(error, named)}") from None

@@ -16,8 +16,8 @@ from optuna.storages.journal._file import BaseJournalFileLock
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.secrets import masked
-from nanogpt_kit.sweep.forms import PROXY, check_form
+from nanogpt_kit.runs.secrets import hide_password, scrub
+from nanogpt_kit.sweep.forms import PROXY, check_form, is_journal
 
 REACH_SECONDS = 10.0  # for a proxy to answer
 ATTEMPTS = 5  # to find the tables of a database, or to make them
@@ -51,7 +51,7 @@ def open_storage(named: str, folder: Path, for_reading: bool = False) -> BaseSto
     """
     check_form(named)
     try:
-        if named == "journal" or named.endswith(".journal"):
+        if is_journal(named):
             path = folder / "study.journal" if named == "journal" else Path(named)
             return open_journal(path.absolute(), for_reading)
         if named == "sqlite":
@@ -62,8 +62,12 @@ def open_storage(named: str, folder: Path, for_reading: bool = False) -> BaseSto
     except KitError:
         raise
     except Exception as error:
-        first = str(error).strip().split("\n")[0]
-        raise KitError(f"sweep.storage: {masked(named)} cannot be reached: {masked(first)}") from None
+        raise KitError(f"sweep.storage: {hide_password(named)} cannot be reached: {cause(error, named)}") from None
+
+
+def cause(error: Exception, named: str) -> str:
+    """The first line of what a driver says of the storage that `sweep.storage` names, without its password."""
+    return scrub(str(error).strip(), named).split("\n")[0] or type(error).__name__
 
 
 def open_journal(path: Path, for_reading: bool) -> BaseStorage:
