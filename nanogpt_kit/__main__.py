@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ from nanogpt_kit.cli.streams import OutputClosed
 from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import KitError, LostRank, RunFailed
 from nanogpt_kit.launch.processes import end_with_parent
+from nanogpt_kit.runs.secrets import hide_in_text
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -56,6 +58,9 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def exit_code() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
@@ -86,6 +91,7 @@ def tell(message: str, patience: float = 0.0) -> None:
         time.sleep(patience + bool(rank()))
     except KeyboardInterrupt:
         return  # another was heard
+    message = hide_in_text(message)
     click.echo(f"rank {rank()}: {message}" if rank() else message, err=True)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_model
+from safetensors.torch import load, load_file, save_model
 from torch import Tensor, nn
 
 from nanogpt_kit.core.errors import KitError
@@ -231,9 +231,17 @@ def load_weights(path: Path, model: nn.Module) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Of a checkpoint, whole, on the CPU; a tied one perhaps under one of its names only."""
     if (path / MODEL).exists():
-        return load_file(path / MODEL)
+        return read_tensors(path / MODEL)
     weights: dict[str, Tensor] = read_state(path, lambda name: name.startswith("model/"))["model"]
     return weights
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:  # safetensors opens no such name
+        return load(path.read_bytes())
+    return load_file(path)
 
 
 def fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:

@@ -31,8 +31,10 @@ def check(
     """Validate EXPERIMENT without running it, and its [sweep] table against this machine."""
     chosen = load(experiment, overrides, trust_code, nproc)
     from nanogpt_kit.nn.blank import check_parts
+    from nanogpt_kit.train.metric_names import check_metrics
 
     check_parts(chosen)
+    check_metrics(chosen)
     space = None
     if chosen.sweep is not None:
         from nanogpt_kit.sweep.session import checked

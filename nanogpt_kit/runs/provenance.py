@@ -5,29 +5,33 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-import shlex
+import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.secrets import masked, masked_patch
+from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch
 
-MAX_UNTRACKED_BYTES = 1_000_000  # a larger untracked file is data, not code: it is named, not copied
+MOST_BYTES = 10_000_000  # a larger file is data, not code: it is named, not copied
+MOST_NAMES = 100  # of files that were left out; their count is complete
+NAMES_SHOWN = 3
 LIBRARIES = ("torch", "numpy", "pydantic", "safetensors")
 
 
 def collect(experiment: Experiment, data: dict[str, Any], hardware: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """provenance.json, and the patch from the commit to the code that ran (empty where nothing differed)."""
-    git, patch = code_state(Path.cwd())
+    git, patch = code_state(Path.cwd(), source_places(experiment))
     entries = {experiment.entry_of(part) for _, part in experiment.parts()}
     versions = {entry.distribution: entry.version for entry in sorted(entries, key=lambda entry: entry.distribution)}
     values = {
-        "command": masked(shlex.join(sys.argv)),
+        "command": hide_in_command(sys.argv),
         "folder": str(Path.cwd()),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": experiment.train.seed,
@@ -47,7 +51,7 @@ def collect(experiment: Experiment, data: dict[str, Any], hardware: dict[str, An
             **hardware,
         },
     }
-    return values, masked_patch(patch)
+    return values, hide_in_patch(patch)
 
 
 def user() -> str:
@@ -57,43 +61,118 @@ def user() -> str:
         return str(os.getuid()) if hasattr(os, "getuid") else ""
 
 
-def code_state(folder: Path) -> tuple[dict[str, Any] | None, bytes]:
-    """The commit of the repository around `folder`, and a patch from it to the working tree, untracked files too."""
+def left_out(origin: dict[str, Any]) -> str:
+    """Of the working tree, for people: a count and the first names; empty where nothing was left out."""
+    git = origin["git"] or {}
+    count, first = git.get("left_out_count", 0), git.get("left_out", [])[:NAMES_SHOWN]
+    if not count:
+        return ""
+    shown = ", ".join(ascii(name)[1:-1] if not name.isprintable() else name for name in first)
+    files = "1 file" if count == 1 else f"{count:,} files"
+    return f"{files} that git does not track, or too large ({shown}{', ...' if count > len(first) else ''})"
+
+
+def source_places(experiment: Experiment) -> list[Path]:
+    """The code of a run: its component files, and the packages (or modules) that its other components come from."""
+    places = [path.absolute() for path in experiment.component_files]
+    targets = {experiment.entry_of(part).target for _, part in experiment.parts()}
+    for name in {"nanogpt_kit", *(target.partition(":")[0].partition(".")[0] for target in targets)}:
+        module = sys.modules.get(name)
+        folders = list(getattr(module, "__path__", ()))  # several, of a namespace package
+        places += map(Path, folders or filter(None, [getattr(module, "__file__", None)]))
+    return [Path(os.path.realpath(place)) for place in places]
+
+
+def code_state(folder: Path, sources: Sequence[Path]) -> tuple[dict[str, Any] | None, bytes]:
+    """The commit of the repository around `folder`, and a patch from it to the code in the working tree.
+
+    The patch holds every change of a tracked file, and of the untracked files those below `sources`: others may be
+    keys, passwords or data. Those are named.
+    """
     try:
-        top = Path(git(folder, "rev-parse", "--show-toplevel").decode().strip())
+        top = Path(os.path.realpath(os.fsdecode(git(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n"))))
         commit = git(top, "rev-parse", "HEAD").decode().strip()
     except (OSError, subprocess.CalledProcessError):  # no repository, or no git
         return None, b""
     try:
-        left_out, patch = difference(top)
-    except (OSError, subprocess.CalledProcessError) as error:  # a run matters more than the story of its code
+        left_out, patch = difference(top, sources)
+    except (OSError, subprocess.CalledProcessError) as error:  # a run matters more than the record of its code
         return {"commit": commit, "dirty": f"unknown: {error}"}, b""
-    return {"commit": commit, "dirty": bool(patch or left_out), "untracked_left_out": left_out}, patch
+    count = len(left_out)
+    state = {
+        "commit": commit,
+        "dirty": bool(patch or left_out),
+        "left_out": left_out[:MOST_NAMES],
+        "left_out_count": count,
+    }
+    return state, patch
 
 
-def difference(top: Path) -> tuple[list[str], bytes]:
-    """What is too large to copy, and the patch from HEAD to everything else in the working tree."""
+def difference(top: Path, sources: Sequence[Path]) -> tuple[list[str], bytes]:
+    """What is left out, and the patch from HEAD to everything else in the working tree."""
     with tempfile.TemporaryDirectory() as scratch:  # an index and objects of our own: the user's stay as they are
-        objects = git(top, "rev-parse", "--git-path", "objects").decode().strip()
+        objects, index = (top / git_path(top, name) for name in ("objects", "index"))
         aside = {
             "GIT_INDEX_FILE": f"{scratch}/index",
             "GIT_OBJECT_DIRECTORY": scratch,
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((top / objects).resolve()),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects.resolve()),
         }
-        git(top, "read-tree", "HEAD", env=aside)
-        git(top, "add", "--update", env=aside)
-        listed = git(top, "ls-files", "--others", "--exclude-standard", "-z", env=aside)  # what is merely staged too
-        untracked = os.fsdecode(listed).split("\0")[:-1]
-        files = [name for name in untracked if not name.endswith("/")]  # else a repository within this one
-        small = [name for name in files if (top / name).lstat().st_size <= MAX_UNTRACKED_BYTES]
-        if small:
-            names = os.fsencode("\0".join(small))  # by standard input: a command line has an end
-            add = ("--literal-pathspecs", "add", "--pathspec-from-file=-", "--pathspec-file-nul")
-            git(top, *add, env=aside, given=names)
-        patch = git(top, "diff-index", "--cached", "--binary", "HEAD", env=aside)  # `diff` obeys the user's colours
-    return sorted(set(untracked) - set(small)), patch
+        if index.exists():  # what `git add` was said of is tracked, and its times spare reading every file
+            shutil.copy2(index, f"{scratch}/index")
+        else:
+            git(top, "read-tree", "HEAD", env=aside)
+        git(top, "update-index", "-q", "--refresh", env=aside)
+        changed = names(git(top, "diff-files", "--name-only", "--ignore-submodules=dirty", "-z", env=aside))
+        untracked = names(git(top, "ls-files", "--others", "--exclude-standard", "-z", env=aside))
+        sources_left = [name for name in untracked if is_source(top, name, sources)]
+        taken = [name for name in (*changed, *sources_left) if size(top / name) <= MOST_BYTES]
+        gone = [name for name in taken if is_behind_link(top / name)]
+        for option, these in (("--force-remove", gone), ("--remove", sorted({*taken} - {*gone}))):
+            given = os.fsencode("".join(f"{name}\0" for name in these))  # a command line has an end
+            git(top, "update-index", "--add", option, "-z", "--stdin", env=aside, given=given)
+        differing = names(git(top, "diff-index", "--cached", "--name-only", "-z", "HEAD", env=aside))
+        large = [name for name in differing if size(top / name) > MOST_BYTES]  # git add copied it
+        without = [f":(top,exclude,literal){name}" for name in large]
+        # not by `diff`, which obeys the user's colours
+        patch = git(top, "diff-index", "--cached", "--binary", "HEAD", "--", *without, env=aside)
+        others = names(git(top, "diff-files", "--name-only", "--ignore-submodules=untracked", "-z", env=aside))
+    return sorted({*untracked, *large, *others} - set(sources_left)), patch
+
+
+def is_source(top: Path, name: str, sources: Sequence[Path]) -> bool:
+    """Whether it is Python code that is one of `sources` or below one of them, itself and not through a link."""
+    path = top / name
+    if path.suffix != ".py" or "site-packages" in Path(name).parts or not 0 <= size(path) <= MOST_BYTES:
+        return False
+    return any(source in (path, *path.parents) for source in sources)
+
+
+def is_behind_link(path: Path) -> bool:
+    """Whether one of its folders is a link: what git tracked there is gone."""
+    return os.path.realpath(path.parent) != str(path.parent)
+
+
+def size(path: Path) -> int:
+    """In bytes; -1 of what is not a regular file, or was deleted."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+
+def git_path(top: Path, name: str) -> str:
+    return os.fsdecode(git(top, "rev-parse", "--git-path", name).removesuffix(b"\n"))
+
+
+def names(listed: bytes) -> list[str]:
+    return os.fsdecode(listed).split("\0")[:-1]
 
 
 def git(folder: Path, *words: str, env: dict[str, str] | None = None, given: bytes = b"") -> bytes:
-    command, env = ["git", "-C", str(folder), *words], {**os.environ, **(env or {})}
-    return subprocess.run(command, check=True, capture_output=True, input=given, env=env).stdout
+    """What a git command prints. It runs no hook of the repository."""
+    quiet = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false")
+    command = ["git", "-C", str(folder), *quiet, *words]
+    return subprocess.run(
+        command, check=True, capture_output=True, input=given, env={**os.environ, **(env or {})}
+    ).stdout

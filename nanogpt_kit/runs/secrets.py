@@ -28,7 +28,10 @@ USER = re.compile(r"[^:/]*(?::[^@]*)?@")  # and password: what SQLAlchemy takes 
 PLAIN = re.compile(r"([A-Za-z]:)?[\w./\\~$ -]*")  # a word or a path: not what might be a URL without its scheme
 SECRET_NAME = r"\w{0,40}(?:pass|pwd|secret|token|auth|apikey|api_key)\w{0,40}"
 
-DATABASE = re.compile(r"((?:postgres|mysql|mariadb)[a-z0-9+.-]{0,30}://)(?![^\s@]{0,99}:\*\*\*@[^@]*$).{0,2000}@", re.IGNORECASE)
+DATABASE = re.compile(
+    r"((?:postgres|mysql|mariadb)[a-z0-9+.-]{0,30}://)(?![^\s@]{0,99}:\*\*\*@[^@]*$)(?=.{0,999}:).{0,2000}@",
+    re.IGNORECASE,
+)
 USER_PASSWORD = re.compile(  # of any other scheme://user:password@host; what ends in a slash may be a port
     rf"({SCHEME}[^\s:/\"']{{0,99}}:)(?!\d+(?:[/\s]|$))(?:[^\s/\"']{{1,999}}|[^\s@\"']{{1,999}})(?=@)", re.IGNORECASE
 )
@@ -107,11 +110,12 @@ def passwords(storage: str) -> set[str]:
 
 
 def forms(found: Iterable[str]) -> set[str]:
-    """Each password as it is written in a URL, in Python, JSON and a shell, and its parts around an "@"."""
+    """Each password as it is written in a URL, in Python, JSON and a shell; and its parts, as other parsers see them."""
     made = set()
     for one in {form for password in found for form in (password, unquote(password))}:
         parts = one.split("@")
-        for text in {one, *parts, *("@".join(parts[at:]) for at in range(len(parts)))}:
+        tails = ("@".join(parts[at:]) for at in range(len(parts)))
+        for text in {one, *tails, *re.split(r"[@:/?#&=\s\"']", one)}:
             if len(text) >= FEWEST_CHARACTERS:
                 made |= {text, quote(text), quote(text, safe=""), quote_plus(text)}
                 made |= {repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}

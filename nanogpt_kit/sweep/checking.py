@@ -18,6 +18,7 @@ from nanogpt_kit.sweep.forms import check_form
 from nanogpt_kit.sweep.parameters import Conditional, Config, Parameter, Setting, same, shown, told
 from nanogpt_kit.sweep.space import Space, within
 from nanogpt_kit.train.context import context_of
+from nanogpt_kit.train.metric_names import check_metrics, check_sweep_metric
 from nanogpt_kit.train.precision import choose_device
 
 MOST_CORNERS = 1000  # combinations of endpoints that are looked at; one takes 1 to 10 ms, mostly for its model
@@ -126,6 +127,8 @@ class Trying:
             if not parts <= self.known:
                 experiment.check_context(ctx)
                 check_parts(experiment)
+                check_metrics(experiment)
+                check_sweep_metric(experiment, self.space.options.metric)
                 self.known |= parts
         except KitError as error:
             return error.faults

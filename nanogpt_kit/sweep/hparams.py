@@ -39,7 +39,10 @@ def write(folder: Path, values: Mapping[str, Any], is_complete: bool) -> None:
             plugin_data_pb2.HParamsPluginData(session_end_info=plugin_data_pb2.SessionEndInfo(status=status)),
         ),
     )
-    writer = EventFileWriter(str(folder), filename_suffix=".hparams")
+    try:
+        writer = EventFileWriter(str(folder), filename_suffix=".hparams")
+    except UnicodeEncodeError:  # it opens no folder whose name is not UTF-8, as the run's own log has said
+        return
     for tag, data in parts:
         described = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data))
         writer.add_event(Event(summary=Summary(value=[described]), wall_time=time.time()))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.warm_start import WarmStart
 from nanogpt_kit.train.world import World
+
+logger = logging.getLogger(__name__)
 
 
 def shared_folder(make: Callable[[], RunFolder], world: World) -> RunFolder:
@@ -58,19 +62,40 @@ def new_folder(
     origin["launch"] = os.environ.get("TORCHELASTIC_RUN_ID", "")
     if start:
         origin["init_from"] = start.facts()
+    toml = experiment.to_toml(with_copies=True)
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
     try:
         for path in experiment.component_files:
             (folder.path / "components").mkdir(exist_ok=True)
             shutil.copyfile(path, folder.path / "components" / path.name)
         write_json(folder.path / "provenance.json", origin)
-        if patch:
-            write_atomically(folder.path / "dirty.patch", patch)
-        write_atomically(folder.experiment, experiment.to_toml(with_copies=True))
-    except OSError as error:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        raise KitError(f"cannot write the run folder {folder}: {error}") from None
+        write_patch(folder.path / "dirty.patch", patch)
+        write_atomically(folder.experiment, toml)
+    except BaseException as error:
+        remove(folder, is_ours=into is None)
+        if isinstance(error, OSError):
+            raise KitError(f"cannot write the run folder {folder}: {error}") from None
+        raise
+    left_out = provenance.left_out(origin)
+    if left_out:
+        logger.info("not recorded in dirty.patch: %s; `git add` a file that the run needs", left_out)
     return folder
+
+
+def write_patch(path: Path, patch: bytes) -> None:
+    """Readable for its owner alone: it quotes files, some of which may be so themselves. Nothing where it is empty."""
+    path.unlink(missing_ok=True)  # of a run that was killed before it began
+    if patch:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(patch)
+
+
+def remove(folder: RunFolder, is_ours: bool) -> None:
+    """A run folder in which nothing has begun; that of its experiment, too, where it was made for this run."""
+    shutil.rmtree(folder.path, ignore_errors=True)
+    if is_ours:
+        with suppress(OSError):  # other runs are in it
+            folder.path.parent.rmdir()
 
 
 def check_data(folder: RunFolder, data: Prepared, facts: dict[str, Any]) -> None:

@@ -313,6 +313,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return top
 
 
+def files_in(patch: bytes) -> list[bytes]:
+    return re.findall(rb"^diff --git a/(.*) b/", patch, re.MULTILINE)
+
+
 @needs_git
 def test_the_patch_turns_a_clean_clone_into_the_tree_that_ran(repository: Path, tmp_path: Path) -> None:
     top = repository
@@ -332,11 +336,13 @@ def test_the_patch_turns_a_clean_clone_into_the_tree_that_ran(repository: Path, 
     (top / "empty").touch()
     (top / "link").symlink_to("no such file")
     (top / "link to a folder").symlink_to("deep")
+    git(top, "--literal-pathspecs", "add", ":!*.py", "image", "empty", "link", "link to a folder")
     (top / "noise.log").write_text("ignored")
 
-    state, patch = provenance.code_state(top / "deep")
+    state, patch = provenance.code_state(top / "deep", [top / "deep", top / "moved.py"])
 
-    assert state == {"commit": git(top, "rev-parse", "HEAD").decode().strip(), "dirty": True, "untracked_left_out": []}
+    commit = git(top, "rev-parse", "HEAD").decode().strip()
+    assert state == {"commit": commit, "dirty": True, "left_out": [], "left_out_count": 0}
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "--quiet", str(top), str(clone))
     (tmp_path / "dirty.patch").write_bytes(patch)
@@ -354,7 +360,7 @@ def test_the_users_index_and_objects_stay_as_they_are(repository: Path) -> None:
     status = git(repository, "status", "--porcelain")
     index = repository / ".git" / "index"
     index.write_bytes(before[index])
-    _, patch = provenance.code_state(repository)
+    _, patch = provenance.code_state(repository, [repository])
     assert all(name in patch for name in (b"changed.py", b"staged.py", b"untracked.py"))
     assert {path: path.read_bytes() for path in (repository / ".git").rglob("*") if path.is_file()} == before
     assert git(repository, "status", "--porcelain") == status
@@ -364,36 +370,88 @@ def test_the_users_index_and_objects_stay_as_they_are(repository: Path) -> None:
 def test_more_files_than_a_command_line_holds_are_all_in_the_patch(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
     for number in range(9_000):  # hard links to one empty file: quick to make
-        os.link(tmp_path / "a file", repository / f"{'long' * 60}-{number}")
-    _, patch = provenance.code_state(repository)
+        os.link(tmp_path / "a file", repository / f"{'long' * 60}-{number}.py")
+    _, patch = provenance.code_state(repository, [repository])
     assert patch.count(b"diff --git ") == 9_000
+    state, patch = provenance.code_state(repository, [])
+    assert (len(state["left_out"]), state["left_out_count"], patch) == (100, 9_000, b"")
 
 
 @needs_git
 def test_a_clean_repository_has_no_patch(repository: Path) -> None:
     (repository / "noise.log").write_text("ignored")
-    state, patch = provenance.code_state(repository)
+    state, patch = provenance.code_state(repository, [repository])
     assert state is not None
     assert not state["dirty"]
     assert patch == b""
 
 
 @needs_git
-@pytest.mark.parametrize("commits", [0, 1])
-def test_large_files_and_repositories_within_are_named_and_left_out(repository: Path, commits: int) -> None:
-    (repository / "small").write_bytes(b"\n" * 1_000_000)
-    (repository / "large").write_bytes(b"\n" * 1_000_001)
+def test_untracked_files_are_recorded_only_where_they_are_code_of_the_run(repository: Path) -> None:
+    package = repository / "deep"
+    secrets = (".env", ".netrc", "id_rsa", "conf.toml", "deep/.env", "deep/key.pem", "mine.py", "my\udcff.txt")
+    for name in (*secrets, "component.py", "deep/code.py", "deep/site-packages/other.py"):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text(f"password of {name.encode('ascii', 'replace')}")
+    (package / "link.py").symlink_to(repository / ".env")
     (repository / "other").mkdir()
     git(repository / "other", "init", "--quiet")
-    (repository / "other" / "file").touch()
-    if commits:
-        git(repository / "other", "add", ".")
-        git(repository / "other", "commit", "--quiet", "-m", "theirs")
-    state, patch = provenance.code_state(repository)
+    (repository / "other" / "code.py").touch()
+    sources = [repository / "component.py", package, repository / "other", repository / ".env", repository / "none.py"]
+    state, patch = provenance.code_state(repository, sources)
     assert state is not None
-    assert state["untracked_left_out"] == ["large", "other/"]
+    assert set(files_in(patch)) == {b"component.py", b"deep/code.py"}
+    assert set(state["left_out"]) == {*secrets, "deep/link.py", "deep/site-packages/other.py", "other/"}
+    assert state["left_out_count"] == len(state["left_out"])
     assert state["dirty"]
-    assert re.findall(rb"^diff --git .*", patch, re.MULTILINE) == [b"diff --git a/small b/small"]
+
+
+@needs_git
+@pytest.mark.parametrize("staged", [False, True])
+def test_large_files_are_named_and_left_out(repository: Path, monkeypatch: pytest.MonkeyPatch, staged: bool) -> None:
+    monkeypatch.setattr(provenance, "MOST_BYTES", 1000)
+    for name, size in {"small.py": 1000, "large.py": 1001, "changed.py": 1001, "run.sh": 1000, "[d]*.py": 1001}.items():
+        (repository / name).write_bytes(b"\n" * size)
+    if staged:
+        git(repository, "add", ".")
+    state, patch = provenance.code_state(repository, [repository])
+    assert state is not None
+    assert state["left_out"] == ["[d]*.py", "changed.py", "large.py"]
+    assert sorted(files_in(patch)) == [b"run.sh", b"small.py"]
+
+
+@needs_git
+def test_a_folder_that_became_a_link_is_not_followed(repository: Path, tmp_path: Path) -> None:
+    (repository / "deep").rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "moved.py").write_text("a secret")
+    (repository / "deep").symlink_to(tmp_path / "elsewhere")
+    state, patch = provenance.code_state(repository, [repository])
+    assert state is not None
+    assert b"deleted file" in patch
+    assert b"a secret" not in patch
+    assert state["left_out"] == ["deep"]
+
+
+@needs_git
+def test_changes_within_a_submodule_are_named(repository: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "--quiet", str(repository), str(tmp_path / "theirs"))
+    git(repository, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "theirs"), "sub")
+    git(repository, "commit", "--quiet", "-m", "with a submodule")
+    (repository / "sub" / "changed.py").write_text("changed")
+    state, patch = provenance.code_state(repository, [repository])
+    assert state is not None
+    assert (state["left_out"], state["dirty"], patch) == (["sub"], True, b"")
+
+
+@needs_git
+def test_no_hook_of_the_repository_is_run(repository: Path) -> None:
+    hook = repository / ".git" / "hooks" / "post-index-change"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {repository}/ran\n")
+    hook.chmod(0o755)
+    (repository / "changed.py").write_text("changed")
+    assert provenance.code_state(repository, [])[1]
+    assert not (repository / "ran").exists()
 
 
 @needs_git
@@ -401,12 +459,12 @@ def test_without_a_commit_or_a_repository_or_git_there_is_no_code_state(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "new").mkdir()
-    assert provenance.code_state(tmp_path / "new") == (None, b"")
+    assert provenance.code_state(tmp_path / "new", []) == (None, b"")
     git(tmp_path / "new", "init", "--quiet")
-    assert provenance.code_state(tmp_path / "new") == (None, b"")
-    assert provenance.code_state(repository)[0] is not None
+    assert provenance.code_state(tmp_path / "new", []) == (None, b"")
+    assert provenance.code_state(repository, [])[0] is not None
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance.code_state(repository) == (None, b"")
+    assert provenance.code_state(repository, []) == (None, b"")
 
 
 @needs_git

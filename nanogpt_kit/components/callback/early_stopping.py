@@ -18,6 +18,9 @@ class EarlyStopping(Callback):
     min_delta: float = Field(0.0, ge=0, description="by how much a value must be better to count")
     mode: Literal["min", "max"] = Field("min", description="whether lower or higher is better")
 
+    def metrics_read(self) -> dict[str, str]:
+        return {"metric": self.metric}
+
     def build(self, run: LiveRun) -> object:
         return Watcher(self)
 

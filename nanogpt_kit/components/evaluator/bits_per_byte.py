@@ -17,6 +17,9 @@ class BitsPerByte(Evaluator):
     def refuses(self, ctx: RunContext) -> str | None:
         return ctx.lacks(self.split)
 
+    def metric_names(self) -> tuple[str, ...]:
+        return (f"{self.split}/bits_per_byte",)
+
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         total = ctx.split_loss(self.split)
         return {f"{self.split}/bits_per_byte": total.nats / math.log(2) / total.text_bytes}

@@ -13,6 +13,9 @@ class Loss(Evaluator):
     def refuses(self, ctx: RunContext) -> str | None:
         return ctx.lacks(self.split)
 
+    def metric_names(self) -> tuple[str, ...]:
+        return (f"{self.split}/loss",)
+
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         total = ctx.split_loss(self.split)
         return {f"{self.split}/loss": total.nats / total.tokens}

@@ -69,6 +69,14 @@ class MultipleChoice(Evaluator):
         for question in self.questions():
             encode(question, encoder, block_size)
 
+    def metric_names(self) -> tuple[str, ...] | None:
+        try:
+            form = self.questions(limit=1)[0].form
+        except KitError:  # which `refuses` reports
+            return None
+        other = "perplexity" if form == "text" else "accuracy_norm"
+        return f"{self.prefix}/accuracy", f"{self.prefix}/{other}"
+
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         asked = [encode(question, ctx.encoder, ctx.block_size) for question in self.questions()]
         right = right_by_bytes = exact = 0
@@ -89,11 +97,11 @@ class MultipleChoice(Evaluator):
         accuracies = {"accuracy": right, "accuracy_norm": right_by_bytes}
         return {f"{self.prefix}/{which}": count / len(asked) for which, count in accuracies.items()}
 
-    def questions(self) -> list[Question]:
+    def questions(self, limit: int | None = None) -> list[Question]:
         """Raises KitError with file, line and what is expected there."""
         with TextFile(Path(self.file), field="").opened() as file:
             lines = ((f"{self.file}:{number}", line) for number, line in enumerate(file, start=1) if line.strip())
-            found = [read(place, line) for place, line in islice(lines, self.limit)]
+            found = [read(place, line) for place, line in islice(lines, limit or self.limit)]
         if not found:
             raise KitError(f"{self.file}: no questions; expected one a line, such as {FORMS['prompt']}")
         for question in found:

@@ -42,6 +42,9 @@ class Perplexity(Evaluator):
     def check(self, encoder: Encoder, block_size: int) -> None:
         self._read(encoder)
 
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(f"{self.prefix}/{which}" for which in ("loss", "perplexity", "bits_per_byte"))
+
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         if reason := self._too_far(ctx.block_size):
             raise KitError(f"perplexity of {self.file}: {reason}")

@@ -24,6 +24,9 @@ class Samples(Evaluator):
         if encoder.eot_id is None and "" in self.prompts:
             raise KitError("evaluator samples: a prompt is empty, and this tokenizer has no end-of-text token")
 
+    def metric_names(self) -> tuple[str, ...]:
+        return ()
+
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         prompts = [prompt for prompt in self.prompts for _ in range(self.num_samples)]
         ctx.show(ctx.generate(prompts, self.max_new_tokens, self.seed, self.sampler))

@@ -88,6 +88,13 @@ class Evaluator(Component):
     def check(self, encoder: Encoder, block_size: int) -> None:
         """Raises KitError where this vocabulary or context cannot hold its texts; asked before anything is trained."""
 
+    def metric_names(self) -> tuple[str, ...] | None:
+        """Exactly the keys of what `evaluate` returns, known before the run; None where they are not.
+
+        Options that name a metric are then checked before anything is trained.
+        """
+        return None
+
     @abstractmethod
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         """{"val/loss": 1.9, ...}"""
@@ -118,6 +125,10 @@ class Callback(Component):
 
     kind: ClassVar[str] = "callback"
     tracker: ClassVar[bool] = False  # only reports: where it fails it is dropped and the run goes on
+
+    def metrics_read(self) -> dict[str, str]:
+        """The options that name a metric of the evaluators, and which: {"metric": "val/loss"}."""
+        return {}
 
     @abstractmethod
     def build(self, run: LiveRun) -> object: ...

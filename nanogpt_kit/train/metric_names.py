@@ -1,0 +1,66 @@
+"""Which metrics a run will have: options that name one are checked before anything is trained."""
+
+from __future__ import annotations
+
+from nanogpt_kit.core.errors import Fault, KitError, dotted, nearest
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Callback
+from nanogpt_kit.nn.blank import on_meta
+
+LOGGED = (  # on logged steps, the last three not on every device or in every precision
+    "train/loss",
+    "optim/lr",
+    "optim/grad_norm",
+    "optim/clip_fraction",
+    "perf/tokens_per_second",
+    "optim/loss_scale",
+    "perf/mfu",
+    "memory/peak_bytes",
+)
+
+
+def evaluated(experiment: Experiment) -> set[str] | None:
+    """The names of the evaluators' metrics; None where an evaluator does not declare its own."""
+    names: set[str] = set()
+    for evaluator in experiment.evaluator:
+        declared = evaluator.metric_names()
+        if declared is None:
+            return None
+        names |= set(declared)
+    return names
+
+
+def check_metrics(experiment: Experiment) -> None:
+    """Raises KitError where `checkpoint.keep_best` or a callback names a metric that no evaluator gives."""
+    names = evaluated(experiment)
+    if names is None:
+        return
+    best = experiment.checkpoint.keep_best
+    wanted = [] if best is None else [(("checkpoint", "keep_best"), best)]
+    for key, part in experiment.parts():
+        if isinstance(part, Callback):
+            wanted += [((*key, option), metric) for option, metric in part.metrics_read().items()]
+    faults = [
+        Fault(f"no evaluator gives {metric!r}{nearest(metric, names)}", dotted(key), experiment.layers.place(key))
+        for key, metric in wanted
+        if metric not in names
+    ]
+    if faults:
+        raise KitError(*faults)
+
+
+def check_sweep_metric(experiment: Experiment, metric: str) -> None:
+    """Raises KitError where no record of a run of `experiment` can have `metric`, by which its sweep ranks."""
+    names = evaluated(experiment)
+    if names is None or metric in names or metric in LOGGED or is_watched(experiment, metric):
+        return
+    message = f"no run of it has a metric {metric!r}{nearest(metric, {*names, *LOGGED})}"
+    raise KitError(Fault(message, "sweep.metric", experiment.layers.place(("sweep", "metric"))))
+
+
+def is_watched(experiment: Experiment, metric: str) -> bool:
+    """Whether it may be of `train.watch`, or a module of the model may give it: those are known when it runs."""
+    if metric.partition("/")[0] in experiment.train.watch:
+        return True
+    model = on_meta(experiment.model)
+    return model is None or any(callable(getattr(module, "metrics", None)) for module in model.modules())
