@@ -110,7 +110,7 @@ def passwords(storage: str) -> set[str]:
 
 
 def forms(found: Iterable[str]) -> set[str]:
-    """Each password as it is written in a URL, in Python, JSON and a shell; and its parts, as other parsers see them."""
+    """Each password as a URL, Python, JSON and a shell write it; and its parts, as other parsers see them."""
     made = set()
     for one in {form for password in found for form in (password, unquote(password))}:
         parts = one.split("@")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,7 @@ class Summary:
     def command(self, folder: Path) -> str:
         """What runs the best trial again; `folder` is the sweep's."""
         nproc = f" --nproc {self.nproc}" if self.nproc > 1 else ""
-        return f"nanogpt-kit run {shlex.quote(str(from_here(folder / 'best.toml')))}{nproc}"
+        return f"nanogpt-kit run {quoted(from_here(folder / 'best.toml'))}{nproc}"
 
     def best(self) -> Row | None:
         """By the fresh seeds where those that are best so far have had them all, else by the sweep's own metric."""
@@ -188,3 +189,12 @@ def at_work(row: Row) -> Row:
         tokens=sum(record.get("tokens", 0) for record in newest),
         seconds=sum(record.get("seconds", 0.0) for record in newest),
     )
+
+
+def quoted(path: Path) -> str:
+    """For a shell; a name that is not UTF-8 by its bytes, so that any file can hold it."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return "$" + repr(os.fsencode(path))[1:]  # $'...', as bash and zsh have it
+    return shlex.quote(str(path))

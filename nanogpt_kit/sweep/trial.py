@@ -134,7 +134,8 @@ class Work:
         if not spec.exists():
             values = self.run.experiment.resolved()
             if self.run.experiment.component_files:
-                values["components"] = [str(copy_of(path, self.folder)) for path in self.run.experiment.component_files]
+                copies = (copy_of(path, self.folder) for path in self.run.experiment.component_files)
+                values["components"] = [os.path.relpath(copy, spec.parent) for copy in copies]
             write_atomically(spec, tomli_w.dumps(values))
         arguments = ["run", str(spec), f"--into={self.run.folder.path}"]
         if self.nproc > 1:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
-from nanogpt_kit.runs.files import read_json, write_atomically, write_json
+from nanogpt_kit.runs.files import own_folder, read_json, write_atomically, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.warm_start import WarmStart
@@ -63,19 +63,20 @@ def new_folder(
     if start:
         origin["init_from"] = start.facts()
     toml = experiment.to_toml(with_copies=True)
-    folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
-    try:
-        for path in experiment.component_files:
-            (folder.path / "components").mkdir(exist_ok=True)
-            shutil.copyfile(path, folder.path / "components" / path.name)
-        write_json(folder.path / "provenance.json", origin)
-        write_patch(folder.path / "dirty.patch", patch)
-        write_atomically(folder.experiment, toml)
-    except BaseException as error:
-        remove(folder, is_ours=into is None)
-        if isinstance(error, OSError):
-            raise KitError(f"cannot write the run folder {folder}: {error}") from None
-        raise
+    with own_folder(runs.runs_root()) if into is None else nullcontext():
+        folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
+        try:
+            for path in experiment.component_files:
+                (folder.path / "components").mkdir(exist_ok=True)
+                shutil.copyfile(path, folder.path / "components" / path.name)
+            write_json(folder.path / "provenance.json", origin)
+            write_patch(folder.path / "dirty.patch", patch)
+            write_atomically(folder.experiment, toml)
+        except BaseException as error:
+            remove(folder, is_ours=into is None)
+            if isinstance(error, OSError):
+                raise KitError(f"cannot write the run folder {folder}: {error}") from None
+            raise
     left_out = provenance.left_out(origin)
     if left_out:
         logger.info("not recorded in dirty.patch: %s; `git add` a file that the run needs", left_out)

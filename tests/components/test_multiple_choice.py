@@ -126,7 +126,10 @@ def expected_metrics(model: nn.Module, records: Sequence[dict[str, Any]]) -> dic
 
 @torch.no_grad()
 def measured(ctx: Any, **options: Any) -> dict[str, float]:
-    return MultipleChoice(**options).evaluate(ctx)
+    evaluator = MultipleChoice(**options)
+    found = evaluator.evaluate(ctx)
+    assert evaluator.metric_names() == tuple(found)
+    return found
 
 
 @torch.no_grad()

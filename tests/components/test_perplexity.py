@@ -55,7 +55,10 @@ def one_by_one(model: nn.Module, ids: list[int], block_size: int, stride: int) -
 
 @torch.no_grad()
 def measured(ctx: Any, **options: Any) -> dict[str, float]:
-    return Perplexity(**options).evaluate(ctx)
+    evaluator = Perplexity(**options)
+    found = evaluator.evaluate(ctx)
+    assert evaluator.metric_names() == tuple(found)
+    return found
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4, 7, 8])

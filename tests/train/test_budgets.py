@@ -147,9 +147,13 @@ def test_the_best_is_remembered_over_a_resume(tiny: Path) -> None:
     assert steps_kept(folder) == steps_kept(whole)
 
 
-def test_a_metric_that_no_evaluator_gives_is_named(tiny: Path) -> None:
-    with pytest.raises(RunFailed, match=r"checkpoint\.keep_best: no evaluator gives 'val/los'; did you mean 'val/l"):
-        run(tiny, "checkpoint.keep_best=val/los", "evaluate.every_steps=1")
+def test_a_metric_that_an_evaluator_does_not_give_nor_declare_is_named_at_the_first_evaluation(tiny: Path) -> None:
+    (tiny.parent / "odd.py").write_text(ODD.replace("VALUES.pop(0)", "1.0"))
+    odd = ('components=["odd.py"]', "evaluator=['odd']", "evaluate.every_steps=1")
+    with pytest.raises(RunFailed, match=r"checkpoint\.keep_best: no evaluator gives 'val/od'; did you mean 'val/odd'"):
+        run(tiny, *odd, "checkpoint.keep_best=val/od")
+    with pytest.raises(RunFailed, match="no evaluator gives 'val/accuracy'"):
+        run(tiny, *odd, 'callback=[{use="early_stopping", metric="val/accuracy"}]')
 
 
 # --- early stopping ---------------------------------------------------------------------------------------------
@@ -182,11 +186,6 @@ def test_how_long_it_waited_is_remembered_over_a_resume(tiny: Path, monkeypatch:
     resumed = session.run(Experiment.load(tiny, options), "")
     assert resumed.status()["step"] == whole.status()["step"] == 8
     assert resumed.status()["reason"] == whole.status()["reason"]
-
-
-def test_a_metric_to_stop_by_has_to_exist(tiny: Path) -> None:
-    with pytest.raises(RunFailed, match="no evaluator gives 'val/accuracy'"):
-        session.run(Experiment.load(tiny, ['callback=[{use="early_stopping", metric="val/accuracy"}]']))
 
 
 # --- averages ---------------------------------------------------------------------------------------------------
