@@ -170,8 +170,8 @@ def names(listed: bytes) -> list[str]:
 
 
 def git(folder: Path, *words: str, env: dict[str, str] | None = None, given: bytes = b"") -> bytes:
-    """What a git command prints. It runs no hook of the repository."""
-    quiet = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false")
+    """What a git command prints. It runs no hook of the repository, and writes no index beside the user's."""
+    quiet = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", "-c", "core.splitIndex=false")
     command = ["git", "-C", str(folder), *quiet, *words]
     return subprocess.run(
         command, check=True, capture_output=True, input=given, env={**os.environ, **(env or {})}

@@ -26,6 +26,7 @@ NOT_SHOWN = "its message is not shown, since it may hold the password"
 SCHEME = r"[a-z][a-z0-9+.-]{0,30}://"  # bounded: a patch may have lines of megabytes
 USER = re.compile(r"[^:/]*(?::[^@]*)?@")  # and password: what SQLAlchemy takes for them, after the scheme
 PLAIN = re.compile(r"([A-Za-z]:)?[\w./\\~$ -]*")  # a word or a path: not what might be a URL without its scheme
+DATABASE_NAME = re.compile(r"[\w.$-]*")  # else a part of a password may be in it
 SECRET_NAME = r"\w{0,40}(?:pass|pwd|secret|token|auth|apikey|api_key)\w{0,40}"
 
 DATABASE = re.compile(
@@ -50,7 +51,7 @@ def hide_password(storage: str) -> str:
     if not re.fullmatch(SCHEME, scheme + mark, re.IGNORECASE):
         return HIDDEN
     url = parsed(storage)
-    if url is None or is_ambiguous(storage):
+    if url is None or not is_certain(url, storage):
         return f"{scheme}://{HIDDEN}"
     if url.password is None and not url.query:
         return storage
@@ -61,11 +62,17 @@ def hide_password(storage: str) -> str:
     return f"{text}?{HIDDEN}" if url.query else text
 
 
+def is_certain(url: URL, storage: str) -> bool:
+    """Whether all of a password is where SQLAlchemy looks for it."""
+    is_path = url.get_backend_name() == "sqlite"
+    return not is_ambiguous(storage) and (is_path or bool(DATABASE_NAME.fullmatch(url.database or "")))
+
+
 def is_ambiguous(storage: str) -> bool:
     """Whether an "@" stands behind the one that ends the password: then perhaps it ends later than SQLAlchemy says."""
-    rest = storage.partition("://")[2]
+    scheme, _, rest = storage.partition("://")
     found = USER.match(rest)
-    if found is None and rest.startswith("/"):  # no host: the path of a file
+    if found is None and scheme.lower().startswith("sqlite"):  # the path of a file
         return False
     return "@" in rest[found.end() if found else 0 :]
 
@@ -84,7 +91,7 @@ def parsed(storage: str) -> URL | None:
 def scrub(message: str, storage: str) -> str:
     """What a driver says of a storage, without the password of its URL in any of the ways to write it."""
     if "://" not in storage:
-        return message
+        return hide_in_text(message)
     message = message.replace(storage, hide_password(storage))
     found = passwords(storage)
     if any(len(password) < FEWEST_CHARACTERS for password in found):
@@ -97,7 +104,7 @@ def scrub(message: str, storage: str) -> str:
 def passwords(storage: str) -> set[str]:
     """As they are, and as the URL writes them. Of a URL that cannot be read all that follows the scheme."""
     url, rest = parsed(storage), storage.partition("://")[2]
-    if url is None or is_ambiguous(storage):
+    if url is None or not is_certain(url, storage):
         return {rest, *re.split(r"[@:/?&=]", rest)} - {""}
     user = USER.match(rest)
     raw = user[0].partition(":")[2][:-1] if user else ""

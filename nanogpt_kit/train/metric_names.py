@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanogpt_kit.core.errors import Fault, KitError, dotted, nearest
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, nearest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Callback
 from nanogpt_kit.nn.blank import on_meta
@@ -36,7 +36,7 @@ def check_metrics(experiment: Experiment) -> None:
     if names is None:
         return
     best = experiment.checkpoint.keep_best
-    wanted = [] if best is None else [(("checkpoint", "keep_best"), best)]
+    wanted: list[tuple[Key, str]] = [] if best is None else [(("checkpoint", "keep_best"), best)]
     for key, part in experiment.parts():
         if isinstance(part, Callback):
             wanted += [((*key, option), metric) for option, metric in part.metrics_read().items()]

@@ -87,7 +87,8 @@ def write_patch(path: Path, patch: bytes) -> None:
     """Readable for its owner alone: it quotes files, some of which may be so themselves. Nothing where it is empty."""
     path.unlink(missing_ok=True)  # of a run that was killed before it began
     if patch:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
             file.write(patch)
 
 

@@ -351,7 +351,9 @@ def test_the_patch_turns_a_clean_clone_into_the_tree_that_ran(repository: Path, 
 
 
 @needs_git
-def test_the_users_index_and_objects_stay_as_they_are(repository: Path) -> None:
+@pytest.mark.parametrize("split", ["false", "true"])
+def test_the_users_index_and_objects_stay_as_they_are(repository: Path, split: str) -> None:
+    git(repository, "config", "core.splitIndex", split)
     (repository / "changed.py").write_text("changed")
     (repository / "staged.py").write_text("staged")
     git(repository, "add", "staged.py")

@@ -52,6 +52,8 @@ URLS = {
     "options": ("postgresql://h/db?options=-c%20password%3Ds3cret", ["s3cret"], "postgresql://h/db?***"),
     "other scheme": ("redis://me:s3cret@h/1", ["s3cret"], "redis://me:***@h/1"),
     "proxy": ("grpc://me:s3cret@h:1", ["s3cret"], "grpc://me:***@h:1"),
+    "three slashes": ("postgresql:///me:s3cret@h/db", ["s3cret"], "postgresql://***"),
+    "after the database": ("postgresql://h/db password=s3cret", ["s3cret"], "postgresql://***"),
     "bad scheme": ("post gres://me:s3cret@h", ["s3cret"], "***"),
     "no scheme": ("me:s3cret@h/db", ["s3cret"], "***"),
     "one slash": ("postgresql:/me:s3cret@h/db", ["s3cret"], "***"),

@@ -222,5 +222,5 @@ def test_a_storage_that_fails_meanwhile_ends_the_sweep_with_a_sentence(
     sweep = make_sweep("trials = 2", X)
     with pytest.raises(RunFailed) as caught:
         session.sweep(Experiment.load(sweep.path))
-    told = "journal has failed: no connection to postgresql://me:***@host/x; the same command goes on"
+    told = "journal has failed: no connection to postgresql://***@host/x; the same command continues"
     assert told in str(caught.value)

@@ -234,6 +234,7 @@ def test_a_password_is_written_nowhere(make_sweep: MakeSweep, tmp_path: Path) ->
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "empty"], check=True)
+    subprocess.run([*git, "add", str(sweep.path)], check=True)
     said = sweep.run(code=2)
     assert secret not in said
     assert "postgresql://me:***@127.0.0.1:1/none cannot be reached" in said

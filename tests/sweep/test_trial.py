@@ -586,5 +586,5 @@ def test_trials_run_the_component_files_as_they_were_when_the_sweep_began(scene:
     play.acts = [finishes()]
     play.work().poll()
     [copy] = play.specs[0]["components"]
-    assert Path(copy) == play.study.folder / "trials" / "components" / "mine.py"
-    assert Path(copy).read_text() == code
+    assert Path(copy) == Path("components", "mine.py")
+    assert (play.study.folder / "trials" / copy).read_text() == code
