@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from nanogpt_kit.checkpoint.store import read_tensors
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.interop.foreign import HEAD, SOFTMAX, Foreign, by_our_names, check_shaped, exported
@@ -131,7 +132,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for file in files:
         try:
-            weights |= load_file(file)
+            weights |= read_tensors(file)
         except (OSError, SafetensorError) as error:
             raise KitError(f"{file} is no safetensors file, or not all of one: {error}") from None
     return weights

@@ -25,7 +25,7 @@ NOT_SHOWN = "its message is not shown, since it may hold the password"
 
 SCHEME = r"[a-z][a-z0-9+.-]{0,30}://"  # bounded: a patch may have lines of megabytes
 USER = re.compile(r"[^:/]*(?::[^@]*)?@")  # and password: what SQLAlchemy takes for them, after the scheme
-PLAIN = re.compile(r"([A-Za-z]:)?[\w./\\~$ -]*")  # a word or a path: not what might be a URL without its scheme
+PLAIN = re.compile(r"([A-Za-z]:)?[^:=?&@]*|[/.~][^:=?&]*")  # a word or a path: not a URL without its scheme
 DATABASE_NAME = re.compile(r"[\w.$-]*")  # else a part of a password may be in it
 SECRET_NAME = r"\w{0,40}(?:pass|pwd|secret|token|auth|apikey|api_key)\w{0,40}"
 

@@ -177,7 +177,9 @@ def test_what_is_not_a_password_stays(text: str) -> None:
     assert hide_in_command([text]) == shlex.join([text])
 
 
-@pytest.mark.parametrize("path", ["journal", "sqlite", "x/y.journal", "sqlite:////me@work/x.db", r"C:\x\y.journal"])
+@pytest.mark.parametrize(
+    "path", ["journal", "sqlite", "x/y+z.journal", "/me@work/x.journal", "sqlite:////me@work/x.db", r"C:\x\y.journal"]
+)
 def test_a_storage_without_a_password_is_shown_as_it_is(path: str) -> None:
     assert hide_password(path) == path
 
