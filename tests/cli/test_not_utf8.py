@@ -48,7 +48,7 @@ def test_a_run_in_such_a_folder_is_trained_resumed_sampled_and_evaluated(odd: Pa
         ("sample", into, "--prompt=7", "sample.max_new_tokens=2"),
         ("eval", into),
         ("export", into, odd / os.fsdecode(b"out\xfd")),
-        ("import", odd / os.fsdecode(b"out\xfd"), odd / os.fsdecode(b"imported\xfc")),
+        ("import", odd / os.fsdecode(b"out\xfd"), "imported", "tokenizer.use=byte"),
         ("check", odd / "tiny.toml", "--explain"),
         ("prepare", odd / "tiny.toml"),
         ("plugins", "list"),
