@@ -64,7 +64,6 @@ def exit_code() -> int:
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
-        error.message = hide_in_text(error.message)
         error.show()
         return MISTAKE
     except KitError as error:

@@ -124,8 +124,8 @@ def difference(top: Path, sources: Sequence[Path]) -> tuple[list[str], bytes]:
         git(top, "update-index", "-q", "--refresh", env=aside)
         changed = names(git(top, "diff-files", "--name-only", "--ignore-submodules=dirty", "-z", env=aside))
         untracked = names(git(top, "ls-files", "--others", "--exclude-standard", "-z", env=aside))
-        sources_left = [name for name in untracked if is_source(top, name, sources)]
-        taken = [name for name in (*changed, *sources_left) if size(top / name) <= MOST_BYTES]
+        code = [name for name in untracked if is_source(top, name, sources)]
+        taken = [name for name in (*changed, *code) if size(top / name) <= MOST_BYTES]
         gone = [name for name in taken if is_behind_link(top / name)]
         for option, these in (("--force-remove", gone), ("--remove", sorted({*taken} - {*gone}))):
             given = os.fsencode("".join(f"{name}\0" for name in these))  # a command line has an end
@@ -136,7 +136,7 @@ def difference(top: Path, sources: Sequence[Path]) -> tuple[list[str], bytes]:
         # not by `diff`, which obeys the user's colours
         patch = git(top, "diff-index", "--cached", "--binary", "HEAD", "--", *without, env=aside)
         others = names(git(top, "diff-files", "--name-only", "--ignore-submodules=untracked", "-z", env=aside))
-    return sorted({*untracked, *large, *others} - set(sources_left)), patch
+    return sorted({*untracked, *large, *others} - set(code)), patch
 
 
 def is_source(top: Path, name: str, sources: Sequence[Path]) -> bool:
