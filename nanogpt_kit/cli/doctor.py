@@ -102,8 +102,9 @@ def tokens(path: Path) -> Fact:
     """What a folder of prepared data holds. Raises the errors of a manifest that is damaged."""
     import numpy as np
 
-    from nanogpt_kit.data.manifest import LISTED, VERSION
+    from nanogpt_kit.data.manifest import LISTED
     from nanogpt_kit.data.prepare import size_of
+    from nanogpt_kit.data.record import VERSION
     from nanogpt_kit.runs.files import read_json
     from nanogpt_kit.train.machine import in_words, judged
 

@@ -8,6 +8,7 @@ import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
 from nanogpt_kit.cli.streams import continue_unread
+from nanogpt_kit.core.errors import Fault, KitError
 
 if TYPE_CHECKING:
     from nanogpt_kit.data.manifest import Prepared
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 @EXPERIMENT
 @OVERRIDES
 @click.option("--stats", is_flag=True, help="What the data holds, split by split.")
+@click.option("--verify", is_flag=True, help="Read every file again and compare it with what was recorded.")
 @click.option("--workers", type=click.IntRange(1), help="Processes that tokenize.  [default: one a core]")
 @TRUST
-def prepare(experiment: str, overrides: tuple[str, ...], stats: bool, workers: int | None, trust_code: bool) -> None:
+def prepare(
+    experiment: str, overrides: tuple[str, ...], stats: bool, verify: bool, workers: int | None, trust_code: bool
+) -> None:
     """Turn EXPERIMENT's text into tokens on disk, where that has not been done yet.
 
     A preparation that was stopped goes on where it was.
@@ -28,7 +32,9 @@ def prepare(experiment: str, overrides: tuple[str, ...], stats: bool, workers: i
     chosen = load(experiment, overrides, trust_code)
     from nanogpt_kit.data import prepare as preparation
 
-    prepared = preparation.prepare(chosen, workers)
+    prepared = preparation.prepare(chosen, workers, verify=not verify)
+    if verify:
+        show_verified(prepared)
     if stats:
         show_stats(prepared)
     for name, bits in prepared.references.items():
@@ -45,6 +51,20 @@ STATS = {  # of a split, in words
     "longest": "tokens of the longest document",
     "unknown": "unknown characters",
 }
+
+
+def show_verified(prepared: Prepared) -> None:
+    """A line for each file, read from its first byte to its last. Raises KitError with those that are damaged."""
+    from nanogpt_kit.data.record import MANIFEST, damaged
+
+    faults: list[Fault] = []
+    click.echo(f"{MANIFEST:24}as recorded")
+    for file in prepared.files:
+        damage = file.damage(anew=True)
+        click.echo(f"{file.path.name:24}{'damaged' if damage else 'as recorded'}, {file.size:,} bytes")
+        faults += damaged(prepared.path, file.path.name, damage).faults if damage else ()
+    if faults:
+        raise KitError(*faults)
 
 
 def show_stats(prepared: Prepared) -> None:

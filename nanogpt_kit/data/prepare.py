@@ -22,8 +22,15 @@ from nanogpt_kit.core.options import digest
 from nanogpt_kit.data import ready_made
 from nanogpt_kit.data.encode import encoded, token_type
 from nanogpt_kit.data.jobs import Job, Watch, jobs
-from nanogpt_kit.data.manifest import VERSION, Prepared, check_block_size, tokenizer_identity, tokenizer_record
+from nanogpt_kit.data.manifest import (
+    Prepared,
+    check_block_size,
+    data_files,
+    tokenizer_identity,
+    tokenizer_record,
+)
 from nanogpt_kit.data.progress import Progress
+from nanogpt_kit.data.record import MANIFEST, VERSION, damaged, manifest_hash
 from nanogpt_kit.data.vocabulary import make_encoder, taken_from
 from nanogpt_kit.data.write import JOURNAL, Outdated, Writer, check_room
 from nanogpt_kit.runs.files import check_writable, own_folder, sync_folder, write_json
@@ -39,28 +46,57 @@ def data_root() -> Path:
     return Path(os.environ.get("NANOGPT_KIT_DATA") or "data")
 
 
-def prepare(experiment: Experiment, workers: int | None = None, resumed: RunFolder | None = None) -> Prepared:
+def prepare(
+    experiment: Experiment, workers: int | None = None, resumed: RunFolder | None = None, verify: bool = True
+) -> Prepared:
     """The experiment's text as tokens: found where it was prepared before, else made now, by a process on each core.
 
-    `resumed` is the run that goes on with them. Raises KitError for text or tokens that are not right; then nothing is
-    left behind.
+    `resumed` is the run that goes on with them. Files that are not what was written are refused; without `verify` the
+    manifest alone is looked at, as where another process looks at the rest. Raises KitError for text or tokens that
+    are not right; then nothing is left behind.
     """
     taken = taken_from(experiment, resumed)
     identity = describe(experiment, taken)
     name = f"{identity['dataset']['use']}-{identity['tokenizer']['use']}".replace("/", "-")
     path = data_root() / f"{name}-{digest(identity)[:12]}"
-    if not (path / "manifest.json").exists():
+    if not (path / MANIFEST).exists():
+        check_free(path)
         check_writable(data_root())
         lock = data_root() / f".{path.name}.lock"
         with own_folder(data_root()):
             if held(lock):
                 logger.info("waiting for another process that prepares %s", path)
             with Lock(lock, wait=True):
-                if not (path / "manifest.json").exists():
+                if not (path / MANIFEST).exists():
                     build(experiment, identity, path, taken, workers or cores())
-    prepared = Prepared.open(path, experiment.tokenizer)
+    prepared = Prepared.open(path, experiment)
+    check_identity(prepared, identity, taken)
+    if verify:
+        prepared.check()
     prepared.check_block_size(experiment.model.block_size)
     return prepared
+
+
+def check_free(path: Path) -> None:
+    """Raises KitError where something lies in the data's place: seen only after an hour of tokenizing otherwise."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise KitError(f"{path} is not a folder; remove it to prepare the data there")
+    if path.exists() and any(path.iterdir()):
+        raise damaged(path, MANIFEST, "is missing")
+
+
+def check_identity(prepared: Prepared, identity: dict[str, Any], taken: dict[str, Any] | None) -> None:
+    """Raises KitError where a whole folder lies in the place of another."""
+    found = prepared.manifest["tokenizer"]
+    tokenizer = {key: value for key, value in identity["tokenizer"].items() if key != "taken"}
+    same = {
+        "text": digest(prepared.manifest["dataset"]) == digest(identity["dataset"]),
+        "tokenizer": digest({key: found.get(key) for key in tokenizer}) == digest(tokenizer),
+        "vocabulary": taken is None or digest(found["state"]) == digest(taken),
+    }
+    others = [name for name, is_same in same.items() if not is_same]
+    if others:
+        raise damaged(prepared.path, MANIFEST, f"is of another {' and '.join(others)} than the folder's name says")
 
 
 def cores() -> int:
@@ -87,25 +123,30 @@ def build(
 ) -> None:
     """Makes the folder `path` whole, or not at all; what a kill or a full disk left of it is gone on with."""
     partial = path.with_name(f".{path.name}.{platform.node()}")
+    if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
+        raise KitError(f"{partial} is not a folder; remove it to prepare the data there")
     partial.mkdir(exist_ok=True)
+    manifest: dict[str, Any] | None = None
     went_on = (partial / JOURNAL).exists()
     if not went_on:
         tell_of_others(partial, path)
     try:
-        if not (partial / "manifest.json").exists():
+        if not (partial / MANIFEST).exists():
             try:
-                fill(experiment, identity, partial, taken, workers)
-            except Outdated as error:  # a branch on the hub has moved, or a library learns otherwise
+                manifest = fill(experiment, identity, partial, taken, workers)
+            except Outdated as error:  # a branch on the hub has moved, a library learns otherwise, a disk has lost bits
                 logger.warning("what an earlier preparation left was made of %s: beginning anew", error)
                 shutil.rmtree(partial)
                 partial.mkdir()
-                fill(experiment, identity, partial, taken, workers)
+                manifest = fill(experiment, identity, partial, taken, workers)
         for left in (partial / JOURNAL, *partial.glob(".*")):
             left.unlink(missing_ok=True)
         partial.rename(path)
         sync_folder(path.parent)
+        for file in data_files(path, manifest) if manifest else ():
+            file.remember()
     except OSError as error:
-        if (path / "manifest.json").exists():  # another machine was faster, and its data is as good
+        if (path / MANIFEST).exists():  # another machine was faster, and its data is as good
             shutil.rmtree(partial, ignore_errors=True)
             return
         raise KitError(f"the data of {path} cannot be prepared: {error}{kept(partial)}") from error
@@ -149,7 +190,8 @@ def kept(partial: Path) -> str:
 
 def fill(
     experiment: Experiment, identity: dict[str, Any], folder: Path, taken: dict[str, Any] | None, workers: int
-) -> None:
+) -> dict[str, Any]:
+    """Writes all files of the data, the manifest last, and returns that."""
     began = time.perf_counter()
     dataset = experiment.dataset
     logger.info("preparing %s as %s tokens", identity["dataset"]["use"], identity["tokenizer"]["use"])
@@ -179,11 +221,13 @@ def fill(
         "dtype": token_type(encoder).name,
         "splits": splits,
     }
-    write_json(folder / "manifest.json", manifest)
+    manifest["sha256"] = manifest_hash(manifest)
+    write_json(folder / MANIFEST, manifest)
     size, seconds = sum(values["bytes"] for values in splits.values()), time.perf_counter() - began
     counts = ", ".join(f"{split} {values['tokens']:,} tokens" for split, values in splits.items())
     speed = f" ({size / 1e6 / seconds:.1f} MB/s)" if seconds > 1 and not writer.done else ""
     logger.info("prepared %.1f MB of text in %.1f s%s: %s", size / 1e6, seconds, speed, counts)
+    return manifest
 
 
 def tokenize(

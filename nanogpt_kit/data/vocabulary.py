@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def taken_from(experiment: Experiment, resumed: RunFolder | None = None) -> dict
         kept = kept or kept_tokenizers(folder)
         if not kept:
             raise KitError(f"{folder} has no checkpoint yet")
-        record = read_json(kept[-1])
+        record = read_record(kept[-1])
         if record["use"] != use:
             raise KitError(f"{folder} has {record['use']} tokens, not {use}")
     except KitError as error:
@@ -41,6 +40,17 @@ def taken_from(experiment: Experiment, resumed: RunFolder | None = None) -> dict
         raise KitError(*(Fault(one.message, "tokenizer.from_run", place) for one in error.faults)) from None
     state: dict[str, Any] = record["state"]
     return state
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The tokenizer that a checkpoint keeps. Raises KitError where the file holds none."""
+    try:
+        record = read_json(path)
+    except (OSError, ValueError) as error:
+        raise KitError(f"{path} cannot be read: {error}") from None
+    if not (isinstance(record, dict) and isinstance(record.get("use"), str) and isinstance(record.get("state"), dict)):
+        raise KitError(f"{path} holds no tokenizer: it needs a name under use, and a table under state")
+    return record
 
 
 def kept_tokenizers(folder: RunFolder) -> list[Path]:
@@ -52,12 +62,25 @@ def make_encoder(tokenizer: Tokenizer, dataset: Dataset, taken: Mapping[str, Any
     state = taken if taken is not None else dataset.vocabulary()
     if state is None:
         return tokenizer.build(TextContext(splits=dataset.splits, documents=lambda split: texts(dataset, split)))
-    with suppress(KeyError):
-        encoder = tokenizer.restore(state)
-        if encoder.state() == state:
-            return encoder
     what = f"the vocabulary that comes with the tokens holds {', '.join(state)}"
-    raise KitError(Fault(f"{what}, which {type(tokenizer).__name__} does not know", "tokenizer.use"))
+    try:
+        encoder = restored(tokenizer, state)
+    except KitError as error:
+        raise KitError(Fault(f"{what}; {error}", "tokenizer.use")) from error
+    if encoder.state() != state:
+        raise KitError(Fault(f"{what}, which {type(tokenizer).__name__} does not know", "tokenizer.use"))
+    return encoder
+
+
+def restored(tokenizer: Tokenizer, state: Mapping[str, Any]) -> Encoder:
+    """The encoder of a state that others may have written. Raises KitError where it is not one."""
+    try:
+        return tokenizer.restore(state)
+    except KitError:
+        raise
+    except Exception as error:  # whatever a tokenizer meets in a state that it did not write
+        reason = f"{type(error).__name__}: {error}"
+        raise KitError(f"{type(tokenizer).__name__} does not know such a vocabulary ({reason})") from error
 
 
 def texts(dataset: Dataset, split: str) -> Iterator[str]:

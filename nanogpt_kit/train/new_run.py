@@ -16,6 +16,8 @@ from nanogpt_kit.core.errors import KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.manifest import Prepared
+from nanogpt_kit.data.record import MANIFEST, fingerprint
+from nanogpt_kit.data.vocabulary import kept_tokenizers, read_record
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import own_folder, read_json, write_atomically, write_json
@@ -101,15 +103,29 @@ def remove(folder: RunFolder, is_ours: bool) -> None:
 
 
 def check_data(folder: RunFolder, data: Prepared, facts: dict[str, Any]) -> None:
-    """Raises KitError where a run would go on with other tokens than it began with."""
+    """Raises KitError where a run would go on with other tokens, or another tokenizer, than it began with."""
     try:
-        before = read_json(folder.path / "provenance.json")["data"]["splits"]
+        before = read_json(folder.path / "provenance.json")["data"]
+        splits, tokenizer = before["splits"], before["tokenizer"]
     except (OSError, ValueError, KeyError, TypeError):
         raise KitError(
             f"{folder.path / 'provenance.json'} cannot be read, and it says which data the run saw"
         ) from None
-    if before != facts["splits"]:
+    if splits != facts["splits"]:
         raise KitError(f"{folder} was trained on other tokens than {data.path} holds now; it cannot go on with these")
+    if tokenizer != facts["tokenizer"]:
+        raise KitError(
+            f"{folder} was trained with another tokenizer than {data.path / MANIFEST} holds now, though with the same "
+            f"tokens; remove {data.path} to prepare anew"
+        )
+    for path in kept_tokenizers(folder)[-1:]:
+        try:
+            record = read_record(path)
+        except KitError:
+            continue  # a damaged checkpoint, which is passed over
+        found = fingerprint(record)
+        if found == record.get("fingerprint") != facts["tokenizer"]:
+            raise KitError(f"{path} is another tokenizer than that of {data.path / MANIFEST}; {folder} cannot go on")
 
 
 def data_facts(data: Prepared) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def run(
         start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
         if world.first_says(start is not None) and world.rank:  # not at once: it may be a download
             start = WarmStart.find(experiment, resumed, trust_code)
-        data = prepare(experiment, resumed=resumed)
+        data = prepare(experiment, resumed=resumed, verify=world.local_rank == 0)  # for all ranks of this machine
         if experiment.sample.num_samples:
             encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
         check_evaluators(experiment, data.encoder)

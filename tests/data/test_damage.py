@@ -1,0 +1,418 @@
+"""Prepared data that is not what was written is refused: by its file's name, in a sentence, before it is trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanogpt_kit.api import KitError
+from nanogpt_kit.core import contents
+from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.data import damage
+from nanogpt_kit.data.damage import DataFile
+from nanogpt_kit.data.manifest import LISTED, Prepared
+from nanogpt_kit.data.prepare import data_root, prepare
+from nanogpt_kit.data.record import MANIFEST, fingerprint, manifest_hash, read_manifest
+from nanogpt_kit.runs.files import sha256
+
+FILES = ("train.bin", "train.documents.bin", "val.bin", "val.documents.bin")
+Damage = Callable[[Path], object]
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def experiment(tiny: Path) -> Experiment:
+    return Experiment.load(tiny, ["tokenizer.use=char"])
+
+
+@pytest.fixture
+def folder(experiment: Experiment) -> Path:
+    return prepare(experiment).path
+
+
+def refusal(experiment: Experiment) -> str:
+    with pytest.raises(KitError) as caught:
+        prepare(experiment)
+    return str(caught.value)
+
+
+def flip(path: Path, at: int | None = None) -> None:
+    """One bit, in the middle where it is not said where."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+# --- the audit: each file of a data folder, flipped and cut -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "says"),
+    [
+        *((name, flip, "is not what was written: its SHA-256 is") for name in FILES),
+        *((name, cut, r"has \d+ bytes instead of \d+") for name in FILES),
+        (MANIFEST, flip, "is damaged: "),
+        (MANIFEST, cut, "is damaged: "),
+        *((name, Path.unlink, "is missing") for name in (*FILES, MANIFEST)),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_remedy(
+    experiment: Experiment, folder: Path, name: str, harm: Damage, says: str
+) -> None:
+    harm(folder / name)
+    assert re.fullmatch(
+        f"{re.escape(str(folder / name))} {says}.*; remove {folder} to prepare anew", refusal(experiment)
+    )
+    shutil.rmtree(folder)
+    assert prepare(experiment).path == folder
+
+
+def test_all_damaged_files_are_named_at_once(experiment: Experiment, folder: Path) -> None:
+    for name in FILES[:3]:
+        flip(folder / name)
+    with pytest.raises(KitError) as caught:
+        prepare(experiment)
+    assert [str(fault).split()[0] for fault in caught.value.faults] == [str(folder / name) for name in FILES[:3]]
+
+
+def test_a_flipped_bit_anywhere_in_the_manifest_is_noticed(folder: Path) -> None:
+    manifest = folder / MANIFEST
+    raw, whole, passed = manifest.read_bytes(), read_manifest(folder), []
+    for at in range(0, len(raw), 7):
+        flip(manifest, at)
+        with suppress(KitError):
+            passed.append(read_manifest(folder))
+        manifest.write_bytes(raw)
+    assert all(values == whole for values in passed)  # as where a number has more digits than count
+    assert len(passed) < 3
+
+
+# --- content that nobody's preparation wrote --------------------------------------------------------------------
+
+
+def changed(**values: Any) -> Damage:
+    """The manifest with other values, and all its hashes right. `train_tokens=5` is splits.train.tokens."""
+
+    def change(folder: Path) -> None:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for key, value in values.items():
+            section, _, name = key.partition("_")
+            within = manifest["splits"].get(section, manifest.get(section))
+            if isinstance(within, dict) and name:
+                within[name] = value
+            else:
+                manifest[key] = value
+        write(folder, manifest)
+
+    return change
+
+
+def write(folder: Path, manifest: dict[str, Any]) -> None:
+    if isinstance(manifest.get("tokenizer"), dict):
+        manifest["tokenizer"]["fingerprint"] = fingerprint(manifest["tokenizer"])
+        manifest["sha256"] = manifest_hash(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def other_vocabulary(folder: Path) -> None:
+    """Two characters change places, as an editor's hand may do it."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    first, second, *rest = manifest["tokenizer"]["state"]["characters"]
+    manifest["tokenizer"]["state"]["characters"] = "".join([second, first, *rest])
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def moved_outside(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["splits"]["../val"] = manifest["splits"].pop("val")
+    write(folder, manifest)
+
+
+def text(content: str | bytes) -> Damage:
+    raw = content.encode() if isinstance(content, str) else content
+    return lambda folder: (folder / MANIFEST).write_bytes(raw)
+
+
+def fifo(name: str) -> Damage:
+    def replace(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return replace
+
+
+def link(name: str, target: str) -> Damage:
+    def replace(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to(target)
+
+    return replace
+
+
+def a_folder(name: str) -> Damage:
+    def replace(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return replace
+
+
+HOSTILE: dict[str, tuple[Damage, str, str]] = {
+    "empty": (text(""), MANIFEST, "is damaged: "),
+    "no JSON": (text("{"), MANIFEST, "is damaged: "),
+    "not UTF-8": (text(b'{"version": "\xff"}'), MANIFEST, "is damaged: "),
+    "null": (text("null"), MANIFEST, "is damaged: "),
+    "a list": (text("[1, 2]"), MANIFEST, "is damaged: "),
+    "deep": (text('{"splits":' * 100_000), MANIFEST, "is damaged: .*deep"),
+    "deep and whole": (text("[" * 100_000 + "]" * 100_000), MANIFEST, "is damaged: .*deep"),
+    "a long number": (text('{"version": %s}' % ("9" * 5000)), MANIFEST, "is damaged: "),
+    "another version": (changed(version=2), MANIFEST, "is damaged: version: "),
+    "splits is a list": (changed(splits=["train", "val"]), MANIFEST, "is damaged: splits: "),
+    "no validation": (changed(splits={}), MANIFEST, "is damaged: its splits are not train, val"),
+    "a split is null": (changed(val=None, splits={"train": None}), MANIFEST, r"is damaged: splits\.train: "),
+    "a name that leads outside": (moved_outside, MANIFEST, "is damaged: its splits are not train, val"),
+    "a negative count": (changed(train_tokens=-1), MANIFEST, r"is damaged: splits\.train\.tokens: "),
+    "a huge count": (changed(train_documents=10**300), MANIFEST, r"is damaged: splits\.train\.documents: "),
+    "an infinite count": (changed(val_bytes=1e999), MANIFEST, r"is damaged: splits\.val\.bytes: "),
+    "a fraction": (changed(val_tokens=2.5), MANIFEST, r"is damaged: splits\.val\.tokens: "),
+    "a count in words": (changed(val_longest="many"), MANIFEST, r"is damaged: splits\.val\.longest: "),
+    "a hash that is none": (changed(val_sha256="../../etc"), MANIFEST, r"is damaged: splits\.val\.sha256: "),
+    "references in words": (changed(val_references={"xz": "few"}), MANIFEST, r"is damaged: splits\.val\.references"),
+    "dtype object": (changed(dtype="object"), MANIFEST, "is damaged: dtype: "),
+    "dtype too wide": (changed(dtype="uint32"), MANIFEST, "is damaged: its vocab_size, eot_id or dtype"),
+    "more tokens": (changed(train_tokens=10**9), "train.bin", r"has \d+ bytes instead of 2000000000"),
+    "no tokens": (changed(train_tokens=0), "train.bin", r"has \d+ bytes instead of 0"),
+    "a vocabulary that shrank": (changed(tokenizer_vocab_size=5), MANIFEST, "is damaged: its vocab_size"),
+    "an end of text": (changed(tokenizer_eot_id=3), MANIFEST, "is damaged: its vocab_size, eot_id"),
+    "state is a list": (changed(tokenizer_state=[]), MANIFEST, r"is damaged: tokenizer\.state: "),
+    "no characters": (changed(tokenizer_state={}), MANIFEST, r"is damaged: tokenizer\.state: .*KeyError"),
+    "characters are a number": (
+        changed(tokenizer_state={"characters": 3}),
+        MANIFEST,
+        r"is damaged: tokenizer\.state: ",
+    ),
+    "tokenizer is null": (changed(tokenizer=None), MANIFEST, "is damaged: tokenizer: "),
+    "other characters": (other_vocabulary, MANIFEST, "is damaged: its tokenizer, vocabulary included, is not the one"),
+    "another dataset": (changed(dataset_fingerprint="0"), MANIFEST, "is of another text than the folder's name says"),
+    "another tokenizer": (
+        changed(tokenizer_use="byte"),
+        MANIFEST,
+        "is of another tokenizer than the folder's name says",
+    ),
+    "manifest is a folder": (a_folder(MANIFEST), MANIFEST, "cannot be read"),
+    "manifest is a FIFO": (fifo(MANIFEST), MANIFEST, "cannot be read"),
+    "manifest never ends": (link(MANIFEST, "/dev/zero"), MANIFEST, "cannot be read"),
+    "manifest leads nowhere": (link(MANIFEST, "nowhere"), MANIFEST, "is missing"),
+    "tokens are a FIFO": (fifo("train.bin"), "train.bin", "is not a regular file"),
+    "tokens are a folder": (a_folder("val.bin"), "val.bin", "is not a regular file"),
+    "tokens never end": (link("val.bin", "/dev/zero"), "val.bin", "is not a regular file"),
+    "tokens lead nowhere": (link("val.documents.bin", "nowhere"), "val.documents.bin", "is missing"),
+    "tokens lead to others": (link("val.bin", "train.bin"), "val.bin", "has "),
+    "a link to itself": (link("val.bin", "val.bin"), "val.bin", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("harm", "name", "says"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_content_is_refused_in_a_sentence(
+    experiment: Experiment, folder: Path, harm: Damage, name: str, says: str
+) -> None:
+    harm(folder)
+    assert re.match(f"{re.escape(str(folder / name))} {says}.*; remove {folder} to prepare anew", refusal(experiment))
+
+
+def test_what_a_stranger_named_reaches_no_terminal_as_it_is(experiment: Experiment, folder: Path) -> None:
+    changed(splits={"\x1b]0;pwned\x07": 3})(folder)
+    assert refusal(experiment).isprintable()
+
+
+def test_the_command_says_so_and_ends_with_two(tiny: Path, folder: Path, command: Command) -> None:
+    (folder / MANIFEST).write_text("{", encoding="utf-8")
+    answer = command("prepare", tiny, "tokenizer.use=char")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"error: {folder / MANIFEST} is damaged")
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/nowhere")], ids=["file", "link"])
+@pytest.mark.parametrize("partial", [False, True], ids=["the folder", "half of it"])
+def test_what_lies_in_the_datas_place_is_left_alone(
+    experiment: Experiment, folder: Path, make: Damage, partial: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(folder)
+    monkeypatch.setattr("platform.node", lambda: "here")
+    place = folder.with_name(f".{folder.name}.here") if partial else folder
+    make(place)
+    assert f"{place} is not a folder; remove it" in refusal(experiment)
+    assert os.path.lexists(place)
+
+
+# --- numbers that mean nothing, under hashes that are right -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "value", "says"),
+    [
+        ("train.bin", 7, 60_000, r"holds 60000 at position 7, and only numbers below \d+ can be there"),
+        ("val.bin", -1, 60_000, r"holds 60000 at position \d+, and only numbers below \d+"),
+        ("val.documents.bin", 0, 10**12, r"holds 1000000000000 at position 0, and only numbers below \d+"),
+        ("val.documents.bin", 0, -1, "holds -1 at position 0, below the number before it"),
+        ("train.documents.bin", -1, 0, r"holds 0 at position \d+, below the number before it"),
+    ],
+)
+def test_a_number_that_cannot_be_right_is_named_with_its_place(
+    tiny: Path, tmp_path: Path, name: str, at: int, value: int, says: str
+) -> None:
+    lines = "".join(json.dumps({"text": f"line {number}"}) + "\n" for number in range(99))
+    (tmp_path / "lines.jsonl").write_text(lines, encoding="utf-8")
+    experiment = Experiment.load(tiny, [f"dataset.source={tmp_path / 'lines.jsonl'}"])
+    folder = prepare(experiment).path
+    numbers = np.fromfile(folder / name, np.int64 if "documents" in name else np.uint16)
+    numbers[at] = value
+    numbers.tofile(folder / name)
+    key = f"{name.split('.')[0]}_{'documents_' if 'documents' in name else ''}sha256"
+    changed(**{key: sha256(folder / name)})(folder)
+    assert re.match(f"{re.escape(str(folder / name))} {says}", refusal(experiment))
+
+
+@pytest.mark.parametrize("at", [0, 1, 6, 7, 8, 15, 16, 19])
+def test_the_first_wrong_number_is_found_in_any_piece(tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(damage, "PIECE_BYTES", 64)  # eight numbers
+    numbers = np.arange(10, 30)
+    numbers[at:] -= 100
+    numbers[-1] += 2000
+    numbers.tofile(tmp_path / "a")
+    file = DataFile(tmp_path / "a", "<i8", 20, sha256(tmp_path / "a"), limit=1000, ascends=True)
+    assert f"holds {numbers[at]} at position {at}, " in str(file.damage())
+
+
+# --- large files are read once ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were read; all are large here."""
+    names: list[str] = []
+    reading = DataFile.read
+    monkeypatch.setattr(contents, "REMEMBERED_BYTES", 1)
+    monkeypatch.setattr(DataFile, "read", lambda self, path: names.append(path.name) or reading(self, path))
+    return names
+
+
+def grown_old(folder: Path) -> None:
+    """So that what is read now is remembered."""
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - 3600,) * 2)
+
+
+def test_large_files_are_not_read_by_those_who_wrote_them_nor_twice(experiment: Experiment, read: list[str]) -> None:
+    folder = prepare(experiment).path
+    prepare(experiment)
+    assert read == []
+    grown_old(folder)  # it might be another file now
+    for _ in range(2):
+        prepare(experiment)
+        assert sorted(read) == sorted(FILES)
+
+
+@pytest.mark.parametrize("change", ["size", "time", "inode"])
+def test_a_large_file_that_changed_is_read_again(experiment: Experiment, read: list[str], change: str) -> None:
+    file = prepare(experiment).path / "train.bin"
+    before = file.stat()
+    if change == "inode":
+        shutil.copy2(file, file.with_name("other"))
+        file.with_name("other").replace(file)
+    flip(file)
+    if change == "size":
+        file.write_bytes(file.read_bytes() + b"\0\0")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + (change == "time")))
+    assert f"{file} " in refusal(experiment)
+
+
+def test_another_vocabulary_is_another_question(experiment: Experiment, read: list[str]) -> None:
+    file = next(file for file in prepare(experiment).files if file.path.name == "train.bin")
+    assert file.damage() is None
+    assert "only numbers below 3 can be there" in str(DataFile(**{**vars(file), "limit": 3}).damage())
+
+
+def test_a_flip_that_hides_behind_its_old_time_is_found_by_verify(
+    tiny: Path, experiment: Experiment, read: list[str], command: Command
+) -> None:
+    folder = prepare(experiment).path
+    before = (folder / "val.bin").stat()
+    flip(folder / "val.bin")
+    os.utime(folder / "val.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
+    prepare(experiment)  # nothing seems to have changed
+    words = ("prepare", tiny, "tokenizer.use=char", "--verify")
+    answer = command(*words)
+    assert answer.code == 2
+    assert answer.err.startswith(f"error: {folder / 'val.bin'} is not what was written")
+    lines = {line.split()[0]: line for line in answer.out.splitlines()}
+    assert set(lines) == {*FILES, MANIFEST}
+    assert {name for name, line in lines.items() if "as recorded" not in line} == {"val.bin"}
+    assert sorted(read) == sorted(FILES)
+
+
+def test_verify_remembers_what_it_found(tiny: Path, experiment: Experiment, read: list[str], command: Command) -> None:
+    folder = prepare(experiment).path
+    grown_old(folder)
+    prepare(experiment)
+    before = (folder / "val.bin").stat()
+    flip(folder / "val.bin")
+    os.utime(folder / "val.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
+    command("prepare", tiny, "tokenizer.use=char", "--verify")
+    assert str(folder / "val.bin") in refusal(experiment)
+
+
+def test_verify_prepares_what_is_not_there_and_reads_all_of_it(tiny: Path, read: list[str], command: Command) -> None:
+    answer = command("prepare", tiny, "--verify")
+    assert answer.code == 0
+    assert answer.out.splitlines()[-1].startswith(str(data_root()))
+    assert answer.out.count("as recorded") == 5
+    assert sorted(read) == sorted(FILES)
+
+
+def test_other_ranks_leave_the_files_to_the_first(experiment: Experiment, read: list[str]) -> None:
+    folder = prepare(experiment).path
+    grown_old(folder)
+    assert prepare(experiment, verify=False).path == folder
+    assert read == []
+
+
+def test_opening_twenty_megabytes_takes_less_than_a_tenth_of_a_second(tmp_path: Path) -> None:
+    np.zeros(10_000_000, np.uint16).tofile(tmp_path / "a")  # not remembered, as it is young
+    file = DataFile(tmp_path / "a", "uint16", 10_000_000, sha256(tmp_path / "a"), limit=1, ascends=False)
+    began = time.process_time()
+    assert file.damage() is None
+    assert time.process_time() - began < 0.1
+
+
+# --- while it is in use -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["val.bin", LISTED % "val"])
+def test_a_file_that_is_cut_while_it_is_in_use_is_named(experiment: Experiment, folder: Path, name: str) -> None:
+    prepared = prepare(experiment)
+    os.truncate(folder / name, 0)
+    with pytest.raises(RunFailed, match=re.escape(str(folder / name))):
+        prepared.split("val")
+
+
+def test_a_split_may_be_empty_of_tokens(folder: Path, experiment: Experiment) -> None:
+    prepared = prepare(experiment)
+    values = prepared.splits["val"] | {"tokens": 0, "documents": 0}
+    empty = Prepared(folder, prepared.encoder, {**prepared.manifest, "splits": {"val": values}})
+    assert len(empty.split("val").tokens) == 0
