@@ -76,10 +76,11 @@ class DataFile:
 
     def first_wrong(self, values: np.ndarray, before: np.ndarray, at: int) -> str:
         """`values` stand at `at` and after, `before` (1,) in front of them."""
-        if values.max() >= self.limit:
-            place = int(np.argmax(values >= self.limit))
-            return f" holds {values[place]} at position {at + place}, and only numbers below {self.limit} can be there"
-        if self.ascends and ((steps := np.diff(values, prepend=before)) < 0).any():
-            place = int(np.argmax(steps < 0))
-            return f" holds {values[place]} at position {at + place}, below the number before it"
-        return ""
+        is_wrong = values >= self.limit
+        if self.ascends:
+            is_wrong |= values < np.concatenate([before, values[:-1]])
+        if not is_wrong.any():
+            return ""
+        place = int(np.argmax(is_wrong))
+        why = f"only numbers below {self.limit} can be there"
+        return f" holds {values[place]} at position {at + place}, and {why}{', ascending' * self.ascends}"

@@ -269,8 +269,8 @@ def test_what_lies_in_the_datas_place_is_left_alone(
         ("train.bin", 7, 60_000, r"holds 60000 at position 7, and only numbers below \d+ can be there"),
         ("val.bin", -1, 60_000, r"holds 60000 at position \d+, and only numbers below \d+"),
         ("val.documents.bin", 0, 10**12, r"holds 1000000000000 at position 0, and only numbers below \d+"),
-        ("val.documents.bin", 0, -1, "holds -1 at position 0, below the number before it"),
-        ("train.documents.bin", -1, 0, r"holds 0 at position \d+, below the number before it"),
+        ("val.documents.bin", 0, -1, "holds -1 at position 0, .*ascending"),
+        ("train.documents.bin", -1, 0, r"holds 0 at position \d+, .*ascending"),
     ],
 )
 def test_a_number_that_cannot_be_right_is_named_with_its_place(
