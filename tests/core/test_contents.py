@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,9 @@ def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(
     assert content_hash(path) == hashlib.sha256(b"y" * 2000).hexdigest()
 
 
-@pytest.mark.parametrize("damage", ["{", "[1, 2]", '{"a": 3}', '{"%s": [2000, 1]}', "\udc00"])
+@pytest.mark.parametrize(
+    "damage", ["{", "[1, 2]", '{"a": 3}', '{"%s": [2000, 1]}', '{"%s": [2000, 1, 1, "a"]}', "\udc00", "[" * 100_000]
+)
 def test_a_damaged_memory_is_no_error(tmp_path: Path, read: list[Path], damage: str) -> None:
     path = file(tmp_path / "a", b"x" * 2000)
     contents.memory().parent.mkdir(parents=True)
@@ -92,6 +95,46 @@ def test_a_damaged_memory_is_no_error(tmp_path: Path, read: list[Path], damage: 
     for _ in range(2):
         assert content_hash(path) == hashlib.sha256(b"x" * 2000).hexdigest()
     assert read == [path]
+
+
+def test_each_question_has_an_answer_of_its_own_and_may_be_asked_anew(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def reader(question: str) -> Callable[[Path], str]:
+        return lambda path: asked.append(question) or f"{question} {path.read_text()[0]}"
+
+    path = file(tmp_path / "a", b"x" * 2000)
+    for question in ("first", "second", "first", "second"):
+        assert contents.answer(path, question, reader(question)) == f"{question} x"
+    assert asked == ["first", "second"]
+    file(path, b"y" * 2000)  # which nothing shows but its bytes
+    assert contents.answer(path, "first", reader("first")) == "first x"
+    for anew in (True, False):
+        assert contents.answer(path, "first", reader("first"), anew) == "first y"
+
+
+def test_who_wrote_a_file_need_not_read_it(tmp_path: Path, read: list[Path]) -> None:
+    path = file(tmp_path / "a", b"x" * 2000, time.time())
+    contents.remember(path, "sha256", "as written")
+    assert content_hash(path) == "as written"
+    file(path, b"y" * 2000, time.time() + 1)
+    assert content_hash(path) == hashlib.sha256(b"y" * 2000).hexdigest()
+    assert read == [path]
+
+
+def test_a_link_in_place_of_the_memory_is_not_followed(tmp_path: Path) -> None:
+    contents.memory().parent.mkdir(parents=True)
+    (tmp_path / "precious").write_text("precious", encoding="utf-8")
+    contents.memory().symlink_to(tmp_path / "precious")
+    content_hash(file(tmp_path / "a", b"x" * 2000))
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "precious"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(KitError, match="a: cannot be read: not a regular file"):
+        content_hash(tmp_path / "a")
 
 
 def test_a_memory_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

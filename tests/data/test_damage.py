@@ -24,7 +24,9 @@ from nanogpt_kit.data.damage import DataFile
 from nanogpt_kit.data.manifest import LISTED, Prepared
 from nanogpt_kit.data.prepare import data_root, prepare
 from nanogpt_kit.data.record import MANIFEST, fingerprint, manifest_hash, read_manifest
-from nanogpt_kit.runs.files import sha256
+from nanogpt_kit.runs.files import sha256, write_json
+from nanogpt_kit.train import session
+from nanogpt_kit.train.world import World
 
 FILES = ("train.bin", "train.documents.bin", "val.bin", "val.documents.bin")
 Damage = Callable[[Path], object]
@@ -398,6 +400,47 @@ def test_opening_twenty_megabytes_takes_less_than_a_tenth_of_a_second(tmp_path: 
     began = time.process_time()
     assert file.damage() is None
     assert time.process_time() - began < 0.1
+
+
+# --- runs over it -----------------------------------------------------------------------------------------------
+
+
+def in_order(first: str, second: str, *rest: str) -> str:
+    return "".join([second, first, *rest])
+
+
+def test_a_resumed_run_refuses_another_vocabulary_over_the_same_tokens(tiny: Path, folder: Path) -> None:
+    """Also where whoever changed it made all hashes right."""
+    options = ["tokenizer.use=char", "callback=[]", "sample.num_samples=0", "train.steps=2", "schedule=constant"]
+    run = session.run(Experiment.load(tiny, options))
+    characters = read_manifest(folder)["tokenizer"]["state"]["characters"]
+    changed(tokenizer_state={"characters": in_order(*characters)})(folder)
+    longer = Experiment.load(tiny, [*options, "train.steps=4"])
+    with pytest.raises(KitError, match=f"another tokenizer than {re.escape(str(folder / MANIFEST))}.*remove {folder}"):
+        session.run(longer, resume=str(run))
+    changed(tokenizer_state={"characters": characters})(folder)
+    kept = run.checkpoints / "step-00000002" / "tokenizer.json"
+    other = json.loads(kept.read_text(encoding="utf-8"))
+    other["state"]["characters"] = in_order(*characters)
+    write_json(kept, other | {"fingerprint": fingerprint(other)})
+    with pytest.raises(KitError, match=f"{re.escape(str(kept))} is another tokenizer than .*{MANIFEST}"):
+        session.run(longer, resume=str(run))
+
+
+def test_a_run_reads_the_data_on_one_rank_of_each_machine(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(experiment: Experiment, resumed: object, verify: bool) -> None:
+        asked.append(verify)
+        raise KitError("as far as this goes")
+
+    asked: list[bool] = []
+    monkeypatch.setattr(session, "prepare", prepare)
+    for local_rank in (0, 1):
+        monkeypatch.setattr(World, "of_environment", lambda local=local_rank: World(local_rank=local))
+        with pytest.raises(KitError, match="as far as this goes"):
+            session.run(experiment)
+    assert asked == [True, False]
 
 
 # --- while it is in use -----------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from nanogpt_kit.data import write as writing
 from nanogpt_kit.data.encode import Encoded, encode
 from nanogpt_kit.data.jobs import Watch, cut_up, jobs
 from nanogpt_kit.data.prepare import data_root, prepare
-from nanogpt_kit.data.write import Writer
+from nanogpt_kit.data.write import Outdated, Writer
 from nanogpt_kit.runs.lock import Lock
 
 # A tokenizer worth other processes; told to, it fails at a word.
@@ -117,7 +117,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 # --- cutting ----------------------------------------------------------------------------------------------------
@@ -323,6 +323,94 @@ def test_a_writer_goes_on_after_the_last_whole_shard(tmp_path: Path, monkeypatch
     assert broken == whole
 
 
+def half_written(folder: Path) -> Path:
+    """What a kill leaves: two shards of three."""
+    folder.mkdir()
+    with Writer(folder, ("train", "val"), "us") as writer:
+        writer.add("val", encoded([9] * 9))
+        writer.add("train", encoded([1, 2, 3], [4, 5] * 400))
+        writer.finish()
+    return folder
+
+
+def journal(**values: Any) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        path = folder / writing.JOURNAL
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+    return change
+
+
+def linked(name: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        (folder / name).replace(folder.parent / "outside")
+        (folder / name).symlink_to(folder.parent / "outside")
+
+    return change
+
+
+def a_fifo(folder: Path) -> None:
+    (folder / "train.bin").unlink()
+    os.mkfifo(folder / "train.bin")
+
+
+def flipped(name: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        raw = bytearray((folder / name).read_bytes())
+        raw[len(raw) // 2] ^= 1
+        (folder / name).write_bytes(raw)
+
+    return change
+
+
+LEFT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "tokens flipped": (flipped("train.bin"), "train"),
+    "documents flipped": (flipped("train.documents.bin"), "train"),
+    "tokens cut": (lambda folder: os.truncate(folder / "train.bin", 99), "train.bin"),
+    "tokens gone": (lambda folder: (folder / "val.bin").unlink(), "val.bin"),
+    "tokens linked": (linked("train.bin"), "train.bin"),
+    "a FIFO": (a_fifo, "train.bin"),
+    "journal cut": (lambda folder: os.truncate(folder / writing.JOURNAL, 50), writing.JOURNAL),
+    "journal a list": (lambda folder: (folder / writing.JOURNAL).write_text("[]"), writing.JOURNAL),
+    "journal deep": (lambda folder: (folder / writing.JOURNAL).write_text("[" * 100_000), writing.JOURNAL),
+    "journal linked": (lambda folder: linked(writing.JOURNAL)(folder) or os.unlink(folder.parent / "outside"), "json"),
+    "negative": (journal(jobs=-1), writing.JOURNAL),
+    "words": (journal(seen="all"), writing.JOURNAL),
+    "huge": (journal(splits={"train": {"counts": {"documents": 10**15}, "size": 10**15}}), "train.bin"),
+    "unknown counts": (journal(splits={"train": {"counts": {"pages": 3}}}), writing.JOURNAL),
+    "negative counts": (journal(splits={"train": {"counts": {"documents": -1}}}), writing.JOURNAL),
+}
+
+
+@pytest.mark.parametrize(("harm", "names"), LEFT.values(), ids=LEFT)
+def test_what_is_damaged_of_an_earlier_preparation_is_not_gone_on_with(
+    tmp_path: Path, harm: Callable[[Path], object], names: str
+) -> None:
+    folder = half_written(tmp_path / "half")
+    Writer(folder, ("train", "val"), "us").stack.close()  # as long as nothing is wrong, it would be
+    harm(folder)
+    outside = files(tmp_path) if (tmp_path / "outside").is_file() else {}
+    with pytest.raises(Outdated, match=names):
+        Writer(folder, ("train", "val"), "us")
+    assert all((tmp_path / name).read_bytes() == content for name, content in outside.items())
+
+
+def test_a_damaged_half_is_made_anew(
+    tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = words(tiny, tmp_path)
+    save = filled_up(monkeypatch)
+    with pytest.raises(KitError, match="the same command goes on"):
+        prepare(experiment, workers=1)
+    monkeypatch.setattr(Writer, "save", save)
+    (left,) = data_root().glob(".*/train.bin")
+    flipped(left.name)(left.parent)
+    damaged = files(prepare(experiment, workers=1).path)
+    assert "tokens of train that have changed: beginning anew" in caplog.text
+    shutil.rmtree(data_root())
+    assert files(prepare(experiment, workers=1).path) == damaged
+
+
 def test_room_is_looked_for_before_the_disk_is_full(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -445,7 +533,7 @@ def folders():
 
 def contents():
     (folder,) = folders()
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 began = time.monotonic()
 assert os.waitpid(start(), 0)[1] == 0

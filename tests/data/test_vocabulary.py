@@ -53,6 +53,28 @@ def test_characters_that_the_other_run_did_not_know_are_left_out_if_wanted(tiny:
     assert folder.status()["state"] == "finished"
 
 
+@pytest.mark.parametrize(
+    "record", ["", "null", "[]", "{}", '{"use": "char"}', '{"use": 3, "state": {}}', "[" * 100_000]
+)
+def test_a_damaged_tokenizer_of_another_run_is_named(tiny: Path, tmp_path: Path, record: str) -> None:
+    path = (
+        tmp_path / "runs" / "other" / "20260101-000000-s1-abcdef" / "checkpoints" / "step-00000001" / "tokenizer.json"
+    )
+    path.parent.mkdir(parents=True)
+    (path.parents[2] / "experiment.toml").touch()
+    path.write_text(record, encoding="utf-8")
+    with pytest.raises(KitError, match=rf"tokenizer\.from_run: {path} ") as caught:
+        prepare(Experiment.load(tiny, ["tokenizer.use=char", f"tokenizer.from_run={path.parents[2]}"]))
+    assert caught.value.faults[0].place == "command line"
+
+
+@pytest.mark.parametrize("state", [{}, {"characters": 3}, {"characters": ["ab"]}])
+def test_a_vocabulary_of_another_run_that_is_none_is_refused(tiny: Path, state: dict[str, object]) -> None:
+    experiment = Experiment.load(tiny, ["tokenizer.use=char"])
+    with pytest.raises(KitError, match=r"tokenizer\.use: .*Char does not know"):
+        vocabulary.make_encoder(experiment.tokenizer, experiment.dataset, state)
+
+
 def test_the_data_follows_the_alphabet_and_not_the_name_of_its_run(tiny: Path, other_text: str) -> None:
     for name in ("one", "two"):
         session.run(Experiment.load(tiny, [*QUICK, f"name={name}"]))
