@@ -28,6 +28,9 @@ from nanogpt_kit.train.world import World
 
 logger = logging.getLogger(__name__)
 
+# What decides what a run learns from: a key of `data_facts`, and what a run had where that differs.
+COMPARED = {"splits": "other tokens", "documents": "other document boundaries", "tokenizer": "another tokenizer"}
+
 
 def shared_folder(make: Callable[[], RunFolder], world: World) -> RunFolder:
     """The new folder that rank 0 makes. Raises KitError where another rank does not see it."""
@@ -105,27 +108,29 @@ def remove(folder: RunFolder, is_ours: bool) -> None:
 def check_data(folder: RunFolder, data: Prepared, facts: dict[str, Any]) -> None:
     """Raises KitError where a run would go on with other tokens, or another tokenizer, than it began with."""
     try:
-        before = read_json(folder.path / "provenance.json")["data"]
-        splits, tokenizer = before["splits"], before["tokenizer"]
+        origin = read_json(folder.path / "provenance.json")["data"]
+        before = {key: origin[key] for key in COMPARED}
     except (OSError, ValueError, KeyError, TypeError):
         raise KitError(
             f"{folder.path / 'provenance.json'} cannot be read, and it says which data the run saw"
         ) from None
-    if splits != facts["splits"]:
-        raise KitError(f"{folder} was trained on other tokens than {data.path} holds now; it cannot go on with these")
-    if tokenizer != facts["tokenizer"]:
-        raise KitError(
-            f"{folder} was trained with another tokenizer than {data.path / MANIFEST} holds now, though with the same "
-            f"tokens; remove {data.path} to prepare anew"
-        )
+    for key, other in COMPARED.items():
+        if before[key] != facts[key]:
+            raise KitError(
+                f"{folder} was trained on {other} than {data.path / MANIFEST} names now, and cannot continue with "
+                f"these; where the text is the same, remove {data.path} to prepare anew"
+            )
     for path in kept_tokenizers(folder)[-1:]:
         try:
             record = read_record(path)
-        except KitError:
+            found = fingerprint(record)
+        except (KitError, ValueError, RecursionError):
             continue  # a damaged checkpoint, which is passed over
-        found = fingerprint(record)
         if found == record.get("fingerprint") != facts["tokenizer"]:
-            raise KitError(f"{path} is another tokenizer than that of {data.path / MANIFEST}; {folder} cannot go on")
+            raise KitError(
+                f"{path} is another tokenizer than {data.path / MANIFEST} has now; {folder} cannot continue with this "
+                f"one; where the text is the same, remove {data.path} to prepare anew"
+            )
 
 
 def data_facts(data: Prepared) -> dict[str, Any]:
@@ -135,6 +140,7 @@ def data_facts(data: Prepared) -> dict[str, Any]:
         "dataset": data.manifest["dataset"]["fingerprint"],
         "tokenizer": data.manifest["tokenizer"]["fingerprint"],
         "splits": {split: values["sha256"] for split, values in data.splits.items()},
+        "documents": {split: values["documents_sha256"] for split, values in data.splits.items()},
     }
 
 

@@ -79,7 +79,8 @@ def run(
         if resumed is not None:
             check_data(resumed, data, facts)
         versions = {"nanogpt-kit": nanogpt_kit.__version__, "torch": torch.__version__}
-        world.agree({"the experiment": experiment.fingerprint(), **versions, "tokens": facts["splits"]})
+        same = {"tokens": facts["splits"], "documents": facts["documents"], "the tokenizer": facts["tokenizer"]}
+        world.agree({"the experiment": experiment.fingerprint(), **versions, **same})
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         cores = Cores.choose(experiment, ctx, data.encoder.vocab_size)
         torch.set_num_threads(cores.threads)

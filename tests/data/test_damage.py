@@ -24,7 +24,7 @@ from nanogpt_kit.data.damage import DataFile
 from nanogpt_kit.data.manifest import LISTED, Prepared
 from nanogpt_kit.data.prepare import data_root, prepare
 from nanogpt_kit.data.record import MANIFEST, fingerprint, manifest_hash, read_manifest
-from nanogpt_kit.runs.files import sha256, write_json
+from nanogpt_kit.runs.files import read_json, sha256, write_json
 from nanogpt_kit.train import session
 from nanogpt_kit.train.world import World
 
@@ -416,7 +416,9 @@ def test_a_resumed_run_refuses_another_vocabulary_over_the_same_tokens(tiny: Pat
     characters = read_manifest(folder)["tokenizer"]["state"]["characters"]
     changed(tokenizer_state={"characters": in_order(*characters)})(folder)
     longer = Experiment.load(tiny, [*options, "train.steps=4"])
-    with pytest.raises(KitError, match=f"another tokenizer than {re.escape(str(folder / MANIFEST))}.*remove {folder}"):
+    with pytest.raises(
+        KitError, match=f"on another tokenizer than {re.escape(str(folder / MANIFEST))} .*remove {folder}"
+    ):
         session.run(longer, resume=str(run))
     changed(tokenizer_state={"characters": characters})(folder)
     kept = run.checkpoints / "step-00000002" / "tokenizer.json"
@@ -425,6 +427,11 @@ def test_a_resumed_run_refuses_another_vocabulary_over_the_same_tokens(tiny: Pat
     write_json(kept, other | {"fingerprint": fingerprint(other)})
     with pytest.raises(KitError, match=f"{re.escape(str(kept))} is another tokenizer than .*{MANIFEST}"):
         session.run(longer, resume=str(run))
+    origin = read_json(run.path / "provenance.json")
+    for key, says in {"splits": "tokens", "documents": "document boundaries", "tokenizer": "another tokenizer"}.items():
+        write_json(run.path / "provenance.json", origin | {"data": origin["data"] | {key: "0" * 64}})
+        with pytest.raises(KitError, match=f"{says} than {re.escape(str(folder / MANIFEST))}"):
+            session.run(longer, resume=str(run))
 
 
 def test_a_run_reads_the_data_on_one_rank_of_each_machine(
