@@ -46,9 +46,10 @@ from nanogpt_kit.core.kinds import (
     decayed,
 )
 from nanogpt_kit.core.kinds.divided import LongDocument
-from nanogpt_kit.core.options import Options, RunContext, slot, slots
+from nanogpt_kit.core.options import Options, PathStr, PathStrs, RunContext, slot, slots
 from nanogpt_kit.core.plain_pickle import characters
-from nanogpt_kit.core.text_files import TextFile, text_files
+from nanogpt_kit.core.sources import text_files
+from nanogpt_kit.core.text_files import TextFile
 from nanogpt_kit.core.toml import read_text
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ __all__ = [
     "Order",
     "OrderContext",
     "Parallel",
+    "PathStr",
+    "PathStrs",
     "Position",
     "Positional",
     "ResidualLinear",

@@ -12,6 +12,7 @@ import click
 
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.paths import expanded
 
 ALLOWED = ("evaluate", "evaluator", "sample", "sampler", "train.precision")
 
@@ -43,7 +44,7 @@ def evaluate(
     model in another program's format may need its tokenizer, as in tokenizer=byte; without one it is GPT-2's.
     """
     overrides = [text for text in runs if "=" in text and not os.path.exists(text)]
-    named = [text for text in runs if text not in overrides]
+    named = [expanded(text, "RUN", "command line") for text in runs if text not in overrides]
     if not named:
         raise KitError("eval: no run is named")
     check_overrides(overrides, ALLOWED, named)

@@ -25,7 +25,19 @@ from nanogpt_kit.core.kinds import (
     Tokenizer,
 )
 from nanogpt_kit.core.layers import Layers
-from nanogpt_kit.core.options import Component, Options, RunContext, components_in, digest, dump, leaves, slot, slots
+from nanogpt_kit.core.options import (
+    Component,
+    Options,
+    PathStr,
+    RunContext,
+    components_in,
+    digest,
+    dump,
+    leaves,
+    slot,
+    slots,
+)
+from nanogpt_kit.core.paths import expanded
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
 
@@ -34,7 +46,7 @@ class Experiment(Options):
     """A whole experiment. Load one with `Experiment.load`, which tells every mistake with its file and line."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="of the folder below runs/")
-    components: tuple[str, ...] = Field((), description="local component files, relative to the experiment file")
+    components: tuple[PathStr, ...] = Field((), description="local component files, relative to the experiment file")
     dataset: Dataset
     tokenizer: Tokenizer
     order: Order = slot("shuffled")
@@ -208,4 +220,7 @@ class Experiment(Options):
 def local_files(layers: Layers, folder: Path) -> list[Path]:
     """The component files that loading an experiment would execute; `folder` is the experiment file's."""
     files = layers.values.get("components")
-    return [folder / file for file in files if isinstance(file, str)] if isinstance(files, list) else []
+    if not isinstance(files, list):
+        return []
+    named = [(layers.place(("components", number)), file) for number, file in enumerate(files) if isinstance(file, str)]
+    return [folder / expanded(file, "components", place) for place, file in named]

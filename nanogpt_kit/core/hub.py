@@ -14,7 +14,9 @@ from nanogpt_kit.core.contents import content_hash
 from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.kinds.text import Document
 from nanogpt_kit.core.parquet import check_text_column, parquet_texts, texts_of
-from nanogpt_kit.core.text_files import CODECS, ENDINGS, TextFile, matching
+from nanogpt_kit.core.sources import matching
+from nanogpt_kit.core.streams import CODECS
+from nanogpt_kit.core.text_files import ENDINGS, TextFile
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from nanogpt_kit.core.errors import Key, KitError, fault, nearest
+from nanogpt_kit.core.paths import expanded
 from nanogpt_kit.core.registry import Registry
 
 SCALARS = ("int", "float", "bool", "str")
@@ -27,6 +28,27 @@ def make_scalars_strict(schema: Any) -> None:
     elif isinstance(schema, list | tuple):
         for part in schema:
             make_scalars_strict(part)
+
+
+def expanded_option(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Every path in `value` expanded, so that a run records which file it read."""
+    if isinstance(value, tuple):
+        return tuple(str(expanded_option(path)) for path in value)
+    try:
+        path = expanded(value)
+    except KitError as error:
+        raise PydanticCustomError("kit", "{message}", {"message": str(error)}) from None
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        message = f"{path!r} is not UTF-8, and so cannot stand in an experiment file; rename it"
+        raise PydanticCustomError("kit", "{message}", {"message": message}) from None
+    return path
+
+
+# Types of options that name files, folders, globs or runs: `~` and environment variables are replaced
+PathStr = Annotated[str, AfterValidator(expanded_option)]
+PathStrs = Annotated[str | tuple[str, ...], AfterValidator(expanded_option)]  # one or several
 
 
 class Options(BaseModel):

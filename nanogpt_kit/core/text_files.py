@@ -1,4 +1,4 @@
-"""Text in files, streamed: .txt, .jsonl, .csv and .parquet, each perhaps with .gz or .zst behind it.
+"""Text in files, streamed: .txt, .jsonl, .csv, .tsv and .parquet, each perhaps with .gz or .zst behind it.
 
 A record (a line, a row) is held whole, a file never is: a long .txt comes in pieces.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import codecs
 import csv
-import glob
-import io
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -18,55 +17,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
-from nanogpt_kit.core.errors import Fault, KitError, nearest
+from nanogpt_kit.core.errors import KitError, nearest
+from nanogpt_kit.core.formats import by_magic, is_text
+from nanogpt_kit.core.json_lines import array, fault_in
 from nanogpt_kit.core.kinds.divided import LongDocument
 from nanogpt_kit.core.kinds.text import Document
 from nanogpt_kit.core.parquet import REMEDY, column_bytes, parquet_texts
+from nanogpt_kit.core.streams import CODECS, PIECE_BYTES, as_utf8, fault_at, head_of, unpacked
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
-FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
-CODECS = {".gz": "gzip", ".zst": "zstd"}
+FORMATS = {  # endings, and what files of each are read as
+    ".txt": ".txt",
+    ".jsonl": ".jsonl",
+    ".ndjson": ".jsonl",
+    ".csv": ".csv",
+    ".tsv": ".tsv",
+    ".parquet": ".parquet",
+}
 ENDINGS = tuple(form + codec for form in FORMATS for codec in ("", *CODECS))
-PACKED = (".bz2", ".xz", ".zip", ".tar", ".tgz", ".7z", ".pdf", ".docx", ".epub", ".bin")
 
-PIECE_BYTES = 1 << 19  # of a long document
 LONG_BYTES = 8 << 20  # of a .txt that is read in pieces
 JSON_TYPES = {int: "a number", float: "a number", bool: "a boolean", list: "a list", dict: "an object"}
-
-
-def matching(source: str, endings: tuple[str, ...]) -> list[Path]:
-    """The files that a path, a glob or a folder names, sorted; in folders those of some `endings`, no hidden ones."""
-    named = Path(source)
-    if named.is_file():
-        return [named]
-    if not named.is_dir():
-        return sorted(Path(match) for match in glob.glob(source, recursive=True) if Path(match).is_file())
-    found = (path for path in named.rglob("*") if path.name.lower().endswith(endings) and path.is_file())
-    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(named).parts))
-
-
-def text_files(
-    sources: str | tuple[str, ...], field: str, errors: Literal["strict", "replace"] = "strict"
-) -> list[TextFile]:
-    """In the order of the sources, each file once. Raises KitError for a source without any."""
-    found: list[Path] = []
-    for source in (sources,) if isinstance(sources, str) else sources:
-        paths = matching(source, ENDINGS)
-        if not paths and Path(source).is_dir():
-            allowed = f"{', '.join(FORMATS)} files (perhaps with {' or '.join(CODECS)} behind)"
-            raise KitError(f"dataset.source: {source!r} is a folder without {allowed}")
-        if not paths:
-            raise KitError(f"dataset.source: {source!r} is no file, folder or glob match (from {Path.cwd()})")
-        found += paths
-    for path in found:
-        if path.name.lower().endswith((*PACKED, ".json", ".arrow")):
-            remedy = "unpack or convert it" if path.name.lower().endswith(PACKED) else 'dataset.use = "huggingface" can'
-            raise KitError(f"dataset.source: {path} cannot be read as text; {remedy}")
-    return [TextFile(path, field, errors) for path in dict.fromkeys(found)]
 
 
 @dataclass(frozen=True)
@@ -90,11 +65,17 @@ class TextFile:
     @property
     def form(self) -> str:
         inner = self.path.with_suffix("") if self.codec else self.path
-        return inner.suffix.lower() if inner.suffix.lower() in FORMATS else ".txt"
+        return FORMATS.get(inner.suffix.lower(), ".txt")
 
     def documents(self) -> Iterator[Document]:
         """Raises KitError with file, line or row, and what is wrong there."""
-        return {".txt": self._txt, ".jsonl": self._jsonl, ".csv": self._csv, ".parquet": self._parquet}[self.form]()
+        readers = {".txt": self._txt, ".jsonl": self._jsonl, ".parquet": self._parquet}
+        return readers.get(self.form, self._csv)()
+
+    def check(self) -> None:
+        """Raises KitError where its first bytes are not those of its format."""
+        with self._parquet_file() if self.form == ".parquet" else self.opened():
+            pass
 
     def text_bytes(self) -> int | None:
         """How much there is to read, nearly; None where that cannot be told at once."""
@@ -116,17 +97,23 @@ class TextFile:
             yield from self._line(raw, 1, 0)
 
     def _jsonl(self) -> Iterator[str]:
+        first = True
         for number, line in self._lines():
             if not (stripped := line.strip()):
                 continue
             try:
                 record = json.loads(stripped)
-            except (ValueError, RecursionError) as error:
-                raise self._fault(f"not JSON: {error}", number) from None
+            except (ValueError, RecursionError):
+                raise self._fault(fault_in(stripped, first), number) from None
+            if isinstance(record, list) and first and all(isinstance(one, dict) for one in record):
+                raise self._fault(array(), number)
+            first = False
             if not isinstance(record, dict) or self.field not in record:
                 has = f"it has {', '.join(list(record)[:20])}" if isinstance(record, dict) else "it is no object"
                 raise self._fault(f"no text under {self.field!r} ({has}); dataset.field names the key", number)
             text = record[self.field]
+            if text != text:
+                raise self._fault(f'NaN under {self.field!r}; where there is no text, write null or ""', number)
             if not isinstance(text, str | None):
                 raise self._fault(f"no text under {self.field!r}, but {JSON_TYPES[type(text)]}", number)
             yield self._whole(text, number) if text and "\\u" in line else text or ""
@@ -144,7 +131,8 @@ class TextFile:
 
     def _csv(self) -> Iterator[str]:
         csv.field_size_limit(2**31 - 1)  # of the module, for all of its readers; the most that every platform takes
-        rows = csv.reader((line for _, line in self._lines()), strict=True)
+        comma = "\t" if self.form == ".tsv" else ","
+        rows = csv.reader((line for _, line in self._lines()), strict=True, delimiter=comma)
         try:
             header = next(rows, None)
             if header is None:
@@ -157,7 +145,7 @@ class TextFile:
                     raise self._fault(f"{len(row)} fields; {self.field!r} is number {at + 1}", rows.line_num)
                 yield row[at] if row else ""
         except csv.Error as error:
-            raise self._fault(f"not CSV: {error}", rows.line_num) from None
+            raise self._fault(f"not {self.form[1:].upper()}: {error}", rows.line_num) from None
 
     def _parquet(self) -> Iterator[str]:
         with self._parquet_file() as file:
@@ -167,27 +155,20 @@ class TextFile:
 
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
-        """The bytes, decompressed. Raises KitError, also while they are read."""
-        try:
-            if self.codec is None:
-                with self.path.open("rb", buffering=PIECE_BYTES) as file:
-                    yield file
-                return
-            import pyarrow as pa  # type: ignore[import-untyped]
-
-            if self.path.stat().st_size == 0:
-                raise self._fault(f"is empty, and so no {self.codec} file")
-            with pa.OSFile(str(self.path), "rb") as packed, pa.CompressedInputStream(packed, self.codec) as stream:
-                yield io.BufferedReader(stream, PIECE_BYTES)
-        except OSError as error:
-            what = f"cannot be read: {error.strerror}" if error.strerror else f"damaged or cut short: {error}"
-            raise self._fault(what) from None
+        """The bytes, decompressed and as UTF-8. Raises KitError, also while they are read, for what is not text."""
+        with as_utf8(self.path, self.codec, self.errors) as file:
+            yield file
 
     @contextmanager
     def _parquet_file(self) -> Iterator[ParquetFile]:
         import pyarrow as pa
         from pyarrow.parquet import ParquetFile
 
+        with unpacked(self.path, self.codec) as file:
+            head = head_of(file)
+        found = by_magic(head) or ("plain text" if head and is_text(head) else None)
+        if found and found != "parquet":
+            raise self._fault(f"is {found}, not parquet in spite of its name; rename it to what it is")
         with self._seekable() as source:
             try:  # a small buffer and nothing ahead: a row group may be as large as the file
                 with ParquetFile(source, buffer_size=PIECE_BYTES, pre_buffer=False) as file:
@@ -196,14 +177,17 @@ class TextFile:
                 raise self._fault(f"no parquet file, or damaged: {str(error).splitlines()[0]}") from None
 
     @contextmanager
-    def _seekable(self) -> Iterator[Path | IO[bytes]]:
+    def _seekable(self) -> Iterator[Any]:
         """Parquet is read from its end, so what is compressed once more has to be unpacked."""
         if self.codec is None:
-            yield self.path
+            import pyarrow as pa
+
+            with pa.OSFile(os.fsencode(self.path), "rb") as file:  # bytes: not every name is UTF-8
+                yield file
             return
-        with self.opened() as packed, tempfile.TemporaryFile() as unpacked:
-            shutil.copyfileobj(packed, unpacked, PIECE_BYTES)
-            yield unpacked
+        with unpacked(self.path, self.codec) as packed, tempfile.TemporaryFile() as temporary:
+            shutil.copyfileobj(packed, temporary, PIECE_BYTES)
+            yield temporary
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Numbers from 1, and lines with their ends."""
@@ -216,21 +200,31 @@ class TextFile:
 
     def _line(self, raw: bytes, line: int, offset: int) -> Iterator[str]:
         begin = len(codecs.BOM_UTF8) if offset == 0 and raw.startswith(codecs.BOM_UTF8) else 0
+        if b"\0" in raw:
+            raw = self.without_nul(raw, line, offset)
         try:
             text = raw[begin:].decode("utf-8", self.errors)
         except UnicodeDecodeError as error:
-            raise self.not_utf8(error, line, offset + begin) from None
+            raise self.bad_byte(error.object, error.start, line, offset + begin) from None
         if text:
             yield text
 
-    def not_utf8(self, error: UnicodeDecodeError, line: int, offset: int) -> KitError:
-        """`line` and `offset`: where the bytes that were to be decoded begin."""
-        line += error.object[: error.start].count(b"\n")
-        where = f"at offset {offset + error.start}{' of the decompressed text' if self.codec else ''}"
-        return self._fault(f"not UTF-8: byte 0x{error.object[error.start]:02x} {where}; {REMEDY}", line)
+    def without_nul(self, raw: bytes, line: int, offset: int) -> bytes:
+        """NULs are valid UTF-8, but files that hold some are of another format."""
+        if self.errors == "strict":
+            raise self.bad_byte(raw, raw.index(0), line, offset)
+        return raw.replace(b"\0", "\ufffd".encode())
+
+    def bad_byte(self, raw: bytes, at: int, line: int, offset: int) -> KitError:
+        """`line` and `offset`: where `raw` begins; `at`: the place in it."""
+        where = f"at offset {offset + at}{' of the decompressed text' if self.codec else ''}"
+        line += raw[:at].count(b"\n")
+        if raw[at]:
+            return self._fault(f"not UTF-8: byte 0x{raw[at]:02x} {where}; {REMEDY}", line)
+        return self._fault(f"not text: a NUL byte {where}; is it of another format? Otherwise, {REMEDY}", line)
 
     def _fault(self, message: str, line: int | None = None) -> KitError:
-        return KitError(Fault(message, place=f"{self.path}:{line}" if line else str(self.path)))
+        return fault_at(self.path, message, line)
 
 
 class LongText(LongDocument):
@@ -263,13 +257,17 @@ class LongText(LongDocument):
                 if offset == 0 and raw.startswith(codecs.BOM_UTF8):
                     raw, offset = raw[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
                 before = len(decoder.getstate()[0])  # of a character that the last piece had begun
+                size = before + len(raw)
+                if b"\0" in raw:
+                    lines = 1 if self.file.errors == "replace" else self._line_at(offset + before)
+                    raw = self.file.without_nul(raw, lines, offset + before)
                 try:
                     text = decoder.decode(raw, final=not more)
                 except UnicodeDecodeError as error:
-                    raise self.file.not_utf8(error, self._line_at(offset), offset) from None
+                    raise self.file.bad_byte(error.object, error.start, self._line_at(offset), offset) from None
                 yield (characters, offset), text
                 characters += len(text)
-                offset += before + len(raw) - len(decoder.getstate()[0])
+                offset += size - len(decoder.getstate()[0])
 
     def _line_at(self, offset: int) -> int:
         """From 1. Counted where something is wrong only: it takes as long as decoding."""

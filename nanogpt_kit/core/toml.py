@@ -11,6 +11,7 @@ from typing import Any
 import tomli
 
 from nanogpt_kit.core.errors import Fault, Key, KitError
+from nanogpt_kit.core.paths import expanded
 from nanogpt_kit.core.reading import read_bytes
 
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -72,6 +73,8 @@ def chain(path: Path) -> list[Document]:
         if base is not None and not isinstance(base, str):
             place = f"{waiting}:{document.lines[('extends',)]}"
             raise KitError(Fault(f"should be the path of one file, got {base!r}", "extends", place))
+        if base is not None:
+            base = expanded(base, "extends", f"{waiting}:{document.lines[('extends',)]}")
         waiting = waiting.parent / base if base is not None else None
     return documents[::-1]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import KitError, nearest
+from nanogpt_kit.core.paths import expanded
 from nanogpt_kit.runs.files import check_writable, own_folder, read_json, write_json
 from nanogpt_kit.runs.lock import Lock, held
 
@@ -18,7 +19,7 @@ BEFORE_IT_BEGAN = ("provenance.json", "dirty.patch", "components")  # what a run
 
 
 def runs_root() -> Path:
-    return Path(os.environ.get("NANOGPT_KIT_RUNS") or "runs")
+    return Path(expanded(os.environ.get("NANOGPT_KIT_RUNS") or "runs", "NANOGPT_KIT_RUNS"))
 
 
 @dataclass(frozen=True)

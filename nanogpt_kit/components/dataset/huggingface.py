@@ -12,11 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
-from nanogpt_kit.api import Dataset, Divided, Document, Field, HubText, KitError, fault, model_validator
+from nanogpt_kit.api import Dataset, Divided, Document, Field, HubText, KitError, PathStr, fault, model_validator
 
 
 class HuggingFace(Divided):
-    source: str = Field(min_length=1, description="a name on the hub, or a local file, folder or glob")
+    source: PathStr = Field(min_length=1, description="a name on the hub, or a local file, folder or glob")
     config: str | None = Field(None, min_length=1, description="subset of a dataset that has several")
     train: str = Field("train", min_length=1, description="split of the source to train on")
     val: str | None = Field(

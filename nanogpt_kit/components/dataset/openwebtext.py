@@ -11,13 +11,13 @@ import json
 from collections.abc import Iterator
 from hashlib import sha256
 
-from nanogpt_kit.api import Divided, Document, Field, HubText
+from nanogpt_kit.api import Divided, Document, Field, HubText, PathStr
 
 REVISION = "79d93d786212f7344586290adb811d4ae6a1762c"  # all of it in 80 parquet files, and no script
 
 
 class OpenWebText(Divided):
-    source: str = Field(
+    source: PathStr = Field(
         "Skylion007/openwebtext",
         min_length=1,
         description="its name on the hub, or a local parquet file, folder or glob",

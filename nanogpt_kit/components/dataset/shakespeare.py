@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from nanogpt_kit.api import Dataset, Field, KitError, read_text
+from nanogpt_kit.api import Dataset, Field, KitError, PathStr, TextFile
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -20,19 +20,24 @@ TRAIN_SHARE = 0.9  # of the characters, as in nanoGPT's data/shakespeare_char/pr
 
 
 class Shakespeare(Dataset):
-    source: str | None = Field(None, description="a copy of the file; left out: downloaded once and checked")
+    source: PathStr | None = Field(None, description="a copy of the file; left out: downloaded once and checked")
 
     @property
     def brings_splits(self) -> bool:
         return False
 
     def documents(self, split: str) -> Iterator[str]:
-        text = read_text(Path(self.source) if self.source else downloaded())
+        text = whole_text(Path(self.source) if self.source else downloaded())
         cut = int(len(text) * TRAIN_SHARE)
         yield text[:cut] if split == "train" else text[cut:]
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(read_text(Path(self.source)).encode()).hexdigest() if self.source else SHA256
+        return hashlib.sha256(whole_text(Path(self.source)).encode()).hexdigest() if self.source else SHA256
+
+
+def whole_text(path: Path) -> str:
+    """Raises KitError for what is not text."""
+    return "".join(piece for document in TextFile(path, "text").documents() for piece in document)
 
 
 def downloaded() -> Path:

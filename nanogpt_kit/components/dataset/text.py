@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Literal
 
-from nanogpt_kit.api import Divided, Document, Field, TextFile, content_hash, text_files
+from nanogpt_kit.api import Divided, Document, Field, PathStrs, TextFile, content_hash, text_files
 
 
 class Text(Divided):
-    source: str | tuple[str, ...] = Field(description="files, globs or folders, relative to the current folder")
+    source: PathStrs = Field(description="files, globs or folders, relative to the current folder")
     field: str = Field("text", description="the key (.jsonl) or column (.csv, .parquet) that holds the text")
     errors: Literal["strict", "replace"] = Field(
         "strict", description="bytes that are no UTF-8: an error, or U+FFFD in their place"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from nanogpt_kit.api import Encoder, EvaluateContext, Evaluator, Field, KitError, KVCache, RunContext, TextFile
+from nanogpt_kit.api import Encoder, EvaluateContext, Evaluator, Field, KitError, KVCache, PathStr, RunContext, TextFile
 
 MOST_LOGITS = 1 << 26  # of a pass: 256 MiB in fp32, and as much again while they are summed
 FORMS = {  # by the key that tells it
@@ -50,7 +50,7 @@ class Encoded:
 
 
 class MultipleChoice(Evaluator):
-    file: str = Field(min_length=1, description="questions, one a line (.jsonl), relative to the current folder")
+    file: PathStr = Field(min_length=1, description="questions, one a line (.jsonl), relative to the current folder")
     name: str | None = Field(None, min_length=1, description="prefix of the metrics; left out: the file's name")
     limit: int | None = Field(None, ge=1, description="how many questions, the first ones; left out: all")
 

@@ -12,13 +12,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nanogpt_kit.api import Document, Encoder, EvaluateContext, Evaluator, Field, KitError, RunContext, TextFile
+from nanogpt_kit.api import (
+    Document,
+    Encoder,
+    EvaluateContext,
+    Evaluator,
+    Field,
+    KitError,
+    PathStr,
+    RunContext,
+    TextFile,
+)
 
 PIECE_CHARACTERS = 1 << 19  # that are encoded at once, where the encoder can cut: some have a Python object a token
 
 
 class Perplexity(Evaluator):
-    file: str = Field(
+    file: PathStr = Field(
         min_length=1,
         description="a text, relative to the current folder: .txt (one document), .jsonl (a document a line, under "
         "`text`), .csv or .parquet, perhaps with .gz or .zst behind it",

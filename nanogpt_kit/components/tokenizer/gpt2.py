@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from nanogpt_kit.api import BPEEncoder, Encoder, Field, TextContext, Tokenizer
+from nanogpt_kit.api import BPEEncoder, Encoder, Field, PathStr, TextContext, Tokenizer
 
 
 class GPT2(Tokenizer):
     whereabouts: ClassVar[frozenset[str]] = Tokenizer.whereabouts | {"file"}
-    file: str | None = Field(
+    file: PathStr | None = Field(
         None, min_length=1, description="a copy of r50k_base.tiktoken; left out: as tiktoken keeps or downloads it"
     )
 

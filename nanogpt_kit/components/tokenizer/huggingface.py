@@ -22,6 +22,7 @@ from nanogpt_kit.api import (
     Encoder,
     Field,
     KitError,
+    PathStr,
     TextContext,
     Tokenizer,
     content_hash,
@@ -41,7 +42,7 @@ BYTES = {letter: bytes([byte]) for letter, byte in BPEEncoder.letters.items()}
 
 class HuggingFace(Tokenizer):
     whereabouts: ClassVar[frozenset[str]] = Tokenizer.whereabouts | {"file"}
-    file: str = Field(min_length=1, description="a tokenizer.json")
+    file: PathStr = Field(min_length=1, description="a tokenizer.json")
     eot: str | None = Field(
         None, min_length=1, description=f"the token that ends a document; left out: one of {', '.join(USUAL_ENDS)}"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from nanogpt_kit.api import BPEEncoder, Encoder, Field, TextContext, Tokenizer
+from nanogpt_kit.api import BPEEncoder, Encoder, Field, PathStr, TextContext, Tokenizer
 
 VOCAB_SIZES = {  # highest id + 1; some ids below have no token
     "gpt2": 50_257,
@@ -24,7 +24,7 @@ class Tiktoken(Tokenizer):
         "cl100k_base", description="which one; gpt2 and r50k_base are the same"
     )
     whereabouts: ClassVar[frozenset[str]] = Tokenizer.whereabouts | {"file"}
-    file: str | None = Field(
+    file: PathStr | None = Field(
         None, min_length=1, description="a copy of <encoding>.tiktoken; left out: as tiktoken keeps or downloads it"
     )
 

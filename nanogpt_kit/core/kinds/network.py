@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from nanogpt_kit.core.options import Component
+from nanogpt_kit.core.options import Component, PathStr
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +50,7 @@ class Model(Component):
     relative: ClassVar[bool] = False  # whether positions may go on beyond block_size, as only distances matter
     block_size: int = Field(1024, ge=1, description="context length in tokens")
     document_mask: bool = Field(False, description="whether a token sees those of its own document only")
-    init_from: str | None = Field(
+    init_from: PathStr | None = Field(
         None,
         min_length=1,
         description="a run whose weights training starts from, or gpt2, gpt2-medium, gpt2-large, gpt2-xl",

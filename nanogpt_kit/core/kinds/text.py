@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from nanogpt_kit.core.options import Component
+from nanogpt_kit.core.options import Component, PathStr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,7 @@ class Tokenizer(Component):
 
     kind: ClassVar[str] = "tokenizer"
     whereabouts: ClassVar[frozenset[str]] = frozenset({"from_run"})  # options that say where something is, not what
-    from_run: str | None = Field(
+    from_run: PathStr | None = Field(
         None, min_length=1, description="a run whose vocabulary to take, as for training on from it; left out: own"
     )
 

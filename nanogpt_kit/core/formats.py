@@ -1,0 +1,134 @@
+"""What a file is by its first bytes and by the ending of its name, so that only text is read as text."""
+
+from __future__ import annotations
+
+import codecs
+import pickletools
+import re
+import zlib
+from pathlib import Path
+
+HEAD_BYTES = 4096  # that are looked at; the magic of a tar archive stands at byte 257
+
+BY_MAGIC = [  # at least four bytes each, since tokens may be any bytes
+    (rb"\x93NUMPY", "a NumPy array (.npy)"),
+    (rb"PK(\x03\x04|\x05\x06|\x07\x08)", "a zip archive"),
+    (rb"\x1f\x8b\x08[\0-\x1f]", "gzip"),
+    (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", "zstd"),
+    (rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)", "bzip2"),
+    (rb"\xfd7zXZ\0", "xz"),
+    (rb"\x04\x22\x4d\x18", "lz4"),
+    (rb"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (rb"Rar!\x1a\x07", "a rar archive"),
+    (rb".{257}ustar", "a tar archive"),
+    (rb"PAR[1E]", "parquet"),
+    (rb"ARROW1\0\0|\xff{4}.{2}\0\0\x10\0\0\0", "Arrow"),
+    (rb"FEA1\0", "Feather"),
+    (rb"Obj\x01", "Avro"),
+    (rb"SQLite format 3\0", "an SQLite database"),
+    (rb"\x89HDF\r\n\x1a\n", "HDF5"),
+    (rb".{6}\0\0\{ *\"", "safetensors"),
+    (rb"GGUF[\x01-\x09]\0", "GGUF"),
+    (rb"MMIDIDX\0\0", "the index of a Megatron-LM data set"),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document"),
+    (rb"%PDF-\d\.\d\s", "PDF"),
+    (rb"\{\\rtf1", "RTF"),
+    (rb"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (rb"\xff\xd8\xff[\xc0-\xfe]", "a JPEG image"),
+    (rb"GIF8[79]a", "a GIF image"),
+    (rb"RIFF.{4}(WEBP|WAVE|AVI )", "an image, a sound or a film"),
+    (rb"\0\0\0.ftyp", "a film"),
+    (rb"\x7fELF", "a program"),
+]
+IN_ZIP = [  # by the name of an archive's first file
+    (rb"\[Content_Types\]\.xml|_rels/|docProps/|word/|xl/", "an Office document (.xlsx, .docx)"),
+    (rb"[^/]+/(data\.pkl|\.format_version|\.data/|byteorder|version)", "a checkpoint of PyTorch (.pt)"),
+    (rb"[^/]+\.npy", "an archive of NumPy arrays (.npz)"),
+]
+BY_ENDING = {
+    **dict.fromkeys((".bz2", ".xz", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar"), "compressed data"),
+    **dict.fromkeys((".npy", ".npz"), "NumPy arrays"),
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors", ".gguf", ".onnx"), "weights of a model"),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), "a pickle"),
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".duckdb"), "a database"),
+    **dict.fromkeys((".h5", ".hdf5", ".feather", ".orc", ".avro", ".msgpack", ".mdb"), "a table or records"),
+    **dict.fromkeys((".xls", ".xlsx", ".xlsm", ".ods"), "a spreadsheet"),
+    **dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".mobi", ".ppt", ".pptx"), "a document"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"), "an image"),
+    **dict.fromkeys((".mp3", ".wav", ".flac", ".ogg", ".mp4", ".mkv", ".avi", ".mov"), "sound or film"),
+    **dict.fromkeys((".bin", ".exe", ".so", ".dll", ".pyc", ".o"), "binary data"),
+}
+BOMS = [  # the longer ones first: one of UTF-32 begins like one of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+]
+FEWEST_NULS = 1 / 50  # of the characters of UTF-16 without a byte order mark; fewer are stray ones
+CONTROL = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # characters that text does not hold
+
+MAGIC = [(re.compile(magic, re.DOTALL), name) for magic, name in BY_MAGIC]
+
+
+def by_magic(head: bytes) -> str | None:
+    """The binary format that a file's first HEAD_BYTES are of; None where they are of none that is known."""
+    found = next((name for magic, name in MAGIC if magic.match(head)), None)
+    if found == "a zip archive":
+        inside = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        return next((name for first, name in IN_ZIP if re.match(first, inside)), found)
+    if found == "gzip" and not unpacks(head):
+        return None
+    return found or ("a pickle" if is_pickle(head) else None)
+
+
+def unpacks(head: bytes) -> bool:
+    try:
+        return bool(zlib.decompressobj(wbits=31).decompress(head, 1)) or len(head) < HEAD_BYTES
+    except zlib.error:
+        return False
+
+
+def is_pickle(head: bytes) -> bool:
+    """Whether its first bytes are a protocol and opcodes; nothing is executed."""
+    if len(head) < 2 or head[0] != 0x80 or not 2 <= head[1] <= 5:
+        return False
+    seen = 0
+    try:
+        for opcode, _, _ in pickletools.genops(head):
+            seen += 1
+            if opcode.name == "STOP":
+                break
+    except (ValueError, IndexError):  # it goes on behind the head
+        pass
+    return seen >= 3
+
+
+def by_ending(path: Path) -> str | None:
+    """What files of such a name hold, where it is not text; of a.npy.gz, what is unpacked."""
+    inner = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
+    return BY_ENDING.get(inner.suffix.lower())
+
+
+def is_text(head: bytes, encoding: str = "utf-8") -> bool:
+    """Whether the first bytes are characters without control characters; the last one may be cut."""
+    try:
+        return not CONTROL.search(codecs.getincrementaldecoder(encoding)().decode(head))
+    except UnicodeDecodeError:
+        return False
+
+
+def marked(head: bytes) -> str | None:
+    """The codec of text with a byte order mark that is not UTF-8's; None for other text."""
+    return next((codec for mark, codec in BOMS if head.startswith(mark)), None)
+
+
+def unmarked(head: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a byte order mark, which NULs at regular places betray; None for everything else."""
+    nuls = head.count(0)
+    if not nuls:
+        return None
+    for name, first in (("UTF-32LE", None), ("UTF-32BE", None), ("UTF-16LE", 1), ("UTF-16BE", 0)):
+        regular = first is None or (head[first::2].count(0) == nuls >= len(head) / 2 * FEWEST_NULS)
+        if regular and is_text(head, name):
+            return name
+    return None

@@ -1,0 +1,48 @@
+"""The files that a source of text names: by path, glob or folder."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import Literal
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.formats import by_ending
+from nanogpt_kit.core.streams import CODECS
+from nanogpt_kit.core.text_files import ENDINGS, FORMATS, TextFile
+
+
+def matching(source: str, endings: tuple[str, ...]) -> list[Path]:
+    """The files that a path, a glob or a folder names, sorted; in folders those of some `endings`, no hidden ones."""
+    named = Path(source)
+    if named.is_file():
+        return [named]
+    if not named.is_dir():
+        return sorted(Path(match) for match in glob.glob(source, recursive=True) if Path(match).is_file())
+    found = (path for path in named.rglob("*") if path.name.lower().endswith(endings) and path.is_file())
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(named).parts))
+
+
+def text_files(
+    sources: str | tuple[str, ...], field: str, errors: Literal["strict", "replace"] = "strict"
+) -> list[TextFile]:
+    """In the order of the sources, each file once. Raises KitError for a source without any."""
+    found: list[Path] = []
+    for source in (sources,) if isinstance(sources, str) else sources:
+        paths = matching(source, ENDINGS)
+        if not paths and Path(source).is_dir():
+            allowed = f"{', '.join(FORMATS)} files (perhaps with {' or '.join(CODECS)} behind)"
+            raise KitError(f"dataset.source: {source!r} is a folder without {allowed}")
+        if not paths:
+            raise KitError(f"dataset.source: {source!r} is no file, folder or glob match (from {Path.cwd()})")
+        found += paths
+    for path in found:
+        held = by_ending(path)
+        if held or path.name.lower().endswith((".json", ".arrow")):
+            remedy = 'dataset.use = "huggingface" can'
+            if held:
+                remedy = f"such files hold {held}; unpack or convert it"
+            if path.suffix.lower() in (".bin", ".npy"):
+                remedy = 'of tokens, dataset.use = "token_files" reads it'
+            raise KitError(f"dataset.source: {path} cannot be read as text; {remedy}")
+    return [TextFile(path, field, errors) for path in dict.fromkeys(found)]
