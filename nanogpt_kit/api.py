@@ -54,6 +54,7 @@ from nanogpt_kit.core.toml import read_text
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.bpe import BPEEncoder
+    from nanogpt_kit.core.token_file import TokenFile
     from nanogpt_kit.nn.arithmetic import multiplies_bf16
     from nanogpt_kit.nn.cache import KVCache
     from nanogpt_kit.nn.loss import linear_cross_entropy, softcapped
@@ -68,6 +69,7 @@ LAZY = {
     "KVCache": "nanogpt_kit.nn.cache",
     "Positional": "nanogpt_kit.nn.parts",
     "ResidualLinear": "nanogpt_kit.nn.parts",
+    "TokenFile": "nanogpt_kit.core.token_file",
     "TwoLayerMLP": "nanogpt_kit.nn.parts",
     "View": "nanogpt_kit.nn.view",
     "blocks": "nanogpt_kit.nn.parts",
@@ -120,6 +122,7 @@ __all__ = [
     "Spread",
     "TextContext",
     "TextFile",
+    "TokenFile",
     "Tokenizer",
     "TwoLayerMLP",
     "View",

@@ -44,15 +44,17 @@ def copy(dataset: Dataset, encoder: Encoder, writer: Writer, watch: Watch) -> No
 
 def checked(dataset: Dataset, split: str, encoder: Encoder) -> Iterator[np.ndarray]:
     """(n,) ids of the type on disk, n > 0."""
+    before = 0  # tokens
     for ids in dataset.tokens(split) or ():
         if not len(ids):
             continue
-        wrong = [found for found in (int(ids.min()), int(ids.max())) if not 0 <= found < encoder.vocab_size]
-        if wrong:
+        if not 0 <= int(ids.min()) <= int(ids.max()) < encoder.vocab_size:
+            first = int(np.flatnonzero((ids < 0) | (ids >= encoder.vocab_size))[0])
             raise KitError(
-                f"{split} holds id {wrong[-1]}, but the tokenizer's vocabulary ends at "
-                f"{encoder.vocab_size - 1}; name the tokenizer that made these tokens"
+                f"{dataset.token_place(split, before + first)}: id {ids[first]}, but the tokenizer's vocabulary ends "
+                f"at {encoder.vocab_size - 1}; name the tokenizer that made these tokens"
             )
+        before += len(ids)
         yield ids.astype(token_type(encoder))
 
 

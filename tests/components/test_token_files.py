@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from nanogpt_kit.api import KitError
-from nanogpt_kit.components.dataset.token_files import PIECE, TokenFiles
+from nanogpt_kit.components.dataset.token_files import TokenFiles
+from nanogpt_kit.core.token_file import PIECE
 from nanogpt_kit.testing.dataset import DatasetConformance
 
 GPT2, LLAMA3 = (20240520, 1), (20240801, 7)

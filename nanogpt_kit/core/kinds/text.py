@@ -62,6 +62,10 @@ class Dataset(Component):
         """How many `tokens` there are, over all splits and as far as can be told at once; None where it cannot."""
         return None
 
+    def token_place(self, split: str, index: int) -> str:
+        """Where the token number `index` (from 0) of `tokens` stands, for messages."""
+        return f"token {index} of {split}"
+
     def vocabulary(self) -> Mapping[str, Any] | None:
         """The state that restores the tokenizer of `tokens`, where that one learns; see `Encoder.state`."""
         return None
