@@ -116,9 +116,8 @@ def check_head(path: Path, head: bytes) -> None:
     """Raises KitError for another format."""
     found = by_magic(head)
     if found:
-        raise KitError(
-            f"{path} is {found}, not a file of tokens; token files are .bin, without or with llm.c's header, or .npy"
-        )
+        known = "token files are .bin, with llm.c's header or without one, or .npy"
+        raise KitError(f"{path} is {found}, not a file of tokens; {known}")
     if len(head) >= TEXT_BYTES and is_text(head):
         raise KitError(f'{path} is plain text, not a file of tokens; dataset.use = "text" reads it')
 

@@ -76,10 +76,8 @@ class TokenFiles(Dataset):
                 raise KitError(f"{both[0]}: its name says train and val; set dataset.train and dataset.val")
             found = [path for path in found if split in said[path]]
             if len({path.suffix for path in found}) == 2:
-                example = f'dataset.{split} = "*{split}*.bin"'
-                raise KitError(
-                    f"dataset.{split}: {self.source!r} has .bin and .npy files of it; choose, as in {example}"
-                )
+                both = f"dataset.{split}: {self.source!r} has .bin and .npy files with {split!r} in their names"
+                raise KitError(f'{both}; choose, as in dataset.{split} = "*{split}*.bin"')
         if not found:
             what = f"files that match {wanted!r}" if wanted else f".bin or .npy files with {split!r} in their names"
             raise KitError(f"dataset.{split}: {self.source!r} has no {what}")
