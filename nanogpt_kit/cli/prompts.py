@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.json_lines import fault_in
 
 if TYPE_CHECKING:
     from nanogpt_kit.generate.loaded import LoadedRun
@@ -40,9 +41,13 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
         place = f"{path}:{number}"
         try:
             record = json.loads(line)
-            json.dumps(record, ensure_ascii=False, allow_nan=False).encode()  # what could not be written again
+        except (ValueError, RecursionError):
+            faults.append(f"{place}: {fault_in(line.strip(), first=not records)}")
+            continue
+        try:
+            json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError) as error:
-            faults.append(f"{place}: no JSON: {error}")
+            faults.append(f"{place}: not JSON that could be written again: {error}")
             continue
         if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
             faults.append(f'{place}: expected an object with a string "prompt", got {line[:80]}')

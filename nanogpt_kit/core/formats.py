@@ -47,7 +47,7 @@ IN_ZIP = [  # by the name of an archive's first file
 ]
 BY_ENDING = {
     **dict.fromkeys((".bz2", ".xz", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar"), "compressed data"),
-    **dict.fromkeys((".npy", ".npz"), "NumPy arrays"),
+    **dict.fromkeys((".npz",), "NumPy arrays"),
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors", ".gguf", ".onnx"), "weights of a model"),
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), "a pickle"),
     **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".duckdb"), "a database"),
@@ -56,7 +56,7 @@ BY_ENDING = {
     **dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".mobi", ".ppt", ".pptx"), "a document"),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"), "an image"),
     **dict.fromkeys((".mp3", ".wav", ".flac", ".ogg", ".mp4", ".mkv", ".avi", ".mov"), "sound or film"),
-    **dict.fromkeys((".bin", ".exe", ".so", ".dll", ".pyc", ".o"), "binary data"),
+    **dict.fromkeys((".exe", ".so", ".dll", ".pyc", ".o"), "binary data"),
 }
 BOMS = [  # the longer ones first: one of UTF-32 begins like one of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -103,10 +103,15 @@ def is_pickle(head: bytes) -> bool:
     return seen >= 3
 
 
-def by_ending(path: Path) -> str | None:
-    """What files of such a name hold, where it is not text; of a.npy.gz, what is unpacked."""
-    inner = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
-    return BY_ENDING.get(inner.suffix.lower())
+def not_text(path: Path) -> str | None:
+    """Why files of such a name are not read as text, with a remedy; None where they may be. A .gz is what it packs."""
+    ending = (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
+    if ending in (".json", ".arrow"):
+        return f'cannot be read as text; dataset.use = "huggingface" can read {ending}'
+    if ending in (".bin", ".npy"):
+        return f'cannot be read as text; dataset.use = "token_files" reads the tokens of {ending}'
+    held = BY_ENDING.get(ending)
+    return f"cannot be read as text: {ending} files hold {held}; unpack or convert it" if held else None
 
 
 def is_text(head: bytes, encoding: str = "utf-8") -> bool:
@@ -128,7 +133,8 @@ def unmarked(head: bytes) -> str | None:
     if not nuls:
         return None
     for name, first in (("UTF-32LE", None), ("UTF-32BE", None), ("UTF-16LE", 1), ("UTF-16BE", 0)):
-        regular = first is None or (head[first::2].count(0) == nuls >= len(head) / 2 * FEWEST_NULS)
+        there = nuls if first is None else head[first::2].count(0)  # the others are of characters such as U+0100
+        regular = there >= len(head) / 2 * FEWEST_NULS and there > 2 * (nuls - there)
         if regular and is_text(head, name):
             return name
     return None

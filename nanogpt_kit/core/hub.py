@@ -116,6 +116,9 @@ class HubText:
         return load_dataset_builder(kind, data_files={"train": [str(path) for path in files]}, **as_text)
 
     def _texts(self, split: str) -> Iterator[Document]:
+        for path in self._files():
+            if path.name.lower().endswith(ENDINGS):  # the library would take NULs for text
+                TextFile(path, self.field).check()
         builder = self._builder()
         files = builder.config.data_files or {}
         known = [str(name) for name in files or builder.info.splits or ()]

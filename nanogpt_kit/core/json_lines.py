@@ -10,6 +10,10 @@ import warnings
 MOST_CHARACTERS = 100_000  # of a line that Python's own parser is asked about: it needs a hundred times the room
 
 ONE_A_LINE = "JSON Lines has one object a line, and nothing between the lines"
+ARRAY = (
+    "a JSON array, where an object a line is expected; jq -c '.[]' OLD > NEW writes these, or name the file .json "
+    'and set dataset.use = "huggingface"'
+)
 
 
 def fault_in(line: str, first: bool) -> str:
@@ -40,7 +44,7 @@ def unreadable(line: str, error: json.JSONDecodeError, first: bool) -> str:
     if line.startswith(("//", "#", "/*")):
         return "a comment, which JSON does not have; remove it"
     if line == "[" or (first and line.startswith("[")):
-        return array()
+        return ARRAY
     if line in ("]", "],", "}", "},", "{") or (line.startswith("{") and at >= len(line)):
         return (
             f"an object that does not begin and end on this line (column {column}); where it spans several lines, "
@@ -63,15 +67,8 @@ def unreadable(line: str, error: json.JSONDecodeError, first: bool) -> str:
     return f"{error.msg} in column {column}"
 
 
-def array() -> str:
-    return (
-        "a JSON array, where an object a line is expected; jq -c '.[]' OLD > NEW writes these, or name the file .json "
-        'and set dataset.use = "huggingface"'
-    )
-
-
 def is_python(line: str) -> bool:
-    if len(line) > MOST_CHARACTERS:
+    if len(line) > MOST_CHARACTERS or not line.startswith("{"):
         return bool(re.match(r"\{\s*'", line))
     try:
         with warnings.catch_warnings():

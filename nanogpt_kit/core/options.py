@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from nanogpt_kit.core.errors import Key, KitError, fault, nearest
@@ -30,10 +30,12 @@ def make_scalars_strict(schema: Any) -> None:
             make_scalars_strict(part)
 
 
-def expanded_option(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """Every path in `value` expanded, so that a run records which file it read."""
-    if isinstance(value, tuple):
-        return tuple(str(expanded_option(path)) for path in value)
+def expanded_option(value: Any) -> Any:
+    """Every path in `value` expanded, so that a run records which file it read; what is not a path as it is."""
+    if isinstance(value, list | tuple):
+        return tuple(expanded_option(path) for path in value)
+    if not isinstance(value, str):
+        return value
     try:
         path = expanded(value)
     except KitError as error:
@@ -41,14 +43,15 @@ def expanded_option(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
-        message = f"{path!r} is not UTF-8, and so cannot stand in an experiment file; rename it"
+        remedy = "rename it, or name its folder or a glob where that is allowed"
+        message = f"{path!r} is not UTF-8, and so cannot stand in an experiment file; {remedy}"
         raise PydanticCustomError("kit", "{message}", {"message": message}) from None
     return path
 
 
 # Types of options that name files, folders, globs or runs: `~` and environment variables are replaced
-PathStr = Annotated[str, AfterValidator(expanded_option)]
-PathStrs = Annotated[str | tuple[str, ...], AfterValidator(expanded_option)]  # one or several
+PathStr = Annotated[str, BeforeValidator(expanded_option)]
+PathStrs = Annotated[str | tuple[str, ...], BeforeValidator(expanded_option)]  # one or several
 
 
 class Options(BaseModel):

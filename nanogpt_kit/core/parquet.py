@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_kit.core.errors import Fault, KitError, nearest
+from nanogpt_kit.core.formats import by_magic, is_text
+from nanogpt_kit.core.streams import PIECE_BYTES, fault_at, head_of, unpacked
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -15,6 +22,44 @@ BATCH_BYTES = 2 << 20  # of text that is decoded at once
 BATCH_ROWS = 1024  # at the most
 
 REMEDY = 'save it as UTF-8, or read it with dataset.use = "text" and dataset.errors = "replace"'
+
+
+@contextmanager
+def parquet_file(path: Path, codec: str | None) -> Iterator[ParquetFile]:
+    """Opened, under a `codec` if there is one. Raises KitError for another format, also while it is read."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    check_parquet(path, codec)
+    with seekable(path, codec) as source:
+        try:  # a small buffer and nothing ahead: a row group may be as large as the file
+            with ParquetFile(source, buffer_size=PIECE_BYTES, pre_buffer=False) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise fault_at(path, f"not a parquet file, or damaged: {str(error).splitlines()[0]}") from None
+
+
+def check_parquet(path: Path, codec: str | None) -> None:
+    """Raises KitError where the content is of another format that is known."""
+    with unpacked(path, codec) as file:
+        head = head_of(file)
+    found = by_magic(head) or ("plain text" if head and is_text(head) else None)
+    if found and found != "parquet":
+        raise fault_at(path, f"is {found}, not parquet in spite of its name; rename it to what it is")
+
+
+@contextmanager
+def seekable(path: Path, codec: str | None) -> Iterator[Any]:
+    """Parquet is read from its end, so what is compressed once more has to be unpacked."""
+    if codec is None:
+        import pyarrow as pa
+
+        with pa.OSFile(os.fsencode(path), "rb") as file:  # bytes: not every name is UTF-8
+            yield file
+        return
+    with unpacked(path, codec) as packed, tempfile.TemporaryFile() as temporary:
+        shutil.copyfileobj(packed, temporary, PIECE_BYTES)
+        yield temporary
 
 
 def parquet_texts(file: ParquetFile, field: str, place: str, errors: str = "strict") -> Iterator[str]:

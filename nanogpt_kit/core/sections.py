@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 
 from nanogpt_kit.core.options import Options, expanded_option
 
 FILE = re.compile(r"(sqlite(?:\+\w+)?:///)(.*)", re.DOTALL)  # a storage of Optuna's
 
 
-def expanded_storage(named: str) -> str:
+def expanded_storage(named: Any) -> Any:
     """Where it is a file: a URL of a server may hold a password, whose `$` is meant."""
-    scheme, path = (FILE.fullmatch(named) or ["", "", named])[1:3]
-    return f"{scheme}{expanded_option(path)}" if scheme or named.endswith(".journal") else named
+    if not isinstance(named, str):
+        return named
+    database = FILE.fullmatch(named)
+    if database:
+        return f"{database[1]}{expanded_option(database[2])}"
+    return expanded_option(named) if named.endswith(".journal") else named
 
 
 class Train(Options):
@@ -124,7 +128,7 @@ class Sweep(Options):
         3, ge=2, description="asha, hyperband: one in so many goes on from a rung to the next"
     )
     patience: int = Field(3, ge=1, description="evaluations without a better value")
-    storage: Annotated[str, AfterValidator(expanded_storage)] = Field(
+    storage: Annotated[str, BeforeValidator(expanded_storage)] = Field(
         "journal",
         min_length=1,
         repr=False,  # it may hold a password

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.formats import by_ending
+from nanogpt_kit.core.formats import not_text
 from nanogpt_kit.core.streams import CODECS
 from nanogpt_kit.core.text_files import ENDINGS, FORMATS, TextFile
 
@@ -37,12 +37,6 @@ def text_files(
             raise KitError(f"dataset.source: {source!r} is no file, folder or glob match (from {Path.cwd()})")
         found += paths
     for path in found:
-        held = by_ending(path)
-        if held or path.name.lower().endswith((".json", ".arrow")):
-            remedy = 'dataset.use = "huggingface" can'
-            if held:
-                remedy = f"such files hold {held}; unpack or convert it"
-            if path.suffix.lower() in (".bin", ".npy"):
-                remedy = 'of tokens, dataset.use = "token_files" reads it'
-            raise KitError(f"dataset.source: {path} cannot be read as text; {remedy}")
+        if reason := not_text(path):
+            raise KitError(f"dataset.source: {path} {reason}")
     return [TextFile(path, field, errors) for path in dict.fromkeys(found)]

@@ -8,27 +8,21 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-import os
 import re
-import shutil
-import tempfile
 from bisect import bisect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
 from nanogpt_kit.core.errors import KitError, nearest
-from nanogpt_kit.core.formats import by_magic, is_text
-from nanogpt_kit.core.json_lines import array, fault_in
+from nanogpt_kit.core.formats import not_text
+from nanogpt_kit.core.json_lines import ARRAY, fault_in
 from nanogpt_kit.core.kinds.divided import LongDocument
 from nanogpt_kit.core.kinds.text import Document
-from nanogpt_kit.core.parquet import REMEDY, column_bytes, parquet_texts
-from nanogpt_kit.core.streams import CODECS, PIECE_BYTES, as_utf8, fault_at, head_of, unpacked
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+from nanogpt_kit.core.parquet import REMEDY, check_parquet, column_bytes, parquet_file, parquet_texts
+from nanogpt_kit.core.streams import CODECS, PIECE_BYTES, as_utf8, fault_at
 
 FORMATS = {  # endings, and what files of each are read as
     ".txt": ".txt",
@@ -69,12 +63,17 @@ class TextFile:
 
     def documents(self) -> Iterator[Document]:
         """Raises KitError with file, line or row, and what is wrong there."""
+        if reason := not_text(self.path):
+            raise self._fault(reason)
         readers = {".txt": self._txt, ".jsonl": self._jsonl, ".parquet": self._parquet}
         return readers.get(self.form, self._csv)()
 
     def check(self) -> None:
         """Raises KitError where its first bytes are not those of its format."""
-        with self._parquet_file() if self.form == ".parquet" else self.opened():
+        if self.form == ".parquet":
+            check_parquet(self.path, self.codec)
+            return
+        with self.opened():
             pass
 
     def text_bytes(self) -> int | None:
@@ -83,7 +82,7 @@ class TextFile:
             return None
         if self.form != ".parquet":
             return self.path.stat().st_size
-        with self._parquet_file() as file:
+        with parquet_file(self.path, self.codec) as file:
             return column_bytes(file, self.field)
 
     # --- formats ---
@@ -96,7 +95,8 @@ class TextFile:
         else:
             yield from self._line(raw, 1, 0)
 
-    def _jsonl(self) -> Iterator[str]:
+    def records(self) -> Iterator[tuple[int, str, Any]]:
+        """The lines of a .jsonl that are not blank: their numbers, the lines and their values. Raises KitError."""
         first = True
         for number, line in self._lines():
             if not (stripped := line.strip()):
@@ -105,9 +105,13 @@ class TextFile:
                 record = json.loads(stripped)
             except (ValueError, RecursionError):
                 raise self._fault(fault_in(stripped, first), number) from None
-            if isinstance(record, list) and first and all(isinstance(one, dict) for one in record):
-                raise self._fault(array(), number)
+            if first and isinstance(record, list) and all(isinstance(one, dict) for one in record):
+                raise self._fault(f"not JSON Lines: {ARRAY}", number)
             first = False
+            yield number, line, record
+
+    def _jsonl(self) -> Iterator[str]:
+        for number, line, record in self.records():
             if not isinstance(record, dict) or self.field not in record:
                 has = f"it has {', '.join(list(record)[:20])}" if isinstance(record, dict) else "it is no object"
                 raise self._fault(f"no text under {self.field!r} ({has}); dataset.field names the key", number)
@@ -148,7 +152,7 @@ class TextFile:
             raise self._fault(f"not {self.form[1:].upper()}: {error}", rows.line_num) from None
 
     def _parquet(self) -> Iterator[str]:
-        with self._parquet_file() as file:
+        with parquet_file(self.path, self.codec) as file:
             yield from parquet_texts(file, self.field, str(self.path), self.errors)
 
     # --- bytes ---
@@ -158,36 +162,6 @@ class TextFile:
         """The bytes, decompressed and as UTF-8. Raises KitError, also while they are read, for what is not text."""
         with as_utf8(self.path, self.codec, self.errors) as file:
             yield file
-
-    @contextmanager
-    def _parquet_file(self) -> Iterator[ParquetFile]:
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetFile
-
-        with unpacked(self.path, self.codec) as file:
-            head = head_of(file)
-        found = by_magic(head) or ("plain text" if head and is_text(head) else None)
-        if found and found != "parquet":
-            raise self._fault(f"is {found}, not parquet in spite of its name; rename it to what it is")
-        with self._seekable() as source:
-            try:  # a small buffer and nothing ahead: a row group may be as large as the file
-                with ParquetFile(source, buffer_size=PIECE_BYTES, pre_buffer=False) as file:
-                    yield file
-            except (pa.ArrowException, OSError) as error:
-                raise self._fault(f"no parquet file, or damaged: {str(error).splitlines()[0]}") from None
-
-    @contextmanager
-    def _seekable(self) -> Iterator[Any]:
-        """Parquet is read from its end, so what is compressed once more has to be unpacked."""
-        if self.codec is None:
-            import pyarrow as pa
-
-            with pa.OSFile(os.fsencode(self.path), "rb") as file:  # bytes: not every name is UTF-8
-                yield file
-            return
-        with unpacked(self.path, self.codec) as packed, tempfile.TemporaryFile() as temporary:
-            shutil.copyfileobj(packed, temporary, PIECE_BYTES)
-            yield temporary
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Numbers from 1, and lines with their ends."""

@@ -137,9 +137,9 @@ def test_faults_in_jsonl_are_named_with_their_lines_before_a_model_is_looked_for
     assert (answer.code, answer.out) == (2, "")
     for told in (
         f'{path}:2: expected an object with a string "prompt", got {{"prompt": 5}}',
-        f"{path}:4: no JSON: Expecting ':'",
+        f"{path}:4: not JSON: ",
         f"{path}:5: expected an object",
-        f"{path}:6: no JSON: 'utf-8' codec can't encode",  # it could not be carried along
+        f"{path}:6: not JSON that could be written again: 'utf-8' codec can't encode",  # it could not be carried along
     ):
         assert told in answer.err
     assert f"{path}:1" not in answer.err
@@ -494,5 +494,5 @@ def test_a_line_that_cannot_be_answered_is_named(char_run: RunFolder, ask: Ask, 
     file.write_text("\n".join(lines[2:]) + "\n", encoding="utf-8")
     answer = ask(char_run, "--jsonl", str(file))
     assert (answer.code, answer.out) == (2, "")
-    assert f"{file}:1: no JSON" in answer.err
-    assert f"{file}:2: no JSON" in answer.err
+    assert f"{file}:1: not JSON" in answer.err
+    assert f"{file}:2: not JSON" in answer.err

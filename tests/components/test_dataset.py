@@ -156,11 +156,23 @@ def test_text_that_is_not_utf8_is_named_by_file_line_and_offset(tmp_path: Path) 
     assert message == f"{path}:3: not UTF-8: byte 0xe9 at offset 11; {REMEDY}"
 
 
-@pytest.mark.parametrize(("name", "way"), [("a.json", 'dataset.use = "huggingface" can'), ("b.zip", "such files hold compressed data; unpack")])
-def test_a_file_of_another_kind_is_not_taken_for_text(tmp_path: Path, name: str, way: str) -> None:
-    (tmp_path / name).write_text('[{"text": "one"}]')
-    told = f"dataset.source: {tmp_path / name} cannot be read as text; {way}"
-    assert refusal(Text(source=str(tmp_path / name))).startswith(told)
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a.json", '; dataset.use = "huggingface" can'),
+        ("b.zip", ": .zip files hold compressed data; unpack"),
+        ("c.XLSX", ": .xlsx files hold a spreadsheet; "),
+        ("d.npy.gz", '; dataset.use = "token_files" reads '),
+        ("e.tar.gz", ": .tar files hold compressed data; "),
+        ("f.safetensors", ": .safetensors files hold weights"),
+    ],
+)
+def test_a_file_of_another_kind_is_not_taken_for_text(tmp_path: Path, name: str, told: str) -> None:
+    path = tmp_path / name
+    path.write_text('[{"text": "one"}]')
+    assert refusal(Text(source=str(path))).startswith(f"dataset.source: {path} cannot be read as text{told}")
+    with pytest.raises(KitError, match="cannot be read as text"):
+        list(TextFile(path, "text").documents())
 
 
 # --- text: its formats ------------------------------------------------------------------------------------------
@@ -184,12 +196,14 @@ def packed(path: Path, content: bytes) -> Path:
 
 def content_of(kind: str) -> bytes:
     """RECORDS as other programs write them."""
-    if kind == ".jsonl":
+    if kind in (".jsonl", ".ndjson"):
         lines = [json.dumps({"text": text, "id": 1}, ensure_ascii=number % 2) for number, text in enumerate(RECORDS)]
         return "\n".join([*lines, '{"text": null}']).encode()
-    if kind == ".csv":
+    if kind in (".csv", ".tsv"):
         file = io.StringIO(newline="")
-        csv.writer(file).writerows([["id", "text"], *([str(number), text] for number, text in enumerate(RECORDS))])
+        csv.writer(file, delimiter="," if kind == ".csv" else "\t").writerows(
+            [["id", "text"], *([str(number), text] for number, text in enumerate(RECORDS))]
+        )
         return file.getvalue().encode()
     file = io.BytesIO()
     table = pa.table({"id": range(len(RECORDS) + 1), "text": [*RECORDS, None]})
@@ -198,7 +212,7 @@ def content_of(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
-@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("kind", [".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"])
 def test_records_are_read_as_they_were_written(tmp_path: Path, kind: str, ending: str) -> None:
     packed(tmp_path / f"a{kind}{ending}", content_of(kind))
     dataset = Text(source=str(tmp_path))
@@ -350,7 +364,7 @@ def test_a_damaged_file_is_named_in_one_sentence(tmp_path: Path, name: str, dama
     )
     message = refusal(Text(source=str(tmp_path)))
     assert message.startswith(f"{path}: ")
-    assert re.search("damaged|is empty", message)
+    assert re.search("damaged|is empty" if damage != "something else" else "is plain text, not ", message)
     assert "\n" not in message
 
 

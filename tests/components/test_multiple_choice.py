@@ -300,8 +300,8 @@ def test_questions_may_be_compressed(tmp_path: Path) -> None:
 
 
 FAULTS: dict[str, tuple[str, str]] = {
-    "bad JSON": ('{"prompt": ', "not JSON: Expecting value"),
-    "bad UTF-8": ('{"prompt": "\udcff"}', "not JSON: 'utf-8' codec can't decode byte 0xff"),
+    "bad JSON": ('{"prompt": ', "not JSON: an object that does not begin and end on this line"),
+    "bad UTF-8": ('{"prompt": "\udcff"}', "not UTF-8: byte 0xff at offset "),
     "no object": ("[1, 2]", 'none of the forms of questions; expected {"ctx": text, '),
     "no known key": ('{"endings": ["a"]}', "none of the forms of questions"),
     "no endings": ('{"ctx": "a", "label": 0}', "no 'endings'; expected {\"ctx\": text"),

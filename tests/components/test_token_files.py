@@ -145,7 +145,9 @@ def test_files_may_be_named_by_option(tmp_path: Path) -> None:
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     raw(tmp_path / "train.bin", [1])
     raw(tmp_path / "interval.bin", [1])
-    assert f"dataset.val: {str(tmp_path)!r} has no .bin or .npy files with 'val' in their names" in refusal(tmp_path, "val")
+    assert f"dataset.val: {str(tmp_path)!r} has no .bin or .npy files with 'val' in their names" in refusal(
+        tmp_path, "val"
+    )
     assert f"dataset.val: {str(tmp_path)!r} has no files that match 'v*'" in refusal(tmp_path, "val", val="v*")
     assert "is no folder" in refusal(tmp_path / "none")
     raw(tmp_path / "train_val.bin", [1])

@@ -6,7 +6,6 @@ arXiv:1606.06031; by bytes as in Gao et al. 2021, "A framework for few-shot lang
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -99,9 +98,8 @@ class MultipleChoice(Evaluator):
 
     def questions(self, limit: int | None = None) -> list[Question]:
         """Raises KitError with file, line and what is expected there."""
-        with TextFile(Path(self.file), field="").opened() as file:
-            lines = ((f"{self.file}:{number}", line) for number, line in enumerate(file, start=1) if line.strip())
-            found = [read(place, line) for place, line in islice(lines, limit or self.limit)]
+        records = TextFile(Path(self.file), field="").records()
+        found = [read(f"{self.file}:{number}", record) for number, _, record in islice(records, limit or self.limit)]
         if not found:
             raise KitError(f"{self.file}: no questions; expected one a line, such as {FORMS['prompt']}")
         for question in found:
@@ -110,11 +108,7 @@ class MultipleChoice(Evaluator):
         return found
 
 
-def read(place: str, line: bytes) -> Question:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise KitError(f"{place}: not JSON: {error}") from None
+def read(place: str, record: Any) -> Question:
     form = next((key for key in FORMS if isinstance(record, dict) and key in record), None)
     if form is None:
         raise KitError(f"{place}: none of the forms of questions; expected {' or '.join(FORMS.values())}")
