@@ -45,6 +45,11 @@ def unreadable(line: str, error: json.JSONDecodeError, first: bool) -> str:
         return "a comment, which JSON does not have; remove it"
     if line == "[" or (first and line.startswith("[")):
         return ARRAY
+    if re.compile(r'"(?:[^"\\]|\\.)*\\?').fullmatch(line, at):
+        return (
+            f"a string, begun in column {column}, that does not end on this line; a line break in it is written \\n, "
+            "and otherwise the line is cut short"
+        )
     if line in ("]", "],", "}", "},", "{") or (line.startswith("{") and at >= len(line)):
         return (
             f"an object that does not begin and end on this line (column {column}); where it spans several lines, "
@@ -53,13 +58,13 @@ def unreadable(line: str, error: json.JSONDecodeError, first: bool) -> str:
     around = re.compile(r",\s*[}\]]").search(line, max(0, len(line[:at].rstrip(" \t\r\n,")) - 1))
     if around and around.start() <= at <= around.end():
         return f"a comma before the closing bracket, in column {around.start() + 1}; remove it"
-    if is_python(line):
-        return "a Python literal (single quotes, True or None); write it with json.dumps"
     letter = line[at : at + 1]
     if letter and letter < " ":
         return f"the control character U+{ord(letter):04X} in a string, in column {column}; write it as an escape"
     if letter == "\\" or line[max(0, at - 2) : at].endswith(("\\u", "\\")):
         return f"an escape that JSON does not have, in column {column}; a backslash is written as \\\\"
+    if is_python(line):
+        return "a Python literal (single quotes, True or None); write it with json.dumps"
     if letter == "'":
         return f"a single quote in column {column}; JSON's strings stand in double quotes"
     if not re.search(r"[{\[\"]", line):
