@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
-from nanogpt_kit.cli.paths import NAME
+from nanogpt_kit.cli.paths import expand
 from nanogpt_kit.core.errors import KitError
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @EXPERIMENT
 @OVERRIDES
 @click.option(
-    "--vs", type=NAME, metavar="OTHER.toml", help="Another experiment, timed by turns; KEY=VALUE do not change it."
+    "--vs",
+    callback=expand,
+    metavar="OTHER.toml",
+    help="Another experiment, timed by turns; KEY=VALUE do not change it.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Of each experiment.")
 @click.option(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.paths import NAME
+from nanogpt_kit.cli.paths import expand
 from nanogpt_kit.core.errors import KitError
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
-EXPERIMENT = click.argument("experiment", type=NAME, metavar="EXPERIMENT.toml")
+EXPERIMENT = click.argument("experiment", callback=expand, metavar="EXPERIMENT.toml")
 TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that came with a run from elsewhere.")
 STEP = click.option("--step", type=click.IntRange(0), help="The checkpoint of this step.  [default: the newest]")
 WEIGHTS = click.option(

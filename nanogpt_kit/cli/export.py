@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS
-from nanogpt_kit.cli.paths import FILE, NAME
+from nanogpt_kit.cli.paths import expand
 from nanogpt_kit.interop import FORMATS
 
 
 @click.command()
-@click.argument("run", type=NAME)
-@click.argument("folder", type=FILE)
+@click.argument("run", callback=expand)
+@click.argument("folder", type=click.Path(path_type=Path), callback=expand)
 @click.option(
     "--format",
     "format_",

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import click
 
-from nanogpt_kit.cli.paths import FILE, NAME
+from nanogpt_kit.cli.paths import expand
 from nanogpt_kit.core.errors import KitError
 
 
 @click.command("import")
-@click.argument("source", type=NAME)
+@click.argument("source", callback=expand)
 @click.argument("words", nargs=-1, metavar="[NAME] [KEY=VALUE]...")
-@click.option("--meta", type=FILE, help="The meta.pkl of nanoGPT's character-level data.")
+@click.option(
+    "--meta", type=click.Path(path_type=Path), callback=expand, help="The meta.pkl of nanoGPT's character-level data."
+)
 def import_model(source: str, words: tuple[str, ...], meta: Path | None) -> None:
     """Make a run of SOURCE: gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder that transformers saved, or a ckpt.pt.
 

@@ -10,23 +10,8 @@ import click
 from nanogpt_kit.core.paths import expanded
 
 
-class Name(click.ParamType):
-    """A path, or the name of a run or a published model, as a string."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Raises KitError that names the option."""
-        return expanded(str(value), param.opts[0] if param else "", "command line")
-
-
-class File(Name):
-    """A path that need not exist."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return Path(super().convert(value, param, ctx))
-
-
-NAME, FILE = Name(), File()
+def expand(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """The callback of an option or argument that is a path or a run's name. Raises KitError that names it."""
+    if not isinstance(value, str | Path):  # it was left out
+        return value
+    return type(value)(expanded(str(value), param.opts[0], "command line"))

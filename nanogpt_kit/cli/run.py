@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
-from nanogpt_kit.cli.paths import NAME
+from nanogpt_kit.cli.paths import expand
 from nanogpt_kit.cli.streams import continue_unread
 from nanogpt_kit.core.errors import KitError, RunFailed
 
@@ -38,13 +38,15 @@ class WithBareResume(click.Command):
 @OVERRIDES
 @click.option(
     "--resume",
-    type=NAME,
+    callback=expand,
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
     help="Go on with RUN, or with the newest run of this experiment that is not done.",
 )
-@click.option("--into", type=NAME, metavar="FOLDER", help="The run's folder: begins the run there, or goes on with it.")
+@click.option(
+    "--into", callback=expand, metavar="FOLDER", help="The run's folder: begins the run there, or goes on with it."
+)
 @click.option(
     "--seeds", type=click.IntRange(1), help="As many runs, one after the other: train.seed, train.seed + 1, ..."
 )

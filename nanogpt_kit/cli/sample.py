@@ -13,20 +13,23 @@ from typing import Any
 import click
 
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
-from nanogpt_kit.cli.paths import FILE, NAME
+from nanogpt_kit.cli.paths import expand
 from nanogpt_kit.cli.prompts import check_prompts, is_terminal, read, read_records
 from nanogpt_kit.cli.writing import Pace, converse, write_records, write_texts
 from nanogpt_kit.core.errors import KitError
 
 
 @click.command()
-@click.argument("run", type=NAME)
+@click.argument("run", callback=expand)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--prompt", help="What the text begins with.")
-@click.option("--prompt-file", type=FILE, help="A file with the prompt; - is stdin.")
+@click.option(
+    "--prompt-file", type=click.Path(path_type=Path), callback=expand, help="A file with the prompt; - is stdin."
+)
 @click.option(
     "--jsonl",
-    type=FILE,
+    type=click.Path(path_type=Path),
+    callback=expand,
     help='A file with a {"prompt": ...} a line; - is stdin. Each comes back with its "text", as a line.',
 )
 @click.option("--json", "as_json", is_flag=True, help="Lines of JSON instead of text.")

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.formats import HEAD_BYTES, by_magic, is_text, marked, unmarked
+from nanogpt_kit.core.reading import open_regular
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 PIECE_BYTES = 1 << 19  # that are read at once
@@ -28,7 +29,14 @@ REMEDIES = {  # for what is not text
 def unpacked(path: Path, codec: str | None) -> Iterator[io.BufferedReader]:
     """A file's bytes without the compression that its name says. Raises KitError, also while they are read."""
     try:
-        with path.open("rb", buffering=PIECE_BYTES) as file:
+        opened = open_regular(path)
+    except ValueError as error:  # of a name with NUL in it
+        raise fault_at(path, f"cannot be read: {error}") from None
+    except OSError as error:
+        raise fault_at(path, f"cannot be read: {error.strerror}") from None
+    try:
+        assert isinstance(opened, io.BufferedReader)
+        with io.BufferedReader(opened.detach(), PIECE_BYTES) as file:
             if codec is None:
                 yield file
                 return

@@ -76,8 +76,8 @@ class TokenFiles(Dataset):
                 raise KitError(f"{both[0]}: its name says train and val; set dataset.train and dataset.val")
             found = [path for path in found if split in said[path]]
             if len({path.suffix for path in found}) == 2:
-                both = f"dataset.{split}: {self.source!r} has .bin and .npy files with {split!r} in their names"
-                raise KitError(f'{both}; choose, as in dataset.{split} = "*{split}*.bin"')
+                two = f"dataset.{split}: {self.source!r} has .bin and .npy files with {split!r} in their names"
+                raise KitError(f'{two}; choose, as in dataset.{split} = "*{split}*.bin"')
         if not found:
             what = f"files that match {wanted!r}" if wanted else f".bin or .npy files with {split!r} in their names"
             raise KitError(f"dataset.{split}: {self.source!r} has no {what}")
