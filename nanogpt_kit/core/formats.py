@@ -64,6 +64,7 @@ BOMS = [  # the longer ones first: one of UTF-32 begins like one of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 ]
+MANY_OPCODES = 20  # of a pickle: tokens do not look like as many by chance
 FEWEST_NULS = 1 / 50  # of the characters of UTF-16 without a byte order mark; fewer are stray ones
 CONTROL = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # characters that text does not hold
 
@@ -90,17 +91,19 @@ def unpacks(head: bytes) -> bool:
 
 def is_pickle(head: bytes) -> bool:
     """Whether its first bytes are a protocol and opcodes; nothing is executed."""
-    if len(head) < 2 or head[0] != 0x80 or not 2 <= head[1] <= 5:
+    if re.match(rb"\x80[\x04\x05]\x95.{5}\0{3}", head, re.DOTALL):  # a frame, with its length
+        return True
+    if not re.match(rb"\x80[\x02-\x05]", head):
         return False
     seen = 0
     try:
         for opcode, _, _ in pickletools.genops(head):
             seen += 1
-            if opcode.name == "STOP":
-                break
-    except (ValueError, IndexError):  # it goes on behind the head
+            if opcode.name == "STOP" or seen == MANY_OPCODES:
+                return True
+    except (ValueError, IndexError):  # not an opcode, or one that the head does not hold whole
         pass
-    return seen >= 3
+    return False
 
 
 def not_text(path: Path) -> str | None:

@@ -26,7 +26,7 @@ REMEDIES = {  # for what is not text
 
 
 @contextmanager
-def unpacked(path: Path, codec: str | None) -> Iterator[io.BufferedReader]:
+def unpacked(path: Path, codec: str | None) -> Iterator[io.BufferedReader[Any]]:
     """A file's bytes without the compression that its name says. Raises KitError, also while they are read."""
     try:
         opened = open_regular(path)
@@ -51,7 +51,7 @@ def unpacked(path: Path, codec: str | None) -> Iterator[io.BufferedReader]:
         raise fault_at(path, what) from None
 
 
-def head_of(file: io.BufferedReader) -> bytes:
+def head_of(file: io.BufferedReader[Any]) -> bytes:
     """Its next bytes, which stay to be read."""
     return file.peek(HEAD_BYTES)[:HEAD_BYTES]
 

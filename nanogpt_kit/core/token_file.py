@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ HEADER_BYTES = 1024
 KNOWN = {(20240520, 1): "uint16", (20240801, 7): "uint32"}  # GPT-2's tokens, Llama 3's
 MAGIC = range(20_230_000, 20_400_000)  # llm.c's are dates
 NPY = b"\x93NUMPY"
+HEADER_FAULTS = (ValueError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError, OverflowError)
 PIECE = 1 << 20  # tokens that are read at once
 
 SAMPLE_BYTES = 1 << 16  # at the beginning, in the middle and at the end, by which the width of tokens is checked
@@ -84,7 +86,7 @@ def npy(path: Path, file: IO[bytes]) -> tuple[np.dtype[Any], int, int]:
         version = npy_format.read_magic(file)
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         shape, _, dtype = read(file)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError) as error:
+    except HEADER_FAULTS as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise KitError(f"{path}: its .npy header is damaged, or not one that is known: {first[:200]}") from None
     if dtype.hasobject:
@@ -125,8 +127,9 @@ def check_head(path: Path, head: bytes) -> None:
 def check_width(path: Path, file: IO[bytes], size: int, dtype: str) -> None:
     """Raises KitError where tokens without a header are wider than `dtype`: then every other one would be 0."""
     sample = b""
-    for first in (0, size // 2, size - SAMPLE_BYTES):
-        file.seek(max(0, first) // 8 * 8)
+    places = (0, size // 2, size - SAMPLE_BYTES) if size > 4 * SAMPLE_BYTES else range(0, size, SAMPLE_BYTES)
+    for first in places:
+        file.seek(first // 8 * 8)
         read = file.read(SAMPLE_BYTES)
         sample += read[: len(read) // 8 * 8]
     width = itemsize = np.dtype(dtype).itemsize

@@ -17,6 +17,8 @@ import tomli_w
 from nanogpt_kit.core.kinds import Dataset, Document
 from nanogpt_kit.testing.conformance import ComponentConformance
 
+MOST_NULS = 0.1  # of the characters of a document
+
 
 class DatasetConformance(ComponentConformance):
     """Subclass it with `component = MyDataset(...)`. One that is tokens already is asked for these instead."""
@@ -90,6 +92,14 @@ class DatasetConformance(ComponentConformance):
                 halves = [character for character in text if "\ud800" <= character <= "\udfff"]
                 assert not halves, f"document {number} of {split} holds half a surrogate pair, {halves[0]!r}"
 
+    def test_text_is_not_another_encoding_read_raw(self) -> None:
+        """Bytes of UTF-16 are characters of UTF-8, too: every other one is NUL then."""
+        self.needs_text()
+        for split in self.component.splits:
+            for number, text in enumerate(self.texts(split)):
+                share = text.count("\0") / max(1, len(text))
+                assert share < MOST_NULS, f"{share:.0%} of document {number} of {split} are NULs: is it UTF-16?"
+
     def test_assigned_documents_are_those_of_the_splits(self) -> None:
         self.needs_text()
         found: dict[str, list[str]] = defaultdict(list)
@@ -118,6 +128,21 @@ class DatasetConformance(ComponentConformance):
                 assert piece.ndim == 1
                 assert np.issubdtype(piece.dtype, np.integer), f"tokens of {split} are {piece.dtype}"
                 assert not len(piece) or piece.min() >= 0, f"{split} holds the token {piece.min()}"
+
+    def test_the_number_of_tokens_is_right_or_not_known(self) -> None:
+        self.needs_tokens()
+        count = self.component.token_count()
+        there = sum(len(piece) for split in self.component.splits for piece in self.tokens(split))
+        assert count is None or count == there, f"token_count() is {count}, and there are {there}"
+
+    def test_a_token_has_a_place(self) -> None:
+        self.needs_tokens()
+        for split in self.component.splits:
+            last = sum(len(piece) for piece in self.tokens(split)) - 1
+            first, other = (self.component.token_place(split, index) for index in (0, last))
+            assert isinstance(first, str)
+            assert first
+            assert last == 0 or first != other, f"the first and the last token of {split} are both at {first}"
 
     def test_a_vocabulary_can_be_written_down(self) -> None:
         self.needs_tokens()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,193 @@ def test_a_file_that_does_not_add_up_is_named(tmp_path: Path, make: Callable[[Pa
     shard(tmp_path / "a_train.bin", [1])
     make(tmp_path / "b_train.bin")
     assert refusal(tmp_path).startswith(f"{tmp_path / 'b_train.bin'}{told}")
+
+
+# --- .npy, as build-nanogpt writes it -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i2", "<u4", ">u4", "<i4", "<i8", ">i8", "<u8", "u1"])
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_npy_shards_say_their_type_themselves(tmp_path: Path, dtype: str, version: tuple[int, int]) -> None:
+    ids = np.array([100, 0, 7, 0, 8, 0, 0] * 9, dtype=dtype)
+    for name in ("edufineweb_train_000001.npy", "edufineweb_train_000002.npy", "edufineweb_val_000000.npy"):
+        with (tmp_path / name).open("wb") as file:
+            np.lib.format.write_array(file, ids, version)
+    assert tokens_of(tmp_path, "train") == ids.tolist() * 2
+    assert tokens_of(tmp_path, "val", dtype="uint32") == ids.tolist()
+    assert TokenFiles(source=str(tmp_path)).token_count() == 3 * len(ids)
+
+
+def test_npy_files_may_be_named_by_option_whatever_their_ending(tmp_path: Path) -> None:
+    with (tmp_path / "a.dat").open("wb") as file:
+        np.save(file, np.arange(5, dtype=np.uint16))
+    assert tokens_of(tmp_path, "train", train="a.dat") == list(range(5))
+    assert tokens_of(tmp_path, "train", train=str(tmp_path / "*.dat")) == list(range(5))
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: save(path, np.array([Harm()], dtype=object)), "Python objects.*pickle"),
+        (lambda path: save(path, np.array([(1, Harm())], dtype=[("a", "i4"), ("b", "O")])), "Python objects.*pickle"),
+        (lambda path: save(path, np.ones(9, dtype=np.float32)), "float32; token ids are integers"),
+        (lambda path: save(path, np.array(["a"])), "<U1; token ids are integers"),
+        (lambda path: save(path, np.ones((3, 4), dtype=np.uint16)), r"shape \(3, 4\); .*reshape"),
+        (lambda path: save(path, np.array(3, dtype=np.uint16)), r"shape \(\); "),
+        (lambda path: path.write_bytes(save(path, np.arange(9)).read_bytes()[:-3]), "9 tokens, .* 8.625; .*cut short"),
+        (lambda path: path.write_bytes(save(path, np.arange(9)).read_bytes() + b"ab"), "says 9 tokens, .* 9.25"),
+        (lambda path: path.write_bytes(save(path, np.arange(9)).read_bytes()[:40]), r"\.npy header is damaged"),
+        (lambda path: path.write_bytes(b"\x93NUMPY\x09\x00" + bytes(90)), r"\.npy header is damaged, or not one"),
+        (lambda path: path.write_bytes(b"\x93NUMPY"), r"\.npy header is damaged"),
+        (lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x0a\x00" + b"(" * 10), r"\.npy header is damaged"),
+        (lambda path: path.write_bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{"), r"\.npy header is damaged"),
+    ],
+)
+def test_an_npy_file_that_holds_no_tokens_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "train.npy"
+    make(path)
+    with pytest.raises(KitError, match=told) as caught:
+        tokens_of(tmp_path, "train")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert not Path("harm").exists()
+
+
+def test_any_damage_to_an_npy_header_is_told_or_does_not_matter(tmp_path: Path) -> None:
+    whole = save(tmp_path / "train.npy", np.arange(40, dtype=np.uint16)).read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        raw = bytearray(whole)
+        for place in rng.integers(6, 128, rng.integers(1, 4)):
+            raw[place] = rng.integers(256)
+        (tmp_path / "train.npy").write_bytes(raw)
+        with suppress(KitError):
+            tokens_of(tmp_path, "train")
+
+
+def test_shards_of_two_kinds_are_not_mixed(tmp_path: Path) -> None:
+    save(tmp_path / "train.npy", np.arange(4, dtype=np.uint16))
+    raw(tmp_path / "train.bin", [1, 2])
+    assert "has .bin and .npy files with 'train' in their names; choose, as in dataset.train = \"" in refusal(tmp_path)
+    assert tokens_of(tmp_path, "train", train="*.bin") == [1, 2]
+
+
+# --- what is not as `dtype` says ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["i", "I"])
+def test_headerless_ids_of_32_bits_are_read_where_dtype_says_so(tmp_path: Path, code: str) -> None:
+    raw(tmp_path / "train.bin", [1, 128_255, 5], code)
+    assert tokens_of(tmp_path, "train", dtype="int32" if code == "i" else "uint32") == [1, 128_255, 5]
+
+
+SPREAD = (np.arange(5000) * 7919 % 50_257).tolist()
+SMALL = [1 + number % 60 for number in range(40)]
+LARGE = (np.arange(5000) * 7919 % 128_256).tolist()
+
+
+@pytest.mark.parametrize(
+    ("ids", "code", "dtype", "right"),
+    [
+        (SPREAD, "i", "uint16", "uint32"),
+        (SPREAD, "I", "uint16", "uint32"),
+        (SPREAD, "q", "uint16", "int64"),
+        (SPREAD, "q", "uint32", "int64"),
+        (SPREAD, "q", "int32", "int64"),
+        (SMALL, "i", "uint16", "uint32"),
+        (SMALL, "q", "uint16", "int64"),
+        (LARGE, "I", "uint16", "uint32"),
+        ([*SPREAD] * 20, "I", "uint16", "uint32"),
+    ],
+)
+@pytest.mark.parametrize("cut", [0, 2])
+def test_wider_ids_than_dtype_says_are_refused_with_their_type(
+    tmp_path: Path, ids: list[int], code: str, dtype: str, right: str, cut: int
+) -> None:
+    path = raw(tmp_path / "train.bin", ids, code)
+    if cut and dtype == "uint16":
+        path.write_bytes(path.read_bytes()[:-cut])
+    message = refusal(tmp_path, dtype=dtype)
+    assert message.startswith(f"{path}: ")
+    assert f'dataset.dtype = "{right}"' in message
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        SPREAD,
+        [number % 65 for number in range(9000)],
+        [number % 4 for number in range(9000)],
+        [0] * 9000,
+        [5, 0] * 10,
+        [number % 2 * 3 + 1 for number in range(9000)],
+        [50_256, 0, 0, 0] * 3,
+    ],
+)
+def test_ids_that_are_as_dtype_says_are_not_taken_for_wider_ones(tmp_path: Path, ids: list[int]) -> None:
+    raw(tmp_path / "train.bin", ids)
+    assert tokens_of(tmp_path, "train") == ids
+
+
+def test_text_is_not_taken_for_tokens(tmp_path: Path) -> None:
+    (tmp_path / "train.bin").write_text("To be, or not to be: that is the question. " * 4)
+    assert 'is plain text, not a file of tokens; dataset.use = "text" reads it' in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("magic", [b"\x1f\x8b\x08\x00", b"\x80\x02", b"\x80\x04\x95\x10", b"BZh9", b"PAR", b"ID3\3"])
+def test_tokens_that_begin_like_another_format_are_tokens(tmp_path: Path, magic: bytes) -> None:
+    content = magic + np.random.default_rng(0).integers(0, 50_257, 3000).astype("<u2").tobytes()
+    content += bytes(len(content) % 2)
+    (tmp_path / "train.bin").write_bytes(content)
+    assert tokens_of(tmp_path, "train") == np.frombuffer(content, dtype="<u2").tolist()
+
+
+@pytest.mark.parametrize("form", ["headerless", "llm.c", ".npy"])
+def test_a_token_is_placed_by_file_and_byte(tmp_path: Path, form: str) -> None:
+    for number, count in ((1, 10), (2, 20)):
+        path = tmp_path / f"a_train_{number}"
+        if form == "headerless":
+            raw(path.with_suffix(".bin"), [1] * count)
+        elif form == "llm.c":
+            shard(path.with_suffix(".bin"), [1] * count)
+        else:
+            save(path.with_suffix(".npy"), np.ones(count, dtype=np.uint16))
+    place = TokenFiles(source=str(tmp_path)).token_place("train", 13)
+    ending, begin = (".npy", 128) if form == ".npy" else (".bin", 1024 if form == "llm.c" else 0)
+    assert place.startswith(f"{tmp_path / 'a_train_2'}{ending}: token 3 at byte {begin + 6}")
+    assert ("uint16 (dataset.dtype)" in place) == (form == "headerless")
+
+
+# --- which files --------------------------------------------------------------------------------------------------
+
+
+def test_hidden_files_are_not_shards(tmp_path: Path) -> None:
+    raw(tmp_path / "train.bin", [1])
+    raw(tmp_path / "._train.bin", [2])
+    raw(tmp_path / "b[1].dat", [3])
+    assert tokens_of(tmp_path, "train") == [1]
+    assert tokens_of(tmp_path, "train", train="b[1].dat") == [3]
+
+
+def test_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"s\xe9")
+    folder.mkdir()
+    raw(folder / os.fsdecode(b"train\xe9.bin"), [1, 2])
+    raw(folder / os.fsdecode(b"val\xe9.bin"), [3])
+    dataset = TokenFiles.model_construct(source=str(folder))
+    assert np.concatenate(list(dataset.tokens("train"))).tolist() == [1, 2]
+    assert dataset.fingerprint()
+    (folder / os.fsdecode(b"val\xe9.bin")).write_bytes(b"a")
+    with pytest.raises(KitError, match=r"val\udce9\.bin: 1 bytes"):
+        dataset.tokens("val")
 
 
 def test_files_may_be_named_by_option(tmp_path: Path) -> None:

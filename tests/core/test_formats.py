@@ -26,6 +26,7 @@ from nanogpt_kit.components.dataset.shakespeare import Shakespeare
 from nanogpt_kit.components.dataset.text import Text
 from nanogpt_kit.core.formats import by_magic, is_text
 from nanogpt_kit.core.text_files import LONG_BYTES
+from nanogpt_kit.core.token_file import TokenFile
 
 ENGLISH = "To be, or not to be, that is the question.\n" * 40
 RUSSIAN = "\u0411\u044b\u0442\u044c \u0438\u043b\u0438 \u043d\u0435 \u0431\u044b\u0442\u044c\n" * 40
@@ -185,6 +186,18 @@ def test_a_binary_format_under_the_name_of_text_is_refused_by_its_own(tmp_path: 
         assert message.startswith(f"{path}: is ")
         assert name.strip() in message
     assert by_magic(content[:4096]) is not None
+
+
+@pytest.mark.parametrize("name", [name for name in BINARY if name != "NumPy"])  # which is read
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_a_binary_format_under_the_name_of_tokens_is_refused_by_its_own(tmp_path: Path, name: str, dtype: str) -> None:
+    path = tmp_path / "train.bin"
+    content = BINARY[name]()
+    path.write_bytes(content + bytes(-len(content) % 4))
+    with pytest.raises(KitError) as caught:
+        TokenFile.open(path, dtype)
+    assert str(caught.value).startswith(f"{path} is ")
+    assert name.strip() in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,9 @@ def test_ids_that_no_token_has_are_refused(tiny: Path, tmp_path: Path) -> None:
     folder.mkdir()
     np.array([*range(300)], dtype=np.uint16).tofile(folder / "train.bin")
     np.array([*range(50)], dtype=np.uint16).tofile(folder / "val.bin")
-    with pytest.raises(KitError, match=r"train holds id 299, but the tokenizer's vocabulary ends at 256; name the"):
+    with pytest.raises(
+        KitError, match=r"train\.bin: token 257 at byte 514, .*id 257, but .*vocabulary ends at 256; name the"
+    ):
         prepare(Experiment.load(tiny, [f"dataset={{use='token_files', source='{folder}'}}"]))
     assert not data_root().exists()
 

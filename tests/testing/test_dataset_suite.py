@@ -54,6 +54,8 @@ class Broken(Good):
             found.append([b"bytes"])
         if self.how == "a document is used up":
             found.append(iter(["once"]))
+        if self.how == "UTF-16 as it is":
+            found.append("text".encode("utf-16-le").decode())
         if self.how == "half a surrogate pair":
             found.append("a\udc00b")
         if self.how == "validates what it trained on" and split == "val":
@@ -85,6 +87,12 @@ class BrokenTokens(Broken):
             ids = ids.reshape(2, 4)
         return iter([ids[:0] if self.how == "no tokens" and split == "val" else ids])
 
+    def token_count(self) -> int | None:
+        return 15 if self.how == "a token too few" else 16
+
+    def token_place(self, split: str, index: int) -> str:
+        return "somewhere" if self.how == "tokens without places" else super().token_place(split, index)
+
     def vocabulary(self) -> Mapping[str, Any] | None:
         return {"characters": {1, 2}} if self.how == "a vocabulary that is a set" else {"characters": "ab"}
 
@@ -95,6 +103,7 @@ CAUGHT: dict[str, str] = {
     "a split is empty": "test_every_split_has_something",
     "a document is bytes": "test_documents_are_strings_or_can_be_gone_through_again",
     "a document is used up": "test_documents_are_strings_or_can_be_gone_through_again",
+    "UTF-16 as it is": "test_text_is_not_another_encoding_read_raw",
     "half a surrogate pair": "test_all_text_is_unicode",
     "validates what it trained on": "test_no_text_is_in_two_splits",
     "one is not assigned": "test_assigned_documents_are_those_of_the_splits",
@@ -107,6 +116,8 @@ TOKENS_CAUGHT = {
     "a token below zero": "test_tokens_are_whole_numbers_in_flat_pieces",
     "tokens in rows": "test_tokens_are_whole_numbers_in_flat_pieces",
     "tokens by chance": "test_each_pass_gives_the_same",
+    "a token too few": "test_the_number_of_tokens_is_right_or_not_known",
+    "tokens without places": "test_a_token_has_a_place",
     "no tokens": "test_every_split_has_something",
     "a vocabulary that is a set": "test_a_vocabulary_can_be_written_down",
 }

@@ -5,7 +5,9 @@ nanoGPT's hold nothing but tokens, of the type that `dtype` says. The others say
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -21,10 +23,10 @@ SPLIT = re.compile(r"(?<![a-z])(train|val)")
 
 class TokenFiles(Dataset):
     source: PathStr = Field(min_length=1, description="the folder that holds the files")
-    train: str | None = Field(
+    train: PathStr | None = Field(
         None, min_length=1, description="name or glob in it; left out: .bin or .npy files with train in their names"
     )
-    val: str | None = Field(
+    val: PathStr | None = Field(
         None, min_length=1, description="name or glob in it; left out: .bin or .npy files with val in their names"
     )
     dtype: Literal["uint16", "uint32", "int32", "int64"] = Field(
@@ -68,7 +70,12 @@ class TokenFiles(Dataset):
         if not folder.is_dir():
             raise KitError(f"dataset.source: {self.source!r} is no folder (from {Path.cwd()})")
         patterns = [wanted] if wanted else ["*.bin", "*.npy"]
-        found = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+        matches = [
+            found for pattern in patterns for found in glob.glob(os.path.join(glob.escape(self.source), pattern))
+        ]
+        found = sorted(path for path in map(Path, matches) if path.is_file())
+        if wanted and (folder / wanted).is_file():  # a name that looks like a glob
+            found = [folder / wanted]
         if wanted is None:
             said = {path: set(SPLIT.findall(path.name.lower())) for path in found}
             both = [path for path in found if len(said[path]) == 2]
