@@ -65,6 +65,8 @@ def unreadable(line: str, error: json.JSONDecodeError, first: bool) -> str:
         return f"an escape that JSON does not have, in column {column}; a backslash is written as \\\\"
     if is_python(line):
         return "a Python literal (single quotes, True or None); write it with json.dumps"
+    if letter.isidentifier() and line[:at].rstrip().endswith(("{", ",")):
+        return f"a key without double quotes in column {column}"
     if letter == "'":
         return f"a single quote in column {column}; JSON's strings stand in double quotes"
     if not re.search(r"[{\[\"]", line):

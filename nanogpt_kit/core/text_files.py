@@ -142,6 +142,12 @@ class TextFile:
             if header is None:
                 return
             if self.field not in header:
+                other = next((one for one in "\t;|," if len(header) == 1 and self.field in header[0].split(one)), None)
+                if other:
+                    remedy = {"\t": "name it .tsv", ",": "name it .csv"}.get(
+                        other, "save it with commas, or as .tsv with tabs"
+                    )
+                    raise self._fault(f"its columns are separated by {other!r}; {remedy}", 1)
                 raise self._fault(f"dataset.field: no column {self.field!r}{nearest(self.field, header)}", 1)
             at = header.index(self.field)
             for row in rows:

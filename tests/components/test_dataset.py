@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import random
 import re
 import sysconfig
@@ -313,6 +314,8 @@ def test_a_bad_line_among_records_is_named(tmp_path: Path) -> None:
         ("id,content\n1,x\n", "1: dataset.field: no column 'text'. Allowed: content, id."),
         ("id,txt\n1,x\n", "1: dataset.field: no column 'text'; did you mean 'txt'? Allowed: id, txt."),
         ('id,text\n1,"two\nlines"\n2\n', "4: 1 fields; 'text' is number 2"),
+        ("id;text\n1;x\n", "1: its columns are separated by ';'; save it with commas, or as .tsv with tabs"),
+        ("id\ttext\n1\tx\n", "1: its columns are separated by '\\t'; name it .tsv"),
         ('id,text\n1,"x" y\n', "2: not CSV: ',' expected after '\"'"),
         ('id,text\n1,"never closed\n', "2: not CSV: unexpected end of data"),
     ],
@@ -572,6 +575,12 @@ def test_the_size_of_the_validation_split_is_an_option() -> None:
 def test_the_fingerprint_of_the_library_is_stable_and_tells_the_split() -> None:
     assert PythonStdlib().fingerprint() == PythonStdlib().fingerprint()
     assert PythonStdlib().fingerprint() != PythonStdlib(val_bytes=400_000).fingerprint()
+
+
+def test_a_source_whose_name_is_not_utf8_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / os.fsdecode(b"a\xe9.py")).write_text("one = 1")
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert all_of(PythonStdlib()) == ["one = 1"]
 
 
 def test_a_python_without_sources_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,6 +262,13 @@ def test_a_compressed_file_that_is_cut_short_is_damaged(tmp_path: Path, name: st
     assert "damaged or cut short" in refusal(tmp_path / name)
 
 
+def test_a_compressed_file_with_a_wrong_byte_is_damaged(tmp_path: Path) -> None:
+    raw = bytearray(gzip.compress(ENGLISH.encode()))
+    raw[12] ^= 0xFF
+    (tmp_path / "a.txt.gz").write_bytes(raw)
+    assert "damaged or cut short" in refusal(tmp_path / "a.txt.gz")
+
+
 # --- names that are not UTF-8 -----------------------------------------------------------------------------------
 
 

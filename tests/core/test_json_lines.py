@@ -39,6 +39,8 @@ FAULTS = {  # line -> what is said of it: the fault, the column, the remedy
     "# " + GOOD: ["comment", "remove"],
     "\ufeff" + GOOD: ["byte order mark", "Remove"],
     "To be or not to be": ["plain text", ".txt"],
+    "{text: 'a'}": ["key without double quotes", "column 2"],
+    '{"text": "a", more: 1}': ["key without double quotes", "column 15"],
     '{"text" "a"}': ["column 9"],
     '{"text": NaN}': ["NaN", "null"],
     "[" * 100_000: ["too deeply nested"],

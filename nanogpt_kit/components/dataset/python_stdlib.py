@@ -6,6 +6,7 @@ Tests are left out: they are half of the bytes and read like data. The split is 
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
@@ -56,7 +57,7 @@ def distinct_sources(root: Path) -> tuple[tuple[Path, int], ...]:
     """(path, bytes) of every UTF-8 source below `root` that is not empty, the first of equal ones."""
     found: dict[bytes, tuple[Path, int]] = {}
     paths = [path for path in root.rglob("*.py") if not LEFT_OUT.intersection(path.relative_to(root).parts)]
-    for path in sorted(paths, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()):
+    for path in sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.relative_to(root).as_posix())).digest()):
         content = path.read_bytes()
         try:
             content.decode("utf-8")

@@ -1,4 +1,4 @@
-"""Your own text, by path, glob or folder: .txt (each a document), .jsonl (a document a line), .csv and .parquet.
+"""Your own text, by path, glob or folder: .txt (each a document), .jsonl (a document a line), .csv, .tsv, .parquet.
 
 Each may have .gz or .zst behind it. Files are streamed: a line or a row is held whole, a file never is. Documents are
 split by a hash of their text; a single document is split at its tail.
@@ -16,9 +16,9 @@ from nanogpt_kit.api import Divided, Document, Field, PathStrs, TextFile, conten
 
 class Text(Divided):
     source: PathStrs = Field(description="files, globs or folders, relative to the current folder")
-    field: str = Field("text", description="the key (.jsonl) or column (.csv, .parquet) that holds the text")
+    field: str = Field("text", description="the key (.jsonl) or column (.csv, .tsv, .parquet) that holds the text")
     errors: Literal["strict", "replace"] = Field(
-        "strict", description="bytes that are no UTF-8: an error, or U+FFFD in their place"
+        "strict", description="bytes that are not UTF-8, and NULs: an error, or U+FFFD in their place"
     )
 
     def all_documents(self) -> Iterator[Document]:
