@@ -65,7 +65,9 @@ BOMS = [  # the longer ones first: one of UTF-32 begins like one of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16"),
 ]
 MANY_OPCODES = 20  # of a pickle: tokens do not look like as many by chance
-FEWEST_NULS = 1 / 50  # of the characters of UTF-16 without a byte order mark; fewer are stray ones
+# NULs a character in UTF-16 without a byte order mark; fewer are stray ones. Chinese has the fewest, and is never valid
+# UTF-8 at the same time, unlike Russian, whose blanks hold them.
+FEWEST_NULS, FEWEST_IN_UTF8 = 1 / 50, 1 / 12
 CONTROL = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # characters that text does not hold
 
 MAGIC = [(re.compile(magic, re.DOTALL), name) for magic, name in BY_MAGIC]
@@ -119,10 +121,16 @@ def not_text(path: Path) -> str | None:
 
 def is_text(head: bytes, encoding: str = "utf-8") -> bool:
     """Whether the first bytes are characters without control characters; the last one may be cut."""
+    text = characters(head, encoding)
+    return text is not None and not CONTROL.search(text)
+
+
+def characters(head: bytes, encoding: str) -> str | None:
+    """None where the bytes are not of this encoding."""
     try:
-        return not CONTROL.search(codecs.getincrementaldecoder(encoding)().decode(head))
+        return codecs.getincrementaldecoder(encoding)().decode(head)
     except UnicodeDecodeError:
-        return False
+        return None
 
 
 def marked(head: bytes) -> str | None:
@@ -135,9 +143,10 @@ def unmarked(head: bytes) -> str | None:
     nuls = head.count(0)
     if not nuls:
         return None
+    fewest = len(head) / 2 * (FEWEST_IN_UTF8 if characters(head, "utf-8") is not None else FEWEST_NULS)
     for name, first in (("UTF-32LE", None), ("UTF-32BE", None), ("UTF-16LE", 1), ("UTF-16BE", 0)):
         there = nuls if first is None else head[first::2].count(0)  # the others are of characters such as U+0100
-        regular = there >= len(head) / 2 * FEWEST_NULS and there > 2 * (nuls - there)
+        regular = there >= fewest and there > nuls - there
         if regular and is_text(head, name):
             return name
     return None

@@ -30,6 +30,7 @@ from nanogpt_kit.core.token_file import TokenFile
 
 ENGLISH = "To be, or not to be, that is the question.\n" * 40
 RUSSIAN = "\u0411\u044b\u0442\u044c \u0438\u043b\u0438 \u043d\u0435 \u0431\u044b\u0442\u044c\n" * 40
+CHINESE = "\u751f\u5b58\u8fd8\u662f\u6bc1\u706d\uff0c\u8fd9\u662f\u4e00\u4e2a\u95ee\u9898\r\n" * 40
 EMOJI = "so \U0001f600 na\u00efve \u2603\r\n" * 40
 
 
@@ -72,7 +73,7 @@ def test_a_byte_order_mark_that_does_not_fit_is_named_with_the_place(tmp_path: P
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"])
-@pytest.mark.parametrize("text", [ENGLISH, RUSSIAN, EMOJI, "hi"])
+@pytest.mark.parametrize("text", [ENGLISH, RUSSIAN, CHINESE, EMOJI, "hi"])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz"])
 def test_other_encodings_are_refused_by_name_with_the_command_that_converts(
     tmp_path: Path, encoding: str, text: str, name: str
@@ -84,6 +85,17 @@ def test_other_encodings_are_refused_by_name_with_the_command_that_converts(
     assert message.startswith(f"{path}: is {encoding}")
     assert f"iconv -f {encoding} -t UTF-8" in message
     assert refusal(path, errors="replace") == message
+
+
+def test_stray_nuls_are_not_taken_for_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for text in (
+        "nul \0, mark \ufeff, old\r\nlines\r, \u2603 \U0001f600 \U0010ffff\n" * 20,
+        "a\0" + ENGLISH,
+        ENGLISH + "\0",
+    ):
+        path.write_text(text, encoding="utf-8", newline="")
+        assert "NUL byte at offset " + str(text.encode().index(0)) in refusal(path)
 
 
 def test_every_dataset_of_text_refuses_another_encoding(tmp_path: Path) -> None:

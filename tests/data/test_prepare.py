@@ -270,7 +270,7 @@ def test_references_are_what_gzip_and_xz_need_for_the_validation_text(tiny: Path
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char"])
 def test_strange_text_survives_byte_for_byte(tiny: Path, text_file: Path, tokenizer: str) -> None:
-    text = "nul \0, mark \ufeff, old\r\nlines\r\u2028, \u2603 \U0001f600\U0001f469\u200d\U0001f680 \U0010ffff\n" * 20
+    text = "bell \a, mark \ufeff, old\r\nlines\r\u2028, \u2603 \U0001f600\U0001f469\u200d\U0001f680 \U0010ffff\n" * 20
     text_file.write_bytes(b"\xef\xbb\xbf" + text.encode())  # the mark at the start is the file's, not the text's
     prepared = prepare(load(tiny, f"tokenizer.use={tokenizer}"))
     assert decoded(prepared, "train", "val") == text.encode()
