@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.reading import open_regular, read_bytes
-from nanogpt_kit.runs.files import write_atomically
+from nanogpt_kit.runs.files import sync_file, write_atomically
+
+logger = logging.getLogger(__name__)
+
+REMEDY = "; a resume would lose what follows it: repair or delete this line, then resume"
 
 
 class MetricsLog:
@@ -23,23 +29,61 @@ class MetricsLog:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
 
+    def sync(self) -> None:
+        """Puts on the disk what was written, so that a power cut cannot take lines from before a checkpoint."""
+        if self.path.exists():
+            sync_file(self.path)
+
+
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """None where a line is not an object with a step."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return record if type(step) is int and step >= 0 else None  # a bool is an int, too
+
+
+def lines_of(path: Path) -> Iterable[bytes]:
+    return BytesIO(read_bytes(path)) if path.exists() else ()
+
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Every whole line; a last one that a kill tore is passed over."""
-    for line in read_bytes(path).decode("utf-8", "replace").split("\n") if path.exists() else ():
-        if line:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                return
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                yield record
+    """Every whole record, for those who show them. A damaged line is reported; a last one that a kill tore is not."""
+    damaged = []
+    for number, line in enumerate(lines_of(path), start=1):
+        record = record_of(line)
+        if record is not None:
+            yield record
+        elif line.strip() and line.endswith(b"\n"):
+            damaged.append(number)
+    if damaged:
+        more = f" and {len(damaged) - 1} more lines are" if len(damaged) > 1 else " is"
+        logger.warning("%s:%d%s damaged and not shown", path, damaged[0], more)
 
 
-def truncate_after(path: Path, step: int) -> None:
-    """Forgets what was measured after `step`: a resumed run measures it again."""
-    kept = [record for record in read(path) if record["step"] <= step]
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+def truncate_after(path: Path, step: int) -> int:
+    """Forgets what was measured after `step`: a resumed run measures it again. Returns the last step in the file, or 0.
+
+    A last line that a kill tore is dropped. Raises KitError that names the first other line that is damaged, or whose
+    step is smaller than the one before; the file is left as it is then.
+    """
+    kept, last = bytearray(), 0
+    for number, line in enumerate(lines_of(path), start=1):
+        record = record_of(line)
+        if record is None and not line.endswith(b"\n"):
+            break
+        if record is None and line.strip():
+            raise KitError(Fault("the line is damaged" + REMEDY, place=f"{path}:{number}"))
+        if record is not None:
+            if record["step"] < last:
+                raise KitError(Fault(f"step {record['step']} after step {last}{REMEDY}", place=f"{path}:{number}"))
+            last = record["step"]
+        if last <= step:
+            kept += line if line.endswith(b"\n") else line + b"\n"
+    write_atomically(path, bytes(kept))
+    return last
 
 
 class Tail:
@@ -48,6 +92,7 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.at, self.inode = 0, -1
+        self.number = 0  # of the line before `at`
 
     def read(self) -> Iterator[dict[str, Any]]:
         try:
@@ -55,7 +100,7 @@ class Tail:
         except FileNotFoundError:
             return
         if seen.st_ino != self.inode or seen.st_size < self.at:
-            self.at, self.inode = 0, seen.st_ino
+            self.at, self.inode, self.number = 0, seen.st_ino, 0
         if seen.st_size == self.at:
             return
         with open_regular(self.path) as file:
@@ -63,8 +108,10 @@ class Tail:
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         self.at += len(whole)
-        for line in whole.splitlines():
-            with suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("step"), int):
-                    yield record
+        for line in whole.split(b"\n")[:-1]:
+            self.number += 1
+            record = record_of(line)
+            if record is not None:
+                yield record
+            elif line.strip():
+                logger.warning("%s:%d is damaged and passed over", self.path, self.number)

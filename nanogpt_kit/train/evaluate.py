@@ -49,6 +49,7 @@ class Evaluation:
     interrupted: Callable[[], bool]
     show: Callable[[Sequence[str]], None]
     known: dict[str, SplitLoss] = field(default_factory=dict)
+    finite: set[str] = field(default_factory=set)  # names of metrics that must be
 
     @property
     def model(self) -> nn.Module:
@@ -115,11 +116,16 @@ class Evaluation:
                     expected = "expected numbers under names of their own, such as val/loss"
                     raise RunFailed(f"evaluator {type(evaluator).__name__} gave {name!r}: {value!r}; {expected}")
             metrics |= found
+            if evaluator.finite:
+                self.finite |= found.keys()
         return metrics
 
 
 def evaluate(run: Trainer) -> dict[str, float] | None:
-    """Every evaluator of the experiment: {"val/loss": 1.9, ...}; None where a signal came meanwhile."""
+    """Every evaluator of the experiment: {"val/loss": 1.9, ...}; None where a signal came meanwhile.
+
+    Raises NotFinite where a metric is infinite or NaN, unless its evaluator says that it may be.
+    """
     ctx = Evaluation(
         LoadedRun(run.experiment, run.model, run.data.encoder, run.precision.device),
         run.precision,
@@ -131,9 +137,11 @@ def evaluate(run: Trainer) -> dict[str, float] | None:
     )
     with apart(run, run.experiment.train.seed):
         try:
-            return ctx.measure(run.experiment.evaluator)
+            metrics = ctx.measure(run.experiment.evaluator)
         except Interrupted:
             return None
+        run.finite.check_metrics({name: metrics[name] for name in metrics if name in ctx.finite})
+        return metrics
 
 
 def show(run: Trainer, texts: Sequence[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +15,13 @@ from torch import nn
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed, nearest
+from nanogpt_kit.runs import samples
+from nanogpt_kit.runs.metrics import truncate_after
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 RANK_STRIDE = 1_000_003  # between the seeds of two ranks' dropout: a prime
 
@@ -32,6 +38,7 @@ class Saving:
         found = (store.newest(self.folder), run.folder.status()["state"]) if run.world.rank == 0 else None
         self.path, self.state_before = run.world.first_says(found)
         self.saved_at = 0
+        self.is_proven = True  # whether the newest checkpoint is known to be good, so that older ones may go
         if self.path is None and store.numbered(self.folder):
             raise KitError(f"no checkpoint in {self.folder} is whole; remove them all to start from step 0")
 
@@ -57,6 +64,7 @@ class Saving:
             run.scaler.load_state_dict(saved["scaler"])
         run.step, run.seconds, run.evaluated_at = saved["step"], saved["seconds"], saved["evaluated_at"]
         self.saved_at, self.best = saved["step"], saved["best"]
+        self.is_proven = False  # perhaps the process before was stopped at once
         if self.state_before != "finished":  # else more is asked of it now
             run.stop_reason = saved["stop_reason"]
         return saved
@@ -74,6 +82,19 @@ class Saving:
         else:  # there were fewer ranks
             seed_everything((seed + rank * RANK_STRIDE + run.step) % 2**63)
 
+    def cut_logs(self) -> None:
+        """Takes from the logs what was written after this checkpoint; called by rank 0, before anything is written."""
+        run = self.run
+        reached = truncate_after(run.folder.metrics, run.step)
+        samples.truncate_after(run.folder.samples, run.step)
+        if self.path is None and reached:
+            logger.warning("%s has no checkpoint, but its metrics reach step %d: it starts again at 0", run.path, reached)
+        every = run.experiment.train.log_every_steps
+        logged = run.step - run.step % every or min(1, run.step)
+        if reached < logged:
+            told = "%s ends at step %d, before the checkpoint of step %d: what was measured in between is missing"
+            logger.warning(told, run.folder.metrics, reached, run.step)
+
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         """Saves at once where the metric to go by is the best so far."""
         name = self.options.keep_best
@@ -81,7 +102,7 @@ class Saving:
             return
         if name not in metrics:
             raise RunFailed(f"checkpoint.keep_best: no evaluator gives {name!r}{nearest(name, metrics)}")
-        if metrics[name] < self.best.get("value", float("inf")):
+        if -math.inf < metrics[name] < self.best.get("value", float("inf")):
             self.best = {"step": self.run.step, "value": metrics[name]}
             self.save()
 
@@ -90,7 +111,8 @@ class Saving:
         run = self.run
         if self.saved_at == run.step:
             return
-        run.check_finite()
+        run.finite.read_step()
+        run.finite.check_weights()
         training = {
             "step": run.step,
             "evaluated_at": run.evaluated_at,
@@ -103,11 +125,28 @@ class Saving:
             "rng": run.world.all_say(rng_state()),
             "callbacks": run.hooks.state_dict(),
         }
-        keep = store.Keep(self.options.keep_last, self.options.keep_every_steps, self.best.get("step"))
-        path = self.write(training, keep)
+        run.finite.check_state(training)
+        self.prove()
+        if run.rank == 0:
+            run.log.sync()
+        self.path = self.write(training, self.keep(self.options.keep_last + 1))  # the one before stays for now
         run.world.first_says(None)  # rank 0 may write for long; who has ended meanwhile would be taken for lost
-        self.saved_at = run.step
-        run.hooks.call("checkpoint_saved", run=run, step=run.step, path=path)
+        self.saved_at, self.is_proven = run.step, False
+        run.hooks.call("checkpoint_saved", run=run, step=run.step, path=self.path)
+
+    def prove(self, ended: bool = False) -> None:
+        """Forgets older checkpoints once the newest is known to be good: by the first step from it, or at the run's end.
+
+        Finite weights may give a loss or a gradient that is not.
+        """
+        if self.is_proven or not (ended or self.run.finite.known_good >= self.saved_at):
+            return
+        self.is_proven = True
+        if self.run.rank == 0 and self.path is not None:
+            store.forget(self.folder, self.path, self.keep(self.options.keep_last))
+
+    def keep(self, last: int) -> store.Keep:
+        return store.Keep(last, self.options.keep_every_steps, self.best.get("step"))
 
     def write(self, training: Mapping[str, Any], keep: store.Keep) -> Path:
         run = self.run

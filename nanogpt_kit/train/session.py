@@ -86,8 +86,8 @@ def run(
         torch.set_num_threads(cores.threads)
         keep_freed_memory()
         stack.enter_context(Precision(ctx.precision, ctx.device).in_force())
-        make = partial(new_folder, experiment, facts, ctx, why, cores, start, into)
-        folder = resumed or shared_folder(make, world)
+        # Without a name, for it holds the weights to start from, which may be gigabytes
+        folder = resumed or shared_folder(partial(new_folder, experiment, facts, ctx, why, cores, start, into), world)
         among = f", {world.size} processes" if world.size > 1 else ""
         place = f"{ctx.device} ({cores})" if ctx.device == "cpu" else ctx.device
         logger.info("run %s on %s%s in %s (%s)", folder, place, among, ctx.precision, why)

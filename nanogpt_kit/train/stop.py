@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,6 +19,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.name = ""
+        self.is_urgent = False
         self.before: dict[int, Any] = {}
         self.insisting = 0  # SIGINT and SIGTERM received
 
@@ -32,9 +35,18 @@ class StopSignals:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While entered, the first signal raises KeyboardInterrupt, too."""
+        self.is_urgent = True
+        try:
+            yield
+        finally:
+            self.is_urgent = False
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         self.insisting += name in signals.ONCE_MORE
-        if self.insisting > 1:
-            raise KeyboardInterrupt
         self.name = self.name or name
+        if self.is_urgent or self.insisting > 1:
+            raise KeyboardInterrupt(self.name)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import seed_everything
-from nanogpt_kit.core.errors import NotFinite, OutOfMemory
+from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.core.kinds import ModelContext, OrderContext
@@ -27,15 +27,14 @@ from nanogpt_kit.data.batches import Ahead, Batch, Batches
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.roles import by_role
-from nanogpt_kit.runs import samples
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import MetricsLog, truncate_after
-from nanogpt_kit.train.arriving import Arriving
+from nanogpt_kit.runs.metrics import MetricsLog
 from nanogpt_kit.train.compile import Compile, recompute, warm_up
 from nanogpt_kit.train.cores import Cores, Shared
 from nanogpt_kit.train.diagnostics import Diagnostics
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluate import evaluate
+from nanogpt_kit.train.finite import FiniteChecks
 from nanogpt_kit.train.memory import is_out_of_memory, memory, micro_batch_size, remedy
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.saving import Saving
@@ -77,12 +76,12 @@ class Trainer:
         self.agreed = GO_ON
         # Steps. Random weights are not worth an evaluation, unless nothing else is asked for.
         self.evaluated_at = 0 if weights is None and self.total_steps else -1
-        self.unread: tuple[int, Arriving] | None = None  # the newest loss and norm, perhaps not finite
-        self.steps_read = self.steps_clipped = self.unlogged_tokens = 0  # since the last logged step
+        self.unlogged_tokens = 0  # since the last logged step
 
         seed_everything(experiment.train.seed)
         self.model = experiment.model.build(ModelContext(vocab_size=data.encoder.vocab_size))
         experiment.init.apply(self.model)
+        self.finite = FiniteChecks(self)
         self.saving = Saving(self)
         self.saving.saved_at = self.evaluated_at  # nor are they worth a checkpoint
         if not self.saving.load_weights(self.model) and weights is not None:
@@ -118,12 +117,9 @@ class Trainer:
         if self.compile.mode != "off":
             micro_steps = -(-experiment.batch_windows // (world.size * self.micro_batch_size))
             self.compile.apply(self.model, ctx, micro_steps)
-            failed = warm_up(self)
-            self.compile = Compile("off", failed) if failed else self.compile
         self.first_step = self.step
         if self.rank == 0:
-            truncate_after(folder.metrics, self.step)
-            samples.truncate_after(folder.samples, self.step)
+            self.saving.cut_logs()
             self.log = MetricsLog(folder.metrics)
         self.hooks = Hooks(experiment.callback, self)
         self.saving.resume(saved)
@@ -132,6 +128,7 @@ class Trainer:
     def train(self) -> None:
         """Runs to the last step, or until it is asked to stop. Raises RunFailed where the loss is no number."""
         every = self.experiment
+        self.warm_up()
         self.hooks.call("run_started", run=self)
         self.model.train()
         if self.step % every.evaluate.every_steps == 0:
@@ -139,6 +136,7 @@ class Trainer:
 
         while self.step < self.total_steps and self.agree_to_stop() == GO_ON:
             self.take_step()
+            self.saving.prove()
             if self.step % every.evaluate.every_steps == 0:
                 self.evaluate()
             if self.step % every.checkpoint.every_steps == 0:
@@ -147,6 +145,15 @@ class Trainer:
         if not self.interrupted():
             self.evaluate()
         self.saving.save()
+        self.saving.prove(ended=self.evaluated_at == self.step)
+
+    def warm_up(self) -> None:
+        """Compiles what is to be compiled. A signal ends the run at once meanwhile, since there is nothing new to save."""
+        if self.compile.mode == "off" or self.agree_to_stop() != GO_ON:
+            return
+        with self.stop.at_once():
+            failed = warm_up(self)
+        self.compile = Compile("off", failed) if failed else self.compile
 
     def take_step(self) -> None:
         """One update of the weights, and what is told of it."""
@@ -156,17 +163,17 @@ class Trainer:
         rate = self.set_learning_rate()
         with self.diagnostics.begin(looking=log):
             loss, grad_norm = self.update(batch)
-        self.check_finite()  # the step before, whose flag was not waited for
-        self.unread = (self.step, Arriving(loss, grad_norm))
+        self.finite.read_step()  # the step before, whose flag was not waited for
+        self.finite.note(self.step, loss, grad_norm)
         self.step = next_step
         self.unlogged_tokens += batch.all_tokens
         if log:
-            self.check_finite()  # waits for the device, so the clock is read after it
+            self.finite.read_step()  # waits for the device, so the clock is read after it
         self.seconds += time.perf_counter() - began
         if log:
             metrics = {"train/loss": loss.item(), "optim/lr": rate, "optim/grad_norm": grad_norm.item()}
             metrics["perf/tokens_per_second"] = speed = self.unlogged_tokens / (self.seconds - self.logged_seconds)
-            metrics |= {**self.efficiency.metrics(speed), **memory(self.precision.device), **self.stability()}
+            metrics |= {**self.efficiency.metrics(speed), **memory(self.precision.device), **self.finite.stability()}
             metrics |= self.diagnostics.metrics()
             self.unlogged_tokens, self.logged_seconds = 0, self.seconds
             self.record("logged", metrics)
@@ -206,6 +213,7 @@ class Trainer:
         multiplier = self.experiment.schedule.multiplier(self.step, self.total_steps)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * multiplier
+            self.finite.check_rate(group["lr"])
         return float(self.optimizer.param_groups[0]["lr"])
 
     def groups(self) -> list[dict[str, Any]]:
@@ -233,34 +241,6 @@ class Trainer:
         """By a signal, at any rank."""
         return self.agree_to_stop() == INTERRUPTED
 
-    def check_finite(self) -> None:
-        """Reads the flag that the last step left, before its weights are evaluated, saved or trained on for long."""
-        if self.unread is None:
-            return
-        (step, told), self.unread = self.unread, None
-        loss, grad_norm = told.read()
-        self.steps_read += 1
-        self.steps_clipped += (self.experiment.train.grad_clip or math.inf) < grad_norm < math.inf
-        may_overflow = self.scaler.is_enabled()  # it skips steps whose gradient is no number, and lowers its scale
-        if not (math.isfinite(loss) and (may_overflow or math.isfinite(grad_norm))):
-            wrong, value = ("norm of the gradient", grad_norm) if math.isfinite(loss) else ("loss", loss)
-            starts = self.batches.batches.starts(step)
-            shown = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
-            raise NotFinite(
-                f"the {wrong} is {value} at step {step + 1}, on the windows that start at tokens {shown} "
-                'of train; a lower optimizer.lr, a longer warmup or train.precision = "fp32" often helps'
-            )
-
-    def stability(self) -> dict[str, float]:
-        """The share of the steps since the last call whose gradient was clipped, and the scale of fp16's gradients."""
-        found: dict[str, float] = {}
-        if self.experiment.train.grad_clip:
-            found["optim/clip_fraction"] = self.steps_clipped / max(1, self.steps_read)
-        if self.scaler.is_enabled():
-            found["optim/loss_scale"] = self.scaler.get_scale()
-        self.steps_read = self.steps_clipped = 0
-        return found
-
     def record(self, hook: str, metrics: Mapping[str, float]) -> None:
         """Into metrics.jsonl, then to the callbacks."""
         tokens = self.step * self.experiment.train.batch_tokens
@@ -273,7 +253,9 @@ class Trainer:
     def evaluate(self) -> None:
         if self.evaluated_at == self.step:
             return
-        self.check_finite()
+        self.finite.read_step()
+        self.finite.check_weights()
+        self.finite.check_forward()
         with self.hooks.evaluation(self):
             metrics = evaluate(self)
         if metrics is not None:  # else a signal came meanwhile; a resumed run evaluates here again

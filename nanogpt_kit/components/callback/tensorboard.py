@@ -14,8 +14,9 @@ class TensorBoard(Callback):
     tracker = True
 
     def build(self, run: LiveRun) -> object:
-        resumed = run.first_step + 1 if run.first_step else None  # what was logged after the checkpoint is void
-        return Curves(SummaryWriter(run.path / "tensorboard", purge_step=resumed))
+        # What was logged after the checkpoint is void; where there was none, all that another process logged
+        void = run.first_step + 1 if run.first_step else 0
+        return Curves(SummaryWriter(run.path / "tensorboard", purge_step=void))
 
 
 class Curves:

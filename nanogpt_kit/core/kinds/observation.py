@@ -84,6 +84,7 @@ class Evaluator(Component):
     """Measures a model: called on all ranks, in eval mode, without gradients, with its own random numbers."""
 
     kind: ClassVar[str] = "evaluator"
+    finite: ClassVar[bool] = True  # its metrics must be: a run fails where one is infinite or NaN
 
     def check(self, encoder: Encoder, block_size: int) -> None:
         """Raises KitError where this vocabulary or context cannot hold its texts; asked before anything is trained."""
@@ -120,7 +121,8 @@ class Callback(Component):
     """Watches a run, or takes part in it.
 
     `build` returns a fresh object whose methods are marked `@hookimpl`; its optional `state_dict` and
-    `load_state_dict` (tensors and plain values) enter the checkpoint.
+    `load_state_dict` (tensors and plain values) enter the checkpoint. Tensors in there must be finite, else the run
+    fails; a bound that is infinite at first is a Python float.
     """
 
     kind: ClassVar[str] = "callback"
