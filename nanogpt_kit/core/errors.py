@@ -46,7 +46,7 @@ class OutOfMemory(RunFailed):
 
 
 class NotFinite(RunFailed):
-    """A loss or a gradient that is no number."""
+    """A loss, a gradient, a weight, a state or a metric that is infinite or NaN."""
 
     cause = "not_finite"
 

@@ -102,13 +102,16 @@ class Hooks:
         if any(listener.wrapper or listener.hookwrapper for caller in callers for listener in caller.get_hookimpls()):
             raise KitError(f"callback {name}: hook wrappers are not supported, only plain implementations")
 
-    def call(self, hook: str, backwards: bool = False, **arguments: Any) -> None:
+    def call(self, hook: str, backwards: bool = False, trackers: bool = True, **arguments: Any) -> None:
         """Calls every callback that listens, in the order of the file. A tracker that raises is reported and dropped.
 
+        Without `trackers` it calls the others only: what a process before has reported already is not reported again.
         Raises RunFailed where another callback raises.
         """
         listeners = getattr(self.manager.hook, hook).get_hookimpls()
         for listener in listeners if backwards else reversed(listeners):
+            if not trackers and listener.plugin_name in self.trackers:
+                continue
             try:
                 listener.function(*(arguments[name] for name in listener.argnames))
             except (Exception, SystemExit) as error:  # rich exits where its pipe is closed

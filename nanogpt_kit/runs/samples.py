@@ -13,12 +13,14 @@ HEADER = re.compile(rf"^{'=' * 60} step (\d+)\n", re.MULTILINE)
 BETWEEN = f"\n{'-' * 80}\n"
 
 
-def add(path: Path, step: int, texts: Sequence[str]) -> None:
-    """Once: a resumed run writes again what one that was stopped at this step has written."""
+def add(path: Path, step: int, texts: Sequence[str]) -> bool:
+    """Once: a resumed run writes again what one that was stopped at this step has written. Whether it was new."""
     before = read(path)
     new = f"{'=' * 60} step {step}\n{BETWEEN.join(texts)}\n"
-    if new not in before:
-        write_atomically(path, before + new)
+    if new in before:
+        return False
+    write_atomically(path, before + new)
+    return True
 
 
 def newest(path: Path) -> str:

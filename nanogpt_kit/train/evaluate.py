@@ -126,6 +126,7 @@ def evaluate(run: Trainer) -> dict[str, float] | None:
 
     Raises NotFinite where a metric is infinite or NaN, unless its evaluator says that it may be.
     """
+    written: list[Sequence[str]] = []  # shown at the end, for a resumed run repeats an evaluation that was interrupted
     ctx = Evaluation(
         LoadedRun(run.experiment, run.model, run.data.encoder, run.precision.device),
         run.precision,
@@ -133,7 +134,7 @@ def evaluate(run: Trainer) -> dict[str, float] | None:
         batch_size=run.experiment.evaluate.batch_size or run.micro_batch_size,
         data=lambda: run.data,
         interrupted=run.interrupted,
-        show=partial(show, run),
+        show=written.append,
     )
     with apart(run, run.experiment.train.seed):
         try:
@@ -141,14 +142,16 @@ def evaluate(run: Trainer) -> dict[str, float] | None:
         except Interrupted:
             return None
         run.finite.check_metrics({name: metrics[name] for name in metrics if name in ctx.finite})
+        for texts in written:
+            show(run, texts)
         return metrics
 
 
 def show(run: Trainer, texts: Sequence[str]) -> None:
     """What the model wrote, into samples.txt and to the callbacks."""
-    if run.rank == 0:
-        samples.add(run.folder.samples, run.step, texts)
-    run.hooks.call("sampled", run=run, step=run.step, texts=texts)
+    is_new = run.rank or samples.add(run.folder.samples, run.step, texts)
+    resumed_here = run.step == run.first_step > 0  # so that the process before may have shown them
+    run.hooks.call("sampled", trackers=bool(is_new or not resumed_here), run=run, step=run.step, texts=texts)
 
 
 def evaluate_loaded(loaded: LoadedRun, show: Callable[[Sequence[str]], None]) -> dict[str, float]:

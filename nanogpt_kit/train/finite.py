@@ -34,6 +34,7 @@ class FiniteChecks:
         self.run = run
         self.unread: tuple[int, Arriving] | None = None  # loss and gradient norm of the newest step
         self.known_good = -1  # how many updates the weights had that a finite loss was computed from
+        self.model_read = -1  # the step whose weights were found to be good
         self.steps_read = self.steps_clipped = 0  # since the last logged step
         self.infinite_buffers = set(non_finite(run.model.named_buffers()))
 
@@ -78,9 +79,14 @@ class FiniteChecks:
             expected = "expected a finite number that is not negative"
             raise (RunFailed if rate < 0 and math.isfinite(rate) else NotFinite)(f"{reason}; {expected}")
 
-    def check_weights(self) -> None:
-        """Parameters and buffers; of those that are spread over the ranks, each rank looks at its part."""
+    def check_model(self) -> None:
+        """What the newest update made: finite weights, and a finite loss of them. Once a step."""
+        if self.model_read == self.run.step:
+            return
+        self.read_step()
         self._refuse("the weights are", self.run.model.state_dict().items(), self.infinite_buffers)
+        self._check_forward()
+        self.model_read = self.run.step
 
     def check_state(self, training: Mapping[str, Any]) -> None:
         """Every tensor that is saved beside the weights: the optimizer's state, the callbacks'.
@@ -88,6 +94,14 @@ class FiniteChecks:
         A bound that is infinite for now belongs into a Python float there, not into a tensor.
         """
         self._refuse("the training state is", tensors_in(training))
+
+    def check_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Of evaluators that give finite numbers only."""
+        broken = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+        found = next(filter(None, self.run.world.all_say(broken)), None)
+        if found:
+            values = ", ".join(f"{name} is {value}" for name, value in found.items())
+            raise NotFinite(f"{values} at step {self.run.step}; {HELP}")
 
     def _refuse(self, what: str, tensors: Iterable[tuple[str, Any]], but: Iterable[str] = ()) -> None:
         found = self.run.world.all_say(non_finite(tensors))
@@ -97,7 +111,7 @@ class FiniteChecks:
             shown = ", ".join(names[:SHOWN])
             raise NotFinite(f"{what} not finite after step {self.run.step}: {shown}{more}; {HELP}")
 
-    def check_forward(self) -> None:
+    def _check_forward(self) -> None:
         """Finite weights may still be so large that nothing finite comes of them: the loss of the newest windows."""
         run = self.run
         batch = run.batches.batches.at(max(0, run.step - 1))
@@ -110,14 +124,6 @@ class FiniteChecks:
         if not all(map(math.isfinite, losses)):
             value = next(value for value in losses if not math.isfinite(value))
             raise NotFinite(f"with the weights after step {run.step} the loss is {value}; {HELP}")
-
-    def check_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Of evaluators that give finite numbers only."""
-        broken = {name: value for name, value in metrics.items() if not math.isfinite(value)}
-        found = next(filter(None, self.run.world.all_say(broken)), None)
-        if found:
-            values = ", ".join(f"{name} is {value}" for name, value in found.items())
-            raise NotFinite(f"{values} at step {self.run.step}; {HELP}")
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed, nearest
 from nanogpt_kit.runs import samples
-from nanogpt_kit.runs.metrics import truncate_after
+from nanogpt_kit.runs.metrics import read, truncate_after
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
@@ -38,6 +39,7 @@ class Saving:
         found = (store.newest(self.folder), run.folder.status()["state"]) if run.world.rank == 0 else None
         self.path, self.state_before = run.world.first_says(found)
         self.saved_at = 0
+        self.evaluated_before: Mapping[str, Any] = {}  # what the metrics hold of an evaluation at the step resumed from
         self.is_proven = True  # whether the newest checkpoint is known to be good, so that older ones may go
         if self.path is None and store.numbered(self.folder):
             raise KitError(f"no checkpoint in {self.folder} is whole; remove them all to start from step 0")
@@ -85,8 +87,12 @@ class Saving:
     def cut_logs(self) -> None:
         """Takes from the logs what was written after this checkpoint; called by rank 0, before anything is written."""
         run = self.run
-        reached = truncate_after(run.folder.metrics, run.step)
-        samples.truncate_after(run.folder.samples, run.step)
+        after = -1 if self.path is None else run.step
+        reached = truncate_after(run.folder.metrics, after)
+        samples.truncate_after(run.folder.samples, after)
+        last = next(iter(deque(read(run.folder.metrics), maxlen=1)), {})
+        if last.get("step") == run.step and "train/loss" not in last:
+            self.evaluated_before = last
         if self.path is None and reached:
             logger.warning("%s has no checkpoint, but its metrics reach step %d: it starts again at 0", run.path, reached)
         every = run.experiment.train.log_every_steps
@@ -111,8 +117,7 @@ class Saving:
         run = self.run
         if self.saved_at == run.step:
             return
-        run.finite.read_step()
-        run.finite.check_weights()
+        run.finite.check_model()
         training = {
             "step": run.step,
             "evaluated_at": run.evaluated_at,

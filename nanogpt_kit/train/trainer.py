@@ -242,20 +242,20 @@ class Trainer:
         return self.agree_to_stop() == INTERRUPTED
 
     def record(self, hook: str, metrics: Mapping[str, float]) -> None:
-        """Into metrics.jsonl, then to the callbacks."""
+        """Into metrics.jsonl, then to the callbacks. What a process before has evaluated and not saved is in there."""
         tokens = self.step * self.experiment.train.batch_tokens
         progress = {"tokens": tokens, "seconds": round(self.seconds, 3)}
-        if self.rank == 0:
+        before = self.saving.evaluated_before
+        repeated = hook == "evaluated" and before.get("step") == self.step and metrics.keys() <= before.keys()
+        if self.rank == 0 and not repeated:
             self.log.write({"step": self.step, **progress, **metrics})
         told = {**progress, **metrics} if hook == "logged" else metrics
-        self.hooks.call(hook, run=self, step=self.step, metrics=told)
+        self.hooks.call(hook, trackers=not repeated, run=self, step=self.step, metrics=told)
 
     def evaluate(self) -> None:
         if self.evaluated_at == self.step:
             return
-        self.finite.read_step()
-        self.finite.check_weights()
-        self.finite.check_forward()
+        self.finite.check_model()
         with self.hooks.evaluation(self):
             metrics = evaluate(self)
         if metrics is not None:  # else a signal came meanwhile; a resumed run evaluates here again

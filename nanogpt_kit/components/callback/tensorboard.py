@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 
 from nanogpt_kit.api import Callback, LiveRun, hookimpl
@@ -22,6 +24,8 @@ class TensorBoard(Callback):
 class Curves:
     def __init__(self, writer: SummaryWriter) -> None:
         self.writer = writer
+        self.excepthook = threading.excepthook
+        threading.excepthook = self.thread_failed
         self.sampled_at = self.shown = -1  # the step of the last texts, and how many there were
 
     @hookimpl
@@ -49,7 +53,14 @@ class Curves:
 
     @hookimpl
     def run_finished(self) -> None:
+        threading.excepthook = self.excepthook
+        self.writer.flush()  # raises what ended the writing thread; close does not
         self.writer.close()
+
+    def thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        """What ends TensorBoard's writing thread is raised again where we write next, and is reported there."""
+        if not isinstance(args.thread, _AsyncWriterThread):
+            self.excepthook(args)
 
 
 def code(text: str) -> str:

@@ -78,8 +78,7 @@ class MultipleChoice(Evaluator):
 
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         asked = [encode(question, ctx.encoder, ctx.block_size) for question in self.questions()]
-        right = right_by_bytes = exact = 0
-        nats = 0.0
+        right = right_by_bytes = exact = nats = 0.0
         most = ctx.batch_size * ctx.block_size
         for batch in batches(asked, ctx.block_size, most, MOST_LOGITS // ctx.encoder.vocab_size):
             ctx.check_stop()
@@ -89,7 +88,9 @@ class MultipleChoice(Evaluator):
                 right += likelihoods.index(max(likelihoods)) == answer
                 right_by_bytes += by_bytes.index(max(by_bytes)) == answer
                 exact += greedy[answer]
-                nats -= likelihoods[answer]
+                nats -= math.nan if any(map(math.isnan, likelihoods)) else likelihoods[answer]
+        if math.isnan(nats):  # compares with nothing, so that no choice is the likeliest
+            right = right_by_bytes = exact = math.nan
         if asked[0].question.form == "text":
             perplexity = math.exp(min(nats / len(asked), 700.0))  # beyond is no number that Python has
             return {f"{self.prefix}/accuracy": exact / len(asked), f"{self.prefix}/perplexity": perplexity}
