@@ -58,8 +58,8 @@ class Subject:
         torch.set_num_threads(cores.threads)
         folder = RunFolder(Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="nanogpt-kit-bench-"))))
         self.trainer = Trainer(experiment, data, folder, ctx, StopSignals(), world, cores)
-        self.trainer.warm_up()
         self.trainer.hooks.call("run_started", run=self.trainer)
+        self.trainer.warm_up()
         self.trainer.model.train()
         size = measure(experiment.model, data.encoder.vocab_size)
         self.flops_per_token = size.flops_per_token if size else None

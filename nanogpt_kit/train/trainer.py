@@ -128,8 +128,8 @@ class Trainer:
     def train(self) -> None:
         """Runs to the last step, or until it is asked to stop. Raises RunFailed where the loss is no number."""
         every = self.experiment
-        self.warm_up()
         self.hooks.call("run_started", run=self)
+        self.warm_up()
         self.model.train()
         if self.step % every.evaluate.every_steps == 0:
             self.evaluate()  # where the process before was stopped during it

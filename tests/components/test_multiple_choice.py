@@ -389,3 +389,14 @@ def test_a_run_does_not_begin_with_bad_questions(tiny: Path, tmp_path: Path, com
     assert answer.code == 2
     assert "evaluator.0: " in answer.err
     assert "q.jsonl:2: no 'choices'; expected" in answer.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("records", [PLAIN, LAMBADA])
+def test_a_model_that_gives_nan_has_no_accuracy(
+    tmp_path: Path, standing: Callable[..., Any], records: list[dict[str, Any]]
+) -> None:
+    model = random_model()
+    with torch.no_grad():
+        model.get_parameter("ln_f.weight").fill_(math.nan)
+    found = measured(standing(model, BLOCK), file=written(tmp_path / "q.jsonl", records))
+    assert all(map(math.isnan, found.values()))

@@ -263,6 +263,81 @@ def test_a_resumed_log_forgets_what_came_after_its_step(tmp_path: Path) -> None:
     assert path.read_text() == ""
 
 
+WHOLE = [b'{"step": %d, "train/loss": 2.5}\n' % step for step in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"", b'{"step": 6, "trai', b'{"step": 6, "note": "\xe2\x98', b"\0" * 9, b"6", WHOLE[-1][:-1]],
+    ids=["whole", "torn", "torn in a character", "zeros", "a number", "without its end"],
+)
+def test_a_tail_that_a_kill_tore_is_dropped(tmp_path: Path, tail: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b"".join(WHOLE) + tail)
+    expected = [json.loads(line) for line in (*WHOLE, *([tail] if tail.endswith(b"}") else []))]
+    assert list(metrics.read(path)) == expected
+    assert metrics.truncate_after(path, 5) == 5
+    assert list(metrics.read(path)) == expected
+    assert path.read_bytes().endswith(b"}\n")
+    assert not caplog.records
+
+
+DAMAGED = {
+    "a quote": b'{"step: 3, "train/loss": 2.5}\n',
+    "a list": b"[3]\n",
+    "no step": b'{"train/loss": 2.5}\n',
+    "a fraction": b'{"step": 3.0}\n',
+    "a truth": b'{"step": true}\n',
+    "below zero": b'{"step": -3}\n',
+    "zeros": b"\0\0\0\0\n",
+    "no text": b'{"step": 3, "note": "\xff"}\n',
+    "two in one": b'{"step": 3}{"step": 4}\n',
+    "deep": b"[" * 100_000 + b"\n",
+    "long": b'{"step": ' + b"9" * 5000 + b"}\n",
+    "backwards": b'{"step": 1}\n',
+}
+
+
+@pytest.mark.parametrize("at", [2, 4])  # in the middle, and the last one
+@pytest.mark.parametrize("line", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_line_is_named_and_nothing_is_deleted(
+    tmp_path: Path, line: bytes, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(whole := b"".join([*WHOLE[:at], line, *WHOLE[at + 1 :]]))
+    with pytest.raises(KitError, match="repair or delete this line") as caught:
+        metrics.truncate_after(path, 1)
+    assert caught.value.faults[0].place == f"{path}:{at + 1}"
+    assert path.read_bytes() == whole
+    steps = [record["step"] for record in metrics.read(path)]
+    tail = metrics.Tail(path)
+    assert [record["step"] for record in tail.read()] == steps
+    shown = [step for step in range(1, 6) if step != at + 1]
+    if line == DAMAGED["backwards"]:  # those who show it cannot know which of two lines is wrong
+        assert steps == [*shown[:at], 1, *shown[at:]]
+        return
+    assert steps == shown
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}:{at + 1} is damaged and not shown",
+        f"{path}:{at + 1} is damaged and passed over",
+    ]
+
+
+def test_a_line_of_a_file_that_a_kill_tore_twice_is_still_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(WHOLE[0] + b'{"step": 2, "tr' + b"".join(WHOLE[2:]))
+    with pytest.raises(KitError) as caught:
+        metrics.truncate_after(path, 5)
+    assert caught.value.faults[0].place == f"{path}:2"
+
+
+def test_lines_without_text_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b"\r\n".join([WHOLE[0].strip(), b"", WHOLE[1].strip(), b""]))
+    assert metrics.truncate_after(path, 5) == 2
+    assert [record["step"] for record in metrics.read(path)] == [1, 2]
+
+
 # --- provenance -------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,12 +21,13 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.generate.loaded import load_run
-from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.testing.conformance import torch_warns
 from nanogpt_kit.train import compile as compiling
 from nanogpt_kit.train import session
 from nanogpt_kit.train.compile import Compile
+from nanogpt_kit.train.trainer import Trainer
 
 pytestmark = torch_warns
 
@@ -114,6 +118,33 @@ def test_what_cannot_be_compiled_runs_as_it_is_written(tiny: Path, caplog: pytes
     assert (folder.status()["state"], folder.status()["compile"]) == ("finished", "off")
     (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING)
     assert "compiling failed, and the run goes on uncompiled: " in warning.message
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    options = ["callback=['ema']", "train.compile=default", "train.steps=3"]
+    monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
+    monkeypatch.setattr(Compile, "apply", lambda *_: None)
+    began = time.monotonic()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=name):
+        patch.setattr(Trainer, "accumulate", lambda *_: (os.kill(os.getpid(), getattr(signal, name)), time.sleep(30)))
+        session.run(Experiment.load(tiny, options))
+    assert time.monotonic() - began < 10
+    folder = find("tiny")
+    status = folder.status()
+    assert (status["state"], status["reason"], status["step"]) == ("interrupted", name, 0)
+    assert not folder.checkpoints.exists()
+    resumed = session.run(Experiment.load(tiny, options), resume="")
+    assert losses(resumed) == losses(session.run(Experiment.load(tiny, [*options, "train.compile=off"])))
+
+
+def test_a_signal_before_it_compiles_saves_and_compiles_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
+    monkeypatch.setattr(Compile, "apply", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("nanogpt_kit.train.trainer.warm_up", lambda run: pytest.fail("it compiles"))
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, "train.compile=default")
+    assert find("tiny").status()["state"] == "interrupted"
 
 
 def test_without_a_compiler_there_is_one_warning(

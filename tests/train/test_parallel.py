@@ -264,3 +264,36 @@ def test_several_processes_write_what_one_writes(tiny: Path, parallel: str) -> N
     assert alone.count(" step 10\n") == 1
     assert alone.count(" step 20\n") == 2
     assert together == alone
+
+
+BREAKING = """\
+from nanogpt_kit.api import Callback, hookimpl
+
+class Breaking(Callback):
+    def build(self, run):
+        return Hand()
+
+class Hand:
+    @hookimpl
+    def step_finished(self, run, step):
+        if step == 6 and run.rank == 1:
+            weight = run.model.h[1].mlp.c_proj.weight.detach()
+            (weight.to_local() if hasattr(weight, "to_local") else weight).view(-1)[3] = float("inf")
+"""
+
+
+def test_weights_that_are_not_finite_on_one_rank_are_saved_by_none(tiny: Path) -> None:
+    (tiny.parent / "breaking.py").write_text(BREAKING, encoding="utf-8")
+    more = ("components=['breaking.py']", "callback=['breaking']", "checkpoint.every_steps=3", "evaluate.every_steps=99")
+    for kind, answer in zip(
+        ("ddp", "fsdp"),
+        runs(*(run(tiny, 2, f"parallel={kind}", *more, f"name={kind}") for kind in ("ddp", "fsdp"))),
+        strict=True,
+    ):
+        assert [rank["error"] for rank in answer["ranks"]] == ["NotFinite"] * 2
+        assert all("not finite after step 6: h.1.mlp.c_proj.weight;" in rank["told"] for rank in answer["ranks"])
+        folder = find(kind)
+        assert folder.status()["cause"] == "not_finite"
+        newest = store.newest(folder.checkpoints)
+        assert newest is not None
+        assert newest.name == "step-00000003"

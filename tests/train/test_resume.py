@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
@@ -52,6 +53,10 @@ def killed_run(tiny: Path, at: int, *overrides: str) -> RunFolder:
     died = subprocess.run(command, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
     return find("tiny")
+
+
+def losses(folder: RunFolder) -> list[float]:
+    return [line["train/loss"] for line in read(folder.metrics) if "train/loss" in line]
 
 
 def whole_run(tiny: Path, *overrides: str) -> RunFolder:
@@ -264,3 +269,56 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     session.run(Experiment.load(tiny, ["callback=[]", "checkpoint.every_steps=5"]), resume="")
     assert "model.safetensors is not what was saved" in caplog.text
     assert_same(result(killed), result(whole_run(tiny, "checkpoint.every_steps=5")))
+
+
+def dead_run(tiny: Path, step: int, *overrides: str) -> RunFolder:
+    """A run that ends after a step without saving, as one that was killed."""
+    (tiny.parent / "killer.py").write_text(KILLER.replace("os.kill(os.getpid(), signal.SIGKILL)", "raise SystemExit"))
+    callback = f'callback=[{{use="killer", at={step}}}]'
+    with pytest.raises(RunFailed):
+        session.run(Experiment.load(tiny, ['components=["killer.py"]', callback, *overrides]))
+    return find("tiny")
+
+
+@pytest.mark.parametrize("checkpoints", ["none", "deleted"])
+def test_a_resume_without_a_checkpoint_says_that_it_starts_again(
+    tiny: Path, checkpoints: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = dead_run(tiny, 13 if checkpoints == "deleted" else 7)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+    told = [record.getMessage() for record in caplog.records if "no checkpoint" in record.getMessage()]
+    reached = 13 if checkpoints == "deleted" else 7
+    assert told == [f"{folder.path} has no checkpoint, but its metrics reach step {reached}: it starts again at 0"]
+    whole = session.run(Experiment.load(tiny, ["callback=[]", "name=whole"]))
+    assert losses(folder) == losses(whole)
+
+
+def test_a_resume_reports_metrics_that_end_before_the_checkpoint(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = dead_run(tiny, 13)
+    lines = folder.metrics.read_bytes().splitlines(keepends=True)
+    folder.metrics.write_bytes(b"".join(lines[:4]))
+    session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+    assert f"{folder.metrics} ends at step 4, before the checkpoint of step 10" in caplog.text
+
+
+def test_a_resume_is_refused_where_a_line_of_the_metrics_is_damaged(tiny: Path) -> None:
+    folder = dead_run(tiny, 13)
+    whole = folder.metrics.read_bytes()
+    folder.metrics.write_bytes(damaged := whole.replace(b'"step": 3,', b'"step: 3,'))
+    files = sorted(path for path in folder.path.rglob("*"))
+    with pytest.raises(KitError) as caught:
+        session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+    assert caught.value.faults[0].place == f"{folder.metrics}:3"
+    assert folder.metrics.read_bytes() == damaged
+    assert sorted(path for path in folder.path.rglob("*")) == files
+    folder.metrics.write_bytes(whole)
+    assert session.run(Experiment.load(tiny, ["callback=[]"]), resume="").status()["state"] == "finished"
+
+
+def test_a_run_that_is_not_resumed_reports_nothing(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    session.run(Experiment.load(tiny, ["callback=[]", "train.log_every_steps=7", "train.steps=10"]))
+    session.run(Experiment.load(tiny, ["callback=[]", "train.log_every_steps=7", "schedule=constant", "train.steps=3"]))
+    longer = ["callback=[]", "train.log_every_steps=7", "schedule=constant", "train.steps=5"]
+    session.run(Experiment.load(tiny, longer), resume="")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from nanogpt_kit.generate.loaded import load_run
 from nanogpt_kit.runs.folder import RunFolder, find, runs_root
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.train import session
+from nanogpt_kit.train.trainer import Trainer
 
 QUICK = ["callback=[]", "sample.num_samples=0"]
 
@@ -44,6 +48,29 @@ def test_no_steps_only_evaluate(tiny: Path, trained: RunFolder) -> None:
     assert folder.status()["state"] == "finished"
     for mine, theirs in zip(load_run("tuned").model.parameters(), load_run("tiny").model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_weights_to_start_from_are_freed_before_training(
+    tiny: Path, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be gigabytes, and the model has its own copy of them."""
+    seen: list[weakref.ref[torch.Tensor]] = []
+    find_start, alive = session.WarmStart.find, []
+
+    def found(*args: Any) -> Any:
+        start = find_start(*args)
+        seen.extend(weakref.ref(weight) for weight in start.weights.values())
+        return start
+
+    def train(self: Trainer) -> None:
+        gc.collect()
+        alive.extend(reference for reference in seen if reference() is not None)
+
+    monkeypatch.setattr(session.WarmStart, "find", found)
+    monkeypatch.setattr(Trainer, "train", train)
+    run(tiny)
+    assert seen
+    assert not alive
 
 
 def test_the_context_may_be_cropped(tiny: Path, trained: RunFolder) -> None:

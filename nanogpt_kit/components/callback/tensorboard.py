@@ -2,23 +2,61 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from google.protobuf.message import DecodeError
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 
-from nanogpt_kit.api import Callback, LiveRun, hookimpl
+from nanogpt_kit.api import Callback, KitError, LiveRun, hookimpl
 
 
 class TensorBoard(Callback):
     tracker = True
 
     def build(self, run: LiveRun) -> object:
-        # What was logged after the checkpoint is void; where there was none, all that another process logged
+        folder = run.path / "tensorboard"
+        if folder.is_symlink():  # in a folder from elsewhere it may lead anywhere
+            raise KitError(f"{folder} is a link; a folder is expected, or nothing")
+        files = [path for path in folder.glob("events.out.tfevents.*") if path.is_file() or path.is_symlink()]
+        for path in files:
+            remove_events(path, run.first_step)
+        # For a TensorBoard that has read them: what was logged after the checkpoint, or all where there was none, is void
         void = run.first_step + 1 if run.first_step else 0
-        return Curves(SummaryWriter(run.path / "tensorboard", purge_step=void))
+        return Curves(SummaryWriter(folder, purge_step=void if files else None))
+
+
+def remove_events(path: Path, last_step: int) -> None:
+    """Takes those after `last_step` out of a file of a process before, or the file where that is 0.
+
+    Source: TensorFlow's records: length (8 bytes, little-endian), its CRC (4), an Event of that length, its CRC (4).
+    """
+    if not last_step or path.is_symlink():
+        path.unlink()
+        return
+    content, kept, at = path.read_bytes(), bytearray(), 0
+    while at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 8], "little") + 4
+        try:
+            step = Event.FromString(content[at + 12 : end - 4]).step if end <= len(content) else None
+        except DecodeError:
+            step = None
+        if step is None:  # torn or damaged: nobody reads on from there
+            break
+        if step <= last_step:
+            kept += content[at:end]
+        at = end
+    kept += content[at:]
+    if kept != content:
+        partial = path.with_name(f".{secrets.token_hex(8)}")
+        with partial.open("xb") as file:  # which follows no link
+            file.write(kept)
+        partial.replace(path)
 
 
 class Curves:
@@ -43,6 +81,10 @@ class Curves:
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         self.logged(step, metrics)
         self.writer.flush()
+
+    @hookimpl
+    def checkpoint_saved(self) -> None:
+        self.writer.flush()  # a resumed run logs again only what came later
 
     @hookimpl
     def sampled(self, step: int, texts: Sequence[str]) -> None:
