@@ -56,9 +56,8 @@ class FiniteChecks:
             wrong, value = ("norm of the gradient", grad_norm) if math.isfinite(loss) else ("loss", loss)
             starts = run.batches.batches.starts(step)
             shown = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
-            raise NotFinite(
-                f"the {wrong} is {value} at step {step + 1}, on the windows that start at tokens {shown} of train; {HELP}"
-            )
+            place = f"step {step + 1}, on the windows that start at tokens {shown} of train"
+            raise NotFinite(f"the {wrong} is {value} at {place}; {HELP}")
         self.known_good = step
 
     def stability(self) -> dict[str, float]:

@@ -94,7 +94,9 @@ class Saving:
         if last.get("step") == run.step and "train/loss" not in last:
             self.evaluated_before = last
         if self.path is None and reached:
-            logger.warning("%s has no checkpoint, but its metrics reach step %d: it starts again at 0", run.path, reached)
+            logger.warning(
+                "%s has no checkpoint, but its metrics reach step %d: it starts again at 0", run.path, reached
+            )
         every = run.experiment.train.log_every_steps
         logged = run.step - run.step % every or min(1, run.step)
         if reached < logged:
@@ -140,9 +142,9 @@ class Saving:
         run.hooks.call("checkpoint_saved", run=run, step=run.step, path=self.path)
 
     def prove(self, ended: bool = False) -> None:
-        """Forgets older checkpoints once the newest is known to be good: by the first step from it, or at the run's end.
+        """Forgets older checkpoints once the newest is known to be good: by the first step from it, or as a run ends.
 
-        Finite weights may give a loss or a gradient that is not.
+        Finite weights may give a gradient that is not.
         """
         if self.is_proven or not (ended or self.run.finite.known_good >= self.saved_at):
             return

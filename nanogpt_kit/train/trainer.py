@@ -148,7 +148,7 @@ class Trainer:
         self.saving.prove(ended=self.evaluated_at == self.step)
 
     def warm_up(self) -> None:
-        """Compiles what is to be compiled. A signal ends the run at once meanwhile, since there is nothing new to save."""
+        """Compiles what is to be compiled. A signal ends the run at once meanwhile: there is nothing new to save."""
         if self.compile.mode == "off" or self.agree_to_stop() != GO_ON:
             return
         with self.stop.at_once():

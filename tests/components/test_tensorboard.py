@@ -98,7 +98,13 @@ def test_a_run_that_was_stopped_shows_each_step_once(
 ) -> None:
     (tiny.parent / "stopping.py").write_text(STOPPING, encoding="utf-8")
     evaluators = "evaluator=['loss', {use='samples', max_new_tokens=3}]"
-    more = ["train.steps=9", "checkpoint.every_steps=4", "evaluate.every_steps=4", evaluators, "sample.max_new_tokens=3"]
+    more = [
+        "train.steps=9",
+        "checkpoint.every_steps=4",
+        "evaluate.every_steps=4",
+        evaluators,
+        "sample.max_new_tokens=3",
+    ]
     more += ["components=['stopping.py']", "callback=['tensorboard', 'stopping']", "checkpoint.keep_last=9"]
     for number, stop in enumerate(stops):
         monkeypatch.setenv("STOP_AT", stop)
@@ -122,12 +128,14 @@ def test_an_evaluation_that_was_repeated_is_shown_once(tiny: Path, monkeypatch: 
     more = ["train.steps=7", "evaluate.every_steps=4", "checkpoint.every_steps=4", "sample.max_new_tokens=3"]
     more += ["evaluator=['loss', {use='samples', max_new_tokens=3}, 'last']", "components=['stopping.py', 'last.py']"]
     more += ["callback=['tensorboard', 'stopping', 'early_stopping']"]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setenv("STOP_EVALUATION", "yes")
+    monkeypatch.setenv("STOP_EVALUATION", "yes")
+    with pytest.raises(KeyboardInterrupt):
         session.run(Experiment.load(tiny, more))
-    with monkeypatch.context() as patch, pytest.raises(RunFailed):
-        patch.setenv("STOP_AT", "6 kill")
+    monkeypatch.delenv("STOP_EVALUATION")
+    monkeypatch.setenv("STOP_AT", "6 kill")
+    with pytest.raises(RunFailed):
         session.run(Experiment.load(tiny, more), resume="")
+    monkeypatch.delenv("STOP_AT")
     folder = session.run(Experiment.load(tiny, more), resume="")
     found = steps_by_tag(folder)
     assert (found["val/loss"], found["sample/0/text_summary"]) == ([4, 7], [4, 7])

@@ -126,9 +126,11 @@ def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pyte
     monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
     monkeypatch.setattr(Compile, "apply", lambda *_: None)
     began = time.monotonic()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=name):
-        patch.setattr(Trainer, "accumulate", lambda *_: (os.kill(os.getpid(), getattr(signal, name)), time.sleep(30)))
+    accumulate = Trainer.accumulate
+    monkeypatch.setattr(Trainer, "accumulate", lambda *_: (os.kill(os.getpid(), getattr(signal, name)), time.sleep(30)))
+    with pytest.raises(KeyboardInterrupt, match=name):
         session.run(Experiment.load(tiny, options))
+    monkeypatch.setattr(Trainer, "accumulate", accumulate)
     assert time.monotonic() - began < 10
     folder = find("tiny")
     status = folder.status()

@@ -129,7 +129,13 @@ class Hand:
 @pytest.mark.parametrize("what", ["weights", "state"])
 def test_no_checkpoint_holds_a_value_that_is_not_finite(tiny: Path, what: str, value: str) -> None:
     callback = f"callback=[{{use='breaking', at=6, value='{value}', what='{what}'}}]"
-    more = (component(tiny, "breaking", BREAKING), callback, "checkpoint.every_steps=3", "evaluate.every_steps=99", "checkpoint.keep_last=1")
+    more = (
+        component(tiny, "breaking", BREAKING),
+        callback,
+        "checkpoint.every_steps=3",
+        "evaluate.every_steps=99",
+        "checkpoint.keep_last=1",
+    )
     folder, told = failed(tiny, *more)
     assert "after step 6" in told
     assert ("c_proj.weight" if what == "weights" else "optimizer.state.0.exp_avg") in told
@@ -174,9 +180,7 @@ def test_a_good_run_is_asked_about_its_weights_only_where_it_evaluates_or_saves(
 ) -> None:
     seen: list[int] = []
     check = finite.FiniteChecks.check_model
-    monkeypatch.setattr(
-        finite.FiniteChecks, "check_model", lambda self: (seen.append(self.run.step), check(self))[1]
-    )
+    monkeypatch.setattr(finite.FiniteChecks, "check_model", lambda self: (seen.append(self.run.step), check(self))[1])
     run(tiny, "checkpoint.every_steps=3", f"train.precision={precision}")
     assert sorted(set(seen)) == [3, 6, 8]
 
@@ -290,8 +294,10 @@ class Rate(Schedule):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1.0"])
 def test_a_learning_rate_that_is_none_is_named_before_its_update(tiny: Path, value: str) -> None:
-    with pytest.raises(RunFailed, match="the learning rate of step 7 is .* by schedule Rate") as caught:
-        run(tiny, component(tiny, "rate", RATE), f"schedule={{use='rate', value='{value}'}}", "checkpoint.every_steps=3")
+    with pytest.raises(RunFailed, match=r"the learning rate of step 7 is .* by schedule Rate") as caught:
+        run(
+            tiny, component(tiny, "rate", RATE), f"schedule={{use='rate', value='{value}'}}", "checkpoint.every_steps=3"
+        )
     assert isinstance(caught.value, NotFinite) is (value != "-1.0")
     assert saved(newest(tiny)) == [3, 6]
     assert newest(tiny).status()["step"] == 6

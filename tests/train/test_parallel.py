@@ -284,7 +284,12 @@ class Hand:
 
 def test_weights_that_are_not_finite_on_one_rank_are_saved_by_none(tiny: Path) -> None:
     (tiny.parent / "breaking.py").write_text(BREAKING, encoding="utf-8")
-    more = ("components=['breaking.py']", "callback=['breaking']", "checkpoint.every_steps=3", "evaluate.every_steps=99")
+    more = (
+        "components=['breaking.py']",
+        "callback=['breaking']",
+        "checkpoint.every_steps=3",
+        "evaluate.every_steps=99",
+    )
     for kind, answer in zip(
         ("ddp", "fsdp"),
         runs(*(run(tiny, 2, f"parallel={kind}", *more, f"name={kind}") for kind in ("ddp", "fsdp"))),

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread  # type: ignore[import-untyped]
@@ -26,7 +26,7 @@ class TensorBoard(Callback):
         files = [path for path in folder.glob("events.out.tfevents.*") if path.is_file() or path.is_symlink()]
         for path in files:
             remove_events(path, run.first_step)
-        # For a TensorBoard that has read them: what was logged after the checkpoint, or all where there was none, is void
+        # For a TensorBoard that has read them: void is what came after the checkpoint, or all where there was none
         void = run.first_step + 1 if run.first_step else 0
         return Curves(SummaryWriter(folder, purge_step=void if files else None))
 
