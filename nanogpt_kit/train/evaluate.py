@@ -126,7 +126,6 @@ def evaluate(run: Trainer) -> dict[str, float] | None:
 
     Raises NotFinite where a metric is infinite or NaN, unless its evaluator says that it may be.
     """
-    written: list[Sequence[str]] = []  # shown at the end, for a resumed run repeats an evaluation that was interrupted
     ctx = Evaluation(
         LoadedRun(run.experiment, run.model, run.data.encoder, run.precision.device),
         run.precision,
@@ -134,7 +133,7 @@ def evaluate(run: Trainer) -> dict[str, float] | None:
         batch_size=run.experiment.evaluate.batch_size or run.micro_batch_size,
         data=lambda: run.data,
         interrupted=run.interrupted,
-        show=written.append,
+        show=partial(show, run),
     )
     with apart(run, run.experiment.train.seed):
         try:
@@ -142,8 +141,6 @@ def evaluate(run: Trainer) -> dict[str, float] | None:
         except Interrupted:
             return None
         run.finite.check_metrics({name: metrics[name] for name in metrics if name in ctx.finite})
-        for texts in written:
-            show(run, texts)
         return metrics
 
 

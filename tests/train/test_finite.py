@@ -218,6 +218,29 @@ def test_a_finished_run_keeps_as_many_checkpoints_as_it_was_asked_for(tiny: Path
     assert saved(folder) == [8]
 
 
+def test_the_checkpoint_before_goes_after_the_first_step_from_the_newest(tiny: Path) -> None:
+    listing = component(tiny, "listing", LISTING)
+    folder = run(tiny, listing, "callback=['listing']", "checkpoint.every_steps=3", "checkpoint.keep_last=1")
+    lines = (folder.path / "listing").read_text().splitlines()
+    assert lines[2:] == ["3 []", "4 [3]", "5 [3]", "6 [3]", "7 [3, 6]", "8 [6]"]
+
+
+LISTING = """\
+from nanogpt_kit.api import Callback, hookimpl
+
+class Listing(Callback):
+    def build(self, run):
+        return Hand()
+
+class Hand:
+    @hookimpl
+    def step_finished(self, run, step):
+        saved = sorted(int(path.name[5:]) for path in run.path.glob("checkpoints/step-*"))
+        with (run.path / "listing").open("a") as file:
+            print(step, saved, file=file)
+"""
+
+
 def test_a_resumed_run_forgets_the_checkpoint_before_after_its_first_step(tiny: Path) -> None:
     stop = component(tiny, "stopping", STOPPING)
     more = ("checkpoint.every_steps=3", "checkpoint.keep_last=1", stop)
