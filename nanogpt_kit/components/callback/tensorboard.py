@@ -72,19 +72,25 @@ class Curves:
             self.writer.add_text("experiment", code(run.experiment.to_toml()), 0)
 
     @hookimpl
-    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
+    def logged(self, run: LiveRun, step: int, metrics: Mapping[str, float]) -> None:
+        self.add(step, metrics)
+        # The last before a checkpoint: a resumed run logs again only what came after it, so this must be on the disk
+        if -step % run.experiment.checkpoint.every_steps < run.experiment.train.log_every_steps:
+            self.writer.flush()
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         # One record for all: add_scalar would write one for each, 40 to 80 us
         self.writer._get_file_writer().add_summary(Summary(value=values), step)
 
     @hookimpl
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.logged(step, metrics)
+        self.add(step, metrics)
         self.writer.flush()
 
     @hookimpl
     def checkpoint_saved(self) -> None:
-        self.writer.flush()  # a resumed run logs again only what came later
+        self.writer.flush()  # also those that a signal or a better metric has asked for
 
     @hookimpl
     def sampled(self, step: int, texts: Sequence[str]) -> None:
