@@ -102,9 +102,9 @@ class FiniteChecks:
             values = ", ".join(f"{name} is {value}" for name, value in found.items())
             raise NotFinite(f"{values} at step {self.run.step}; {HELP}")
 
-    def _refuse(self, what: str, tensors: Iterable[tuple[str, Any]], but: Iterable[str] = ()) -> None:
+    def _refuse(self, what: str, tensors: Iterable[tuple[str, Any]], allowed: Iterable[str] = ()) -> None:
         found = self.run.world.all_say(non_finite(tensors))
-        names = [name for name in dict.fromkeys(name for names in found for name in names) if name not in but]
+        names = [name for name in dict.fromkeys(name for names in found for name in names) if name not in allowed]
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             shown = ", ".join(names[:SHOWN])

@@ -66,6 +66,7 @@ class Saving:
             run.scaler.load_state_dict(saved["scaler"])
         run.step, run.seconds, run.evaluated_at = saved["step"], saved["seconds"], saved["evaluated_at"]
         self.saved_at, self.best = saved["step"], saved["best"]
+        run.finite.steps_read, run.finite.steps_clipped = saved["clipping"]
         self.is_proven = False  # perhaps the process before was stopped at once
         if self.state_before != "finished":  # else more is asked of it now
             run.stop_reason = saved["stop_reason"]
@@ -126,6 +127,7 @@ class Saving:
             "seconds": run.seconds,
             "micro_batch_size": run.micro_batch_size,
             "best": self.best,
+            "clipping": [run.finite.steps_read, run.finite.steps_clipped],
             "stop_reason": run.stop_reason,
             "optimizer": run.optimizer.state_dict(),
             "scaler": run.scaler.state_dict(),

@@ -242,7 +242,7 @@ class Trainer:
         return self.agree_to_stop() == INTERRUPTED
 
     def record(self, hook: str, metrics: Mapping[str, float]) -> None:
-        """Into metrics.jsonl, then to the callbacks. What a process before has evaluated and not saved is in there."""
+        """Into metrics.jsonl, then to the callbacks; an evaluation that a resumed run repeats is in there already."""
         tokens = self.step * self.experiment.train.batch_tokens
         progress = {"tokens": tokens, "seconds": round(self.seconds, 3)}
         before = self.saving.evaluated_before

@@ -272,6 +272,16 @@ class Hand:
 """
 
 
+def test_the_share_of_clipped_steps_counts_those_before_a_resume(tiny: Path) -> None:
+    more = ("train.log_every_steps=4", "train.grad_clip=1e-9", component(tiny, "stopping", STOPPING))
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, *more, "callback=[{use='stopping', at=6}]")
+    training = store.load_training(store.numbered(newest(tiny).checkpoints)[-1])
+    assert training["clipping"] == [2, 2]
+    folder = run(tiny, *more, resume="")
+    assert [line["optim/clip_fraction"] for line in read(folder.metrics) if "train/loss" in line] == [1.0, 1.0, 1.0]
+
+
 # --- evaluations ------------------------------------------------------------------------------------------------
 
 ODD = """\
