@@ -20,11 +20,20 @@ from nanogpt_kit.cli import main as cli
 from nanogpt_kit.cli import streams
 from nanogpt_kit.cli.streams import OutputClosed
 from nanogpt_kit.core import signals
-from nanogpt_kit.core.errors import KitError, LostRank, RunFailed
+from nanogpt_kit.core.errors import (
+    BUSY,
+    DONE,
+    FAILED,
+    FAILURE,
+    INTERRUPTED,
+    MISTAKE,
+    Busy,
+    KitError,
+    LostRank,
+    RunFailed,
+)
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.runs.secrets import hide_in_text
-
-DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
 class OnConsole(logging.Handler):
@@ -67,10 +76,11 @@ def exit_code() -> int:
         error.show()
         return MISTAKE
     except KitError as error:
-        tell(f"error: {error}" if len(error.faults) == 1 else f"{len(error.faults)} errors:\n{error}")
-        return MISTAKE
+        tell(f"error: {error}" if len(error.faults) == 1 else f"{len(error.faults)} errors:\n{error}", error)
+        return BUSY if isinstance(error, Busy) else MISTAKE
     except RunFailed as error:
-        tell(f"run failed: {error}", patience=3 * isinstance(error, LostRank))
+        lost = isinstance(error, LostRank)  # then what torch says of it is of interest, but not the reason
+        tell(f"run failed: {error}" + (f"\n{error.__cause__}" if lost else ""), error, patience=3 * lost)
         return FAILED
     except (click.Abort, KeyboardInterrupt):
         if not rank():
@@ -80,19 +90,31 @@ def exit_code() -> int:
         return DONE
     except OSError as error:  # writing to stdout: a full disk behind a redirection
         if error.filename != "standard output":  # which `main` reports
-            click.echo(f"failed: {error}", err=True)
+            tell(f"failed: {error}", error)
         return FAILED
+    except Exception as error:  # a fault of the program: Python prints where
+        leave_failure(error)
+        raise
     return DONE
 
 
-def tell(message: str, patience: float = 0.0) -> None:
+def tell(message: str, error: Exception, patience: float = 0.0) -> None:
     """On stderr. Of several processes the one that failed first is heard, and ends the others, which wait a little."""
     try:
         time.sleep(patience + bool(rank()))
     except KeyboardInterrupt:
         return  # another was heard
+    leave_failure(error)
     message = hide_in_text(message)
     click.echo(f"rank {rank()}: {message}" if rank() else message, err=True)
+
+
+def leave_failure(error: Exception) -> None:
+    """For the process that started this one, where it asks."""
+    if FAILURE in os.environ:
+        from nanogpt_kit.runs.status import leave_failure as leave  # here, since pydantic takes its time to load
+
+        leave(error)
 
 
 def rank() -> int:

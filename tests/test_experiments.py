@@ -60,7 +60,7 @@ def overrides(tmp_path: Path, prose: Path, gpt2_vocabulary: None) -> Callable[[P
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_experiment_takes_two_shrunken_steps(path: Path, overrides: Callable[[Path], list[str]]) -> None:
     folder = session.run(Experiment.load(path, overrides(path)))
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
     assert len([line for line in read(folder.metrics) if "train/loss" in line]) == 2
 
 
@@ -108,4 +108,4 @@ def test_the_component_of_the_readme_trains(tiny: Path) -> None:
     (component,) = (block for block in code if "class Leaky(MLP)" in block)
     tiny.with_name("leaky.py").write_text(component, encoding="utf-8")
     options = ['components=["leaky.py"]', "model.mlp.use=leaky", "model.mlp.slope=0.05", "callback=[]", "train.steps=2"]
-    assert session.run(Experiment.load(tiny, options)).status()["state"] == "finished"
+    assert session.run(Experiment.load(tiny, options)).status().state == "finished"

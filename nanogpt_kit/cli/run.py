@@ -14,7 +14,7 @@ import click
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
 from nanogpt_kit.cli.paths import expand
 from nanogpt_kit.cli.streams import continue_unread
-from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.core.errors import FAILED, KitError, RunFailed
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
@@ -151,7 +151,7 @@ def in_processes(nproc: int, words: tuple[str, ...], resume: str | None, trust_c
     if into:
         arguments.append(f"--into={into}")
     code = start(nproc, arguments)
-    if code == 1:
+    if code == FAILED:
         raise FailedRanks(code)
     if code:
         sys.exit(code)

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 Key = tuple[str | int, ...]  # a dotted key, taken apart: ("callback", 0, "every_steps")
 
+# Exit codes of the command. BUSY is EX_TEMPFAIL of sysexits.h: the same command may succeed later.
+DONE, FAILED, MISTAKE, BUSY, INTERRUPTED = 0, 1, 2, 75, 130
+
+FAILURE = "NANOGPT_KIT_FAILURE"  # environment: the file in which a command that fails leaves a record of it
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -28,21 +33,29 @@ class Fault:
 class KitError(Exception):
     """Something the user can mend. Carries every fault that its stage found, one line each."""
 
+    cause: ClassVar[str] = "refused"
+
     def __init__(self, *faults: Fault | str) -> None:
         self.faults = tuple(Fault(fault) if isinstance(fault, str) else fault for fault in faults)
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
+class Busy(KitError):
+    """Another process works at what was asked for; the same command may succeed when that one has ended."""
+
+    cause = "busy"
+
+
 class RunFailed(Exception):
     """A run that could not go on: a loss that is no number, a callback that raised. Not the command's fault."""
 
-    cause: ClassVar[str] = "error"  # in status.json, for programs
+    cause: ClassVar[str] = "error"  # one of `runs.status.Cause`, for programs
 
 
 class OutOfMemory(RunFailed):
     """Of the device, or of the machine."""
 
-    cause = "out_of_memory"
+    cause = "oom"
 
 
 class NotFinite(RunFailed):
@@ -53,6 +66,8 @@ class NotFinite(RunFailed):
 
 class LostRank(RunFailed):
     """Another process of the run has ended, and knows better why."""
+
+    cause = "lost_rank"
 
 
 def dotted(key: Key) -> str:

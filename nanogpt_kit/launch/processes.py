@@ -14,11 +14,11 @@ from contextlib import suppress
 from types import FrameType
 
 from nanogpt_kit.core import signals
+from nanogpt_kit.core.errors import FAILED, INTERRUPTED
 
 GRACE_SECONDS = 10.0  # for the others once one has failed, to end by themselves
 LOOK_SECONDS = 0.05
 PARENT_SECONDS = 0.25  # between looks whether the parent is there
-INTERRUPTED = 130  # exit code of a rank that was asked to stop
 PARENT = "NANOGPT_KIT_PARENT"  # the process that a rank ends with
 
 
@@ -69,7 +69,7 @@ def watch(ranks: Sequence[subprocess.Popen[bytes]], sent: Sequence[str] = ()) ->
                 rank.kill()
         time.sleep(LOOK_SECONDS)
     code = code or next((rank.returncode for rank in ranks if rank.returncode), 0)
-    return code if code >= 0 else 1  # killed, perhaps for want of memory
+    return code if code >= 0 else FAILED  # killed, perhaps for want of memory
 
 
 def environment(rank: int, count: int, port: int) -> dict[str, str]:

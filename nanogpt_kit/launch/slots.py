@@ -6,7 +6,6 @@ program's slots use is locked against this user's other programs on the machine.
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import re
@@ -18,14 +17,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import FAILURE, Busy, Fault, KitError
 from nanogpt_kit.launch.processes import PARENT
 from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.runs.status import Failure, Unreadable
 from nanogpt_kit.runs.trust import ledger
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system says that has none
-TELL_BYTES = 20_000  # of a process's last words
-TOLD = re.compile(r"(rank \d+: )?(error|run failed): |(rank \d+: )?\d+ errors:$")  # how the command begins them
+LAST_BYTES = 20_000  # of a process's log, in which its last line is looked for
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Slot:
 def held(workers: int, device: str, nproc: int = 1) -> Iterator[list[Slot]]:
     """The first `workers` of the slots that `share` gives that no other program holds, held until the end.
 
-    Raises KitError where they are fewer. The system drops the locks of a program that is killed.
+    Raises Busy where they are fewer. The system drops the locks of a program that is killed.
     """
     found = share(workers, device, nproc)
     with ExitStack() as locks:
@@ -66,7 +64,7 @@ def held(workers: int, device: str, nproc: int = 1) -> Iterator[list[Slot]]:
                 is_free(folder / "choosing", turn, wait=True)  # two that choose at once would both find too little
             taken, others = take_free(found, workers, folder, locks)
         if len(taken) < workers:
-            raise KitError(Fault(too_few(found, taken, others, workers), "sweep.workers"))
+            raise Busy(Fault(too_few(found, taken, others, workers), "sweep.workers"))
         yield [replace(slot, number=number) for number, slot in enumerate(taken)]
 
 
@@ -132,9 +130,9 @@ def is_free(path: Path, locks: ExitStack, wait: bool = False) -> bool:
     """Whether nobody else holds it, and then it is held until the end of `locks`; free where nothing can be locked."""
     try:
         locks.enter_context(Lock(path, wait))
-    except BlockingIOError as error:
-        return isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_LOCKS
-    except OSError:
+    except BlockingIOError:
+        return False
+    except (OSError, KitError):
         pass
     return True
 
@@ -194,7 +192,9 @@ class Child:
     def __init__(self, arguments: Sequence[str], slot: Slot, log: Path) -> None:
         self.log = log
         self.began = log.stat().st_size if log.exists() else 0
-        environment = {**os.environ, **dict(slot.environment), PARENT: str(os.getpid())}
+        self.record = log.with_suffix(".failure.json")
+        self.record.unlink(missing_ok=True)  # of the process before
+        environment = {**os.environ, **dict(slot.environment), PARENT: str(os.getpid()), FAILURE: str(self.record)}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "nanogpt_kit", *arguments],
@@ -225,13 +225,16 @@ class Child:
                 self.process.kill()
         self.process.wait()
 
-    def last_words(self) -> str:
-        """The error that it told, or else its last line."""
+    def failure(self) -> Failure | None:
+        """What it left when it failed; None where it did not fail, or could not say so."""
+        try:
+            return Failure.read(self.record)
+        except (FileNotFoundError, Unreadable):
+            return None
+
+    def last_line(self) -> str:
+        """Of its log, for people."""
         with self.log.open("rb") as file:
-            file.seek(max(self.began, self.log.stat().st_size - TELL_BYTES))
+            file.seek(max(self.began, self.log.stat().st_size - LAST_BYTES))
             lines = file.read().decode("utf-8", "replace").strip().splitlines()
-        for number, line in enumerate(lines):
-            if found := TOLD.match(line):
-                first = line[found.end() :] or line
-                return "; ".join([first, *lines[number + 1 :]])
         return lines[-1] if lines else ""

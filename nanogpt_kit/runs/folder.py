@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.paths import expanded
-from nanogpt_kit.runs.files import check_writable, own_folder, read_json, write_json
+from nanogpt_kit.runs.files import check_writable, own_folder, read_json
 from nanogpt_kit.runs.lock import Lock, held
+from nanogpt_kit.runs.status import State, Status, Unreadable
 
 BEFORE_IT_BEGAN = ("provenance.json", "dirty.patch", "components")  # what a run writes before its experiment.toml
+RUN_ID = re.compile(r"(\d{8})-(\d{6})(\d{3})?-s(\d+)-[0-9a-f]{6}")  # UTC date, time with milliseconds; seed; hash
+STARTED = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z")  # as provenance.json has it
 
 
 def runs_root() -> Path:
@@ -45,31 +48,67 @@ class RunFolder:
     def lock(self) -> Lock:
         return Lock(self.path / "lock")
 
-    def set_status(self, state: str, **details: Any) -> None:
-        """`state`: running, finished, failed or interrupted; `details`: step, reason, ..."""
-        write_json(self.path / "status.json", {"state": state, "time": time.time(), **details})
+    def set_status(self, state: State, **details: Any) -> None:
+        """`details` are fields of Status."""
+        Status(state=state, **details).write(self.path / "status.json")
 
-    def status(self) -> Mapping[str, Any]:
-        """What status.json says; but "running" without anybody at work is "interrupted"."""
+    def status(self) -> Status:
+        """What status.json says; but "running" without anybody at work is "interrupted".
+
+        So is one that cannot be read; its `cause` is then "unreadable" or "other_format", its `reason` says why.
+        """
+        found = self._written()
+        if found.state != "running":
+            return found
         try:
-            status: dict[str, Any] = read_json(self.path / "status.json")
-            if not isinstance(status, dict) or not isinstance(status.get("state"), str):
-                raise ValueError("it names no state")
+            if held(self.path / "lock"):
+                return found
+        except KitError as error:
+            return found.model_copy(update={"state": "interrupted", "cause": "unreadable", "reason": str(error)})
+        found = self._written()  # again: it writes its last word, then drops the lock
+        if found.state != "running":
+            return found
+        died = {"state": "interrupted", "cause": "died", "reason": "its process ended without a word"}
+        return found.model_copy(update=died)
+
+    def _written(self) -> Status:
+        try:
+            return Status.read(self.path / "status.json")
         except FileNotFoundError:
-            status = {"state": "running"}  # killed between making the folder and its first word
-        except (OSError, ValueError) as error:
-            status = {"state": "interrupted", "reason": f"status.json cannot be read: {error}"}
-        if status["state"] == "running" and not held(self.path / "lock"):
-            status |= {"state": "interrupted", "reason": "its process ended without a word"}
-        return status
+            return Status(state="running", time=0.0)  # until its first word, or killed before it
+        except Unreadable as error:
+            return Status(state="interrupted", time=0.0, cause=error.cause, reason=str(error))
+
+    def started(self) -> str:
+        """When, in UTC, as digits from the year to the millisecond: of its name where that is a run id, else as
+        provenance.json says; empty where neither does. File times are not asked: a copy has others."""
+        named = RUN_ID.fullmatch(self.path.name)
+        if named:
+            return named[1] + named[2] + (named[3] or "000")
+        said = STARTED.fullmatch(str(self._origin().get("started", "")))
+        return "".join(said.groups()) + "000" if said else ""
+
+    def seed(self) -> int | None:
+        """Its train.seed: of its name where that is a run id, else as provenance.json says."""
+        named = RUN_ID.fullmatch(self.path.name)
+        said = int(named[4]) if named else self._origin().get("seed")
+        return said if isinstance(said, int) else None
+
+    def _origin(self) -> dict[str, Any]:
+        """provenance.json, as far as it can be read."""
+        try:
+            found = read_json(self.path / "provenance.json")
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def __str__(self) -> str:
         return str(self.path)
 
 
 def create(experiment: str, seed: int, fingerprint: str, into: Path | None = None) -> RunFolder:
-    """A new folder runs/<experiment>/<UTC time>-s<seed>-<short hash>, or `into`, which may be there, empty or killed
-    before its run began. Raises KitError where it cannot be made."""
+    """A new folder runs/<experiment>/<UTC time>-s<seed>-<short hash> (see RUN_ID), or `into`, which may be there,
+    empty or killed before its run began. Raises KitError where it cannot be made."""
     parent = runs_root() / experiment
     if into is not None:
         try:
@@ -80,8 +119,14 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
             raise KitError(f"cannot run in {into}: it holds other things than a run")
         return RunFolder(into)
     while True:
-        unique = hashlib.sha256(f"{fingerprint} {time.time_ns()} {os.getpid()}".encode()).hexdigest()[:6]
-        path = parent / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-s{seed}-{unique}"
+        now = time.time_ns()
+        second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now // 10**9))
+        moment = f"{second}{now // 10**6 % 1000:03d}"
+        if any(parent.glob(f"{moment}-*")):  # the order of two runs is that of their ids
+            time.sleep(0.001)
+            continue
+        unique = hashlib.sha256(f"{fingerprint} {now} {os.getpid()}".encode()).hexdigest()[:6]
+        path = parent / f"{moment}-s{seed}-{unique}"
         try:
             with own_folder(runs_root()):
                 path.mkdir(parents=True)
@@ -109,9 +154,9 @@ def check_runs_root(experiment: str) -> None:
 
 
 def of_experiment(folder: Path) -> list[RunFolder]:
-    """The runs of runs/<experiment>, the newest last."""
-    found = [path for path in folder.glob("*") if (path / "experiment.toml").exists()]
-    return [RunFolder(path) for path in sorted(found, key=lambda path: (path / "experiment.toml").stat().st_mtime_ns)]
+    """The runs of runs/<experiment>, the newest last: by the time that they were started, then by name."""
+    found = [RunFolder(path) for path in folder.glob("*") if (path / "experiment.toml").exists()]
+    return sorted(found, key=lambda run: (run.started(), run.path.name))
 
 
 def find(text: str) -> RunFolder:

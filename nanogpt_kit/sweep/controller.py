@@ -6,10 +6,7 @@ and their run folders say how far they are, so that the same command goes on.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +29,6 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.05  # between looks at what the trials have measured
 ELSEWHERE_SECONDS = 2.0  # between looks whether trials of others have ended, or lost their controller
 IDLE_SECONDS = 0.5  # between looks for work where there was none
-DISK = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)]
 SAME_BUG = 3  # trials in a row that fail alike end the sweep
 
 
@@ -50,7 +46,7 @@ class Controller:
         self.study, self.slots, self.stop, self.nproc = study, slots, stop, nproc
         self.watchers = watchers  # with any of: began(work), looked(works), ending(work, outcome), ended(work, outcome)
         self.works: list[Work] = []
-        self.failing: list[str] = []  # what the newest trials failed of
+        self.failing: list[tuple[str, str]] = []  # cause and origin of what the newest trials failed of
         self.looked_elsewhere = self.idle_until = -float("inf")
         self.waited = False
         self.is_spent = False
@@ -192,15 +188,15 @@ class Controller:
 
     def check_failing(self, work: Work, outcome: Outcome) -> None:
         """Raises RunFailed or KitError where going on would only repeat what failed; this trial is tried again then."""
-        if outcome.cause not in ("error", "refused", "died"):
+        if outcome.cause in ("complete", "pruned", "oom", "not_finite"):
             self.failing = []
             return
-        if any(words in outcome.reason for words in DISK):
+        if outcome.cause == "disk":
             raise RunFailed(f"{work.folder}: {outcome.reason}; the same command goes on when there is room")
         log = work.folder / "trials" / f"{work.run.folder.path.name}.log"
         if work.number == 0 and outcome.cause == "refused":
             raise KitError(f"trial 0, the experiment as written, was refused: {outcome.reason}")
-        alike = re.sub(r"[\d.]+", "#", outcome.reason)  # steps, seeds and sizes aside
+        alike = (outcome.cause, outcome.origin)
         self.failing = [*self.failing, alike] if alike in self.failing[-1:] else [alike]
         if len(self.failing) >= SAME_BUG:
             raise RunFailed(f"{SAME_BUG} trials in a row failed of the same: {outcome.reason} (see {log})")

@@ -34,6 +34,7 @@ from nanogpt_kit.report.plots import (
 )
 from nanogpt_kit.sweep.findings import (
     Ranges,
+    cause_words,
     complete_of,
     is_lost,
     is_pruned,
@@ -101,7 +102,7 @@ def states(summary: Summary) -> go.Figure:
     words = [f"{count}  ({count / total:.0%})" for count in found.values()]
     known = {"complete": PLAIN, "pruned": FAINT, "running": OPEN, "interrupted": OPEN, "waiting": OPEN}
     colors = [known.get(name, LOST) for name in found]
-    return bars({name.replace("_", " "): count for name, count in found.items()}, words, "trials", colors)
+    return bars({cause_words(name): count for name, count in found.items()}, words, "trials", colors)
 
 
 def importances(shares: Mapping[str, float], title: str) -> go.Figure:

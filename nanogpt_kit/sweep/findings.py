@@ -67,9 +67,14 @@ def is_lost(row: Row) -> bool:
     return row.state in ("pruned", "failed") and not is_pruned(row)
 
 
+def cause_words(cause: str) -> str:
+    """For people."""
+    return {"oom": "out of memory"}.get(cause, cause.replace("_", " "))
+
+
 def outcomes(summary: Summary) -> dict[str, int]:
     """How many trials have each cause or, where there is none yet, state; the good ones first."""
-    order = ("complete", "pruned", "out_of_memory", "not_finite", "refused", "died", "error", *STATES[2:])
+    order = ("complete", "pruned", "oom", "not_finite", "refused", "died", "lost_rank", "error", *STATES[2:])
     found = Counter(row.cause or row.state for row in summary.rows)
     found["waiting"] += summary.counts()["waiting"]
     return {name: found[name] for name in dict.fromkeys((*order, *found)) if found[name]}
@@ -126,7 +131,7 @@ def losses(summary: Summary) -> Iterator[str]:
     if not lost or (len(lost) < MANY_LOST * len(ended) and not failed):
         return
     counts = Counter(row.cause or row.state for row in lost)
-    words = ", ".join(f"{count} {cause.replace('_', ' ')}" for cause, count in counts.most_common())
+    words = ", ".join(f"{count} {cause_words(cause)}" for cause, count in counts.most_common())
     reasons = Counter(row.reason for row in lost if row.reason)
     told = "; ".join(short(reason, 160) + f" ({count}x)" * (count > 1) for reason, count in reasons.most_common(TOLD))
     message = f"{len(lost)} of {len(ended)} ended trials ({len(lost) / len(ended):.0%}) gave no result: {words}."

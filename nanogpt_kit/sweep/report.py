@@ -14,6 +14,7 @@ from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.sweep.findings import (
     ROUGH,
     Ranges,
+    cause_words,
     cautions,
     complete_of,
     importances,
@@ -190,7 +191,7 @@ def add_importances(page: Page, study: optuna.Study) -> None:
 
 def add_outcomes(page: Page, summary: Summary) -> None:
     page.section("How trials ended")
-    page.table(["outcome", "trials"], [[name.replace("_", " "), count] for name, count in outcomes(summary).items()])
+    page.table(["outcome", "trials"], [[cause_words(name), count] for name, count in outcomes(summary).items()])
 
 
 def add_trials(page: Page, summary: Summary) -> None:
@@ -214,7 +215,7 @@ def add_trials(page: Page, summary: Summary) -> None:
 
 
 def cells(summary: Summary, row: Row, keys: list[str]) -> list[object]:
-    cause = row.cause.replace("_", " ") if row.cause != row.state else ""
+    cause = cause_words(row.cause) if row.cause != row.state else ""
     why = ": ".join(part for part in (cause, short(row.reason, REASON)) if part)
     values = [row.config.get(key) for key in keys]
     cost = [row.tokens, round(row.seconds, 1), row.parameters]

@@ -39,7 +39,7 @@ class Row:
     config: dict[str, Any]  # dotted keys and values; those of branches that it is not in are absent
     names: dict[str, Any]  # the same as Optuna names them
     value: float | None = None  # of the metric: of complete trials at their end, of pruned ones when they were given up
-    cause: str = ""  # complete, pruned, out_of_memory, not_finite, refused, died or error; empty while it is at work
+    cause: str = ""  # trial.Ending; empty while it is at work
     reason: str = ""
     step: int = 0
     tokens: int = 0
@@ -181,7 +181,7 @@ def at_work(row: Row) -> Row:
     if not row.folder or not runs:
         return row
     newest = [record for run in runs for record in list(metrics.read(run.metrics))[-1:]]
-    is_running = any(run.status()["state"] == "running" for run in runs)
+    is_running = any(run.status().state == "running" for run in runs)
     return replace(
         row,
         state="running" if is_running else "interrupted",

@@ -8,49 +8,51 @@ import shutil
 import signal
 import statistics
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import tomli
 import tomli_w
 from optuna.trial import TrialState
 
-from nanogpt_kit.core.errors import KitError, nearest
+from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, KitError, nearest
 from nanogpt_kit.launch.slots import Child, Slot
 from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.metrics import Tail
+from nanogpt_kit.runs.status import Cause, Status
 from nanogpt_kit.sweep.record import END, Run, copy_of, sign
 
-FAILED, MISTAKE = 1, 2  # exit codes; a mistake is told before the first step
 CRASHES = 1  # of a run that are tried again
 DEATHS = 3  # without a word that are tried again: the system's memory ran out, or somebody killed it
 HEARTBEAT_SECONDS = 60.0  # between signs of life, for other machines
 RELEASE_SECONDS = 10.0  # for the process of a controller that was killed, to end too
-BUSY = "is at work in another process"
+
+
+Ending = Literal["complete", "pruned"] | Cause  # of a trial
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. `cause`: complete, pruned, out_of_memory, not_finite, refused, died or error."""
+    """How a trial ended. `reason` is for people; `origin` is the same for trials that fail alike, or empty."""
 
     state: TrialState
-    cause: str
+    cause: Ending
     value: float | None = None
     reason: str = ""
+    origin: str = ""
 
 
 # Memory that runs out and losses that are no number are answers about a place in the space. A pruned trial is a bad one
 # to the sampler; a failed one it does not see, and goes there again.
-PRUNED = ("out_of_memory", "not_finite", "refused", "died")
+PRUNED = ("oom", "not_finite", "refused", "died", "lost_rank")
 
 
-def outcome_of(cause: str, reason: str) -> Outcome:
-    return Outcome(TrialState.PRUNED if cause in PRUNED else TrialState.FAIL, cause, reason=reason)
+def outcome_of(cause: Cause, reason: str, origin: str = "") -> Outcome:
+    return Outcome(TrialState.PRUNED if cause in PRUNED else TrialState.FAIL, cause, reason=reason, origin=origin)
 
 
 class WrongMetric(KitError):
@@ -79,7 +81,7 @@ class Work:
         self.child: Child | None = None
         self.pruned = self.stopping = False
         self.crashes = self.deaths = 0
-        self.status_before: Mapping[str, Any] = {}  # of the run, when its process was started
+        self.status_before: Status | None = None  # of the run, when its process was started
         self.waiting_since = time.monotonic()
         self.reported = dict(self.frozen().intermediate_values)
         self.tail = Tail(self.run.folder.metrics)
@@ -115,7 +117,7 @@ class Work:
         if self.stopping:
             return None
         self.status_before = status = self.status()
-        if status.get("state") == "running":  # the process of a controller that is gone; it is about to notice
+        if status is not None and status.state == "running":  # its controller is gone, as it is about to notice
             self.end_orphan()
             return None
         self.look()
@@ -127,7 +129,7 @@ class Work:
         else:
             threads = self.run.experiment.train.threads
         self.told["threads"] = threads
-        if status.get("state") == "finished":
+        if status is not None and status.state == "finished":
             return self.finished(status)
         if self.pruned:
             return self.given_up()
@@ -144,8 +146,9 @@ class Work:
         write_atomically(spec.with_suffix(".pid"), str(self.child.process.pid))
         return None
 
-    def status(self) -> Mapping[str, Any]:
-        return self.run.folder.status() if self.run.folder.experiment.exists() else {}
+    def status(self) -> Status | None:
+        """None where the run has not begun."""
+        return self.run.folder.status() if self.run.folder.experiment.exists() else None
 
     def end_orphan(self) -> None:
         """Waits for it; one that does not notice that its controller has gone is killed."""
@@ -191,47 +194,47 @@ class Work:
     def ended(self, code: int) -> Outcome | None:
         """The process has ended. None where the trial goes on."""
         assert self.child is not None, "a process has ended"
-        words, self.child = self.child.last_words(), None
+        child, self.child = self.child, None
         self.waiting_since = time.monotonic()
-        if (status := self.status()).get("state") == "finished":
+        if (status := self.status()) is not None and status.state == "finished":
             return self.finished(status)
         if self.pruned:
             return self.given_up()
-        if self.stopping or BUSY in words:
+        if self.stopping or code == BUSY:
             return None
-        if code == MISTAKE:
-            return outcome_of("refused", words)
-        cause, reason = self.failure(code, words)
-        if cause == "died":
+        outcome = self.failure(code, status, child)
+        if outcome.cause in ("died", "lost_rank"):
             self.deaths += 1
-            return None if self.deaths <= DEATHS else outcome_of(cause, reason)
-        if cause == "error":
+            return None if self.deaths <= DEATHS else outcome
+        if outcome.cause == "error":
             self.crashes += 1
-            return None if self.crashes <= CRASHES else outcome_of(cause, reason)
-        return outcome_of(cause, reason)
+            return None if self.crashes <= CRASHES else outcome
+        return outcome
 
-    def failure(self, code: int, words: str) -> tuple[str, str]:
-        """What a run failed of: as its status says, else by its last words, else by how its process ended."""
-        status = self.status()
-        if status.get("state") == "failed" and status != self.status_before:  # else this process did not come so far
-            return status.get("cause", "error"), status.get("reason", words)
-        if code == FAILED:
-            return "out_of_memory" if words.startswith("out of memory") else "error", words
-        return "died", f"its process ended without a word {self.deaths + 1} times; perhaps memory ran out"
+    def failure(self, code: int, status: Status | None, child: Child) -> Outcome:
+        """What a run failed of: as its status says, else as its process has left it, else by the exit code."""
+        if status is not None and status.state == "failed" and status != self.status_before:
+            return outcome_of(status.cause or "error", status.reason, status.origin)
+        left = child.failure()  # it did not come so far as to write its status
+        if left is not None:
+            return outcome_of(left.cause, left.reason, left.origin)
+        if code == MISTAKE:
+            return outcome_of("refused", child.last_line())
+        if code == FAILED and not (status is not None and status.cause == "died"):  # else one of its ranks was killed
+            return outcome_of("error", child.last_line())
+        return outcome_of("died", f"its process ended without a word {self.deaths + 1} times; perhaps memory ran out")
 
     def given_up(self) -> Outcome:
         run = self.run
         return Outcome(TrialState.PRUNED, "pruned", reason=f"{self.metric} {run.value:.4f} at {run.tokens:,} tokens")
 
-    def finished(self, status: Mapping[str, Any]) -> Outcome | None:
+    def finished(self, status: Status) -> Outcome | None:
         """Goes on with the next run, or ends the trial."""
         if self.run.value is None:
             raise self.wrong_metric()
         if not math.isfinite(self.run.value):
             return outcome_of("not_finite", f"{self.metric} is no number")
-        self.told["parameters"] = status.get("parameters")
-        if "train." in status.get("reason", ""):
-            self.told["ended_by"] = status["reason"]
+        self.told["parameters"], self.told["ended_by"] = status.parameters, status.ended_by
         if self.at + 1 < len(self.runs):
             self.at += 1
             self.tail = Tail(self.run.folder.metrics)

@@ -78,7 +78,11 @@ def keep_freed_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has an error of its own, the CPU's allocator and MPS say it in words."""
+    """Whether memory of the device or of the machine ran out.
+
+    This is the one place that goes by words: CUDA has an error of its own, but the CPU's allocator and MPS raise plain
+    RuntimeErrors, which carry nothing else to know them by.
+    """
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)

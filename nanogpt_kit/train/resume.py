@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import shlex
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Busy, Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.status import Status
+
+logger = logging.getLogger(__name__)
 
 # Of [train]: how long and how fast, and not what.
 MAY_CHANGE = ("steps", "max_tokens", "max_seconds", "compile", "activation_checkpointing", "threads")
@@ -22,19 +25,21 @@ MAY_CHANGE = ("steps", "max_tokens", "max_seconds", "compile", "activation_check
 def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
     """The run to go on with, and the experiment to go on by: the run's own, with what may change taken from `wanted`.
 
-    `named` is a run; "" is the newest of the experiment that is not done. Raises KitError where there is none, where
-    it is done, or where the two differ in what decides the training.
+    `named` is a run, which may have finished, with fewer steps than are wanted now; "" is the newest of the experiment
+    that is not finished. Raises KitError where there is none, where it is done, or where the two differ in what
+    decides the training.
     """
-    if named:
-        folder = runs.find(named)
-    else:
-        parent = runs.runs_root() / wanted.name
-        folder = newest_unfinished(wanted, parent)
-    if folder.status().get("imported"):
+    folder = runs.find(named) if named else newest_unfinished(wanted)
+    status = folder.status()
+    if status.cause == "other_format":
+        raise KitError(f"{folder}: {status.reason}; without that file the run would continue")
+    if status.cause == "unreadable":
+        logger.warning("%s: %s; it continues from its newest checkpoint", folder, status.reason)
+    if status.imported:
         raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
     before, layers = begun(folder, trust_code)
     check_differences(before, wanted)
-    if is_done(folder.status(), wanted):
+    if is_done(status, wanted):
         raise KitError(f"{folder} is finished; train.steps=<more> would continue it")
     for path in wanted.component_files:  # a callback, say, that this run has not had so far
         copy = folder.path / "components" / path.name
@@ -69,28 +74,44 @@ def begun(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
     return Experiment.of(layers, folder.path), layers
 
 
-def newest_unfinished(wanted: Experiment, parent: Path) -> RunFolder:
-    at_work, found = [], runs.of_experiment(parent)
-    same_seed = [folder for folder in found if f"-s{wanted.train.seed}-" in folder.path.name]
-    for folder in reversed(same_seed or found):
-        status = folder.status()
-        if status.get("state") == "running":
-            at_work.append(folder)
-        elif status.get("imported"):
-            continue
-        elif not is_done(status, wanted):
+def newest_unfinished(wanted: Experiment) -> RunFolder:
+    """What a resume goes on with that names no run: the newest run of the experiment that is not finished by its own
+    terms, of those with the seed of `wanted` where there are any.
+
+    A finished run is never among them, whatever is wanted now: who wants more steps of it names it. Raises KitError
+    where there is none, Busy where that one is at work.
+    """
+    parent = runs.runs_root() / wanted.name
+    found = runs.of_experiment(parent)
+    mine = of_same_seed(found, wanted) or found
+    statuses = {folder: folder.status() for folder in reversed(mine)}
+    for folder, status in statuses.items():
+        if status.state not in ("running", "finished"):
             return folder
-    busy = f"; {at_work[0]} is at work in another process" if at_work else ""
-    raise KitError(f"{parent} has no unfinished run to resume{busy}")
+    at_work = next((folder for folder, status in statuses.items() if status.state == "running"), None)
+    if at_work is not None:
+        raise Busy(f"{parent} has no unfinished run to resume but {at_work}, which is at work in another process")
+    trained = [folder for folder, status in statuses.items() if not status.imported]
+    more = f"; all are finished. To continue one, name it: {extending(trained[0])}" if trained else ""
+    raise KitError(f"{parent} has no unfinished run to resume{more}")
 
 
-def is_done(status: Mapping[str, Any], wanted: Experiment) -> bool:
+def of_same_seed(found: Sequence[RunFolder], wanted: Experiment) -> list[RunFolder]:
+    return [folder for folder in found if folder.seed() == wanted.train.seed]
+
+
+def extending(folder: RunFolder) -> str:
+    """The options of `run` that continue a finished run."""
+    return f"--resume={shlex.quote(str(runs.from_here(folder.path)))} train.steps=<more>"
+
+
+def is_done(status: Status, wanted: Experiment) -> bool:
     """Whether a run that ended so has spent all that is wanted now."""
-    if status.get("state") != "finished":
+    if status.state != "finished":
         return False
-    spent = status.get("seconds", 0.0) >= (wanted.train.max_seconds or math.inf)
-    by_budget = "train.max_seconds" in status.get("reason", "")
-    return spent or not (by_budget or status.get("total_steps", 0) < wanted.total_steps)
+    if status.seconds >= (wanted.train.max_seconds or math.inf):
+        return True
+    return status.ended_by != "max_seconds" and status.total_steps >= wanted.total_steps
 
 
 def check_differences(before: Experiment, wanted: Experiment) -> None:
@@ -125,11 +146,10 @@ def steps_cannot_change(before: Experiment, wanted: Experiment) -> str | None:
 def of_seed(wanted: Experiment) -> tuple[RunFolder | None, str | None]:
     """Of the runs with the seed of `wanted`: one that is done, or what to resume; two times None where there are none.
 
-    Raises KitError where one is at work.
+    Raises KitError where all are finished and none has done what is wanted, Busy where one is at work.
     """
-    found = runs.of_experiment(runs.runs_root() / wanted.name)
-    mine = [folder for folder in found if f"-s{wanted.train.seed}-" in folder.path.name]
+    mine = of_same_seed(runs.of_experiment(runs.runs_root() / wanted.name), wanted)
     for folder in reversed(mine):
         if is_done(folder.status(), wanted):
             return folder, None
-    return None, str(newest_unfinished(wanted, runs.runs_root() / wanted.name)) if mine else None
+    return None, str(newest_unfinished(wanted)) if mine else None

@@ -36,7 +36,7 @@ class Saving:
         self.folder = run.folder.checkpoints
         self.best: dict[str, Any] = {}  # {"step": ..., "value": ...} of the metric that keep_best names
         # Rank 0 looks for all: it is the one that will say "running" when it comes to that
-        found = (store.newest(self.folder), run.folder.status()["state"]) if run.world.rank == 0 else None
+        found = (store.newest(self.folder), run.folder.status().state) if run.world.rank == 0 else None
         self.path, self.state_before = run.world.first_says(found)
         self.saved_at = 0
         self.evaluated_before: Mapping[str, Any] = {}  # what the metrics hold of an evaluation at the step resumed from

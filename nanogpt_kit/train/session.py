@@ -6,15 +6,15 @@ import logging
 import os
 import shutil
 from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import nanogpt_kit
-from nanogpt_kit.core.errors import KitError, OutOfMemory, RunFailed
+from nanogpt_kit.core.errors import Busy, KitError, LostRank, OutOfMemory, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.generate.loaded import LoadedRun, encode_prompt
@@ -24,6 +24,7 @@ from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json, write_atomically
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.status import Best, EndedBy, State, cause_of, origin_of
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.evaluate import apart, check_evaluators, show
@@ -96,7 +97,7 @@ def run(
         try:
             stack.enter_context(folder.lock() if world.rank == 0 else nullcontext())
         except BlockingIOError:
-            raise KitError(f"{folder} is at work in another process") from None
+            raise Busy(f"{folder} is at work in another process") from None
         stop = stack.enter_context(StopSignals())
         try:
             trainer = Trainer(experiment, data, folder, ctx, stop, world, cores, start.weights if start else None)
@@ -151,7 +152,7 @@ def begun_by_this_launch(experiment: Experiment) -> RunFolder | None:
         with suppress(OSError, ValueError, KeyError):
             origin = read_json(folder.path / "provenance.json")
             same = (origin["launch"], origin["fingerprint"]) == (launch(), experiment.fingerprint())
-            if same and folder.status()["state"] not in ("finished", "running"):
+            if same and folder.status().state not in ("finished", "running"):
                 return folder
     return None
 
@@ -167,10 +168,10 @@ def launch() -> str:
 
 def work(trainer: Trainer) -> None:
     """Trains and samples; whatever happens, the run's status tells it."""
-    folder, stop, world = trainer.folder, trainer.stop, trainer.world
-    state, reason, cause, lost = "failed", "", "error", False
+    folder, stop = trainer.folder, trainer.stop
+    end: End = End("failed", "fault")
     try:
-        if world.rank == 0:
+        if trainer.world.rank == 0:
             folder.set_status("running")
             toml = trainer.experiment.to_toml(with_copies=True)  # a resumed run may have got more steps
             write_atomically(folder.experiment, toml)
@@ -179,22 +180,46 @@ def work(trainer: Trainer) -> None:
             write_samples(trainer)
         if trainer.interrupted():
             raise KeyboardInterrupt(stop.name)
-        state, reason = "finished", trainer.stop_reason or trainer.budget_spent
+        end = End("finished", what_ended(trainer), trainer.stop_reason or trainer.budget_spent)
     except KeyboardInterrupt as error:
-        state, reason = "interrupted", str(error) or "SIGINT"
+        end = End("interrupted", "signal", str(error) or "SIGINT")
         raise
-    except OSError as error:
-        reason = str(error)
-        raise RunFailed(f"{folder} cannot go on: {error}") from error
     except BaseException as error:
-        failure = in_words(error)
-        reason, cause = str(failure) or repr(failure), getattr(failure, "cause", cause)
-        lost = world.lost(error)
+        failure = explained(error, trainer)
+        end = End("failed", "fault", str(failure) or repr(failure), failure)
         if failure is not error:
             raise failure from error
         raise
     finally:
-        end(trainer, state, reason, cause if state == "failed" else "", lost)
+        report(trainer, end)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended on this rank; `reason` is for people."""
+
+    state: State
+    ended_by: EndedBy
+    reason: str = ""
+    failure: BaseException | None = None
+
+
+def what_ended(trainer: Trainer) -> EndedBy:
+    """Of a run that was not interrupted."""
+    if trainer.stop_reason:
+        return "callback"
+    if trainer.budget_spent:
+        return "max_seconds"
+    return "steps" if trainer.experiment.total_steps == trainer.experiment.train.steps else "max_tokens"
+
+
+def explained(error: BaseException, trainer: Trainer) -> BaseException:
+    """What ended a run, as one of RunFailed where that is known."""
+    if isinstance(error, OSError):
+        return RunFailed(f"{trainer.folder} cannot go on: {error}")
+    if trainer.world.lost(error):
+        return trainer.world.lost_rank(trainer.step)
+    return in_words(error)
 
 
 def in_words(error: BaseException) -> BaseException:
@@ -204,29 +229,32 @@ def in_words(error: BaseException) -> BaseException:
     return OutOfMemory(f"out of memory: {error}; a smaller model, or a smaller evaluate.batch_size, needs less")
 
 
-def end(trainer: Trainer, state: str, reason: str, cause: str, lost: bool) -> None:
+def report(trainer: Trainer, end: End) -> None:
     """The run's last word: rank 0's, or that of the rank that failed."""
     folder, rank = trainer.folder, trainer.world.rank
+    lost = isinstance(end.failure, LostRank)
     try:
-        trainer.hooks.call("run_finished", run=trainer, status=state)
-        if lost and folder.status()["state"] == "failed":
+        trainer.hooks.call("run_finished", run=trainer, status=end.state)
+        if lost and folder.status().state == "failed":
             return  # the one that was lost has said why
-        if rank == 0 or (state == "failed" and not lost):
-            details: dict[str, Any] = {key: told for key, told in (("reason", reason), ("cause", cause)) if told}
-            if rank:
-                details["rank"] = rank
-            if trainer.saving.best:
-                details["best"] = trainer.saving.best
-            spent = {
-                "parameters": num_params(trainer.model),
-                "step": trainer.step,
-                "total_steps": trainer.total_steps,
-                "seconds": round(trainer.seconds, 3),
-                "compile": trainer.compile.mode,
-            }
-            folder.set_status(state, **spent, **details)
+        if rank == 0 or (end.state == "failed" and not lost):
+            failure = end.failure
+            folder.set_status(
+                end.state,
+                ended_by=end.ended_by,
+                reason=end.reason,
+                cause=cause_of(failure) if failure else None,
+                origin=origin_of(failure) if failure else "",
+                rank=rank,
+                step=trainer.step,
+                total_steps=trainer.total_steps,
+                seconds=round(trainer.seconds, 3),
+                parameters=num_params(trainer.model),
+                compile=trainer.compile.mode,
+                best=Best.of(trainer.saving.best),
+            )
     except (OSError, RunFailed) as error:  # what ended the run matters more
-        logger.warning("%s is %s, but its end is not complete: %s", folder, state, error)
+        logger.warning("%s is %s, but its end is not complete: %s", folder, end.state, error)
 
 
 def write_samples(trainer: Trainer) -> None:

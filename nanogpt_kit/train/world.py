@@ -46,7 +46,7 @@ class World:
         except RuntimeError as error:
             if not self.lost(error):
                 raise
-            raise LostRank(f"another process of the run was lost: {error}") from error
+            raise self.lost_rank() from error
         dist.destroy_process_group()  # after a failure it could wait for those that are gone
 
     def first_says(self, value: Any) -> Any:
@@ -86,8 +86,17 @@ class World:
                 if value != told[0][name]:
                     raise KitError(f"rank {rank} has {name} {value}, and rank 0 {told[0][name]}; all need the same")
 
+    def lost_rank(self, step: int | None = None) -> LostRank:
+        """To be raised from what torch said, which is of interest to who looks into it, and is nobody's reason."""
+        at = "" if step is None else f" at step {step}"
+        return LostRank(f"another process of the run was lost (rank {self.rank} of {self.size} noticed it{at})")
+
     def lost(self, error: BaseException) -> bool:
-        """Whether an error says that another process has gone: torch has none of its own for gloo's."""
+        """Whether an error says that another process has gone.
+
+        This is the one place that goes by words: torch raises plain RuntimeErrors for what gloo and NCCL report, in
+        the middle of a backward pass as in a collective, and they carry nothing else to know them by.
+        """
         words = ("gloo", "closed by peer", "NCCL", "reset by peer", "TCPStore")
         return self.size > 1 and (
             isinstance(error, dist.DistError)

@@ -28,7 +28,7 @@ def test_run_trains_evaluates_samples_and_leaves_a_whole_run(tiny: Path) -> None
         *("experiment.toml", "provenance.json", "status.json", "metrics.jsonl"),
         *("tensorboard", "checkpoints", "samples.txt"),
     }
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
     assert "evaluated at step 20:  val/loss" in done.stderr
     assert "gzip -9" in done.stderr
     assert f"{'=' * 60} step 20\n{done.stdout}" == folder.samples.read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def test_a_closed_pipe_does_not_end_a_run(tiny: Path) -> None:
     process.stdout.readline()
     process.stdout.close()
     process.wait(timeout=60)
-    assert find("tiny").status()["state"] == "finished"
+    assert find("tiny").status().state == "finished"
 
 
 def test_sigterm_during_preparation_leaves_nothing(tiny: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_bare_resume_before_an_override_is_understood(tiny: Path, command: Cal
     assert command("run", tiny, "train.steps=4", "schedule=constant", "callback=[]").code == 0
     answer = command("run", tiny, "schedule=constant", "callback=[]", "--resume", "train.steps=6")
     assert answer.code == 0, answer.err
-    assert find("tiny").status()["step"] == 6
+    assert find("tiny").status().step == 6
 
 
 def test_prepare_then_run_prepares_once(

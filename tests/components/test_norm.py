@@ -127,7 +127,7 @@ def test_a_norm_of_a_local_file_trains_resumes_and_writes(tiny: Path) -> None:
     options = ["components=['manhattan.py']", 'model.norm={use="manhattan", eps=0.01}', "model.qk_norm=true"]
     steps = ["callback=[]", "schedule=constant", "train.steps=3"]
     folder = session.run(Experiment.load(tiny, [*options, *steps]))
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
     session.run(Experiment.load(tiny, [*options, *steps, "train.steps=5"]), resume=str(folder))
     checkpoint = store.newest(folder.checkpoints)
     assert checkpoint is not None

@@ -216,7 +216,7 @@ def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(
 
     monkeypatch.setattr(FileWriter, "add_summary", full)
     folder = session.run(Experiment.load(tiny, ["callback=['tensorboard']"]))
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == 1
     assert "TensorBoard failed in logged and is dropped" in told[0]

@@ -50,7 +50,7 @@ def test_characters_that_the_other_run_did_not_know_are_left_out_if_wanted(tiny:
     prepared = prepare(Experiment.load(tiny, [*tuned, "tokenizer.unknown=skip"]))
     total = sum(values["unknown"] for values in prepared.splits.values())
     assert total == 60 * sum(letter not in text_file.read_text(encoding="utf-8") for letter in path.read_text()[:34])
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_nanogpts_tokens_are_taken_as_they_are(tiny: Path, tmp_path: Path) -> No
     assert (tmp_path / "theirs" / "val.bin").read_bytes() == (prepared.path / "val.bin").read_bytes()
     assert prepared.documents("train").tolist() == [0]
     folder = session.run(Experiment.load(tiny, [dataset, *QUICK]))
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
 
 
 def test_tokens_with_ends_are_told_apart_by_document(tiny: Path, tmp_path: Path) -> None:
@@ -231,6 +231,6 @@ def test_a_resumed_run_needs_the_other_run_no_more(tiny: Path, other_text: str) 
     session.run(Experiment.load(tiny, options))
     shutil.rmtree(source.path)
     longer = Experiment.load(tiny, [*options, "train.steps=4"])
-    assert session.run(longer, resume="").status()["step"] == 4
+    assert session.run(longer, resume="").status().step == 4
     with pytest.raises(KitError, match=r"tokenizer\.from_run"):
         session.run(Experiment.load(tiny, [*options, "name=fresh"]))

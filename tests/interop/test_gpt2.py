@@ -208,7 +208,7 @@ def test_an_imported_run_writes_is_found_by_name_and_is_not_resumed(
     gpt2(tmp_path / "hf", **SMALL)
     folder = import_run(str(tmp_path / "hf"), overrides=BYTE)
     assert find("hf") == folder
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
     assert "imported" in json.loads((folder.path / "provenance.json").read_text())
     assert command("sample", "hf", "--max-new-tokens", "5", "--prompt", "abc").out.startswith("abc")
     answer = command("run", folder.experiment, "--resume", folder)

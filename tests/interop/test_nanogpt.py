@@ -85,7 +85,7 @@ def test_an_imported_checkpoint_trains_on_and_goes_back(
     import_run(str(saved(tmp_path / "nanoGPT", checkpoint(theirs()))), "letters")
     options = ["callback=[]", "tokenizer=char", "model.bias=true", "model.init_from=letters", "model.n_embd=36"]
     folder = session.run(Experiment.load(tiny, [*options, "sample.num_samples=0"]))
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
     answer = command("export", folder, tmp_path / "back", "--format", "nanogpt")
     assert answer.code == 0, answer.err
     back = torch.load(tmp_path / "back" / "ckpt.pt", weights_only=True)

@@ -85,7 +85,7 @@ def test_ranks_end_with_the_process_that_started_them(tiny: Path) -> None:
     process.kill()
     process.communicate()
     assert ranks_of(tiny.parent) == []
-    assert newest(tiny).status()["state"] in ("interrupted", "failed")  # by who notices first
+    assert newest(tiny).status().state in ("interrupted", "failed")  # by who notices first
 
 
 @pytest.mark.slow
@@ -105,8 +105,8 @@ def test_a_signal_to_the_command_ends_all_its_ranks_in_order(tiny: Path, name: s
     assert process.returncode == 130, told
     assert "Traceback" not in told
     folder = newest(tiny)
-    step = folder.status()["step"]
-    assert (folder.status()["state"], len(losses(folder))) == ("interrupted", step)
+    step = folder.status().step
+    assert (folder.status().state, len(losses(folder))) == ("interrupted", step)
     assert (folder.checkpoints / f"step-{step:08d}").exists()
 
 
@@ -140,7 +140,7 @@ def test_torchrun_starts_again_and_the_run_goes_on(tiny: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder,) = runs.of_experiment(tiny.parent / "runs" / "tiny")
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
     steps = [line["step"] for line in read(folder.metrics) if "train/loss" in line]
     assert steps == list(range(1, 21))
 
@@ -212,7 +212,7 @@ def test_two_machines_train_one_run_and_one_of_them_may_die(
             process.communicate()
     assert [process.returncode for process in nodes] == [0, 0], told
     (folder,) = runs.of_experiment(tiny.parent / "runs" / "tiny")
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
     monkeypatch.setenv("WORLD_SIZE", "1")
     whole = session.run(Experiment.load(tiny, [*options[:2], "name=whole", *options[3:]]))
     assert losses(folder) == pytest.approx(losses(whole), abs=1e-4)

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -20,33 +20,13 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.runs import files, folder, metrics, provenance, trust
 from nanogpt_kit.runs.folder import RunFolder, create, find, runs_root
-from nanogpt_kit.runs.lock import Lock, held
 
-HOLD = """
-import sys
-from pathlib import Path
-from nanogpt_kit.runs.lock import Lock
-
-with Lock(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+Holder = Callable[[Path], AbstractContextManager[subprocess.Popen[str]]]
 
 
-@contextmanager
-def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock until its input ends, or it is killed."""
-    command = [sys.executable, "-c", HOLD, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
-
-
-def a_run(experiment: str = "tiny", age: int = 0) -> RunFolder:
-    run = create(experiment, seed=7, fingerprint="print")
+def a_run(experiment: str = "tiny", seed: int = 7) -> RunFolder:
+    run = create(experiment, seed, fingerprint="print")
     run.experiment.write_text("")
-    os.utime(run.experiment, (10**9 - age, 10**9 - age))
     return run
 
 
@@ -56,12 +36,13 @@ def a_run(experiment: str = "tiny", age: int = 0) -> RunFolder:
 def test_a_run_is_named_by_time_seed_and_hash() -> None:
     run = create("tiny", seed=7, fingerprint="print")
     assert run.path.parent == runs_root() / "tiny"
-    assert re.fullmatch(r"\d{8}-\d{6}-s7-[0-9a-f]{6}", run.path.name)
+    assert re.fullmatch(r"\d{8}-\d{9}-s7-[0-9a-f]{6}", run.path.name)
     assert run.path.is_dir()
 
 
-def test_runs_of_the_same_second_have_folders_of_their_own() -> None:
-    assert len({create("tiny", seed=7, fingerprint="print").path for _ in range(20)}) == 20
+def test_runs_of_the_same_second_have_names_in_the_order_of_their_start() -> None:
+    paths = [create("tiny", seed=7, fingerprint="print").path for _ in range(20)]
+    assert paths == sorted(set(paths))
 
 
 @pytest.mark.parametrize("file", ["runs", "runs/tiny"])
@@ -85,8 +66,8 @@ def test_checking_whether_runs_can_be_written_leaves_nothing(tmp_path: Path) -> 
 def test_a_run_is_found_by_its_folder_and_an_experiment_by_its_newest_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    middle, newest, oldest = (a_run("tiny", age) for age in (20, 10, 30))
-    a_run("other", age=0)
+    oldest, middle, newest = (a_run("tiny", seed) for seed in (9, 8, 7))
+    a_run("other")
     monkeypatch.chdir(tmp_path)
     assert find(str(oldest.path)) == oldest
     assert find(f"tiny/{oldest.path.name}") == oldest
@@ -95,8 +76,55 @@ def test_a_run_is_found_by_its_folder_and_an_experiment_by_its_newest_run(
     assert folder.of_experiment(runs_root() / "tiny") == [oldest, middle, newest]
 
 
+def test_the_newest_run_is_the_one_started_last_also_in_a_copy(tmp_path: Path) -> None:
+    names = [a_run("tiny", seed).path.name for seed in (9, 8, 7)]
+    for place in ("copy", "tiny"):
+        for age, name in enumerate(reversed(names)):  # made, written and touched in the other order
+            copy = tmp_path / place / name
+            shutil.copytree(runs_root() / "tiny" / name, copy, dirs_exist_ok=True)
+            os.utime(copy / "experiment.toml", (10**9 + age, 10**9 + age))
+            os.utime(copy, (10**9 + age, 10**9 + age))
+        assert [run.path.name for run in folder.of_experiment(tmp_path / place)] == names
+
+
+@pytest.mark.parametrize(
+    ("started", "place"),
+    [
+        ("2026-01-02T03:04:05Z", 0),
+        ("2026-01-02T03:04:06Z", 1),
+        ("2026-01-02T03:04:07Z", 2),
+        (None, 0),
+        ("whenever", 0),
+        (7, 0),
+    ],
+)
+def test_a_run_that_has_a_name_of_its_own_has_its_place_by_when_it_was_started(
+    tmp_path: Path, started: object, place: int
+) -> None:
+    for name in ("20260102-030405500-s1-aaaaaa", "20260102-030406500-s1-aaaaaa", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "experiment.toml").touch()
+    (tmp_path / "mine" / "provenance.json").write_text(json.dumps({"started": started, "seed": 3}))
+    expected = ["20260102-030405500-s1-aaaaaa", "20260102-030406500-s1-aaaaaa"]
+    expected.insert(place, "mine")
+    found = folder.of_experiment(tmp_path)
+    assert [run.path.name for run in found] == expected
+    assert [run.seed() for run in found if run.path.name != "mine"] == [1, 1]
+    assert RunFolder(tmp_path / "mine").seed() == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000, None])
+def test_a_run_whose_provenance_cannot_be_read_is_the_oldest(tmp_path: Path, content: bytes | None) -> None:
+    a = tmp_path / "zz"
+    a.mkdir()
+    if content is not None:
+        (a / "provenance.json").write_bytes(content)
+    assert RunFolder(a).started() == ""
+    assert RunFolder(a).seed() is None
+
+
 def test_a_folder_that_was_never_a_run_is_passed_over() -> None:
-    run = a_run(age=50)
+    run = a_run()
     create("tiny", seed=8, fingerprint="killed before its experiment was written")
     assert find("tiny") == run
 
@@ -119,30 +147,21 @@ def test_a_run_that_ended_says_how(state: str) -> None:
     run.set_status("running", step=3)
     run.set_status(state, step=9, reason="because \u2603")
     status = run.status()
-    assert (status["state"], status["step"], status["reason"]) == (state, 9, "because \u2603")
-    assert status["time"] > 1.7e9
+    assert (status.state, status.step, status.reason) == (state, 9, "because \u2603")
+    assert status.time > 1.7e9
 
 
-def test_running_without_a_holder_reads_interrupted() -> None:
+def test_running_without_a_holder_reads_interrupted(holder: Holder) -> None:
     run = a_run()
-    assert run.status()["state"] == "interrupted"  # killed before its first word
+    assert run.status().state == "interrupted"  # killed before its first word
     run.set_status("running", step=3)
     status = run.status()
-    assert (status["state"], status["step"]) == ("interrupted", 3)
+    assert (status.state, status.step) == ("interrupted", 3)
     with holder(run.path / "lock") as process:
-        assert run.status()["state"] == "running"
+        assert run.status().state == "running"
         process.kill()
         process.wait()
-        assert run.status()["state"] == "interrupted"
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", "null", '"running"', '{"state": 3}', "{", "", "\x00"])
-def test_a_status_that_says_nothing_reads_interrupted_with_the_reason(content: str) -> None:
-    run = a_run()
-    (run.path / "status.json").write_text(content)
-    status = run.status()
-    assert status["state"] == "interrupted"
-    assert status["reason"].startswith("status.json cannot be read: ")
+        assert run.status().state == "interrupted"
 
 
 def test_a_status_is_always_whole_to_its_readers() -> None:
@@ -159,7 +178,7 @@ def test_a_status_is_always_whole_to_its_readers() -> None:
     writer.start()
     steps = [0]
     while not finished.is_set():
-        steps.append(run.status()["step"])
+        steps.append(run.status().step)
     writer.join()
     assert steps == sorted(steps)
     assert len(set(steps)) > 2
@@ -172,47 +191,12 @@ def test_a_status_that_cannot_be_written_leaves_the_one_before(monkeypatch: pyte
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("no space left on device")))
     with pytest.raises(OSError, match="no space"):
         run.set_status("failed", step=4)
-    assert run.status()["state"] == "finished"
+    assert run.status().state == "finished"
 
 
 def test_the_hash_of_a_file_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert files.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-# --- lock -------------------------------------------------------------------------------------------------------
-
-
-def test_a_lock_excludes_another_process_and_is_dropped_by_its_death(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    assert not held(path)
-    assert not path.exists()
-    with holder(path) as process:
-        assert held(path)
-        with pytest.raises(BlockingIOError, match="held by another process"), Lock(path):
-            pass
-        process.kill()  # -9
-        process.wait()
-        assert not held(path)
-        with Lock(path):
-            assert held(path)
-    assert not held(path)
-
-
-def test_a_waiting_lock_waits(tmp_path: Path) -> None:
-    entered = threading.Event()
-
-    def wait() -> None:
-        with Lock(tmp_path / "lock", wait=True):
-            entered.set()
-
-    with holder(tmp_path / "lock") as process:
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        assert not entered.wait(0.2)
-        process.stdin.close()  # it ends in order
-        assert entered.wait(20)
-        waiting.join()
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------

@@ -262,7 +262,7 @@ def test_the_time_left_counts_what_waits_and_the_rest_of_what_is_at_work(scene: 
 def test_a_summary_reads_how_far_the_trials_at_work_are(scene: Any) -> None:
     play = scene("trials = 5\nseeds = 2")
     play.end(1.0)
-    play.end(None, "out_of_memory", "no room")
+    play.end(None, "oom", "no room")
     first, second = play.work(), play.work()
     for number, run in enumerate(first.runs):
         run.folder.path.mkdir()
@@ -277,7 +277,7 @@ def test_a_summary_reads_how_far_the_trials_at_work_are(scene: Any) -> None:
     assert play.summary().rows[2].state == "interrupted"
     assert found.tokens == 2 * 2 * 9600 + 9600
     assert found.rows[0].values == (1.0, 1.0)
-    assert (found.rows[1].cause, found.rows[1].reason) == ("out_of_memory", "no room")
+    assert (found.rows[1].cause, found.rows[1].reason) == ("oom", "no room")
     assert second.number == 3
 
 

@@ -232,7 +232,7 @@ def test_memory_that_runs_out_is_learnt_from(tmp_path: Path) -> None:
         states = [trial.state for trial in study.trials if trial.state.is_finished()]
         return states.count(state), study.best_value
 
-    pruned = [out_of_memory(outcome_of("out_of_memory", "no room").state, seed) for seed in range(6)]
+    pruned = [out_of_memory(outcome_of("oom", "no room").state, seed) for seed in range(6)]
     failed = [out_of_memory(TrialState.FAIL, seed) for seed in range(6)]
     wasted = [statistics.mean(count for count, _ in counts) for counts in (pruned, failed)]
     assert wasted[0] < 0.6 * wasted[1]

@@ -114,7 +114,7 @@ def realistic(count: int = 40, evaluations: int = 25, seed: int = 3) -> tuple[Su
         cost = {"seconds": 40.0 * depth * dice.uniform(0.9, 1.3), "parameters": 786_432 * depth + 6_438_912}
         if number in (7, 23):
             why = "out of memory: 12.1 GB more were wanted, of 23.6 GB"
-            trials.append(one_trial(number, config, None, TrialState.PRUNED, SPACE, cause="out_of_memory", reason=why))
+            trials.append(one_trial(number, config, None, TrialState.PRUNED, SPACE, cause="oom", reason=why))
         elif number == 29:
             why = "ValueError: micro_batch_size 12 does not divide 80"
             trials.append(one_trial(number, config, None, TrialState.FAIL, SPACE, reason=why))
@@ -252,7 +252,7 @@ def test_choices_and_ranges_of_one_value_have_no_edge() -> None:
 
 
 def test_many_lost_trials_are_told_with_their_commonest_reasons() -> None:
-    lost: dict[str, Any] = {"value": None, "state": TrialState.PRUNED, "cause": "out_of_memory"}
+    lost: dict[str, Any] = {"value": None, "state": TrialState.PRUNED, "cause": "oom"}
     more = [one_trial(at, {"optimizer.lr": 1e-3}, **lost, reason="9 GB were wanted") for at in (8, 9)]
     words = warned([*rates([3.0 + at for at in range(8)]), *more])
     assert "2 of 10 ended trials (20%) gave no result: 2 out of memory. Most often: 9 GB were wanted (2x)" in words

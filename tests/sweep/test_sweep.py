@@ -64,10 +64,10 @@ refused = {}
     found = {(t.params["evaluator.0.trouble"], t.params.get("evaluator.0.x")): t for t in trials(sweep)}
     assert len(found) == 6, "each point of the grid once; twenty trials were asked for"
     causes = Counter(known_of(t)["cause"] for t in found.values())
-    assert causes == {"complete": 2, "out_of_memory": 1, "not_finite": 1, "error": 1, "refused": 1}
+    assert causes == {"complete": 2, "oom": 1, "not_finite": 1, "error": 1, "refused": 1}
     states = {known_of(t)["cause"]: t.state.name for t in found.values()}
     assert states["error"] == "FAIL"
-    assert states["out_of_memory"] == states["not_finite"] == states["refused"] == "PRUNED"
+    assert states["oom"] == states["not_finite"] == states["refused"] == "PRUNED"
     assert found["none", 0.25].value == (0.25 - 0.3) ** 2 + 1 / 3, "the last of three evaluations counts"
     assert "a bug, in evaluation 1" in known_of(found["crash", None])["reason"]
     assert "x = 0.5 cannot be" in known_of(found["refused", None])["reason"]
@@ -148,9 +148,9 @@ def test_a_sweep_goes_on_after_ctrl_c_after_kill_9_and_with_a_torn_journal(make_
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     status = RunFolder(sweep.folder / "trial-0000-s1337").status()
-    assert (status["state"], status["reason"]) == ("interrupted", "SIGTERM"), "it has saved and ended in order"
+    assert (status.state, status.reason) == ("interrupted", "SIGTERM"), "it has saved and ended in order"
     assert sweep.status()["counts"]["interrupted"] == 1
-    reached = status["step"]
+    reached = status.step
 
     process = sweep.start()
     wait_for(lambda: has_saved(1), process)

@@ -25,6 +25,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import Tail, truncate_after
+from nanogpt_kit.runs.status import Failure
 from nanogpt_kit.sweep import trial as trial_module
 from nanogpt_kit.sweep.choosing import unit_of
 from nanogpt_kit.sweep.record import known_of
@@ -42,13 +43,14 @@ SWEEP = """
 METRIC = "val/loss"
 WHOLE = Slot(0)
 HALF = Slot(0, (("OMP_NUM_THREADS", "1"),), (0,))
+Acts = tuple[Callable[[RunFolder], int | None], Failure | None]  # what a process does, and the record that it leaves
 
 
 class Played:
     """A process that ends as the test says: `acts` gives the exit code, and may write into the run's folder."""
 
-    def __init__(self, acts: Callable[[RunFolder], int | None], folder: RunFolder, words: str = "") -> None:
-        self.acts, self.folder, self.words = acts, folder, words
+    def __init__(self, acts: Callable[[RunFolder], int | None], folder: RunFolder, left: Failure | None) -> None:
+        self.acts, self.folder, self.left = acts, folder, left
         self.terminated = self.killed = False
         self.process = self
         self.pid = os.getpid()
@@ -56,8 +58,11 @@ class Played:
     def poll(self) -> int | None:
         return self.acts(self.folder)
 
-    def last_words(self) -> str:
-        return self.words
+    def failure(self) -> Failure | None:
+        return self.left
+
+    def last_line(self) -> str:
+        return "its last line"
 
     def terminate(self) -> None:
         self.terminated = True
@@ -79,7 +84,7 @@ class Scene:
         self.study = Study(self.space, InMemoryStorage(), folder / "sweep")
         self.study.folder.mkdir()
         self.study.open({"optimizer.lr": 1e-3})
-        self.acts: list[tuple[Callable[[RunFolder], int | None], str]] = []
+        self.acts: list[Acts] = []
         self.started: list[Played] = []
         self.works: list[Work] = []
         self.slots: list[Slot] = []
@@ -93,8 +98,8 @@ class Scene:
         self.slots.append(slot)
         self.specs.append(tomli.loads(Path(arguments[1]).read_text(encoding="utf-8")))
         assert Experiment.load(Path(arguments[1])).name == "x"
-        acts, words = self.acts.pop(0)
-        self.started.append(Played(acts, folder, words))
+        acts, left = self.acts.pop(0)
+        self.started.append(Played(acts, folder, left))
         return self.started[-1]
 
     def work(self, trial: optuna.Trial | None = None, slot: Slot = WHOLE) -> Work:
@@ -108,7 +113,7 @@ class Scene:
         self.works.append(work)
         return work
 
-    def ends(self, *acts: tuple[Callable[[RunFolder], int | None], str]) -> Outcome:
+    def ends(self, *acts: Acts) -> Outcome:
         """How a trial ends whose processes act so; all of them are used."""
         self.acts = list(acts)
         work = self.work()
@@ -150,33 +155,35 @@ def logged(step: int) -> dict[str, Any]:
     return {"step": step, "tokens": step * 480, "seconds": step / 10, "train/loss": 3.0, "perf/tokens_per_second": 9.0}
 
 
-def finishes(value: float | None = 1.5, **details: Any) -> tuple[Callable[[RunFolder], int], str]:
+def finishes(value: float | None = 1.5, **details: Any) -> Acts:
     def acts(folder: RunFolder) -> int:
         wrote(folder, "finished", logged(20), evaluated(20, value), step=20, **details)
         return 0
 
-    return acts, ""
+    return acts, None
 
 
-def fails(cause: str | None = "error", reason: str = "a bug", code: int = 1) -> tuple[Callable[[RunFolder], int], str]:
+def fails(cause: str | None = "error", reason: str = "a bug", code: int = 1) -> Acts:
     def acts(folder: RunFolder) -> int:
         wrote(folder, "failed", logged(5), step=5, reason=reason, **({"cause": cause} if cause else {}))
         return code
 
-    return acts, f"run failed: {reason}"
+    return acts, None
 
 
-def dies(code: int, words: str = "", state: str | None = "running") -> tuple[Callable[[RunFolder], int], str]:
+def dies(code: int, cause: str = "", reason: str = "", state: str | None = None) -> Acts:
+    """Without a word of its run, but perhaps with a record of why."""
+
     def acts(folder: RunFolder) -> int:
         if state:
             wrote(folder, state)
         return code
 
-    return acts, words
+    return acts, Failure.model_validate({"cause": cause, "reason": reason}) if cause else None
 
 
-KILLED = dies(-9)
-KILLED_EARLY = dies(-9, state=None)
+KILLED = dies(-9, state="running")
+KILLED_EARLY = dies(-9)
 
 
 # How it ends
@@ -187,27 +194,35 @@ KILLED_EARLY = dies(-9, state=None)
     [
         ([finishes(1.5)], "COMPLETE", "complete", ""),
         ([finishes(None)], "PRUNED", "not_finite", "val/loss is no number"),
-        ([fails("out_of_memory", "no room")], "PRUNED", "out_of_memory", "no room"),
+        ([fails("oom", "no room")], "PRUNED", "oom", "no room"),
         ([fails("not_finite", "the loss is nan")], "PRUNED", "not_finite", "the loss is nan"),
         ([fails("error", "a bug"), finishes(1.5)], "COMPLETE", "complete", ""),
         ([fails("error", "a bug"), fails("error", "a bug")], "FAIL", "error", "a bug"),
         ([fails(None, "a bug"), fails(None, "a bug")], "FAIL", "error", "a bug"),
-        ([dies(2, "x = 3 cannot be", None)], "PRUNED", "refused", "x = 3 cannot be"),
-        ([dies(2, "x = 3 cannot be")], "PRUNED", "refused", "x = 3 cannot be"),
-        ([dies(1, "out of memory: 3 GB; less is less", None)], "PRUNED", "out_of_memory", "out of memory: 3 GB"),
-        ([dies(1, "KeyError: 'x'", None)] * 2, "FAIL", "error", "KeyError: 'x'"),
+        ([dies(2, "refused", "x = 3 cannot be")], "PRUNED", "refused", "x = 3 cannot be"),
+        ([dies(2, "refused", "x = 3 cannot be", "running")], "PRUNED", "refused", "x = 3 cannot be"),
+        ([dies(2)], "PRUNED", "refused", "its last line"),
+        ([dies(2, "disk", "no room for the data")], "FAIL", "disk", "no room for the data"),
+        ([dies(1, "oom", "3 GB; less is less")], "PRUNED", "oom", "3 GB"),
+        ([dies(1, "error", "KeyError: 'x'")] * 2, "FAIL", "error", "KeyError: 'x'"),
+        ([dies(1)] * 2, "FAIL", "error", "its last line"),
         ([KILLED, finishes()], "COMPLETE", "complete", ""),
         ([KILLED, KILLED_EARLY, KILLED, finishes()], "COMPLETE", "complete", ""),
         ([KILLED] * 4, "PRUNED", "died", "its process ended without a word 4 times"),
+        ([dies(1, state="running")] * 4, "PRUNED", "died", "4 times"),  # of several ranks, one was killed
+        ([fails("lost_rank")] * 4, "PRUNED", "lost_rank", ""),
         ([dies(-11), dies(130, state="interrupted"), dies(-6), dies(-9)], "PRUNED", "died", "4 times"),
         ([fails(code=-6), finishes()], "COMPLETE", "complete", ""),
-        ([fails("out_of_memory", "no room", code=-6)], "PRUNED", "out_of_memory", "no room"),
+        ([fails("oom", "no room", code=-6)], "PRUNED", "oom", "no room"),
+        ([fails("disk", "no room")], "FAIL", "disk", "no room"),
         ([fails(), KILLED_EARLY, finishes()], "COMPLETE", "complete", ""),
         ([fails(), KILLED_EARLY, KILLED_EARLY, fails(reason="again")], "FAIL", "error", "again"),
-        ([fails(), dies(1, "ImportError: no x", None)], "FAIL", "error", "ImportError: no x"),
-        ([fails(), dies(2, "another mistake", None)], "PRUNED", "refused", "another mistake"),
-        ([dies(2, "/r is at work in another process", None), finishes()], "COMPLETE", "complete", ""),
-        ([fails(), dies(1, "out of memory: when built", None)], "PRUNED", "out_of_memory", "when built"),
+        ([fails(), dies(1, "error", "ImportError: no x")], "FAIL", "error", "ImportError: no x"),
+        ([fails(), dies(2, "refused", "another mistake")], "PRUNED", "refused", "another mistake"),
+        ([dies(75), finishes()], "COMPLETE", "complete", ""),
+        ([dies(75, "busy", "/r is at work in another process"), finishes()], "COMPLETE", "complete", ""),
+        ([fails(), dies(1, "oom", "when built")], "PRUNED", "oom", "when built"),
+        ([fails(reason="out of memory: x is at work in another process")] * 2, "FAIL", "error", "out of memory"),
     ],
 )
 def test_each_end_of_a_process_has_its_outcome(scene: Any, acts: Any, state: str, cause: str, reason: str) -> None:
@@ -222,26 +237,26 @@ def test_a_process_that_ends_in_an_error_after_its_run_was_finished_has_done_its
         finishes()[0](folder)
         return -6  # as of a library, while Python shuts down
 
-    assert scene().ends((acts, "")).value == 1.5
+    assert scene().ends((acts, None)).value == 1.5
 
 
 def test_what_a_trial_has_spent_is_noted(scene: Any) -> None:
     play = scene("trials = 3\nseeds = 2")
-    budget = finishes(2.5, parameters=123, reason="train.max_seconds = 3 were spent")
+    budget = finishes(2.5, parameters=123, ended_by="max_seconds", reason="whatever it says")
     assert play.ends(finishes(1.5), budget).value == 2.0
     [work] = play.works
     work.note(Outcome(TrialState.COMPLETE, "complete", 2.0))
     told = known_of(play.study.trials()[0])
     assert (told["tokens"], told["seconds"], told["step"], told["values"]) == (2 * 9600, 4.0, 20, [1.5, 2.5])
     assert told["parameters"] == 123
-    assert "max_seconds" in told["ended_by"]
+    assert told["ended_by"] == "max_seconds"
     assert [played.folder.path.name for played in play.started] == ["trial-0000-s1337", "trial-0000-s1338"]
 
 
 def test_a_seed_that_fails_ends_the_trial_and_each_has_its_own_second_chance(scene: Any) -> None:
     play = scene("trials = 3\nseeds = 3")
     assert play.ends(fails(), finishes(), fails(), finishes(), fails(), finishes(2.5)).value == pytest.approx(5.5 / 3)
-    assert play.ends(finishes(), fails("out_of_memory")).cause == "out_of_memory"
+    assert play.ends(finishes(), fails("oom")).cause == "oom"
     assert play.ends(finishes(), finishes(None)).cause == "not_finite"
 
 
@@ -250,7 +265,7 @@ def test_a_metric_that_is_missing_is_told_with_the_nearest(scene: Any) -> None:
         wrote(folder, "running", logged(5), evaluated(5, 1.0, "val/los"))
 
     with pytest.raises(WrongMetric, match="no run of it has a metric 'val/loss'; did you mean 'val/los'"):
-        scene().ends((acts, ""))
+        scene().ends((acts, None))
 
 
 def test_a_run_that_finished_without_any_evaluation_is_told(scene: Any) -> None:
@@ -259,7 +274,7 @@ def test_a_run_that_finished_without_any_evaluation_is_told(scene: Any) -> None:
         return 0
 
     with pytest.raises(KitError, match="no run of it has a metric"):
-        scene().ends((acts, ""))
+        scene().ends((acts, None))
 
 
 def test_a_sweep_may_go_by_what_is_logged_with_each_step(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +284,7 @@ def test_a_sweep_may_go_by_what_is_logged_with_each_step(scene: Any, monkeypatch
         wrote(folder, "finished", logged(1), evaluated(10, 1.0, "val/loss"), logged(20), evaluated(20, 1.0, "val/loss"))
         return 0
 
-    assert scene().ends((acts, "")).value == 3.0
+    assert scene().ends((acts, None)).value == 3.0
 
 
 # Stopping
@@ -309,7 +324,7 @@ class Bad(optuna.pruners.BasePruner):
         return True
 
 
-def measures(*records: dict[str, Any]) -> tuple[Callable[[RunFolder], None], str]:
+def measures(*records: dict[str, Any]) -> Acts:
     """A process that goes on; each look finds one record more."""
     left = list(records)
 
@@ -317,7 +332,7 @@ def measures(*records: dict[str, Any]) -> tuple[Callable[[RunFolder], None], str
         if left:
             wrote(folder, "running", left.pop(0))
 
-    return acts, ""
+    return acts, None
 
 
 def pruning(play: Scene) -> Bad:
@@ -348,7 +363,7 @@ def test_a_trial_that_breaks_while_it_is_pruned_is_pruned(scene: Any, code: int)
         wrote(folder, "failed", evaluated(5, 3.25), cause="error", reason="no room for the checkpoint")
         return code
 
-    assert play.ends((acts, "")).cause == "pruned"
+    assert play.ends((acts, None)).cause == "pruned"
 
 
 def test_a_trial_that_finished_while_it_was_pruned_is_complete(scene: Any) -> None:
@@ -359,7 +374,7 @@ def test_a_trial_that_finished_while_it_was_pruned_is_complete(scene: Any) -> No
         wrote(folder, "finished", evaluated(5, 3.25), evaluated(20, 1.5))
         return 0
 
-    outcome = play.ends((acts, ""))
+    outcome = play.ends((acts, None))
     assert (outcome.state, outcome.value) == (TrialState.COMPLETE, 1.5)
 
 
@@ -457,10 +472,9 @@ def test_a_process_that_does_not_notice_that_its_controller_is_gone_is_killed(
     work = play.work()
     folder = work.run.folder
     wrote(folder, "running")
-    holder = (
-        "import fcntl, sys, time; f = open(sys.argv[1] + '/lock', 'ab'); fcntl.flock(f, 2); print(); time.sleep(60)"
-    )
-    process = subprocess.Popen([sys.executable, "-S", "-c", holder, str(folder.path)], stdout=subprocess.PIPE)
+    holder = "import sys, time; from nanogpt_kit.runs.lock import *\nwith Lock(Path(sys.argv[1]) / 'lock'): "
+    holder += "print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", holder, str(folder.path)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     (play.study.folder / "trials" / f"{folder.path.name}.pid").write_text(str(process.pid))
@@ -501,7 +515,7 @@ def test_what_was_finished_while_nobody_looked_is_complete_without_a_process(sce
 
 def test_checkpoints_of_what_was_given_up_go_and_the_rest_stays(scene: Any) -> None:
     play = scene()
-    play.ends(fails("out_of_memory"))
+    play.ends(fails("oom"))
     [work] = play.works
     (work.run.folder.checkpoints / "step-00000010").mkdir(parents=True)
     work.forget_checkpoints()

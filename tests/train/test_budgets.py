@@ -54,7 +54,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_budget_of_tokens_ends_the_run_and_the_schedule_goes_by_it(tiny: Path) -> None:
     limited = run(tiny, "train.max_tokens=1000")  # 12.5 steps of 80
-    assert limited.status()["step"] == limited.status()["total_steps"] == 12
+    assert limited.status().step == limited.status().total_steps == 12
     assert losses(limited) == losses(run(tiny, "train.steps=12"))
 
 
@@ -62,25 +62,25 @@ def test_a_budget_of_tokens_ends_the_run_and_the_schedule_goes_by_it(tiny: Path)
 def test_a_budget_of_seconds_is_spent_once_also_over_resumes(tiny: Path) -> None:
     constant = ("schedule=constant", "checkpoint.every_steps=4")
     folder = run(tiny, *constant, "train.max_seconds=3")
-    spent = folder.status()["seconds"]
-    assert folder.status()["step"] == round(spent / 0.5)
+    spent = folder.status().seconds
+    assert folder.status().step == round(spent / 0.5)
     assert 3 <= spent < 4
-    assert (folder.status()["state"], folder.status()["reason"]) == ("finished", "train.max_seconds = 3 were spent")
+    assert (folder.status().state, folder.status().reason) == ("finished", "train.max_seconds = 3 were spent")
     with pytest.raises(KitError, match=r"no unfinished run to resume"):
         run(tiny, *constant, "train.max_seconds=3", resume="")
     again = run(tiny, *constant, "train.max_seconds=5", resume="")
     assert again == folder
-    assert 5 <= folder.status()["seconds"] < 6
+    assert 5 <= folder.status().seconds < 6
     whole = run(tiny, *constant, resume="")
     assert whole == folder
-    assert whole.status()["step"] == 20
+    assert whole.status().step == 20
     assert losses(whole) == losses(run(tiny, *constant))
 
 
 def test_more_tokens_go_on_where_the_schedule_does_not_depend_on_them(tiny: Path) -> None:
     folder = run(tiny, "schedule=constant", "train.max_tokens=400")
     assert run(tiny, "schedule=constant", "train.max_tokens=800", resume="") == folder
-    assert folder.status()["step"] == 10
+    assert folder.status().step == 10
     other = run(tiny, "name=other", "train.max_tokens=800")
     with pytest.raises(KitError, match=r"train\.max_tokens: 1200 now, 800 in the run; the schedule depends on it"):
         run(tiny, "name=other", "train.max_tokens=1200", resume=str(other))
@@ -107,7 +107,7 @@ def test_a_seed_that_fails_does_not_keep_the_others_from_theirs(tiny: Path, comm
     told = command("run", tiny, *options, "--seeds", "3")
     assert told.code == 1
     assert "run failed: 2 of 3 runs, with seeds 1337, 1339" in told.err
-    states = [RunFolder(folder).status()["state"] for folder in sorted((tiny.parent / "runs" / "tiny").iterdir())]
+    states = [RunFolder(folder).status().state for folder in sorted((tiny.parent / "runs" / "tiny").iterdir())]
     assert states == ["failed", "finished", "failed"]
 
 
@@ -131,7 +131,7 @@ def test_the_best_the_last_and_every_so_many_stay(tiny: Path) -> None:
     options += ['components=["odd.py"]', "evaluator=['odd']", "checkpoint.keep_best=val/odd"]
     folder = run(tiny, *options, "checkpoint.keep_every_steps=6")
     assert steps_kept(folder) == [6, 10, 12]
-    assert folder.status()["best"] == {"step": 10, "value": 1.0}
+    assert folder.status().best == {"step": 10, "value": 1.0}
     assert load_run(folder.path, step=10, trust_code=True).experiment.name == "tiny"
     with pytest.raises(KitError, match=r"has no checkpoint of step 4; there are: 6, 10, 12"):
         load_run(folder.path, step=4, trust_code=True)
@@ -143,7 +143,7 @@ def test_the_best_is_remembered_over_a_resume(tiny: Path) -> None:
     folder = run(tiny, *options, *best, "train.steps=8")
     run(tiny, *options, *best, "train.steps=14", resume="")
     whole = run(tiny, *options, *best, "train.steps=14", "name=whole")
-    assert folder.status()["best"] == whole.status()["best"]
+    assert folder.status().best == whole.status().best
     assert steps_kept(folder) == steps_kept(whole)
 
 
@@ -164,8 +164,8 @@ STOPPING = 'callback=[{{use="early_stopping", patience={}, mode="{}"}}]'
 def test_a_run_that_gets_no_better_is_ended(tiny: Path) -> None:
     options = ("evaluate.every_steps=2", "sample.num_samples=1", STOPPING.format(2, "max"))
     folder = session.run(Experiment.load(tiny, options))
-    assert (folder.status()["state"], folder.status()["step"]) == ("finished", 6)  # better at 2, not at 4 and 6
-    assert folder.status()["reason"].startswith("val/loss was not better than ")
+    assert (folder.status().state, folder.status().step) == ("finished", 6)  # better at 2, not at 4 and 6
+    assert folder.status().reason.startswith("val/loss was not better than ")
     assert folder.samples.exists()
 
 
@@ -184,8 +184,8 @@ def test_how_long_it_waited_is_remembered_over_a_resume(tiny: Path, monkeypatch:
             session.run(Experiment.load(tiny, options), None if stops == 3 else "")
     monkeypatch.setattr(trainer.Trainer, "update", update)
     resumed = session.run(Experiment.load(tiny, options), "")
-    assert resumed.status()["step"] == whole.status()["step"] == 8
-    assert resumed.status()["reason"] == whole.status()["reason"]
+    assert resumed.status().step == whole.status().step == 8
+    assert resumed.status().reason == whole.status().reason
 
 
 # --- averages ---------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_a_run_that_was_stopped_early_and_killed_while_it_wrote_stays_stopped(
         with pytest.raises(KeyboardInterrupt):
             session.run(Experiment.load(tiny, options))
     folder = session.run(Experiment.load(tiny, options), resume="")
-    assert (folder.status()["state"], folder.status()["step"]) == ("finished", 6)
+    assert (folder.status().state, folder.status().step) == ("finished", 6)
     assert folder.samples.exists()
 
 

@@ -72,7 +72,7 @@ def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
     assert "compiled in" in caplog.text
     assert "compiling failed" not in caplog.text
     plain = run(tiny, "train.compile=off", *options)
-    assert [folder.status()["compile"] for folder in (compiled, plain)] == ["default", "off"]
+    assert [folder.status().compile for folder in (compiled, plain)] == ["default", "off"]
     assert losses(compiled) == pytest.approx(losses(plain), abs=1e-4)
     assert weights(compiled).keys() == weights(plain).keys()
     load_run(compiled.path).generate(["1"], max_new_tokens=3)
@@ -87,7 +87,7 @@ def test_a_compiled_run_resumes_exactly_and_goes_on_uncompiled(tiny: Path, asser
     session.run(Experiment.load(tiny, longer), resume=str(parts))
     assert_same(weights(parts), weights(whole))
     eager = Experiment.load(tiny, ["callback=[]", "train.steps=9", *options, "train.compile=off"])
-    assert session.run(eager, resume=str(parts)).status()["step"] == 9
+    assert session.run(eager, resume=str(parts)).status().step == 9
 
 
 BROKEN = """\
@@ -115,7 +115,7 @@ class Backwards(nn.Module):
 def test_what_cannot_be_compiled_runs_as_it_is_written(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tiny.parent / "broken.py").write_text(BROKEN, encoding="utf-8")
     folder = run(tiny, "components=['broken.py']", "model.mlp=broken", "train.compile=default")
-    assert (folder.status()["state"], folder.status()["compile"]) == ("finished", "off")
+    assert (folder.status().state, folder.status().compile) == ("finished", "off")
     (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING)
     assert "compiling failed, and the run goes on uncompiled: " in warning.message
 
@@ -154,7 +154,7 @@ def test_without_a_compiler_there_is_one_warning(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     folder = run(tiny, "train.compile=max-autotune")
-    assert (folder.status()["state"], folder.status()["compile"]) == ("finished", "off")
+    assert (folder.status().state, folder.status().compile) == ("finished", "off")
     (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING)
     assert "no-such-compiler" in warning.message
 

@@ -59,7 +59,7 @@ def test_too_little_memory_names_the_micro_batch_and_what_would_halve_it(
         run(tiny, "evaluate.every_steps=99")
     told = "step 1: out of memory with micro-batches of 2 windows; train.micro_batch_size = 1 halves what the activ"
     assert str(caught.value).startswith(told)
-    assert newest(tiny).status()["state"] == "failed"
+    assert newest(tiny).status().state == "failed"
 
 
 def test_other_errors_are_not_taken_for_too_little_memory() -> None:
@@ -127,7 +127,7 @@ def test_a_checkpoint_that_has_no_room_is_not_begun(tiny: Path, monkeypatch: pyt
         with pytest.raises(RunFailed, match=rf"{prepared}.* it takes \d+,\d+ bytes \(50,000 bytes are free there\)"):
             session.run(experiment)
     assert not written
-    assert newest(tiny).status()["state"] == "failed"
+    assert newest(tiny).status().state == "failed"
 
 
 def test_data_that_vanishes_under_a_run_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_clocks_that_jump_do_no_harm(tiny: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(time, "time_ns", lambda: 10**17)
     second = run(tiny)
     assert losses(second) == losses(first)
-    assert second.status()["seconds"] > 0
+    assert second.status().seconds > 0
     with pytest.raises(KitError, match="no unfinished run"):
         run(tiny, resume="")
 
@@ -223,7 +223,7 @@ def test_a_signal_in_any_phase_ends_in_a_run_that_goes_on(tiny: Path, tmp_path: 
     assert told.splitlines()[-1] == "interrupted"
     assert "Traceback" not in told
     folder = newest(tiny)
-    assert folder.status()["state"] == "interrupted"
+    assert folder.status().state == "interrupted"
     whole = session.run(Experiment.load(tiny, [*options, "name=whole"]))
     resumed = session.run(Experiment.load(tiny, options), resume="")
     assert losses(resumed) == losses(whole)

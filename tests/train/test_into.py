@@ -53,7 +53,7 @@ def test_an_interrupted_run_goes_on_in_the_folder_as_it_would_have(
     with monkeypatch.context() as there:
         there.setattr(trainer, "evaluate", raises(KeyboardInterrupt(), after=1))
         assert command("run", tiny, *QUIET, f"--into={into}").code == 130
-    assert RunFolder(into).status()["state"] == "interrupted"
+    assert RunFolder(into).status().state == "interrupted"
     assert [path.name for path in (into / "checkpoints").iterdir()] == ["step-00000002"]
     told = command("run", tiny, *QUIET, f"--into={into}")
     assert (told.code, f"finished: {into}" in told.err) == (0, True), told.err
@@ -172,7 +172,7 @@ def test_memory_that_runs_out_in_a_step_says_so(
 ) -> None:
     monkeypatch.setattr(trainer.Trainer, "accumulate", raises(error))
     status, words = status_of(tiny, into, told=OutOfMemory)
-    assert (status["state"], status["cause"], status["reason"]) == ("failed", "out_of_memory", words)
+    assert (status.state, status.cause, status.reason) == ("failed", "oom", words)
     assert "step 1: out of memory with micro-batches of 2 windows" in words
 
 
@@ -182,10 +182,10 @@ def test_memory_that_runs_out_in_an_evaluation_says_so(
 ) -> None:
     monkeypatch.setattr(trainer, "evaluate", raises(error))
     status, words = status_of(tiny, into, told=OutOfMemory)
-    assert (status["state"], status["cause"], status["reason"]) == ("failed", "out_of_memory", words)
+    assert (status.state, status.cause, status.reason) == ("failed", "oom", words)
     assert words.startswith("out of memory: ")
     assert "evaluate.batch_size" in words
-    assert status["step"] == 2
+    assert status.step == 2
 
 
 @pytest.mark.parametrize("error", MEMORY)
@@ -204,7 +204,7 @@ def test_a_loss_that_is_no_number_says_so(tiny: Path, into: Path, monkeypatch: p
     whole = trainer.Trainer.accumulate
     monkeypatch.setattr(trainer.Trainer, "accumulate", lambda run, batch: whole(run, batch) * float("nan"))
     status, words = status_of(tiny, into, told=NotFinite)
-    assert (status["state"], status["cause"], status["reason"]) == ("failed", "not_finite", words)
+    assert (status.state, status.cause, status.reason) == ("failed", "not_finite", words)
     assert "the loss is nan at step 1" in words
 
 
@@ -212,15 +212,15 @@ def test_a_loss_that_is_no_number_says_so(tiny: Path, into: Path, monkeypatch: p
 def test_all_else_is_an_error(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(trainer, "evaluate", raises(error))
     status, words = status_of(tiny, into, told=type(error))
-    assert (status["state"], status["cause"]) == ("failed", "error")
-    assert status["reason"] == (words or repr(error))
+    assert (status.state, status.cause) == ("failed", "error")
+    assert status.reason == (words or repr(error))
 
 
 def test_a_full_disk_is_an_error(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.MetricsLog, "write", raises(OSError(28, "No space left on device")))
     status, words = status_of(tiny, into)
-    assert (status["state"], status["cause"]) == ("failed", "error")
-    assert "No space left on device" in status["reason"]
+    assert (status.state, status.cause) == ("failed", "error")
+    assert "No space left on device" in status.reason
     assert f"{into} cannot go on" in words
 
 
@@ -232,5 +232,5 @@ def test_only_a_failed_run_has_a_cause(tiny: Path, into: Path, monkeypatch: pyte
     else:
         session.run(Experiment.load(tiny, QUIET), into=into)
         status = RunFolder(into).status()
-    assert status["state"] == state
+    assert status.state == state
     assert "cause" not in status

@@ -161,8 +161,8 @@ def test_the_command_starts_its_processes_and_tells_what_went_wrong_once(tiny: P
     assert lines == ["rank 1: run failed: Bad failed in step_finished: ValueError('a bug of mine')"]
     folder = sorted((tiny.parent / "runs" / "tiny").iterdir())[-1]
     status = RunFolder(folder).status()
-    assert (status["state"], status["rank"]) == ("failed", 1)
-    assert "a bug of mine" in status["reason"]
+    assert (status.state, status.rank) == ("failed", 1)
+    assert "a bug of mine" in status.reason
 
 
 def test_a_batch_of_fewer_windows_than_ranks_is_the_same_batch(tiny: Path) -> None:
@@ -221,7 +221,7 @@ def test_killed_ten_times_at_any_moment_it_ends_in_the_same_bits(
     answers = runs(*killed, run(tiny, size, *options, "name=killed", resume=""))
     assert sum(-9 in answer["codes"] for answer in answers) >= 8, [answer["codes"] for answer in answers]
     folders = [find(name) for name in ("killed", "whole")]
-    assert [folder.status()["state"] for folder in folders] == ["finished", "finished"]
+    assert [folder.status().state for folder in folders] == ["finished", "finished"]
     assert_same(*map(result, folders))
 
 

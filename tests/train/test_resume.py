@@ -79,10 +79,10 @@ LONG = ("train.steps=200", "checkpoint.every_steps=100", "evaluate.every_steps=7
 
 def test_resume_equals_an_uninterrupted_run(tiny: Path, assert_same: Same) -> None:
     killed = killed_run(tiny, 117, *LONG)
-    assert killed.status()["state"] == "interrupted"
+    assert killed.status().state == "interrupted"
     resumed = session.run(Experiment.load(tiny, ["callback=[]", *LONG]), resume="")
     assert resumed == killed
-    assert resumed.status()["state"] == "finished"
+    assert resumed.status().state == "finished"
     assert_same(result(resumed), result(whole_run(tiny, *LONG)))
 
 

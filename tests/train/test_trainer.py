@@ -162,8 +162,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_named(tiny: Path) -> None:
     with pytest.raises(RunFailed, match=r"the loss is nan at step 8, on the windows that start at tokens \d+, \d+ of"):
         run(tiny, *options, "checkpoint.every_steps=2")
     folder = find("tiny")
-    assert folder.status()["state"] == "failed"
-    assert "step 8" in folder.status()["reason"]
+    assert folder.status().state == "failed"
+    assert "step 8" in folder.status().reason
     assert max(folder.checkpoints.glob("step-*")).name == "step-00000006"
 
 
@@ -228,7 +228,7 @@ def test_a_signal_does_not_wait_for_a_long_evaluation(tiny: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tiny, "components=['hit.py']", "evaluator=['hit']", "evaluate.every_steps=4")
     folder = find("tiny")
-    assert folder.status()["state"] == "interrupted"
+    assert folder.status().state == "interrupted"
     assert (folder.checkpoints / "step-00000004").exists()
     assert not [line for line in read(folder.metrics) if "val/nats" in line]
     resumed = session.run(Experiment.load(tiny, ["callback=[]", "evaluate.every_steps=4"]), resume="")
@@ -272,7 +272,7 @@ def test_a_signal_saves_and_exits_130(tiny: Path, name: str) -> None:
     assert "Traceback" not in told
     folder = find("tiny")
     status = folder.status()
-    assert (status["state"], status["reason"]) == ("interrupted", name)
+    assert (status.state, status.reason) == ("interrupted", name)
     (saved,) = folder.checkpoints.glob("step-*")
     assert saved.name == f"step-{status['step']:08d}"
 
@@ -303,7 +303,7 @@ def test_a_callback_may_stop_a_run(tiny: Path) -> None:
     )
     folder = session.run(Experiment.load(tiny, ["components=['enough.py']", "callback=['enough']"]))
     status = folder.status()
-    assert (status["state"], status["step"], status["reason"]) == ("finished", 7, "seven is enough")
+    assert (status.state, status.step, status.reason) == ("finished", 7, "seven is enough")
     assert [line["step"] for line in read(folder.metrics) if "val/loss" in line] == [7]
     assert folder.samples.exists()
 
@@ -341,7 +341,7 @@ def test_a_callback_that_fails_ends_the_run(tiny: Path) -> None:
     )
     with pytest.raises(RunFailed, match="Bad failed in step_finished: ZeroDivisionError"):
         session.run(Experiment.load(tiny, ["components=['bad.py']", "callback=['bad']"]))
-    assert find("tiny").status()["state"] == "failed"
+    assert find("tiny").status().state == "failed"
 
 
 def test_fsdp_in_one_process_is_refused_in_a_sentence(tiny: Path) -> None:

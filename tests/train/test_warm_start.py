@@ -45,7 +45,7 @@ def test_training_starts_where_the_other_run_ended(tiny: Path, trained: RunFolde
 def test_no_steps_only_evaluate(tiny: Path, trained: RunFolder) -> None:
     folder = run(tiny, "train.steps=0")
     assert evaluations(folder) == {0: evaluations(trained)[20]}
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
     for mine, theirs in zip(load_run("tuned").model.parameters(), load_run("tiny").model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
