@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -56,7 +56,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1  # FORMAT
     reason: str = ""  # for people
 
     @field_validator("reason", mode="before")
@@ -153,8 +153,7 @@ def cause_of(error: BaseException) -> Cause:
     own = error.cause if isinstance(error, KitError | RunFailed) else "error"
     if own in ("refused", "error") and any(isinstance(one, OSError) and one.errno in NO_ROOM for one in chain(error)):
         return "disk"
-    known: Any = own if own in get_args(Cause) else "error"  # a plugin may have errors of its own
-    return known
+    return cast(Cause, own) if own in get_args(Cause) else "error"  # a plugin may have errors of its own
 
 
 def origin_of(error: BaseException) -> str:

@@ -102,6 +102,7 @@ def test_an_experiment_is_read_once_and_its_notes_are_printed_once(
 
 def test_a_bare_resume_before_an_override_is_understood(tiny: Path, command: Callable[..., object]) -> None:
     assert command("run", tiny, "train.steps=4", "schedule=constant", "callback=[]").code == 0
+    find("tiny").set_status("interrupted", step=4, total_steps=4)
     answer = command("run", tiny, "schedule=constant", "callback=[]", "--resume", "train.steps=6")
     assert answer.code == 0, answer.err
     assert find("tiny").status().step == 6

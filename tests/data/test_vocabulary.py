@@ -228,9 +228,9 @@ def test_a_resumed_run_needs_the_other_run_no_more(tiny: Path, other_text: str) 
 
     source = session.run(Experiment.load(tiny, QUICK))
     options = [*QUICK, other_text, "name=tuned", "tokenizer.from_run=tiny", "schedule={use='constant'}"]
-    session.run(Experiment.load(tiny, options))
+    tuned = session.run(Experiment.load(tiny, options))
     shutil.rmtree(source.path)
     longer = Experiment.load(tiny, [*options, "train.steps=4"])
-    assert session.run(longer, resume="").status().step == 4
+    assert session.run(longer, resume=str(tuned)).status().step == 4
     with pytest.raises(KitError, match=r"tokenizer\.from_run"):
         session.run(Experiment.load(tiny, [*options, "name=fresh"]))

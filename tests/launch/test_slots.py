@@ -297,25 +297,20 @@ def test_a_process_has_the_cores_and_the_environment_of_its_slot(python: Callabl
     assert os.sched_getaffinity(child.process.pid) == {mine[-1]}
     assert os.sched_getaffinity(0) == set(mine), "not ours"
     assert ended(child) == 0
-    assert child.last_words() == "1 3 ['-m', 'nanogpt_kit', 'run', 'x'] ['']"
+    assert child.last_line() == "1 3 ['-m', 'nanogpt_kit', 'run', 'x'] ['']"
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("told", "line"),
     [
-        ("run tiny\nstep 3\nerror: x = 3 cannot be", "x = 3 cannot be"),
-        ("run tiny\nrun failed: out of memory: no\n  room", "out of memory: no;   room"),
-        ("run tiny\n2 errors:\na: 1\nb: 2", "2 errors:; a: 1; b: 2"),
-        ("rank 1: run failed: out of memory: no room\ninterrupted", "out of memory: no room; interrupted"),
-        ("rank 12: error: x = 3 cannot be", "x = 3 cannot be"),
+        ("run tiny\nstep 3\nerror: x = 3 cannot be", "error: x = 3 cannot be"),
         ("Traceback (most recent call last):\n  ...\nKeyError: 'x'\n\n", "KeyError: 'x'"),
-        ("the loss of error: rates", "the loss of error: rates"),
         ("caf\\xe9", "caf\ufffd"),
         ("", ""),
     ],
 )
-def test_last_words_are_the_error_that_was_told(
-    python: Callable[[str], None], tmp_path: Path, told: str, words: str
+def test_the_last_line_of_a_process_is_for_people(
+    python: Callable[[str], None], tmp_path: Path, told: str, line: str
 ) -> None:
     (tmp_path / "said").write_bytes(told.encode().replace(b"\\xe9", b"\xe9"))
     python(f"import sys; sys.stderr.buffer.write(open({str(tmp_path / 'said')!r}, 'rb').read())")
@@ -323,8 +318,32 @@ def test_last_words_are_the_error_that_was_told(
     log.write_text("error: of the process before\n")
     child = Child([], Slot(0), log)
     assert ended(child) == 0
-    assert child.last_words() == words
+    assert child.last_line() == line
     assert log.read_text(errors="replace").startswith("error: of the process before\n")
+
+
+LEAVES = """\
+import os, sys
+if sys.argv[-1] == "fail":
+    with open(os.environ["NANOGPT_KIT_FAILURE"], "w") as file:
+        file.write('{"format": 1, "cause": "oom", "reason": "3 GB"}')
+"""
+
+
+def test_a_process_may_leave_a_record_of_its_failure_and_that_of_the_one_before_it_is_gone(
+    python: Callable[[str], None], tmp_path: Path
+) -> None:
+    python(LEAVES)
+    child = Child(["fail"], Slot(0), tmp_path / "log")
+    ended(child)
+    found = child.failure()
+    assert found is not None
+    assert (found.cause, found.reason) == ("oom", "3 GB")
+    child = Child([], Slot(0), tmp_path / "log")
+    ended(child)
+    assert child.failure() is None
+    child.record.write_text("{")
+    assert child.failure() is None
 
 
 def test_a_process_that_has_ended_may_be_asked_to_end(python: Callable[[str], None], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.loaded import load_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.status import Best
 from nanogpt_kit.train import session, trainer
 
 QUIET = ("callback=[]", "sample.num_samples=0")
@@ -65,13 +66,13 @@ def test_a_budget_of_seconds_is_spent_once_also_over_resumes(tiny: Path) -> None
     spent = folder.status().seconds
     assert folder.status().step == round(spent / 0.5)
     assert 3 <= spent < 4
-    assert (folder.status().state, folder.status().reason) == ("finished", "train.max_seconds = 3 were spent")
+    assert (folder.status().state, folder.status().ended_by) == ("finished", "max_seconds")
     with pytest.raises(KitError, match=r"no unfinished run to resume"):
         run(tiny, *constant, "train.max_seconds=3", resume="")
-    again = run(tiny, *constant, "train.max_seconds=5", resume="")
+    again = run(tiny, *constant, "train.max_seconds=5", resume=str(folder))
     assert again == folder
     assert 5 <= folder.status().seconds < 6
-    whole = run(tiny, *constant, resume="")
+    whole = run(tiny, *constant, resume=str(folder))
     assert whole == folder
     assert whole.status().step == 20
     assert losses(whole) == losses(run(tiny, *constant))
@@ -79,7 +80,8 @@ def test_a_budget_of_seconds_is_spent_once_also_over_resumes(tiny: Path) -> None
 
 def test_more_tokens_go_on_where_the_schedule_does_not_depend_on_them(tiny: Path) -> None:
     folder = run(tiny, "schedule=constant", "train.max_tokens=400")
-    assert run(tiny, "schedule=constant", "train.max_tokens=800", resume="") == folder
+    assert folder.status().ended_by == "max_tokens"
+    assert run(tiny, "schedule=constant", "train.max_tokens=800", resume=str(folder)) == folder
     assert folder.status().step == 10
     other = run(tiny, "name=other", "train.max_tokens=800")
     with pytest.raises(KitError, match=r"train\.max_tokens: 1200 now, 800 in the run; the schedule depends on it"):
@@ -131,7 +133,7 @@ def test_the_best_the_last_and_every_so_many_stay(tiny: Path) -> None:
     options += ['components=["odd.py"]', "evaluator=['odd']", "checkpoint.keep_best=val/odd"]
     folder = run(tiny, *options, "checkpoint.keep_every_steps=6")
     assert steps_kept(folder) == [6, 10, 12]
-    assert folder.status().best == {"step": 10, "value": 1.0}
+    assert folder.status().best == Best(step=10, value=1.0)
     assert load_run(folder.path, step=10, trust_code=True).experiment.name == "tiny"
     with pytest.raises(KitError, match=r"has no checkpoint of step 4; there are: 6, 10, 12"):
         load_run(folder.path, step=4, trust_code=True)
@@ -141,7 +143,7 @@ def test_the_best_is_remembered_over_a_resume(tiny: Path) -> None:
     options = ["schedule=constant", "evaluate.every_steps=2", "checkpoint.keep_last=1", "optimizer.lr=0.3"]
     best = ["checkpoint.keep_best=val/loss"]
     folder = run(tiny, *options, *best, "train.steps=8")
-    run(tiny, *options, *best, "train.steps=14", resume="")
+    run(tiny, *options, *best, "train.steps=14", resume=str(folder))
     whole = run(tiny, *options, *best, "train.steps=14", "name=whole")
     assert folder.status().best == whole.status().best
     assert steps_kept(folder) == steps_kept(whole)

@@ -84,8 +84,8 @@ def test_auto_takes_the_largest_micro_batch_that_fits(
     assert sizes == [expected] * 3
     assert losses(folder) == pytest.approx(losses(run(tiny, *options, "train.micro_batch_size=2")), abs=1e-5)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**12)
-    run(tiny, *options, "train.steps=3", "schedule=constant", "name=other")
-    run(tiny, *options, "train.steps=4", "schedule=constant", "name=other", resume="")
+    other = run(tiny, *options, "train.steps=3", "schedule=constant", "name=other")
+    run(tiny, *options, "train.steps=4", "schedule=constant", "name=other", resume=str(other))
     assert store.load_training(store.newest(folder.checkpoints))["micro_batch_size"] == expected
 
 
@@ -148,10 +148,10 @@ def test_data_that_vanishes_under_a_run_is_named(tiny: Path, monkeypatch: pytest
 
 
 def test_text_that_was_lost_is_named_on_a_resume(tiny: Path, text_file: Path) -> None:
-    run(tiny, "schedule=constant")
+    folder = run(tiny, "schedule=constant")
     text_file.unlink()
     with pytest.raises(KitError, match=r"dataset\.source: '.*text\.txt' is no file, folder or glob match"):
-        run(tiny, "schedule=constant", "train.steps=30", resume="")
+        run(tiny, "schedule=constant", "train.steps=30", resume=str(folder))
 
 
 def test_clocks_that_jump_do_no_harm(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused(tiny: Path, into: Path, c
     RunFolder(into).set_status("running")
     with RunFolder(into).lock():
         told = command("run", tiny, *QUIET, f"--into={into}")
-    assert told.code == 2
+    assert told.code == 75
     assert f"{into} is at work in another process" in told.err
 
 
@@ -212,14 +212,16 @@ def test_a_loss_that_is_no_number_says_so(tiny: Path, into: Path, monkeypatch: p
 def test_all_else_is_an_error(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(trainer, "evaluate", raises(error))
     status, words = status_of(tiny, into, told=type(error))
-    assert (status.state, status.cause) == ("failed", "error")
+    cause = "refused" if isinstance(error, KitError) else "error"
+    assert (status.state, status.ended_by, status.cause) == ("failed", "fault", cause)
+    assert status.origin.startswith(f"{type(error).__name__} at ")
     assert status.reason == (words or repr(error))
 
 
-def test_a_full_disk_is_an_error(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_says_so(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.MetricsLog, "write", raises(OSError(28, "No space left on device")))
     status, words = status_of(tiny, into)
-    assert (status.state, status.cause) == ("failed", "error")
+    assert (status.state, status.cause) == ("failed", "disk")
     assert "No space left on device" in status.reason
     assert f"{into} cannot go on" in words
 
@@ -233,4 +235,4 @@ def test_only_a_failed_run_has_a_cause(tiny: Path, into: Path, monkeypatch: pyte
         session.run(Experiment.load(tiny, QUIET), into=into)
         status = RunFolder(into).status()
     assert status.state == state
-    assert "cause" not in status
+    assert (status.cause, status.ended_by) == (None, {"finished": "steps", "interrupted": "signal"}[state])

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.core.errors import Busy, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.folder import RunFolder, find
+from nanogpt_kit.runs.folder import RunFolder, find, runs_root
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.train import saving, session
+from nanogpt_kit.train.resume import of_seed, reopen
 
 Same = Callable[[Any, Any], None]
 
@@ -175,24 +176,118 @@ def test_evaluation_and_callbacks_may_change_on_resume(tiny: Path) -> None:
 def test_steps_grow_only_where_the_schedule_does_not_depend_on_them(tiny: Path, assert_same: Same) -> None:
     constant = ["callback=[]", "schedule=constant", "sample.num_samples=0"]
     folder = session.run(Experiment.load(tiny, constant))
-    longer = session.run(Experiment.load(tiny, [*constant, "train.steps=30"]), resume="")
+    longer = session.run(Experiment.load(tiny, [*constant, "train.steps=30"]), resume=str(folder))
     assert longer == folder
     assert_same(result(longer)["weights"], result(whole_run(tiny, *constant[1:], "train.steps=30"))["weights"])
-    session.run(Experiment.load(tiny, ["callback=[]"]))
+    other = session.run(Experiment.load(tiny, ["callback=[]"]))
     with pytest.raises(KitError, match="the schedule depends on it"):
-        session.run(Experiment.load(tiny, ["callback=[]", "train.steps=30"]), resume="")
+        session.run(Experiment.load(tiny, ["callback=[]", "train.steps=30"]), resume=str(other))
 
 
-def test_nothing_to_resume_is_said(tiny: Path) -> None:
-    session.run(Experiment.load(tiny, ["callback=[]"]))
-    with pytest.raises(KitError, match="no unfinished run"):
-        session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
+# --- which run a resume without a name takes ----------------------------------------------------------------------
+
+
+def ran(
+    tiny: Path, place: str, state: str = "finished", steps: int = 20, seed: int = 1337, **details: Any
+) -> RunFolder:
+    """A run that ended so, as far as who looks for it can see; `place` is its time among the others."""
+    wanted = Experiment.load(tiny, [f"train.steps={steps}", f"train.seed={seed}"])
+    folder = RunFolder(runs_root() / "tiny" / f"20260102-0304{place}000-s{seed}-aaaaaa")
+    folder.path.mkdir(parents=True)
+    folder.experiment.write_text(wanted.to_toml())
+    ended_by = {"finished": "steps", "interrupted": "signal"}.get(state)
+    folder.set_status(state, **{"ended_by": ended_by, "step": steps, "total_steps": steps, **details})
+    return folder
+
+
+def resumed(tiny: Path, *overrides: str) -> RunFolder:
+    return reopen(Experiment.load(tiny, overrides), "", trust_code=False)[1]
+
+
+CONSTANT = "schedule={use='constant'}"
+
+
+@pytest.mark.parametrize("wanted", ["train.steps=20", "train.steps=30", "train.max_seconds=9"])
+def test_a_resume_without_a_name_extends_no_finished_run(tiny: Path, wanted: str) -> None:
+    ran(tiny, "05", steps=10)
+    newest = ran(tiny, "06", steps=20)
+    ran(tiny, "07", "finished", 0, imported=True)
+    with pytest.raises(KitError, match=f"all are finished.* --resume={newest} train.steps="):
+        resumed(tiny, CONSTANT, wanted)
+
+
+def test_a_run_that_a_budget_of_seconds_ended_is_finished(tiny: Path) -> None:
+    spent = ran(tiny, "05", ended_by="max_seconds", step=7, seconds=3.5)
+    with pytest.raises(KitError, match=f"--resume={spent}"):
+        resumed(tiny, "train.max_seconds=9")
+
+
+def test_the_newest_unfinished_run_is_resumed_whatever_finished_after_it(tiny: Path) -> None:
+    ran(tiny, "05", "interrupted", step=3)
+    newest = ran(tiny, "06", "failed", step=9)
+    ran(tiny, "07")
+    assert resumed(tiny) == newest
+
+
+def test_of_several_seeds_that_of_the_experiment_is_resumed(tiny: Path) -> None:
+    mine = ran(tiny, "05", "interrupted", step=3)
+    other = ran(tiny, "06", "interrupted", step=9, seed=7)
+    assert resumed(tiny) == mine
+    assert resumed(tiny, "train.seed=7") == other
+
+
+def test_a_run_at_work_is_passed_over_and_named_where_there_is_no_other(tiny: Path) -> None:
+    older = ran(tiny, "05", "interrupted", step=3)
+    working = ran(tiny, "06", "running")
+    with working.lock():
+        assert resumed(tiny) == older
+        older.set_status("finished", ended_by="steps", step=20, total_steps=20)
+        with pytest.raises(Busy, match=f"{working}, which is at work in another process"):
+            resumed(tiny)
+
+
+def test_a_finished_run_goes_on_where_it_is_named_and_more_is_wanted(tiny: Path) -> None:
+    older = ran(tiny, "05", steps=10)
+    ran(tiny, "06", steps=20)
+    older.experiment.write_text(Experiment.load(tiny, [CONSTANT, "train.steps=10"]).to_toml())
+    found, folder = reopen(Experiment.load(tiny, [CONSTANT, "train.steps=15"]), str(older.path), trust_code=False)
+    assert (folder, found.total_steps) == (older, 15)
+    with pytest.raises(KitError, match="is finished"):
+        reopen(Experiment.load(tiny, [CONSTANT, "train.steps=10"]), str(older.path), trust_code=False)
+
+
+@pytest.mark.parametrize("steps", [10, 20, 30])
+def test_a_seed_is_done_resumed_or_begun_and_no_finished_run_of_it_is_extended(tiny: Path, steps: int) -> None:
+    wanted = Experiment.load(tiny, [f"train.steps={steps}", "train.seed=7"])
+    assert of_seed(wanted) == (None, None)
+    ran(tiny, "05", steps=20)  # of another seed
+    assert of_seed(wanted) == (None, None)
+    mine = ran(tiny, "06", steps=20, seed=7)
+    if steps <= 20:
+        assert of_seed(wanted) == (mine, None)
+    else:
+        with pytest.raises(KitError, match=f"--resume={mine} train.steps="):
+            of_seed(wanted)
+    unfinished = ran(tiny, "07", "failed", seed=7)
+    assert of_seed(wanted) == ((mine, None) if steps <= 20 else (None, str(unfinished)))
+
+
+def test_a_run_of_another_format_is_refused_and_one_whose_status_is_damaged_goes_on(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = ran(tiny, "05", "interrupted", step=3)
+    (run.path / "status.json").write_text('{"format": 2, "state": "interrupted"}')
+    with pytest.raises(KitError, match=rf"{run}: status\.json is of format 2, and this version reads format 1"):
+        resumed(tiny)
+    (run.path / "status.json").write_text('{"format": 1, "state": "interr')
+    assert resumed(tiny) == run
+    assert "status.json cannot be read" in caplog.text
 
 
 def test_a_run_at_work_is_not_resumed(tiny: Path) -> None:
     folder = session.run(Experiment.load(tiny, ["callback=[]"]))
     folder.set_status("failed", step=3)
-    with folder.lock(), pytest.raises(KitError, match="at work in another process"):
+    with folder.lock(), pytest.raises(Busy, match="at work in another process"):
         session.run(Experiment.load(tiny, ["callback=[]"]), resume=str(folder))
 
 
@@ -227,7 +322,7 @@ def test_a_callback_goes_on_with_its_state(tiny: Path) -> None:
     (tiny.parent / "counter.py").write_text(COUNTER, encoding="utf-8")
     options = ["components=['counter.py']", "callback=['counter']", "schedule=constant"]
     folder = session.run(Experiment.load(tiny, options))
-    session.run(Experiment.load(tiny, [*options, "train.steps=27"]), resume="")
+    session.run(Experiment.load(tiny, [*options, "train.steps=27"]), resume=str(folder))
     assert (folder.path / "counted").read_text() == "27"
 
 
@@ -313,7 +408,7 @@ def test_a_resume_is_refused_where_a_line_of_the_metrics_is_damaged(tiny: Path) 
     assert folder.metrics.read_bytes() == damaged
     assert sorted(path for path in folder.path.rglob("*")) == files
     folder.metrics.write_bytes(whole)
-    assert session.run(Experiment.load(tiny, ["callback=[]"]), resume="").status()["state"] == "finished"
+    assert session.run(Experiment.load(tiny, ["callback=[]"]), resume="").status().state == "finished"
 
 
 def test_a_run_that_is_not_resumed_reports_nothing(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
