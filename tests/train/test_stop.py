@@ -73,8 +73,8 @@ def test_a_run_whose_terminal_is_closed_saves(tiny: Path) -> None:
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 130, shown
     folder = find("tiny")
-    assert folder.status()["state"] == "interrupted"
-    assert [int(path.name[-8:]) for path in folder.checkpoints.glob("step-*")] == [folder.status()["step"]]
+    assert folder.status().state == "interrupted"
+    assert [int(path.name[-8:]) for path in folder.checkpoints.glob("step-*")] == [folder.status().step]
 
 
 @posix
@@ -89,4 +89,4 @@ def test_nohup_keeps_a_run_alive(tiny: Path) -> None:
     process.send_signal(signal.SIGHUP)
     _, words = process.communicate(timeout=120)
     assert process.returncode == 0, words
-    assert find("tiny").status()["state"] == "finished"
+    assert find("tiny").status().state == "finished"

@@ -274,7 +274,7 @@ def test_a_signal_saves_and_exits_130(tiny: Path, name: str) -> None:
     status = folder.status()
     assert (status.state, status.reason) == ("interrupted", name)
     (saved,) = folder.checkpoints.glob("step-*")
-    assert saved.name == f"step-{status['step']:08d}"
+    assert saved.name == f"step-{status.step:08d}"
 
 
 def test_threads_are_as_the_experiment_says_and_only_for_the_run(tiny: Path) -> None:
