@@ -134,14 +134,27 @@ def one_at_a_time(storage: RDBStorage) -> RDBStorage:
 
 def with_tables(url: str, engine: dict[str, Any]) -> RDBStorage:
     """Its tables are made where there are none; of two that make them at the same time one fails, and looks again."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     for _ in range(ATTEMPTS):
         try:
             return RDBStorage(url, engine_kwargs=engine)
-        except Exception as error:
-            if not any(words in str(error) for words in ("already exists", "UniqueViolation", "Duplicate")):
+        except SQLAlchemyError:
+            if not has_tables(url, engine):
                 raise
             time.sleep(BUSY_SECONDS / 100)
     return RDBStorage(url, engine_kwargs=engine)
+
+
+def has_tables(url: str, engine: dict[str, Any]) -> bool:
+    """Whether somebody has made any. Raises SQLAlchemyError where the database cannot be reached."""
+    from sqlalchemy import create_engine, inspect
+
+    reached = create_engine(url, **engine)
+    try:
+        return bool(inspect(reached).get_table_names())
+    finally:
+        reached.dispose()
 
 
 def open_proxy(url: str) -> BaseStorage:

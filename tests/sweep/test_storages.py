@@ -21,6 +21,7 @@ import pytest
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep import session
+from nanogpt_kit.sweep import storage as storage_module
 from nanogpt_kit.sweep.controller import Controller
 from nanogpt_kit.sweep.record import known_of
 from nanogpt_kit.sweep.storage import mend, open_storage
@@ -224,3 +225,31 @@ def test_a_storage_that_fails_meanwhile_ends_the_sweep_with_a_sentence(
         session.sweep(Experiment.load(sweep.path))
     told = "journal has failed: no connection to postgresql://***@host/x; the same command continues"
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_of_two_that_make_the_tables_at_once_one_looks_again_whatever_the_driver_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bool
+) -> None:
+    from sqlalchemy.exc import OperationalError
+
+    real, calls = storage_module.RDBStorage, []
+
+    def beaten(url: str, **options: Any) -> Any:
+        calls.append(url)
+        if len(calls) > 1:
+            return real(url, **options)
+        if made:
+            real(url, **options).engine.dispose()
+        raise OperationalError("in any words", None, Exception())
+
+    monkeypatch.setattr(storage_module, "RDBStorage", beaten)
+    monkeypatch.setattr(storage_module, "BUSY_SECONDS", 0.0)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    if made:
+        storage_module.with_tables(url, {}).engine.dispose()
+        assert len(calls) == 2
+    else:
+        with pytest.raises(OperationalError):
+            storage_module.with_tables(url, {})
+        assert len(calls) == 1

@@ -106,14 +106,20 @@ def test_a_run_goes_from_ddp_to_fsdp_to_single_and_back(tiny: Path) -> None:
 @pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_ranks_killed_and_resumed_are_bit_for_bit_as_if_they_were_not(tiny: Path, kind: str) -> None:
     more = (f"parallel={kind}", "checkpoint.every_steps=4", "train.steps=11", "model.dropout=0.2", "optimizer=muon")
-    killed, resumed, whole = runs(
+    killed, resumed, whole, left = runs(
         run(tiny, 2, *more, "name=killed", kill=[1, 6]),
         run(tiny, 2, *more, "name=killed", resume=""),
         run(tiny, 2, *more, "name=whole"),
+        run(tiny, 2, *more, "name=left", kill=[1, 6]),
     )
     assert killed["codes"][1] == -9
     assert killed["codes"][0] == 1
     assert killed["ranks"][0]["error"] == "LostRank"
+    status = find("left").status()
+    assert (status.state, status.ended_by, status.cause, status.rank) == ("failed", "fault", "lost_rank", 0)
+    assert status.reason == left["ranks"][0]["told"]
+    assert "rank 0 of 2 noticed it at step 6" in status.reason
+    assert not any(word in status.reason for word in ("gloo", "tcp", "peer", "/"))
     assert losses(resumed) == losses(whole)
     assert all(torch.equal(weights(resumed)[name], weight) for name, weight in weights(whole).items())
     one, other = whole["ranks"]
