@@ -42,7 +42,7 @@ class WithBareResume(click.Command):
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
-    help="Go on with RUN, or with the newest run of this experiment that is not done.",
+    help="Continue RUN, or the newest run of this experiment that is not finished.",
 )
 @click.option(
     "--into", callback=expand, metavar="FOLDER", help="The run's folder: begins the run there, or goes on with it."

@@ -34,7 +34,7 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
     if status.cause == "other_format":
         raise KitError(f"{folder}: {status.reason}; without that file the run would continue")
     if status.cause == "unreadable":
-        logger.warning("%s: %s; it continues from its newest checkpoint", folder, status.reason)
+        logger.info("%s: %s; it continues from its newest checkpoint", folder, status.reason)
     if status.imported:
         raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
     before, layers = begun(folder, trust_code)
