@@ -24,7 +24,7 @@ from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json, write_atomically
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.status import Best, EndedBy, State, cause_of, origin_of
+from nanogpt_kit.runs.status import Best, EndedBy, State, cause_of, chain, origin_of
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.evaluate import apart, check_evaluators, show
@@ -215,10 +215,10 @@ def what_ended(trainer: Trainer) -> EndedBy:
 
 def explained(error: BaseException, trainer: Trainer) -> BaseException:
     """What ended a run, as one of RunFailed where that is known."""
+    if any(trainer.world.lost(one) for one in chain(error)):  # perhaps within a callback, whose error says so
+        return trainer.world.lost_rank(trainer.step)
     if isinstance(error, OSError):
         return RunFailed(f"{trainer.folder} cannot go on: {error}")
-    if trainer.world.lost(error):
-        return trainer.world.lost_rank(trainer.step)
     return in_words(error)
 
 

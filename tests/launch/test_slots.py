@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Busy, KitError
 from nanogpt_kit.launch import slots
 from nanogpt_kit.launch.slots import Child, Slot, held, share
 
@@ -141,7 +141,7 @@ def test_two_programs_have_gpus_of_their_own(eight_gpus: None) -> None:
     with held(1, "cuda") as one, held(2, "cuda", 2) as two, held(3, "cuda") as three:
         assert (gpus(one), gpus(two), gpus(three)) == (["0"], ["2,3", "4,5"], ["1", "6", "7"])
         assert [slot.number for slot in three] == [0, 1, 2]
-        with pytest.raises(KitError, match=r"another sweep .* holds GPU 0-7; none is left: wait for it$"):
+        with pytest.raises(Busy, match=r"another sweep .* holds GPU 0-7; none is left: wait for it$"):
             held(1, "cuda").__enter__()
     with held(8, "cuda") as all_of_them:
         assert len(all_of_them) == 8
@@ -150,7 +150,7 @@ def test_two_programs_have_gpus_of_their_own(eight_gpus: None) -> None:
 def test_a_refusal_holds_nothing_and_says_what_there_is(eight_gpus: None) -> None:
     with held(6, "cuda"):
         for _ in range(2):
-            with pytest.raises(KitError, match="holds GPU 0-5; of 3 trials at a time there is room for 2: wait for it"):
+            with pytest.raises(Busy, match="holds GPU 0-5; of 3 trials at a time there is room for 2: wait for it"):
                 held(3, "cuda").__enter__()
         with held(1, "cuda", 2) as two:
             assert gpus(two) == ["6,7"]
@@ -163,7 +163,7 @@ def test_a_gpu_is_the_same_by_whatever_place_it_has_among_the_visible(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,1,0")
         with held(1, "cuda") as other:
             assert gpus(other) == ["5"]
-            with pytest.raises(KitError, match="holds GPU 5,1,0; none is left"):
+            with pytest.raises(Busy, match="holds GPU 5,1,0; none is left"):
                 held(1, "cuda").__enter__()
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-5c89/1/0,0")
         with held(1, "cuda") as part:
@@ -174,7 +174,7 @@ def test_two_programs_never_pin_their_trials_to_the_same_cores(monkeypatch: pyte
     cores(monkeypatch, 8)
     with held(2, "cpu") as one:
         assert one == share(2, "cpu")
-        with pytest.raises(KitError, match=r"sweep.workers: another sweep on this machine holds core 10-17; none is"):
+        with pytest.raises(Busy, match=r"sweep.workers: another sweep on this machine holds core 10-17; none is"):
             held(4, "cpu").__enter__()
     monkeypatch.setattr(slots, "my_cores", lambda: [10, 11, 12, 17])
     with held(2, "cpu"):
@@ -243,7 +243,7 @@ def test_what_another_process_held_is_free_when_it_has_ended(monkeypatch: pytest
     with subprocess.Popen([sys.executable, "-c", HOLDING], stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "(11,)\n"
-        with pytest.raises(KitError, match="holds core 10-11; none is left"):
+        with pytest.raises(Busy, match="holds core 10-11; none is left"):
             held(2, "cpu").__enter__()
         if end == "kill":
             other.kill()

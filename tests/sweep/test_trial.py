@@ -20,7 +20,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from nanogpt_kit.components.mlp import gelu
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.runs.folder import RunFolder
@@ -28,10 +28,12 @@ from nanogpt_kit.runs.metrics import Tail, truncate_after
 from nanogpt_kit.runs.status import Failure
 from nanogpt_kit.sweep import trial as trial_module
 from nanogpt_kit.sweep.choosing import unit_of
+from nanogpt_kit.sweep.controller import Controller
 from nanogpt_kit.sweep.record import known_of
 from nanogpt_kit.sweep.space import Space
 from nanogpt_kit.sweep.study import Study
-from nanogpt_kit.sweep.trial import Outcome, Work, WrongMetric
+from nanogpt_kit.sweep.trial import Outcome, Work, WrongMetric, outcome_of
+from nanogpt_kit.train.stop import StopSignals
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
 SWEEP = """
@@ -602,3 +604,44 @@ def test_trials_run_the_component_files_as_they_were_when_the_sweep_began(scene:
     [copy] = play.specs[0]["components"]
     assert Path(copy) == Path("components", "mine.py")
     assert (play.study.folder / "trials" / copy).read_text() == code
+
+
+# What ends a sweep
+
+
+def fails_alike(scene: Any, *outcomes: Outcome) -> int:
+    """After how many of these, as ends of trials in a row, the sweep ends; 0 where it goes on."""
+    play = scene()
+    controller = Controller(play.study, [], StopSignals())
+    work = play.work()
+    work.number = 5  # trial 0 is told apart
+    for count, outcome in enumerate(outcomes, start=1):
+        try:
+            controller.check_failing(work, outcome)
+        except RunFailed:
+            return count
+    return 0
+
+
+HERE, THERE = "ValueError at mine.py:3", "ValueError at mine.py:7"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "count"),
+    [
+        ([outcome_of("error", f"a bug at step {step}", HERE) for step in (3, 17, 5)], 3),
+        ([outcome_of("error", "a bug", origin) for origin in (HERE, THERE, HERE)], 0),
+        ([outcome_of("error", "a bug", HERE), outcome_of("refused", "a bug", HERE)] * 2, 0),
+        ([outcome_of("refused", f"x = {x} cannot be", HERE) for x in (0.25, 0.5, 0.75)], 3),
+        ([outcome_of("died", "without a word")] * 3, 3),
+        ([outcome_of("lost_rank", "rank 1 of 2 noticed it", HERE)] * 3, 3),
+        ([*[outcome_of("error", "a bug", HERE)] * 2, outcome_of("oom", "3 GB", HERE)] * 2, 0),
+        ([outcome_of("oom", "3 GB", HERE)] * 4, 0),
+        ([outcome_of("disk", "in any words", HERE)], 1),
+        ([outcome_of("error", "No space left on device", HERE)], 0),
+    ],
+)
+def test_three_failures_in_a_row_of_one_origin_and_a_full_disk_end_a_sweep(
+    scene: Any, outcomes: list[Outcome], count: int
+) -> None:
+    assert fails_alike(scene, *outcomes) == count

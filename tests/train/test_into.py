@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from nanogpt_kit.core.errors import KitError, NotFinite, OutOfMemory, RunFailed
+from nanogpt_kit.core.errors import KitError, LostRank, NotFinite, OutOfMemory, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.train import session, trainer
+from nanogpt_kit.train.world import World
 
 QUIET = (
     "callback=[]",
@@ -123,6 +125,20 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused(tiny: Path, into: Path, c
         told = command("run", tiny, *QUIET, f"--into={into}")
     assert told.code == 75
     assert f"{into} is at work in another process" in told.err
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_a_lock_that_is_not_a_file_is_refused_and_not_followed(
+    tiny: Path, into: Path, tmp_path: Path, command: Command, kind: str
+) -> None:
+    assert command("run", tiny, *QUIET, f"--into={into}").code == 0
+    RunFolder(into).set_status("running", step=4)
+    (into / "lock").unlink()
+    (into / "lock").mkdir() if kind == "folder" else (into / "lock").symlink_to(tmp_path / "elsewhere")
+    told = command("run", tiny, *QUIET, f"--into={into}")
+    assert told.code == 2
+    assert f"{into / 'lock'} cannot be locked" in told.err
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize("more", [("--resume",), ("--resume=runs/x",), ("--seeds=2",)])
@@ -236,3 +252,16 @@ def test_only_a_failed_run_has_a_cause(tiny: Path, into: Path, monkeypatch: pyte
         status = RunFolder(into).status()
     assert status.state == state
     assert (status.cause, status.ended_by) == (None, {"finished": "steps", "interrupted": "signal"}[state])
+
+
+def test_a_rank_that_is_lost_is_the_reason_also_where_a_callback_noticed_it() -> None:
+    technical = RuntimeError("[/pytorch/third_party/gloo/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:17")
+    noticed = RunFailed("Averaging failed in step_finished: " + repr(technical))
+    noticed.__cause__ = technical
+    run: Any = SimpleNamespace(world=World(rank=1, size=3), step=6, folder="runs/x")
+    for error in (technical, noticed):
+        found = session.explained(error, run)
+        assert isinstance(found, LostRank)
+        assert str(found) == "another process of the run was lost (rank 1 of 3 noticed it at step 6)"
+    run.world = World()
+    assert session.explained(noticed, run) is noticed, "alone, a run has nobody to lose"
