@@ -119,14 +119,8 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
             raise KitError(f"cannot run in {into}: it holds other things than a run")
         return RunFolder(into)
     while True:
-        now = time.time_ns()
-        second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now // 10**9))
-        moment = f"{second}{now // 10**6 % 1000:03d}"
-        if any(parent.glob(f"{moment}-*")):  # the order of two runs is that of their ids
-            time.sleep(0.001)
-            continue
-        unique = hashlib.sha256(f"{fingerprint} {now} {os.getpid()}".encode()).hexdigest()[:6]
-        path = parent / f"{moment}-s{seed}-{unique}"
+        unique = hashlib.sha256(f"{fingerprint} {time.time_ns()} {os.getpid()}".encode()).hexdigest()[:6]
+        path = parent / f"{moment_in(parent)}-s{seed}-{unique}"
         try:
             with own_folder(runs_root()):
                 path.mkdir(parents=True)
@@ -136,6 +130,18 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
                 raise KitError(f"cannot write to {parent}: it is no folder") from None
         except OSError as error:
             raise KitError(f"cannot make the run folder {path}: {error.strerror}") from None
+
+
+def moment_in(parent: Path) -> str:
+    """Now, as a run id begins, to the millisecond; the next one where another run there began in this one, since the
+    order of runs is that of their ids."""
+    for _ in range(100):  # a clock may stand still
+        now = time.time_ns()
+        moment = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now // 10**9))}{now // 10**6 % 1000:03d}"
+        if not any(parent.glob(f"{moment}-*")):
+            break
+        time.sleep(0.001)
+    return moment
 
 
 def from_here(path: Path) -> Path:

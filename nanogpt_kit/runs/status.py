@@ -57,9 +57,8 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     format: Literal[1] = 1  # FORMAT
-    reason: str = ""  # for people
 
-    @field_validator("reason", mode="before")
+    @field_validator("reason", mode="before", check_fields=False)
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         """File names may hold what is not Unicode, and an error's words may be without end."""
@@ -86,7 +85,7 @@ class Record(BaseModel):
             raise Unreadable(f"{path.name} cannot be read: it is not a JSON object")
         found = values.get("format")
         if type(found) is not int or found != FORMAT:
-            named = f"is of format {found}" if type(found) is int else "names no format"
+            named = f"is of format {str(found)[:20]}" if type(found) is int else "names no format"
             raise Unreadable(f"{path.name} {named}, and this version reads format {FORMAT}", "other_format")
         try:
             return cls.model_validate_json(content)
@@ -101,7 +100,7 @@ class Best(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, lt=2**63)
     value: float | None = None
 
     @classmethod
@@ -119,10 +118,11 @@ class Status(Record):
     time: float = Field(default_factory=time.time)  # of writing, in seconds since 1970
     ended_by: EndedBy | None = None  # None while it runs, and where its process ended without a word
     cause: Cause | None = None  # of what did not finish
+    reason: str = ""  # for people
     origin: str = ""  # of a failure: see origin_of
     rank: int = Field(0, ge=0)  # of the process that reports a failure
-    step: int = Field(0, ge=0)
-    total_steps: int = Field(0, ge=0)
+    step: int = Field(0, ge=0, lt=2**63)
+    total_steps: int = Field(0, ge=0, lt=2**63)
     seconds: float = Field(0.0, ge=0)  # spent in steps
     parameters: int | None = Field(None, ge=0)  # positions not counted
     compile: str | None = None  # mode
@@ -134,6 +134,7 @@ class Failure(Record):
     """How a command failed, left for the process that started it."""
 
     cause: Cause
+    reason: str = ""  # for people
     origin: str = ""
 
 
