@@ -27,7 +27,7 @@ if sys.platform != "win32":
 else:
     import msvcrt
 
-HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # EDEADLK: of msvcrt, which has tried for ten seconds
+HELD = (errno.EAGAIN, errno.EACCES)
 NO_OFD = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a system or a file system that has none
 FLOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), process
 MOMENT_SECONDS = 1.0  # for those who only look to let go of a lock
@@ -110,7 +110,7 @@ def opened(path: Path, flags: int) -> int:
 def take(descriptor: int, wait: bool) -> None:
     """Raises OSError, with one of HELD where another has it."""
     if sys.platform == "win32":
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        for_a_moment(lambda: msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1), float("inf") if wait else MOMENT_SECONDS)
         return
     if sys.platform == "linux":
         try:
@@ -151,9 +151,9 @@ def whole(kind: int) -> bytes:
     return struct.pack(FLOCK, kind, os.SEEK_SET, 0, 0, 0)
 
 
-def for_a_moment(attempt: Callable[[], None]) -> None:
-    """Tries what is refused while another looks, until it works or a moment has passed."""
-    deadline = time.monotonic() + MOMENT_SECONDS
+def for_a_moment(attempt: Callable[[], None], seconds: float = MOMENT_SECONDS) -> None:
+    """Tries what is refused while another looks, until it works or so many seconds have passed."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return attempt()

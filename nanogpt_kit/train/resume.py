@@ -84,8 +84,9 @@ def newest_unfinished(wanted: Experiment) -> RunFolder:
     parent = runs.runs_root() / wanted.name
     found = runs.of_experiment(parent)
     mine = of_same_seed(found, wanted) or found
-    statuses = {folder: folder.status() for folder in reversed(mine)}
-    for folder, status in statuses.items():
+    statuses: dict[RunFolder, Status] = {}
+    for folder in reversed(mine):
+        statuses[folder] = status = folder.status()
         if status.state not in ("running", "finished"):
             return folder
     at_work = next((folder for folder, status in statuses.items() if status.state == "running"), None)

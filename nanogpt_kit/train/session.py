@@ -46,7 +46,7 @@ def run(
 ) -> RunFolder:
     """Trains an experiment in a new folder, or goes on with a run of it that is not done.
 
-    `resume` names the run; "" is the newest that is not done. `into` is the run's folder, whether it is there yet or
+    `resume` names the run; "" is the newest that is not finished. `into` is the run's folder, whether it is there yet or
     not. Started by torchrun, each process is one rank of it. Raises KitError before anything is written, RunFailed
     where the run itself fails, KeyboardInterrupt where it was asked to stop; its status says so too.
     """
