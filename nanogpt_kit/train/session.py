@@ -46,9 +46,10 @@ def run(
 ) -> RunFolder:
     """Trains an experiment in a new folder, or goes on with a run of it that is not done.
 
-    `resume` names the run; "" is the newest that is not finished. `into` is the run's folder, whether it is there yet or
-    not. Started by torchrun, each process is one rank of it. Raises KitError before anything is written, RunFailed
-    where the run itself fails, KeyboardInterrupt where it was asked to stop; its status says so too.
+    `resume` names the run; "" is the newest that is not finished. `into` is the run's folder, whether it is there yet
+    or not. Started by torchrun, each process is one rank of it. Raises KitError before anything is written (Busy where
+    another process works at the run), RunFailed where the run itself fails, KeyboardInterrupt where it was asked to
+    stop; its status says so too.
     """
     if into is not None:
         resume = resume_into(into)
