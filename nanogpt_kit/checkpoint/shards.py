@@ -69,7 +69,8 @@ def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
     try:
         save(dict(tensors), storage_writer=FileSystemWriter(folder, single_file_per_rank=True, sync_files=True))
     except CheckpointException as error:  # which is no Exception
-        raise OSError(next((str(failure[0]) for failure in error.failures.values()), str(error))) from None
+        first = next((failure[0] for failure in error.failures.values()), error)
+        raise OSError(str(first)) from first
 
 
 def read(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:

@@ -120,7 +120,7 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
         return RunFolder(into)
     while True:
         unique = hashlib.sha256(f"{fingerprint} {time.time_ns()} {os.getpid()}".encode()).hexdigest()[:6]
-        path = parent / f"{moment_in(parent)}-s{seed}-{unique}"
+        path = parent / f"{start_time(parent)}-s{seed}-{unique}"
         try:
             with own_folder(runs_root()):
                 path.mkdir(parents=True)
@@ -132,7 +132,7 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
             raise KitError(f"cannot make the run folder {path}: {error.strerror}") from None
 
 
-def moment_in(parent: Path) -> str:
+def start_time(parent: Path) -> str:
     """Now, as a run id begins, to the millisecond; the next one where another run there began in this one, since the
     order of runs is that of their ids."""
     for _ in range(100):  # a clock may stand still

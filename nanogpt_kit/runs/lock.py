@@ -2,9 +2,11 @@
 
 On Linux it is an open file description lock: like flock's it belongs to an open file, so that two threads of a process
 exclude each other and closing another file of the same name drops nothing; unlike flock's it can be asked for without
-being taken (F_OFD_GETLK of fcntl(2)). Over NFS both are locks of the server. Where the system or the file system has
-none of them, it is flock's or, on Windows, that of msvcrt. A look takes such a lock for an instant, with flock shared
-with others who look; who wants the lock then tries again for a moment before it counts as held.
+being taken (F_OFD_GETLK of fcntl(2)). Over NFS both are locks of the server.
+
+Where the system or the file system has none of them, the lock is flock's or, on Windows, that of msvcrt. A look then
+takes it for an instant (with flock together with others who look), so a start tries again for a moment before it
+reports the lock as held.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ else:
 HELD = (errno.EAGAIN, errno.EACCES)
 NO_OFD = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a system or a file system that has none
 FLOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), process
-MOMENT_SECONDS = 1.0  # for those who only look to let go of a lock
-PAUSE_SECONDS = 0.001
+MOMENT_SECONDS = 1.0  # until those who only look have closed the file
+PAUSE_SECONDS = 0.001  # between two tries
 
 
 class Lock:
@@ -46,7 +48,7 @@ class Lock:
 
     def __enter__(self) -> Lock:
         while True:
-            self.file = os.fdopen(opened(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
+            self.file = os.fdopen(open_lock_file(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
             try:
                 take(self.file.fileno(), self.wait)
             except OSError as error:
@@ -80,7 +82,7 @@ def held(path: Path) -> bool:
     Raises KitError where that cannot be known.
     """
     try:
-        descriptor = opened(path, os.O_RDONLY)
+        descriptor = open_lock_file(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -91,7 +93,7 @@ def held(path: Path) -> bool:
         os.close(descriptor)
 
 
-def opened(path: Path, flags: int) -> int:
+def open_lock_file(path: Path, flags: int) -> int:
     """A regular file, never the one that a link leads to. Raises FileNotFoundError, and KitError for anything else."""
     also = ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")  # Windows lacks most of them
     try:
@@ -110,11 +112,11 @@ def opened(path: Path, flags: int) -> int:
 def take(descriptor: int, wait: bool) -> None:
     """Raises OSError, with one of HELD where another has it."""
     if sys.platform == "win32":
-        for_a_moment(lambda: msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1), float("inf") if wait else MOMENT_SECONDS)
+        retry_briefly(lambda: msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1), float("inf") if wait else MOMENT_SECONDS)
         return
     if sys.platform == "linux":
         try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, whole(fcntl.F_WRLCK))
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, whole_file(fcntl.F_WRLCK))
             return
         except OSError as error:
             if error.errno not in NO_OFD:
@@ -122,21 +124,21 @@ def take(descriptor: int, wait: bool) -> None:
     if wait:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     else:
-        for_a_moment(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        retry_briefly(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
 
 def is_taken(descriptor: int) -> bool:
     """Whether another has it. Raises OSError where that cannot be known."""
     if sys.platform == "linux":
         try:
-            answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole(fcntl.F_WRLCK))
+            answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole_file(fcntl.F_WRLCK))
             return bool(struct.unpack(FLOCK, answer)[0] != fcntl.F_UNLCK)
         except OSError as error:
             if error.errno not in NO_OFD:
                 raise
     try:
         if sys.platform == "win32":
-            for_a_moment(lambda: msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1))
+            retry_briefly(lambda: msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1))
         else:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # dropped when the descriptor is closed
     except OSError as error:
@@ -146,12 +148,12 @@ def is_taken(descriptor: int) -> bool:
     return False
 
 
-def whole(kind: int) -> bytes:
+def whole_file(kind: int) -> bytes:
     """A lock of that kind on a whole file, as Linux takes it."""
     return struct.pack(FLOCK, kind, os.SEEK_SET, 0, 0, 0)
 
 
-def for_a_moment(attempt: Callable[[], None], seconds: float = MOMENT_SECONDS) -> None:
+def retry_briefly(attempt: Callable[[], None], seconds: float = MOMENT_SECONDS) -> None:
     """Tries what is refused while another looks, until it works or so many seconds have passed."""
     deadline = time.monotonic() + seconds
     while True:

@@ -152,7 +152,9 @@ def leave_failure(error: BaseException) -> None:
 def cause_of(error: BaseException) -> Cause:
     """Why something failed: by the types and the errno of an error and of what led to it, never by its words."""
     own = error.cause if isinstance(error, KitError | RunFailed) else "error"
-    if own in ("refused", "error") and any(isinstance(one, OSError) and one.errno in NO_ROOM for one in chain(error)):
+    if own in ("refused", "error") and any(
+        isinstance(one, OSError) and one.errno in NO_ROOM for one in error_chain(error)
+    ):
         return "disk"
     return cast(Cause, own) if own in get_args(Cause) else "error"  # a plugin may have errors of its own
 
@@ -160,14 +162,14 @@ def cause_of(error: BaseException) -> Cause:
 def origin_of(error: BaseException) -> str:
     """Type and place of the error that others followed from, "ValueError at mine.py:12", with the keys that a mistake
     names: the same for two runs that fail alike, whatever numbers their messages hold."""
-    first = list(chain(error))[-1]
+    first = list(error_chain(error))[-1]
     frames = traceback.extract_tb(first.__traceback__)
     place = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     keys = sorted({one.key for one in first.faults if one.key}) if isinstance(first, KitError) else []
     return ", ".join([f"{type(first).__name__}{place}", *keys])
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
+def error_chain(error: BaseException) -> Iterator[BaseException]:
     """An error, then what it followed from: what it was raised from, or what was being handled."""
     seen: set[int] = set()
     found: BaseException | None = error

@@ -93,7 +93,7 @@ def newest_unfinished(wanted: Experiment) -> RunFolder:
     if at_work is not None:
         raise Busy(f"{parent} has no unfinished run to resume but {at_work}, which is at work in another process")
     trained = [folder for folder, status in statuses.items() if not status.imported]
-    more = f"; all are finished. To continue one, name it: {extending(trained[0])}" if trained else ""
+    more = f"; all are finished. To continue one, name it: {options_to_extend(trained[0])}" if trained else ""
     raise KitError(f"{parent} has no unfinished run to resume{more}")
 
 
@@ -101,7 +101,7 @@ def of_same_seed(found: Sequence[RunFolder], wanted: Experiment) -> list[RunFold
     return [folder for folder in found if folder.seed() == wanted.train.seed]
 
 
-def extending(folder: RunFolder) -> str:
+def options_to_extend(folder: RunFolder) -> str:
     """The options of `run` that continue a finished run."""
     return f"--resume={shlex.quote(str(runs.from_here(folder.path)))} train.steps=<more>"
 

@@ -24,7 +24,7 @@ from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json, write_atomically
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.status import Best, EndedBy, State, cause_of, chain, origin_of
+from nanogpt_kit.runs.status import Best, EndedBy, State, cause_of, error_chain, origin_of
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.evaluate import apart, check_evaluators, show
@@ -181,12 +181,12 @@ def work(trainer: Trainer) -> None:
             write_samples(trainer)
         if trainer.interrupted():
             raise KeyboardInterrupt(stop.name)
-        end = End("finished", what_ended(trainer), trainer.stop_reason or trainer.budget_spent)
+        end = End("finished", limit_reached(trainer), trainer.stop_reason or trainer.budget_spent)
     except KeyboardInterrupt as error:
         end = End("interrupted", "signal", str(error) or "SIGINT")
         raise
     except BaseException as error:
-        failure = explained(error, trainer)
+        failure = failure_of(error, trainer)
         end = End("failed", "fault", str(failure) or repr(failure), failure)
         if failure is not error:
             raise failure from error
@@ -205,7 +205,7 @@ class End:
     failure: BaseException | None = None
 
 
-def what_ended(trainer: Trainer) -> EndedBy:
+def limit_reached(trainer: Trainer) -> EndedBy:
     """Of a run that was not interrupted."""
     if trainer.stop_reason:
         return "callback"
@@ -214,9 +214,9 @@ def what_ended(trainer: Trainer) -> EndedBy:
     return "steps" if trainer.experiment.total_steps == trainer.experiment.train.steps else "max_tokens"
 
 
-def explained(error: BaseException, trainer: Trainer) -> BaseException:
+def failure_of(error: BaseException, trainer: Trainer) -> BaseException:
     """What ended a run, as one of RunFailed where that is known."""
-    if any(trainer.world.lost(one) for one in chain(error)):  # perhaps within a callback, whose error says so
+    if any(trainer.world.lost(one) for one in error_chain(error)):  # perhaps within a callback, whose error says so
         return trainer.world.lost_rank(trainer.step)
     if isinstance(error, OSError):
         return RunFailed(f"{trainer.folder} cannot go on: {error}")

@@ -260,8 +260,8 @@ def test_a_rank_that_is_lost_is_the_reason_also_where_a_callback_noticed_it() ->
     noticed.__cause__ = technical
     run: Any = SimpleNamespace(world=World(rank=1, size=3), step=6, folder="runs/x")
     for error in (technical, noticed):
-        found = session.explained(error, run)
+        found = session.failure_of(error, run)
         assert isinstance(found, LostRank)
         assert str(found) == "another process of the run was lost (rank 1 of 3 noticed it at step 6)"
     run.world = World()
-    assert session.explained(noticed, run) is noticed, "alone, a run has nobody to lose"
+    assert session.failure_of(noticed, run) is noticed, "alone, a run has nobody to lose"
