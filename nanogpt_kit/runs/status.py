@@ -165,7 +165,7 @@ def origin_of(error: BaseException) -> str:
     first = list(error_chain(error))[-1]
     frames = traceback.extract_tb(first.__traceback__)
     place = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    keys = sorted({one.key for one in first.faults if one.key}) if isinstance(first, KitError) else []
+    keys = sorted({one.key for one in error.faults if one.key}) if isinstance(error, KitError) else []
     return ", ".join([f"{type(first).__name__}{place}", *keys])
 
 
