@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nanogpt_kit.core.errors import FAILURE, KitError, RunFailed
 from nanogpt_kit.core.reading import read_bytes
 from nanogpt_kit.runs.files import write_atomically
+from nanogpt_kit.runs.secrets import hide_in_text
 
 FORMAT = 1  # grows when a field changes its meaning
 MOST_BYTES = 1 << 20  # of a record that is read
@@ -61,10 +62,10 @@ class Record(BaseModel):
     @field_validator("reason", mode="before", check_fields=False)
     @classmethod
     def _as_text(cls, value: Any) -> Any:
-        """File names may hold what is not Unicode, and an error's words may be without end."""
+        """An error's words may hold a URL with its password, a file name that is not Unicode, or have no end."""
         if not isinstance(value, str):
             return value
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")[:MOST_REASON]
+        return hide_in_text(value.encode("utf-8", "backslashreplace").decode("utf-8")[:MOST_REASON])[:MOST_REASON]
 
     def write(self, path: Path) -> None:
         write_atomically(path, self.model_dump_json(indent=2, exclude_none=True) + "\n")

@@ -187,10 +187,10 @@ def test_a_command_leaves_a_record_of_its_failure_where_it_is_asked_to(
 ) -> None:
     leave_failure(raised(OutOfMemory("nobody asks")))
     monkeypatch.setenv(FAILURE, str(tmp_path / "failure.json"))
-    leave_failure(raised(OutOfMemory("3 GB")))
+    leave_failure(raised(OutOfMemory("3 GB for postgresql://me:12/34word@host/db")))
     leave_failure(raised(RunFailed("the other ranks fail after it")))
     found = Failure.read(tmp_path / "failure.json")
-    assert (found.cause, found.reason) == ("oom", "3 GB")
+    assert (found.cause, found.reason) == ("oom", "3 GB for postgresql://***@host/db")
     monkeypatch.setenv(FAILURE, str(tmp_path / "no" / "folder"))
     leave_failure(raised(OutOfMemory("it cannot be written")))
 
