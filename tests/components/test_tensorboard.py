@@ -196,7 +196,7 @@ def test_a_writing_thread_that_fails_is_reported_once(
 
     monkeypatch.setattr(RecordWriter, "write", full)
     folder = session.run(Experiment.load(tiny, ["callback=['tensorboard']", "train.steps=3", "sample.num_samples=0"]))
-    assert folder.status()["state"] == "finished"
+    assert folder.status().state == "finished"
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == 1
     assert "TensorBoard failed in" in told[0]

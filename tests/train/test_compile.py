@@ -134,7 +134,7 @@ def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pyte
     assert time.monotonic() - began < 10
     folder = find("tiny")
     status = folder.status()
-    assert (status["state"], status["reason"], status["step"]) == ("interrupted", name, 0)
+    assert (status.state, status.reason, status.step) == ("interrupted", name, 0)
     assert not folder.checkpoints.exists()
     resumed = session.run(Experiment.load(tiny, options), resume="")
     assert losses(resumed) == losses(session.run(Experiment.load(tiny, [*options, "train.compile=off"])))
@@ -146,7 +146,7 @@ def test_a_signal_before_it_compiles_saves_and_compiles_nothing(tiny: Path, monk
     monkeypatch.setattr("nanogpt_kit.train.trainer.warm_up", lambda run: pytest.fail("it compiles"))
     with pytest.raises(KeyboardInterrupt):
         run(tiny, "train.compile=default")
-    assert find("tiny").status()["state"] == "interrupted"
+    assert find("tiny").status().state == "interrupted"
 
 
 def test_without_a_compiler_there_is_one_warning(

@@ -32,7 +32,7 @@ def failed(tiny: Path, *overrides: str, resume: str | None = None) -> tuple[RunF
         run(tiny, *overrides, resume=resume)
     folder = newest(tiny)
     status = folder.status()
-    assert (status["state"], status["cause"], status["reason"]) == ("failed", "not_finite", str(caught.value))
+    assert (status.state, status.cause, status.reason) == ("failed", "not_finite", str(caught.value))
     return folder, str(caught.value)
 
 
@@ -333,4 +333,4 @@ def test_a_learning_rate_that_is_none_is_named_before_its_update(tiny: Path, val
         )
     assert isinstance(caught.value, NotFinite) is (value != "-1.0")
     assert saved(newest(tiny)) == [3, 6]
-    assert newest(tiny).status()["step"] == 6
+    assert newest(tiny).status().step == 6

@@ -304,7 +304,7 @@ def test_weights_that_are_not_finite_on_one_rank_are_saved_by_none(tiny: Path) -
         assert [rank["error"] for rank in answer["ranks"]] == ["NotFinite"] * 2
         assert all("not finite after step 6: h.1.mlp.c_proj.weight;" in rank["told"] for rank in answer["ranks"])
         folder = find(kind)
-        assert folder.status()["cause"] == "not_finite"
+        assert folder.status().cause == "not_finite"
         newest = store.newest(folder.checkpoints)
         assert newest is not None
         assert newest.name == "step-00000003"
