@@ -149,7 +149,7 @@ def test_files_of_a_folder_that_is_a_link_are_left_alone(tiny: Path, caplog: pyt
     elsewhere = (folder.path / "tensorboard").rename(tiny.parent / "elsewhere")
     (folder.path / "tensorboard").symlink_to(elsewhere)
     before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
-    session.run(Experiment.load(tiny, [*more, "train.steps=3"]), resume="")
+    session.run(Experiment.load(tiny, [*more, "train.steps=3"]), resume=str(folder))
     assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before
     assert "TensorBoard failed in build and is dropped" in caplog.text
 
@@ -163,7 +163,7 @@ def test_a_damaged_file_is_read_as_far_as_it_goes(tiny: Path, damage: str) -> No
     half = len(content) // 2
     flipped = content[:half] + bytes([content[half] ^ 0xFF]) + content[half + 1 :]
     path.write_bytes(content[:half] if damage == "torn" else flipped)
-    session.run(Experiment.load(tiny, [*more, "train.steps=6"]), resume="")
+    session.run(Experiment.load(tiny, [*more, "train.steps=6"]), resume=str(folder))
     steps = [event.step for event in events(folder).Scalars("train/loss")]
     assert steps == sorted(set(steps))
     assert steps[-2:] == [5, 6]

@@ -170,7 +170,7 @@ class Masked(Norm):
 
 def test_buffers_that_are_built_infinite_are_saved(tiny: Path) -> None:
     folder = run(tiny, component(tiny, "masked", MASKED), "model.norm=masked", "train.steps=4")
-    run(tiny, component(tiny, "masked", MASKED), "model.norm=masked", "train.steps=5", resume="")
+    run(tiny, component(tiny, "masked", MASKED), "model.norm=masked", "train.steps=5", resume=str(folder))
     assert saved(folder) == [4, 5]
 
 

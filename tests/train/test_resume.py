@@ -414,7 +414,7 @@ def test_a_resume_is_refused_where_a_line_of_the_metrics_is_damaged(tiny: Path) 
 
 def test_a_run_that_is_not_resumed_reports_nothing(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     session.run(Experiment.load(tiny, ["callback=[]", "train.log_every_steps=7", "train.steps=10"]))
-    session.run(Experiment.load(tiny, ["callback=[]", "train.log_every_steps=7", "schedule=constant", "train.steps=3"]))
-    longer = ["callback=[]", "train.log_every_steps=7", "schedule=constant", "train.steps=5"]
-    session.run(Experiment.load(tiny, longer), resume="")
+    shorter = ["callback=[]", "train.log_every_steps=7", "schedule=constant", "train.steps=3"]
+    folder = session.run(Experiment.load(tiny, shorter))
+    session.run(Experiment.load(tiny, [*shorter[:-1], "train.steps=5"]), resume=str(folder))
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
