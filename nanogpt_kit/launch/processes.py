@@ -58,7 +58,8 @@ def watch(ranks: Sequence[subprocess.Popen[bytes]], sent: Sequence[str] = ()) ->
     """
     code, deadline = 0, float("inf")
     while any(rank.poll() is None for rank in ranks):
-        in_order = (INTERRUPTED,) if sent else ()
+        # A rank that was still starting has no handlers yet: the signal itself ends it
+        in_order = {INTERRUPTED, *(-getattr(signal, name) for name in sent)} if sent else set()
         failed = next((rank.returncode for rank in ranks if rank.poll() and rank.returncode not in in_order), 0)
         if failed and not code:
             code, deadline = failed, time.monotonic() + GRACE_SECONDS
@@ -68,7 +69,8 @@ def watch(ranks: Sequence[subprocess.Popen[bytes]], sent: Sequence[str] = ()) ->
             for rank in ranks:
                 rank.kill()
         time.sleep(LOOK_SECONDS)
-    code = code or next((rank.returncode for rank in ranks if rank.returncode), 0)
+    if not code and any(rank.returncode for rank in ranks):
+        return INTERRUPTED
     return code if code >= 0 else 1  # killed, perhaps for want of memory
 
 
