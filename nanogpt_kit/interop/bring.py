@@ -48,7 +48,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     model = blank(experiment.model, encoder.vocab_size)
     store.fit(model, weights, str(foreign.path))
     origin, _ = provenance.collect(experiment, data={}, hardware={})
-    origin["imported"] = {"from": source, "files": hashes(foreign.path)}
+    origin["imported"] = {"from": source, "files": {file.name: sha256(file) for file in foreign.files}}
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
         store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder))
@@ -142,12 +142,10 @@ def padded(foreign: Foreign, experiment: Experiment, vocab_size: int) -> dict[st
     }
     if shapes is not None:
         store.check_fit(shapes, weights, str(foreign.path))
+    strange = [name for name, value in weights.items() if not value.isfinite().all()]
+    if strange:
+        raise KitError(f"{foreign.path}: these tensors hold NaN or infinity: {', '.join(strange)}")
     return weights
-
-
-def hashes(path: Path) -> dict[str, str]:
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    return {file.name: sha256(file) for file in files}
 
 
 def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: str, folder: Path) -> None:
