@@ -122,7 +122,8 @@ class LoadedRun:
                 reader,
                 logprobs,
             )
-            yield from self._texts(decoder, numbers, wanted.max_new_tokens, stops)
+            texts = {number: Text(self.encoder, stops, prompts[number]) for number in numbers}
+            yield from self._texts(decoder, texts, wanted.max_new_tokens)
 
     def decoder(
         self,
@@ -152,11 +153,9 @@ class LoadedRun:
         ]
         return decoders[0] if len(decoders) == 1 else Shares(decoders)
 
-    def _texts(
-        self, decoder: Decoder | Shares, numbers: list[int], max_new_tokens: int, stops: Sequence[str]
-    ) -> Iterator[Piece]:
-        """Those of one batch; `numbers` are of its rows."""
-        texts = {number: Text(self.encoder, stops) for number in numbers}
+    def _texts(self, decoder: Decoder | Shares, texts: dict[int, Text], max_new_tokens: int) -> Iterator[Piece]:
+        """Those of one batch, a row each, by their numbers."""
+        numbers = list(texts)
         is_compiled = isinstance(decoder, Decoder) and decoder.fast is not None
         for count in range(1, max_new_tokens + 1):
             drawn = decoder.draw()
@@ -168,7 +167,10 @@ class LoadedRun:
                 shown = "" if token == self.encoder.eot_id else text.add(token)
                 ended = "eot" if token == self.encoder.eot_id else "stop" if text.stopped else None
                 ended = ended or ("length" if count == max_new_tokens else None)
-                yield Piece(number, shown + (text.rest() if ended else ""), token, logprob, ended)
+                if ended:
+                    shown += text.rest()
+                    ended = "stop" if text.stopped else ended
+                yield Piece(number, shown, token, logprob, ended)
                 if ended:
                     del texts[number]
             if not texts:
