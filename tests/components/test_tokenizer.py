@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ from nanogpt_kit.core import bpe as bpe_module
 from nanogpt_kit.core import library_decoder
 from nanogpt_kit.core.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
 from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.data.vocabulary import restored
 from nanogpt_kit.testing.tokenizer import SPECIAL, STRANGE, TokenizerConformance
 
 unicode_text = st.text(st.characters(codec="utf-8"))  # all but halves of surrogate pairs
@@ -953,3 +955,45 @@ def test_a_file_that_is_no_tokenizer_is_named(content: str, tmp_path: Path) -> N
 def test_huggingface_refuses_half_a_surrogate_pair(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         learnt(HuggingFace(file=saved(words(), tmp_path))).encode_batch(["a", "a\ud800"])
+
+
+# --- states that others have written ----------------------------------------------------------------------------
+
+ASCII = " ".join(base64.b64encode(bytes([byte])).decode() for byte in range(256))
+BYTE_STATE = {"pattern": R50K, "special": {EOT: 256}, "tokens": ASCII}
+HOSTILE = {
+    "characters that are a number": (Char(), {"characters": 5}),
+    "characters in a list": (Char(), {"characters": ["a", 5]}),
+    "a character twice": (Char(), {"characters": "aba"}),
+    "half a surrogate pair": (Char(), {"characters": "a\ud800"}),
+    "no characters": (Char(), {}),
+    "no tokens": (BPE(), {}),
+    "tokens that are a number": (BPE(), {**BYTE_STATE, "tokens": 5}),
+    "tokens that are not base64": (BPE(), {**BYTE_STATE, "tokens": "abcde"}),
+    "no end of text": (BPE(), {**BYTE_STATE, "special": {}}),
+    "an end beyond memory": (GPT2(), {**BYTE_STATE, "special": {EOT: 10**12}}),
+    "a negative end": (GPT2(), {**BYTE_STATE, "special": {EOT: -1}}),
+    "a pattern that is none": (GPT2(), {**BYTE_STATE, "pattern": "("}),
+    "a pattern that is a number": (GPT2(), {**BYTE_STATE, "pattern": 5}),
+    "a tokenizer that is a number": (HuggingFace(file="kept"), {"json": 5, "eot": None}),
+    "a tokenizer that is not JSON": (HuggingFace(file="kept"), {"json": "{", "eot": None}),
+    "a deep tokenizer": (HuggingFace(file="kept"), {"json": "[" * 100_000, "eot": None}),
+    "half a surrogate pair in JSON": (HuggingFace(file="kept"), {"json": "\ud800", "eot": None}),
+    "an end that is a number": (HuggingFace(file="kept"), {"json": words().to_str(), "eot": 5}),
+    "an id beyond memory": (
+        HuggingFace(file="kept"),
+        {"json": words().to_str().replace('"is":', '"is":400000000'), "eot": None},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "state"), HOSTILE.values(), ids=HOSTILE)
+def test_a_state_that_no_tokenizer_has_written_is_refused(kind: Tokenizer, state: dict[str, object]) -> None:
+    with pytest.raises(KitError):
+        restored(kind, state)
+
+
+def test_a_vocabulary_that_lacks_bytes_is_refused_where_it_is_used() -> None:
+    encoder = BPEEncoder({**BYTE_STATE, "tokens": ASCII[:50]})
+    with pytest.raises(KitError, match="vocabulary"):
+        encoder.encode_batch(["\xe9"])

@@ -31,7 +31,13 @@ class Char(Tokenizer):
         return self.restore({"characters": "".join(map(chr, np.flatnonzero(seen)))})
 
     def restore(self, state: Mapping[str, Any]) -> Encoder:
-        return CharEncoder(state["characters"], skip=self.unknown == "skip")
+        characters = state["characters"]
+        if not isinstance(characters, str) or len(set(characters)) < len(characters):
+            raise KitError("the characters of a vocabulary are a text that holds each of them once")
+        try:
+            return CharEncoder(characters, skip=self.unknown == "skip")
+        except UnicodeEncodeError as error:
+            raise KitError(f"{characters[error.start]!r} is half a surrogate pair, not a character") from None
 
 
 class CharEncoder(Encoder):
