@@ -57,8 +57,7 @@ def without_text(experiment: Experiment) -> tuple[Encoder | None, bool]:
         return iter(())
 
     taken = taken_from(experiment)
-    taken = taken if taken is not None else dataset.vocabulary()
-    if taken is not None:
+    if taken is not None or dataset.vocabulary() is not None:
         return make_encoder(experiment.tokenizer, dataset, taken), False
     try:
         return experiment.tokenizer.build(TextContext(splits=dataset.splits, documents=no_text)), bool(asked)

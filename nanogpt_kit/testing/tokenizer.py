@@ -19,8 +19,9 @@ SPECIAL = (  # what vocabularies write in a way of their own: marks of documents
     *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>"),
     *("[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]", "<0x41>", "\u2581", "\u2581a", "\u0120", "\u010a", "##a", "a</w>"),
 )
+BLANKS = (" ", "  ", "    ", "\t\t", "\n", "\n\n", " \n  \n")  # which vocabularies join, and decoders strip
 STRANGE = (
-    *("    ", "     a", "\t\t", " \n  \n"),  # runs of blanks, which vocabularies join and decoders strip
+    *BLANKS,
     *("'s", "'LL", "'\u017f", "we're", " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", "\r", "\0", "\x85", "\xa0"),
     *("1", "12", "1234", "\xbd", "\u2167", "\xb2", "\u0663", "\u0967\u0968", "A", "aB", "\xc9", "\u01c5", "\u02b0"),
     *("e\u0301", "\u0301", "\u0903", "\u20dd", "\u05e9\u05dc\u05d5\u05dd", "\u4e2d\u6587", "\u3042\u30f3\u30fc"),
@@ -41,7 +42,6 @@ class TokenizerConformance(ComponentConformance):
     )
     lossless: ClassVar[bool] = True  # whether any text comes back as it was
     added: ClassVar[tuple[str, ...]] = ()  # tokens beside those that were learnt, of text
-    library: ClassVar[Callable[[list[int]], str] | None] = None  # how the library that it stands on decodes
     any_text: ClassVar[bool] = True  # whether it encodes all of Unicode; False: what occurs in `texts` alone
 
     @property
@@ -54,6 +54,10 @@ class TokenizerConformance(ComponentConformance):
     @functools.cached_property
     def encoder(self) -> Encoder:
         return self.component.build(self.context)
+
+    def library(self, ids: list[int]) -> str | None:
+        """What the library that it stands on decodes; None where it stands on none."""
+        return None
 
     def text(self) -> st.SearchStrategy[str]:
         """What it must encode."""
@@ -83,6 +87,12 @@ class TokenizerConformance(ComponentConformance):
         """Those of texts, and whatever a model may draw."""
         size = self.encoder.vocab_size
         return st.one_of(self.text().map(self.ids), st.lists(st.integers(0, size - 1)), st.just(list(range(size))))
+
+    def spaced(self) -> list[list[int]]:
+        """Texts with blanks before, between and behind words and added tokens, in tokens."""
+        words = [*self.texts[0].split()[:2], *self.added]
+        texts = [blank + blank.join(words) + blank for blank in BLANKS] if self.any_text else []
+        return list(map(self.ids, [*texts, *self.texts]))
 
     def streamed(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
         stream = self.encoder.stream(before)
@@ -147,17 +157,20 @@ class TokenizerConformance(ComponentConformance):
             if text.startswith(prompt) and "\ufffd" not in prompt:  # else it ends within a character
                 assert prompt + self.streamed(ids[at:], before=ids[:at]) == text
 
+        for ids in self.spaced():
+            for at in range(min(len(ids), 20)):
+                check(ids, at)
         self.for_all(check, self.any_ids(), st.integers(0, 20))
 
     def test_decoding_is_that_of_its_library(self) -> None:
-        if self.library is None:
+        if self.library([]) is None:
             pytest.skip(f"{type(self.component).__name__} names no library to compare with")
-        decode = self.library
 
         def check(ids: list[int]) -> None:
-            expected = decode([token for token in ids if token != self.encoder.eot_id])
-            assert self.encoder.decode(ids) == expected
+            assert self.encoder.decode(ids) == self.library([token for token in ids if token != self.encoder.eot_id])
 
+        for ids in self.spaced():
+            check(ids)
         self.for_all(check, self.any_ids())
 
     def test_ids_may_come_as_any_iterable(self) -> None:
