@@ -19,7 +19,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.data.manifest import tokenizer_record
-from nanogpt_kit.data.vocabulary import make_encoder
+from nanogpt_kit.data.vocabulary import make_encoder, restored
 from nanogpt_kit.interop import FORMATS, gpt2, nanogpt
 from nanogpt_kit.interop.foreign import WIDE, Foreign
 from nanogpt_kit.nn.blank import blank, on_meta
@@ -106,7 +106,7 @@ def encoder_of(foreign: Foreign, experiment: Experiment) -> Encoder:
     """The model's tokenizer. Raises KitError where the experiment's is not of the model's size."""
     use, place = experiment.resolved()["tokenizer"]["use"], experiment.place(("tokenizer", "use"))
     if foreign.state is not None and use == foreign.tokenizer["use"]:
-        encoder = experiment.tokenizer.restore(foreign.state)
+        encoder = restored(experiment.tokenizer, foreign.state)
     elif experiment.tokenizer.known_vocab_size() is None:
         reason = f"{use} learns its tokens from text, and {foreign.path} does not say which ones the model knows"
         raise KitError(Fault(reason, "tokenizer", place))

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nanogpt_kit.checkpoint.store import read_tensors
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, no_panic
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.interop.foreign import (
     HEAD,
@@ -116,7 +116,10 @@ def read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for file in files:
         try:
-            found = read_tensors(file)
+            with no_panic(str(file)):
+                found = read_tensors(file)
+        except KitError:
+            raise
         except Exception as error:  # a file that was made to harm may raise anything
             raise KitError(f"{file} is no safetensors file, or not all of one: {error}") from None
         differ = [name for name in found.keys() & weights.keys() if not equal(found[name], weights[name])]
