@@ -37,6 +37,8 @@ def check_prompt(experiment: Experiment, encoder: Encoder | None = None) -> None
     if not experiment.sample.num_samples:
         return
     if encoder is None:
+        if experiment.tokenizer.known_vocab_size() is not None:  # a published one, which may have to be downloaded
+            return
         encoder, learns = without_text(experiment)
         if encoder is None or (learns and prompt):
             return

@@ -66,7 +66,7 @@ def run(
         experiment.check_context(ctx)
         check_parts(experiment)
         check_metrics(experiment)
-        if resumed is None:
+        if resumed is None and world.rank == 0:
             check_prompt(experiment)
         runs.check_runs_root(experiment.name)
         start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
