@@ -14,7 +14,8 @@ from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.loaded import LoadedRun, encode_prompt, load_run
+from nanogpt_kit.generate.loaded import LoadedRun, load_run
+from nanogpt_kit.generate.prompt import encode_prompt
 from nanogpt_kit.runs.folder import find
 from nanogpt_kit.train import session
 
