@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.trust import ledger
 from nanogpt_kit.launch.processes import PARENT
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.trust import ledger
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system says that has none
 TELL_BYTES = 20_000  # of a process's last words
