@@ -16,7 +16,7 @@ from pathlib import Path
 from nanogpt_kit.core.reading import read_bytes
 
 COPIES = "components"  # the folder of such copies
-CONSENTED = "NANOGPT_KIT_CONSENTED"  # hashes, for the processes started here: the ledger may be read-only
+CONSENTED = "NANOGPT_KIT_CONSENTED"  # hashes, in the environment of the processes started here, where the ledger cannot be written
 
 Question = Callable[[Path, int], bool]  # may this file of so many bytes be executed?
 _question: Question | None = None
@@ -77,14 +77,15 @@ def remembered() -> tuple[set[str], set[str]]:
 
 
 def remember(content: str, path: str) -> None:
-    """A home that cannot be written to only means being asked again by the next command."""
-    os.environ[CONSENTED] = " ".join(sorted({*os.environ.get(CONSENTED, "").split(), content}))
+    """For good; where the home cannot be written to, for this process and those that it starts."""
     line = f"{content} {json.dumps(path)}" if path else content
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-    with suppress(OSError, RuntimeError):
+    try:
         ledger().parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(ledger(), flags, 0o600)
         try:
             os.write(descriptor, f"{line}\n".encode())  # in one piece: several processes may write at a time
         finally:
             os.close(descriptor)
+    except (OSError, RuntimeError):
+        os.environ[CONSENTED] = " ".join(sorted({*os.environ.get(CONSENTED, "").split(), content}))

@@ -82,7 +82,7 @@ def load(folder: Path, schedule: str = 'schedule = "constant"', *files: str) -> 
     components = f"components = [{', '.join(map(repr, files))}]"
     path = folder / "exp.toml"
     path.write_text(EXPERIMENT.format(components=components, schedule=schedule), encoding="utf-8")
-    return Experiment.load(path)
+    return Experiment.load(path, trust_code=True)
 
 
 def told(folder: Path, schedule: str = 'schedule = "constant"', *files: str) -> str:
