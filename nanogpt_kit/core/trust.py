@@ -16,7 +16,7 @@ from pathlib import Path
 from nanogpt_kit.core.reading import read_bytes
 
 COPIES = "components"  # the folder of such copies
-CONSENTED = "NANOGPT_KIT_CONSENTED"  # hashes, in the environment of the processes started here, where the ledger cannot be written
+CONSENTED = "NANOGPT_KIT_CONSENTED"  # where the ledger cannot be written: hashes, for the processes started here
 
 Question = Callable[[Path, int], bool]  # may this file of so many bytes be executed?
 _question: Question | None = None

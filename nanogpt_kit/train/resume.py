@@ -31,6 +31,7 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
         folder = newest_unfinished(wanted, parent)
     if folder.status().get("imported"):
         raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
+    folder.check_inside()
     before, layers = begun(folder, trust_code)
     check_differences(before, wanted)
     if is_done(folder.status(), wanted):
