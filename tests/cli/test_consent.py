@@ -21,6 +21,7 @@ from nanogpt_kit.cli import experiment as asking
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import sha256, write_json
 from nanogpt_kit.train import session
 
@@ -177,7 +178,8 @@ def test_ranks_and_trials_need_no_ledger(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))  # nothing can be written there
     file, quick = sent("flat"), ("train.steps=1", "callback=[]", "sample.num_samples=0", "evaluator=['loss']")
-    assert command("run", file, *quick, *words, "--nproc", 2).code == 0
+    command("run", file, *quick, *words, "--nproc", 2)
+    assert runs.find("tiny").status()["state"] == "finished"
     space = ("sweep.metric=val/loss", "sweep.trials=1", "sweep.space.optimizer.lr.choice=[1e-3,3e-3]")
     assert command("sweep", file, *quick, *space, *words).code == 0
 
