@@ -12,7 +12,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.paths import expanded
-from nanogpt_kit.runs.files import check_inside, check_writable, own_folder, read_json, write_json
+from nanogpt_kit.runs.files import check_inside, check_writable, clear_temporary, own_folder, read_json, write_json
 from nanogpt_kit.runs.lock import Lock, held
 
 BEFORE_IT_BEGAN = ("provenance.json", "dirty.patch", "components")  # what a run writes before its experiment.toml
@@ -48,6 +48,12 @@ class RunFolder:
         Links in place of checkpoints are left to `store`, which passes them over.
         """
         check_inside(self.path, besides=self.checkpoints.name)
+
+    def clear_temporary(self) -> None:
+        """Removes what killed processes left half written. Called while the lock is held."""
+        for folder in (self.path, self.path / "components"):
+            if folder.exists():
+                clear_temporary(folder)
 
     def lock(self) -> Lock:
         return Lock(self.path / "lock")

@@ -22,7 +22,7 @@ from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.blank import check_parts
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs.files import clear_temporary, read_json, write_atomically
+from nanogpt_kit.runs.files import read_json, write_atomically
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
@@ -98,7 +98,7 @@ def run(
         except BlockingIOError:
             raise KitError(f"{folder} is at work in another process") from None
         if world.rank == 0:
-            clear_temporary(folder.path)
+            folder.clear_temporary()
         stop = stack.enter_context(StopSignals())
         try:
             trainer = Trainer(experiment, data, folder, ctx, stop, world, cores, start.weights if start else None)
