@@ -115,8 +115,10 @@ class Registry:
         local = [local_entry(path, source) for path, source in sources]
         for number, entry in enumerate(local):
             for own in (*local[:number], *self.entries):
-                if own.distribution in (OURS, LOCAL) and (own.kind, own.name) == (entry.kind, entry.name):
-                    hidden = f"{'the built-in' if own.distribution == OURS else 'another'} {entry.kind} {entry.name!r}"
+                is_same = own.name == entry.name and own.kind == entry.kind
+                is_copied_over = own.name == entry.name and isinstance(own, LocalEntry)  # in the folder of a run
+                if is_copied_over or (is_same and own.distribution in (OURS, LOCAL)):
+                    hidden = f"{'the built-in' if own.distribution == OURS else 'another'} {own.kind} {entry.name!r}"
                     raise KitError(Fault(f"{entry.path} would hide {hidden}; give the file another name", "components"))
         return Registry([*local, *self.entries])
 

@@ -288,6 +288,10 @@ def test_two_local_files_cannot_share_a_name(tmp_path: Path) -> None:
         (tmp_path / folder / "poly.py").write_text(source, encoding="utf-8")
     message = told(tmp_path, 'schedule = "poly"', "a/poly.py", "b/poly.py")
     assert f"{tmp_path}/b/poly.py would hide another schedule 'poly'" in message
+    other_kind = "from nanogpt_kit.api import Norm\nclass Poly(Norm):\n    def build(self, ctx): ...\n"
+    (tmp_path / "b" / "poly.py").write_text(other_kind, encoding="utf-8")  # copies of both would have one name
+    message = told(tmp_path, 'schedule = "poly"', "a/poly.py", "b/poly.py")
+    assert f"{tmp_path}/b/poly.py would hide another schedule 'poly'" in message
 
 
 def test_the_same_content_gives_the_same_class_and_edited_content_another(
