@@ -15,7 +15,6 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
-from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.sections import Sample
 from nanogpt_kit.data.vocabulary import read_record, restored
 from nanogpt_kit.generate.decode import Decoder
@@ -27,7 +26,6 @@ from nanogpt_kit.interop import bring
 from nanogpt_kit.nn.blank import blank
 from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.folder import RunFolder
 
 EXPORTED = "model.safetensors"  # of an exported run, beside its experiment.toml
@@ -229,10 +227,7 @@ def load_run(
     if is_foreign(path):
         return load_foreign(path, device, overrides)
     folder = RunFolder(path) if exported else runs.find(str(run))
-    layers = Layers.load(folder.experiment, overrides)
-    if not trust_code:
-        trust.check(layers, folder.path)
-    experiment = Experiment.of(layers, folder.path)
+    experiment = Experiment.load(folder.experiment, overrides, trust_code)
     checkpoint = folder.path if exported else chosen(folder, step)
     encoder = restored_from(checkpoint / store.TOKENIZER, experiment)
     model = blank(experiment.model, encoder.vocab_size)

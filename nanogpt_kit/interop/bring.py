@@ -172,9 +172,9 @@ def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: s
             store.save_weights(model, partial / "model.safetensors")
             write_atomically(partial / "experiment.toml", experiment.to_toml(with_copies=True))
             write_json(partial / "tokenizer.json", tokenizer_record(experiment, encoder))
-            for path in experiment.component_files:
+            for path, source in experiment.component_sources.items():
                 (partial / "components").mkdir(exist_ok=True)
-                shutil.copyfile(path, partial / "components" / path.name)
+                write_atomically(partial / "components" / path.name, source)
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)

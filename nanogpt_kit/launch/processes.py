@@ -24,7 +24,7 @@ PARENT = "NANOGPT_KIT_PARENT"  # the process that a rank ends with
 
 def start(count: int, arguments: Sequence[str]) -> int:
     """Runs `python -m nanogpt_kit ARGUMENTS` `count` times, as ranks of one run. Returns the first exit code not 0."""
-    command = [sys.executable, "-m", "nanogpt_kit", *arguments]
+    command = command_line(arguments)
     port = free_port()
     # Sessions of their own: a Ctrl-C reaches them once, from here, and not from the terminal as well
     ranks = [
@@ -82,9 +82,20 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
         "OMP_NUM_THREADS": share,
         **os.environ,
         **{name: str(value) for name, value in said.items()},
+        "PYTHONPATH": import_path(),
         "MASTER_ADDR": "127.0.0.1",
         PARENT: str(os.getpid()),
     }
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """-P: nothing is imported from the current folder, which somebody else may have filled."""
+    return [sys.executable, "-P", "-m", "nanogpt_kit", *arguments]
+
+
+def import_path() -> str:
+    """What is importable here, for a process that imports the same."""
+    return os.pathsep.join(folder or os.getcwd() for folder in sys.path)
 
 
 def free_port() -> int:

@@ -12,16 +12,15 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.launch.processes import PARENT
+from nanogpt_kit.core.trust import ledger
+from nanogpt_kit.launch.processes import PARENT, command_line, import_path
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.trust import ledger
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system says that has none
 TELL_BYTES = 20_000  # of a process's last words
@@ -194,10 +193,10 @@ class Child:
     def __init__(self, arguments: Sequence[str], slot: Slot, log: Path) -> None:
         self.log = log
         self.began = log.stat().st_size if log.exists() else 0
-        environment = {**os.environ, **dict(slot.environment), PARENT: str(os.getpid())}
+        environment = {**os.environ, "PYTHONPATH": import_path(), **dict(slot.environment), PARENT: str(os.getpid())}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "nanogpt_kit", *arguments],
+                command_line(arguments),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

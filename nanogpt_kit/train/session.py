@@ -22,7 +22,6 @@ from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.blank import check_parts
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json, write_atomically
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import context_of
@@ -52,7 +51,6 @@ def run(
     """
     if into is not None:
         resume = resume_into(into)
-    trust.remember(experiment.component_files)  # whoever names a file in an experiment and runs it has chosen it
     world = World.of_environment()
     if world.rank:
         logging.getLogger("nanogpt_kit").setLevel(logging.WARNING)  # the others would say the same
@@ -99,6 +97,8 @@ def run(
             stack.enter_context(folder.lock() if world.rank == 0 else nullcontext())
         except BlockingIOError:
             raise KitError(f"{folder} is at work in another process") from None
+        if world.rank == 0:
+            folder.clear_temporary()
         stop = stack.enter_context(StopSignals())
         try:
             trainer = Trainer(experiment, data, folder, ctx, stop, world, cores, start.weights if start else None)
