@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 
 # OpenMP's threads spin at barriers; two trainings on the same cores then slow each other more than 25 times (measured
@@ -51,14 +52,17 @@ def main() -> None:
     logger = logging.getLogger("nanogpt_kit")
     logger.addHandler(OnConsole())
     logger.setLevel(logging.INFO)
-    for number in signals.numbers():
-        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
-            signal.signal(number, interrupt)  # so that what was begun is cleared away
-    end_with_parent()
-    code = exit_code()
-    fault = streams.fault()
-    if fault is not None and code in (DONE, FAILED):
-        click.echo(f"standard output: {fault.strerror}: not all that was printed is there; send it elsewhere", err=True)
+    code = INTERRUPTED
+    with suppress(KeyboardInterrupt):  # a signal before or after the command's own work
+        for number in signals.numbers():
+            if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+                signal.signal(number, interrupt)  # so that what was begun is cleared away
+        end_with_parent()
+        code = exit_code()
+        fault = streams.fault()
+        if fault is not None and code in (DONE, FAILED):
+            words = f"standard output: {fault.strerror}: not all that was printed is there; send it elsewhere"
+            click.echo(words, err=True)
     sys.exit(code)
 
 

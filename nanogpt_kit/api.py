@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from nanogpt_kit.core.contents import content_hash
-from nanogpt_kit.core.errors import KitError, fault, nearest
+from nanogpt_kit.core.errors import KitError, fault, nearest, no_panic
 from nanogpt_kit.core.hooks import hookimpl
 from nanogpt_kit.core.hub import HubText
 from nanogpt_kit.core.kinds import (
@@ -40,6 +40,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     SplitLoss,
     Spread,
+    Stream,
     TextContext,
     Tokenizer,
     WarmedUp,
@@ -54,6 +55,7 @@ from nanogpt_kit.core.toml import read_text
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.bpe import BPEEncoder
+    from nanogpt_kit.core.library_decoder import LibraryDecoder, LibraryStream
     from nanogpt_kit.core.token_file import TokenFile
     from nanogpt_kit.nn.arithmetic import multiplies_bf16
     from nanogpt_kit.nn.cache import KVCache
@@ -67,6 +69,8 @@ LAZY = {
     "BPEEncoder": "nanogpt_kit.core.bpe",
     "HeadLinear": "nanogpt_kit.nn.parts",
     "KVCache": "nanogpt_kit.nn.cache",
+    "LibraryDecoder": "nanogpt_kit.core.library_decoder",
+    "LibraryStream": "nanogpt_kit.core.library_decoder",
     "Positional": "nanogpt_kit.nn.parts",
     "ResidualLinear": "nanogpt_kit.nn.parts",
     "TokenFile": "nanogpt_kit.core.token_file",
@@ -99,6 +103,8 @@ __all__ = [
     "KVCache",
     "KitError",
     "LayerContext",
+    "LibraryDecoder",
+    "LibraryStream",
     "LiveRun",
     "LongDocument",
     "Model",
@@ -120,6 +126,7 @@ __all__ = [
     "Schedule",
     "SplitLoss",
     "Spread",
+    "Stream",
     "TextContext",
     "TextFile",
     "TokenFile",
@@ -139,6 +146,7 @@ __all__ = [
     "model_validator",
     "multiplies_bf16",
     "nearest",
+    "no_panic",
     "read_text",
     "slot",
     "slots",

@@ -28,6 +28,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "XDG_STATE_HOME": "state",
     }.items():
         monkeypatch.setenv(variable, str(tmp_path / folder))
+    monkeypatch.setenv("NANOGPT_KIT_CONSENTED", "")  # and what a test consents to ends with it
 
 
 FILES = Path(__file__).parent / "data"

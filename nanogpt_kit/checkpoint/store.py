@@ -25,13 +25,15 @@ from torch import Tensor, nn
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.nn.spread import is_spread
-from nanogpt_kit.runs.files import read_json, sha256, sync_file, sync_folder, write_json
+from nanogpt_kit.runs.files import is_file, is_folder, is_link, read_json, sha256, sync_file, sync_folder, write_json
 
 logger = logging.getLogger(__name__)
 
 SHOWN = 8  # of the tensors that do not fit; the rest is counted
 MODEL, TRAINING, TOKENIZER, MANIFEST = "model.safetensors", "training.pt", "tokenizer.json", "manifest.json"
 SHARDS = "shards"  # in place of MODEL where weights were spread over processes
+SHARDS_INDEX = f"{SHARDS}/.metadata"
+SHARD = re.compile(rf"{SHARDS}/[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # a plain name: not "..", no "/" or "\\"
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,7 @@ def unique(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @contextmanager
 def becoming(path: Path) -> Iterator[Path]:
     """A folder to be filled, which then takes the name `path`; nothing of it is left where that fails."""
-    if path.exists():
-        discard(path)
+    discard(path)
     clear_partial(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.mkdir(parents=True)
@@ -172,25 +173,36 @@ def step_of(path: Path) -> int:
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The folders of checkpoints, whole or not, the newest last."""
-    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
+    """The folders of checkpoints, whole or not, the newest last; a link is not one."""
+    return [path for path in named(folder) if is_folder(path)]
+
+
+def named(folder: Path) -> list[Path]:
+    """All that has the name of a checkpoint, the newest last."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]{8,}", path.name))
 
 
 def discard(path: Path) -> None:
-    """Takes the manifest first: what is left of a checkpoint that is half deleted is no checkpoint."""
-    (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
+    """Takes the manifest first: what is left of a checkpoint that is half deleted is no checkpoint.
+
+    Of a link nothing but the link is taken.
+    """
+    if is_folder(path):
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def clear_partial(folder: Path) -> None:
     """Removes what a killed process left; a run has one writer at a time, so none of it is in use."""
     for left in folder.glob(".step-*"):
-        shutil.rmtree(left, ignore_errors=True)
+        discard(left)
 
 
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint; says which it passed over and why."""
-    for path in reversed(numbered(folder)):
+    for path in reversed(named(folder)):
         fault = damage(path)
         if fault is None:
             return path
@@ -199,16 +211,42 @@ def newest(folder: Path) -> Path | None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None where it is whole."""
+    """What is wrong with a checkpoint; None where all that is loaded from it is in its folder, as it was saved."""
     try:
-        files = read_json(path / MANIFEST)["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"no manifest that can be read ({error})"
-    for name, expected in files.items():
-        if not (path / name).exists():
-            return f"{name} is missing"
-        if sha256(path / name) != expected:
-            return f"{name} is not what was saved"
+        if not is_folder(path):
+            return "it is a link, or not a folder"
+        if not is_file(path / MANIFEST):
+            return f"no {MANIFEST}"
+        manifest = read_json(path / MANIFEST)
+        fault = unfit(manifest, path)
+        if fault:
+            return f"its {MANIFEST} {fault}"
+        for name, expected in manifest["files"].items():
+            if not is_file(path / name) or is_link((path / name).parent):
+                return f"{name} is {'a link' if os.path.lexists(path / name) else 'missing'}"
+            if sha256(path / name) != expected:
+                return f"{name} is not what was saved"
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error})"
+    return None
+
+
+def unfit(manifest: Any, path: Path) -> str | None:
+    """Why a manifest is not one that `finish` has written for this checkpoint."""
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
+        return 'has no table "files" of hashes'
+    if manifest.get("step") != step_of(path):
+        return f"is of step {manifest.get('step')!r}"
+    lacking = [name for name in (MODEL if MODEL in files else SHARDS_INDEX, TRAINING, TOKENIZER) if name not in files]
+    if lacking:
+        return f"does not list {', '.join(lacking)}"
+    strange = [name for name in files if name not in (MODEL, TRAINING, TOKENIZER) and not SHARD.fullmatch(name)]
+    if strange:
+        return f"lists {strange[0]!r}, which is not a file of a checkpoint"
+    for name, listed in ((MODEL, MODEL), (SHARDS, SHARDS_INDEX)):
+        if os.path.lexists(path / name) and listed not in files:
+            return f"does not list {listed}, and {name} is there"
     return None
 
 

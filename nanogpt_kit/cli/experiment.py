@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
 EXPERIMENT = click.argument("experiment", callback=expand, metavar="EXPERIMENT.toml")
-TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that came with a run from elsewhere.")
+TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that never ran here.")
 STEP = click.option("--step", type=click.IntRange(0), help="The checkpoint of this step.  [default: the newest]")
 WEIGHTS = click.option(
     "--weights",
@@ -38,17 +39,20 @@ def load(path: str, overrides: tuple[str, ...], trust_code: bool = False, nproc:
 def read(path: str, overrides: tuple[str, ...], trust_code: bool = False, nproc: int = 1) -> Experiment:
     """The experiment. For `nproc` processes [parallel] is ddp unless it is given: one process cannot be meant."""
     from nanogpt_kit.core.experiment import Experiment
-    from nanogpt_kit.core.layers import Layers
-    from nanogpt_kit.runs import trust
 
-    folder = Path(path).parent
-    layers = Layers.load(Path(path), overrides)
-    if trust.is_run(folder) and not trust_code:
-        trust.check(layers, folder)
-    experiment = Experiment.of(layers, folder)
+    experiment = Experiment.load(path, overrides, trust_code)
     if nproc > 1 and experiment.place(("parallel", "use")) == "default":
         return read(path, (*overrides, "parallel=ddp"), trust_code)
     return experiment
+
+
+def may_execute(path: Path, size: int) -> bool:
+    """Asks the user at the terminal; False where input or errors are not one, and in a rank of several."""
+    if "RANK" in os.environ or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path.absolute()))
+    click.echo(f"component file {name} ({size:,} bytes) never ran here; it can do all that you can", err=True)
+    return click.confirm("execute it?", err=True)
 
 
 def check_overrides(overrides: Sequence[str], allowed: Sequence[str], runs: Sequence[str]) -> None:

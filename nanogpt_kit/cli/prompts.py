@@ -58,14 +58,14 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
     return records
 
 
-def check_prompts(records: dict[str, dict[str, Any]], loaded: LoadedRun) -> None:
-    """Raises KitError with each prompt that the vocabulary cannot tell."""
-    from nanogpt_kit.generate.loaded import encode_prompt
+def check_prompts(records: dict[str, dict[str, Any]], loaded: LoadedRun, option: str = "prompt") -> None:
+    """Raises KitError with each prompt that cannot be encoded: its place, and the `option` that takes another."""
+    from nanogpt_kit.generate.prompt import encode_prompt
 
     faults = []
     for place, record in records.items():
         try:
-            encode_prompt(loaded.encoder, record["prompt"])
+            encode_prompt(loaded.encoder, record["prompt"], option)
         except KitError as error:
             faults.append(f"{place}: {error}")
     if faults:

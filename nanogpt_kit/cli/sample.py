@@ -71,6 +71,7 @@ def sample(
     check_overrides(overrides, ("sample", "sampler"), [run])
     asked = None if jsonl is None else read_records(jsonl)  # before a large model is loaded for nothing
     told = prompt if prompt_file is None else read(prompt_file, "--prompt-file")
+    place = "--prompt" if prompt_file is None else f"--prompt-file {prompt_file}"
     in_json = jsonl is not None or as_json or logprobs
     from nanogpt_kit.generate.loaded import load_run
     from nanogpt_kit.train.precision import choose_device
@@ -85,8 +86,11 @@ def sample(
             return
         piped = "" if is_terminal(sys.stdin) else read(Path("-"))
         told = piped or loaded.experiment.sample.prompt
+        place = "stdin" if piped else "sample.prompt"
     if asked is not None:
         check_prompts(asked, loaded)
+    else:
+        check_prompts({place: {"prompt": told}}, loaded, "sample.prompt" if place == "sample.prompt" else "--prompt")
     wanted = num_samples or (1 if asked else max(1, loaded.experiment.sample.num_samples))
     given: Iterable[dict[str, Any]] = [{"prompt": told}] if asked is None else asked.values()
     records = [record for record in given for _ in range(wanted)]

@@ -123,7 +123,7 @@ class history:
     """Earlier prompts at the arrow keys, of earlier sessions, too."""
 
     def __enter__(self) -> None:
-        from nanogpt_kit.runs.trust import ledger
+        from nanogpt_kit.core.trust import ledger
 
         self.file = ledger().with_name("prompts")
         with suppress(ImportError, OSError):  # Windows has no readline

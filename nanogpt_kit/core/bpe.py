@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tiktoken
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, no_panic
 from nanogpt_kit.core.kinds import Encoder
 
 EOT = "<|endoftext|>"
@@ -52,6 +52,7 @@ IN_ASCII = {
     r"\p{N}": "[0-9]",
     "$": r"\Z",
 }
+MOST_SPECIAL = 2**16  # ids beyond the last token
 LONGEST_KEPT, MOST_KEPT = 64, 200_000  # characters of a piece, and pieces: some 30 MB
 
 
@@ -114,12 +115,16 @@ class BPEEncoder(Encoder):
     def __init__(self, state: Mapping[str, Any]) -> None:
         self._state = dict(state)
         tokens = [base64.b64decode(token) for token in state["tokens"].split(" ")]
-        self.encoding = tiktoken.Encoding(
-            "kit",
-            pat_str=state["pattern"],
-            mergeable_ranks={token: rank for rank, token in enumerate(tokens) if token},
-            special_tokens=state["special"],
-        )
+        highest = max(state["special"].values())
+        if not 0 <= highest < len(tokens) + MOST_SPECIAL:
+            raise KitError(f"a vocabulary of {len(tokens):,} tokens has a special one with id {highest}")
+        with no_panic("a vocabulary of bytes"):
+            self.encoding = tiktoken.Encoding(
+                "kit",
+                pat_str=state["pattern"],
+                mergeable_ranks={token: rank for rank, token in enumerate(tokens) if token},
+                special_tokens=state["special"],
+            )
         self.vocab_size = self.encoding.n_vocab
         self.eot_id = state["special"][EOT]
         self._bytes = tokens + [b""] * (self.vocab_size - len(tokens))
@@ -153,7 +158,8 @@ class BPEEncoder(Encoder):
         """Text that looks like a special token is text."""
         if len(self._known) > MOST_KEPT:
             self._known.clear()
-        return [self._encode(text) for text in texts]
+        with no_panic("a vocabulary of bytes"):
+            return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> np.ndarray:
         if self._split is None or not text.isascii():

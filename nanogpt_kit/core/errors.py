@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,6 +45,20 @@ class Busy(KitError):
     """Another process works at what was asked for; the same command may succeed when that one has ended."""
 
     cause = "busy"
+
+
+@contextmanager
+def no_panic(place: str) -> Iterator[None]:
+    """A panic of a library that is written in Rust, as a KitError: to Python it is no Exception, and ends the process.
+
+    `place` is what the library was working on, such as a file.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # each library has a class of this name, and exports none
+            raise
+        raise KitError(f"{place} makes its library fail: {error}") from None
 
 
 class RunFailed(Exception):

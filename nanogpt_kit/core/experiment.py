@@ -24,7 +24,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     Tokenizer,
 )
-from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.layers import COMMAND_LINE, Layers
 from nanogpt_kit.core.options import (
     Component,
     Options,
@@ -73,19 +73,26 @@ class Experiment(Options):
     )
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+    def load(cls, path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Self:
         """Reads an experiment file and all that it extends, then applies "key=value" overrides.
 
-        Raises KitError with every fault of the stage that found some: syntax; names, types and bounds; relations.
+        Local component files are executed; `trust_code` consents to those that never ran here. Raises KitError with
+        every fault of the stage that found some: syntax; consent; names, types and bounds; relations.
         """
-        return cls.of(Layers.load(Path(path), overrides), Path(path).parent)
+        return cls.of(Layers.load(Path(path), overrides), Path(path).parent, trust_code)
 
     @classmethod
-    def of(cls, layers: Layers, folder: Path) -> Self:
-        """From merged layers; `folder` is where local component files are looked for."""
+    def of(cls, layers: Layers, folder: Path, trust_code: bool = False) -> Self:
+        """From merged layers; `folder` is where local component files are looked for.
+
+        Those that the command line names are consented to, as all are with `trust_code`.
+        """
         local = local_files(layers, folder)
+        typed = [path for key, path in local.items() if layers.place(key) == COMMAND_LINE]
+        files = list(local.values())
         try:
-            registry = Registry.installed().with_files(local) if local else Registry.installed()
+            registry = Registry.installed()
+            registry = registry.with_files(files, files if trust_code else typed) if files else registry
         except KitError as error:
             place = layers.place(("components",))
             raise KitError(*(Fault(one.message, one.key, place) for one in error.faults)) from error
@@ -178,7 +185,12 @@ class Experiment(Options):
     @property
     def component_files(self) -> tuple[Path, ...]:
         """The local files that its components come from."""
-        return tuple(entry.path for entry in self._registry.entries if isinstance(entry, LocalEntry))
+        return tuple(self.component_sources)
+
+    @property
+    def component_sources(self) -> dict[Path, bytes]:
+        """The content of each, as it was executed: the file may have been edited since."""
+        return {entry.path: entry.source for entry in self._registry.entries if isinstance(entry, LocalEntry)}
 
     def parts(self) -> list[tuple[Key, Component]]:
         """Every component of the experiment with its key, slots within slots included."""
@@ -217,10 +229,9 @@ class Experiment(Options):
         return hash(self.to_toml())
 
 
-def local_files(layers: Layers, folder: Path) -> list[Path]:
+def local_files(layers: Layers, folder: Path) -> dict[Key, Path]:
     """The component files that loading an experiment would execute; `folder` is the experiment file's."""
     files = layers.values.get("components")
-    if not isinstance(files, list):
-        return []
-    named = [(layers.place(("components", number)), file) for number, file in enumerate(files) if isinstance(file, str)]
-    return [folder / expanded(file, "components", place) for place, file in named]
+    named = enumerate(files) if isinstance(files, list) else ()
+    keys = {("components", number): file for number, file in named if isinstance(file, str)}
+    return {key: folder / expanded(file, "components", layers.place(key)) for key, file in keys.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ class PlainUnpickler(pickle.Unpickler):
 
 def characters(meta: Path) -> str:
     """The characters of a meta.pkl in the order of their ids."""
+    if not meta.is_file():  # reading from a pipe or a device would wait
+        raise KitError(f"{meta} is no file")
     try:
         with meta.open("rb") as file:
             values = PlainUnpickler(file).load()
@@ -27,4 +30,12 @@ def characters(meta: Path) -> str:
         raise KitError(f"{meta} is no meta.pkl of nanoGPT's character-level data: {error}") from None
     if not all(isinstance(character, str) and len(character) == 1 for character in found):
         raise KitError(f"{meta} is no meta.pkl of nanoGPT's character-level data: its itos holds no characters")
-    return "".join(found)
+    letters = "".join(found)
+    try:
+        letters.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise KitError(f"{meta}: its itos holds {letters[error.start]!r}, half a surrogate pair") from None
+    for letter, count in Counter(letters).most_common(1):
+        if count > 1:
+            raise KitError(f"{meta}: its itos holds {letter!r} {count} times")
+    return letters

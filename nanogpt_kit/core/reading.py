@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 MOST_BYTES = 1 << 30  # far above the largest record: metrics of 600k logged steps are 0.25 GB, a tokenizer 0.04 GB
 PIECE_BYTES = 1 << 20
@@ -17,7 +17,7 @@ PIECE_BYTES = 1 << 20
 FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """A regular file, open for reading. Raises OSError for anything else, and ValueError for a name with NUL in it."""
     descriptor = os.open(path, FLAGS)
     try:

@@ -14,7 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanogpt_kit.core import trust
 from nanogpt_kit.core.errors import Fault, KitError, nearest
+from nanogpt_kit.core.reading import read_bytes
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.options import Component
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 GROUP = "nanogpt_kit."  # the entry-point group of kind "norm" is "nanogpt_kit.norm"
 OURS = "nanogpt-kit"  # its bare names always mean the built-ins
 LOCAL = "local file"
+MOST_SOURCE_BYTES = 10_000_000  # of a component file; code that people write is a thousandth of that
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,10 @@ class LocalEntry(Entry):
     """The one component of a local file, executed once for each content it has had."""
 
     path: Path
-    content: str  # hash
+    source: bytes  # what was consented to, and what a run keeps a copy of
 
     def load(self) -> type[Component]:
-        return self.checked(load_file(self.path, self.content))
+        return self.checked(load_file(self.path, self.source))
 
 
 class Registry:
@@ -95,13 +98,27 @@ class Registry:
     def installed(cls) -> Registry:
         return cls(discover())
 
-    def with_files(self, paths: Sequence[Path]) -> Registry:
-        """Adds local component files, each under its stem. Executes them: their kind is known only then."""
-        local = [local_entry(path) for path in paths]
+    def with_files(self, paths: Sequence[Path], trusted: Sequence[Path] = ()) -> Registry:
+        """Adds local component files, each under its stem. Executes them: their kind is known only then.
+
+        Raises KitError where one cannot be read or used, and before any is executed for all that this user has not
+        consented to. `trusted` ones are consented to now.
+        """
+        sources = [(path, read_source(path)) for path in paths]
+        strange = [path for path, source in sources if not may_execute(path, source, path in trusted)]
+        if strange:
+            raise KitError(*(never_ran(path) for path in strange))
+        return self.with_sources(sources)
+
+    def with_sources(self, sources: Sequence[tuple[Path, bytes]]) -> Registry:
+        """The same with the content of each file, which somebody has consented to."""
+        local = [local_entry(path, source) for path, source in sources]
         for number, entry in enumerate(local):
             for own in (*local[:number], *self.entries):
-                if own.distribution in (OURS, LOCAL) and (own.kind, own.name) == (entry.kind, entry.name):
-                    hidden = f"{'the built-in' if own.distribution == OURS else 'another'} {entry.kind} {entry.name!r}"
+                is_same = own.name == entry.name and own.kind == entry.kind
+                is_copied_over = own.name == entry.name and isinstance(own, LocalEntry)  # in the folder of a run
+                if is_copied_over or (is_same and own.distribution in (OURS, LOCAL)):
+                    hidden = f"{'the built-in' if own.distribution == OURS else 'another'} {own.kind} {entry.name!r}"
                     raise KitError(Fault(f"{entry.path} would hide {hidden}; give the file another name", "components"))
         return Registry([*local, *self.entries])
 
@@ -165,34 +182,49 @@ def discover() -> list[Entry]:
     return sorted(entries.values(), key=lambda entry: (entry.kind, entry.name, entry.distribution))
 
 
-def local_entry(path: Path) -> LocalEntry:
+def read_source(path: Path) -> bytes:
+    """Of a component file, once: the bytes that are checked are those that are executed."""
     if path.suffix != ".py":
         raise KitError(Fault(f"component file {path} should end in .py", "components"))
     try:
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise KitError(Fault(f"component file {path} cannot be read: {error.strerror}", "components")) from None
-    component = load_file(path, content)
+        return read_bytes(path, MOST_SOURCE_BYTES)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise KitError(Fault(f"component file {path} cannot be read: {reason}", "components")) from None
+
+
+def may_execute(path: Path, source: bytes, trust_code: bool) -> bool:
+    return trust.consents(path, hashlib.sha256(source).hexdigest(), len(source), trust_code)
+
+
+def never_ran(path: Path) -> Fault:
+    remedy = "it can do all that you can, so read it, then add --trust-code (in Python: trust_code=True)"
+    return Fault(f"component file {path} never ran here; {remedy}", "components")
+
+
+def local_entry(path: Path, source: bytes) -> LocalEntry:
+    component = load_file(path, source)
     target = f"{component.__module__}:{component.__qualname__}"
-    return LocalEntry(component.kind, path.stem, LOCAL, content[:12], target, path, content)
+    version = hashlib.sha256(source).hexdigest()[:12]
+    return LocalEntry(component.kind, path.stem, LOCAL, version, target, path, source)
 
 
 @functools.cache
-def load_file(path: Path, content: str) -> type[Component]:
+def load_file(path: Path, source: bytes) -> type[Component]:
     """Executes a component file and returns the one component class it defines.
 
     Cached by content: executed twice, one file would make two classes that are not equal.
     """
     from nanogpt_kit.core.options import Component
 
-    module_name = f"nanogpt_kit_local_{path.stem}_{content[:12]}"
+    module_name = f"nanogpt_kit_local_{path.stem}_{hashlib.sha256(source).hexdigest()[:12]}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec, f"{path} ends in .py"
         module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
         try:
-            # not through the loader, whose cached bytecode may be of older content
-            exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
+            # not through the loader, which would read the file again, or cached bytecode of older content
+            exec(compile(source, path, "exec", dont_inherit=True), vars(module))
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             cause = f"{type(error).__name__}: {error}"

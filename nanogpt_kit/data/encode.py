@@ -106,7 +106,7 @@ def encoded(
 def recipe(experiment: Experiment, encoder: Encoder) -> dict[str, Any]:
     """How another process makes the same encoder."""
     return {
-        "files": [str(path.absolute()) for path in experiment.component_files],
+        "files": list(experiment.component_sources.items()),
         "tokenizer": experiment.resolved()["tokenizer"],
         "state": encoder.state(),
     }

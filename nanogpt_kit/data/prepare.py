@@ -34,7 +34,7 @@ from nanogpt_kit.data.progress import Progress
 from nanogpt_kit.data.record import MANIFEST, VERSION, damaged, manifest_hash
 from nanogpt_kit.data.vocabulary import make_encoder, taken_from
 from nanogpt_kit.data.write import JOURNAL, Outdated, Writer, check_room
-from nanogpt_kit.runs.files import check_writable, own_folder, sync_folder, write_json
+from nanogpt_kit.runs.files import check_inside, check_writable, own_folder, sync_folder, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock, held
 
@@ -127,6 +127,7 @@ def build(
     if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
         raise KitError(f"{partial} is not a folder; remove it to prepare the data there")
     partial.mkdir(exist_ok=True)
+    check_inside(partial)
     manifest: dict[str, Any] | None = None
     went_on = (partial / JOURNAL).exists()
     if not went_on:

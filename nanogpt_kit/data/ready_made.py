@@ -22,7 +22,7 @@ def has_tokens(dataset: Dataset) -> bool:
 def copy(dataset: Dataset, encoder: Encoder, writer: Writer, watch: Watch) -> None:
     """`watch` sees every token. Raises KitError for ids that no token has."""
     width, count = token_type(encoder).itemsize, dataset.token_count()
-    lengths = np.array([len(encoder.decode_bytes([token])) for token in range(encoder.vocab_size)])  # bytes of each id
+    lengths = np.array([bytes_within(encoder, token) for token in range(encoder.vocab_size)])
     with Progress(count and count * width, "copying") as progress:
         for split in train_last(dataset.splits):
             opens = True  # whether the next token begins a document
@@ -40,6 +40,11 @@ def copy(dataset: Dataset, encoder: Encoder, writer: Writer, watch: Watch) -> No
                 progress.add(ids.nbytes, worked=not on_disk)
             if not opens:
                 watch.see_part(split, b"", ends=True)  # the last document, which no token ends
+
+
+def bytes_within(encoder: Encoder, token: int) -> int:
+    """How many a token has within a text: at the beginning of one, some vocabularies leave a space out."""
+    return len(encoder.decode_bytes([token, token])) - len(encoder.decode_bytes([token]))
 
 
 def checked(dataset: Dataset, split: str, encoder: Encoder) -> Iterator[np.ndarray]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core import signals
@@ -20,7 +19,7 @@ from nanogpt_kit.data.encode import encode, receive, send
 
 
 def make(recipe: dict[str, Any]) -> Encoder:
-    registry = Registry.installed().with_files([Path(file) for file in recipe["files"]])
+    registry = Registry.installed().with_sources(recipe["files"])
     options = dict(recipe["tokenizer"])
     component = registry.load("tokenizer", options.pop("use")).model_validate(options, context={"registry": registry})
     assert isinstance(component, Tokenizer), "the registry gives the kind that was asked for"

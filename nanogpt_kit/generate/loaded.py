@@ -15,18 +15,17 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
-from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.sections import Sample
+from nanogpt_kit.data.vocabulary import read_record, restored
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.packed import Packed, products
+from nanogpt_kit.generate.prompt import encode_prompt
 from nanogpt_kit.generate.shares import Shares, shares_of
 from nanogpt_kit.generate.text import Text
 from nanogpt_kit.interop import bring
 from nanogpt_kit.nn.blank import blank
 from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs import trust
-from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
 
 EXPORTED = "model.safetensors"  # of an exported run, beside its experiment.toml
@@ -122,7 +121,8 @@ class LoadedRun:
                 reader,
                 logprobs,
             )
-            yield from self._texts(decoder, numbers, wanted.max_new_tokens, stops)
+            texts = {number: Text(self.encoder, stops, prompts[number]) for number in numbers}
+            yield from self._texts(decoder, texts, wanted.max_new_tokens)
 
     def decoder(
         self,
@@ -152,11 +152,9 @@ class LoadedRun:
         ]
         return decoders[0] if len(decoders) == 1 else Shares(decoders)
 
-    def _texts(
-        self, decoder: Decoder | Shares, numbers: list[int], max_new_tokens: int, stops: Sequence[str]
-    ) -> Iterator[Piece]:
-        """Those of one batch; `numbers` are of its rows."""
-        texts = {number: Text(self.encoder, stops) for number in numbers}
+    def _texts(self, decoder: Decoder | Shares, texts: dict[int, Text], max_new_tokens: int) -> Iterator[Piece]:
+        """Those of one batch, a row each, by their numbers."""
+        numbers = list(texts)
         is_compiled = isinstance(decoder, Decoder) and decoder.fast is not None
         for count in range(1, max_new_tokens + 1):
             drawn = decoder.draw()
@@ -168,7 +166,10 @@ class LoadedRun:
                 shown = "" if token == self.encoder.eot_id else text.add(token)
                 ended = "eot" if token == self.encoder.eot_id else "stop" if text.stopped else None
                 ended = ended or ("length" if count == max_new_tokens else None)
-                yield Piece(number, shown + (text.rest() if ended else ""), token, logprob, ended)
+                if ended:
+                    shown += text.rest()
+                    ended = "stop" if text.stopped else ended
+                yield Piece(number, shown, token, logprob, ended)
                 if ended:
                     del texts[number]
             if not texts:
@@ -205,19 +206,6 @@ def beyond(setting: str, model: Model) -> str:
     return setting if setting != "auto" else "rolling" if model.relative else "refill"
 
 
-def encode_prompt(encoder: Encoder, prompt: str) -> list[int]:
-    """An empty prompt is the end of the text before, where the tokenizer has one. Raises KitError."""
-    try:
-        ids: list[int] = encoder.encode_batch([prompt])[0].tolist()
-    except (KitError, UnicodeEncodeError) as error:
-        raise KitError(f"the prompt cannot be encoded: {error}") from None
-    if ids:
-        return ids
-    if encoder.eot_id is None:
-        raise KitError("the prompt is empty, and this tokenizer has no end-of-text token to begin with")
-    return [encoder.eot_id]
-
-
 def load_run(
     run: str | Path,
     device: str = "cpu",
@@ -239,18 +227,24 @@ def load_run(
     if is_foreign(path):
         return load_foreign(path, device, overrides)
     folder = RunFolder(path) if exported else runs.find(str(run))
-    layers = Layers.load(folder.experiment, overrides)
-    if not trust_code:
-        trust.check(layers, folder.path)
-    experiment = Experiment.of(layers, folder.path)
+    experiment = Experiment.load(folder.experiment, overrides, trust_code)
     checkpoint = folder.path if exported else chosen(folder, step)
-    encoder = experiment.tokenizer.restore(read_json(checkpoint / store.TOKENIZER)["state"])
+    encoder = restored_from(checkpoint / store.TOKENIZER, experiment)
     model = blank(experiment.model, encoder.vocab_size)
     if weights is None:
         store.load_weights(checkpoint, model)
     else:
         store.fit(model, kept_by(weights, checkpoint), str(checkpoint))
     return LoadedRun(experiment, model.to(device).eval(), encoder, device)
+
+
+def restored_from(path: Path, experiment: Experiment) -> Encoder:
+    """The tokenizer of a checkpoint. Raises KitError that names the file where it is not one."""
+    try:
+        return restored(experiment.tokenizer, read_record(path)["state"])
+    except KitError as error:
+        faults = (one.message if str(path) in one.message else f"{path}: {one.message}" for one in error.faults)
+        raise KitError(*faults) from None
 
 
 def is_foreign(path: Path) -> bool:

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 
 from nanogpt_kit.core.kinds import Encoder
 
 
 class Text:
-    """What the tokens so far say. `stopped` once one of the `stops` has been written; it is not part of the text."""
+    """What the tokens after a prompt say. `stopped` once one of the `stops` was written; the text ends before it."""
 
-    def __init__(self, encoder: Encoder, stops: Sequence[str]) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: Encoder, stops: Sequence[str], prompt: Sequence[int] = ()) -> None:
         self.stops = stops
-        self.characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.stream = encoder.stream(prompt)
         self.waiting = ""  # what may be the beginning of a stop
         self.stopped = False
 
     def add(self, token: int) -> str:
         """What can be shown of it, together with what waited before."""
-        self.waiting += self.characters.decode(self.encoder.decode_bytes([token]))
-        found = [self.waiting.find(stop) for stop in self.stops]
-        ends = [at for at in found if at >= 0]
-        self.stopped = bool(ends)
-        return self._show(min(ends) if ends else len(self.waiting) - self._undecided())
+        return self._more(self.stream.add(token), ends=False)
 
     def rest(self) -> str:
-        """What waited, where no more comes. The bytes of half a character are none."""
-        return "" if self.stopped else self._show(len(self.waiting))
+        """What waited, where no more comes."""
+        return "" if self.stopped else self._more(self.stream.rest(), ends=True)
+
+    def _more(self, text: str, ends: bool) -> str:
+        self.waiting += text
+        found = [self.waiting.find(stop) for stop in self.stops]
+        stops = [at for at in found if at >= 0]
+        self.stopped = bool(stops)
+        if stops:
+            return self._show(min(stops))
+        return self._show(len(self.waiting) - (0 if ends else self._undecided()))
 
     def _show(self, count: int) -> str:
         shown, self.waiting = self.waiting[:count], self.waiting[count:]

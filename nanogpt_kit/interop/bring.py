@@ -19,7 +19,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.data.manifest import tokenizer_record
-from nanogpt_kit.data.vocabulary import make_encoder
+from nanogpt_kit.data.vocabulary import make_encoder, restored
 from nanogpt_kit.interop import FORMATS, gpt2, nanogpt
 from nanogpt_kit.interop.foreign import WIDE, Foreign
 from nanogpt_kit.nn.blank import blank, on_meta
@@ -48,7 +48,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     model = blank(experiment.model, encoder.vocab_size)
     store.fit(model, weights, str(foreign.path))
     origin, _ = provenance.collect(experiment, data={}, hardware={})
-    origin["imported"] = {"from": source, "files": hashes(foreign.path)}
+    origin["imported"] = {"from": source, "files": {file.name: sha256(file) for file in foreign.files}}
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
         store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder))
@@ -106,7 +106,7 @@ def encoder_of(foreign: Foreign, experiment: Experiment) -> Encoder:
     """The model's tokenizer. Raises KitError where the experiment's is not of the model's size."""
     use, place = experiment.resolved()["tokenizer"]["use"], experiment.place(("tokenizer", "use"))
     if foreign.state is not None and use == foreign.tokenizer["use"]:
-        encoder = experiment.tokenizer.restore(foreign.state)
+        encoder = restored(experiment.tokenizer, foreign.state)
     elif experiment.tokenizer.known_vocab_size() is None:
         reason = f"{use} learns its tokens from text, and {foreign.path} does not say which ones the model knows"
         raise KitError(Fault(reason, "tokenizer", place))
@@ -142,12 +142,10 @@ def padded(foreign: Foreign, experiment: Experiment, vocab_size: int) -> dict[st
     }
     if shapes is not None:
         store.check_fit(shapes, weights, str(foreign.path))
+    strange = [name for name, value in weights.items() if not value.isfinite().all()]
+    if strange:
+        raise KitError(f"{foreign.path}: these tensors hold NaN or infinity: {', '.join(strange)}")
     return weights
-
-
-def hashes(path: Path) -> dict[str, str]:
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    return {file.name: sha256(file) for file in files}
 
 
 def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: str, folder: Path) -> None:
@@ -174,9 +172,9 @@ def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: s
             store.save_weights(model, partial / "model.safetensors")
             write_atomically(partial / "experiment.toml", experiment.to_toml(with_copies=True))
             write_json(partial / "tokenizer.json", tokenizer_record(experiment, encoder))
-            for path in experiment.component_files:
+            for path, source in experiment.component_sources.items():
                 (partial / "components").mkdir(exist_ok=True)
-                shutil.copyfile(path, partial / "components" / path.name)
+                write_atomically(partial / "components" / path.name, source)
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)

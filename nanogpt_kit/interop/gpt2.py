@@ -6,38 +6,40 @@ transposed.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nanogpt_kit.checkpoint.store import read_tensors
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, no_panic
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.interop.foreign import HEAD, SOFTMAX, Foreign, by_our_names, check_shaped, exported
-from nanogpt_kit.runs.files import write_json
+from nanogpt_kit.interop.foreign import (
+    HEAD,
+    SOFTMAX,
+    Foreign,
+    by_our_names,
+    check_shaped,
+    equal,
+    exported,
+    is_tied,
+    shown,
+    without_buffers,
+)
+from nanogpt_kit.interop.gpt2_config import ACTIVATIONS, DROPOUTS, PLAIN, read_config
+from nanogpt_kit.runs.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-INDEX = "model.safetensors.index.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 BIASED = ("ln_1.weight", "ln_2.weight", "ln_f.weight", *TRANSPOSED)
-MASKS = (".attn.bias", ".attn.masked_bias")  # constants that old files hold
-ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
-PLAIN = {  # what else would change the network
-    "model_type": "gpt2",
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "add_cross_attention": False,
-}
 SHAPED = {  # the networks that its format can hold
     "use": ("gpt",),
     "position.use": ("learned",),
@@ -70,15 +72,12 @@ def download(name: str) -> Path:
 def read(folder: Path, name: str) -> Foreign:
     """A folder that transformers' `save_pretrained` wrote. Raises KitError for what is not GPT-2."""
     config = read_config(folder / "config.json")
-    weights = by_our_names(read_weights(folder), folder)
-    weights = {key: value for key, value in weights.items() if not key.endswith(MASKS)}
+    files = weight_files(folder)
+    weights = without_buffers(by_our_names(read_weights(files), folder), folder)
     for key, value in weights.items():
         if key.endswith(TRANSPOSED) and value.ndim == 2:
             weights[key] = value.t().contiguous()
-    tied = config.get("tie_word_embeddings", True)
-    if tied:
-        weights.pop(HEAD, None)
-    drops = {config.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+    tied = config["tie_word_embeddings"] and is_tied(weights, folder, "its config.json ties the head to the embedding")
     options = {
         "use": "gpt",
         "n_layer": config["n_layer"],
@@ -86,67 +85,89 @@ def read(folder: Path, name: str) -> Foreign:
         "n_embd": config["n_embd"],
         "block_size": config["n_positions"],
         "bias": True,
-        "dropout": drops.pop() if len(drops) == 1 else 0.0,  # ours is one for all three
+        "dropout": dropout(config, folder),
         "weight_tying": tied,
-        "norm": {"use": "layernorm", "eps": config.get("layer_norm_epsilon", 1e-5)},
+        "norm": {"use": "layernorm", "eps": config["layer_norm_epsilon"]},
         "mlp": {
             "use": "gelu",
-            "approximate": ACTIVATIONS[config.get("activation_function", "gelu_new")],
-            "width": (config.get("n_inner") or 4 * config["n_embd"]) / config["n_embd"],
+            "approximate": ACTIVATIONS[config["activation_function"]],
+            "width": (config["n_inner"] or 4 * config["n_embd"]) / config["n_embd"],
         },
     }
-    return Foreign(folder, name, options, weights)
+    foreign = Foreign(folder, name, options, weights, (folder / "config.json", *files))
+    if config["vocab_size"] != foreign.vocab_size:
+        told = f"vocab_size is {config['vocab_size']:,}, and wte.weight has {foreign.vocab_size:,} rows"
+        raise KitError(f"{folder / 'config.json'}: {told}")
+    return foreign
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise KitError(f"{path} cannot be read: {error}") from None
-    sizes = ("n_layer", "n_head", "n_embd", "n_positions")
-    if not isinstance(config, dict) or config.get("model_type") != "gpt2":
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        raise KitError(f"{path} describes a model of type {kind!r}; only gpt2 can be imported")
-    faults = [f"{path}: {key} is missing" for key in sizes if not isinstance(config.get(key), int)]
-    faults += [
-        f"{path}: {key} = {config[key]!r} is another network than GPT-2, which has {value!r}"
-        for key, value in PLAIN.items()
-        if config.get(key, value) != value
-    ]
-    activation = config.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
-        faults.append(f"{path}: activation_function = {activation!r}; known are {', '.join(ACTIVATIONS)}")
-    if faults:
-        raise KitError(*faults)
-    return config
+def dropout(config: Mapping[str, Any], folder: Path) -> float:
+    """Ours is one for all three places."""
+    rates = {key: float(config[key]) for key in DROPOUTS}
+    if len(set(rates.values())) == 1:
+        return rates[DROPOUTS[0]]
+    listed = ", ".join(f"{key} = {rate:g}" for key, rate in rates.items())
+    logger.warning("%s has %s; imported as model.dropout = 0.0, which is used in training only", folder, listed)
+    return 0.0
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    files = weight_files(folder)
-    if not files:
-        pickled = " (its .bin files are pickles, which can run code)" if any(folder.glob("*.bin")) else ""
-        raise KitError(f"{folder} holds no .safetensors file{pickled}; save_pretrained of transformers writes them")
-    lacking = [file.name for file in files if not file.exists()]
-    if lacking:
-        raise KitError(f"{folder} lacks {', '.join(lacking)}, which its {INDEX} names")
+def read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
+    """Raises KitError for what is damaged, and for a tensor that two files hold and is not the same in both."""
     weights: dict[str, Tensor] = {}
     for file in files:
         try:
-            weights |= read_tensors(file)
-        except (OSError, SafetensorError) as error:
+            with no_panic(str(file)):
+                found = read_tensors(file)
+        except KitError:
+            raise
+        except Exception as error:  # a file that was made to harm may raise anything
             raise KitError(f"{file} is no safetensors file, or not all of one: {error}") from None
+        differ = [name for name in found.keys() & weights.keys() if not equal(found[name], weights[name])]
+        if differ:
+            raise KitError(f"{file} holds {min(differ)}, which differs from the one in another file of the model")
+        weights |= found
     return weights
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The one file, or those that the index of a large model names."""
+    """Those that transformers reads, or else the one that there is. Raises KitError where that is not certain."""
+    if (folder / ADAPTER).exists():
+        raise KitError(f"{folder} holds an adapter ({ADAPTER}), which is not applied; merge it into the weights first")
+    there = sorted(path.name for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
+    choices = [name for name in there if name.endswith(".safetensors")]
+    if WEIGHTS in choices:
+        files = [WEIGHTS]
+    elif (folder / INDEX).exists():
+        files = parts_of(folder / INDEX)
+    elif len(choices) > 1:
+        raise KitError(
+            f"{folder} holds {', '.join(choices)}, and neither {WEIGHTS} nor {INDEX} says which of them are the model; "
+            f"call one of them {WEIGHTS}"
+        )
+    else:
+        files = choices
+    if not files:
+        pickled = " (its .bin files are pickles, which can run code)" if there else ""
+        raise KitError(f"{folder} holds no .safetensors file{pickled}; save_pretrained of transformers writes them")
+    lacking = [name for name in files if not (folder / name).is_file()]
+    if lacking:
+        raise KitError(f"{folder} lacks {', '.join(lacking)}, which its {INDEX} names")
+    aside = [name for name in there if name not in files]
+    if aside:
+        logger.warning("%s: read %s; left aside: %s", folder, ", ".join(files), ", ".join(aside))
+    return [folder / name for name in files]
+
+
+def parts_of(index: Path) -> list[str]:
+    """The files of a large model. Raises KitError where one lies elsewhere."""
     try:
-        parts = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-    except FileNotFoundError:
-        return sorted(folder.glob("*.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise KitError(f"{folder / INDEX} cannot be read: {error}") from None
-    return [folder / part for part in sorted(set(map(str, parts)))]
+        parts = set(map(str, read_json(index)["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise KitError(f"{index} cannot be read: {error}") from None
+    outside = [part for part in parts if Path(part).name != part]
+    if outside:
+        raise KitError(f"{index} names {shown(min(outside))}; expected names of files beside it")
+    return sorted(parts)
 
 
 def write(
@@ -156,7 +177,7 @@ def write(
     model = experiment.resolved()["model"]
     check_shaped(model, {**SHAPED, "n_kv_head": (None, model["n_head"])}, "GPT-2")
     n_embd, tied = model["n_embd"], model["weight_tying"]
-    tensors = exported(weights, vocab_size)
+    tensors = exported(weights, vocab_size, tied)
     if tied:
         del tensors[HEAD]
     for key in list(tensors):
@@ -177,7 +198,7 @@ def write(
         "vocab_size": vocab_size,
         "activation_function": activation,
         "layer_norm_epsilon": model["norm"]["eps"],
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), model["dropout"]),
+        **dict.fromkeys(DROPOUTS, model["dropout"]),
         "tie_word_embeddings": tied,
         "bos_token_id": eot_id,
         "eos_token_id": eot_id,

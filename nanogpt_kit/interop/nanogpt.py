@@ -19,13 +19,28 @@ from torch import Tensor
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.plain_pickle import characters
-from nanogpt_kit.interop.foreign import HEAD, SOFTMAX, Foreign, by_our_names, check_shaped, exported
+from nanogpt_kit.interop.foreign import (
+    LARGEST,
+    SOFTMAX,
+    Foreign,
+    by_our_names,
+    check_bytes,
+    check_number,
+    check_shaped,
+    exported,
+    is_tied,
+    shown,
+    without_buffers,
+)
 
 logger = logging.getLogger(__name__)
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 GPT2_TOKENS = 50257
-MASK = ".attn.bias"  # the causal mask, which nanoGPT keeps where torch has no fused attention
+PARTS = {  # of a checkpoint; all but the first two are of training, and left aside
+    *("model", "model_args", "config", "optimizer", "scaler", "scheduler", "lr_scheduler", "rng_state"),
+    *("iter_num", "step", "epoch", "best_val_loss", "train_loss", "val_loss", "run_id", "wandb_run_id"),
+}
 SHAPED = {  # the networks that nanoGPT's model.py is
     "use": ("gpt",),
     "position.use": ("learned",),
@@ -48,22 +63,49 @@ def read(path: Path, name: str, meta: Path | None) -> Foreign:
     arguments = checkpoint.get("model_args")
     if not isinstance(arguments, dict) or not isinstance(checkpoint.get("model"), dict):
         raise KitError(f"{path} is no checkpoint of nanoGPT: it lacks `model` or `model_args`")
-    lacking = [key for key in SIZES if not isinstance(arguments.get(key), int)]
-    if lacking:
-        raise KitError(f"{path}: model_args lacks {', '.join(lacking)}")
-    weights = {key: value for key, value in by_our_names(checkpoint["model"], path).items() if not key.endswith(MASK)}
-    weights.pop(HEAD, None)  # tied
+    check_keys(path, checkpoint, arguments)
+    check_bytes(checkpoint["model"].values(), path)
+    weights = without_buffers(by_our_names(checkpoint["model"], path), path)
+    tied = is_tied(weights, path, "nanoGPT ties the head to the embedding")
     options = {
         "use": "gpt",
         **{key: arguments[key] for key in SIZES if key != "vocab_size"},
         "bias": arguments.get("bias", True),
-        "dropout": arguments.get("dropout", 0.0),
+        "dropout": float(arguments.get("dropout", 0.0)),
+        "weight_tying": tied,
     }
     config = checkpoint.get("config")
     meta = meta or nearby_meta(path, config.get("dataset") if isinstance(config, dict) else None)
     if meta is None:
-        return Foreign(path, name, options, weights)
-    return Foreign(path, name, options, weights, {"use": "char"}, {"characters": characters(meta)})
+        foreign = Foreign(path, name, options, weights, (path,))
+    else:
+        state = {"characters": characters(meta)}
+        foreign = Foreign(path, name, options, weights, (path, meta), {"use": "char"}, state)
+    if arguments["vocab_size"] != foreign.vocab_size:
+        told = f"vocab_size is {arguments['vocab_size']:,}, and wte.weight has {foreign.vocab_size:,} rows"
+        raise KitError(f"{path}: model_args: {told}")
+    return foreign
+
+
+def check_keys(path: Path, checkpoint: Mapping[Any, Any], arguments: Mapping[Any, Any]) -> None:
+    """Raises KitError with each key that may say something about the network and is not nanoGPT's."""
+    faults = [f"{path}: {shown(key)} is no part of a checkpoint of nanoGPT" for key in checkpoint if key not in PARTS]
+    lacking = [key for key in SIZES if key not in arguments]
+    if lacking:
+        faults.append(f"{path}: model_args lacks {', '.join(lacking)}")
+    for key, value in arguments.items():
+        if key in SIZES:
+            fault = check_number(value, 1, LARGEST, whole=True)
+        elif key == "dropout":
+            fault = check_number(value, 0, 1)
+        elif key == "bias":
+            fault = None if isinstance(value, bool) else "expected true or false"
+        else:
+            fault = "it may be another network than nanoGPT's, which has no such key"
+        if fault:
+            faults.append(f"{path}: model_args: {key} = {shown(value)}; {fault}")
+    if faults:
+        raise KitError(*faults)
 
 
 def nearby_meta(path: Path, dataset: object) -> Path | None:
@@ -71,7 +113,7 @@ def nearby_meta(path: Path, dataset: object) -> Path | None:
     if not isinstance(dataset, str) or not dataset:
         return None
     found = path.absolute().parent.parent / "data" / dataset / "meta.pkl"
-    return found if found.exists() else None
+    return found if found.is_file() else None
 
 
 def load_plain(path: Path) -> dict[str, Any]:
@@ -86,6 +128,7 @@ def load_plain(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         what = "is not all of a checkpoint: its end is missing" if beginning == b"PK" else "is no torch checkpoint"
         raise KitError(f"{path} {what}")
+    check_sizes(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that was made to harm may raise anything; none of it has run
@@ -100,6 +143,19 @@ def load_plain(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def check_sizes(path: Path) -> None:
+    """Raises KitError where the file is to become larger than it is: torch.save compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            total = sum(entry.file_size for entry in file.infolist())
+    except Exception as error:  # a file that was made to harm may raise anything
+        raise KitError(f"{path} is damaged or no torch checkpoint ({type(error).__name__})") from None
+    room = path.stat().st_size
+    if total > room:
+        told = f"it has {room:,} bytes and says that it holds {total:,}; torch.save compresses nothing"
+        raise KitError(f"{path} is no torch checkpoint: {told}")
+
+
 def write(
     folder: Path, experiment: Experiment, weights: Mapping[str, Tensor], vocab_size: int, state: Mapping[str, Any]
 ) -> None:
@@ -110,7 +166,7 @@ def write(
     check_shaped(model, {**SHAPED, **own}, "nanoGPT")
     arguments = {key: model[key] for key in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
     checkpoint = {
-        "model": exported(weights, vocab_size),
+        "model": exported(weights, vocab_size, tied=True),
         "model_args": {**arguments, "vocab_size": vocab_size},
         "config": {"dataset": experiment.name},
     }

@@ -57,6 +57,7 @@ def bench(choices: Sequence[Callable[[], Experiment]], rounds: int, seconds: flo
 
     Raises KitError and RunFailed as a run would.
     """
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # else they would import from the current folder while they start
     with ExitStack() as stack:
         processes: Any = {"mp_context": get_context("spawn"), "initializer": begin_quietly, "initargs": (os.getpid(),)}
         workers = [stack.enter_context(ProcessPoolExecutor(1, **processes)) for _ in choices]

@@ -24,7 +24,7 @@ PARENT = "NANOGPT_KIT_PARENT"  # the process that a rank ends with
 
 def start(count: int, arguments: Sequence[str]) -> int:
     """Runs `python -m nanogpt_kit ARGUMENTS` `count` times, as ranks of one run. Returns the first exit code not 0."""
-    command = [sys.executable, "-m", "nanogpt_kit", *arguments]
+    command = command_line(arguments)
     port = free_port()
     # Sessions of their own: a Ctrl-C reaches them once, from here, and not from the terminal as well
     ranks = [
@@ -58,7 +58,8 @@ def watch(ranks: Sequence[subprocess.Popen[bytes]], sent: Sequence[str] = ()) ->
     """
     code, deadline = 0, float("inf")
     while any(rank.poll() is None for rank in ranks):
-        in_order = (INTERRUPTED,) if sent else ()
+        # A rank that was still starting has no handlers yet: the signal itself ends it
+        in_order = {INTERRUPTED, *(-getattr(signal, name) for name in sent)} if sent else set()
         failed = next((rank.returncode for rank in ranks if rank.poll() and rank.returncode not in in_order), 0)
         if failed and not code:
             code, deadline = failed, time.monotonic() + GRACE_SECONDS
@@ -68,7 +69,8 @@ def watch(ranks: Sequence[subprocess.Popen[bytes]], sent: Sequence[str] = ()) ->
             for rank in ranks:
                 rank.kill()
         time.sleep(LOOK_SECONDS)
-    code = code or next((rank.returncode for rank in ranks if rank.returncode), 0)
+    if not code and any(rank.returncode for rank in ranks):
+        return INTERRUPTED
     return code if code >= 0 else FAILED  # killed, perhaps for want of memory
 
 
@@ -80,9 +82,20 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
         "OMP_NUM_THREADS": share,
         **os.environ,
         **{name: str(value) for name, value in said.items()},
+        "PYTHONPATH": import_path(),
         "MASTER_ADDR": "127.0.0.1",
         PARENT: str(os.getpid()),
     }
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """-P: nothing is imported from the current folder, which somebody else may have filled."""
+    return [sys.executable, "-P", "-m", "nanogpt_kit", *arguments]
+
+
+def import_path() -> str:
+    """What is importable here, for a process that imports the same."""
+    return os.pathsep.join(folder or os.getcwd() for folder in sys.path)
 
 
 def free_port() -> int:

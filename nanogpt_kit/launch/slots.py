@@ -11,17 +11,16 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanogpt_kit.core.errors import FAILURE, Busy, Fault, KitError
-from nanogpt_kit.launch.processes import PARENT
+from nanogpt_kit.core.trust import ledger
+from nanogpt_kit.launch.processes import PARENT, command_line, import_path
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.status import Failure, Unreadable
-from nanogpt_kit.runs.trust import ledger
 
 LAST_BYTES = 20_000  # of a process's log, in which its last line is looked for
 
@@ -194,10 +193,11 @@ class Child:
         self.began = log.stat().st_size if log.exists() else 0
         self.record = log.with_suffix(".failure.json")
         self.record.unlink(missing_ok=True)  # of the process before
-        environment = {**os.environ, **dict(slot.environment), PARENT: str(os.getpid()), FAILURE: str(self.record)}
+        own = {"PYTHONPATH": import_path(), FAILURE: str(self.record), PARENT: str(os.getpid())}
+        environment = {**os.environ, **own, **dict(slot.environment)}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "nanogpt_kit", *arguments],
+                command_line(arguments),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

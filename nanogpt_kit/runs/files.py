@@ -8,9 +8,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,42 @@ def sync_folder(path: Path) -> None:
 def sha256(path: Path) -> str:
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_folder(path: Path) -> bool:
+    """And not a link to one, nor a junction of Windows."""
+    return path.is_dir() and not is_link(path)
+
+
+def is_file(path: Path) -> bool:
+    """A regular file, and not a link to one."""
+    return path.is_file() and not is_link(path)
+
+
+def is_link(path: Path) -> bool:
+    return path.is_symlink() or getattr(path, "is_junction", bool)()  # a junction: Python 3.12
+
+
+def check_inside(folder: Path, besides: str = "") -> None:
+    """Raises KitError where something in `folder` is a link, a FIFO or a device: writing there would change something
+    elsewhere. Folders of a name like `besides` are not looked into. The folder itself may be a link.
+    """
+    for path in sorted(folder.iterdir()):
+        check_plain(path)
+        if is_folder(path) and not fnmatch(path.name, besides):
+            check_inside(path)
+
+
+def check_plain(path: Path) -> None:
+    """Raises KitError where it is neither a file nor a folder, but a link to one, for instance."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:  # a temporary one, of a process beside this one
+        return
+    if is_link(path) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "a link" if is_link(path) else "neither a file nor a folder"
+        remedy = "remove it, or put a file or folder in its place"
+        raise KitError(f"{path} is {kind}, so what is written there would go elsewhere; {remedy}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.paths import expanded
-from nanogpt_kit.runs.files import check_writable, own_folder, read_json
+from nanogpt_kit.runs.files import check_inside, check_writable, clear_temporary, own_folder, read_json
 from nanogpt_kit.runs.lock import Lock, held
 from nanogpt_kit.runs.status import State, Status, Unreadable
 
@@ -44,6 +44,19 @@ class RunFolder:
     @property
     def samples(self) -> Path:
         return self.path / "samples.txt"
+
+    def check_inside(self) -> None:
+        """Raises KitError where writing into it would change something elsewhere, by a link for instance.
+
+        Links in place of checkpoints are left to `store`, which passes them over.
+        """
+        check_inside(self.path, besides=self.checkpoints.name)
+
+    def clear_temporary(self) -> None:
+        """Removes what killed processes left half written. Called while the lock is held."""
+        for folder in (self.path, self.path / "components"):
+            if folder.exists():
+                clear_temporary(folder)
 
     def lock(self) -> Lock:
         return Lock(self.path / "lock")
@@ -117,6 +130,7 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
             raise KitError(f"cannot make the run folder {into}: {error.strerror}") from None
         if any(not may_precede(path.name) for path in into.iterdir()):
             raise KitError(f"cannot run in {into}: it holds other things than a run")
+        check_inside(into)
         return RunFolder(into)
     while True:
         unique = hashlib.sha256(f"{fingerprint} {time.time_ns()} {os.getpid()}".encode()).hexdigest()[:6]

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.reading import read_text
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep.parameters import Config
 from nanogpt_kit.sweep.space import Space
@@ -41,8 +42,8 @@ def sign(trial: optuna.Trial, folder: Path) -> None:
 def identity(folder: Path) -> str | None:
     """What tells a sweep's folder from one of the same path on another machine; None where there is none here."""
     try:
-        return (folder / "trials" / "id").read_text(encoding="utf-8")
-    except OSError:
+        return read_text(folder / "trials" / "id")
+    except (OSError, ValueError):
         return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from nanogpt_kit.core.errors import Fault, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot, held
-from nanogpt_kit.runs.files import check_writable, own_folder
+from nanogpt_kit.runs.files import check_inside, check_writable, own_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.secrets import hide_password
 from nanogpt_kit.sweep import checking, report, summary
@@ -55,6 +55,7 @@ def sweep_with(space: Space, first: Config, slots: Sequence[Slot], nproc: int) -
     check_writable(folder)
     with own_folder(runs_root()):
         folder.mkdir(parents=True, exist_ok=True)
+    check_inside(folder, besides="trial-*")  # each of those is checked by its own run
     storage = open_storage(space.options.storage, folder)
     study = Study(space, storage, folder, nproc)
     with StopSignals() as stop:

@@ -113,10 +113,10 @@ class Study:
             )
 
     def _keep_components(self) -> None:
-        for path in self.base.component_files:
+        for path, source in self.base.component_sources.items():
             copy = copy_of(path, self.folder)
             copy.parent.mkdir(exist_ok=True)
-            write_atomically(copy, path.read_bytes())
+            write_atomically(copy, source)
 
     def facts(self) -> dict[str, Any]:
         """What the study is about; it cannot change while it goes on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,9 @@ SPECIAL = (  # what vocabularies write in a way of their own: marks of documents
     *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>"),
     *("[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]", "<0x41>", "\u2581", "\u2581a", "\u0120", "\u010a", "##a", "a</w>"),
 )
+BLANKS = (" ", "  ", "    ", "\t\t", "\n", "\n\n", " \n  \n")  # which vocabularies join, and decoders strip
 STRANGE = (
+    *BLANKS,
     *("'s", "'LL", "'\u017f", "we're", " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", "\r", "\0", "\x85", "\xa0"),
     *("1", "12", "1234", "\xbd", "\u2167", "\xb2", "\u0663", "\u0967\u0968", "A", "aB", "\xc9", "\u01c5", "\u02b0"),
     *("e\u0301", "\u0301", "\u0903", "\u20dd", "\u05e9\u05dc\u05d5\u05dd", "\u4e2d\u6587", "\u3042\u30f3\u30fc"),
@@ -39,6 +41,7 @@ class TokenizerConformance(ComponentConformance):
         "It was the best of times, it was the worst of times; it's 1,234.5 \u2603 (or so).\r\n",
     )
     lossless: ClassVar[bool] = True  # whether any text comes back as it was
+    added: ClassVar[tuple[str, ...]] = ()  # tokens beside those that were learnt, of text
     any_text: ClassVar[bool] = True  # whether it encodes all of Unicode; False: what occurs in `texts` alone
 
     @property
@@ -52,13 +55,17 @@ class TokenizerConformance(ComponentConformance):
     def encoder(self) -> Encoder:
         return self.component.build(self.context)
 
+    def library(self, ids: list[int]) -> str | None:
+        """What the library that it stands on decodes; None where it stands on none."""
+        return None
+
     def text(self) -> st.SearchStrategy[str]:
         """What it must encode."""
         if not self.any_text:
             return st.text(sorted(set("".join(self.texts))))
         words = sorted({word for text in self.texts for word in text.split()})
         unicode = st.text(st.characters(codec="utf-8"), max_size=8)  # all but halves of surrogate pairs
-        parts = st.sampled_from(SPECIAL), st.sampled_from(STRANGE), st.sampled_from(words), unicode
+        parts = st.sampled_from((*SPECIAL, *self.added)), st.sampled_from(STRANGE), st.sampled_from(words), unicode
         return st.lists(st.one_of(parts)).map("".join)
 
     def for_all(self, check: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
@@ -75,6 +82,21 @@ class TokenizerConformance(ComponentConformance):
     def ids(self, text: str) -> list[int]:
         (ids,) = self.encoder.encode_batch([text])
         return [int(token) for token in ids]
+
+    def any_ids(self) -> st.SearchStrategy[list[int]]:
+        """Those of texts, and whatever a model may draw."""
+        size = self.encoder.vocab_size
+        return st.one_of(self.text().map(self.ids), st.lists(st.integers(0, size - 1)), st.just(list(range(size))))
+
+    def spaced(self) -> list[list[int]]:
+        """Texts with blanks before, between and behind words and added tokens, in tokens."""
+        words = [*self.texts[0].split()[:2], *self.added]
+        texts = [blank + blank.join(words) + blank for blank in BLANKS] if self.any_text else []
+        return list(map(self.ids, [*texts, *self.texts]))
+
+    def streamed(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
+        stream = self.encoder.stream(before)
+        return "".join(map(stream.add, ids)) + stream.rest()
 
     def test_text_comes_back(self) -> None:
         if not self.lossless:
@@ -118,10 +140,38 @@ class TokenizerConformance(ComponentConformance):
 
     def test_every_id_can_be_decoded_token_by_token(self) -> None:
         """A model may draw any of them, in any order; texts are streamed."""
-        every = range(self.encoder.vocab_size)
-        alone = b"".join(self.encoder.decode_bytes([token]) for token in every)
-        assert self.encoder.decode_bytes(every) == alone
-        assert self.encoder.decode(every) == alone.decode("utf-8", errors="replace")
+
+        def check(ids: list[int]) -> None:
+            text = self.encoder.decode(ids)
+            assert self.streamed(ids) == text
+            if "\ufffd" not in text:  # else there are bytes that text cannot show
+                assert self.encoder.decode_bytes(ids) == text.encode("utf-8")
+
+        self.for_all(check, self.any_ids())
+
+    def test_a_text_follows_its_prompt(self) -> None:
+        """As the whole has it, with a space between them or without."""
+
+        def check(ids: list[int], at: int) -> None:
+            prompt, text = self.encoder.decode(ids[:at]), self.encoder.decode(ids)
+            if text.startswith(prompt) and "\ufffd" not in prompt:  # else it ends within a character
+                assert prompt + self.streamed(ids[at:], before=ids[:at]) == text
+
+        for ids in self.spaced():
+            for at in range(min(len(ids), 20)):
+                check(ids, at)
+        self.for_all(check, self.any_ids(), st.integers(0, 20))
+
+    def test_decoding_is_that_of_its_library(self) -> None:
+        if self.library([]) is None:
+            pytest.skip(f"{type(self.component).__name__} names no library to compare with")
+
+        def check(ids: list[int]) -> None:
+            assert self.encoder.decode(ids) == self.library([token for token in ids if token != self.encoder.eot_id])
+
+        for ids in self.spaced():
+            check(ids)
+        self.for_all(check, self.any_ids())
 
     def test_ids_may_come_as_any_iterable(self) -> None:
         ids = self.ids(self.texts[0])

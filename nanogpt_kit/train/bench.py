@@ -20,7 +20,6 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.nn.blank import check_parts
 from nanogpt_kit.nn.flops import measure
-from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
@@ -41,7 +40,6 @@ class Subject:
     """One experiment, ready to take steps."""
 
     def __init__(self, experiment: Experiment) -> None:
-        trust.remember(experiment.component_files)
         world = World()
         ctx, why = context_of(experiment, world.size)
         experiment.check_context(ctx)

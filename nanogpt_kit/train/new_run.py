@@ -71,9 +71,9 @@ def new_folder(
     with own_folder(runs.runs_root()) if into is None else nullcontext():
         folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
         try:
-            for path in experiment.component_files:
+            for path, source in experiment.component_sources.items():
                 (folder.path / "components").mkdir(exist_ok=True)
-                shutil.copyfile(path, folder.path / "components" / path.name)
+                write_atomically(folder.path / "components" / path.name, source)
             write_json(folder.path / "provenance.json", origin)
             write_patch(folder.path / "dirty.patch", patch)
             write_atomically(folder.experiment, toml)

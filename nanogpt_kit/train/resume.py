@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-import shutil
 from collections.abc import Sequence
 
 from nanogpt_kit.core.errors import Busy, Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs import trust
+from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import Status
 
@@ -37,15 +36,16 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
         logger.info("%s: %s; it continues from its newest checkpoint", folder, status.reason)
     if status.imported:
         raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
+    folder.check_inside()
     before, layers = begun(folder, trust_code)
     check_differences(before, wanted)
     if is_done(status, wanted):
         raise KitError(f"{folder} is finished; train.steps=<more> would continue it")
-    for path in wanted.component_files:  # a callback, say, that this run has not had so far
+    for path, source in wanted.component_sources.items():  # a callback, say, that this run has not had so far
         copy = folder.path / "components" / path.name
         if not copy.exists():
             copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, copy)
+            write_atomically(copy, source)
             layers.values["components"].append(f"components/{path.name}")
     values = wanted.resolved()
     for section in Experiment.may_change:
@@ -55,7 +55,7 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
         layers.values["train"].pop(key, None)
         if value is not None:
             layers.values["train"][key] = value
-    return Experiment.of(layers, folder.path), folder
+    return Experiment.of(layers, folder.path, trust_code), folder
 
 
 def is_done_in(folder: RunFolder, wanted: Experiment, trust_code: bool = False) -> bool:
@@ -69,9 +69,7 @@ def is_done_in(folder: RunFolder, wanted: Experiment, trust_code: bool = False) 
 def begun(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
     """What a run began as. Raises KitError where it brings code of its own that was never run here."""
     layers = Layers.load(folder.experiment)
-    if not trust_code:
-        trust.check(layers, folder.path)
-    return Experiment.of(layers, folder.path), layers
+    return Experiment.of(layers, folder.path, trust_code), layers
 
 
 def newest_unfinished(wanted: Experiment) -> RunFolder:

@@ -17,11 +17,11 @@ import nanogpt_kit
 from nanogpt_kit.core.errors import Busy, KitError, LostRank, OutOfMemory, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepare import prepare
-from nanogpt_kit.generate.loaded import LoadedRun, encode_prompt
+from nanogpt_kit.generate.loaded import LoadedRun
+from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.blank import check_parts
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json, write_atomically
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import Best, EndedBy, State, cause_of, error_chain, origin_of
@@ -53,7 +53,6 @@ def run(
     """
     if into is not None:
         resume = resume_into(into)
-    trust.remember(experiment.component_files)  # whoever names a file in an experiment and runs it has chosen it
     world = World.of_environment()
     if world.rank:
         logging.getLogger("nanogpt_kit").setLevel(logging.WARNING)  # the others would say the same
@@ -67,13 +66,14 @@ def run(
         experiment.check_context(ctx)
         check_parts(experiment)
         check_metrics(experiment)
+        if resumed is None and world.rank == 0:
+            check_prompt(experiment)
         runs.check_runs_root(experiment.name)
         start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
         if world.first_says(start is not None) and world.rank:  # not at once: it may be a download
             start = WarmStart.find(experiment, resumed, trust_code)
         data = prepare(experiment, resumed=resumed, verify=world.local_rank == 0)  # for all ranks of this machine
-        if experiment.sample.num_samples:
-            encode_prompt(data.encoder, experiment.sample.prompt)  # a mistake there would show after the training
+        check_prompt(experiment, data.encoder)  # a mistake there would show after the training
         check_evaluators(experiment, data.encoder)
         facts = data_facts(data)
         if start:
@@ -99,6 +99,8 @@ def run(
             stack.enter_context(folder.lock() if world.rank == 0 else nullcontext())
         except BlockingIOError:
             raise Busy(f"{folder} is at work in another process") from None
+        if world.rank == 0:
+            folder.clear_temporary()
         stop = stack.enter_context(StopSignals())
         try:
             trainer = Trainer(experiment, data, folder, ctx, stop, world, cores, start.weights if start else None)

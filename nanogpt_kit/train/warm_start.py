@@ -13,14 +13,12 @@ from torch import Tensor
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.interop.bring import import_run
 from nanogpt_kit.interop.foreign import SOFTMAX
 from nanogpt_kit.interop.gpt2 import PUBLISHED
 from nanogpt_kit.nn.blank import blank, on_meta
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs import trust
 from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
 
@@ -52,10 +50,7 @@ class WarmStart:
         except KitError as error:
             raise KitError(*(Fault(one.message, "model.init_from", place) for one in error.faults)) from None
         folder = checkpoint.parents[1]
-        layers = Layers.load(folder / "experiment.toml")
-        if not trust_code:
-            trust.check(layers, folder)
-        before = Experiment.of(layers, folder)
+        before = Experiment.load(folder / "experiment.toml", trust_code=trust_code)
         logger.info("starting from %s", checkpoint)
         for told in differences(wanted, before):
             logger.warning("%s in %s", told, checkpoint)

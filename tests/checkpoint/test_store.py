@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import own_rng, rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.runs.files import read_json, sha256, write_json
 
 
 def model(features: int = 5) -> nn.Module:
@@ -146,3 +148,133 @@ def test_a_description_of_shards_that_would_run_code_is_refused(tmp_path: Path) 
         with pytest.raises(pickle.UnpicklingError, match="has no place in a checkpoint"):
             shards.read(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+# --- folders from strangers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A whole checkpoint of step 5 in another folder."""
+    return saved(tmp_path / "elsewhere", 5)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_link_is_not_a_checkpoint_and_nothing_is_touched_behind_it(
+    tmp_path: Path, elsewhere: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = content(elsewhere)
+    folder = tmp_path / "mine"
+    first = saved(folder, 1)
+    (folder / "step-00000005").symlink_to(elsewhere)
+    (folder / ".step-00000003.17").symlink_to(elsewhere)
+    assert store.newest(folder) == first
+    assert "step-00000005: it is a link" in caplog.text
+    assert store.numbered(folder) == [first]
+    assert saved(folder, 2, keep_last=1) == store.newest(folder)
+    assert content(elsewhere) == before
+    assert saved(folder, 5) == store.newest(folder)  # of the same name
+    assert not (folder / "step-00000005").is_symlink()
+    assert content(elsewhere) == before
+    assert not (folder / ".step-00000003.17").is_symlink()
+
+
+@pytest.mark.parametrize("name", [store.MODEL, store.TRAINING, store.TOKENIZER, store.MANIFEST])
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo", "endless"])
+def test_files_of_a_checkpoint_are_regular_files(tmp_path: Path, elsewhere: Path, name: str, kind: str) -> None:
+    path = saved(tmp_path / "mine", 5)
+    (path / name).unlink()
+    if kind == "link":
+        (path / name).symlink_to(elsewhere / name)
+    elif kind == "folder":
+        (path / name).mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path / name)
+    else:
+        (path / name).symlink_to("/dev/zero")
+    assert name in str(store.damage(path))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../elsewhere/x",
+        "/etc/passwd",
+        "..",
+        "shards/../x",
+        "a\\b",
+        "C:x",
+        "a\0b",
+        "",
+        ".",
+        "shards/a/b",
+        "notes.txt",
+        "shards",
+    ],
+)
+def test_a_manifest_names_files_of_a_checkpoint_only(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path / "mine", 5)
+    manifest = read_json(path / store.MANIFEST)
+    manifest["files"][name] = "0" * 64
+    write_json(path / store.MANIFEST, manifest)
+    assert repr(name) in str(store.damage(path))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ({"step": 5, "files": {}}, store.TRAINING),
+        ({"step": 5}, "files"),
+        ({"step": 5, "files": [store.MODEL]}, "files"),
+        ({"step": 5, "files": {store.MODEL: 1}}, "files"),
+        ([], "files"),
+        (None, "files"),
+        ("drop model", "shards/.metadata"),
+        ("drop tokenizer", store.TOKENIZER),
+        ("drop training", store.TRAINING),
+        ({"step": 4}, "step 4"),
+        ({"step": "5"}, "step '5'"),
+    ],
+)
+def test_a_manifest_that_lists_less_than_is_loaded_is_not_whole(tmp_path: Path, manifest: Any, words: str) -> None:
+    path = saved(tmp_path, 5)
+    whole = read_json(path / store.MANIFEST)
+    if isinstance(manifest, str):
+        dropped = next(name for name in whole["files"] if name.startswith(manifest.removeprefix("drop ")))
+        del whole["files"][dropped]
+        manifest = whole
+    elif isinstance(manifest, dict) and "files" not in manifest and words != "files":
+        manifest = {**whole, **manifest}
+    write_json(path / store.MANIFEST, manifest)
+    assert words in str(store.damage(path))
+    assert store.newest(tmp_path) is None
+
+
+def test_weights_that_a_manifest_does_not_list_are_not_loaded(tmp_path: Path, elsewhere: Path) -> None:
+    path = saved(tmp_path / "mine", 5)
+    (path / store.SHARDS).symlink_to(elsewhere)
+    assert "shards" in str(store.damage(path))
+    (path / store.SHARDS).unlink()
+    (path / store.SHARDS).mkdir()
+    assert "shards" in str(store.damage(path))
+
+
+def test_shards_behind_a_link_are_not_loaded(tmp_path: Path) -> None:
+    path = saved(tmp_path / "mine", 5)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / ".metadata").write_bytes(b"x")
+    (path / store.SHARDS).symlink_to(tmp_path / "outside")
+    manifest = read_json(path / store.MANIFEST)
+    manifest["files"] |= {"shards/.metadata": sha256(tmp_path / "outside" / ".metadata")}
+    write_json(path / store.MANIFEST, manifest)
+    assert "shards/.metadata is a link" in str(store.damage(path))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "", "\0"])
+def test_a_manifest_that_cannot_be_read_is_not_whole(tmp_path: Path, text: str) -> None:
+    path = saved(tmp_path, 5)
+    (path / store.MANIFEST).write_text(text)
+    assert "cannot be read" in str(store.damage(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import tiktoken
 import tokenizers as hf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt_kit.api import BPEEncoder, Encoder, KitError, TextContext, Tokenizer
@@ -26,8 +27,10 @@ from nanogpt_kit.components.tokenizer.gpt2 import GPT2
 from nanogpt_kit.components.tokenizer.huggingface import SPLITS, USUAL_ENDS, HuggingFace
 from nanogpt_kit.components.tokenizer.tiktoken import VOCAB_SIZES, Tiktoken
 from nanogpt_kit.core import bpe as bpe_module
+from nanogpt_kit.core import library_decoder
 from nanogpt_kit.core.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
 from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.data.vocabulary import restored
 from nanogpt_kit.testing.tokenizer import SPECIAL, STRANGE, TokenizerConformance
 
 unicode_text = st.text(st.characters(codec="utf-8"))  # all but halves of surrogate pairs
@@ -205,6 +208,59 @@ def qwen2() -> hf.Tokenizer:
     return tokenizer
 
 
+def sentences(decoder: hf.decoders.Decoder, *added: str, **parts: object) -> hf.Tokenizer:
+    """Byte fallback and spaces as U+2581, as sentencepiece's BPE writes them."""
+    tokenizer = trained(
+        hf.models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True),
+        hf.trainers.BpeTrainer(
+            vocab_size=500,
+            special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))],
+            show_progress=False,
+        ),
+        decoder=decoder,
+        **parts,
+    )
+    changed = json.loads(tokenizer.to_str())
+    changed["added_tokens"] = changed["added_tokens"][:3]  # bytes are no special tokens
+    tokenizer = hf.Tokenizer.from_str(json.dumps(changed))
+    tokenizer.add_tokens([hf.AddedToken(token, normalized=False) for token in added])
+    return tokenizer
+
+
+SPACES = "\u2581\u2581", "\u2581\u2581\u2581", "\u2581\u2581\u2581\u2581", "\n\n"
+
+
+def gemma() -> hf.Tokenizer:
+    """Tokens for runs of spaces are added to the vocabulary."""
+    decoders = hf.decoders.Replace("\u2581", " "), hf.decoders.ByteFallback(), hf.decoders.Fuse()
+    split = hf.pre_tokenizers.Split(" ", "merged_with_previous")
+    normalizer = hf.normalizers.Replace(" ", "\u2581")
+    return sentences(hf.decoders.Sequence([*decoders]), *SPACES, normalizer=normalizer, pre_tokenizer=split)
+
+
+def llama2() -> hf.Tokenizer:
+    """A space is put before each text, and taken from it when it is decoded."""
+    decoders = hf.decoders.Replace("\u2581", " "), hf.decoders.ByteFallback(), hf.decoders.Fuse()
+    normalizers = hf.normalizers.Prepend("\u2581"), hf.normalizers.Replace(" ", "\u2581")
+    return sentences(
+        hf.decoders.Sequence([*decoders, hf.decoders.Strip(" ", 1, 0)]),
+        normalizer=hf.normalizers.Sequence([*normalizers]),
+    )
+
+
+def gpt1() -> hf.Tokenizer:
+    """The end of a word is part of its last token."""
+    return trained(
+        hf.models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"),
+        hf.trainers.BpeTrainer(
+            vocab_size=200, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False
+        ),
+        normalizer=hf.normalizers.BertNormalizer(),
+        pre_tokenizer=hf.pre_tokenizers.BertPreTokenizer(),
+        decoder=hf.decoders.BPEDecoder("</w>"),
+    )
+
+
 def saved(tokenizer: hf.Tokenizer, folder: Path) -> str:
     path = folder / "tokenizer.json"
     tokenizer.save(str(path))
@@ -218,7 +274,11 @@ class TestHuggingFace(TokenizerConformance):
 
     @pytest.fixture(autouse=True)
     def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(type(self), "component", HuggingFace(file=saved(self.make(), tmp_path)), raising=False)
+        tokenizer = self.make()
+        added = tuple(token.content for token in tokenizer.get_added_tokens_decoder().values())
+        monkeypatch.setattr(type(self), "component", HuggingFace(file=saved(tokenizer, tmp_path)), raising=False)
+        monkeypatch.setattr(type(self), "added", added)
+        monkeypatch.setattr(type(self), "library", staticmethod(tokenizer.decode))
 
 
 class TestHuggingFaceUnigram(TestHuggingFace):
@@ -242,6 +302,21 @@ class TestHuggingFaceLlama3(TestHuggingFace):
 
 class TestHuggingFaceQwen2(TestHuggingFace):
     make = staticmethod(qwen2)
+    lossless = False
+
+
+class TestHuggingFaceGemma(TestHuggingFace):
+    make = staticmethod(gemma)
+    lossless = False
+
+
+class TestHuggingFaceLlama2(TestHuggingFace):
+    make = staticmethod(llama2)
+    lossless = False
+
+
+class TestHuggingFaceGPT1(TestHuggingFace):
+    make = staticmethod(gpt1)
     lossless = False
 
 
@@ -670,7 +745,7 @@ def test_huggingface_has_the_ids_of_the_library(tmp_path: Path) -> None:
         assert encoder.vocab_size == tokenizer.get_vocab_size()
 
 
-def test_sentencepiece_gives_text_back_but_for_a_space_before_it(tmp_path: Path) -> None:
+def test_sentencepiece_gives_text_back_but_for_spaces_before_it(tmp_path: Path) -> None:
     encoder = learnt(HuggingFace(file=saved(unigram(), tmp_path)))
 
     @given(adversarial)
@@ -678,17 +753,163 @@ def test_sentencepiece_gives_text_back_but_for_a_space_before_it(tmp_path: Path)
         for name in ("\u2581", "<0x41>", "<unk>"):  # a space, a byte and the unknown, there as here
             text = text.replace(name, "")
         (ids,) = encoder.encode_batch([text])
-        assert encoder.decode(ids).removeprefix(" ") == text.removeprefix(" ")
+        assert encoder.decode(ids).lstrip(" ") == text.lstrip(" ")
         assert encoder.unknown(text, ids) == 0
 
     check()
 
 
-def test_words_are_set_off_by_spaces_and_parts_of_words_are_not(tmp_path: Path) -> None:
+def test_words_have_spaces_between_them_and_parts_of_words_do_not(tmp_path: Path) -> None:
     encoder = learnt(HuggingFace(file=saved(word_piece(), tmp_path)))
     (ids,) = encoder.encode_batch(["Everybody, soft says"])
-    assert encoder.decode(ids) == " everybody , soft says"
+    assert encoder.decode(ids) == "everybody, soft says"
     assert len(ids) > 3
+
+
+PIECES = (
+    *(
+        "<pad>",
+        "<unk>",
+        "the",
+        "a",
+        "\u2581the",
+        "\u2581",
+        "\u2581\u2581",
+        " ",
+        "  ",
+        " a",
+        "a ",
+        "##ing",
+        "##a",
+        "b</w>",
+    ),
+    *("</w>", "|", ",", ".", "!", " n't", "do not", "<0xE2>", "<0x98>", "<0x83>", "<0x41>", "<0x+A>", "<0xff>", "<0x>"),
+    *("\u2581<0x41>", "\u2603", "\ufffd", "\u0120x", "\u0120", "\xe9", "\u2581n't"),
+)
+FALLBACK, FUSE = {"type": "ByteFallback"}, {"type": "Fuse"}
+SPACE = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+PATTERN = {"type": "Replace", "pattern": {"Regex": "a+$"}, "content": "XY"}
+META = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+NEVER = {**META, "prepend_scheme": "never"}
+WORDS = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+ENDS = {"type": "BPEDecoder", "suffix": "</w>"}
+SPEECH = {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True}
+LETTERS = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+
+
+def strip(start: int, stop: int, content: str = " ") -> dict[str, object]:
+    return {"type": "Strip", "content": content, "start": start, "stop": stop}
+
+
+def chain(*decoders: object) -> dict[str, object]:
+    return {"type": "Sequence", "decoders": list(decoders)}
+
+
+DECODERS = {
+    "none": None,
+    "byte level": LETTERS,
+    "byte level in a chain": chain(chain(LETTERS)),
+    "word piece": WORDS,
+    "word piece as it is": {**WORDS, "cleanup": False},
+    "metaspace": META,
+    "metaspace without a prefix": NEVER,
+    "ends of words": ENDS,
+    "speech": SPEECH,
+    "fuse": FUSE,
+    "bytes": FALLBACK,
+    "replace": SPACE,
+    "pattern": PATTERN,
+    "strip": strip(1, 0),
+    "strip of the end": strip(0, 1),
+    "gemma": chain(SPACE, FALLBACK, FUSE),
+    "llama 2": chain(SPACE, FALLBACK, FUSE, strip(1, 0)),
+    "t5": chain(FALLBACK, META),
+    "mistral": chain(FALLBACK, FUSE, META),
+    "strips far": chain(FALLBACK, FUSE, strip(5, 0, "a")),
+    "strips the end": chain(SPACE, FUSE, strip(0, 1)),
+    "pattern of the whole": chain(SPACE, FUSE, PATTERN),
+    "pattern behind ends": chain(ENDS, PATTERN),
+    "letters, then more": chain(LETTERS, strip(1, 0, "a")),
+    "more, then ends": chain(SPACE, FALLBACK, ENDS),
+    "bytes behind speech": chain(SPEECH, FALLBACK),
+    "bytes twice": chain(FALLBACK, SPACE, FALLBACK),
+    "empty": chain(),
+}
+WAIT = {"strips the end", "pattern of the whole", "pattern behind ends", "letters, then more", "bytes behind speech"}
+
+
+def pieces(decoder: object, folder: Path) -> tuple[hf.Tokenizer, Encoder]:
+    """A vocabulary of all that decoders look for."""
+    vocabulary = {piece: number for number, piece in enumerate(PIECES)}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = [
+        {**special, "id": 0, "content": "<pad>"},
+        {**special, "id": len(PIECES), "content": "\xe9 \u2581x", "special": False},
+    ]
+    parts = {
+        "version": "1.0",
+        "added_tokens": added[1:] if decoder is SPEECH else added,
+        "decoder": decoder,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+    }
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(parts))
+    return hf.Tokenizer.from_file(str(path)), learnt(HuggingFace(file=str(path)))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_each_decoder_of_the_library_decodes_as_there_whole_and_streamed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library_decoder, "WINDOW", 5)
+    monkeypatch.setattr(library_decoder, "CONTEXT", 2)
+    library, encoder = pieces(DECODERS[name], tmp_path)
+    every = st.lists(st.integers(0, len(PIECES)), max_size=25)
+
+    def decode(ids: list[int]) -> str:
+        return library.decode(ids) if set(ids) - {0} else ""  # it strips the end of no text by a panic
+
+    @settings(max_examples=40)
+    @given(every, every)
+    def check(before: list[int], ids: list[int]) -> None:
+        prompt, whole = decode(before), decode([*before, *ids])
+        assert encoder.decode([*before, *ids]) == whole
+        alone = encoder.stream()
+        assert "".join(map(alone.add, ids)) + alone.rest() == decode(ids)
+        if "\ufffd" not in whole:
+            assert encoder.decode_bytes([*before, *ids]) == whole.encode()
+        if whole.startswith(prompt) and "\ufffd" not in prompt:
+            following = encoder.stream(before)
+            assert prompt + "".join(map(following.add, ids)) + following.rest() == whole
+
+    check()
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS.keys() - WAIT - {"bytes twice", "mistral"}))
+def test_a_decoder_that_looks_at_no_later_token_does_not_wait(name: str, tmp_path: Path) -> None:
+    stream = pieces(DECODERS[name], tmp_path)[1].stream()
+    assert all(stream.add(PIECES.index(piece)).strip() for piece in ("the", "a", "##ing", "the"))
+
+
+REPEATS = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+
+
+def test_a_panic_of_the_library_names_the_file(tmp_path: Path) -> None:
+    _, encoder = pieces(strip(1, 1), tmp_path)
+    with pytest.raises(KitError, match=r"tokenizer\.json"):
+        encoder.decode([PIECES.index(" ")])
+    parts = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "slow.json").write_text(json.dumps({**parts, "pre_tokenizer": REPEATS}))
+    with pytest.raises(KitError, match=r"slow\.json"):
+        learnt(HuggingFace(file=str(tmp_path / "slow.json"))).encode_batch(["a" * 40 + "b"])
+
+
+def test_single_bytes_are_counted_as_bytes(tmp_path: Path) -> None:
+    _, encoder = pieces(DECODERS["gemma"], tmp_path)
+    snowman, letter = [PIECES.index(name) for name in ("<0xE2>", "<0x98>", "<0x83>")], PIECES.index("a")
+    assert encoder.decode_bytes(snowman) == "\u2603".encode()
+    assert encoder.decode_bytes([*snowman[:2], letter, snowman[2]]) == b"\xe2\x98a\x83"
+    assert encoder.decode_bytes([letter, snowman[0], snowman[0]]) == b"a\xe2\xe2"
 
 
 def test_unknown_words_are_counted(tmp_path: Path) -> None:
@@ -718,7 +939,7 @@ def test_a_vocabulary_without_such_a_token_ends_no_document(tmp_path: Path) -> N
     tokenizer = hf.Tokenizer(hf.models.WordLevel({"a": 0, "b": 7}, unk_token="a"))
     encoder = learnt(HuggingFace(file=saved(tokenizer, tmp_path)))
     assert (encoder.eot_id, encoder.vocab_size) == (None, 8)
-    assert encoder.decode(range(8)) == " a b"
+    assert encoder.decode(range(8)) == "a b"
 
 
 @pytest.mark.parametrize("content", ["{}", "no JSON", "[1]", '{"model": {"type": "BPE"}}'])
@@ -734,3 +955,45 @@ def test_a_file_that_is_no_tokenizer_is_named(content: str, tmp_path: Path) -> N
 def test_huggingface_refuses_half_a_surrogate_pair(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         learnt(HuggingFace(file=saved(words(), tmp_path))).encode_batch(["a", "a\ud800"])
+
+
+# --- states that others have written ----------------------------------------------------------------------------
+
+ASCII = " ".join(base64.b64encode(bytes([byte])).decode() for byte in range(256))
+BYTE_STATE = {"pattern": R50K, "special": {EOT: 256}, "tokens": ASCII}
+HOSTILE = {
+    "characters that are a number": (Char(), {"characters": 5}),
+    "characters in a list": (Char(), {"characters": ["a", 5]}),
+    "a character twice": (Char(), {"characters": "aba"}),
+    "half a surrogate pair": (Char(), {"characters": "a\ud800"}),
+    "no characters": (Char(), {}),
+    "no tokens": (BPE(), {}),
+    "tokens that are a number": (BPE(), {**BYTE_STATE, "tokens": 5}),
+    "tokens that are not base64": (BPE(), {**BYTE_STATE, "tokens": "abcde"}),
+    "no end of text": (BPE(), {**BYTE_STATE, "special": {}}),
+    "an end beyond memory": (GPT2(), {**BYTE_STATE, "special": {EOT: 10**12}}),
+    "a negative end": (GPT2(), {**BYTE_STATE, "special": {EOT: -1}}),
+    "a pattern that is none": (GPT2(), {**BYTE_STATE, "pattern": "("}),
+    "a pattern that is a number": (GPT2(), {**BYTE_STATE, "pattern": 5}),
+    "a tokenizer that is a number": (HuggingFace(file="kept"), {"json": 5, "eot": None}),
+    "a tokenizer that is not JSON": (HuggingFace(file="kept"), {"json": "{", "eot": None}),
+    "a deep tokenizer": (HuggingFace(file="kept"), {"json": "[" * 100_000, "eot": None}),
+    "half a surrogate pair in JSON": (HuggingFace(file="kept"), {"json": "\ud800", "eot": None}),
+    "an end that is a number": (HuggingFace(file="kept"), {"json": words().to_str(), "eot": 5}),
+    "an id beyond memory": (
+        HuggingFace(file="kept"),
+        {"json": words().to_str().replace('"is":', '"is":400000000'), "eot": None},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "state"), HOSTILE.values(), ids=HOSTILE)
+def test_a_state_that_no_tokenizer_has_written_is_refused(kind: Tokenizer, state: dict[str, object]) -> None:
+    with pytest.raises(KitError):
+        restored(kind, state)
+
+
+def test_a_vocabulary_that_lacks_bytes_is_refused_where_it_is_used() -> None:
+    encoder = BPEEncoder({**BYTE_STATE, "tokens": ASCII[:50]})
+    with pytest.raises(KitError, match="vocabulary"):
+        encoder.encode_batch(["\xe9"])

@@ -82,7 +82,7 @@ def load(folder: Path, schedule: str = 'schedule = "constant"', *files: str) -> 
     components = f"components = [{', '.join(map(repr, files))}]"
     path = folder / "exp.toml"
     path.write_text(EXPERIMENT.format(components=components, schedule=schedule), encoding="utf-8")
-    return Experiment.load(path)
+    return Experiment.load(path, trust_code=True)
 
 
 def told(folder: Path, schedule: str = 'schedule = "constant"', *files: str) -> str:
@@ -286,6 +286,10 @@ def test_two_local_files_cannot_share_a_name(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         source = SCHEDULE.format(name="Poly", power=ord(folder))
         (tmp_path / folder / "poly.py").write_text(source, encoding="utf-8")
+    message = told(tmp_path, 'schedule = "poly"', "a/poly.py", "b/poly.py")
+    assert f"{tmp_path}/b/poly.py would hide another schedule 'poly'" in message
+    other_kind = "from nanogpt_kit.api import Norm\nclass Poly(Norm):\n    def build(self, ctx): ...\n"
+    (tmp_path / "b" / "poly.py").write_text(other_kind, encoding="utf-8")  # copies of both would have one name
     message = told(tmp_path, 'schedule = "poly"', "a/poly.py", "b/poly.py")
     assert f"{tmp_path}/b/poly.py would hide another schedule 'poly'" in message
 

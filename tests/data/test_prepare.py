@@ -365,7 +365,7 @@ def test_two_preparations_at_once_make_the_data_once(tiny: Path, tmp_path: Path)
     )
     code = (
         "import sys; from nanogpt_kit.core.experiment import Experiment; from nanogpt_kit.data.prepare import prepare; "
-        "print(prepare(Experiment.load(sys.argv[1])).path)"
+        "print(prepare(Experiment.load(sys.argv[1], trust_code=True)).path)"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", code, tiny], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

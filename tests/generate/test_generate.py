@@ -14,7 +14,8 @@ from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.loaded import LoadedRun, encode_prompt, load_run
+from nanogpt_kit.generate.loaded import LoadedRun, load_run
+from nanogpt_kit.generate.prompt import encode_prompt
 from nanogpt_kit.runs.folder import find
 from nanogpt_kit.train import session
 
@@ -105,15 +106,17 @@ def test_a_run_of_its_own_code_needs_trust_where_that_code_never_ran(
     (tmp_path / "double.py").unlink()
     load_run(folder.path)  # the run has its copy, and this user ran it
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
-    with pytest.raises(KitError, match=r"brings its own code \(double.py\).*--trust-code"):
+    with pytest.raises(KitError, match=r"double\.py never ran here.*--trust-code"):
         load_run(folder.path)
     assert load_run(folder.path, trust_code=True).generate(["1"], max_new_tokens=1)
+    load_run(folder.path)  # that was consent
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "a third user"))
     (folder.path / "provenance.json").unlink()
     (folder.path / "components").rename(folder.path / "code")
     folder.experiment.write_text(folder.experiment.read_text().replace("components/", "code/"))
-    with pytest.raises(KitError, match="brings its own code"):
+    with pytest.raises(KitError, match=r"double\.py never ran here"):
         load_run(folder.path)
-    with pytest.raises(KitError, match="brings its own code"):
+    with pytest.raises(KitError, match=r"double\.py never ran here"):
         session.run(Experiment.load(tiny, ["train.steps=1"]), resume=str(folder.path))
 
 

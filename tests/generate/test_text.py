@@ -25,8 +25,8 @@ def test_a_character_of_several_bytes_comes_when_it_is_whole() -> None:
     assert shown("a\u2603b") == (["a", "", "", "\u2603", "b", ""], False)
 
 
-def test_half_a_character_at_the_end_is_not_shown() -> None:
-    assert shown("a\u2603".encode()[:-1]) == (["a", "", "", ""], False)
+def test_half_a_character_at_the_end_is_shown_as_in_the_whole_text() -> None:
+    assert shown("a\u2603".encode()[:-1]) == (["a", "", "", "\ufffd"], False)
 
 
 def test_bytes_that_are_no_text_are_shown_as_such() -> None:

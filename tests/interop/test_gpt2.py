@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from nanogpt_kit.components.sampler.greedy import Greedy
 from nanogpt_kit.core.errors import KitError
@@ -134,8 +136,6 @@ def cut(path: Path) -> None:
 
 
 def left_out(folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     path = folder / "model.safetensors"
     save_file({k: v for k, v in load_file(path).items() if "h.1.ln_2" not in k}, path)
 
@@ -228,6 +228,213 @@ def test_a_missing_part_of_the_weights_is_named(tmp_path: Path) -> None:
     lost.unlink()
     with pytest.raises(KitError, match=f"lacks {lost.name}, which its model.safetensors.index.json names"):
         import_run(str(tmp_path / "parts"), "mine", BYTE)
+
+
+def two_heads(folder: Path, name: str = "lm_head.weight") -> torch.nn.Module:
+    """A GPT-2 whose head is its own, as `name`, while its config.json says that it is the embedding."""
+    gpt2(folder, **SMALL)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, name: weights["transformer.wte.weight"].flip(1) * 1.5}, path)
+    return transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+
+
+def logits_agree(theirs: torch.nn.Module, run: str) -> bool:
+    ids = torch.arange(2 * 31).view(2, 31)
+    with torch.no_grad():
+        return torch.allclose(load_run(run).model(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+
+
+def test_a_head_that_is_not_the_embedding_is_imported_and_exported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = two_heads(tmp_path / "hf")
+    import_run(str(tmp_path / "hf"), "mine", BYTE)
+    assert "weight_tying = false" in caplog.text
+    assert logits_agree(theirs, "mine")
+    ours = load_run("mine")
+    export(ours.experiment, ours.model, ours.encoder, "huggingface", tmp_path / "back")
+    back = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "back").eval()
+    assert torch.equal(back.lm_head.weight, theirs.lm_head.weight)
+    assert not torch.equal(back.lm_head.weight, back.transformer.wte.weight)
+    with pytest.raises(KitError, match=r"model\.weight_tying = False"):
+        export(ours.experiment, ours.model, ours.encoder, "nanogpt", tmp_path / "nanogpt")
+    with pytest.raises(KitError, match=r"lm_head\.weight"):
+        import_run(str(tmp_path / "hf"), "tied", [*BYTE, "model.weight_tying=true"])
+
+
+@pytest.mark.parametrize("kept", ["lm_head.weight", "transformer.wte.weight"])
+def test_a_tied_matrix_may_have_either_name(tmp_path: Path, kept: str) -> None:
+    theirs = gpt2(tmp_path / "hf", **SMALL)
+    path = tmp_path / "hf" / "model.safetensors"
+    weights = load_file(path)
+    weights[kept] = weights.pop("transformer.wte.weight")
+    save_file(weights, path)
+    import_run(str(tmp_path / "hf"), "mine", BYTE)
+    assert logits_agree(theirs, "mine")
+    assert load_run("mine").experiment.model.weight_tying
+
+
+def test_an_export_as_tied_proves_that_it_is(tiny: Path, tmp_path: Path) -> None:
+    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0"]))
+    run = load_run("tiny")
+    run.model.lm_head.weight = torch.nn.Parameter(run.model.wte.weight * 2)
+    for form in ("huggingface", "nanogpt"):
+        with pytest.raises(KitError, match=r"lm_head\.weight"):
+            export(run.experiment, run.model, run.encoder, form, tmp_path / "out")
+
+
+def extra_file(folder: Path, name: str, factor: float = 3.0) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({key: value * factor for key, value in weights.items()}, folder / name)
+
+
+def test_the_files_that_transformers_reads_are_read_and_the_others_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = gpt2(tmp_path / "hf", **SMALL)
+    for name in ("a.safetensors", "model_step100.safetensors"):
+        extra_file(tmp_path / "hf", name)
+    (tmp_path / "hf" / "pytorch_model.bin").write_bytes(b"old")
+    index = {"weight_map": {"wte.weight": "a.safetensors"}}
+    (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
+    folder = import_run(str(tmp_path / "hf"), "mine", BYTE)
+    assert logits_agree(theirs, "mine")
+    for name in ("a.safetensors", "model_step100.safetensors", "pytorch_model.bin"):
+        assert name in caplog.text
+    assert list(json.loads((folder.path / "provenance.json").read_text())["imported"]["files"]) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_a_single_file_of_any_name_is_the_model(tmp_path: Path) -> None:
+    theirs = gpt2(tmp_path / "hf", **SMALL)
+    (tmp_path / "hf" / "model.safetensors").rename(tmp_path / "hf" / "mine.safetensors")
+    import_run(str(tmp_path / "hf"), "mine", BYTE)
+    assert logits_agree(theirs, "mine")
+
+
+def several(hf: Path) -> None:
+    extra_file(hf, "b.safetensors")
+    (hf / "model.safetensors").rename(hf / "a.safetensors")
+
+
+def indexed(hf: Path, *names: str) -> None:
+    (hf / "model.safetensors").rename(hf / "a.safetensors")
+    parts = {str(at): name for at, name in enumerate(names)}
+    (hf / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+
+
+def with_tensor(hf: Path, name: str, value: torch.Tensor) -> None:
+    save_file({**load_file(hf / "model.safetensors"), name: value}, hf / "model.safetensors")
+
+
+def twice(hf: Path) -> None:
+    extra_file(hf, "b.safetensors")
+    indexed(hf, "a.safetensors", "b.safetensors")
+
+
+def header(hf: Path, values: bytes, size: int | None = None, body: bytes = b"") -> None:
+    content = struct.pack("<Q", len(values) if size is None else size) + values + body
+    (hf / "model.safetensors").write_bytes(content)
+
+
+EMPTY_SHAPE = b'{"a":{"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]}}'
+REFUSED = {
+    "a key that is not known": (lambda hf: changed_config(hf, rope_theta=1e4), "rope_theta = 10000.0"),
+    "a key of code": (lambda hf: changed_config(hf, auto_map={"AutoModel": "evil.Evil"}), "auto_map"),
+    "quantized weights": (lambda hf: changed_config(hf, quantization_config={"bits": 4}), "quantization_config"),
+    "another mask": (lambda hf: changed_config(hf, n_ctx=100), "n_ctx = 100 .* 240"),
+    "two names of a size": (lambda hf: changed_config(hf, hidden_size=47), "hidden_size = 47, and n_embd = 48"),
+    "pruned heads": (lambda hf: changed_config(hf, pruned_heads={"0": [1]}), "pruned_heads"),
+    "another vocabulary": (lambda hf: changed_config(hf, vocab_size=300), "vocab_size is 300, .* 257 rows"),
+    "a size of text": (lambda hf: changed_config(hf, n_inner="wide"), "n_inner = 'wide'"),
+    "a size that is true": (lambda hf: changed_config(hf, n_layer=True), "n_layer = True"),
+    "no features": (lambda hf: changed_config(hf, n_embd=0), "n_embd = 0"),
+    "absurd features": (lambda hf: changed_config(hf, n_inner=10**400), "n_inner = an integer of more than 30 digits"),
+    "a list of dropouts": (lambda hf: changed_config(hf, attn_pdrop=[0.1]), "attn_pdrop"),
+    "a dropout that is no number": (lambda hf: changed_config(hf, attn_pdrop=float("nan")), "attn_pdrop = nan"),
+    "an object for an activation": (lambda hf: changed_config(hf, activation_function={}), "activation_function"),
+    "a text that ties": (lambda hf: changed_config(hf, tie_word_embeddings="no"), "tie_word_embeddings = 'no'"),
+    "deep JSON": (lambda hf: (hf / "config.json").write_text("[" * 100_000), r"config\.json cannot be read"),
+    "JSON that is not UTF-8": (
+        lambda hf: (hf / "config.json").write_bytes(b'{"a": "\xff"}'),
+        r"config\.json cannot be",
+    ),
+    "an adapter": (lambda hf: (hf / "adapter_config.json").write_text("{}"), r"adapter_config\.json"),
+    "several files": (several, r"a\.safetensors, b\.safetensors"),
+    "a file of the index elsewhere": (lambda hf: indexed(hf, "../a.safetensors"), r"'\.\./a\.safetensors'"),
+    "a damaged index": (lambda hf: indexed(hf) or (hf / "model.safetensors.index.json").write_text("[]"), "index.json"),
+    "a tensor of two values": (twice, r"b\.safetensors holds .* differs"),
+    "another mask in the file": (
+        lambda hf: with_tensor(hf, "transformer.h.1.attn.bias", torch.ones(1, 1, 9, 9)),
+        r"h\.1\.attn\.bias is not the causal mask",
+    ),
+    "a mask of a layer that is none": (
+        lambda hf: with_tensor(hf, "transformer.h.1.crossattention.bias", torch.ones(1, 1, 9, 9).tril()),
+        r"h\.1\.crossattention\.bias has no place",
+    ),
+    "scores that still count": (
+        lambda hf: with_tensor(hf, "h.1.attn.masked_bias", torch.tensor(-1.0)),
+        r"h\.1\.attn\.masked_bias",
+    ),
+    "a bias of the head": (lambda hf: with_tensor(hf, "lm_head.bias", torch.ones(257)), r"lm_head\.bias has no place"),
+    "a head of another size": (
+        lambda hf: with_tensor(hf, "lm_head.weight", torch.ones(300, 48)),
+        r"lm_head\.weight is \[\d+, 48\] there",
+    ),
+    "a tensor that nobody has": (
+        lambda hf: with_tensor(hf, "score.weight", torch.ones(2, 48)),
+        r"score\.weight has no",
+    ),
+    "two of a name": (lambda hf: with_tensor(hf, "ln_f.bias", torch.ones(48)), r"transformer\.ln_f\.bias.* differ"),
+    "numbers that are none": (
+        lambda hf: with_tensor(hf, "transformer.ln_f.bias", torch.full((48,), torch.nan)),
+        r"NaN or infinity: ln_f\.bias",
+    ),
+    "bytes that need scales": (
+        lambda hf: with_tensor(hf, "transformer.ln_f.bias", torch.ones(48, dtype=torch.int8)),
+        r"ln_f\.bias holds torch\.int8",
+    ),
+    "a huge header": (lambda hf: header(hf, b"{}", 2**60), r"model\.safetensors is no safetensors file"),
+    "a deep header": (lambda hf: header(hf, b'{"a":' + b"[" * 99999), r"model\.safetensors is no safetensors file"),
+    "an absurd shape": (lambda hf: header(hf, EMPTY_SHAPE), r"model\.safetensors is no safetensors file"),
+    "no tensors": (lambda hf: header(hf, b"{}"), "no matrix called wte.weight"),
+}
+
+
+@pytest.mark.parametrize(("damage", "named"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_accounted_for_is_refused_by_name(
+    tmp_path: Path, damage: Callable[[Path], object], named: str
+) -> None:
+    gpt2(tmp_path / "hf", **SMALL)
+    damage(tmp_path / "hf")
+    with pytest.raises(KitError, match=named):
+        import_run(str(tmp_path / "hf"), "mine", BYTE)
+    assert not runs_root().exists() or not list(runs_root().glob("*/*"))
+
+
+def test_the_buffers_and_keys_of_old_files_change_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = gpt2(tmp_path / "hf", **SMALL)
+    weights = load_file(tmp_path / "hf" / "model.safetensors")
+    for layer in range(SMALL["n_layer"]):
+        mask = torch.ones(1, 1, 240, 240, dtype=torch.bool).tril()
+        weights |= {f"transformer.h.{layer}.attn.bias": mask, f"h.{layer}.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(weights, tmp_path / "hf" / "model.safetensors")
+    changed_config(tmp_path / "hf", n_ctx=240, output_past=True, task_specific_params={}, attn_pdrop=0.2)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    config["num_hidden_layers"] = config.pop("n_layer")
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    import_run(str(tmp_path / "hf"), "mine", BYTE)
+    assert logits_agree(theirs, "mine")
+    assert "attn_pdrop = 0.2" in caplog.text
+
+
+def test_every_key_that_transformers_writes_is_known(tmp_path: Path) -> None:
+    gpt2(tmp_path / "hf", **SMALL)
+    changed_config(tmp_path / "hf", **transformers.GPT2Config(**SMALL).to_dict())
+    import_run(str(tmp_path / "hf"), "mine", BYTE)
 
 
 def test_a_tokenizer_that_would_learn_from_other_text_is_refused(tmp_path: Path) -> None:

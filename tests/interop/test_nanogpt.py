@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def saved(folder: Path, values: object) -> Path:
     return folder / "out" / "ckpt.pt"
 
 
-@pytest.mark.parametrize("prefix", ["", "_orig_mod."], ids=["plain", "compiled"])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."])
 def test_an_imported_checkpoint_has_its_logits_and_its_characters(tmp_path: Path, prefix: str) -> None:
     model = theirs()
     values = checkpoint(model, prefix)
@@ -76,6 +77,30 @@ def test_an_imported_checkpoint_has_its_logits_and_its_characters(tmp_path: Path
         torch.testing.assert_close(run.model(ids), model(ids).logits, rtol=0, atol=1e-5)
     assert run.encoder.decode([3, 7, 13]) == "Xb\u2603"
     assert run.experiment.model.dropout == 0.1
+
+
+def test_a_head_of_its_own_is_imported_as_such(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = checkpoint(model := theirs())
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(1) * 1.5)
+    values["model"]["lm_head.weight"] = model.lm_head.weight.detach()
+    import_run(str(saved(tmp_path / "nanoGPT", values)))
+    run, ids = load_run("out"), torch.arange(14)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(run.model(ids), model(ids).logits, rtol=0, atol=1e-5)
+    assert run.experiment.model.weight_tying is False
+    assert "weight_tying = false" in caplog.text
+
+
+def test_two_names_of_a_tensor_are_one_where_they_are_equal(tmp_path: Path) -> None:
+    values = checkpoint(theirs())
+    bias = values["model"]["transformer.ln_f.bias"]
+    values["model"]["module.transformer.ln_f.bias"] = bias.clone()
+    path = saved(tmp_path / "nanoGPT", values)
+    import_run(str(path))
+    values["model"]["module.transformer.ln_f.bias"] = bias + 1
+    torch.save(values, path)
+    with pytest.raises(KitError, match=r"transformer\.ln_f\.bias and module\.transformer\.ln_f\.bias differ"):
+        import_run(str(path))
 
 
 def test_an_imported_checkpoint_trains_on_and_goes_back(
@@ -201,6 +226,21 @@ CRAFTED = {
     "a sparse tensor": lambda values: values["model"].update({"transformer.ln_f.weight": torch.zeros(36).to_sparse()}),
     "complex numbers": lambda values: values["model"].update({"transformer.ln_f.weight": torch.zeros(36) * 1j}),
     "an embedding without columns": lambda values: values["model"].update({"transformer.wte.weight": torch.zeros(14)}),
+    "a tensor without memory": lambda values: values["model"].update(
+        {"transformer.ln_f.weight": torch.zeros(36, device="meta")}
+    ),
+    "a tensor of one number many times": lambda values: values["model"].update(
+        {"transformer.wpe.weight": torch.zeros(1).expand(10**8, 36)}
+    ),
+    "a mask of another kind": lambda values: values["model"].update(
+        {"transformer.h.0.attn.bias": torch.ones(1, 1, 20, 20)}
+    ),
+    "an option that is not nanoGPT's": lambda values: values["model_args"].update({"rope": True}),
+    "a part that is not nanoGPT's": lambda values: values.update({"ema": {"a": torch.zeros(2)}}),
+    "a bias that is text": lambda values: values["model_args"].update({"bias": "yes"}),
+    "a size of 5000 digits": lambda values: values["model_args"].update({"n_embd": 10**5000}),
+    "a size that is true": lambda values: values["model_args"].update({"n_layer": True}),
+    "another vocabulary": lambda values: values["model_args"].update({"vocab_size": 15}),
     "more layers than memory": lambda values: values["model_args"].update({"n_layer": 10**9}),
     "more features than memory": lambda values: values["model_args"].update({"n_embd": 3 * 10**6}),
 }
@@ -212,6 +252,49 @@ def test_a_crafted_checkpoint_is_a_sentence_too(tmp_path: Path, craft: Callable[
     craft(values)
     with pytest.raises(KitError, match=r"ckpt.pt"):
         import_run(str(saved(tmp_path / "nanoGPT", values)))
+
+
+def test_keys_that_nanogpt_does_not_have_are_refused_by_name(tmp_path: Path) -> None:
+    values = {**checkpoint(theirs()), "ema": {}}
+    values["model_args"] |= {"rope": True, "n_kv_head": 1}
+    with pytest.raises(KitError) as refused:
+        import_run(str(saved(tmp_path / "nanoGPT", values)))
+    for named in ("'ema'", "rope = True", "n_kv_head = 1"):
+        assert named in str(refused.value)
+
+
+def test_a_file_that_unpacks_to_more_than_it_is_is_refused_before_that(tmp_path: Path) -> None:
+    values = {**checkpoint(theirs()), "optimizer": torch.zeros(2_000_000)}
+    path = saved(tmp_path / "nanoGPT", values)
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    assert (tmp_path / "bomb.pt").stat().st_size < 500_000
+    with pytest.raises(KitError, match=r"bomb\.pt .* 8,\d{3},\d{3}"):
+        import_run(str(tmp_path / "bomb.pt"), "bomb")
+
+
+LETTERS_NOT = {"half a surrogate pair": {0: "\ud800"}, "a letter twice": {0: "a"}, "a number": {0: 5}}
+
+
+@pytest.mark.parametrize("letters", LETTERS_NOT.values(), ids=LETTERS_NOT)
+def test_characters_that_are_none_name_their_file(tmp_path: Path, letters: dict[int, object]) -> None:
+    path = saved(tmp_path / "nanoGPT", checkpoint(theirs()))
+    meta = tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl"
+    meta.write_bytes(pickle.dumps({"itos": {**dict(enumerate(LETTERS)), **letters}}))
+    with pytest.raises(KitError, match=r"meta\.pkl"):
+        import_run(str(path))
+
+
+def test_a_meta_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = saved(tmp_path / "nanoGPT", checkpoint(theirs()))
+    meta = tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl"
+    meta.unlink()
+    os.mkfifo(meta)
+    with pytest.raises(KitError, match=r"--meta"):
+        import_run(str(path))
+    with pytest.raises(KitError, match=r"meta\.pkl"):
+        import_run(str(path), meta=meta)
 
 
 @pytest.mark.parametrize("config", ["abc", {"dataset": 5}, None], ids=str)

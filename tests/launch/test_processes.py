@@ -216,3 +216,12 @@ def test_two_machines_train_one_run_and_one_of_them_may_die(
     monkeypatch.setenv("WORLD_SIZE", "1")
     whole = session.run(Experiment.load(tiny, [*options[:2], "name=whole", *options[3:]]))
     assert losses(folder) == pytest.approx(losses(whole), abs=1e-4)
+
+
+def test_nothing_is_imported_from_a_current_folder_that_this_process_does_not_import_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "click.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    assert processes.start(1, ["--version"]) == 0
+    assert not (tmp_path / "canary").exists()

@@ -297,7 +297,7 @@ def test_a_process_has_the_cores_and_the_environment_of_its_slot(python: Callabl
     assert os.sched_getaffinity(child.process.pid) == {mine[-1]}
     assert os.sched_getaffinity(0) == set(mine), "not ours"
     assert ended(child) == 0
-    assert child.last_line() == "1 3 ['-m', 'nanogpt_kit', 'run', 'x'] ['']"
+    assert child.last_line() == "1 3 ['-P', '-m', 'nanogpt_kit', 'run', 'x'] ['']"
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ import pytest
 
 from nanogpt_kit.api import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.layers import Layers
-from nanogpt_kit.runs import files, folder, metrics, provenance, trust
+from nanogpt_kit.runs import files, folder, metrics, provenance
 from nanogpt_kit.runs.folder import RunFolder, create, find, runs_root
 
 Holder = Callable[[Path], AbstractContextManager[subprocess.Popen[str]]]
@@ -546,32 +545,3 @@ def test_provenance_tells_command_code_components_and_data(
     assert values["components"]["model.attention"] == "nanogpt-kit/sdpa"
     assert {"nanogpt-kit", "torch", "numpy"} <= set(values["distributions"])
     assert json.loads(json.dumps(values)) == values
-
-
-# --- trust ------------------------------------------------------------------------------------------------------
-
-
-def test_code_that_came_with_a_run_is_trusted_once_it_was_run_by_choice(tmp_path: Path) -> None:
-    run = a_run()
-    component = run.path / "components" / "mine.py"
-    component.parent.mkdir()
-    component.write_text("print('mine')")
-    layers = Layers()
-    layers.values["components"] = ["components/mine.py"]
-    with pytest.raises(KitError, match=r"brings its own code \(mine\.py\).*--trust-code"):
-        trust.check(layers, run.path)
-    trust.remember([component])
-    trust.check(layers, run.path)
-    component.write_text("print('changed')")
-    with pytest.raises(KitError, match=r"mine\.py"):
-        trust.check(layers, run.path)
-
-
-def test_a_home_that_cannot_be_written_only_means_being_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    component = tmp_path / "mine.py"
-    component.touch()
-    monkeypatch.setenv("XDG_STATE_HOME", str(component))  # a file
-    trust.remember([component])
-    assert trust.known() == set()

@@ -15,6 +15,7 @@ import tomli
 import tomli_w
 
 from nanogpt_kit.core.layers import parse_override
+from nanogpt_kit.core.registry import Registry
 
 PLANTED = '''\
 """A metric that is known beforehand: least where x is 0.3, and lower with each evaluation."""
@@ -104,7 +105,9 @@ def make_sweep(tmp_path: Path, tiny: Path) -> Callable[..., Sweep]:
     """`make_sweep("trials = 3", space, "optimizer.lr=1e-3")`: over the tiny experiment and the planted metric."""
 
     def made(options: str, space: str, *overrides: str, metric: str = "val/planted") -> Sweep:
-        (tmp_path / "planted.py").write_text(PLANTED, encoding="utf-8")
+        planted = tmp_path / "planted.py"
+        planted.write_text(PLANTED, encoding="utf-8")
+        Registry.installed().with_files([planted], trusted=[planted])
         table = f'\n[sweep]\nmetric = "{metric}"\n{options}\n[sweep.space]\n{space}\n'
         head = 'components = ["planted.py"]\nevaluator = ["planted", "loss"]\n'
         text = head + tiny.read_text(encoding="utf-8") + table

@@ -50,7 +50,7 @@ class Scene:
 
     def __init__(self, folder: Path, options: str, table: str, base: str = BASE) -> None:
         (folder / "exp.toml").write_text(f"{base}[sweep]\n{options}\n[sweep.space]\n{table}\n", encoding="utf-8")
-        self.space = Space(Experiment.load(folder / "exp.toml"))
+        self.space = Space(Experiment.load(folder / "exp.toml", trust_code=True))
         self.study = Study(self.space, InMemoryStorage(), folder / "runs" / "x" / "sweep")
         self.study.folder.mkdir(parents=True)
         self.study.open({one.key: WRITTEN[one.key] for one in self.space.parameters})

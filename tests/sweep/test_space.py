@@ -44,7 +44,7 @@ ADAMW_OR_SGD = '"optimizer.use" = { choice = ["adamw", "sgd"] }\n'
 def space_of(folder: Path, text: str, *overrides: str, base: str = BASE) -> Space:
     path = folder / "exp.toml"
     path.write_text(base + text, encoding="utf-8")
-    return Space(Experiment.load(path, overrides))
+    return Space(Experiment.load(path, overrides, trust_code=True))
 
 
 def checked(folder: Path, text: str, *overrides: str, base: str = BASE) -> Space:

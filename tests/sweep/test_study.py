@@ -39,7 +39,7 @@ WRITTEN = {"optimizer.lr": 3e-3, "model.n_layer": 2, "model.n_embd": 24}
 def space_of(folder: Path, options: str = "", table: str = LR, base: str = BASE) -> Space:
     path = folder / "exp.toml"
     path.write_text(f"{base}[sweep]\n{options}\n[sweep.space]\n{table}\n", encoding="utf-8")
-    return Space(Experiment.load(path))
+    return Space(Experiment.load(path, trust_code=True))
 
 
 def opened(space: Space, storage: BaseStorage, folder: Path) -> Study:

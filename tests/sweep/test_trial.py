@@ -82,7 +82,7 @@ class Scene:
         path = folder / "exp.toml"
         text = base.replace("batch_tokens = 480", f"batch_tokens = {batch_tokens}") + SWEEP.format(options=options)
         path.write_text(text, encoding="utf-8")
-        self.space = Space(Experiment.load(path))
+        self.space = Space(Experiment.load(path, trust_code=True))
         self.study = Study(self.space, InMemoryStorage(), folder / "sweep")
         self.study.folder.mkdir()
         self.study.open({"optimizer.lr": 1e-3})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import PrivateAttr
 
-from nanogpt_kit.api import Encoder, Field, TextContext, Tokenizer
+from nanogpt_kit.api import Encoder, Field, Stream, TextContext, Tokenizer
 from nanogpt_kit.testing.tokenizer import TokenizerConformance
 
 FAILURES = (AssertionError, IndexError, TypeError)
@@ -130,6 +130,38 @@ class SetsTokensOffBySpaces(Sound):
         return b" ".join(super(SetsTokensOffBySpaces, self).decode_bytes([token]) for token in ids)
 
 
+class ForgetsItsPrompt(Sound):
+    """It decodes no space at the beginning of a text, and takes what follows a prompt for such a beginning."""
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return super().decode_bytes(ids).removeprefix(b" ")
+
+    def stream(self, before: Sequence[int] = ()) -> Stream:
+        return AtTheEnd(self)
+
+
+class AtTheEnd:
+    """The stream of an encoder that decodes whole texts alone."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.ids: list[int] = []
+
+    def add(self, token: int) -> str:
+        self.ids.append(token)
+        return ""
+
+    def rest(self) -> str:
+        return self.encoder.decode(self.ids)
+
+
+class LosesWhatWaits(Sound):
+    def stream(self, before: Sequence[int] = ()) -> Stream:
+        stream = super().stream(before)
+        stream.rest = lambda: ""  # type: ignore[method-assign]
+        return stream
+
+
 class TakesListsAlone(Sound):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return super().decode_bytes([ids[place] for place in range(len(ids))])  # type: ignore[index, arg-type]
@@ -195,6 +227,7 @@ BACK, IDS = "test_text_comes_back", "test_ids_are_integers_in_the_vocabulary"
 BATCH, EVERY = "test_texts_of_a_batch_keep_apart", "test_every_id_can_be_decoded_token_by_token"
 STATE, CUT = "test_it_is_restored_from_its_state_as_json", "test_a_text_may_be_cut_where_it_says"
 END, ITERABLE = "test_the_end_of_a_document_has_no_bytes", "test_ids_may_come_as_any_iterable"
+PROMPT, LIBRARY = "test_a_text_follows_its_prompt", "test_decoding_is_that_of_its_library"
 SIZE = "test_the_vocabulary_is_as_large_as_was_known"
 BROKEN: dict[type[Sound], list[str]] = {
     DropsSpacesAtTheEnd: [BACK],
@@ -210,7 +243,9 @@ BROKEN: dict[type[Sound], list[str]] = {
     WritesTheEnd: [END],
     EndsBeyondItsVocabulary: [END],
     RaisesForTheEnd: [EVERY, END],
-    SetsTokensOffBySpaces: [EVERY, BACK],
+    SetsTokensOffBySpaces: [EVERY, BACK, LIBRARY],
+    ForgetsItsPrompt: [PROMPT, LIBRARY],
+    LosesWhatWaits: [EVERY],
     TakesListsAlone: [ITERABLE],
     DecodesArraysInTheirOwnType: [ITERABLE],
     FindsSpacesStrange: ["test_what_comes_back_is_known"],
@@ -226,7 +261,12 @@ BROKEN: dict[type[Sound], list[str]] = {
 def suite_of(encoder: Callable[[int], Encoder], **options: Any) -> Any:
     component = OfClass(**options)
     component._encoder = encoder
-    return type("Suite", (TokenizerConformance,), {"component": component})()
+    return type("Suite", (TokenizerConformance,), {"component": component, "library": library})()
+
+
+def library(self: object, ids: list[int]) -> str:
+    """What `Sound` decodes."""
+    return bytes((token + ord("T")) % 256 for token in ids).decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize("encoder", BROKEN)

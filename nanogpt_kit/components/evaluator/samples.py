@@ -18,11 +18,12 @@ class Samples(Evaluator):
     def check(self, encoder: Encoder, block_size: int) -> None:
         for prompt in self.prompts:
             try:
-                encoder.encode_batch([prompt])
+                (ids,) = encoder.encode_batch([prompt])
             except KitError as error:
                 raise KitError(f"evaluator samples: the prompt {prompt!r} cannot be encoded: {error}") from None
-        if encoder.eot_id is None and "" in self.prompts:
-            raise KitError("evaluator samples: a prompt is empty, and this tokenizer has no end-of-text token")
+            if encoder.eot_id is None and not len(ids):
+                what = f"the prompt {prompt!r} has no tokens" if prompt else "a prompt is empty"
+                raise KitError(f"evaluator samples: {what}, and this tokenizer has no end-of-text token")
 
     def metric_names(self) -> tuple[str, ...]:
         return ()

@@ -31,7 +31,10 @@ class Char(Tokenizer):
         return self.restore({"characters": "".join(map(chr, np.flatnonzero(seen)))})
 
     def restore(self, state: Mapping[str, Any]) -> Encoder:
-        return CharEncoder(state["characters"], skip=self.unknown == "skip")
+        characters = state["characters"]
+        if not isinstance(characters, str) or len(set(characters)) < len(characters):
+            raise ValueError("characters should be a text that holds each of them once")
+        return CharEncoder(characters, skip=self.unknown == "skip")
 
 
 class CharEncoder(Encoder):

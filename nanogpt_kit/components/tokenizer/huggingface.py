@@ -1,7 +1,6 @@
-"""Any tokenizer.json of Hugging Face's tokenizers, whole: normalizer, pre-tokenizer and model are run as they are.
+"""Any tokenizer.json of Hugging Face's tokenizers, whole: all its parts are run as they are.
 
-Text that looks like a special token stays text. What a normalizer drops is lost, and vocabularies that put a space
-before the first word give it back with the text.
+Text that looks like a special token stays text. What a normalizer drops is lost.
 
 Source: github.com/huggingface/tokenizers.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,11 +21,15 @@ from nanogpt_kit.api import (
     Encoder,
     Field,
     KitError,
+    LibraryDecoder,
+    LibraryStream,
     PathStr,
+    Stream,
     TextContext,
     Tokenizer,
     content_hash,
     nearest,
+    no_panic,
     read_text,
 )
 
@@ -37,7 +40,7 @@ SPLITS = {  # which have their pieces end where BPEEncoder.border says: those of
     for digits in (r"\p{N}", r"\p{N}{1,3}")
 }
 USUAL_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]", "<|im_end|>")
-BYTES = {letter: bytes([byte]) for letter, byte in BPEEncoder.letters.items()}
+MOST_HOLES = 2**16  # ids that no token has
 
 
 class HuggingFace(Tokenizer):
@@ -64,8 +67,12 @@ class HuggingFaceEncoder(Encoder):
         except ImportError:
             raise KitError('the tokenizer huggingface needs tokenizers: pip install "nanogpt-kit[bpe]"') from None
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the kit encodes in several processes at once
+        self.place = place
         try:
-            self.tokenizer = hf.Tokenizer.from_str(text)
+            with no_panic(place):
+                self.tokenizer = hf.Tokenizer.from_str(text)
+        except KitError:
+            raise
         except Exception as error:  # the library raises no other
             raise KitError(f"{place}: no tokenizer.json: {error}") from None
         self.tokenizer.no_truncation()
@@ -79,42 +86,32 @@ class HuggingFaceEncoder(Encoder):
             added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
             raise KitError(f"{place}: it has no token {self.eot!r} for tokenizer.eot{nearest(self.eot, added)}")
         self.json = text
-        self.cuttable = cuttable(json.loads(text))
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        if self.vocab_size > len(vocabulary) + MOST_HOLES:
+            raise KitError(f"{place}: its highest id is {self.vocab_size - 1:,}, and it has {len(vocabulary):,} tokens")
         self.eot_id = None if self.eot is None else vocabulary[self.eot]
-        self._read(json.loads(text), vocabulary)
+        parts = json.loads(text)
+        self.cuttable = cuttable(parts)
+        self._read(parts, vocabulary)
+        self.decoder = LibraryDecoder(self.tokenizer, parts.get("decoder"), self.silent, place)
 
     def _read(self, parts: dict[str, Any], vocabulary: dict[str, int]) -> None:
-        """What the library does not tell: the bytes of each token, and the unknown one."""
+        """What the library does not tell: the unknown token, and those that no text may become."""
         model = parts["model"]
         unknown = model.get("unk_token")
         if model.get("unk_id") is not None:
             unknown = model["vocab"][model["unk_id"]][0]
         self.unknown_id = vocabulary.get(unknown)
         added = self.tokenizer.get_added_tokens_decoder()
-        special = {token.content for token in added.values() if token.special} | {self.eot}
+        self.silent = {number for number, token in added.items() if token.special}  # that the library does not decode
+        if self.eot_id is not None:
+            self.silent.add(self.eot_id)
         self.special = np.zeros(self.vocab_size, dtype=bool)
-        self.bytes = [b""] * self.vocab_size
         self.spelled: dict[int, list[int]] = {}
-        bytes_of = self._reader(parts)
         for token, number in vocabulary.items():
-            if token not in special:
-                self.bytes[number] = token.encode() if number in added else bytes_of(token)
-            elif token != unknown:
+            if number in self.silent and number != self.unknown_id:
                 self.special[number] = True
                 self.spelled[number] = self._spell(token, vocabulary)
-
-    def _reader(self, parts: dict[str, Any]) -> Callable[[str], bytes]:
-        """How this vocabulary writes bytes. It is read token by token, as texts are streamed."""
-        decoder, prefix = self.tokenizer.decoder, parts["model"].get("continuing_subword_prefix")
-        found = types(parts.get("decoder")) | types(parts.get("pre_tokenizer"))
-        if "ByteLevel" in found:
-            return lambda token: b"".join(BYTES.get(letter, letter.encode()) for letter in token)
-        if found & {"Metaspace", "ByteFallback", "Replace"}:
-            return sentencepiece
-        if decoder is None or prefix:  # whole words, or their first parts, are set off by spaces
-            return lambda token: (token[len(prefix) :] if prefix and token.startswith(prefix) else f" {token}").encode()
-        return lambda token: decoder.decode([token]).encode()
 
     def _spell(self, token: str, vocabulary: dict[str, int]) -> list[int]:
         """The ids of a special token's characters, of their bytes, or of what is unknown."""
@@ -126,7 +123,8 @@ class HuggingFaceEncoder(Encoder):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
-            found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            with no_panic(self.place):
+                found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError:
             "".join(texts).encode("utf-8")  # which says where half a surrogate pair is
             raise
@@ -138,8 +136,15 @@ class HuggingFaceEncoder(Encoder):
             return ids
         return np.concatenate([np.array(self.spelled.get(number, [number]), dtype=np.int64) for number in ids.tolist()])
 
+    def decode(self, ids: Iterable[int]) -> str:
+        """As the library does, without special tokens."""
+        return self.decoder.decode(ids)
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        return b"".join(map(self.bytes.__getitem__, ids.tolist() if isinstance(ids, np.ndarray) else ids))
+        return self.decoder.decode_bytes(ids)
+
+    def stream(self, before: Sequence[int] = ()) -> Stream:
+        return super().stream() if self.decoder.bytes is not None else LibraryStream(self.decoder, before)
 
     def unknown(self, text: str, ids: np.ndarray) -> int:
         return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
@@ -178,15 +183,3 @@ def reaches_over_borders(token: dict[str, Any]) -> bool:
     if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
         return True
     return re.search(r"[\s,.;:\u3001\u3002\uff0c\uff0e\uff1a\uff1b]", token["content"]) is not None
-
-
-def sentencepiece(token: str) -> bytes:
-    byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
-    return bytes.fromhex(byte[1]) if byte else token.replace("\u2581", " ").encode()
-
-
-def types(part: Any) -> set[str]:
-    """Of a part of a tokenizer.json, and of all that are chained in it."""
-    if isinstance(part, list):
-        return set().union(*map(types, part))
-    return {part["type"]}.union(*map(types, part.values())) if isinstance(part, dict) and "type" in part else set()

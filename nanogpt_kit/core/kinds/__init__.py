@@ -10,7 +10,7 @@ from nanogpt_kit.core.kinds.divided import Divided
 from nanogpt_kit.core.kinds.network import MLP, Attention, Init, LayerContext, Model, ModelContext, Norm, Position, Role
 from nanogpt_kit.core.kinds.observation import Callback, EvaluateContext, Evaluator, LiveRun, Sampler, SplitLoss
 from nanogpt_kit.core.kinds.optimization import Optimizer, Parallel, Schedule, Spread, WarmedUp, decayed
-from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Order, OrderContext, TextContext, Tokenizer
+from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Order, OrderContext, Stream, TextContext, Tokenizer
 from nanogpt_kit.core.options import Component
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Schedule",
     "SplitLoss",
     "Spread",
+    "Stream",
     "TextContext",
     "Tokenizer",
     "WarmedUp",

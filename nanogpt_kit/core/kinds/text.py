@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import Field
 
@@ -84,6 +85,30 @@ class TextContext:
     documents: Callable[[str], Iterator[str]]  # of a split; long ones come in pieces
 
 
+class Stream(Protocol):
+    """Decodes a text token by token: all that it returns, joined, is what `Encoder.decode` makes of the whole."""
+
+    def add(self, token: int) -> str:
+        """What is certain now, whatever follows, and was not returned before."""
+
+    def rest(self) -> str:
+        """What was uncertain, where nothing follows."""
+
+
+class ByteStream:
+    """The stream of tokens that stand for the same bytes wherever they are."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, token: int) -> str:
+        return self.characters.decode(self.encoder.decode_bytes([token]))
+
+    def rest(self) -> str:
+        return self.characters.decode(b"", final=True)
+
+
 class Encoder(ABC):
     """A tokenizer at work. `state` and `Tokenizer.restore` carry it through data folders and checkpoints."""
 
@@ -98,7 +123,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of `ids`; special tokens have none."""
+        """The bytes of `ids`, as a whole text; special tokens have none."""
 
     def cut(self, text: str) -> int:
         """Where the beginning of a document may be cut, as late as can be: both sides encode to the ids of the whole.
@@ -114,6 +139,13 @@ class Encoder(ABC):
     def decode(self, ids: Iterable[int]) -> str:
         """Text; bytes that are no UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def stream(self, before: Sequence[int] = ()) -> Stream:
+        """Decodes the text that follows the tokens `before` as it is made.
+
+        A tokenizer whose tokens mean other bytes beside other tokens has to say how.
+        """
+        return ByteStream(self)
 
     def state(self) -> dict[str, Any]:
         """What was learnt from the text, as JSON values; empty where the options say it all."""

@@ -1,0 +1,125 @@
+"""The config.json of transformers' GPT-2: what each key means here, so that none is passed over.
+
+Source: transformers' GPT2Config and PretrainedConfig, of its present and of older versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.interop.foreign import LARGEST, check_number, shown
+from nanogpt_kit.runs.files import read_json
+
+ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
+ALIASES = {  # by which GPT2Config knows the same
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+SIZES = ("n_layer", "n_head", "n_embd", "n_positions")
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+DEFAULTS = {  # GPT2Config's, for what becomes an option here
+    **dict.fromkeys(DROPOUTS, 0.1),
+    "n_inner": None,
+    "layer_norm_epsilon": 1e-5,
+    "activation_function": "gelu_new",
+    "tie_word_embeddings": True,
+    "vocab_size": 50257,
+}
+PLAIN: dict[str, Any] = {  # what else would change the network
+    "model_type": "gpt2",
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False,
+    "add_cross_attention": False,
+}
+NEUTRAL: dict[str, Any] = {  # of any model, at the values that change nothing
+    "is_encoder_decoder": False,
+    "pruned_heads": {},
+    "chunk_size_feed_forward": 0,
+    "cross_attention_hidden_size": None,
+    "quantization_config": None,
+    "tie_encoder_decoder": False,
+    "use_bfloat16": False,
+}
+WITHOUT_EFFECT = {  # on logits, each for its reason
+    "a name, a version or a type of files": (
+        *("_name_or_path", "name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype"),
+        *("_commit_hash", "finetuning_task", "torchscript"),
+    ),
+    "how weights are drawn or trained": ("initializer_range", "gradient_checkpointing", "_gradient_checkpointing"),
+    "of a head for whole texts, whose weights would be refused by name": (
+        *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
+        *("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "predict_special_tokens"),
+    ),
+    "what a call gives back, and which kernel computes it": (
+        *("use_cache", "output_past", "output_attentions", "output_hidden_states", "return_dict", "use_return_dict"),
+        *(
+            "_attn_implementation",
+            "attn_implementation",
+            "_attn_implementation_autoset",
+            "_attn_implementation_internal",
+        ),
+        *("_output_attentions", "is_decoder"),
+    ),
+    "tokens and settings for writing text, which [sample] and [[sampler]] have here": (
+        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "prefix"),
+        *("task_specific_params", "do_sample", "early_stopping", "max_length", "min_length", "length_penalty"),
+        *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "diversity_penalty", "num_beams"),
+        *("num_beam_groups", "num_return_sequences", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
+        *("bad_words_ids", "begin_suppress_tokens", "suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
+        *("exponential_decay_length_penalty", "remove_invalid_values", "return_dict_in_generate", "output_scores"),
+        *("tokenizer_class",),
+    ),
+}
+HARMLESS = {key for keys in WITHOUT_EFFECT.values() for key in keys}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Whole, with the defaults of what it leaves out. Raises KitError with each key that is not GPT-2's."""
+    try:
+        config = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise KitError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(config, dict) or config.get("model_type") != "gpt2":
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        raise KitError(f"{path} describes a model of type {shown(kind)}; only gpt2 can be imported")
+    faults = []
+    for alias in ALIASES.keys() & config.keys():
+        value, own = config.pop(alias), ALIASES[alias]
+        if config.setdefault(own, value) != value:
+            faults.append(
+                f"{path}: {alias} = {shown(value)}, and {own} = {shown(config[own])}; they are the same option"
+            )
+    faults += [f"{path}: {key} is missing" for key in SIZES if config.get(key) is None]
+    values = {**DEFAULTS, **config}
+    faults += [f"{path}: {key} = {shown(values[key])}{fault}" for key in values if (fault := wrong(key, values))]
+    if faults:
+        raise KitError(*faults)
+    return values
+
+
+def wrong(key: str, config: Mapping[str, Any]) -> str | None:
+    """What is said behind `key = value`; None where nothing is wrong with it."""
+    value = config[key]
+    fault = None
+    if key in (*SIZES, "vocab_size", "n_inner"):
+        fault = None if value is None and key != "vocab_size" else check_number(value, 1, LARGEST, whole=True)
+    elif key in (*DROPOUTS, "layer_norm_epsilon"):
+        fault = check_number(value, 0, 1)
+    elif key == "activation_function":
+        known = isinstance(value, str) and value in ACTIVATIONS
+        fault = None if known else f"expected one of {', '.join(ACTIVATIONS)}"
+    elif key == "tie_word_embeddings":
+        fault = None if isinstance(value, bool) else "expected true or false"
+    elif key in PLAIN or key in NEUTRAL or key == "n_ctx":  # the last one is of old files, the side of the causal mask
+        plain = {**PLAIN, **NEUTRAL, "n_ctx": config.get("n_positions")}[key]
+        same = value == plain and type(value) is type(plain)
+        return None if same else f" is another network than GPT-2, which has {shown(plain)} there"
+    elif key not in HARMLESS:
+        return " may be another network than GPT-2, which has no such key; where it changes nothing, remove it"
+    return f"; {fault}" if fault else None
