@@ -103,20 +103,16 @@ def test_what_is_deep_or_long_is_named_with_its_line(name: str, tmp_path: Path) 
         f"{'.'.join('a' * 3000)}=1",
         f"a.b={'[' * 300}{']' * 300}",
         f"a.b={'[' * 100_000}",
-        f"a.b=0x{'f' * 5000}",
         "a.b=0xffffffffffffffffff",
     ],
 )
 def test_what_is_deep_or_long_on_the_command_line_is_refused_there(override: str, tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text("")
-    try:
-        values = Layers.load(path, [override]).values
-    except KitError as refused:
-        assert refused.faults[0].place == "command line"
-        assert len(str(refused)) < 1000
-    else:  # a right-hand side that is not TOML is a text
-        assert values == {"a": {"b": override.partition("=")[2]}}
+    with pytest.raises(KitError) as refused:
+        Layers.load(path, [override])
+    assert refused.value.faults[0].place == "command line"
+    assert len(str(refused.value)) < 1000
 
 
 def test_a_name_with_nul_or_too_long_to_extend_is_refused_at_its_line(tmp_path: Path) -> None:
