@@ -34,8 +34,12 @@ from nanogpt_kit.core.errors import KitError
 )
 @click.option("--json", "as_json", is_flag=True, help="Lines of JSON instead of text.")
 @click.option("--logprobs", is_flag=True, help="Tokens with the log-probabilities that the model gave them, in JSON.")
-@click.option("--num-samples", type=click.IntRange(1), help="Texts for each prompt.  [default: sample.num_samples]")
-@click.option("--max-new-tokens", type=click.IntRange(0), help="Tokens of each.  [default: sample.max_new_tokens]")
+@click.option(
+    "--num-samples", type=click.IntRange(1, 10**6), help="Texts for each prompt.  [default: sample.num_samples]"
+)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(0, 10**9), help="Tokens of each.  [default: sample.max_new_tokens]"
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the draws; text number i uses seed + i.")
 @click.option("--stop", multiple=True, help="A text ends before it; may be given several times.")
 @STEP
