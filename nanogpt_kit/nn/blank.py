@@ -54,7 +54,8 @@ def check_size(model: Model, needed: int, most: int, what: str) -> None:
     """Raises KitError where `needed` bytes are more than the `most`; it names the options that make the model large."""
     if needed > most:
         sizes = {key: value for key, value in model if isinstance(value, int) and not isinstance(value, bool)}
-        largest = max(sizes, key=lambda key: sizes[key], default="")
+        written = model.model_fields_set & sizes.keys() or sizes.keys()
+        largest = max(sorted(written), key=lambda key: sizes[key], default="")
         options = ", ".join(f"{key} = {value}" for key, value in sizes.items())
         reason = f"needs at least {needed:,} bytes with {options}, and {most:,} {what} are the most; make it smaller"
         raise KitError(Fault(f"the model {reason}", f"model.{largest}" if largest else "model"))

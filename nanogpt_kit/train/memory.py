@@ -83,9 +83,7 @@ def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunConte
     wanted = experiment.train.batch_tokens
     needed = wanted * BATCH_BYTES // ctx.world_size
     if experiment.total_steps and needed > most:
-        reason = (
-            f"a batch of {wanted:,} tokens takes at least {needed:,} bytes, and this machine has {most:,} of memory"
-        )
+        reason = f"a batch of {wanted:,} tokens takes at least {needed:,} bytes, and this machine has {most:,}"
         place = experiment.place(("train", "batch_tokens"))
         raise KitError(Fault(f"{reason}; several updates with smaller batches need less", "train.batch_tokens", place))
 
