@@ -6,24 +6,40 @@ import logging
 import math
 import shutil
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint import store
+from nanogpt_kit.checkpoint.damaged import cause, damaged
 from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed, nearest
 from nanogpt_kit.runs import samples
 from nanogpt_kit.runs.metrics import read, truncate_after
+
+from nanogpt_kit.train.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
+UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+TYPES: dict[str, type | tuple[type, ...]] = {  # of the training state, as `Saving.save` writes it
+    "step": int,
+    "evaluated_at": int,
+    "seconds": (int, float),
+    "micro_batch_size": int,
+    "best": dict,
+    "stop_reason": str,
+    "optimizer": dict,
+    "scaler": dict,
+    "rng": list,
+    "callbacks": dict,
+}
 RANK_STRIDE = 1_000_003  # between the seeds of two ranks' dropout: a prime
 
 
@@ -56,14 +72,17 @@ class Saving:
         if self.path is None:
             return None
         run, saved = self.run, store.load_training(self.path)
-        state = saved["optimizer"]
-        if store.in_parts(run.model):
-            from nanogpt_kit.checkpoint.shards import optimizer_state_as
+        with damaged(self.path / store.TRAINING):
+            check_types(saved, store.step_of(self.path))
+            state = saved["optimizer"]
+            if store.in_parts(run.model):
+                from nanogpt_kit.checkpoint.shards import optimizer_state_as
 
-            state = optimizer_state_as(state, run.optimizer)
-        run.optimizer.load_state_dict(state)
-        if saved["scaler"]:  # there is none where "auto" was another type on another machine
-            run.scaler.load_state_dict(saved["scaler"])
+                state = optimizer_state_as(state, run.optimizer)
+            check_groups(state["param_groups"], run.optimizer.param_groups)
+            run.optimizer.load_state_dict(state)
+            if saved["scaler"]:  # there is none where "auto" was another type on another machine
+                run.scaler.load_state_dict(saved["scaler"])
         run.step, run.seconds, run.evaluated_at = saved["step"], saved["seconds"], saved["evaluated_at"]
         self.saved_at, self.best = saved["step"], saved["best"]
         run.finite.steps_read, run.finite.steps_clipped = saved["clipping"]
@@ -77,13 +96,26 @@ class Saving:
         run = self.run
         rank, seed = run.world.rank, run.experiment.train.seed
         seed_everything((seed + rank * RANK_STRIDE) % 2**63)
-        if saved is None:
+        if saved is None or self.path is None:
             return
-        run.hooks.load_state_dict(saved["callbacks"])
-        if rank < len(saved["rng"]):
-            set_rng_state(saved["rng"][rank])
-        else:  # there were fewer ranks
-            seed_everything((seed + rank * RANK_STRIDE + run.step) % 2**63)
+        with damaged(self.path / store.TRAINING):
+            run.hooks.load_state_dict(saved["callbacks"])
+            if rank < len(saved["rng"]):
+                set_rng_state(saved["rng"][rank])
+                return
+        seed_everything((seed + rank * RANK_STRIDE + run.step) % 2**63)  # there were fewer ranks
+
+    def named(self, error: BaseException) -> BaseException:
+        """The same, or a RunFailed that names the checkpoint where the first step from it failed.
+
+        What an optimizer keeps for a parameter is known to it alone, so that its step is what shows whether it fits.
+        """
+        run = self.run
+        is_first = self.path is not None and run.step == run.first_step == store.step_of(self.path)
+        if not is_first or not isinstance(error, UNFIT) or is_out_of_memory(error):
+            return error
+        reason = f"the first step from {self.path} failed ({cause(error)}); its {store.TRAINING} may be damaged"
+        return RunFailed(f"{reason}: remove this checkpoint to continue from the one before")
 
     def cut_logs(self) -> None:
         """Takes from the logs what was written after this checkpoint; called by rank 0, before anything is written."""
@@ -167,3 +199,32 @@ class Saving:
             free = shutil.disk_usage(run.path).free
             told = f"the checkpoint of step {run.step} cannot be written: {error} ({free:,} bytes are free there)"
             raise RunFailed(told) from error
+
+
+def check_types(saved: Mapping[str, Any], step: int) -> None:
+    """Raises KeyError or ValueError where a training state is not one of this step."""
+    for key, kind in TYPES.items():
+        if not isinstance(saved[key], kind) or isinstance(saved[key], bool):
+            raise ValueError(f"{key} is a {type(saved[key]).__name__}")
+    if saved["step"] != step or saved["micro_batch_size"] < 1 or not 0 <= saved["seconds"] < float("inf"):
+        raise ValueError("its step, seconds or micro_batch_size cannot be")
+    best = saved["best"]
+    if best and not (isinstance(best["step"], int) and isinstance(best["value"], float)):
+        raise ValueError("best names no step and value")
+
+
+def check_groups(saved: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str, Any]]) -> None:
+    """Raises KeyError or ValueError where groups do not have what an optimizer's new ones have, or in other types."""
+    if len(saved) != len(fresh):
+        raise ValueError(f"the optimizer has {len(saved)} groups there and {len(fresh)} in the experiment")
+    for there, here in zip(saved, fresh, strict=True):
+        for key, value in here.items():
+            if value is not None and there[key] is not None and not alike(there[key], value):
+                raise ValueError(f"the optimizer's {key} is a {type(there[key]).__name__}")
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Of one type; all numbers are of one, with tensors of one element."""
+    number = (int, float, Tensor)
+    both_numbers = all(isinstance(value, number) and not isinstance(value, bool) for value in (one, other))
+    return both_numbers or isinstance(one, type(other)) or {type(one), type(other)} <= {list, tuple}

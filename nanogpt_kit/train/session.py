@@ -189,7 +189,7 @@ def work(trainer: Trainer) -> None:
         reason = str(error)
         raise RunFailed(f"{folder} cannot go on: {error}") from error
     except BaseException as error:
-        failure = in_words(error)
+        failure = in_words(trainer.saving.named(error))
         reason, cause = str(failure) or repr(failure), getattr(failure, "cause", cause)
         lost = world.lost(error)
         if failure is not error:
