@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core import toml
-from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
 
 COMMAND_LINE = "command line"
 BITS = 64  # of TOML's whole numbers, its specification says
@@ -139,9 +139,8 @@ class Layers:
         dropped = [key for key in lower if key != "use"]
         if dropped:
             before = f"{lower['use']!r} ({self.place((*at, 'use'))})"
-            self.notes.append(
-                f"{dotted(at)}: {use!r} ({where}) takes the place of {before}; dropped its {', '.join(dropped)}"
-            )
+            note = f"{dotted(at)}: {use!r} ({where}) takes the place of {before}; dropped its {', '.join(dropped)}"
+            self.notes.append(printable(note))
         self._forget(lower, at)
         lower.clear()
 
@@ -201,4 +200,4 @@ def override_key(text: str) -> tuple[str, ...]:
     while isinstance(node, dict) and len(node) == 1:
         part, node = next(iter(node.items()))
         key = (*key, part)
-    return key if node == 0 else ()
+    return () if isinstance(node, dict) else key
