@@ -6,12 +6,12 @@ import logging
 import math
 import shutil
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.damaged import cause, damaged
@@ -21,6 +21,7 @@ from nanogpt_kit.runs import samples
 from nanogpt_kit.runs.metrics import read, truncate_after
 
 from nanogpt_kit.train.memory import is_out_of_memory
+from nanogpt_kit.train.training_state import check_groups, check_tensors, check_types
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
@@ -28,18 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
-TYPES: dict[str, type | tuple[type, ...]] = {  # of the training state, as `Saving.save` writes it
-    "step": int,
-    "evaluated_at": int,
-    "seconds": (int, float),
-    "micro_batch_size": int,
-    "best": dict,
-    "stop_reason": str,
-    "optimizer": dict,
-    "scaler": dict,
-    "rng": list,
-    "callbacks": dict,
-}
 RANK_STRIDE = 1_000_003  # between the seeds of two ranks' dropout: a prime
 
 
@@ -75,11 +64,12 @@ class Saving:
         with damaged(self.path / store.TRAINING):
             check_types(saved, store.step_of(self.path))
             state = saved["optimizer"]
+            check_groups(state["param_groups"], run.optimizer.param_groups)
+            check_tensors(state, run.optimizer.param_groups)
             if store.in_parts(run.model):
                 from nanogpt_kit.checkpoint.shards import optimizer_state_as
 
                 state = optimizer_state_as(state, run.optimizer)
-            check_groups(state["param_groups"], run.optimizer.param_groups)
             run.optimizer.load_state_dict(state)
             if saved["scaler"]:  # there is none where "auto" was another type on another machine
                 run.scaler.load_state_dict(saved["scaler"])
@@ -199,32 +189,3 @@ class Saving:
             free = shutil.disk_usage(run.path).free
             told = f"the checkpoint of step {run.step} cannot be written: {error} ({free:,} bytes are free there)"
             raise RunFailed(told) from error
-
-
-def check_types(saved: Mapping[str, Any], step: int) -> None:
-    """Raises KeyError or ValueError where a training state is not one of this step."""
-    for key, kind in TYPES.items():
-        if not isinstance(saved[key], kind) or isinstance(saved[key], bool):
-            raise ValueError(f"{key} is a {type(saved[key]).__name__}")
-    if saved["step"] != step or saved["micro_batch_size"] < 1 or not 0 <= saved["seconds"] < float("inf"):
-        raise ValueError("its step, seconds or micro_batch_size cannot be")
-    best = saved["best"]
-    if best and not (isinstance(best["step"], int) and isinstance(best["value"], float)):
-        raise ValueError("best names no step and value")
-
-
-def check_groups(saved: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str, Any]]) -> None:
-    """Raises KeyError or ValueError where groups do not have what an optimizer's new ones have, or in other types."""
-    if len(saved) != len(fresh):
-        raise ValueError(f"the optimizer has {len(saved)} groups there and {len(fresh)} in the experiment")
-    for there, here in zip(saved, fresh, strict=True):
-        for key, value in here.items():
-            if value is not None and there[key] is not None and not alike(there[key], value):
-                raise ValueError(f"the optimizer's {key} is a {type(there[key]).__name__}")
-
-
-def alike(one: Any, other: Any) -> bool:
-    """Of one type; all numbers are of one, with tensors of one element."""
-    number = (int, float, Tensor)
-    both_numbers = all(isinstance(value, number) and not isinstance(value, bool) for value in (one, other))
-    return both_numbers or isinstance(one, type(other)) or {type(one), type(other)} <= {list, tuple}
