@@ -34,7 +34,7 @@ def check_types(saved: Mapping[str, Any], step: int) -> None:
     if saved["step"] != step or saved["micro_batch_size"] < 1 or not 0 <= saved["seconds"] < float("inf"):
         raise ValueError("its step, seconds or micro_batch_size cannot be")
     best = saved["best"]
-    if best and not (isinstance(best["step"], int) and isinstance(best["value"], float)):
+    if best and not (isinstance(best["step"], int) and isinstance(best["value"], int | float)):
         raise ValueError("best names no step and value")
 
 
