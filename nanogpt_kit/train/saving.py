@@ -102,7 +102,7 @@ class Saving:
         """
         run = self.run
         is_first = self.path is not None and run.step == run.first_step == store.step_of(self.path)
-        if not is_first or not isinstance(error, UNFIT) or is_out_of_memory(error):
+        if not is_first or not isinstance(error, UNFIT) or is_out_of_memory(error) or run.world.lost(error):
             return error
         reason = f"the first step from {self.path} failed ({cause(error)}); its {store.TRAINING} may be damaged"
         return RunFailed(f"{reason}: remove this checkpoint to continue from the one before")
