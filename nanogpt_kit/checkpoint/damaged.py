@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, load_file
+from torch import Tensor
 
 from nanogpt_kit.core.errors import KitError, RunFailed, cut
 
@@ -47,3 +52,23 @@ def check_stored(path: Path) -> None:
             total, size = sum(entry.file_size for entry in file.infolist()), path.stat().st_size
         if total > size:
             raise ValueError(f"it has {size:,} bytes and says that it holds {total:,}")
+
+
+def named_tensors(values: Any) -> dict[str, Tensor]:
+    """The same, where they are tensors by name that can be computed with. Raises ValueError."""
+    if not isinstance(values, Mapping):
+        raise ValueError("it holds no tensors by name")
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{name!r} is not a tensor")
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise ValueError(f"{name!r} is a tensor without plain values")
+    return dict(values)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:  # safetensors opens no such name
+        return load(path.read_bytes())
+    return load_file(path)

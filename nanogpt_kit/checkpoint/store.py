@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load, load_file, save_model
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from nanogpt_kit.checkpoint.damaged import check_stored, damaged
+from nanogpt_kit.checkpoint.damaged import check_stored, damaged, named_tensors, read_tensors
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.nn.spread import is_spread
@@ -237,26 +237,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     weights = read_state(path, lambda name: name.startswith("model/")).get("model")
     with damaged(path / SHARDS):
         return named_tensors(weights)
-
-
-def named_tensors(values: Any) -> dict[str, Tensor]:
-    """The same, where they are tensors by name that can be computed with. Raises ValueError."""
-    if not isinstance(values, Mapping):
-        raise ValueError("it holds no tensors by name")
-    for name, value in values.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{name!r} is not a tensor")
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            raise ValueError(f"{name!r} is a tensor without plain values")
-    return dict(values)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:  # safetensors opens no such name
-        return load(path.read_bytes())
-    return load_file(path)
 
 
 def fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
