@@ -23,6 +23,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {  # of the training state, as `Savi
     "scaler": dict,
     "rng": list,
     "callbacks": dict,
+    "clipping": (list, tuple),
 }
 
 
