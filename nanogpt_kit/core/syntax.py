@@ -100,3 +100,10 @@ def slip(text: str, at: int, key: Key) -> str:
                 return IN_A_CHOICE
             return remedy.format(*[found[0], *found.groups()], quote="'" if "\\" in found[0] else '"')
     return ""
+
+
+def escapes_in(path: str) -> str:
+    """For a path that is not there: the remedy where "C:\\temp" in double quotes has become a tab; else empty."""
+    if not re.search(r"[\x07-\x0d\x1b]", path):
+        return ""
+    return "; it holds control characters: a backslash in double quotes begins an escape, so write it in single quotes"

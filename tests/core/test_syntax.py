@@ -74,6 +74,16 @@ def test_a_slip_on_the_command_line_has_the_same_remedy(tmp_path: Path) -> None:
     assert "C:/q" in str(refused.value)
 
 
+def test_a_path_whose_backslashes_became_controls_is_named_with_the_remedy(
+    tiny: Path, command: Callable[..., object]
+) -> None:
+    lines = tiny.read_text().split("\n")
+    lines[4] = 'source = "C:\\new\\text.txt"'
+    tiny.write_text("\n".join(lines))
+    answer = command("run", tiny)
+    assert (answer.code, "dataset.source" in answer.err, "single quotes" in answer.err) == (2, True, True)
+
+
 DEEP = {
     "a header of many parts": f"[{'.'.join('a' * 500)}]",
     "a key of more parts than the parser takes": f"\n{'.'.join('a' * 3000)} = 1",
