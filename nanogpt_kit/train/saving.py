@@ -19,7 +19,6 @@ from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed, nearest
 from nanogpt_kit.runs import samples
 from nanogpt_kit.runs.metrics import read, truncate_after
-
 from nanogpt_kit.train.memory import is_out_of_memory
 from nanogpt_kit.train.training_state import check_groups, check_tensors, check_types
 

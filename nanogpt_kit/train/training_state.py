@@ -34,6 +34,8 @@ def check_types(saved: Mapping[str, Any], step: int) -> None:
             raise ValueError(f"{key} is a {type(saved[key]).__name__}")
     if saved["step"] != step or saved["micro_batch_size"] < 1 or not 0 <= saved["seconds"] < float("inf"):
         raise ValueError("its step, seconds or micro_batch_size cannot be")
+    if [type(count) for count in saved["clipping"]] != [int, int]:
+        raise ValueError("clipping is not two counts")
     best = saved["best"]
     if best and not (isinstance(best["step"], int) and isinstance(best["value"], int | float)):
         raise ValueError("best names no step and value")
