@@ -21,7 +21,7 @@ from nanogpt_kit.cli import main as cli
 from nanogpt_kit.cli import streams
 from nanogpt_kit.cli.streams import OutputClosed
 from nanogpt_kit.core import signals
-from nanogpt_kit.core.errors import KitError, LostRank, RunFailed
+from nanogpt_kit.core.errors import KitError, LostRank, RunFailed, printable
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.runs.secrets import hide_in_text
 
@@ -35,7 +35,7 @@ class OnConsole(logging.Handler):
         import rich
 
         rich.reconfigure(stderr=True)
-        rich.get_console().out(self.format(record), highlight=False)
+        rich.get_console().out(printable(self.format(record)), highlight=False)
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def tell(message: str, patience: float = 0.0) -> None:
         time.sleep(patience + bool(rank()))
     except KeyboardInterrupt:
         return  # another was heard
-    message = hide_in_text(message)
+    message = printable(hide_in_text(message))
     click.echo(f"rank {rank()}: {message}" if rank() else message, err=True)
 
 

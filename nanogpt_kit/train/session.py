@@ -27,7 +27,7 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.evaluate import apart, check_evaluators, show
-from nanogpt_kit.train.memory import is_out_of_memory, keep_freed_memory
+from nanogpt_kit.train.memory import check_memory, is_out_of_memory, keep_freed_memory
 from nanogpt_kit.train.metric_names import check_metrics
 from nanogpt_kit.train.new_run import check_data, choices, data_facts, new_folder, shared_folder
 from nanogpt_kit.train.precision import Precision
@@ -62,10 +62,10 @@ def run(
         stack.enter_context(world.joined(ctx.device))
         experiment, resumed = reopened(experiment, resume, trust_code, world)
         experiment.check_context(ctx)
-        check_parts(experiment)
         check_metrics(experiment)
         if resumed is None and world.rank == 0:
             check_prompt(experiment)
+        check_memory(experiment, check_parts(experiment), ctx)
         runs.check_runs_root(experiment.name)
         start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
         if world.first_says(start is not None) and world.rank:  # not at once: it may be a download
@@ -189,7 +189,7 @@ def work(trainer: Trainer) -> None:
         reason = str(error)
         raise RunFailed(f"{folder} cannot go on: {error}") from error
     except BaseException as error:
-        failure = in_words(error)
+        failure = in_words(trainer.saving.named(error))
         reason, cause = str(failure) or repr(failure), getattr(failure, "cause", cause)
         lost = world.lost(error)
         if failure is not error:
