@@ -32,6 +32,7 @@ from nanogpt_kit.core.errors import (
     KitError,
     LostRank,
     RunFailed,
+    printable,
 )
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.runs.secrets import hide_in_text
@@ -44,7 +45,7 @@ class OnConsole(logging.Handler):
         import rich
 
         rich.reconfigure(stderr=True)
-        rich.get_console().out(self.format(record), highlight=False)
+        rich.get_console().out(printable(self.format(record)), highlight=False)
 
 
 def main() -> None:
@@ -109,7 +110,7 @@ def tell(message: str, error: Exception, patience: float = 0.0) -> None:
     except KeyboardInterrupt:
         return  # another was heard
     leave_failure(error)
-    message = hide_in_text(message)
+    message = printable(hide_in_text(message))
     click.echo(f"rank {rank()}: {message}" if rank() else message, err=True)
 
 

@@ -74,9 +74,16 @@ def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def read(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """Whole tensors on the CPU, by this process alone; what is not a tensor would be unpickled, and is passed over."""
+    """Whole tensors on the CPU, by this process alone; what is not a tensor would be unpickled, and is passed over.
+
+    Raises whatever the library and a damaged file raise; all of it are Exceptions.
+    """
     reader = Reader(folder)
     known = reader.read_metadata().state_dict_metadata
+    needed = sum(bytes_of(entry) for name, entry in known.items() if wanted(name))
+    on_disk = sum(file.stat().st_size for file in folder.iterdir())
+    if needed > on_disk:
+        raise ValueError(f"its files have {on_disk:,} bytes, and the tensors would take {needed:,}")
     tensors: dict[str, Tensor] = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in known.items()
@@ -84,8 +91,17 @@ def read(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dic
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        load(tensors, storage_reader=reader, no_dist=True)
+        try:
+            load(tensors, storage_reader=reader, no_dist=True)
+        except CheckpointException as error:  # which is no Exception
+            raise ValueError(next((repr(failure[0]) for failure in error.failures.values()), str(error))) from None
     return tensors
+
+
+def bytes_of(entry: object) -> int:
+    if not isinstance(entry, TensorStorageMetadata):
+        return 0
+    return entry.size.numel() * entry.properties.dtype.itemsize
 
 
 class Reader(FileSystemReader):
@@ -93,7 +109,9 @@ class Reader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with (Path(self.path) / ".metadata").open("rb") as file:
-            found: Metadata = Plain(file).load()
+            found = Plain(file).load()
+        if not isinstance(found, Metadata):
+            raise ValueError(".metadata does not describe shards")
         found.storage_meta = found.storage_meta or StorageMeta()
         return found
 

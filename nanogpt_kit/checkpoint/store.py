@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load, load_file, save_model
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from nanogpt_kit.checkpoint.damaged import check_stored, damaged, named_tensors, read_tensors
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.nn.spread import is_spread
@@ -269,17 +270,11 @@ def load_weights(path: Path, model: nn.Module) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Of a checkpoint, whole, on the CPU; a tied one perhaps under one of its names only."""
     if (path / MODEL).exists():
-        return read_tensors(path / MODEL)
-    weights: dict[str, Tensor] = read_state(path, lambda name: name.startswith("model/"))["model"]
-    return weights
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:  # safetensors opens no such name
-        return load(path.read_bytes())
-    return load_file(path)
+        with damaged(path / MODEL):
+            return read_tensors(path / MODEL)
+    weights = read_state(path, lambda name: name.startswith("model/")).get("model")
+    with damaged(path / SHARDS):
+        return named_tensors(weights)
 
 
 def fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
@@ -302,6 +297,8 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> N
             faults.append(f"{name} has no place in the model")
         elif own[name].shape != value.shape:
             faults.append(f"{name} is {list(value.shape)} there and {list(own[name].shape)} in the model")
+        elif own[name].is_floating_point() != value.is_floating_point():
+            faults.append(f"{name} is {value.dtype} there and {own[name].dtype} in the model")
     if faults:
         more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise KitError(f"the weights of {origin} do not fit the model: {'; '.join(faults[:SHOWN])}{more}")
@@ -314,13 +311,27 @@ def load_training(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_tokenizer(path: Path) -> dict[str, Any]:
+    """Its record: use, vocab_size, state, ... Raises KitError."""
+    with damaged(path / TOKENIZER):
+        record = read_json(path / TOKENIZER)
+        if not isinstance(record, dict) or not isinstance(record.get("state"), dict):
+            raise ValueError("it holds no tokenizer's state")
+        return record
+
+
 def read_state(path: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
     """What `finish` was given, with the `wanted` ones of its spread tensors."""
-    state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
+    with damaged(path / TRAINING):
+        check_stored(path / TRAINING)
+        state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+            raise ValueError("it holds no state by name")
     if (path / SHARDS).exists():
         from nanogpt_kit.checkpoint import shards
 
-        tensors = shards.read(path / SHARDS, wanted)
-        state = {key: value for key, value in state.items() if wanted(f"{key}/")}
-        state = shards.put_back(state, tensors)
+        with damaged(path / SHARDS):
+            tensors = shards.read(path / SHARDS, wanted)
+            state = {key: value for key, value in state.items() if wanted(f"{key}/")}
+            state = shards.put_back(state, tensors)
     return state

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
-from nanogpt_kit.core.errors import dotted
+from nanogpt_kit.core.errors import dotted, printable
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
@@ -57,7 +57,7 @@ def check(
     lines += [(f"{key}: {words}", origin) for key, (words, origin) in tried.items()]
     width = min(60, max(len(words) for words, _ in lines))
     for words, origin in lines:
-        click.echo(f"{words:{width}}  # {origin}")
+        click.echo(printable(f"{words:{width}}  # {origin}"))
     click.echo()
     show(size, known)
 

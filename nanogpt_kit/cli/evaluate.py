@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
+from nanogpt_kit.cli.writing import show as write
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.paths import expanded
 
@@ -27,6 +28,7 @@ ALLOWED = ("evaluate", "evaluator", "sample", "sampler", "train.precision")
     help='Instead of the run\'s own, several times perhaps; or with options: \'{use="perplexity", file="a.txt"}\'.',
 )
 @click.option("--json", "as_json", is_flag=True, help="One object: for each run its metrics.")
+@click.option("--raw", is_flag=True, help="On a terminal, too, texts as they are: no control character is escaped.")
 @STEP
 @WEIGHTS
 @TRUST
@@ -34,6 +36,7 @@ def evaluate(
     runs: tuple[str, ...],
     evaluators: tuple[str, ...],
     as_json: bool,
+    raw: bool,
     step: int | None,
     weights: str | None,
     trust_code: bool,
@@ -57,7 +60,7 @@ def evaluate(
     from nanogpt_kit.train.precision import choose_device
 
     def show(texts: Sequence[str]) -> None:
-        click.echo(samples.BETWEEN.join(texts), err=as_json, color=True)
+        write(samples.BETWEEN.join(texts) + "\n", raw, err=as_json)
 
     for run in named:
         if not is_foreign(Path(run)):

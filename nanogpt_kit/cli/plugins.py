@@ -67,13 +67,16 @@ def identity(entry: Entry) -> dict[str, str]:
 
 def options(component: type[Component]) -> list[dict[str, Any]]:
     """One entry an option: name, type, bounds, default and description."""
+    from pydantic import BeforeValidator  # which expands a path, and is not a bound
     from pydantic_core import to_jsonable_python
 
     return [
         {
             "name": name,
             "type": type_name(field.annotation),
-            "bounds": "".join(f", {bound_words(bound)}" for bound in field.metadata),
+            "bounds": "".join(
+                f", {bound_words(bound)}" for bound in field.metadata if not isinstance(bound, BeforeValidator)
+            ),
             "required": field.is_required(),
             "default": None
             if field.is_required()

@@ -14,6 +14,7 @@ import click
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
 from nanogpt_kit.cli.paths import expand
 from nanogpt_kit.cli.streams import continue_unread
+from nanogpt_kit.cli.writing import show
 from nanogpt_kit.core.errors import FAILED, KitError, RunFailed
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def one(
     if int(os.environ.get("RANK", "0")):
         return
     if folder.samples.exists():
-        click.echo(samples.newest(folder.samples), nl=False)
+        show(samples.newest(folder.samples))
     click.echo(f"finished: {folder}", err=True)
 
 

@@ -34,10 +34,15 @@ from nanogpt_kit.core.errors import KitError
 )
 @click.option("--json", "as_json", is_flag=True, help="Lines of JSON instead of text.")
 @click.option("--logprobs", is_flag=True, help="Tokens with the log-probabilities that the model gave them, in JSON.")
-@click.option("--num-samples", type=click.IntRange(1), help="Texts for each prompt.  [default: sample.num_samples]")
-@click.option("--max-new-tokens", type=click.IntRange(0), help="Tokens of each.  [default: sample.max_new_tokens]")
+@click.option(
+    "--num-samples", type=click.IntRange(1, 10**6), help="Texts for each prompt.  [default: sample.num_samples]"
+)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(0, 10**9), help="Tokens of each.  [default: sample.max_new_tokens]"
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the draws; text number i uses seed + i.")
 @click.option("--stop", multiple=True, help="A text ends before it; may be given several times.")
+@click.option("--raw", is_flag=True, help="On a terminal, too, text as it is: its control characters are not escaped.")
 @STEP
 @WEIGHTS
 @TRUST
@@ -53,6 +58,7 @@ def sample(
     max_new_tokens: int | None,
     seed: int | None,
     stop: tuple[str, ...],
+    raw: bool,
     step: int | None,
     weights: str | None,
     trust_code: bool,
@@ -82,7 +88,7 @@ def sample(
         sys.stdout.reconfigure(errors="backslashreplace")  # not every locale knows what a model writes
     if asked is None and told is None:
         if is_terminal(sys.stdin) and is_terminal(sys.stdout) and not in_json:
-            converse(loaded, options, seed, num_samples or max(1, loaded.experiment.sample.num_samples))
+            converse(loaded, options, seed, num_samples or max(1, loaded.experiment.sample.num_samples), raw)
             return
         piped = "" if is_terminal(sys.stdin) else read(Path("-"))
         told = piped or loaded.experiment.sample.prompt
@@ -98,9 +104,9 @@ def sample(
     pieces = pace.count(loaded.pieces([record["prompt"] for record in records], seed=seed, **options))
     try:
         if in_json:
-            write_records(records, pieces, logprobs)
+            write_records(records, pieces, logprobs, raw)
         else:
-            write_texts([record["prompt"] for record in records], pieces)
+            write_texts([record["prompt"] for record in records], pieces, raw)
     except BrokenPipeError:  # whoever read has seen enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered goes nowhere
     with suppress(BrokenPipeError):  # where stderr goes the same way

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.cli.prompts import is_terminal
+from nanogpt_kit.core.errors import KitError, printable
 
 if TYPE_CHECKING:
     from nanogpt_kit.generate.loaded import LoadedRun, Piece
@@ -42,26 +43,28 @@ class Pace:
         return f"{self.tokens:,} tokens in {self.seconds:.2f} s, {rate:,.1f} a second"
 
 
-def write_texts(prompts: Sequence[str], pieces: Iterable[Piece]) -> None:
+def write_texts(prompts: Sequence[str], pieces: Iterable[Piece], raw: bool = False) -> None:
     """All at a time, and shown one after the other: the first that is not done as it comes."""
     texts = list(prompts)
     done: set[int] = set()
     current = 0
-    show(texts[0])
+    show(texts[0], raw)
     for piece in pieces:
         texts[piece.number] += piece.text
         if piece.number == current:
-            show(piece.text)
+            show(piece.text, raw)
         if piece.ended:
             done.add(piece.number)
         while current in done:
             show("\n")
             current += 1
             if current < len(texts):
-                show(f"{LINE}\n{texts[current]}")
+                show(f"{LINE}\n{texts[current]}", raw)
 
 
-def write_records(records: Sequence[dict[str, Any]], pieces: Iterable[Piece], logprobs: bool) -> None:
+def write_records(
+    records: Sequence[dict[str, Any]], pieces: Iterable[Piece], logprobs: bool, raw: bool = False
+) -> None:
     """A line each, in their order, as soon as those before it are written. What was asked is carried along."""
     found = [
         {**record, "text": "", "tokens": 0, **({"token_ids": [], "logprobs": []} if logprobs else {})}
@@ -80,15 +83,21 @@ def write_records(records: Sequence[dict[str, Any]], pieces: Iterable[Piece], lo
             record["ended"] = piece.ended
             done.add(piece.number)
         while current in done:
-            show(json.dumps(found[current], ensure_ascii=False) + "\n")
+            show(json.dumps(found[current], ensure_ascii=False) + "\n", raw)
             current += 1
 
 
-def show(text: str) -> None:
-    click.echo(text, nl=False, color=True)  # else it would take escape sequences out of what is piped
+def show(text: str, raw: bool = False, err: bool = False) -> None:
+    """Text that a model wrote: to the byte into a pipe or a file; its control characters escaped on a terminal.
+
+    Each is escaped by itself, so that it does not matter into which pieces a sequence is divided.
+    """
+    if not raw and is_terminal(sys.stderr if err else sys.stdout):
+        text = printable(text)
+    click.echo(text, nl=False, err=err, color=True)  # else it would take escape sequences out of what is piped
 
 
-def converse(loaded: LoadedRun, options: dict[str, Any], seed: int | None, num_samples: int) -> None:
+def converse(loaded: LoadedRun, options: dict[str, Any], seed: int | None, num_samples: int, raw: bool = False) -> None:
     """Prompts from a terminal, and texts for each, until the input ends."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # Ctrl-C, as which it else comes, ends nothing here
     number = loaded.experiment.sample.seed if seed is None else seed
@@ -109,7 +118,7 @@ def converse(loaded: LoadedRun, options: dict[str, Any], seed: int | None, num_s
             pace = Pace()
             try:
                 prompts = [prompt] * num_samples
-                write_texts(prompts, pace.count(loaded.pieces(prompts, seed=number, **options)))
+                write_texts(prompts, pace.count(loaded.pieces(prompts, seed=number, **options)), raw)
             except KitError as error:
                 click.echo(f"error: {error}", err=True)
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,25 @@ DONE, FAILED, MISTAKE, BUSY, INTERRUPTED = 0, 1, 2, 75, 130
 
 FAILURE = "NANOGPT_KIT_FAILURE"  # environment: the file in which a command that fails leaves a record of it
 
+SHOWN = 50  # faults of one error in its text; the rest is counted
+LONGEST = {"place": 1000, "key": 200, "message": 4000}  # characters of each part of a fault in its text
+# Controls of a terminal (C0 except tab and newline, DEL, C1), half surrogates, and what reverses the order of the
+# characters around it (Boucher & Anderson 2021, arXiv:2111.00169).
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The same text with every character escaped that would steer a terminal; newlines and tabs stay.
+
+    In the form that TOML and JSON share, so that escaped JSON is the same JSON.
+    """
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def cut(text: str, most: int) -> str:
+    """At most `most` characters of it, and how many there are."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -28,17 +48,24 @@ class Fault:
     place: str = ""
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.place, self.key, self.message) if part)
+        """On a terminal, too: names and values may come from a stranger's file."""
+        parts = {"place": self.place, "key": self.key, "message": self.message}
+        shown = {name: printable(cut(part, LONGEST[name])) for name, part in parts.items() if part}
+        for name in shown.keys() - {"message"}:
+            shown[name] = shown[name].replace("\n", "\\n").replace("\t", "\\t")
+        return ": ".join(shown.values())
 
 
 class KitError(Exception):
-    """Something the user can mend. Carries every fault that its stage found, one line each."""
+    """Something the user can mend. Carries every fault that its stage found; its text has a line for the first ones."""
 
     cause: ClassVar[str] = "refused"
 
     def __init__(self, *faults: Fault | str) -> None:
         self.faults = tuple(Fault(fault) if isinstance(fault, str) else fault for fault in faults)
-        super().__init__("\n".join(str(fault) for fault in self.faults))
+        lines = [str(fault) for fault in self.faults[:SHOWN]]
+        more = len(self.faults) - SHOWN
+        super().__init__("\n".join([*lines, f"and {more:,} more"] if more > 0 else lines))
 
 
 class Busy(KitError):

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, nearest
+from nanogpt_kit.core.errors import SHOWN, Fault, Key, KitError, dotted, nearest
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import Registry
@@ -25,11 +25,15 @@ WORDS = {  # pydantic's words -> TOML's
 
 
 def explain(error: ValidationError, root: type[Options], layers: Layers, registry: Registry) -> list[Fault]:
-    """One fault for each key; where a union refused a value in several ways, the ways are joined by "or"."""
+    """One fault for each key; where a union refused a value in several ways, the ways are joined by "or".
+
+    Faults that no text shows are only counted: looking for the nearest name takes long.
+    """
     messages: dict[Key, list[str]] = {}
     for detail in error.errors(include_url=False):
         key = written_part(detail, layers.values)
-        message = sentence(detail, key, root, layers.values, registry)
+        is_shown = key in messages or len(messages) < SHOWN
+        message = sentence(detail, key, root, layers.values, registry) if is_shown else detail["msg"]
         if message not in messages.setdefault(key, []):
             messages[key].append(message)
     return [Fault(" or ".join(found), dotted(key), layers.place(key)) for key, found in messages.items()]

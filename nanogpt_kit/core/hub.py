@@ -16,6 +16,7 @@ from nanogpt_kit.core.kinds.text import Document
 from nanogpt_kit.core.parquet import check_text_column, parquet_texts, texts_of
 from nanogpt_kit.core.sources import matching
 from nanogpt_kit.core.streams import CODECS
+from nanogpt_kit.core.syntax import escapes_in
 from nanogpt_kit.core.text_files import ENDINGS, TextFile
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class HubText:
         if not files and Path(self.source).is_dir():
             raise KitError(f"dataset.source: {self.source!r} is a folder without files")
         if not files and looks_local:
-            what = f"no file, folder or glob match (from {Path.cwd()}), and no name on the hub"
+            what = f"no file, folder or glob match (from {Path.cwd()}), and no name on the hub{escapes_in(self.source)}"
             raise KitError(f"dataset.source: {self.source!r} is {what}")
         return files
 

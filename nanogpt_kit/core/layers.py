@@ -6,16 +6,16 @@ A slot's options belong to the component they were written for, so naming anothe
 from __future__ import annotations
 
 import copy
+import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import tomli
-
 from nanogpt_kit.core import toml
-from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
 
 COMMAND_LINE = "command line"
+BITS = 64  # of TOML's whole numbers, its specification says
 SPACE = ("sweep", "space")  # below it a number in a key may be a value, as in choice.4, or part of another key
 
 
@@ -103,7 +103,7 @@ class Layers:
         if lower is None and at[:2] != SPACE and is_address(upper):
             message = "no layer below has this list, so it has no elements to address; give the whole list"
             raise KitError(Fault(message, dotted(at), place(at)))
-        self._forget(at)
+        self._forget(lower, at)
         return self._take(upper, at, place)
 
     def _lay_elements(self, lower: list[Any], upper: dict[str, Any], at: Key, place: Callable[[Key], str]) -> list[Any]:
@@ -126,6 +126,9 @@ class Layers:
         self.places[at] = place(at)
         if isinstance(value, str):
             check_utf8(value, at, place(at))
+        if isinstance(value, int) and value.bit_length() > BITS:
+            got = value if value.bit_length() <= 2 * BITS else f"one of {value.bit_length():,}"
+            raise KitError(Fault(f"should be a whole number of at most {BITS} bits, got {got}", dotted(at), place(at)))
         if isinstance(value, dict):
             return {key: self._take(item, (*at, key), place) for key, item in value.items()}
         if isinstance(value, list):
@@ -136,15 +139,17 @@ class Layers:
         dropped = [key for key in lower if key != "use"]
         if dropped:
             before = f"{lower['use']!r} ({self.place((*at, 'use'))})"
-            self.notes.append(
-                f"{dotted(at)}: {use!r} ({where}) takes the place of {before}; dropped its {', '.join(dropped)}"
-            )
+            note = f"{dotted(at)}: {use!r} ({where}) takes the place of {before}; dropped its {', '.join(dropped)}"
+            self.notes.append(printable(note))
+        self._forget(lower, at)
         lower.clear()
-        self._forget(at)
 
-    def _forget(self, at: Key) -> None:
-        for key in [key for key in self.places if key[: len(at)] == at]:
-            del self.places[key]
+    def _forget(self, value: Any, at: Key) -> None:
+        """Removes the places of `value` at key `at`, and of all that is in it."""
+        self.places.pop(at, None)
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, item in items:
+            self._forget(item, (*at, key))
 
 
 def check_utf8(value: str, at: Key, place: str) -> None:
@@ -169,20 +174,30 @@ def is_address(value: Any) -> bool:
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     """("optimizer", "lr"), 3e-4 from "optimizer.lr=3e-4". A right-hand side that is not TOML is a plain string."""
     left, equals, right = text.partition("=")
+    key = override_key(left) if equals and "\n" not in left else ()
+    if not key:
+        expected = "expected key=value, as in optimizer.lr=3e-4"
+        raise KitError(Fault(f"{expected}, got {reprlib.repr(text)}", place=COMMAND_LINE))
+    if "\n" in right:
+        return key, right
     try:
-        node: Any = tomli.loads(f"{left} = 0") if equals and "\n" not in left else {}
-    except tomli.TOMLDecodeError:
-        node = {}
+        values, _ = toml.parse(f"value = {right}")
+    except toml.Malformed as error:
+        if right[:1] in tuple("[{\"'"):
+            message = f"not a TOML value: {error.message}, in {reprlib.repr(right)}"
+            raise KitError(Fault(message, dotted(key), COMMAND_LINE)) from None
+        return key, right
+    return key, values["value"]
+
+
+def override_key(text: str) -> tuple[str, ...]:
+    """Empty where it is not a dotted key."""
+    try:
+        node, _ = toml.parse(f"{text} = 0")
+    except toml.Malformed:
+        return ()
     key: tuple[str, ...] = ()
     while isinstance(node, dict) and len(node) == 1:
         part, node = next(iter(node.items()))
         key = (*key, part)
-    if not key or node != 0:
-        raise KitError(Fault(f"expected key=value, as in optimizer.lr=3e-4, got {text!r}", place=COMMAND_LINE))
-    try:
-        value = tomli.loads(f"value = {right}") if "\n" not in right else {}
-    except (ValueError, RecursionError) as error:
-        if right[:1] in tuple("[{\"'"):
-            raise KitError(Fault(f"not a TOML value: {error}, in {right!r}", dotted(key), COMMAND_LINE)) from None
-        value = {}
-    return key, value.get("value", right)
+    return () if isinstance(node, dict) else key

@@ -25,9 +25,11 @@ def expanded_storage(named: Any) -> Any:
 class Train(Options):
     """[train]: how long, how much at once, in what arithmetic."""
 
-    steps: int = Field(ge=0, description="optimizer updates; 0 only evaluates the model that training would start from")
-    batch_tokens: int = Field(ge=1, description="tokens of one update, over all ranks and micro-steps")
-    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+    steps: int = Field(
+        ge=0, le=10**12, description="optimizer updates; 0 only evaluates the model that training would start from"
+    )
+    batch_tokens: int = Field(ge=1, le=10**12, description="tokens of one update, over all ranks and micro-steps")
+    micro_batch_size: Annotated[int, Field(ge=1, le=10**12)] | Literal["auto"] | None = Field(
         None, description="windows of a forward and backward pass on each rank; left out: its whole share; auto: as fit"
     )
     max_tokens: int | None = Field(None, ge=1, description="of training, where that ends the run before `steps` do")
@@ -48,7 +50,10 @@ class Train(Options):
         description="whether the backward pass computes blocks again: less memory, a third more to compute",
     )
     threads: int | None = Field(
-        None, ge=1, description="most CPU threads; left out: as OMP_NUM_THREADS says, else as a step keeps busy"
+        None,
+        ge=1,
+        le=4096,
+        description="most CPU threads; left out: as OMP_NUM_THREADS says, else as a step keeps busy",
     )
     log_every_steps: int = Field(10, ge=1, description="between lines of metrics.jsonl")
     watch: tuple[Literal["updates", "activations", "attention"], ...] = Field(
@@ -60,7 +65,9 @@ class Evaluate(Options):
     """[evaluate]: when the evaluators speak. They always do after the last step."""
 
     every_steps: int = Field(1000, ge=1, description="steps between evaluations")
-    batch_size: int | None = Field(None, ge=1, description="windows at once; left out: as many as a micro-batch")
+    batch_size: int | None = Field(
+        None, ge=1, le=10**12, description="windows at once; left out: as many as a micro-batch"
+    )
 
 
 class Checkpoint(Options):
@@ -78,8 +85,8 @@ class Sample(Options):
     """[sample]: the text that a finished run writes, and the defaults of `nanogpt-kit sample`."""
 
     prompt: str = Field("\n", description="what the text begins with")
-    num_samples: int = Field(1, ge=0, description="texts to write; 0 writes none after a run")
-    max_new_tokens: int = Field(500, ge=0, description="tokens of each text")
+    num_samples: int = Field(1, ge=0, le=10**6, description="texts to write; 0 writes none after a run")
+    max_new_tokens: int = Field(500, ge=0, le=10**9, description="tokens of each text")
     seed: int = Field(1337, ge=0, lt=2**63, description="of the draws; sample number i uses seed + i")
     stop: tuple[str, ...] = Field((), description="strings before which a text ends, as it does at end-of-text")
     beyond: Literal["auto", "rolling", "refill", "exact"] = Field(
@@ -88,7 +95,7 @@ class Sample(Options):
         "relative positions), the newer half is read anew (refill), or all but the oldest token is, for every new one "
         "(exact, as nanoGPT); auto: rolling where it can be, else refill",
     )
-    batch_size: int = Field(16, ge=1, description="texts that are written at a time")
+    batch_size: int = Field(16, ge=1, le=10**6, description="texts that are written at a time")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="of the weights; auto: fp16 on an x86 CPU, whose products stay in fp32; else bf16 where the device "
@@ -108,7 +115,9 @@ class Sweep(Options):
     direction: Literal["minimize", "maximize"] = Field(
         "minimize", description="whether the metric's low values are good"
     )
-    trials: int = Field(20, ge=1, description="how many; where the space holds fewer points, each of them once")
+    trials: int = Field(
+        20, ge=1, le=10**6, description="how many; where the space holds fewer points, each of them once"
+    )
     sampler: Literal["tpe", "random", "qmc", "grid", "cmaes"] = Field(
         "tpe",
         description="chooses the values: tpe and cmaes learn from earlier trials, qmc spreads evenly, grid takes all",
@@ -135,12 +144,16 @@ class Sweep(Options):
         description="journal or sqlite: a file in the sweep's folder; or where several machines meet: a path that ends "
         "in .journal, or a URL sqlite:///..., postgresql://..., mysql://..., grpc://host:port",
     )
-    workers: int = Field(1, ge=1, description="trials at a time on this machine, each with GPUs or cores of its own")
-    seeds: int = Field(1, ge=1, description="runs of a trial, with train.seed, train.seed + 1, ...: their mean counts")
-    confirm: int = Field(
-        0, ge=0, description="of the best trials run again at the end, with fresh seeds, to be ranked by"
+    workers: int = Field(
+        1, ge=1, le=4096, description="trials at a time on this machine, each with GPUs or cores of its own"
     )
-    confirm_seeds: int = Field(3, ge=2, description="fresh seeds of each")
+    seeds: int = Field(
+        1, ge=1, le=10**4, description="runs of a trial, with train.seed, train.seed + 1, ...: their mean counts"
+    )
+    confirm: int = Field(
+        0, ge=0, le=10**4, description="of the best trials run again at the end, with fresh seeds, to be ranked by"
+    )
+    confirm_seeds: int = Field(3, ge=2, le=10**4, description="fresh seeds of each")
     max_tokens: int | None = Field(None, ge=1, description="all trials' together; after them no further trial begins")
     max_seconds: float | None = Field(
         None, gt=0, description="all trials' steps together; after them no further trial begins"

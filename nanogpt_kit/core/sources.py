@@ -9,6 +9,7 @@ from typing import Literal
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.formats import not_text
 from nanogpt_kit.core.streams import CODECS
+from nanogpt_kit.core.syntax import escapes_in
 from nanogpt_kit.core.text_files import ENDINGS, FORMATS, TextFile
 
 
@@ -34,7 +35,8 @@ def text_files(
             allowed = f"{', '.join(FORMATS)} files (perhaps with {' or '.join(CODECS)} behind)"
             raise KitError(f"dataset.source: {source!r} is a folder without {allowed}")
         if not paths:
-            raise KitError(f"dataset.source: {source!r} is no file, folder or glob match (from {Path.cwd()})")
+            what = f"no file, folder or glob match (from {Path.cwd()}){escapes_in(source)}"
+            raise KitError(f"dataset.source: {source!r} is {what}")
         found += paths
     for path in found:
         if reason := not_text(path):

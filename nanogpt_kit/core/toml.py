@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
+import reprlib
 from bisect import bisect
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli
 
-from nanogpt_kit.core.errors import Fault, Key, KitError
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.paths import expanded
 from nanogpt_kit.core.reading import read_bytes
+from nanogpt_kit.core.syntax import explained
+
+MOST_BYTES = 5_000_000  # of a file; an experiment has some thousands
+MAX_FILES = 100  # that extend each other
+MAX_LEVELS = 64  # of tables and lists in each other
+MAX_DIGITS = 1000  # of a number
 
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 PLAIN_VALUE = re.compile(r"[^,\]}#\n]+")  # a number, a boolean or a date: no strings, no brackets
@@ -27,61 +36,87 @@ class Document:
     lines: dict[Key, int]
 
 
-def read(path: Path) -> Document:
-    """Reads one file. Raises KitError where it is missing, not UTF-8 or not TOML."""
-    text = read_text(path)
+class Malformed(Exception):
+    """Text that is not TOML, or nested deeper than an experiment can be: why, on which line, at which key."""
+
+    def __init__(self, message: str, line: int, key: Key = ()) -> None:
+        super().__init__(message)
+        self.message, self.line, self.key = message, line, key
+
+
+def parse(text: str) -> tuple[dict[str, Any], dict[Key, int]]:
+    """The values, and the line of every key and array element. Raises Malformed."""
     try:
         values = tomli.loads(text)
-        return Document(path, values, locate(text))
     except tomli.TOMLDecodeError as error:
-        raise KitError(Fault(f"not TOML: {error.msg}", place=f"{path}:{error.lineno}")) from None
-    except (RecursionError, ValueError) as error:  # a number of thousands of digits
-        raise KitError(Fault(f"too deeply nested or too long: {error}", place=str(path))) from None
+        before = Scanner(error.doc[: error.pos]).scan_broken()
+        raise Malformed(*explained(error, before.last, before.earlier)) from None
+    except (RecursionError, ValueError) as error:  # more levels than tomli takes; a number of thousands of digits
+        scanner = Scanner(text).scan_broken()  # which raises where it comes to it
+        raise Malformed(f"too long: {error}", scanner.line, scanner.last) from None
+    return values, Scanner(text).scan()
+
+
+def read(path: Path) -> Document:
+    """Reads one file. Raises KitError where it is missing, not UTF-8 or not TOML."""
+    try:
+        return Document(path, *parse(read_text(path)))
+    except Malformed as error:
+        raise KitError(Fault(f"not TOML: {error.message}", dotted(error.key), f"{path}:{error.line}")) from None
 
 
 def read_text(path: Path) -> str:
     """A whole UTF-8 file, a byte order mark dropped. Raises KitError with the reason, or the bad byte's place."""
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return read_bytes(path, MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         bad = f"not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}"
         raise KitError(Fault(f"{bad}; save the file as UTF-8", place=f"{path}:{line}")) from None
     except OSError as error:
         raise KitError(Fault(f"cannot be read: {error.strerror}", place=str(path))) from None
+    except ValueError as error:  # a name with NUL in it
+        raise KitError(Fault(f"cannot be read: {error}", place=str(path))) from None
 
 
 def chain(path: Path) -> list[Document]:
     """The files that `path` builds on through `extends`, the base first, `path` last."""
     documents: list[Document] = []
+    seen: set[str] = set()
     waiting: Path | None = path
     while waiting is not None:
-        seen = [document.path.resolve() for document in documents]
-        if waiting.resolve() in seen:
-            circle = " -> ".join(str(document.path) for document in documents)
-            place = f"{documents[-1].path}:{documents[-1].lines[('extends',)]}"
-            raise KitError(Fault(f"the files extend each other in a circle: {circle} -> {waiting}", "extends", place))
+        if len(documents) == MAX_FILES:
+            raise extends_fault(documents[-1], f"is the {MAX_FILES}th in a row; put the values of some into one file")
         try:
             document = read(waiting)
         except KitError as error:
-            if not documents or waiting.exists():
+            if not documents or is_there(waiting):
                 raise
-            place = f"{documents[-1].path}:{documents[-1].lines[('extends',)]}"
-            raise KitError(Fault(f"{error} (paths are relative to the file that extends)", "extends", place)) from None
+            raise extends_fault(documents[-1], f"{error} (paths are relative to the file that extends)") from None
+        identity = os.path.realpath(waiting)
+        if identity in seen:
+            circle = " -> ".join(str(document.path) for document in documents)
+            raise extends_fault(documents[-1], f"the files extend each other in a circle: {circle} -> {waiting}")
+        seen.add(identity)
         documents.append(document)
         base = document.values.pop("extends", None)
         if base is not None and not isinstance(base, str):
-            place = f"{waiting}:{document.lines[('extends',)]}"
-            raise KitError(Fault(f"should be the path of one file, got {base!r}", "extends", place))
+            raise extends_fault(document, f"should be the path of one file, got {reprlib.repr(base)}")
         if base is not None:
             base = expanded(base, "extends", f"{waiting}:{document.lines[('extends',)]}")
         waiting = waiting.parent / base if base is not None else None
     return documents[::-1]
 
 
-def locate(text: str) -> dict[Key, int]:
-    """The line of every key, table and array element of a valid document."""
-    return Scanner(text).scan()
+def is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no file can have such a name
+        return False
+
+
+def extends_fault(document: Document, message: str) -> KitError:
+    return KitError(Fault(message, "extends", f"{document.path}:{document.lines[('extends',)]}"))
 
 
 class Scanner:
@@ -92,6 +127,8 @@ class Scanner:
         self.at = 0
         self.newlines = [match.start() for match in re.finditer("\n", text)]
         self.lines: dict[Key, int] = {}
+        self.last: Key = ()  # the newest key or element
+        self.earlier = 0  # the line on which that was written before, if it was
         self.counts: dict[Key, int] = {}  # arrays of tables: how many elements so far
 
     def scan(self) -> dict[Key, int]:
@@ -114,13 +151,29 @@ class Scanner:
                 self.pair(table)
         return self.lines
 
+    def scan_broken(self) -> Scanner:
+        """Walks as far as a document is valid. Raises Malformed as `scan` does."""
+        with suppress(ValueError, IndexError, AssertionError):
+            self.scan()
+        return self
+
+    @property
+    def line(self) -> int:
+        return bisect(self.newlines, self.at) + 1
+
     def note(self, key: Key) -> None:
-        """Records the line of `key`, and of the tables that it names in passing."""
+        """Records the line of `key`, and of the tables that it names in passing. Raises Malformed."""
+        if len(key) > MAX_LEVELS:
+            raise Malformed(f"more than {MAX_LEVELS} levels; no option lies so deep", self.line, key[:MAX_LEVELS])
+        line, self.earlier = self.line, self.lines.get(key, 0)
         for end in range(1, len(key) + 1):
-            self.lines.setdefault(key[:end], bisect(self.newlines, self.at) + 1)
+            self.lines.setdefault(key[:end], line)
+        self.last = key
 
     def inside(self, key: tuple[str, ...]) -> Key:
         """`[callback.options]` after `[[callback]]` means the newest element: put its number in."""
+        if len(key) > MAX_LEVELS:  # which `note` refuses
+            return key
         full: Key = ()
         for part in key[:-1]:
             full = (*full, part)
@@ -151,8 +204,7 @@ class Scanner:
                 assert match, f"a valid document has a key at offset {self.at}"
                 parts.append(match.group())
                 self.at = match.end()
-            self.blank()
-            if self.text[self.at] != ".":
+            if not self.text.startswith(".", self.blank()):
                 return tuple(parts)
             self.at += 1
 
@@ -183,6 +235,8 @@ class Scanner:
         else:
             match = PLAIN_VALUE.match(self.text, self.at)
             assert match, f"a valid document has a value at offset {self.at}"
+            if match.end() - self.at > MAX_DIGITS:
+                raise Malformed(f"a value of {match.end() - self.at:,} characters without quotes", self.line, key)
             self.at = match.end()
 
     def string(self) -> str:

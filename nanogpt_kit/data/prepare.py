@@ -89,7 +89,8 @@ def check_free(path: Path) -> None:
 def check_identity(prepared: Prepared, identity: dict[str, Any], taken: dict[str, Any] | None) -> None:
     """Raises KitError where a whole folder lies in the place of another."""
     found = prepared.manifest["tokenizer"]
-    tokenizer = {key: value for key, value in identity["tokenizer"].items() if key != "taken"}
+    made = {"taken", "vocab_size", "eot_id"}  # of the tokenizer's options, the manifest holds what came of these
+    tokenizer = {key: value for key, value in identity["tokenizer"].items() if key not in made}
     same = {
         "text": digest(prepared.manifest["dataset"]) == digest(identity["dataset"]),
         "tokenizer": digest({key: found.get(key) for key in tokenizer}) == digest(tokenizer),

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint import store
+from nanogpt_kit.checkpoint.damaged import damaged, named_tensors
 from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
@@ -283,8 +284,9 @@ def chosen(folder: RunFolder, step: int | None) -> Path:
 def kept_by(callback: str, checkpoint: Path) -> Mapping[str, Tensor]:
     """The weights that a callback has put into a checkpoint. Raises KitError where none of that name has."""
     states = store.load_training(checkpoint).get("callbacks", {})
-    offered = {name.lower(): state["weights"] for name, state in states.items() if "weights" in state}
+    with damaged(checkpoint / store.TRAINING):
+        found = {name: state for name, state in states.items() if isinstance(state, Mapping) and "weights" in state}
+        offered = {name.lower(): named_tensors(state["weights"]) for name, state in found.items()}
     if callback.lower() not in offered:
         raise KitError(f"{checkpoint} has no weights of a callback {callback!r}{nearest(callback, offered)}")
-    weights: Mapping[str, Tensor] = offered[callback.lower()]
-    return weights
+    return offered[callback.lower()]

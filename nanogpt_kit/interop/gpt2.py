@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nanogpt_kit.checkpoint.store import read_tensors
+from nanogpt_kit.checkpoint.damaged import read_tensors
 from nanogpt_kit.core.errors import KitError, no_panic
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.interop.foreign import (

@@ -25,6 +25,7 @@ KINDS = ("float", "int", "choice")
 WORDS = (*KINDS, "log", "step", "when")  # of a parameter's table
 LARGEST = 2**53  # beyond it whole numbers run together, since Optuna keeps all numbers as floats
 MANY = 10_000  # points of a space, from which on they are not counted any more
+MOST_CHOICES = 1000  # of a key
 EXAMPLE = "{ float = [1e-4, 1e-2], log = true }, { int = [2, 8] } or { choice = [...] }"
 LINE = '"optimizer.lr" = { float = [1e-4, 1e-2], log = true }'  # of a space
 Config = dict[str, Any]  # dotted keys and the values that a trial has for them
@@ -249,10 +250,15 @@ def choices_of(values: Any, wrong: Any) -> tuple[Any, ...]:
         values = [branch_value(name) for name in values]
     if not isinstance(values, list) or len(values) < 2:
         raise wrong(f"choice should be a list of at least two values, or a table of branches, got {shown(values)}")
-    labels = [label(value) for value in values]
-    twice = next((value for n, value in enumerate(labels) if value in labels[:n]), None)  # Optuna holds 1 for true
-    if twice is not None:
-        raise wrong(f"{shown(twice)} is among the choices twice")
+    if len(values) > MOST_CHOICES:  # each is checked as an experiment
+        raise wrong(
+            f"choice should be at most {MOST_CHOICES:,} values, got {len(values):,}; int = [low, high] is a range"
+        )
+    labels: set[Any] = set()
+    for one in map(label, values):
+        if one in labels:  # Optuna holds 1 for true
+            raise wrong(f"{shown(one)} is among the choices twice")
+        labels.add(one)
     return tuple(values)
 
 

@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from nanogpt_kit.checkpoint.rng import own_rng
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.nn.blank import at_model, check_size, memory_bytes, size_bytes
 from nanogpt_kit.nn.spread import reshard
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+BATCH_BYTES = 16  # of a token: its id and its target
 SHARE = 0.5  # of the free memory that activations may take: gradients and the optimizer's state come later
 
 
@@ -59,6 +64,28 @@ def free_bytes(device: str) -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunContext) -> None:
+    """Raises KitError where the model or a batch is larger than all of this machine's memory, used or not.
+
+    `module` is the model on the meta device; None where it cannot be counted.
+    """
+    most = memory_bytes()
+    if most is None:
+        return
+    if module is not None:
+        try:  # weights and their gradients; GPUs together may have more memory than the machine that builds the model
+            copies = 2 if experiment.total_steps and ctx.device == "cpu" and ctx.world_size == 1 else 1
+            check_size(experiment.model, copies * size_bytes(module), most, "of this machine's memory")
+        except KitError as error:
+            raise KitError(*(at_model(one, experiment) for one in error.faults)) from None
+    wanted = experiment.train.batch_tokens
+    needed = wanted * BATCH_BYTES // ctx.world_size
+    if experiment.total_steps and needed > most:
+        reason = f"a batch of {wanted:,} tokens takes at least {needed:,} bytes, and this machine has {most:,}"
+        place = experiment.place(("train", "batch_tokens"))
+        raise KitError(Fault(f"{reason}; several updates with smaller batches need less", "train.batch_tokens", place))
 
 
 def keep_freed_memory() -> None:

@@ -14,16 +14,20 @@ from safetensors import SafetensorError
 from torch import nn
 
 from nanogpt_kit.checkpoint import store
+from nanogpt_kit.checkpoint.damaged import cause, damaged
 from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed, nearest
 from nanogpt_kit.runs import samples
 from nanogpt_kit.runs.metrics import read, truncate_after
+from nanogpt_kit.train.memory import is_out_of_memory
+from nanogpt_kit.train.training_state import check_groups, check_tensors, check_types
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
+UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
 RANK_STRIDE = 1_000_003  # between the seeds of two ranks' dropout: a prime
 
 
@@ -56,14 +60,18 @@ class Saving:
         if self.path is None:
             return None
         run, saved = self.run, store.load_training(self.path)
-        state = saved["optimizer"]
-        if store.in_parts(run.model):
-            from nanogpt_kit.checkpoint.shards import optimizer_state_as
+        with damaged(self.path / store.TRAINING):
+            check_types(saved, store.step_of(self.path))
+            state = saved["optimizer"]
+            check_groups(state["param_groups"], run.optimizer.param_groups)
+            check_tensors(state, run.optimizer.param_groups)
+            if store.in_parts(run.model):
+                from nanogpt_kit.checkpoint.shards import optimizer_state_as
 
-            state = optimizer_state_as(state, run.optimizer)
-        run.optimizer.load_state_dict(state)
-        if saved["scaler"]:  # there is none where "auto" was another type on another machine
-            run.scaler.load_state_dict(saved["scaler"])
+                state = optimizer_state_as(state, run.optimizer)
+            run.optimizer.load_state_dict(state)
+            if saved["scaler"]:  # there is none where "auto" was another type on another machine
+                run.scaler.load_state_dict(saved["scaler"])
         run.step, run.seconds, run.evaluated_at = saved["step"], saved["seconds"], saved["evaluated_at"]
         self.saved_at, self.best = saved["step"], saved["best"]
         run.finite.steps_read, run.finite.steps_clipped = saved["clipping"]
@@ -77,13 +85,26 @@ class Saving:
         run = self.run
         rank, seed = run.world.rank, run.experiment.train.seed
         seed_everything((seed + rank * RANK_STRIDE) % 2**63)
-        if saved is None:
+        if saved is None or self.path is None:
             return
-        run.hooks.load_state_dict(saved["callbacks"])
-        if rank < len(saved["rng"]):
-            set_rng_state(saved["rng"][rank])
-        else:  # there were fewer ranks
-            seed_everything((seed + rank * RANK_STRIDE + run.step) % 2**63)
+        with damaged(self.path / store.TRAINING):
+            run.hooks.load_state_dict(saved["callbacks"])
+            if rank < len(saved["rng"]):
+                set_rng_state(saved["rng"][rank])
+                return
+        seed_everything((seed + rank * RANK_STRIDE + run.step) % 2**63)  # there were fewer ranks
+
+    def named(self, error: BaseException) -> BaseException:
+        """The same, or a RunFailed that names the checkpoint where the first step from it failed.
+
+        What an optimizer keeps for a parameter is known to it alone, so that its step is what shows whether it fits.
+        """
+        run = self.run
+        is_first = self.path is not None and run.step == run.first_step == store.step_of(self.path)
+        if not is_first or not isinstance(error, UNFIT) or is_out_of_memory(error) or run.world.lost(error):
+            return error
+        reason = f"the first step from {self.path} failed ({cause(error)}); its {store.TRAINING} may be damaged"
+        return RunFailed(f"{reason}: remove this checkpoint to continue from the one before")
 
     def cut_logs(self) -> None:
         """Takes from the logs what was written after this checkpoint; called by rank 0, before anything is written."""

@@ -28,7 +28,7 @@ from nanogpt_kit.runs.status import Best, EndedBy, State, cause_of, error_chain,
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.evaluate import apart, check_evaluators, show
-from nanogpt_kit.train.memory import is_out_of_memory, keep_freed_memory
+from nanogpt_kit.train.memory import check_memory, is_out_of_memory, keep_freed_memory
 from nanogpt_kit.train.metric_names import check_metrics
 from nanogpt_kit.train.new_run import check_data, choices, data_facts, new_folder, shared_folder
 from nanogpt_kit.train.precision import Precision
@@ -64,10 +64,10 @@ def run(
         stack.enter_context(world.joined(ctx.device))
         experiment, resumed = reopened(experiment, resume, trust_code, world)
         experiment.check_context(ctx)
-        check_parts(experiment)
         check_metrics(experiment)
         if resumed is None and world.rank == 0:
             check_prompt(experiment)
+        check_memory(experiment, check_parts(experiment), ctx)
         runs.check_runs_root(experiment.name)
         start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
         if world.first_says(start is not None) and world.rank:  # not at once: it may be a download
@@ -222,7 +222,7 @@ def failure_of(error: BaseException, trainer: Trainer) -> BaseException:
         return trainer.world.lost_rank(trainer.step)
     if isinstance(error, OSError):
         return RunFailed(f"{trainer.folder} cannot go on: {error}")
-    return in_words(error)
+    return in_words(trainer.saving.named(error))
 
 
 def in_words(error: BaseException) -> BaseException:

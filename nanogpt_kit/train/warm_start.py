@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
+from nanogpt_kit.checkpoint.damaged import damaged
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.manifest import Prepared
@@ -54,9 +55,13 @@ class WarmStart:
         logger.info("starting from %s", checkpoint)
         for told in differences(wanted, before):
             logger.warning("%s in %s", told, checkpoint)
-        tokenizer = read_json(checkpoint / store.TOKENIZER)
-        weights = cropped(checkpoint, before, tokenizer["vocab_size"], wanted.model.block_size)
-        shapes = on_meta(wanted.model, tokenizer["vocab_size"])
+        tokenizer = store.load_tokenizer(checkpoint)
+        with damaged(checkpoint / store.TOKENIZER):
+            vocab_size = tokenizer["vocab_size"]
+            if not isinstance(vocab_size, int) or not {"use", "eot_id"} <= tokenizer.keys():
+                raise ValueError("it is no tokenizer's record")
+        weights = cropped(checkpoint, before, vocab_size, wanted.model.block_size)
+        shapes = on_meta(wanted.model, vocab_size)
         if shapes is not None:
             store.check_fit(shapes, weights, str(checkpoint))
         return cls(checkpoint, store.weights_hash(checkpoint), weights, tokenizer)
@@ -90,9 +95,12 @@ def newest_of(name: str) -> Path:
 
 def again(resumed: RunFolder) -> Path:
     """The checkpoint that a run began from, before it had one of its own."""
-    facts = read_json(resumed.path / "provenance.json")["init_from"]
-    checkpoint = Path(facts["checkpoint"])
-    if store.damage(checkpoint) or store.weights_hash(checkpoint) != facts["sha256"]:
+    try:
+        facts = read_json(resumed.path / "provenance.json")["init_from"]
+        checkpoint, sha256 = Path(facts["checkpoint"]), str(facts["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise KitError(f"{resumed.path / 'provenance.json'} does not say which weights the run began from") from None
+    if store.damage(checkpoint) or store.weights_hash(checkpoint) != sha256:
         raise KitError(f"{resumed} began from {checkpoint}, which is no longer there as it was; begin a new run")
     return checkpoint
 

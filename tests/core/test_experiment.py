@@ -283,7 +283,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 def experiments(draw: st.DrawFn) -> dict[str, Any]:
     head, block = draw(st.integers(1, 9)), draw(st.integers(1, 99))
     model = optional(
-        n_layer=WHOLE,
+        n_layer=st.integers(1, 10_000),
         dropout=SHARE,
         bias=st.booleans(),
         attention=component("sdpa") | component("naive"),

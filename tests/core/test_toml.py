@@ -155,7 +155,7 @@ def test_every_key_and_element_is_found_on_its_line(name: str, newline: str, tmp
 
 def test_a_table_is_found_at_its_header() -> None:
     text = DOCUMENTS["tables within tables"] + DOCUMENTS["arrays of tables"].replace("[a", "[y")
-    lines = toml.locate(text)
+    lines = toml.Scanner(text).scan()
     assert [lines[key] for key in [("b",), ("b", "d"), ("b", "d", "e"), ("g",), ("b", "i")]] == [3, 5, 5, 7, 9]
     assert [lines[key] for key in [("y",), ("y", 0), ("y", 0, "c"), ("y", 0, "e", 1), ("y", 1)]] == [11, 11, 13, 17, 19]
 
@@ -187,7 +187,7 @@ def numbered(tree: Any, numbers: itertools.count[int]) -> Any:
 def test_every_key_of_a_generated_document_is_found_on_its_line(tree: dict[str, Any], long_strings: bool) -> None:
     values = numbered(tree, itertools.count(12340))
     text = tomli_w.dumps(values, multiline_strings=long_strings)
-    lines = toml.locate(text)
+    lines = toml.Scanner(text).scan()
     assert lines.keys() == {key for key, _ in every(values)}
     written = ["", *text.split("\n")]
     for key, value in every(values):
@@ -235,7 +235,7 @@ def test_a_missing_base_is_named_at_the_line_of_extends(tmp_path: Path) -> None:
 
 def test_a_fault_in_a_base_is_told_in_the_base(tmp_path: Path) -> None:
     write(tmp_path, a='extends = "b.toml"', b="x = \n")
-    with pytest.raises(KitError, match=r"b\.toml:1: not TOML"):
+    with pytest.raises(KitError, match=r"b\.toml:1: x: not TOML"):
         toml.chain(tmp_path / "a.toml")
 
 
@@ -256,7 +256,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 )
 def test_a_syntax_error_has_its_line(text: str, line: int, tmp_path: Path) -> None:
     write(tmp_path, a=text)
-    with pytest.raises(KitError, match=rf"a\.toml:{line}: not TOML: "):
+    with pytest.raises(KitError, match=rf"a\.toml:{line}: (\w+: )?not TOML: "):
         toml.read(tmp_path / "a.toml")
 
 

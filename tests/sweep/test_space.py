@@ -301,7 +301,10 @@ MISTAKES = {
         f'"sample.seed" = {{ int = [1, {2**53 + 1}] }}',
         "int should be two whole numbers, [low, high], got [1, 9007199254740993]",
     ),
-    "more than a float": (f'"optimizer.lr" = {{ float = [1, {10**400}] }}', "float should be two numbers"),
+    "more than a float": (
+        f'"optimizer.lr" = {{ float = [1, {10**400}] }}',
+        "float.1: should be a whole number of at most 64 bits",
+    ),
     "a misspelt kind": (
         '"optimizer.lr" = { flaot = [1e-3, 1e-2] }',
         (

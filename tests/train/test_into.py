@@ -258,7 +258,8 @@ def test_a_rank_that_is_lost_is_the_reason_also_where_a_callback_noticed_it() ->
     technical = RuntimeError("[/pytorch/third_party/gloo/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:17")
     noticed = RunFailed("Averaging failed in step_finished: " + repr(technical))
     noticed.__cause__ = technical
-    run: Any = SimpleNamespace(world=World(rank=1, size=3), step=6, folder="runs/x")
+    saving = SimpleNamespace(named=lambda error: error)
+    run: Any = SimpleNamespace(world=World(rank=1, size=3), step=6, folder="runs/x", saving=saving)
     for error in (technical, noticed):
         found = session.failure_of(error, run)
         assert isinstance(found, LostRank)

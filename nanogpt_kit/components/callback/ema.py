@@ -62,4 +62,7 @@ class Averages:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
         for name, average in self.weights.items():
-            average.copy_(laid_out(state["weights"][name], average))
+            saved = laid_out(state["weights"][name], average)
+            if saved.shape != average.shape:  # copying might spread it
+                raise ValueError(f"the average of {name} is {list(saved.shape)}")
+            average.copy_(saved)

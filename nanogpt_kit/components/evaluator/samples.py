@@ -10,8 +10,8 @@ from nanogpt_kit.api import Encoder, EvaluateContext, Evaluator, Field, KitError
 
 class Samples(Evaluator):
     prompts: tuple[str, ...] = Field(("\n",), min_length=1, description="what the texts begin with")
-    num_samples: int = Field(1, ge=1, description="texts for each prompt")
-    max_new_tokens: int = Field(200, ge=1, description="tokens of each text")
+    num_samples: int = Field(1, ge=1, le=10**6, description="texts for each prompt")
+    max_new_tokens: int = Field(200, ge=1, le=10**9, description="tokens of each text")
     seed: int = Field(1337, ge=0, lt=2**63, description="of the draws, at each step the same; text i uses seed + i")
     sampler: tuple[Sampler, ...] | None = Field(None, description="the chain of samplers; left out: the experiment's")
 

@@ -38,12 +38,12 @@ from nanogpt_kit.api import (
 
 
 class GPT(Model):
-    n_layer: int = Field(12, ge=1, description="blocks")
+    n_layer: int = Field(12, ge=1, le=10_000, description="blocks")
     n_head: int = Field(12, ge=1, description="attention heads of each block")
     n_kv_head: int | None = Field(
         None, ge=1, description="heads of keys and values, each shared by n_head / n_kv_head queries; left out: n_head"
     )
-    n_embd: int = Field(768, ge=1, description="features of each position")
+    n_embd: int = Field(768, ge=1, le=2**20, description="features of each position")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of features dropped in training, where GPT-2 drops them")
     bias: bool = Field(True, description="biases in linear layers and layer norms, as in GPT-2")
     qk_norm: bool = Field(False, description="whether each head's queries and keys are normalised, by `norm`")
@@ -52,6 +52,7 @@ class GPT(Model):
     vocab_multiple: int = Field(
         64,
         ge=1,
+        le=2**20,
         description="rows of embedding and head are rounded up to it, as matrix units want; none is drawn",
     )
     attention: Attention = slot("sdpa")

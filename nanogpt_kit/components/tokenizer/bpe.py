@@ -17,7 +17,10 @@ from nanogpt_kit.api import BPEEncoder, Encoder, Field, KitError, TextContext, T
 
 class BPE(Tokenizer):
     vocab_size: int = Field(
-        4_096, ge=257, description="tokens at the most, bytes and <|endoftext|> included; little text gives fewer"
+        4_096,
+        ge=257,
+        le=2**24,
+        description="tokens at the most, bytes and <|endoftext|> included; little text gives fewer",
     )
     min_frequency: int = Field(2, ge=1, description="how often a pair must occur to be merged")
 

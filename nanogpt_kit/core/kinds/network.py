@@ -48,7 +48,7 @@ class Model(Component):
 
     kind: ClassVar[str] = "model"
     relative: ClassVar[bool] = False  # whether positions may go on beyond block_size, as only distances matter
-    block_size: int = Field(1024, ge=1, description="context length in tokens")
+    block_size: int = Field(1024, ge=1, le=2**27, description="context length in tokens")
     document_mask: bool = Field(False, description="whether a token sees those of its own document only")
     init_from: PathStr | None = Field(
         None,

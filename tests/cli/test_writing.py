@@ -1,0 +1,80 @@
+"""What a model wrote never steers a terminal, and goes into a pipe to the byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogpt_kit.cli import writing
+from nanogpt_kit.core.errors import printable
+from nanogpt_kit.generate.loaded import Piece
+from nanogpt_kit.runs import samples
+
+HOSTILE = "a\x1b]0;owned\x07b\x9b2Jc\x7f\rd\u202ee\tf\ng"
+ESCAPED = "a\\u001b]0;owned\\u0007b\\u009b2Jc\\u007f\\u000dd\\u202ee\tf\ng"
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "is_terminal", lambda stream: True)
+
+
+def pieces() -> list[Piece]:
+    return [
+        Piece(0, letter, token=1, ended="length" if n == len(HOSTILE) - 1 else None) for n, letter in enumerate(HOSTILE)
+    ]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_on_a_terminal_controls_are_escaped_wherever_pieces_are_divided(capfd: pytest.CaptureFixture[str]) -> None:
+    writing.write_texts([HOSTILE], pieces())
+    assert capfd.readouterr().out == ESCAPED + ESCAPED + "\n"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_raw_text_is_shown_as_it_is_on_a_terminal(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    writing.write_texts([HOSTILE], pieces(), raw=True)
+    assert capfdbinary.readouterr().out == (HOSTILE + HOSTILE + "\n").encode()
+
+
+def test_piped_text_is_as_the_model_wrote_it(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    writing.write_texts([HOSTILE], pieces())
+    assert capfdbinary.readouterr().out == (HOSTILE + HOSTILE + "\n").encode()
+
+
+@pytest.mark.usefixtures("terminal")
+def test_escaped_json_is_the_same_json(capfd: pytest.CaptureFixture[str]) -> None:
+    writing.write_records([{"prompt": HOSTILE}], pieces(), logprobs=False)
+    out = capfd.readouterr().out
+    assert printable(out) == out
+    assert json.loads(out)["text"] == HOSTILE
+
+
+def test_the_samples_of_a_run_are_escaped_on_a_terminal_only(
+    tiny: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from nanogpt_kit.generate import text
+
+    monkeypatch.setattr(text.Text, "add", lambda self, token: "\x1b[2J")
+    first = ["run", tiny, "train.steps=1", "callback=[]", "sample.max_new_tokens=2", f"--into={tmp_path / 'one'}"]
+    assert "\x1b[2J" in command(*first).out
+    monkeypatch.setattr(writing, "is_terminal", lambda stream: True)
+    answer = command(*first[:-1], f"--into={tmp_path / 'two'}")
+    assert "\\u001b[2J" in answer.out
+    assert "\x1b" not in answer.out
+    assert samples.read(tmp_path / "two" / "samples.txt") == samples.read(tmp_path / "one" / "samples.txt")
+
+
+def test_samples_that_are_not_utf8_stay_to_the_byte(tmp_path: Path) -> None:
+    path = tmp_path / "samples.txt"
+    samples.add(path, 1, ["one"])
+    before = path.read_bytes().replace(b"one", b"\xff\x1b")
+    path.write_bytes(before)
+    samples.add(path, 2, ["two"])
+    samples.truncate_after(path, 1)
+    assert path.read_bytes() == before
+    assert samples.newest(path) == "\ufffd\x1b\n"

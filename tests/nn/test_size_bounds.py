@@ -1,0 +1,70 @@
+"""Sizes that no machine has are refused before anything is allocated, by option and value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.nn import blank
+from nanogpt_kit.train import memory
+
+ABSURD = {
+    "model.n_layer": 10**8,
+    "model.n_embd": 10**9,
+    "model.block_size": 10**12,
+    "model.vocab_multiple": 10**12,
+    "train.batch_tokens": 32 * 10**13,
+    "train.micro_batch_size": 10**15,
+    "train.threads": 10**9,
+    "sample.num_samples": 10**12,
+    "sample.max_new_tokens": 10**15,
+    "sample.batch_size": 10**12,
+}
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_absurd_sizes_are_refused_with_key_and_value(verb: str, tiny: Path, command: Callable[..., object]) -> None:
+    answer = command(verb, tiny, *(f"{key}={value}" for key, value in ABSURD.items()))
+    assert answer.code == 2
+    missing = [key for key, value in ABSURD.items() if f"{key}: " not in answer.err or f"got {value}" not in answer.err]
+    assert missing == []
+    assert not (tiny.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_a_model_larger_than_any_machine_is_refused_by_its_largest_option(
+    verb: str, tiny: Path, command: Callable[..., object]
+) -> None:
+    answer = command(verb, tiny, "model.n_embd=999999", "model.n_layer=900")
+    assert answer.code == 2
+    assert "command line: model.n_embd: " in answer.err
+    assert "n_embd = 999999" in answer.err
+    assert "n_layer = 900" in answer.err
+
+
+def test_a_model_or_batch_beyond_this_machines_memory_is_refused_by_run_and_not_by_check(
+    tiny: Path, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (memory, blank):
+        monkeypatch.setattr(module, "memory_bytes", lambda: 300_000)
+    for override in ("model.n_embd=240", "train.batch_tokens=48000"):
+        assert command("check", tiny, override).code == 0
+        answer = command("run", tiny, override)
+        key, _, value = override.partition("=")
+        assert answer.code == 2
+        assert f"command line: {key}: " in answer.err
+        assert value in answer.err.replace(",", "")
+    assert not (tiny.parent / "runs").exists()
+
+
+def test_a_model_is_not_loaded_where_it_cannot_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT(n_layer=1, n_embd=24, n_head=3, block_size=8)
+    monkeypatch.setattr(blank, "memory_bytes", lambda: 1000)
+    with pytest.raises(KitError, match=r"model\.n_embd: .*1,000"):
+        blank.blank(model, 10)
+    monkeypatch.setattr(blank, "memory_bytes", lambda: None)
+    assert blank.blank(model, 10) is not None
