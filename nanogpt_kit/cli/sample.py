@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +81,6 @@ def sample(
 
     loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or None, "logprobs": logprobs}
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale knows what a model writes
     if asked is None and told is None:
         if is_terminal(sys.stdin) and is_terminal(sys.stdout) and not in_json:
             converse(loaded, options, seed, num_samples or max(1, loaded.experiment.sample.num_samples), raw)
@@ -102,12 +97,8 @@ def sample(
     records = [record for record in given for _ in range(wanted)]
     pace = Pace()
     pieces = pace.count(loaded.pieces([record["prompt"] for record in records], seed=seed, **options))
-    try:
-        if in_json:
-            write_records(records, pieces, logprobs, raw)
-        else:
-            write_texts([record["prompt"] for record in records], pieces, raw)
-    except BrokenPipeError:  # whoever read has seen enough, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered goes nowhere
-    with suppress(BrokenPipeError):  # where stderr goes the same way
-        click.echo(str(pace), err=True)
+    if in_json:
+        write_records(records, pieces, logprobs, raw)
+    else:
+        write_texts([record["prompt"] for record in records], pieces, raw)
+    click.echo(str(pace), err=True)

@@ -344,7 +344,7 @@ def test_a_reader_who_has_seen_enough_ends_it_in_peace(run: RunFolder) -> None:
         process.stdout.close()
         told = process.stderr.read() if process.stderr else None
         assert process.wait(timeout=60) == 0
-        assert told is None or PACE.fullmatch(told.decode())
+        assert not told
         if process.stderr:
             process.stderr.close()
 

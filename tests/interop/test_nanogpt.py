@@ -286,6 +286,7 @@ def test_characters_that_are_none_name_their_file(tmp_path: Path, letters: dict[
         import_run(str(path))
 
 
+@pytest.mark.usefixtures("gpt2_vocabulary")
 def test_a_meta_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     path = saved(tmp_path / "nanoGPT", checkpoint(theirs()))
     meta = tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl"

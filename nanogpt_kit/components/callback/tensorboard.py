@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 
-from nanogpt_kit.api import Callback, KitError, LiveRun, hookimpl
+from nanogpt_kit.api import Callback, LiveRun, hookimpl
 
 
 class TensorBoard(Callback):
@@ -21,9 +21,7 @@ class TensorBoard(Callback):
 
     def build(self, run: LiveRun) -> object:
         folder = run.path / "tensorboard"
-        if folder.is_symlink():  # in a folder from elsewhere it may lead anywhere
-            raise KitError(f"{folder} is a link; a folder is expected, or nothing")
-        files = [path for path in folder.glob("events.out.tfevents.*") if path.is_file() or path.is_symlink()]
+        files = [path for path in folder.glob("events.out.tfevents.*") if path.is_file()]
         for path in files:
             remove_events(path, run.first_step)
         # For a TensorBoard that has read them: void is what came after the checkpoint, or all where there was none
@@ -36,7 +34,7 @@ def remove_events(path: Path, last_step: int) -> None:
 
     Source: TensorFlow's records: length (8 bytes, little-endian), its CRC (4), an Event of that length, its CRC (4).
     """
-    if not last_step or path.is_symlink():
+    if not last_step:
         path.unlink()
         return
     content, kept, at = path.read_bytes(), bytearray(), 0
