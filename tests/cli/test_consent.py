@@ -88,7 +88,9 @@ def sent(tiny: Path, tmp_path: Path, canary: Path) -> Callable[[str], Path]:
         path.write_text(f"components = [{file!r}]\n{text}")
         if kind == "run":
             for name in MARKERS:
-                (folder / name).write_text("{}")
+                (folder / name).write_text(
+                    '{"format": 1, "state": "interrupted", "time": 0.0}' if name == "status.json" else "{}"
+                )
         elif kind == "export":
             (folder / "model.safetensors").touch()
             (folder / "tokenizer.json").write_text("{}")
