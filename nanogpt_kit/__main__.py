@@ -67,8 +67,13 @@ def main() -> None:
     sys.exit(code)
 
 
+class Interrupted(KeyboardInterrupt):
+    """By a signal. A plain KeyboardInterrupt that passes through code in a string, as dataclasses execute while modules
+    are imported, makes Python end by SIGINT although it was caught, and not with our exit code."""
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted
 
 
 def exit_code() -> int:
