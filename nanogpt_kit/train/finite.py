@@ -78,7 +78,10 @@ class FiniteChecks:
             raise (RunFailed if rate < 0 and math.isfinite(rate) else NotFinite)(f"{reason}; {expected}")
 
     def check_model(self) -> None:
-        """What the newest update made. Weights that are finite and enormous show in an evaluation, or in the next loss."""
+        """The weights that the newest update made, once a step.
+
+        Finite but enormous ones show in an evaluation, or in the loss of the next step.
+        """
         if self.model_read == self.run.step:
             return
         self.read_step()
