@@ -287,7 +287,7 @@ def test_a_number_that_cannot_be_right_is_named_with_its_place(
     numbers.tofile(folder / name)
     key = f"{name.split('.')[0]}_{'documents_' if 'documents' in name else ''}sha256"
     changed(**{key: sha256(folder / name)})(folder)
-    assert re.match(f"{re.escape(str(folder / name))} {says}", refusal(experiment))
+    assert re.match(f"{re.escape(str(folder / name))} .*{says}", refusal(experiment))
 
 
 @pytest.mark.parametrize("at", [0, 1, 6, 7, 8, 15, 16, 19])
