@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 
 from nanogpt_kit.cli import main as cli
-from nanogpt_kit.cli import streams
-from nanogpt_kit.cli.streams import OutputClosed
+from nanogpt_kit.cli import output
+from nanogpt_kit.cli.output import OutputClosed
 from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import (
     BUSY,
@@ -49,7 +49,7 @@ class OnConsole(logging.Handler):
 
 
 def main() -> None:
-    streams.install()
+    output.install()
     logger = logging.getLogger("nanogpt_kit")
     logger.addHandler(OnConsole())
     logger.setLevel(logging.INFO)
@@ -60,7 +60,7 @@ def main() -> None:
                 signal.signal(number, interrupt)  # so that what was begun is cleared away
         end_with_parent()
         code = exit_code()
-        fault = streams.fault()
+        fault = output.fault()
         if fault is not None and code in (DONE, FAILED):
             words = f"standard output: {fault.strerror}: not all that was printed is there; send it elsewhere"
             click.echo(words, err=True)

@@ -1,6 +1,6 @@
 """What a file of a checkpoint raises where it is not what was saved, as a sentence that names the file.
 
-A manifest's hashes protect against accidents; who hands on a run has written the manifest, too.
+A manifest's hashes protect against accidents; whoever passes on a run has written the manifest, too.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def damaged(path: Path) -> Iterator[None]:
 
 
 def cause(error: Exception) -> str:
-    """In few words."""
-    if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to load the file unsafely
-        return "it holds other things than tensors and plain values; no code was executed"
+    """One line that names what is wrong."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's message advises to load the file unsafely
+        return "it contains other objects than tensors and plain values; no code was executed"
     first = next((line for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, KeyError):
         return f"it lacks {cut(first, LONGEST)}"
@@ -46,18 +46,18 @@ def cause(error: Exception) -> str:
 
 
 def check_stored(path: Path) -> None:
-    """Raises ValueError where a file of torch.save would grow in memory: torch.save does not compress."""
+    """Raises ValueError where a file of torch.save would grow in memory, which only a compressed one does."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             total, size = sum(entry.file_size for entry in file.infolist()), path.stat().st_size
         if total > size:
-            raise ValueError(f"it has {size:,} bytes and says that it holds {total:,}")
+            raise ValueError(f"it has {size:,} bytes and contains {total:,}; torch.save does not compress")
 
 
 def named_tensors(values: Any) -> dict[str, Tensor]:
     """The same, where they are tensors by name that can be computed with. Raises ValueError."""
     if not isinstance(values, Mapping):
-        raise ValueError("it holds no tensors by name")
+        raise ValueError("it does not contain tensors by name")
     for name, value in values.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(f"{name!r} is not a tensor")

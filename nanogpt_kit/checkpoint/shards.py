@@ -76,7 +76,7 @@ def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
 def read(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
     """Whole tensors on the CPU, by this process alone; what is not a tensor would be unpickled, and is passed over.
 
-    Raises whatever the library and a damaged file raise; all of it are Exceptions.
+    Raises whatever the library and a damaged file raise; always an Exception.
     """
     reader = Reader(folder)
     known = reader.read_metadata().state_dict_metadata
@@ -93,7 +93,7 @@ def read(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dic
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         try:
             load(tensors, storage_reader=reader, no_dist=True)
-        except CheckpointException as error:  # which is no Exception
+        except CheckpointException as error:  # which is not an Exception
             raise ValueError(next((repr(failure[0]) for failure in error.failures.values()), str(error))) from None
     return tensors
 

@@ -23,14 +23,13 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint.damaged import check_stored, damaged, named_tensors, read_tensors
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.checkpoint.fit import fit
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.nn.spread import is_spread
 from nanogpt_kit.runs.files import is_file, is_folder, is_link, read_json, sha256, sync_file, sync_folder, write_json
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 8  # of the tensors that do not fit; the rest is counted
 MODEL, TRAINING, TOKENIZER, MANIFEST = "model.safetensors", "training.pt", "tokenizer.json", "manifest.json"
 SHARDS = "shards"  # in place of MODEL where weights were spread over processes
 SHARDS_INDEX = f"{SHARDS}/.metadata"
@@ -186,7 +185,7 @@ def named(folder: Path) -> list[Path]:
 def discard(path: Path) -> None:
     """Takes the manifest first: what is left of a checkpoint that is half deleted is no checkpoint.
 
-    Of a link nothing but the link is taken.
+    Where `path` is a link, only the link is removed.
     """
     if is_folder(path):
         (path / MANIFEST).unlink(missing_ok=True)
@@ -277,47 +276,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return named_tensors(weights)
 
 
-def fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Puts weights into a model; tied ones stay tied. Raises KitError that names each tensor that does not fit."""
-    check_fit(model, weights, origin)
-    model.load_state_dict(dict(weights), strict=False)
-
-
-def check_fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Whether they would fit; the model may lie on the meta device. Raises KitError."""
-    own = model.state_dict(keep_vars=True)
-    given = {id(own[name]) for name in weights if name in own}  # a tied tensor needs one of its names only
-    faults = [f"{name} is missing" for name, value in own.items() if id(value) not in given]
-    first: dict[int, str] = {}  # of the names that share a tensor in the model
-    for name, value in weights.items():
-        twin = first.setdefault(id(own.get(name, value)), name)
-        if twin != name and not torch.equal(value, weights[twin]):
-            faults.append(f"{twin} and {name} differ there, and are one tensor in the model")
-        if name not in own:
-            faults.append(f"{name} has no place in the model")
-        elif own[name].shape != value.shape:
-            faults.append(f"{name} is {list(value.shape)} there and {list(own[name].shape)} in the model")
-        elif own[name].is_floating_point() != value.is_floating_point():
-            faults.append(f"{name} is {value.dtype} there and {own[name].dtype} in the model")
-    if faults:
-        more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise KitError(f"the weights of {origin} do not fit the model: {'; '.join(faults[:SHOWN])}{more}")
-
-
 def load_training(path: Path) -> dict[str, Any]:
     """All but the weights, whole, on the CPU."""
     state = read_state(path, lambda name: not name.startswith("model/"))
     state.pop("model", None)
     return state
-
-
-def load_tokenizer(path: Path) -> dict[str, Any]:
-    """Its record: use, vocab_size, state, ... Raises KitError."""
-    with damaged(path / TOKENIZER):
-        record = read_json(path / TOKENIZER)
-        if not isinstance(record, dict) or not isinstance(record.get("state"), dict):
-            raise ValueError("it holds no tokenizer's state")
-        return record
 
 
 def read_state(path: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
@@ -326,7 +289,7 @@ def read_state(path: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
         check_stored(path / TRAINING)
         state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-            raise ValueError("it holds no state by name")
+            raise ValueError("it does not contain a state by name")
     if (path / SHARDS).exists():
         from nanogpt_kit.checkpoint import shards
 

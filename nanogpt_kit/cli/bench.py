@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--vs",
     callback=expand,
     metavar="OTHER.toml",
-    help="Another experiment, timed by turns; KEY=VALUE do not change it.",
+    help="Another experiment, timed in alternation; KEY=VALUE do not change it.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Of each experiment.")
 @click.option(

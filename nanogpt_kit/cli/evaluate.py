@@ -28,7 +28,7 @@ ALLOWED = ("evaluate", "evaluator", "sample", "sampler", "train.precision")
     help='Instead of the run\'s own, several times perhaps; or with options: \'{use="perplexity", file="a.txt"}\'.',
 )
 @click.option("--json", "as_json", is_flag=True, help="One object: for each run its metrics.")
-@click.option("--raw", is_flag=True, help="On a terminal, too, texts as they are: no control character is escaped.")
+@click.option("--raw", is_flag=True, help="Do not escape control characters of texts on a terminal.")
 @STEP
 @WEIGHTS
 @TRUST

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import click
 
@@ -102,9 +103,18 @@ def kind_description(annotation: Any) -> str:
 
 
 def type_name(annotation: Any) -> str:
-    """A slot reads as its kind; the rest as Python writes it, without module names."""
+    """A slot reads as its kind; the rest as Python writes it, without module names and validators."""
     if is_slot(annotation):
         return f"component of kind {annotation.kind}"
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(inner[0])
+    if origin in (Union, UnionType):
+        return " | ".join(map(type_name, inner))
+    if origin is tuple:
+        return f"tuple[{', '.join('...' if one is ... else type_name(one) for one in inner)}]"
+    if annotation is type(None):
+        return "None"
     if isinstance(annotation, type):
         return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("NoneType", "None")
+    return str(annotation).replace("typing.", "")

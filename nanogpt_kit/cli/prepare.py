@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
-from nanogpt_kit.cli.streams import continue_unread
+from nanogpt_kit.cli.output import continue_unread
 from nanogpt_kit.core.errors import Fault, KitError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
+from nanogpt_kit.cli.output import continue_unread
 from nanogpt_kit.cli.paths import expand
-from nanogpt_kit.cli.streams import continue_unread
 from nanogpt_kit.cli.writing import show
 from nanogpt_kit.core.errors import FAILED, KitError, RunFailed
 
@@ -46,7 +46,7 @@ class WithBareResume(click.Command):
     help="Continue RUN, or the newest run of this experiment that is not finished.",
 )
 @click.option(
-    "--into", callback=expand, metavar="FOLDER", help="The run's folder: begins the run there, or goes on with it."
+    "--into", callback=expand, metavar="FOLDER", help="The run's folder: starts the run there, or continues it."
 )
 @click.option(
     "--seeds", type=click.IntRange(1), help="As many runs, one after the other: train.seed, train.seed + 1, ..."

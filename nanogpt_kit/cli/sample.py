@@ -39,7 +39,7 @@ from nanogpt_kit.core.errors import KitError
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the draws; text number i uses seed + i.")
 @click.option("--stop", multiple=True, help="A text ends before it; may be given several times.")
-@click.option("--raw", is_flag=True, help="On a terminal, too, text as it is: its control characters are not escaped.")
+@click.option("--raw", is_flag=True, help="Do not escape control characters of text on a terminal.")
 @STEP
 @WEIGHTS
 @TRUST

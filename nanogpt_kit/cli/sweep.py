@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
-from nanogpt_kit.cli.streams import continue_unread
+from nanogpt_kit.cli.output import continue_unread
 
 if TYPE_CHECKING:
     from nanogpt_kit.sweep.summary import Summary

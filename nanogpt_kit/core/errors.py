@@ -76,7 +76,7 @@ class Busy(KitError):
 
 @contextmanager
 def no_panic(place: str) -> Iterator[None]:
-    """A panic of a library that is written in Rust, as a KitError: to Python it is no Exception, and ends the process.
+    """A panic of a library that is written in Rust, as a KitError: it is not an Exception, and ends the process.
 
     `place` is what the library was working on, such as a file.
     """

@@ -115,8 +115,8 @@ def not_text(path: Path) -> str | None:
         return f'cannot be read as text; dataset.use = "huggingface" can read {ending}'
     if ending in (".bin", ".npy"):
         return f'cannot be read as text; dataset.use = "token_files" reads the tokens of {ending}'
-    held = BY_ENDING.get(ending)
-    return f"cannot be read as text: {ending} files hold {held}; unpack or convert it" if held else None
+    content = BY_ENDING.get(ending)
+    return f"cannot be read as text: {ending} files contain {content}; unpack or convert it" if content else None
 
 
 def is_text(head: bytes, encoding: str = "utf-8") -> bool:

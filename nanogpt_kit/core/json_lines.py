@@ -32,7 +32,7 @@ def fault_in(line: str, first: bool) -> str:
     if rest == ",":
         return f"not JSON: a comma behind the object, in column {column}; remove it: {ONE_A_LINE}"
     if isinstance(found, dict) and rest.lstrip(" ,").startswith("{"):
-        return f"not JSON: another object begins in column {column}; put it on a line of its own: {ONE_A_LINE}"
+        return f"not JSON: another object begins in column {column}; put it on a separate line: {ONE_A_LINE}"
     return f"not JSON: text behind its end, in column {column}: {rest[:20]!r}; remove it: {ONE_A_LINE}"
 
 

@@ -153,7 +153,7 @@ class Layers:
 
 
 def check_utf8(value: str, at: Key, place: str) -> None:
-    """Raises KitError for a name that is not UTF-8: Python holds its bytes as lone surrogates, TOML cannot."""
+    """Raises KitError for a name that is not UTF-8: Python represents its bytes as lone surrogates, TOML cannot."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -20,7 +20,7 @@ class PlainUnpickler(pickle.Unpickler):
 def characters(meta: Path) -> str:
     """The characters of a meta.pkl in the order of their ids."""
     if not meta.is_file():  # reading from a pipe or a device would wait
-        raise KitError(f"{meta} is no file")
+        raise KitError(f"{meta} is not a file")
     try:
         with meta.open("rb") as file:
             values = PlainUnpickler(file).load()
@@ -34,8 +34,8 @@ def characters(meta: Path) -> str:
     try:
         letters.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise KitError(f"{meta}: its itos holds {letters[error.start]!r}, half a surrogate pair") from None
+        raise KitError(f"{meta}: its itos contains {letters[error.start]!r}, half a surrogate pair") from None
     for letter, count in Counter(letters).most_common(1):
         if count > 1:
-            raise KitError(f"{meta}: its itos holds {letter!r} {count} times")
+            raise KitError(f"{meta}: its itos contains {letter!r} {count} times")
     return letters

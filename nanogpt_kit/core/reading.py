@@ -13,7 +13,7 @@ from pathlib import Path
 
 MOST_BYTES = 1 << 30  # far above the largest record: metrics of 600k logged steps are 0.25 GB, a tokenizer 0.04 GB
 PIECE_BYTES = 1 << 20
-# O_NONBLOCK: opening a FIFO returns at once; O_NOCTTY: nor does a terminal become ours. Windows lacks all but O_BINARY.
+# O_NONBLOCK: opening a FIFO returns at once; O_NOCTTY: a terminal does not become ours. Windows lacks all but O_BINARY.
 FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
 
 

@@ -66,15 +66,15 @@ def check_codec(path: Path, codec: str, head: bytes) -> None:
     if found or is_text(head):
         what, ending = found or "plain text", {None: "", "gzip": ".gz", "zstd": ".zst"}.get(found)
         new = path.with_suffix(ending).name if ending is not None else "what it is"
-        raise fault_at(path, f"is {what}, not {codec} in spite of its name; rename it to {new}")
-    raise fault_at(path, f"is not {codec} in spite of its name, or damaged: it begins with {head[:4].hex(' ')}")
+        raise fault_at(path, f"is {what}, not {codec} although its name says so; rename it to {new}")
+    raise fault_at(path, f"is not {codec} although its name says so, or damaged: it begins with {head[:4].hex(' ')}")
 
 
 @contextmanager
 def as_utf8(path: Path, codec: str | None, errors: str) -> Iterator[IO[bytes]]:
     """The text of a file as UTF-8; UTF-16 and UTF-32 are recoded where a byte order mark says so.
 
-    Raises KitError for another format, and for other encodings that can be told by the first bytes.
+    Raises KitError for another format, and for other encodings that the first bytes show.
     """
     with unpacked(path, codec) as file:
         head = head_of(file)

@@ -23,7 +23,7 @@ END = r"(?![\w./\\-])"  # of a word
 NULL = rf"(?:null|Null|NULL|None|nil|undefined|unset|~){END}"
 IN_A_CHOICE = (
     "TOML has no null, and a choice lists values: name a value that means the same, as 0 does for many options, "
-    "or try the option without a value in an experiment of its own, which leaves the key out"
+    "or compare with a separate experiment that leaves the key out"
 )
 LINE_START, VALUE_NEXT, VALUE_DONE = r"\n\s*\Z", r"[=\[,]\s*\Z", r"\S[ \t]*\Z"
 KEY_DONE = r"[\n{,.\[]\s*(?:\"[^\"\n]*\"|'[^'\n]*'|[A-Za-z_][\w.-]*)[ \t]*\Z"
@@ -38,9 +38,9 @@ SLIPS = [  # what stands before the place, what follows, the remedy with {1}, {2
     (VALUE_NEXT, r"\(", "a list stands in square brackets: [1, 2]"),
     (VALUE_NEXT, r"[\u2018-\u201f\u00ab\u00bb`]", "a text stands in straight quotes: \"...\" or '...'"),
     (VALUE_NEXT, r"=", "one = is enough"),
-    (VALUE_NEXT, r"\s*(?:#|\n|\Z)", "there is no value; where an option is not set, its key is left out, too"),
-    (VALUE_NEXT, r",", "there is no value before the comma"),
-    (r"\Z", r"[\u00a0\u2000-\u200b\u3000\ufeff]", "there is a blank that is no plain space"),
+    (VALUE_NEXT, r"\s*(?:#|\n|\Z)", "a value is missing; to leave an option unset, leave out its key, too"),
+    (VALUE_NEXT, r",", "a value is missing before the comma"),
+    (r"\Z", r"[\u00a0\u2000-\u200b\u3000\ufeff]", "there is a blank that is not a plain space"),
     (VALUE_NEXT, rf"({WITHOUT_QUOTES})", "a text stands in quotes: {quote}{1}{quote}"),
     (KEY_DONE, r":\s*\n", "a table is written [name], and its keys below it with ="),
     (KEY_DONE, r":?=|[-+*/]=|:|(?=[\w\"'])", "write key = value, with = between them"),
@@ -59,7 +59,7 @@ SLIPS = [  # what stands before the place, what follows, the remedy with {1}, {2
     (r"\d[ \t]*\Z", r"[*/%+\w-]", "a number consists of digits, as in 3e-4 or 1_000; a text stands in quotes"),
     (r"'\Z", r"\w", "a text with ' in it stands in double quotes"),
     (r"\"\Z", r"\w", 'a text with " in it stands in single quotes'),
-    (VALUE_DONE, r"[\"'\w\[{]", "each key = value has a line of its own; a list is written [1, 2]"),
+    (VALUE_DONE, r"[\"'\w\[{]", "each key = value stands on a separate line; a list is written [1, 2]"),
 ]
 
 
@@ -106,4 +106,4 @@ def escapes_in(path: str) -> str:
     """For a path that is not there: the remedy where "C:\\temp" in double quotes has become a tab; else empty."""
     if not re.search(r"[\x07-\x0d\x1b]", path):
         return ""
-    return "; it holds control characters: a backslash in double quotes begins an escape, so write it in single quotes"
+    return "; it has control characters: a backslash in double quotes begins an escape, so write it in single quotes"

@@ -117,7 +117,7 @@ class TextFile:
                 raise self._fault(f"no text under {self.field!r} ({has}); dataset.field names the key", number)
             text = record[self.field]
             if text != text:
-                raise self._fault(f'NaN under {self.field!r}; where there is no text, write null or ""', number)
+                raise self._fault(f'NaN under {self.field!r}; for a missing text, write null or ""', number)
             if not isinstance(text, str | None):
                 raise self._fault(f"no text under {self.field!r}, but {JSON_TYPES[type(text)]}", number)
             yield self._whole(text, number) if text and "\\u" in line else text or ""

@@ -51,19 +51,19 @@ class TokenFile:
                 dtype, begin, said = found or (np.dtype(without_header).newbyteorder("<"), 0, None)
                 if not found:
                     check_head(path, head)
-                held = (size - begin) / dtype.itemsize
-                if found and held != said:
+                tokens = (size - begin) / dtype.itemsize
+                if found and tokens != said:
                     raise KitError(
-                        f"{path}: its header says {said} tokens, but there are {max(held, 0):g}; is it cut short?"
+                        f"{path}: its header says {said} tokens, but there are {max(tokens, 0):g}; is it cut short?"
                     )
-                if held != int(held):
-                    what = f"{size} bytes are no whole number of {without_header} tokens"
+                if tokens != int(tokens):
+                    what = f"{size} bytes are not a whole number of {without_header} tokens"
                     raise KitError(f"{path}: {what}; is it cut short? Or set dataset.dtype to their type")
                 if not found:
                     check_width(path, file, size, without_header)
         except OSError as error:
             raise KitError(f"{path}: cannot be read: {error.strerror}") from None
-        return cls(path, dtype, begin, int(held), found is not None)
+        return cls(path, dtype, begin, int(tokens), found is not None)
 
     def pieces(self) -> Iterator[np.ndarray]:
         """The ids (n,), piece by piece."""

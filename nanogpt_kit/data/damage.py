@@ -83,4 +83,4 @@ class DataFile:
             return ""
         place = int(np.argmax(is_wrong))
         why = f"only numbers below {self.limit} can be there"
-        return f" holds {values[place]} at position {at + place}, and {why}{', ascending' * self.ascends}"
+        return f" has {values[place]} at position {at + place}, and {why}{', ascending' * self.ascends}"

@@ -52,7 +52,7 @@ def prepare(
 ) -> Prepared:
     """The experiment's text as tokens: found where it was prepared before, else made now, by a process on each core.
 
-    `resumed` is the run that goes on with them. Files that are not what was written are refused; without `verify` the
+    `resumed` is the run that continues with them. Files that are not what was written are refused; without `verify` the
     manifest alone is looked at, as where another process looks at the rest. Raises KitError for text or tokens that
     are not right; then nothing is left behind.
     """
@@ -89,7 +89,7 @@ def check_free(path: Path) -> None:
 def check_identity(prepared: Prepared, identity: dict[str, Any], taken: dict[str, Any] | None) -> None:
     """Raises KitError where a whole folder lies in the place of another."""
     found = prepared.manifest["tokenizer"]
-    made = {"taken", "vocab_size", "eot_id"}  # of the tokenizer's options, the manifest holds what came of these
+    made = {"taken", "vocab_size", "eot_id"}  # of the tokenizer's options, the manifest records what they result in
     tokenizer = {key: value for key, value in identity["tokenizer"].items() if key not in made}
     same = {
         "text": digest(prepared.manifest["dataset"]) == digest(identity["dataset"]),

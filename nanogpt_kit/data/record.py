@@ -14,7 +14,7 @@ from nanogpt_kit.runs.files import read_json
 VERSION = 3  # of the files in a data folder, and of the way text is cut into jobs
 MANIFEST = "manifest.json"
 
-Count = Annotated[int, Field(ge=0, le=2**56)]  # so many that no disk holds them, and few enough to compute with
+Count = Annotated[int, Field(ge=0, le=2**56)]  # more than a disk has room for, and few enough to compute with
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -61,21 +61,27 @@ class ManifestRecord(Record):
     sha256: Sha256
 
 
+def check(kind: type[Record], values: object) -> None:
+    """Raises ValueError that names the first key whose value is not one of such a record."""
+    try:
+        kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(part if str(part).isprintable() else ascii(part) for part in map(str, first["loc"]))
+        raise ValueError(f"{key}: {first['msg']}" if key else first["msg"]) from None
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises KitError where it is not what was written."""
     try:
         values: dict[str, Any] = read_json(folder / MANIFEST)
-        ManifestRecord.model_validate(values)
+        check(ManifestRecord, values)
         if fingerprint(values["tokenizer"]) != values["tokenizer"]["fingerprint"]:
             raise ValueError("its tokenizer, vocabulary included, is not the one that made the tokens")
         if manifest_hash(values) != values["sha256"]:
             raise ValueError("it was changed since it was written")
     except OSError as error:
         raise damaged(folder, MANIFEST, f"cannot be read ({error.strerror})") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(part if str(part).isprintable() else ascii(part) for part in map(str, first["loc"]))
-        raise damaged(folder, MANIFEST, f"is damaged: {key}: {first['msg']}") from None
     except RecursionError:
         raise damaged(folder, MANIFEST, "is damaged: too deeply nested") from None
     except ValueError as error:

@@ -11,6 +11,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Dataset, Encoder, TextContext, Tokenizer
 from nanogpt_kit.core.kinds.divided import pieces
 from nanogpt_kit.data.jobs import PIECE_CHARACTERS
+from nanogpt_kit.data.record import TokenizerRecord, check
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
@@ -43,13 +44,14 @@ def taken_from(experiment: Experiment, resumed: RunFolder | None = None) -> dict
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The tokenizer that a checkpoint keeps. Raises KitError where the file holds none."""
+    """The tokenizer that a checkpoint keeps. Raises KitError where the file has none."""
     try:
-        record = read_json(path)
-    except (OSError, ValueError) as error:
-        raise KitError(f"{path} cannot be read: {error}") from None
-    if not (isinstance(record, dict) and isinstance(record.get("use"), str) and isinstance(record.get("state"), dict)):
-        raise KitError(f"{path} holds no tokenizer: it needs a name under use, and a table under state")
+        record: dict[str, Any] = read_json(path)
+        check(TokenizerRecord, record)
+    except OSError as error:
+        raise KitError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise KitError(f"{path} is damaged, or not a record of a tokenizer: {error}") from None
     return record
 
 

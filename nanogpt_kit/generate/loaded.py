@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.damaged import damaged, named_tensors
+from nanogpt_kit.checkpoint.fit import fit
 from nanogpt_kit.core.errors import KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
@@ -235,7 +236,7 @@ def load_run(
     if weights is None:
         store.load_weights(checkpoint, model)
     else:
-        store.fit(model, kept_by(weights, checkpoint), str(checkpoint))
+        fit(model, kept_by(weights, checkpoint), str(checkpoint))
     return LoadedRun(experiment, model.to(device).eval(), encoder, device)
 
 
@@ -260,7 +261,7 @@ def load_foreign(path: Path, device: str, overrides: Sequence[str]) -> LoadedRun
     experiment = bring.experiment_of(foreign, overrides)
     encoder = bring.encoder_of(foreign, experiment)
     model = blank(experiment.model, encoder.vocab_size)
-    store.fit(model, bring.padded(foreign, experiment, encoder.vocab_size), str(file))
+    fit(model, bring.padded(foreign, experiment, encoder.vocab_size), str(file))
     return LoadedRun(experiment, model.to(device).eval(), encoder, device)
 
 

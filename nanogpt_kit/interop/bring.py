@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint import store
+from nanogpt_kit.checkpoint.fit import check_fit, fit
 from nanogpt_kit.core.errors import Fault, KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
@@ -46,7 +47,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     encoder = encoder_of(foreign, experiment)
     weights = padded(foreign, experiment, encoder.vocab_size)
     model = blank(experiment.model, encoder.vocab_size)
-    store.fit(model, weights, str(foreign.path))
+    fit(model, weights, str(foreign.path))
     origin, _ = provenance.collect(experiment, data={}, hardware={})
     origin["imported"] = {"from": source, "files": {file.name: sha256(file) for file in foreign.files}}
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
@@ -141,7 +142,7 @@ def padded(foreign: Foreign, experiment: Experiment, vocab_size: int) -> dict[st
         for name, value in foreign.weights.items()
     }
     if shapes is not None:
-        store.check_fit(shapes, weights, str(foreign.path))
+        check_fit(shapes, weights, str(foreign.path))
     strange = [name for name, value in weights.items() if not value.isfinite().all()]
     if strange:
         raise KitError(f"{foreign.path}: these tensors hold NaN or infinity: {', '.join(strange)}")

@@ -43,7 +43,7 @@ class Foreign:
         """Raises KitError for what no model of this shape can hold, before anything is allocated."""
         for name, value in self.weights.items():
             if value.dtype not in FLOATS:
-                raise KitError(f"{self.path}: {name} holds {value.dtype}; expected {', '.join(map(str, FLOATS))}")
+                raise KitError(f"{self.path}: {name} is {value.dtype}; expected {', '.join(map(str, FLOATS))}")
         if EMBEDDING not in self.weights or self.weights[EMBEDDING].ndim != 2:
             raise KitError(f"{self.path} holds no GPT-2: it has no matrix called wte.weight")
         layers = {name.split(".")[1] for name in self.weights if name.startswith("h.")}
@@ -56,14 +56,14 @@ class Foreign:
 
 
 def by_our_names(weights: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    """Raises KitError for what is no tensor with a name, and where two tensors that differ have one name here."""
+    """Raises KitError for what is not a tensor with a name, and where two tensors that differ have one name here."""
     found: dict[str, Tensor] = {}
     theirs: dict[str, str] = {}
     for name, value in weights.items():
         if not isinstance(name, str):
-            raise KitError(f"{path} holds no GPT-2: its tensors have no names")
+            raise KitError(f"{path} is not a GPT-2: its tensors do not have names")
         if not is_plain(value):
-            raise KitError(f"{path}: {shown(name)} is no plain tensor")
+            raise KitError(f"{path}: {shown(name)} is not a plain tensor")
         ours = our_name(name)
         if ours in found and not equal(found[ours], value):
             raise KitError(f"{path}: {theirs[ours]} and {name} differ, and both are {ours} in the model")

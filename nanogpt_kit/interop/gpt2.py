@@ -96,8 +96,8 @@ def read(folder: Path, name: str) -> Foreign:
     }
     foreign = Foreign(folder, name, options, weights, (folder / "config.json", *files))
     if config["vocab_size"] != foreign.vocab_size:
-        told = f"vocab_size is {config['vocab_size']:,}, and wte.weight has {foreign.vocab_size:,} rows"
-        raise KitError(f"{folder / 'config.json'}: {told}")
+        reason = f"vocab_size is {config['vocab_size']:,}, and wte.weight has {foreign.vocab_size:,} rows"
+        raise KitError(f"{folder / 'config.json'}: {reason}")
     return foreign
 
 
@@ -124,7 +124,7 @@ def read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
             raise KitError(f"{file} is no safetensors file, or not all of one: {error}") from None
         differ = [name for name in found.keys() & weights.keys() if not equal(found[name], weights[name])]
         if differ:
-            raise KitError(f"{file} holds {min(differ)}, which differs from the one in another file of the model")
+            raise KitError(f"{file} contains {min(differ)}, which differs from the one in another file of the model")
         weights |= found
     return weights
 
@@ -132,7 +132,7 @@ def read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
 def weight_files(folder: Path) -> list[Path]:
     """Those that transformers reads, or else the one that there is. Raises KitError where that is not certain."""
     if (folder / ADAPTER).exists():
-        raise KitError(f"{folder} holds an adapter ({ADAPTER}), which is not applied; merge it into the weights first")
+        raise KitError(f"{folder} has an adapter ({ADAPTER}), which is not applied; merge it into the weights first")
     there = sorted(path.name for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
     choices = [name for name in there if name.endswith(".safetensors")]
     if WEIGHTS in choices:
@@ -141,14 +141,14 @@ def weight_files(folder: Path) -> list[Path]:
         files = parts_of(folder / INDEX)
     elif len(choices) > 1:
         raise KitError(
-            f"{folder} holds {', '.join(choices)}, and neither {WEIGHTS} nor {INDEX} says which of them are the model; "
+            f"{folder} has {', '.join(choices)}, and neither {WEIGHTS} nor {INDEX} says which of them are the model; "
             f"call one of them {WEIGHTS}"
         )
     else:
         files = choices
     if not files:
         pickled = " (its .bin files are pickles, which can run code)" if there else ""
-        raise KitError(f"{folder} holds no .safetensors file{pickled}; save_pretrained of transformers writes them")
+        raise KitError(f"{folder} lacks a .safetensors file{pickled}; save_pretrained of transformers writes them")
     lacking = [name for name in files if not (folder / name).is_file()]
     if lacking:
         raise KitError(f"{folder} lacks {', '.join(lacking)}, which its {INDEX} names")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt_kit.checkpoint.damaged import cause, check_stored
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.plain_pickle import characters
@@ -82,14 +83,14 @@ def read(path: Path, name: str, meta: Path | None) -> Foreign:
         state = {"characters": characters(meta)}
         foreign = Foreign(path, name, options, weights, (path, meta), {"use": "char"}, state)
     if arguments["vocab_size"] != foreign.vocab_size:
-        told = f"vocab_size is {arguments['vocab_size']:,}, and wte.weight has {foreign.vocab_size:,} rows"
-        raise KitError(f"{path}: model_args: {told}")
+        reason = f"vocab_size is {arguments['vocab_size']:,}, and wte.weight has {foreign.vocab_size:,} rows"
+        raise KitError(f"{path}: model_args: {reason}")
     return foreign
 
 
 def check_keys(path: Path, checkpoint: Mapping[Any, Any], arguments: Mapping[Any, Any]) -> None:
     """Raises KitError with each key that may say something about the network and is not nanoGPT's."""
-    faults = [f"{path}: {shown(key)} is no part of a checkpoint of nanoGPT" for key in checkpoint if key not in PARTS]
+    faults = [f"{path}: {shown(key)} is not part of a checkpoint of nanoGPT" for key in checkpoint if key not in PARTS]
     lacking = [key for key in SIZES if key not in arguments]
     if lacking:
         faults.append(f"{path}: model_args lacks {', '.join(lacking)}")
@@ -128,32 +129,19 @@ def load_plain(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         what = "is not all of a checkpoint: its end is missing" if beginning == b"PK" else "is no torch checkpoint"
         raise KitError(f"{path} {what}")
-    check_sizes(path)
     try:
+        check_stored(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that was made to harm may raise anything; none of it has run
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         if culprit is None:
-            raise KitError(f"{path} is damaged or no torch checkpoint ({type(error).__name__})") from None
+            raise KitError(f"{path} is damaged, or not a torch checkpoint ({cause(error)})") from None
         raise KitError(
             f"{path} holds more than tensors and plain values: loading it would call {culprit[1]}, so it is refused"
         ) from None
     if not isinstance(checkpoint, dict):
         raise KitError(f"{path} is no checkpoint of nanoGPT: it holds a {type(checkpoint).__name__}")
     return checkpoint
-
-
-def check_sizes(path: Path) -> None:
-    """Raises KitError where the file is to become larger than it is: torch.save compresses nothing."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            total = sum(entry.file_size for entry in file.infolist())
-    except Exception as error:  # a file that was made to harm may raise anything
-        raise KitError(f"{path} is damaged or no torch checkpoint ({type(error).__name__})") from None
-    room = path.stat().st_size
-    if total > room:
-        told = f"it has {room:,} bytes and says that it holds {total:,}; torch.save compresses nothing"
-        raise KitError(f"{path} is no torch checkpoint: {told}")
 
 
 def write(

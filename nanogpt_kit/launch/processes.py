@@ -71,7 +71,7 @@ def watch(ranks: Sequence[subprocess.Popen[bytes]], sent: Sequence[str] = ()) ->
         time.sleep(LOOK_SECONDS)
     if not code and any(rank.returncode for rank in ranks):
         return INTERRUPTED
-    return code if code >= 0 else FAILED  # killed, perhaps for want of memory
+    return code if code >= 0 else FAILED  # killed, perhaps for lack of memory
 
 
 def environment(rank: int, count: int, port: int) -> dict[str, str]:

@@ -48,7 +48,7 @@ def clear_temporary(folder: Path) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """In UTF-8; in ASCII where a file name among the values is not UTF-8, which Python holds as lone surrogates."""
+    """In UTF-8; in ASCII where a file name among the values is not UTF-8, which Python has as lone surrogates."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
     try:
         content = text.encode("utf-8")
@@ -58,7 +58,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Whatever the JSON is; callers check that. Raises OSError and ValueError, whatever the file holds."""
+    """Whatever the JSON is; callers check that. Raises only OSError and ValueError, whatever the file contains."""
     try:
         return json.loads(read_text(path))
     except RecursionError:

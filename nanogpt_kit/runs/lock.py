@@ -6,7 +6,7 @@ being taken (F_OFD_GETLK of fcntl(2)). Over NFS both are locks of the server.
 
 Where the system or the file system has none of them, the lock is flock's or, on Windows, that of msvcrt. A look then
 takes it for an instant (with flock together with others who look), so a start tries again for a moment before it
-reports the lock as held.
+reports the lock as taken.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def truncate_after(path: Path, step: int) -> int:
     A last line that a kill tore is dropped. Raises KitError that names the first other line that is damaged, or whose
     step is smaller than the one before; the file is left as it is then.
     """
-    kept, last = bytearray(), 0
+    remaining, last = bytearray(), 0
     for number, line in enumerate(lines_of(path), start=1):
         record = record_of(line)
         if record is None and not line.endswith(b"\n"):
@@ -81,8 +81,8 @@ def truncate_after(path: Path, step: int) -> int:
                 raise KitError(Fault(f"step {record['step']} after step {last}{REMEDY}", place=f"{path}:{number}"))
             last = record["step"]
         if last <= step:
-            kept += line if line.endswith(b"\n") else line + b"\n"
-    write_atomically(path, bytes(kept))
+            remaining += line if line.endswith(b"\n") else line + b"\n"
+    write_atomically(path, bytes(remaining))
     return last
 
 

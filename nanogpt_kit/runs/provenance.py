@@ -86,7 +86,7 @@ def source_places(experiment: Experiment) -> list[Path]:
 def code_state(folder: Path, sources: Sequence[Path]) -> tuple[dict[str, Any] | None, bytes]:
     """The commit of the repository around `folder`, and a patch from it to the code in the working tree.
 
-    The patch holds every change of a tracked file, and of the untracked files those below `sources`: others may be
+    The patch contains every change of a tracked file, and of the untracked files those below `sources`: others may be
     keys, passwords or data. Those are named.
     """
     try:

@@ -153,7 +153,7 @@ def override_value(word: str) -> str:
     try:
         value = parse_override(word)[1]
     except KitError:
-        return "://"  # hidden altogether
+        return "://"  # hidden completely
     return value if isinstance(value, str) else "://"
 
 

@@ -113,7 +113,7 @@ class Best(BaseModel):
 
 
 class Status(Record):
-    """What status.json holds. Fields that are not known yet are left out there."""
+    """What status.json contains. Fields that are not known yet are left out there."""
 
     state: State
     time: float = Field(default_factory=time.time)  # of writing, in seconds since 1970
@@ -140,7 +140,7 @@ class Failure(Record):
 
 
 def leave_failure(error: BaseException) -> None:
-    """Where the environment asks for it: how this command failed. Of several ranks the first to fail is kept."""
+    """Where the environment asks for it: how this command failed. Of several ranks the first to fail is recorded."""
     named = os.environ.get(FAILURE)
     if not named or Path(named).exists():
         return
@@ -151,13 +151,13 @@ def leave_failure(error: BaseException) -> None:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Why something failed: by the types and the errno of an error and of what led to it, never by its words."""
+    """Why something failed: by the types and the errno of an error and of what led to it, never by its message."""
     own = error.cause if isinstance(error, KitError | RunFailed) else "error"
     if own in ("refused", "error") and any(
         isinstance(one, OSError) and one.errno in NO_ROOM for one in error_chain(error)
     ):
         return "disk"
-    return cast(Cause, own) if own in get_args(Cause) else "error"  # a plugin may have errors of its own
+    return cast(Cause, own) if own in get_args(Cause) else "error"  # a plugin may define errors
 
 
 def origin_of(error: BaseException) -> str:

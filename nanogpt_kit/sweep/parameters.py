@@ -256,7 +256,7 @@ def choices_of(values: Any, wrong: Any) -> tuple[Any, ...]:
         )
     labels: set[Any] = set()
     for one in map(label, values):
-        if one in labels:  # Optuna holds 1 for true
+        if one in labels:  # Optuna takes 1 for true
             raise wrong(f"{shown(one)} is among the choices twice")
         labels.add(one)
     return tuple(values)

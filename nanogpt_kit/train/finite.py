@@ -17,7 +17,6 @@ from torch import Tensor
 from nanogpt_kit.core.errors import NotFinite, RunFailed
 from nanogpt_kit.nn.spread import is_spread
 from nanogpt_kit.train.arriving import Arriving
-from nanogpt_kit.train.evaluate import apart
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
@@ -79,12 +78,14 @@ class FiniteChecks:
             raise (RunFailed if rate < 0 and math.isfinite(rate) else NotFinite)(f"{reason}; {expected}")
 
     def check_model(self) -> None:
-        """What the newest update made: finite weights, and a finite loss of them. Once a step."""
+        """The weights that the newest update made, once a step.
+
+        Finite but enormous ones show in an evaluation, or in the loss of the next step.
+        """
         if self.model_read == self.run.step:
             return
         self.read_step()
         self._refuse("the weights are", self.run.model.state_dict().items(), self.infinite_buffers)
-        self._check_forward()
         self.model_read = self.run.step
 
     def check_state(self, training: Mapping[str, Any]) -> None:
@@ -109,20 +110,6 @@ class FiniteChecks:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             shown = ", ".join(names[:SHOWN])
             raise NotFinite(f"{what} not finite after step {self.run.step}: {shown}{more}; {HELP}")
-
-    def _check_forward(self) -> None:
-        """Finite weights may still be so large that nothing finite comes of them: the loss of the newest windows."""
-        run = self.run
-        batch = run.batches.batches.at(max(0, run.step - 1))
-        size = run.experiment.evaluate.batch_size or run.micro_batch_size
-        ids, targets, segments = batch.micro_batches(size, run.precision.device)[0]
-        more = {} if segments is None else {"segments": segments}
-        with apart(run, run.experiment.train.seed), run.precision.autocast():
-            loss = run.model(ids, targets, **more).item()
-        losses = run.world.all_say(loss)
-        if not all(map(math.isfinite, losses)):
-            value = next(value for value in losses if not math.isfinite(value))
-            raise NotFinite(f"with the weights after step {run.step} the loss is {value}; {HELP}")
 
 
 @torch.no_grad()

@@ -107,7 +107,7 @@ def keep_freed_memory() -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory of the device or of the machine ran out.
 
-    This is the one place that goes by words: CUDA has an error of its own, but the CPU's allocator and MPS raise plain
+    This is the one place that reads a message: CUDA has an error type, but the CPU's allocator and MPS raise plain
     RuntimeErrors, which carry nothing else to know them by.
     """
     words = ("can't allocate memory", "not enough memory", "out of memory")

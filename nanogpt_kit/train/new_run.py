@@ -106,7 +106,7 @@ def remove(folder: RunFolder, is_ours: bool) -> None:
 
 
 def check_data(folder: RunFolder, data: Prepared, facts: dict[str, Any]) -> None:
-    """Raises KitError where a run would go on with other tokens, or another tokenizer, than it began with."""
+    """Raises KitError where a run would continue with other tokens, or another tokenizer, than it began with."""
     try:
         origin = read_json(folder.path / "provenance.json")["data"]
         before = {key: origin[key] for key in COMPARED}

@@ -24,7 +24,7 @@ MAY_CHANGE = ("steps", "max_tokens", "max_seconds", "compile", "activation_check
 def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
     """The run to go on with, and the experiment to go on by: the run's own, with what may change taken from `wanted`.
 
-    `named` is a run, which may have finished, with fewer steps than are wanted now; "" is the newest of the experiment
+    `named` is a run, which may have finished, with fewer steps than are asked for; "" is the newest of the experiment
     that is not finished. Raises KitError where there is none, where it is done, or where the two differ in what
     decides the training.
     """
@@ -73,10 +73,10 @@ def begun(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
 
 
 def newest_unfinished(wanted: Experiment) -> RunFolder:
-    """What a resume goes on with that names no run: the newest run of the experiment that is not finished by its own
-    terms, of those with the seed of `wanted` where there are any.
+    """What a resume without a name continues: the newest run of the experiment that is not finished by its own terms,
+    of those with the seed of `wanted` where there are any.
 
-    A finished run is never among them, whatever is wanted now: who wants more steps of it names it. Raises KitError
+    A finished run is never among them: to train it for more steps, name it. Raises KitError
     where there is none, Busy where that one is at work.
     """
     parent = runs.runs_root() / wanted.name
@@ -145,7 +145,7 @@ def steps_cannot_change(before: Experiment, wanted: Experiment) -> str | None:
 def of_seed(wanted: Experiment) -> tuple[RunFolder | None, str | None]:
     """Of the runs with the seed of `wanted`: one that is done, or what to resume; two times None where there are none.
 
-    Raises KitError where all are finished and none has done what is wanted, Busy where one is at work.
+    Raises KitError where all are finished and none has done what is asked for, Busy where one is at work.
     """
     mine = of_same_seed(runs.of_experiment(runs.runs_root() / wanted.name), wanted)
     for folder in reversed(mine):

@@ -122,8 +122,8 @@ class Saving:
         every = run.experiment.train.log_every_steps
         logged = run.step - run.step % every or min(1, run.step)
         if reached < logged:
-            told = "%s ends at step %d, before the checkpoint of step %d: what was measured in between is missing"
-            logger.warning(told, run.folder.metrics, reached, run.step)
+            message = "%s ends at step %d, before the checkpoint of step %d: what was measured in between is missing"
+            logger.warning(message, run.folder.metrics, reached, run.step)
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         """Saves at once where the metric to go by is the best so far."""

@@ -88,7 +88,7 @@ def run(
         torch.set_num_threads(cores.threads)
         keep_freed_memory()
         stack.enter_context(Precision(ctx.precision, ctx.device).in_force())
-        # Without a name, for it holds the weights to start from, which may be gigabytes
+        # Without a name, because it references the weights to start from, which may be gigabytes
         folder = resumed or shared_folder(partial(new_folder, experiment, facts, ctx, why, cores, start, into), world)
         among = f", {world.size} processes" if world.size > 1 else ""
         place = f"{ctx.device} ({cores})" if ctx.device == "cpu" else ctx.device

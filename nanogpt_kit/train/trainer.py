@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_kit.checkpoint import store
+from nanogpt_kit.checkpoint.fit import fit
 from nanogpt_kit.checkpoint.rng import seed_everything
 from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.experiment import Experiment
@@ -85,7 +85,7 @@ class Trainer:
         self.saving = Saving(self)
         self.saving.saved_at = self.evaluated_at  # nor are they worth a checkpoint
         if not self.saving.load_weights(self.model) and weights is not None:
-            store.fit(self.model, weights, str(experiment.model.init_from))
+            fit(self.model, weights, str(experiment.model.init_from))
         self.model.to(ctx.device)
         if experiment.train.activation_checkpointing:
             recompute(self.model)

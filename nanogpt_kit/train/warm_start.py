@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.checkpoint.damaged import damaged
+from nanogpt_kit.checkpoint.fit import check_fit
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.manifest import Prepared
+from nanogpt_kit.data.vocabulary import read_record
 from nanogpt_kit.interop.bring import import_run
 from nanogpt_kit.interop.foreign import SOFTMAX
 from nanogpt_kit.interop.gpt2 import PUBLISHED
@@ -55,15 +56,12 @@ class WarmStart:
         logger.info("starting from %s", checkpoint)
         for told in differences(wanted, before):
             logger.warning("%s in %s", told, checkpoint)
-        tokenizer = store.load_tokenizer(checkpoint)
-        with damaged(checkpoint / store.TOKENIZER):
-            vocab_size = tokenizer["vocab_size"]
-            if not isinstance(vocab_size, int) or not {"use", "eot_id"} <= tokenizer.keys():
-                raise ValueError("it is no tokenizer's record")
+        tokenizer = read_record(checkpoint / store.TOKENIZER)
+        vocab_size = tokenizer["vocab_size"]
         weights = cropped(checkpoint, before, vocab_size, wanted.model.block_size)
         shapes = on_meta(wanted.model, vocab_size)
         if shapes is not None:
-            store.check_fit(shapes, weights, str(checkpoint))
+            check_fit(shapes, weights, str(checkpoint))
         return cls(checkpoint, store.weights_hash(checkpoint), weights, tokenizer)
 
     def check_tokens(self, wanted: Experiment, data: Prepared) -> None:

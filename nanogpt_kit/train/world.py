@@ -87,14 +87,14 @@ class World:
                     raise KitError(f"rank {rank} has {name} {value}, and rank 0 {told[0][name]}; all need the same")
 
     def lost_rank(self, step: int | None = None) -> LostRank:
-        """To be raised from what torch said, which is of interest to who looks into it, and is nobody's reason."""
+        """To be raised from what torch said, which helps to find the fault, but is not the reason to report."""
         at = "" if step is None else f" at step {step}"
         return LostRank(f"another process of the run was lost (rank {self.rank} of {self.size} noticed it{at})")
 
     def lost(self, error: BaseException) -> bool:
         """Whether an error says that another process has gone.
 
-        This is the one place that goes by words: torch raises plain RuntimeErrors for what gloo and NCCL report, in
+        This is the one place that reads a message: torch raises plain RuntimeErrors for what gloo and NCCL report, in
         the middle of a backward pass as in a collective, and they carry nothing else to know them by.
         """
         words = ("gloo", "closed by peer", "NCCL", "reset by peer", "TCPStore")

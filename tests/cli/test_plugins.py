@@ -88,6 +88,13 @@ def test_show_tells_a_required_option_without_a_default() -> None:
     assert "\n  source   (str | tuple[str, ...])\n" in ask("plugins", "show", "dataset:text")
 
 
+@pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: f"{entry.kind}:{entry.name}")
+def test_the_type_of_an_option_is_shown_without_its_validators(entry: Entry) -> None:
+    shown = json.loads(ask("plugins", "show", f"{entry.kind}:{entry.name}", "--json"))
+    types = [option["type"] for one in shown for option in one["options"]]
+    assert [name for name in types if "Annotated" in name or " at 0x" in name] == []
+
+
 @pytest.mark.parametrize("name", ["cosine", "schedule:cosine", "nanogpt-kit/cosine", "schedule:nanogpt-kit/cosine"])
 def test_a_name_may_be_qualified_by_kind_and_distribution(name: str) -> None:
     (shown,) = json.loads(ask("plugins", "show", name, "--json"))

@@ -109,7 +109,7 @@ def test_files_of_any_length_without_a_header_are_read(tmp_path: Path, count: in
     ("make", "told"),
     [
         (lambda path: path.touch(), " is empty"),
-        (lambda path: path.write_bytes(b"\1\2\3"), ": 3 bytes are no whole number of uint16 tokens; is it cut short?"),
+        (lambda path: path.write_bytes(b"\1\2\3"), ": 3 bytes are not a whole number of uint16 tokens"),
         (lambda path: shard(path, [1, 2, 3], count=4), ": its header says 4 tokens, but there are 3; is it cut short?"),
         (lambda path: shard(path, [1, 2], count=1), ": its header says 1 tokens, but there are 2; is it cut short?"),
         (

@@ -243,16 +243,16 @@ def test_what_is_text_is_known_where_its_last_character_is_cut(head: bytes) -> N
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.txt.gz", ENGLISH.encode(), "plain text, not gzip in spite of its name; rename it to a.txt"),
-        ("a.txt.zst", ENGLISH.encode(), "plain text, not zstd in spite of its name; rename it to a.txt"),
+        ("a.txt.gz", ENGLISH.encode(), "plain text, not gzip .*; rename it to a.txt"),
+        ("a.txt.zst", ENGLISH.encode(), "plain text, not zstd .*; rename it to a.txt"),
         ("a.jsonl.gz", pa.compress(b"x" * 9, "zstd", asbytes=True), "zstd, not gzip .*; rename it to a.jsonl.zst"),
         ("a.jsonl.zst", gzip.compress(b"x"), "gzip, not zstd .*; rename it to a.jsonl.gz"),
         ("a.txt", gzip.compress(b"x"), "gzip, not text; rename it to a.txt.gz"),
         ("a.jsonl", pa.compress(b"x" * 9, "zstd", asbytes=True), "zstd, not text; rename it to a.jsonl.zst"),
         ("a.csv", BINARY["parquet"](), "parquet, not text; rename it to a.parquet"),
-        ("a.parquet", ENGLISH.encode(), "plain text, not parquet in spite of its name"),
-        ("a.parquet", gzip.compress(b"x"), "gzip, not parquet in spite of its name"),
-        ("a.parquet.gz", BINARY["parquet"](), "parquet, not gzip in spite of its name"),
+        ("a.parquet", ENGLISH.encode(), "plain text, not parquet "),
+        ("a.parquet", gzip.compress(b"x"), "gzip, not parquet "),
+        ("a.parquet.gz", BINARY["parquet"](), "parquet, not gzip "),
     ],
 )
 def test_a_name_that_says_another_format_is_named_with_the_right_one(

@@ -15,8 +15,8 @@ GOOD = '{"text": "good"}'
 FAULTS = {  # line -> what is said of it: the fault, the column, the remedy
     GOOD + ",": ["comma", "column 17", "remove"],
     GOOD + " , ": ["comma", "column 18", "remove"],
-    GOOD + GOOD: ["another object", "column 17", "line of its own"],
-    f"{GOOD}, {GOOD},": ["another object", "column 17", "line of its own"],
+    GOOD + GOOD: ["another object", "column 17", "separate line"],
+    f"{GOOD}, {GOOD},": ["another object", "column 17", "separate line"],
     GOOD + "]": ["text behind", "column 17", "']'"],
     GOOD + " # why": ["text behind", "'# why'"],
     '{"text": "a",}': ["comma before the closing bracket", "column 13", "remove"],

@@ -33,7 +33,7 @@ SLIPS = {  # the line, the key, words of the remedy
     "train:\n  steps: 1": (1, "train", ["[name]"]),
     "steps 100": (1, "steps", ["key = value"]),
     "a == 1": (1, "a", ["one ="]),
-    "a =": (1, "a", ["no value"]),
+    "a =": (1, "a", ["missing"]),
     "a = .5": (1, "a", ["0.5"]),
     "a = -.5": (1, "a", ["-0.5"]),
     "a = 5.": (1, "a", ["1.0"]),

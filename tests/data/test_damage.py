@@ -268,11 +268,11 @@ def test_what_lies_in_the_datas_place_is_left_alone(
 @pytest.mark.parametrize(
     ("name", "at", "value", "says"),
     [
-        ("train.bin", 7, 60_000, r"holds 60000 at position 7, and only numbers below \d+ can be there"),
-        ("val.bin", -1, 60_000, r"holds 60000 at position \d+, and only numbers below \d+"),
-        ("val.documents.bin", 0, 10**12, r"holds 1000000000000 at position 0, and only numbers below \d+"),
-        ("val.documents.bin", 0, -1, "holds -1 at position 0, .*ascending"),
-        ("train.documents.bin", -1, 0, r"holds 0 at position \d+, .*ascending"),
+        ("train.bin", 7, 60_000, r"60000 at position 7, and only numbers below \d+ can be there"),
+        ("val.bin", -1, 60_000, r"60000 at position \d+, and only numbers below \d+"),
+        ("val.documents.bin", 0, 10**12, r"1000000000000 at position 0, and only numbers below \d+"),
+        ("val.documents.bin", 0, -1, "-1 at position 0, .*ascending"),
+        ("train.documents.bin", -1, 0, r"0 at position \d+, .*ascending"),
     ],
 )
 def test_a_number_that_cannot_be_right_is_named_with_its_place(
@@ -287,7 +287,7 @@ def test_a_number_that_cannot_be_right_is_named_with_its_place(
     numbers.tofile(folder / name)
     key = f"{name.split('.')[0]}_{'documents_' if 'documents' in name else ''}sha256"
     changed(**{key: sha256(folder / name)})(folder)
-    assert re.match(f"{re.escape(str(folder / name))} {says}", refusal(experiment))
+    assert re.match(f"{re.escape(str(folder / name))} .*{says}", refusal(experiment))
 
 
 @pytest.mark.parametrize("at", [0, 1, 6, 7, 8, 15, 16, 19])
@@ -298,7 +298,7 @@ def test_the_first_wrong_number_is_found_in_any_piece(tmp_path: Path, at: int, m
     numbers[-1] += 2000
     numbers.tofile(tmp_path / "a")
     file = DataFile(tmp_path / "a", "<i8", 20, sha256(tmp_path / "a"), limit=1000, ascends=True)
-    assert f"holds {numbers[at]} at position {at}, " in str(file.damage())
+    assert f"{numbers[at]} at position {at}, " in str(file.damage())
 
 
 # --- large files are read once ----------------------------------------------------------------------------------

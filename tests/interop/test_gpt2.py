@@ -156,7 +156,7 @@ BROKEN = {
     "half of the weights": (lambda hf: cut(hf / "model.safetensors"), "no safetensors file, or not all of one"),
     "pickled weights": (
         lambda hf: (hf / "model.safetensors").rename(hf / "pytorch_model.bin"),
-        "holds no .safetensors file .*pickles, which can run code",
+        r"\.safetensors .*pickles, which can run code",
     ),
     "a tensor that is missing": (left_out, "h.1.ln_2.weight is missing; h.1.ln_2.bias is missing"),
     "more layers than there are": (lambda hf: changed_config(hf, n_layer=4), "says n_layer = 4 and holds 3 layers"),
@@ -366,7 +366,7 @@ REFUSED = {
     "several files": (several, r"a\.safetensors, b\.safetensors"),
     "a file of the index elsewhere": (lambda hf: indexed(hf, "../a.safetensors"), r"'\.\./a\.safetensors'"),
     "a damaged index": (lambda hf: indexed(hf) or (hf / "model.safetensors.index.json").write_text("[]"), "index.json"),
-    "a tensor of two values": (twice, r"b\.safetensors holds .* differs"),
+    "a tensor of two values": (twice, r"b\.safetensors .* differs"),
     "another mask in the file": (
         lambda hf: with_tensor(hf, "transformer.h.1.attn.bias", torch.ones(1, 1, 9, 9)),
         r"h\.1\.attn\.bias is not the causal mask",
@@ -395,7 +395,7 @@ REFUSED = {
     ),
     "bytes that need scales": (
         lambda hf: with_tensor(hf, "transformer.ln_f.bias", torch.ones(48, dtype=torch.int8)),
-        r"ln_f\.bias holds torch\.int8",
+        r"ln_f\.bias .*torch\.int8",
     ),
     "a huge header": (lambda hf: header(hf, b"{}", 2**60), r"model\.safetensors is no safetensors file"),
     "a deep header": (lambda hf: header(hf, b'{"a":' + b"[" * 99999), r"model\.safetensors is no safetensors file"),

@@ -180,7 +180,7 @@ def garbled(path: Path) -> None:
 
 FOREIGN = {
     "truncated": (truncated, "not all of a checkpoint: its end is missing"),
-    "garbled": (garbled, "damaged or no torch checkpoint"),
+    "garbled": (garbled, "damaged"),
     "text": (lambda path: path.write_text("ROMEO:"), "is no torch checkpoint"),
     "empty": (lambda path: path.write_bytes(b""), "is no torch checkpoint"),
     "another checkpoint": (lambda path: torch.save({"weights": {}}, path), "lacks `model` or `model_args`"),

@@ -74,24 +74,48 @@ def test_tensors_of_a_nested_state_are_found_under_their_paths() -> None:
 
 # --- weights ----------------------------------------------------------------------------------------------------
 
+OVERFLOW = ("optimizer.lr=1e39", "optimizer.weight_decay=1.0")
 ENORMOUS = ("optimizer.use=sgd", "optimizer.lr=1e38", "train.grad_clip=1e30")  # finite weights, no finite loss
 
 
-@pytest.mark.parametrize("evaluator", ["evaluator=['loss']", "evaluator=[]", "evaluator=['samples']"])
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (("optimizer.lr=1e39", "optimizer.weight_decay=1.0"), "weights are not finite after step 1: wte.weight, "),
-        (ENORMOUS, "with the weights after step 1 the loss is nan"),
+        (("evaluator=['loss']", *OVERFLOW), "weights are not finite after step 1: wte.weight, "),
+        (("evaluator=[]", *OVERFLOW), "weights are not finite after step 1: wte.weight, "),
+        (("evaluator=['loss']", *ENORMOUS), "val/loss is nan at step 1"),
     ],
 )
 def test_a_last_update_that_made_no_finite_model_fails_the_run(
-    tiny: Path, evaluator: str, overrides: tuple[str, ...], expected: str
+    tiny: Path, overrides: tuple[str, ...], expected: str
 ) -> None:
-    folder, told = failed(tiny, "train.steps=1", evaluator, *overrides)
+    folder, told = failed(tiny, "train.steps=1", *overrides)
     assert expected in told
     assert "lower optimizer.lr" in told
     assert saved(folder) == []
+
+
+def test_a_checkpoint_of_enormous_weights_does_not_replace_the_one_before(tiny: Path) -> None:
+    more = ("checkpoint.every_steps=3", "checkpoint.keep_last=1", "evaluate.every_steps=99", "callback=['enormous']")
+    folder, told = failed(tiny, component(tiny, "enormous", ENORMOUS_WEIGHTS), *more)
+    assert "the loss is nan at step 7" in told
+    assert 3 in saved(folder)
+
+
+ENORMOUS_WEIGHTS = """\
+from nanogpt_kit.api import Callback, hookimpl
+
+class Enormous(Callback):
+    def build(self, run):
+        return Hand()
+
+class Hand:
+    @hookimpl
+    def step_finished(self, run, step):
+        if step == 6:
+            for parameter in run.model.parameters():
+                parameter.data.fill_(1e38)
+"""
 
 
 def test_a_run_that_makes_no_finite_model_exits_with_1(tiny: Path, command: Any) -> None:

@@ -30,30 +30,31 @@ class TensorBoard(Callback):
 
 
 def remove_events(path: Path, last_step: int) -> None:
-    """Takes those after `last_step` out of a file of a process before, or the file where that is 0.
+    """Takes those after `last_step` out of a file of a process before, or the file where that is 0: not every reader of
+    such files heeds `purge_step`, and TensorBoard's page shows texts of step 0 again in spite of it.
 
     Source: TensorFlow's records: length (8 bytes, little-endian), its CRC (4), an Event of that length, its CRC (4).
     """
     if not last_step:
         path.unlink()
         return
-    content, kept, at = path.read_bytes(), bytearray(), 0
+    content, rest, at = path.read_bytes(), bytearray(), 0
     while at + 12 <= len(content):
         end = at + 12 + int.from_bytes(content[at : at + 8], "little") + 4
         try:
             step = Event.FromString(content[at + 12 : end - 4]).step if end <= len(content) else None
         except DecodeError:
             step = None
-        if step is None:  # torn or damaged: nobody reads on from there
+        if step is None:  # torn or damaged: readers stop here
             break
         if step <= last_step:
-            kept += content[at:end]
+            rest += content[at:end]
         at = end
-    kept += content[at:]
-    if kept != content:
+    rest += content[at:]
+    if rest != content:
         partial = path.with_name(f".{secrets.token_hex(8)}")
         with partial.open("xb") as file:  # which follows no link
-            file.write(kept)
+            file.write(rest)
         partial.replace(path)
 
 

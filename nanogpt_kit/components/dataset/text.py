@@ -16,7 +16,7 @@ from nanogpt_kit.api import Divided, Document, Field, PathStrs, TextFile, conten
 
 class Text(Divided):
     source: PathStrs = Field(description="files, globs or folders, relative to the current folder")
-    field: str = Field("text", description="the key (.jsonl) or column (.csv, .tsv, .parquet) that holds the text")
+    field: str = Field("text", description="the key (.jsonl) or column (.csv, .tsv, .parquet) with the text")
     errors: Literal["strict", "replace"] = Field(
         "strict", description="bytes that are not UTF-8, and NULs: an error, or U+FFFD in their place"
     )

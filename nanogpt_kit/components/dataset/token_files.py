@@ -22,15 +22,19 @@ SPLIT = re.compile(r"(?<![a-z])(train|val)")
 
 
 class TokenFiles(Dataset):
-    source: PathStr = Field(min_length=1, description="the folder that holds the files")
+    source: PathStr = Field(min_length=1, description="the folder of the token files")
     train: PathStr | None = Field(
-        None, min_length=1, description="name or glob in it; left out: .bin or .npy files with train in their names"
+        None,
+        min_length=1,
+        description="train's files in the source folder, a name or glob; left out: .bin or .npy with train in the name",
     )
     val: PathStr | None = Field(
-        None, min_length=1, description="name or glob in it; left out: .bin or .npy files with val in their names"
+        None,
+        min_length=1,
+        description="val's files in the source folder, a name or glob; left out: .bin or .npy with val in the name",
     )
     dtype: Literal["uint16", "uint32", "int32", "int64"] = Field(
-        "uint16", description="of a token in .bin files without a header, little-endian"
+        "uint16", description="type of tokens in .bin files without a header, little-endian"
     )
 
     def documents(self, split: str) -> Iterator[Document]:

@@ -31,7 +31,7 @@ class Perplexity(Evaluator):
     file: PathStr = Field(
         min_length=1,
         description="a text, relative to the current folder: .txt (one document), .jsonl (a document a line, under "
-        "`text`), .csv, .tsv or .parquet, perhaps with .gz or .zst behind it",
+        "`text`), .csv, .tsv or .parquet, each also with .gz or .zst appended",
     )
     stride: int | None = Field(
         None, ge=1, description="tokens from a window to the next, at most block_size; left out: half of block_size"

@@ -33,7 +33,7 @@ class Char(Tokenizer):
     def restore(self, state: Mapping[str, Any]) -> Encoder:
         characters = state["characters"]
         if not isinstance(characters, str) or len(set(characters)) < len(characters):
-            raise ValueError("characters should be a text that holds each of them once")
+            raise ValueError("characters should be a text that contains each of them once")
         return CharEncoder(characters, skip=self.unknown == "skip")
 
 

@@ -96,7 +96,7 @@ class HuggingFaceEncoder(Encoder):
         self.decoder = LibraryDecoder(self.tokenizer, parts.get("decoder"), self.silent, place)
 
     def _read(self, parts: dict[str, Any], vocabulary: dict[str, int]) -> None:
-        """What the library does not tell: the unknown token, and those that no text may become."""
+        """What the library does not report: the unknown token, and the tokens that text is never encoded as."""
         model = parts["model"]
         unknown = model.get("unk_token")
         if model.get("unk_id") is not None:

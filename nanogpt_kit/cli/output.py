@@ -17,7 +17,7 @@ class OutputClosed(Exception):
     """Nobody reads what the command prints. Not a BrokenPipeError, which click and rich answer with exit code 1."""
 
 
-class Stream(io.FileIO):
+class OutputFile(io.FileIO):
     """A descriptor of this process. `continues`: what cannot be written is dropped, and `fault` says why."""
 
     def __init__(self, descriptor: int, continues: bool) -> None:
@@ -39,7 +39,7 @@ class Stream(io.FileIO):
 
 
 def install() -> None:
-    """Makes those of this process so. Errors and progress are never worth ending a command."""
+    """Replaces those of this process. Errors and progress are never worth ending a command."""
     sys.stdout, sys.stderr = reopened(sys.stdout, 1, continues=False), reopened(sys.stderr, 2, continues=True)
 
 
@@ -47,7 +47,7 @@ def reopened(stream: TextIO, descriptor: int, continues: bool) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper):  # None, where it was closed before Python began
         return stream
     return io.TextIOWrapper(
-        io.BufferedWriter(Stream(descriptor, continues)),
+        io.BufferedWriter(OutputFile(descriptor, continues)),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,
@@ -62,7 +62,7 @@ def continue_unread() -> None:
 
 
 def fault() -> OSError | None:
-    """Why standard output does not hold all that was printed, except that nobody read it. Flushes it."""
+    """Why not all that was printed reached standard output; None where only its reader has gone. Flushes it."""
     raw = raw_stdout()
     if raw is None:
         return None
@@ -71,6 +71,6 @@ def fault() -> OSError | None:
     return None if raw.fault is None or raw.fault.errno in CLOSED else raw.fault
 
 
-def raw_stdout() -> Stream | None:
+def raw_stdout() -> OutputFile | None:
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return raw if isinstance(raw, Stream) else None
+    return raw if isinstance(raw, OutputFile) else None
