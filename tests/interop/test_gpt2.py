@@ -445,6 +445,13 @@ def test_the_config_of_published_gpt2_medium_and_of_its_offspring_is_known(tmp_p
         import_run(str(tmp_path / "hf"), "mine", BYTE)
 
 
+@pytest.mark.parametrize("name", ["gelu_fast", "gelu_python", "gelu_pytorch_tanh"])
+def test_other_names_of_the_activation_are_known(tmp_path: Path, name: str) -> None:
+    theirs = gpt2(tmp_path / "hf", **SMALL, activation_function=name)
+    import_run(str(tmp_path / "hf"), "mine", BYTE)
+    assert logits_agree(theirs, "mine")
+
+
 def test_every_key_that_transformers_writes_is_known(tmp_path: Path) -> None:
     gpt2(tmp_path / "hf", **SMALL)
     changed_config(tmp_path / "hf", **transformers.GPT2Config(**SMALL).to_dict())
