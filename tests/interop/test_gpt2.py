@@ -126,6 +126,9 @@ def test_weights_in_several_files_are_read_as_one(tmp_path: Path) -> None:
     ids = torch.arange(40)[None]
     with torch.no_grad():
         torch.testing.assert_close(load_run("mine").model(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+    (tmp_path / "parts" / "model.safetensors.index.json").unlink()
+    with pytest.raises(KitError, match=r"00001-of-.*; copy their model\.safetensors\.index\.json"):
+        import_run(str(tmp_path / "parts"), "mine", BYTE)
 
 
 def changed_config(folder: Path, **values: object) -> None:
