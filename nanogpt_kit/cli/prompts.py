@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.formats import HEAD_BYTES, marked
 from nanogpt_kit.core.json_lines import fault_in
+from nanogpt_kit.core.streams import check_text
 
 if TYPE_CHECKING:
     from nanogpt_kit.generate.loaded import LoadedRun
@@ -20,14 +22,17 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def read(path: Path, option: str = "") -> str:
-    """A file's text, or stdin's where it is -. Raises KitError."""
+    """A file's text, or stdin's where it is -. Raises KitError, also for another format or encoding."""
+    place = f"{option} {path}" if str(path) != "-" else "stdin"
     try:
-        if str(path) != "-":
-            return path.read_text(encoding="utf-8-sig")
-        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig").read() if sys.stdin else ""
-    except (OSError, UnicodeDecodeError) as error:
-        place = f"{option} {path}" if str(path) != "-" else "stdin"
-        raise KitError(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raw = path.read_bytes() if str(path) != "-" else sys.stdin.buffer.read() if sys.stdin else b""
+        check_text(path if str(path) != "-" else Path("stdin"), raw[:HEAD_BYTES])
+        return io.TextIOWrapper(io.BytesIO(raw), encoding=marked(raw) or "utf-8-sig").read()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise KitError(f"{place} cannot be read: line {line}: {error}; save it as UTF-8") from None
+    except OSError as error:
+        raise KitError(f"{place} cannot be read: {error.strerror or error}") from None
 
 
 def read_records(path: Path) -> dict[str, dict[str, Any]]:

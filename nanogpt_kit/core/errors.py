@@ -47,6 +47,10 @@ class Fault:
     key: str = ""
     place: str = ""
 
+    def under(self, key: str, place: str) -> Fault:
+        """The same fault, reported at the option that led to it; its own place stands in the message."""
+        return Fault(": ".join(part for part in (self.place, self.key, self.message) if part), key, place)
+
     def __str__(self) -> str:
         """On a terminal, too: names and values may come from a stranger's file."""
         parts = {"place": self.place, "key": self.key, "message": self.message}

@@ -31,8 +31,8 @@ BY_MAGIC = [  # at least four bytes each, since tokens may be any bytes
     (rb"GGUF[\x01-\x09]\0", "GGUF"),
     (rb"MMIDIDX\0\0", "the index of a Megatron-LM data set"),
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document"),
-    (rb"%PDF-\d\.\d\s", "PDF"),
-    (rb"\{\\rtf1", "RTF"),
+    (rb"%PDF-\d\.\d\s*[\r\n]", "PDF"),
+    (rb"\{\\rtf1?\s*[\\{]", "RTF"),
     (rb"\x89PNG\r\n\x1a\n", "a PNG image"),
     (rb"\xff\xd8\xff[\xc0-\xfe]", "a JPEG image"),
     (rb"GIF8[79]a", "a GIF image"),
@@ -68,6 +68,7 @@ MANY_OPCODES = 20  # of a pickle: tokens do not look like as many by chance
 # NULs a character in UTF-16 without a byte order mark; fewer are stray ones. Chinese has the fewest, and is never valid
 # UTF-8 at the same time, unlike Russian, whose blanks hold them.
 FEWEST_NULS, FEWEST_IN_UTF8 = 1 / 50, 1 / 12
+SCRIPTS = (*range(1, 9), *range(14, 27), *range(28, 32))  # upper bytes of U+0100 to U+1FFF that text never holds
 CONTROL = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # characters that text does not hold
 
 MAGIC = [(re.compile(magic, re.DOTALL), name) for magic, name in BY_MAGIC]
@@ -139,13 +140,18 @@ def marked(head: bytes) -> str | None:
 
 
 def unmarked(head: bytes) -> str | None:
-    """UTF-16 or UTF-32 without a byte order mark, which NULs at regular places betray; None for everything else."""
-    nuls = head.count(0)
+    """UTF-16 or UTF-32 without a byte order mark, which NULs at regular places betray; None for everything else.
+
+    Where letters are of one script and no blank is between them, its number is at these places.
+    """
+    script = max(SCRIPTS, key=head.count)
+    mark = script if 4 * head.count(script) > len(head) else 0
+    nuls = head.count(mark)
     if not nuls:
         return None
     fewest = len(head) / 2 * (FEWEST_IN_UTF8 if characters(head, "utf-8") is not None else FEWEST_NULS)
     for name, first in (("UTF-32LE", None), ("UTF-32BE", None), ("UTF-16LE", 1), ("UTF-16BE", 0)):
-        there = nuls if first is None else head[first::2].count(0)  # the others are of characters such as U+0100
+        there = nuls if first is None else head[first::2].count(mark)  # the others are of characters such as U+0100
         regular = there >= fewest and there > nuls - there
         if regular and is_text(head, name):
             return name

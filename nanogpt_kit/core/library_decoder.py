@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nanogpt_kit.core.bpe import BPEEncoder
-from nanogpt_kit.core.errors import no_panic
+from nanogpt_kit.core.errors import KitError, no_panic
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")  # a token that the decoder ByteFallback takes for a byte
 LOCAL = {"Replace", "Strip", "WordPiece", "Metaspace", "CTC", "ByteFallback"}  # decoders that look at no later token
@@ -49,7 +49,11 @@ class LibraryDecoder:
             before = stages[: kinds.index("ByteFallback")]
             part = part_of(before) if before else None
             for token, number in vocabulary.items():
-                found = BYTE.fullmatch(part.decode([token]) if part else token)
+                try:
+                    with no_panic(place):
+                        found = BYTE.fullmatch(part.decode([token]) if part else token)
+                except KitError:  # no text with this token can be decoded
+                    continue
                 if found and number not in silent:
                     self.byte_of[number] = int(found[1], 16)
 

@@ -90,7 +90,9 @@ def check_text(path: Path, head: bytes) -> None:
         raise fault_at(path, f"is {found}, not text; {remedy}")
     encoding = None if marked(head) else unmarked(head)
     if encoding:
-        command = f"iconv -f {encoding} -t UTF-8 {path.name} > new-{path.name}"
+        packed = path.suffix.lower() in CODECS
+        source = f"{path.name} > new-{path.name}" if not packed else f"UNPACKED > {path.with_suffix('').name}"
+        command = f"iconv -f {encoding} -t UTF-8 {source}"
         raise fault_at(path, f"is {encoding} without a byte order mark; save it as UTF-8, as in: {command}")
 
 

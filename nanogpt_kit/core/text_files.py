@@ -155,7 +155,9 @@ class TextFile:
                     raise self._fault(f"{len(row)} fields; {self.field!r} is number {at + 1}", rows.line_num)
                 yield row[at] if row else ""
         except csv.Error as error:
-            raise self._fault(f"not {self.form[1:].upper()}: {error}", rows.line_num) from None
+            quoting = "; a field that begins with a double quote ends with one, and those in it are doubled"
+            remedy = quoting if '"' in str(error) or "end of data" in str(error) else ""
+            raise self._fault(f"not {self.form[1:].upper()}: {error}{remedy}", rows.line_num) from None
 
     def _parquet(self) -> Iterator[str]:
         with parquet_file(self.path, self.codec) as file:

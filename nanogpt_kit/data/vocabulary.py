@@ -38,7 +38,7 @@ def taken_from(experiment: Experiment, resumed: RunFolder | None = None) -> dict
             raise KitError(f"{folder} has {record['use']} tokens, not {use}")
     except KitError as error:
         place = experiment.place(("tokenizer", "from_run"))
-        raise KitError(*(Fault(one.message, "tokenizer.from_run", place) for one in error.faults)) from None
+        raise KitError(*(one.under("tokenizer.from_run", place) for one in error.faults)) from None
     state: dict[str, Any] = record["state"]
     return state
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.data.vocabulary import make_encoder, taken_from
@@ -46,7 +46,7 @@ def check_prompt(experiment: Experiment, encoder: Encoder | None = None) -> None
         encode_prompt(encoder, prompt)
     except KitError as error:
         place = experiment.place(("sample", "prompt"))
-        raise KitError(*(Fault(one.message, "sample.prompt", place) for one in error.faults)) from None
+        raise KitError(*(one.under("sample.prompt", place) for one in error.faults)) from None
 
 
 def without_text(experiment: Experiment) -> tuple[Encoder | None, bool]:

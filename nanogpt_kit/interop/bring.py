@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,20 @@ from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.fit import check_fit, fit
+from nanogpt_kit.core.bpe import BPEEncoder
 from nanogpt_kit.core.errors import Fault, KitError, nearest
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Encoder
+from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.library_decoder import bytes_of
 from nanogpt_kit.data.manifest import tokenizer_record
-from nanogpt_kit.data.vocabulary import make_encoder, restored
+from nanogpt_kit.data.vocabulary import restored
 from nanogpt_kit.interop import FORMATS, gpt2, nanogpt
-from nanogpt_kit.interop.foreign import WIDE, Foreign
+from nanogpt_kit.interop.foreign import WIDE, Foreign, shown
 from nanogpt_kit.nn.blank import blank, on_meta
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
-from nanogpt_kit.runs.files import check_writable, sha256, write_atomically, write_json
+from nanogpt_kit.runs.files import check_writable, read_json, sha256, write_atomically, write_json
 from nanogpt_kit.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -106,16 +108,20 @@ def experiment_of(foreign: Foreign, overrides: Sequence[str]) -> Experiment:
 def encoder_of(foreign: Foreign, experiment: Experiment) -> Encoder:
     """The model's tokenizer. Raises KitError where the experiment's is not of the model's size."""
     use, place = experiment.resolved()["tokenizer"]["use"], experiment.place(("tokenizer", "use"))
-    if foreign.state is not None and use == foreign.tokenizer["use"]:
-        encoder = restored(experiment.tokenizer, foreign.state)
-    elif experiment.tokenizer.known_vocab_size() is None:
+
+    def no_text(split: str) -> Iterator[str]:
         reason = f"{use} learns its tokens from text, and {foreign.path} does not say which ones the model knows"
         raise KitError(Fault(reason, "tokenizer", place))
+
+    if foreign.state is not None and use == foreign.tokenizer["use"]:
+        encoder = restored(experiment.tokenizer, foreign.state)
     else:
-        encoder = make_encoder(experiment.tokenizer, experiment.dataset)
+        encoder = experiment.tokenizer.build(TextContext(splits=experiment.dataset.splits, documents=no_text))
     known, needed = foreign.vocab_size, encoder.vocab_size
     if not needed <= known < needed + STRANGERS:
-        remedy = "name the one that it was trained with, as in tokenizer.use=byte"
+        file = foreign.path / "tokenizer.json"
+        own = f"tokenizer.use=huggingface tokenizer.file={file}" if file.is_file() else "tokenizer.use=byte"
+        remedy = f"name the one that it was trained with, as in {own}"
         if foreign.path.is_file():
             remedy += ", or `import` a model of characters with --meta data/<dataset>/meta.pkl"
         told = f"{use} has {needed:,} tokens, but the model of {foreign.path} has {known:,}; {remedy}"
@@ -124,9 +130,35 @@ def encoder_of(foreign: Foreign, experiment: Experiment) -> Encoder:
         logger.warning(
             "%s has %d tokens that %s does not know; they are never read or written", foreign.path, known - needed, use
         )
-    if (foreign.path / "tokenizer.json").exists() or (foreign.path / "vocab.json").exists():
-        logger.info("the tokenizer files of %s are not read; its text is cut by %s", foreign.path, use)
+    if fault := other_tokens(foreign.path, encoder):
+        raise KitError(Fault(f"{use} has other tokens than the model: {fault}", "tokenizer", place))
     return encoder
+
+
+def other_tokens(folder: Path, encoder: Encoder) -> str | None:
+    """What differs between a vocabulary of bytes and the tokenizer files beside a model, with a remedy.
+
+    None where they agree, and where there are none that can be compared.
+    """
+    path = next((folder / name for name in ("tokenizer.json", "vocab.json") if (folder / name).is_file()), None)
+    if path is None or not isinstance(encoder, BPEEncoder):
+        return None
+    try:
+        found = read_json(path)
+        pieces = found["model"]["vocab"] if path.name == "tokenizer.json" else found
+        pairs = pieces.items() if isinstance(pieces, dict) else [(piece, at) for at, (piece, _) in enumerate(pieces)]
+        theirs = {number: token for token, number in pairs if 0 <= number < encoder.vocab_size}
+    except (OSError, ValueError, KeyError, TypeError):
+        logger.warning("%s cannot be compared with the tokens that the text is cut into", path)
+        return None
+    for number, token in theirs.items():
+        ours = encoder.decode_bytes([number])
+        if ours and ours != bytes_of(token):  # special ones have no bytes
+            file = folder / "tokenizer.json"
+            made = "" if file == path else "; AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
+            remedy = f"tokenizer.use=huggingface tokenizer.file={file} takes the model's{made}"
+            return f"token {number} is {shown(token)} in {path.name}, and {ours!r} here; {remedy}"
+    return None
 
 
 def padded(foreign: Foreign, experiment: Experiment, vocab_size: int) -> dict[str, Tensor]:

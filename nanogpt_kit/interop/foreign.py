@@ -115,8 +115,8 @@ def is_causal(mask: Tensor) -> bool:
 
 
 def is_minus_infinity(value: Tensor) -> bool:
-    """What transformers has written for scores that count nothing: -1e4, later -1e9."""
-    return value.numel() == 1 and value.is_floating_point() and value.item() <= -1e4
+    """What transformers has written for scores that count nothing: -1e4, which is -9984 in bfloat16, later -1e9."""
+    return value.numel() == 1 and value.is_floating_point() and value.item() <= -9984
 
 
 def is_tied(weights: dict[str, Tensor], path: Path, says: str) -> bool:

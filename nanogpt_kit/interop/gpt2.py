@@ -140,9 +140,11 @@ def weight_files(folder: Path) -> list[Path]:
     elif (folder / INDEX).exists():
         files = parts_of(folder / INDEX)
     elif len(choices) > 1:
+        parts = all("-of-" in name for name in choices)
+        remedy = f"copy their {INDEX}, too" if parts else f"call one of them {WEIGHTS}"
         raise KitError(
             f"{folder} has {', '.join(choices)}, and neither {WEIGHTS} nor {INDEX} says which of them are the model; "
-            f"call one of them {WEIGHTS}"
+            f"{remedy}"
         )
     else:
         files = choices

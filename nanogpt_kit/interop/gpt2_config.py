@@ -13,7 +13,10 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.interop.foreign import LARGEST, check_number, shown
 from nanogpt_kit.runs.files import read_json
 
-ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
+ACTIVATIONS = {
+    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), "tanh"),
+    **dict.fromkeys(("gelu", "gelu_python"), "none"),
+}
 ALIASES = {  # by which GPT2Config knows the same
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -34,7 +37,6 @@ PLAIN: dict[str, Any] = {  # what else would change the network
     "model_type": "gpt2",
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
     "add_cross_attention": False,
 }
 NEUTRAL: dict[str, Any] = {  # of any model, at the values that change nothing
@@ -45,13 +47,17 @@ NEUTRAL: dict[str, Any] = {  # of any model, at the values that change nothing
     "quantization_config": None,
     "tie_encoder_decoder": False,
     "use_bfloat16": False,
+    "n_special": 0,  # rows of the embedding beyond the vocabulary
 }
 WITHOUT_EFFECT = {  # on logits, each for its reason
     "a name, a version or a type of files": (
         *("_name_or_path", "name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype"),
-        *("_commit_hash", "finetuning_task", "torchscript"),
+        *("_commit_hash", "finetuning_task", "torchscript", "author", "license", "created_date", "language"),
+        *("transformers.js_config",),
     ),
-    "how weights are drawn or trained": ("initializer_range", "gradient_checkpointing", "_gradient_checkpointing"),
+    "how weights are drawn or trained": (
+        *("initializer_range", "gradient_checkpointing", "_gradient_checkpointing", "tf_legacy_loss", "xla_device"),
+    ),
     "of a head for whole texts, whose weights would be refused by name": (
         *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
         *("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "predict_special_tokens"),
@@ -64,10 +70,11 @@ WITHOUT_EFFECT = {  # on logits, each for its reason
             "_attn_implementation_autoset",
             "_attn_implementation_internal",
         ),
-        *("_output_attentions", "is_decoder"),
+        *("_output_attentions", "is_decoder", "reorder_and_upcast_attn"),
     ),
     "tokens and settings for writing text, which [sample] and [[sampler]] have here": (
-        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "prefix"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id", "cls_token_id"),
+        *("mask_token_id", "decoder_start_token_id", "prefix"),
         *("task_specific_params", "do_sample", "early_stopping", "max_length", "min_length", "length_penalty"),
         *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "diversity_penalty", "num_beams"),
         *("num_beam_groups", "num_return_sequences", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
@@ -87,7 +94,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise KitError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(config, dict) or config.get("model_type") != "gpt2":
         kind = config.get("model_type") if isinstance(config, dict) else None
-        raise KitError(f"{path} describes a model of type {shown(kind)}; only gpt2 can be imported")
+        remedy = "" if kind else '; where it is one, as files of 2019 may be, write "model_type": "gpt2" into it'
+        raise KitError(f"{path} describes a model of type {shown(kind)}; only gpt2 can be imported{remedy}")
     faults = []
     for alias in ALIASES.keys() & config.keys():
         value, own = config.pop(alias), ALIASES[alias]

@@ -20,6 +20,7 @@ from nanogpt_kit.checkpoint.damaged import cause, check_stored
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.plain_pickle import characters
+from nanogpt_kit.core.reading import open_regular
 from nanogpt_kit.interop.foreign import (
     LARGEST,
     SOFTMAX,
@@ -90,7 +91,11 @@ def read(path: Path, name: str, meta: Path | None) -> Foreign:
 
 def check_keys(path: Path, checkpoint: Mapping[Any, Any], arguments: Mapping[Any, Any]) -> None:
     """Raises KitError with each key that may say something about the network and is not nanoGPT's."""
-    faults = [f"{path}: {shown(key)} is not part of a checkpoint of nanoGPT" for key in checkpoint if key not in PARTS]
+    others = {key: value for key, value in checkpoint.items() if key not in PARTS}
+    aside = [key for key, value in others.items() if isinstance(value, int | float | str | None)]
+    if aside:
+        logger.info("%s: left aside: %s", path, ", ".join(map(shown, aside)))
+    faults = [f"{path}: {shown(key)} is not part of a checkpoint of nanoGPT" for key in others if key not in aside]
     lacking = [key for key in SIZES if key not in arguments]
     if lacking:
         faults.append(f"{path}: model_args lacks {', '.join(lacking)}")
@@ -120,7 +125,7 @@ def nearby_meta(path: Path, dataset: object) -> Path | None:
 def load_plain(path: Path) -> dict[str, Any]:
     """What `torch.save` wrote, without running any of it. Raises KitError for what is damaged, foreign or hostile."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             beginning = file.read(2)
     except OSError as error:
         raise KitError(f"{path} cannot be read: {error.strerror}") from None

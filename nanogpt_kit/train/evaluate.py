@@ -188,7 +188,7 @@ def check_evaluators(experiment: Experiment, encoder: Encoder) -> None:
             evaluator.check(encoder, experiment.model.block_size)
         except KitError as error:
             place = place_of(experiment, number)
-            faults += [Fault(fault.message, f"evaluator.{number}", place) for fault in error.faults]
+            faults += [fault.under(f"evaluator.{number}", place) for fault in error.faults]
     if faults:
         raise KitError(*faults)
 

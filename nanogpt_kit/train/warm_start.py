@@ -50,7 +50,7 @@ class WarmStart:
         try:
             checkpoint = again(resumed) if resumed else newest_of(name)
         except KitError as error:
-            raise KitError(*(Fault(one.message, "model.init_from", place) for one in error.faults)) from None
+            raise KitError(*(one.under("model.init_from", place) for one in error.faults)) from None
         folder = checkpoint.parents[1]
         before = Experiment.load(folder / "experiment.toml", trust_code=trust_code)
         logger.info("starting from %s", checkpoint)

@@ -56,6 +56,8 @@ def test_a_prompt_is_the_same_in_an_option_in_a_file_and_on_stdin(run: RunFolder
     assert len(told.out.encode()) > len(prompt.encode()) + 30
     assert PACE.fullmatch(told.err)
     assert ask(run, "--prompt-file", file).out == told.out
+    file.write_text(prompt, encoding="utf-16")
+    assert ask(run, "--prompt-file", file).out == told.out
     assert ask(run, "--prompt-file", "-", stdin=prompt.encode()).out == told.out
     assert ask(run, stdin=prompt.encode()).out == told.out
     file.write_text("\ufeff" + prompt, encoding="utf-8")  # as some editors begin every file
@@ -69,9 +71,12 @@ def test_without_any_prompt_it_is_the_experiments(run: RunFolder, ask: Ask) -> N
 
 def test_prompts_that_cannot_be_read_are_told(run: RunFolder, tmp_path: Path, ask: Ask) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
+    (tmp_path / "wide.txt").write_bytes("12 times".encode("utf-16-le"))
     for words, stdin, told in (
         (["--prompt-file", tmp_path / "none.txt"], b"", r"--prompt-file .*none.txt cannot be read: No such file"),
         (["--prompt-file", tmp_path / "latin.txt"], b"", r"latin.txt cannot be read: .* byte 0xe9 in position 3"),
+        (["--prompt-file", tmp_path / "wide.txt"], b"", r"wide.txt: is UTF-16LE .* iconv .* wide.txt >"),
+        ([], "12 times".encode("utf-16-be"), "stdin: is UTF-16BE"),
         (["--jsonl", tmp_path / "none.jsonl"], b"", r"--jsonl .*none.jsonl cannot be read: No such file"),
         ([], b"caf\xe9 au lait", r"stdin cannot be read: .* byte 0xe9 in position 3"),
         (["--jsonl", "-"], b"\n \n", "- holds no prompts"),

@@ -287,3 +287,12 @@ def test_a_run_does_not_begin_without_the_file(tiny: Path, command: Callable[...
     answer = command("run", tiny, "evaluator=[{use='perplexity', file='nowhere.txt'}]")
     assert answer.code == 2
     assert "evaluator.0: no file 'nowhere.txt'" in answer.err
+
+
+def test_a_file_that_is_not_text_is_named_beside_the_option(
+    tiny: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    (tmp_path / "wide.txt").write_bytes(b"a text\n" * 20 + b"caf\xe9")
+    answer = command("run", tiny, f"evaluator=[{{use='perplexity', file='{tmp_path / 'wide.txt'}'}}]")
+    assert answer.code == 2
+    assert f"evaluator.0: {tmp_path / 'wide.txt'}:21: not UTF-8: byte 0xe9" in answer.err

@@ -898,6 +898,8 @@ def test_a_panic_of_the_library_names_the_file(tmp_path: Path) -> None:
     _, encoder = pieces(strip(1, 1), tmp_path)
     with pytest.raises(KitError, match=r"tokenizer\.json"):
         encoder.decode([PIECES.index(" ")])
+    _, encoder = pieces(chain(strip(1, 1), FALLBACK), tmp_path)  # other tokens are decoded
+    assert encoder.decode([PIECES.index("the")]) == "the"
     parts = json.loads((tmp_path / "tokenizer.json").read_text())
     (tmp_path / "slow.json").write_text(json.dumps({**parts, "pre_tokenizer": REPEATS}))
     with pytest.raises(KitError, match=r"slow\.json"):

@@ -31,6 +31,7 @@ from nanogpt_kit.core.token_file import TokenFile
 ENGLISH = "To be, or not to be, that is the question.\n" * 40
 RUSSIAN = "\u0411\u044b\u0442\u044c \u0438\u043b\u0438 \u043d\u0435 \u0431\u044b\u0442\u044c\n" * 40
 CHINESE = "\u751f\u5b58\u8fd8\u662f\u6bc1\u706d\uff0c\u8fd9\u662f\u4e00\u4e2a\u95ee\u9898\r\n" * 40
+THAI = "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35" * 40  # no blanks, and so no NULs in UTF-16
 EMOJI = "so \U0001f600 na\u00efve \u2603\r\n" * 40
 
 
@@ -73,7 +74,7 @@ def test_a_byte_order_mark_that_does_not_fit_is_named_with_the_place(tmp_path: P
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"])
-@pytest.mark.parametrize("text", [ENGLISH, RUSSIAN, CHINESE, EMOJI, "hi"])
+@pytest.mark.parametrize("text", [ENGLISH, RUSSIAN, CHINESE, EMOJI, "hi", THAI])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz"])
 def test_other_encodings_are_refused_by_name_with_the_command_that_converts(
     tmp_path: Path, encoding: str, text: str, name: str
@@ -84,6 +85,7 @@ def test_other_encodings_are_refused_by_name_with_the_command_that_converts(
     message = refusal(path)
     assert message.startswith(f"{path}: is {encoding}")
     assert f"iconv -f {encoding} -t UTF-8" in message
+    assert "a.txt.gz >" not in message  # iconv does not unpack
     assert refusal(path, errors="replace") == message
 
 
@@ -224,6 +226,8 @@ def test_a_binary_format_under_the_name_of_tokens_is_refused_by_its_own(tmp_path
         "RIFF, said he",
         "ID3",
         "%PDF",
+        "%PDF-1.4 is how files of that version begin",
+        "{\\rtf1 is how RTF begins",
     ],
 )
 def test_text_that_begins_like_a_format_is_text(tmp_path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanogpt_kit.components.sampler.greedy import Greedy
+from nanogpt_kit.core.bpe import BPEEncoder
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.decode import Decoder
@@ -22,6 +23,7 @@ from nanogpt_kit.interop.bring import export, import_run
 from nanogpt_kit.runs.folder import find, runs_root
 from nanogpt_kit.train import session
 
+tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
 SMALL = {"n_layer": 3, "n_head": 4, "n_embd": 48, "n_positions": 240, "vocab_size": 257}
@@ -124,6 +126,9 @@ def test_weights_in_several_files_are_read_as_one(tmp_path: Path) -> None:
     ids = torch.arange(40)[None]
     with torch.no_grad():
         torch.testing.assert_close(load_run("mine").model(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+    (tmp_path / "parts" / "model.safetensors.index.json").unlink()
+    with pytest.raises(KitError, match=r"00001-of-.*; copy their model\.safetensors\.index\.json"):
+        import_run(str(tmp_path / "parts"), "mine", BYTE)
 
 
 def changed_config(folder: Path, **values: object) -> None:
@@ -431,6 +436,25 @@ def test_the_buffers_and_keys_of_old_files_change_nothing(tmp_path: Path, caplog
     assert "attn_pdrop = 0.2" in caplog.text
 
 
+def test_the_config_of_published_gpt2_medium_and_of_its_offspring_is_known(tmp_path: Path) -> None:
+    theirs = gpt2(tmp_path / "hf", **SMALL)
+    changed_config(tmp_path / "hf", n_special=0, predict_special_tokens=True, n_ctx=240, reorder_and_upcast_attn=True)
+    changed_config(tmp_path / "hf", tf_legacy_loss=False, xla_device=True, license="mit", author="somebody")
+    with_tensor(tmp_path / "hf", "h.0.attn.masked_bias", torch.tensor(-1e4, dtype=torch.bfloat16))
+    import_run(str(tmp_path / "hf"), "mine", BYTE)
+    assert logits_agree(theirs, "mine")
+    changed_config(tmp_path / "hf", n_special=3)
+    with pytest.raises(KitError, match="n_special = 3"):
+        import_run(str(tmp_path / "hf"), "mine", BYTE)
+
+
+@pytest.mark.parametrize("name", ["gelu_fast", "gelu_python", "gelu_pytorch_tanh"])
+def test_other_names_of_the_activation_are_known(tmp_path: Path, name: str) -> None:
+    theirs = gpt2(tmp_path / "hf", **SMALL, activation_function=name)
+    import_run(str(tmp_path / "hf"), "mine", BYTE)
+    assert logits_agree(theirs, "mine")
+
+
 def test_every_key_that_transformers_writes_is_known(tmp_path: Path) -> None:
     gpt2(tmp_path / "hf", **SMALL)
     changed_config(tmp_path / "hf", **transformers.GPT2Config(**SMALL).to_dict())
@@ -441,6 +465,51 @@ def test_a_tokenizer_that_would_learn_from_other_text_is_refused(tmp_path: Path)
     gpt2(tmp_path / "hf", **SMALL)
     with pytest.raises(KitError, match=r"char learns its tokens from text, and .* does not say which ones"):
         import_run(str(tmp_path / "hf"), "mine", ["tokenizer.use=char"])
+
+
+def letters(folder: Path, *tokens: str) -> Path:
+    """A tokenizer.json of GPT-2's letters in their order, with `tokens` in front."""
+    vocabulary = [*tokens, *sorted(BPEEncoder.letters)]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE({token: number for number, token in enumerate(vocabulary)}, [])
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def test_a_tokenizer_file_comes_along(tmp_path: Path) -> None:
+    gpt2(tmp_path / "hf", **SMALL)
+    file = letters(tmp_path / "hf", "<|endoftext|>")
+    import_run(str(tmp_path / "hf"), "mine", ["tokenizer.use=huggingface", f"tokenizer.file={file}"])
+    file.unlink()
+    encoder = load_run("mine").encoder
+    assert (encoder.vocab_size, encoder.eot_id) == (257, 0)
+    assert encoder.decode(encoder.encode_batch(["a snow\u2603man"])[0]) == "a snow\u2603man"
+
+
+@pytest.mark.parametrize("own", ["tokenizer.json", "vocab.json", "unigram"])
+def test_a_tokenizer_that_numbers_other_tokens_than_the_models_is_refused(
+    tmp_path: Path, gpt2_vocabulary: None, own: str
+) -> None:
+    gpt2(tmp_path / "hf", **OTHER)
+    file = letters(tmp_path / "hf", "<pad>")
+    vocabulary = json.loads(file.read_text())["model"]["vocab"]
+    if own == "unigram":
+        file.write_text(json.dumps({"model": {"type": "Unigram", "vocab": [[token, -1.0] for token in vocabulary]}}))
+    elif own == "vocab.json":
+        file.unlink()
+        (tmp_path / "hf" / own).write_text(json.dumps(vocabulary))
+    with pytest.raises(KitError, match=r"token 0 is '<pad>' in .*tokenizer\.file=\S+tokenizer\.json"):
+        import_run(str(tmp_path / "hf"), "mine")
+    letter_of = {byte: letter for letter, byte in BPEEncoder.letters.items()}
+    known = BPEEncoder.published("gpt2", None)
+    ours = {"".join(map(letter_of.__getitem__, known.decode_bytes([number]))): number for number in range(25)}
+    (tmp_path / "hf" / "tokenizer.json").write_text(
+        json.dumps({"model": {"vocab": {**ours, "<|endoftext|>": 50_256, "<pad>": 50_257}}})
+    )
+    import_run(str(tmp_path / "hf"), "mine")
 
 
 def test_a_full_disk_leaves_no_run_and_no_export(

@@ -23,7 +23,8 @@ class Samples(Evaluator):
                 raise KitError(f"evaluator samples: the prompt {prompt!r} cannot be encoded: {error}") from None
             if encoder.eot_id is None and not len(ids):
                 what = f"the prompt {prompt!r} has no tokens" if prompt else "a prompt is empty"
-                raise KitError(f"evaluator samples: {what}, and this tokenizer has no end-of-text token")
+                remedy = "expected a text of one token at the least in each of its prompts"
+                raise KitError(f"evaluator samples: {what}, and this tokenizer has no end-of-text token; {remedy}")
 
     def metric_names(self) -> tuple[str, ...]:
         return ()
