@@ -303,3 +303,15 @@ def test_a_strange_config_only_loses_the_characters(tmp_path: Path, config: obje
     path = saved(tmp_path / "nanoGPT", {**checkpoint(theirs()), "config": config})
     import_run(str(path), "found", meta=tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl")
     assert load_run("found").encoder.vocab_size == len(LETTERS)
+
+
+def test_numbers_and_words_that_a_fork_keeps_beside_the_model_are_left_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="nanogpt_kit")
+    path = saved(tmp_path / "nanoGPT", {**checkpoint(theirs()), "loss": 1.5, "author": "me", "lucky": None})
+    import_run(str(path), "mine")
+    assert "left aside: 'loss', 'author', 'lucky'" in caplog.text
+    path = saved(tmp_path / "nanoGPT", {**checkpoint(theirs()), "adapter": {"weight": torch.ones(2)}})
+    with pytest.raises(KitError, match="'adapter' is not part of a checkpoint of nanoGPT"):
+        import_run(str(path), "other")
