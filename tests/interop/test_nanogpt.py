@@ -312,6 +312,6 @@ def test_numbers_and_words_that_a_fork_keeps_beside_the_model_are_left_aside(
     path = saved(tmp_path / "nanoGPT", {**checkpoint(theirs()), "loss": 1.5, "author": "me", "lucky": None})
     import_run(str(path), "mine")
     assert "left aside: 'loss', 'author', 'lucky'" in caplog.text
-    path = saved(tmp_path / "nanoGPT", {**checkpoint(theirs()), "adapter": {"weight": torch.ones(2)}})
+    path = saved(tmp_path / "forked", {**checkpoint(theirs()), "adapter": {"weight": torch.ones(2)}})
     with pytest.raises(KitError, match="'adapter' is not part of a checkpoint of nanoGPT"):
         import_run(str(path), "other")
