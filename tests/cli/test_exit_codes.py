@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +73,23 @@ def ended(monkeypatch: pytest.MonkeyPatch, folder: Path, error: BaseException | 
     monkeypatch.setattr(command, "cli", cli)
     monkeypatch.setenv(FAILURE, str(folder / "failure.json"))
     return command.exit_code()
+
+
+ABORTS_IN_TEARDOWN = """
+import atexit, ctypes
+from nanogpt_kit import __main__ as command
+
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(libc.abort, None, None)  # as a destructor of C++
+atexit.register(print, "cleared away")
+command.exit_code = lambda: CODE
+command.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="calls glibc")
+@pytest.mark.parametrize("code", [1, 75, 130])
+def test_what_aborts_a_rank_while_python_is_torn_down_does_not_change_its_exit_code(code: int) -> None:
+    words = [sys.executable, "-c", ABORTS_IN_TEARDOWN.replace("CODE", str(code))]
+    found = subprocess.run(words, env={**os.environ, "WORLD_SIZE": "2"}, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (code, "cleared away\n"), found.stderr
