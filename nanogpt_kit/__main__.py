@@ -70,13 +70,16 @@ def main() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """Ends this process with that exit code.
+    """Ends this process with that exit code, which Python's own way to end would change in two cases.
 
-    A run that did not finish leaves its process group open, since closing it could wait for processes that have ended;
-    torch's threads for it may then abort the process while Python is torn down, which is left out for that reason.
+    Where a KeyboardInterrupt came out of an `exec`, as dataclasses call it, `python -m` ends by SIGINT even if it was
+    caught.
+    And a run that did not finish leaves its process group open, since closing it could wait for processes that have
+    ended; torch's threads for it may then abort the process while Python is torn down.
     """
-    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        atexit._run_exitfuncs()
+    if code == INTERRUPTED or (code and int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        with suppress(KeyboardInterrupt):  # another signal
+            atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # closed before Python began
                 stream.flush()

@@ -93,3 +93,15 @@ def test_what_aborts_a_rank_while_python_is_torn_down_does_not_change_its_exit_c
     words = [sys.executable, "-c", ABORTS_IN_TEARDOWN.replace("CODE", str(code))]
     found = subprocess.run(words, env={**os.environ, "WORLD_SIZE": "2"}, capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (code, "cleared away\n"), found.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends by a signal")
+def test_a_signal_while_dataclasses_are_made_ends_as_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "from nanogpt_kit import __main__ as command\n"
+        "command.cli = lambda **options: exec('raise KeyboardInterrupt')\n"
+        "command.main()\n"
+    )
+    words = [sys.executable, "-m", "program"]
+    found = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (found.returncode, found.stderr.strip()) == (130, "interrupted")
