@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 # OpenMP's threads spin at barriers; two trainings on the same cores then slow each other more than 25 times (measured
 # on two cores). It is read when torch is loaded, so it is set before anything else.
@@ -64,6 +66,24 @@ def main() -> None:
         if fault is not None and code in (DONE, FAILED):
             words = f"standard output: {fault.strerror}: not all that was printed is there; send it elsewhere"
             click.echo(words, err=True)
+    end(code)
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process with that exit code, which Python's own way to end would change in two cases.
+
+    Where a KeyboardInterrupt came out of an `exec`, as dataclasses call it, `python -m` ends by SIGINT even if it was
+    caught.
+    And a run that did not finish leaves its process group open, since closing it could wait for processes that have
+    ended; torch's threads for it may then abort the process while Python is torn down.
+    """
+    if code == INTERRUPTED or (code and int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        with suppress(KeyboardInterrupt):  # another signal
+            atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed before Python began
+                stream.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
 
 class WithBareResume(click.Command):
-    """In `--resume optimizer.lr=1` the second word is an override and keeps its place among the others.
+    """In `--resume optimizer.lr=1` the second word is an override and keeps its place among the others; in
+    `--resume mine.toml` it is the experiment.
 
-    A run's name has no "=" in it.
+    A run's name has no "=" in it, and a run is not a file.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for at, (word, after) in enumerate(pairwise(args)):
-            if word == "--resume" and "=" in after and not Path(after).exists():
+            # unlike Path.exists, an override may be longer than a file's name can be
+            is_run = os.path.exists(after) if "=" in after else not os.path.isfile(after)
+            if word == "--resume" and not is_run:
                 args[at] = "--resume="
         return super().parse_args(ctx, args)
 

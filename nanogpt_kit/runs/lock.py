@@ -21,6 +21,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import IO
+from weakref import WeakSet
 
 from nanogpt_kit.core.errors import KitError
 
@@ -34,6 +36,8 @@ NO_OFD = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a sy
 FLOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), process
 MOMENT_SECONDS = 1.0  # until those who only look have closed the file
 PAUSE_SECONDS = 0.001  # between two tries
+
+opened: WeakSet[IO[bytes]] = WeakSet()  # the files of this process's locks
 
 
 class Lock:
@@ -49,6 +53,7 @@ class Lock:
     def __enter__(self) -> Lock:
         while True:
             self.file = os.fdopen(open_lock_file(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
+            opened.add(self.file)
             try:
                 take(self.file.fileno(), self.wait)
             except OSError as error:
@@ -64,7 +69,7 @@ class Lock:
             self.file.close()  # its last holder removed it while we waited: begin again with the new one
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.wait:
+        if self.wait and not self.file.closed:  # else in a forked process, which has no lock
             with suppress(PermissionError):  # Windows keeps a file that is open
                 self.path.unlink(missing_ok=True)
         self.file.close()
@@ -74,6 +79,16 @@ class Lock:
             return self.path.stat().st_ino == os.fstat(self.file.fileno()).st_ino
         except FileNotFoundError:
             return False
+
+
+def close_in_child() -> None:
+    """A forked process shares the open file, and so the lock: it would keep the lock of a parent that was killed."""
+    for file in list(opened):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=close_in_child)
 
 
 def held(path: Path) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +73,35 @@ def ended(monkeypatch: pytest.MonkeyPatch, folder: Path, error: BaseException | 
     monkeypatch.setattr(command, "cli", cli)
     monkeypatch.setenv(FAILURE, str(folder / "failure.json"))
     return command.exit_code()
+
+
+ABORTS_IN_TEARDOWN = """
+import atexit, ctypes
+from nanogpt_kit import __main__ as command
+
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(libc.abort, None, None)  # as a destructor of C++
+atexit.register(print, "cleared away")
+command.exit_code = lambda: CODE
+command.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="calls glibc")
+@pytest.mark.parametrize("code", [1, 75, 130])
+def test_what_aborts_a_rank_while_python_is_torn_down_does_not_change_its_exit_code(code: int) -> None:
+    words = [sys.executable, "-c", ABORTS_IN_TEARDOWN.replace("CODE", str(code))]
+    found = subprocess.run(words, env={**os.environ, "WORLD_SIZE": "2"}, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (code, "cleared away\n"), found.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends by a signal")
+def test_a_signal_while_dataclasses_are_made_ends_as_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "from nanogpt_kit import __main__ as command\n"
+        "command.cli = lambda **options: exec('raise KeyboardInterrupt')\n"
+        "command.main()\n"
+    )
+    words = [sys.executable, "-m", "program"]
+    found = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (found.returncode, found.stderr.strip()) == (130, "interrupted")

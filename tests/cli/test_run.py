@@ -72,7 +72,7 @@ def test_sigterm_during_preparation_leaves_nothing(tiny: Path) -> None:
     assert not (tiny.parent / "runs").exists()
 
 
-@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
 def test_overrides_keep_their_order_wherever_resume_stands(
     tiny: Path, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
@@ -83,10 +83,10 @@ def test_overrides_keep_their_order_wherever_resume_stands(
         raise KitError("enough")
 
     monkeypatch.setattr(session, "run", begin)
-    words = ["train.steps=4", "train.steps=5"]
+    words = [str(tiny), "train.steps=4", "train.steps=5", f"sample.prompt={'long' * 100}"]
     words.insert(at, "--resume")
-    assert command("run", tiny, *words).code == 2
-    assert (begun[0].train.steps, begun[1]) == (5, "")
+    assert command("run", *words).code == 2
+    assert (begun[0].train.steps, begun[0].sample.prompt, begun[1]) == (5, "long" * 100, "")
 
 
 def test_an_experiment_is_read_once_and_its_notes_are_printed_once(

@@ -133,6 +133,38 @@ def test_a_child_process_does_not_inherit_a_lock(tmp_path: Path) -> None:
     assert found == (None, False)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("stays", [True, False])  # within the block of the lock
+def test_a_forked_process_does_not_keep_the_lock_of_a_parent_that_was_killed(tmp_path: Path, stays: bool) -> None:
+    path = tmp_path / "lock"
+    program = f"""
+import os, sys, time
+from pathlib import Path
+from nanogpt_kit.runs.lock import Lock
+
+def work():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+with Lock(Path(sys.argv[1]), wait=True):
+    if os.fork():
+        time.sleep(60)
+    elif {stays}:
+        work()
+work()
+"""
+    words = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        found = held(path)
+        parent.kill()
+        parent.wait()
+        left = held(path)
+        os.kill(child, 9)
+    assert (found, left) == (True, False)
+
+
 def test_a_waiting_lock_waits(tmp_path: Path, holder: Holder) -> None:
     entered = threading.Event()
 
