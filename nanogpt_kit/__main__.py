@@ -70,14 +70,12 @@ def main() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """Ends this process with that exit code, which Python's own way to end would change in two cases.
+    """Ends this process with that exit code, which Python's own teardown would change in two cases.
 
-    Where a KeyboardInterrupt came out of an `exec`, as dataclasses call it, `python -m` ends by SIGINT even if it was
-    caught.
-    And a run that did not finish leaves its process group open, since closing it could wait for processes that have
-    ended; torch's threads for it may then abort the process while Python is torn down.
+    Where a KeyboardInterrupt came out of an `exec`, as dataclasses call it while modules are imported, `python -m` ends
+    by SIGINT even if it was caught. And torch's threads of a process group may abort the process meanwhile.
     """
-    if code == INTERRUPTED or (code and int(os.environ.get("WORLD_SIZE", "1")) > 1):
+    if code == INTERRUPTED or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         with suppress(KeyboardInterrupt):  # another signal
             atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
@@ -87,13 +85,8 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
-class Interrupted(KeyboardInterrupt):
-    """By a signal. A plain KeyboardInterrupt that passes through code in a string, as dataclasses execute while modules
-    are imported, makes Python end by SIGINT although it was caught, and not with our exit code."""
-
-
 def interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted
+    raise KeyboardInterrupt
 
 
 def exit_code() -> int:
