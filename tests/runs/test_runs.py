@@ -447,7 +447,9 @@ def test_a_clean_repository_has_no_patch(repository: Path) -> None:
 
 
 @needs_git
-@pytest.mark.parametrize("staged", [(), ("add", "."), ("add", "--intent-to-add", ".")], ids=["untracked", "added", "intent"])
+@pytest.mark.parametrize(
+    "staged", [(), ("add", "."), ("add", "--intent-to-add", ".")], ids=["untracked", "added", "intent"]
+)
 def test_new_files_are_recorded_only_where_they_are_code_of_the_run(repository: Path, staged: tuple[str, ...]) -> None:
     package = repository / "deep"
     secrets = (".env", ".netrc", "id_rsa", "conf.toml", "deep/.env", "deep/key.pem", "mine.py", "my\udcff.txt")
