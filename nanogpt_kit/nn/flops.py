@@ -62,12 +62,13 @@ def measure(model: Model, vocab_size: int) -> Size | None:
     None where it cannot be built without memory.
     """
     module = on_meta(model, vocab_size)
-    if module is None:
-        return None
-    return Size(
-        {role: sum(p.numel() for p in parameters) for role, parameters in by_role(module).items()},
-        flops_per_token(module, model.block_size),
-    )
+    return None if module is None else measured(module, model.block_size)
+
+
+def measured(module: nn.Module, T: int) -> Size:
+    """The same of a model on the meta device, whose full context is T tokens."""
+    parameters = {role: sum(p.numel() for p in found) for role, found in by_role(module).items()}
+    return Size(parameters, flops_per_token(module, T))
 
 
 def num_params(module: nn.Module, non_embedding: bool = True) -> int:
