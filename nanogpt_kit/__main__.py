@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+# `python -m` puts the current folder first on the path: what lies there would be imported in place of any library, and
+# somebody else may have filled it. This package is imported already.
+PACKAGED_IN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] == os.getcwd() != PACKAGED_IN:
+    del sys.path[0]
+
 import atexit
 import io
 import logging
-import os
 import signal
-import sys
 import time
 from contextlib import suppress
 from types import FrameType

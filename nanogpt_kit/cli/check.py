@@ -33,7 +33,8 @@ def check(
     from nanogpt_kit.nn.blank import check_parts
     from nanogpt_kit.train.metric_names import check_metrics
 
-    check_parts(chosen)
+    known = chosen.tokenizer.known_vocab_size() if explain else None
+    module = check_parts(chosen, known or GUESSED_VOCABULARY)
     check_metrics(chosen)
     space = None
     if chosen.sweep is not None:
@@ -43,10 +44,9 @@ def check(
     if not explain:
         click.echo(f"{experiment} is valid")
         return
-    from nanogpt_kit.nn.flops import measure
+    from nanogpt_kit.nn.flops import measured
 
-    known = chosen.tokenizer.known_vocab_size()
-    size = measure(chosen.model, known or GUESSED_VOCABULARY)
+    size = None if module is None else measured(module, chosen.model.block_size)
     values, tried = options(chosen), {} if space is None else described(space)
     if as_json:
         origins = {key: {"value": value, "from": origin} for key, (value, origin) in (values | tried).items()}

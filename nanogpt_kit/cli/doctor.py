@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nanogpt_kit.core.errors import printable
+
 if TYPE_CHECKING:
     from nanogpt_kit.train.machine import Fact
 
@@ -43,7 +45,7 @@ def doctor(as_json: bool) -> None:
         click.echo(section)
         width = max([18, *(len(fact.name) for fact in told)])
         for fact in told:
-            click.echo(line(f"  {fact.name:{width}}  {fact.verdict:9}  ", fact.says))
+            click.echo(line(printable(f"  {fact.name:{width}}  {fact.verdict:9}  "), printable(fact.says)))
         click.echo()
 
 

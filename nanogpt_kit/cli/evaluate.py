@@ -12,7 +12,7 @@ import click
 
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
 from nanogpt_kit.cli.writing import show as write
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, printable
 from nanogpt_kit.core.paths import expanded
 
 ALLOWED = ("evaluate", "evaluator", "sample", "sampler", "train.precision")
@@ -75,7 +75,7 @@ def evaluate(
             found[run] = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
             width = max(map(len, metrics), default=0)
             for name, value in metrics.items() if not as_json else ():
-                click.echo(f"{name:<{width}}  {value:.4f}")
+                click.echo(printable(f"{name:<{width}}  {value:.4f}"))
     finally:  # what was found stands, whatever happens to a later one
         if as_json:
-            click.echo(json.dumps(found, ensure_ascii=False))
+            click.echo(printable(json.dumps(found, ensure_ascii=False)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import click
 
-from nanogpt_kit.core.errors import KitError, nearest
+from nanogpt_kit.core.errors import KitError, nearest, printable
 from nanogpt_kit.core.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def list_plugins(as_json: bool) -> None:
         click.echo(json.dumps([identity(entry) for entry in entries], indent=2))
         return
     for entry in entries:
-        click.echo(f"{entry.kind:12} {entry.name:19} {entry.distribution} {entry.version}")
+        click.echo(printable(f"{entry.kind:12} {entry.name:19} {entry.distribution} {entry.version}"))
 
 
 @plugins.command()

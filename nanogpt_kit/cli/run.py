@@ -146,10 +146,16 @@ def one(
 
 
 def in_processes(nproc: int, words: tuple[str, ...], resume: str | None, trust_code: bool, into: str | None) -> None:
-    """The same command in each of them; what ends one ends this one, and was told there."""
+    """The same command in each of them; what ends one ends this one, and was told there.
+
+    Less the storage of a sweep: a run does not use it, and its password would be in the list of processes.
+    """
+    from nanogpt_kit.core.layers import parse_override
     from nanogpt_kit.launch.processes import start
 
-    arguments = ["run", *words, *(["--trust-code"] if trust_code else [])]
+    experiment, *overrides = words
+    overrides = [word for word in overrides if parse_override(word)[0][0] != "sweep" or "storage" not in word]
+    arguments = ["run", experiment, *overrides, *(["--trust-code"] if trust_code else [])]
     if resume is not None:
         arguments += [f"--resume={resume}"]
     if into:

@@ -10,6 +10,7 @@ import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
 from nanogpt_kit.cli.output import continue_unread
+from nanogpt_kit.core.errors import printable
 
 if TYPE_CHECKING:
     from nanogpt_kit.sweep.summary import Summary
@@ -78,7 +79,7 @@ def begin(
         from nanogpt_kit.sweep.preview import preview as look_ahead
 
         again = functools.partial(read, experiment, (*overrides, *more), trust_code, nproc)
-        click.echo(look_ahead(chosen, again, nproc))
+        click.echo(printable(look_ahead(chosen, again, nproc)))
         return
     import rich
 
@@ -148,7 +149,7 @@ def status(
         report.write(found, study, folder / "report.html")
         click.echo(f"written: {folder / 'report.html'}", err=True)
     if as_json:
-        click.echo(json.dumps(facts(found), ensure_ascii=False))
+        click.echo(printable(json.dumps(facts(found), ensure_ascii=False)))
         return
     show(found)
 

@@ -177,17 +177,25 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     key = override_key(left) if equals and "\n" not in left else ()
     if not key:
         expected = "expected key=value, as in optimizer.lr=3e-4"
-        raise KitError(Fault(f"{expected}, got {reprlib.repr(text)}", place=COMMAND_LINE))
+        raise KitError(Fault(f"{expected}, got {abridged(text)}", place=COMMAND_LINE))
     if "\n" in right:
         return key, right
     try:
         values, _ = toml.parse(f"value = {right}")
     except toml.Malformed as error:
         if right[:1] in tuple("[{\"'"):
-            message = f"not a TOML value: {error.message}, in {reprlib.repr(right)}"
+            message = f"not a TOML value: {error.message}, in {abridged(right)}"
             raise KitError(Fault(message, dotted(key), COMMAND_LINE)) from None
         return key, right
     return key, values["value"]
+
+
+def abridged(text: str) -> str:
+    """As Python writes it, without its middle where it is long, and of a URL its beginning: the end of it without the
+    rest may be that of a password, and nobody could see that.
+    """
+    before, mark, _ = text.partition("://")
+    return repr(f"{before[-20:]}{mark}...") if mark else reprlib.repr(text)
 
 
 def override_key(text: str) -> tuple[str, ...]:

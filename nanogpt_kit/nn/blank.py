@@ -73,13 +73,13 @@ def memory_bytes() -> int | None:
     return total
 
 
-def check_parts(experiment: Experiment) -> nn.Module | None:
+def check_parts(experiment: Experiment, vocab_size: int = 1) -> nn.Module | None:
     """Puts the model together on the meta device, before any data is touched.
 
     Raises KitError where its parts do not go together, and where it is larger than any machine.
     """
     try:
-        module = on_meta(experiment.model)
+        module = on_meta(experiment.model, vocab_size)
         if module is not None:
             check_size(experiment.model, size_bytes(module), LARGEST, "bytes")
     except KitError as error:

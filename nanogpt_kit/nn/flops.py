@@ -18,6 +18,7 @@ from nanogpt_kit.nn.parts import Positional
 from nanogpt_kit.nn.roles import by_role
 
 BACKWARD = 3  # forward and backward together, in forward passes
+MOST_MODULES = 20_000  # of a model that is counted, some 1,500 layers: counting takes half a millisecond for each
 
 # FLOP/s of dense bf16 and fp16 products with fp32 sums, from NVIDIA's data sheets. The longest name that fits counts.
 PEAKS = {
@@ -61,12 +62,13 @@ def measure(model: Model, vocab_size: int) -> Size | None:
     None where it cannot be built without memory.
     """
     module = on_meta(model, vocab_size)
-    if module is None:
-        return None
-    return Size(
-        {role: sum(p.numel() for p in parameters) for role, parameters in by_role(module).items()},
-        flops_per_token(module, model.block_size),
-    )
+    return None if module is None else measured(module, model.block_size)
+
+
+def measured(module: nn.Module, T: int) -> Size:
+    """The same of a model on the meta device, whose full context is T tokens."""
+    parameters = {role: sum(p.numel() for p in found) for role, found in by_role(module).items()}
+    return Size(parameters, flops_per_token(module, T))
 
 
 def num_params(module: nn.Module, non_embedding: bool = True) -> int:
@@ -82,8 +84,11 @@ def flops_per_token(module: nn.Module, T: int) -> float | None:
     """Of training on windows of T tokens: every matrix product that a forward pass makes, three times.
 
     `module` lies on the meta device. Embeddings are looked up, not multiplied, so they count nothing. None where a part
-    needs real numbers to compute with, as kernels of plugins may.
+    needs real numbers to compute with, as kernels of plugins may, and where the model is so deep that counting would
+    take minutes.
     """
+    if sum(1 for _ in module.modules()) > MOST_MODULES:
+        return None
     from torch.utils.flop_counter import FlopCounterMode  # takes a second, and only some runs count
 
     ids = torch.zeros(1, T, dtype=torch.int64, device="meta")

@@ -69,7 +69,7 @@ def left_out(origin: dict[str, Any]) -> str:
         return ""
     shown = ", ".join(ascii(name)[1:-1] if not name.isprintable() else name for name in first)
     files = "1 file" if count == 1 else f"{count:,} files"
-    return f"{files} that git does not track, or too large ({shown}{', ...' if count > len(first) else ''})"
+    return f"{files} that no commit has, or too large ({shown}{', ...' if count > len(first) else ''})"
 
 
 def source_places(experiment: Experiment) -> list[Path]:
@@ -86,8 +86,8 @@ def source_places(experiment: Experiment) -> list[Path]:
 def code_state(folder: Path, sources: Sequence[Path]) -> tuple[dict[str, Any] | None, bytes]:
     """The commit of the repository around `folder`, and a patch from it to the code in the working tree.
 
-    The patch contains every change of a tracked file, and of the untracked files those below `sources`: others may be
-    keys, passwords or data. Those are named.
+    The patch contains every change of a file of the commit, and of new files, staged or not, those below `sources`:
+    others may be keys, passwords or data. Those are named.
     """
     try:
         top = Path(os.path.realpath(os.fsdecode(git(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n"))))
@@ -117,7 +117,7 @@ def difference(top: Path, sources: Sequence[Path]) -> tuple[list[str], bytes]:
             "GIT_OBJECT_DIRECTORY": scratch,
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects.resolve()),
         }
-        if index.exists():  # what `git add` was said of is tracked, and its times spare reading every file
+        if index.exists():  # its times spare reading every file
             shutil.copy2(index, f"{scratch}/index")
         else:
             git(top, "read-tree", "HEAD", env=aside)
@@ -130,13 +130,18 @@ def difference(top: Path, sources: Sequence[Path]) -> tuple[list[str], bytes]:
         for option, these in (("--force-remove", gone), ("--remove", sorted({*taken} - {*gone}))):
             given = os.fsencode("".join(f"{name}\0" for name in these))  # a command line has an end
             git(top, "update-index", "--add", option, "-z", "--stdin", env=aside, given=given)
+        # A file that was only moved is no new one: the commit has its content
+        added = git(top, "diff-index", "--cached", "-M100%", "--diff-filter=A", "--name-only", "-z", "HEAD", env=aside)
+        new = [name for name in names(added) if not is_source(top, name, sources)]
+        given = os.fsencode("".join(f"{name}\0" for name in new))
+        git(top, "update-index", "--force-remove", "-z", "--stdin", env=aside, given=given)
         differing = names(git(top, "diff-index", "--cached", "--name-only", "-z", "HEAD", env=aside))
-        large = [name for name in differing if size(top / name) > MOST_BYTES]  # git add copied it
+        large = [name for name in differing if size(top / name) > MOST_BYTES]
         without = [f":(top,exclude,literal){name}" for name in large]
         # not by `diff`, which obeys the user's colours
         patch = git(top, "diff-index", "--cached", "--binary", "HEAD", "--", *without, env=aside)
         others = names(git(top, "diff-files", "--name-only", "--ignore-submodules=untracked", "-z", env=aside))
-    return sorted({*untracked, *large, *others} - set(code)), patch
+    return sorted({*untracked, *new, *large, *others} - set(code)), patch
 
 
 def is_source(top: Path, name: str, sources: Sequence[Path]) -> bool:

@@ -29,8 +29,8 @@ PLAIN = re.compile(r"([A-Za-z]:)?[^:=?&@]*|[/.~][^:=?&]*")  # a word or a path: 
 DATABASE_NAME = re.compile(r"[\w.$-]*")  # else a part of a password may be in it
 SECRET_NAME = r"\w{0,40}(?:pass|pwd|secret|token|auth|apikey|api_key)\w{0,40}"
 
-DATABASE = re.compile(
-    r"((?:postgres|mysql|mariadb)[a-z0-9+.-]{0,30}://)(?![^\s@]{0,99}:\*\*\*@[^@]*$)(?=.{0,999}:).{0,2000}@",
+DATABASE = re.compile(  # with one slash where a path was made of it
+    r"((?:postgres|mysql|mariadb)[a-z0-9+.-]{0,30}:/{1,2})(?![^\s@]{0,99}:\*\*\*@[^@]*$)(?=.{0,999}:).{0,2000}@",
     re.IGNORECASE,
 )
 USER_PASSWORD = re.compile(  # of any other scheme://user:password@host; what ends in a slash may be a port
@@ -159,7 +159,7 @@ def override_value(word: str) -> str:
 
 def hide_in_text(text: str) -> str:
     """Passwords in URLs of unknown extent: of a database's, all up to the last "@" of the line."""
-    if "://" not in text:
+    if ":/" not in text:
         return text
     return "\n".join(
         IN_QUERY.sub(rf"\1{HIDDEN}", USER_PASSWORD.sub(rf"\1{HIDDEN}", DATABASE.sub(rf"\1{HIDDEN}@", line)))
@@ -171,7 +171,7 @@ def hide_in_patch(patch: bytes) -> bytes:
     """The same in the lines of a patch; a binary patch has no URL, since its alphabet has no colon."""
     lines = patch.split(b"\n")
     for number, line in enumerate(lines):
-        if b"://" in line:
+        if b":/" in line:
             text = line.decode("utf-8", "surrogateescape")
             lines[number] = hide_in_line(text).encode("utf-8", "surrogateescape")
     return b"\n".join(lines)

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nanogpt_kit.core.errors import printable
 from nanogpt_kit.sweep.parameters import told
 from nanogpt_kit.sweep.record import known_of
 from nanogpt_kit.sweep.study import Study
@@ -88,7 +89,7 @@ class Board:
         return value < self.best[0] if self.study.options.direction == "minimize" else value > self.best[0]
 
     def say(self, line: str) -> None:
-        rich.get_console().out(line, highlight=False)
+        rich.get_console().out(printable(line), highlight=False)
 
     def at_work(self, works: Sequence[Work]) -> Table:
         table = table_of("trial", "step", self.study.options.metric, "tokens/s", "values")
@@ -113,7 +114,7 @@ class Board:
 
 
 def in_words(config: Mapping[str, Any]) -> str:
-    return "  ".join(f"{key}={short(value)}" for key, value in config.items())
+    return printable("  ".join(f"{key}={short(value)}" for key, value in config.items()))
 
 
 def short(value: Any) -> str:
@@ -146,5 +147,5 @@ def status_table(summary: Summary) -> Table:
         value = "" if row.value is None else f"{row.value:.4f}"
         why = row.reason if row.state in ("failed", "pruned") else ""
         values, spent = Text(in_words(row.config)), in_time(row.seconds)
-        table.add_row(str(row.number), row.state, value, f"{row.tokens:,}", spent, values, Text(why))
+        table.add_row(str(row.number), row.state, value, f"{row.tokens:,}", spent, values, Text(printable(why)))
     return table

@@ -73,6 +73,8 @@ def cause(error: Exception, named: str) -> str:
 def open_journal(path: Path, for_reading: bool) -> BaseStorage:
     if for_reading and not path.exists():
         raise KitError(f"there is no {path}: no sweep has begun there")
+    if path.exists() and not path.is_file():  # a FIFO would be waited for, and a device has no end
+        raise KitError(f"sweep.storage: {path} is not a regular file; remove it, or name another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = SystemLock(path)
     if not for_reading:

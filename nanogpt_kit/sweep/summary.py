@@ -13,8 +13,9 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import TypeAdapter
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, cut
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import RunFolder, from_here, runs_root
@@ -116,32 +117,46 @@ class Summary:
         return (self.counts()["waiting"] * mean + begun) / self.options.workers
 
 
+ROW, SUMMARY = TypeAdapter(Row), TypeAdapter(Summary)  # a study may be damaged, or somebody else's
+
+
 def read(name: str, options: Sweep, storage: BaseStorage) -> Summary:
     """From the study of that name. Raises KitError where there is none."""
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         raise KitError(f"no sweep of the experiment {name!r} has begun in this storage") from None
-    about = study.user_attrs
-    if "experiment" not in about:
+    if "experiment" not in study.user_attrs:
         raise KitError(f"the study {name!r} of this storage is no sweep, or its controller is just beginning it")
+    try:
+        return summary_of(study, options, confirmations(name, storage))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = cut(" ".join(str(error).split()), 200)
+        what = f"the study {name!r} of this storage holds what no sweep writes ({type(error).__name__}: {reason})"
+        raise KitError(f"{what}; it is damaged, or of another version: name another sweep.storage") from None
+
+
+def summary_of(study: optuna.Study, options: Sweep, fresh: Sequence[FrozenTrial]) -> Summary:
+    """Raises whatever comes of a study whose attributes are of other types than a sweep's."""
+    about = study.user_attrs
     train = about["experiment"]["train"]
     tokens = int(about["trial_tokens"])
     trials = study.get_trials(deepcopy=False)
     rows = [row_of(trial, unit_of(tokens)) for trial in trials if trial.state != TrialState.WAITING]
-    fresh = confirmations(name, storage)
-    return Summary(
-        name,
-        options,
-        about.get("count", len(trials)),
-        tuple(rows),
-        tuple(confirmed(fresh, options.direction)),
-        Counter(trial.user_attrs["trial"] for trial in fresh if trial.state.is_finished()),
-        about["space"],
-        tokens,
-        tokens // train["batch_tokens"],
-        train["seed"],
-        about.get("nproc", 1),
+    return SUMMARY.validate_python(
+        {
+            "name": study.study_name,
+            "options": options,
+            "count": about.get("count", len(trials)),
+            "rows": tuple(rows),
+            "confirmed": tuple(confirmed(fresh, options.direction)),
+            "tried": Counter(trial.user_attrs["trial"] for trial in fresh if trial.state.is_finished()),
+            "space": about["space"],
+            "trial_tokens": tokens,
+            "total_steps": tokens // train["batch_tokens"],
+            "seed": train["seed"],
+            "nproc": about.get("nproc", 1),
+        }
     )
 
 
@@ -156,22 +171,23 @@ def confirmations(name: str, storage: BaseStorage) -> Sequence[FrozenTrial]:
 
 def row_of(trial: FrozenTrial, unit: int) -> Row:
     told = known_of(trial)
-    row = Row(
-        number=trial.number,
-        state={"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
-        config={name.split("@")[0]: value for name, value in trial.params.items()},
-        names=dict(trial.params),
-        value=trial.value,
-        cause=told.get("cause", ""),
-        reason=told.get("reason", ""),
-        step=told.get("step", 0),
-        tokens=told.get("tokens", 0),
-        seconds=told.get("seconds", 0.0),
-        parameters=told.get("parameters"),
-        values=tuple(told.get("values", ())),
-        reports=tuple((step * unit, value) for step, value in sorted(trial.intermediate_values.items())),
-        folder=told.get("folder", ""),
-    )
+    values = {
+        "number": trial.number,
+        "state": {"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
+        "config": {name.split("@")[0]: value for name, value in trial.params.items()},
+        "names": dict(trial.params),
+        "value": trial.value,
+        "cause": told.get("cause", ""),
+        "reason": told.get("reason", ""),
+        "step": told.get("step", 0),
+        "tokens": told.get("tokens", 0),
+        "seconds": told.get("seconds", 0.0),
+        "parameters": told.get("parameters"),
+        "values": tuple(value for value in told.get("values", ()) if value is not None),  # a run that has ended early
+        "reports": tuple((step * unit, value) for step, value in sorted(trial.intermediate_values.items())),
+        "folder": told.get("folder", ""),
+    }
+    row = ROW.validate_python(values)
     return at_work(row) if row.state == "running" else row
 
 

@@ -84,7 +84,7 @@ def new_folder(
             raise
     left_out = provenance.left_out(origin)
     if left_out:
-        logger.info("not recorded in dirty.patch: %s; `git add` a file that the run needs", left_out)
+        logger.info("not recorded in dirty.patch: %s; commit a file that the run needs", left_out)
     return folder
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import pytest
 
+import nanogpt_kit
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.cli import experiment as asking
 from nanogpt_kit.core.errors import KitError
@@ -244,3 +245,15 @@ def test_at_a_real_terminal_yes_runs_it(sent: Callable[[str], Path], canary: Pat
     os.close(ours)
     assert "components/evil.py" in shown
     assert canary.exists()
+
+
+def test_python_m_imports_nothing_from_the_current_folder(tmp_path: Path, canary: Path) -> None:
+    for name in ("logging", "signal", "click", "rich", "torch", "tomli"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(canary)!r}, 'w')\nraise SystemExit('executed')\n")
+    package = Path(nanogpt_kit.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    environment.pop("PYTHONSAFEPATH", None)
+    command = [sys.executable, "-m", "nanogpt_kit", "plugins", "show", "norm:layernorm"]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert not canary.exists()

@@ -7,6 +7,7 @@ import torch
 
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.nn import flops
 from nanogpt_kit.nn.blank import on_meta
 from nanogpt_kit.nn.flops import flops_per_token, measure, num_params, peak_flops
 from nanogpt_kit.train.efficiency import Efficiency
@@ -33,6 +34,13 @@ def test_flops_are_those_of_the_palm_paper(attention: str, n_kv_head: int | None
 
 def test_nothing_is_allocated() -> None:
     assert all(p.is_meta for p in on_meta(GPT(n_layer=400, n_embd=12288, n_head=96), 50257).parameters())
+
+
+def test_a_model_that_takes_minutes_to_count_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = on_meta(GPT(n_layer=2, n_embd=8, n_head=2, block_size=8), 10)
+    assert flops_per_token(module, 8)
+    monkeypatch.setattr(flops, "MOST_MODULES", sum(1 for _ in module.modules()) - 1)
+    assert flops_per_token(module, 8) is None
 
 
 def test_a_part_that_wants_real_numbers_leaves_the_flops_unknown() -> None:

@@ -61,6 +61,18 @@ def test_a_model_or_batch_beyond_this_machines_memory_is_refused_by_run_and_not_
     assert not (tiny.parent / "runs").exists()
 
 
+def test_the_largest_model_that_check_explains_is_built_once(
+    tiny: Path, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[int] = []
+    build = GPT.build
+    monkeypatch.setattr(GPT, "build", lambda model, ctx: built.append(ctx.vocab_size) or build(model, ctx))
+    answer = command("check", tiny, "--explain")
+    assert answer.code == 0
+    assert "parameters: " in answer.out
+    assert len(built) == 1
+
+
 def test_a_model_is_not_loaded_where_it_cannot_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     model = GPT(n_layer=1, n_embd=24, n_head=3, block_size=8)
     monkeypatch.setattr(blank, "memory_bytes", lambda: 1000)

@@ -389,15 +389,15 @@ def test_the_patch_turns_a_clean_clone_into_the_tree_that_ran(repository: Path, 
     (top / "new and staged.py").write_text("staged only")
     git(top, "add", "new and staged.py")
     (top / "deep" / "untracked \u2603.py").write_text("untracked")
-    (top / ":!*.py").write_text("a name that looks like a pattern")
-    (top / "image").write_bytes(bytes(5000))
-    (top / "empty").touch()
-    (top / "link").symlink_to("no such file")
-    (top / "link to a folder").symlink_to("deep")
-    git(top, "--literal-pathspecs", "add", ":!*.py", "image", "empty", "link", "link to a folder")
+    (top / "deep" / ":!*.py").write_text("a name that looks like a pattern")
+    (top / "deep" / "empty.py").touch()
+    git(top, "--literal-pathspecs", "add", "deep/:!*.py", "deep/empty.py")
+    (top / "kept.py").unlink()
+    (top / "kept.py").symlink_to("no such file")
     (top / "noise.log").write_text("ignored")
 
-    state, patch = provenance.code_state(top / "deep", [top / "deep", top / "moved.py"])
+    sources = [top / "deep", top / "moved.py", top / "new and staged.py"]
+    state, patch = provenance.code_state(top / "deep", sources)
 
     commit = git(top, "rev-parse", "HEAD").decode().strip()
     assert state == {"commit": commit, "dirty": True, "left_out": [], "left_out_count": 0}
@@ -447,7 +447,10 @@ def test_a_clean_repository_has_no_patch(repository: Path) -> None:
 
 
 @needs_git
-def test_untracked_files_are_recorded_only_where_they_are_code_of_the_run(repository: Path) -> None:
+@pytest.mark.parametrize(
+    "staged", [(), ("add", "."), ("add", "--intent-to-add", ".")], ids=["untracked", "added", "intent"]
+)
+def test_new_files_are_recorded_only_where_they_are_code_of_the_run(repository: Path, staged: tuple[str, ...]) -> None:
     package = repository / "deep"
     secrets = (".env", ".netrc", "id_rsa", "conf.toml", "deep/.env", "deep/key.pem", "mine.py", "my\udcff.txt")
     for name in (*secrets, "component.py", "deep/code.py", "deep/site-packages/other.py"):
@@ -457,11 +460,18 @@ def test_untracked_files_are_recorded_only_where_they_are_code_of_the_run(reposi
     (repository / "other").mkdir()
     git(repository / "other", "init", "--quiet")
     (repository / "other" / "code.py").touch()
+    other = "other/"  # how git names an untracked repository
+    if staged:
+        git(repository / "other", "add", ".")
+        git(repository / "other", "commit", "--quiet", "-m", "first")
+        git(repository, *staged)
+        (repository / ".env").write_text("changed after it was staged: a password")
+        other = "other"
     sources = [repository / "component.py", package, repository / "other", repository / ".env", repository / "none.py"]
     state, patch = provenance.code_state(repository, sources)
     assert state is not None
     assert set(files_in(patch)) == {b"component.py", b"deep/code.py"}
-    assert set(state["left_out"]) == {*secrets, "deep/link.py", "deep/site-packages/other.py", "other/"}
+    assert set(state["left_out"]) == {*secrets, "deep/link.py", "deep/site-packages/other.py", other}
     assert state["left_out_count"] == len(state["left_out"])
     assert state["dirty"]
 
@@ -478,6 +488,18 @@ def test_large_files_are_named_and_left_out(repository: Path, monkeypatch: pytes
     assert state is not None
     assert state["left_out"] == ["[d]*.py", "changed.py", "large.py"]
     assert sorted(files_in(patch)) == [b"run.sh", b"small.py"]
+
+
+@needs_git
+def test_a_file_that_is_only_moved_is_a_change_of_the_commits_file(repository: Path) -> None:
+    git(repository, "mv", "data.bin", "moved.bin")
+    git(repository, "mv", "run.sh", ".env")
+    (repository / ".env").write_text("a password")
+    state, patch = provenance.code_state(repository, [])
+    assert state is not None
+    assert state["left_out"] == [".env"]
+    assert sorted(files_in(patch)) == [b"data.bin", b"moved.bin", b"run.sh"]
+    assert b"a password" not in patch
 
 
 @needs_git

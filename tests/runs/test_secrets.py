@@ -15,6 +15,7 @@ import pytest
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.launch import processes
 from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch, hide_in_text, hide_password, scrub
 from nanogpt_kit.sweep.forms import check_form, is_journal
 from nanogpt_kit.sweep.storage import open_storage
@@ -217,6 +218,19 @@ def test_long_lines_take_no_longer_than_their_length(piece: str) -> None:
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.parametrize("override", ["sweep.storage={}", '"sweep"."storage"={}', "sweep={{storage={}}}"])
+def test_no_rank_has_it_on_its_command_line(
+    override: str, tiny: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(processes, "start", lambda count, arguments: started.extend(arguments) or 0)
+    word = override.format("'postgresql://me:s3cret@127.0.0.1:1/db'")
+    space = "sweep.space.optimizer.lr.choice=[1e-3]"
+    answer = command("run", tiny, "train.steps=1", word, space, "--nproc", 2)
+    assert answer.code == 0, answer.err
+    assert started == ["run", str(tiny), "train.steps=1", space]
+
+
 def test_no_file_of_a_run_and_no_word_that_is_printed_has_it(
     tiny: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,8 +253,12 @@ def test_no_file_of_a_run_and_no_word_that_is_printed_has_it(
         command("sweep", swept, url),
         command("sweep", swept, f"sweep.storage=['{url}']"),
         command("sweep", swept, f'sweep.storage="{url}'),
+        command("sweep", swept, f"sweep.storage='postgresql://me@127.0.0.1:1/db?password={secret}'x"),
+        command("run", swept, f"postgresql://127.0.0.1:1/database?user=me&password:{secret}"),
+        command("check", url),
+        command("check", f"postgresql://127.0.0.1:1/db?user=me&password={secret}"),
     ]
-    assert [answer.code for answer in answers] == [0, 0, 0, 2, 2, 2, 2], answers
+    assert [answer.code for answer in answers] == [0, 0, 0, *[2] * 8], answers
     assert "34secret" not in "".join(answer.out + answer.err for answer in answers)
     written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert {"provenance.json", "dirty.patch", "experiment.toml"} <= {path.name for path in written}

@@ -291,6 +291,53 @@ def test_what_is_no_sweep_has_no_summary(scene: Any) -> None:
         summary.read("x", options, storage)
 
 
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("experiment", None),
+        ("experiment", {"train": {}}),
+        ("trial_tokens", "many"),
+        ("space", [1]),
+        ("count", "\x1b[2J"),
+    ],
+)
+def test_a_study_that_holds_something_else_is_named(scene: Any, attribute: str, value: Any) -> None:
+    play = scene()
+    play.end(1.0)
+    assert play.summary().count
+    play.study.study.set_user_attr(attribute, value)
+    with pytest.raises(KitError, match="study 'x'"):
+        play.summary()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("tokens", "many"),
+        ("reason", 1),
+        ("seconds", None),
+        ("values", {"a": "b"}),
+        ("at", {"folder": ["x"]}),
+        ("cause", []),
+    ],
+)
+def test_a_trial_that_says_something_else_is_no_traceback(scene: Any, attribute: str, value: Any) -> None:
+    play = scene("trials = 5")
+    play.end(1.0)
+    play.work().trial.set_user_attr(attribute, value)
+    with pytest.raises(KitError, match="study 'x'"):
+        play.summary()
+
+
+def test_what_a_study_says_steers_no_terminal(scene: Any, console: Console) -> None:
+    play = scene("trials = 5")
+    play.end(None, "error", "\x1b]0;title\x07 [red]\x9b2J\u202e")
+    console.print(status_table(play.summary()))
+    text = shown(console)
+    assert "[red]" in text
+    assert not set(text) & {"\x1b", "\x07", "\x9b", "\u202e"}
+
+
 # best.toml
 
 

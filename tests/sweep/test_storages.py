@@ -169,6 +169,13 @@ def test_a_journal_that_is_damaged_elsewhere_is_named(tmp_path: Path) -> None:
         open_storage("journal", tmp_path)
 
 
+@pytest.mark.parametrize("for_reading", [True, False])
+def test_a_journal_that_is_no_file_is_refused_at_once(tmp_path: Path, for_reading: bool) -> None:
+    os.mkfifo(tmp_path / "study.journal")
+    with pytest.raises(KitError, match=r"study\.journal is not a regular file; remove it"):
+        open_storage("journal", tmp_path, for_reading)
+
+
 def test_a_lock_that_a_kill_left_does_not_stop_the_next_controller(tmp_path: Path) -> None:
     holder = (
         "import sys, time; from pathlib import Path; from nanogpt_kit.sweep.storage import SystemLock\n"
