@@ -57,8 +57,8 @@ def bench(choices: Sequence[Callable[[], Experiment]], rounds: int, seconds: flo
 
     Raises KitError and RunFailed as a run would.
     """
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # else they would import from the current folder while they start
     with ExitStack() as stack:
+        stack.enter_context(importing_nothing_from_here())
         processes: Any = {"mp_context": get_context("spawn"), "initializer": begin_quietly, "initargs": (os.getpid(),)}
         workers = [stack.enter_context(ProcessPoolExecutor(1, **processes)) for _ in choices]
         stack.enter_context(told_if_killed())
@@ -78,6 +78,19 @@ def bench(choices: Sequence[Callable[[], Experiment]], rounds: int, seconds: flo
             count = max(3, min(100, round(PARTS_SECONDS / step)))
             timing.parts, timing.memory = worker.submit(look_inside, count).result()
     return timings
+
+
+@contextmanager
+def importing_nothing_from_here() -> Iterator[None]:
+    """For processes that start meanwhile: the current folder, which anybody may have filled, is not on their path."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONSAFEPATH")
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 @contextmanager

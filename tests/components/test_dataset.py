@@ -161,11 +161,11 @@ def test_text_that_is_not_utf8_is_named_by_file_line_and_offset(tmp_path: Path) 
     ("name", "told"),
     [
         ("a.json", '; dataset.use = "huggingface" can'),
-        ("b.zip", ": .zip files hold compressed data; unpack"),
-        ("c.XLSX", ": .xlsx files hold a spreadsheet; "),
+        ("b.zip", ": .zip files contain compressed data; unpack"),
+        ("c.XLSX", ": .xlsx files contain a spreadsheet; "),
         ("d.npy.gz", '; dataset.use = "token_files" reads '),
-        ("e.tar.gz", ": .tar files hold compressed data; "),
-        ("f.safetensors", ": .safetensors files hold weights"),
+        ("e.tar.gz", ": .tar files contain compressed data; "),
+        ("f.safetensors", ": .safetensors files contain weights"),
     ],
 )
 def test_a_file_of_another_kind_is_not_taken_for_text(tmp_path: Path, name: str, told: str) -> None:

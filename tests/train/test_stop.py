@@ -90,19 +90,3 @@ def test_nohup_keeps_a_run_alive(tiny: Path) -> None:
     _, words = process.communicate(timeout=120)
     assert process.returncode == 0, words
     assert find("tiny").status().state == "finished"
-
-
-IMPORTING = """\
-import os, signal, sys
-sys.argv = ["nanogpt-kit", "plugins", "list"]
-from nanogpt_kit import __main__ as program
-from nanogpt_kit.core.registry import Registry
-Registry.installed = lambda: exec("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")  # as a dataclass is made
-program.main()
-"""
-
-
-@posix
-def test_a_signal_in_code_of_a_string_ends_with_our_exit_code() -> None:
-    done = subprocess.run([sys.executable, "-c", IMPORTING], stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
