@@ -62,7 +62,7 @@ def test_text_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str, text
 def test_records_with_a_byte_order_mark_are_read(tmp_path: Path, name: str, content: str, ending: str) -> None:
     path = tmp_path / (name + ending)
     raw = content.encode("utf-16")
-    path.write_bytes(gzip.compress(raw) if ending else raw)
+    path.write_bytes(gzip.compress(raw, mtime=0) if ending else raw)
     assert texts(path) == ["\u2603"]
 
 
@@ -81,7 +81,7 @@ def test_other_encodings_are_refused_by_name_with_the_command_that_converts(
 ) -> None:
     path = tmp_path / name
     raw = text.encode(encoding)
-    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    path.write_bytes(gzip.compress(raw, mtime=0) if name.endswith(".gz") else raw)
     message = refusal(path)
     assert message.startswith(f"{path}: is {encoding}")
     assert f"iconv -f {encoding} -t UTF-8" in message
@@ -113,7 +113,7 @@ def test_a_nul_byte_is_named_by_line_and_offset(tmp_path: Path, name: str) -> No
     path = tmp_path / name
     raw = b'text\n{"text": "ab"}\n' if name != "a.jsonl" else b'{"text": 1}\n{"text": "ab"}\n'.replace(b"1", b'"1"')
     raw += b" " * 5000 + b"x\0y\n"
-    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    path.write_bytes(gzip.compress(raw, mtime=0) if name.endswith(".gz") else raw)
     message = refusal(path)
     assert message.startswith(f"{path}:3: ")
     assert f"NUL byte at offset {raw.index(0)}" in message
@@ -194,7 +194,7 @@ BINARY = {
 def test_a_binary_format_under_the_name_of_text_is_refused_by_its_own(tmp_path: Path, name: str, file: str) -> None:
     path = tmp_path / file
     content = BINARY[name]()
-    path.write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if file.endswith(".gz") else content)
     for errors in ("strict", "replace"):
         message = refusal(path, errors=errors)
         assert message.startswith(f"{path}: is ")
@@ -250,12 +250,12 @@ def test_what_is_text_is_known_where_its_last_character_is_cut(head: bytes) -> N
         ("a.txt.gz", ENGLISH.encode(), "plain text, not gzip .*; rename it to a.txt"),
         ("a.txt.zst", ENGLISH.encode(), "plain text, not zstd .*; rename it to a.txt"),
         ("a.jsonl.gz", pa.compress(b"x" * 9, "zstd", asbytes=True), "zstd, not gzip .*; rename it to a.jsonl.zst"),
-        ("a.jsonl.zst", gzip.compress(b"x"), "gzip, not zstd .*; rename it to a.jsonl.gz"),
-        ("a.txt", gzip.compress(b"x"), "gzip, not text; rename it to a.txt.gz"),
+        ("a.jsonl.zst", gzip.compress(b"x", mtime=0), "gzip, not zstd .*; rename it to a.jsonl.gz"),
+        ("a.txt", gzip.compress(b"x", mtime=0), "gzip, not text; rename it to a.txt.gz"),
         ("a.jsonl", pa.compress(b"x" * 9, "zstd", asbytes=True), "zstd, not text; rename it to a.jsonl.zst"),
         ("a.csv", BINARY["parquet"](), "parquet, not text; rename it to a.parquet"),
         ("a.parquet", ENGLISH.encode(), "plain text, not parquet "),
-        ("a.parquet", gzip.compress(b"x"), "gzip, not parquet "),
+        ("a.parquet", gzip.compress(b"x", mtime=0), "gzip, not parquet "),
         ("a.parquet.gz", BINARY["parquet"](), "parquet, not gzip "),
     ],
 )
@@ -273,7 +273,7 @@ def test_a_name_that_says_another_format_is_named_with_the_right_one(
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
 def test_a_compressed_file_that_is_cut_short_is_damaged(tmp_path: Path, name: str, cut: int) -> None:
     noise = np.random.default_rng(0).integers(33, 126, 200, dtype=np.uint8).tobytes()
-    whole = gzip.compress(noise) if name.endswith(".gz") else pa.compress(noise, "zstd", asbytes=True)
+    whole = gzip.compress(noise, mtime=0) if name.endswith(".gz") else pa.compress(noise, "zstd", asbytes=True)
     (tmp_path / name).write_bytes(whole[:cut])
     assert "damaged or cut short" in refusal(tmp_path / name)
 
@@ -293,7 +293,7 @@ def test_files_whose_names_are_not_utf8_are_read_by_folder_and_glob(tmp_path: Pa
     os.mkdir(folder)
     contents = {
         b"a\xe9.txt": b"one",
-        b"b\xe9.txt.gz": gzip.compress(b"two"),
+        b"b\xe9.txt.gz": gzip.compress(b"two", mtime=0),
         b"c\xe9.jsonl.zst": pa.compress(b'{"text": "three"}', "zstd", asbytes=True),
         b"d\xe9.parquet": saved(lambda file: pq.write_table(pa.table({"text": ["four"]}), file)),
         b"e\xe9.csv": b"text\nfive\n",
