@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch import slots
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.slow
 MakeSweep = Callable[..., Any]
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
 KILLS = 20
+METRICS = "metrics.jsonl"
 
 
 def trials(sweep: Any) -> list[optuna.trial.FrozenTrial]:
@@ -67,6 +70,47 @@ def test_twelve_trials_end_once_each_though_all_are_killed_at_twenty_moments(mak
     assert [trial.state.name for trial in found] == ["COMPLETE"] * 12
     assert len({trial.params["evaluator.0.x"] for trial in found}) == 12
     assert len(list(sweep.folder.glob("trial-*/experiment.toml"))) == 12
+
+
+def test_a_sweep_of_two_workers_that_is_stopped_fifteen_times_measures_what_one_does_that_is_not(
+    make_sweep: MakeSweep,
+) -> None:
+    often = ("evaluate.every_steps=500", "checkpoint.every_steps=100", "train.log_every_steps=50")
+    options = 'trials = 6\nworkers = 2\nsampler = "random"'
+    whole = make_sweep(options, X, "train.steps=2000", "callback=['tensorboard']", "name=whole", *often)
+    whole.run()
+    expected = measured(whole.path.parent / "runs" / "whole" / "sweep")
+    sweep = make_sweep(options, X, "train.steps=2000", "callback=['tensorboard']", *often)
+    dice, stops = random.Random(3), 0
+    while stops < 15:
+        process = sweep.start()
+        time.sleep(dice.uniform(2.0, 8.0))
+        if process.poll() is not None:
+            words = process.communicate()
+            assert process.returncode == 0, words
+            break
+        name = dice.choice(["SIGKILL", "SIGTERM", "SIGHUP", "a trial"])
+        if name == "a trial":
+            sweep.kill_trials()
+            time.sleep(dice.uniform(0, 2))
+        process.send_signal(signal.SIGKILL if name == "a trial" else getattr(signal, name))
+        process.communicate()
+        stops += 1
+    assert stops > 5, "the sweep was so quick that it was hardly stopped"
+    sweep.run()
+    assert measured(sweep.folder) == expected
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """What each trial has written down of its training, to the bit, and what TensorBoard shows of it."""
+    found: dict[str, Any] = {}
+    for trial in sorted(folder.glob("trial-*")):
+        lines = [{key: line[key] for key in line if "loss" in key or key == "step"} for line in read(trial / METRICS)]
+        events = EventAccumulator(str(trial / "tensorboard"), size_guidance={"scalars": 0})
+        events.Reload()
+        curves = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in ("train/loss", "val/loss")}
+        found[trial.name] = lines, curves
+    return found
 
 
 def test_pruning_saves_half_of_the_tokens_at_an_equal_best(make_sweep: MakeSweep) -> None:

@@ -21,9 +21,13 @@ from nanogpt_kit.runs.metrics import read
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")]
 
-KINDS = {"one process": [], "ddp": ["--nproc", "2", "parallel=ddp"], "fsdp": ["--nproc", "2", "parallel=fsdp"]}
+KINDS = {  # of similar length, by the clock
+    "one process": ["train.steps=9000"],
+    "ddp": ["train.steps=4000", "--nproc", "2", "parallel=ddp"],
+    "fsdp": ["train.steps=1500", "--nproc", "2", "parallel=fsdp"],
+}
 OPTIONS = [
-    *("train.steps=6000", "train.log_every_steps=50", "checkpoint.every_steps=400", "evaluate.every_steps=1000"),
+    *("train.log_every_steps=50", "checkpoint.every_steps=100", "evaluate.every_steps=500"),
     *("train.micro_batch_size=2", "train.compile=off", "sample.num_samples=1", "callback=['tensorboard', 'ema']"),
 ]
 KILLS = 15  # of each kind
@@ -85,7 +89,8 @@ def test_a_run_that_is_killed_fifteen_times_ends_as_one_that_is_not(
         process = started(tiny, killed, kind)
         time.sleep(dice.uniform(2.0, 9.0))
         if process.poll() is not None:
-            assert process.returncode == 0, process.communicate()[1]
+            words = process.communicate()[1]
+            assert process.returncode == 0, words
             break
         name = dice.choice(["SIGKILL", "SIGTERM", "SIGHUP"])
         found = processes_of(killed)
