@@ -146,9 +146,9 @@ def one(
 
 
 def in_processes(nproc: int, words: tuple[str, ...], resume: str | None, trust_code: bool, into: str | None) -> None:
-    """The same command in each of them; what ends one ends this one, and was told there.
+    """The same command in each of them; what ends one ends this one, and is printed there.
 
-    Less the storage of a sweep: a run does not use it, and its password would be in the list of processes.
+    The storage of a sweep is left out: a run does not use it, and its password would be in the list of processes.
     """
     from nanogpt_kit.core.layers import parse_override
     from nanogpt_kit.launch.processes import start

@@ -130,7 +130,7 @@ def difference(top: Path, sources: Sequence[Path]) -> tuple[list[str], bytes]:
         for option, these in (("--force-remove", gone), ("--remove", sorted({*taken} - {*gone}))):
             given = os.fsencode("".join(f"{name}\0" for name in these))  # a command line has an end
             git(top, "update-index", "--add", option, "-z", "--stdin", env=aside, given=given)
-        # A file that was only moved is no new one: the commit has its content
+        # A file that was only moved is not new: the commit has its content
         added = git(top, "diff-index", "--cached", "-M100%", "--diff-filter=A", "--name-only", "-z", "HEAD", env=aside)
         new = [name for name in names(added) if not is_source(top, name, sources)]
         given = os.fsencode("".join(f"{name}\0" for name in new))

@@ -24,7 +24,7 @@ Path({canary!r}).touch()
 
 class Mine(Norm):
     def build(self, ctx):
-        raise NotImplementedError  # {version}
+        raise AssertionError("it is never built")  # {version}
 """
 
 
