@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from nanogpt_kit.core.contents import content_hash
-from nanogpt_kit.core.errors import KitError, fault, nearest, no_panic
+from nanogpt_kit.core.errors import KitError, did_you_mean, no_panic, option_error
 from nanogpt_kit.core.hooks import hookimpl
-from nanogpt_kit.core.hub import HubText
 from nanogpt_kit.core.kinds import (
     MLP,
     Attention,
     Callback,
     Dataset,
-    Divided,
     Document,
     Encoder,
     EvaluateContext,
@@ -34,55 +31,57 @@ from nanogpt_kit.core.kinds import (
     Order,
     OrderContext,
     Parallel,
+    ParallelModel,
     Position,
     Role,
     Sampler,
     Schedule,
     SplitLoss,
-    Spread,
     Stream,
     TextContext,
     Tokenizer,
     WarmedUp,
-    decayed,
+    with_weight_decay,
 )
-from nanogpt_kit.core.kinds.divided import LongDocument
 from nanogpt_kit.core.options import Options, PathStr, PathStrs, RunContext, slot, slots
-from nanogpt_kit.core.plain_pickle import characters
-from nanogpt_kit.core.sources import text_files
-from nanogpt_kit.core.text_files import TextFile
 from nanogpt_kit.core.toml import read_text
+from nanogpt_kit.corpus.files import TextFile
+from nanogpt_kit.corpus.hash_split import HashSplitDataset, LongDocument
+from nanogpt_kit.corpus.hashes import content_hash
+from nanogpt_kit.corpus.hub import HubText
+from nanogpt_kit.corpus.meta_pickle import read_meta_characters
+from nanogpt_kit.corpus.sources import text_files
 
 if TYPE_CHECKING:
-    from nanogpt_kit.core.bpe import BPEEncoder
-    from nanogpt_kit.core.library_decoder import LibraryDecoder, LibraryStream
-    from nanogpt_kit.core.token_file import TokenFile
+    from nanogpt_kit.corpus.bpe import BPEEncoder
+    from nanogpt_kit.corpus.library_decoder import LibraryDecoder, LibraryStream
+    from nanogpt_kit.corpus.token_file import TokenFile
     from nanogpt_kit.nn.arithmetic import multiplies_bf16
     from nanogpt_kit.nn.cache import KVCache
     from nanogpt_kit.nn.loss import linear_cross_entropy, softcapped
-    from nanogpt_kit.nn.optimizers import uncompiled
+    from nanogpt_kit.nn.optimizers import without_dynamo
     from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP, blocks
-    from nanogpt_kit.nn.spread import clip, laid_out
+    from nanogpt_kit.nn.sharded import clip, distribute_like
     from nanogpt_kit.nn.view import View
 
 LAZY = {
-    "BPEEncoder": "nanogpt_kit.core.bpe",
+    "BPEEncoder": "nanogpt_kit.corpus.bpe",
     "HeadLinear": "nanogpt_kit.nn.parts",
     "KVCache": "nanogpt_kit.nn.cache",
-    "LibraryDecoder": "nanogpt_kit.core.library_decoder",
-    "LibraryStream": "nanogpt_kit.core.library_decoder",
+    "LibraryDecoder": "nanogpt_kit.corpus.library_decoder",
+    "LibraryStream": "nanogpt_kit.corpus.library_decoder",
     "Positional": "nanogpt_kit.nn.parts",
     "ResidualLinear": "nanogpt_kit.nn.parts",
-    "TokenFile": "nanogpt_kit.core.token_file",
+    "TokenFile": "nanogpt_kit.corpus.token_file",
     "TwoLayerMLP": "nanogpt_kit.nn.parts",
     "View": "nanogpt_kit.nn.view",
     "blocks": "nanogpt_kit.nn.parts",
-    "clip": "nanogpt_kit.nn.spread",
-    "laid_out": "nanogpt_kit.nn.spread",
+    "clip": "nanogpt_kit.nn.sharded",
+    "distribute_like": "nanogpt_kit.nn.sharded",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
     "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
     "softcapped": "nanogpt_kit.nn.loss",
-    "uncompiled": "nanogpt_kit.nn.optimizers",
+    "without_dynamo": "nanogpt_kit.nn.optimizers",
 }
 
 __all__ = [
@@ -91,12 +90,12 @@ __all__ = [
     "BPEEncoder",
     "Callback",
     "Dataset",
-    "Divided",
     "Document",
     "Encoder",
     "EvaluateContext",
     "Evaluator",
     "Field",
+    "HashSplitDataset",
     "HeadLinear",
     "HubText",
     "Init",
@@ -115,6 +114,7 @@ __all__ = [
     "Order",
     "OrderContext",
     "Parallel",
+    "ParallelModel",
     "PathStr",
     "PathStrs",
     "Position",
@@ -125,7 +125,6 @@ __all__ = [
     "Sampler",
     "Schedule",
     "SplitLoss",
-    "Spread",
     "Stream",
     "TextContext",
     "TextFile",
@@ -135,24 +134,24 @@ __all__ = [
     "View",
     "WarmedUp",
     "blocks",
-    "characters",
     "clip",
     "content_hash",
-    "decayed",
-    "fault",
+    "did_you_mean",
+    "distribute_like",
     "hookimpl",
-    "laid_out",
     "linear_cross_entropy",
     "model_validator",
     "multiplies_bf16",
-    "nearest",
     "no_panic",
+    "option_error",
+    "read_meta_characters",
     "read_text",
     "slot",
     "slots",
     "softcapped",
     "text_files",
-    "uncompiled",
+    "with_weight_decay",
+    "without_dynamo",
 ]
 
 

@@ -66,7 +66,7 @@ def gpt2_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     import tiktoken.registry
     from tiktoken.load import load_tiktoken_bpe
 
-    from nanogpt_kit.core.bpe import EOT, R50K
+    from nanogpt_kit.corpus.bpe import EOT, R50K
 
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # a file of this machine is no download to be kept
     ranks = load_tiktoken_bpe(str(FILES / "small.tiktoken"))

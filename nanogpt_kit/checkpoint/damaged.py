@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, load_file
 from torch import Tensor
 
-from nanogpt_kit.core.errors import KitError, RunFailed, cut
+from nanogpt_kit.core.errors import KitError, RunFailed, shorten
 
 LONGEST = 200  # characters of a library's message
 
@@ -39,10 +39,10 @@ def cause(error: Exception) -> str:
         return "it contains other objects than tensors and plain values; no code was executed"
     first = next((line for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, KeyError):
-        return f"it lacks {cut(first, LONGEST)}"
+        return f"it lacks {shorten(first, LONGEST)}"
     if isinstance(error, ValueError):
-        return cut(first, LONGEST)
-    return f"{type(error).__name__}: {cut(first, LONGEST)}"
+        return shorten(first, LONGEST)
+    return f"{type(error).__name__}: {shorten(first, LONGEST)}"
 
 
 def check_stored(path: Path) -> None:

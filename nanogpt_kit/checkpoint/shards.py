@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from nanogpt_kit.nn.spread import laid_out
+from nanogpt_kit.nn.sharded import distribute_like
 
 METADATA = "torch.distributed.checkpoint.metadata"
 ALLOWED = {  # what a description of shards is made of; the library itself would unpickle anything
@@ -128,7 +128,7 @@ def optimizer_state_as(state: Mapping[str, Any], optimizer: torch.optim.Optimize
     parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
     spread = {
         number: {
-            name: laid_out(value, parameters[number]) if isinstance(value, Tensor) else value
+            name: distribute_like(value, parameters[number]) if isinstance(value, Tensor) else value
             for name, value in values.items()
         }
         for number, values in state["state"].items()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from nanogpt_kit.checkpoint.damaged import check_stored, damaged, named_tensors, read_tensors
 from nanogpt_kit.checkpoint.fit import fit
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.nn.spread import is_spread
+from nanogpt_kit.nn.sharded import is_sharded
 from nanogpt_kit.runs.files import is_file, is_folder, is_link, read_json, sha256, sync_file, sync_folder, write_json
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def rank() -> int:
 
 def in_parts(model: nn.Module) -> bool:
     """Whether its weights lie in parts on several processes."""
-    return any(map(is_spread, model.parameters()))
+    return any(map(is_sharded, model.parameters()))
 
 
 def together(value: Any) -> Any:

@@ -15,8 +15,8 @@ from nanogpt_kit.cli.paths import expand
 from nanogpt_kit.core.errors import KitError
 
 if TYPE_CHECKING:
+    from nanogpt_kit.bench.rounds import Timing
     from nanogpt_kit.core.experiment import Experiment
-    from nanogpt_kit.launch.alternate import Timing
 
 
 @click.command()
@@ -62,23 +62,24 @@ def bench(
             raise KitError("--vs compares trainings, --sample times the writing of texts; take one")
         sampling(loaded[0], texts, rounds, seconds, as_json)
         return
-    from nanogpt_kit.launch import alternate
+    from nanogpt_kit.bench.rounds import bench as time_rounds
+    from nanogpt_kit.bench.rounds import interval, paired_ratios
 
     choices = [functools.partial(read, path, changes, trust_code) for path, changes in wanted]
-    timings = alternate.bench(choices, rounds, seconds)
-    ratios = alternate.paired_ratios(timings[0], timings[-1]) if vs else []
+    timings = time_rounds(choices, rounds, seconds)
+    ratios = paired_ratios(timings[0], timings[-1]) if vs else []
     if as_json:
         told: dict[str, Any] = {"experiment": facts(timings[0])}
         if vs:
             told["vs"] = facts(timings[1])
-            told["ratio"] = {"median": statistics.median(ratios), "interval": alternate.interval(ratios), "of": ratios}
+            told["ratio"] = {"median": statistics.median(ratios), "interval": interval(ratios), "of": ratios}
         click.echo(json.dumps(told, indent=2))
         return
     for (path, changes), timing in zip(wanted, timings, strict=True):
         click.echo(" ".join([path, *changes]))
         show(timing)
     if vs:
-        low, high = alternate.interval(ratios)
+        low, high = interval(ratios)
         click.echo(
             f"the first makes {statistics.median(ratios):.3f} times the tokens/s of the second "
             f"({low:.3f} to {high:.3f}, {rounds} pairs of rounds{too_few(rounds)})"
@@ -86,10 +87,10 @@ def bench(
 
 
 def sampling(experiment: Experiment, texts: int, rounds: int, seconds: float, as_json: bool) -> None:
+    from nanogpt_kit.bench.generation import write
+    from nanogpt_kit.bench.rounds import interval
     from nanogpt_kit.data.prepare import prepare
-    from nanogpt_kit.generate.bench import write
-    from nanogpt_kit.launch.alternate import interval
-    from nanogpt_kit.nn.blank import check_parts
+    from nanogpt_kit.nn.uninitialized import check_parts
     from nanogpt_kit.train.precision import choose_device
 
     check_parts(experiment)
@@ -115,13 +116,13 @@ def sampling(experiment: Experiment, texts: int, rounds: int, seconds: float, as
 
 
 def too_few(rounds: int) -> str:
-    from nanogpt_kit.launch.alternate import ENOUGH
+    from nanogpt_kit.bench.rounds import ENOUGH
 
     return "" if rounds >= ENOUGH else ", too few for 95%"
 
 
 def facts(timing: Timing) -> dict[str, Any]:
-    from nanogpt_kit.launch.alternate import interval
+    from nanogpt_kit.bench.rounds import interval
 
     return {
         **timing.facts,

@@ -13,7 +13,7 @@ from nanogpt_kit.core.errors import dotted, printable
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.nn.flops import Size
-    from nanogpt_kit.sweep.space import Space
+    from nanogpt_kit.sweep.space.space import Space
 
 GUESSED_VOCABULARY = 256  # tokens, where only the text would tell
 
@@ -30,7 +30,7 @@ def check(
 ) -> None:
     """Validate EXPERIMENT without running it, and its [sweep] table against this machine."""
     chosen = load(experiment, overrides, trust_code, nproc)
-    from nanogpt_kit.nn.blank import check_parts
+    from nanogpt_kit.nn.uninitialized import check_parts
     from nanogpt_kit.train.metric_names import check_metrics
 
     known = chosen.tokenizer.known_vocab_size() if explain else None
@@ -71,13 +71,13 @@ def options(chosen: Experiment) -> dict[str, tuple[Any, str]]:
     if chosen.sweep is not None:
         values["sweep"] = chosen.sweep.model_dump(exclude={"space"}, exclude_none=True)
         values["sweep"]["storage"] = hide_password(chosen.sweep.storage)
-    return {dotted(key): (value, chosen.place(key)) for key, value in leaves(values)}
+    return {dotted(key): (value, chosen.location(key)) for key, value in leaves(values)}
 
 
 def described(space: Space) -> dict[str, tuple[str, str]]:
     """What is tried, in words, and where that was written."""
     words = zip(space.described().items(), space.conditionals, strict=True)
-    return {f"sweep.space.{name}": (told, one.place) for (name, told), one in words}
+    return {f"sweep.space.{name}": (told, one.location) for (name, told), one in words}
 
 
 def show(size: Size | None, known: int | None) -> None:

@@ -18,7 +18,7 @@ import click
 from nanogpt_kit.core.errors import printable
 
 if TYPE_CHECKING:
-    from nanogpt_kit.train.machine import Fact
+    from nanogpt_kit.bench.machine import Fact
 
 PREPARED = re.compile(r".+-[0-9a-f]{12}")  # as the folders of prepared data are named
 VARIABLES = {  # told where they are set
@@ -33,7 +33,7 @@ VARIABLES = {  # told where they are set
 @click.option("--json", "as_json", is_flag=True, help="A JSON object.")
 def doctor(as_json: bool) -> None:
     """Tell what this machine can do, and why something is off."""
-    from nanogpt_kit.train.machine import asked, facts
+    from nanogpt_kit.bench.machine import asked, facts
 
     found = facts()
     found |= {"folders": asked(folders), "prepared data": asked(prepared_data), "from elsewhere": asked(from_elsewhere)}
@@ -64,11 +64,11 @@ def line(start: str, says: str) -> str:
 
 def folders() -> Iterator[Fact]:
     """Where runs and data lie, and how much room is left there."""
+    from nanogpt_kit.bench.machine import in_words, judged
     from nanogpt_kit.core.errors import KitError
     from nanogpt_kit.data.prepare import data_root
     from nanogpt_kit.runs.files import check_writable
     from nanogpt_kit.runs.folder import runs_root
-    from nanogpt_kit.train.machine import in_words, judged
 
     for name, root in {"runs": runs_root(), "data": data_root()}.items():
         path, why, free = root.absolute(), None, None
@@ -83,8 +83,8 @@ def folders() -> Iterator[Fact]:
 
 
 def prepared_data() -> Iterator[Fact]:
+    from nanogpt_kit.bench.machine import Fact
     from nanogpt_kit.data.prepare import data_root
-    from nanogpt_kit.train.machine import Fact
 
     root = data_root()
     found = [path for path in sorted(root.iterdir()) if PREPARED.fullmatch(path.name)] if root.is_dir() else []
@@ -104,11 +104,11 @@ def tokens(path: Path) -> Fact:
     """What a folder of prepared data holds. Raises the errors of a manifest that is damaged."""
     import numpy as np
 
+    from nanogpt_kit.bench.machine import in_words, judged
     from nanogpt_kit.data.manifest import LISTED
     from nanogpt_kit.data.prepare import size_of
     from nanogpt_kit.data.record import VERSION
     from nanogpt_kit.runs.files import read_json
-    from nanogpt_kit.train.machine import in_words, judged
 
     manifest, sizes, why = read_json(path / "manifest.json"), {}, None
     for split, values in manifest["splits"].items():
@@ -130,7 +130,7 @@ def is_of_size(path: Path, size: int) -> bool:
 
 def from_elsewhere() -> Iterator[Fact]:
     """What vocabularies, and datasets of the hub, need."""
-    from nanogpt_kit.train.machine import Fact, judged
+    from nanogpt_kit.bench.machine import Fact, judged
 
     try:
         why, version = None, metadata.version("tokenizers")

@@ -54,9 +54,9 @@ def evaluate(
     if evaluators:
         chosen = ", ".join(text if text.lstrip().startswith("{") else json.dumps(text) for text in evaluators)
         overrides.insert(0, f"evaluator=[{chosen}]")
-    from nanogpt_kit.generate.loaded import is_foreign, load_run
+    from nanogpt_kit.generate.generator import is_foreign, load_run
     from nanogpt_kit.runs import folder, samples
-    from nanogpt_kit.train.evaluate import evaluate_loaded
+    from nanogpt_kit.train.evaluation import evaluate_loaded
     from nanogpt_kit.train.precision import choose_device
 
     def show(texts: Sequence[str]) -> None:

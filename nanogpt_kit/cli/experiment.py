@@ -41,7 +41,7 @@ def read(path: str, overrides: tuple[str, ...], trust_code: bool = False, nproc:
     from nanogpt_kit.core.experiment import Experiment
 
     experiment = Experiment.load(path, overrides, trust_code)
-    if nproc > 1 and experiment.place(("parallel", "use")) == "default":
+    if nproc > 1 and experiment.location(("parallel", "use")) == "default":
         return read(path, (*overrides, "parallel=ddp"), trust_code)
     return experiment
 
@@ -63,7 +63,7 @@ def check_overrides(overrides: Sequence[str], allowed: Sequence[str], runs: Sequ
         if key in allowed or kind in allowed:
             continue
         if kind == "tokenizer":
-            from nanogpt_kit.generate.loaded import is_foreign
+            from nanogpt_kit.generate.generator import is_foreign
 
             if all(is_foreign(Path(run)) for run in runs):
                 continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import click
 
-from nanogpt_kit.core.errors import KitError, nearest, printable
+from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def matching(name: str) -> list[Entry]:
     kind, _, rest = name.rpartition(":")
     found = [e for e in entries if (not kind or e.kind == kind) and rest in (e.name, e.qualified)]
     if not found:
-        raise KitError(f"no component {name!r} is installed{nearest(rest, {e.name for e in entries})}")
+        raise KitError(f"no component {name!r} is installed{did_you_mean(rest, {e.name for e in entries})}")
     return found
 
 

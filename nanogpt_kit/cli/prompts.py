@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.formats import HEAD_BYTES, marked
-from nanogpt_kit.core.json_lines import fault_in
-from nanogpt_kit.core.streams import check_text
+from nanogpt_kit.corpus.decompress import check_text
+from nanogpt_kit.corpus.formats import HEAD_BYTES, marked
+from nanogpt_kit.corpus.json_lines import fault_in
 
 if TYPE_CHECKING:
-    from nanogpt_kit.generate.loaded import LoadedRun
+    from nanogpt_kit.generate.generator import TextGenerator
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -63,7 +63,7 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
     return records
 
 
-def check_prompts(records: dict[str, dict[str, Any]], loaded: LoadedRun, option: str = "prompt") -> None:
+def check_prompts(records: dict[str, dict[str, Any]], loaded: TextGenerator, option: str = "prompt") -> None:
     """Raises KitError with each prompt that cannot be encoded: its place, and the `option` that takes another."""
     from nanogpt_kit.generate.prompt import encode_prompt
 

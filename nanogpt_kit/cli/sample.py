@@ -76,7 +76,7 @@ def sample(
     told = prompt if prompt_file is None else read(prompt_file, "--prompt-file")
     place = "--prompt" if prompt_file is None else f"--prompt-file {prompt_file}"
     in_json = jsonl is not None or as_json or logprobs
-    from nanogpt_kit.generate.loaded import load_run
+    from nanogpt_kit.generate.generator import load_run
     from nanogpt_kit.train.precision import choose_device
 
     loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)

@@ -13,7 +13,7 @@ from nanogpt_kit.cli.output import continue_unread
 from nanogpt_kit.core.errors import printable
 
 if TYPE_CHECKING:
-    from nanogpt_kit.sweep.summary import Summary
+    from nanogpt_kit.sweep.study.summary import Summary
 
 STORAGE = click.option(
     "--storage", metavar="URL", envvar="NANOGPT_KIT_STORAGE", help="sweep.storage, where a file should not hold it."
@@ -100,14 +100,14 @@ def tell(found: Summary) -> None:
     if best is None:
         click.echo("no trial has ended with a value", err=True)
         return
-    from nanogpt_kit.sweep.board import in_words
+    from nanogpt_kit.sweep.work.progress import in_words
 
     for line in confirmations(found):
         click.echo(line, err=True)
     click.echo(f"best: trial {best.number}, {found.options.metric} {best.value:.4f}: {in_words(best.config)}", err=True)
     if not found.confirmed and len(found.rows) > 1:
         click.echo("the best of many looks better than it is; sweep.confirm=3 runs the best with fresh seeds", err=True)
-    from nanogpt_kit.sweep.summary import sweep_folder
+    from nanogpt_kit.sweep.study.summary import sweep_folder
 
     folder = sweep_folder(found.name)
     click.echo(f"finished: {folder / 'best.toml'}, {folder / 'report.html'}", err=True)
@@ -144,7 +144,7 @@ def status(
 
     found, study, folder = session.read(chosen)
     if with_report:
-        from nanogpt_kit.sweep import report
+        from nanogpt_kit.sweep.report import report
 
         report.write(found, study, folder / "report.html")
         click.echo(f"written: {folder / 'report.html'}", err=True)
@@ -188,7 +188,7 @@ def facts(found: Summary) -> dict[str, Any]:
 def show(found: Summary) -> None:
     import rich
 
-    from nanogpt_kit.sweep.board import in_time, in_words, status_table
+    from nanogpt_kit.sweep.work.progress import in_time, in_words, status_table
 
     counts = ", ".join(f"{count} {state}" for state, count in found.counts().items() if count)
     click.echo(f"sweep {found.name}: {found.count} trials: {counts}")

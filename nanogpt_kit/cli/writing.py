@@ -17,7 +17,7 @@ from nanogpt_kit.cli.prompts import is_terminal
 from nanogpt_kit.core.errors import KitError, printable
 
 if TYPE_CHECKING:
-    from nanogpt_kit.generate.loaded import LoadedRun, Piece
+    from nanogpt_kit.generate.generator import Piece, TextGenerator
 
 LINE = "-" * 80
 HISTORY = 1000  # lines
@@ -97,7 +97,9 @@ def show(text: str, raw: bool = False, err: bool = False) -> None:
     click.echo(text, nl=False, err=err, color=True)  # else it would take escape sequences out of what is piped
 
 
-def converse(loaded: LoadedRun, options: dict[str, Any], seed: int | None, num_samples: int, raw: bool = False) -> None:
+def converse(
+    loaded: TextGenerator, options: dict[str, Any], seed: int | None, num_samples: int, raw: bool = False
+) -> None:
     """Prompts from a terminal, and texts for each, until the input ends."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # Ctrl-C, as which it else comes, ends nothing here
     number = loaded.experiment.sample.seed if seed is None else seed
@@ -132,9 +134,9 @@ class history:
     """Earlier prompts at the arrow keys, of earlier sessions, too."""
 
     def __enter__(self) -> None:
-        from nanogpt_kit.core.trust import ledger
+        from nanogpt_kit.core.trust import trusted_hashes_file
 
-        self.file = ledger().with_name("prompts")
+        self.file = trusted_hashes_file().with_name("prompts")
         with suppress(ImportError, OSError):  # Windows has no readline
             import readline
 

@@ -20,7 +20,7 @@ DONE, FAILED, MISTAKE, BUSY, INTERRUPTED = 0, 1, 2, 75, 130
 FAILURE = "NANOGPT_KIT_FAILURE"  # environment: the file in which a command that fails leaves a record of it
 
 SHOWN = 50  # faults of one error in its text; the rest is counted
-LONGEST = {"place": 1000, "key": 200, "message": 4000}  # characters of each part of a fault in its text
+LONGEST = {"location": 1000, "key": 200, "message": 4000}  # characters of each part of a fault in its text
 # Controls of a terminal (C0 except tab and newline, DEL, C1), half surrogates, and what reverses the order of the
 # characters around it (Boucher & Anderson 2021, arXiv:2111.00169).
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -34,7 +34,7 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def cut(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     """At most `most` characters of it, and how many there are."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
@@ -45,16 +45,16 @@ class Fault:
 
     message: str
     key: str = ""
-    place: str = ""
+    location: str = ""
 
     def under(self, key: str, place: str) -> Fault:
         """The same fault, reported at the option that led to it; its own place stands in the message."""
-        return Fault(": ".join(part for part in (self.place, self.key, self.message) if part), key, place)
+        return Fault(": ".join(part for part in (self.location, self.key, self.message) if part), key, place)
 
     def __str__(self) -> str:
         """On a terminal, too: names and values may come from a stranger's file."""
-        parts = {"place": self.place, "key": self.key, "message": self.message}
-        shown = {name: printable(cut(part, LONGEST[name])) for name, part in parts.items() if part}
+        parts = {"location": self.location, "key": self.key, "message": self.message}
+        shown = {name: printable(shorten(part, LONGEST[name])) for name, part in parts.items() if part}
         for name in shown.keys() - {"message"}:
             shown[name] = shown[name].replace("\n", "\\n").replace("\t", "\\t")
         return ": ".join(shown.values())
@@ -120,7 +120,7 @@ def dotted(key: Key) -> str:
     return ".".join(str(part) for part in key)
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the likely one, then all of them."""
     names = sorted(allowed)
     close = difflib.get_close_matches(name, names, n=1)
@@ -128,7 +128,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"{guess} Allowed: {', '.join(names)}." if names else f"{guess} There are none."
 
 
-def fault(key: str, message: str) -> ValidationError:
+def option_error(key: str, message: str) -> ValidationError:
     """For a component's validator: `raise fault("n_head", "...")` puts the message at that option's own line."""
     from pydantic import ValidationError  # here, so that listing components stays cheap
     from pydantic_core import InitErrorDetails, PydanticCustomError

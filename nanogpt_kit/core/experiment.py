@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, fault
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, option_error
 from nanogpt_kit.core.faults import explain
 from nanogpt_kit.core.kinds import (
     Callback,
@@ -88,13 +88,13 @@ class Experiment(Options):
         Those that the command line names are consented to, as all are with `trust_code`.
         """
         local = local_files(layers, folder)
-        typed = [path for key, path in local.items() if layers.place(key) == COMMAND_LINE]
+        typed = [path for key, path in local.items() if layers.location(key) == COMMAND_LINE]
         files = list(local.values())
         try:
             registry = Registry.installed()
             registry = registry.with_files(files, files if trust_code else typed) if files else registry
         except KitError as error:
-            place = layers.place(("components",))
+            place = layers.location(("components",))
             raise KitError(*(Fault(one.message, one.key, place) for one in error.faults)) from error
         try:
             experiment = cls.model_validate(layers.values, context={"registry": registry})
@@ -107,7 +107,7 @@ class Experiment(Options):
     def _batch_is_whole_windows(self) -> Self:
         if self.train.batch_tokens % self.model.block_size:
             near = max(1, round(self.train.batch_tokens / self.model.block_size)) * self.model.block_size
-            raise fault(
+            raise option_error(
                 "train.batch_tokens",
                 f"should be a multiple of model.block_size ({self.model.block_size}), got {self.train.batch_tokens}; "
                 f"{near} is near",
@@ -119,21 +119,21 @@ class Experiment(Options):
         every, kept = self.checkpoint.every_steps, self.checkpoint.keep_every_steps
         if kept is not None and kept % every:
             expected = f"should be a multiple of checkpoint.every_steps ({every})"
-            raise fault("checkpoint.keep_every_steps", f"{expected}, got {kept}")
+            raise option_error("checkpoint.keep_every_steps", f"{expected}, got {kept}")
         return self
 
     @model_validator(mode="after")
     def _what_rolls_has_positions_that_go_on(self) -> Self:
-        if self.sample.beyond == "rolling" and not self.model.relative:
+        if self.sample.on_overflow == "rolling" and not self.model.relative:
             expected = "auto, refill or exact: this model's positions do not go on beyond block_size"
-            raise fault("sample.beyond", f"should be {expected}, got 'rolling'")
+            raise option_error("sample.beyond", f"should be {expected}, got 'rolling'")
         return self
 
     @model_validator(mode="after")
     def _a_budget_is_worth_a_step(self) -> Self:
         if self.train.max_tokens is not None and self.train.max_tokens < self.train.batch_tokens:
             expected = f"should be at least train.batch_tokens ({self.train.batch_tokens})"
-            raise fault("train.max_tokens", f"{expected}, got {self.train.max_tokens}")
+            raise option_error("train.max_tokens", f"{expected}, got {self.train.max_tokens}")
         return self
 
     @property
@@ -161,9 +161,9 @@ class Experiment(Options):
         """What the layers dropped when one component took another's place."""
         return tuple(self._layers.notes)
 
-    def place(self, key: Key) -> str:
+    def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""
-        places = self._layers.places
+        places = self._layers.locations
         if key not in places and key[-1] == "use":  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             key = key[:-1]
         return places.get(key, "default")
@@ -174,7 +174,7 @@ class Experiment(Options):
         for key, component in self.parts():
             reason = component.refuses(ctx)
             if reason:
-                faults.append(Fault(reason, dotted(key), self._layers.place(key)))
+                faults.append(Fault(reason, dotted(key), self._layers.location(key)))
         if faults:
             raise KitError(*faults)
 
@@ -234,4 +234,4 @@ def local_files(layers: Layers, folder: Path) -> dict[Key, Path]:
     files = layers.values.get("components")
     named = enumerate(files) if isinstance(files, list) else ()
     keys = {("components", number): file for number, file in named if isinstance(file, str)}
-    return {key: folder / expanded(file, "components", layers.place(key)) for key, file in keys.items()}
+    return {key: folder / expanded(file, "components", layers.location(key)) for key, file in keys.items()}

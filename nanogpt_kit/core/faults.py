@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nanogpt_kit.core.errors import SHOWN, Fault, Key, KitError, dotted, nearest
+from nanogpt_kit.core.errors import SHOWN, Fault, Key, KitError, did_you_mean, dotted
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import Registry
@@ -36,7 +36,7 @@ def explain(error: ValidationError, root: type[Options], layers: Layers, registr
         message = sentence(detail, key, root, layers.values, registry) if is_shown else detail["msg"]
         if message not in messages.setdefault(key, []):
             messages[key].append(message)
-    return [Fault(" or ".join(found), dotted(key), layers.place(key)) for key, found in messages.items()]
+    return [Fault(" or ".join(found), dotted(key), layers.location(key)) for key, found in messages.items()]
 
 
 def written_part(detail: ErrorDetails, values: Any) -> Key:
@@ -69,7 +69,7 @@ def sentence(detail: ErrorDetails, key: Key, root: type[Options], values: Any, r
         return f"{message}; the default is use = {default!r}" if isinstance(default, str) else message
     if kind == "extra_forbidden":
         allowed = {*owner.model_fields, "extends"} if owner is root else set(owner.model_fields)
-        return f"unknown key{nearest(str(key[-1]), allowed)}"
+        return f"unknown key{did_you_mean(str(key[-1]), allowed)}"
     if kind == "missing":
         base = next((kind for kind in options_in(field.annotation) if "kind" in vars(kind)), None) if field else None
         if base is not None and issubclass(base, Component):

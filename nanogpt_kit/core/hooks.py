@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from nanogpt_kit.core.errors import KitError, RunFailed, nearest
+from nanogpt_kit.core.errors import KitError, RunFailed, did_you_mean
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.kinds import Callback, LiveRun
@@ -90,7 +90,7 @@ class Hooks:
         known = [hook for hook in vars(RunHooks) if not hook.startswith("_")]
         for method in dir(callback):
             if method not in known and self.manager.parse_hookimpl_opts(callback, method) is not None:
-                raise KitError(f"callback {name}: there is no hook {method!r}{nearest(method, known)}")
+                raise KitError(f"callback {name}: there is no hook {method!r}{did_you_mean(method, known)}")
         try:
             self.manager.register(callback, name)
             self.manager.check_pending()

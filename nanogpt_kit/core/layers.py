@@ -24,14 +24,14 @@ class Layers:
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
-        self.places: dict[Key, str] = {}  # key -> "file:line" or "command line"
+        self.locations: dict[Key, str] = {}  # key -> "file:line" or "command line"
         self.notes: list[str] = []
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Layers:
         """`path` over all that it extends, then `overrides` ("model.n_layer=6"). Raises KitError."""
         layers = cls()
-        layers.places[()] = str(path)
+        layers.locations[()] = str(path)
         for document in toml.chain(path):
             layers.add(document.values, lambda key, at=document: f"{at.path}:{at.lines[key]}")  # type: ignore[misc]
         layers.override(overrides)
@@ -72,14 +72,14 @@ class Layers:
     def copy(self) -> Layers:
         """To be changed without changing this one. What was dropped before is not told again."""
         other = Layers()
-        other.values, other.places = copy.deepcopy(self.values), dict(self.places)
+        other.values, other.locations = copy.deepcopy(self.values), dict(self.locations)
         return other
 
-    def place(self, key: Key) -> str:
+    def location(self, key: Key) -> str:
         """Where `key` was written, or else the nearest table around it."""
-        while key and key not in self.places:  # the empty key is the file itself
+        while key and key not in self.locations:  # the empty key is the file itself
             key = key[:-1]
-        return self.places.get(key, "")
+        return self.locations.get(key, "")
 
     def _lay(self, lower: Any, upper: Any, at: Key, place: Callable[[Key], str]) -> Any:
         """Lays `upper` over `lower`, both the value at key `at`, and returns what holds."""
@@ -87,7 +87,7 @@ class Layers:
             return self._lay_elements(lower, upper, at, place)
         if isinstance(upper, dict) and isinstance(lower, str):  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             lower = {"use": lower}
-            self.places[(*at, "use")] = self.places[at]
+            self.locations[(*at, "use")] = self.locations[at]
         if isinstance(upper, str) and isinstance(lower, dict):
             where = place(at)
             upper, place = {"use": upper}, lambda _: where
@@ -96,7 +96,7 @@ class Layers:
             if isinstance(before, str) and isinstance(use, str) and before != use:  # a sweep's `use` is a table
                 self._drop(lower, use, at, place((*at, "use")))
             if at:
-                self.places[at] = place(at)
+                self.locations[at] = place(at)
             for key, value in upper.items():
                 lower[key] = self._lay(lower.get(key), value, (*at, key), place)
             return lower
@@ -123,7 +123,7 @@ class Layers:
 
     def _take(self, value: Any, at: Key, place: Callable[[Key], str]) -> Any:
         """A copy of `value`, its places recorded."""
-        self.places[at] = place(at)
+        self.locations[at] = place(at)
         if isinstance(value, str):
             check_utf8(value, at, place(at))
         if isinstance(value, int) and value.bit_length() > BITS:
@@ -138,7 +138,7 @@ class Layers:
     def _drop(self, lower: dict[str, Any], use: str, at: Key, where: str) -> None:
         dropped = [key for key in lower if key != "use"]
         if dropped:
-            before = f"{lower['use']!r} ({self.place((*at, 'use'))})"
+            before = f"{lower['use']!r} ({self.location((*at, 'use'))})"
             note = f"{dotted(at)}: {use!r} ({where}) takes the place of {before}; dropped its {', '.join(dropped)}"
             self.notes.append(printable(note))
         self._forget(lower, at)
@@ -146,7 +146,7 @@ class Layers:
 
     def _forget(self, value: Any, at: Key) -> None:
         """Removes the places of `value` at key `at`, and of all that is in it."""
-        self.places.pop(at, None)
+        self.locations.pop(at, None)
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         for key, item in items:
             self._forget(item, (*at, key))
@@ -177,7 +177,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     key = override_key(left) if equals and "\n" not in left else ()
     if not key:
         expected = "expected key=value, as in optimizer.lr=3e-4"
-        raise KitError(Fault(f"{expected}, got {abridged(text)}", place=COMMAND_LINE))
+        raise KitError(Fault(f"{expected}, got {abridged(text)}", location=COMMAND_LINE))
     if "\n" in right:
         return key, right
     try:

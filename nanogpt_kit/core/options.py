@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from nanogpt_kit.core.errors import Key, KitError, fault, nearest
+from nanogpt_kit.core.errors import Key, KitError, did_you_mean, option_error
 from nanogpt_kit.core.paths import expanded
 from nanogpt_kit.core.registry import Registry
 
@@ -81,7 +81,7 @@ class RunContext:
 
     def lacks(self, split: str) -> str | None:
         """The reason to refuse, where the dataset has no such split."""
-        return None if split in self.splits else f"the dataset has no split {split!r}{nearest(split, self.splits)}"
+        return None if split in self.splits else f"the dataset has no split {split!r}{did_you_mean(split, self.splits)}"
 
 
 class Component(Options):
@@ -96,7 +96,7 @@ class Component(Options):
         """Why this component cannot work there, with a remedy; None where it can. Asked before anything is built."""
         return None
 
-    def chosen(self, ctx: RunContext) -> str | None:
+    def explain_choices(self, ctx: RunContext) -> str | None:
         """What it chose for that place where its options leave the choice to it, and why; None where there is none."""
         return None
 
@@ -124,11 +124,11 @@ class Component(Options):
             message = f"the table does not say which {cls.kind}; add use = one of: {names}"
             raise PydanticCustomError("no_use", "{message}", {"message": message})
         if not isinstance(use, str):
-            raise fault("use", f"should be the name of a component of kind {cls.kind}, got {use!r}")
+            raise option_error("use", f"should be the name of a component of kind {cls.kind}, got {use!r}")
         try:
             component = registry.load(cls.kind, use)
         except KitError as error:
-            raise fault("use", str(error)) from error
+            raise option_error("use", str(error)) from error
         return component.model_validate(options, context=info.context)  # type: ignore[return-value]
 
 

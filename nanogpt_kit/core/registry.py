@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanogpt_kit.core import trust
-from nanogpt_kit.core.errors import Fault, KitError, nearest
+from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.reading import read_bytes
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ class Entry:
         from nanogpt_kit.core.kinds import KINDS
 
         if self.kind not in KINDS:
-            raise KitError(f"{self.qualified} ({self.target}): unknown kind {self.kind!r}{nearest(self.kind, KINDS)}")
+            raise KitError(
+                f"{self.qualified} ({self.target}): unknown kind {self.kind!r}{did_you_mean(self.kind, KINDS)}"
+            )
         if not (isinstance(found, type) and issubclass(found, KINDS[self.kind])):
             base = KINDS[self.kind].__name__
             raise KitError(f"{self.qualified} ({self.target}) is no {self.kind}: it does not derive from api.{base}")
@@ -135,7 +137,7 @@ class Registry:
             found = [entry for entry in found if entry.distribution in (OURS, LOCAL)][:1] or found
         if not found:
             names = {entry.name for entry in offered} | ({e.qualified for e in offered} if "/" in name else set())
-            raise KitError(f"unknown {kind} {name!r}{nearest(name, names)}")
+            raise KitError(f"unknown {kind} {name!r}{did_you_mean(name, names)}")
         if len(found) > 1:
             choices = " or ".join(repr(entry.qualified) for entry in found)
             raise KitError(f"{kind} {name!r} is offered by several distributions; say which: use = {choices}")

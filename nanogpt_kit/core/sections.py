@@ -89,7 +89,7 @@ class Sample(Options):
     max_new_tokens: int = Field(500, ge=0, le=10**9, description="tokens of each text")
     seed: int = Field(1337, ge=0, lt=2**63, description="of the draws; sample number i uses seed + i")
     stop: tuple[str, ...] = Field((), description="strings before which a text ends, as it does at end-of-text")
-    beyond: Literal["auto", "rolling", "refill", "exact"] = Field(
+    on_overflow: Literal["auto", "rolling", "refill", "exact"] = Field(
         "auto",
         description="what a text that outgrows block_size does: the oldest token falls out of the cache (rolling, for "
         "relative positions), the newer half is read anew (refill), or all but the oldest token is, for every new one "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from nanogpt_kit.core.errors import Key, cut
+from nanogpt_kit.core.errors import Key, shorten
 
 if TYPE_CHECKING:
     import tomli
@@ -83,7 +83,7 @@ def in_a_string(text: str, at: int) -> str:
         return ""
     written = token[0]
     if "\\" in written:
-        inside = cut(written.strip('"').strip(), LONGEST)
+        inside = shorten(written.strip('"').strip(), LONGEST)
         literal = f"'{inside}' in single quotes" if not re.search(r"['\n]", inside) else "\\\\ for each"
         slashes = inside.replace("\\", "/")
         return f'a backslash in double quotes begins an escape such as \\n; write {literal}, or "{slashes}"'

@@ -72,11 +72,11 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         bad = f"not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}"
-        raise KitError(Fault(f"{bad}; save the file as UTF-8", place=f"{path}:{line}")) from None
+        raise KitError(Fault(f"{bad}; save the file as UTF-8", location=f"{path}:{line}")) from None
     except OSError as error:
-        raise KitError(Fault(f"cannot be read: {error.strerror}", place=str(path))) from None
+        raise KitError(Fault(f"cannot be read: {error.strerror}", location=str(path))) from None
     except ValueError as error:  # a name with NUL in it
-        raise KitError(Fault(f"cannot be read: {error}", place=str(path))) from None
+        raise KitError(Fault(f"cannot be read: {error}", location=str(path))) from None
 
 
 def chain(path: Path) -> list[Document]:

@@ -22,7 +22,7 @@ Question = Callable[[Path, int], bool]  # may this file of so many bytes be exec
 _question: Question | None = None
 
 
-def ledger() -> Path:
+def trusted_hashes_file() -> Path:
     """Of this user: one line for each content consented to, its SHA-256 and the path of the file as a JSON string."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "nanogpt-kit" / "trusted-code"
 
@@ -64,7 +64,7 @@ def remembered() -> tuple[set[str], set[str]]:
     """The contents and the paths that were consented to."""
     contents, paths = set(os.environ.get(CONSENTED, "").split()), set[str]()
     try:
-        lines = read_bytes(ledger()).decode("utf-8", "replace").splitlines()
+        lines = read_bytes(trusted_hashes_file()).decode("utf-8", "replace").splitlines()
     except (OSError, RuntimeError):  # there is none, or no home
         lines = []
     for line in lines:
@@ -81,8 +81,8 @@ def remember(content: str, path: str) -> None:
     line = f"{content} {json.dumps(path)}" if path else content
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        ledger().parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(ledger(), flags, 0o600)
+        trusted_hashes_file().parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(trusted_hashes_file(), flags, 0o600)
         try:
             os.write(descriptor, f"{line}\n".encode())  # in one piece: several processes may write at a time
         finally:

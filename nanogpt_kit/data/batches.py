@@ -110,7 +110,7 @@ class Batches:
         return self.split.at_documents(starts, self.ctx.block_size) if self.order.at_documents else starts
 
 
-class Ahead:
+class Prefetcher:
     """Batches made in a thread of their own while the steps before them run.
 
     Small ones are gathered several at a time: after the arithmetic of a step nothing of this code is left in the
@@ -144,7 +144,7 @@ class Ahead:
             return {first: self.batches.at(first)}
 
 
-def every_token_once(
+def evaluation_batches(
     split: Split, block_size: int, batch_size: int, with_segments: bool = False, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """A whole split in windows that do not overlap: every token but the first is a target exactly once.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nanogpt_kit.core import contents
 from nanogpt_kit.core.reading import open_regular
+from nanogpt_kit.corpus import hashes
 
 PIECE_BYTES = 1 << 20  # a multiple of every type's width
 
@@ -47,7 +47,7 @@ class DataFile:
                 return "is not a regular file"
             if status.st_size != self.size:
                 return f"has {status.st_size} bytes instead of {self.size}"
-            found, _, wrong = contents.answer(self.path, self.question, self.read, anew).partition(" ")
+            found, _, wrong = hashes.answer(self.path, self.question, self.read, anew).partition(" ")
         except FileNotFoundError:
             return "is missing"
         except OSError as error:
@@ -58,7 +58,7 @@ class DataFile:
 
     def remember(self) -> None:
         """For the process that wrote the file: so it need not read it, too."""
-        contents.remember(self.path, self.question, self.sha256)
+        hashes.remember(self.path, self.question, self.sha256)
 
     def read(self, path: Path) -> str:
         """The SHA-256, and after a blank the first number that cannot be right, if there is one."""

@@ -85,7 +85,7 @@ def encoded(
     jobs: Iterable[Job], encoder: Encoder, experiment: Experiment, text_bytes: int | None, workers: int
 ) -> Iterator[tuple[Job, Encoded]]:
     """Every job with its tokens, in order. Processes are started where they pay."""
-    pays = encoder.heavy and workers > 1 and (text_bytes is None or text_bytes >= WORTH_A_PROCESS)
+    pays = encoder.is_expensive and workers > 1 and (text_bytes is None or text_bytes >= WORTH_A_PROCESS)
     if not pays:
         yield from ((job, encode(job, encoder)) for job in jobs)
         return

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Dataset, Document, Encoder
-from nanogpt_kit.core.kinds.divided import pieces
+from nanogpt_kit.corpus.hash_split import pieces
 
 JOB_CHARACTERS = 1 << 19  # of text encoded at once: fits a cache, and is enough to be fast
 PIECE_CHARACTERS = 1 << 19  # from this length on a document is cut
@@ -37,7 +37,7 @@ def jobs(dataset: Dataset, encoder: Encoder, watch: Watch) -> Iterator[Job]:
     """All of a dataset, in an order that never changes. `watch` sees every piece."""
     waiting = {split: Job(split, first=0, opens=True) for split in dataset.splits}
     sizes = dict.fromkeys(waiting, 0)
-    for split, document in dataset.assigned():
+    for split, document in dataset.documents_with_split():
         if split not in waiting:
             raise KitError(f"the dataset gave a document to {split!r}; its splits are {', '.join(waiting)}")
         job = waiting[split]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogpt_kit.core.errors import KitError, RunFailed, nearest
+from nanogpt_kit.core.errors import KitError, RunFailed, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.data import record
@@ -72,7 +72,7 @@ class Prepared:
     def tokens(self, split: str) -> np.ndarray:
         """(n_tokens,) memory map. Raises KitError for a split that the dataset lacks."""
         if split not in self.splits:
-            raise KitError(f"the dataset has no split {split!r}{nearest(split, self.splits)}")
+            raise KitError(f"the dataset has no split {split!r}{did_you_mean(split, self.splits)}")
         return mapped(self.path / f"{split}.bin", self.manifest["dtype"], self.splits[split]["tokens"])
 
     def documents(self, split: str) -> np.ndarray:
@@ -111,7 +111,7 @@ def mapped(path: Path, dtype: str, count: int) -> np.ndarray:
 def tokenizer_identity(experiment: Experiment) -> dict[str, Any]:
     """Which tokenizer, with which options: all that decides it but the text."""
     entry = experiment.entry_of(experiment.tokenizer)
-    resolved, left_out = experiment.resolved()["tokenizer"], experiment.tokenizer.whereabouts
+    resolved, left_out = experiment.resolved()["tokenizer"], experiment.tokenizer.location_options
     options = {key: value for key, value in resolved.items() if key not in left_out}
     return {"code": entry.identity, **options, "use": entry.name, "files": experiment.tokenizer.fingerprint()}
 

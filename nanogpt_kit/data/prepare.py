@@ -20,7 +20,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.core.paths import expanded
-from nanogpt_kit.data import ready_made
+from nanogpt_kit.data import pretokenized
 from nanogpt_kit.data.encode import encoded, token_type
 from nanogpt_kit.data.jobs import Job, Watch, jobs
 from nanogpt_kit.data.manifest import (
@@ -33,10 +33,10 @@ from nanogpt_kit.data.manifest import (
 from nanogpt_kit.data.progress import Progress
 from nanogpt_kit.data.record import MANIFEST, VERSION, damaged, manifest_hash
 from nanogpt_kit.data.vocabulary import make_encoder, taken_from
-from nanogpt_kit.data.write import JOURNAL, Outdated, Writer, check_room
-from nanogpt_kit.runs.files import check_inside, check_writable, own_folder, sync_folder, write_json
+from nanogpt_kit.data.write import JOURNAL, StalePartial, Writer, check_room
+from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder, sync_folder, write_json
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.lock import Lock, held
+from nanogpt_kit.runs.lock import Lock, is_locked
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +64,12 @@ def prepare(
         check_free(path)
         check_writable(data_root())
         lock = data_root() / f".{path.name}.lock"
-        with own_folder(data_root()):
-            if held(lock):
+        with git_ignored_folder(data_root()):
+            if is_locked(lock):
                 logger.info("waiting for another process that prepares %s", path)
             with Lock(lock, wait=True):
                 if not (path / MANIFEST).exists():
-                    build(experiment, identity, path, taken, workers or cores())
+                    build(experiment, identity, path, taken, workers or available_cores())
     prepared = Prepared.open(path, experiment)
     check_identity(prepared, identity, taken)
     if verify:
@@ -101,7 +101,7 @@ def check_identity(prepared: Prepared, identity: dict[str, Any], taken: dict[str
         raise damaged(prepared.path, MANIFEST, f"is of another {' and '.join(others)} than the folder's name says")
 
 
-def cores() -> int:
+def available_cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -137,7 +137,9 @@ def build(
         if not (partial / MANIFEST).exists():
             try:
                 manifest = fill(experiment, identity, partial, taken, workers)
-            except Outdated as error:  # a branch on the hub has moved, a library learns otherwise, a disk has lost bits
+            except (
+                StalePartial
+            ) as error:  # a branch on the hub has moved, a library learns otherwise, a disk has lost bits
                 logger.warning("what an earlier preparation left was made of %s: beginning anew", error)
                 shutil.rmtree(partial)
                 partial.mkdir()
@@ -169,7 +171,7 @@ def tell_of_others(partial: Path, path: Path) -> None:
     """What stays on this machine of preparations that were stopped, and that this one does not go on with."""
     here, start = partial.name.removeprefix(f".{path.name}"), f".{path.name.rpartition('-')[0]}-"
     found = [other for other in path.parent.glob(f"{start}*{here}/") if other != partial and (other / JOURNAL).exists()]
-    others = [other for other in found if not held(other.with_name(f"{other.name.removesuffix(here)}.lock"))]
+    others = [other for other in found if not is_locked(other.with_name(f"{other.name.removesuffix(here)}.lock"))]
     if others:
         size = f"{sum(map(size_of, others)) / 1e6:,.0f} MB stay of stopped preparations of other text or options"
         logger.info("%s; to be removed: %s", size, ", ".join(map(str, others)))
@@ -199,13 +201,13 @@ def fill(
     dataset = experiment.dataset
     logger.info("preparing %s as %s tokens", identity["dataset"]["use"], identity["tokenizer"]["use"])
     encoder = make_encoder(experiment.tokenizer, experiment.dataset, taken)
-    watch = Watch(dataset.splits, dataset.brings_splits, REFERENCE_BYTES)
+    watch = Watch(dataset.splits, dataset.has_own_splits, REFERENCE_BYTES)
     fingerprint = digest(encoder.state())
     with Writer(folder, dataset.splits, fingerprint) as writer, ThreadPoolExecutor(1, "compress") as aside:
         if writer.done:
             logger.info("going on where an earlier preparation was ended")
-        if ready_made.has_tokens(dataset):
-            ready_made.copy(dataset, encoder, writer, watch)
+        if pretokenized.has_tokens(dataset):
+            pretokenized.copy(dataset, encoder, writer, watch)
             references = aside.submit(compressed, bytes(watch.val))
         else:
             references = tokenize(experiment, encoder, writer, watch, aside, workers)

@@ -9,7 +9,7 @@ from typing import Any
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Dataset, Encoder, TextContext, Tokenizer
-from nanogpt_kit.core.kinds.divided import pieces
+from nanogpt_kit.corpus.hash_split import pieces
 from nanogpt_kit.data.jobs import PIECE_CHARACTERS
 from nanogpt_kit.data.record import TokenizerRecord, check
 from nanogpt_kit.runs import folder as runs
@@ -37,7 +37,7 @@ def taken_from(experiment: Experiment, resumed: RunFolder | None = None) -> dict
         if record["use"] != use:
             raise KitError(f"{folder} has {record['use']} tokens, not {use}")
     except KitError as error:
-        place = experiment.place(("tokenizer", "from_run"))
+        place = experiment.location(("tokenizer", "from_run"))
         raise KitError(*(one.under("tokenizer.from_run", place) for one in error.faults)) from None
     state: dict[str, Any] = record["state"]
     return state

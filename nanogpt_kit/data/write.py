@@ -27,7 +27,7 @@ IN_HAND = 4  # jobs that may wait for the disk, so that memory is bounded
 SPARE_BYTES = 50_000_000  # of disk that is left to others
 
 
-class Outdated(Exception):
+class StalePartial(Exception):
     """What lies there is of other text, or of another vocabulary, or is damaged."""
 
 
@@ -112,7 +112,7 @@ class Writer:
         self.journal = folder / JOURNAL
         before = read_journal(self.journal) if os.path.lexists(self.journal) else Journal(encoder=encoder)
         if before.encoder != encoder:
-            raise Outdated("another vocabulary")
+            raise StalePartial("another vocabulary")
         self.done = before.jobs
         self.seen = before.seen  # checksum of all text up to the last job
         self.jobs = self.done
@@ -130,12 +130,12 @@ class Writer:
         try:
             counts = Counts(**saved.counts)
         except TypeError:
-            raise Outdated(f"a damaged {JOURNAL}") from None
+            raise StalePartial(f"a damaged {JOURNAL}") from None
         tokens, sha256 = reopened(self.folder / f"{split}.bin", saved.size, stack)
         documents, documents_sha256 = reopened(self.folder / f"{split}.documents.bin", 8 * counts.documents, stack)
         found = SplitFiles(tokens, documents, counts, sha256, documents_sha256)
         if found.hashes != {"sha256": saved.sha256, "documents_sha256": saved.documents_sha256}:
-            raise Outdated(f"tokens of {split} that have changed")
+            raise StalePartial(f"tokens of {split} that have changed")
         return found
 
     def __enter__(self) -> Writer:
@@ -150,7 +150,7 @@ class Writer:
             return False
         self.skipped += 1
         if self.skipped == self.done and seen != self.seen:
-            raise Outdated("other text")
+            raise StalePartial("other text")
         return True
 
     def add(self, split: str, encoded: Encoded, empty: int = 0, seen: int = 0) -> None:
@@ -194,7 +194,7 @@ class Writer:
         for written in self.writing:
             written.result()
         if self.skipped < self.done:
-            raise Outdated("other text")
+            raise StalePartial("other text")
         self.save()
         assert self.saving is not None, "it was just begun"
         self.saving.result()
@@ -212,7 +212,7 @@ def read_journal(path: Path) -> Journal:
     try:
         return Journal.model_validate_json(read_bytes(path))
     except (OSError, ValidationError):
-        raise Outdated(f"a damaged {path.name}") from None
+        raise StalePartial(f"a damaged {path.name}") from None
 
 
 def reopened(path: Path, size: int, stack: ExitStack) -> tuple[IO[bytes], Any]:
@@ -221,11 +221,11 @@ def reopened(path: Path, size: int, stack: ExitStack) -> tuple[IO[bytes], Any]:
     What comes after the last whole shard is cut off. Links are not followed: they may lead to what is not ours.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise Outdated(f"a {path.name} that is not a regular file")
+        raise StalePartial(f"a {path.name} that is not a regular file")
     path.touch()
     file = stack.enter_context(path.open("rb+"))
     if path.stat().st_size < size:
-        raise Outdated(f"a {path.name} that has lost bytes")
+        raise StalePartial(f"a {path.name} that has lost bytes")
     file.truncate(size)
     digest = hashlib.sha256()
     while piece := file.read(1 << 20):

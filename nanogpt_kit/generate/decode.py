@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Sampler
-from nanogpt_kit.generate.dice import drawn
-from nanogpt_kit.generate.fixed import FixedCache, columns_for
+from nanogpt_kit.generate.draw import draw_tokens
 from nanogpt_kit.generate.packed import Packed
+from nanogpt_kit.generate.static_cache import StaticCache, columns_for
 from nanogpt_kit.nn.cache import KVCache
 
 
@@ -54,7 +54,7 @@ class Decoder:
         self.model = model
         self.samplers = samplers
         self.block_size = block_size
-        self.beyond = beyond
+        self.on_overflow = beyond
         self.with_logprobs = with_logprobs
         self.seeds = list(seeds)
         self.number = 0  # of the token that comes next
@@ -65,7 +65,7 @@ class Decoder:
         self.newest = self.ids[:, -1:]  # (B, 1); a tensor of its own later, of the same strides at each step
         self.capacity = min(block_size, longest + max_new_tokens)
         self.fast = fast
-        self.cache: KVCache | FixedCache | None = None
+        self.cache: KVCache | StaticCache | None = None
         self.held = [min(len(prompt), block_size) for prompt in prompts]  # tokens of each text in the cache
 
     def draw(self) -> Drawn:
@@ -82,7 +82,7 @@ class Decoder:
         raw = logits = self.prefill() if self.cache is None else self.step(self.cache)  # (B, V)
         for sampler in self.samplers:
             logits = sampler.transform(logits, self.ids)
-        tokens = drawn(logits, self.seeds, self.number)  # (B, 1)
+        tokens = draw_tokens(logits, self.seeds, self.number)  # (B, 1)
         found = tokens.flatten().tolist()
         if min(found) < 0:
             broken = not raw.isfinite().all()
@@ -96,27 +96,27 @@ class Decoder:
         """Reads the prompts, or as much of their ends as fits, in one pass."""
         seen = self.ids[:, -self.block_size :]
         padding = [seen.size(1) - held for held in self.held]
-        cache = KVCache(self.capacity, padding if any(padding) else None, rolling=self.beyond == "rolling")
+        cache = KVCache(self.capacity, padding if any(padding) else None, rolling=self.on_overflow == "rolling")
         logits = self.read(seen.clamp(min=0), cache)
         self.cache = self.fixed(cache)
         return logits
 
-    def fixed(self, cache: KVCache) -> KVCache | FixedCache:
+    def fixed(self, cache: KVCache) -> KVCache | StaticCache:
         """What the cache holds, where steps are compiled in the one that they are compiled for."""
         if self.fast is None or not cache.layers:
             return cache
-        if isinstance(self.cache, FixedCache):
+        if isinstance(self.cache, StaticCache):
             self.cache.take(cache)
             return self.cache
         fixed = self.fast.borrow(cache, columns_for(self.capacity, self.block_size))
         weakref.finalize(self, self.fast.idle.append, fixed)
         return fixed
 
-    def step(self, cache: KVCache | FixedCache) -> Tensor:
+    def step(self, cache: KVCache | StaticCache) -> Tensor:
         """Reads the newest token of each text."""
         full = [] if cache.rolling else [row for row, held in enumerate(self.held) if held == self.block_size]
         if full:
-            kept = self.block_size - 1 if self.beyond == "exact" else self.block_size // 2
+            kept = self.block_size - 1 if self.on_overflow == "exact" else self.block_size // 2
             again = KVCache(self.capacity)
             if kept:
                 self.read(self.ids[full, -1 - kept : -1], again)
@@ -129,7 +129,7 @@ class Decoder:
         self.held = [held + 1 for held in self.held]
         return self.read(self.newest, cache)
 
-    def read(self, ids: Tensor, cache: KVCache | FixedCache) -> Tensor:
+    def read(self, ids: Tensor, cache: KVCache | StaticCache) -> Tensor:
         """(B, V) fp32: the logits after the last of ids (B, T)."""
         cache.newest_only = True
         logits: Tensor = self.model(ids, cache=cache)
@@ -137,7 +137,7 @@ class Decoder:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these texts only, in this order."""
-        assert not isinstance(self.cache, FixedCache), "its rows stay"
+        assert not isinstance(self.cache, StaticCache), "its rows stay"
         index = torch.tensor(rows, device=self.ids.device)
         self.ids, self.newest = self.ids[index], self.newest[index]
         self.held = [self.held[row] for row in rows]

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt_kit.generate.fixed import FixedCache
+from nanogpt_kit.generate.static_cache import StaticCache
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.cache import KVCache
 
@@ -93,7 +93,7 @@ class Packed(nn.Module):
         self.weight_bytes = every * self.dtype.itemsize  # that a step reads, all but a few
         self.shares = 1  # threads that call it at a time
         self.own = self.model is not model  # a copy, in which nobody but decoding computes
-        self.idle: list[FixedCache] = []  # that nobody uses, and steps are compiled for
+        self.idle: list[StaticCache] = []  # that nobody uses, and steps are compiled for
         if not self.own and self.compile_mode == "graph":
             self.compile_mode = "off"  # a model in parts on several processes talks meanwhile
 
@@ -107,7 +107,7 @@ class Packed(nn.Module):
             return Linear(part, self.dtype, as_before=self.device == "cpu")
         return PackedLinear(part, self.dtype, rows)
 
-    def forward(self, ids: Tensor, cache: KVCache | FixedCache) -> Tensor:
+    def forward(self, ids: Tensor, cache: KVCache | StaticCache) -> Tensor:
         short = self.device == "cuda" and self.dtype != torch.float32
         before = torch.get_num_threads()
         useful = int(ids.numel() * self.products / WORTH_A_THREAD)
@@ -115,20 +115,20 @@ class Packed(nn.Module):
         try:
             # The weights are short already, and a recorded graph must not hold on to casts of others
             with torch.autocast("cuda", self.dtype, cache_enabled=False) if short else nullcontext():
-                return self.step(ids, cache) if isinstance(cache, FixedCache) else self.written(ids, cache)
+                return self.step(ids, cache) if isinstance(cache, StaticCache) else self.written(ids, cache)
         finally:
             torch.set_num_threads(before)
 
-    def borrow(self, cache: KVCache, capacity: int) -> FixedCache:
+    def borrow(self, cache: KVCache, capacity: int) -> StaticCache:
         """What the cache holds, in one whose steps are compiled; to be put back among the idle ones."""
         rows = len(next(iter(cache.layers.values()))[0])
         fitting = [one for one in self.idle if (len(one.begins), one.capacity) == (rows, capacity)]
-        fixed = fitting[-1] if fitting else FixedCache(cache, capacity)
+        fixed = fitting[-1] if fitting else StaticCache(cache, capacity)
         self.idle.clear()  # each is as large as a cache
         fixed.take(cache)
         return fixed
 
-    def step(self, ids: Tensor, cache: FixedCache) -> Tensor:
+    def step(self, ids: Tensor, cache: StaticCache) -> Tensor:
         """A token more of each row (B, 1). What cannot be compiled is computed as it is written."""
         written = partial(self.written, cache=cache)
         try:
@@ -146,7 +146,7 @@ class Packed(nn.Module):
         cache.move()
         return logits
 
-    def written(self, ids: Tensor, cache: KVCache | FixedCache) -> Tensor:
+    def written(self, ids: Tensor, cache: KVCache | StaticCache) -> Tensor:
         logits: Tensor = self.model(ids, cache=cache)
         return logits
 

@@ -45,7 +45,7 @@ def check_prompt(experiment: Experiment, encoder: Encoder | None = None) -> None
     try:
         encode_prompt(encoder, prompt)
     except KitError as error:
-        place = experiment.place(("sample", "prompt"))
+        place = experiment.location(("sample", "prompt"))
         raise KitError(*(one.under("sample.prompt", place) for one in error.faults)) from None
 
 

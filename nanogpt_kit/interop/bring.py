@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.fit import check_fit, fit
-from nanogpt_kit.core.bpe import BPEEncoder
-from nanogpt_kit.core.errors import Fault, KitError, nearest
+from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.core.layers import Layers
-from nanogpt_kit.core.library_decoder import bytes_of
+from nanogpt_kit.corpus.bpe import BPEEncoder
+from nanogpt_kit.corpus.library_decoder import bytes_of
 from nanogpt_kit.data.manifest import tokenizer_record
 from nanogpt_kit.data.vocabulary import restored
 from nanogpt_kit.interop import FORMATS, gpt2, nanogpt
 from nanogpt_kit.interop.foreign import WIDE, Foreign, shown
-from nanogpt_kit.nn.blank import blank, on_meta
+from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import check_writable, read_json, sha256, write_atomically, write_json
@@ -48,7 +48,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     check_writable(runs.runs_root() / experiment.name)
     encoder = encoder_of(foreign, experiment)
     weights = padded(foreign, experiment, encoder.vocab_size)
-    model = blank(experiment.model, encoder.vocab_size)
+    model = build_uninitialized(experiment.model, encoder.vocab_size)
     fit(model, weights, str(foreign.path))
     origin, _ = provenance.collect(experiment, data={}, hardware={})
     origin["imported"] = {"from": source, "files": {file.name: sha256(file) for file in foreign.files}}
@@ -80,7 +80,7 @@ def read(source: str, name: str, meta: Path | None) -> Foreign:
         return gpt2.read(gpt2.download(source), name or source)
     if path.is_dir():
         raise KitError(f"{source} has no config.json, so it is no model that transformers has saved")
-    raise KitError(f"{source!r} is no file, no folder and no published GPT-2{nearest(source, gpt2.PUBLISHED)}")
+    raise KitError(f"{source!r} is no file, no folder and no published GPT-2{did_you_mean(source, gpt2.PUBLISHED)}")
 
 
 def name_of(path: Path) -> str:
@@ -107,7 +107,7 @@ def experiment_of(foreign: Foreign, overrides: Sequence[str]) -> Experiment:
 
 def encoder_of(foreign: Foreign, experiment: Experiment) -> Encoder:
     """The model's tokenizer. Raises KitError where the experiment's is not of the model's size."""
-    use, place = experiment.resolved()["tokenizer"]["use"], experiment.place(("tokenizer", "use"))
+    use, place = experiment.resolved()["tokenizer"]["use"], experiment.location(("tokenizer", "use"))
 
     def no_text(split: str) -> Iterator[str]:
         reason = f"{use} learns its tokens from text, and {foreign.path} does not say which ones the model knows"
@@ -166,7 +166,7 @@ def padded(foreign: Foreign, experiment: Experiment, vocab_size: int) -> dict[st
 
     Raises KitError where they do not fit, before anything is allocated.
     """
-    shapes = on_meta(experiment.model, vocab_size)
+    shapes = build_on_meta(experiment.model, vocab_size)
     rows = shapes.state_dict()["wte.weight"].size(0) if shapes is not None else foreign.vocab_size
     more = (0, 0, 0, rows - foreign.vocab_size)  # rows that are too many are cut off
     weights = {
@@ -188,7 +188,7 @@ def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: s
     """
     folder = folder.absolute()
     if format not in FORMATS:
-        raise KitError(f"unknown format {format!r}{nearest(format, FORMATS)}")
+        raise KitError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KitError(f"{folder} exists already and is not empty")
     check_writable(folder.parent)

@@ -19,8 +19,8 @@ from torch import Tensor
 from nanogpt_kit.checkpoint.damaged import cause, check_stored
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.plain_pickle import characters
 from nanogpt_kit.core.reading import open_regular
+from nanogpt_kit.corpus.meta_pickle import read_meta_characters
 from nanogpt_kit.interop.foreign import (
     LARGEST,
     SOFTMAX,
@@ -81,7 +81,7 @@ def read(path: Path, name: str, meta: Path | None) -> Foreign:
     if meta is None:
         foreign = Foreign(path, name, options, weights, (path,))
     else:
-        state = {"characters": characters(meta)}
+        state = {"characters": read_meta_characters(meta)}
         foreign = Foreign(path, name, options, weights, (path, meta), {"use": "char"}, state)
     if arguments["vocab_size"] != foreign.vocab_size:
         reason = f"vocab_size is {arguments['vocab_size']:,}, and wte.weight has {foreign.vocab_size:,} rows"

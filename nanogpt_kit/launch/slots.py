@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanogpt_kit.core.errors import FAILURE, Busy, Fault, KitError
-from nanogpt_kit.core.trust import ledger
+from nanogpt_kit.core.trust import trusted_hashes_file
 from nanogpt_kit.launch.processes import PARENT, command_line, import_path
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.status import Failure, Unreadable
@@ -50,12 +50,12 @@ class Slot:
 
 
 @contextmanager
-def held(workers: int, device: str, nproc: int = 1) -> Iterator[list[Slot]]:
+def hold_slots(workers: int, device: str, nproc: int = 1) -> Iterator[list[Slot]]:
     """The first `workers` of the slots that `share` gives that no other program holds, held until the end.
 
     Raises Busy where they are fewer. The system drops the locks of a program that is killed.
     """
-    found = share(workers, device, nproc)
+    found = allocate_slots(workers, device, nproc)
     with ExitStack() as locks:
         with ExitStack() as turn:
             folder = slots_folder() if any(slot.uses for slot in found) else None
@@ -113,7 +113,9 @@ def slots_folder() -> Path | None:
     """Where this user's locks on this machine lie; its home may be that of other machines, too. None: there is no room
     for any, and so whatever there is counts as free."""
     try:
-        folder = ledger().parent / "slots" / lock_name(platform.node() or "localhost").removesuffix(".lock")
+        folder = (
+            trusted_hashes_file().parent / "slots" / lock_name(platform.node() or "localhost").removesuffix(".lock")
+        )
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return None
@@ -136,7 +138,7 @@ def is_free(path: Path, locks: ExitStack, wait: bool = False) -> bool:
     return True
 
 
-def share(workers: int, device: str, nproc: int = 1) -> list[Slot]:
+def allocate_slots(workers: int, device: str, nproc: int = 1) -> list[Slot]:
     """Slots with as much each, for runs of `nproc` processes: `workers` at least, of GPUs as many as there are.
 
     Raises KitError where there is too little.

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from nanogpt_kit.core.kinds import Model, Role
-from nanogpt_kit.nn.blank import on_meta
 from nanogpt_kit.nn.parts import Positional
 from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.nn.uninitialized import build_on_meta
 
 BACKWARD = 3  # forward and backward together, in forward passes
 MOST_MODULES = 20_000  # of a model that is counted, some 1,500 layers: counting takes half a millisecond for each
@@ -61,7 +61,7 @@ def measure(model: Model, vocab_size: int) -> Size | None:
 
     None where it cannot be built without memory.
     """
-    module = on_meta(model, vocab_size)
+    module = build_on_meta(model, vocab_size)
     return None if module is None else measured(module, model.block_size)
 
 

@@ -14,7 +14,7 @@ SELDOM = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")  # to
 Kind = TypeVar("Kind", bound=type[torch.optim.Optimizer])
 
 
-def uncompiled(kind: Kind) -> Kind:
+def without_dynamo(kind: Kind) -> Kind:
     """A subclass of an optimizer of torch's whose methods are the functions that torch has wrapped."""
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in SELDOM}
     methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))

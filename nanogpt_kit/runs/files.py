@@ -122,7 +122,7 @@ def check_plain(path: Path) -> None:
 
 
 @contextmanager
-def own_folder(folder: Path) -> Iterator[None]:
+def git_ignored_folder(folder: Path) -> Iterator[None]:
     """Makes a folder that git is told to ignore, where there is none; it goes again if nothing came into it."""
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpt_kit.core.errors import KitError, nearest
+from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.paths import expanded
-from nanogpt_kit.runs.files import check_inside, check_writable, clear_temporary, own_folder, read_json
-from nanogpt_kit.runs.lock import Lock, held
+from nanogpt_kit.runs.files import check_inside, check_writable, clear_temporary, git_ignored_folder, read_json
+from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.runs.status import State, Status, Unreadable
 
 BEFORE_IT_BEGAN = ("provenance.json", "dirty.patch", "components")  # what a run writes before its experiment.toml
@@ -74,7 +74,7 @@ class RunFolder:
         if found.state != "running":
             return found
         try:
-            if held(self.path / "lock"):
+            if is_locked(self.path / "lock"):
                 return found
         except KitError as error:
             return found.model_copy(update={"state": "interrupted", "cause": "unreadable", "reason": str(error)})
@@ -136,7 +136,7 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
         unique = hashlib.sha256(f"{fingerprint} {time.time_ns()} {os.getpid()}".encode()).hexdigest()[:6]
         path = parent / f"{start_time(parent)}-s{seed}-{unique}"
         try:
-            with own_folder(runs_root()):
+            with git_ignored_folder(runs_root()):
                 path.mkdir(parents=True)
             return RunFolder(path)
         except FileExistsError:
@@ -158,7 +158,7 @@ def start_time(parent: Path) -> str:
     return moment
 
 
-def from_here(path: Path) -> Path:
+def relative_to_cwd(path: Path) -> Path:
     """As one would type it: relative, where it lies below the current folder."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
@@ -173,7 +173,7 @@ def check_runs_root(experiment: str) -> None:
     check_writable(runs_root() / experiment)
 
 
-def of_experiment(folder: Path) -> list[RunFolder]:
+def runs_of_experiment(folder: Path) -> list[RunFolder]:
     """The runs of runs/<experiment>, the newest last: by the time that they were started, then by name."""
     found = [RunFolder(path) for path in folder.glob("*") if (path / "experiment.toml").exists()]
     return sorted(found, key=lambda run: (run.started(), run.path.name))
@@ -184,8 +184,8 @@ def find(text: str) -> RunFolder:
     for path in (Path(text), runs_root() / text):
         if os.path.exists(path / "experiment.toml"):  # unlike Path.exists, a name may be longer than a file's can be
             return RunFolder(path)
-        runs = of_experiment(path) if os.path.isdir(path) else []
+        runs = runs_of_experiment(path) if os.path.isdir(path) else []
         if runs:
             return runs[-1]
-    known = [path.name for path in runs_root().glob("*") if of_experiment(path)] if runs_root().is_dir() else []
-    raise KitError(f"{text!r} is no run, and no experiment with runs in {runs_root()}/{nearest(text, known)}")
+    known = [path.name for path in runs_root().glob("*") if runs_of_experiment(path)] if runs_root().is_dir() else []
+    raise KitError(f"{text!r} is no run, and no experiment with runs in {runs_root()}/{did_you_mean(text, known)}")

@@ -91,7 +91,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=close_in_child)
 
 
-def held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether somebody holds the lock. Takes nothing where the system lets one look, and needs no right to write.
 
     Raises KitError where that cannot be known.

@@ -75,10 +75,10 @@ def truncate_after(path: Path, step: int) -> int:
         if record is None and not line.endswith(b"\n"):
             break
         if record is None and line.strip():
-            raise KitError(Fault("the line is damaged" + REMEDY, place=f"{path}:{number}"))
+            raise KitError(Fault("the line is damaged" + REMEDY, location=f"{path}:{number}"))
         if record is not None:
             if record["step"] < last:
-                raise KitError(Fault(f"step {record['step']} after step {last}{REMEDY}", place=f"{path}:{number}"))
+                raise KitError(Fault(f"step {record['step']} after step {last}{REMEDY}", location=f"{path}:{number}"))
             last = record["step"]
         if last <= step:
             remaining += line if line.endswith(b"\n") else line + b"\n"

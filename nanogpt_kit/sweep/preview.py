@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import tomli
 
+from nanogpt_kit.bench import rounds
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep
-from nanogpt_kit.launch import alternate
-from nanogpt_kit.launch.slots import share
+from nanogpt_kit.launch.slots import allocate_slots
 from nanogpt_kit.runs import metrics
-from nanogpt_kit.runs.folder import RunFolder, of_experiment
-from nanogpt_kit.sweep.board import in_time
-from nanogpt_kit.sweep.choosing import first_rung
+from nanogpt_kit.runs.folder import RunFolder, runs_of_experiment
 from nanogpt_kit.sweep.session import checked
-from nanogpt_kit.sweep.space import Space
-from nanogpt_kit.sweep.summary import sweep_folder
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.sampler import first_rung
+from nanogpt_kit.sweep.study.summary import sweep_folder
+from nanogpt_kit.sweep.work.progress import in_time
 from nanogpt_kit.train.precision import choose_device
 
 TIMED_SECONDS = 2.0  # of steps, where no run of the experiment has told its speed
@@ -79,7 +79,7 @@ def duration(base: Experiment, options: Sweep, speed: Speed, tokens: float, runs
     """How long it takes to start so many runs and to train them on so many tokens."""
     workers, rate, since = options.workers, speed.rate, speed.since
     device = choose_device(base.train.device)
-    slot = share(workers, device, nproc)[0]
+    slot = allocate_slots(workers, device, nproc)[0]
     if workers > 1 and (device != "cpu" or speed.threads == (base.train.threads or slot.threads)):
         rate *= workers
         since += f"; {workers} at a time are counted as if each were as quick on its share"
@@ -123,17 +123,17 @@ def tokens_with(found: list[Rung], count: int, each: int) -> float:
 
 def speed(base: Experiment, again: Callable[[], Experiment]) -> Speed:
     """Of the newest run of this experiment, else measured now."""
-    for folder in (*reversed(trials_of(base.name)), *reversed(of_experiment(sweep_folder(base.name).parent))):
+    for folder in (*reversed(trials_of(base.name)), *reversed(runs_of_experiment(sweep_folder(base.name).parent))):
         told = [record["perf/tokens_per_second"] for record in metrics.read(folder.metrics) if "train/loss" in record]
         if told:
             threads = tomli.loads(folder.experiment.read_text(encoding="utf-8")).get("train", {}).get("threads")
             return Speed(sorted(told)[len(told) // 2], f"the median of {folder}", threads)
     try:
-        timing = alternate.bench([again], rounds=1, seconds=TIMED_SECONDS)[0]
+        timing = rounds.bench([again], rounds=1, seconds=TIMED_SECONDS)[0]
     except RunFailed as error:
         raise RunFailed(f"the experiment as written cannot be timed: {error}") from error
     return Speed(timing.tokens_per_second, f"measured for {TIMED_SECONDS:g} seconds", base.train.threads)
 
 
 def trials_of(name: str) -> list[RunFolder]:
-    return of_experiment(sweep_folder(name))
+    return runs_of_experiment(sweep_folder(name))

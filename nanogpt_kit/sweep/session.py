@@ -9,22 +9,24 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.slots import Slot, held
-from nanogpt_kit.runs.files import check_inside, check_writable, own_folder
+from nanogpt_kit.launch.slots import Slot, hold_slots
+from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.secrets import hide_password
-from nanogpt_kit.sweep import checking, report, summary
-from nanogpt_kit.sweep.best import write_best
-from nanogpt_kit.sweep.board import Board
-from nanogpt_kit.sweep.choosing import check_packages
-from nanogpt_kit.sweep.confirm import Confirmation
-from nanogpt_kit.sweep.controller import Controller, HParams
-from nanogpt_kit.sweep.parameters import Config
-from nanogpt_kit.sweep.space import Space
-from nanogpt_kit.sweep.storage import cause, has_failed, open_storage
-from nanogpt_kit.sweep.study import Study
-from nanogpt_kit.sweep.summary import Row, Summary, sweep_folder
-from nanogpt_kit.sweep.trial import Outcome, Work
+from nanogpt_kit.sweep.report import report
+from nanogpt_kit.sweep.report.best import write_best
+from nanogpt_kit.sweep.space import endpoints
+from nanogpt_kit.sweep.space.parameters import Config
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study import summary
+from nanogpt_kit.sweep.study.plan import Confirmation
+from nanogpt_kit.sweep.study.sampler import check_packages
+from nanogpt_kit.sweep.study.storage import cause, has_failed, open_storage
+from nanogpt_kit.sweep.study.study import Study
+from nanogpt_kit.sweep.study.summary import Row, Summary, sweep_folder
+from nanogpt_kit.sweep.work.controller import Controller, HParams
+from nanogpt_kit.sweep.work.progress import Board
+from nanogpt_kit.sweep.work.trial import Outcome, TrialProcess
 from nanogpt_kit.train.precision import choose_device
 from nanogpt_kit.train.stop import StopSignals
 
@@ -38,7 +40,7 @@ def sweep(base: Experiment, nproc: int = 1) -> Summary:
     to stop; the same call goes on then.
     """
     space, first = checked(base, nproc)
-    with held(space.options.workers, choose_device(base.train.device), nproc) as slots:
+    with hold_slots(space.options.workers, choose_device(base.train.device), nproc) as slots:
         try:
             return sweep_with(space, first, slots, nproc)
         except Exception as error:
@@ -53,7 +55,7 @@ def sweep_with(space: Space, first: Config, slots: Sequence[Slot], nproc: int) -
     base = space.base
     folder = sweep_folder(base.name).absolute()
     check_writable(folder)
-    with own_folder(runs_root()):
+    with git_ignored_folder(runs_root()):
         folder.mkdir(parents=True, exist_ok=True)
     check_inside(folder, besides="trial-*")  # each of those is checked by its own run
     storage = open_storage(space.options.storage, folder)
@@ -79,15 +81,15 @@ def checked(base: Experiment, nproc: int = 1) -> tuple[Space, Config]:
     Raises KitError with all that is wrong with the sweep.
     """
     if base.sweep is None:
-        raise KitError(f"{base.place(())}: there is no [sweep] table, so there is nothing to try")
-    check_packages(base.sweep, base.place(("sweep", "sampler")))
-    checking.check_options(base, base.sweep, nproc)
+        raise KitError(f"{base.location(())}: there is no [sweep] table, so there is nothing to try")
+    check_packages(base.sweep, base.location(("sweep", "sampler")))
+    endpoints.check_options(base, base.sweep, nproc)
     space = Space(base)
-    first = checking.check(space, nproc)
+    first = endpoints.check(space, nproc)
     if base.sweep.sampler == "grid" and space.points() is None:
         endless = next((one for one in space.parameters if one.values is None), space.parameters[0])
         message = f"grid wants a finite space, and this is {endless}; give it a step or a choice, or take qmc"
-        raise KitError(Fault(message, f"sweep.space.{endless.key}", endless.place))
+        raise KitError(Fault(message, f"sweep.space.{endless.key}", endless.location))
     return space, first
 
 
@@ -102,7 +104,7 @@ class BestKept:
     def __init__(self, study: Study) -> None:
         self.study = study
 
-    def ended(self, work: Work, outcome: Outcome) -> None:
+    def ended(self, work: TrialProcess, outcome: Outcome) -> None:
         if outcome.value is not None and not isinstance(self.study, Confirmation):
             write_best(self.study, summarize(self.study))
 
@@ -126,7 +128,7 @@ def read(base: Experiment) -> tuple[Summary, Any, Path]:
     import optuna
 
     if base.sweep is None:
-        raise KitError(f"{base.place(())}: there is no [sweep] table")
+        raise KitError(f"{base.location(())}: there is no [sweep] table")
     folder = sweep_folder(base.name).absolute()
     named = base.sweep.storage
     storage = open_storage(named, folder, for_reading=True)

@@ -68,7 +68,7 @@ class Compile:
 
     def agreed(self, world: World, setting: str) -> Compile:
         """What all ranks do: none compiles where one cannot, for they would talk of different things."""
-        told: list[Compile] = world.all_say(self)
+        told: list[Compile] = world.all_gather(self)
         choice = next((choice for choice in told if choice.mode == "off"), told[0])
         if choice.mode == "off" and setting not in ("off", "auto") and world.rank == 0:
             logger.warning("the run goes on uncompiled: %s", choice.why)
@@ -116,7 +116,7 @@ def warm_up(run: Trainer) -> str | None:
     except Exception as error:  # of the compiler, of C++, or of a part that it cannot read
         failed = str(error).strip().partition("\n")[0] or repr(error)
         run.optimizer.zero_grad(set_to_none=True)
-    told = next(filter(None, run.world.all_say(failed)), None)
+    told = next(filter(None, run.world.all_gather(failed)), None)
     if told is None:
         logger.info("compiled in %.0f s", time.perf_counter() - began)
         return None
@@ -129,7 +129,7 @@ def warm_up(run: Trainer) -> str | None:
 
 
 @contextmanager
-def as_written(model: nn.Module) -> Iterator[None]:
+def eager(model: nn.Module) -> Iterator[None]:
     """While entered, what the run has compiled goes as it was written: other shapes and modes compile nothing anew.
 
     What a component compiles by itself stays as it is.
@@ -144,7 +144,7 @@ def as_written(model: nn.Module) -> Iterator[None]:
             module._compiled_call_impl = call
 
 
-def recompute(model: nn.Module) -> None:
+def checkpoint_activations(model: nn.Module) -> None:
     """Lets each block keep its input only, and compute the rest again in the backward pass.
 
     Source: Chen et al. 2016, arXiv:1604.06174.

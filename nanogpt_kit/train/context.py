@@ -12,11 +12,11 @@ def context_of(experiment: Experiment, world_size: int) -> tuple[RunContext, str
     """The device and precision that the experiment's settings mean here, and why that precision. Raises KitError."""
     device = choose_device(experiment.train.device)
     if not has_device(device):
-        place = experiment.place(("train", "device"))
+        place = experiment.location(("train", "device"))
         raise KitError(Fault(f"is {device!r}, but torch finds none here", "train.device", place))
     precision, why = Precision.choose(experiment.train.precision, device)
     if precision.name == "tf32" and device != "cuda":
-        place = experiment.place(("train", "precision"))
+        place = experiment.location(("train", "precision"))
         raise KitError(Fault(f"'tf32' is arithmetic of CUDA devices, and this is {device}", "train.precision", place))
     ctx = RunContext(
         device=device,

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Spread
+from nanogpt_kit.core.kinds import ParallelModel
 from nanogpt_kit.core.options import RunContext, components_in, is_thread_safe
-from nanogpt_kit.nn.blank import on_meta
 from nanogpt_kit.nn.flops import num_params
+from nanogpt_kit.nn.uninitialized import build_on_meta
 
 MOST_SHARES = 4  # what they do in Python takes turns; more than two were not measured
 # Seconds of its pass, by the estimate below. At 64 wide and 12 windows of 32 two shares took 12.4 ms, the whole 9.4 (in
@@ -62,7 +62,7 @@ class Cores:
         windows = -(-experiment.batch_windows // ctx.world_size)
         if isinstance(experiment.train.micro_batch_size, int):
             windows = min(windows, experiment.train.micro_batch_size)
-        module = on_meta(experiment.model, vocab_size)
+        module = build_on_meta(experiment.model, vocab_size)
         if module is None:
             return cls(1, most, most)
         seconds = 6 * num_params(module) * windows * ctx.block_size / CORE_FLOPS[ctx.precision]
@@ -86,15 +86,15 @@ def can_share(experiment: Experiment, ctx: RunContext) -> bool:
     return safe and ctx.world_size == 1 and not experiment.train.activation_checkpointing  # which moves random states
 
 
-class Shared:
+class ThreadedModel:
     """A Spread whose windows are shared among threads of this process.
 
     The shares of a first batch of each shape go through one after another, for a compiler; so do those that a module's
     hooks look at. The sums are the same all the same. Where a parameter has hooks of its own, nothing is shared.
     """
 
-    def __init__(self, spread: Spread, model: nn.Module, shares: int) -> None:
-        self.spread = spread
+    def __init__(self, spread: ParallelModel, model: nn.Module, shares: int) -> None:
+        self.wrap = spread
         self.shares = shares
         self.modules = list(model.modules())
         self.parameters = list(model.parameters())
@@ -108,11 +108,11 @@ class Shared:
         def forward(*windows: Tensor) -> Tensor:
             # Each thread has a state of its own, but for the cache of cast weights, which any of them would empty
             with torch.autocast("cpu", dtype, enabled, cache_enabled=False):
-                return self.spread(*windows)
+                return self.wrap(*windows)
 
         batch = [ids, targets] if segments is None else [ids, targets, segments]
         if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters):
-            return self.spread(*batch)
+            return self.wrap(*batch)
         count = min(self.shares, len(ids))
         shares = zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
         in_turn = ids.shape not in self.seen or any(map(is_watched, self.modules))
@@ -147,17 +147,17 @@ class Shared:
                 parameter.grad.add_(gradient)
 
     def sync(self, last: bool) -> AbstractContextManager[None]:
-        return self.spread.sync(last)
+        return self.wrap.sync(last)
 
     def clip(self, max_norm: float) -> Tensor:
-        return self.spread.clip(max_norm)
+        return self.wrap.clip(max_norm)
 
 
 class Joined(torch.autograd.Function):
     """The sum of losses whose graphs are walked by threads of their own."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, shared: Shared, losses: list[Tensor], in_turn: bool) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, shared: ThreadedModel, losses: list[Tensor], in_turn: bool) -> Tensor:
         ctx.shared, ctx.losses, ctx.in_turn = shared, losses, in_turn
         return torch.stack([loss.detach() for loss in losses]).sum()
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from nanogpt_kit.nn.parts import blocks
 from nanogpt_kit.nn.roles import by_role
-from nanogpt_kit.nn.spread import whole
-from nanogpt_kit.train.compile import as_written
+from nanogpt_kit.nn.sharded import full_tensor
+from nanogpt_kit.train.compile import eager
 
 
 class Diagnostics:
@@ -46,7 +46,7 @@ class Diagnostics:
                     hook = self.see_logits(f"attention/max_logit_{number}")
                     handles.append(part.register_forward_pre_hook(hook))
         try:
-            with as_written(self.model):
+            with eager(self.model):
                 yield
         finally:
             for handle in handles:
@@ -95,4 +95,4 @@ class Diagnostics:
 
 
 def norm(tensors: Sequence[Tensor]) -> float:
-    return float(whole(nn.utils.get_total_norm(list(tensors))))
+    return float(full_tensor(nn.utils.get_total_norm(list(tensors))))

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from nanogpt_kit.core.errors import NotFinite, RunFailed
-from nanogpt_kit.nn.spread import is_spread
-from nanogpt_kit.train.arriving import Arriving
+from nanogpt_kit.nn.sharded import is_sharded
+from nanogpt_kit.train.pending import PendingScalars
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
@@ -31,7 +31,7 @@ class FiniteChecks:
     def __init__(self, run: Trainer) -> None:
         """For a model as it was built: buffers that are infinite by then, such as masks, are meant to be."""
         self.run = run
-        self.unread: tuple[int, Arriving] | None = None  # loss and gradient norm of the newest step
+        self.unread: tuple[int, PendingScalars] | None = None  # loss and gradient norm of the newest step
         self.known_good = -1  # how many updates the weights had that a finite loss was computed from
         self.model_read = -1  # the step whose weights were found to be good
         self.steps_read = self.steps_clipped = 0  # since the last logged step
@@ -39,7 +39,7 @@ class FiniteChecks:
 
     def note(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
         """Of the step from the weights that have had `step` updates. `read_step` looks at them when they have come."""
-        self.unread = step, Arriving(loss, grad_norm)
+        self.unread = step, PendingScalars(loss, grad_norm)
 
     def read_step(self) -> None:
         """Reads what `note` was given last, before its weights are evaluated, saved or trained on for long."""
@@ -98,13 +98,13 @@ class FiniteChecks:
     def check_metrics(self, metrics: Mapping[str, float]) -> None:
         """Of evaluators that give finite numbers only."""
         broken = {name: value for name, value in metrics.items() if not math.isfinite(value)}
-        found = next(filter(None, self.run.world.all_say(broken)), None)
+        found = next(filter(None, self.run.world.all_gather(broken)), None)
         if found:
             values = ", ".join(f"{name} is {value}" for name, value in found.items())
             raise NotFinite(f"{values} at step {self.run.step}; {HELP}")
 
     def _refuse(self, what: str, tensors: Iterable[tuple[str, Any]], allowed: Iterable[str] = ()) -> None:
-        found = self.run.world.all_say(non_finite(tensors))
+        found = self.run.world.all_gather(non_finite(tensors))
         names = [name for name in dict.fromkeys(name for names in found for name in names) if name not in allowed]
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -123,7 +123,7 @@ def non_finite(tensors: Iterable[tuple[str, Any]]) -> list[str]:
     for name, tensor in tensors:
         if not isinstance(tensor, Tensor):
             continue
-        part: Tensor = tensor.to_local() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+        part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
         if (part.is_floating_point() or part.is_complex()) and part.numel():
             part = part.float() if part.element_size() == 1 else part  # fp8 has no norms
             alike[part.device, part.dtype][name] = part

@@ -18,8 +18,8 @@ from nanogpt_kit.checkpoint.rng import own_rng
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.nn.blank import at_model, check_size, memory_bytes, size_bytes
-from nanogpt_kit.nn.spread import reshard
+from nanogpt_kit.nn.sharded import reshard
+from nanogpt_kit.nn.uninitialized import at_model, check_size, memory_bytes, size_bytes
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
@@ -29,7 +29,7 @@ BATCH_BYTES = 16  # of a token: its id and its target
 SHARE = 0.5  # of the free memory that activations may take: gradients and the optimizer's state come later
 
 
-def memory(device: str) -> dict[str, float]:
+def memory_metrics(device: str) -> dict[str, float]:
     """{"memory/peak_bytes": ...}: on the accelerator, or of the process; empty where the system does not say."""
     peak = peak_bytes(device)
     return {} if peak is None else {"memory/peak_bytes": float(peak)}
@@ -84,7 +84,7 @@ def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunConte
     needed = wanted * BATCH_BYTES // ctx.world_size
     if experiment.total_steps and needed > most:
         reason = f"a batch of {wanted:,} tokens takes at least {needed:,} bytes, and this machine has {most:,}"
-        place = experiment.place(("train", "batch_tokens"))
+        place = experiment.location(("train", "batch_tokens"))
         raise KitError(Fault(f"{reason}; several updates with smaller batches need less", "train.batch_tokens", place))
 
 
@@ -116,7 +116,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def remedy(micro_batch_size: int, is_auto: bool) -> str:
+def out_of_memory_hint(micro_batch_size: int, is_auto: bool) -> str:
     """For a step that needs more memory than there is."""
     if micro_batch_size > 1:
         half = f"train.micro_batch_size = {micro_batch_size // 2} halves what the activations take"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, nearest
+from nanogpt_kit.core.errors import Fault, Key, KitError, did_you_mean, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Callback
-from nanogpt_kit.nn.blank import on_meta
+from nanogpt_kit.nn.uninitialized import build_on_meta
 
 LOGGED = (  # on logged steps, the last three not on every device or in every precision
     "train/loss",
@@ -41,7 +41,9 @@ def check_metrics(experiment: Experiment) -> None:
         if isinstance(part, Callback):
             wanted += [((*key, option), metric) for option, metric in part.metrics_read().items()]
     faults = [
-        Fault(f"no evaluator gives {metric!r}{nearest(metric, names)}", dotted(key), experiment.layers.place(key))
+        Fault(
+            f"no evaluator gives {metric!r}{did_you_mean(metric, names)}", dotted(key), experiment.layers.location(key)
+        )
         for key, metric in wanted
         if metric not in names
     ]
@@ -54,13 +56,13 @@ def check_sweep_metric(experiment: Experiment, metric: str) -> None:
     names = evaluated(experiment)
     if names is None or metric in names or metric in LOGGED or is_watched(experiment, metric):
         return
-    message = f"no run of it has a metric {metric!r}{nearest(metric, {*names, *LOGGED})}"
-    raise KitError(Fault(message, "sweep.metric", experiment.layers.place(("sweep", "metric"))))
+    message = f"no run of it has a metric {metric!r}{did_you_mean(metric, {*names, *LOGGED})}"
+    raise KitError(Fault(message, "sweep.metric", experiment.layers.location(("sweep", "metric"))))
 
 
 def is_watched(experiment: Experiment, metric: str) -> bool:
     """Whether it may be of `train.watch`, or a module of the model may give it: those are known when it runs."""
     if metric.partition("/")[0] in experiment.train.watch:
         return True
-    model = on_meta(experiment.model)
+    model = build_on_meta(experiment.model)
     return model is None or any(callable(getattr(module, "metrics", None)) for module in model.modules())

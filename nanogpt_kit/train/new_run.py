@@ -20,7 +20,7 @@ from nanogpt_kit.data.record import MANIFEST, fingerprint
 from nanogpt_kit.data.vocabulary import kept_tokenizers, read_record
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
-from nanogpt_kit.runs.files import own_folder, read_json, write_atomically, write_json
+from nanogpt_kit.runs.files import git_ignored_folder, read_json, write_atomically, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.warm_start import WarmStart
@@ -35,8 +35,8 @@ COMPARED = {"splits": "other tokens", "documents": "other document boundaries", 
 def shared_folder(make: Callable[[], RunFolder], world: World) -> RunFolder:
     """The new folder that rank 0 makes. Raises KitError where another rank does not see it."""
     made = make().path if world.rank == 0 else None
-    folder = RunFolder(world.first_says(made))
-    blind = [rank for rank, sees in enumerate(world.all_say(folder.experiment.exists())) if not sees]
+    folder = RunFolder(world.broadcast(made))
+    blind = [rank for rank, sees in enumerate(world.all_gather(folder.experiment.exists())) if not sees]
     if blind:
         raise KitError(f"rank {blind[0]} does not see {folder}: runs have to lie on a disk that all nodes share")
     return folder
@@ -68,7 +68,7 @@ def new_folder(
     if start:
         origin["init_from"] = start.facts()
     toml = experiment.to_toml(with_copies=True)
-    with own_folder(runs.runs_root()) if into is None else nullcontext():
+    with git_ignored_folder(runs.runs_root()) if into is None else nullcontext():
         folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
         try:
             for path, source in experiment.component_sources.items():
@@ -146,5 +146,5 @@ def data_facts(data: Prepared) -> dict[str, Any]:
 
 def choices(experiment: Experiment, ctx: RunContext) -> dict[str, str]:
     """What components chose for this place, by their keys: {"model.attention": "backend flash"}."""
-    told = {dotted(key): component.chosen(ctx) for key, component in experiment.parts()}
+    told = {dotted(key): component.explain_choices(ctx) for key, component in experiment.parts()}
     return {key: words for key, words in told.items() if words}

@@ -80,7 +80,7 @@ def newest_unfinished(wanted: Experiment) -> RunFolder:
     where there is none, Busy where that one is at work.
     """
     parent = runs.runs_root() / wanted.name
-    found = runs.of_experiment(parent)
+    found = runs.runs_of_experiment(parent)
     mine = of_same_seed(found, wanted) or found
     statuses: dict[RunFolder, Status] = {}
     for folder in reversed(mine):
@@ -101,7 +101,7 @@ def of_same_seed(found: Sequence[RunFolder], wanted: Experiment) -> list[RunFold
 
 def options_to_extend(folder: RunFolder) -> str:
     """The options of `run` that continue a finished run."""
-    return f"--resume={shlex.quote(str(runs.from_here(folder.path)))} train.steps=<more>"
+    return f"--resume={shlex.quote(str(runs.relative_to_cwd(folder.path)))} train.steps=<more>"
 
 
 def is_done(status: Status, wanted: Experiment) -> bool:
@@ -126,7 +126,7 @@ def check_differences(before: Experiment, wanted: Experiment) -> None:
             reason = "a resumed run goes on as it began"
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-            faults.append(Fault(f"{now!r} now, {then!r} in the run; {reason}", key, wanted.place(parts)))
+            faults.append(Fault(f"{now!r} now, {then!r} in the run; {reason}", key, wanted.location(parts)))
     if faults:
         raise KitError(*faults)
 
@@ -147,7 +147,7 @@ def of_seed(wanted: Experiment) -> tuple[RunFolder | None, str | None]:
 
     Raises KitError where all are finished and none has done what is asked for, Busy where one is at work.
     """
-    mine = of_same_seed(runs.of_experiment(runs.runs_root() / wanted.name), wanted)
+    mine = of_same_seed(runs.runs_of_experiment(runs.runs_root() / wanted.name), wanted)
     for folder in reversed(mine):
         if is_done(folder.status(), wanted):
             return folder, None

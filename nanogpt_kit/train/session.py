@@ -17,17 +17,17 @@ import nanogpt_kit
 from nanogpt_kit.core.errors import Busy, KitError, LostRank, OutOfMemory, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepare import prepare
-from nanogpt_kit.generate.loaded import LoadedRun
+from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.generate.prompt import check_prompt
-from nanogpt_kit.nn.blank import check_parts
 from nanogpt_kit.nn.flops import num_params
+from nanogpt_kit.nn.uninitialized import check_parts
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import read_json, write_atomically
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import Best, EndedBy, State, cause_of, error_chain, origin_of
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.cores import Cores
-from nanogpt_kit.train.evaluate import apart, check_evaluators, show
+from nanogpt_kit.train.evaluation import check_evaluators, eval_mode, publish_samples
 from nanogpt_kit.train.memory import check_memory, is_out_of_memory, keep_freed_memory
 from nanogpt_kit.train.metric_names import check_metrics
 from nanogpt_kit.train.new_run import check_data, choices, data_facts, new_folder, shared_folder
@@ -70,7 +70,7 @@ def run(
         check_memory(experiment, check_parts(experiment), ctx)
         runs.check_runs_root(experiment.name)
         start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
-        if world.first_says(start is not None) and world.rank:  # not at once: it may be a download
+        if world.broadcast(start is not None) and world.rank:  # not at once: it may be a download
             start = WarmStart.find(experiment, resumed, trust_code)
         data = prepare(experiment, resumed=resumed, verify=world.local_rank == 0)  # for all ranks of this machine
         check_prompt(experiment, data.encoder)  # a mistake there would show after the training
@@ -82,7 +82,7 @@ def run(
             check_data(resumed, data, facts)
         versions = {"nanogpt-kit": nanogpt_kit.__version__, "torch": torch.__version__}
         same = {"tokens": facts["splits"], "documents": facts["documents"], "the tokenizer": facts["tokenizer"]}
-        world.agree({"the experiment": experiment.fingerprint(), **versions, **same})
+        world.require_same({"the experiment": experiment.fingerprint(), **versions, **same})
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         cores = Cores.choose(experiment, ctx, data.encoder.vocab_size)
         torch.set_num_threads(cores.threads)
@@ -137,21 +137,21 @@ def reopened(
     """What to run, and in which folder where it is not a new one. All ranks go on with the run that rank 0 finds."""
     if resume is None:  # rank 0 alone decides: a node that came back counts no restarts
         begun = begun_by_this_launch(experiment) if world.rank == 0 and launch() else None
-        resume = world.first_says(None if begun is None else str(begun))
+        resume = world.broadcast(None if begun is None else str(begun))
         if resume:
             logger.info("torchrun has started again: going on with %s", resume)
     if resume is None:
         return experiment, None
     if world.rank == 0:
         found = reopen(experiment, resume, trust_code)
-        world.first_says(found[1].path)
+        world.broadcast(found[1].path)
         return found
-    return reopen(experiment, str(world.first_says(None)), trust_code)
+    return reopen(experiment, str(world.broadcast(None)), trust_code)
 
 
 def begun_by_this_launch(experiment: Experiment) -> RunFolder | None:
     """The unfinished run that torchrun has started before, and starts again since one of its processes has failed."""
-    for folder in reversed(runs.of_experiment(runs.runs_root() / experiment.name)):
+    for folder in reversed(runs.runs_of_experiment(runs.runs_root() / experiment.name)):
         with suppress(OSError, ValueError, KeyError):
             origin = read_json(folder.path / "provenance.json")
             same = (origin["launch"], origin["fingerprint"]) == (launch(), experiment.fingerprint())
@@ -263,11 +263,11 @@ def report(trainer: Trainer, end: End) -> None:
 def write_samples(trainer: Trainer) -> None:
     """What the model writes at the end of its run, into samples.txt and to the callbacks."""
     wanted = trainer.experiment.sample
-    writer = LoadedRun(trainer.experiment, trainer.model, trainer.data.encoder, trainer.precision.device)
+    writer = TextGenerator(trainer.experiment, trainer.model, trainer.data.encoder, trainer.precision.device)
     texts = [wanted.prompt] * wanted.num_samples
-    with trainer.hooks.evaluation(trainer), apart(trainer, wanted.seed):
+    with trainer.hooks.evaluation(trainer), eval_mode(trainer, wanted.seed):
         pieces = writer.pieces(texts)  # on all ranks alike: each may hold but a part of the model
         for piece in takewhile(lambda _: not trainer.interrupted(), pieces):
             texts[piece.number] += piece.text
     if not trainer.interrupted():
-        show(trainer, texts)
+        publish_samples(trainer, texts)

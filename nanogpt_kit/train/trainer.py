@@ -23,21 +23,21 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.core.kinds import ModelContext, OrderContext
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.data.batches import Ahead, Batch, Batches
+from nanogpt_kit.data.batches import Batch, Batches, Prefetcher
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.roles import by_role
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog
-from nanogpt_kit.train.compile import Compile, recompute, warm_up
-from nanogpt_kit.train.cores import Cores, Shared
+from nanogpt_kit.train.checkpoints import Checkpoints
+from nanogpt_kit.train.compile import Compile, checkpoint_activations, warm_up
+from nanogpt_kit.train.cores import Cores, ThreadedModel
 from nanogpt_kit.train.diagnostics import Diagnostics
 from nanogpt_kit.train.efficiency import Efficiency
-from nanogpt_kit.train.evaluate import evaluate
+from nanogpt_kit.train.evaluation import run_evaluators
 from nanogpt_kit.train.finite import FiniteChecks
-from nanogpt_kit.train.memory import is_out_of_memory, memory, micro_batch_size, remedy
+from nanogpt_kit.train.memory import is_out_of_memory, memory_metrics, micro_batch_size, out_of_memory_hint
 from nanogpt_kit.train.precision import Precision
-from nanogpt_kit.train.saving import Saving
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.world import World
 
@@ -82,17 +82,17 @@ class Trainer:
         self.model = experiment.model.build(ModelContext(vocab_size=data.encoder.vocab_size))
         experiment.init.apply(self.model)
         self.finite = FiniteChecks(self)
-        self.saving = Saving(self)
+        self.saving = Checkpoints(self)
         self.saving.saved_at = self.evaluated_at  # nor are they worth a checkpoint
         if not self.saving.load_weights(self.model) and weights is not None:
             fit(self.model, weights, str(experiment.model.init_from))
         self.model.to(ctx.device)
         if experiment.train.activation_checkpointing:
-            recompute(self.model)
+            checkpoint_activations(self.model)
         self.diagnostics = Diagnostics(self.model, experiment.train.watch)
-        self.spread = experiment.parallel.spread(self.model, ctx)
+        self.wrap = experiment.parallel.wrap(self.model, ctx)
         if cores.shares > 1:
-            self.spread = Shared(self.spread, self.model, cores.shares)
+            self.wrap = ThreadedModel(self.wrap, self.model, cores.shares)
         self.optimizer = experiment.optimizer.build(self.groups())
         self.peaks = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
         self.scaler = self.precision.scaler()
@@ -108,7 +108,7 @@ class Trainer:
         with_segments, pin = experiment.model.document_mask, ctx.device == "cuda"
         share = {"rank": world.rank, "world_size": world.size}
         batches = Batches(split, experiment.order, order, with_segments=with_segments, pin=pin, **share)
-        self.batches = Ahead(batches, self.total_steps)
+        self.batches = Prefetcher(batches, self.total_steps)
 
         saved = self.saving.restore()
         self.micro_batch_size = saved["micro_batch_size"] if saved else micro_batch_size(self)
@@ -173,7 +173,11 @@ class Trainer:
         if log:
             metrics = {"train/loss": loss.item(), "optim/lr": rate, "optim/grad_norm": grad_norm.item()}
             metrics["perf/tokens_per_second"] = speed = self.unlogged_tokens / (self.seconds - self.logged_seconds)
-            metrics |= {**self.efficiency.metrics(speed), **memory(self.precision.device), **self.finite.stability()}
+            metrics |= {
+                **self.efficiency.metrics(speed),
+                **memory_metrics(self.precision.device),
+                **self.finite.stability(),
+            }
             metrics |= self.diagnostics.metrics()
             self.unlogged_tokens, self.logged_seconds = 0, self.seconds
             self.record("logged", metrics)
@@ -184,7 +188,7 @@ class Trainer:
         try:
             mean = self.accumulate(batch)
             self.scaler.unscale_(self.optimizer)
-            grad_norm = self.spread.clip(self.experiment.train.grad_clip)
+            grad_norm = self.wrap.clip(self.experiment.train.grad_clip)
             self.diagnostics.moving()
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -192,7 +196,7 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            told = remedy(self.micro_batch_size, is_auto=self.experiment.train.micro_batch_size == "auto")
+            told = out_of_memory_hint(self.micro_batch_size, is_auto=self.experiment.train.micro_batch_size == "auto")
             raise OutOfMemory(f"step {self.step + 1}: {told}") from error
         return self.world.sum(mean), grad_norm
 
@@ -201,9 +205,9 @@ class Trainer:
         losses = []
         parts = batch.micro_batches(self.micro_batch_size, self.precision.device)
         for number, (ids, targets, segments) in enumerate(parts, start=1):
-            with self.spread.sync(last=number == len(parts)):
+            with self.wrap.sync(last=number == len(parts)):
                 with self.precision.autocast():
-                    loss = self.spread(ids, targets, segments)  # summed over the tokens
+                    loss = self.wrap(ids, targets, segments)  # summed over the tokens
                 loss = loss / batch.all_tokens  # of all ranks, so that every token of the batch weighs the same
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach().float())
@@ -231,7 +235,7 @@ class Trainer:
         mine = END if self.stop_reason or self.budget_spent else GO_ON
         wanted = self.world.most(INTERRUPTED if self.stop.name else mine)
         if wanted > self.agreed:
-            told = self.world.all_say((self.stop.name, self.stop_reason, self.budget_spent))
+            told = self.world.all_gather((self.stop.name, self.stop_reason, self.budget_spent))
             first = [next(filter(None, words), "") for words in zip(*told, strict=True)]
             self.stop.name, self.stop_reason, self.budget_spent = first
             self.agreed = wanted
@@ -257,7 +261,7 @@ class Trainer:
             return
         self.finite.check_model()
         with self.hooks.evaluation(self):
-            metrics = evaluate(self)
+            metrics = run_evaluators(self)
         if metrics is not None:  # else a signal came meanwhile; a resumed run evaluates here again
             self.evaluated_at = self.step
             self.record("evaluated", metrics)

@@ -19,7 +19,7 @@ from nanogpt_kit.data.vocabulary import read_record
 from nanogpt_kit.interop.bring import import_run
 from nanogpt_kit.interop.foreign import SOFTMAX
 from nanogpt_kit.interop.gpt2 import PUBLISHED
-from nanogpt_kit.nn.blank import blank, on_meta
+from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
@@ -44,7 +44,7 @@ class WarmStart:
 
         Raises KitError where the weights cannot be had or do not fit; downloads a published GPT-2.
         """
-        name, place = wanted.model.init_from, wanted.place(("model", "init_from"))
+        name, place = wanted.model.init_from, wanted.location(("model", "init_from"))
         if name is None or (resumed and store.numbered(resumed.checkpoints)):
             return None
         try:
@@ -59,7 +59,7 @@ class WarmStart:
         tokenizer = read_record(checkpoint / store.TOKENIZER)
         vocab_size = tokenizer["vocab_size"]
         weights = cropped(checkpoint, before, vocab_size, wanted.model.block_size)
-        shapes = on_meta(wanted.model, vocab_size)
+        shapes = build_on_meta(wanted.model, vocab_size)
         if shapes is not None:
             check_fit(shapes, weights, str(checkpoint))
         return cls(checkpoint, store.weights_hash(checkpoint), weights, tokenizer)
@@ -70,7 +70,7 @@ class WarmStart:
             now = f"{data.manifest['tokenizer']['use']} of {data.encoder.vocab_size:,} tokens"
             then = f"{self.tokenizer['use']} of {self.tokenizer['vocab_size']:,}"
             reason = f"{self.checkpoint} was trained on other tokens: {then}, here {now}"
-            raise KitError(Fault(reason, "tokenizer", wanted.place(("tokenizer", "use"))))
+            raise KitError(Fault(reason, "tokenizer", wanted.location(("tokenizer", "use"))))
 
     def facts(self) -> dict[str, str]:
         """For the provenance of the run that starts here."""
@@ -119,7 +119,7 @@ def differences(wanted: Experiment, before: Experiment) -> list[str]:
 
 def cropped(checkpoint: Path, before: Experiment, vocab_size: int, block_size: int) -> dict[str, Tensor]:
     """The weights of a checkpoint, without what belongs to positions from `block_size` on."""
-    model = blank(before.model, vocab_size)
+    model = build_uninitialized(before.model, vocab_size)
     store.load_weights(checkpoint, model)
     crop = getattr(model, "crop", None)
     if crop is not None and block_size < before.model.block_size:

@@ -49,14 +49,14 @@ class World:
             raise self.lost_rank() from error
         dist.destroy_process_group()  # after a failure it could wait for those that are gone
 
-    def first_says(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """On every rank what rank 0 has given here."""
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
-    def all_say(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """On every rank what each has given here, in their order."""
         if self.size == 1:
             return [value]
@@ -78,9 +78,9 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def agree(self, facts: dict[str, Any]) -> None:
+    def require_same(self, facts: dict[str, Any]) -> None:
         """Raises KitError on every rank where one was given other facts than rank 0."""
-        told = self.all_say(facts)
+        told = self.all_gather(facts)
         for rank, others in enumerate(told):
             for name, value in others.items():
                 if value != told[0][name]:

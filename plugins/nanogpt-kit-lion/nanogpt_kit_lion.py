@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import torch
 
-from nanogpt_kit.api import Field, Optimizer, decayed
+from nanogpt_kit.api import Field, Optimizer, with_weight_decay
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -21,7 +21,7 @@ class Lion(Optimizer):
     weight_decay: float = Field(1.0, ge=0, description="pull towards zero, on all but vectors; 3 to 10 times AdamW's")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return SignMomentum(decayed(groups, self.weight_decay), self.lr, self.betas)
+        return SignMomentum(with_weight_decay(groups, self.weight_decay), self.lr, self.betas)
 
 
 class SignMomentum(torch.optim.Optimizer):

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from nanogpt_kit.cli.writing import LINE, write_texts
-from nanogpt_kit.generate.loaded import Piece, load_run
+from nanogpt_kit.generate.generator import Piece, load_run
 from nanogpt_kit.runs.folder import RunFolder
 
 Ask = Callable[..., Any]

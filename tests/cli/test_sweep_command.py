@@ -16,10 +16,10 @@ from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.launch import slots
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep import preview
-from nanogpt_kit.sweep.confirm import Confirmed
-from nanogpt_kit.sweep.forms import FORMS, check_form
 from nanogpt_kit.sweep.preview import START_SECONDS, Speed
-from nanogpt_kit.sweep.summary import Row, Summary, sweep_folder
+from nanogpt_kit.sweep.study.forms import FORMS, check_form
+from nanogpt_kit.sweep.study.plan import Confirmed
+from nanogpt_kit.sweep.study.summary import Row, Summary, sweep_folder
 
 Command = Callable[..., Any]
 USAGE = "Usage: nanogpt-kit sweep [OPTIONS] EXPERIMENT.toml [KEY=VALUE]...\n"

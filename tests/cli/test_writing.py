@@ -11,7 +11,7 @@ import pytest
 
 from nanogpt_kit.cli import writing
 from nanogpt_kit.core.errors import printable
-from nanogpt_kit.generate.loaded import Piece
+from nanogpt_kit.generate.generator import Piece
 from nanogpt_kit.runs import samples
 
 HOSTILE = "a\x1b]0;owned\x07b\x9b2Jc\x7f\rd\u202ee\tf\ng"

@@ -28,8 +28,8 @@ from nanogpt_kit.components.dataset import shakespeare as shakespeare_module
 from nanogpt_kit.components.dataset.python_stdlib import PythonStdlib
 from nanogpt_kit.components.dataset.shakespeare import Shakespeare
 from nanogpt_kit.components.dataset.text import Text
-from nanogpt_kit.core.parquet import REMEDY
-from nanogpt_kit.core.streams import PIECE_BYTES
+from nanogpt_kit.corpus.decompress import PIECE_BYTES
+from nanogpt_kit.corpus.parquet import REMEDY
 from nanogpt_kit.testing.dataset import DatasetConformance
 
 MANY = [f"document {number}, which is about {number**2}" for number in range(300)]
@@ -254,7 +254,7 @@ def test_the_tail_of_a_long_file_is_found_without_reading_what_is_before(
             return found
 
     monkeypatch.setattr(TextFile, "opened", counting)
-    text = "".join(piece for _, document in Text(source=str(path)).assigned() for piece in document)
+    text = "".join(piece for _, document in Text(source=str(path)).documents_with_split() for piece in document)
     assert text == LONG
     assert 2 * path.stat().st_size <= sum(read) < 2.3 * path.stat().st_size
 

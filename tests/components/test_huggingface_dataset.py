@@ -70,7 +70,7 @@ def write(path: Path, texts: list[str | None], **columns: list[Any]) -> Path:
 
 def refusal(dataset: Dataset) -> str:
     with pytest.raises(KitError) as caught:
-        list(dataset.assigned())
+        list(dataset.documents_with_split())
     return str(caught.value)
 
 
@@ -83,7 +83,7 @@ def test_the_ending_of_a_local_file_says_how_to_read_it(tmp_path: Path, name: st
     dataset = HuggingFace(source=str(write(tmp_path / name, [*TEXTS])), streaming=streaming)
     assert list(dataset.all_documents()) == TEXTS
     assert dataset.splits == ("train", "val")
-    assert not dataset.brings_splits
+    assert not dataset.has_own_splits
 
 
 @both_ways
@@ -102,7 +102,7 @@ def test_splits_of_the_source_may_be_named(tmp_path: Path, streaming: bool) -> N
     source = str(tmp_path / "data")
     dataset = HuggingFace(source=source, val="validation", test="test", streaming=streaming)
     assert dataset.splits == ("train", "val", "test")
-    assert dataset.brings_splits
+    assert dataset.has_own_splits
     assert [list(dataset.documents(split)) for split in dataset.splits] == [TEXTS[:400], TEXTS[400:600], TEXTS[600:]]
     assert HuggingFace(source=source, train="test", val="train", streaming=streaming).splits == ("train", "val")
     message = refusal(HuggingFace(source=source, val="valid", streaming=streaming))
@@ -112,16 +112,16 @@ def test_splits_of_the_source_may_be_named(tmp_path: Path, streaming: bool) -> N
 def test_streamed_and_converted_it_is_divided_alike(tmp_path: Path) -> None:
     source = str(write(tmp_path / "a.parquet", [*TEXTS]))
     streamed, converted = (HuggingFace(source=source, streaming=way, test_fraction=0.2) for way in (True, False))
-    assert list(streamed.assigned()) == list(converted.assigned())
+    assert list(streamed.documents_with_split()) == list(converted.documents_with_split())
     assert streamed.fingerprint() == converted.fingerprint()
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
 def test_only_what_is_not_streamed_is_kept(tmp_path: Path, own_cache: Path, name: str) -> None:
     source = str(write(tmp_path / name, [*TEXTS]))
-    list(HuggingFace(source=source).assigned())
+    list(HuggingFace(source=source).documents_with_split())
     assert not list(own_cache.rglob("*.arrow"))
-    list(HuggingFace(source=source, streaming=False).assigned())
+    list(HuggingFace(source=source, streaming=False).documents_with_split())
     (kept,) = own_cache.rglob("*.arrow")
     assert kept.stat().st_size > sum(map(len, TEXTS))
 
@@ -131,7 +131,12 @@ def test_null_is_an_empty_document(tmp_path: Path, streaming: bool) -> None:
     source = str(write(tmp_path / "a.parquet", ["one", None, "", "two"]))
     dataset = HuggingFace(source=source, streaming=streaming)
     assert list(dataset.all_documents()) == ["one", "", "", "two"]
-    assert sorted(text for _, text in dataset.assigned()) == ["", "", "one", "two"]  # empty ones are counted
+    assert sorted(text for _, text in dataset.documents_with_split()) == [
+        "",
+        "",
+        "one",
+        "two",
+    ]  # empty ones are counted
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the library's reader of .csv leaves it open
@@ -227,7 +232,7 @@ def test_reading_is_quiet_and_leaves_no_trace(tmp_path: Path, capfd: pytest.Capt
 
     before = datasets.utils.are_progress_bars_disabled(), datasets.utils.logging.get_verbosity()
     source = str(write(tmp_path / "a.parquet", [*TEXTS]))
-    list(HuggingFace(source=source, streaming=False).assigned())
+    list(HuggingFace(source=source, streaming=False).documents_with_split())
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     refusal(HuggingFace(source=str(tmp_path / "b.parquet"), streaming=False))
     assert capfd.readouterr() == ("", "")
@@ -309,13 +314,15 @@ def test_openwebtext_reads_a_local_copy(tmp_path: Path, streaming: bool) -> None
         write(tmp_path / "copy" / f"{number}.parquet", TEXTS[number * 350 :][:350])
     dataset = OpenWebText(source=str(tmp_path / "copy"), streaming=streaming, val_fraction=0.2)
     assert list(dataset.all_documents()) == TEXTS
-    assert list(dataset.assigned()) == list(HuggingFace(source=str(tmp_path / "copy"), val_fraction=0.2).assigned())
+    assert list(dataset.documents_with_split()) == list(
+        HuggingFace(source=str(tmp_path / "copy"), val_fraction=0.2).documents_with_split()
+    )
 
 
 def test_openwebtext_validates_on_one_page_in_two_thousand_as_nanogpt_does(tmp_path: Path) -> None:
     texts = [str(number) for number in range(60_000)]
     dataset = OpenWebText(source=str(write(tmp_path / "a.parquet", [*texts])))
-    count = sum(split == "val" for split, _ in dataset.assigned())
+    count = sum(split == "val" for split, _ in dataset.documents_with_split())
     assert count == pytest.approx(30, abs=4 * 30**0.5)
 
 

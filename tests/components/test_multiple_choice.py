@@ -139,7 +139,7 @@ def found_scores(ctx: Any, file: str) -> dict[str, tuple[list[float], list[bool]
     found = {}
     for batch in batches(asked, ctx.block_size, ctx.batch_size * ctx.block_size, ANY):
         for one, score in zip(batch, scores(batch, ctx), strict=True):
-            found[one.question.place] = score
+            found[one.question.location] = score
     return found
 
 
@@ -199,7 +199,9 @@ def test_batches_hold_what_fits_and_no_more(tmp_path: Path, standing: Any, batch
         return columns <= BLOCK and 2 * len(batch) * columns <= batch_size * BLOCK
 
     found = list(batches(asked, BLOCK, batch_size * BLOCK, ANY))
-    assert sorted(one.question.place for batch in found for one in batch) == sorted(one.question.place for one in asked)
+    assert sorted(one.question.location for batch in found for one in batch) == sorted(
+        one.question.location for one in asked
+    )
     assert all(len(batch) == 1 or fits(batch) for batch in found)
     assert not any(fits([*batch, following[0]]) for batch, following in pairwise(found))
     for most in (5, 40, 90):

@@ -16,7 +16,7 @@ import pytest
 
 from nanogpt_kit.api import KitError
 from nanogpt_kit.components.dataset.token_files import TokenFiles
-from nanogpt_kit.core.token_file import PIECE
+from nanogpt_kit.corpus.token_file import PIECE
 from nanogpt_kit.testing.dataset import DatasetConformance
 
 GPT2, LLAMA3 = (20240520, 1), (20240801, 7)

@@ -26,10 +26,10 @@ from nanogpt_kit.components.tokenizer.char import Char
 from nanogpt_kit.components.tokenizer.gpt2 import GPT2
 from nanogpt_kit.components.tokenizer.huggingface import SPLITS, USUAL_ENDS, HuggingFace
 from nanogpt_kit.components.tokenizer.tiktoken import VOCAB_SIZES, Tiktoken
-from nanogpt_kit.core import bpe as bpe_module
-from nanogpt_kit.core import library_decoder
-from nanogpt_kit.core.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
 from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.corpus import bpe as bpe_module
+from nanogpt_kit.corpus import library_decoder
+from nanogpt_kit.corpus.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
 from nanogpt_kit.data.vocabulary import restored
 from nanogpt_kit.testing.tokenizer import SPECIAL, STRANGE, TokenizerConformance
 

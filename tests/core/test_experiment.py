@@ -257,7 +257,7 @@ def test_whatever_is_written_is_valid_or_told_with_its_place(changes: list[tuple
             load(Path(folder), tomli_w.dumps(values))
         except KitError as refused:
             for fault in refused.faults:
-                assert fault.place.startswith(str(Path(folder) / "exp.toml"))
+                assert fault.location.startswith(str(Path(folder) / "exp.toml"))
                 assert fault.key
                 assert fault.message
 
@@ -342,7 +342,7 @@ def test_what_is_written_down_loads_back_as_the_same_experiment(values: dict[str
     assert again.to_toml() == first.to_toml()
     assert again.fingerprint() == first.fingerprint()
     assert again.differences(first) == {}
-    assert all("default" not in again.place(key) for key in every(again.resolved()))
+    assert all("default" not in again.location(key) for key in every(again.resolved()))
 
 
 @settings(deadline=None)
@@ -424,7 +424,7 @@ def test_every_value_knows_where_it_comes_from(key: tuple[str | int, ...], where
     (tmp_path / "base.toml").write_text(VALID, encoding="utf-8")
     top = 'extends = "base.toml"\nname = "y"\n[optimizer]\nlr = 1\n[model]\nmlp = "gelu"'
     experiment = load(tmp_path, top, "train.steps=30", "callback.0.every_seconds=3")
-    assert Path(experiment.place(key)).name == where
+    assert Path(experiment.location(key)).name == where
 
 
 def test_a_dropped_option_is_noted(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def layers(folder: Path, top: str, *overrides: str, base: str = "") -> Layers:
 
 
 def place(layers: Layers, *key: str | int) -> str:
-    return Path(layers.place(key)).name
+    return Path(layers.location(key)).name
 
 
 def test_the_file_holds_over_its_base_and_the_command_line_over_both(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_another_component_drops_the_old_options_whatever_the_order(overrides: t
     assert found.notes == [
         f"model.norm: 'b' (command line) takes the place of 'a' ({tmp_path / 'top.toml'}:3); dropped its x, z"
     ]
-    assert found.place(("model", "norm", "z")) == "command line"
+    assert found.location(("model", "norm", "z")) == "command line"
 
 
 def test_another_component_in_a_file_is_told_with_both_places(tmp_path: Path) -> None:
@@ -251,8 +251,8 @@ def keys(values: Any, at: tuple[str | int, ...] = ()) -> set[tuple[str | int, ..
 def test_whatever_holds_has_a_place_and_what_is_gone_has_none(base: Any, top: Any, overrides: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = layers(Path(folder), tomli_w.dumps(top), *overrides, base=tomli_w.dumps(base))
-    assert found.places.keys() == keys(found.values)
-    for key, where in found.places.items():
+    assert found.locations.keys() == keys(found.values)
+    for key, where in found.locations.items():
         if where != "command line" and key and isinstance(key[-1], str):
             file = {"base": base, "top": top}[Path(where).stem]
             assert key in keys(file) or key[-1] == "use", f"{key} is not in {where}"

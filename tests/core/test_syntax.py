@@ -60,7 +60,7 @@ def test_a_slip_is_named_with_its_line_and_key_and_remedy(text: str, tmp_path: P
     with pytest.raises(KitError) as refused:
         toml.read(path)
     (fault,) = refused.value.faults
-    assert (fault.place, fault.key) == (f"{path}:{line}", key)
+    assert (fault.location, fault.key) == (f"{path}:{line}", key)
     assert [words for words in remedy if words not in fault.message] == []
 
 
@@ -102,7 +102,7 @@ def test_what_is_deep_or_long_is_named_with_its_line(name: str, tmp_path: Path) 
     line = 2 if DEEP[name].startswith("\n") else 1
     with pytest.raises(KitError) as refused:
         Layers.load(path)
-    assert refused.value.faults[0].place == f"{path}:{line}"
+    assert refused.value.faults[0].location == f"{path}:{line}"
     assert len(str(refused.value)) < 1000
 
 
@@ -121,7 +121,7 @@ def test_what_is_deep_or_long_on_the_command_line_is_refused_there(override: str
     path.write_text("")
     with pytest.raises(KitError) as refused:
         Layers.load(path, [override])
-    assert refused.value.faults[0].place == "command line"
+    assert refused.value.faults[0].location == "command line"
     assert len(str(refused.value)) < 1000
 
 
@@ -176,11 +176,11 @@ def test_laying_values_takes_time_in_proportion_to_them(tmp_path: Path) -> None:
             return super().__iter__()
 
     layers = Layers()
-    layers.places = Places()  # type: ignore[assignment]
+    layers.locations = Places()  # type: ignore[assignment]
     layers.add({f"k{n}": n for n in range(100)}, lambda key: "below")
     layers.add({f"k{n}": [n] for n in range(100)}, lambda key: "above")
     assert Places.scans == 0
-    assert layers.places[("k5", 0)] == "above"
+    assert layers.locations[("k5", 0)] == "above"
 
 
 def test_controls_in_keys_and_values_are_escaped(tiny: Path, command: Callable[..., object]) -> None:

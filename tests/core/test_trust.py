@@ -174,8 +174,8 @@ def test_what_was_checked_is_what_is_executed_and_kept(
 
 def test_the_ledger_is_the_users_alone_and_says_which_file(write: Callable[..., Path], tmp_path: Path) -> None:
     Experiment.load(write(tmp_path / "exp.toml"), trust_code=True)
-    assert trust.ledger().stat().st_mode & 0o777 == 0o600
-    (line,) = trust.ledger().read_text().splitlines()
+    assert trust.trusted_hashes_file().stat().st_mode & 0o777 == 0o600
+    (line,) = trust.trusted_hashes_file().read_text().splitlines()
     content, _, path = line.partition(" ")
     assert content == registry.hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()
     assert json.loads(path) == str(tmp_path / "mine.py")
@@ -186,10 +186,10 @@ def test_a_ledger_that_is_damaged_only_costs_a_question(
 ) -> None:
     path = write(tmp_path / "exp.toml")
     Experiment.load(path, trust_code=True)
-    trust.ledger().write_bytes(b'\xff\n\n0123 "/unfinished' + trust.ledger().read_bytes()[3:])
+    trust.trusted_hashes_file().write_bytes(b'\xff\n\n0123 "/unfinished' + trust.trusted_hashes_file().read_bytes()[3:])
     refused(path)
-    trust.ledger().unlink()
-    os.mkfifo(trust.ledger())
+    trust.trusted_hashes_file().unlink()
+    os.mkfifo(trust.trusted_hashes_file())
     refused(path)
 
 

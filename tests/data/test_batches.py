@@ -16,7 +16,7 @@ from nanogpt_kit.components.order.random import Random
 from nanogpt_kit.components.order.sequential import Sequential
 from nanogpt_kit.components.order.shuffled import Shuffled
 from nanogpt_kit.core.errors import RunFailed
-from nanogpt_kit.data.batches import Ahead, Batch, Batches, every_token_once
+from nanogpt_kit.data.batches import Batch, Batches, Prefetcher, evaluation_batches
 from nanogpt_kit.data.split import Split
 
 BLOCK, WINDOWS = 5, 7
@@ -85,7 +85,7 @@ def test_micro_batches_are_the_batch_in_pieces(batches: Batches, size: int, leng
 )
 def test_every_token_but_the_first_is_a_target_once(n_tokens: int, block_size: int, batch_size: int) -> None:
     tokens = np.arange(1000, 1000 + n_tokens, dtype=np.uint16)
-    batches = list(every_token_once(split_of(tokens), block_size, batch_size))
+    batches = list(evaluation_batches(split_of(tokens), block_size, batch_size))
     targets = torch.cat([batch.targets for batch in batches]).flatten().tolist()
     n_windows = -(-(n_tokens - 1) // block_size)
     assert targets == [*range(1001, 1000 + n_tokens), *[-1] * (n_windows * block_size - (n_tokens - 1))]
@@ -96,7 +96,7 @@ def test_every_token_but_the_first_is_a_target_once(n_tokens: int, block_size: i
 
 def test_each_target_of_a_whole_split_follows_its_own_id(tokens: np.ndarray) -> None:
     raw = tokens.tolist()
-    for batch in every_token_once(split_of(tokens), block_size=8, batch_size=4):
+    for batch in evaluation_batches(split_of(tokens), block_size=8, batch_size=4):
         assert batch.ids.dtype == batch.targets.dtype == torch.int64
         for start, ids, targets in zip(batch.starts, batch.ids.tolist(), batch.targets.tolist(), strict=True):
             wanted = targets.index(-1) if -1 in targets else len(targets)
@@ -106,7 +106,7 @@ def test_each_target_of_a_whole_split_follows_its_own_id(tokens: np.ndarray) -> 
 
 
 def test_a_single_token_has_no_targets() -> None:
-    assert list(every_token_once(split_of(np.array([7], dtype=np.uint16)), block_size=4, batch_size=2)) == []
+    assert list(evaluation_batches(split_of(np.array([7], dtype=np.uint16)), block_size=4, batch_size=2)) == []
 
 
 # --- ranks, and batches made ahead ------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def test_the_ranks_see_each_window_once_an_epoch_and_share_none(
 
 
 def test_a_batch_made_ahead_is_the_same_batch(batches: Batches) -> None:
-    ahead = Ahead(batches, total_steps=6)
+    ahead = Prefetcher(batches, total_steps=6)
     for step in (0, 1, 2, 5, 3, 4, 5):  # in turn, and not
         assert torch.equal(ahead.at(step).ids, batches.at(step).ids)
 
@@ -175,7 +175,7 @@ def test_batches_are_made_ahead_up_to_the_last_step_and_no_further(batches: Batc
             asked.extend(steps)
             return super().of(steps)
 
-    ahead = Ahead(Counting(batches.split, batches.order, batches.ctx), total_steps=3)
+    ahead = Prefetcher(Counting(batches.split, batches.order, batches.ctx), total_steps=3)
     for step in range(3):
         ahead.at(step)
     assert sorted(asked) == [0, 1, 2]
@@ -186,7 +186,7 @@ def test_the_error_of_a_batch_made_ahead_is_raised_where_the_batch_is_wanted(bat
         def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
             return super().starts(step, ctx) + (1000 if step == 1 else 0)
 
-    ahead = Ahead(Batches(batches.split, Leaving(), batches.ctx), total_steps=3)
+    ahead = Prefetcher(Batches(batches.split, Leaving(), batches.ctx), total_steps=3)
     ahead.at(0)
     with pytest.raises(RunFailed, match=r"order Leaving gave starts .* for step 1; expected 7 of them, from 0 to 205"):
         ahead.at(1)
@@ -210,10 +210,11 @@ def test_the_batch_of_step_one_million_is_had_in_under_a_millisecond() -> None:
 def test_the_ranks_evaluate_every_token_once_and_each_as_many_batches(world_size: int, batch_size: int) -> None:
     split = split_of(np.arange(7 * BLOCK + 3, dtype=np.uint16))
     shares = [
-        list(every_token_once(split, BLOCK, batch_size, rank=rank, world_size=world_size)) for rank in range(world_size)
+        list(evaluation_batches(split, BLOCK, batch_size, rank=rank, world_size=world_size))
+        for rank in range(world_size)
     ]
     assert len({len(share) for share in shares}) == 1
     targets = [target for share in shares for batch in share for target in batch.targets[batch.targets >= 0].tolist()]
     assert sorted(targets) == list(range(1, len(split.tokens)))
     in_turn = [batch.starts.tolist() for round_ in zip(*shares, strict=True) for batch in round_ if batch.all_tokens]
-    assert in_turn == [batch.starts.tolist() for batch in every_token_once(split, BLOCK, batch_size)]
+    assert in_turn == [batch.starts.tolist() for batch in evaluation_batches(split, BLOCK, batch_size)]

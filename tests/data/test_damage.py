@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from nanogpt_kit.api import KitError
-from nanogpt_kit.core import contents
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.corpus import hashes
 from nanogpt_kit.data import damage
 from nanogpt_kit.data.damage import DataFile
 from nanogpt_kit.data.manifest import LISTED, Prepared
@@ -309,7 +309,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were read; all are large here."""
     names: list[str] = []
     reading = DataFile.read
-    monkeypatch.setattr(contents, "REMEMBERED_BYTES", 1)
+    monkeypatch.setattr(hashes, "REMEMBERED_BYTES", 1)
     monkeypatch.setattr(DataFile, "read", lambda self, path: names.append(path.name) or reading(self, path))
     return names
 

@@ -23,12 +23,12 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data import encode as encoding
 from nanogpt_kit.data import jobs as cutting
 from nanogpt_kit.data import prepare as preparation
-from nanogpt_kit.data import ready_made
+from nanogpt_kit.data import pretokenized
 from nanogpt_kit.data import write as writing
 from nanogpt_kit.data.encode import Encoded, encode
 from nanogpt_kit.data.jobs import Watch, cut_up, jobs
 from nanogpt_kit.data.prepare import data_root, prepare
-from nanogpt_kit.data.write import Outdated, Writer
+from nanogpt_kit.data.write import StalePartial, Writer
 from nanogpt_kit.runs.lock import Lock
 
 # A tokenizer worth other processes; told to, it fails at a word.
@@ -90,7 +90,7 @@ class Fixed(Dataset):
 class AfterSpaces(ByteEncoder):
     """Bytes that may be cut behind a space only."""
 
-    heavy = True
+    is_expensive = True
 
     def cut(self, text: str) -> int:
         return text.rfind(" ") + 1
@@ -173,7 +173,7 @@ def test_jobs_hold_every_document_in_order(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_split_that_the_dataset_does_not_have_is_named() -> None:
     class Astray(Fixed):
-        def assigned(self) -> Iterator[tuple[str, Document]]:
+        def documents_with_split(self) -> Iterator[tuple[str, Document]]:
             yield "validation", "text"
 
     with pytest.raises(KitError, match=r"gave a document to 'validation'; its splits are train, val"):
@@ -197,7 +197,7 @@ def test_tokens_of_documents_that_two_splits_share_are_counted() -> None:
     for split, parts in documents.items():
         tokens = np.frombuffer(b"|".join(parts), np.uint8)
         for piece in np.split(tokens, [2, 3, 4, 5, 9]):
-            ready_made.see(watch, split, piece, np.flatnonzero(piece == ord("|")), ByteEncoder())
+            pretokenized.see(watch, split, piece, np.flatnonzero(piece == ord("|")), ByteEncoder())
         watch.see_part(split, b"", ends=True)
     assert watch.duplicates == {"train": 3, "val": 0}
     assert watch.val == b"both||val|val|open"
@@ -390,7 +390,7 @@ def test_what_is_damaged_of_an_earlier_preparation_is_not_gone_on_with(
     Writer(folder, ("train", "val"), "us").stack.close()  # as long as nothing is wrong, it would be
     harm(folder)
     outside = files(tmp_path) if (tmp_path / "outside").is_file() else {}
-    with pytest.raises(Outdated, match=names):
+    with pytest.raises(StalePartial, match=names):
         Writer(folder, ("train", "val"), "us")
     assert all((tmp_path / name).read_bytes() == content for name, content in outside.items())
 
@@ -624,8 +624,8 @@ def test_a_waiting_preparation_says_so(
 
 
 def test_encoders_are_light_or_heavy() -> None:
-    assert Encoder.heavy
-    assert not ByteEncoder.heavy
+    assert Encoder.is_expensive
+    assert not ByteEncoder.is_expensive
 
 
 def test_what_an_earlier_preparation_left_survives_a_mistake_of_this_one(
@@ -661,7 +661,7 @@ def test_a_whole_preparation_that_was_not_renamed_yet_is_taken(
 
 def test_text_that_changes_while_it_is_read_is_refused(tiny: Path, tmp_path: Path, text_file: Path) -> None:
     experiment = Experiment.load(tiny)
-    documents = type(experiment.dataset).assigned
+    documents = type(experiment.dataset).documents_with_split
 
     def changed(self: Dataset) -> Iterator[tuple[str, Document]]:
         yield from documents(self)

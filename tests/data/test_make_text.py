@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_kit.core.bpe import R50K, BPEEncoder
+from nanogpt_kit.corpus.bpe import R50K, BPEEncoder
 
 
 def test_the_prose_is_what_its_grammar_makes(prose: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.data.batches import every_token_once
+from nanogpt_kit.data.batches import evaluation_batches
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.data.split import Split
 
@@ -90,7 +90,7 @@ def test_an_option_of_every_order_moves_the_windows(tiny: Path, tmp_path: Path) 
 @pytest.mark.parametrize("with_segments", [True, False])
 def test_evaluation_is_told_of_documents_too(with_segments: bool) -> None:
     split = split_of([5, 6, 3, 9], has_ends=True)
-    batches = list(every_token_once(split, 8, 2, with_segments))
+    batches = list(evaluation_batches(split, 8, 2, with_segments))
     assert all((batch.segments is not None) == with_segments for batch in batches)
     if with_segments:
         for batch in batches:

@@ -15,7 +15,7 @@ from nanogpt_kit.api import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data import vocabulary
 from nanogpt_kit.data.prepare import data_root, prepare
-from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.generate.generator import load_run
 from nanogpt_kit.train import session
 
 QUICK = ["callback=[]", "sample.num_samples=0", "train.steps=2", "tokenizer.use=char"]
@@ -65,7 +65,7 @@ def test_a_damaged_tokenizer_of_another_run_is_named(tiny: Path, tmp_path: Path,
     path.write_text(record, encoding="utf-8")
     with pytest.raises(KitError, match=rf"tokenizer\.from_run: {path} ") as caught:
         prepare(Experiment.load(tiny, ["tokenizer.use=char", f"tokenizer.from_run={path.parents[2]}"]))
-    assert caught.value.faults[0].place == "command line"
+    assert caught.value.faults[0].location == "command line"
 
 
 @pytest.mark.parametrize("state", [{}, {"characters": 3}, {"characters": ["ab"]}])

@@ -22,10 +22,10 @@ from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.decode import Decoder
-from nanogpt_kit.generate.dice import drawn
-from nanogpt_kit.generate.fixed import FixedCache, columns_for
+from nanogpt_kit.generate.draw import draw_tokens
 from nanogpt_kit.generate.packed import Packed
-from nanogpt_kit.generate.shares import Shares, shares_of
+from nanogpt_kit.generate.static_cache import StaticCache, columns_for
+from nanogpt_kit.generate.threads import Shares, shares_of
 from nanogpt_kit.testing.conformance import torch_warns
 
 VOCABULARY, BLOCK = 23, 8
@@ -138,7 +138,7 @@ def test_a_rolling_cache_is_a_window_over_a_text_that_goes_on(position: str) -> 
     decoder = Decoder(rolling, prompts, [], [1, 2], BLOCK, 30, beyond="rolling", with_logprobs=True)
     found = [decoder.draw() for _ in range(30)]
     for row, prompt in enumerate(prompts):
-        text = [*prompt, *(drawn.tokens[row] for drawn in found)]
+        text = [*prompt, *(draw_tokens.tokens[row] for draw_tokens in found)]
         expected = longer(torch.tensor([text]))[0].log_softmax(-1)
         for step, drawn_ in enumerate(found):
             wanted = expected[len(prompt) - 1 + step, drawn_.tokens[row]].item()
@@ -216,7 +216,7 @@ def test_padding_of_the_vocabulary_is_never_drawn() -> None:
 @pytest.mark.parametrize("number", [0, 7])
 def test_tokens_come_as_often_as_their_probability_says(number: int) -> None:
     logits = torch.randn(1, 9, generator=torch.Generator().manual_seed(3)) * 1.5
-    counts = drawn(logits.expand(20_000, -1), range(20_000), number).flatten().bincount(minlength=9)
+    counts = draw_tokens(logits.expand(20_000, -1), range(20_000), number).flatten().bincount(minlength=9)
     expected = 20_000 * logits.softmax(-1)[0]
     distance = ((counts - expected) ** 2 / expected).sum()
     assert distance < 26.1  # chi-squared with 8 degrees of freedom: once in a thousand
@@ -225,7 +225,7 @@ def test_tokens_come_as_often_as_their_probability_says(number: int) -> None:
 def test_the_draws_of_one_text_do_not_depend_on_each_other() -> None:
     logits = torch.zeros(1, 2)
     bits = torch.cat(
-        [drawn(logits.expand(8, -1), range(8), number) for number in range(2000)], dim=1
+        [draw_tokens(logits.expand(8, -1), range(8), number) for number in range(2000)], dim=1
     ).double()  # (8, N)
     pairs = [bits[:, lag:] == bits[:, : bits.size(1) - lag] for lag in (1, 2, 3)]
     pairs += [bits[1:] == bits[:-1], bits[1:, 1:] == bits[:-1, :-1]]
@@ -237,7 +237,7 @@ def test_the_draws_of_one_text_do_not_depend_on_each_other() -> None:
 def test_a_forbidden_token_is_never_drawn(scale: float) -> None:
     logits = torch.full((300, 7), -torch.inf)
     logits[:, 2], logits[:, 5] = 0.0, -scale
-    assert set(drawn(logits, range(300), 0).flatten().tolist()) <= {2, 5}
+    assert set(draw_tokens(logits, range(300), 0).flatten().tolist()) <= {2, 5}
 
 
 @pytest.mark.parametrize("forbidden", [0.0, 0.9, 0.9999])
@@ -246,9 +246,9 @@ def test_in_a_large_vocabulary_a_draw_hardly_minds_how_logits_are_rounded(forbid
     logits = 3 * torch.randn(40, 50257, generator=generator)
     logits[torch.rand(logits.shape, generator=generator) < forbidden] = -torch.inf
     rounded = logits * (1 + 1e-6 * torch.randn(logits.shape, generator=generator))
-    together = drawn(logits, range(40), 3)
-    assert torch.equal(together, drawn(rounded, range(40), 3))
-    alone = [drawn(logits[[row]], [row], 3) for row in range(40)]  # other tokens are possible then
+    together = draw_tokens(logits, range(40), 3)
+    assert torch.equal(together, draw_tokens(rounded, range(40), 3))
+    alone = [draw_tokens(logits[[row]], [row], 3) for row in range(40)]  # other tokens are possible then
     assert torch.equal(together, torch.cat(alone))
 
 
@@ -278,7 +278,7 @@ def through(model: Packed, fast: Packed | None, beyond: str, new: int = 3 * BLOC
     options = {"beyond": beyond, "fast": fast, "device": model.device}
     decoder = Decoder(model, prompts, [Temperature(value=1.3)], range(4), BLOCK, new, **options)
     texts = [list(text) for text in zip(*(decoder.draw().tokens for _ in range(new)), strict=True)]
-    assert isinstance(decoder.cache, FixedCache) == (fast is not None)
+    assert isinstance(decoder.cache, StaticCache) == (fast is not None)
     return texts
 
 

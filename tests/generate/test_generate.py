@@ -14,24 +14,24 @@ from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.loaded import LoadedRun, load_run
+from nanogpt_kit.generate.generator import TextGenerator, load_run
 from nanogpt_kit.generate.prompt import encode_prompt
 from nanogpt_kit.runs.folder import find
 from nanogpt_kit.train import session
 
 
 @pytest.fixture
-def loaded(tiny: Path) -> LoadedRun:
+def loaded(tiny: Path) -> TextGenerator:
     session.run(Experiment.load(tiny, ["callback=[]", "train.steps=60", "optimizer.lr=1e-2"]))
     return load_run("tiny")
 
 
-def test_the_same_seed_gives_the_same_text_and_another_another(loaded: LoadedRun) -> None:
+def test_the_same_seed_gives_the_same_text_and_another_another(loaded: TextGenerator) -> None:
     assert loaded.generate(["1"], seed=3) == loaded.generate(["1"], seed=3)
     assert loaded.generate(["1"], seed=3) != loaded.generate(["1"], seed=4)
 
 
-def test_a_text_does_not_depend_on_its_neighbours(loaded: LoadedRun) -> None:
+def test_a_text_does_not_depend_on_its_neighbours(loaded: TextGenerator) -> None:
     prompts = ["12 times", "1", "41 times 48 is 1968, as every", "12 times"] * 5
     options = {"max_new_tokens": 25, "samplers": [Temperature(value=1.0)]}
     loaded = load_run("tiny", overrides=["sample.precision=fp32"])
@@ -41,7 +41,7 @@ def test_a_text_does_not_depend_on_its_neighbours(loaded: LoadedRun) -> None:
         assert loaded.generate([prompt], seed=7 + number, **options) == [together[number]]
 
 
-def test_exact_goes_on_with_the_last_block(loaded: LoadedRun) -> None:
+def test_exact_goes_on_with_the_last_block(loaded: TextGenerator) -> None:
     block, prompt = loaded.experiment.model.block_size, "41 times 48 is 1968, as every"
     ids = torch.tensor([loaded.encoder.encode_batch([prompt])[0].tolist()])
     assert ids.size(1) > block
@@ -56,12 +56,12 @@ def test_exact_goes_on_with_the_last_block(loaded: LoadedRun) -> None:
     assert [piece.token for piece in pieces] == expected
 
 
-def test_temperature_zero_is_greedy_whatever_the_seed(loaded: LoadedRun) -> None:
+def test_temperature_zero_is_greedy_whatever_the_seed(loaded: TextGenerator) -> None:
     greedy = [Temperature(value=0.0)]
     assert loaded.generate(["3"], seed=1, samplers=greedy) == loaded.generate(["3"], seed=2, samplers=greedy)
 
 
-def test_a_character_of_several_bytes_is_never_shown_by_halves(loaded: LoadedRun) -> None:
+def test_a_character_of_several_bytes_is_never_shown_by_halves(loaded: TextGenerator) -> None:
     class Scripted(torch.nn.Module):
         """Writes "a\u2603b" whatever it reads, then the end of the text."""
 
@@ -72,12 +72,12 @@ def test_a_character_of_several_bytes_is_never_shown_by_halves(loaded: LoadedRun
             cache.advance(ids.size(1))
             return logits
 
-    writer = LoadedRun(loaded.experiment, Scripted(), loaded.encoder, "cpu")
+    writer = TextGenerator(loaded.experiment, Scripted(), loaded.encoder, "cpu")
     assert list(writer.stream("x", max_new_tokens=9)) == ["x", "a", "", "", "\u2603", "b", ""]
     assert [piece.ended for piece in writer.pieces(["x"], 9)] == [None] * 5 + ["eot"]
 
 
-def test_an_empty_prompt_begins_after_an_end_of_text(loaded: LoadedRun) -> None:
+def test_an_empty_prompt_begins_after_an_end_of_text(loaded: TextGenerator) -> None:
     assert encode_prompt(loaded.encoder, "") == [256]
     assert loaded.generate([""], max_new_tokens=0) == [""]
 
@@ -120,7 +120,7 @@ def test_a_run_of_its_own_code_needs_trust_where_that_code_never_ran(
         session.run(Experiment.load(tiny, ["train.steps=1"]), resume=str(folder.path))
 
 
-def test_a_run_without_a_checkpoint_says_so(loaded: LoadedRun) -> None:
+def test_a_run_without_a_checkpoint_says_so(loaded: TextGenerator) -> None:
     folder = find("tiny")
     shutil.rmtree(folder.checkpoints)
     with pytest.raises(KitError, match="no checkpoint yet"):
@@ -136,7 +136,7 @@ def test_weights_come_from_the_newest_whole_checkpoint(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
-def test_weights_that_have_changed_are_written_with(loaded: LoadedRun, precision: str) -> None:
+def test_weights_that_have_changed_are_written_with(loaded: TextGenerator, precision: str) -> None:
     loaded = load_run("tiny", overrides=[f"sample.precision={precision}"])
     before = loaded.generate(["1"], 20)
     with torch.no_grad():
@@ -146,6 +146,6 @@ def test_weights_that_have_changed_are_written_with(loaded: LoadedRun, precision
     assert before != after == loaded.generate(["1"], 20)
 
 
-def test_one_text_is_no_list_of_prompts(loaded: LoadedRun) -> None:
+def test_one_text_is_no_list_of_prompts(loaded: TextGenerator) -> None:
     with pytest.raises(TypeError, match="a list of texts"):
         loaded.generate("abc")

@@ -15,7 +15,7 @@ from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.generate import packed as packing
 from nanogpt_kit.generate.packed import Packed, PackedLinear
-from nanogpt_kit.train.compile import recompute
+from nanogpt_kit.train.compile import checkpoint_activations
 
 PARTS = [
     {},
@@ -178,7 +178,7 @@ def test_who_listens_to_a_module_hears_the_copy() -> None:
 @torch.no_grad()
 def test_blocks_that_are_computed_again_in_training_are_packed_too() -> None:
     model, plain = model_of(), model_of()
-    recompute(model)
+    checkpoint_activations(model)
     packed, expected = Packed(model, "fp16", 1), fed(Packed(plain, "fp16", 1), 1)
     assert torch.equal(fed(packed, 1), expected)
     assert "forward" in vars(model.h[0])

@@ -12,7 +12,7 @@ import tokenizers as hf
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.generate.generator import load_run
 from nanogpt_kit.runs.files import sha256
 from nanogpt_kit.train import session
 
@@ -53,7 +53,7 @@ def test_an_empty_prompt_is_found_before_a_vocabulary_is_learnt(tiny: Path) -> N
     with pytest.raises(KitError) as refused:
         session.run(Experiment.load(tiny, ["tokenizer=char", "sample.prompt="]))
     (fault,) = refused.value.faults
-    assert (fault.place, fault.key) == ("command line", "sample.prompt")
+    assert (fault.location, fault.key) == ("command line", "sample.prompt")
     assert not (tiny.parent / "data").exists()
 
 

@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanogpt_kit.components.sampler.greedy import Greedy
-from nanogpt_kit.core.bpe import BPEEncoder
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.generate.decode import Decoder
-from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.generate.generator import load_run
 from nanogpt_kit.generate.packed import Packed
 from nanogpt_kit.interop.bring import export, import_run
 from nanogpt_kit.runs.folder import find, runs_root

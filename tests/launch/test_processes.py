@@ -25,7 +25,7 @@ QUIET = ("callback=[]", "sample.num_samples=0")
 
 
 def newest(tiny: Path) -> RunFolder:
-    return runs.of_experiment(tiny.parent / "runs" / "tiny")[-1]
+    return runs.runs_of_experiment(tiny.parent / "runs" / "tiny")[-1]
 
 
 def losses(folder: RunFolder) -> list[float]:
@@ -37,7 +37,7 @@ def wait_for_step(tiny: Path, step: int, process: subprocess.Popen[str]) -> None
     for _ in range(1200):
         assert process.poll() is None, process.communicate()[1]
         root = tiny.parent / "runs" / "tiny"
-        found = runs.of_experiment(root) if root.exists() else []
+        found = runs.runs_of_experiment(root) if root.exists() else []
         if found and found[-1].metrics.exists() and any(line["step"] >= step for line in read(found[-1].metrics)):
             return
         time.sleep(0.05)
@@ -139,7 +139,7 @@ def test_torchrun_starts_again_and_the_run_goes_on(tiny: Path) -> None:
     command = [*torchrun, "--max-restarts", "3", "-m", "nanogpt_kit", "run", str(tiny), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
-    (folder,) = runs.of_experiment(tiny.parent / "runs" / "tiny")
+    (folder,) = runs.runs_of_experiment(tiny.parent / "runs" / "tiny")
     assert folder.status().state == "finished"
     steps = [line["step"] for line in read(folder.metrics) if "train/loss" in line]
     assert steps == list(range(1, 21))
@@ -211,7 +211,7 @@ def test_two_machines_train_one_run_and_one_of_them_may_die(
             process.kill()
             process.communicate()
     assert [process.returncode for process in nodes] == [0, 0], told
-    (folder,) = runs.of_experiment(tiny.parent / "runs" / "tiny")
+    (folder,) = runs.runs_of_experiment(tiny.parent / "runs" / "tiny")
     assert folder.status().state == "finished"
     monkeypatch.setenv("WORLD_SIZE", "1")
     whole = session.run(Experiment.load(tiny, [*options[:2], "name=whole", *options[3:]]))

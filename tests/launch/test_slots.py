@@ -17,7 +17,7 @@ import torch
 
 from nanogpt_kit.core.errors import Busy, KitError
 from nanogpt_kit.launch import slots
-from nanogpt_kit.launch.slots import Child, Slot, held, share
+from nanogpt_kit.launch.slots import Child, Slot, allocate_slots, hold_slots
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -40,7 +40,7 @@ def test_slots_have_cores_of_their_own_and_as_many_each(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores(monkeypatch, count)
-    made = share(workers, "cpu")
+    made = allocate_slots(workers, "cpu")
     assert [slot.number for slot in made] == list(range(workers))
     used = [core for slot in made for core in slot.cores]
     assert len(used) == len(set(used)) == workers * (count // workers)
@@ -49,9 +49,9 @@ def test_slots_have_cores_of_their_own_and_as_many_each(
 
 
 def test_a_single_worker_has_the_whole_machine_as_a_run_of_its_own_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert share(1, "cpu") == [Slot(0)]
+    assert allocate_slots(1, "cpu") == [Slot(0)]
     assert Slot(0).threads is None
-    assert share(1, "mps") == [Slot(0)]
+    assert allocate_slots(1, "mps") == [Slot(0)]
 
 
 @pytest.mark.parametrize(("workers", "nproc", "words"), [(5, 1, "a trial wants 1"), (2, 3, "a trial wants 3")])
@@ -60,9 +60,9 @@ def test_more_than_there_is_is_refused(monkeypatch: pytest.MonkeyPatch, workers:
     with pytest.raises(
         KitError, match=f"sweep.workers: {workers} at a time are too many: there are 4 cores, and {words}"
     ):
-        share(workers, "cpu", nproc)
+        allocate_slots(workers, "cpu", nproc)
     with pytest.raises(KitError, match="there is one mps device"):
-        share(2, "mps")
+        allocate_slots(2, "mps")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_fewer_threads_may_be_asked_for_and_all_processes_share_the_cores(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", said)
     cores(monkeypatch, 8)
-    assert [threads(slot) for slot in share(2, "cpu", nproc)] == [told, told]
+    assert [threads(slot) for slot in allocate_slots(2, "cpu", nproc)] == [told, told]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_slot_has_as_many_gpus_as_a_trial_has_processes(
     if said is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    with held(workers, "cuda", nproc) as made:
+    with hold_slots(workers, "cuda", nproc) as made:
         assert gpus(made) == told
     assert {slot.threads for slot in made} == {None}
     assert not any(slot.cores for slot in made)
@@ -112,7 +112,7 @@ def test_more_workers_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, sai
     with pytest.raises(
         KitError, match=f"sweep.workers: 2 at a time are too many: there are {found} GPUs, and a trial wants 1"
     ):
-        share(2, "cuda")
+        allocate_slots(2, "cuda")
 
 
 # Several programs on one machine
@@ -138,91 +138,91 @@ def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_programs_have_gpus_of_their_own(eight_gpus: None) -> None:
-    with held(1, "cuda") as one, held(2, "cuda", 2) as two, held(3, "cuda") as three:
+    with hold_slots(1, "cuda") as one, hold_slots(2, "cuda", 2) as two, hold_slots(3, "cuda") as three:
         assert (gpus(one), gpus(two), gpus(three)) == (["0"], ["2,3", "4,5"], ["1", "6", "7"])
         assert [slot.number for slot in three] == [0, 1, 2]
         with pytest.raises(Busy, match=r"another sweep .* holds GPU 0-7; none is left: wait for it$"):
-            held(1, "cuda").__enter__()
-    with held(8, "cuda") as all_of_them:
+            hold_slots(1, "cuda").__enter__()
+    with hold_slots(8, "cuda") as all_of_them:
         assert len(all_of_them) == 8
 
 
 def test_a_refusal_holds_nothing_and_says_what_there_is(eight_gpus: None) -> None:
-    with held(6, "cuda"):
+    with hold_slots(6, "cuda"):
         for _ in range(2):
             with pytest.raises(Busy, match="holds GPU 0-5; of 3 trials at a time there is room for 2: wait for it"):
-                held(3, "cuda").__enter__()
-        with held(1, "cuda", 2) as two:
+                hold_slots(3, "cuda").__enter__()
+        with hold_slots(1, "cuda", 2) as two:
             assert gpus(two) == ["6,7"]
 
 
 def test_a_gpu_is_the_same_by_whatever_place_it_has_among_the_visible(
     eight_gpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with held(2, "cuda"):
+    with hold_slots(2, "cuda"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,1,0")
-        with held(1, "cuda") as other:
+        with hold_slots(1, "cuda") as other:
             assert gpus(other) == ["5"]
             with pytest.raises(Busy, match="holds GPU 5,1,0; none is left"):
-                held(1, "cuda").__enter__()
+                hold_slots(1, "cuda").__enter__()
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-5c89/1/0,0")
-        with held(1, "cuda") as part:
+        with hold_slots(1, "cuda") as part:
             assert gpus(part) == ["MIG-GPU-5c89/1/0"]
 
 
 def test_two_programs_never_pin_their_trials_to_the_same_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(monkeypatch, 8)
-    with held(2, "cpu") as one:
-        assert one == share(2, "cpu")
+    with hold_slots(2, "cpu") as one:
+        assert one == allocate_slots(2, "cpu")
         with pytest.raises(Busy, match=r"sweep.workers: another sweep on this machine holds core 10-17; none is"):
-            held(4, "cpu").__enter__()
+            hold_slots(4, "cpu").__enter__()
     monkeypatch.setattr(slots, "my_cores", lambda: [10, 11, 12, 17])
-    with held(2, "cpu"):
+    with hold_slots(2, "cpu"):
         cores(monkeypatch, 8)
         with pytest.raises(
             KitError, match=r"holds core 10-12,17; 4 are left \(13-16\): wait for it.* -c 13-16 nanogpt"
         ):
-            held(4, "cpu").__enter__()
+            hold_slots(4, "cpu").__enter__()
         monkeypatch.setattr(slots, "my_cores", lambda: [13, 14, 15, 16])
-        with held(2, "cpu") as other:
+        with hold_slots(2, "cpu") as other:
             assert [slot.cores for slot in other] == [(13, 14), (15, 16)]
 
 
 def test_a_single_worker_without_a_gpu_locks_nothing(tmp_path: Path) -> None:
-    with held(1, "cpu") as one, held(1, "cpu") as two, held(1, "mps"):
+    with hold_slots(1, "cpu") as one, hold_slots(1, "cpu") as two, hold_slots(1, "mps"):
         assert one == two == [Slot(0)]
     assert not (tmp_path / "state").exists()
 
 
 def test_machines_that_share_a_home_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(monkeypatch, 2)
-    with held(2, "cpu"):
+    with hold_slots(2, "cpu"):
         monkeypatch.setattr(platform, "node", lambda: "another/one")
-        with held(2, "cpu"):
+        with hold_slots(2, "cpu"):
             pass
 
 
 def test_a_state_folder_that_cannot_be_written_means_no_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("no folder")
     cores(monkeypatch, 2)
-    with held(2, "cpu") as one, held(2, "cpu") as two:
-        assert one == two == share(2, "cpu")
+    with hold_slots(2, "cpu") as one, hold_slots(2, "cpu") as two:
+        assert one == two == allocate_slots(2, "cpu")
 
 
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), OSError(errno.EROFS, "read-only")])
 def test_a_lock_that_cannot_be_made_is_none(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     cores(monkeypatch, 2)
     monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(error))
-    with held(2, "cpu") as one:
-        assert one == share(2, "cpu")
+    with hold_slots(2, "cpu") as one:
+        assert one == allocate_slots(2, "cpu")
 
 
 def test_a_file_system_without_locks_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(monkeypatch, 2)
     no = OSError(errno.ENOLCK, "no locks available")
     monkeypatch.setattr("nanogpt_kit.runs.lock.take", lambda *_: (_ for _ in ()).throw(no))
-    with held(2, "cpu") as one, held(2, "cpu") as two:
-        assert one == two == share(2, "cpu")
+    with hold_slots(2, "cpu") as one, hold_slots(2, "cpu") as two:
+        assert one == two == allocate_slots(2, "cpu")
 
 
 HOLDING = """\
@@ -244,11 +244,11 @@ def test_what_another_process_held_is_free_when_it_has_ended(monkeypatch: pytest
         assert other.stdout is not None
         assert other.stdout.readline() == "(11,)\n"
         with pytest.raises(Busy, match="holds core 10-11; none is left"):
-            held(2, "cpu").__enter__()
+            hold_slots(2, "cpu").__enter__()
         if end == "kill":
             other.kill()
         other.communicate()
-    with held(2, "cpu") as mine:
+    with hold_slots(2, "cpu") as mine:
         assert [slot.cores for slot in mine] == [(10,), (11,)]
 
 
@@ -266,9 +266,9 @@ def test_a_trial_does_not_go_on_holding_what_its_controller_held(
 ) -> None:
     cores(monkeypatch, 2)
     python("import time; time.sleep(60)")
-    with held(2, "cpu"):
+    with hold_slots(2, "cpu"):
         child = Child([], Slot(0), tmp_path / "log")
-    with held(2, "cpu"):
+    with hold_slots(2, "cpu"):
         assert child.poll() is None
     child.kill()
 

@@ -8,15 +8,15 @@ import torch
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn import flops
-from nanogpt_kit.nn.blank import on_meta
 from nanogpt_kit.nn.flops import flops_per_token, measure, num_params, peak_flops
+from nanogpt_kit.nn.uninitialized import build_on_meta
 from nanogpt_kit.train.efficiency import Efficiency
 
 GPT2 = GPT(vocab_multiple=1)
 
 
 def test_gpt2_has_its_published_number_of_parameters() -> None:
-    module = on_meta(GPT2, 50257)
+    module = build_on_meta(GPT2, 50257)
     assert num_params(module, non_embedding=False) == 124_439_808  # Radford et al. 2019, as nanoGPT loads it
     assert num_params(module) == 124_439_808 - 1024 * 768
     assert measure(GPT2, 50257).total == 124_439_808
@@ -33,11 +33,11 @@ def test_flops_are_those_of_the_palm_paper(attention: str, n_kv_head: int | None
 
 
 def test_nothing_is_allocated() -> None:
-    assert all(p.is_meta for p in on_meta(GPT(n_layer=400, n_embd=12288, n_head=96), 50257).parameters())
+    assert all(p.is_meta for p in build_on_meta(GPT(n_layer=400, n_embd=12288, n_head=96), 50257).parameters())
 
 
 def test_a_model_that_takes_minutes_to_count_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = on_meta(GPT(n_layer=2, n_embd=8, n_head=2, block_size=8), 10)
+    module = build_on_meta(GPT(n_layer=2, n_embd=8, n_head=2, block_size=8), 10)
     assert flops_per_token(module, 8)
     monkeypatch.setattr(flops, "MOST_MODULES", sum(1 for _ in module.modules()) - 1)
     assert flops_per_token(module, 8) is None

@@ -15,7 +15,7 @@ from nanogpt_kit.data import prepare as preparing
 from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep import session as sweeping
-from nanogpt_kit.sweep.summary import sweep_folder
+from nanogpt_kit.sweep.study.summary import sweep_folder
 from nanogpt_kit.train import session
 
 QUICK = (

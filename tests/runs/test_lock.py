@@ -15,7 +15,7 @@ import pytest
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs import lock as lock_module
-from nanogpt_kit.runs.lock import Lock, held
+from nanogpt_kit.runs.lock import Lock, is_locked
 
 Holder = Callable[[Path], AbstractContextManager[subprocess.Popen[str]]]
 
@@ -70,18 +70,18 @@ def side_by_side(path: Path, seconds: float, kind: str, *programs: str) -> list[
 
 def test_a_lock_excludes_another_process_and_is_dropped_by_its_death(tmp_path: Path, holder: Holder) -> None:
     path = tmp_path / "lock"
-    assert not held(path)
+    assert not is_locked(path)
     assert not path.exists()
     with holder(path) as process:
-        assert held(path)
+        assert is_locked(path)
         with pytest.raises(BlockingIOError, match="held by another process"), Lock(path):
             pass
         process.kill()  # -9
         process.wait()
-        assert not held(path)
+        assert not is_locked(path)
         with Lock(path):
-            assert held(path)
-    assert not held(path)
+            assert is_locked(path)
+    assert not is_locked(path)
 
 
 @kinds
@@ -116,7 +116,7 @@ def test_a_lock_excludes_other_threads_and_stays_when_another_file_of_its_name_i
         thread.start()
         thread.join()
         assert refused == [True]
-        assert held(path)
+        assert is_locked(path)
     take()
     assert refused == [True]
 
@@ -125,9 +125,9 @@ def test_a_child_process_does_not_inherit_a_lock(tmp_path: Path) -> None:
     with Lock(tmp_path / "lock"):
         child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(30)"], close_fds=False)
     deadline = time.monotonic() + 10
-    while held(tmp_path / "lock") and time.monotonic() < deadline:  # the system closes its files a moment later
+    while is_locked(tmp_path / "lock") and time.monotonic() < deadline:  # the system closes its files a moment later
         time.sleep(0.01)
-    found = child.poll(), held(tmp_path / "lock")
+    found = child.poll(), is_locked(tmp_path / "lock")
     child.kill()
     child.wait()
     assert found == (None, False)
@@ -157,10 +157,10 @@ work()
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        found = held(path)
+        found = is_locked(path)
         parent.kill()
         parent.wait()
-        left = held(path)
+        left = is_locked(path)
         os.kill(child, 9)
     assert (found, left) == (True, False)
 
@@ -205,7 +205,7 @@ def test_what_is_not_a_file_is_neither_locked_nor_followed(tmp_path: Path, make:
     with pytest.raises(KitError, match=f"{path} cannot be locked"), Lock(path):
         pass
     with pytest.raises(KitError, match=f"{path} cannot be locked"):
-        held(path)
+        is_locked(path)
     assert time.monotonic() - began < 5
     assert sorted(tmp_path.iterdir()) == before
     if make is a_link:

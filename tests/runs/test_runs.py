@@ -72,7 +72,7 @@ def test_a_run_is_found_by_its_folder_and_an_experiment_by_its_newest_run(
     assert find(f"tiny/{oldest.path.name}") == oldest
     assert find("tiny") == newest
     assert find("runs/tiny").path.absolute() == newest.path
-    assert folder.of_experiment(runs_root() / "tiny") == [oldest, middle, newest]
+    assert folder.runs_of_experiment(runs_root() / "tiny") == [oldest, middle, newest]
 
 
 def test_the_newest_run_is_the_one_started_last_also_in_a_copy(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_newest_run_is_the_one_started_last_also_in_a_copy(tmp_path: Path) -
             shutil.copytree(runs_root() / "tiny" / name, copy, dirs_exist_ok=True)
             os.utime(copy / "experiment.toml", (10**9 + age, 10**9 + age))
             os.utime(copy, (10**9 + age, 10**9 + age))
-        assert [run.path.name for run in folder.of_experiment(tmp_path / place)] == names
+        assert [run.path.name for run in folder.runs_of_experiment(tmp_path / place)] == names
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_run_that_has_a_name_of_its_own_has_its_place_by_when_it_was_started(
     (tmp_path / "mine" / "provenance.json").write_text(json.dumps({"started": started, "seed": 3}))
     expected = ["20260102-030405500-s1-aaaaaa", "20260102-030406500-s1-aaaaaa"]
     expected.insert(place, "mine")
-    found = folder.of_experiment(tmp_path)
+    found = folder.runs_of_experiment(tmp_path)
     assert [run.path.name for run in found] == expected
     assert [run.seed() for run in found if run.path.name != "mine"] == [1, 1]
     assert RunFolder(tmp_path / "mine").seed() == 3
@@ -290,7 +290,7 @@ def test_a_damaged_line_is_named_and_nothing_is_deleted(
     path.write_bytes(whole := b"".join([*WHOLE[:at], line, *WHOLE[at + 1 :]]))
     with pytest.raises(KitError, match="repair or delete this line") as caught:
         metrics.truncate_after(path, 1)
-    assert caught.value.faults[0].place == f"{path}:{at + 1}"
+    assert caught.value.faults[0].location == f"{path}:{at + 1}"
     assert path.read_bytes() == whole
     steps = [record["step"] for record in metrics.read(path)]
     tail = metrics.Tail(path)
@@ -311,7 +311,7 @@ def test_a_line_of_a_file_that_a_kill_tore_twice_is_still_named(tmp_path: Path) 
     path.write_bytes(WHOLE[0] + b'{"step": 2, "tr' + b"".join(WHOLE[2:]))
     with pytest.raises(KitError) as caught:
         metrics.truncate_after(path, 5)
-    assert caught.value.faults[0].place == f"{path}:2"
+    assert caught.value.faults[0].location == f"{path}:2"
 
 
 def test_lines_without_text_are_no_damage(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch import processes
 from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch, hide_in_text, hide_password, scrub
-from nanogpt_kit.sweep.forms import check_form, is_journal
-from nanogpt_kit.sweep.storage import open_storage
+from nanogpt_kit.sweep.study.forms import check_form, is_journal
+from nanogpt_kit.sweep.study.storage import open_storage
 
 # Each URL's secrets, and what may be shown of it. A port that nobody listens at, where one is reached.
 SHOWN = "postgresql://me:***@h/db"
@@ -129,7 +129,7 @@ def test_a_url_that_cannot_be_meant_is_refused_with_a_remedy(url: str, remedy: s
 
 
 def test_a_drivers_message_is_scrubbed_where_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nanogpt_kit.sweep import storage
+    from nanogpt_kit.sweep.study.study import storage
 
     def fail(url: str, engine: Any) -> None:
         raise OSError(f"cannot resolve 12/34secret at {quote('12/34secret', safe='')}\nand more")

@@ -21,14 +21,14 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.runs.metrics import MetricsLog
-from nanogpt_kit.sweep import hparams, summary
-from nanogpt_kit.sweep.best import write_best
-from nanogpt_kit.sweep.board import Board, status_table
-from nanogpt_kit.sweep.confirm import Confirmation, Confirmed, confirmed
-from nanogpt_kit.sweep.space import Space
-from nanogpt_kit.sweep.study import Study
-from nanogpt_kit.sweep.summary import Row, Summary
-from nanogpt_kit.sweep.trial import Outcome, Work
+from nanogpt_kit.sweep.report.best import write_best
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.plan import Confirmation, Confirmed, confirmed
+from nanogpt_kit.sweep.study.study import Study, summary
+from nanogpt_kit.sweep.study.summary import Row, Summary
+from nanogpt_kit.sweep.work import hparams
+from nanogpt_kit.sweep.work.progress import Board, status_table
+from nanogpt_kit.sweep.work.trial import Outcome, TrialProcess
 
 BASE = (
     Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
@@ -54,19 +54,19 @@ class Scene:
         self.study = Study(self.space, InMemoryStorage(), folder / "runs" / "x" / "sweep")
         self.study.folder.mkdir(parents=True)
         self.study.open({one.key: WRITTEN[one.key] for one in self.space.parameters})
-        self.works: list[Work] = []
+        self.works: list[TrialProcess] = []
 
-    def work(self, study: Study | None = None) -> Work:
+    def work(self, study: Study | None = None) -> TrialProcess:
         study = study or self.study
         trial = study.claim()
         assert trial is not None
         lock = study.lock(f"{trial.number:04d}")
         lock.__enter__()
         runs = study.runs(trial, Slot(0), study.folder)
-        self.works.append(Work(trial, runs, Slot(0), study.folder, lock, study.options.metric, 1, 0))
+        self.works.append(TrialProcess(trial, runs, Slot(0), study.folder, lock, study.options.metric, 1, 0))
         return self.works[-1]
 
-    def end(self, value: float | None, cause: str = "", reason: str = "", study: Study | None = None) -> Work:
+    def end(self, value: float | None, cause: str = "", reason: str = "", study: Study | None = None) -> TrialProcess:
         study = study or self.study
         work = self.work(study)
         state = TrialState.COMPLETE if value is not None else TrialState.FAIL if cause == "error" else TrialState.PRUNED

@@ -20,10 +20,10 @@ from scipy.stats import qmc
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.sweep.choosing import Chooser, check_packages, first_rung, make_pruner, unit_of
-from nanogpt_kit.sweep.parameters import Config
-from nanogpt_kit.sweep.space import Space
-from nanogpt_kit.sweep.trial import outcome_of
+from nanogpt_kit.sweep.space.parameters import Config
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.sampler import ResumableSampler, check_packages, first_rung, make_pruner, unit_of
+from nanogpt_kit.sweep.work.trial import outcome_of
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
 FINITE = """\
@@ -51,7 +51,7 @@ def space_of(folder: Path, space: str, **options: Any) -> Space:
 
 def study_of(space: Space, storage: BaseStorage | None = None, tokens: int = 2700, queue: int = 100) -> optuna.Study:
     """A new study, or what a controller that starts again sees of one that is in the storage."""
-    chooser = Chooser(space, space.options)
+    chooser = ResumableSampler(space, space.options)
     how: Any = {"sampler": chooser, "pruner": make_pruner(space.options, tokens), "study_name": "x"}
     direction = space.options.direction
     study = optuna.create_study(storage=storage or InMemoryStorage(), load_if_exists=True, direction=direction, **how)

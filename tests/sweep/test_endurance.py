@@ -22,7 +22,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch import slots
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.sweep import session
-from nanogpt_kit.sweep.storage import open_storage
+from nanogpt_kit.sweep.study.storage import open_storage
 
 pytestmark = pytest.mark.slow
 MakeSweep = Callable[..., Any]

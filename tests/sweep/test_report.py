@@ -22,10 +22,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.report.page import NO_FIGURES, Page
-from nanogpt_kit.sweep import findings, report
-from nanogpt_kit.sweep.confirm import SUFFIX
-from nanogpt_kit.sweep.parameters import Condition, Parameter, label
-from nanogpt_kit.sweep.summary import Summary, read
+from nanogpt_kit.sweep.report.report import findings, report
+from nanogpt_kit.sweep.space.parameters import Condition, Parameter, label
+from nanogpt_kit.sweep.study.plan import SUFFIX
+from nanogpt_kit.sweep.study.summary import Summary, read
 
 ADAMW, MUON = ((Condition("optimizer.use", (name,)),) for name in ("adamw", "muon"))
 PLACE = "experiment.toml:1"
@@ -374,7 +374,7 @@ def test_where_more_is_better_the_most_is_the_best(tmp_path: Path) -> None:
 
 def test_trials_outside_of_a_branch_pass_below_its_axis() -> None:
     pytest.importorskip("plotly")
-    from nanogpt_kit.sweep import figures
+    from nanogpt_kit.sweep.report import figures
 
     summary, study = realistic()
     ranges = findings.ranges_of(study)
@@ -410,7 +410,7 @@ def test_without_plotly_the_page_has_all_but_the_figures(tmp_path: Path, monkeyp
 
 def test_curves_are_thinned_where_there_are_many_and_the_page_says_so(tmp_path: Path) -> None:
     pytest.importorskip("plotly")
-    from nanogpt_kit.sweep import figures
+    from nanogpt_kit.sweep.report import figures
 
     summary, study = realistic(250, 100)
     drawn = sum(len(trace.x) for trace in figures.curves(summary).data)

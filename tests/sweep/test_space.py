@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.sweep import checking
-from nanogpt_kit.sweep.checking import MOST_FAULTS, Corners, written
-from nanogpt_kit.sweep.parameters import Config, Parameter, label, parameter, same
-from nanogpt_kit.sweep.space import Space
+from nanogpt_kit.sweep.space.endpoints import MOST_FAULTS, Corners, written
+from nanogpt_kit.sweep.space.parameters import Config, Parameter, label, parameter, same
+from nanogpt_kit.sweep.space.space import Space, endpoints
 
 BASE = (
     Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
@@ -49,7 +48,7 @@ def space_of(folder: Path, text: str, *overrides: str, base: str = BASE) -> Spac
 
 def checked(folder: Path, text: str, *overrides: str, base: str = BASE) -> Space:
     space = space_of(folder, text, *overrides, base=base)
-    checking.check(space)
+    endpoints.check(space)
     return space
 
 
@@ -64,7 +63,7 @@ def faults(folder: Path, text: str, *overrides: str, base: str = BASE) -> list[s
 
 def test_the_experiment_as_written_is_trial_0(tmp_path: Path) -> None:
     space = space_of(tmp_path, EXAMPLE)
-    first = checking.check(space)
+    first = endpoints.check(space)
     assert first == {"schedule.warmup_steps": 5, "optimizer.use": "adamw", "optimizer.lr": 3e-3}
     assert space.experiment(first) == space.base
 
@@ -105,7 +104,7 @@ def test_a_key_may_be_quoted_or_written_as_tables(writing: str, tmp_path: Path) 
     (one,) = checked(tmp_path, WRITINGS[writing]).parameters
     assert (one.key, one.kind, one.low, one.high, one.log) == ("optimizer.lr", "float", 1e-3, 1e-2, False)
     line = 25 if writing == "a table of the slot" else 24
-    assert one.place == f"{tmp_path / 'exp.toml'}:{line}"
+    assert one.location == f"{tmp_path / 'exp.toml'}:{line}"
 
 
 def test_choices_may_be_words_numbers_lists_and_tables(tmp_path: Path) -> None:
@@ -185,7 +184,7 @@ def test_true_is_not_1_in_a_condition(tmp_path: Path) -> None:
 
 def test_a_whole_range_may_vary_an_option_that_takes_any_number(tmp_path: Path) -> None:
     space = space_of(tmp_path, '"train.grad_clip" = { int = [1, 4] }')
-    assert checking.check(space) == {"train.grad_clip": 1}
+    assert endpoints.check(space) == {"train.grad_clip": 1}
     assert space.experiment({"train.grad_clip": 1}) == space.base
 
 
@@ -739,9 +738,9 @@ def test_each_experiment_is_held_against_its_own_splits(tmp_path: Path) -> None:
 
 def test_a_trial_has_as_many_processes_as_it_is_started_with(tmp_path: Path) -> None:
     space = space_of(tmp_path, '"parallel" = { choice = ["ddp", "single"] }', "parallel=ddp", "train.device=cpu")
-    checking.check(space)
+    endpoints.check(space)
     with pytest.raises(KitError) as refused:
-        checking.check(space, nproc=2)
+        endpoints.check(space, nproc=2)
     (fault,) = refused.value.faults
     assert str(fault).startswith(f"{tmp_path / 'exp.toml'}:24: parallel: single is one process, but 2 were started")
 
@@ -993,7 +992,7 @@ def test_trial_0_is_taken_from_the_queue_as_it_is(tmp_path: Path) -> None:
     space = space_of(
         tmp_path, EXAMPLE + '"model.dropout" = 0.1\n[sweep.space.train]\nsteps = { int = [10, 30], step = 10 }'
     )
-    first = checking.check(space)
+    first = endpoints.check(space)
     study = optuna.create_study()
     study.enqueue_trial(space.params(first))
     assert space.experiment(space.suggest(study.ask())) == space.base
@@ -1022,4 +1021,4 @@ def test_whatever_stands_in_the_table_is_read_or_told_with_its_place(table: dict
         except KitError as error:
             told.extend(error.faults)
         for fault in told:
-            assert fault.place.startswith(str(path / "exp.toml")) or "more" in fault.message
+            assert fault.location.startswith(str(path / "exp.toml")) or "more" in fault.message

@@ -21,10 +21,10 @@ import pytest
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep import session
-from nanogpt_kit.sweep import storage as storage_module
-from nanogpt_kit.sweep.controller import Controller
-from nanogpt_kit.sweep.record import known_of
-from nanogpt_kit.sweep.storage import mend, open_storage
+from nanogpt_kit.sweep.study.runs import known_of
+from nanogpt_kit.sweep.study.storage import mend, open_storage
+from nanogpt_kit.sweep.study.study import storage as storage_module
+from nanogpt_kit.sweep.work.controller import Controller
 
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
 TRIALS = 9
@@ -178,7 +178,7 @@ def test_a_journal_that_is_no_file_is_refused_at_once(tmp_path: Path, for_readin
 
 def test_a_lock_that_a_kill_left_does_not_stop_the_next_controller(tmp_path: Path) -> None:
     holder = (
-        "import sys, time; from pathlib import Path; from nanogpt_kit.sweep.storage import SystemLock\n"
+        "import sys, time; from pathlib import Path; from nanogpt_kit.sweep.study.storage import SystemLock\n"
         f"SystemLock(Path({str(tmp_path / 'study.journal')!r})).acquire()\n"
         "print('held', flush=True); time.sleep(60)"
     )
@@ -206,7 +206,7 @@ def test_a_lock_that_a_kill_left_does_not_stop_the_next_controller(tmp_path: Pat
 def test_a_storage_that_cannot_be_opened_is_named_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, words: str
 ) -> None:
-    monkeypatch.setattr("nanogpt_kit.sweep.storage.REACH_SECONDS", 0.5)
+    monkeypatch.setattr("nanogpt_kit.sweep.study.storage.REACH_SECONDS", 0.5)
     with pytest.raises(KitError) as caught:
         open_storage(named, tmp_path)
     assert words in str(caught.value)

@@ -20,14 +20,14 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.sweep import study as study_module
-from nanogpt_kit.sweep.confirm import Confirmation
-from nanogpt_kit.sweep.controller import Controller
-from nanogpt_kit.sweep.record import AT, identity, known_of
-from nanogpt_kit.sweep.space import Space
-from nanogpt_kit.sweep.storage import open_storage
-from nanogpt_kit.sweep.study import BEGUN, LOST_SECONDS, ORPHANED_SECONDS, Study
-from nanogpt_kit.sweep.trial import Work
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.plan import Confirmation
+from nanogpt_kit.sweep.study.runs import AT, identity, known_of
+from nanogpt_kit.sweep.study.storage import open_storage
+from nanogpt_kit.sweep.study.study import BEGUN, LOST_SECONDS, ORPHANED_SECONDS, Study
+from nanogpt_kit.sweep.study.study import study as study_module
+from nanogpt_kit.sweep.work.controller import Controller
+from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.train.stop import StopSignals
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
@@ -269,9 +269,9 @@ def test_a_study_refuses_each_thing_that_changed_since_it_began(tmp_path: Path) 
         assert faults[key].message == words
     lines = (tmp_path / "exp.toml").read_text().splitlines()
     for key, line in {"train.steps": "steps = 30", "sweep.seeds": "seeds = 2"}.items():
-        assert faults[key].place.endswith(f"exp.toml:{lines.index(line) + 1}")
+        assert faults[key].location.endswith(f"exp.toml:{lines.index(line) + 1}")
     table_line = next(number for number, line in enumerate(lines, start=1) if line.startswith('"optimizer.lr"'))
-    assert faults["sweep.space.optimizer.lr"].place.endswith(f":{table_line}")
+    assert faults["sweep.space.optimizer.lr"].location.endswith(f":{table_line}")
     assert "give the experiment another name" in str(caught.value)
     assert len(study_in(storage)) == 4, "and nothing was queued"
 
@@ -331,7 +331,7 @@ def controller_of(study: Study) -> Controller:
     return Controller(study, [Slot(0)], StopSignals())
 
 
-def next_of(controller: Controller) -> Work | None:
+def next_of(controller: Controller) -> TrialProcess | None:
     """As the controller takes it, at once."""
     controller.looked_elsewhere = -float("inf")
     work = controller.next_work(Slot(0))
@@ -341,7 +341,7 @@ def next_of(controller: Controller) -> Work | None:
     return work
 
 
-def numbers(*works: Work | None) -> list[int]:
+def numbers(*works: TrialProcess | None) -> list[int]:
     assert None not in works
     return [work.number for work in works if work]
 
@@ -464,8 +464,8 @@ def test_a_controller_lets_go_of_a_trial_that_another_machine_has_ended(
     study = opened(space_of(tmp_path, "trials = 1"), storage, tmp_path / "sweep")
     controller = controller_of(study)
     killed: list[int] = []
-    monkeypatch.setattr(Work, "poll", Work.sign)
-    monkeypatch.setattr(Work, "kill", lambda work: killed.append(work.number))
+    monkeypatch.setattr(TrialProcess, "poll", TrialProcess.sign)
+    monkeypatch.setattr(TrialProcess, "kill", lambda work: killed.append(work.number))
     assert numbers(next_of(controller)) == [0]
     study.study.tell(0, 1.5)  # it had taken this one for lost
     controller.run()

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read
-from nanogpt_kit.sweep.record import known_of
+from nanogpt_kit.sweep.study.runs import known_of
 
 MakeSweep = Callable[..., Any]
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
@@ -26,7 +26,7 @@ X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
 def trials(sweep: Any) -> list[FrozenTrial]:
     import optuna
 
-    from nanogpt_kit.sweep.storage import open_storage
+    from nanogpt_kit.sweep.study.storage import open_storage
 
     named = "sqlite" if (sweep.folder / "study.db").exists() else "journal"
     storage = open_storage(named, sweep.folder, for_reading=True)

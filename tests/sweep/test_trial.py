@@ -26,13 +26,13 @@ from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import Tail, truncate_after
 from nanogpt_kit.runs.status import Failure
-from nanogpt_kit.sweep import trial as trial_module
-from nanogpt_kit.sweep.choosing import unit_of
-from nanogpt_kit.sweep.controller import Controller
-from nanogpt_kit.sweep.record import known_of
-from nanogpt_kit.sweep.space import Space
-from nanogpt_kit.sweep.study import Study
-from nanogpt_kit.sweep.trial import Outcome, Work, WrongMetric, outcome_of
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.runs import known_of
+from nanogpt_kit.sweep.study.sampler import unit_of
+from nanogpt_kit.sweep.study.study import Study
+from nanogpt_kit.sweep.work import trial as trial_module
+from nanogpt_kit.sweep.work.controller import Controller
+from nanogpt_kit.sweep.work.trial import Outcome, TrialProcess, WrongMetric, outcome_of
 from nanogpt_kit.train.stop import StopSignals
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
@@ -88,7 +88,7 @@ class Scene:
         self.study.open({"optimizer.lr": 1e-3})
         self.acts: list[Acts] = []
         self.started: list[Played] = []
-        self.works: list[Work] = []
+        self.works: list[TrialProcess] = []
         self.slots: list[Slot] = []
         self.specs: list[dict[str, Any]] = []
         self.min_tokens = 0
@@ -104,14 +104,14 @@ class Scene:
         self.started.append(Played(acts, folder, left))
         return self.started[-1]
 
-    def work(self, trial: optuna.Trial | None = None, slot: Slot = WHOLE) -> Work:
+    def work(self, trial: optuna.Trial | None = None, slot: Slot = WHOLE) -> TrialProcess:
         trial = trial or self.study.claim()
         assert trial is not None
         lock = self.study.lock(f"{trial.number:04d}")
         lock.__enter__()
         runs = self.study.runs(trial, slot, self.study.folder)
         unit = unit_of(self.study.trial_tokens)
-        work = Work(trial, runs, slot, self.study.folder, lock, METRIC, unit, self.min_tokens)
+        work = TrialProcess(trial, runs, slot, self.study.folder, lock, METRIC, unit, self.min_tokens)
         self.works.append(work)
         return work
 

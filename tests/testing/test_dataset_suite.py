@@ -26,7 +26,7 @@ class Good(Dataset):
     how: str = Field("", description="of what is wrong")
 
     @property
-    def brings_splits(self) -> bool:
+    def has_own_splits(self) -> bool:
         return False
 
     def documents(self, split: str) -> Iterator[Document]:
@@ -62,8 +62,8 @@ class Broken(Good):
             found.append("three")
         yield from found
 
-    def assigned(self) -> Iterator[tuple[str, Document]]:
-        found = list(super().assigned())
+    def documents_with_split(self) -> Iterator[tuple[str, Document]]:
+        found = list(super().documents_with_split())
         yield from found[:-1] if self.how == "one is not assigned" else found
 
     def fingerprint(self) -> Any:

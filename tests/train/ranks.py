@@ -29,7 +29,7 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.batches import Batch
 from nanogpt_kit.launch.processes import free_port
-from nanogpt_kit.nn.spread import whole
+from nanogpt_kit.nn.sharded import full_tensor
 from nanogpt_kit.train import session, trainer
 
 
@@ -74,16 +74,16 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
             if run.get("signal") == [rank, self.step]:
                 os.kill(os.getpid(), signal.SIGTERM)
-            clip = self.spread.clip
+            clip = self.wrap.clip
             if run.get("ignore") and self.step == 0:
 
                 def kept(norm: float) -> torch.Tensor:
-                    gradients.extend(whole(p.grad).flatten().tolist() for p in self.model.parameters())
+                    gradients.extend(full_tensor(p.grad).flatten().tolist() for p in self.model.parameters())
                     return clip(norm)
 
-                self.spread.clip = kept
+                self.wrap.clip = kept
             found = super().update(self.thinned(batch) if run.get("ignore") else batch)
-            self.spread.clip = clip
+            self.wrap.clip = clip
             masks.append(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
             return found
 

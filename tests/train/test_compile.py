@@ -20,7 +20,7 @@ from torch._inductor import list_mode_options
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.generate.loaded import load_run
+from nanogpt_kit.generate.generator import load_run
 from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.testing.conformance import torch_warns
@@ -199,7 +199,7 @@ def test_recomputed_blocks_keep_their_inputs_only(tiny: Path) -> None:
         experiment = Experiment.load(tiny, options)
         model = experiment.model.build(compiling_context())
         if experiment.train.activation_checkpointing:
-            compiling.recompute(model)
+            compiling.checkpoint_activations(model)
         ids = torch.zeros(2, 16, dtype=torch.int64)
         seen: dict[int, int] = {}
 

@@ -18,7 +18,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train import cores, session
-from nanogpt_kit.train.cores import Cores, Shared
+from nanogpt_kit.train.cores import Cores, ThreadedModel
 
 CPU: dict[str, Any] = {"device": "cpu", "world_size": 1, "splits": ("train", "val"), "block_size": 16}
 TWO = ("model.dropout=0.0", "train.threads=2", "train.batch_tokens=112", "train.micro_batch_size=5")  # 5 and 2 windows
@@ -179,7 +179,7 @@ def test_shares_have_the_gradients_of_the_whole(
     segments = torch.randint(0, 2, (windows, 12)).cumsum(dim=1) if with_segments else None
     batch = [ids, ids.roll(-1, 1), segments]
     other = copy.deepcopy(model)
-    shared, counted = Shared(Alone(model), model, shares), Alone(other)
+    shared, counted = ThreadedModel(Alone(model), model, shares), Alone(other)
     with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
         found, expected = gradients(model, shared, batch), gradients(other, counted, batch)
         again = gradients(model, shared, batch)
@@ -192,7 +192,7 @@ def test_shares_have_the_gradients_of_the_whole(
 def test_threads_take_their_share_except_where_hooks_look_on(model: nn.Module) -> None:
     ids = torch.randint(0, VOCAB - 1, (4, 12))
     alone = Alone(model)
-    shared = Shared(alone, model, 2)
+    shared = ThreadedModel(alone, model, 2)
     first = gradients(model, shared, [ids, ids], passes=1)
     assert alone.threads == {threading.get_ident()}  # a compiler would be at work now
     second = gradients(model, shared, [ids, ids], passes=1)
@@ -210,13 +210,13 @@ def test_threads_take_their_share_except_where_hooks_look_on(model: nn.Module) -
 def test_a_parameter_without_a_part_in_the_loss_gets_no_gradient(model: nn.Module) -> None:
     model.register_parameter("idle", nn.Parameter(torch.ones(3)))
     ids = torch.randint(0, VOCAB - 1, (4, 12))
-    gradients(model, Shared(Alone(model), model, 2), [ids, ids])
+    gradients(model, ThreadedModel(Alone(model), model, 2), [ids, ids])
     assert model.get_parameter("idle").grad is None
 
 
 def test_what_is_frozen_meanwhile_gets_no_gradient_and_what_is_freed_gets_its_own(model: nn.Module) -> None:
     ids = torch.randint(0, VOCAB - 1, (4, 12))
-    shared, other = Shared(Alone(model), model, 2), copy.deepcopy(model)
+    shared, other = ThreadedModel(Alone(model), model, 2), copy.deepcopy(model)
     gradients(model, shared, [ids, ids])
     for trained in (False, True):
         for one in (model, other):
@@ -228,7 +228,7 @@ def test_what_is_frozen_meanwhile_gets_no_gradient_and_what_is_freed_gets_its_ow
 
 def test_hooks_of_parameters_see_whole_gradients(model: nn.Module) -> None:
     ids = torch.randint(0, VOCAB - 1, (4, 12))
-    shared, seen = Shared(Alone(model), model, 2), []
+    shared, seen = ThreadedModel(Alone(model), model, 2), []
     gradients(model, shared, [ids, ids], passes=1)
     weight: Any = next(model.parameters())
     weight.register_post_accumulate_grad_hook(lambda parameter: seen.append(parameter.grad.clone()))
@@ -258,7 +258,7 @@ class Looped(nn.Module):
 def test_layers_used_again_have_the_same_bits_in_bf16_too() -> None:
     torch.manual_seed(0)
     model = Looped()
-    shared = Shared(Alone(model), model, 2)
+    shared = ThreadedModel(Alone(model), model, 2)
     ids = torch.randint(1, VOCAB - 1, (6, 64))
     ids[3:] = 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -271,7 +271,7 @@ def test_layers_used_again_have_the_same_bits_in_bf16_too() -> None:
 
 
 def test_the_error_of_any_share_is_raised(model: nn.Module) -> None:
-    shared = Shared(Alone(model), model, 2)
+    shared = ThreadedModel(Alone(model), model, 2)
     fine = torch.zeros(4, 12, dtype=torch.int64)
     for rows in (slice(0, 2), slice(2, 4)):
         shared(fine, fine)

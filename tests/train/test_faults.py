@@ -39,7 +39,7 @@ def losses(folder: RunFolder) -> list[float]:
 
 
 def newest(tiny: Path) -> RunFolder:
-    return runs.of_experiment(tiny.parent / "runs" / "tiny")[-1]
+    return runs.runs_of_experiment(tiny.parent / "runs" / "tiny")[-1]
 
 
 # --- memory -----------------------------------------------------------------------------------------------------
@@ -64,7 +64,9 @@ def test_too_little_memory_names_the_micro_batch_and_what_would_halve_it(
 
 def test_other_errors_are_not_taken_for_too_little_memory() -> None:
     assert not memory.is_out_of_memory(RuntimeError("shapes differ"))
-    assert memory.remedy(1, is_auto=False).endswith("half the model.block_size halves what the activations take")
+    assert memory.out_of_memory_hint(1, is_auto=False).endswith(
+        "half the model.block_size halves what the activations take"
+    )
 
 
 @pytest.mark.parametrize(("windows_that_fit", "expected"), [(1.4, 1), (3.2, 3), (100, 5)])

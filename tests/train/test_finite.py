@@ -37,7 +37,7 @@ def failed(tiny: Path, *overrides: str, resume: str | None = None) -> tuple[RunF
 
 
 def newest(tiny: Path) -> RunFolder:
-    return runs.of_experiment(tiny.parent / "runs" / "tiny")[-1]
+    return runs.runs_of_experiment(tiny.parent / "runs" / "tiny")[-1]
 
 
 def saved(folder: RunFolder) -> list[int]:

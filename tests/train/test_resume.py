@@ -20,7 +20,7 @@ from nanogpt_kit.core.errors import Busy, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder, find, runs_root
 from nanogpt_kit.runs.metrics import read
-from nanogpt_kit.train import saving, session
+from nanogpt_kit.train import checkpoints, session
 from nanogpt_kit.train.resume import of_seed, reopen
 
 Same = Callable[[Any, Any], None]
@@ -99,7 +99,7 @@ def test_a_checkpoint_without_random_state_would_not_resume_exactly(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Same
 ) -> None:
     killed = killed_run(tiny, 13)
-    monkeypatch.setattr(saving, "set_rng_state", lambda state: None)
+    monkeypatch.setattr(checkpoints, "set_rng_state", lambda state: None)
     session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
     with pytest.raises(AssertionError):
         assert_same(result(killed)["metrics"], result(whole_run(tiny))["metrics"])
@@ -405,7 +405,7 @@ def test_a_resume_is_refused_where_a_line_of_the_metrics_is_damaged(tiny: Path) 
     files = sorted(path for path in folder.path.rglob("*"))
     with pytest.raises(KitError) as caught:
         session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
-    assert caught.value.faults[0].place == f"{folder.metrics}:3"
+    assert caught.value.faults[0].location == f"{folder.metrics}:3"
     assert folder.metrics.read_bytes() == damaged
     assert sorted(path for path in folder.path.rglob("*")) == files
     folder.metrics.write_bytes(whole)

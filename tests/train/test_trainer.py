@@ -79,8 +79,8 @@ def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(tiny: Path
     expected = torch.autograd.grad(expected_loss, list(trainer.model.parameters()))
 
     seen: list[torch.Tensor] = []
-    clip = trainer.spread.clip
-    trainer.spread.clip = lambda norm: (seen.extend(p.grad.clone() for p in trainer.model.parameters()), clip(norm))[1]
+    clip = trainer.wrap.clip
+    trainer.wrap.clip = lambda norm: (seen.extend(p.grad.clone() for p in trainer.model.parameters()), clip(norm))[1]
     loss, norm = trainer.update(batch)
     torch.testing.assert_close(loss, expected_loss.detach(), rtol=1e-6, atol=1e-6)
     for mine, theirs in zip(seen, expected, strict=True):

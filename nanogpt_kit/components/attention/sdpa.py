@@ -43,7 +43,7 @@ class SDPA(Attention):
             return f"backend = {self.backend!r} needs cuda, and this is {ctx.device}; auto and math go anywhere"
         return None
 
-    def chosen(self, ctx: RunContext) -> str | None:
+    def explain_choices(self, ctx: RunContext) -> str | None:
         if self.backend != "auto":
             return None
         if written_out(ctx.device, ctx.precision == "bf16", ctx.block_size):

@@ -12,10 +12,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
-from nanogpt_kit.api import Dataset, Divided, Document, Field, HubText, KitError, PathStr, fault, model_validator
+from nanogpt_kit.api import (
+    Dataset,
+    Document,
+    Field,
+    HashSplitDataset,
+    HubText,
+    KitError,
+    PathStr,
+    model_validator,
+    option_error,
+)
 
 
-class HuggingFace(Divided):
+class HuggingFace(HashSplitDataset):
     source: PathStr = Field(min_length=1, description="a name on the hub, or a local file, folder or glob")
     config: str | None = Field(None, min_length=1, description="subset of a dataset that has several")
     train: str = Field("train", min_length=1, description="split of the source to train on")
@@ -34,12 +44,14 @@ class HuggingFace(Divided):
     @model_validator(mode="after")
     def _splits_are_named_or_cut(self) -> Self:
         if self.test and not self.val:
-            raise fault("test", "needs a val split beside it; or leave it out and set test_fraction")
+            raise option_error("test", "needs a val split beside it; or leave it out and set test_fraction")
         if self.val and self.test_fraction:
-            raise fault("test_fraction", f"should be 0 where val names a split ({self.val!r}); name one with test, too")
+            raise option_error(
+                "test_fraction", f"should be 0 where val names a split ({self.val!r}); name one with test, too"
+            )
         for option, name, others in (("val", self.val, [self.train]), ("test", self.test, [self.train, self.val])):
             if name and name in others:
-                raise fault(option, f"should be a split of its own, and {name!r} is named twice")
+                raise option_error(option, f"should be a split of its own, and {name!r} is named twice")
         return self
 
     @property
@@ -47,7 +59,7 @@ class HuggingFace(Divided):
         return tuple(self._names()) if self.val else super().splits
 
     @property
-    def brings_splits(self) -> bool:
+    def has_own_splits(self) -> bool:
         return self.val is not None
 
     def all_documents(self) -> Iterator[Document]:
@@ -56,8 +68,8 @@ class HuggingFace(Divided):
     def documents(self, split: str) -> Iterator[Document]:
         return self._text().texts(self._names()[split]) if self.val else super().documents(split)
 
-    def assigned(self) -> Iterator[tuple[str, Document]]:
-        return Dataset.assigned(self) if self.val else super().assigned()
+    def documents_with_split(self) -> Iterator[tuple[str, Document]]:
+        return Dataset.documents_with_split(self) if self.val else super().documents_with_split()
 
     def fingerprint(self) -> str:
         local = Path(self.source)

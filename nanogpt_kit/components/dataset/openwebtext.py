@@ -11,12 +11,12 @@ import json
 from collections.abc import Iterator
 from hashlib import sha256
 
-from nanogpt_kit.api import Divided, Document, Field, HubText, PathStr
+from nanogpt_kit.api import Document, Field, HashSplitDataset, HubText, PathStr
 
 REVISION = "79d93d786212f7344586290adb811d4ae6a1762c"  # all of it in 80 parquet files, and no script
 
 
-class OpenWebText(Divided):
+class OpenWebText(HashSplitDataset):
     source: PathStr = Field(
         "Skylion007/openwebtext",
         min_length=1,

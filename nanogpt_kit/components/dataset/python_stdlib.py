@@ -21,7 +21,7 @@ class PythonStdlib(Dataset):
     val_bytes: int = Field(130_000, ge=1, description="size of the validation split, nearly")
 
     @property
-    def brings_splits(self) -> bool:
+    def has_own_splits(self) -> bool:
         return False
 
     def documents(self, split: str) -> Iterator[str]:

@@ -23,7 +23,7 @@ class Shakespeare(Dataset):
     source: PathStr | None = Field(None, description="a copy of the file; left out: downloaded once and checked")
 
     @property
-    def brings_splits(self) -> bool:
+    def has_own_splits(self) -> bool:
         return False
 
     def documents(self, split: str) -> Iterator[str]:

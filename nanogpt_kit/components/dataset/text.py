@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Literal
 
-from nanogpt_kit.api import Divided, Document, Field, PathStrs, TextFile, content_hash, text_files
+from nanogpt_kit.api import Document, Field, HashSplitDataset, PathStrs, TextFile, content_hash, text_files
 
 
-class Text(Divided):
+class Text(HashSplitDataset):
     source: PathStrs = Field(description="files, globs or folders, relative to the current folder")
     field: str = Field("text", description="the key (.jsonl) or column (.csv, .tsv, .parquet) with the text")
     errors: Literal["strict", "replace"] = Field(

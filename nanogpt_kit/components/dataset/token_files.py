@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nanogpt_kit.api import Dataset, Document, Field, KitError, PathStr, TokenFile, characters, content_hash
+from nanogpt_kit.api import Dataset, Document, Field, KitError, PathStr, TokenFile, content_hash, read_meta_characters
 
 SPLIT = re.compile(r"(?<![a-z])(train|val)")
 
@@ -53,13 +53,13 @@ class TokenFiles(Dataset):
     def token_place(self, split: str, index: int) -> str:
         for file in self._opened(split):
             if index < file.count:
-                return file.place(index)
+                return file.location(index)
             index -= file.count
         return super().token_place(split, index)
 
     def vocabulary(self) -> Mapping[str, Any] | None:
         meta = Path(self.source) / "meta.pkl"
-        return {"characters": characters(meta)} if meta.exists() else None
+        return {"characters": read_meta_characters(meta)} if meta.exists() else None
 
     def fingerprint(self) -> str:
         contents = [[content_hash(path) for path in self._files(split)] for split in self.splits]

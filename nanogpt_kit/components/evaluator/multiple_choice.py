@@ -30,7 +30,7 @@ FORMS = {  # by the key that tells it
 
 @dataclass(frozen=True)
 class Question:
-    place: str  # file:line
+    location: str  # file:line
     form: str
     prompt: str
     choices: list[str]  # without the space that comes before each
@@ -105,7 +105,7 @@ class MultipleChoice(Evaluator):
             raise KitError(f"{self.file}: no questions; expected one a line, such as {FORMS['prompt']}")
         for question in found:
             if question.form != found[0].form:
-                raise KitError(f"{question.place}: unlike the lines before; expected {FORMS[found[0].form]}")
+                raise KitError(f"{question.location}: unlike the lines before; expected {FORMS[found[0].form]}")
         return found
 
 
@@ -163,14 +163,14 @@ def encode(question: Question, encoder: Encoder, block_size: int) -> Encoded:
     try:
         prompt, *choices = (torch.from_numpy(ids.astype("int64")) for ids in encoder.encode_batch(texts))
     except KitError as error:
-        raise KitError(f"{question.place}: {error}") from None
+        raise KitError(f"{question.location}: {error}") from None
     if not len(prompt):
         if encoder.eot_id is None:
-            raise KitError(f"{question.place}: no prompt, and the tokenizer has no end-of-text token to begin with")
+            raise KitError(f"{question.location}: no prompt, and the tokenizer has no end-of-text token to begin with")
         prompt = torch.tensor([encoder.eot_id])
     lengths = [len(ids) for ids in choices]
     if not all(0 < length <= block_size for length in lengths):
-        raise KitError(f"{question.place}: choices of {lengths} tokens; expected 1 to {block_size}, the block_size")
+        raise KitError(f"{question.location}: choices of {lengths} tokens; expected 1 to {block_size}, the block_size")
     room = block_size - (max(lengths) - 1)  # what follows the last token is not asked
     return Encoded(question, prompt[-room:], choices)
 

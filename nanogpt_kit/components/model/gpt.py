@@ -29,9 +29,9 @@ from nanogpt_kit.api import (
     Positional,
     ResidualLinear,
     View,
-    fault,
     linear_cross_entropy,
     model_validator,
+    option_error,
     slot,
     softcapped,
 )
@@ -63,9 +63,9 @@ class GPT(Model):
     @model_validator(mode="after")
     def _heads_share_the_features(self) -> Self:
         if self.n_embd % self.n_head:
-            raise fault("n_embd", f"should be a multiple of n_head ({self.n_head}), got {self.n_embd}")
+            raise option_error("n_embd", f"should be a multiple of n_head ({self.n_head}), got {self.n_embd}")
         if self.n_kv_head and self.n_head % self.n_kv_head:
-            raise fault("n_kv_head", f"should divide n_head ({self.n_head}), got {self.n_kv_head}")
+            raise option_error("n_kv_head", f"should divide n_head ({self.n_head}), got {self.n_kv_head}")
         return self
 
     @property

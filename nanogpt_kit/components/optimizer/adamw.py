@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import torch
 
-from nanogpt_kit.api import Field, Optimizer, decayed, uncompiled
+from nanogpt_kit.api import Field, Optimizer, with_weight_decay, without_dynamo
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 FUSED = ("cpu", "cuda", "mps", "xpu")  # devices where torch has one kernel for the whole update
@@ -23,5 +23,5 @@ class AdamW(Optimizer):
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         fused = all(parameter.device.type in FUSED for group in groups for parameter in group["params"])
-        groups = decayed(groups, self.weight_decay)
-        return uncompiled(torch.optim.AdamW)(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
+        groups = with_weight_decay(groups, self.weight_decay)
+        return without_dynamo(torch.optim.AdamW)(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)

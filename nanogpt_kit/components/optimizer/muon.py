@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from nanogpt_kit.api import Field, Optimizer, decayed, multiplies_bf16, slot, uncompiled
+from nanogpt_kit.api import Field, Optimizer, multiplies_bf16, slot, with_weight_decay, without_dynamo
 
 AT_ONCE = 2**24  # elements that a process stacks: in fp32 a copy of 64 MiB, 200 with what is computed from it
 
@@ -41,8 +41,8 @@ class Muon(Optimizer):
             (mine if group["role"] == "matrix" and all(p.ndim == 2 for p in group["params"]) else others).append(group)
         parts: list[torch.optim.Optimizer] = [self.others.build(others)] if others else []
         if mine:
-            muon = uncompiled(Batched)(
-                decayed(mine, self.weight_decay),
+            muon = without_dynamo(Batched)(
+                with_weight_decay(mine, self.weight_decay),
                 lr=self.lr,
                 momentum=self.momentum,
                 nesterov=self.nesterov,
@@ -50,7 +50,7 @@ class Muon(Optimizer):
                 adjust_lr_fn=self.adjust,
             )
             parts.insert(0, muon)
-        return uncompiled(Together)(parts)
+        return without_dynamo(Together)(parts)
 
 
 class Batched(torch.optim.Muon):

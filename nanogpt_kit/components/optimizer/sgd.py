@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import torch
 
-from nanogpt_kit.api import Field, Optimizer, decayed, uncompiled
+from nanogpt_kit.api import Field, Optimizer, with_weight_decay, without_dynamo
 
 
 class SGD(Optimizer):
@@ -21,8 +21,8 @@ class SGD(Optimizer):
     weight_decay: float = Field(0.0, ge=0, description="pull towards zero, on all but vectors")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return uncompiled(torch.optim.SGD)(
-            decayed(groups, self.weight_decay),
+        return without_dynamo(torch.optim.SGD)(
+            with_weight_decay(groups, self.weight_decay),
             lr=self.lr,
             momentum=self.momentum,
             nesterov=self.nesterov and self.momentum > 0,

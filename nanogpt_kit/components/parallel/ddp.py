@@ -12,13 +12,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nanogpt_kit.api import Field, Parallel, RunContext, Spread, clip
+from nanogpt_kit.api import Field, Parallel, ParallelModel, RunContext, clip
 
 
 class DDP(Parallel):
     bucket_mb: int = Field(25, ge=1, description="megabytes of gradients that travel together")
 
-    def spread(self, model: nn.Module, ctx: RunContext) -> Spread:
+    def wrap(self, model: nn.Module, ctx: RunContext) -> ParallelModel:
         return Replicas(model, ctx, self.bucket_mb)
 
 

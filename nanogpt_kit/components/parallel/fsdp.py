@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from nanogpt_kit.api import Field, Parallel, RunContext, Spread, blocks, clip
+from nanogpt_kit.api import Field, Parallel, ParallelModel, RunContext, blocks, clip
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,7 +31,7 @@ class FSDP(Parallel):
             return "fsdp is several processes, and one was started; start more (--nproc, torchrun), or take single"
         return None
 
-    def spread(self, model: nn.Module, ctx: RunContext) -> Spread:
+    def wrap(self, model: nn.Module, ctx: RunContext) -> ParallelModel:
         policy = MixedPrecisionPolicy(param_dtype=DTYPES.get(ctx.precision), reduce_dtype=torch.float32)
         for block in blocks(model):
             fully_shard(block, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
-from nanogpt_kit.api import Parallel, RunContext, Spread, clip
+from nanogpt_kit.api import Parallel, ParallelModel, RunContext, clip
 
 
 class Single(Parallel):
@@ -17,7 +17,7 @@ class Single(Parallel):
             return f"single is one process, but {ctx.world_size} were started; ddp and fsdp are several"
         return None
 
-    def spread(self, model: nn.Module, ctx: RunContext) -> Spread:
+    def wrap(self, model: nn.Module, ctx: RunContext) -> ParallelModel:
         return OneProcess(model)
 
 

@@ -25,7 +25,7 @@ class Byte(Tokenizer):
 
 
 class ByteEncoder(Encoder):
-    heavy = False
+    is_expensive = False
     vocab_size = 257
     eot_id = 256
 

@@ -38,7 +38,7 @@ class Char(Tokenizer):
 
 
 class CharEncoder(Encoder):
-    heavy = False
+    is_expensive = False
     eot_id = None
 
     def __init__(self, characters: str, skip: bool) -> None:

@@ -28,7 +28,7 @@ from nanogpt_kit.api import (
     TextContext,
     Tokenizer,
     content_hash,
-    nearest,
+    did_you_mean,
     no_panic,
     read_text,
 )
@@ -44,7 +44,7 @@ MOST_HOLES = 2**16  # ids that no token has
 
 
 class HuggingFace(Tokenizer):
-    whereabouts: ClassVar[frozenset[str]] = Tokenizer.whereabouts | {"file"}
+    location_options: ClassVar[frozenset[str]] = Tokenizer.location_options | {"file"}
     file: PathStr = Field(min_length=1, description="a tokenizer.json")
     eot: str | None = Field(
         None, min_length=1, description=f"the token that ends a document; left out: one of {', '.join(USUAL_ENDS)}"
@@ -67,7 +67,7 @@ class HuggingFaceEncoder(Encoder):
         except ImportError:
             raise KitError('the tokenizer huggingface needs tokenizers: pip install "nanogpt-kit[bpe]"') from None
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the kit encodes in several processes at once
-        self.place = place
+        self.location = place
         try:
             with no_panic(place):
                 self.tokenizer = hf.Tokenizer.from_str(text)
@@ -84,7 +84,7 @@ class HuggingFaceEncoder(Encoder):
         self.eot = eot or next((name for name in USUAL_ENDS if name in vocabulary), None)
         if self.eot is not None and self.eot not in vocabulary:
             added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
-            raise KitError(f"{place}: it has no token {self.eot!r} for tokenizer.eot{nearest(self.eot, added)}")
+            raise KitError(f"{place}: it has no token {self.eot!r} for tokenizer.eot{did_you_mean(self.eot, added)}")
         self.json = text
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
         if self.vocab_size > len(vocabulary) + MOST_HOLES:
@@ -123,7 +123,7 @@ class HuggingFaceEncoder(Encoder):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
-            with no_panic(self.place):
+            with no_panic(self.location):
                 found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError:
             "".join(texts).encode("utf-8")  # which says where half a surrogate pair is

@@ -23,7 +23,7 @@ class Tiktoken(Tokenizer):
     encoding: Literal["gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base"] = Field(
         "cl100k_base", description="which one; gpt2 and r50k_base are the same"
     )
-    whereabouts: ClassVar[frozenset[str]] = Tokenizer.whereabouts | {"file"}
+    location_options: ClassVar[frozenset[str]] = Tokenizer.location_options | {"file"}
     file: PathStr | None = Field(
         None, min_length=1, description="a copy of <encoding>.tiktoken; left out: as tiktoken keeps or downloads it"
     )

@@ -6,10 +6,16 @@ fields; the methods of a component never gain required arguments.
 
 from __future__ import annotations
 
-from nanogpt_kit.core.kinds.divided import Divided
 from nanogpt_kit.core.kinds.network import MLP, Attention, Init, LayerContext, Model, ModelContext, Norm, Position, Role
 from nanogpt_kit.core.kinds.observation import Callback, EvaluateContext, Evaluator, LiveRun, Sampler, SplitLoss
-from nanogpt_kit.core.kinds.optimization import Optimizer, Parallel, Schedule, Spread, WarmedUp, decayed
+from nanogpt_kit.core.kinds.optimization import (
+    Optimizer,
+    Parallel,
+    ParallelModel,
+    Schedule,
+    WarmedUp,
+    with_weight_decay,
+)
 from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Order, OrderContext, Stream, TextContext, Tokenizer
 from nanogpt_kit.core.options import Component
 
@@ -19,7 +25,6 @@ __all__ = [
     "Attention",
     "Callback",
     "Dataset",
-    "Divided",
     "Document",
     "Encoder",
     "EvaluateContext",
@@ -34,17 +39,17 @@ __all__ = [
     "Order",
     "OrderContext",
     "Parallel",
+    "ParallelModel",
     "Position",
     "Role",
     "Sampler",
     "Schedule",
     "SplitLoss",
-    "Spread",
     "Stream",
     "TextContext",
     "Tokenizer",
     "WarmedUp",
-    "decayed",
+    "with_weight_decay",
 ]
 
 KINDS: dict[str, type[Component]] = {

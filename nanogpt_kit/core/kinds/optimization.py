@@ -29,7 +29,7 @@ class Optimizer(Component):
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer: ...
 
 
-def decayed(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
+def with_weight_decay(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
     """The groups of an optimizer with their `weight_decay`, which spares the vectors (norm gains and biases)."""
     return [{**group, "weight_decay": 0.0 if group["role"] == "vector" else weight_decay} for group in groups]
 
@@ -59,7 +59,7 @@ class WarmedUp(Schedule):
         """As `multiplier`, from step `warmup_steps` on."""
 
 
-class Spread(Protocol):
+class ParallelModel(Protocol):
     """A model laid out over processes: call it like the model."""
 
     def __call__(
@@ -79,4 +79,4 @@ class Parallel(Component):
     kind: ClassVar[str] = "parallel"
 
     @abstractmethod
-    def spread(self, model: nn.Module, ctx: RunContext) -> Spread: ...
+    def wrap(self, model: nn.Module, ctx: RunContext) -> ParallelModel: ...

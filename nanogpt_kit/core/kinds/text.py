@@ -33,7 +33,7 @@ class Dataset(Component):
         return ("train", "val")
 
     @property
-    def brings_splits(self) -> bool:
+    def has_own_splits(self) -> bool:
         """Whether others have split it, so that a text may be in two splits: such ones are counted and reported."""
         return True
 
@@ -41,7 +41,7 @@ class Dataset(Component):
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of a split, in an order that never changes. Raises KitError for text it cannot read."""
 
-    def assigned(self) -> Iterator[tuple[str, Document]]:
+    def documents_with_split(self) -> Iterator[tuple[str, Document]]:
         """Every document of every split, once, with its split; `train` comes last where splits follow each other."""
         for split in train_last(self.splits):
             for document in self.documents(split):
@@ -112,7 +112,7 @@ class ByteStream:
 class Encoder(ABC):
     """A tokenizer at work. `state` and `Tokenizer.restore` carry it through data folders and checkpoints."""
 
-    heavy: ClassVar[bool] = True  # whether encoding text costs more than handing it to another process
+    is_expensive: ClassVar[bool] = True  # whether encoding text costs more than handing it to another process
 
     vocab_size: int
     eot_id: int | None  # written after each document, where there is one
@@ -156,7 +156,9 @@ class Tokenizer(Component):
     """Makes an encoder, by learning from the text or from its options alone."""
 
     kind: ClassVar[str] = "tokenizer"
-    whereabouts: ClassVar[frozenset[str]] = frozenset({"from_run"})  # options that say where something is, not what
+    location_options: ClassVar[frozenset[str]] = frozenset(
+        {"from_run"}
+    )  # options that say where something is, not what
     from_run: PathStr | None = Field(
         None, min_length=1, description="a run whose vocabulary to take, as for training on from it; left out: own"
     )

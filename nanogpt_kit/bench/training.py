@@ -1,0 +1,158 @@
+"""How fast an experiment trains on this machine, and where the time of its steps goes.
+
+What is timed is the run's own trainer, with its callbacks and its data, in a folder that is thrown away; nothing is
+evaluated or saved.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.data.prepare import prepare
+from nanogpt_kit.nn.flops import measure
+from nanogpt_kit.nn.uninitialized import check_parts
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.context import context_of
+from nanogpt_kit.train.cores import Cores
+from nanogpt_kit.train.memory import keep_freed_memory, peak_bytes
+from nanogpt_kit.train.new_run import choices
+from nanogpt_kit.train.precision import DTYPES, Precision
+from nanogpt_kit.train.stop import StopSignals
+from nanogpt_kit.train.trainer import Trainer
+from nanogpt_kit.train.world import World
+
+SETTLING_STEPS = 3  # not timed: the first ones allocate memory and choose kernels
+PARTS = ("data", "forward", "backward", "optimizer", "other")
+PEAK_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192), "mps": (2048, 4096)}  # rows of the square matrices multiplied
+PEAK_TRIALS = 8
+
+
+class Subject:
+    """One experiment, ready to take steps."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        world = World()
+        ctx, why = context_of(experiment, world.size)
+        experiment.check_context(ctx)
+        check_parts(experiment)
+        data = prepare(experiment)
+        self.stack = ExitStack()
+        self.stack.enter_context(Precision(ctx.precision, ctx.device).in_force())
+        keep_freed_memory()
+        self.peak = matmul_peak(ctx.device, ctx.precision)  # of all cores, also where a small step leaves some idle
+        if ctx.device == "cuda":  # its matrices are no part of what the run takes
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        cores = Cores.choose(experiment, ctx, data.encoder.vocab_size)
+        torch.set_num_threads(cores.threads)
+        folder = RunFolder(Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="nanogpt-kit-bench-"))))
+        self.trainer = Trainer(experiment, data, folder, ctx, StopSignals(), world, cores)
+        self.trainer.hooks.call("run_started", run=self.trainer)
+        self.trainer.warm_up()
+        self.trainer.model.train()
+        size = measure(experiment.model, data.encoder.vocab_size)
+        self.flops_per_token = size.flops_per_token if size else None
+        self.facts: dict[str, Any] = {
+            "name": experiment.name,
+            "device": torch.cuda.get_device_name() if ctx.device == "cuda" else ctx.device,
+            "threads": str(cores),
+            "precision": ctx.precision,
+            "precision_since": why,
+            "compile": self.trainer.compile.mode,
+            "compile_since": self.trainer.compile.why,
+            "choices": choices(experiment, ctx),
+            "step_tokens": experiment.train.batch_tokens,
+            "peak_flops": self.peak,
+            "flops_per_token": self.flops_per_token,
+        }
+        self.steps(SETTLING_STEPS)
+
+    def steps(self, count: int) -> float:
+        """Seconds that `count` steps take."""
+        trainer = self.trainer
+        began = time.perf_counter()
+        for _ in range(count):
+            if trainer.step == trainer.total_steps:
+                trainer.step = 0  # batches and learning rates are functions of the step alone
+            trainer.take_step()
+        wait_for(trainer.precision.device)
+        return time.perf_counter() - began
+
+    def parts(self, count: int) -> dict[str, float]:
+        """Seconds of a step by PARTS. The device is waited for at each border, so their sum may exceed a step's time.
+
+        The trainer is no good for `steps` after that.
+        """
+        trainer, device = self.trainer, self.trainer.precision.device
+        spent: dict[str, float] = defaultdict(float)
+        current, since = "other", time.perf_counter()
+
+        def begin(part: str) -> None:
+            nonlocal current, since
+            wait_for(device)
+            now = time.perf_counter()
+            spent[current] += now - since
+            current, since = part, now
+
+        def around(call: Callable[..., Any], during: str, after: str) -> Callable[..., Any]:
+            def marked(*args: Any, **kwargs: Any) -> Any:
+                begin(during)
+                answer = call(*args, **kwargs)
+                begin(after)
+                return answer
+
+            return marked
+
+        spread: Any = around(trainer.wrap, "forward", "backward")
+        spread.sync, spread.clip = trainer.wrap.sync, trainer.wrap.clip
+        trainer.wrap = spread
+        places: list[tuple[Any, str, str, str]] = [
+            (trainer.batches, "at", "data", "other"),
+            (trainer.scaler, "unscale_", "optimizer", "optimizer"),
+            (trainer.optimizer, "zero_grad", "optimizer", "other"),
+        ]
+        for owner, name, during, after in places:
+            setattr(owner, name, around(getattr(owner, name), during, after))
+        begin("other")
+        spent.clear()
+        self.steps(count)
+        begin("other")
+        return {part: spent[part] / count for part in PARTS}
+
+    def memory(self) -> int | None:
+        """Bytes at the peak: of the accelerator, or of the whole process."""
+        return peak_bytes(self.trainer.precision.device)
+
+    def close(self) -> None:
+        self.trainer.hooks.call("run_finished", run=self.trainer, status="interrupted")
+        self.stack.close()
+
+
+def matmul_peak(device: str, precision: str) -> float:
+    """FLOP/s of the fastest product of two square matrices that was seen, in the type that the run multiplies in."""
+    dtype, best = DTYPES.get(precision, torch.float32), 0.0
+    for rows in PEAK_SIZES[device]:
+        a, b = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
+        for _ in range(PEAK_TRIALS):
+            wait_for(device)
+            began = time.perf_counter()
+            a @ b
+            wait_for(device)
+            best = max(best, 2.0 * rows**3 / (time.perf_counter() - began))
+    return best
+
+
+def wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
