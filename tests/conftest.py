@@ -11,11 +11,21 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of the tests are so small that a second thread only costs
 
+import launcher
 import pytest
 from hypothesis import settings
 
 settings.register_profile("kit", deadline=None, database=None)  # times differ on shared machines; leave no files
 settings.load_profile("kit")
+
+
+launcher.install()
+
+
+@pytest.fixture
+def real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of this test starts an interpreter of its own."""
+    monkeypatch.setattr("subprocess.Popen", launcher.RealPopen)
 
 
 @pytest.fixture(autouse=True)
