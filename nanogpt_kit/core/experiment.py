@@ -92,7 +92,7 @@ class Experiment(Options):
         files = list(local.values())
         try:
             registry = Registry.installed()
-            registry = registry.with_files(files, files if trust_code else typed) if files else registry
+            registry = registry.with_files(Component, files, files if trust_code else typed) if files else registry
         except KitError as error:
             place = layers.location(("components",))
             raise KitError(*(Fault(one.message, one.key, place) for one in error.faults)) from error

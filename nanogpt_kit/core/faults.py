@@ -102,7 +102,7 @@ def table_at(key: Key, root: type[Options], values: Any, registry: Registry) -> 
             owner = found[0]
         if "kind" in vars(owner) and issubclass(owner, Component) and not isinstance(values, list):
             try:
-                owner = registry.load(owner.kind, values if isinstance(values, str) else values["use"])
+                owner = registry.load(owner, values if isinstance(values, str) else values["use"])
             except (KitError, KeyError, TypeError):
                 return owner
     return owner

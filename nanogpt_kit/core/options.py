@@ -126,10 +126,10 @@ class Component(Options):
         if not isinstance(use, str):
             raise option_error("use", f"should be the name of a component of kind {cls.kind}, got {use!r}")
         try:
-            component = registry.load(cls.kind, use)
+            component = registry.load(cls, use)
         except KitError as error:
             raise option_error("use", str(error)) from error
-        return component.model_validate(options, context=info.context)  # type: ignore[return-value]
+        return component.model_validate(options, context=info.context)
 
 
 def is_thread_safe(component: Component) -> bool:

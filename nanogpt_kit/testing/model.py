@@ -37,8 +37,7 @@ class ModelConformance(Conformance):
         """With the weights that training starts from."""
         assert self.component.block_size >= T, f"the suite needs a block_size of {T} at least"
         module = (component or self.component).build(ModelContext(vocab_size=self.vocab_size))
-        init = self.init or Registry.installed().load("init", "gpt2")()
-        assert isinstance(init, Init)
+        init = self.init or Registry.installed().load(Init, "gpt2")()
         init.apply(module)
         return module.to(self.device).eval()
 

@@ -16,6 +16,7 @@ from nanogpt_kit.components.optimizer import muon
 from nanogpt_kit.components.optimizer.adamw import AdamW
 from nanogpt_kit.components.optimizer.muon import Muon
 from nanogpt_kit.components.optimizer.sgd import SGD
+from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import OURS, Registry
 from nanogpt_kit.testing.optimizer import SHAPES, OptimizerConformance
 
@@ -106,7 +107,9 @@ class TestMuonWithSGD(OptimizerConformance):
 
 def test_every_built_in_passes_the_suite() -> None:
     tested = {type(case.component) for case in OptimizerConformance.__subclasses__() if case.__module__ == __name__}
-    assert {entry.load() for entry in Registry.installed().of_kind("optimizer") if entry.distribution == OURS} <= tested
+    assert {
+        load_entry(entry) for entry in Registry.installed().of_kind("optimizer") if entry.distribution == OURS
+    } <= tested
 
 
 def test_sgd_is_torchs_with_decay_on_all_but_vectors() -> None:

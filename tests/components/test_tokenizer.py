@@ -26,6 +26,7 @@ from nanogpt_kit.components.tokenizer.char import Char
 from nanogpt_kit.components.tokenizer.gpt2 import GPT2
 from nanogpt_kit.components.tokenizer.huggingface import SPLITS, USUAL_ENDS, HuggingFace
 from nanogpt_kit.components.tokenizer.tiktoken import VOCAB_SIZES, Tiktoken
+from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import OURS, Registry
 from nanogpt_kit.corpus import bpe as bpe_module
 from nanogpt_kit.corpus import library_decoder
@@ -324,7 +325,7 @@ def test_every_built_in_passes_the_suite() -> None:
     kinds = {type(getattr(case, "component", None)) for name, case in globals().items() if name.startswith("Test")}
     for entry in Registry.installed().of_kind("tokenizer"):
         if entry.distribution == OURS:
-            assert entry.load() in {*kinds, HuggingFace}, f"{entry.qualified} passes no suite"
+            assert load_entry(entry) in {*kinds, HuggingFace}, f"{entry.qualified} passes no suite"
 
 
 # --- bytes and characters ---------------------------------------------------------------------------------------

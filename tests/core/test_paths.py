@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.options import Options
 from nanogpt_kit.core.paths import expanded
 from nanogpt_kit.core.registry import Registry
@@ -82,7 +83,7 @@ PATHS = re.compile(r"source|file|path|folder|dir|components|storage|from_run|ini
 
 def path_options() -> list[tuple[type[Options], str]]:
     registry = Registry.installed()
-    owners = [registry.load(entry.kind, entry.name) for entry in registry.entries]
+    owners = [load_entry(entry) for entry in registry.entries]
     return [(owner, name) for owner in [*owners, Experiment] for name in owner.model_fields if PATHS.fullmatch(name)]
 
 

@@ -154,7 +154,7 @@ def test_of_many_unknown_keys_the_first_are_shown_and_all_are_counted(
     from nanogpt_kit.core import faults
 
     looked_up = []
-    monkeypatch.setattr(faults, "nearest", lambda name, allowed: looked_up.append(name) or "")
+    monkeypatch.setattr(faults, "did_you_mean", lambda name, allowed: looked_up.append(name) or "")
     count = 5000
     path = tiny.with_name("many.toml")
     path.write_text(f'extends = "{tiny.name}"\n{before}' + "".join(f"key{n} = {n}\n" for n in range(count)))

@@ -6,6 +6,7 @@ fields; the methods of a component never gain required arguments.
 
 from __future__ import annotations
 
+from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.network import MLP, Attention, Init, LayerContext, Model, ModelContext, Norm, Position, Role
 from nanogpt_kit.core.kinds.observation import Callback, EvaluateContext, Evaluator, LiveRun, Sampler, SplitLoss
 from nanogpt_kit.core.kinds.optimization import (
@@ -18,6 +19,7 @@ from nanogpt_kit.core.kinds.optimization import (
 )
 from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Order, OrderContext, Stream, TextContext, Tokenizer
 from nanogpt_kit.core.options import Component
+from nanogpt_kit.core.registry import Entry
 
 __all__ = [
     "KINDS",
@@ -49,6 +51,7 @@ __all__ = [
     "TextContext",
     "Tokenizer",
     "WarmedUp",
+    "load_entry",
     "with_weight_decay",
 ]
 
@@ -61,3 +64,12 @@ KINDS: dict[str, type[Component]] = {
         *(Sampler, Evaluator, Callback),
     )
 }
+
+
+def load_entry(entry: Entry) -> type[Component]:
+    """Imports the class of an entry. Raises KitError where its kind is unknown or it does not derive from its base."""
+    if entry.kind not in KINDS:
+        raise KitError(
+            f"{entry.qualified} ({entry.target}): unknown kind {entry.kind!r}{did_you_mean(entry.kind, KINDS)}"
+        )
+    return entry.load(KINDS[entry.kind])
