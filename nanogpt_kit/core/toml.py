@@ -1,4 +1,4 @@
-"""TOML in, TOML out, and the one thing that tomli does not tell: on which line each key stands."""
+"""Reading TOML with what tomli does not report: the line of each key."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import tomli
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
-from nanogpt_kit.core.paths import expanded
+from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.reading import read_bytes
-from nanogpt_kit.core.syntax import explained
+from nanogpt_kit.core.syntax import explain_syntax
 
-MOST_BYTES = 5_000_000  # of a file; an experiment has some thousands
-MAX_FILES = 100  # that extend each other
-MAX_LEVELS = 64  # of tables and lists in each other
+MAX_BYTES = 5_000_000  # of a file; an experiment has a few thousand
+MAX_FILES = 100  # in a chain of `extends`
+MAX_LEVELS = 64  # of nested tables and lists
 MAX_DIGITS = 1000  # of a number
 
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -35,9 +35,12 @@ class Document:
     values: dict[str, Any]
     lines: dict[Key, int]
 
+    def location(self, key: Key) -> str:
+        return f"{self.path}:{self.lines[key]}"
+
 
 class Malformed(Exception):
-    """Text that is not TOML, or nested deeper than an experiment can be: why, on which line, at which key."""
+    """Text that is not TOML, or too deeply nested: why, on which line, at which key."""
 
     def __init__(self, message: str, line: int, key: Key = ()) -> None:
         super().__init__(message)
@@ -50,14 +53,14 @@ def parse(text: str) -> tuple[dict[str, Any], dict[Key, int]]:
         values = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         before = Scanner(error.doc[: error.pos]).scan_broken()
-        raise Malformed(*explained(error, before.last, before.earlier)) from None
+        raise Malformed(*explain_syntax(error, before.last, before.earlier)) from None
     except (RecursionError, ValueError) as error:  # more levels than tomli takes; a number of thousands of digits
-        scanner = Scanner(text).scan_broken()  # which raises where it comes to it
+        scanner = Scanner(text).scan_broken()  # raises where it reaches either
         raise Malformed(f"too long: {error}", scanner.line, scanner.last) from None
     return values, Scanner(text).scan()
 
 
-def read(path: Path) -> Document:
+def read_document(path: Path) -> Document:
     """Reads one file. Raises KitError where it is missing, not UTF-8 or not TOML."""
     try:
         return Document(path, *parse(read_text(path)))
@@ -68,7 +71,7 @@ def read(path: Path) -> Document:
 def read_text(path: Path) -> str:
     """A whole UTF-8 file, a byte order mark dropped. Raises KitError with the reason, or the bad byte's place."""
     try:
-        return read_bytes(path, MOST_BYTES).decode("utf-8-sig")
+        return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         bad = f"not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}"
@@ -79,36 +82,38 @@ def read_text(path: Path) -> str:
         raise KitError(Fault(f"cannot be read: {error}", location=str(path))) from None
 
 
-def chain(path: Path) -> list[Document]:
-    """The files that `path` builds on through `extends`, the base first, `path` last."""
+def read_chain(path: Path) -> list[Document]:
+    """Reads `path` and the files that it extends: the base first, `path` last."""
     documents: list[Document] = []
     seen: set[str] = set()
-    waiting: Path | None = path
-    while waiting is not None:
+    following: Path | None = path
+    while following is not None:
         if len(documents) == MAX_FILES:
-            raise extends_fault(documents[-1], f"is the {MAX_FILES}th in a row; put the values of some into one file")
+            raise extends_fault(
+                documents[-1], f"is file {MAX_FILES} of a chain, and no more are allowed; merge some of them"
+            )
         try:
-            document = read(waiting)
+            document = read_document(following)
         except KitError as error:
-            if not documents or is_there(waiting):
+            if not documents or file_exists(following):
                 raise
             raise extends_fault(documents[-1], f"{error} (paths are relative to the file that extends)") from None
-        identity = os.path.realpath(waiting)
+        identity = os.path.realpath(following)
         if identity in seen:
             circle = " -> ".join(str(document.path) for document in documents)
-            raise extends_fault(documents[-1], f"the files extend each other in a circle: {circle} -> {waiting}")
+            raise extends_fault(documents[-1], f"the files extend each other in a circle: {circle} -> {following}")
         seen.add(identity)
         documents.append(document)
         base = document.values.pop("extends", None)
         if base is not None and not isinstance(base, str):
             raise extends_fault(document, f"should be the path of one file, got {reprlib.repr(base)}")
         if base is not None:
-            base = expanded(base, "extends", f"{waiting}:{document.lines[('extends',)]}")
-        waiting = waiting.parent / base if base is not None else None
+            base = expand_path(base, "extends", document.location(("extends",)))
+        following = following.parent / base if base is not None else None
     return documents[::-1]
 
 
-def is_there(path: Path) -> bool:
+def file_exists(path: Path) -> bool:
     try:
         return path.exists()
     except (OSError, ValueError):  # no file can have such a name
@@ -116,11 +121,11 @@ def is_there(path: Path) -> bool:
 
 
 def extends_fault(document: Document, message: str) -> KitError:
-    return KitError(Fault(message, "extends", f"{document.path}:{document.lines[('extends',)]}"))
+    return KitError(Fault(message, "extends", document.location(("extends",))))
 
 
 class Scanner:
-    """Walks a document that tomli has accepted, so it need not check anything, only keep count."""
+    """Walks a document that tomli has accepted, so it checks nothing and only counts lines."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -128,31 +133,31 @@ class Scanner:
         self.newlines = [match.start() for match in re.finditer("\n", text)]
         self.lines: dict[Key, int] = {}
         self.last: Key = ()  # the newest key or element
-        self.earlier = 0  # the line on which that was written before, if it was
-        self.counts: dict[Key, int] = {}  # arrays of tables: how many elements so far
+        self.earlier = 0  # the line where that key was written before; 0 for none
+        self.counts: dict[Key, int] = {}  # arrays of tables: index of the newest element
 
     def scan(self) -> dict[Key, int]:
         table: Key = ()
-        while self.blank() < len(self.text):
+        while self.skip_blank() < len(self.text):
             if self.text.startswith("[[", self.at):
                 self.at += 2
-                table = self.inside(self.key())
-                self.note(table)
+                table = self.absolute_key(self.scan_key())
+                self.record(table)
                 self.counts[table] = self.counts.get(table, -1) + 1
                 table = (*table, self.counts[table])
-                self.note(table)
+                self.record(table)
                 self.at = self.text.index("]]", self.at) + 2
             elif self.text[self.at] == "[":
                 self.at += 1
-                table = self.inside(self.key())
-                self.note(table)
+                table = self.absolute_key(self.scan_key())
+                self.record(table)
                 self.at = self.text.index("]", self.at) + 1
             else:
-                self.pair(table)
+                self.scan_pair(table)
         return self.lines
 
     def scan_broken(self) -> Scanner:
-        """Walks as far as a document is valid. Raises Malformed as `scan` does."""
+        """Walks a document as far as it is valid. Raises Malformed as `scan` does."""
         with suppress(ValueError, IndexError, AssertionError):
             self.scan()
         return self
@@ -161,18 +166,20 @@ class Scanner:
     def line(self) -> int:
         return bisect(self.newlines, self.at) + 1
 
-    def note(self, key: Key) -> None:
-        """Records the line of `key`, and of the tables that it names in passing. Raises Malformed."""
+    def record(self, key: Key) -> None:
+        """Records the line of `key` and of the tables in it. Raises Malformed."""
         if len(key) > MAX_LEVELS:
-            raise Malformed(f"more than {MAX_LEVELS} levels; no option lies so deep", self.line, key[:MAX_LEVELS])
+            raise Malformed(
+                f"more than {MAX_LEVELS} levels; no option is nested so deeply", self.line, key[:MAX_LEVELS]
+            )
         line, self.earlier = self.line, self.lines.get(key, 0)
         for end in range(1, len(key) + 1):
             self.lines.setdefault(key[:end], line)
         self.last = key
 
-    def inside(self, key: tuple[str, ...]) -> Key:
-        """`[callback.options]` after `[[callback]]` means the newest element: put its number in."""
-        if len(key) > MAX_LEVELS:  # which `note` refuses
+    def absolute_key(self, key: tuple[str, ...]) -> Key:
+        """`[callback.options]` after `[[callback]]` means its newest element: inserts the index."""
+        if len(key) > MAX_LEVELS:  # refused by `record`
             return key
         full: Key = ()
         for part in key[:-1]:
@@ -181,7 +188,7 @@ class Scanner:
                 full = (*full, self.counts[full])
         return (*full, key[-1])
 
-    def blank(self) -> int:
+    def skip_blank(self) -> int:
         """Skips white space, newlines and comments; returns where it stopped."""
         while self.at < len(self.text):
             if self.text[self.at] == "#":
@@ -193,43 +200,43 @@ class Scanner:
                 break
         return self.at
 
-    def key(self) -> tuple[str, ...]:
+    def scan_key(self) -> tuple[str, ...]:
         parts: list[str] = []
         while True:
-            self.blank()
+            self.skip_blank()
             if self.text[self.at] in "\"'":
-                parts.append(tomli.loads("key = " + self.string())["key"])
+                parts.append(tomli.loads("key = " + self.scan_string())["key"])
             else:
                 match = BARE_KEY.match(self.text, self.at)
                 assert match, f"a valid document has a key at offset {self.at}"
                 parts.append(match.group())
                 self.at = match.end()
-            if not self.text.startswith(".", self.blank()):
+            if not self.text.startswith(".", self.skip_blank()):
                 return tuple(parts)
             self.at += 1
 
-    def pair(self, table: Key) -> None:
-        key = (*table, *self.key())
-        self.note(key)
+    def scan_pair(self, table: Key) -> None:
+        key = (*table, *self.scan_key())
+        self.record(key)
         self.at += 1  # the "="
-        self.value(key)
+        self.scan_value(key)
 
-    def value(self, key: Key) -> None:
-        self.blank()
+    def scan_value(self, key: Key) -> None:
+        self.skip_blank()
         opening = self.text[self.at]
         if opening in "\"'":
-            self.string()
+            self.scan_string()
         elif opening in "[{":
             self.at += 1
             index = 0
-            while self.text[self.blank()] not in "]}":
+            while self.text[self.skip_blank()] not in "]}":
                 if opening == "[":
-                    self.note((*key, index))
-                    self.value((*key, index))
+                    self.record((*key, index))
+                    self.scan_value((*key, index))
                     index += 1
                 else:
-                    self.pair(key)
-                if self.text[self.blank()] == ",":
+                    self.scan_pair(key)
+                if self.text[self.skip_blank()] == ",":
                     self.at += 1
             self.at += 1
         else:
@@ -239,7 +246,7 @@ class Scanner:
                 raise Malformed(f"a value of {match.end() - self.at:,} characters without quotes", self.line, key)
             self.at = match.end()
 
-    def string(self) -> str:
+    def scan_string(self) -> str:
         """Skips one string of any of the four forms; returns it as written."""
         start, quote = self.at, self.text[self.at]
         if self.text.startswith(quote * 3, self.at):

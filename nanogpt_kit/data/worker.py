@@ -27,7 +27,7 @@ def make(recipe: dict[str, Any]) -> Encoder:
 
 
 def main() -> None:
-    signals.ignore_those_to_a_group()
+    signals.ignore_group_signals()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a tokenizer prints must not end up between the answers
     with suppress(EOFError, BrokenPipeError):

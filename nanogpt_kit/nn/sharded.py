@@ -6,11 +6,12 @@ Source: Pascanu et al. 2012, arXiv:1211.5063, for clipping; torch's DTensor for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 
-def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
     """Scales gradients down to `max_norm` (0 leaves them); returns the norm that they had, the same on every rank."""
     if max_norm:
         return full_tensor(nn.utils.clip_grad_norm_(parameters, max_norm))
@@ -35,8 +36,19 @@ def reshard(model: nn.Module) -> None:
             give_back()
 
 
+def distribute_state_like(state: Any, like: Any) -> Any:
+    """`state`, plain values and full tensors, with each tensor sharded as the one at the same place of `like`."""
+    if isinstance(state, Tensor):
+        return distribute_like(state, like) if isinstance(like, Tensor) else state
+    if isinstance(state, dict) and isinstance(like, dict):
+        return {key: distribute_state_like(value, like.get(key)) for key, value in state.items()}
+    if isinstance(state, list) and isinstance(like, list) and len(state) == len(like):
+        return [distribute_state_like(value, other) for value, other in zip(state, like, strict=True)]
+    return state
+
+
 def distribute_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor in parts as `like` is, where both have one shape; every rank has it, so none has to send."""
+    """A full tensor, sharded as `like` is where both have one shape; every rank has it, so none has to send it."""
     if not is_sharded(like) or is_sharded(value) or value.shape != like.shape:
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import ParallelModel
+from nanogpt_kit.core.kinds import WrappedModel
 from nanogpt_kit.core.options import RunContext, components_in, is_thread_safe
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.uninitialized import build_on_meta
@@ -93,7 +93,7 @@ class ThreadedModel:
     hooks look at. The sums are the same all the same. Where a parameter has hooks of its own, nothing is shared.
     """
 
-    def __init__(self, spread: ParallelModel, model: nn.Module, shares: int) -> None:
+    def __init__(self, spread: WrappedModel, model: nn.Module, shares: int) -> None:
         self.wrap = spread
         self.shares = shares
         self.modules = list(model.modules())

@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import nn
 
+from nanogpt_kit.components.optimizer import without_dynamo
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.nn.optimizers import without_dynamo
 from nanogpt_kit.train import session
 from nanogpt_kit.train.pending import PendingScalars
 

@@ -196,11 +196,11 @@ def test_a_ledger_that_is_damaged_only_costs_a_question(
 def test_several_processes_add_to_the_ledger_at_a_time(tmp_path: Path) -> None:
     code = (
         "import sys; from nanogpt_kit.core import trust\n"
-        "for n in range(200): trust.remember(f'{sys.argv[1]}-{n}', '/' + 'p' * 500)"
+        "for n in range(200): trust.record_consent(f'{sys.argv[1]}-{n}', '/' + 'p' * 500)"
     )
     both = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "ab"]
     assert [process.wait() for process in both] == [0, 0]
-    contents, paths = trust.remembered()
+    contents, paths = trust.read_consents()
     assert contents == {f"{name}-{n}" for name in "ab" for n in range(200)}
     assert paths == {"/" + "p" * 500}
 
@@ -231,7 +231,7 @@ def test_who_is_asked_decides(
         asked.append((path, size))
         return answer
 
-    with trust.asking(question):
+    with trust.ask_with(question):
         if answer:
             Experiment.load(path)
             Experiment.load(path)

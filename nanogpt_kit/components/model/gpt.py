@@ -33,7 +33,6 @@ from nanogpt_kit.api import (
     model_validator,
     option_error,
     slot,
-    softcapped,
 )
 
 
@@ -98,7 +97,9 @@ class Transformer(nn.Module):
         self.logit_softcap = parts.logit_softcap
         rows = -(-vocab_size // parts.vocab_multiple) * parts.vocab_multiple  # rounded up
         self.wte = nn.Embedding(rows, ctx.n_embd)
-        self.position = parts.position.build(ctx)
+        position = parts.position.build(ctx)
+        assert isinstance(position, Positional), f"position builds a {type(position).__name__}, not an api.Positional"
+        self.position = position
         self.drop = nn.Dropout(ctx.dropout)
         self.h = nn.ModuleList(Block(parts, ctx) for _ in range(ctx.n_layer))
         self.ln_f = parts.norm.build(ctx)
@@ -138,7 +139,7 @@ class Transformer(nn.Module):
         if targets is not None:
             return linear_cross_entropy(x, self.lm_head.weight, targets, self.vocab_size, self.logit_softcap)
         logits: Tensor = self.lm_head(x)[..., : self.vocab_size]  # (B, T, V), without the padding
-        return softcapped(logits, self.logit_softcap)
+        return logits if self.logit_softcap is None else self.logit_softcap * torch.tanh(logits / self.logit_softcap)
 
     def crop(self, block_size: int) -> None:
         """Shortens the context in place, as for fine-tuning on shorter windows."""

@@ -1,7 +1,7 @@
 """One base class per kind of component. A component *is* its options; its methods are the behaviour.
 
-Kinds know no torch: tensors and modules appear in signatures only. Contexts are frozen and may gain
-fields; the methods of a component never gain required arguments.
+Kinds import no torch: tensors and modules appear in signatures only. Contexts are frozen and may gain fields; the
+methods of a component never gain required arguments.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from nanogpt_kit.core.kinds.observation import Callback, EvaluateContext, Evalua
 from nanogpt_kit.core.kinds.optimization import (
     Optimizer,
     Parallel,
-    ParallelModel,
     Schedule,
     WarmedUp,
-    with_weight_decay,
+    WrappedModel,
 )
 from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Order, OrderContext, Stream, TextContext, Tokenizer
 from nanogpt_kit.core.options import Component
@@ -41,7 +40,6 @@ __all__ = [
     "Order",
     "OrderContext",
     "Parallel",
-    "ParallelModel",
     "Position",
     "Role",
     "Sampler",
@@ -51,8 +49,8 @@ __all__ = [
     "TextContext",
     "Tokenizer",
     "WarmedUp",
+    "WrappedModel",
     "load_entry",
-    "with_weight_decay",
 ]
 
 KINDS: dict[str, type[Component]] = {
