@@ -41,7 +41,7 @@ from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train, is_free_form
 
-SEVERAL_PROCESSES = "parallel=ddp"  # the default of a run in several processes, for which `single` is no use
+SEVERAL_PROCESSES = "parallel=ddp"  # the default for several processes, which `single` refuses
 
 
 class Experiment(Options):

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nanogpt_kit.core import toml
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
+from nanogpt_kit.core.toml import read_chain
+from nanogpt_kit.core.toml_lines import Malformed, parse_toml
 
 COMMAND_LINE = "command line"
 MAX_BITS = 64  # of TOML's integers, by its specification
@@ -37,8 +38,8 @@ class Layers:
         """`path` over all that it extends, then `overrides` ("model.n_layer=6"). Raises KitError."""
         layers = cls(is_free_form) if is_free_form else cls()
         layers.locations[()] = str(path)
-        for document in toml.read_chain(path):
-            layers.add(document.values, document.location)
+        for file in read_chain(path):
+            layers.add(file.values, file.location)
         layers.override(overrides)
         return layers
 
@@ -183,8 +184,8 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     if "\n" in right:
         return key, right
     try:
-        values, _ = toml.parse(f"value = {right}")
-    except toml.Malformed as error:
+        values, _ = parse_toml(f"value = {right}")
+    except Malformed as error:
         if right[:1] in tuple("[{\"'"):
             message = f"not a TOML value: {error.message}, in {abbreviate(right)}"
             raise KitError(Fault(message, dotted(key), COMMAND_LINE)) from None
@@ -203,8 +204,8 @@ def abbreviate(text: str) -> str:
 def parse_key(text: str) -> tuple[str, ...]:
     """The parts of a dotted key; empty where `text` is not one."""
     try:
-        node, _ = toml.parse(f"{text} = 0")
-    except toml.Malformed:
+        node, _ = parse_toml(f"{text} = 0")
+    except Malformed:
         return ()
     key: tuple[str, ...] = ()
     while isinstance(node, dict) and len(node) == 1:

@@ -160,7 +160,7 @@ class Registry:
             if getattr(sys.modules.get(module_name), attribute, None) is component:
                 return entry
         where = f"{component.__module__}:{component.__qualname__}"
-        raise KitError(f"{where} is used as {component.kind} but is no entry point of an installed distribution")
+        raise KitError(f"{where} is used as {component.kind}, but no installed distribution has an entry point for it")
 
     def name_of(self, component: type[HasKind]) -> str:
         """The shortest name under which `find` gives this class."""

@@ -1,34 +1,24 @@
-"""Reading TOML with what tomli does not report: the line of each key."""
+"""Reading experiment files and the files that they extend."""
 
 from __future__ import annotations
 
 import os
-import re
 import reprlib
-from bisect import bisect
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli
-
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.reading import read_bytes
-from nanogpt_kit.core.syntax import explain_syntax
+from nanogpt_kit.core.toml_lines import Malformed, parse_toml
 
 MAX_BYTES = 5_000_000  # of a file; an experiment has a few thousand
 MAX_FILES = 100  # in a chain of `extends`
-MAX_LEVELS = 64  # of nested tables and lists
-MAX_DIGITS = 1000  # of a number
-
-BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-PLAIN_VALUE = re.compile(r"[^,\]}#\n]+")  # a number, a boolean or a date: no strings, no brackets
 
 
 @dataclass(frozen=True)
-class Document:
+class TomlFile:
     """One file: its values, and the line (from 1) of every key and array element."""
 
     path: Path
@@ -39,39 +29,18 @@ class Document:
         return f"{self.path}:{self.lines[key]}"
 
 
-class Malformed(Exception):
-    """Text that is not TOML, or too deeply nested: why, on which line, at which key."""
-
-    def __init__(self, message: str, line: int, key: Key = ()) -> None:
-        super().__init__(message)
-        self.message, self.line, self.key = message, line, key
-
-
-def parse(text: str) -> tuple[dict[str, Any], dict[Key, int]]:
-    """The values, and the line of every key and array element. Raises Malformed."""
-    try:
-        values = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
-        before = Scanner(error.doc[: error.pos]).scan_broken()
-        raise Malformed(*explain_syntax(error, before.last, before.earlier)) from None
-    except (RecursionError, ValueError) as error:  # more levels than tomli takes; a number of thousands of digits
-        scanner = Scanner(text).scan_broken()  # raises where it reaches either
-        raise Malformed(f"too long: {error}", scanner.line, scanner.last) from None
-    return values, Scanner(text).scan()
-
-
-def read_document(path: Path) -> Document:
+def read_file(path: Path) -> TomlFile:
     """Reads one file. Raises KitError where it is missing, not UTF-8 or not TOML."""
     try:
-        return Document(path, *parse(read_text(path)))
+        return TomlFile(path, *parse_toml(read_text(path)))
     except Malformed as error:
         raise KitError(Fault(f"not TOML: {error.message}", dotted(error.key), f"{path}:{error.line}")) from None
 
 
-def read_text(path: Path) -> str:
-    """A whole UTF-8 file, a byte order mark dropped. Raises KitError with the reason, or the bad byte's place."""
+def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+    """A whole UTF-8 file of at most `limit` bytes, without byte order mark. Raises KitError with the reason."""
     try:
-        return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
+        return read_bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         bad = f"not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}"
@@ -82,35 +51,35 @@ def read_text(path: Path) -> str:
         raise KitError(Fault(f"cannot be read: {error}", location=str(path))) from None
 
 
-def read_chain(path: Path) -> list[Document]:
+def read_chain(path: Path) -> list[TomlFile]:
     """Reads `path` and the files that it extends: the base first, `path` last."""
-    documents: list[Document] = []
+    files: list[TomlFile] = []
     seen: set[str] = set()
     following: Path | None = path
     while following is not None:
-        if len(documents) == MAX_FILES:
+        if len(files) == MAX_FILES:
             raise extends_fault(
-                documents[-1], f"is file {MAX_FILES} of a chain, and no more are allowed; merge some of them"
+                files[-1], f"is file {MAX_FILES} of a chain, and no more are allowed; merge some of them"
             )
         try:
-            document = read_document(following)
+            file = read_file(following)
         except KitError as error:
-            if not documents or file_exists(following):
+            if not files or file_exists(following):
                 raise
-            raise extends_fault(documents[-1], f"{error} (paths are relative to the file that extends)") from None
+            raise extends_fault(files[-1], f"{error} (paths are relative to the file that extends)") from None
         identity = os.path.realpath(following)
         if identity in seen:
-            circle = " -> ".join(str(document.path) for document in documents)
-            raise extends_fault(documents[-1], f"the files extend each other in a circle: {circle} -> {following}")
+            circle = " -> ".join(str(file.path) for file in files)
+            raise extends_fault(files[-1], f"the files extend each other in a circle: {circle} -> {following}")
         seen.add(identity)
-        documents.append(document)
-        base = document.values.pop("extends", None)
+        files.append(file)
+        base = file.values.pop("extends", None)
         if base is not None and not isinstance(base, str):
-            raise extends_fault(document, f"should be the path of one file, got {reprlib.repr(base)}")
+            raise extends_fault(file, f"should be the path of one file, got {reprlib.repr(base)}")
         if base is not None:
-            base = expand_path(base, "extends", document.location(("extends",)))
+            base = expand_path(base, "extends", file.location(("extends",)))
         following = following.parent / base if base is not None else None
-    return documents[::-1]
+    return files[::-1]
 
 
 def file_exists(path: Path) -> bool:
@@ -120,147 +89,5 @@ def file_exists(path: Path) -> bool:
         return False
 
 
-def extends_fault(document: Document, message: str) -> KitError:
-    return KitError(Fault(message, "extends", document.location(("extends",))))
-
-
-class Scanner:
-    """Walks a document that tomli has accepted, so it checks nothing and only counts lines."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.at = 0
-        self.newlines = [match.start() for match in re.finditer("\n", text)]
-        self.lines: dict[Key, int] = {}
-        self.last: Key = ()  # the newest key or element
-        self.earlier = 0  # the line where that key was written before; 0 for none
-        self.counts: dict[Key, int] = {}  # arrays of tables: index of the newest element
-
-    def scan(self) -> dict[Key, int]:
-        table: Key = ()
-        while self.skip_blank() < len(self.text):
-            if self.text.startswith("[[", self.at):
-                self.at += 2
-                table = self.absolute_key(self.scan_key())
-                self.record(table)
-                self.counts[table] = self.counts.get(table, -1) + 1
-                table = (*table, self.counts[table])
-                self.record(table)
-                self.at = self.text.index("]]", self.at) + 2
-            elif self.text[self.at] == "[":
-                self.at += 1
-                table = self.absolute_key(self.scan_key())
-                self.record(table)
-                self.at = self.text.index("]", self.at) + 1
-            else:
-                self.scan_pair(table)
-        return self.lines
-
-    def scan_broken(self) -> Scanner:
-        """Walks a document as far as it is valid. Raises Malformed as `scan` does."""
-        with suppress(ValueError, IndexError, AssertionError):
-            self.scan()
-        return self
-
-    @property
-    def line(self) -> int:
-        return bisect(self.newlines, self.at) + 1
-
-    def record(self, key: Key) -> None:
-        """Records the line of `key` and of the tables in it. Raises Malformed."""
-        if len(key) > MAX_LEVELS:
-            raise Malformed(
-                f"more than {MAX_LEVELS} levels; no option is nested so deeply", self.line, key[:MAX_LEVELS]
-            )
-        line, self.earlier = self.line, self.lines.get(key, 0)
-        for end in range(1, len(key) + 1):
-            self.lines.setdefault(key[:end], line)
-        self.last = key
-
-    def absolute_key(self, key: tuple[str, ...]) -> Key:
-        """`[callback.options]` after `[[callback]]` means its newest element: inserts the index."""
-        if len(key) > MAX_LEVELS:  # refused by `record`
-            return key
-        full: Key = ()
-        for part in key[:-1]:
-            full = (*full, part)
-            if full in self.counts:
-                full = (*full, self.counts[full])
-        return (*full, key[-1])
-
-    def skip_blank(self) -> int:
-        """Skips white space, newlines and comments; returns where it stopped."""
-        while self.at < len(self.text):
-            if self.text[self.at] == "#":
-                end = self.text.find("\n", self.at)
-                self.at = len(self.text) if end < 0 else end
-            elif self.text[self.at] in " \t\r\n":
-                self.at += 1
-            else:
-                break
-        return self.at
-
-    def scan_key(self) -> tuple[str, ...]:
-        parts: list[str] = []
-        while True:
-            self.skip_blank()
-            if self.text[self.at] in "\"'":
-                parts.append(tomli.loads("key = " + self.scan_string())["key"])
-            else:
-                match = BARE_KEY.match(self.text, self.at)
-                assert match, f"a valid document has a key at offset {self.at}"
-                parts.append(match.group())
-                self.at = match.end()
-            if not self.text.startswith(".", self.skip_blank()):
-                return tuple(parts)
-            self.at += 1
-
-    def scan_pair(self, table: Key) -> None:
-        key = (*table, *self.scan_key())
-        self.record(key)
-        self.at += 1  # the "="
-        self.scan_value(key)
-
-    def scan_value(self, key: Key) -> None:
-        self.skip_blank()
-        opening = self.text[self.at]
-        if opening in "\"'":
-            self.scan_string()
-        elif opening in "[{":
-            self.at += 1
-            index = 0
-            while self.text[self.skip_blank()] not in "]}":
-                if opening == "[":
-                    self.record((*key, index))
-                    self.scan_value((*key, index))
-                    index += 1
-                else:
-                    self.scan_pair(key)
-                if self.text[self.skip_blank()] == ",":
-                    self.at += 1
-            self.at += 1
-        else:
-            match = PLAIN_VALUE.match(self.text, self.at)
-            assert match, f"a valid document has a value at offset {self.at}"
-            if match.end() - self.at > MAX_DIGITS:
-                raise Malformed(f"a value of {match.end() - self.at:,} characters without quotes", self.line, key)
-            self.at = match.end()
-
-    def scan_string(self) -> str:
-        """Skips one string of any of the four forms; returns it as written."""
-        start, quote = self.at, self.text[self.at]
-        if self.text.startswith(quote * 3, self.at):
-            self.at += 3
-            while not self.text.startswith(quote * 3, self.at):
-                self.at += 2 if quote == '"' and self.text[self.at] == "\\" else 1
-            self.at += 3
-            while self.text.startswith(quote, self.at):  # up to two more quotes may end the content
-                self.at += 1
-        elif self.text.startswith(quote * 2, self.at):
-            self.at += 2
-        else:
-            self.at += 1
-            while self.text[self.at] != quote:
-                self.at += 2 if quote == '"' and self.text[self.at] == "\\" else 1
-            self.at += 1
-        return self.text[start : self.at]
+def extends_fault(file: TomlFile, message: str) -> KitError:
+    return KitError(Fault(message, "extends", file.location(("extends",))))

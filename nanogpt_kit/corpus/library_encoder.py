@@ -16,6 +16,7 @@ import numpy as np
 
 from nanogpt_kit.core.errors import KitError, did_you_mean, no_panic
 from nanogpt_kit.core.kinds import Encoder, Stream
+from nanogpt_kit.core.reading import MAX_BYTES
 from nanogpt_kit.core.toml import read_text
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.corpus.library_decoder import LibraryDecoder, LibraryStream
@@ -78,7 +79,7 @@ class LibraryEncoder(Encoder):
     @classmethod
     def read(cls, path: str, eot: str | None) -> LibraryEncoder:
         """Reads a tokenizer.json. Raises KitError for what is not one."""
-        return cls(read_text(Path(path)), eot, path)
+        return cls(read_text(Path(path), MAX_BYTES), eot, path)
 
     def _read(self, parts: dict[str, Any], vocabulary: dict[str, int]) -> None:
         """What the library does not report: the unknown token, and the tokens that text is never encoded as."""

@@ -612,6 +612,14 @@ def test_no_cut_goes_through_an_added_token(token: hf.AddedToken, cuts: bool, tm
     assert bool(encoder.cut("some words in New York ")) == cuts
 
 
+def test_a_tokenizer_file_may_have_the_size_of_large_vocabularies(tmp_path: Path) -> None:
+    """Those of 128,000 tokens and more have 9 to 35 MB, far more than an experiment file may have."""
+    path = Path(saved(byte_level(), tmp_path))
+    ids = ids_of(learnt(HuggingFace(file=str(path))), PROSE)
+    path.write_text(path.read_text(encoding="utf-8") + " " * 6_000_000, encoding="utf-8")
+    assert ids_of(learnt(HuggingFace(file=str(path))), PROSE) == ids
+
+
 def test_the_dropout_of_a_tokenizer_file_is_off(tmp_path: Path) -> None:
     tokenizer = byte_level()
     plain = ids_of(learnt(HuggingFace(file=saved(tokenizer, tmp_path))), PROSE)

@@ -58,7 +58,7 @@ def test_a_slip_is_named_with_its_line_and_key_and_remedy(text: str, tmp_path: P
     path.write_text(text, encoding="utf-8")
     line, key, remedy = HABITS[text]
     with pytest.raises(KitError) as refused:
-        toml.read_document(path)
+        toml.read_file(path)
     (fault,) = refused.value.faults
     assert (fault.location, fault.key) == (f"{path}:{line}", key)
     assert [words for words in remedy if words not in fault.message] == []
@@ -144,7 +144,7 @@ def test_a_long_chain_is_refused_where_it_becomes_too_long(tmp_path: Path) -> No
 def test_a_large_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("#" * (toml.MAX_BYTES + 1))
     with pytest.raises(KitError, match=rf"a\.toml: .*larger than {toml.MAX_BYTES:,} bytes"):
-        toml.read_document(tmp_path / "a.toml")
+        toml.read_file(tmp_path / "a.toml")
 
 
 @pytest.mark.parametrize("before", ["", "[model]\n", "[train]\n"])
