@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import torch
 
 from nanogpt_kit.api import Field, Optimizer
-from nanogpt_kit.components.optimizer import without_dynamo
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # where torch has a single kernel for the whole update
@@ -25,4 +24,4 @@ class AdamW(Optimizer):
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         fused = all(parameter.device.type in FUSED_DEVICES for group in groups for parameter in group["params"])
         groups = self.with_weight_decay(groups, self.weight_decay)
-        return without_dynamo(torch.optim.AdamW)(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)

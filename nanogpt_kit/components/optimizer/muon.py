@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from nanogpt_kit.api import Field, Optimizer, multiplies_bf16, slot
-from nanogpt_kit.components.optimizer import without_dynamo
 
 BATCH_ELEMENTS = 2**24  # in the stack of a process: 64 MiB in fp32, about 200 MiB with all that is computed from it
 
@@ -43,7 +42,7 @@ class Muon(Optimizer):
             (matrices if is_matrix else others).append(group)
         parts: list[torch.optim.Optimizer] = [self.others.build(others)] if others else []
         if matrices:
-            muon = without_dynamo(BatchedMuon)(
+            muon = BatchedMuon(
                 self.with_weight_decay(matrices, self.weight_decay),
                 lr=self.lr,
                 momentum=self.momentum,
@@ -52,7 +51,7 @@ class Muon(Optimizer):
                 adjust_lr_fn=self.adjust,
             )
             parts.insert(0, muon)
-        return without_dynamo(CombinedOptimizer)(parts)
+        return CombinedOptimizer(parts)
 
 
 class BatchedMuon(torch.optim.Muon):

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import torch
 
 from nanogpt_kit.api import Field, Optimizer
-from nanogpt_kit.components.optimizer import without_dynamo
 
 
 class SGD(Optimizer):
@@ -22,7 +21,7 @@ class SGD(Optimizer):
     weight_decay: float = Field(0.0, ge=0, description="weight decay of all parameters but vectors")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return without_dynamo(torch.optim.SGD)(
+        return torch.optim.SGD(
             self.with_weight_decay(groups, self.weight_decay),
             lr=self.lr,
             momentum=self.momentum,
