@@ -94,7 +94,7 @@ def told(folder: Path, schedule: str = 'schedule = "constant"', *files: str) -> 
 POLY = "[nanogpt_kit.schedule]\npoly = poly_plugin:Poly\n"
 
 
-def test_discover_entriesy_imports_nothing() -> None:
+def test_discovery_imports_nothing() -> None:
     code = """
 import sys
 from nanogpt_kit.core.registry import Registry
