@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Attention
 
 logger = logging.getLogger(__name__)
 
-SOFTMAX = ("sdpa", "naive", "flex")  # attentions that compute the same
 EMBEDDING, HEAD = "wte.weight", "lm_head.weight"
 WIDE = EMBEDDING, HEAD  # one row a token
 POSITIONS = "position.wpe.weight"  # `wpe.weight` elsewhere
@@ -166,11 +167,15 @@ def their_name(name: str) -> str:
     return "transformer." + ("wpe.weight" if name == POSITIONS else name)
 
 
-def check_shaped(resolved: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], what: str) -> None:
+def check_shaped(experiment: Experiment, allowed: Mapping[str, tuple[Any, ...]], what: str) -> None:
     """Raises KitError with each option of [model] that `what` cannot express; `allowed` is by dotted key."""
     faults = []
+    attention = getattr(experiment.model, "attention", None)
+    if isinstance(attention, Attention) and attention.computes != "softmax":
+        name = experiment.entry_of(attention).name
+        faults.append(f"{what} has softmax attention only, and model.attention = {name!r} may compute something else")
     for key, values in allowed.items():
-        found: Any = resolved
+        found: Any = experiment.resolved()["model"]
         for part in key.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
         if found not in values:

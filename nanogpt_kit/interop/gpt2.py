@@ -20,7 +20,6 @@ from nanogpt_kit.core.errors import KitError, no_panic
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.interop.foreign import (
     HEAD,
-    SOFTMAX,
     Foreign,
     by_our_names,
     check_shaped,
@@ -45,7 +44,6 @@ SHAPED = {  # the networks that its format can hold
     "position.use": ("learned",),
     "norm.use": ("layernorm",),
     "mlp.use": ("gelu",),
-    "attention.use": SOFTMAX,
     "attention.window": (None,),
     "logit_softcap": (None,),
     "qk_norm": (False,),
@@ -177,7 +175,7 @@ def write(
 ) -> None:
     """What transformers' `GPT2LMHeadModel.from_pretrained` loads. Raises KitError for a model that GPT-2 is not."""
     model = experiment.resolved()["model"]
-    check_shaped(model, {**SHAPED, "n_kv_head": (None, model["n_head"])}, "GPT-2")
+    check_shaped(experiment, {**SHAPED, "n_kv_head": (None, model["n_head"])}, "GPT-2")
     n_embd, tied = model["n_embd"], model["weight_tying"]
     tensors = exported(weights, vocab_size, tied)
     if tied:

@@ -23,7 +23,6 @@ from nanogpt_kit.core.reading import open_regular
 from nanogpt_kit.corpus.meta_pickle import read_meta_characters
 from nanogpt_kit.interop.foreign import (
     LARGEST,
-    SOFTMAX,
     Foreign,
     by_our_names,
     check_bytes,
@@ -51,7 +50,6 @@ SHAPED = {  # the networks that nanoGPT's model.py is
     "mlp.use": ("gelu",),
     "mlp.approximate": ("none",),
     "mlp.width": (4.0,),
-    "attention.use": SOFTMAX,
     "attention.window": (None,),
     "logit_softcap": (None,),
     "qk_norm": (False,),
@@ -156,7 +154,7 @@ def write(
     model = experiment.resolved()["model"]
     bias = model["bias"]
     own = {"n_kv_head": (None, model["n_head"]), "norm.bias": (None, bias)}
-    check_shaped(model, {**SHAPED, **own}, "nanoGPT")
+    check_shaped(experiment, {**SHAPED, **own}, "nanoGPT")
     arguments = {key: model[key] for key in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
     checkpoint = {
         "model": exported(weights, vocab_size, tied=True),

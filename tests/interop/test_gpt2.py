@@ -567,10 +567,27 @@ def test_an_attention_of_somebody_else_is_not_exported_as_gpt2s(tiny: Path, tmp_
     session.run(Experiment.load(tiny, options))
     run = load_run("tiny")
     for form in ("huggingface", "nanogpt"):
-        with pytest.raises(KitError, match=r"has no model.attention.use = 'loud'"):
+        with pytest.raises(KitError, match=r"softmax attention only, .*'loud'"):
             export(run.experiment, run.model, run.encoder, form, tmp_path / "out")
     export(run.experiment, run.model, run.encoder, "safetensors", tmp_path / "out")
     assert Experiment.load(tmp_path / "out" / "experiment.toml").resolved()["model"]["attention"]["use"] == "loud"
+
+
+def test_an_attention_computes_what_its_base_class_does_unless_it_builds_another_module() -> None:
+    class Windowed(SDPA):
+        window: int | None = 3
+
+    class Other(SDPA):
+        def build(self, ctx: LayerContext) -> nn.Module:
+            raise NotImplementedError
+
+    class Kernel(SDPA):
+        computes = "softmax"
+
+        def build(self, ctx: LayerContext) -> nn.Module:
+            raise NotImplementedError
+
+    assert [found.computes for found in (SDPA, Windowed, Other, Kernel)] == ["softmax", "softmax", None, "softmax"]
 
 
 def test_meta_belongs_to_nanogpts_checkpoints(tmp_path: Path, command: Callable[..., object]) -> None:
