@@ -28,10 +28,10 @@ from nanogpt_kit.interop import FORMATS
 def export(run: str, folder: Path, format_: str, step: int | None, weights: str | None, trust_code: bool) -> None:
     """Write the weights of RUN, a run folder or the name of an experiment, into FOLDER, which is made."""
     from nanogpt_kit.generate.generator import load_run
-    from nanogpt_kit.interop import bring
+    from nanogpt_kit.interop.exporting import export as export_model
 
     loaded = load_run(run, trust_code=trust_code, weights=weights, step=step)
-    bring.export(loaded.experiment, loaded.model, loaded.encoder, format_, folder)
+    export_model(loaded.experiment, loaded.model, loaded.encoder, format_, folder)
     for path in sorted(folder.iterdir()):
         click.echo(str(path))
     if (folder / "meta.pkl").exists():

@@ -25,7 +25,7 @@ def import_model(source: str, words: tuple[str, ...], meta: Path | None) -> None
     names = [word for word in words if "=" not in word]
     if len(names) > 1:
         raise KitError(f"one name is enough, got {', '.join(names)}")
-    from nanogpt_kit.interop.bring import import_run
+    from nanogpt_kit.interop.importing import import_run
 
     folder = import_run(source, names[0] if names else "", [word for word in words if "=" in word], meta)
     click.echo(str(folder))

@@ -16,8 +16,8 @@ from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.data.vocabulary import read_record
-from nanogpt_kit.interop.bring import import_run
 from nanogpt_kit.interop.gpt2 import PUBLISHED
+from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import read_json

@@ -146,7 +146,7 @@ def template(node: ast.AST) -> str:
 
 
 def placeholder(node: ast.AST) -> str:
-    """What stands for a value: its name, both values of a choice, the function that makes it."""
+    """What stands for a value: its name, both values of a choice, the argument of the function that makes it."""
     match node:
         case ast.Constant() | ast.JoinedStr():
             return template(node) if is_string(node) else repr(getattr(node, "value", None))
@@ -156,7 +156,7 @@ def placeholder(node: ast.AST) -> str:
             return name_of(node)
         case ast.Call(func=ast.Attribute(attr="join"), args=[items]) | ast.Subscript(value=items):
             return placeholder(items)
-        case ast.Call(func=ast.Name(id="len" | "str" | "repr" | "sorted" | "map" | "min" | "max"), args=[*_, last]):
+        case ast.Call(func=ast.Name(id="map"), args=[_, last]) | ast.Call(args=[ast.Name() | ast.Attribute() as last]):
             return placeholder(last)
         case ast.Call(func=function):
             return name_of(function)
