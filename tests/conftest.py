@@ -168,12 +168,12 @@ class Told:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
     """`command("check", path)`: the command line, in this process."""
-    from nanogpt_kit.__main__ import exit_code
+    from nanogpt_kit.__main__ import run_command
 
     def call(*words: object) -> Told:
         monkeypatch.setattr("sys.argv", ["nanogpt-kit", *map(str, words)])
         capsys.readouterr()
-        code = exit_code()
+        code = run_command()
         return Told(code, *capsys.readouterr())
 
     return call

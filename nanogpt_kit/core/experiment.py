@@ -56,6 +56,7 @@ class Experiment(Options):
     schedule: Schedule
     train: Train
     parallel: Parallel = slot("single")
+    parallel_of_several: ClassVar[str] = "ddp"  # the default of `parallel` where a run has several processes
     evaluate: Evaluate = Evaluate()
     evaluator: tuple[Evaluator, ...] = slots("loss", "bits_per_byte")
     checkpoint: Checkpoint = Checkpoint()
@@ -73,13 +74,19 @@ class Experiment(Options):
     )
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Self:
+    def load(
+        cls, path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False, world_size: int = 1
+    ) -> Self:
         """Reads an experiment file and all that it extends, then applies "key=value" overrides.
 
-        Local component files are executed; `trust_code` consents to those that never ran here. Raises KitError with
-        every fault of the stage that found some: syntax; consent; names, types and bounds; relations.
+        Local component files are executed; `trust_code` consents to those that never ran here. `world_size` is the
+        number of processes of its run. Raises KitError with every fault of the stage that found some: syntax; consent;
+        names, types and bounds; relations.
         """
-        return cls.of(Layers.load(Path(path), overrides), Path(path).parent, trust_code)
+        layers = Layers.load(Path(path), overrides)
+        if world_size > 1:
+            layers.set_default("parallel", cls.parallel_of_several)
+        return cls.of(layers, Path(path).parent, trust_code)
 
     @classmethod
     def of(cls, layers: Layers, folder: Path, trust_code: bool = False) -> Self:
@@ -126,7 +133,7 @@ class Experiment(Options):
     def _what_rolls_has_positions_that_go_on(self) -> Self:
         if self.sample.on_overflow == "rolling" and not self.model.relative:
             expected = "auto, refill or exact: this model's positions do not go on beyond block_size"
-            raise option_error("sample.beyond", f"should be {expected}, got 'rolling'")
+            raise option_error("sample.on_overflow", f"should be {expected}, got 'rolling'")
         return self
 
     @model_validator(mode="after")

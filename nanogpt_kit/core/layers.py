@@ -69,6 +69,10 @@ class Layers:
         if faults:
             raise KitError(*faults)
 
+    def set_default(self, slot: str, use: str) -> None:
+        """Fills a top-level component slot that no layer has filled."""
+        self.values.setdefault(slot, {"use": use})
+
     def copy(self) -> Layers:
         """To be changed without changing this one. What was dropped before is not told again."""
         other = Layers()
