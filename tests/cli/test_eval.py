@@ -134,7 +134,7 @@ def test_mistakes_are_told_before_anything_is_measured(run: RunFolder, char_run:
         assert told in refusal(command("eval", run, *words)), words
     table = '{use="samples", prompts=["Q"]}'
     assert "not in the vocabulary" in refusal(command("eval", char_run, "--evaluator", table))
-    assert "no run is named" in refusal(command("eval", "evaluate.batch_size=1"))
+    assert "eval: expected a run" in refusal(command("eval", "evaluate.batch_size=1"))
     assert "Missing argument 'RUN" in refusal(command("eval"))
 
 
