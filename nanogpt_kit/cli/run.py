@@ -48,7 +48,7 @@ class RunCommand(click.Command):
     help="Resume RUN, or the newest unfinished run of this experiment.",
 )
 @click.option(
-    "--into", callback=expand_path, metavar="FOLDER", help="Folder of the run: created, or resumed if it has a run."
+    "--into", callback=expand_path, metavar="FOLDER", help="Folder of the run: created, or resumed if a run is in it."
 )
 @click.option(
     "--seeds", type=click.IntRange(1), help="Train this many runs in sequence, with train.seed, train.seed + 1, ..."
