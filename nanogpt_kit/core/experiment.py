@@ -75,16 +75,16 @@ class Experiment(Options):
 
     @classmethod
     def load(
-        cls, path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False, world_size: int = 1
+        cls, path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False, n_processes: int = 1
     ) -> Self:
         """Reads an experiment file and all that it extends, then applies "key=value" overrides.
 
-        Local component files are executed; `trust_code` consents to those that never ran here. `world_size` is the
+        Local component files are executed; `trust_code` consents to those that never ran here. `n_processes` is the
         number of processes of its run. Raises KitError with every fault of the stage that found some: syntax; consent;
         names, types and bounds; relations.
         """
         layers = Layers.load(Path(path), overrides)
-        if world_size > 1:
+        if n_processes > 1:
             layers.set_default("parallel", cls.parallel_of_several)
         return cls.of(layers, Path(path).parent, trust_code)
 

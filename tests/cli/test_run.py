@@ -130,9 +130,9 @@ def test_processes_of_a_run_print_its_notes_once_and_use_ddp(tiny: Path) -> None
 
 
 def test_several_processes_keep_the_parallel_component_that_is_given(tiny: Path) -> None:
-    fsdp = Experiment.load(tiny, ["parallel=fsdp"], world_size=2)
+    fsdp = Experiment.load(tiny, ["parallel=fsdp"], n_processes=2)
     assert fsdp.entry_of(fsdp.parallel).name == "fsdp"
-    default = Experiment.load(tiny, world_size=2)
+    default = Experiment.load(tiny, n_processes=2)
     assert (default.entry_of(default.parallel).name, default.location(("parallel", "use"))) == ("ddp", "default")
 
 
