@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
-from nanogpt_kit.cli.paths import expand_path
+from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @OVERRIDES
 @click.option(
     "--vs",
-    callback=expand_path,
+    callback=expand_path_argument,
     metavar="OTHER.toml",
     help="Another experiment, timed in alternation; KEY=VALUE do not change it.",
 )

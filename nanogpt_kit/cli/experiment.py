@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.paths import expand_path
+from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.launch.processes import LAUNCHED
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
-EXPERIMENT = click.argument("experiment", callback=expand_path, metavar="EXPERIMENT.toml")
+EXPERIMENT = click.argument("experiment", callback=expand_path_argument, metavar="EXPERIMENT.toml")
 TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that never ran on this machine.")
 STEP = click.option("--step", type=click.IntRange(0), help="Use the checkpoint of this step.  [default: the newest]")
 WEIGHTS = click.option(

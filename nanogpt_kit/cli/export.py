@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS
-from nanogpt_kit.cli.paths import expand_path
+from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.interop import FORMATS
 
 
 @click.command()
-@click.argument("run", callback=expand_path)
-@click.argument("folder", type=click.Path(path_type=Path), callback=expand_path)
+@click.argument("run", callback=expand_path_argument)
+@click.argument("folder", type=click.Path(path_type=Path), callback=expand_path_argument)
 @click.option(
     "--format",
     "format_",

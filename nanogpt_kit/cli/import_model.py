@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from nanogpt_kit.cli.paths import expand_path
+from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 
 
 @click.command("import")
-@click.argument("source", callback=expand_path)
+@click.argument("source", callback=expand_path_argument)
 @click.argument("name_and_overrides", nargs=-1, metavar="[NAME] [KEY=VALUE]...")
 @click.option(
     "--meta",
     type=click.Path(path_type=Path),
-    callback=expand_path,
+    callback=expand_path_argument,
     help="The meta.pkl that nanoGPT wrote for character-level data.",
 )
 def import_model(source: str, name_and_overrides: tuple[str, ...], meta: Path | None) -> None:

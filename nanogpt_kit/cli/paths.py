@@ -10,7 +10,7 @@ import click
 from nanogpt_kit.core.paths import expanded
 
 
-def expand_path(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+def expand_path_argument(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """The click callback of an argument that is a path or names a run. Raises KitError if it cannot be expanded."""
     if not isinstance(value, str | Path):  # the option was not given
         return value

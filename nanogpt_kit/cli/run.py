@@ -13,7 +13,7 @@ import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
 from nanogpt_kit.cli.output import continue_without_reader
-from nanogpt_kit.cli.paths import expand_path
+from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.cli.texts import print_generated
 from nanogpt_kit.core.errors import FAILED, KitError, RunFailed
 
@@ -41,14 +41,17 @@ class RunCommand(click.Command):
 @OVERRIDES
 @click.option(
     "--resume",
-    callback=expand_path,
+    callback=expand_path_argument,
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
     help="Resume RUN, or the newest unfinished run of this experiment.",
 )
 @click.option(
-    "--into", callback=expand_path, metavar="FOLDER", help="Folder of the run: created, or resumed if a run is in it."
+    "--into",
+    callback=expand_path_argument,
+    metavar="FOLDER",
+    help="Folder of the run: created, or resumed if a run is in it.",
 )
 @click.option(
     "--seeds", type=click.IntRange(1), help="Train this many runs in sequence, with train.seed, train.seed + 1, ..."

@@ -11,7 +11,7 @@ import click
 from nanogpt_kit.cli.conversation import converse
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
 from nanogpt_kit.cli.output import is_terminal
-from nanogpt_kit.cli.paths import expand_path
+from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.cli.prompts import check_prompts, read_prompt, read_prompt_records
 from nanogpt_kit.cli.texts import TokenRate, print_records, print_texts
 from nanogpt_kit.core.errors import KitError
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", callback=expand_path)
+@click.argument("run", callback=expand_path_argument)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--prompt", help="Beginning of the text.")
 @click.option(
     "--prompt-file",
     type=click.Path(path_type=Path),
-    callback=expand_path,
+    callback=expand_path_argument,
     help="File with the prompt; - for standard input.",
 )
 @click.option(
     "--jsonl",
     type=click.Path(path_type=Path),
-    callback=expand_path,
+    callback=expand_path_argument,
     help='File with {"prompt": ...} on each line; - for standard input. Prints each line with its "text" added.',
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per text, one per line.")

@@ -152,6 +152,8 @@ def placeholder(node: ast.AST) -> str:
             return template(node) if is_string(node) else repr(getattr(node, "value", None))
         case ast.IfExp(body=body, orelse=orelse):
             return f"{placeholder(body)}|{placeholder(orelse)}"
+        case ast.BoolOp(op=operation, values=values):
+            return {ast.And: " and ", ast.Or: " or "}[type(operation)].join(map(placeholder, values))
         case ast.Name() | ast.Attribute():
             return name_of(node)
         case ast.Call(func=ast.Attribute(attr="join"), args=[items]) | ast.Subscript(value=items):
