@@ -1,7 +1,7 @@
-"""nanogpt-kit: a workbench for questions to GPT-sized language models.
+"""nanogpt-kit: experiments with GPT-sized language models.
 
-Read in this order: README, experiments/quickstart.toml, train/trainer.py, components/model/gpt.py,
-components/norm/layernorm.py, api.py. Then you can write a component.
+Read the code in this order: README.md, experiments/quickstart.toml, train/trainer.py, components/model/gpt.py,
+components/norm/rmsnorm.py, api.py. After that you can write a component.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Experiment", "KitError", "__version__", "load_run", "run"]
 
-LAZY = {  # torch comes with `run` and `load_run`, and only then
+LAZY = {  # public name -> its module, imported on first use; only `run` and `load_run` import torch
     "Experiment": "nanogpt_kit.core.experiment",
     "KitError": "nanogpt_kit.core.errors",
     "load_run": "nanogpt_kit.generate.generator",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-# `python -m` puts the current folder first on the path: what lies there would be imported in place of any library, and
-# somebody else may have filled it. This package is imported already.
-PACKAGED_IN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] == os.getcwd() != PACKAGED_IN:
+# `python -m` puts the current folder first on the path, so a file in it could be imported in place of any library, and
+# anybody may have put it there. This package is already imported.
+PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] == os.getcwd() != PACKAGE_PARENT:
     del sys.path[0]
 
 import atexit
@@ -20,8 +20,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-# OpenMP's threads spin at barriers; two trainings on the same cores then slow each other more than 25 times (measured
-# on two cores). It is read when torch is loaded, so it is set before anything else.
+# OpenMP's threads spin at barriers, which slows two trainings on the same cores more than 25 times (measured on two
+# cores). The variable is read when torch is loaded, so it is set before anything is imported that may do so.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import click
@@ -47,8 +47,8 @@ from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.runs.secrets import hide_in_text
 
 
-class OnConsole(logging.Handler):
-    """Log lines go through rich's console, which keeps them apart from a progress bar."""
+class ConsoleHandler(logging.Handler):
+    """Prints log lines through rich's console, so that they do not mix with a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         import rich
@@ -58,59 +58,43 @@ class OnConsole(logging.Handler):
 
 
 def main() -> None:
-    output.install()
+    """Runs the command line and exits."""
+    output.replace_standard_streams()
     logger = logging.getLogger("nanogpt_kit")
-    logger.addHandler(OnConsole())
+    logger.addHandler(ConsoleHandler())
     logger.setLevel(logging.INFO)
     code = INTERRUPTED
-    with suppress(KeyboardInterrupt):  # a signal before or after the command's own work
-        for number in signals.available():
-            if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
-                signal.signal(number, interrupt)  # so that what was begun is cleared away
+    with suppress(KeyboardInterrupt):  # a signal before the command started, or after it ended
+        for signum in signals.available():
+            if signal.getsignal(signum) != signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+                signal.signal(signum, raise_keyboard_interrupt)  # so that unfinished work is cleaned up
         end_with_parent()
-        code = exit_code()
-        fault = output.fault()
-        if fault is not None and code in (DONE, FAILED):
-            words = f"standard output: {fault.strerror}: not all that was printed is there; send it elsewhere"
-            click.echo(words, err=True)
-    end(code)
+        code = run_command()
+        error = output.stdout_error()
+        if error is not None and code in (DONE, FAILED):
+            lost = "part of the output is lost; redirect it to another place"
+            click.echo(f"standard output: {error.strerror}: {lost}", err=True)
+    exit_process(code)
 
 
-def end(code: int) -> NoReturn:
-    """Ends this process with that exit code, which Python's own teardown would change in two cases.
-
-    Where a KeyboardInterrupt came out of an `exec`, as dataclasses call it while modules are imported, `python -m` ends
-    by SIGINT even if it was caught. And torch's threads of a process group may abort the process meanwhile.
-    """
-    if code == INTERRUPTED or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        with suppress(KeyboardInterrupt):  # another signal
-            atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # closed before Python began
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def exit_code() -> int:
+def run_command() -> int:
+    """Runs the command line in this process and reports its errors. Returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return MISTAKE
     except KitError as error:
-        tell(f"error: {error}" if len(error.faults) == 1 else f"{len(error.faults)} errors:\n{error}", error)
+        report_error(f"error: {error}" if len(error.faults) == 1 else f"{len(error.faults)} errors:\n{error}", error)
         return BUSY if isinstance(error, Busy) else MISTAKE
+    except LostRank as error:  # torch's message may be of interest, but another rank knows the reason
+        report_error(f"run failed: {error}\n{error.__cause__}", error, delay=3.0)
+        return FAILED
     except RunFailed as error:
-        lost = isinstance(error, LostRank)  # then what torch says of it is of interest, but not the reason
-        tell(f"run failed: {error}" + (f"\n{error.__cause__}" if lost else ""), error, patience=3 * lost)
+        report_error(f"run failed: {error}", error)
         return FAILED
     except (click.Abort, KeyboardInterrupt):
         if not rank():
@@ -118,38 +102,62 @@ def exit_code() -> int:
         return INTERRUPTED
     except OutputClosed:
         return DONE
-    except OSError as error:  # writing to stdout: a full disk behind a redirection
-        if error.filename != "standard output":  # which `main` reports
-            tell(f"failed: {error}", error)
+    except OSError as error:
+        if error.filename != "standard output":  # `main` reports that one: a full disk behind a redirection
+            report_error(f"failed: {error}", error)
         return FAILED
-    except Exception as error:  # a fault of the program: Python prints where
-        leave_failure(error)
+    except Exception as error:  # a bug: Python prints the traceback
+        record_failure(error)
         raise
     return DONE
 
 
-def tell(message: str, error: Exception, patience: float = 0.0) -> None:
-    """On stderr. Of several processes the one that failed first is heard, and ends the others, which wait a little."""
+def report_error(message: str, error: Exception, delay: float = 0.0) -> None:
+    """Prints the message on stderr.
+
+    Ranks other than 0 wait first, as does one with a `delay`: the first that fails ends the others, so that only its
+    message is printed.
+    """
     try:
-        time.sleep(patience + bool(rank()))
+        time.sleep(delay + bool(rank()))
     except KeyboardInterrupt:
-        return  # another was heard
-    leave_failure(error)
+        return  # another rank was first
+    record_failure(error)
     message = printable(hide_in_text(message))
     click.echo(f"rank {rank()}: {message}" if rank() else message, err=True)
 
 
-def leave_failure(error: Exception) -> None:
-    """For the process that started this one, where it asks."""
+def record_failure(error: Exception) -> None:
+    """Writes a record of the error, if the process that started this one asked for it."""
     if FAILURE in os.environ:
-        from nanogpt_kit.runs.status import leave_failure as leave  # here, since pydantic takes its time to load
+        from nanogpt_kit.runs.status import leave_failure  # imported here since pydantic loads slowly
 
-        leave(error)
+        leave_failure(error)
 
 
 def rank() -> int:
-    """Of this process among those of a run."""
+    """The rank of this process in its run."""
     return int(os.environ.get("RANK", "0"))
+
+
+def raise_keyboard_interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def exit_process(code: int) -> NoReturn:
+    """Ends this process with that exit code, skipping Python's teardown in two cases where it would change the code.
+
+    After a KeyboardInterrupt inside an `exec`, which dataclasses call when modules are imported, `python -m` ends by
+    SIGINT even if the exception was caught. And threads of torch's process groups may abort the process in teardown.
+    """
+    if code == INTERRUPTED or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        with suppress(KeyboardInterrupt):  # another signal
+            atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed before Python started
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

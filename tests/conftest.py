@@ -157,8 +157,8 @@ def tiny(tmp_path: Path, text_file: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a command answered."""
+class Answer:
+    """What a command printed, and its exit code."""
 
     code: int
     out: str
@@ -166,14 +166,14 @@ class Told:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """`command("check", path)`: the command line, in this process."""
-    from nanogpt_kit.__main__ import exit_code
+    from nanogpt_kit.__main__ import run_command
 
-    def call(*words: object) -> Told:
+    def call(*words: object) -> Answer:
         monkeypatch.setattr("sys.argv", ["nanogpt-kit", *map(str, words)])
         capsys.readouterr()
-        code = exit_code()
-        return Told(code, *capsys.readouterr())
+        code = run_command()
+        return Answer(code, *capsys.readouterr())
 
     return call

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.interop.bring import import_run
+from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.sweep.session import checked
 from nanogpt_kit.train import session

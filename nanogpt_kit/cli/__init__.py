@@ -1,4 +1,4 @@
-"""`nanogpt-kit`: one small file per verb. Nothing heavy is imported before a verb needs it."""
+"""`nanogpt-kit`: one small file per verb. Heavy packages are imported only by verbs that need them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nanogpt_kit.cli.bench import bench
 from nanogpt_kit.cli.check import check
 from nanogpt_kit.cli.doctor import doctor
 from nanogpt_kit.cli.evaluate import evaluate
-from nanogpt_kit.cli.experiment import may_execute
+from nanogpt_kit.cli.experiment import ask_to_execute
 from nanogpt_kit.cli.export import export
 from nanogpt_kit.cli.import_model import import_model
 from nanogpt_kit.cli.plugins import plugins
@@ -23,8 +23,8 @@ from nanogpt_kit.core import trust
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="nanogpt-kit")
 def main() -> None:
-    """A workbench for questions to GPT-sized language models: an idea is a file, an experiment is a TOML file."""
-    click.get_current_context().with_resource(trust.ask_with(may_execute))
+    """Experiments with GPT-sized language models: an idea is one file, an experiment is one TOML file."""
+    click.get_current_context().with_resource(trust.ask_with(ask_to_execute))
 
 
 for verb in (run, prepare, sample, evaluate, sweep, import_model, export, check, plugins, bench, doctor):

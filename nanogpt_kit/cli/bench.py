@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
-from nanogpt_kit.cli.paths import expand
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @OVERRIDES
 @click.option(
     "--vs",
-    callback=expand,
+    callback=expand_path_argument,
     metavar="OTHER.toml",
     help="Another experiment, timed in alternation; KEY=VALUE do not change it.",
 )
@@ -56,7 +56,7 @@ def bench(
     if math.isnan(seconds):  # which compares with no bound
         raise click.BadParameter("nan is no number of seconds.", param_hint="'--seconds'")
     wanted = [(experiment, overrides), *([(vs, ())] if vs else [])]
-    loaded = [load(path, changes, trust_code) for path, changes in wanted]  # before any is timed
+    loaded = [load_experiment(path, changes, trust_code) for path, changes in wanted]  # before any is timed
     if texts is not None:
         if vs:
             raise KitError("--vs compares trainings, --sample times the writing of texts; take one")
@@ -64,8 +64,9 @@ def bench(
         return
     from nanogpt_kit.bench.rounds import bench as time_rounds
     from nanogpt_kit.bench.rounds import interval, paired_ratios
+    from nanogpt_kit.core.experiment import Experiment
 
-    choices = [functools.partial(read, path, changes, trust_code) for path, changes in wanted]
+    choices = [functools.partial(Experiment.load, path, changes, trust_code) for path, changes in wanted]
     timings = time_rounds(choices, rounds, seconds)
     ratios = paired_ratios(timings[0], timings[-1]) if vs else []
     if as_json:

@@ -1,4 +1,4 @@
-"""`nanogpt-kit check EXP`: is it valid, what does it say with all defaults filled in, and how large is its model?"""
+"""`nanogpt-kit check EXPERIMENT.toml`: whether it is valid, its options with all defaults, the size of its model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
 from nanogpt_kit.core.errors import dotted, printable
 
 if TYPE_CHECKING:
@@ -15,26 +15,30 @@ if TYPE_CHECKING:
     from nanogpt_kit.nn.flops import Size
     from nanogpt_kit.sweep.space.space import Space
 
-GUESSED_VOCABULARY = 256  # tokens, where only the text would tell
+ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
 
 
 @click.command()
 @EXPERIMENT
 @OVERRIDES
-@click.option("--explain", is_flag=True, help="Print every value with the place it comes from, and the model's size.")
-@click.option("--json", "as_json", is_flag=True, help="With --explain: a JSON object.")
-@click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of a sweep's trial, as in `sweep --nproc`.")
+@click.option(
+    "--explain", is_flag=True, help="Print every option, its value and where it was set; and the model's size."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --explain: print a JSON object.")
+@click.option(
+    "--nproc", type=click.IntRange(1), default=1, help="Processes per trial of a sweep, as in `sweep --nproc`."
+)
 @TRUST
 def check(
     experiment: str, overrides: tuple[str, ...], explain: bool, as_json: bool, nproc: int, trust_code: bool
 ) -> None:
-    """Validate EXPERIMENT without running it, and its [sweep] table against this machine."""
-    chosen = load(experiment, overrides, trust_code, nproc)
+    """Validate EXPERIMENT without running it, and whether this machine can run its [sweep]."""
+    chosen = load_experiment(experiment, overrides, trust_code, nproc)
     from nanogpt_kit.nn.uninitialized import check_parts
     from nanogpt_kit.train.metric_names import check_metrics
 
     known = chosen.tokenizer.known_vocab_size() if explain else None
-    module = check_parts(chosen, known or GUESSED_VOCABULARY)
+    module = check_parts(chosen, known or ASSUMED_VOCABULARY)
     check_metrics(chosen)
     space = None
     if chosen.sweep is not None:
@@ -47,23 +51,23 @@ def check(
     from nanogpt_kit.nn.flops import measured
 
     size = None if module is None else measured(module, chosen.model.block_size)
-    values, tried = options(chosen), {} if space is None else described(space)
+    values, parameters = options_with_origins(chosen), {} if space is None else describe_space(space)
     if as_json:
-        origins = {key: {"value": value, "from": origin} for key, (value, origin) in (values | tried).items()}
+        origins = {key: {"value": value, "from": origin} for key, (value, origin) in (values | parameters).items()}
         counts = {"parameters": size.parameters, "flops_per_token": size.flops_per_token} if size else {}
         click.echo(json.dumps({"options": origins, "model": {"vocab_size": known, **counts}}, indent=2))
         return
     lines = [(f"{key} = {json.dumps(value)}", origin) for key, (value, origin) in values.items()]
-    lines += [(f"{key}: {words}", origin) for key, (words, origin) in tried.items()]
-    width = min(60, max(len(words) for words, _ in lines))
-    for words, origin in lines:
-        click.echo(printable(f"{words:{width}}  # {origin}"))
+    lines += [(f"{key}: {text}", origin) for key, (text, origin) in parameters.items()]
+    width = min(60, max(len(text) for text, _ in lines))
+    for text, origin in lines:
+        click.echo(printable(f"{text:{width}}  # {origin}"))
     click.echo()
-    show(size, known)
+    print_model_size(size, known)
 
 
-def options(chosen: Experiment) -> dict[str, tuple[Any, str]]:
-    """Dotted keys, each with its value and where that was written; of [sweep] too, but for the space."""
+def options_with_origins(chosen: Experiment) -> dict[str, tuple[Any, str]]:
+    """Every dotted key with its value and where it was set; of [sweep] all but the space."""
     from nanogpt_kit.core.options import leaves
     from nanogpt_kit.runs.secrets import hide_password
 
@@ -74,19 +78,19 @@ def options(chosen: Experiment) -> dict[str, tuple[Any, str]]:
     return {dotted(key): (value, chosen.location(key)) for key, value in leaves(values)}
 
 
-def described(space: Space) -> dict[str, tuple[str, str]]:
-    """What is tried, in words, and where that was written."""
-    words = zip(space.described().items(), space.conditionals, strict=True)
-    return {f"sweep.space.{name}": (told, one.location) for (name, told), one in words}
+def describe_space(space: Space) -> dict[str, tuple[str, str]]:
+    """Every parameter of a search space as text, and where it was written."""
+    parameters = zip(space.described().items(), space.conditionals, strict=True)
+    return {f"sweep.space.{name}": (text, parameter.location) for (name, text), parameter in parameters}
 
 
-def show(size: Size | None, known: int | None) -> None:
+def print_model_size(size: Size | None, known: int | None) -> None:
     if size is None:
-        click.echo("the model cannot be counted without building it")
+        click.echo("the size of the model is unknown until it is built")
         return
-    tokens = f"a vocabulary of {known or GUESSED_VOCABULARY:,} tokens"
-    guess = "" if known else ", a guess: the tokenizer learns it from the text"
+    tokens = f"a vocabulary of {known or ASSUMED_VOCABULARY:,} tokens"
+    guess = "" if known else ", an assumption: the tokenizer learns it from the text"
     roles = ", ".join(f"{role} {count:,}" for role, count in size.parameters.items())
     click.echo(f"{size.total:,} parameters: {roles}; with {tokens}{guess}")
-    flops = "an unknown number of" if size.flops_per_token is None else f"{size.flops_per_token / 1e6:,.1f} million"
-    click.echo(f"{flops} FLOPs to train on a token, forward and backward, at full context")
+    flops = "unknown" if size.flops_per_token is None else f"{size.flops_per_token / 1e6:,.1f} million"
+    click.echo(f"FLOPs per trained token, forward and backward at full context: {flops}")

@@ -1,4 +1,4 @@
-"""`nanogpt-kit import SOURCE`: a model from elsewhere becomes a run."""
+"""`nanogpt-kit import SOURCE`: a run from a model of another program."""
 
 from __future__ import annotations
 
@@ -6,26 +6,30 @@ from pathlib import Path
 
 import click
 
-from nanogpt_kit.cli.paths import expand
+from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 
 
 @click.command("import")
-@click.argument("source", callback=expand)
-@click.argument("words", nargs=-1, metavar="[NAME] [KEY=VALUE]...")
+@click.argument("source", callback=expand_path_argument)
+@click.argument("name_and_overrides", nargs=-1, metavar="[NAME] [KEY=VALUE]...")
 @click.option(
-    "--meta", type=click.Path(path_type=Path), callback=expand, help="The meta.pkl of nanoGPT's character-level data."
+    "--meta",
+    type=click.Path(path_type=Path),
+    callback=expand_path_argument,
+    help="The meta.pkl that nanoGPT wrote for character-level data.",
 )
-def import_model(source: str, words: tuple[str, ...], meta: Path | None) -> None:
-    """Make a run of SOURCE: gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder that transformers saved, or a ckpt.pt.
+def import_model(source: str, name_and_overrides: tuple[str, ...], meta: Path | None) -> None:
+    """Make a run from SOURCE: gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder saved by transformers, or a ckpt.pt.
 
-    NAME is what `sample` and model.init_from call it; left out, the source's own. KEY=VALUE sets options of its
-    experiment, as in tokenizer.use=byte.
+    NAME is the experiment's name, for `sample` and model.init_from; the default is the name of the source. KEY=VALUE
+    sets options of the experiment, as in tokenizer.use=byte.
     """
-    names = [word for word in words if "=" not in word]
+    names = [word for word in name_and_overrides if "=" not in word]
     if len(names) > 1:
-        raise KitError(f"one name is enough, got {', '.join(names)}")
-    from nanogpt_kit.interop.bring import import_run
+        raise KitError(f"expected a single name, got {', '.join(names)}")
+    from nanogpt_kit.interop.importing import import_run
 
-    folder = import_run(source, names[0] if names else "", [word for word in words if "=" in word], meta)
+    overrides = [word for word in name_and_overrides if "=" in word]
+    folder = import_run(source, names[0] if names else "", overrides, meta)
     click.echo(str(folder))

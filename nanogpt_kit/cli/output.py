@@ -1,4 +1,4 @@
-"""Standard output and standard error whose reader may go away, or whose disk may be full.
+"""Standard output and standard error whose reader may close them, or whose disk may be full.
 
 A closed pipe ends most commands quietly, as `head` expects it. Those that work for hours continue.
 """
@@ -10,41 +10,46 @@ import io
 import sys
 from typing import Any, TextIO
 
-CLOSED = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that has gone
+CLOSED = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that was closed
 
 
 class OutputClosed(Exception):
-    """Nobody reads what the command prints. Not a BrokenPipeError, which click and rich answer with exit code 1."""
+    """Nobody reads what the command prints. Not a BrokenPipeError, for which click and rich exit with code 1."""
 
 
 class OutputFile(io.FileIO):
-    """A descriptor of this process. `continues`: what cannot be written is dropped, and `fault` says why."""
+    """A descriptor of this process. If it `continues`, data that cannot be written is dropped; `error` says why."""
 
     def __init__(self, descriptor: int, continues: bool) -> None:
         super().__init__(descriptor, "wb", closefd=False)
         self.continues = continues
-        self.fault: OSError | None = None
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        if self.fault is None:
+        if self.error is None:
             try:
                 return super().write(data) or 0
             except OSError as error:
-                self.fault = error
+                self.error = error
         if self.continues:
             return memoryview(data).nbytes
-        if self.fault.errno in CLOSED:
+        if self.error.errno in CLOSED:
             raise OutputClosed
-        raise OSError(self.fault.errno, self.fault.strerror, "standard output")
+        raise OSError(self.error.errno, self.error.strerror, "standard output")
 
 
-def install() -> None:
-    """Replaces those of this process. Errors and progress are never worth ending a command."""
-    sys.stdout, sys.stderr = reopened(sys.stdout, 1, continues=False), reopened(sys.stderr, 2, continues=True)
+def is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # None: it was closed before Python started
 
 
-def reopened(stream: TextIO, descriptor: int, continues: bool) -> TextIO:
-    if not isinstance(stream, io.TextIOWrapper):  # None, where it was closed before Python began
+def replace_standard_streams() -> None:
+    """Replaces sys.stdout and sys.stderr. A closed standard error never ends a command."""
+    sys.stdout, sys.stderr = reopen(sys.stdout, 1, continues=False), reopen(sys.stderr, 2, continues=True)
+
+
+def reopen(stream: TextIO, descriptor: int, continues: bool) -> TextIO:
+    """The same stream on an OutputFile."""
+    if not isinstance(stream, io.TextIOWrapper):  # None, if it was closed before Python started
         return stream
     return io.TextIOWrapper(
         io.BufferedWriter(OutputFile(descriptor, continues)),
@@ -55,22 +60,22 @@ def reopened(stream: TextIO, descriptor: int, continues: bool) -> TextIO:
     )
 
 
-def continue_unread() -> None:
-    """For a command whose work matters more than what it prints."""
-    if (raw := raw_stdout()) is not None:
-        raw.continues = True
+def continue_without_reader() -> None:
+    """For a command whose work matters more than its output: a closed standard output does not end it."""
+    if (file := stdout_file()) is not None:
+        file.continues = True
 
 
-def fault() -> OSError | None:
-    """Why not all that was printed reached standard output; None where only its reader has gone. Flushes it."""
-    raw = raw_stdout()
-    if raw is None:
+def stdout_error() -> OSError | None:
+    """Flushes standard output; why not all of it was written, or None. A reader that closed it is not an error."""
+    file = stdout_file()
+    if file is None:
         return None
-    raw.continues = True
+    file.continues = True
     sys.stdout.flush()
-    return None if raw.fault is None or raw.fault.errno in CLOSED else raw.fault
+    return None if file.error is None or file.error.errno in CLOSED else file.error
 
 
-def raw_stdout() -> OutputFile | None:
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return raw if isinstance(raw, OutputFile) else None
+def stdout_file() -> OutputFile | None:
+    file = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return file if isinstance(file, OutputFile) else None

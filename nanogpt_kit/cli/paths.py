@@ -1,4 +1,4 @@
-"""Arguments that are paths: the shell expands `~` in most places, but not behind "=" and not in quotes."""
+"""Arguments that are paths: shells expand `~` in most places, but not after "=" and not in quotes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import click
 from nanogpt_kit.core.paths import expand_path
 
 
-def expand(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """The callback of an option or argument that is a path or a run's name. Raises KitError that names it."""
-    if not isinstance(value, str | Path):  # it was left out
+def expand_path_argument(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """The click callback of an argument that is a path or names a run. Raises KitError if it cannot be expanded."""
+    if not isinstance(value, str | Path):  # the option was not given
         return value
     return type(value)(expand_path(str(value), param.opts[0], "command line"))

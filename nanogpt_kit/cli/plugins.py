@@ -1,4 +1,4 @@
-"""`nanogpt-kit plugins`: what is installed, and what its options are."""
+"""`nanogpt-kit plugins`: installed components and their options."""
 
 from __future__ import annotations
 
@@ -18,59 +18,61 @@ if TYPE_CHECKING:
 
 @click.group()
 def plugins() -> None:
-    """Components that experiments can name, built in or installed."""
+    """List the components that experiments can use, and show their options."""
 
 
 @plugins.command("list")
-@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_plugins(as_json: bool) -> None:
-    """List every installed component. Reads metadata only: nothing is imported."""
+    """List every installed component, without importing any."""
     entries = Registry.installed().entries
     if as_json:
-        click.echo(json.dumps([identity(entry) for entry in entries], indent=2))
+        click.echo(json.dumps([entry_record(entry) for entry in entries], indent=2))
         return
     for entry in entries:
         click.echo(printable(f"{entry.kind:12} {entry.name:19} {entry.distribution} {entry.version}"))
 
 
-@plugins.command()
+@plugins.command("show")
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
-def show(name: str, as_json: bool) -> None:
-    """Show the options of NAME, as in gpt, norm:layernorm or some-distribution/lion."""
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def show_component(name: str, as_json: bool) -> None:
+    """Show the options of component NAME, as in gpt, norm:layernorm or some-distribution/lion."""
     from nanogpt_kit.core.kinds import load_entry
 
-    shown = [(entry, load_entry(entry)) for entry in matching(name)]
+    components = [(entry, load_entry(entry)) for entry in find_entries(name)]
     if as_json:
-        click.echo(json.dumps([{**identity(entry), "options": options(found)} for entry, found in shown], indent=2))
+        records = [{**entry_record(entry), "options": option_records(component)} for entry, component in components]
+        click.echo(json.dumps(records, indent=2))
         return
-    for entry, found in shown:
+    for entry, component in components:
         click.echo(f"{entry.kind} {entry.name}, from {entry.distribution} {entry.version}\n")
-        click.echo((sys.modules[found.__module__].__doc__ or "").strip())
-        for option in options(found):
-            default = "" if option["required"] else f" = {json.dumps(option['default'])}"
-            click.echo(f"\n  {option['name']}{default}   ({option['type']}{option['bounds']})")
+        click.echo((sys.modules[component.__module__].__doc__ or "").strip())
+        for option in option_records(component):
+            default = "" if option["default"] is None else f" = {json.dumps(option['default'])}"
+            needed = ", required" if option["required"] else ", unset by default" if not default else ""
+            click.echo(f"\n  {option['name']}{default}   ({option['type']}{option['bounds']}{needed})")
             click.echo(f"      {option['description']}")
         click.echo()
 
 
-def matching(name: str) -> list[Entry]:
-    """The entries that a name, qualified by kind or distribution or not at all, may mean. Raises KitError."""
+def find_entries(name: str) -> list[Entry]:
+    """All components with that name, which may be qualified by kind or distribution. Raises KitError if none has it."""
     entries = Registry.installed().entries
     kind, _, rest = name.rpartition(":")
-    found = [e for e in entries if (not kind or e.kind == kind) and rest in (e.name, e.qualified)]
-    if not found:
+    matching = [e for e in entries if (not kind or e.kind == kind) and rest in (e.name, e.qualified)]
+    if not matching:
         raise KitError(f"no component {name!r} is installed{did_you_mean(rest, {e.name for e in entries})}")
-    return found
+    return matching
 
 
-def identity(entry: Entry) -> dict[str, str]:
+def entry_record(entry: Entry) -> dict[str, str]:
     return {key: getattr(entry, key) for key in ("kind", "name", "distribution", "version")}
 
 
-def options(component: type[Component]) -> list[dict[str, Any]]:
-    """One entry an option: name, type, bounds, default and description."""
-    from pydantic import BeforeValidator  # which expands a path, and is not a bound
+def option_records(component: type[Component]) -> list[dict[str, Any]]:
+    """A record for each option: name, type, bounds, default and description."""
+    from pydantic import BeforeValidator  # expands paths, so it is not a bound
     from pydantic_core import to_jsonable_python
 
     return [
@@ -78,34 +80,44 @@ def options(component: type[Component]) -> list[dict[str, Any]]:
             "name": name,
             "type": type_name(field.annotation),
             "bounds": "".join(
-                f", {bound_words(bound)}" for bound in field.metadata if not isinstance(bound, BeforeValidator)
+                f", {format_bound(bound)}" for bound in field.metadata if not isinstance(bound, BeforeValidator)
             ),
             "required": field.is_required(),
             "default": None
             if field.is_required()
             else to_jsonable_python(field.get_default(call_default_factory=True)),
-            "description": field.description or kind_description(field.annotation),
+            "description": field.description or slot_description(field.annotation),
         }
         for name, field in component.model_fields.items()
     ]
 
 
-def bound_words(bound: Any) -> str:
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    return next((f"{sign} {getattr(bound, name)}" for name, sign in signs.items() if hasattr(bound, name)), repr(bound))
+BOUNDS = {  # attributes of pydantic's bounds
+    "gt": "> {}",
+    "ge": ">= {}",
+    "lt": "< {}",
+    "le": "<= {}",
+    "min_length": "length >= {}",
+    "max_length": "length <= {}",
+}
+
+
+def format_bound(bound: Any) -> str:
+    texts = [text.format(getattr(bound, name)) for name, text in BOUNDS.items() if hasattr(bound, name)]
+    return ", ".join(texts) or repr(bound)
 
 
 def is_slot(annotation: Any) -> bool:
     return isinstance(annotation, type) and "kind" in vars(annotation)
 
 
-def kind_description(annotation: Any) -> str:
-    """What a slot is for: the first line that its kind says of itself."""
+def slot_description(annotation: Any) -> str:
+    """The first line of a kind's docstring, for a slot without a description."""
     return (annotation.__doc__ or "").partition("\n")[0] if is_slot(annotation) else ""
 
 
 def type_name(annotation: Any) -> str:
-    """A slot reads as its kind; the rest as Python writes it, without module names and validators."""
+    """The kind of a slot; otherwise as in Python, without module names and validators."""
     if is_slot(annotation):
         return f"component of kind {annotation.kind}"
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -114,7 +126,7 @@ def type_name(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " | ".join(map(type_name, inner))
     if origin is tuple:
-        return f"tuple[{', '.join('...' if one is ... else type_name(one) for one in inner)}]"
+        return f"tuple[{', '.join('...' if part is ... else type_name(part) for part in inner)}]"
     if annotation is type(None):
         return "None"
     if isinstance(annotation, type):

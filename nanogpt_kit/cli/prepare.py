@@ -1,4 +1,4 @@
-"""`nanogpt-kit prepare EXP`: only the data."""
+"""`nanogpt-kit prepare EXPERIMENT.toml`: only the data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load
-from nanogpt_kit.cli.output import continue_unread
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.errors import Fault, KitError
 
 if TYPE_CHECKING:
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 @click.command()
 @EXPERIMENT
 @OVERRIDES
-@click.option("--stats", is_flag=True, help="What the data holds, split by split.")
-@click.option("--verify", is_flag=True, help="Read every file again and compare it with what was recorded.")
-@click.option("--workers", type=click.IntRange(1), help="Processes that tokenize.  [default: one a core]")
+@click.option("--stats", is_flag=True, help="Print counts of documents, bytes and tokens per split.")
+@click.option("--verify", is_flag=True, help="Read every file again and compare it with its recorded hash.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that tokenize.  [default: one per core]")
 @TRUST
 def prepare(
     experiment: str, overrides: tuple[str, ...], stats: bool, verify: bool, workers: int | None, trust_code: bool
 ) -> None:
-    """Turn EXPERIMENT's text into tokens on disk, where that has not been done yet.
+    """Tokenize the text of EXPERIMENT and write it to disk, unless that is done already.
 
-    A preparation that was stopped goes on where it was.
+    A preparation that was interrupted continues where it stopped.
     """
-    continue_unread()
-    chosen = load(experiment, overrides, trust_code)
+    continue_without_reader()
+    chosen = load_experiment(experiment, overrides, trust_code)
     from nanogpt_kit.data import prepare as preparation
 
     prepared = preparation.prepare(chosen, workers, verify=not verify)
     if verify:
-        show_verified(prepared)
+        verify_files(prepared)
     if stats:
-        show_stats(prepared)
+        print_stats(prepared)
     for name, bits in prepared.references.items():
-        click.echo(f"{name} needs {bits:.3f} bits a byte on val")
+        click.echo(f"{name} needs {bits:.3f} bits per byte on val")
     click.echo(str(prepared.path))
 
 
-STATS = {  # of a split, in words
+COUNT_LABELS = {  # counts of a split, as the manifest names them
     "documents": "documents",
-    "empty": "empty ones, left out",
-    "duplicates": "documents that a smaller split has, too",
+    "empty": "empty documents, left out",
+    "duplicates": "documents that a smaller split also has",
     "bytes": "bytes of text",
     "tokens": "tokens",
     "longest": "tokens of the longest document",
@@ -53,8 +53,8 @@ STATS = {  # of a split, in words
 }
 
 
-def show_verified(prepared: Prepared) -> None:
-    """A line for each file, read from its first byte to its last. Raises KitError with those that are damaged."""
+def verify_files(prepared: Prepared) -> None:
+    """Reads each file completely and prints a line about it. Raises KitError with those that are damaged."""
     from nanogpt_kit.data.record import MANIFEST, damaged
 
     faults: list[Fault] = []
@@ -67,13 +67,13 @@ def show_verified(prepared: Prepared) -> None:
         raise KitError(*faults)
 
 
-def show_stats(prepared: Prepared) -> None:
-    """A table: a column for each split, a row for each count."""
+def print_stats(prepared: Prepared) -> None:
+    """Prints a table with a column for each split and a row for each count."""
     splits = prepared.splits
     click.echo(f"{'':42}" + "".join(f"{split:>18}" for split in splits))
-    for key, words in STATS.items():
-        shown = [f"{values[key]:,}" if key in values else "-" for values in splits.values()]
-        click.echo(f"{words:42}" + "".join(f"{value:>18}" for value in shown))
+    for key, label in COUNT_LABELS.items():
+        counts = [f"{values[key]:,}" if key in values else "-" for values in splits.values()]
+        click.echo(f"{label:42}" + "".join(f"{count:>18}" for count in counts))
     per_token = [values["bytes"] / max(1, values["tokens"]) for values in splits.values()]
-    click.echo(f"{'bytes a token':42}" + "".join(f"{value:>18.3f}" for value in per_token))
-    click.echo(f"a vocabulary of {prepared.encoder.vocab_size:,} tokens, kept as {prepared.manifest['dtype']}")
+    click.echo(f"{'bytes per token':42}" + "".join(f"{value:>18.3f}" for value in per_token))
+    click.echo(f"vocabulary of {prepared.encoder.vocab_size:,} tokens, stored as {prepared.manifest['dtype']}")

@@ -1,45 +1,52 @@
-"""`nanogpt-kit sample RUN`: let a run's model write."""
+"""`nanogpt-kit sample RUN`: generate text with a run's model."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from nanogpt_kit.cli.conversation import converse
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
-from nanogpt_kit.cli.paths import expand
-from nanogpt_kit.cli.prompts import check_prompts, is_terminal, read, read_records
-from nanogpt_kit.cli.writing import Pace, converse, write_records, write_texts
+from nanogpt_kit.cli.output import is_terminal
+from nanogpt_kit.cli.paths import expand_path_argument
+from nanogpt_kit.cli.prompts import check_prompts, read_prompt, read_prompt_records
+from nanogpt_kit.cli.texts import TokenRate, print_records, print_texts
 from nanogpt_kit.core.errors import KitError
+
+if TYPE_CHECKING:
+    from nanogpt_kit.generate.generator import TextGenerator
 
 
 @click.command()
-@click.argument("run", callback=expand)
+@click.argument("run", callback=expand_path_argument)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--prompt", help="What the text begins with.")
+@click.option("--prompt", help="Beginning of the text.")
 @click.option(
-    "--prompt-file", type=click.Path(path_type=Path), callback=expand, help="A file with the prompt; - is stdin."
+    "--prompt-file",
+    type=click.Path(path_type=Path),
+    callback=expand_path_argument,
+    help="File with the prompt; - for standard input.",
 )
 @click.option(
     "--jsonl",
     type=click.Path(path_type=Path),
-    callback=expand,
-    help='A file with a {"prompt": ...} a line; - is stdin. Each comes back with its "text", as a line.',
+    callback=expand_path_argument,
+    help='File with {"prompt": ...} on each line; - for standard input. Prints each line with its "text" added.',
 )
-@click.option("--json", "as_json", is_flag=True, help="Lines of JSON instead of text.")
-@click.option("--logprobs", is_flag=True, help="Tokens with the log-probabilities that the model gave them, in JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object per text, one per line.")
+@click.option("--logprobs", is_flag=True, help="As --json, with token ids and the model's log-probabilities of them.")
+@click.option("--num-samples", type=click.IntRange(1, 10**6), help="Texts per prompt.  [default: sample.num_samples]")
 @click.option(
-    "--num-samples", type=click.IntRange(1, 10**6), help="Texts for each prompt.  [default: sample.num_samples]"
+    "--max-new-tokens", type=click.IntRange(0, 10**9), help="Tokens per text.  [default: sample.max_new_tokens]"
 )
 @click.option(
-    "--max-new-tokens", type=click.IntRange(0, 10**9), help="Tokens of each.  [default: sample.max_new_tokens]"
+    "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed for sampling; text i uses seed + i.  [default: sample.seed]"
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the draws; text number i uses seed + i.")
-@click.option("--stop", multiple=True, help="A text ends before it; may be given several times.")
-@click.option("--raw", is_flag=True, help="Do not escape control characters of text on a terminal.")
+@click.option("--stop", multiple=True, help="End a text before this string; repeatable.")
+@click.option("--raw", is_flag=True, help="Do not escape control characters in texts on a terminal.")
 @STEP
 @WEIGHTS
 @TRUST
@@ -60,45 +67,56 @@ def sample(
     weights: str | None,
     trust_code: bool,
 ) -> None:
-    """Write text with RUN: a run folder, the name of an experiment (then its newest run), or an exported model.
+    """Generate text with RUN: a run folder, an experiment's name for its newest run, or an exported model.
 
-    Without a prompt it asks for one on a terminal, and otherwise takes what comes on stdin, or else sample.prompt.
-    KEY=VALUE overrides [sample] and the samplers, as in sampler.0.value=0.5 or 'sampler=["top_p"]'. A model in
-    another program's format may need its tokenizer, as in tokenizer=byte; without one it is GPT-2's.
+    The prompt is asked for on a terminal, or read from standard input; if that is empty, sample.prompt is used.
+    KEY=VALUE overrides [sample] and the samplers, as in sampler.0.value=0.5 or 'sampler=["top_p"]'. For a model in
+    another program's format it may also name the tokenizer, as in tokenizer=byte; the default is GPT-2's.
     """
     if sum(source is not None for source in (prompt, prompt_file, jsonl)) > 1:
-        raise KitError("--prompt, --prompt-file and --jsonl are three ways to say the same; take one")
-    strange = [text for text in overrides if "=" not in text]
-    if strange:
-        raise KitError(f"command line: expected key=value, got {strange[0]!r}; a prompt goes behind --prompt")
+        raise KitError("--prompt, --prompt-file and --jsonl exclude each other; give one of them")
+    words = [text for text in overrides if "=" not in text]
+    if words:
+        raise KitError(f"command line: expected key=value, got {words[0]!r}; a prompt is given with --prompt")
     check_overrides(overrides, ("sample", "sampler"), [run])
-    asked = None if jsonl is None else read_records(jsonl)  # before a large model is loaded for nothing
-    told = prompt if prompt_file is None else read(prompt_file, "--prompt-file")
-    place = "--prompt" if prompt_file is None else f"--prompt-file {prompt_file}"
-    in_json = jsonl is not None or as_json or logprobs
+    records = None if jsonl is None else read_prompt_records(jsonl)  # mistakes are found before the model is loaded
+    if prompt_file is not None:
+        prompt = read_prompt(prompt_file, "--prompt-file")
+    as_json = as_json or logprobs or jsonl is not None
     from nanogpt_kit.generate.generator import load_run
     from nanogpt_kit.train.precision import choose_device
 
-    loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
+    generator = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or None, "logprobs": logprobs}
-    if asked is None and told is None:
-        if is_terminal(sys.stdin) and is_terminal(sys.stdout) and not in_json:
-            converse(loaded, options, seed, num_samples or max(1, loaded.experiment.sample.num_samples), raw)
-            return
-        piped = "" if is_terminal(sys.stdin) else read(Path("-"))
-        told = piped or loaded.experiment.sample.prompt
-        place = "stdin" if piped else "sample.prompt"
-    if asked is not None:
-        check_prompts(asked, loaded)
+    texts_per_prompt = num_samples or max(1, generator.experiment.sample.num_samples)
+    if records is not None:
+        check_prompts(records, generator)
+        texts_per_prompt = num_samples or 1
+    elif prompt is None and is_terminal(sys.stdin) and is_terminal(sys.stdout) and not as_json:
+        converse(generator, options, seed, texts_per_prompt, raw)
+        return
     else:
-        check_prompts({place: {"prompt": told}}, loaded, "sample.prompt" if place == "sample.prompt" else "--prompt")
-    wanted = num_samples or (1 if asked else max(1, loaded.experiment.sample.num_samples))
-    given: Iterable[dict[str, Any]] = [{"prompt": told}] if asked is None else asked.values()
-    records = [record for record in given for _ in range(wanted)]
-    pace = Pace()
-    pieces = pace.count(loaded.pieces([record["prompt"] for record in records], seed=seed, **options))
-    if in_json:
-        write_records(records, pieces, logprobs, raw)
+        records = single_prompt(generator, prompt, prompt_file)
+    requests = [record for record in records.values() for _ in range(texts_per_prompt)]
+    prompts = [request["prompt"] for request in requests]
+    rate = TokenRate()
+    pieces = rate.measure(generator.pieces(prompts, seed=seed, **options))
+    if as_json:
+        print_records(requests, pieces, logprobs, raw)
     else:
-        write_texts([record["prompt"] for record in records], pieces, raw)
-    click.echo(str(pace), err=True)
+        print_texts(prompts, pieces, raw)
+    click.echo(str(rate), err=True)
+
+
+def single_prompt(generator: TextGenerator, prompt: str | None, prompt_file: Path | None) -> dict[str, dict[str, Any]]:
+    """The prompt that was given, or that of stdin or of the experiment, by its location. Raises KitError."""
+    option = "--prompt"
+    location = option if prompt_file is None else f"--prompt-file {prompt_file}"
+    if prompt is None:
+        prompt, location = "" if is_terminal(sys.stdin) else read_prompt(Path("-")), "stdin"
+        if not prompt:
+            prompt, location = generator.experiment.sample.prompt, "sample.prompt"
+            option = location
+    records = {location: {"prompt": prompt}}
+    check_prompts(records, generator, option)
+    return records

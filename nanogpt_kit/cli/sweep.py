@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load, read
-from nanogpt_kit.cli.output import continue_unread
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.errors import printable
 
 if TYPE_CHECKING:
@@ -72,20 +72,21 @@ def begin(
     """
     given = {"trials": trials, "workers": workers, "storage": storage and toml_string(storage)}
     more = [f"sweep.{key}={value}" for key, value in given.items() if value is not None]
-    chosen = load(experiment, (*overrides, *more), trust_code, nproc)
+    chosen = load_experiment(experiment, (*overrides, *more), trust_code, nproc)
     if preview:
         import functools
 
+        from nanogpt_kit.core.experiment import Experiment
         from nanogpt_kit.sweep.preview import preview as look_ahead
 
-        again = functools.partial(read, experiment, (*overrides, *more), trust_code, nproc)
+        again = functools.partial(Experiment.load, experiment, (*overrides, *more), trust_code, nproc)
         click.echo(printable(look_ahead(chosen, again, nproc)))
         return
     import rich
 
     from nanogpt_kit.sweep import session
 
-    continue_unread()
+    continue_without_reader()
     rich.reconfigure(stderr=True)
     found = session.sweep(chosen, nproc)
     tell(found)
@@ -139,7 +140,7 @@ def status(
 ) -> None:
     """Tell how far the sweep of EXPERIMENT is, its controller at work or dead."""
     more = (f"sweep.storage={toml_string(storage)}",) if storage else ()
-    chosen = load(experiment, (*overrides, *more), trust_code)
+    chosen = load_experiment(experiment, (*overrides, *more), trust_code)
     from nanogpt_kit.sweep import session
 
     found, study, folder = session.read(chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -41,8 +41,6 @@ from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train, is_free_form
 
-SEVERAL_PROCESSES = "parallel=ddp"  # the default for several processes, which `single` refuses
-
 
 class Experiment(Options):
     """A whole experiment. `Experiment.load` reads one and reports every mistake with its file and line."""
@@ -60,6 +58,7 @@ class Experiment(Options):
     schedule: Schedule
     train: Train
     parallel: Parallel = slot("single", json_schema_extra=MAY_CHANGE)
+    parallel_of_several: ClassVar[str] = "ddp"  # the default of `parallel` where a run has several processes
     evaluate: Evaluate = Field(Evaluate(), json_schema_extra=MAY_CHANGE)
     evaluator: tuple[Evaluator, ...] = slot(("loss", "bits_per_byte"), json_schema_extra=MAY_CHANGE)
     checkpoint: Checkpoint = Field(Checkpoint(), json_schema_extra=MAY_CHANGE)
@@ -78,14 +77,14 @@ class Experiment(Options):
     ) -> Self:
         """Reads an experiment file and all that it extends, then applies "key=value" overrides.
 
-        For several processes [parallel] is ddp unless the experiment sets it. Local component files are executed;
-        `trust_code` consents to those that never ran here. Raises KitError with every fault of the first stage that
-        has some: syntax; consent; names, types and bounds; relations.
+        Local component files are executed; `trust_code` consents to those that never ran here. `n_processes` is the
+        number of processes of its run. Raises KitError with every fault of the stage that found some: syntax; consent;
+        names, types and bounds; relations.
         """
-        experiment = cls.of(Layers.load(Path(path), overrides, is_free_form), Path(path).parent, trust_code)
-        if n_processes > 1 and experiment.location(("parallel", "use")) == "default":
-            return cls.load(path, (*overrides, SEVERAL_PROCESSES), trust_code)
-        return experiment
+        layers = Layers.load(Path(path), overrides, is_free_form)
+        if n_processes > 1:
+            layers.set_default("parallel", cls.parallel_of_several)
+        return cls.of(layers, Path(path).parent, trust_code)
 
     @classmethod
     def of(cls, layers: Layers, folder: Path, trust_code: bool = False) -> Self:

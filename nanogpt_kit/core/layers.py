@@ -75,6 +75,10 @@ class Layers:
         if faults:
             raise KitError(*faults)
 
+    def set_default(self, slot: str, use: str) -> None:
+        """Fills a top-level component slot that no layer has filled."""
+        self.values.setdefault(slot, {"use": use})
+
     def copy(self) -> Layers:
         """A copy that can be changed by itself. It starts without notes, so that none is printed twice."""
         other = Layers(self.is_free_form)

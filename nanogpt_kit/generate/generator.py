@@ -24,7 +24,7 @@ from nanogpt_kit.generate.packed import Packed, products
 from nanogpt_kit.generate.prompt import encode_prompt
 from nanogpt_kit.generate.text import Text
 from nanogpt_kit.generate.threads import Shares, shares_of
-from nanogpt_kit.interop import bring
+from nanogpt_kit.interop import importing
 from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.nn.uninitialized import build_uninitialized
 from nanogpt_kit.runs import folder as runs
@@ -257,11 +257,11 @@ def is_foreign(path: Path) -> bool:
 def load_foreign(path: Path, device: str, overrides: Sequence[str]) -> TextGenerator:
     file = path / CKPT if (path / CKPT).exists() else path
     meta = file.parent / "meta.pkl"
-    foreign = bring.read(str(file), "", meta if file.is_file() and meta.exists() else None)
-    experiment = bring.experiment_of(foreign, overrides)
-    encoder = bring.encoder_of(foreign, experiment)
+    foreign = importing.read_model(str(file), "", meta if file.is_file() and meta.exists() else None)
+    experiment = importing.experiment_for(foreign, overrides)
+    encoder = importing.encoder_for(foreign, experiment)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
-    fit(model, bring.padded(foreign, experiment, encoder.vocab_size), str(file))
+    fit(model, importing.pad_vocabulary(foreign, experiment, encoder.vocab_size), str(file))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
 
 

@@ -1,3 +1,3 @@
-"""Models from elsewhere and for elsewhere: Hugging Face's GPT-2 and nanoGPT's checkpoints."""
+"""Models of other programs, in and out: Hugging Face's GPT-2 and nanoGPT's checkpoints."""
 
 FORMATS = ("huggingface", "nanogpt", "safetensors")

@@ -1,6 +1,6 @@
-"""The config.json of transformers' GPT-2: what each key means here, so that none is passed over.
+"""The config.json of transformers' GPT-2: the meaning of every key, so that an unknown one is never ignored.
 
-Source: transformers' GPT2Config and PretrainedConfig, of its present and of older versions.
+Source: transformers' GPT2Config and PretrainedConfig, current and older versions.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.interop.foreign import LARGEST, check_number, shown
+from nanogpt_kit.interop.weights import MAX_SIZE, format_value, number_fault
 from nanogpt_kit.runs.files import read_json
 
 ACTIVATIONS = {
     **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), "tanh"),
     **dict.fromkeys(("gelu", "gelu_python"), "none"),
 }
-ALIASES = {  # by which GPT2Config knows the same
+ALIASES = {  # other names that GPT2Config accepts
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
     "num_attention_heads": "n_head",
@@ -25,7 +25,7 @@ ALIASES = {  # by which GPT2Config knows the same
 }
 SIZES = ("n_layer", "n_head", "n_embd", "n_positions")
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-DEFAULTS = {  # GPT2Config's, for what becomes an option here
+DEFAULTS = {  # of GPT2Config, for keys that become options here
     **dict.fromkeys(DROPOUTS, 0.1),
     "n_inner": None,
     "layer_norm_epsilon": 1e-5,
@@ -33,13 +33,13 @@ DEFAULTS = {  # GPT2Config's, for what becomes an option here
     "tie_word_embeddings": True,
     "vocab_size": 50257,
 }
-PLAIN: dict[str, Any] = {  # what else would change the network
+REQUIRED: dict[str, Any] = {  # any other value is another network
     "model_type": "gpt2",
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-NEUTRAL: dict[str, Any] = {  # of any model, at the values that change nothing
+NEUTRAL: dict[str, Any] = {  # keys of any model, with the values that change nothing
     "is_encoder_decoder": False,
     "pruned_heads": {},
     "chunk_size_feed_forward": 0,
@@ -49,8 +49,8 @@ NEUTRAL: dict[str, Any] = {  # of any model, at the values that change nothing
     "use_bfloat16": False,
     "n_special": 0,  # rows of the embedding beyond the vocabulary
 }
-WITHOUT_EFFECT = {  # on logits, each for its reason
-    "a name, a version or a type of files": (
+IGNORED_BY_REASON = {  # keys that do not change the logits
+    "names, versions and types of files": (
         *("_name_or_path", "name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype"),
         *("_commit_hash", "finetuning_task", "torchscript", "author", "license", "created_date", "language"),
         *("transformers.js_config",),
@@ -58,11 +58,11 @@ WITHOUT_EFFECT = {  # on logits, each for its reason
     "how weights are drawn or trained": (
         *("initializer_range", "gradient_checkpointing", "_gradient_checkpointing", "tf_legacy_loss", "xla_device"),
     ),
-    "of a head for whole texts, whose weights would be refused by name": (
+    "heads that classify texts, whose weights would be refused by name": (
         *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
         *("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "predict_special_tokens"),
     ),
-    "what a call gives back, and which kernel computes it": (
+    "outputs of a call, and the kernel that computes them": (
         *("use_cache", "output_past", "output_attentions", "output_hidden_states", "return_dict", "use_return_dict"),
         *(
             "_attn_implementation",
@@ -72,7 +72,7 @@ WITHOUT_EFFECT = {  # on logits, each for its reason
         ),
         *("_output_attentions", "is_decoder", "reorder_and_upcast_attn"),
     ),
-    "tokens and settings for writing text, which [sample] and [[sampler]] have here": (
+    "settings of generation, which [sample] and [[sampler]] replace": (
         *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id", "cls_token_id"),
         *("mask_token_id", "decoder_start_token_id", "prefix"),
         *("task_specific_params", "do_sample", "early_stopping", "max_length", "min_length", "length_penalty"),
@@ -83,51 +83,52 @@ WITHOUT_EFFECT = {  # on logits, each for its reason
         *("tokenizer_class",),
     ),
 }
-HARMLESS = {key for keys in WITHOUT_EFFECT.values() for key in keys}
+IGNORED = {key for keys in IGNORED_BY_REASON.values() for key in keys}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Whole, with the defaults of what it leaves out. Raises KitError with each key that is not GPT-2's."""
+    """All keys, with the defaults of those left out. Raises KitError with each key that is not GPT-2's."""
     try:
         config = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise KitError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(config, dict) or config.get("model_type") != "gpt2":
         kind = config.get("model_type") if isinstance(config, dict) else None
-        remedy = "" if kind else '; where it is one, as files of 2019 may be, write "model_type": "gpt2" into it'
-        raise KitError(f"{path} describes a model of type {shown(kind)}; only gpt2 can be imported{remedy}")
+        remedy = "" if kind else '; if it is a GPT-2 (files of 2019 do not say), add "model_type": "gpt2"'
+        raise KitError(f"{path} describes a model of type {format_value(kind)}; only gpt2 can be imported{remedy}")
     faults = []
     for alias in ALIASES.keys() & config.keys():
-        value, own = config.pop(alias), ALIASES[alias]
-        if config.setdefault(own, value) != value:
-            faults.append(
-                f"{path}: {alias} = {shown(value)}, and {own} = {shown(config[own])}; they are the same option"
-            )
+        value, key = config.pop(alias), ALIASES[alias]
+        if config.setdefault(key, value) != value:
+            other = f"{key} = {format_value(config[key])}"
+            faults.append(f"{path}: {alias} = {format_value(value)}, but {other}; they are the same option")
     faults += [f"{path}: {key} is missing" for key in SIZES if config.get(key) is None]
     values = {**DEFAULTS, **config}
-    faults += [f"{path}: {key} = {shown(values[key])}{fault}" for key in values if (fault := wrong(key, values))]
+    faults += [
+        f"{path}: {key} = {format_value(values[key])}{fault}" for key in values if (fault := key_fault(key, values))
+    ]
     if faults:
         raise KitError(*faults)
     return values
 
 
-def wrong(key: str, config: Mapping[str, Any]) -> str | None:
-    """What is said behind `key = value`; None where nothing is wrong with it."""
+def key_fault(key: str, config: Mapping[str, Any]) -> str | None:
+    """The message after `key = value`; None if the value is valid."""
     value = config[key]
     fault = None
     if key in (*SIZES, "vocab_size", "n_inner"):
-        fault = None if value is None and key != "vocab_size" else check_number(value, 1, LARGEST, whole=True)
+        fault = None if value is None and key != "vocab_size" else number_fault(value, 1, MAX_SIZE, integer=True)
     elif key in (*DROPOUTS, "layer_norm_epsilon"):
-        fault = check_number(value, 0, 1)
+        fault = number_fault(value, 0, 1)
     elif key == "activation_function":
-        known = isinstance(value, str) and value in ACTIVATIONS
-        fault = None if known else f"expected one of {', '.join(ACTIVATIONS)}"
+        is_known = isinstance(value, str) and value in ACTIVATIONS
+        fault = None if is_known else f"expected one of {', '.join(ACTIVATIONS)}"
     elif key == "tie_word_embeddings":
         fault = None if isinstance(value, bool) else "expected true or false"
-    elif key in PLAIN or key in NEUTRAL or key == "n_ctx":  # the last one is of old files, the side of the causal mask
-        plain = {**PLAIN, **NEUTRAL, "n_ctx": config.get("n_positions")}[key]
-        same = value == plain and type(value) is type(plain)
-        return None if same else f" is another network than GPT-2, which has {shown(plain)} there"
-    elif key not in HARMLESS:
-        return " may be another network than GPT-2, which has no such key; where it changes nothing, remove it"
+    elif key in REQUIRED or key in NEUTRAL or key == "n_ctx":  # n_ctx: side of the mask, in old files
+        expected = {**REQUIRED, **NEUTRAL, "n_ctx": config.get("n_positions")}[key]
+        is_same = value == expected and type(value) is type(expected)
+        return None if is_same else f" makes it another network than GPT-2, which has {format_value(expected)}"
+    elif key not in IGNORED:
+        return " is not a key of GPT-2, so the model may be another network; if it changes nothing, remove it"
     return f"; {fault}" if fault else None

@@ -20,6 +20,7 @@ GRACE_SECONDS = 10.0  # for the others once one has failed, to end by themselves
 LOOK_SECONDS = 0.05
 PARENT_SECONDS = 0.25  # between looks whether the parent is there
 PARENT = "NANOGPT_KIT_PARENT"  # the process that a rank ends with
+LAUNCHED = "NANOGPT_KIT_LAUNCHED"  # set in ranks: their parent has printed what does not concern one rank only
 
 
 def start(count: int, arguments: Sequence[str]) -> int:
@@ -85,6 +86,7 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
         "PYTHONPATH": import_path(),
         "MASTER_ADDR": "127.0.0.1",
         PARENT: str(os.getpid()),
+        LAUNCHED: "1",
     }
 
 

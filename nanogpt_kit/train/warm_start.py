@@ -16,9 +16,8 @@ from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.data.vocabulary import read_record
-from nanogpt_kit.interop.bring import import_run
-from nanogpt_kit.interop.foreign import SOFTMAX
 from nanogpt_kit.interop.gpt2 import PUBLISHED
+from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import read_json
@@ -112,9 +111,15 @@ def differences(wanted: Experiment, before: Experiment) -> list[str]:
         for key, (now, then) in found.items()
         if key.startswith("model.")
         and key not in FREE
-        and not (key == "model.attention.use" and now in SOFTMAX and then in SOFTMAX)
+        and not (key == "model.attention.use" and compute_same_attention(wanted, before))
         and (key.endswith((".use", ".window")) or not key.startswith(replaced))
     ]
+
+
+def compute_same_attention(*experiments: Experiment) -> bool:
+    """Whether their attentions compute the same function, whatever their kernels."""
+    functions = {getattr(getattr(one.model, "attention", None), "computes", None) for one in experiments}
+    return len(functions) == 1 and None not in functions
 
 
 def cropped(checkpoint: Path, before: Experiment, vocab_size: int, block_size: int) -> dict[str, Tensor]:

@@ -220,7 +220,7 @@ def test_no_question_hangs_where_nobody_can_answer(
     terminal = SimpleNamespace(isatty=lambda: True)
     monkeypatch.setattr(asking, "sys", SimpleNamespace(stdin=terminal, stderr=terminal))
     monkeypatch.setenv("RANK", "0")  # one of several processes
-    assert not asking.may_execute(Path("evil.py"), 1)
+    assert not asking.ask_to_execute(Path("evil.py"), 1)
 
 
 def test_the_question_shows_no_control_characters(
@@ -229,7 +229,7 @@ def test_the_question_shows_no_control_characters(
     terminal = SimpleNamespace(isatty=lambda: True)
     monkeypatch.setattr(asking, "sys", SimpleNamespace(stdin=terminal, stderr=terminal))
     monkeypatch.setattr(click, "confirm", lambda *_, **__: False)
-    asking.may_execute(Path("a\x1b[2K\n\udcff☃.py"), 1)
+    asking.ask_to_execute(Path("a\x1b[2K\n\udcff☃.py"), 1)
     assert r"a\x1b[2K\n\udcff☃.py" in capsys.readouterr().err
 
 

@@ -98,7 +98,7 @@ def test_an_exported_model_is_measured_as_its_run_is(run: RunFolder, tmp_path: P
         answer = command("eval", tmp_path / form, *words, *more)
         assert found(answer)[str(tmp_path / form)] == pytest.approx(expected, rel=1e-5)
     told = refusal(command("eval", tmp_path / "nanogpt", run, *words, "tokenizer=byte"))
-    assert "a trained model is as it is" in told
+    assert "'tokenizer=byte'" in told
 
 
 def test_texts_are_shown_and_keep_out_of_the_json(run: RunFolder, command: Command) -> None:
@@ -125,16 +125,16 @@ def test_mistakes_are_told_before_anything_is_measured(run: RunFolder, char_run:
         (["evaluator.0.spilt=val"], "evaluator.0.spilt: unknown key"),
         (["evaluator.7.split=val"], "should be a number from 0 to 1, got '7'"),
         (["evaluate.batch_size=0"], "evaluate.batch_size: should be greater than or equal to 1"),
-        (["model.n_layer=1"], "'model.n_layer=1': a trained model is as it is; only evaluate, evaluator, sample"),
-        (["train.seed=5"], "'train.seed=5': a trained model is as it is"),
-        (["tokenizer=char"], "'tokenizer=char': a trained model is as it is"),
+        (["model.n_layer=1"], "'model.n_layer=1': the model is already trained; only evaluate, evaluator, sample"),
+        (["train.seed=5"], "'train.seed=5': the model is already trained"),
+        (["tokenizer=char"], "'tokenizer=char': the model is already trained"),
         (["nobody"], "'nobody' is no run"),
         (["--step", "7"], "has no checkpoint of step 7; there are: 100, 200"),
     ):
         assert told in refusal(command("eval", run, *words)), words
     table = '{use="samples", prompts=["Q"]}'
     assert "not in the vocabulary" in refusal(command("eval", char_run, "--evaluator", table))
-    assert "no run is named" in refusal(command("eval", "evaluate.batch_size=1"))
+    assert "eval: expected a run" in refusal(command("eval", "evaluate.batch_size=1"))
     assert "Missing argument 'RUN" in refusal(command("eval"))
 
 

@@ -72,7 +72,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, folder: Path, error: BaseException | 
 
     monkeypatch.setattr(command, "cli", cli)
     monkeypatch.setenv(FAILURE, str(folder / "failure.json"))
-    return command.exit_code()
+    return command.run_command()
 
 
 ABORTS_IN_TEARDOWN = """
@@ -82,7 +82,7 @@ from nanogpt_kit import __main__ as command
 libc = ctypes.CDLL(None)
 libc.__cxa_atexit(libc.abort, None, None)  # as a destructor of C++
 atexit.register(print, "cleared away")
-command.exit_code = lambda: CODE
+command.run_command = lambda: CODE
 command.main()
 """
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from nanogpt_kit.__main__ import run_command
 
 ODD = os.fsdecode(b"d\xe9")
 QUIET = ["train.steps=1", "sample.num_samples=0", "callback=['console']"]
@@ -116,11 +118,14 @@ def test_names_of_machine_and_user_may_be_anything(
     assert (machine["host"], machine["user"]) == ("h\udcfe", "me\udcfd")
 
 
-def test_stdout_that_takes_only_utf8_prints_such_a_name(odd: Path) -> None:
-    words = [sys.executable, "-m", "nanogpt_kit", "check", str(odd / "tiny.toml")]
-    answer = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}, capture_output=True)
-    assert (answer.returncode, answer.stderr) == (0, b"")
-    assert rb"d\udce9" in answer.stdout
+def test_stdout_that_takes_only_utf8_prints_such_a_name(
+    odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="utf-8", errors="strict", write_through=True))
+    monkeypatch.setattr("sys.argv", ["nanogpt-kit", "check", str(odd / "tiny.toml")])
+    assert (run_command(), capsys.readouterr().err) == (0, "")
+    assert rb"d\udce9" in written.getvalue()
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import nanogpt_kit
 from nanogpt_kit import __version__
-from nanogpt_kit.__main__ import exit_code
+from nanogpt_kit.__main__ import run_command
 from nanogpt_kit.cli import main
 from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import OURS, Entry, Registry
@@ -86,7 +86,9 @@ def test_show_tells_what_a_component_is_and_every_option() -> None:
 
 
 def test_show_tells_a_required_option_without_a_default() -> None:
-    assert "\n  source   (str | tuple[str, ...])\n" in ask("plugins", "show", "dataset:text")
+    shown = ask("plugins", "show", "dataset:text").splitlines()
+    assert "  source   (str | tuple[str, ...], required)" in shown
+    assert "  decay_steps   (int | None, >= 1, unset by default)" in ask("plugins", "show", "cosine").splitlines()
 
 
 @pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: f"{entry.kind}:{entry.name}")
@@ -112,7 +114,7 @@ def test_an_unknown_name_is_the_users_mistake(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["nanogpt-kit", "plugins", "show", name])
-    assert exit_code() == 2
+    assert run_command() == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: no component {name!r} is installed")
     assert "Allowed: adamw, " in told
@@ -142,7 +144,7 @@ def test_a_component_of_a_kind_that_is_not_there_is_told(monkeypatch: pytest.Mon
     registry = Registry([Entry("normm", "odd", "odd-plugin", "1.0", "json:JSONDecoder")])
     monkeypatch.setattr(Registry, "installed", classmethod(lambda cls: registry))
     monkeypatch.setattr(sys, "argv", ["nanogpt-kit", "plugins", "show", "odd"])
-    assert exit_code() == 2
+    assert run_command() == 2
     assert "odd-plugin/odd (json:JSONDecoder): unknown kind 'normm'; did you mean 'norm'?" in capsys.readouterr().err
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.folder import find
+from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.train import session
 
 
@@ -89,15 +90,50 @@ def test_overrides_keep_their_order_wherever_resume_stands(
     assert (begun[0].train.steps, begun[0].sample.prompt, begun[1]) == (5, "long" * 100, "")
 
 
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> list[Any]:
+    """The arguments of each call of a class method, while it works as before."""
+    calls: list[Any] = []
+    original = getattr(owner, method).__func__
+    monkeypatch.setattr(owner, method, classmethod(lambda cls, *words: calls.append(words) or original(cls, *words)))
+    return calls
+
+
+CHANGED = ["optimizer=sgd", "optimizer.lr=0.1", "train.steps=1", "callback=[]", "sample.num_samples=0"]
+
+
 def test_an_experiment_is_read_once_and_its_notes_are_printed_once(
-    tiny: Path, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+    tiny: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads = []
-    read = Experiment.of.__func__  # type: ignore[attr-defined]
-    monkeypatch.setattr(Experiment, "of", classmethod(lambda cls, *words: reads.append(words) or read(cls, *words)))
-    answer = command("run", tiny, "optimizer=sgd", "optimizer.lr=0.1", "train.steps=1", "callback=[]")
-    assert (answer.code, len(reads)) == (0, 1)
+    files, experiments = count_calls(monkeypatch, Layers, "load"), count_calls(monkeypatch, Experiment, "of")
+    answer = command("run", tiny, *CHANGED)
+    assert (answer.code, len(files), len(experiments)) == (0, 1, 1)
     assert answer.err.count("note: optimizer: 'sgd'") == 1
+
+
+def test_seeds_read_the_file_once_and_print_its_notes_once(
+    tiny: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = count_calls(monkeypatch, Layers, "load")
+    answer = command("run", tiny, *CHANGED, "train.seed=5", "--seeds", 2)
+    assert (answer.code, len(files)) == (0, 1), answer.err
+    assert answer.err.count("note: optimizer: 'sgd'") == 1
+    runs = sorted((tiny.parent / "runs" / "tiny").iterdir())
+    assert [RunFolder(path).seed() for path in runs] == [5, 6]
+    assert "lr = 0.1\n" in (runs[1] / "experiment.toml").read_text(encoding="utf-8")
+
+
+def test_processes_of_a_run_print_its_notes_once_and_use_ddp(tiny: Path) -> None:
+    words = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), *CHANGED, "train.device=cpu", "--nproc", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stderr.count("note: optimizer: 'sgd'") == 1
+    assert '[parallel]\nuse = "ddp"\n' in find("tiny").experiment.read_text(encoding="utf-8")
+
+
+def test_several_processes_keep_the_parallel_component_that_is_given(tiny: Path) -> None:
+    fsdp = Experiment.load(tiny, ["parallel=fsdp"], n_processes=2)
+    assert fsdp.entry_of(fsdp.parallel).name == "fsdp"
+    default = Experiment.load(tiny, n_processes=2)
+    assert (default.entry_of(default.parallel).name, default.location(("parallel", "use"))) == ("ddp", "default")
 
 
 def test_a_bare_resume_before_an_override_is_understood(tiny: Path, command: Callable[..., object]) -> None:
@@ -133,7 +169,7 @@ def test_sample_writes_from_a_run(tiny: Path, command: Callable[..., object]) ->
     assert command(*words).out == first.out
     assert command(*words, "sampler.0.value=2.5").out != first.out
     refused = command(*words, "model.n_layer=1")
-    assert (refused.code, "only sample and sampler can be set" in refused.err) == (2, True)
+    assert (refused.code, "only sample and sampler" in refused.err) == (2, True)
 
 
 def test_check_explains_where_every_value_comes_from(tiny: Path, command: Callable[..., object]) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import torch
 
-from nanogpt_kit.cli.writing import LINE, write_texts
+from nanogpt_kit.cli.texts import SEPARATOR, print_texts
 from nanogpt_kit.generate.generator import Piece, load_run
 from nanogpt_kit.runs.folder import RunFolder
 
 Ask = Callable[..., Any]
 GREEDY = 'sampler=["greedy"]'
-PACE = re.compile(r"[\d,]+ tokens in \d+\.\d\d s, [\d,]+\.\d a second\n")
+PACE = re.compile(r"[\d,]+ tokens in \d+\.\d\d s, [\d,]+\.\d tokens/s\n")
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def test_prompts_that_cannot_be_read_are_told(run: RunFolder, tmp_path: Path, as
         ([], "12 times".encode("utf-16-be"), "stdin: is UTF-16BE"),
         (["--jsonl", tmp_path / "none.jsonl"], b"", r"--jsonl .*none.jsonl cannot be read: No such file"),
         ([], b"caf\xe9 au lait", r"stdin cannot be read: .* byte 0xe9 in position 3"),
-        (["--jsonl", "-"], b"\n \n", "- holds no prompts"),
-        (["--prompt", "a", "--jsonl", "-"], b"", "three ways to say the same"),
-        (["hello"], b"", "expected key=value, got 'hello'; a prompt goes behind --prompt"),
+        (["--jsonl", "-"], b"\n \n", "- contains no prompts"),
+        (["--prompt", "a", "--jsonl", "-"], b"", "--prompt, --prompt-file and --jsonl"),
+        (["hello"], b"", "expected key=value, got 'hello'"),
     ):
         answer = ask(run, *words, stdin=stdin)
         assert (answer.code, answer.out) == (2, "")
@@ -115,7 +115,7 @@ def test_several_texts_of_a_prompt_draw_with_one_seed_after_the_other(run: RunFo
     found = lines(ask(run, "--jsonl", "-", "--num-samples", 2, "--seed", 30, stdin=stdin))
     assert [record["prompt"] for record in found] == ["7", "7", "8", "8"]
     shown = ask(run, "--prompt", "7", "--num-samples", 2, "--seed", 30).out
-    assert shown == f"7{found[0]['text']}\n{LINE}\n7{found[1]['text']}\n"
+    assert shown == f"7{found[0]['text']}\n{SEPARATOR}\n7{found[1]['text']}\n"
     assert found[0]["text"] != found[1]["text"]
     assert ask(run, "--prompt", "8", "--seed", 33).out == f"8{found[3]['text']}\n"
 
@@ -144,7 +144,7 @@ def test_faults_in_jsonl_are_named_with_their_lines_before_a_model_is_looked_for
         f'{path}:2: expected an object with a string "prompt", got {{"prompt": 5}}',
         f"{path}:4: not JSON: ",
         f"{path}:5: expected an object",
-        f"{path}:6: not JSON that could be written again: 'utf-8' codec can't encode",  # it could not be carried along
+        f"{path}:6: not JSON: 'utf-8' codec can't encode",  # it could not be carried along
     ):
         assert told in answer.err
     assert f"{path}:1" not in answer.err
@@ -188,16 +188,16 @@ def test_no_new_tokens_are_no_text(run: RunFolder, ask: Ask) -> None:
 def test_a_prompt_longer_than_the_context_goes_on(run: RunFolder, ask: Ask) -> None:
     prompt = "41 times 48 is 1968, as everybody \u2603 knows.\n" * 3
     for beyond in ("auto", "refill", "exact"):
-        answer = ask(run, "--prompt", prompt, GREEDY, f"sample.beyond={beyond}")
+        answer = ask(run, "--prompt", prompt, GREEDY, f"sample.on_overflow={beyond}")
         assert answer.code == 0, answer.err
         assert answer.out.startswith(prompt)
         assert len(answer.out) > len(prompt) + 10
 
 
 def test_what_learned_positions_cannot_do_is_refused(run: RunFolder, ask: Ask) -> None:
-    answer = ask(run, "--prompt", "7", "sample.beyond=rolling")
+    answer = ask(run, "--prompt", "7", "sample.on_overflow=rolling")
     assert answer.code == 2
-    assert "sample.beyond: should be auto, refill or exact: this model's positions do not go on" in answer.err
+    assert "sample.on_overflow: should be auto, refill or exact: this model's positions do not go on" in answer.err
 
 
 def test_prompts_outside_the_vocabulary_are_told(char_run: RunFolder, ask: Ask) -> None:
@@ -247,7 +247,7 @@ def test_runs_and_what_is_exported_of_them_write_the_same(
     assert (answer.code, "gpt2 has 50,257 tokens, but the model of" in answer.err) == (2, True)
     for model in ("tiny", tmp_path / "safetensors"):
         answer = ask(model, *words, "tokenizer=byte")
-        assert (answer.code, "only sample and sampler can be set" in answer.err) == (2, True)
+        assert (answer.code, "only sample and sampler" in answer.err) == (2, True)
 
 
 @pytest.mark.usefixtures("gpt2_vocabulary")
@@ -285,10 +285,10 @@ def test_several_texts_are_written_at_a_time_and_shown_one_after_the_other(
             shown.append(shown[-1] + capsys.readouterr().out)  # what a reader has before this piece
             yield piece
 
-    write_texts(prompts, watched())
-    assert shown[-1] + capsys.readouterr().out == f"\n{LINE}\n".join(texts) + "\n"
+    print_texts(prompts, watched())
+    assert shown[-1] + capsys.readouterr().out == f"\n{SEPARATOR}\n".join(texts) + "\n"
     before_the_end = shown[1 : ends[0] + 2]
-    assert [text.count(LINE) for text in before_the_end] == [0] * len(before_the_end)
+    assert [text.count(SEPARATOR) for text in before_the_end] == [0] * len(before_the_end)
     assert len(set(before_the_end)) > 3  # it grows
 
 
@@ -429,17 +429,17 @@ def test_a_conversation_goes_on_after_mistakes_and_remembers_what_was_asked(
     user = terminal(*words, env=strict)
     assert "Ctrl-D ends" in user.wait_for("> ")
     user.type("7 times\n")
-    answer = user.wait_for(r"a second\r\n[^>]*> ").replace("\r\n", "\n")
+    answer = user.wait_for(r"tokens/s\r\n[^>]*> ").replace("\r\n", "\n")
     assert ask(*words, "--prompt", "7 times").out in answer
     assert PACE.search(answer)
     user.type("Q\n")
     answer = user.wait_for(r"error[^>]*> ")
     assert "error: the prompt cannot be encoded" in answer
-    assert "a second" not in answer  # nothing was written
+    assert "tokens/s" not in answer  # nothing was written
     user.type(b"\xff\n")
     assert "codec can't" in user.wait_for(r"error[^>]*> ")
     user.type("7 times\n")
-    answer = user.wait_for(r"a second\r\n[^>]*> ").replace("\r\n", "\n")
+    answer = user.wait_for(r"tokens/s\r\n[^>]*> ").replace("\r\n", "\n")
     assert ask(char_run, "--max-new-tokens", "9", "--seed", "41", "--prompt", "7 times").out in answer  # another text
     user.type("\x04")
     assert user.end() == 0
@@ -451,7 +451,7 @@ def test_a_conversation_goes_on_after_mistakes_and_remembers_what_was_asked(
     user.type("\x1b[A")  # the arrow up
     user.wait_for("7 times")
     user.type("\x04\n\x04")  # Ctrl-D is nothing in a line that has begun
-    user.wait_for("a second")
+    user.wait_for("tokens/s")
     assert user.end() == 0
 
 
@@ -461,7 +461,7 @@ def test_ctrl_c_stops_a_text_and_asks_again(run: RunFolder, terminal: Callable[.
     user.type("7 times\n")
     user.wait_for(r"7 times[^$]{100}")
     user.type("\x03")
-    user.wait_for(r"\d{2,} tokens in .* a second\r\n[^>]*> ")
+    user.wait_for(r"\d{2,} tokens in .* tokens/s\r\n[^>]*> ")
     user.type("half a line")
     user.wait_for("half a line")
     time.sleep(READY)

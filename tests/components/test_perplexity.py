@@ -21,7 +21,7 @@ from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.tokenizer.byte import ByteEncoder
 from nanogpt_kit.components.tokenizer.char import CharEncoder
 from nanogpt_kit.generate.generator import load_run
-from nanogpt_kit.interop.bring import import_run
+from nanogpt_kit.interop.importing import import_run
 
 BLOCK = 8
 EOT = ByteEncoder.eot_id

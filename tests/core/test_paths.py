@@ -193,7 +193,7 @@ def test_a_run_in_the_home_folder_is_found_again(tiny: Path, command: Command, h
     recorded = tomli.loads((home / "run" / "experiment.toml").read_text(encoding="utf-8"))
     assert recorded["dataset"]["source"] == f"{home}/text.txt"
     answer = command("run", "tiny.toml", *words)
-    assert (answer.code, "finished already" in answer.err) == (0, True)
+    assert (answer.code, "already finished" in answer.err) == (0, True)
 
 
 @pytest.mark.parametrize("variable", ["NANOGPT_KIT_DATA", "NANOGPT_KIT_RUNS"])

@@ -11,7 +11,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from nanogpt_kit.api import LayerContext
+from nanogpt_kit.components.attention.sdpa import SDPA
 from nanogpt_kit.components.sampler.greedy import Greedy
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
@@ -19,7 +22,8 @@ from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.generator import load_run
 from nanogpt_kit.generate.packed import Packed
-from nanogpt_kit.interop.bring import export, import_run
+from nanogpt_kit.interop.exporting import export
+from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.runs.folder import find, runs_root
 from nanogpt_kit.train import session
 
@@ -114,7 +118,7 @@ def test_an_export_never_overwrites(tiny: Path, tmp_path: Path, command: Callabl
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("all of it")
     answer = command("export", "tiny", tmp_path / "full", "--format", "safetensors")
-    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'full'} exists already and is not empty\n")
+    assert (answer.code, f"{tmp_path / 'full'} already exists" in answer.err) == (2, True)
     assert (tmp_path / "full" / "thesis.tex").read_text() == "all of it"
 
 
@@ -154,17 +158,17 @@ BROKEN = {
     ),
     "a network of another kind": (
         lambda hf: changed_config(hf, scale_attn_by_inverse_layer_idx=True),
-        "scale_attn_by_inverse_layer_idx = True is another network",
+        "scale_attn_by_inverse_layer_idx = True .*another network",
     ),
     "no JSON": (lambda hf: (hf / "config.json").write_text("{"), "config.json cannot be read"),
     "no configuration": (lambda hf: (hf / "config.json").unlink(), "has no config.json"),
-    "half of the weights": (lambda hf: cut(hf / "model.safetensors"), "no safetensors file, or not all of one"),
+    "half of the weights": (lambda hf: cut(hf / "model.safetensors"), r"model\.safetensors is not a complete"),
     "pickled weights": (
         lambda hf: (hf / "model.safetensors").rename(hf / "pytorch_model.bin"),
         r"\.safetensors .*pickles, which can run code",
     ),
     "a tensor that is missing": (left_out, "h.1.ln_2.weight is missing; h.1.ln_2.bias is missing"),
-    "more layers than there are": (lambda hf: changed_config(hf, n_layer=4), "says n_layer = 4 and holds 3 layers"),
+    "more layers than there are": (lambda hf: changed_config(hf, n_layer=4), "n_layer = 4, .* 3 layers"),
     "another width": (
         lambda hf: changed_config(hf, n_embd=44),
         r"h.0.attn.c_attn.weight is \[144, 48\] there and \[132, 44\]",
@@ -197,13 +201,13 @@ def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path, tokens: int, tol
 def test_a_source_that_is_nothing_is_told_with_the_nearest_name(command: Callable[..., object]) -> None:
     answer = command("import", "gpt2-larg")
     assert answer.code == 2
-    assert "no file, no folder and no published GPT-2; did you mean 'gpt2-large'?" in answer.err
+    assert "did you mean 'gpt2-large'?" in answer.err
 
 
 def test_without_a_network_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(KitError, match=r"gpt2-xl cannot be downloaded .* in a folder, import that folder"):
+    with pytest.raises(KitError, match=r"gpt2-xl cannot be downloaded .*config\.json and model\.safetensors .*import"):
         import_run("gpt2-xl")
 
 
@@ -224,14 +228,14 @@ def test_an_imported_run_writes_is_found_by_name_and_is_not_resumed(
 def test_tokens_that_the_tokenizer_does_not_know_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     gpt2(tmp_path / "hf", **{**SMALL, "vocab_size": 260})
     import_run(str(tmp_path / "hf"), "mine", BYTE)
-    assert "has 3 tokens that byte does not know; they are never read or written" in caplog.text
+    assert f"{tmp_path / 'hf'} has 3 tokens that byte" in caplog.text
 
 
 def test_a_missing_part_of_the_weights_is_named(tmp_path: Path) -> None:
     gpt2(tmp_path / "hf", **SMALL).save_pretrained(tmp_path / "parts", max_shard_size="100KB")
     lost = sorted((tmp_path / "parts").glob("*.safetensors"))[1]
     lost.unlink()
-    with pytest.raises(KitError, match=f"lacks {lost.name}, which its model.safetensors.index.json names"):
+    with pytest.raises(KitError, match=f"lacks {lost.name}, .*model.safetensors.index.json"):
         import_run(str(tmp_path / "parts"), "mine", BYTE)
 
 
@@ -351,7 +355,7 @@ REFUSED = {
     "a key of code": (lambda hf: changed_config(hf, auto_map={"AutoModel": "evil.Evil"}), "auto_map"),
     "quantized weights": (lambda hf: changed_config(hf, quantization_config={"bits": 4}), "quantization_config"),
     "another mask": (lambda hf: changed_config(hf, n_ctx=100), "n_ctx = 100 .* 240"),
-    "two names of a size": (lambda hf: changed_config(hf, hidden_size=47), "hidden_size = 47, and n_embd = 48"),
+    "two names of a size": (lambda hf: changed_config(hf, hidden_size=47), "hidden_size = 47, .*n_embd = 48"),
     "pruned heads": (lambda hf: changed_config(hf, pruned_heads={"0": [1]}), "pruned_heads"),
     "another vocabulary": (lambda hf: changed_config(hf, vocab_size=300), "vocab_size is 300, .* 257 rows"),
     "a size of text": (lambda hf: changed_config(hf, n_inner="wide"), "n_inner = 'wide'"),
@@ -402,10 +406,10 @@ REFUSED = {
         lambda hf: with_tensor(hf, "transformer.ln_f.bias", torch.ones(48, dtype=torch.int8)),
         r"ln_f\.bias .*torch\.int8",
     ),
-    "a huge header": (lambda hf: header(hf, b"{}", 2**60), r"model\.safetensors is no safetensors file"),
-    "a deep header": (lambda hf: header(hf, b'{"a":' + b"[" * 99999), r"model\.safetensors is no safetensors file"),
-    "an absurd shape": (lambda hf: header(hf, EMPTY_SHAPE), r"model\.safetensors is no safetensors file"),
-    "no tensors": (lambda hf: header(hf, b"{}"), "no matrix called wte.weight"),
+    "a huge header": (lambda hf: header(hf, b"{}", 2**60), r"model\.safetensors is not a complete"),
+    "a deep header": (lambda hf: header(hf, b'{"a":' + b"[" * 99999), r"model\.safetensors is not a complete"),
+    "an absurd shape": (lambda hf: header(hf, EMPTY_SHAPE), r"model\.safetensors is not a complete"),
+    "no tensors": (lambda hf: header(hf, b"{}"), r"no matrix .*wte\.weight"),
 }
 
 
@@ -463,7 +467,7 @@ def test_every_key_that_transformers_writes_is_known(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_would_learn_from_other_text_is_refused(tmp_path: Path) -> None:
     gpt2(tmp_path / "hf", **SMALL)
-    with pytest.raises(KitError, match=r"char learns its tokens from text, and .* does not say which ones"):
+    with pytest.raises(KitError, match=r"tokenizer: char learns its tokens from text, .*hf"):
         import_run(str(tmp_path / "hf"), "mine", ["tokenizer.use=char"])
 
 
@@ -542,8 +546,8 @@ def test_an_import_that_is_killed_leaves_nothing_that_is_taken_for_a_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("nanogpt_kit.interop.bring.write_atomically", killed)
-        patched.setattr("nanogpt_kit.interop.bring.shutil.rmtree", lambda *_, **__: None)  # nobody cleans up
+        patched.setattr("nanogpt_kit.interop.importing.write_atomically", killed)
+        patched.setattr("nanogpt_kit.interop.importing.shutil.rmtree", lambda *_, **__: None)  # nobody cleans up
         with pytest.raises(KeyboardInterrupt):
             import_run(str(tmp_path / "hf"), "mine", BYTE)
     (left,) = (runs_root() / "mine").iterdir()
@@ -567,10 +571,27 @@ def test_an_attention_of_somebody_else_is_not_exported_as_gpt2s(tiny: Path, tmp_
     session.run(Experiment.load(tiny, options))
     run = load_run("tiny")
     for form in ("huggingface", "nanogpt"):
-        with pytest.raises(KitError, match=r"has no model.attention.use = 'loud'"):
+        with pytest.raises(KitError, match=r"softmax attention, .*'loud'"):
             export(run.experiment, run.model, run.encoder, form, tmp_path / "out")
     export(run.experiment, run.model, run.encoder, "safetensors", tmp_path / "out")
     assert Experiment.load(tmp_path / "out" / "experiment.toml").resolved()["model"]["attention"]["use"] == "loud"
+
+
+def test_an_attention_computes_what_its_base_class_does_unless_it_builds_another_module() -> None:
+    class Windowed(SDPA):
+        window: int | None = 3
+
+    class Other(SDPA):
+        def build(self, ctx: LayerContext) -> nn.Module:
+            raise NotImplementedError
+
+    class Kernel(SDPA):
+        computes = "softmax"
+
+        def build(self, ctx: LayerContext) -> nn.Module:
+            raise NotImplementedError
+
+    assert [found.computes for found in (SDPA, Windowed, Other, Kernel)] == ["softmax", "softmax", None, "softmax"]
 
 
 def test_meta_belongs_to_nanogpts_checkpoints(tmp_path: Path, command: Callable[..., object]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.generator import load_run
-from nanogpt_kit.interop.bring import import_run
+from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.train import session
 
 transformers = pytest.importorskip("transformers")
@@ -157,7 +157,6 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
     assert answer.code == 2
     assert f"{path} holds more than tensors and plain values" in answer.err
     assert "loading it would call " in answer.err
-    assert "so it is refused" in answer.err
     assert "weights_only" not in answer.err  # torch's advice to run it
     bare = tmp_path / "bare.pt"
     bare.write_bytes(pickle.dumps(Hostile(mark)))
@@ -179,23 +178,23 @@ def garbled(path: Path) -> None:
 
 
 FOREIGN = {
-    "truncated": (truncated, "not all of a checkpoint: its end is missing"),
+    "truncated": (truncated, "truncated"),
     "garbled": (garbled, "damaged"),
-    "text": (lambda path: path.write_text("ROMEO:"), "is no torch checkpoint"),
-    "empty": (lambda path: path.write_bytes(b""), "is no torch checkpoint"),
+    "text": (lambda path: path.write_text("ROMEO:"), "is not a torch checkpoint"),
+    "empty": (lambda path: path.write_bytes(b""), "is not a torch checkpoint"),
     "another checkpoint": (lambda path: torch.save({"weights": {}}, path), "lacks `model` or `model_args`"),
-    "a tensor": (lambda path: torch.save(torch.zeros(3), path), "no checkpoint of nanoGPT: it holds a Tensor"),
+    "a tensor": (lambda path: torch.save(torch.zeros(3), path), "not a checkpoint of nanoGPT: .* a Tensor"),
     "half of model_args": (
         lambda path: torch.save({"model": {}, "model_args": {"n_layer": 1, "n_head": 1}}, path),
         "model_args lacks n_embd, block_size, vocab_size",
     ),
     "no weights": (
         lambda path: torch.save({**checkpoint(theirs()), "model": {}}, path),
-        "it has no matrix called wte.weight",
+        "wte.weight",
     ),
     "a layer that is missing": (
         lambda path: torch.save({**checkpoint(theirs()), "model_args": {**SIZES, "n_layer": 3, **ROOM}}, path),
-        "says n_layer = 3 and holds 2 layers",
+        "n_layer = 3, .* 2 layers",
     ),
 }
 ROOM = {"block_size": 20, "vocab_size": len(LETTERS), "bias": True}
@@ -311,7 +310,7 @@ def test_numbers_and_words_that_a_fork_keeps_beside_the_model_are_left_aside(
     caplog.set_level("INFO", logger="nanogpt_kit")
     path = saved(tmp_path / "nanoGPT", {**checkpoint(theirs()), "loss": 1.5, "author": "me", "lucky": None})
     import_run(str(path), "mine")
-    assert "left aside: 'loss', 'author', 'lucky'" in caplog.text
+    assert f"{path}: ignored 'loss', 'author', 'lucky'" in caplog.text
     path = saved(tmp_path / "forked", {**checkpoint(theirs()), "adapter": {"weight": torch.ones(2)}})
     with pytest.raises(KitError, match="'adapter' is not part of a checkpoint of nanoGPT"):
         import_run(str(path), "other")

@@ -95,7 +95,7 @@ def test_several_seeds_are_as_many_runs(tiny: Path, command: Callable[..., Any])
     assert [folder.name.split("-")[2] for folder in folders] == ["s1337", "s1338", "s1339"]
     assert len({tuple(losses(RunFolder(folder))) for folder in folders}) == 3
     again = command("run", tiny, *QUIET, "train.steps=3", "--seeds", "4", "--resume")
-    assert again.err.count("finished already") == 3
+    assert again.err.count("already finished") == 3
     assert len(list((tiny.parent / "runs" / "tiny").iterdir())) == 4
 
 

@@ -19,6 +19,7 @@ from nanogpt_kit.api import Attention, Field, KitError, LayerContext, RunContext
 
 
 class Flex(Attention):
+    computes = "softmax"
     window: int | None = Field(None, ge=1, description="how many positions a query sees, its own included; else all")
 
     def refuses(self, ctx: RunContext) -> str | None:

@@ -28,6 +28,7 @@ SHORT = 256
 
 
 class SDPA(Attention):
+    computes = "softmax"
     window: int | None = Field(None, ge=1, description="how many positions a query sees, its own included; else all")
     backend: Literal["auto", "flash", "efficient", "cudnn", "math"] = Field(
         "auto",

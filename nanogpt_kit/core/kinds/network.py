@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -81,6 +81,14 @@ class Attention(Component):
     """
 
     kind: ClassVar[str] = "attention"
+    # The function it computes, whatever the kernel, such as "softmax" for that of q k^T / sqrt(D). Weights that were
+    # trained with one attention fit every other that computes the same. None: it computes what no other does.
+    computes: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "build" in vars(cls) and "computes" not in vars(cls):  # another module than its base class builds
+            cls.computes = None
 
     @abstractmethod
     def build(self, ctx: LayerContext) -> nn.Module: ...

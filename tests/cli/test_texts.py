@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nanogpt_kit.cli import writing
+from nanogpt_kit.cli import texts
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.generate.generator import Piece
 from nanogpt_kit.runs import samples
@@ -20,7 +20,7 @@ ESCAPED = "a\\u001b]0;owned\\u0007b\\u009b2Jc\\u007f\\u000dd\\u202ee\tf\ng"
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(texts, "is_terminal", lambda stream: True)
 
 
 def pieces() -> list[Piece]:
@@ -31,24 +31,24 @@ def pieces() -> list[Piece]:
 
 @pytest.mark.usefixtures("terminal")
 def test_on_a_terminal_controls_are_escaped_wherever_pieces_are_divided(capfd: pytest.CaptureFixture[str]) -> None:
-    writing.write_texts([HOSTILE], pieces())
+    texts.print_texts([HOSTILE], pieces())
     assert capfd.readouterr().out == ESCAPED + ESCAPED + "\n"
 
 
 @pytest.mark.usefixtures("terminal")
 def test_raw_text_is_shown_as_it_is_on_a_terminal(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    writing.write_texts([HOSTILE], pieces(), raw=True)
+    texts.print_texts([HOSTILE], pieces(), raw=True)
     assert capfdbinary.readouterr().out == (HOSTILE + HOSTILE + "\n").encode()
 
 
 def test_piped_text_is_as_the_model_wrote_it(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    writing.write_texts([HOSTILE], pieces())
+    texts.print_texts([HOSTILE], pieces())
     assert capfdbinary.readouterr().out == (HOSTILE + HOSTILE + "\n").encode()
 
 
 @pytest.mark.usefixtures("terminal")
 def test_escaped_json_is_the_same_json(capfd: pytest.CaptureFixture[str]) -> None:
-    writing.write_records([{"prompt": HOSTILE}], pieces(), logprobs=False)
+    texts.print_records([{"prompt": HOSTILE}], pieces(), logprobs=False)
     out = capfd.readouterr().out
     assert printable(out) == out
     assert json.loads(out)["text"] == HOSTILE
@@ -62,7 +62,7 @@ def test_the_samples_of_a_run_are_escaped_on_a_terminal_only(
     monkeypatch.setattr(text.Text, "add", lambda self, token: "\x1b[2J")
     first = ["run", tiny, "train.steps=1", "callback=[]", "sample.max_new_tokens=2", f"--into={tmp_path / 'one'}"]
     assert "\x1b[2J" in command(*first).out
-    monkeypatch.setattr(writing, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(texts, "is_terminal", lambda stream: True)
     answer = command(*first[:-1], f"--into={tmp_path / 'two'}")
     assert "\\u001b[2J" in answer.out
     assert "\x1b" not in answer.out
