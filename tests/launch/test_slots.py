@@ -230,7 +230,7 @@ import sys, time
 from nanogpt_kit.launch import slots
 
 slots.my_cores = lambda: [10, 11]
-with slots.held(2, "cpu") as held:
+with slots.hold_slots(2, "cpu") as held:
     print(held[1].cores, flush=True)
     sys.stdin.read()
 """

@@ -23,8 +23,9 @@ from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.runs.metrics import MetricsLog
 from nanogpt_kit.sweep.report.best import write_best
 from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study import summary
 from nanogpt_kit.sweep.study.plan import Confirmation, Confirmed, confirmed
-from nanogpt_kit.sweep.study.study import Study, summary
+from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import Row, Summary
 from nanogpt_kit.sweep.work import hparams
 from nanogpt_kit.sweep.work.progress import Board, status_table

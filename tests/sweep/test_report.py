@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.report.page import NO_FIGURES, Page
-from nanogpt_kit.sweep.report.report import findings, report
+from nanogpt_kit.sweep.report import findings, report
 from nanogpt_kit.sweep.space.parameters import Condition, Parameter, label
 from nanogpt_kit.sweep.study.plan import SUFFIX
 from nanogpt_kit.sweep.study.summary import Summary, read

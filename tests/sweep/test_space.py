@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.sweep.space import endpoints
 from nanogpt_kit.sweep.space.endpoints import MOST_FAULTS, Corners, written
 from nanogpt_kit.sweep.space.parameters import Config, Parameter, label, parameter, same
-from nanogpt_kit.sweep.space.space import Space, endpoints
+from nanogpt_kit.sweep.space.space import Space
 
 BASE = (
     Path(__file__).with_name("base.toml").read_text(encoding="utf-8")

@@ -21,9 +21,9 @@ import pytest
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep import session
+from nanogpt_kit.sweep.study import storage as storage_module
 from nanogpt_kit.sweep.study.runs import known_of
 from nanogpt_kit.sweep.study.storage import mend, open_storage
-from nanogpt_kit.sweep.study.study import storage as storage_module
 from nanogpt_kit.sweep.work.controller import Controller
 
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'

@@ -21,11 +21,11 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import Slot
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study import study as study_module
 from nanogpt_kit.sweep.study.plan import Confirmation
 from nanogpt_kit.sweep.study.runs import AT, identity, known_of
 from nanogpt_kit.sweep.study.storage import open_storage
 from nanogpt_kit.sweep.study.study import BEGUN, LOST_SECONDS, ORPHANED_SECONDS, Study
-from nanogpt_kit.sweep.study.study import study as study_module
 from nanogpt_kit.sweep.work.controller import Controller
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.train.stop import StopSignals
