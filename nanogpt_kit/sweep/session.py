@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.slots import Slot, hold_slots
+from nanogpt_kit.core.sections import Sweep
+from nanogpt_kit.launch.slots import Slot, allocate_slots, hold_slots
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.secrets import hide_password
@@ -21,7 +23,7 @@ from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study import summary
 from nanogpt_kit.sweep.study.plan import Confirmation
 from nanogpt_kit.sweep.study.sampler import check_packages
-from nanogpt_kit.sweep.study.storage import cause, has_failed, open_storage
+from nanogpt_kit.sweep.study.storage import cause, check_form, has_failed, open_storage
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import Row, Summary, sweep_folder
 from nanogpt_kit.sweep.work.controller import Controller, HParams
@@ -83,7 +85,7 @@ def checked(base: Experiment, nproc: int = 1) -> tuple[Space, Config]:
     if base.sweep is None:
         raise KitError(f"{base.location(())}: there is no [sweep] table, so there is nothing to try")
     check_packages(base.sweep, base.location(("sweep", "sampler")))
-    endpoints.check_options(base, base.sweep, nproc)
+    check_machine(base, base.sweep, nproc)
     space = Space(base)
     first = endpoints.check(space, nproc)
     if base.sweep.sampler == "grid" and space.points() is None:
@@ -91,6 +93,21 @@ def checked(base: Experiment, nproc: int = 1) -> tuple[Space, Config]:
         message = f"grid wants a finite space, and this is {endless}; give it a step or a choice, or take qmc"
         raise KitError(Fault(message, f"sweep.space.{endless.key}", endless.location))
     return space, first
+
+
+def check_machine(base: Experiment, options: Sweep, nproc: int = 1) -> None:
+    """Raises KitError if this machine has too little for the sweep's workers, or if its storage has an unknown form."""
+    faults: list[Fault] = []
+    for look in (
+        lambda: allocate_slots(options.workers, choose_device(base.train.device), nproc),
+        lambda: check_form(options.storage),
+    ):
+        try:
+            look()
+        except KitError as error:
+            faults += [replace(fault, location=base.location(tuple(fault.key.split(".")))) for fault in error.faults]
+    if faults:
+        raise KitError(*faults)
 
 
 def work_at(study: Study, slots: Sequence[Slot], stop: StopSignals, nproc: int, known: Row | None) -> None:

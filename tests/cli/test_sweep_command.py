@@ -17,8 +17,8 @@ from nanogpt_kit.launch import slots
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep import preview
 from nanogpt_kit.sweep.preview import START_SECONDS, Speed
-from nanogpt_kit.sweep.study.forms import FORMS, check_form
 from nanogpt_kit.sweep.study.plan import Confirmed
+from nanogpt_kit.sweep.study.storage import FORMS, check_form
 from nanogpt_kit.sweep.study.summary import Row, Summary, sweep_folder
 
 Command = Callable[..., Any]

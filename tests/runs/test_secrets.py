@@ -17,8 +17,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch import processes
 from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch, hide_in_text, hide_password, scrub
-from nanogpt_kit.sweep.study.forms import check_form, is_journal
-from nanogpt_kit.sweep.study.storage import open_storage
+from nanogpt_kit.sweep.study.storage import check_form, is_journal, open_storage
 
 # Each URL's secrets, and what may be shown of it. A port that nobody listens at, where one is reached.
 SHOWN = "postgresql://me:***@h/db"

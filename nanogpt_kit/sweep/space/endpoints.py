@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import random
 from collections.abc import Iterator
@@ -11,38 +10,14 @@ from typing import Any
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.core.sections import Sweep
-from nanogpt_kit.launch.slots import allocate_slots
 from nanogpt_kit.nn.uninitialized import check_parts
 from nanogpt_kit.sweep.space.parameters import Conditional, Config, Parameter, Setting, same, shown, told
 from nanogpt_kit.sweep.space.space import Space, within
-from nanogpt_kit.sweep.study.forms import check_form
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.metric_names import check_metrics, check_sweep_metric
-from nanogpt_kit.train.precision import choose_device
 
 MOST_CORNERS = 1000  # combinations of endpoints that are looked at; one takes 1 to 10 ms, mostly for its model
 MOST_FAULTS = 8  # of combinations that are told
-
-
-def check_options(base: Experiment, options: Sweep, nproc: int = 1) -> None:
-    """Whether this machine is large enough for its workers, and whether its storage could be one; none is opened.
-
-    Raises KitError.
-    """
-    faults: list[Fault] = []
-    for look in (
-        lambda: allocate_slots(options.workers, choose_device(base.train.device), nproc),
-        lambda: check_form(options.storage),
-    ):
-        try:
-            look()
-        except KitError as error:
-            faults += [
-                dataclasses.replace(one, location=base.location(tuple(one.key.split(".")))) for one in error.faults
-            ]
-    if faults:
-        raise KitError(*faults)
 
 
 def check(space: Space, nproc: int = 1) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import time
 import warnings
 from pathlib import Path
@@ -14,11 +15,13 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.secrets import hide_password, scrub
-from nanogpt_kit.sweep.study.forms import PROXY, check_form, is_journal
+from nanogpt_kit.runs.secrets import hide_password, is_ambiguous, parsed, scrub
 
+FORMS = "journal, sqlite, a path that ends in .journal, sqlite:///PATH, postgresql://..., mysql://..., grpc://HOST:PORT"
+DATABASE = re.compile(r"(sqlite(\+\w+)?:///.|(postgresql|mysql)(\+\w+)?://).*")
+PROXY = re.compile(r"grpc://(?P<host>[^:/]+):(?P<port>\d+)/?")
 REACH_SECONDS = 10.0  # for a proxy to answer
 ATTEMPTS = 5  # to find the tables of a database, or to make them
 BUSY_SECONDS = 60  # that a writer to SQLite waits for the others
@@ -42,6 +45,26 @@ class SystemLock(BaseJournalFileLock):
 
     def release(self) -> None:
         self.lock.__exit__(None, None, None)
+
+
+def is_journal(named: str) -> bool:
+    return named == "journal" or (named.endswith(".journal") and "://" not in named)
+
+
+def check_form(named: str) -> None:
+    """Raises KitError where it is of none of the forms."""
+    reason = ""
+    if named.startswith("grpc://"):
+        reason = "" if PROXY.fullmatch(named) else "should be grpc://HOST:PORT"
+    elif DATABASE.fullmatch(named):
+        if is_ambiguous(named):
+            reason = 'has an "@" too many; in a user name, a password or a query write it as %40'
+        elif parsed(named) is None:
+            reason = "is not a URL: the host or the port cannot be read; in a password write @ as %40 and : as %3A"
+    elif not is_journal(named) and named != "sqlite":
+        reason = f"is none of: {FORMS}"
+    if reason:
+        raise KitError(Fault(f"{hide_password(named)!r} {reason}", "sweep.storage"))
 
 
 def open_storage(named: str, folder: Path, for_reading: bool = False) -> BaseStorage:
