@@ -11,7 +11,7 @@ from typing import Any
 from nanogpt_kit.core.errors import Fault, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep
-from nanogpt_kit.launch.slots import Slot, allocate_slots, hold_slots
+from nanogpt_kit.launch.slots import MachineSlot, allocate_slots, hold_slots
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.secrets import hide_password
@@ -53,7 +53,7 @@ def sweep(base: Experiment, nproc: int = 1) -> Summary:
             raise RunFailed(f"sweep.storage: {reason}; the same command continues when it is there again") from None
 
 
-def sweep_with(space: Space, first: Config, slots: Sequence[Slot], nproc: int) -> Summary:
+def sweep_with(space: Space, first: Config, slots: Sequence[MachineSlot], nproc: int) -> Summary:
     base = space.base
     folder = sweep_folder(base.name).absolute()
     check_writable(folder)
@@ -110,7 +110,7 @@ def check_machine(base: Experiment, options: Sweep, nproc: int = 1) -> None:
         raise KitError(*faults)
 
 
-def work_at(study: Study, slots: Sequence[Slot], stop: StopSignals, nproc: int, known: Row | None) -> None:
+def work_at(study: Study, slots: Sequence[MachineSlot], stop: StopSignals, nproc: int, known: Row | None) -> None:
     with Board(study, known, ranks=not isinstance(study, Confirmation)) as board:
         Controller(study, slots, stop, nproc, (HParams(study), board, BestKept(study))).run()
 

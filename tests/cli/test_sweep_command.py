@@ -34,7 +34,7 @@ def experiment(tiny: Path) -> Path:
 
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "my_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(slots, "available_cores", lambda: [0, 1, 2, 3])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
@@ -169,7 +169,7 @@ def test_on_gpus_each_trial_is_as_quick(
     command: Command, experiment: Path, measured: None, four_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preview, "choose_device", lambda _: "cuda")
-    monkeypatch.setattr(preview, "allocate_slots", lambda *_: [slots.Slot(number) for number in range(4)])
+    monkeypatch.setattr(preview, "allocate_slots", lambda *_: [slots.MachineSlot(number) for number in range(4)])
     line = foretold(command, experiment, "sweep.workers=4")
     assert line.startswith("about 11 s: 3 s of training at 4,000 tokens/s (measured; 4 at a time are counted as if")
 

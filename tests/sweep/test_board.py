@@ -19,7 +19,7 @@ from rich.console import Console
 from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.metrics import MetricsLog
 from nanogpt_kit.sweep.report.best import write_best
 from nanogpt_kit.sweep.space.space import Space
@@ -63,8 +63,8 @@ class Scene:
         assert trial is not None
         lock = study.lock(f"{trial.number:04d}")
         lock.__enter__()
-        runs = study.runs(trial, Slot(0), study.folder)
-        self.works.append(TrialProcess(trial, runs, Slot(0), study.folder, lock, study.options.metric, 1, 0))
+        runs = study.runs(trial, MachineSlot(0), study.folder)
+        self.works.append(TrialProcess(trial, runs, MachineSlot(0), study.folder, lock, study.options.metric, 1, 0))
         return self.works[-1]
 
     def end(self, value: float | None, cause: str = "", reason: str = "", study: Study | None = None) -> TrialProcess:

@@ -19,7 +19,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch import slots
+from nanogpt_kit.launch import slot_process
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.sweep import session
 from nanogpt_kit.sweep.study.storage import open_storage
@@ -136,9 +136,9 @@ def test_the_controller_costs_less_than_a_third_of_a_second_a_trial(
     sweep = make_sweep(f'trials = 12\nstorage = "{storage}"', X)
     starts: list[float] = []
     ends: list[float] = []
-    begin = slots.Child.__init__
+    begin = slot_process.SlotProcess.__init__
 
-    def timed(self: slots.Child, *arguments: Any) -> None:
+    def timed(self: slot_process.SlotProcess, *arguments: Any) -> None:
         starts.append(time.monotonic())
         begin(self, *arguments)
         threading.Thread(target=wait, args=(self.process.pid,)).start()
@@ -147,7 +147,7 @@ def test_the_controller_costs_less_than_a_third_of_a_second_a_trial(
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         ends.append(time.monotonic())
 
-    monkeypatch.setattr(slots.Child, "__init__", timed)
+    monkeypatch.setattr(slot_process.SlotProcess, "__init__", timed)
     session.sweep(Experiment.load(sweep.path))
     gaps = [start - end for end, start in zip(ends, starts[1:], strict=False)]
     assert statistics.median(gaps) < 0.3, gaps

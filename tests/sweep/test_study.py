@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study import study as study_module
@@ -328,13 +328,13 @@ def test_the_other_direction_is_refused(tmp_path: Path, storage: InMemoryStorage
 
 
 def controller_of(study: Study) -> Controller:
-    return Controller(study, [Slot(0)], StopSignals())
+    return Controller(study, [MachineSlot(0)], StopSignals())
 
 
 def next_of(controller: Controller) -> TrialProcess | None:
     """As the controller takes it, at once."""
     controller.looked_elsewhere = -float("inf")
-    work = controller.next_work(Slot(0))
+    work = controller.next_work(MachineSlot(0))
     if work is not None:
         controller.works.append(work)
         taken.append(work.lock)
@@ -437,7 +437,7 @@ def test_a_trial_that_ended_just_before_its_lock_was_taken_is_not_taken_up_again
     trial = held_by(study, None, time.time())
     [orphan] = study.orphans([])
     study.study.tell(trial, 1.0)
-    assert controller_of(study).work(trial, Slot(0), orphan) is None
+    assert controller_of(study).work(trial, MachineSlot(0), orphan) is None
     with study.lock("0000"):
         pass  # it is free
 
@@ -497,7 +497,7 @@ def test_the_best_are_confirmed_with_fresh_seeds_once(tmp_path: Path, storage: I
         assert told == [(1, 1339), (3, 1339), (1, 1340), (3, 1340), (1, 1341), (3, 1341)]
     trial = confirmation.claim()
     assert trial is not None
-    [run] = confirmation.runs(trial, Slot(0), study.folder)
+    [run] = confirmation.runs(trial, MachineSlot(0), study.folder)
     assert run.folder.path.name == "trial-0001-s1339"
     assert run.experiment.train.seed == 1339
     assert run.experiment.optimizer.lr == study.trials()[1].params["optimizer.lr"]

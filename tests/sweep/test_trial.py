@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import Tail, truncate_after
 from nanogpt_kit.runs.status import Failure
@@ -43,8 +43,8 @@ SWEEP = """
 "optimizer.lr" = {{ float = [1e-4, 1e-2], log = true }}
 """
 METRIC = "val/loss"
-WHOLE = Slot(0)
-HALF = Slot(0, (("OMP_NUM_THREADS", "1"),), (0,))
+WHOLE = MachineSlot(0)
+HALF = MachineSlot(0, cores=(0,), threads=1)
 Acts = tuple[Callable[[RunFolder], int | None], Failure | None]  # what a process does, and the record that it leaves
 
 
@@ -89,12 +89,12 @@ class Scene:
         self.acts: list[Acts] = []
         self.started: list[Played] = []
         self.works: list[TrialProcess] = []
-        self.slots: list[Slot] = []
+        self.slots: list[MachineSlot] = []
         self.specs: list[dict[str, Any]] = []
         self.min_tokens = 0
-        monkeypatch.setattr(trial_module, "Child", self.start)
+        monkeypatch.setattr(trial_module, "SlotProcess", self.start)
 
-    def start(self, arguments: Sequence[str], slot: Slot, log: Path) -> Played:
+    def start(self, arguments: Sequence[str], slot: MachineSlot, log: Path) -> Played:
         folder = RunFolder(Path(next(word for word in arguments if word.startswith("--into=")).removeprefix("--into=")))
         assert arguments[0] == "run"
         self.slots.append(slot)
@@ -104,7 +104,7 @@ class Scene:
         self.started.append(Played(acts, folder, left))
         return self.started[-1]
 
-    def work(self, trial: optuna.Trial | None = None, slot: Slot = WHOLE) -> TrialProcess:
+    def work(self, trial: optuna.Trial | None = None, slot: MachineSlot = WHOLE) -> TrialProcess:
         trial = trial or self.study.claim()
         assert trial is not None
         lock = self.study.lock(f"{trial.number:04d}")
@@ -573,7 +573,7 @@ def test_a_tail_begins_again_where_a_resumed_run_has_written_the_file_anew(tmp_p
 
 @pytest.mark.parametrize(("before", "after", "threads"), [(HALF, WHOLE, 1), (WHOLE, HALF, None)])
 def test_a_trial_goes_on_with_the_threads_that_it_began_with(
-    scene: Any, before: Slot, after: Slot, threads: int | None
+    scene: Any, before: MachineSlot, after: MachineSlot, threads: int | None
 ) -> None:
     """As when --workers was changed: another number of threads rounds otherwise."""
     play = scene()

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.study.runs import Run, make_runs
 from nanogpt_kit.sweep.study.study import Study
@@ -64,7 +64,7 @@ class Confirmation(Study):
         original = next(one for one in self.of.trials() if one.number == number)
         return self.space.config(original.params)
 
-    def runs(self, trial: optuna.Trial, slot: Slot, folder: Path) -> list[Run]:
+    def runs(self, trial: optuna.Trial, slot: MachineSlot, folder: Path) -> list[Run]:
         number, seed = trial.user_attrs["trial"], trial.user_attrs["seed"]
         return make_runs(self.space, number, self.config(trial), [seed], slot.threads, folder)
 

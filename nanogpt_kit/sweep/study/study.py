@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.layers import COMMAND_LINE
-from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.sweep.space.parameters import Config
@@ -193,7 +193,7 @@ class Study:
         """Its values, chosen now where they were not yet."""
         return self.space.suggest(trial)
 
-    def runs(self, trial: optuna.Trial, slot: Slot, folder: Path) -> list[Run]:
+    def runs(self, trial: optuna.Trial, slot: MachineSlot, folder: Path) -> list[Run]:
         """One a seed. Raises KitError where its values do not go together."""
         first = self.base.train.seed
         seeds = range(first, first + self.options.seeds)

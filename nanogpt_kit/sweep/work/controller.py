@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.errors import KitError, RunFailed
-from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.sweep.study.runs import AT, END, identity, known_of
 from nanogpt_kit.sweep.study.sampler import first_rung, unit_of
 from nanogpt_kit.sweep.study.study import Study
@@ -38,7 +38,7 @@ class Controller:
     def __init__(
         self,
         study: Study,
-        slots: Sequence[Slot],
+        slots: Sequence[MachineSlot],
         stop: StopSignals,
         nproc: int = 1,
         watchers: Sequence[Any] = (),
@@ -74,9 +74,9 @@ class Controller:
     # Which trial next
 
     def fill_slots(self) -> None:
-        busy = {work.slot.number for work in self.works}
+        busy = {work.slot.index for work in self.works}
         for slot in self.slots:
-            if slot.number not in busy:
+            if slot.index not in busy:
                 if time.monotonic() < self.idle_until:
                     return
                 work = self.next_work(slot)
@@ -86,7 +86,7 @@ class Controller:
                 self.works.append(work)
                 self.call("began", work)
 
-    def next_work(self, slot: Slot) -> TrialProcess | None:
+    def next_work(self, slot: MachineSlot) -> TrialProcess | None:
         """What a controller that is gone has left, else the next of the queue."""
         if time.monotonic() - self.looked_elsewhere > ELSEWHERE_SECONDS:
             for orphan in self.study.orphans([work.number for work in self.works]):
@@ -102,7 +102,7 @@ class Controller:
                 return work
         return None
 
-    def work(self, trial: optuna.Trial, slot: Slot, orphan: FrozenTrial | None = None) -> TrialProcess | None:
+    def work(self, trial: optuna.Trial, slot: MachineSlot, orphan: FrozenTrial | None = None) -> TrialProcess | None:
         """The trial in a slot; None where another controller has it, or where its values do not go together."""
         at = trial.user_attrs.get(AT, {})
         folder = Path(at.get("folder", self.study.folder))

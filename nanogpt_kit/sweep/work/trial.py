@@ -19,7 +19,8 @@ import tomli_w
 from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, KitError, did_you_mean
-from nanogpt_kit.launch.slots import Child, Slot
+from nanogpt_kit.launch.slot_process import SlotProcess
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.metrics import Tail
@@ -66,7 +67,7 @@ class TrialProcess:
         self,
         trial: optuna.Trial,
         runs: list[Run],
-        slot: Slot,
+        slot: MachineSlot,
         folder: Path,
         lock: Lock,
         metric: str,
@@ -78,7 +79,7 @@ class TrialProcess:
         self.metric, self.unit, self.min_tokens, self.nproc = metric, unit, min_tokens, nproc
         self.number = trial.number
         self.at = 0  # which of the runs
-        self.child: Child | None = None
+        self.child: SlotProcess | None = None
         self.pruned = self.stopping = False
         self.crashes = self.deaths = 0
         self.status_before: Status | None = None  # of the run, when its process was started
@@ -125,7 +126,7 @@ class TrialProcess:
         slot = self.slot
         if spec.exists():  # it goes on as it began: in another slot it may have had other threads
             threads = tomli.loads(spec.read_text(encoding="utf-8"))["train"].get("threads")
-            slot = slot if threads else slot.whole()
+            slot = slot if threads else slot.without_cores()
         else:
             threads = self.run.experiment.train.threads
         self.told["threads"] = threads
@@ -142,7 +143,7 @@ class TrialProcess:
         arguments = ["run", str(spec), f"--into={self.run.folder.path}"]
         if self.nproc > 1:
             arguments.append(f"--nproc={self.nproc}")
-        self.child = Child(arguments, slot, spec.with_suffix(".log"))
+        self.child = SlotProcess(arguments, slot, spec.with_suffix(".log"))
         write_atomically(spec.with_suffix(".pid"), str(self.child.process.pid))
         return None
 
@@ -211,7 +212,7 @@ class TrialProcess:
             return None if self.crashes <= CRASHES else outcome
         return outcome
 
-    def failure(self, code: int, status: Status | None, child: Child) -> Outcome:
+    def failure(self, code: int, status: Status | None, child: SlotProcess) -> Outcome:
         """What a run failed of: as its status says, else as its process has left it, else by the exit code."""
         if status is not None and status.state == "failed" and status != self.status_before:
             return outcome_of(status.cause or "error", status.reason, status.origin)
