@@ -38,9 +38,9 @@ def check(
     check_metrics(chosen)
     space = None
     if chosen.sweep is not None:
-        from nanogpt_kit.sweep.session import checked
+        from nanogpt_kit.sweep.session import check_sweep
 
-        space, _ = checked(chosen, nproc)
+        space, _ = check_sweep(chosen, nproc)
     if not explain:
         click.echo(f"{experiment} is valid")
         return
@@ -76,7 +76,7 @@ def options(chosen: Experiment) -> dict[str, tuple[Any, str]]:
 
 def described(space: Space) -> dict[str, tuple[str, str]]:
     """What is tried, in words, and where that was written."""
-    words = zip(space.described().items(), space.conditionals, strict=True)
+    words = zip(space.describe().items(), space.entries, strict=True)
     return {f"sweep.space.{name}": (told, one.location) for (name, told), one in words}
 
 

@@ -148,7 +148,7 @@ def test_the_controller_costs_less_than_a_third_of_a_second_a_trial(
         ends.append(time.monotonic())
 
     monkeypatch.setattr(slot_process.SlotProcess, "__init__", timed)
-    session.sweep(Experiment.load(sweep.path))
+    session.run_sweep(Experiment.load(sweep.path))
     gaps = [start - end for end, start in zip(ends, starts[1:], strict=False)]
     assert statistics.median(gaps) < 0.3, gaps
 
