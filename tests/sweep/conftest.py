@@ -83,11 +83,11 @@ class Sweep:
         return status_json(found)
 
     def processes(self) -> list[int]:
-        """Those of its trials, wherever they were started from."""
+        """Those of its trials, wherever they were started from: they print into its folder."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                if os.fsencode(str(self.folder)) in (path / "cmdline").read_bytes():
+                if os.readlink(path / "fd" / "1").startswith(str(self.folder)):
                     found.append(int(path.name))
             except OSError:
                 continue

@@ -24,7 +24,7 @@ from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.sweep import session
 from nanogpt_kit.sweep.study.storage import open_storage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_processes")]
 MakeSweep = Callable[..., Any]
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
 KILLS = 20
@@ -163,9 +163,9 @@ def test_trials_of_two_processes_and_a_branch_are_had_again_from_best_toml(make_
     sweep = make_sweep("trials = 3\nseeds = 2", space, metric="val/loss")
     sweep.run("--nproc=2")
     said = sweep.run(code=2)
-    assert "--nproc: 2 when the sweep began, 1 now" in said
+    assert "--nproc: was 2 when the sweep began and is 1 now" in said
     told = sweep.status()
-    best = next(trial for trial in told["trials"] if trial["number"] == told["best"])
+    best = next(trial for trial in told["trials"] if trial["index"] == told["best"])
     text = (sweep.folder / "best.toml").read_text()
     command = next(line.removeprefix("# nanogpt-kit ") for line in text.splitlines() if "# nanogpt-kit run" in line)
     assert command.endswith("best.toml --nproc 2")

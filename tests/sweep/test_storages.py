@@ -104,6 +104,7 @@ def study_in(url: str) -> optuna.Study:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_processes")
 @pytest.mark.parametrize("storage", [journal, sqlite, postgres, proxy])
 def test_three_controllers_share_a_study_and_take_over_from_one_that_is_killed(
     make_sweep: Callable[..., Any], storage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

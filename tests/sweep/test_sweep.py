@@ -268,7 +268,7 @@ def test_a_password_is_written_nowhere(make_sweep: MakeSweep, tmp_path: Path) ->
 def test_status_and_preview_say_what_is_missing(
     make_sweep: MakeSweep, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preview, "TIMED_SECONDS", 0.1)
+    monkeypatch.setattr(preview, "find_speed", lambda *_: preview.Speed(1000.0, "measured", None))
     sweep = make_sweep("trials = 9", X)
     assert "no sweep has begun there" in command("sweep", "status", sweep.path).err
     plain = sweep.path.with_name("tiny.toml")
@@ -279,3 +279,10 @@ def test_status_and_preview_say_what_is_missing(
     assert "asha: about 3 of them continue after 53 tokens" in told.out
     assert "4,320 tokens at most" in told.out
     assert json.dumps("evaluator.0.x")[1:-1] in told.out
+
+
+@pytest.mark.slow
+def test_a_preview_times_an_experiment_that_has_no_runs(make_sweep: MakeSweep, command: Callable[..., Any]) -> None:
+    told = command("sweep", make_sweep("trials = 9", X).path, "--preview")
+    assert told.code == 0, told.err
+    assert f"measured for {preview.TIMED_SECONDS:g} seconds" in told.out
