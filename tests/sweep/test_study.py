@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study import ownership
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
 from nanogpt_kit.sweep.study.ownership import LOST_SECONDS, UNOWNED_SECONDS, Life, folder_id
+from nanogpt_kit.sweep.study.plan import Plan, QueuedTrial
 from nanogpt_kit.sweep.study.records import FreshSeed, Owner, TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.storage import open_storage
@@ -317,6 +319,18 @@ def test_a_foreign_study_of_that_name_is_refused_at_once_and_left_as_it_is(tmp_p
     storage.engine.dispose()
 
 
+def test_a_study_of_another_format_is_refused_and_left_as_it_is(tmp_path: Path, storage: InMemoryStorage) -> None:
+    old = optuna.create_study(storage=storage, study_name="x")
+    old.set_user_attr("maker", {"folder": "/runs/x/sweep", "id": "a"})
+    with pytest.raises(KitError, match=r"'x' .* another version"):
+        opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
+    assert not old.trials
+    study = opened(space_of(tmp_path, "trials = 3"), InMemoryStorage(), tmp_path / "sweep")
+    study.optuna_study.set_user_attr("format", 2)
+    with pytest.raises(KitError, match=r"'x' .* another version"):
+        study.open()
+
+
 def test_leftovers_of_another_study_are_not_mixed_with_new_trials(tmp_path: Path, storage: InMemoryStorage) -> None:
     run = tmp_path / "sweep" / "trial-0000-s1337"
     run.mkdir(parents=True)
@@ -573,3 +587,62 @@ def test_a_lock_of_a_confirmation_is_not_that_of_a_trial(tmp_path: Path, storage
     with study.ownership.trial_lock(0) as lock, confirmation.ownership.trial_lock(0) as other:
         assert isinstance(lock, Lock)
         assert lock.path != other.path
+
+
+# Other plans
+
+
+class BranchPlan(Plan):
+    """As many trials of each branch, whose other values the sampler chooses."""
+
+    kind = "branches"
+    suffix = "-branches"
+
+    def missing_trials(self, queued: Sequence[optuna.trial.FrozenTrial]) -> list[QueuedTrial]:
+        trials = [QueuedTrial({"optimizer.use": use}, {"pair": pair}) for pair in range(3) for use in ("adamw", "sgd")]
+        return trials[len(queued) :]
+
+    def count(self, queued: int) -> int:
+        return queued
+
+    def config(self, trial: optuna.Trial) -> Config:
+        return self.space.suggest(trial)
+
+    def seeds(self, trial: optuna.Trial) -> Sequence[int]:
+        return [7 + trial.user_attrs["pair"]]
+
+
+def test_a_study_takes_another_plan_beside_the_search(tmp_path: Path, storage: InMemoryStorage) -> None:
+    table = """
+[sweep.space."optimizer.use".choice.adamw]
+"optimizer.lr" = { float = [1e-4, 1e-2], log = true }
+[sweep.space."optimizer.use".choice.sgd]
+"optimizer.lr" = { float = [0.1, 1.0], log = true }
+"""
+    search = Study(
+        SearchPlan(space_of(tmp_path, table=table), {"optimizer.use": "adamw", "optimizer.lr": 3e-3}),
+        storage,
+        tmp_path / "sweep",
+    )
+    search.folder.mkdir()
+    search.open()
+    for _ in range(2):  # the second one continues
+        study = Study(BranchPlan(search.space, search.options), storage, search.folder)
+        study.open()
+    assert study.count == 6
+    runs = []
+    for _ in range(6):
+        trial = study.claim()
+        assert trial is not None
+        runs += study.runs(trial, MachineSlot(0), study.folder)
+        study.optuna_study.tell(trial, 1.0)
+    options = [run.experiment.resolved()["optimizer"] for run in runs]
+    assert [option["use"] for option in options] == ["adamw", "sgd"] * 3
+    assert all((option["lr"] >= 0.1) == (option["use"] == "sgd") for option in options)
+    assert len({option["lr"] for option in options}) == 6
+    assert [run.experiment.train.seed for run in runs] == [7, 7, 8, 8, 9, 9]
+    assert study.is_finished()
+    with pytest.raises(KitError, match="branches"):
+        Study(
+            type("Other", (BranchPlan,), {"kind": "other"})(search.space, search.options), storage, study.folder
+        ).open()

@@ -50,15 +50,19 @@ class Plan(ABC):
 
     def check_facts(self, stored: Mapping[str, Any]) -> None:
         """Raises KitError if the study with these attributes is not the one of this plan."""
-        if stored.get("format") != FORMAT:
-            raise KitError(
-                f"the study {self.study_name!r} in sweep.storage was created by another version of nanogpt-kit; give "
-                "the experiment another name, or set another sweep.storage"
-            )
+        self.check_format(stored.get("format"))
         if stored.get("plan") != self.kind:
             raise KitError(
                 f"sweep.storage has a study {self.study_name!r} for a {stored.get('plan')}, and this one would be for "
                 f"a {self.kind}; give the experiment another name"
+            )
+
+    def check_format(self, stored: Any) -> None:
+        """Raises KitError if the study's records are of another format."""
+        if stored != FORMAT:
+            raise KitError(
+                f"the study {self.study_name!r} in sweep.storage was created by another version of nanogpt-kit; give "
+                "the experiment another name, or set another sweep.storage"
             )
 
     @abstractmethod

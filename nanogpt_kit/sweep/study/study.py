@@ -91,11 +91,13 @@ class Study:
             )
 
     def _check_is_sweep(self) -> None:
-        """An empty study may be one: its maker has only just created it."""
+        """Raises KitError if it is not, or of another version. An empty study may be one that was just created."""
         attributes = self.optuna_study.user_attrs
         if (self.trials() or attributes) and "maker" not in attributes:
             name = self.plan.study_name
             raise KitError(f"sweep.storage has a study {name!r} that is not a sweep; give the experiment another name")
+        if "maker" in attributes:
+            self.plan.check_format(attributes["maker"].get("format"))
 
     def _wait_for_maker(self) -> None:
         """Returns when all trials are queued, or when the controller that should have done so is gone."""
