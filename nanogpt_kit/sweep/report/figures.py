@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from nanogpt_kit.report.page import number
 from nanogpt_kit.report.plots import (
@@ -32,6 +32,7 @@ from nanogpt_kit.report.plots import (
     ticks,
     window,
 )
+from nanogpt_kit.sweep.report.axes import axis_ends, axis_position, axis_ticks, is_log
 from nanogpt_kit.sweep.report.findings import Ranges, cause_text, outcome_counts, value_of
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
@@ -209,41 +210,6 @@ def parallel_axis(trials: Sequence[TrialSummary], name: str, distribution: BaseD
     at = [low] * (None in placed) + [scaled(value) for value in at]
     values = [rounded(low if value is None else value) for value in placed]
     return {"label": name_of(name), "values": values, "range": [low, high], "tickvals": at, "ticktext": words}
-
-
-# Axes of parameters
-
-
-def is_log(distribution: BaseDistribution) -> bool:
-    return bool(getattr(distribution, "log", False))
-
-
-def axis_position(value: Any, distribution: BaseDistribution) -> float:
-    """Of a value on its axis: a number is its own, a choice has its index among all."""
-    return float(distribution.to_internal_repr(value))
-
-
-def axis_ends(distribution: BaseDistribution) -> Point:
-    """Of the axis; of the exponents if it is logarithmic. Never equal."""
-    if isinstance(distribution, CategoricalDistribution):
-        return 0.0, max(0.5, len(distribution.choices) - 1.0)
-    low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
-    if is_log(distribution):
-        low, high = math.log10(low), math.log10(high)
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
-
-
-def axis_ticks(distribution: BaseDistribution) -> tuple[list[float], list[str]]:
-    if isinstance(distribution, CategoricalDistribution):
-        return [float(at) for at in range(len(distribution.choices))], [
-            name_of(choice, 16) for choice in distribution.choices
-        ]
-    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-    if is_log(distribution):
-        at = log_ticks(low, high)
-    else:
-        at = ticks(low, high, distribution.step if isinstance(distribution, IntDistribution) else 0.0)
-    return at, [number(rounded(value)) for value in at]
 
 
 # Trials in figures
