@@ -13,7 +13,7 @@ import pytest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.runs.metrics import read
-from nanogpt_kit.sweep.session import checked
+from nanogpt_kit.sweep.session import check_sweep
 from nanogpt_kit.train import session
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +66,7 @@ def test_every_experiment_takes_two_shrunken_steps(path: Path, overrides: Callab
 
 @pytest.mark.parametrize("path", [path for path in FILES if "sweep" in path.stem], ids=lambda path: path.stem)
 def test_every_sweep_has_a_sound_space(path: Path) -> None:
-    space, first = checked(Experiment.load(path))
+    space, first = check_sweep(Experiment.load(path))
     assert first, "trial 0 has values of its own"
     assert space.options.trials <= 30, "sized for two cores"
 
@@ -77,7 +77,7 @@ def test_the_sweep_of_the_readme_and_that_of_its_page_are_sound(tmp_path: Path) 
         (table,) = (block for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if "[sweep]" in block)
         path = tmp_path / "which_optimizer.toml"
         path.write_text(table.replace('"quickstart.toml"', f'"{ROOT}/experiments/quickstart.toml"'), encoding="utf-8")
-        checked(Experiment.load(path))
+        check_sweep(Experiment.load(path))
 
 
 def test_an_evaluation_of_gpt2_trains_nothing(overrides: Callable[[Path], list[str]]) -> None:

@@ -42,9 +42,9 @@ def check(
     check_metrics(chosen)
     space = None
     if chosen.sweep is not None:
-        from nanogpt_kit.sweep.session import checked
+        from nanogpt_kit.sweep.session import check_sweep
 
-        space, _ = checked(chosen, nproc)
+        space, _ = check_sweep(chosen, nproc)
     if not explain:
         click.echo(f"{experiment} is valid")
         return
@@ -80,7 +80,7 @@ def options_with_origins(chosen: Experiment) -> dict[str, tuple[Any, str]]:
 
 def describe_space(space: Space) -> dict[str, tuple[str, str]]:
     """Every parameter of a search space as text, and where it was written."""
-    parameters = zip(space.described().items(), space.conditionals, strict=True)
+    parameters = zip(space.describe().items(), space.entries, strict=True)
     return {f"sweep.space.{name}": (text, parameter.location) for (name, text), parameter in parameters}
 
 

@@ -1,4 +1,4 @@
-"""`nanogpt-kit sweep EXP`: try the values of its [sweep] table. `nanogpt-kit sweep status EXP`: how far it is."""
+"""`nanogpt-kit sweep EXP`: vary options as its [sweep] table says. `nanogpt-kit sweep status EXP`: results so far."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.errors import printable
 
 if TYPE_CHECKING:
-    from nanogpt_kit.sweep.study.summary import Summary
+    from nanogpt_kit.sweep.study.summary import SweepSummary
 
 STORAGE = click.option(
-    "--storage", metavar="URL", envvar="NANOGPT_KIT_STORAGE", help="sweep.storage, where a file should not hold it."
+    "--storage", metavar="URL", envvar="NANOGPT_KIT_STORAGE", help="sweep.storage, to keep a password out of a file."
 )
 
 
-class Verb(click.Group):
-    """`sweep EXP` sweeps; `sweep status EXP` only looks."""
+class SweepGroup(click.Group):
+    """`sweep EXP` runs a sweep; `sweep status EXP` only reads."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args if args[:1] == ["status"] else ["begin", *args])
+        return super().parse_args(ctx, args if args[:1] == ["status"] else ["run", *args])
 
 
-class Unnamed(click.Context):
-    """Of a command that is not named: to the user it is its group."""
+class GroupContext(click.Context):
+    """The context of a subcommand that users do not name: help shows the name of its group."""
 
     @property
     def command_path(self) -> str:
@@ -36,25 +36,25 @@ class Unnamed(click.Context):
         return self.parent.command_path
 
 
-class Begin(click.Command):
-    context_class = Unnamed
+class DefaultCommand(click.Command):
+    context_class = GroupContext
 
 
-@click.group(cls=Verb)
+@click.group(cls=SweepGroup)
 def sweep() -> None:
-    """Try values for an experiment's options; see its [sweep] table."""
+    """Vary an experiment's options; see its [sweep] table."""
 
 
-@sweep.command("begin", cls=Begin)
+@sweep.command("run", cls=DefaultCommand)
 @EXPERIMENT
 @OVERRIDES
-@click.option("--trials", type=click.IntRange(1), help="sweep.trials: how many in all, with those that were made.")
-@click.option("--workers", type=click.IntRange(1), help="sweep.workers: trials at a time on this machine.")
+@click.option("--trials", type=click.IntRange(1), help="sweep.trials: total trials, including finished ones.")
+@click.option("--workers", type=click.IntRange(1), help="sweep.workers: parallel trials on this machine.")
 @STORAGE
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of each trial, as in `run --nproc`.")
-@click.option("--preview", is_flag=True, help="Tell what it would do, and start nothing.")
+@click.option("--preview", is_flag=True, help="Show the plan and exit.")
 @TRUST
-def begin(
+def run_command(
     experiment: str,
     overrides: tuple[str, ...],
     trials: int | None,
@@ -64,73 +64,78 @@ def begin(
     preview: bool,
     trust_code: bool,
 ) -> None:
-    """Try the values of EXPERIMENT's [sweep] table, each trial an ordinary run in a process of its own.
+    """Run the sweep of EXPERIMENT's [sweep] table; each trial is an ordinary run in a process of its own.
 
-    The same command goes on with a sweep that was stopped or killed.
+    The same command continues a sweep that was stopped or killed.
 
-    `nanogpt-kit sweep status EXPERIMENT.toml` tells how far it is.
+    `nanogpt-kit sweep status EXPERIMENT.toml` shows the results so far.
     """
-    given = {"trials": trials, "workers": workers, "storage": storage and toml_string(storage)}
-    more = [f"sweep.{key}={value}" for key, value in given.items() if value is not None]
-    chosen = load_experiment(experiment, (*overrides, *more), trust_code, nproc)
+    options = {"trials": trials, "workers": workers, "storage": storage and toml_string(storage)}
+    more = [f"sweep.{key}={value}" for key, value in options.items() if value is not None]
+    base = load_experiment(experiment, (*overrides, *more), trust_code, nproc)
     if preview:
         import functools
 
         from nanogpt_kit.core.experiment import Experiment
-        from nanogpt_kit.sweep.preview import preview as look_ahead
+        from nanogpt_kit.sweep.preview import preview_sweep
 
-        again = functools.partial(Experiment.load, experiment, (*overrides, *more), trust_code, nproc)
-        click.echo(printable(look_ahead(chosen, again, nproc)))
+        load_again = functools.partial(Experiment.load, experiment, (*overrides, *more), trust_code, nproc)
+        click.echo(printable(preview_sweep(base, load_again, nproc)))
         return
     import rich
 
-    from nanogpt_kit.sweep import session
+    from nanogpt_kit.sweep.session import run_sweep
 
     continue_without_reader()
     rich.reconfigure(stderr=True)
-    found = session.sweep(chosen, nproc)
-    tell(found)
+    print_result(run_sweep(base, nproc))
 
 
 def toml_string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)  # TOML has JSON's escapes except those of surrogates
 
 
-def tell(found: Summary) -> None:
-    best = found.best()
-    if best is None:
-        click.echo("no trial has ended with a value", err=True)
-        return
-    from nanogpt_kit.sweep.work.progress import in_words
-
-    for line in confirmations(found):
-        click.echo(line, err=True)
-    click.echo(f"best: trial {best.number}, {found.options.metric} {best.value:.4f}: {in_words(best.config)}", err=True)
-    if not found.confirmed and len(found.rows) > 1:
-        click.echo("the best of many looks better than it is; sweep.confirm=3 runs the best with fresh seeds", err=True)
+def print_result(summary: SweepSummary) -> None:
     from nanogpt_kit.sweep.study.summary import sweep_folder
 
-    folder = sweep_folder(found.name)
+    if summary.best() is None:
+        click.echo("no trial has produced a value", err=True)
+        return
+    for line in (*confirmation_lines(summary), best_line(summary)):
+        click.echo(line, err=True)
+    if not summary.confirmed and len(summary.trials) > 1:
+        click.echo(
+            "the best of many trials is optimistic; sweep.confirm=3 runs the best again with fresh seeds", err=True
+        )
+    folder = sweep_folder(summary.name)
     click.echo(f"finished: {folder / 'best.toml'}, {folder / 'report.html'}", err=True)
 
 
-def confirmations(found: Summary) -> list[str]:
+def best_line(summary: SweepSummary) -> str:
+    from nanogpt_kit.sweep.work.progress import format_config
+
+    best = summary.best()
+    assert best is not None, "asked for only where there is one"
+    return f"best: trial {best.index}, {summary.options.metric} {best.value:.4f}: {format_config(best.config)}"
+
+
+def confirmation_lines(summary: SweepSummary) -> list[str]:
     lines = []
-    for one in found.confirmed:
-        values = ", ".join(f"{value:.4f}" for value in one.values)
-        failed = f", {one.failed} failed" if one.failed else ""
-        lines.append(f"confirmed: trial {one.number}: {found.options.metric} {one.mean:.4f} ({values}{failed})")
+    for trial in summary.confirmed:
+        values = ", ".join(f"{value:.4f}" for value in trial.values)
+        failed = f", {trial.failed} failed" if trial.failed else ""
+        lines.append(f"confirmed: trial {trial.index}: {summary.options.metric} {trial.mean:.4f} ({values}{failed})")
     return lines
 
 
-@sweep.command()
+@sweep.command("status")
 @EXPERIMENT
 @OVERRIDES
 @STORAGE
-@click.option("--json", "as_json", is_flag=True, help="A JSON object.")
-@click.option("--report", "with_report", is_flag=True, help="Write its report.html of what is known by now.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@click.option("--report", "with_report", is_flag=True, help="Write report.html from the results so far.")
 @TRUST
-def status(
+def status_command(
     experiment: str,
     overrides: tuple[str, ...],
     storage: str | None,
@@ -138,70 +143,71 @@ def status(
     with_report: bool,
     trust_code: bool,
 ) -> None:
-    """Tell how far the sweep of EXPERIMENT is, its controller at work or dead."""
+    """Show the results of EXPERIMENT's sweep so far, whether it is running or not."""
     more = (f"sweep.storage={toml_string(storage)}",) if storage else ()
-    chosen = load_experiment(experiment, (*overrides, *more), trust_code)
-    from nanogpt_kit.sweep import session
+    base = load_experiment(experiment, (*overrides, *more), trust_code)
+    from nanogpt_kit.sweep.session import read_sweep
 
-    found, study, folder = session.read(chosen)
+    summary, study, folder = read_sweep(base)
     if with_report:
-        from nanogpt_kit.sweep.report import report
+        from nanogpt_kit.sweep.report.report import write_report
 
-        report.write(found, study, folder / "report.html")
+        write_report(summary, study, folder / "report.html")
         click.echo(f"written: {folder / 'report.html'}", err=True)
     if as_json:
-        click.echo(printable(json.dumps(facts(found), ensure_ascii=False)))
+        click.echo(printable(json.dumps(status_json(summary), ensure_ascii=False)))
         return
-    show(found)
+    print_status(summary)
 
 
-def facts(found: Summary) -> dict[str, Any]:
-    best = found.best()
+def status_json(summary: SweepSummary) -> dict[str, Any]:
+    best = summary.best()
     trials = [
         {
-            "number": row.number,
-            "state": row.state,
-            "value": row.value if row.value is None or math.isfinite(row.value) else None,
-            "values": row.config,
-            "cause": row.cause,
-            "reason": row.reason,
-            "step": row.step,
-            "tokens": row.tokens,
-            "seconds": row.seconds,
+            "index": trial.index,
+            "state": trial.state,
+            "value": trial.value if trial.value is None or math.isfinite(trial.value) else None,
+            "values": trial.config,
+            "cause": trial.cause,
+            "reason": trial.reason,
+            "step": trial.step,
+            "tokens": trial.tokens,
+            "seconds": trial.seconds,
         }
-        for row in found.rows
+        for trial in summary.trials
     ]
     return {
-        "name": found.name,
-        "metric": found.options.metric,
-        "direction": found.options.direction,
-        "trials_wanted": found.count,
-        "counts": found.counts(),
-        "best": None if best is None else best.number,
-        "confirmed": [{"trial": one.number, "mean": one.mean, "of": list(one.values)} for one in found.confirmed],
-        "tokens": found.tokens,
-        "seconds": found.seconds,
-        "seconds_left": found.seconds_left(),
+        "name": summary.name,
+        "metric": summary.options.metric,
+        "direction": summary.options.direction,
+        "total_trials": summary.count,
+        "counts": summary.counts(),
+        "best": None if best is None else best.index,
+        "confirmed": [
+            {"trial": trial.index, "mean": trial.mean, "values": list(trial.values)} for trial in summary.confirmed
+        ],
+        "tokens": summary.tokens,
+        "seconds": summary.seconds,
+        "seconds_left": summary.seconds_left(),
         "trials": trials,
     }
 
 
-def show(found: Summary) -> None:
+def print_status(summary: SweepSummary) -> None:
     import rich
 
-    from nanogpt_kit.sweep.work.progress import in_time, in_words, status_table
+    from nanogpt_kit.sweep.work.progress import format_duration, trials_table
 
-    counts = ", ".join(f"{count} {state}" for state, count in found.counts().items() if count)
-    click.echo(f"sweep {found.name}: {found.count} trials: {counts}")
-    left = found.seconds_left()
-    about = "" if not left else f", about {in_time(left)} of training left"
-    click.echo(f"{found.tokens:,} tokens in {in_time(found.seconds)} of training{about}")
-    for line in confirmations(found):
+    counts = ", ".join(f"{count} {state}" for state, count in summary.counts().items() if count)
+    click.echo(f"sweep {summary.name}: {summary.count} trials: {counts}")
+    left = summary.seconds_left()
+    about = f", about {format_duration(left)} left" if left else ""
+    click.echo(f"{summary.tokens:,} tokens in {format_duration(summary.seconds)} of training{about}")
+    for line in confirmation_lines(summary):
         click.echo(line)
-    best = found.best()
-    if best is not None:
-        click.echo(f"best: trial {best.number}, {found.options.metric} {best.value:.4f}: {in_words(best.config)}")
+    if summary.best() is not None:
+        click.echo(best_line(summary))
     console = rich.get_console()
     if not console.is_terminal:
         console.width = 200  # a pipe has no width; a log's lines are not folded at 80
-    console.print(status_table(found))
+    console.print(trials_table(summary))

@@ -1,1 +1,4 @@
-"""Sweeps: the same experiment with other values, chosen by Optuna, one process each."""
+"""Sweeps: the same experiment with other values, chosen by Optuna, each trial a process.
+
+Arrows between the rooms: preview -> session -> report, work -> study -> space.
+"""

@@ -1,57 +1,63 @@
-"""A whole sweep: check the space, open the study, work at it, confirm the best, write down what was found."""
+"""A whole sweep: check the space, open the study, run its trials, confirm the best, write down the results."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import optuna
 
 from nanogpt_kit.core.errors import Fault, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.slots import Slot, hold_slots
+from nanogpt_kit.core.sections import Sweep
+from nanogpt_kit.launch.slots import MachineSlot, allocate_slots, hold_slots
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.secrets import hide_password
-from nanogpt_kit.sweep.report import report
 from nanogpt_kit.sweep.report.best import write_best
-from nanogpt_kit.sweep.space import endpoints
+from nanogpt_kit.sweep.report.report import write_report
+from nanogpt_kit.sweep.space.endpoints import check_endpoints
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study import summary
-from nanogpt_kit.sweep.study.plan import Confirmation
-from nanogpt_kit.sweep.study.sampler import check_packages
-from nanogpt_kit.sweep.study.storage import cause, has_failed, open_storage
+from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
+from nanogpt_kit.sweep.study.sampler import check_sampler_package
+from nanogpt_kit.sweep.study.search import SearchPlan
+from nanogpt_kit.sweep.study.storage import check_storage_form, driver_message, is_storage_error, open_storage
 from nanogpt_kit.sweep.study.study import Study
-from nanogpt_kit.sweep.study.summary import Row, Summary, sweep_folder
-from nanogpt_kit.sweep.work.controller import Controller, HParams
-from nanogpt_kit.sweep.work.progress import Board
-from nanogpt_kit.sweep.work.trial import Outcome, TrialProcess
+from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary, sweep_folder
+from nanogpt_kit.sweep.work.controller import Controller
+from nanogpt_kit.sweep.work.hparams import HParamsWriter
+from nanogpt_kit.sweep.work.outcome import Outcome
+from nanogpt_kit.sweep.work.progress import ProgressDisplay
+from nanogpt_kit.sweep.work.trial import TrialProcess
+from nanogpt_kit.sweep.work.watcher import TrialWatcher
 from nanogpt_kit.train.precision import choose_device
 from nanogpt_kit.train.stop import StopSignals
 
 logger = logging.getLogger(__name__)
 
 
-def sweep(base: Experiment, nproc: int = 1) -> Summary:
-    """Begins the sweep of an experiment, or goes on with it. Each trial's run has `nproc` processes.
+def run_sweep(base: Experiment, nproc: int = 1) -> SweepSummary:
+    """Starts or continues the sweep of an experiment. Each trial's run has `nproc` processes.
 
-    Raises KitError before anything is started, RunFailed where trials fail alike, KeyboardInterrupt where it was asked
-    to stop; the same call goes on then.
+    Raises KitError before anything is started, RunFailed if trials fail alike or the storage fails, KeyboardInterrupt
+    if asked to stop; the same call continues then.
     """
-    space, first = checked(base, nproc)
+    space, first = check_sweep(base, nproc)
     with hold_slots(space.options.workers, choose_device(base.train.device), nproc) as slots:
         try:
-            return sweep_with(space, first, slots, nproc)
+            return run_in_slots(space, first, slots, nproc)
         except Exception as error:
-            if not has_failed(error):
+            if not is_storage_error(error):
                 raise
-            storage = space.options.storage
-            reason = f"{hide_password(storage)} has failed: {cause(error, storage)}"
-            raise RunFailed(f"sweep.storage: {reason}; the same command continues when it is there again") from None
+            failure = storage_failure(error, space.options.storage)
+            raise RunFailed(f"{failure}; the same command continues when it works again") from None
 
 
-def sweep_with(space: Space, first: Config, slots: Sequence[Slot], nproc: int) -> Summary:
+def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], nproc: int) -> SweepSummary:
+    """`first` are the values of trial 0."""
     base = space.base
     folder = sweep_folder(base.name).absolute()
     check_writable(folder)
@@ -59,83 +65,112 @@ def sweep_with(space: Space, first: Config, slots: Sequence[Slot], nproc: int) -
         folder.mkdir(parents=True, exist_ok=True)
     check_inside(folder, besides="trial-*")  # each of those is checked by its own run
     storage = open_storage(space.options.storage, folder)
-    study = Study(space, storage, folder, nproc)
+    search = Study(SearchPlan(space, first, nproc), storage, folder)
     with StopSignals() as stop:
-        study.open(first)
-        logger.info("sweep %s: %d trials, %s, in %s", base.name, study.count, space.options.sampler, folder)
+        search.open()
+        logger.info("sweep %s: %d trials, %s, in %s", base.name, search.count, space.options.sampler, folder)
         try:
-            work_at(study, slots, stop, nproc, summarize(study).best())
+            run_study(search, slots, stop, [BestWriter(search)])
             if space.options.confirm:
-                confirmation = Confirmation(study, storage, folder)
-                confirmation.confirm()
-                logger.info("the best once more: %d runs with fresh seeds", len(confirmation.wanted))
-                work_at(confirmation, slots, stop, nproc, None)
+                plan = ConfirmationPlan(space, search.trials, nproc)
+                confirmation = Study(plan, storage, folder)
+                confirmation.open()
+                logger.info("confirming the best trials: %d runs with fresh seeds", len(plan.runs))
+                run_study(confirmation, slots, stop)
         finally:
-            found = write_down(study)
-    return found
+            summary = write_results(search)
+    return summary
 
 
-def checked(base: Experiment, nproc: int = 1) -> tuple[Space, Config]:
-    """The space, and the values of trial 0, whose runs have `nproc` processes.
-
-    Raises KitError with all that is wrong with the sweep.
-    """
-    if base.sweep is None:
-        raise KitError(f"{base.location(())}: there is no [sweep] table, so there is nothing to try")
-    check_packages(base.sweep, base.location(("sweep", "sampler")))
-    endpoints.check_options(base, base.sweep, nproc)
-    space = Space(base)
-    first = endpoints.check(space, nproc)
-    if base.sweep.sampler == "grid" and space.points() is None:
-        endless = next((one for one in space.parameters if one.values is None), space.parameters[0])
-        message = f"grid wants a finite space, and this is {endless}; give it a step or a choice, or take qmc"
-        raise KitError(Fault(message, f"sweep.space.{endless.key}", endless.location))
-    return space, first
+def run_study(
+    study: Study, slots: Sequence[MachineSlot], stop: StopSignals, watchers: Sequence[TrialWatcher] = ()
+) -> None:
+    best = summarize(study).best() if study.plan.ranks_trials else None
+    with ProgressDisplay(study, best) as display:
+        Controller(study, slots, stop, [HParamsWriter(), display, *watchers]).run()
 
 
-def work_at(study: Study, slots: Sequence[Slot], stop: StopSignals, nproc: int, known: Row | None) -> None:
-    with Board(study, known, ranks=not isinstance(study, Confirmation)) as board:
-        Controller(study, slots, stop, nproc, (HParams(study), board, BestKept(study))).run()
-
-
-class BestKept:
-    """Writes best.toml as soon as there is a better trial, so that a killed sweep leaves one, too."""
+class BestWriter(TrialWatcher):
+    """Writes best.toml as soon as there is a better trial, so that also a killed sweep leaves one."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
 
-    def ended(self, work: TrialProcess, outcome: Outcome) -> None:
-        if outcome.value is not None and not isinstance(self.study, Confirmation):
+    def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
+        if outcome.value is not None:
             write_best(self.study, summarize(self.study))
 
 
-def summarize(study: Study) -> Summary:
-    assert study.base.sweep is not None, "there is a [sweep] table"
-    return summary.read(study.base.name, study.base.sweep, study.storage)
+# Checks
 
 
-def write_down(study: Study) -> Summary:
-    """best.toml and report.html, of what is known by now."""
-    found = summarize(study)
-    write_best(study, found)
-    if any(row.state in ("complete", "pruned", "failed") for row in found.rows):
-        report.write(found, study.study, study.folder / "report.html")
-    return found
+def check_sweep(base: Experiment, nproc: int = 1) -> tuple[Space, Config]:
+    """The space, and the values of trial 0, whose runs have `nproc` processes.
+
+    Raises KitError with all that is wrong with the sweep.
+    """
+    options = sweep_options(base)
+    check_sampler_package(options, base.location(("sweep", "sampler")))
+    check_machine(base, options, nproc)
+    space = Space(base)
+    first = check_endpoints(space, nproc)
+    if options.sampler == "grid" and space.points() is None:
+        endless = next((one for one in space.parameters if one.values is None), space.parameters[0])
+        message = f"grid requires a finite space, and this is {endless}; add a step, use a choice, or sampler = qmc"
+        raise KitError(Fault(message, f"sweep.space.{endless.key}", endless.location))
+    return space, first
 
 
-def read(base: Experiment) -> tuple[Summary, Any, Path]:
-    """What the sweep of an experiment has found so far, with its study and folder. Nothing is changed."""
-    import optuna
-
+def sweep_options(base: Experiment) -> Sweep:
     if base.sweep is None:
-        raise KitError(f"{base.location(())}: there is no [sweep] table")
+        raise KitError(f"{base.location(())}: there is no [sweep] table, so there is nothing to vary")
+    return base.sweep
+
+
+def check_machine(base: Experiment, options: Sweep, nproc: int) -> None:
+    """Raises KitError if this machine has too little for the sweep's workers, or if its storage has an unknown form."""
+    faults: list[Fault] = []
+    for check in (
+        lambda: allocate_slots(options.workers, choose_device(base.train.device), nproc),
+        lambda: check_storage_form(options.storage),
+    ):
+        try:
+            check()
+        except KitError as error:
+            faults += [replace(fault, location=base.location(tuple(fault.key.split(".")))) for fault in error.faults]
+    if faults:
+        raise KitError(*faults)
+
+
+# Results
+
+
+def summarize(study: Study) -> SweepSummary:
+    return read_summary(study.space.base.name, study.space.options, study.storage)
+
+
+def write_results(search: Study) -> SweepSummary:
+    """Writes best.toml and report.html from the results so far."""
+    summary = summarize(search)
+    write_best(search, summary)
+    if any(trial.state in ("complete", "pruned", "failed") for trial in summary.trials):
+        write_report(summary, search.optuna_study, search.folder / "report.html")
+    return summary
+
+
+def read_sweep(base: Experiment) -> tuple[SweepSummary, optuna.Study, Path]:
+    """The results of an experiment's sweep so far, its study and its folder. Nothing is changed."""
+    options = sweep_options(base)
     folder = sweep_folder(base.name).absolute()
-    named = base.sweep.storage
-    storage = open_storage(named, folder, for_reading=True)
+    storage = open_storage(options.storage, folder, for_reading=True)
     try:
-        found = summary.read(base.name, base.sweep, storage)
-        return found, optuna.load_study(study_name=base.name, storage=storage), folder
+        summary = read_summary(base.name, options, storage)
+        return summary, optuna.load_study(study_name=base.name, storage=storage), folder
     except Exception as error:
-        if not has_failed(error):
+        if not is_storage_error(error):
             raise
-        raise RunFailed(f"sweep.storage: {hide_password(named)} has failed: {cause(error, named)}") from None
+        raise RunFailed(storage_failure(error, options.storage)) from None
+
+
+def storage_failure(error: Exception, storage: str) -> str:
+    return f"sweep.storage: {hide_password(storage)} has failed: {driver_message(error, storage)}"

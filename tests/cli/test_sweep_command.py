@@ -10,16 +10,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nanogpt_kit.cli import main
-from nanogpt_kit.cli.sweep import show
+from nanogpt_kit.cli.sweep import print_status
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.launch import slots
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep import preview
 from nanogpt_kit.sweep.preview import START_SECONDS, Speed
-from nanogpt_kit.sweep.study.forms import FORMS, check_form
-from nanogpt_kit.sweep.study.plan import Confirmed
-from nanogpt_kit.sweep.study.summary import Row, Summary, sweep_folder
+from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
+from nanogpt_kit.sweep.study.storage import STORAGE_FORMS, check_storage_form
+from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary, sweep_folder
 
 Command = Callable[..., Any]
 USAGE = "Usage: nanogpt-kit sweep [OPTIONS] EXPERIMENT.toml [KEY=VALUE]...\n"
@@ -34,7 +34,7 @@ def experiment(tiny: Path) -> Path:
 
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "my_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(slots, "available_cores", lambda: [0, 1, 2, 3])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
@@ -48,8 +48,8 @@ def typed(*words: str) -> Result:
 def test_help_shows_the_command_as_it_is_typed() -> None:
     told = typed("--help")
     assert told.output.startswith(USAGE)
-    assert "`nanogpt-kit sweep status EXPERIMENT.toml` tells" in told.output
-    assert "begin" not in told.output
+    assert "`nanogpt-kit sweep status EXPERIMENT.toml`" in told.output
+    assert "sweep run" not in told.output
 
 
 @pytest.mark.parametrize("words", [(), ("x.toml", "--nope"), ("--workers=0", "x.toml")])
@@ -75,9 +75,9 @@ def test_check_tells_too_many_workers_and_a_storage_that_is_none_at_once(
     told = command("check", experiment)
     assert told.code != 0
     workers, kept = lines.index("workers = 9") + 1, lines.index('storage = "nope"') + 1
-    assert f"{experiment}:{workers}: sweep.workers: 9 at a time are too many: there are 4 cores" in told.err
-    assert f"{experiment}:{kept}: sweep.storage: 'nope' is none of: {FORMS}" in told.err
-    assert "command line: sweep.workers: 5 at a" in command("sweep", experiment, "--workers=5").err
+    assert f"{experiment}:{workers}: sweep.workers: 9 parallel trials are too many: there are 4 cores" in told.err
+    assert f"{experiment}:{kept}: sweep.storage: 'nope' is none of: {STORAGE_FORMS}" in told.err
+    assert "command line: sweep.workers: 5 parallel" in command("sweep", experiment, "--workers=5").err
     assert "default: " not in told.err
     assert command("check", experiment, "sweep.workers=4", "sweep.storage=sqlite").code == 0
 
@@ -85,7 +85,7 @@ def test_check_tells_too_many_workers_and_a_storage_that_is_none_at_once(
 def test_an_empty_space_is_told_in_our_words(command: Command, experiment: Path) -> None:
     experiment.write_text(experiment.read_text().replace('"optimizer.lr" =', "# 'lr' ="))
     told = command("check", experiment)
-    assert "sweep.space: is empty, so there is nothing to try; give it a key with its values, such as" in told.err
+    assert "sweep.space: is empty, so there is nothing to vary" in told.err
 
 
 GOOD = [
@@ -106,7 +106,7 @@ GOOD = [
 
 @pytest.mark.parametrize("named", GOOD)
 def test_a_storage_of_a_known_form_passes_without_being_opened(named: str, tmp_path: Path) -> None:
-    check_form(named)
+    check_storage_form(named)
     assert not list(tmp_path.iterdir())
 
 
@@ -125,7 +125,7 @@ def test_a_storage_of_a_known_form_passes_without_being_opened(named: str, tmp_p
 )
 def test_a_storage_of_no_known_form_is_told_without_its_password(named: str, words: str) -> None:
     with pytest.raises(KitError) as caught:
-        check_form(named)
+        check_storage_form(named)
     assert str(caught.value).startswith("sweep.storage: ")
     assert words in str(caught.value)
     assert "pass-word" not in str(caught.value)
@@ -144,16 +144,16 @@ def foretold(command: Command, experiment: Path, *words: str) -> str:
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 tokens/s, and so 1.6 s a trial."""
-    monkeypatch.setattr(preview, "speed", lambda *_: Speed(1000.0, "measured", None))
+    monkeypatch.setattr(preview, "find_speed", lambda *_: Speed(1000.0, "measured", None))
 
 
 def test_the_starts_of_the_runs_are_counted(command: Command, experiment: Path, measured: None) -> None:
     assert START_SECONDS == 4
     line = foretold(command, experiment)
-    assert line.startswith("about 45 s: 13 s of training at 1,000 tokens/s (measured), and 32 s until 8 runs have star")
-    assert line.endswith("4 s each; evaluations are not counted")
+    assert line.startswith("about 45 s: 13 s of training at 1,000 tokens/s (measured), and 32 s for 8 runs to ")
+    assert line.endswith("4 s each; without evaluations")
     line = foretold(command, experiment, "sweep.seeds=2", "sweep.confirm=2", "sweep.confirm_seeds=3")
-    assert "until 22 runs have started" in line  # 8 trials with two seeds, and 2 with three
+    assert "for 22 runs to start" in line  # 8 trials with two seeds, and 2 with three
     assert line.startswith("about 2 min: 35 s of training")
 
 
@@ -161,17 +161,19 @@ def test_on_a_cpu_the_speed_of_the_whole_machine_is_not_multiplied(
     command: Command, experiment: Path, measured: None, four_cores: None
 ) -> None:
     line = foretold(command, experiment, "sweep.workers=4")
-    assert line.startswith("about 21 s: 13 s of training at 1,000 tokens/s (measured; 4 at a time share the cores")
-    assert "and 8 s until 8 runs have started" in line
+    assert line.startswith(
+        "about 21 s: 13 s of training at 1,000 tokens/s (measured; 4 parallel trials share the cores"
+    )
+    assert "and 8 s for 8 runs to start" in line
 
 
 def test_on_gpus_each_trial_is_as_quick(
     command: Command, experiment: Path, measured: None, four_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preview, "choose_device", lambda _: "cuda")
-    monkeypatch.setattr(preview, "share", lambda *_: [slots.Slot(number) for number in range(4)])
+    monkeypatch.setattr(preview, "allocate_slots", lambda *_: [slots.MachineSlot(number) for number in range(4)])
     line = foretold(command, experiment, "sweep.workers=4")
-    assert line.startswith("about 11 s: 3 s of training at 4,000 tokens/s (measured; 4 at a time are counted as if")
+    assert line.startswith("about 11 s: 3 s of training at 4,000 tokens/s (measured; assuming that each of 4 ")
 
 
 @pytest.mark.parametrize(("threads", "training"), [("threads = 1", "3 s"), ("", "13 s"), ("threads = 4", "13 s")])
@@ -194,9 +196,11 @@ def test_a_budget_ends_it_sooner(command: Command, experiment: Path, measured: N
 
 
 def test_status_shows_the_confirmation(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = tuple(Row(number, "complete", {"optimizer.lr": 1e-3}, {}, value=1.0 + number) for number in range(2))
-    told = (Confirmed(1, (1.5, 1.7), 1), Confirmed(0, (2.0, 2.0), 0))
-    show(Summary("tiny", Sweep(space={"optimizer.lr": {"float": [1e-3, 1e-2]}}), 2, rows, told))
+    rows = tuple(
+        TrialSummary(number, "complete", {"optimizer.lr": 1e-3}, {}, value=1.0 + number) for number in range(2)
+    )
+    told = (ConfirmedTrial(1, (1.5, 1.7), 1), ConfirmedTrial(0, (2.0, 2.0), 0))
+    print_status(SweepSummary("tiny", Sweep(space={"optimizer.lr": {"float": [1e-3, 1e-2]}}), 2, rows, told))
     out = capsys.readouterr().out
     assert "confirmed: trial 1: val/loss 1.6000 (1.5000, 1.7000, 1 failed)\n" in out
     assert "confirmed: trial 0: val/loss 2.0000 (2.0000, 2.0000)\n" in out

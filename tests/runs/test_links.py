@@ -149,7 +149,7 @@ def test_a_sweep_with_a_link_in_its_folder_is_refused_by_name(name: str, outside
     path.parent.mkdir(parents=True)
     path.symlink_to(outside / "new")
     with pytest.raises(KitError, match=f"{name} is a link"):
-        sweeping.sweep(Experiment.load(tiny, [*QUICK, "callback=[]"]))
+        sweeping.run_sweep(Experiment.load(tiny, [*QUICK, "callback=[]"]))
     assert files(outside) == {"precious": b"precious"}
 
 

@@ -17,8 +17,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch import processes
 from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch, hide_in_text, hide_password, scrub
-from nanogpt_kit.sweep.study.forms import check_form, is_journal
-from nanogpt_kit.sweep.study.storage import open_storage
+from nanogpt_kit.sweep.study.storage import check_storage_form, is_journal, open_storage
 
 # Each URL's secrets, and what may be shown of it. A port that nobody listens at, where one is reached.
 SHOWN = "postgresql://me:***@h/db"
@@ -98,7 +97,7 @@ def test_no_patch_has_it(url: str, secrets: list[str], shown: str, line: str) ->
 def test_no_message_of_a_sweep_has_it(url: str, secrets: list[str], shown: str) -> None:
     assert not is_journal(url)
     try:
-        check_form(url)
+        check_storage_form(url)
     except KitError as error:
         free_of(secrets, str(error))
 
@@ -129,12 +128,12 @@ def test_a_url_that_cannot_be_meant_is_refused_with_a_remedy(url: str, remedy: s
 
 
 def test_a_drivers_message_is_scrubbed_where_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nanogpt_kit.sweep.study.study import storage
+    from nanogpt_kit.sweep.study import storage
 
     def fail(url: str, engine: Any) -> None:
         raise OSError(f"cannot resolve 12/34secret at {quote('12/34secret', safe='')}\nand more")
 
-    monkeypatch.setattr(storage, "with_tables", fail)
+    monkeypatch.setattr(storage, "open_tables", fail)
     with pytest.raises(KitError) as raised:
         open_storage("postgresql+psycopg2://me:12/34secret@h/db", tmp_path)
     assert "34secret" not in str(raised.value)

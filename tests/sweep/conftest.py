@@ -72,22 +72,22 @@ class Sweep:
         return err
 
     def status(self, *words: str) -> dict[str, Any]:
-        from nanogpt_kit.cli.sweep import facts
+        from nanogpt_kit.cli.sweep import status_json
         from nanogpt_kit.core.experiment import Experiment
         from nanogpt_kit.sweep import session
 
-        found, study, _ = session.read(Experiment.load(self.path, words))
+        found, study, _ = session.read_sweep(Experiment.load(self.path, words))
         engine = getattr(study._storage, "_backend", study._storage)
         if hasattr(engine, "engine"):
             engine.engine.dispose()  # else its open file is warned of, some tests later
-        return facts(found)
+        return status_json(found)
 
     def processes(self) -> list[int]:
-        """Those of its trials, wherever they were started from."""
+        """Those of its trials, wherever they were started from: they print into its folder."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                if os.fsencode(str(self.folder)) in (path / "cmdline").read_bytes():
+                if os.readlink(path / "fd" / "1").startswith(str(self.folder)):
                     found.append(int(path.name))
             except OSError:
                 continue

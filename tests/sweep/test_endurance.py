@@ -19,12 +19,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch import slots
+from nanogpt_kit.launch import slot_process
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.sweep import session
 from nanogpt_kit.sweep.study.storage import open_storage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_processes")]
 MakeSweep = Callable[..., Any]
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
 KILLS = 20
@@ -136,9 +136,9 @@ def test_the_controller_costs_less_than_a_third_of_a_second_a_trial(
     sweep = make_sweep(f'trials = 12\nstorage = "{storage}"', X)
     starts: list[float] = []
     ends: list[float] = []
-    begin = slots.Child.__init__
+    begin = slot_process.SlotProcess.__init__
 
-    def timed(self: slots.Child, *arguments: Any) -> None:
+    def timed(self: slot_process.SlotProcess, *arguments: Any) -> None:
         starts.append(time.monotonic())
         begin(self, *arguments)
         threading.Thread(target=wait, args=(self.process.pid,)).start()
@@ -147,8 +147,8 @@ def test_the_controller_costs_less_than_a_third_of_a_second_a_trial(
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         ends.append(time.monotonic())
 
-    monkeypatch.setattr(slots.Child, "__init__", timed)
-    session.sweep(Experiment.load(sweep.path))
+    monkeypatch.setattr(slot_process.SlotProcess, "__init__", timed)
+    session.run_sweep(Experiment.load(sweep.path))
     gaps = [start - end for end, start in zip(ends, starts[1:], strict=False)]
     assert statistics.median(gaps) < 0.3, gaps
 
@@ -163,9 +163,9 @@ def test_trials_of_two_processes_and_a_branch_are_had_again_from_best_toml(make_
     sweep = make_sweep("trials = 3\nseeds = 2", space, metric="val/loss")
     sweep.run("--nproc=2")
     said = sweep.run(code=2)
-    assert "--nproc: 2 when the sweep began, 1 now" in said
+    assert "--nproc: was 2 when the sweep began and is 1 now" in said
     told = sweep.status()
-    best = next(trial for trial in told["trials"] if trial["number"] == told["best"])
+    best = next(trial for trial in told["trials"] if trial["index"] == told["best"])
     text = (sweep.folder / "best.toml").read_text()
     command = next(line.removeprefix("# nanogpt-kit ") for line in text.splitlines() if "# nanogpt-kit run" in line)
     assert command.endswith("best.toml --nproc 2")

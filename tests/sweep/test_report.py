@@ -22,10 +22,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.report.page import NO_FIGURES, Page
-from nanogpt_kit.sweep.report.report import findings, report
-from nanogpt_kit.sweep.space.parameters import Condition, Parameter, label
-from nanogpt_kit.sweep.study.plan import SUFFIX
-from nanogpt_kit.sweep.study.summary import Summary, read
+from nanogpt_kit.sweep.report import findings
+from nanogpt_kit.sweep.report.importances import measure_importances
+from nanogpt_kit.sweep.report.report import write_report
+from nanogpt_kit.sweep.space.parameters import Condition, Parameter, optuna_choice
+from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
+from nanogpt_kit.sweep.study.records import FORMAT, FreshSeed, Owner, TrialResult
+from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary
 
 ADAMW, MUON = ((Condition("optimizer.use", (name,)),) for name in ("adamw", "muon"))
 PLACE = "experiment.toml:1"
@@ -52,14 +55,18 @@ def one_trial(
 ) -> FrozenTrial:
     active = [one for one in space if one.key in config and one.is_active(config)]
     cause = told.pop("cause", {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "error"}.get(state.name, ""))
-    known = {"tokens": 1_000, "seconds": 2.5, "parameters": 10_000, "folder": "runs/planted/sweep"}
+    result = {"tokens": 1_000, "seconds": 2.5, "parameters": 10_000, **told}
+    owner = Owner(folder="runs/planted/sweep", folder_id="planted", seen=0.0)
+    attributes = {"owner": owner.stored()}
+    if cause:
+        attributes["result"] = TrialResult(cause=cause, **result).stored()
     return create_trial(
         state=state,
         value=value,
-        params={one.name: label(config[one.key]) for one in active},
+        params={one.name: optuna_choice(config[one.key]) for one in active},
         distributions={one.name: one.distribution() for one in active},
         intermediate_values=reports or {},
-        user_attrs={"cause": cause, **known, **told},
+        user_attrs=attributes,
     )
 
 
@@ -71,12 +78,14 @@ def sweep_of(
     space: Sequence[Parameter] = (LR,),
     trial_tokens: int = 1_000,
     **options: Any,
-) -> tuple[Summary, optuna.Study]:
+) -> tuple[SweepSummary, optuna.Study]:
     """A study as the controller leaves it, and what is read of it."""
     chosen = Sweep(space={"optimizer.lr": {"float": [1e-4, 1e-2]}}, **options)
     storage = InMemoryStorage()
     study = optuna.create_study(study_name=name, storage=storage, direction=chosen.direction)
     about = {
+        "format": FORMAT,
+        "plan": "search",
         "experiment": {"train": {"batch_tokens": 100, "seed": 7}},
         "trial_tokens": trial_tokens,
         "space": {one.name: str(one) for one in space},
@@ -86,13 +95,18 @@ def sweep_of(
         study.set_user_attr(key, value)
     study.add_trials(trials)
     if confirmed:
-        again = optuna.create_study(study_name=name + SUFFIX, storage=storage, direction=chosen.direction)
+        again = optuna.create_study(
+            study_name=name + ConfirmationPlan.suffix, storage=storage, direction=chosen.direction
+        )
+        again.set_user_attr("plan", ConfirmationPlan.kind)
         for number, values in confirmed.items():
-            again.add_trials([create_trial(value=value, user_attrs={"trial": number}) for value in values])
-    return read(name, chosen, storage), study
+            for seed, value in enumerate(values, start=8):
+                attributes = {"confirms": FreshSeed(trial=number, seed=seed).stored()}
+                again.add_trial(create_trial(value=value, user_attrs=attributes))
+    return read_summary(name, chosen, storage), study
 
 
-def realistic(count: int = 40, evaluations: int = 25, seed: int = 3) -> tuple[Summary, optuna.Study]:
+def realistic(count: int = 40, evaluations: int = 25, seed: int = 3) -> tuple[SweepSummary, optuna.Study]:
     """Two optimizers, each with rates of its own; bad trials are pruned, deep ones run out of memory."""
     dice = random.Random(seed)
     trials = []
@@ -100,7 +114,7 @@ def realistic(count: int = 40, evaluations: int = 25, seed: int = 3) -> tuple[Su
         config: dict[str, Any] = {}
         for one in SPACE:
             if one.is_active(config):
-                config[one.key] = one.at(dice.random())
+                config[one.key] = one.at_fraction(dice.random())
         best_rate = 1.5e-3 if config["optimizer.use"] == "adamw" else 2e-2
         miss = math.log10(config["optimizer.lr"] / best_rate) ** 2
         depth = config["model.n_layer"]
@@ -134,9 +148,9 @@ def realistic(count: int = 40, evaluations: int = 25, seed: int = 3) -> tuple[Su
     )
 
 
-def page_of(summary: Summary, study: optuna.Study, folder: Path) -> str:
+def page_of(summary: SweepSummary, study: optuna.Study, folder: Path) -> str:
     path = folder / "report.html"
-    report.write(summary, study, path)
+    write_report(summary, study, path)
     assert [one.name for one in folder.iterdir()] == ["report.html"], "nothing half-written is left"
     return path.read_text(encoding="utf-8")
 
@@ -184,7 +198,7 @@ def rates(values: Sequence[float | None], lrs: Sequence[float] | None = None, **
 
 def warned(trials: Sequence[FrozenTrial], *rest: Any, space: Sequence[Parameter] = (LR,), **options: Any) -> str:
     summary, study = sweep_of(trials, *rest, space=space, **options)
-    return " ".join(findings.cautions(summary, findings.ranges_of(study)))
+    return " ".join(findings.warnings_about(summary, findings.ranges_of(study)))
 
 
 def test_the_page_refers_to_nothing_outside_of_itself(tmp_path: Path) -> None:
@@ -239,7 +253,7 @@ def test_a_best_within_5_percent_of_an_edge_is_told_in_the_scale_of_its_range(lr
 def test_an_edge_says_how_many_of_the_best_lie_there_too() -> None:
     lrs = [1e-4, 1.1e-4, 1e-3, 2e-3, 3e-3, 4e-3]
     assert "optimizer.lr = 0.0001" in warned(rates([3.0, 3.1, 3.2, 3.3, 3.4, 3.5], lrs))
-    assert "So do 2 of the best 3." in warned(rates([3.0, 3.1, 3.2, 3.3, 3.4, 3.5], lrs))
+    assert "2 of the best 3." in warned(rates([3.0, 3.1, 3.2, 3.3, 3.4, 3.5], lrs))
 
 
 def test_choices_and_ranges_of_one_value_have_no_edge() -> None:
@@ -268,8 +282,8 @@ def test_a_single_failure_is_told_since_it_lies_in_no_value() -> None:
 
 def test_the_best_of_many_is_doubted_until_it_is_confirmed() -> None:
     trials = rates([3.0 + 0.1 * at for at in range(12)])
-    assert "The best of 12 trials looks better than it is" in warned(trials)
-    assert "looks better" not in warned(trials, {0: [3.1, 3.2], 1: [3.3, 3.4]})
+    assert "best of 12 trials is optimistic" in warned(trials)
+    assert "optimistic" not in warned(trials, {0: [3.1, 3.2], 1: [3.3, 3.4]})
 
 
 def test_few_trials_are_no_ground_for_importances() -> None:
@@ -279,18 +293,21 @@ def test_few_trials_are_no_ground_for_importances() -> None:
 
 def test_a_pruner_that_pruned_nothing_is_told() -> None:
     trials = rates([3.0 + at for at in range(12)])
-    assert "The pruner 'asha' gave up no trial" in warned(trials, pruner="asha")
+    assert "The pruner 'asha' pruned no trial" in warned(trials, pruner="asha")
     pruned = one_trial(12, {"optimizer.lr": 1e-3}, 4.0, TrialState.PRUNED)
-    assert "gave up no trial" not in warned([*trials, pruned], pruner="asha")
+    assert "pruned no trial" not in warned([*trials, pruned], pruner="asha")
 
 
 @pytest.mark.parametrize(
     ("fresh", "told"),
     [
-        ({0: [3.0, 3.02], 1: [3.2, 3.22], 2: [3.4, 3.42]}, "kept the order"),
-        ({0: [3.0, 3.02], 1: [3.4, 3.42], 2: [3.2, 3.22]}, "kept trial 0 in first place and changed the order behind"),
-        ({0: [3.4, 3.42], 1: [3.0, 3.02], 2: [3.2, 3.22]}, "trial 1 is the best now, and trial 0, the sweep's own"),
-        ({0: [3.0, 3.4], 1: [3.1, 3.5], 2: [3.9, 4.0]}, "do not tell the two apart"),
+        ({0: [3.0, 3.02], 1: [3.2, 3.22], 2: [3.4, 3.42]}, "confirm the ranking"),
+        ({0: [3.0, 3.02], 1: [3.4, 3.42], 2: [3.2, 3.22]}, "keep trial 0 in first place and change the ranking"),
+        (
+            {0: [3.4, 3.42], 1: [3.0, 3.02], 2: [3.2, 3.22]},
+            "trial 1 is now the best, and trial 0, ",
+        ),
+        ({0: [3.0, 3.4], 1: [3.1, 3.5], 2: [3.9, 4.0]}, "do not separate the two"),
     ],
 )
 def test_confirmation_ranks_and_says_whether_the_order_changed(
@@ -299,9 +316,9 @@ def test_confirmation_ranks_and_says_whether_the_order_changed(
     summary, study = sweep_of(rates([3.0, 3.1, 3.2, 3.3]), fresh)
     page = page_of(summary, study, tmp_path)
     assert told in shown(page)
-    table = page[page.index("place in the sweep") :]
+    table = page[page.index("rank in the sweep") :]
     places = re.findall(r'<tr[^>]*><td class="number">(\d+)</td><td class="number">(\d+)</td>', table)[:3]
-    assert [int(number) for _, number in places] == [one.number for one in summary.confirmed]
+    assert [int(number) for _, number in places] == [one.index for one in summary.confirmed]
     assert [int(place) for place, _ in places] == [1, 2, 3]
 
 
@@ -310,18 +327,18 @@ def test_importances_find_what_makes_the_best_whether_less_or_more_is_better() -
     space = [LR, Parameter("train.grad_clip", (), PLACE, "float", 0.0, 1.0, name="train.grad_clip")]
     shares = [(dice.random(), dice.random()) for _ in range(60)]
     cost = [rate if rate < 0.3 else 1 + clip for rate, clip in shares]  # the rate makes the best, the other the worst
-    configs = [{one.key: one.at(share) for one, share in zip(space, both, strict=True)} for both in shares]
+    configs = [{one.key: one.at_fraction(share) for one, share in zip(space, both, strict=True)} for both in shares]
     for sign, direction in ((1, "minimize"), (-1, "maximize")):
         trials = [one_trial(at, configs[at], sign * cost[at], space=space) for at in range(60)]
-        (found,) = findings.importances(sweep_of(trials, space=space, direction=direction)[1])
-        assert found.shares["optimizer.lr"] > 0.7
+        (found,) = measure_importances(sweep_of(trials, space=space, direction=direction)[1])
+        assert found.values["optimizer.lr"] > 0.7
 
 
 def test_importances_are_measured_in_each_branch_too() -> None:
-    found = findings.importances(realistic(60)[1])
+    found = measure_importances(realistic(60)[1])
     assert [one.title for one in found] == ["all trials", "optimizer.use = adamw", "optimizer.use = muon"]
-    assert "optimizer.lr@muon" not in found[1].shares
-    assert set(found[2].shares) == {"optimizer.lr@muon", "model.n_layer", "model.norm"}
+    assert "optimizer.lr@muon" not in found[1].values
+    assert set(found[2].values) == {"optimizer.lr@muon", "model.n_layer", "model.norm"}
 
 
 def test_importances_that_fail_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -329,7 +346,7 @@ def test_importances_that_fail_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path
         raise RuntimeError("it did not converge")
 
     monkeypatch.setattr(optuna.importance, "get_param_importances", fails)
-    assert "That cannot be told: it did not converge." in shown(page_of(*realistic(), tmp_path))
+    assert "Not known: it did not converge." in shown(page_of(*realistic(), tmp_path))
 
 
 def failing(at: int) -> FrozenTrial:
@@ -362,7 +379,7 @@ def test_a_sweep_of_any_kind_has_a_report(trials: list[FrozenTrial], direction: 
 def test_equal_values_make_no_best(tmp_path: Path) -> None:
     words = shown(page_of(*sweep_of(SWEEPS["all the same"]), tmp_path))
     assert "All 12 complete trials have the same val/loss" in words
-    assert "That cannot be told: all of them have the same value." in words
+    assert "Not known: all of them have the same value." in words
 
 
 def test_where_more_is_better_the_most_is_the_best(tmp_path: Path) -> None:
@@ -378,15 +395,17 @@ def test_trials_outside_of_a_branch_pass_below_its_axis() -> None:
 
     summary, study = realistic()
     ranges = findings.ranges_of(study)
-    figure = figures.parallel(summary, ranges)
+    figure = figures.draw_parallel_coordinates(summary, ranges)
     assert figure is not None
     axis = next(one for one in figure.data[0].dimensions if one.label == "optimizer.lr@muon")
-    assert axis.ticktext[0] == "not there"
-    complete = summary.best_first()[::-1]
+    assert axis.ticktext[0] == "absent"
+    complete = summary.ranked()[::-1]
     assert [value == axis.tickvals[0] for value in axis["values"]] == [
         row.config["optimizer.use"] == "adamw" for row in complete
     ]
-    (panel,) = (figure for figure in figures.slices(summary, ranges) if figure.layout.xaxis.title.text == axis.label)
+    (panel,) = (
+        figure for figure in figures.draw_slices(summary, ranges) if figure.layout.xaxis.title.text == axis.label
+    )
     assert len(panel.data[0].x) == sum(row.config["optimizer.use"] == "muon" for row in complete)
     assert panel.layout.xaxis.type == "log"
 
@@ -413,9 +432,9 @@ def test_curves_are_thinned_where_there_are_many_and_the_page_says_so(tmp_path: 
     from nanogpt_kit.sweep.report import figures
 
     summary, study = realistic(250, 100)
-    drawn = sum(len(trace.x) for trace in figures.curves(summary).data)
-    assert drawn < 1.02 * figures.CURVE_POINTS
-    assert "Of each no more than 80 evaluations are drawn" in shown(page_of(summary, study, tmp_path))
+    drawn = sum(len(trace.x) for trace in figures.draw_curves(summary).data)
+    assert drawn < 1.02 * figures.MAX_CURVE_POINTS
+    assert "At most 80 evaluations of each are drawn" in shown(page_of(summary, study, tmp_path))
 
 
 @pytest.mark.slow
@@ -441,7 +460,7 @@ def test_a_browser_without_a_network_draws_the_figures(tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not on this machine")
-    report.write(*realistic(20), tmp_path / "report.html")
+    write_report(*realistic(20), tmp_path / "report.html")
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
     offline = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
     found = subprocess.run(

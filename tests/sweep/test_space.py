@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.sweep.space.endpoints import MOST_FAULTS, Corners, written
-from nanogpt_kit.sweep.space.parameters import Config, Parameter, label, parameter, same
-from nanogpt_kit.sweep.space.space import Space, endpoints
+from nanogpt_kit.sweep.space import endpoints
+from nanogpt_kit.sweep.space.endpoints import MAX_FAULTS, EndpointCombinations, check_endpoints, values_as_written
+from nanogpt_kit.sweep.space.parameters import Config, Parameter, is_same, optuna_choice
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.space.table import read_parameter
 
 BASE = (
     Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
@@ -48,8 +50,15 @@ def space_of(folder: Path, text: str, *overrides: str, base: str = BASE) -> Spac
 
 def checked(folder: Path, text: str, *overrides: str, base: str = BASE) -> Space:
     space = space_of(folder, text, *overrides, base=base)
-    endpoints.check(space)
+    check_endpoints(space)
     return space
+
+
+def faults_of(folder: Path, text: str, *overrides: str, base: str = BASE) -> list[Fault]:
+    """In the order of the file."""
+    with pytest.raises(KitError) as refused:
+        checked(folder, text, *overrides, base=base)
+    return sorted(refused.value.faults, key=lambda fault: (fault.location, fault.key, fault.message))
 
 
 def faults(folder: Path, text: str, *overrides: str, base: str = BASE) -> list[str]:
@@ -58,12 +67,23 @@ def faults(folder: Path, text: str, *overrides: str, base: str = BASE) -> list[s
     return [str(fault).replace(f"{folder}/", "") for fault in refused.value.faults]
 
 
+Expected = tuple[Any, ...]  # of a fault: its line and key, and what its message names
+
+
+def check_fault(fault: Fault, folder: Path, expected: Expected, prefix: str = "") -> None:
+    line, key, *parts = expected
+    assert fault.location == f"{folder / 'exp.toml'}:{line}"
+    assert fault.key == f"{prefix}{key}".removesuffix(".")
+    for part in parts:
+        assert part in fault.message
+
+
 # What a space makes
 
 
 def test_the_experiment_as_written_is_trial_0(tmp_path: Path) -> None:
     space = space_of(tmp_path, EXAMPLE)
-    first = endpoints.check(space)
+    first = check_endpoints(space)
     assert first == {"schedule.warmup_steps": 5, "optimizer.use": "adamw", "optimizer.lr": 3e-3}
     assert space.experiment(first) == space.base
 
@@ -122,7 +142,7 @@ def test_choices_may_be_words_numbers_lists_and_tables(tmp_path: Path) -> None:
     assert len(points) == 3 * 2 * 2 * 2 * 3 * 2
     windows = [space.experiment(point).resolved()["model"]["attention"].get("window") for point in points]
     assert windows.count(8) == len(points) / 3
-    assert all(space.config(space.params(point)) == point for point in points)
+    assert all(space.from_optuna(space.to_optuna(point)) == point for point in points)
 
 
 def test_the_names_of_branches_are_read_as_values(tmp_path: Path) -> None:
@@ -150,7 +170,7 @@ def test_branches_may_stand_in_branches(tmp_path: Path) -> None:
 """
     base = BASE.replace("warmup_steps = 5", "warmup_steps = 5\nfinal_fraction = 0.1")
     space = checked(tmp_path, text, base=base)
-    assert [sorted(config) for config in Corners(space)] == [
+    assert [sorted(config) for config in EndpointCombinations(space)] == [
         ["optimizer.use", "schedule.final_fraction", "schedule.use"],
         ["optimizer.use", "schedule.final_fraction", "schedule.use"],
         ["optimizer.use", "schedule.use"],
@@ -163,7 +183,7 @@ def test_a_condition_may_stand_before_what_it_is_about_and_name_several_values(t
     text += '"optimizer.use" = { choice = ["adamw", "muon", "sgd"] }'
     space = checked(tmp_path, text)
     assert [one.key for one in space.parameters] == ["optimizer.use", "optimizer.weight_decay"]
-    assert ["optimizer.weight_decay" in config for config in Corners(space)] == [True] * 4 + [False]
+    assert ["optimizer.weight_decay" in config for config in EndpointCombinations(space)] == [True] * 4 + [False]
 
 
 def test_all_conditions_must_hold(tmp_path: Path) -> None:
@@ -179,24 +199,26 @@ def test_true_is_not_1_in_a_condition(tmp_path: Path) -> None:
     text = '"model.n_layer" = { int = [1, 2] }\n'
     text += '"model.dropout" = { float = [0.0, 0.5], when = { "model.n_layer" = true } }'
     (found,) = faults(tmp_path, text)
-    assert "model.dropout: is tried where model.n_layer is true, and it never is: int [1, 2]" in found
+    assert "model.dropout: " in found
+    assert "model.n_layer being true" in found
+    assert "int [1, 2]" in found
 
 
 def test_a_whole_range_may_vary_an_option_that_takes_any_number(tmp_path: Path) -> None:
     space = space_of(tmp_path, '"train.grad_clip" = { int = [1, 4] }')
-    assert endpoints.check(space) == {"train.grad_clip": 1}
+    assert check_endpoints(space) == {"train.grad_clip": 1}
     assert space.experiment({"train.grad_clip": 1}) == space.base
 
 
 def test_steps_are_counted_in_decimals(tmp_path: Path) -> None:
     (one,) = space_of(tmp_path, '"model.dropout" = { float = [0.0, 0.3], step = 0.1 }').parameters
     assert one.values == [0.0, 0.1, 0.2, 0.3]
-    assert one.at(0.99) == 0.3
+    assert one.at_fraction(0.99) == 0.3
 
 
 def test_two_spaces_that_differ_are_described_differently(tmp_path: Path) -> None:
     def described(text: str) -> dict[str, str]:
-        return space_of(tmp_path, text).described()
+        return space_of(tmp_path, text).describe()
 
     one, other = (f'"optimizer.lr" = {{ float = [1e-3, {high}] }}' for high in ("0.0123456789", "0.0123456788"))
     assert described(one) != described(other)
@@ -235,165 +257,161 @@ def test_a_local_component_may_be_a_choice(tmp_path: Path) -> None:
 
 # Mistakes in the table
 
-MISTAKES = {
-    "nothing": (
-        "",
-        "23: sweep.space: is empty, so there is nothing to try; give it a key with its values, such as",
-    ),
+MISTAKES: dict[str, tuple[str, Expected]] = {
+    "nothing": ("", (23, "")),
     "reversed bounds": (
         '"optimizer.lr" = { float = [1e-2, 1e-4] }',
-        "24: sweep.space.optimizer.lr: the bounds are reversed: float = [0.01, 0.0001]; write [0.0001, 0.01]",
+        (24, "optimizer.lr", "float", "[0.01, 0.0001]", "[0.0001, 0.01]"),
     ),
-    "log over zero": (
-        '"optimizer.lr" = { float = [0, 1e-2], log = true }',
-        "24: sweep.space.optimizer.lr: log wants bounds above 0, and the lower one is 0.0; raise it, or leave out log",
-    ),
-    "log over a negative bound": ('"sample.seed" = { int = [-1, 2], log = true }', "log wants bounds above 0"),
-    "equal bounds": (
-        '"model.n_layer" = { int = [2, 2] }',
-        "24: sweep.space.model.n_layer: both bounds are 2, so there is nothing to try; leave the key out and set ",
-    ),
-    "log and step": ('"model.n_layer" = { int = [1, 3], log = true, step = 1 }', "takes log or step, not both"),
+    "log over zero": ('"optimizer.lr" = { float = [0, 1e-2], log = true }', (24, "optimizer.lr", "log", "0.0")),
+    "log over a negative bound": ('"sample.seed" = { int = [-1, 2], log = true }', (24, "sample.seed", "log", "0")),
+    "equal bounds": ('"model.n_layer" = { int = [2, 2] }', (24, "model.n_layer", "2")),
+    "log and step": ('"model.n_layer" = { int = [1, 3], log = true, step = 1 }', (24, "model.n_layer", "log", "step")),
     "a step that leads past the end": (
         '"model.n_layer" = { int = [1, 4], step = 2 }',
-        "24: sweep.space.model.n_layer: from 1 in steps of 2 one does not come to 4; 3 is near",
+        (24, "model.n_layer", "steps of 2 from 1", "4; use 3"),
     ),
     "a step that leads past the end by a little": (
         '"model.dropout" = { float = [0.0, 1.0], step = 0.333333333333 }',
-        "from 0.0 in steps of 0.333333333333 one does not come to 1.0; 0.999999999999 is near",
+        (24, "model.dropout", "0.333333333333 from 0.0", "1.0; use 0.999999999999"),
     ),
     "a step that is too large": (
         '"model.n_layer" = { int = [1, 4], step = 5 }',
-        "step should be above 0 and at most high - low (3), got 5",
+        (24, "model.n_layer", "step", "0", "3", "5"),
     ),
-    "a step of nothing": ('"model.n_layer" = { int = [1, 4], step = 0 }', "step should be above 0"),
-    "a step backwards": ('"model.n_layer" = { int = [1, 4], step = -1 }', "step should be above 0"),
-    "half a step": ('"model.n_layer" = { int = [1, 4], step = 0.5 }', "step should be above 0"),
-    "a step of no number": ('"model.dropout" = { float = [0.0, 0.5], step = nan }', "step should be above 0"),
-    "a step in words": ('"model.n_layer" = { int = [1, 4], step = "1" }', 'got "1"'),
-    "log in words": ('"optimizer.lr" = { float = [1e-3, 1e-2], log = "yes" }', 'should be true or false, got "yes"'),
+    "a step of nothing": ('"model.n_layer" = { int = [1, 4], step = 0 }', (24, "model.n_layer", "step", "0")),
+    "a step backwards": ('"model.n_layer" = { int = [1, 4], step = -1 }', (24, "model.n_layer", "step", "0")),
+    "half a step": ('"model.n_layer" = { int = [1, 4], step = 0.5 }', (24, "model.n_layer", "step", "0")),
+    "a step of no number": ('"model.dropout" = { float = [0.0, 0.5], step = nan }', (24, "model.dropout", "step", "0")),
+    "a step in words": ('"model.n_layer" = { int = [1, 4], step = "1" }', (24, "model.n_layer", '"1"')),
+    "log in words": ('"optimizer.lr" = { float = [1e-3, 1e-2], log = "yes" }', (24, "optimizer.lr", "true", '"yes"')),
     "bounds in words": (
         '"optimizer.lr" = { float = ["1e-3", 1e-2] }',
-        '24: sweep.space.optimizer.lr: float should be two numbers, [low, high], got ["1e-3", 0.01]',
+        (24, "optimizer.lr", "float", "[low, high]", '["1e-3", 0.01]'),
     ),
-    "one bound": ('"optimizer.lr" = { float = [1e-3] }', "float should be two numbers, [low, high], got [0.001]"),
+    "one bound": ('"optimizer.lr" = { float = [1e-3] }', (24, "optimizer.lr", "float", "[low, high]", "[0.001]")),
     "three bounds": (
         '"optimizer.lr" = { float = [1, 2, 3] }',
-        "float should be two numbers, [low, high], got [1, 2, 3]",
+        (24, "optimizer.lr", "float", "[low, high]", "[1, 2, 3]"),
     ),
-    "no list": ('"optimizer.lr" = { float = 1e-3 }', "float should be two numbers, [low, high], got 0.001"),
+    "no list": ('"optimizer.lr" = { float = 1e-3 }', (24, "optimizer.lr", "float", "[low, high]", "0.001")),
     "booleans for bounds": (
         '"model.n_layer" = { int = [true, 3] }',
-        "int should be two whole numbers, [low, high], got [true, 3]",
+        (24, "model.n_layer", "int", "[low, high]", "[true, 3]"),
     ),
     "fractions for whole numbers": (
         '"model.n_layer" = { int = [1.0, 3.0] }',
-        "int should be two whole numbers, [low, high], got [1.0, 3.0]",
+        (24, "model.n_layer", "int", "[low, high]", "[1.0, 3.0]"),
     ),
-    "no number": ('"optimizer.lr" = { float = [nan, 1e-2] }', "float should be two numbers"),
-    "infinity": ('"optimizer.lr" = { float = [1e-4, inf] }', "float should be two numbers"),
-    "a date": (
-        '"optimizer.lr" = { float = [1979-05-27, 1e-2] }',
-        'float should be two numbers, [low, high], got ["1979',
-    ),
+    "no number": ('"optimizer.lr" = { float = [nan, 1e-2] }', (24, "optimizer.lr", "float")),
+    "infinity": ('"optimizer.lr" = { float = [1e-4, inf] }', (24, "optimizer.lr", "float")),
+    "a date": ('"optimizer.lr" = { float = [1979-05-27, 1e-2] }', (24, "optimizer.lr", "float", "[low, high]", "1979")),
     "more than Optuna tells apart": (
         f'"sample.seed" = {{ int = [1, {2**53 + 1}] }}',
-        "int should be two whole numbers, [low, high], got [1, 9007199254740993]",
+        (24, "sample.seed", "int", "[low, high]", "[1, 9007199254740993]"),
     ),
     "more than a float": (
         f'"optimizer.lr" = {{ float = [1, {10**400}] }}',
-        "float.1: should be a whole number of at most 64 bits",
+        (24, "optimizer.lr.float.1", "64"),
     ),
     "a misspelt kind": (
         '"optimizer.lr" = { flaot = [1e-3, 1e-2] }',
         (
-            "24: sweep.space.optimizer.lr.flaot: should be { float = [1e-4, 1e-2], log = true }, { int = [2, 8] } or "
-            "{ choice = [...] }, got [0.001, 0.01]; did you mean 'float'?"
+            24,
+            "optimizer.lr.flaot",
+            "{ float = [1e-4, 1e-2], log = true }",
+            "{ int = [2, 8] }",
+            "{ choice = [...] }",
+            "[0.001, 0.01]",
+            "'float'",
         ),
     ),
     "a misspelt kind with log": (
         '"optimizer.lr" = { flaot = [1e-3, 1e-2], log = true }',
-        "24: sweep.space.optimizer.lr: unknown 'flaot'; did you mean 'float'? Allowed: choice, float, int, log, step",
+        (24, "optimizer.lr", "'flaot'", "'float'", "choice", "int", "log", "step"),
     ),
-    "a plural": ('"optimizer.use" = { choices = ["adamw", "sgd"] }', "did you mean 'choice'?"),
+    "a plural": ('"optimizer.use" = { choices = ["adamw", "sgd"] }', (24, "optimizer.use.choices", "'choice'")),
     "a misspelt log": (
         '"optimizer.lr" = { float = [1e-3, 1e-2], lgo = true }',
-        "24: sweep.space.optimizer.lr: unknown 'lgo'; did you mean 'log'? Allowed: choice, float, int, log, step",
+        (24, "optimizer.lr", "'lgo'", "'log'", "choice", "float", "int", "step"),
     ),
     "two kinds": (
         '"optimizer.lr" = { float = [1e-3, 1e-2], choice = [1e-3, 3e-3] }',
-        "24: sweep.space.optimizer.lr: should have one of float, int and choice, has float and choice",
+        (24, "optimizer.lr", "float", "int", "choice"),
     ),
-    "no kind": ('"optimizer.lr" = { log = true }', "should have one of float, int and choice, has none"),
-    "an empty table": ('"optimizer.lr" = {}', "24: sweep.space.optimizer.lr: should be { float = [1e-4, 1e-2]"),
-    "an empty slot": ("[sweep.space.optimizer]", "24: sweep.space.optimizer: should be { float = [1e-4, 1e-2]"),
-    "a bare value": (
-        '"optimizer.lr" = 1e-3',
-        "got 0.001; a value that never varies belongs in the experiment",
+    "no kind": ('"optimizer.lr" = { log = true }', (24, "optimizer.lr", "float", "int", "choice")),
+    "an empty table": ('"optimizer.lr" = {}', (24, "optimizer.lr", "float", "[1e-4, 1e-2]")),
+    "an empty slot": ("[sweep.space.optimizer]", (24, "optimizer", "float", "[1e-4, 1e-2]")),
+    "a bare value": ('"optimizer.lr" = 1e-3', (24, "optimizer.lr", "0.001")),
+    "a bare list": ('"optimizer.lr" = [1e-3, 1e-2]', (24, "optimizer.lr", "float")),
+    "an array of tables": (
+        '[[sweep.space."optimizer.lr"]]\nfloat = [1e-3, 1e-2]',
+        (24, "optimizer.lr", "float", "[1e-4, 1e-2]"),
     ),
-    "a bare list": ('"optimizer.lr" = [1e-3, 1e-2]', "24: sweep.space.optimizer.lr: should be { float = "),
-    "an array of tables": ('[[sweep.space."optimizer.lr"]]\nfloat = [1e-3, 1e-2]', "should be { float = [1e-4, 1e-2]"),
-    "one choice": (
-        '"optimizer.use" = { choice = ["adamw"] }',
-        "a list of at least two values, or a table of branches, ",
+    "one choice": ('"optimizer.use" = { choice = ["adamw"] }', (24, "optimizer.use")),
+    "no choice": ('"optimizer.use" = { choice = [] }', (24, "optimizer.use", "choice")),
+    "a word for choices": ('"optimizer.use" = { choice = "adamw" }', (24, "optimizer.use", "choice")),
+    "one branch": ('[sweep.space."optimizer.use".choice.adamw]', (24, "optimizer.use", '["adamw"]')),
+    "a choice with log": (
+        '"model.n_layer" = { choice = [1, 2], log = true }',
+        (24, "model.n_layer", "choice", "log", "step"),
     ),
-    "no choice": ('"optimizer.use" = { choice = [] }', "choice should be a list of at least two values"),
-    "a word for choices": ('"optimizer.use" = { choice = "adamw" }', "choice should be a list of at least two values"),
-    "one branch": ('[sweep.space."optimizer.use".choice.adamw]', 'got ["adamw"]'),
-    "a choice with log": ('"model.n_layer" = { choice = [1, 2], log = true }', "a choice has no log and no step"),
-    "a choice twice": (
-        '"model.n_layer" = { choice = [1, 2, 1] }',
-        "24: sweep.space.model.n_layer: 1 is among the choices",
-    ),
+    "a choice twice": ('"model.n_layer" = { choice = [1, 2, 1] }', (24, "model.n_layer", "1")),
     "a table twice": (
         '"model.norm" = { choice = [{ use = "rmsnorm" }, { use = "rmsnorm" }] }',
-        "is among the choices twice",
+        (24, "model.norm", "twice"),
     ),
-    "choices that are one to Optuna": ('"model.bias" = { choice = [1, true] }', "true is among the choices twice"),
+    "choices that are one to Optuna": ('"model.bias" = { choice = [1, true] }', (24, "model.bias", "true", "twice")),
     "a branch that is no table": (
         '[sweep.space."optimizer.use".choice]\nadamw = {}\nsgd = 3',
-        "24: sweep.space.optimizer.use: the branch 'sgd' should be a table of keys, perhaps empty, got 3",
+        (24, "optimizer.use", "'sgd'", "3"),
     ),
     "when in words": (
-        ADAMW_OR_SGD + '"optimizer.lr" = { float = [1e-3, 1e-2], when = "adamw" }',
-        '25: sweep.space.optimizer.lr: when should be a table such as { "optimizer.use" = "muon" }, got "adamw"',
+        '"optimizer.use" = { choice = ["adamw", "sgd"] }\n"optimizer.lr" = { float = [1e-3, 1e-2], when = "adamw" }',
+        (25, "optimizer.lr", "when", '{ "optimizer.use" = "muon" }', '"adamw"'),
     ),
     "when nothing": (
-        ADAMW_OR_SGD + '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimizer.use" = [] } }',
-        "25: sweep.space.optimizer.lr: when names no value of optimizer.use, so it is never tried",
+        (
+            '"optimizer.use" = { choice = ["adamw", "sgd"] }\n'
+            '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimizer.use" = [] } }'
+        ),
+        (25, "optimizer.lr", "when", "optimizer.use"),
     ),
     "a condition on a missing key": (
-        ADAMW_OR_SGD + '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimzer.use" = "adamw" } }',
         (
-            "25: sweep.space.optimizer.lr: is tried where optimzer.use has some value, and that is no key of the space"
-            "; conditions name other keys of [sweep.space]; did you mean 'optimizer.use'? Allowed: optimizer.use."
+            '"optimizer.use" = { choice = ["adamw", "sgd"] }\n'
+            '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimzer.use" = "adamw" } }'
         ),
+        (25, "optimizer.lr", "optimzer.use", "[sweep.space]", "'optimizer.use'"),
     ),
     "a condition on a value that never is": (
-        ADAMW_OR_SGD + '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimizer.use" = "adam" } }',
-        '25: sweep.space.optimizer.lr: is tried where optimizer.use is adam, and it never is: choice ["adamw", "sgd"]',
+        (
+            '"optimizer.use" = { choice = ["adamw", "sgd"] }\n'
+            '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimizer.use" = "adam" } }'
+        ),
+        (25, "optimizer.lr", "optimizer.use", "choice", '["adamw", "sgd"]'),
     ),
     "a condition on a date": (
-        ADAMW_OR_SGD + '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimizer.use" = 1979-05-27 } }',
-        "and it never is",
+        (
+            '"optimizer.use" = { choice = ["adamw", "sgd"] }\n'
+            '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimizer.use" = 1979-05-27 } }'
+        ),
+        (25, "optimizer.lr"),
     ),
     "a condition on one of endless values": (
         (
             '"optimizer.lr" = { float = [1e-3, 1e-2] }\n'
             '"model.n_layer" = { int = [1, 2], when = { "optimizer.lr" = 3e-3 } }'
         ),
-        "25: sweep.space.model.n_layer: is tried where optimizer.lr is 0.003, and it never is: float [0.001, 0.01]",
+        (25, "model.n_layer", "optimizer.lr", "0.003", "float", "[0.001, 0.01]"),
     ),
     "a condition on itself": (
         '"model.n_layer" = { int = [1, 3], when = { "model.n_layer" = 3 } }',
-        "is no key of the space; conditions name other keys of [sweep.space], and there are none",
+        (24, "model.n_layer", "[sweep.space]"),
     ),
     "a condition on an option that is not tried": (
         '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimizer.use" = "adamw" } }',
-        (
-            "24: sweep.space.optimizer.lr: is tried where optimizer.use has some value, and that is no key of the space"
-            "; conditions name other keys of [sweep.space], and there are none"
-        ),
+        (24, "optimizer.lr", "optimizer.use", "[sweep.space]"),
     ),
     "conditions that exclude each other": (
         (
@@ -401,54 +419,48 @@ MISTAKES = {
             '"optimizer.lr" = { float = [1e-3, 1e-2], when = { "optimizer.use" = "sgd" } }\n'
             '[sweep.space."optimizer.use".choice.sgd]'
         ),
-        "25: sweep.space.optimizer.lr: is never tried: nowhere in the space optimizer.use is adamw and optimizer",
+        (25, "optimizer.lr", "optimizer.use", "adamw"),
     ),
     "a circle": (
         (
             '"model.n_layer" = { int = [1, 3], when = { "model.n_head" = 3 } }\n'
             '"model.n_head" = { int = [1, 3], when = { "model.n_layer" = 2 } }'
         ),
-        "24: sweep.space: these wait for each other in a circle: model.n_layer, model.n_head",
+        (24, "", "model.n_layer", "model.n_head"),
     ),
     "a key twice": (
         '"optimizer.lr" = { float = [1e-3, 1e-2] }\noptimizer.lr = { float = [1e-3, 1e-2] }',
-        "25: sweep.space.optimizer.lr: is there twice, also at exp.toml:24, with no condition that keeps the two apart",
+        (25, "optimizer.lr", "twice", "exp.toml:24"),
     ),
     "a key in a branch too": (
         (
             '"optimizer.lr" = { float = [1e-3, 1e-2] }\n'
-            '[sweep.space."optimizer.use".choice.adamw]\n"optimizer.lr" = 3e-3\n'
+            '[sweep.space."optimizer.use".choice.adamw]\n'
+            '"optimizer.lr" = 3e-3\n'
             '[sweep.space."optimizer.use".choice.sgd]'
         ),
-        "26: sweep.space.optimizer.lr: is there twice, also at exp.toml:24",
+        (26, "optimizer.lr", "twice", "exp.toml:24"),
     ),
     "a slot and its use": (
         (
             '"model.norm" = { choice = ["layernorm", "rmsnorm"] }\n'
             '"model.norm.use" = { choice = ["layernorm", "rmsnorm"] }'
         ),
-        "25: sweep.space.model.norm.use: is there twice, also at exp.toml:24",
+        (25, "model.norm.use", "twice", "exp.toml:24"),
     ),
-    "a key of the sweep": (
-        '"sweep.trials" = { int = [1, 20] }',
-        "24: sweep.space.sweep.trials: cannot be varied: a sweep",
-    ),
-    "the name": ('"name" = { choice = ["x", "y"] }', "24: sweep.space.name: cannot be varied: all trials have the"),
-    "component files": ('"components" = { choice = [[], ["a.py"]] }', "24: sweep.space.components: cannot be varied"),
-    "the base": ('"extends" = { choice = ["a.toml", "b.toml"] }', "24: sweep.space.extends: cannot be varied"),
-    "the seed": (
-        '"train.seed" = { int = [1, 2000] }',
-        "cannot be varied: each trial runs with train.seed, train.seed + 1",
-    ),
+    "a key of the sweep": ('"sweep.trials" = { int = [1, 20] }', (24, "sweep.trials")),
+    "the name": ('"name" = { choice = ["x", "y"] }', (24, "name")),
+    "component files": ('"components" = { choice = [[], ["a.py"]] }', (24, "components")),
+    "the base": ('"extends" = { choice = ["a.toml", "b.toml"] }', (24, "extends")),
+    "the seed": ('"train.seed" = { int = [1, 2000] }', (24, "train.seed", "train.seed", "1")),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_the_table_is_told_with_line_key_and_remedy(mistake: str, tmp_path: Path) -> None:
-    text, told = MISTAKES[mistake]
-    (found,) = faults(tmp_path, text)
-    assert found.startswith("exp.toml:2")
-    assert told in found
+    text, expected = MISTAKES[mistake]
+    (fault,) = faults_of(tmp_path, text)
+    check_fault(fault, tmp_path, expected, "sweep.space.")
 
 
 def test_all_mistakes_of_the_table_are_told_at_once(tmp_path: Path) -> None:
@@ -475,187 +487,168 @@ optimizer.lr = { float = [1e-3, 1e-2] }
 
 # Mistakes in what it makes
 
-UNFIT = {
-    "an unknown key": (
-        '"train.stepz" = { int = [10, 20] }',
-        ["24: train.stepz: unknown key; did you mean 'steps'? Allowed: activation_checkpointing, "],
-    ),
-    "an unknown table": ('"modl.n_layer" = { int = [1, 2] }', ["24: modl: unknown key; did you mean 'model'?"]),
-    "an empty part": ('"model..n_layer" = { int = [1, 2] }', ["24: model.: unknown key"]),
-    "an empty key": ('"" = { int = [1, 2] }', ["24: unknown key. Allowed: callback"]),
+UNFIT: dict[str, tuple[str, list[Expected]]] = {
+    "an unknown key": ('"train.stepz" = { int = [10, 20] }', [(24, "train.stepz", "'steps'")]),
+    "an unknown table": ('"modl.n_layer" = { int = [1, 2] }', [(24, "modl", "'model'")]),
+    "an empty part": ('"model..n_layer" = { int = [1, 2] }', [(24, "model.")]),
+    "an empty key": ('"" = { int = [1, 2] }', [(24, "")]),
     "a dot at the end": (
         '"model.n_layer." = { int = [1, 2] }',
-        ["24: model.n_layer: should be a whole number, got {'': 1}", "got {'': 2}"],
+        [(24, "model.n_layer", "{'': 1}"), (24, "model.n_layer", "{'': 2}")],
     ),
-    "a key that is not ASCII": (
-        '"modèle.n_layer" = { int = [1, 2] }',
-        ["24: modèle: unknown key; did you mean 'model'?"],
+    "a key that is not ASCII": ('"modèle.n_layer" = { int = [1, 2] }', [(24, "modèle", "'model'")]),
+    "a part of a number": ('"train.steps.x" = { choice = [1, 2] }', [(24, "train.steps"), (24, "train.steps")]),
+    "a part of a default": (
+        '"train.precision.x" = { choice = [1, 2] }',
+        [(24, "train.precision", "'auto'"), (24, "train.precision", "'auto'")],
     ),
-    "a part of a number": ('"train.steps.x" = { choice = [1, 2] }', ["24: train.steps: should be a whole number"] * 2),
-    "a part of a default": ('"train.precision.x" = { choice = [1, 2] }', ["24: train.precision: should be 'auto'"] * 2),
     "an element that is not there": (
         '"optimizer.betas.7" = { float = [0.9, 0.99] }',
-        ["24: optimizer.betas: is a list, so the next part of the key should be a number from 0 to 1, got '7'"],
+        [(24, "optimizer.betas", "0", "1", "'7'")],
     ),
-    "a table that is not there": ('"sampler.7.k" = { int = [1, 2] }', ["24: sampler: is a list, so the next part"]),
-    "a word for an element": ('"sampler.k" = { int = [1, 2] }', ["a number from 0 to 1, got 'k'"]),
+    "a table that is not there": ('"sampler.7.k" = { int = [1, 2] }', [(24, "sampler")]),
+    "a word for an element": ('"sampler.k" = { int = [1, 2] }', [(24, "sampler", "0", "1", "'k'")]),
     "a component that is not installed": (
         '"optimizer.use" = { choice = ["adamw", "adamq"] }',
-        ["24: optimizer.use: unknown optimizer 'adamq'; did you mean 'adamw'? Allowed: adamw, "],
+        [(24, "optimizer.use", "'adamq'", "'adamw'")],
     ),
     "a branch of a component that is not installed": (
         '[sweep.space."optimizer.use".choice.adamw]\n[sweep.space."optimizer.use".choice."[sgd"]',
-        ["24: optimizer.use: unknown optimizer '[sgd'; did you mean 'sgd'?"],
+        [(24, "optimizer.use", "'[sgd'", "'sgd'")],
     ),
     "slots of all sorts": (
         '"model.attention" = { choice = ["sdpa", "niave", { use = "sdpa", wndow = 8 }, 3] }',
         [
-            "24: model.attention.use: unknown attention 'niave'; did you mean 'naive'?",
-            "24: model.attention.wndow: unknown key; did you mean 'window'?",
-            "24: model.attention: should be the name of a component of kind attention, or a table with `use`, got 3",
+            (24, "model.attention", "3"),
+            (24, "model.attention.use", "'niave'", "'naive'"),
+            (24, "model.attention.wndow", "'window'"),
         ],
     ),
     "fractions for a whole number": (
         '"model.n_layer" = { float = [1, 3] }',
-        [
-            "24: model.n_layer: should be a whole number, got 1.0",
-            "24: model.n_layer: should be a whole number, got 3.0",
-        ],
+        [(24, "model.n_layer", "1.0"), (24, "model.n_layer", "3.0")],
     ),
-    "below the option's own bounds": (
-        '"model.n_layer" = { int = [0, 4] }',
-        ["24: model.n_layer: should be greater than or equal to 1, got 0"],
-    ),
+    "below the option's own bounds": ('"model.n_layer" = { int = [0, 4] }', [(24, "model.n_layer", "1", "0")]),
     "above an element's own bounds": (
         '"optimizer.betas.1" = { float = [0.9, 1.5] }',
-        ["24: optimizer.betas.1: should be less than 1, got 1.5"],
+        [(24, "optimizer.betas.1", "1.5")],
     ),
-    "no number among choices": ('"optimizer.lr" = { choice = [nan, 3e-3] }', ["should be a finite number, got nan"]),
-    "a date among choices": (
-        '"optimizer.lr" = { choice = [3e-3, 1979-05-27] }',
-        ["should be a number, got 1979-05-27"],
-    ),
+    "no number among choices": ('"optimizer.lr" = { choice = [nan, 3e-3] }', [(24, "optimizer.lr")]),
+    "a date among choices": ('"optimizer.lr" = { choice = [3e-3, 1979-05-27] }', [(24, "optimizer.lr", "1979-05-27")]),
     "heads that do not share": (
         '"model.n_embd" = { int = [24, 25] }\n"model.n_head" = { choice = [3, 4] }',
-        [
-            "24: model.n_embd: should be a multiple of n_head (3), got 25",
-            "24: model.n_embd: should be a multiple of n_head (4), got 25 (with model.n_head = 4)",
-        ],
+        [(24, "model.n_embd", "3", "25"), (24, "model.n_embd", "4", "25", "(with model.n_head = 4)")],
     ),
     "a batch of broken windows": (
         '"model.block_size" = { choice = [16, 32, 64] }\n"model.dropout" = { float = [0.0, 0.1] }',
-        ["21: train.batch_tokens: should be a multiple of model.block_size (64), got 480; the nearest is 512 ("],
+        [(21, "train.batch_tokens", "480", "512", "(with model.block_size = 64)")],
     ),
     "an endpoint of one branch": (
         (
-            '[sweep.space."optimizer.use".choice.adamw]\n"optimizer.lr" = { float = [0.0, 1e-2] }\n'
-            '[sweep.space."optimizer.use".choice.sgd]\n"optimizer.lr" = { float = [-1.0, 1.0] }'
+            '[sweep.space."optimizer.use".choice.adamw]\n'
+            '"optimizer.lr" = { float = [0.0, 1e-2] }\n'
+            '[sweep.space."optimizer.use".choice.sgd]\n'
+            '"optimizer.lr" = { float = [-1.0, 1.0] }'
         ),
-        ["25: optimizer.lr: should be greater than 0, got 0.0", "27: optimizer.lr: should be greater than 0, got -1.0"],
+        [(25, "optimizer.lr", "0.0"), (27, "optimizer.lr", "1.0")],
     ),
     "a setting of one branch": (
         '[sweep.space."optimizer.use".choice.adamw]\n[sweep.space."optimizer.use".choice.sgd]\n"optimizer.betas" = 3',
-        ["26: optimizer.betas: unknown key"],
+        [(26, "optimizer.betas")],
     ),
     "a misspelt kind in a branch": (
         (
-            '[sweep.space."optimizer.use".choice.adamw]\n"optimizer.lr" = { flaot = [1e-3, 1e-2] }\n'
+            '[sweep.space."optimizer.use".choice.adamw]\n'
+            '"optimizer.lr" = { flaot = [1e-3, 1e-2] }\n'
             '[sweep.space."optimizer.use".choice.sgd]'
         ),
-        ["25: optimizer.lr: should be a number, got {'flaot': [0.001, 0.01]}"],
+        [(25, "optimizer.lr", "{'flaot': [0.001, 0.01]}")],
     ),
     "what is tried between two endpoints": (
         '"model.n_layer" = { int = [1, 4] }\n"optimizer.rl" = { float = [0.1, 1], when = { "model.n_layer" = 3 } }',
-        ["25: optimizer.rl: unknown key"],
+        [(25, "optimizer.rl")],
     ),
     "several at once": (
         '"train.stepz" = { int = [1, 2] }\n"optimizer.lr" = { float = [-1, 1] }\n"model.n_layer" = { int = [0, 2] }',
-        ["24: train.stepz: ", "25: optimizer.lr: ", "26: model.n_layer: "],
+        [(24, "train.stepz"), (25, "optimizer.lr"), (26, "model.n_layer")],
     ),
 }
 
 
 @pytest.mark.parametrize("mistake", UNFIT)
 def test_values_that_make_no_experiment_are_told_with_the_line_of_the_space(mistake: str, tmp_path: Path) -> None:
-    text, told = UNFIT[mistake]
-    found = sorted(faults(tmp_path, text))
-    assert len(found) == len(told)
-    for line, words in zip(found, sorted(told), strict=True):
-        assert words in line
-        assert line.startswith("exp.toml:2")
+    text, expected = UNFIT[mistake]
+    for fault, one in zip(faults_of(tmp_path, text), expected, strict=True):
+        if one[1] == "model.":  # its key ends in a dot
+            assert fault.key == "model."
+        else:
+            check_fault(fault, tmp_path, one)
 
 
 def test_many_faults_are_counted(tmp_path: Path) -> None:
     layers = ", ".join(map(str, range(2, -20, -1)))
     found = faults(tmp_path, f'"model.n_layer" = {{ choice = [{layers}] }}')
-    assert len(found) == MOST_FAULTS + 1
+    assert len(found) == MAX_FAULTS + 1
     assert found[-1] == "and 12 more"
 
 
-OUTSIDE = {
+OUTSIDE: dict[str, tuple[str, Expected]] = {
     "a number": (
         '"optimizer.lr" = { float = [4e-3, 1e-2] }',
-        (
-            "24: sweep.space.optimizer.lr: the experiment says optimizer.lr = 0.003, which float [0.004, 0.01] does "
-            "not hold; trial 0 is the experiment as written: add its value, or change it"
-        ),
+        (24, "optimizer.lr", "optimizer.lr", "0.003", "float", "[0.004, 0.01]"),
     ),
     "a default": (
         '"train.grad_clip" = { float = [2, 4] }',
-        "the experiment says train.grad_clip = 1.0, which float [2.0,",
+        (24, "train.grad_clip", "train.grad_clip", "1.0", "float", "2.0"),
     ),
     "a number between two steps": (
         '"train.steps" = { int = [5, 25], step = 10 }',
-        "train.steps = 20, which int [5, 25], step",
+        (24, "train.steps", "train.steps", "20", "int", "[5, 25]"),
     ),
-    "a component": ('"optimizer.use" = { choice = ["sgd", "muon"] }', "says optimizer.use = adamw, which choice ["),
+    "a component": (
+        '"optimizer.use" = { choice = ["sgd", "muon"] }',
+        (24, "optimizer.use", "optimizer.use", "adamw", "choice"),
+    ),
     "a slot": (
         '"model.norm" = { choice = ["rmsnorm", { use = "layernorm", eps = 1e-3 }] }',
-        "model.norm.use = layernorm, ",
+        (24, "model.norm", "model.norm.use", "layernorm"),
     ),
     "a list": (
         '"optimizer.betas" = { choice = [[0.8, 0.95], [0.8, 0.9]] }',
-        "says optimizer.betas = [0.9, 0.95], which",
+        (24, "optimizer.betas", "optimizer.betas", "[0.9, 0.95]"),
     ),
     "what is not set": (
         '"train.micro_batch_size" = { choice = [1, "auto"] }',
-        (
-            "24: sweep.space.train.micro_batch_size: trial 0 is the experiment as written, which does not set it; set "
-            'it to one of choice [1, "auto"]'
-        ),
+        (24, "train.micro_batch_size", "0", "choice", '[1, "auto"]'),
     ),
     "two choices that are one": (
         '"model.norm" = { choice = ["layernorm", { use = "layernorm" }, "rmsnorm"] }',
-        (
-            '24: sweep.space.model.norm: "layernorm" and {"use": "layernorm"} are one and the same, since options that '
-            "a choice does not name stay as the experiment has them; name them"
-        ),
+        (24, "model.norm", '{"use": "layernorm"}', "choice"),
     ),
     "a setting": (
         (
-            '[sweep.space."optimizer.use".choice.adamw]\n"model.norm" = "rmsnorm"\n'
-            '[sweep.space."optimizer.use".choice.sgd]\n"model.norm" = "layernorm"'
+            '[sweep.space."optimizer.use".choice.adamw]\n'
+            '"model.norm" = "rmsnorm"\n'
+            '[sweep.space."optimizer.use".choice.sgd]\n'
+            '"model.norm" = "layernorm"'
         ),
-        (
-            "25: sweep.space.model.norm: is rmsnorm where optimizer.use is adamw, as in the experiment, and the "
-            "experiment says otherwise; trial 0 is the experiment as written: make the two the same"
-        ),
+        (25, "model.norm", "rmsnorm", "optimizer.use", "adamw", "0"),
     ),
 }
 
 
 @pytest.mark.parametrize("mistake", OUTSIDE)
 def test_an_experiment_outside_of_its_space_is_told(mistake: str, tmp_path: Path) -> None:
-    text, told = OUTSIDE[mistake]
-    (found,) = faults(tmp_path, text)
-    assert found.startswith("exp.toml:2")
-    assert told in found
+    text, expected = OUTSIDE[mistake]
+    (fault,) = faults_of(tmp_path, text)
+    check_fault(fault, tmp_path, expected, "sweep.space.")
 
 
 def test_an_experiment_may_be_outside_of_a_branch_that_it_is_not_in(tmp_path: Path) -> None:
     checked(tmp_path, EXAMPLE)
     (found,) = faults(tmp_path, EXAMPLE, "optimizer.lr=0.01")
-    assert "exp.toml:26: sweep.space.optimizer.lr: the experiment says optimizer.lr = 0.01" in found
+    assert found.startswith("exp.toml:26: sweep.space.optimizer.lr: ")
+    assert "optimizer.lr = 0.01" in found
 
 
 def test_all_keys_that_the_experiment_is_outside_of_are_told_at_once(tmp_path: Path) -> None:
@@ -673,40 +666,26 @@ def test_parts_that_cannot_be_put_together_are_told(tmp_path: Path) -> None:
 
 # The machine
 
-ELSEWHERE = {  # what this machine cannot do, on a CPU
-    "an attention": (
-        '"model.attention" = { choice = ["sdpa", "flex"] }',
-        "exp.toml:24: model.attention: flex has no backward pass on cpu; ",
-        "",
-    ),
+ELSEWHERE: dict[str, tuple[str, Expected]] = {  # what this machine cannot do, on a CPU
+    "an attention": ('"model.attention" = { choice = ["sdpa", "flex"] }', (24, "model.attention", "flex", "cpu")),
     "an attention in a branch": (
         (
-            '[sweep.space."model.n_layer".choice.2]\n[sweep.space."model.n_layer".choice.3]\n'
+            '[sweep.space."model.n_layer".choice.2]\n'
+            '[sweep.space."model.n_layer".choice.3]\n'
             '"model.attention" = { use = "flex", window = 4 }'
         ),
-        "exp.toml:26: model.attention: flex has no backward pass on cpu; ",
-        "(with model.n_layer = 3)",
+        (26, "model.attention", "flex", "cpu", "(with model.n_layer = 3)"),
     ),
     "an attention's kernel": (
         '"model.n_head" = { choice = [2, 3] }\n"model.attention.backend" = { choice = ["auto", "cudnn"] }',
-        "exp.toml:25: model.attention: backend = 'cudnn' needs cuda, and this is cpu; auto and math go anywhere ",
-        "(with model.attention.backend = cudnn)",
+        (25, "model.attention", "'cudnn'", "cuda", "cpu", "auto", "math", "(with model.attention.backend = cudnn)"),
     ),
     "an evaluator of a split that is not there": (
         '"evaluator" = { choice = [["loss", "bits_per_byte"], ["loss", { use = "loss", split = "test" }]] }',
-        "exp.toml:24: evaluator.1: the dataset has no split 'test'",
-        "Allowed: train, val.",
+        (24, "evaluator.1", "'test'", "Allowed: train, val."),
     ),
-    "a precision": (
-        '"train.precision" = { choice = ["auto", "tf32"] }',
-        "exp.toml:24: train.precision: 'tf32' is arithmetic of CUDA devices, and this is cpu",
-        "",
-    ),
-    "a device": (
-        '"train.device" = { choice = ["cpu", "mps"] }',
-        "exp.toml:24: train.device: is 'mps', but torch finds none here",
-        "",
-    ),
+    "a precision": ('"train.precision" = { choice = ["auto", "tf32"] }', (24, "train.precision", "'tf32'", "cpu")),
+    "a device": ('"train.device" = { choice = ["cpu", "mps"] }', (24, "train.device", "'mps'")),
 }
 
 
@@ -714,17 +693,16 @@ ELSEWHERE = {  # what this machine cannot do, on a CPU
 def test_what_this_machine_cannot_do_is_told_with_the_line_that_chose_it(mistake: str, tmp_path: Path) -> None:
     if mistake == "a device" and torch.backends.mps.is_available():
         pytest.skip("this machine has it")
-    text, begin, end = ELSEWHERE[mistake]
-    (found,) = faults(tmp_path, text, "train.device=cpu")
-    assert found.startswith(begin)
-    assert found.endswith(end)
+    text, expected = ELSEWHERE[mistake]
+    (fault,) = faults_of(tmp_path, text, "train.device=cpu")
+    check_fault(fault, tmp_path, expected)
 
 
 def test_what_the_experiment_itself_chose_is_not_blamed_on_the_space(tmp_path: Path) -> None:
     base = BASE.replace("block_size = 16", 'block_size = 16\nattention = { use = "flex", window = 4 }')
     text = '"model.n_layer" = { choice = [1, 2] }\n"model.attention.window" = { int = [4, 8] }'
     (found,) = faults(tmp_path, text, "train.device=cpu", base=base)
-    assert found.startswith("exp.toml:12: model.attention: flex has no backward pass on cpu; ")
+    assert found.startswith("exp.toml:12: model.attention: flex ")
     assert "with model" not in found
 
 
@@ -732,17 +710,19 @@ def test_each_experiment_is_held_against_its_own_splits(tmp_path: Path) -> None:
     base = BASE.replace('"python_stdlib"', '"huggingface"\nsource = "x"\ntest_fraction = 0.1')
     base = 'evaluator = ["loss", { use = "loss", split = "test" }]\n' + base
     (found,) = faults(tmp_path, '"dataset.test_fraction" = { choice = [0.0, 0.1] }', base=base)
-    assert found.startswith("exp.toml:1: evaluator.1: the dataset has no split 'test'")
+    assert found.startswith("exp.toml:1: evaluator.1: ")
+    assert "'test'" in found
     assert found.endswith("(with dataset.test_fraction = 0.0)")
 
 
 def test_a_trial_has_as_many_processes_as_it_is_started_with(tmp_path: Path) -> None:
     space = space_of(tmp_path, '"parallel" = { choice = ["ddp", "single"] }', "parallel=ddp", "train.device=cpu")
-    endpoints.check(space)
+    check_endpoints(space)
     with pytest.raises(KitError) as refused:
-        endpoints.check(space, nproc=2)
+        check_endpoints(space, nproc=2)
     (fault,) = refused.value.faults
-    assert str(fault).startswith(f"{tmp_path / 'exp.toml'}:24: parallel: single is for one process, and 2 were started")
+    assert str(fault).startswith(f"{tmp_path / 'exp.toml'}:24: parallel: single ")
+    assert "2" in fault.message
 
 
 def test_a_part_that_was_found_right_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -784,16 +764,16 @@ def test_another_kind_in_the_child_is_told(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text(BASE + '"optimizer.lr" = { float = [1e-3, 1e-2] }', encoding="utf-8")
     child = 'extends = "base.toml"\n[sweep.space]\n"optimizer.lr" = { choice = [1e-3, 3e-3] }\n'
     (found,) = faults(tmp_path, child, base="")
-    assert found.startswith(
-        "exp.toml:3: sweep.space.optimizer.lr: should have one of float, int and choice, has float and"
-    )
+    assert found.startswith("exp.toml:3: sweep.space.optimizer.lr: ")
+    assert "float and choice" in found
 
 
 def test_a_key_that_base_and_child_write_differently_is_told_with_both_places(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text(BASE + '"optimizer.lr" = { float = [1e-3, 1e-2] }', encoding="utf-8")
     child = 'extends = "base.toml"\n[sweep.space]\noptimizer.lr = { float = [1e-3, 1e-2] }\n'
     (found,) = faults(tmp_path, child, base="")
-    assert found.startswith("exp.toml:3: sweep.space.optimizer.lr: is there twice, also at base.toml:24")
+    assert found.startswith("exp.toml:3: sweep.space.optimizer.lr: ")
+    assert "base.toml:24" in found
 
 
 def test_a_child_may_try_other_components_with_the_rates_of_its_base(tmp_path: Path) -> None:
@@ -809,14 +789,15 @@ def test_a_child_may_put_branches_under_a_key_of_its_base(written: str, tmp_path
     (tmp_path / "base.toml").write_text(BASE + f'"model.n_layer" = {{ {written} }}\n', encoding="utf-8")
     child = 'extends = "base.toml"\n[sweep.space."model.n_layer".choice]\n2 = {}\n4 = { "model.dropout" = 0.1 }\n'
     space = checked(tmp_path, child, base="")
-    assert space.described() == {"model.n_layer": "choice [2, 4]", "model.dropout, where model.n_layer is 4": "= 0.1"}
+    assert space.describe() == {"model.n_layer": "choice [2, 4]", "model.dropout, where model.n_layer is 4": "= 0.1"}
 
 
 def test_a_space_may_be_changed_on_the_command_line(tmp_path: Path) -> None:
     space = checked(tmp_path, EXAMPLE, 'sweep.space."schedule.warmup_steps".int=[2, 5]')
     assert (space.parameters[0].low, space.parameters[0].high) == (2, 5)
     (found,) = faults(tmp_path, EXAMPLE, 'sweep.space."schedule.warmup_steps".int=[5, 2]')
-    assert found.startswith("command line: sweep.space.schedule.warmup_steps: the bounds are reversed")
+    assert found.startswith("command line: sweep.space.schedule.warmup_steps: ")
+    assert "[2, 5]" in found
     space = checked(tmp_path, EXAMPLE, 'sweep.space."schedule.warmup_steps".int.1=20')
     assert (space.parameters[0].low, space.parameters[0].high) == (5, 20)
 
@@ -848,29 +829,38 @@ LARGE = """\
 LARGE_BASE = BASE.replace("betas", "weight_decay = 0.1\nbetas")
 
 
+@pytest.fixture
+def fewer_combinations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Still more than enough for every pair of values."""
+    monkeypatch.setattr(endpoints, "MAX_COMBINATIONS", 150)
+
+
+@pytest.mark.usefixtures("fewer_combinations")
 def test_a_space_of_twenty_keys_is_looked_at_from_every_endpoint(tmp_path: Path) -> None:
     space = checked(tmp_path, LARGE)
     assert space.points() is None
     assert len(space.parameters) == 20
-    corners = list(Corners(space))
+    corners = list(EndpointCombinations(space))
     for one in space.parameters:
         for value in one.endpoints:
-            assert any(one.is_active(corner) and same(corner[one.key], value) for corner in corners)
+            assert any(one.is_active(corner) and is_same(corner[one.key], value) for corner in corners)
     pairs = itertools.combinations([("optimizer.lr", 1e-2), ("model.n_layer", 2), ("model.bias", False)], 2)
     assert all(any(corner[a] == x and corner[b] == y for corner in corners) for (a, x), (b, y) in pairs)
 
 
+@pytest.mark.usefixtures("fewer_combinations")
 def test_a_fault_in_a_large_space_is_told_with_just_the_values_that_it_takes(tmp_path: Path) -> None:
     (found,) = faults(tmp_path, LARGE.replace("160, 480", "160, 481").replace("step = 160 }", "step = 321 }"))
-    assert found.startswith(
-        "exp.toml:33: train.batch_tokens: should be a multiple of model.block_size (16), got 481; 480"
-    )
-    assert "with" not in found
+    assert found.startswith("exp.toml:33: train.batch_tokens: ")
+    assert "481" in found
+    assert "(with" not in found
 
 
+@pytest.mark.usefixtures("fewer_combinations")
 def test_what_hangs_on_a_chain_of_conditions_is_looked_at_in_a_large_space(tmp_path: Path) -> None:
     (found,) = faults(tmp_path, LARGE.replace("[4, 8]", "[4, -8]").replace("[4, -8]", "[-8, 4]"))
-    assert found.startswith("exp.toml:42: model.attention.window: should be greater than or equal to 1, got -8")
+    assert found.startswith("exp.toml:42: model.attention.window: ")
+    assert "-8" in found
 
 
 # Whatever the values
@@ -901,25 +891,27 @@ def parameters(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS, most: int = 
         magnitudes = st.floats(1e-30, 1e15) if "log" in kind else st.floats(-1e15, 1e15)
         bounds = sorted(draw(st.lists(magnitudes, min_size=2, max_size=2, unique=True)))
         table = {"float": bounds, "log": "log" in kind}
-    one = parameter("a.b", table, (), "exp.toml:1")
+    one = read_parameter("a.b", table, (), "exp.toml:1")
     return Parameter(**{**vars(one), "name": "a.b"})
 
 
 @settings(max_examples=300)
 @given(parameters(), st.floats(0, 1, exclude_max=True))
 def test_a_share_of_a_range_is_held_by_it_and_by_optuna(one: Parameter, share: float) -> None:
-    for value in (one.at(share), one.at(0.0), one.at(math.nextafter(1, 0)), *one.endpoints):
-        assert one.holds(value)
-        told = one.distribution().to_internal_repr(label(value) if one.kind == "choice" else value)
+    for value in (one.at_fraction(share), one.at_fraction(0.0), one.at_fraction(math.nextafter(1, 0)), *one.endpoints):
+        assert one.contains(value)
+        told = one.distribution().to_internal_repr(optuna_choice(value) if one.kind == "choice" else value)
         assert one.distribution()._contains(told)
-        assert same(one.value(one.distribution().to_external_repr(told)), value)
+        assert is_same(one.from_optuna(one.distribution().to_external_repr(told)), value)
     if one.kind == "float" and one.step is None:  # but for the last digits
         tiny = 1e-12 * max(abs(one.low), abs(one.high))
-        assert math.isclose(one.at(0.0), one.low, rel_tol=1e-12, abs_tol=0 if one.log else tiny)
-        assert math.isclose(one.at(math.nextafter(1, 0)), one.high, rel_tol=1e-12, abs_tol=0 if one.log else tiny)
+        assert math.isclose(one.at_fraction(0.0), one.low, rel_tol=1e-12, abs_tol=0 if one.log else tiny)
+        assert math.isclose(
+            one.at_fraction(math.nextafter(1, 0)), one.high, rel_tol=1e-12, abs_tol=0 if one.log else tiny
+        )
         return
-    assert same(one.at(0.0), one.endpoints[0])
-    assert same(one.at(math.nextafter(1, 0)), one.endpoints[-1])
+    assert is_same(one.at_fraction(0.0), one.endpoints[0])
+    assert is_same(one.at_fraction(math.nextafter(1, 0)), one.endpoints[-1])
 
 
 @settings(max_examples=100)
@@ -927,7 +919,7 @@ def test_a_share_of_a_range_is_held_by_it_and_by_optuna(one: Parameter, share: f
 def test_every_value_of_a_finite_range_has_a_share_of_it(one: Parameter) -> None:
     values = list(one.values or ())
     count = len(values)
-    assert [one.at((number + 0.5) / count) for number in range(count)] == values
+    assert [one.at_fraction((number + 0.5) / count) for number in range(count)] == values
 
 
 PIECES = [
@@ -951,7 +943,7 @@ def test_whatever_a_valid_space_gives_is_an_experiment_and_comes_back_from_optun
     with tempfile.TemporaryDirectory() as folder:
         try:
             space = space_of(Path(folder), "\n".join(pieces))
-            first = written(space)
+            first = values_as_written(space)
         except KitError:  # a key twice, or a condition on one that is not there
             return
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
@@ -959,15 +951,15 @@ def test_whatever_a_valid_space_gives_is_an_experiment_and_comes_back_from_optun
         for _ in range(3):
             trial = study.ask()
             drawn.append(space.suggest(trial))
-            assert space.config(trial.params) == drawn[-1]
+            assert space.from_optuna(trial.params) == drawn[-1]
         for config in (
             first,
             *drawn,
-            *itertools.islice(Corners(space), 10),
+            *itertools.islice(EndpointCombinations(space), 10),
             *itertools.islice(space.points() or [], 10),
         ):
             assert list(config) == [one.key for one in space.parameters if one.is_active(config)]
-            assert space.config(space.params(config)) == config
+            assert space.from_optuna(space.to_optuna(config)) == config
             space.experiment(config)
         points = space.points()
         assert points is None or all(points.count(config) == 1 for config in (first, *drawn))
@@ -992,9 +984,9 @@ def test_trial_0_is_taken_from_the_queue_as_it_is(tmp_path: Path) -> None:
     space = space_of(
         tmp_path, EXAMPLE + '"model.dropout" = 0.1\n[sweep.space.train]\nsteps = { int = [10, 30], step = 10 }'
     )
-    first = endpoints.check(space)
+    first = check_endpoints(space)
     study = optuna.create_study()
-    study.enqueue_trial(space.params(first))
+    study.enqueue_trial(space.to_optuna(first))
     assert space.experiment(space.suggest(study.ask())) == space.base
 
 

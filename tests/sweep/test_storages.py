@@ -21,9 +21,9 @@ import pytest
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep import session
-from nanogpt_kit.sweep.study.runs import known_of
-from nanogpt_kit.sweep.study.storage import mend, open_storage
-from nanogpt_kit.sweep.study.study import storage as storage_module
+from nanogpt_kit.sweep.study import storage as storage_module
+from nanogpt_kit.sweep.study.records import Owner
+from nanogpt_kit.sweep.study.storage import cut_torn_line, open_storage
 from nanogpt_kit.sweep.work.controller import Controller
 
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
@@ -104,6 +104,7 @@ def study_in(url: str) -> optuna.Study:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_processes")
 @pytest.mark.parametrize("storage", [journal, sqlite, postgres, proxy])
 def test_three_controllers_share_a_study_and_take_over_from_one_that_is_killed(
     make_sweep: Callable[..., Any], storage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -123,7 +124,7 @@ def test_three_controllers_share_a_study_and_take_over_from_one_that_is_killed(
         assert [trial.number for trial in trials] == list(range(TRIALS))
         assert [trial.state.name for trial in trials] == ["COMPLETE"] * TRIALS
         assert len({trial.params["evaluator.0.x"] for trial in trials}) == TRIALS
-        folders = {known_of(trial)["folder"] for trial in trials}
+        folders = {owner.folder for trial in trials if (owner := Owner.of(trial))}
         assert len(folders) > 1, "one controller did all the work"
         runs = [path.parent for path in tmp_path.glob("*/tiny/sweep/trial-*/experiment.toml")]
         assert len({run.name for run in runs}) == len(runs) == TRIALS + 3, "each trial once, and three confirmations"
@@ -140,7 +141,7 @@ def test_a_torn_journal_is_mended_and_a_whole_one_left_alone(tmp_path: Path, tor
     storage = open_storage("journal", tmp_path)
     optuna.create_study(study_name="a", storage=storage)
     whole = path.read_bytes()
-    mend(path)
+    cut_torn_line(path)
     assert path.read_bytes() == whole
     path.write_bytes(whole + torn)
     again = open_storage("journal", tmp_path)
@@ -165,7 +166,7 @@ def test_a_journal_that_is_damaged_elsewhere_is_named(tmp_path: Path) -> None:
     optuna.create_study(study_name="a", storage=open_storage("journal", tmp_path))
     path = tmp_path / "study.journal"
     path.write_bytes(b"garbage\n" + path.read_bytes())
-    with pytest.raises(KitError, match=r"study\.journal is damaged, and not only at its end"):
+    with pytest.raises(KitError, match=r"study\.journal is damaged before its last line"):
         open_storage("journal", tmp_path)
 
 
@@ -178,8 +179,8 @@ def test_a_journal_that_is_no_file_is_refused_at_once(tmp_path: Path, for_readin
 
 def test_a_lock_that_a_kill_left_does_not_stop_the_next_controller(tmp_path: Path) -> None:
     holder = (
-        "import sys, time; from pathlib import Path; from nanogpt_kit.sweep.study.storage import SystemLock\n"
-        f"SystemLock(Path({str(tmp_path / 'study.journal')!r})).acquire()\n"
+        "import sys, time; from pathlib import Path; from nanogpt_kit.sweep.study.storage import JournalLock\n"
+        f"JournalLock(Path({str(tmp_path / 'study.journal')!r})).acquire()\n"
         "print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
@@ -206,7 +207,7 @@ def test_a_lock_that_a_kill_left_does_not_stop_the_next_controller(tmp_path: Pat
 def test_a_storage_that_cannot_be_opened_is_named_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, words: str
 ) -> None:
-    monkeypatch.setattr("nanogpt_kit.sweep.study.storage.REACH_SECONDS", 0.5)
+    monkeypatch.setattr("nanogpt_kit.sweep.study.storage.PROXY_TIMEOUT_SECONDS", 0.5)
     with pytest.raises(KitError) as caught:
         open_storage(named, tmp_path)
     assert words in str(caught.value)
@@ -229,7 +230,7 @@ def test_a_storage_that_fails_meanwhile_ends_the_sweep_with_a_sentence(
     monkeypatch.setattr(Controller, "run", fails)
     sweep = make_sweep("trials = 2", X)
     with pytest.raises(RunFailed) as caught:
-        session.sweep(Experiment.load(sweep.path))
+        session.run_sweep(Experiment.load(sweep.path))
     told = "journal has failed: no connection to postgresql://***@host/x; the same command continues"
     assert told in str(caught.value)
 
@@ -251,12 +252,12 @@ def test_of_two_that_make_the_tables_at_once_one_looks_again_whatever_the_driver
         raise OperationalError("in any words", None, Exception())
 
     monkeypatch.setattr(storage_module, "RDBStorage", beaten)
-    monkeypatch.setattr(storage_module, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(storage_module, "SQLITE_TIMEOUT_SECONDS", 0.0)
     url = f"sqlite:///{tmp_path / 'study.db'}"
     if made:
-        storage_module.with_tables(url, {}).engine.dispose()
+        storage_module.open_tables(url, {}).engine.dispose()
         assert len(calls) == 2
     else:
         with pytest.raises(OperationalError):
-            storage_module.with_tables(url, {})
+            storage_module.open_tables(url, {})
         assert len(calls) == 1

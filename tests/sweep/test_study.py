@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -18,14 +19,18 @@ from optuna.trial import TrialState
 from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study.plan import Confirmation
-from nanogpt_kit.sweep.study.runs import AT, identity, known_of
+from nanogpt_kit.sweep.study import ownership
+from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
+from nanogpt_kit.sweep.study.ownership import LOST_SECONDS, UNOWNED_SECONDS, Life, folder_id
+from nanogpt_kit.sweep.study.plan import Plan, QueuedTrial
+from nanogpt_kit.sweep.study.records import FreshSeed, Owner, TrialResult
+from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.storage import open_storage
-from nanogpt_kit.sweep.study.study import BEGUN, LOST_SECONDS, ORPHANED_SECONDS, Study
-from nanogpt_kit.sweep.study.study import study as study_module
+from nanogpt_kit.sweep.study.study import IS_QUEUED, Study
 from nanogpt_kit.sweep.work.controller import Controller
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.train.stop import StopSignals
@@ -45,16 +50,23 @@ def space_of(folder: Path, options: str = "", table: str = LR, base: str = BASE)
 def opened(space: Space, storage: BaseStorage, folder: Path) -> Study:
     """As a controller does that starts, or starts again."""
     folder.mkdir(parents=True, exist_ok=True)
-    study = Study(space, storage, folder)
-    study.open({one.key: WRITTEN[one.key] for one in space.parameters})
+    study = Study(SearchPlan(space, {one.key: WRITTEN[one.key] for one in space.parameters}), storage, folder)
+    study.open()
     return study
+
+
+def confirmation_of(study: Study) -> Study:
+    """As after the search."""
+    confirmation = Study(ConfirmationPlan(study.space, study.trials), study.storage, study.folder)
+    confirmation.open()
+    return confirmation
 
 
 def claims(study: Study) -> list[int]:
     """Its trials until there are none left; their locks stay taken, as while they are at work."""
     found: list[int] = []
     while (trial := study.claim()) is not None:
-        lock = study.lock(f"{trial.number:04d}")
+        lock = study.ownership.trial_lock(trial.number)
         try:
             lock.__enter__()
         except BlockingIOError:  # SQLite gave it to two, and the other was quicker
@@ -127,13 +139,13 @@ def test_as_many_trials_are_queued_as_are_wanted_however_often_it_is_begun(
         study = opened(space, storage, tmp_path / "sweep")
         assert [trial.state for trial in study.trials()] == [TrialState.WAITING] * 7
     assert study.trials()[0].system_attrs["fixed_params"] == {"optimizer.lr": 3e-3}
-    assert study.study.user_attrs["count"] == 7
+    assert study.optuna_study.user_attrs["count"] == 7
 
 
 def test_controllers_that_begin_and_claim_at_once_share_the_trials_exactly(
     tmp_path: Path, shared: Callable[[], BaseStorage]
 ) -> None:
-    trials = 30
+    trials = 12
     space = space_of(tmp_path, f"trials = {trials}")
     storages = [shared() for _ in range(4)]
     found = at_once(4, lambda number: claims(opened(space, storages[number], tmp_path / "sweep")))
@@ -163,13 +175,13 @@ def test_a_study_whose_maker_was_killed_is_completed_by_the_next(
     space = space_of(tmp_path, "trials = 5")
     storage = open_storage("journal", tmp_path / "sweep")
 
-    def dies(study: Study, first: Sequence[dict[str, Any]]) -> None:
-        for params in [*first, {}, {}][:queued]:
-            study.study.enqueue_trial(params)
+    def dies(study: Study) -> None:
+        for trial in study.plan.missing_trials([])[:queued]:
+            study.optuna_study.enqueue_trial(trial.params)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as there:
-        there.setattr(Study, "queue", dies)
+        there.setattr(Study, "queue_missing", dies)
         with pytest.raises(KeyboardInterrupt):
             opened(space, storage, tmp_path / "sweep")
     assert len(study_in(storage)) == queued
@@ -177,7 +189,7 @@ def test_a_study_whose_maker_was_killed_is_completed_by_the_next(
     study = opened(space, storage, tmp_path / "sweep")
     assert time.monotonic() - began < 5
     assert [trial.system_attrs["fixed_params"] for trial in study.trials()] == [{"optimizer.lr": 3e-3}, *[{}] * 4]
-    assert study.study.user_attrs[BEGUN]
+    assert study.optuna_study.user_attrs[IS_QUEUED]
 
 
 def test_a_study_that_was_made_and_nothing_else_is_begun_by_the_next(tmp_path: Path, storage: InMemoryStorage) -> None:
@@ -197,7 +209,7 @@ def test_more_trials_may_be_wanted_later_and_fewer_too(tmp_path: Path, storage: 
     assert claims(study) == [5]
     assert not study.is_finished()
     for number in range(6):
-        study.study.tell(number, 1.0)
+        study.optuna_study.tell(number, 1.0)
     assert study.is_finished()
     study = opened(space_of(tmp_path, "trials = 2"), storage, tmp_path / "sweep")
     assert claims(study) == []
@@ -223,7 +235,7 @@ def test_a_finite_space_has_as_many_trials_as_points_and_none_twice(
     configs = []
     while (trial := study.claim()) is not None:
         configs.append(study.config(trial))
-        study.study.tell(trial, 1.0)
+        study.optuna_study.tell(trial, 1.0)
     assert len(configs) == 6 == len({tuple(config.values()) for config in configs})
     assert configs[0] == {"model.n_layer": 2, "model.n_embd": 24}
     assert study.is_finished()
@@ -257,16 +269,16 @@ def test_a_study_refuses_each_thing_that_changed_since_it_began(tmp_path: Path) 
     with pytest.raises(KitError) as caught:
         opened(space_of(tmp_path, options, table, base), storage, tmp_path / "sweep")
     faults = {fault.key: fault for fault in caught.value.faults}
-    for key, words in {
-        "sweep.space.optimizer.lr": "float [0.0001, 0.01], log when the sweep began, float [0.0001, 0.02], log now",
-        "sweep.space.model.n_layer": "not there when the sweep began, int [1, 3] now",
-        "sweep.metric": "val/loss when the sweep began, val/bits_per_byte now",
-        "sweep.seeds": "1 when the sweep began, 2 now",
-        "train.steps": "20 when the sweep began, 30 now",
-        "model.block_size": "16 when the sweep began, 32 now",
-        "model.mlp.use": "gelu when the sweep began, swiglu now",
+    for key, values in {
+        "sweep.space.optimizer.lr": ("float [0.0001, 0.01], log", "float [0.0001, 0.02], log"),
+        "sweep.space.model.n_layer": ("absent", "int [1, 3]"),
+        "sweep.metric": ("val/loss", "val/bits_per_byte"),
+        "sweep.seeds": ("1", "2"),
+        "train.steps": ("20", "30"),
+        "model.block_size": ("16", "32"),
+        "model.mlp.use": ("gelu", "swiglu"),
     }.items():
-        assert faults[key].message == words
+        assert re.fullmatch(f"was {re.escape(values[0])} .* {re.escape(values[1])} now", faults[key].message)
     lines = (tmp_path / "exp.toml").read_text().splitlines()
     for key, line in {"train.steps": "steps = 30", "sweep.seeds": "seeds = 2"}.items():
         assert faults[key].location.endswith(f"exp.toml:{lines.index(line) + 1}")
@@ -283,7 +295,7 @@ def test_other_code_of_a_local_component_is_another_study(tmp_path: Path, storag
     path.write_text(code)
     opened(space_of(tmp_path, "trials = 3", base=base), storage, tmp_path / "sweep")
     path.write_text(code + "\n\nOTHER = 1\n")
-    with pytest.raises(KitError, match="the code of its components was another when the sweep began"):
+    with pytest.raises(KitError, match=r"^components: the code "):
         opened(space_of(tmp_path, "trials = 3", base=base), storage, tmp_path / "sweep")
 
 
@@ -298,7 +310,7 @@ def test_a_foreign_study_of_that_name_is_refused_at_once_and_left_as_it_is(tmp_p
         foreign.set_user_attr("of", "somebody else")
     space = space_of(tmp_path, f'trials = 3\nstorage = "{url}"')
     began = time.monotonic()
-    with pytest.raises(KitError, match="the storage has a study 'x' that is no sweep; take another name"):
+    with pytest.raises(KitError, match=r"a study 'x' that is not a sweep; .* another name"):
         opened(space, storage, tmp_path / "sweep")
     assert time.monotonic() - began < 5
     assert len(foreign.trials) == 2 * with_trials
@@ -307,20 +319,32 @@ def test_a_foreign_study_of_that_name_is_refused_at_once_and_left_as_it_is(tmp_p
     storage.engine.dispose()
 
 
+def test_a_study_of_another_format_is_refused_and_left_as_it_is(tmp_path: Path, storage: InMemoryStorage) -> None:
+    old = optuna.create_study(storage=storage, study_name="x")
+    old.set_user_attr("maker", {"folder": "/runs/x/sweep", "id": "a"})
+    with pytest.raises(KitError, match=r"'x' .* another version"):
+        opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
+    assert not old.trials
+    study = opened(space_of(tmp_path, "trials = 3"), InMemoryStorage(), tmp_path / "sweep")
+    study.optuna_study.set_user_attr("format", 2)
+    with pytest.raises(KitError, match=r"'x' .* another version"):
+        study.open()
+
+
 def test_leftovers_of_another_study_are_not_mixed_with_new_trials(tmp_path: Path, storage: InMemoryStorage) -> None:
     run = tmp_path / "sweep" / "trial-0000-s1337"
     run.mkdir(parents=True)
     space = space_of(tmp_path, "trials = 3")
     opened(space, InMemoryStorage(), tmp_path / "sweep")  # a folder in which no run has begun is nobody's
     (run / "experiment.toml").write_text("")
-    with pytest.raises(KitError, match="holds trials of a study that is not in this storage"):
+    with pytest.raises(KitError, match=r"a study that is not in sweep\.storage"):
         opened(space, storage, tmp_path / "sweep")
     assert not storage.get_all_studies()
 
 
 def test_the_other_direction_is_refused(tmp_path: Path, storage: InMemoryStorage) -> None:
     opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
-    with pytest.raises(KitError, match="minimize when the sweep began, maximize now"):
+    with pytest.raises(KitError, match=r"sweep\.direction: was minimize .* maximize now"):
         opened(space_of(tmp_path, 'trials = 3\ndirection = "maximize"'), storage, tmp_path / "sweep")
 
 
@@ -328,35 +352,72 @@ def test_the_other_direction_is_refused(tmp_path: Path, storage: InMemoryStorage
 
 
 def controller_of(study: Study) -> Controller:
-    return Controller(study, [Slot(0)], StopSignals())
+    return Controller(study, [MachineSlot(0)], StopSignals())
 
 
 def next_of(controller: Controller) -> TrialProcess | None:
     """As the controller takes it, at once."""
-    controller.looked_elsewhere = -float("inf")
-    work = controller.next_work(Slot(0))
+    controller.looked_at_others = -float("inf")
+    work = controller.next_trial(MachineSlot(0))
     if work is not None:
-        controller.works.append(work)
+        controller.running.append(work)
         taken.append(work.lock)
     return work
 
 
 def numbers(*works: TrialProcess | None) -> list[int]:
     assert None not in works
-    return [work.number for work in works if work]
+    return [work.index for work in works if work]
 
 
 def held_by(study: Study, host: str | None, seen: float) -> optuna.Trial:
     """A trial that a controller of the study's folder has signed: here, or on another `host` with the same path."""
     trial = study.claim()
     assert trial is not None
-    identity_there = host or identity(study.folder)
-    trial.set_user_attr(AT, {"folder": str(study.folder), "id": identity_there, "seen": seen})
+    Owner(folder=str(study.folder), folder_id=host or folder_id(study.folder), seen=seen).store(trial)
     return trial
 
 
-def orphans(study: Study) -> list[int]:
-    return [trial.number for trial in study.orphans([])]
+def owner_of(trial: optuna.Trial | optuna.trial.FrozenTrial) -> Owner:
+    owner = Owner.of(trial)
+    assert owner is not None
+    return owner
+
+
+def lost(study: Study) -> list[int]:
+    return [trial.number for trial in study.lost_trials([])]
+
+
+def test_a_trial_goes_through_the_states_of_its_life(
+    tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(space_of(tmp_path, "trials = 1"), storage, tmp_path / "sweep")
+
+    def state() -> Life:
+        return study.ownership.state(study.trials()[0])
+
+    assert state() is Life.WAITING
+    trial_id = study.trials()[0]._trial_id
+    storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    assert state() is Life.CLAIMED
+    now = time.time()
+    with monkeypatch.context() as later:
+        later.setattr(ownership.time, "time", lambda: now + UNOWNED_SECONDS + 1)
+        assert state() is Life.LOST
+    process = next_of(controller_of(study))
+    assert process is None, "nobody takes it over before"
+    trial = optuna.Trial(study.optuna_study, trial_id)
+    ownership.send_heartbeat(trial, study.folder)
+    assert state() is Life.LOST, "its lock is free"
+    process = next_of(controller_of(study))
+    assert process is not None
+    assert state() is Life.ALIVE
+    process.release()
+    assert state() is Life.LOST
+    Owner(folder=str(study.folder), folder_id="elsewhere", seen=now).store(trial)
+    assert state() is Life.ALIVE, "a heartbeat counts for another machine"
+    study.optuna_study.tell(trial, 1.0)
+    assert state() is Life.ENDED
 
 
 def test_a_trial_of_this_machine_is_taken_over_when_its_lock_is_free(
@@ -365,12 +426,12 @@ def test_a_trial_of_this_machine_is_taken_over_when_its_lock_is_free(
     study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
     trial = held_by(study, None, time.time())
     controller = controller_of(study)
-    with study.lock("0000"):
+    with study.ownership.trial_lock(0):
         assert numbers(next_of(controller)) == [1]
     assert numbers(next_of(controller)) == [trial.number]
     with pytest.raises(BlockingIOError):
-        study.lock("0000").__enter__()
-    assert study.orphans([0, 1]) == []
+        study.ownership.trial_lock(0).__enter__()
+    assert study.lost_trials([0, 1]) == []
 
 
 def test_a_trial_of_another_machine_is_taken_over_when_it_was_not_heard_of_for_long(
@@ -380,17 +441,17 @@ def test_a_trial_of_another_machine_is_taken_over_when_it_was_not_heard_of_for_l
     now = time.time()
     trial = held_by(study, "elsewhere", now)
     trial.report(2.5, 480)
-    assert orphans(study) == []
-    monkeypatch.setattr(study_module.time, "time", lambda: now + LOST_SECONDS - 5)
-    assert orphans(study) == []
-    monkeypatch.setattr(study_module.time, "time", lambda: now + LOST_SECONDS + 5)
-    assert orphans(study) == [0]
+    assert lost(study) == []
+    monkeypatch.setattr(ownership.time, "time", lambda: now + LOST_SECONDS - 5)
+    assert lost(study) == []
+    monkeypatch.setattr(ownership.time, "time", lambda: now + LOST_SECONDS + 5)
+    assert lost(study) == [0]
     work = next_of(controller_of(study))
     assert work is not None
-    assert work.number == 0
+    assert work.index == 0
     assert work.folder == study.folder
     assert work.run.folder.path == study.folder / "trial-0000-s1337"
-    assert known_of(study.trials()[0])["id"] == identity(study.folder)
+    assert owner_of(study.trials()[0]).folder_id == folder_id(study.folder)
 
 
 def test_a_trial_that_nobody_has_signed_is_left_alone_for_a_while(
@@ -399,16 +460,16 @@ def test_a_trial_that_nobody_has_signed_is_left_alone_for_a_while(
     study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
     storage.set_trial_state_values(study.trials()[0]._trial_id, TrialState.RUNNING)  # killed before it could sign
     now = time.time()
-    assert orphans(study) == []
-    monkeypatch.setattr(study_module.time, "time", lambda: now + ORPHANED_SECONDS + 1)
-    assert orphans(study) == [0]
+    assert lost(study) == []
+    monkeypatch.setattr(ownership.time, "time", lambda: now + UNOWNED_SECONDS + 1)
+    assert lost(study) == [0]
 
 
 def test_a_claimed_trial_is_signed_before_anything_else_is_done(tmp_path: Path, storage: InMemoryStorage) -> None:
     study = opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")
     trial = study.claim()
     assert trial is not None
-    assert known_of(trial)["id"] == identity(study.folder)
+    assert owner_of(trial).folder_id == folder_id(study.folder)
     assert not trial.params
 
 
@@ -418,14 +479,14 @@ def test_two_controllers_do_not_adopt_the_same_orphans(tmp_path: Path, shared: C
     for _ in range(4):
         trial = first.claim()
         assert trial is not None
-        assert known_of(trial)["folder"] == str(first.folder)
+        assert owner_of(trial).folder == str(first.folder)
     studies = [opened(space, shared(), tmp_path / "sweep") for _ in range(3)]
 
     def adopted(number: int) -> list[int]:
         controller = controller_of(studies[number])
         while next_of(controller) is not None:
             pass
-        return numbers(*controller.works)
+        return numbers(*controller.running)
 
     assert sorted(chain(*at_once(3, adopted))) == list(range(4))
 
@@ -435,10 +496,10 @@ def test_a_trial_that_ended_just_before_its_lock_was_taken_is_not_taken_up_again
 ) -> None:
     study = opened(space_of(tmp_path, "trials = 1"), storage, tmp_path / "sweep")
     trial = held_by(study, None, time.time())
-    [orphan] = study.orphans([])
-    study.study.tell(trial, 1.0)
-    assert controller_of(study).work(trial, Slot(0), orphan) is None
-    with study.lock("0000"):
+    assert lost(study) == [0]
+    study.optuna_study.tell(trial, 1.0)
+    assert controller_of(study).start_trial(trial, MachineSlot(0)) is None
+    with study.ownership.trial_lock(0):
         pass  # it is free
 
 
@@ -452,9 +513,11 @@ def test_values_that_do_not_go_together_are_a_bad_place_and_the_next_trial_is_ta
     assert numbers(next_of(controller), next_of(controller)) == [0, 2]
     refused = study.trials()[1]
     assert refused.state == TrialState.PRUNED
-    assert known_of(refused)["cause"] == "refused"
-    assert known_of(refused)["reason"]
-    with study.lock("0001"):
+    result = TrialResult.of(refused)
+    assert result is not None
+    assert result.cause == "refused"
+    assert result.reason
+    with study.ownership.trial_lock(1):
         pass
 
 
@@ -464,14 +527,14 @@ def test_a_controller_lets_go_of_a_trial_that_another_machine_has_ended(
     study = opened(space_of(tmp_path, "trials = 1"), storage, tmp_path / "sweep")
     controller = controller_of(study)
     killed: list[int] = []
-    monkeypatch.setattr(TrialProcess, "poll", TrialProcess.sign)
-    monkeypatch.setattr(TrialProcess, "kill", lambda work: killed.append(work.number))
+    monkeypatch.setattr(TrialProcess, "poll", TrialProcess.send_heartbeat)
+    monkeypatch.setattr(TrialProcess, "kill", lambda work: killed.append(work.index))
     assert numbers(next_of(controller)) == [0]
-    study.study.tell(0, 1.5)  # it had taken this one for lost
+    study.optuna_study.tell(0, 1.5)  # it had taken this one for lost
     controller.run()
     assert killed == [0]
     assert study.trials()[0].value == 1.5
-    with study.lock("0000"):
+    with study.ownership.trial_lock(0):
         pass
 
 
@@ -483,7 +546,7 @@ def ended(study: Study, *values: float) -> None:
         trial = study.claim()
         assert trial is not None
         study.config(trial)
-        study.study.tell(trial, value)
+        study.optuna_study.tell(trial, value)
 
 
 def test_the_best_are_confirmed_with_fresh_seeds_once(tmp_path: Path, storage: InMemoryStorage) -> None:
@@ -491,13 +554,13 @@ def test_the_best_are_confirmed_with_fresh_seeds_once(tmp_path: Path, storage: I
     study = opened(space, storage, tmp_path / "sweep")
     ended(study, 4.0, 1.0, 3.0, 2.0)
     for _ in range(2):
-        confirmation = Confirmation(study, storage, study.folder)
-        confirmation.confirm()
-        told = [(trial.user_attrs["trial"], trial.user_attrs["seed"]) for trial in confirmation.trials()]
+        confirmation = confirmation_of(study)
+        runs = [FreshSeed.of(trial) for trial in confirmation.trials()]
+        told = [(run.trial, run.seed) for run in runs if run]
         assert told == [(1, 1339), (3, 1339), (1, 1340), (3, 1340), (1, 1341), (3, 1341)]
     trial = confirmation.claim()
     assert trial is not None
-    [run] = confirmation.runs(trial, Slot(0), study.folder)
+    [run] = confirmation.runs(trial, MachineSlot(0), study.folder)
     assert run.folder.path.name == "trial-0001-s1339"
     assert run.experiment.train.seed == 1339
     assert run.experiment.optimizer.lr == study.trials()[1].params["optimizer.lr"]
@@ -512,16 +575,74 @@ def test_machines_that_confirm_at_once_queue_each_run_once(tmp_path: Path) -> No
     ended(studies[0], 4.0, 1.0)
 
     def confirm(number: int) -> list[int]:
-        confirmation = Confirmation(studies[number], storages[number], studies[number].folder)
-        confirmation.confirm()
-        return claims(confirmation)
+        return claims(confirmation_of(studies[number]))
 
     assert sorted(chain(*at_once(3, confirm))) == [0, 1, 2]
 
 
 def test_a_lock_of_a_confirmation_is_not_that_of_a_trial(tmp_path: Path, storage: InMemoryStorage) -> None:
-    study = opened(space_of(tmp_path, "trials = 1\nconfirm = 1"), storage, tmp_path / "sweep")
-    confirmation = Confirmation(study, storage, study.folder)
-    with study.lock("0000") as lock, confirmation.lock("0000") as other:
+    space = space_of(tmp_path, "trials = 1\nconfirm = 1")
+    study = opened(space, storage, tmp_path / "sweep")
+    confirmation = Study(ConfirmationPlan(space, study.trials), storage, study.folder)
+    with study.ownership.trial_lock(0) as lock, confirmation.ownership.trial_lock(0) as other:
         assert isinstance(lock, Lock)
         assert lock.path != other.path
+
+
+# Other plans
+
+
+class BranchPlan(Plan):
+    """As many trials of each branch, whose other values the sampler chooses."""
+
+    kind = "branches"
+    suffix = "-branches"
+
+    def missing_trials(self, queued: Sequence[optuna.trial.FrozenTrial]) -> list[QueuedTrial]:
+        trials = [QueuedTrial({"optimizer.use": use}, {"pair": pair}) for pair in range(3) for use in ("adamw", "sgd")]
+        return trials[len(queued) :]
+
+    def count(self, queued: int) -> int:
+        return queued
+
+    def config(self, trial: optuna.Trial) -> Config:
+        return self.space.suggest(trial)
+
+    def seeds(self, trial: optuna.Trial) -> Sequence[int]:
+        return [7 + trial.user_attrs["pair"]]
+
+
+def test_a_study_takes_another_plan_beside_the_search(tmp_path: Path, storage: InMemoryStorage) -> None:
+    table = """
+[sweep.space."optimizer.use".choice.adamw]
+"optimizer.lr" = { float = [1e-4, 1e-2], log = true }
+[sweep.space."optimizer.use".choice.sgd]
+"optimizer.lr" = { float = [0.1, 1.0], log = true }
+"""
+    search = Study(
+        SearchPlan(space_of(tmp_path, table=table), {"optimizer.use": "adamw", "optimizer.lr": 3e-3}),
+        storage,
+        tmp_path / "sweep",
+    )
+    search.folder.mkdir()
+    search.open()
+    for _ in range(2):  # the second one continues
+        study = Study(BranchPlan(search.space, search.options), storage, search.folder)
+        study.open()
+    assert study.count == 6
+    runs = []
+    for _ in range(6):
+        trial = study.claim()
+        assert trial is not None
+        runs += study.runs(trial, MachineSlot(0), study.folder)
+        study.optuna_study.tell(trial, 1.0)
+    options = [run.experiment.resolved()["optimizer"] for run in runs]
+    assert [option["use"] for option in options] == ["adamw", "sgd"] * 3
+    assert all((option["lr"] >= 0.1) == (option["use"] == "sgd") for option in options)
+    assert len({option["lr"] for option in options}) == 6
+    assert [run.experiment.train.seed for run in runs] == [7, 7, 8, 8, 9, 9]
+    assert study.is_finished()
+    with pytest.raises(KitError, match="branches"):
+        Study(
+            type("Other", (BranchPlan,), {"kind": "other"})(search.space, search.options), storage, study.folder
+        ).open()

@@ -22,17 +22,18 @@ from optuna.trial import TrialState
 from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import Tail, truncate_after
 from nanogpt_kit.runs.status import Failure
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study.runs import known_of
-from nanogpt_kit.sweep.study.sampler import unit_of
+from nanogpt_kit.sweep.study.records import TrialResult
+from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work import trial as trial_module
 from nanogpt_kit.sweep.work.controller import Controller
-from nanogpt_kit.sweep.work.trial import Outcome, TrialProcess, WrongMetric, outcome_of
+from nanogpt_kit.sweep.work.outcome import Outcome, WrongMetric, failed_outcome
+from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.train.stop import StopSignals
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
@@ -43,8 +44,8 @@ SWEEP = """
 "optimizer.lr" = {{ float = [1e-4, 1e-2], log = true }}
 """
 METRIC = "val/loss"
-WHOLE = Slot(0)
-HALF = Slot(0, (("OMP_NUM_THREADS", "1"),), (0,))
+WHOLE = MachineSlot(0)
+HALF = MachineSlot(0, cores=(0,), threads=1)
 Acts = tuple[Callable[[RunFolder], int | None], Failure | None]  # what a process does, and the record that it leaves
 
 
@@ -83,18 +84,18 @@ class Scene:
         text = base.replace("batch_tokens = 480", f"batch_tokens = {batch_tokens}") + SWEEP.format(options=options)
         path.write_text(text, encoding="utf-8")
         self.space = Space(Experiment.load(path, trust_code=True))
-        self.study = Study(self.space, InMemoryStorage(), folder / "sweep")
+        self.study = Study(SearchPlan(self.space, {"optimizer.lr": 1e-3}), InMemoryStorage(), folder / "sweep")
         self.study.folder.mkdir()
-        self.study.open({"optimizer.lr": 1e-3})
+        self.study.open()
         self.acts: list[Acts] = []
         self.started: list[Played] = []
         self.works: list[TrialProcess] = []
-        self.slots: list[Slot] = []
+        self.slots: list[MachineSlot] = []
         self.specs: list[dict[str, Any]] = []
-        self.min_tokens = 0
-        monkeypatch.setattr(trial_module, "Child", self.start)
+        self.min_tokens = 0  # as without a pruner's first rung
+        monkeypatch.setattr(trial_module, "SlotProcess", self.start)
 
-    def start(self, arguments: Sequence[str], slot: Slot, log: Path) -> Played:
+    def start(self, arguments: Sequence[str], slot: MachineSlot, log: Path) -> Played:
         folder = RunFolder(Path(next(word for word in arguments if word.startswith("--into=")).removeprefix("--into=")))
         assert arguments[0] == "run"
         self.slots.append(slot)
@@ -104,14 +105,13 @@ class Scene:
         self.started.append(Played(acts, folder, left))
         return self.started[-1]
 
-    def work(self, trial: optuna.Trial | None = None, slot: Slot = WHOLE) -> TrialProcess:
+    def work(self, trial: optuna.Trial | None = None, slot: MachineSlot = WHOLE) -> TrialProcess:
         trial = trial or self.study.claim()
         assert trial is not None
-        lock = self.study.lock(f"{trial.number:04d}")
+        lock = self.study.ownership.trial_lock(trial.number)
         lock.__enter__()
-        runs = self.study.runs(trial, slot, self.study.folder)
-        unit = unit_of(self.study.trial_tokens)
-        work = TrialProcess(trial, runs, slot, self.study.folder, lock, METRIC, unit, self.min_tokens)
+        work = TrialProcess(self.study, trial, slot, self.study.folder, lock)
+        work.min_tokens = self.min_tokens
         self.works.append(work)
         return work
 
@@ -195,7 +195,7 @@ KILLED_EARLY = dies(-9)
     ("acts", "state", "cause", "reason"),
     [
         ([finishes(1.5)], "COMPLETE", "complete", ""),
-        ([finishes(None)], "PRUNED", "not_finite", "val/loss is no number"),
+        ([finishes(None)], "PRUNED", "not_finite", "val/loss"),
         ([fails("oom", "no room")], "PRUNED", "oom", "no room"),
         ([fails("not_finite", "the loss is nan")], "PRUNED", "not_finite", "the loss is nan"),
         ([fails("error", "a bug"), finishes(1.5)], "COMPLETE", "complete", ""),
@@ -210,7 +210,7 @@ KILLED_EARLY = dies(-9)
         ([dies(1)] * 2, "FAIL", "error", "its last line"),
         ([KILLED, finishes()], "COMPLETE", "complete", ""),
         ([KILLED, KILLED_EARLY, KILLED, finishes()], "COMPLETE", "complete", ""),
-        ([KILLED] * 4, "PRUNED", "died", "its process ended without a word 4 times"),
+        ([KILLED] * 4, "PRUNED", "died", "4 times"),
         ([dies(1, state="running")] * 4, "PRUNED", "died", "4 times"),  # of several ranks, one was killed
         ([fails("lost_rank")] * 4, "PRUNED", "lost_rank", ""),
         ([dies(-11), dies(130, state="interrupted"), dies(-6), dies(-9)], "PRUNED", "died", "4 times"),
@@ -247,11 +247,12 @@ def test_what_a_trial_has_spent_is_noted(scene: Any) -> None:
     budget = finishes(2.5, parameters=123, ended_by="max_seconds", reason="whatever it says")
     assert play.ends(finishes(1.5), budget).value == 2.0
     [work] = play.works
-    work.note(Outcome(TrialState.COMPLETE, "complete", 2.0))
-    told = known_of(play.study.trials()[0])
-    assert (told["tokens"], told["seconds"], told["step"], told["values"]) == (2 * 9600, 4.0, 20, [1.5, 2.5])
-    assert told["parameters"] == 123
-    assert told["ended_by"] == "max_seconds"
+    work.store_result(Outcome(TrialState.COMPLETE, "complete", 2.0))
+    told = TrialResult.of(play.study.trials()[0])
+    assert told is not None
+    assert (told.tokens, told.seconds, told.step, told.values) == (2 * 9600, 4.0, 20, (1.5, 2.5))
+    assert told.parameters == 123
+    assert told.ended_by == "max_seconds"
     assert [played.folder.path.name for played in play.started] == ["trial-0000-s1337", "trial-0000-s1338"]
 
 
@@ -266,7 +267,7 @@ def test_a_metric_that_is_missing_is_told_with_the_nearest(scene: Any) -> None:
     def acts(folder: RunFolder) -> None:
         wrote(folder, "running", logged(5), evaluated(5, 1.0, "val/los"))
 
-    with pytest.raises(WrongMetric, match="no run of it has a metric 'val/loss'; did you mean 'val/los'"):
+    with pytest.raises(WrongMetric, match="'val/loss'; did you mean 'val/los'"):
         scene().ends((acts, None))
 
 
@@ -275,18 +276,16 @@ def test_a_run_that_finished_without_any_evaluation_is_told(scene: Any) -> None:
         wrote(folder, "finished", logged(20))
         return 0
 
-    with pytest.raises(KitError, match="no run of it has a metric"):
+    with pytest.raises(KitError, match="the metric 'val/loss'"):
         scene().ends((acts, None))
 
 
-def test_a_sweep_may_go_by_what_is_logged_with_each_step(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "METRIC", "train/loss")
-
+def test_a_sweep_may_go_by_what_is_logged_with_each_step(scene: Any) -> None:
     def acts(folder: RunFolder) -> int:
         wrote(folder, "finished", logged(1), evaluated(10, 1.0, "val/loss"), logged(20), evaluated(20, 1.0, "val/loss"))
         return 0
 
-    assert scene().ends((acts, None)).value == 3.0
+    assert scene("metric = 'train/loss'").ends((acts, None)).value == 3.0
 
 
 # Stopping
@@ -338,7 +337,7 @@ def measures(*records: dict[str, Any]) -> Acts:
 
 
 def pruning(play: Scene) -> Bad:
-    play.study.study.pruner = bad = Bad()
+    play.study.optuna_study.pruner = bad = Bad()
     return bad
 
 
@@ -350,7 +349,7 @@ def test_a_bad_trial_is_asked_to_end_and_is_pruned_with_what_it_had(scene: Any) 
     assert work.poll() is None
     assert work.poll() is None
     assert play.started[0].terminated
-    work.child.acts = dies(130, state="interrupted")[0]
+    work.process.acts = dies(130, state="interrupted")[0]
     outcome = work.poll()
     assert (outcome.state, outcome.cause) == (TrialState.PRUNED, "pruned")
     assert outcome.reason == "val/loss 3.2500 at 2,400 tokens"
@@ -437,13 +436,13 @@ def test_what_was_reported_is_not_reported_again_by_the_next_controller(scene: A
     for _ in range(4):
         work.poll()
     work.release()
-    again = play.work(optuna.Trial(play.study.study, work.trial._trial_id))
+    again = play.work(optuna.Trial(play.study.optuna_study, work.trial._trial_id))
     bad = pruning(play)
     again.poll()
     assert again.run.value == 2.5, "it knows how far the run was"
     assert bad.asked == 0
-    play.study.study.pruner = optuna.pruners.NopPruner()
-    again.child.acts(again.run.folder)
+    play.study.optuna_study.pruner = optuna.pruners.NopPruner()
+    again.process.acts(again.run.folder)
     truncate_after(again.run.folder.metrics, 5)  # the run went on from a checkpoint before its last evaluation
     wrote(again.run.folder, "running", evaluated(10, 2.5), evaluated(15, 2.0))
     again.poll()
@@ -469,7 +468,7 @@ def test_a_trial_that_turns_out_bad_before_its_process_starts_again_starts_none(
 def test_a_process_that_does_not_notice_that_its_controller_is_gone_is_killed(
     scene: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_module, "RELEASE_SECONDS", 0.2)
+    monkeypatch.setattr(trial_module, "ORPHAN_SECONDS", 0.2)
     play = scene()
     work = play.work()
     folder = work.run.folder
@@ -493,7 +492,7 @@ def test_a_process_that_does_not_notice_that_its_controller_is_gone_is_killed(
 
 
 def test_another_process_with_its_number_is_left_alone(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial_module, "RELEASE_SECONDS", 0.0)
+    monkeypatch.setattr(trial_module, "ORPHAN_SECONDS", 0.0)
     play = scene()
     work = play.work()
     wrote(work.run.folder, "running")
@@ -520,8 +519,8 @@ def test_checkpoints_of_what_was_given_up_go_and_the_rest_stays(scene: Any) -> N
     play.ends(fails("oom"))
     [work] = play.works
     (work.run.folder.checkpoints / "step-00000010").mkdir(parents=True)
-    work.forget_checkpoints()
-    work.forget_checkpoints()
+    work.delete_checkpoints()
+    work.delete_checkpoints()
     assert not work.run.folder.checkpoints.exists()
     assert work.run.folder.metrics.exists()
 
@@ -573,7 +572,7 @@ def test_a_tail_begins_again_where_a_resumed_run_has_written_the_file_anew(tmp_p
 
 @pytest.mark.parametrize(("before", "after", "threads"), [(HALF, WHOLE, 1), (WHOLE, HALF, None)])
 def test_a_trial_goes_on_with_the_threads_that_it_began_with(
-    scene: Any, before: Slot, after: Slot, threads: int | None
+    scene: Any, before: MachineSlot, after: MachineSlot, threads: int | None
 ) -> None:
     """As when --workers was changed: another number of threads rounds otherwise."""
     play = scene()
@@ -586,11 +585,13 @@ def test_a_trial_goes_on_with_the_threads_that_it_began_with(
     for _ in range(4):
         outcome = second.poll()
         if outcome is not None:
-            second.note(outcome)
+            second.store_result(outcome)
             break
     assert [spec["train"].get("threads") for spec in play.specs] == [threads, threads]
     assert play.slots[1] == (after if threads else WHOLE), "without a number it has the whole machine, as it began"
-    assert known_of(play.study.trials()[0]).get("threads") == threads
+    result = TrialResult.of(play.study.trials()[0])
+    assert result is not None
+    assert result.threads == threads
 
 
 def test_trials_run_the_component_files_as_they_were_when_the_sweep_began(scene: Any, tmp_path: Path) -> None:
@@ -614,13 +615,48 @@ def fails_alike(scene: Any, *outcomes: Outcome) -> int:
     play = scene()
     controller = Controller(play.study, [], StopSignals())
     work = play.work()
-    work.number = 5  # trial 0 is told apart
+    work.index = 5  # trial 0 is told apart
     for count, outcome in enumerate(outcomes, start=1):
         try:
-            controller.check_failing(work, outcome)
+            controller.check_failures(work, outcome)
         except RunFailed:
             return count
     return 0
+
+
+def running(play: Scene, *acts: Acts) -> Controller:
+    """A controller whose processes act so."""
+    play.acts = list(acts)
+    return Controller(play.study, [WHOLE], StopSignals())
+
+
+def test_a_controller_ends_when_three_trials_fail_alike_and_leaves_the_third_to_be_tried_again(scene: Any) -> None:
+    play = scene("trials = 9")
+    controller = running(play, *[fails(reason="a bug")] * 6)  # each trial is tried again once
+    with pytest.raises(RunFailed, match=r"3 trials .*a bug.*\.log"):
+        controller.run()
+    assert not play.acts
+    assert sum(trial.state.is_finished() for trial in play.study.trials()) == 2
+    with play.study.ownership.trial_lock(2):
+        pass  # it is free
+
+
+def test_an_experiment_that_is_refused_as_it_is_written_ends_the_sweep(scene: Any) -> None:
+    play = scene("trials = 9")
+    with pytest.raises(KitError, match=r"trial 0.*x = 3 cannot be"):
+        running(play, dies(2, "refused", "x = 3 cannot be")).run()
+    assert not [trial for trial in play.study.trials() if trial.state.is_finished()]
+
+
+def test_a_budget_ends_a_sweep_which_a_higher_one_continues(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
+    play = scene("trials = 9\nmax_tokens = 10_000")  # a run has 9,600
+    caplog.set_level("INFO")
+    running(play, finishes(), finishes()).run()
+    assert not play.acts
+    assert "sweep.max_tokens = 10000" in caplog.text
+    play.study.options = play.study.options.model_copy(update={"max_tokens": 20_000})
+    running(play, finishes()).run()
+    assert [trial.state.is_finished() for trial in play.study.trials()] == [True] * 3 + [False] * 6
 
 
 HERE, THERE = "ValueError at mine.py:3", "ValueError at mine.py:7"
@@ -629,16 +665,16 @@ HERE, THERE = "ValueError at mine.py:3", "ValueError at mine.py:7"
 @pytest.mark.parametrize(
     ("outcomes", "count"),
     [
-        ([outcome_of("error", f"a bug at step {step}", HERE) for step in (3, 17, 5)], 3),
-        ([outcome_of("error", "a bug", origin) for origin in (HERE, THERE, HERE)], 0),
-        ([outcome_of("error", "a bug", HERE), outcome_of("refused", "a bug", HERE)] * 2, 0),
-        ([outcome_of("refused", f"x = {x} cannot be", HERE) for x in (0.25, 0.5, 0.75)], 3),
-        ([outcome_of("died", "without a word")] * 3, 3),
-        ([outcome_of("lost_rank", "rank 1 of 2 noticed it", HERE)] * 3, 3),
-        ([*[outcome_of("error", "a bug", HERE)] * 2, outcome_of("oom", "3 GB", HERE)] * 2, 0),
-        ([outcome_of("oom", "3 GB", HERE)] * 4, 0),
-        ([outcome_of("disk", "in any words", HERE)], 1),
-        ([outcome_of("error", "No space left on device", HERE)], 0),
+        ([failed_outcome("error", f"a bug at step {step}", HERE) for step in (3, 17, 5)], 3),
+        ([failed_outcome("error", "a bug", origin) for origin in (HERE, THERE, HERE)], 0),
+        ([failed_outcome("error", "a bug", HERE), failed_outcome("refused", "a bug", HERE)] * 2, 0),
+        ([failed_outcome("refused", f"x = {x} cannot be", HERE) for x in (0.25, 0.5, 0.75)], 3),
+        ([failed_outcome("died", "without a word")] * 3, 3),
+        ([failed_outcome("lost_rank", "rank 1 of 2 noticed it", HERE)] * 3, 3),
+        ([*[failed_outcome("error", "a bug", HERE)] * 2, failed_outcome("oom", "3 GB", HERE)] * 2, 0),
+        ([failed_outcome("oom", "3 GB", HERE)] * 4, 0),
+        ([failed_outcome("disk", "in any words", HERE)], 1),
+        ([failed_outcome("error", "No space left on device", HERE)], 0),
     ],
 )
 def test_three_failures_in_a_row_of_one_origin_and_a_full_disk_end_a_sweep(

@@ -1,51 +1,48 @@
-"""best.toml: the best trial as an experiment that stands by itself."""
+"""best.toml: the best trial as an experiment of its own."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import tomli_w
 
 from nanogpt_kit.runs.files import write_atomically
-from nanogpt_kit.sweep.space.parameters import shown
-from nanogpt_kit.sweep.study.runs import copy_of, known_of
+from nanogpt_kit.sweep.space.parameters import format_json
+from nanogpt_kit.sweep.study.records import TrialResult
+from nanogpt_kit.sweep.study.runs import component_copy
 from nanogpt_kit.sweep.study.study import Study
-from nanogpt_kit.sweep.study.summary import Row, Summary
+from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
 
-def write_best(study: Study, summary: Summary) -> None:
-    """Into the sweep's folder. On a CPU of the same kind it gives the trial's loss again, to the bit."""
+def write_best(study: Study, summary: SweepSummary) -> None:
+    """Into the sweep's folder. On a CPU of the same kind it reproduces the trial's loss bit for bit."""
     best = summary.best()
     if best is None:
         return
-    config = study.space.config(best.names)
-    trial = next(one for one in study.trials() if one.number == best.number)
-    threads = known_of(trial).get("threads")
+    config = study.space.from_optuna(best.params)
+    result = next(TrialResult.of(trial) for trial in study.trials() if trial.number == best.index)
+    threads = result.threads if result else None
     experiment = study.space.experiment(config, [("train.threads", threads)] if threads else [])
     values = experiment.resolved()
-    if experiment.component_files:
-        values["components"] = components(study)
-    metric = study.options.metric
-    lines = [f"The best of {len(summary.rows)} trials of the sweep {summary.name!r}: trial {best.number}."]
-    lines += [f"{metric} {best.value:.6g}{mean_of(best)}{confirmation(summary, best)}"]
-    lines += [summary.command(study.folder)]
-    lines += [f"{key} = {shown(value)}" for key, value in config.items()]
+    if experiment.component_files:  # as they were when the sweep began
+        copies = (component_copy(file, study.folder) for file in study.space.base.component_files)
+        values["components"] = [os.path.relpath(copy, study.folder) for copy in copies]
+    lines = [
+        f"The best of {len(summary.trials)} trials of the sweep {summary.name!r}: trial {best.index}.",
+        f"{study.options.metric} {best.value:.6g}{seeds_text(best)}{fresh_seeds_text(summary, best)}",
+        summary.command(study.folder),
+        *(f"{key} = {format_json(value)}" for key, value in config.items()),
+    ]
     header = "".join(f"# {line}\n" for line in lines)
     write_atomically(study.folder / "best.toml", f"{header}\n{tomli_w.dumps(values)}")
 
 
-def mean_of(best: Row) -> str:
+def seeds_text(best: TrialSummary) -> str:
     if not best.values:
         return ""
-    return f", the mean of {len(best.values)} seeds; the first, which this one has, gave {best.values[0]:.6g}"
+    return f", the mean of {len(best.values)} seeds; the first one, which this file has, gave {best.values[0]:.6g}"
 
 
-def confirmation(summary: Summary, best: Row) -> str:
-    found: Any = next((one for one in summary.confirmed if one.number == best.number), None)
-    return f"; with {len(found.values)} fresh seeds {found.mean:.6g} in the mean" if found else ""
-
-
-def components(study: Study) -> list[str]:
-    """As they were when the sweep began."""
-    return [os.path.relpath(copy_of(path, study.folder), study.folder) for path in study.base.component_files]
+def fresh_seeds_text(summary: SweepSummary, best: TrialSummary) -> str:
+    confirmed = next((trial for trial in summary.confirmed if trial.index == best.index), None)
+    return f"; mean of {len(confirmed.values)} fresh seeds: {confirmed.mean:.6g}" if confirmed else ""

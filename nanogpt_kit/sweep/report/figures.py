@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from nanogpt_kit.report.page import number
 from nanogpt_kit.report.plots import (
@@ -32,167 +32,159 @@ from nanogpt_kit.report.plots import (
     ticks,
     window,
 )
-from nanogpt_kit.sweep.report.findings import (
-    Ranges,
-    cause_words,
-    complete_of,
-    is_lost,
-    is_pruned,
-    outcomes,
-    sign_of,
-    value_of,
-)
-from nanogpt_kit.sweep.study.summary import Row, Summary
+from nanogpt_kit.sweep.report.axes import axis_ends, axis_position, axis_ticks, is_log
+from nanogpt_kit.sweep.report.findings import Ranges, cause_text, outcome_counts, value_of
+from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
-CURVE_POINTS = 20_000  # of all curves together
-DOTS = 2_000  # trials in a figure
-LOG_FROM = 10.0  # ratio of the largest to the smallest from which on an axis of costs is logarithmic
-NOT_THERE = 0.15  # of a range below it: where trials without a parameter pass in parallel coordinates
-Place = Callable[[Row], float | None]
+MAX_CURVE_POINTS = 20_000  # of all curves together
+MAX_TRIALS = 2_000  # trials in a figure
+LOG_RATIO = 10.0  # of the largest to the smallest cost, above which their axis is logarithmic
+ABSENT_GAP = 0.15  # of a range, below it: where lines of trials without the parameter pass in parallel coordinates
+XOf = Callable[[TrialSummary], float | None]  # where a trial is on the horizontal axis; None: not in the figure
 
 
-def history(summary: Summary) -> go.Figure:
+def draw_history(summary: SweepSummary) -> go.Figure:
     """The value of each trial, and the best so far."""
-    complete = complete_of(summary)
+    complete = summary.complete()
     figure = framed(380, "trial", summary.options.metric)
-    add_rows(figure, complete, "complete", {"color": PLAIN, "size": 7}, number_of)
-    steps = front_of(summary, complete, number_of)
+    add_trials(figure, complete, "complete", {"color": PLAIN, "size": 7}, index_of)
+    steps = improvements(summary, complete, index_of)
     if steps:
-        steps.append((summary.rows[-1].number, steps[-1][1]))
+        steps.append((summary.trials[-1].index, steps[-1][1]))
         add_lines(figure, [steps], "best so far", {"color": BEST, "shape": "hv", "width": 2})
-    add_best(figure, summary, number_of)
-    add_others(figure, summary, number_of)
-    fit(figure, [value_of(row) for row in complete], sign_of(summary))
+    add_best(figure, summary, index_of)
+    add_others(figure, summary, index_of)
+    fit(figure, [value_of(trial) for trial in complete], summary.sign)
     return figure
 
 
-def curves(summary: Summary) -> go.Figure:
+def draw_curves(summary: SweepSummary) -> go.Figure:
     """The metric of every trial at each of its evaluations."""
     figure = framed(440, "tokens", summary.options.metric)
     best = summary.best()
-    rows = [row for row in thinned(summary.rows, DOTS) if row.reports and row != best]
-    groups: dict[str, tuple[str, list[Row]]] = {
-        "lost": (LOST, [row for row in rows if is_lost(row)]),
-        "pruned": (FAINT, [row for row in rows if is_pruned(row)]),
-        "at work": (OPEN, [row for row in rows if row.state in ("running", "interrupted")]),
-        "complete": (PLAIN, [row for row in rows if row.state == "complete"]),
+    trials = [trial for trial in thinned(summary.trials, MAX_TRIALS) if trial.reports and trial != best]
+    groups: dict[str, tuple[str, list[TrialSummary]]] = {
+        "no result": (LOST, [trial for trial in trials if trial.has_no_result]),
+        "pruned": (FAINT, [trial for trial in trials if trial.is_pruned]),
+        "running": (OPEN, [trial for trial in trials if trial.state in ("running", "interrupted")]),
+        "complete": (PLAIN, [trial for trial in trials if trial.state == "complete"]),
     }
-    most = most_of_a_curve(summary)
+    most = max_curve_points(summary)
     for name, (color, chosen) in groups.items():
-        paths = [thinned(row.reports, most) for row in chosen]
-        add_lines(figure, paths, name, {"color": color, "width": 1.3}, [row.number for row in chosen], 0.6)
+        paths = [thinned(trial.reports, most) for trial in chosen]
+        add_lines(figure, paths, name, {"color": color, "width": 1.3}, [trial.index for trial in chosen], 0.6)
     if best is not None and best.reports:
         path = [thinned(best.reports, most)]
-        add_lines(figure, path, f"best, trial {best.number}", {"color": BEST, "width": 2.6}, [best.number])
-    # The first evaluations are high in every run, and not what trials differ by
-    late = [value for row in summary.rows for _, value in row.reports[len(row.reports) // 4 :]]
-    fit(figure, late, sign_of(summary))
+        add_lines(figure, path, f"best, trial {best.index}", {"color": BEST, "width": 2.6}, [best.index])
+    # The first evaluations are high in every run, and trials hardly differ in them
+    late = [value for trial in summary.trials for _, value in trial.reports[len(trial.reports) // 4 :]]
+    fit(figure, late, summary.sign)
     return figure
 
 
-def most_of_a_curve(summary: Summary) -> int:
-    """Points of each that are drawn."""
-    return max(8, CURVE_POINTS // max(1, min(DOTS, len(summary.rows))))
+def max_curve_points(summary: SweepSummary) -> int:
+    """Points of each curve that are drawn."""
+    return max(8, MAX_CURVE_POINTS // max(1, min(MAX_TRIALS, len(summary.trials))))
 
 
-def states(summary: Summary) -> go.Figure:
+def draw_outcomes(summary: SweepSummary) -> go.Figure:
     """How trials ended, and why."""
-    found = outcomes(summary)
-    total = sum(found.values())
-    words = [f"{count}  ({count / total:.0%})" for count in found.values()]
+    counts = outcome_counts(summary)
+    total = sum(counts.values())
+    words = [f"{count}  ({count / total:.0%})" for count in counts.values()]
     known = {"complete": PLAIN, "pruned": FAINT, "running": OPEN, "interrupted": OPEN, "waiting": OPEN}
-    colors = [known.get(name, LOST) for name in found]
-    return bars({cause_words(name): count for name, count in found.items()}, words, "trials", colors)
+    colors = [known.get(name, LOST) for name in counts]
+    return bars({cause_text(name): count for name, count in counts.items()}, words, "trials", colors)
 
 
-def importances(shares: Mapping[str, float], title: str) -> go.Figure:
-    """One bar a parameter, the longest first."""
-    figure = bars(shares, [f"{share:.2f}" for share in shares.values()])
+def draw_importances(values: Mapping[str, float], title: str) -> go.Figure:
+    """One bar for each parameter, the longest first."""
+    figure = bars(values, [f"{value:.2f}" for value in values.values()])
     figure.update_layout(title={"text": name_of(title, 60), "font": {"size": 13}, "x": 0.02, "y": 0.97})
     figure.update_layout(margin={"t": 36, "l": 8}, height=figure.layout.height + 28)
     return figure
 
 
-def slices(summary: Summary, ranges: Ranges) -> list[go.Figure]:
+def draw_slices(summary: SweepSummary, ranges: Ranges) -> list[go.Figure]:
     """The value against each parameter, of the trials that have it."""
-    return [slice_of(summary, name, one) for name, one in ranges.items() if any_has(complete_of(summary), name)]
+    names = [name for name in ranges if any_has_param(summary.complete(), name)]
+    return [draw_slice(summary, name, ranges[name]) for name in names]
 
 
-def any_has(rows: Sequence[Row], name: str) -> bool:
-    return any(name in row.names for row in rows)
+def any_has_param(trials: Sequence[TrialSummary], name: str) -> bool:
+    return any(name in trial.params for trial in trials)
 
 
-def slice_of(summary: Summary, name: str, one: BaseDistribution) -> go.Figure:
-    def place(row: Row) -> float | None:
-        if name not in row.names:
+def draw_slice(summary: SweepSummary, name: str, distribution: BaseDistribution) -> go.Figure:
+    def x_of(trial: TrialSummary) -> float | None:
+        if name not in trial.params:
             return None
-        # Trials with the same choice stand a little beside each other, so that equal values are seen
-        aside = (row.number * 0.618 % 1 - 0.5) * 0.3 if isinstance(one, CategoricalDistribution) else 0.0
-        return position(row.names[name], one) + aside
+        # Trials with the same choice are spread a little, so that equal values can be seen
+        aside = (trial.index * 0.618 % 1 - 0.5) * 0.3 if isinstance(distribution, CategoricalDistribution) else 0.0
+        return axis_position(trial.params[name], distribution) + aside
 
-    rows = [row for row in complete_of(summary) if name in row.names]
+    trials = [trial for trial in summary.complete() if name in trial.params]
     figure = framed(270, name, summary.options.metric)
     figure.update_layout(showlegend=False, margin={"l": 56, "r": 14, "t": 12})
-    late = {"color": [row.number for row in thinned(rows, DOTS)], "colorscale": EARLY_TO_LATE, "size": 7}
-    add_rows(figure, rows, "complete", late, place)
-    add_others(figure, summary, place)
-    add_best(figure, summary, place)
-    at, words = ticks_of(one)
-    low, high = ends(one)
-    air = 0.6 if isinstance(one, CategoricalDistribution) else 0.05 * (high - low)
-    kind = "log" if is_log(one) else "linear"
+    late = {"color": [trial.index for trial in thinned(trials, MAX_TRIALS)], "colorscale": EARLY_TO_LATE, "size": 7}
+    add_trials(figure, trials, "complete", late, x_of)
+    add_others(figure, summary, x_of)
+    add_best(figure, summary, x_of)
+    at, words = axis_ticks(distribution)
+    low, high = axis_ends(distribution)
+    air = 0.6 if isinstance(distribution, CategoricalDistribution) else 0.05 * (high - low)
+    kind = "log" if is_log(distribution) else "linear"
     figure.update_xaxes(type=kind, range=[low - air, high + air], tickvals=at, ticktext=words, tickangle=0)
-    fit(figure, [value_of(row) for row in rows], sign_of(summary))
+    fit(figure, [value_of(trial) for trial in trials], summary.sign)
     return figure
 
 
-def costs(summary: Summary) -> list[go.Figure]:
-    """The value against what it takes, with the front of those that nothing beats in both."""
-    kinds: dict[str, Place] = {
-        "seconds in steps": lambda row: row.seconds or None,
-        "parameters of the model": lambda row: row.parameters or None,
+def draw_costs(summary: SweepSummary) -> list[go.Figure]:
+    """The value against each cost, with the front of the trials that no other beats in both."""
+    kinds: dict[str, XOf] = {
+        "seconds in steps": lambda trial: trial.seconds or None,
+        "parameters of the model": lambda trial: trial.parameters or None,
     }
     figures = []
     for title, cost in kinds.items():
-        rows = [row for row in complete_of(summary) if cost(row) is not None]
-        found = sorted({cost(row) or 0.0 for row in rows})
-        if len(found) < 2:
+        trials = [trial for trial in summary.complete() if cost(trial) is not None]
+        values = sorted({cost(trial) or 0.0 for trial in trials})
+        if len(values) < 2:
             continue
         figure = framed(330, title, summary.options.metric)
-        add_rows(figure, rows, "complete", {"color": PLAIN, "size": 7}, cost)
-        cheapest_first = sorted(rows, key=lambda row: (cost(row) or 0.0, sign_of(summary) * value_of(row)))
-        front = front_of(summary, cheapest_first, cost)
+        add_trials(figure, trials, "complete", {"color": PLAIN, "size": 7}, cost)
+        cheapest_first = sorted(trials, key=lambda trial: (cost(trial) or 0.0, summary.sign * value_of(trial)))
+        front = improvements(summary, cheapest_first, cost)
         add_lines(figure, [front], "Pareto front", {"color": BEST, "shape": "hv", "width": 1.8})
         add_best(figure, summary, cost)
-        if found[-1] > LOG_FROM * found[0]:
-            figure.update_xaxes(type="log", tickvals=log_ticks(found[0], found[-1]), tickformat="~s")
-        fit(figure, [value_of(row) for row in rows], sign_of(summary))
+        if values[-1] > LOG_RATIO * values[0]:
+            figure.update_xaxes(type="log", tickvals=log_ticks(values[0], values[-1]), tickformat="~s")
+        fit(figure, [value_of(trial) for trial in trials], summary.sign)
         figures.append(figure)
     return figures
 
 
-def front_of(summary: Summary, rows: Sequence[Row], place: Place) -> list[Point]:
-    """Where the value is better than of all before."""
+def improvements(summary: SweepSummary, trials: Sequence[TrialSummary], x_of: XOf) -> list[Point]:
+    """The trials whose value is better than those of all before."""
     front: list[Point] = []
-    for row in rows:
-        if not front or sign_of(summary) * value_of(row) < sign_of(summary) * front[-1][1]:
-            front.append((place(row) or 0.0, value_of(row)))
+    for trial in trials:
+        if not front or summary.sign * value_of(trial) < summary.sign * front[-1][1]:
+            front.append((x_of(trial) or 0.0, value_of(trial)))
     return front
 
 
-def parallel(summary: Summary, ranges: Ranges) -> go.Figure | None:
-    """One line a complete trial through all of its values; where it has none, below the axis of that parameter."""
-    rows = thinned(summary.best_first(), DOTS)[::-1]  # the best are drawn last
-    if len(rows) < 2:
+def draw_parallel_coordinates(summary: SweepSummary, ranges: Ranges) -> go.Figure | None:
+    """One line for each complete trial through all its values; below the axis of a parameter that it lacks."""
+    trials = thinned(summary.ranked(), MAX_TRIALS)[::-1]  # the best are drawn last
+    if len(trials) < 2:
         return None
-    values = [value_of(row) for row in rows]
-    low, high = window(values, sign_of(summary)) or [min(values), max(values)]
+    values = [value_of(trial) for trial in trials]
+    low, high = window(values, summary.sign) or [min(values), max(values)]
     if low == high:
         low, high = low - 0.5, high + 0.5
     clipped = [rounded(min(max(value, low), high)) for value in values]
-    scale = GOOD_TO_BAD if sign_of(summary) > 0 else [(1 - at, color) for at, color in GOOD_TO_BAD[::-1]]
-    shown = {name: one for name, one in ranges.items() if any_has(rows, name)}
-    dimensions = [dimension(rows, name, one) for name, one in shown.items()]
+    scale = GOOD_TO_BAD if summary.sign > 0 else [(1 - at, color) for at, color in GOOD_TO_BAD[::-1]]
+    dimensions = [parallel_axis(trials, name, ranges[name]) for name in ranges if any_has_param(trials, name)]
     at = ticks(low, high)
     words = {"tickvals": at, "ticktext": [number(value) for value in at]}
     dimensions.append({"label": name_of(summary.options.metric), "values": clipped, "range": [low, high], **words})
@@ -205,74 +197,50 @@ def parallel(summary: Summary, ranges: Ranges) -> go.Figure | None:
     return figure
 
 
-def dimension(rows: Sequence[Row], name: str, one: BaseDistribution) -> dict[str, Any]:
-    at, words = ticks_of(one)
-    low, high = ends(one)
-    scaled: Callable[[float], float] = math.log10 if is_log(one) else float
-    placed = [scaled(position(row.names[name], one)) if name in row.names else None for row in rows]
+def parallel_axis(trials: Sequence[TrialSummary], name: str, distribution: BaseDistribution) -> dict[str, Any]:
+    at, words = axis_ticks(distribution)
+    low, high = axis_ends(distribution)
+    scaled: Callable[[float], float] = math.log10 if is_log(distribution) else float
+    placed = [
+        scaled(axis_position(trial.params[name], distribution)) if name in trial.params else None for trial in trials
+    ]
     if None in placed:
-        low = rounded(low - (0.7 if isinstance(one, CategoricalDistribution) else NOT_THERE * (high - low)))
-        words = ["not there", *words]
+        low = rounded(low - (0.7 if isinstance(distribution, CategoricalDistribution) else ABSENT_GAP * (high - low)))
+        words = ["absent", *words]
     at = [low] * (None in placed) + [scaled(value) for value in at]
     values = [rounded(low if value is None else value) for value in placed]
     return {"label": name_of(name), "values": values, "range": [low, high], "tickvals": at, "ticktext": words}
 
 
-# Axes of parameters
-
-
-def is_log(one: BaseDistribution) -> bool:
-    return bool(getattr(one, "log", False))
-
-
-def position(value: Any, one: BaseDistribution) -> float:
-    """Of a value on its axis: a number is its own, a choice has its place among all."""
-    return float(one.to_internal_repr(value))
-
-
-def ends(one: BaseDistribution) -> Point:
-    """Of the axis; of its exponents where it is logarithmic. Never the same."""
-    if isinstance(one, CategoricalDistribution):
-        return 0.0, max(0.5, len(one.choices) - 1.0)
-    low, high = float(one.low), float(one.high)  # type: ignore[attr-defined]
-    if is_log(one):
-        low, high = math.log10(low), math.log10(high)
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
-
-
-def ticks_of(one: BaseDistribution) -> tuple[list[float], list[str]]:
-    if isinstance(one, CategoricalDistribution):
-        return [float(at) for at in range(len(one.choices))], [name_of(choice, 16) for choice in one.choices]
-    low, high = one.low, one.high  # type: ignore[attr-defined]
-    if is_log(one):
-        at = log_ticks(low, high)
-    else:
-        at = ticks(low, high, one.step if isinstance(one, IntDistribution) else 0.0)
-    return at, [number(rounded(value)) for value in at]
-
-
 # Trials in figures
 
 
-def number_of(row: Row) -> float:
-    return row.number
+def index_of(trial: TrialSummary) -> float:
+    return trial.index
 
 
-def add_rows(figure: go.Figure, rows: Sequence[Row], name: str, marker: Mapping[str, Any], place: Place) -> None:
-    drawn = thinned(rows, DOTS)
-    add_dots(figure, [(place(row) or 0.0, value_of(row)) for row in drawn], [row.number for row in drawn], name, marker)
+def add_trials(
+    figure: go.Figure, trials: Sequence[TrialSummary], name: str, marker: Mapping[str, Any], x_of: XOf
+) -> None:
+    drawn = thinned(trials, MAX_TRIALS)
+    points = [(x_of(trial) or 0.0, value_of(trial)) for trial in drawn]
+    add_dots(figure, points, [trial.index for trial in drawn], name, marker)
 
 
-def add_others(figure: go.Figure, summary: Summary, place: Place) -> None:
-    """Those whose value does not compare: pruned ones have that of fewer tokens, lost ones have none."""
-    for name, color, is_one in (("pruned", FAINT, is_pruned), ("lost", LOST, is_lost)):
-        rows = [row for row in summary.rows if is_one(row) and place(row) is not None]
-        add_strip(figure, {row.number: place(row) or 0.0 for row in thinned(rows, DOTS)}, name, color)
+def add_others(figure: go.Figure, summary: SweepSummary, x_of: XOf) -> None:
+    """Trials whose value does not compare: pruned ones have one after fewer tokens, others have none."""
+    groups = {
+        "pruned": (FAINT, [trial for trial in summary.trials if trial.is_pruned]),
+        "no result": (LOST, [trial for trial in summary.trials if trial.has_no_result]),
+    }
+    for name, (color, trials) in groups.items():
+        placed = [trial for trial in trials if x_of(trial) is not None]
+        add_strip(figure, {trial.index: x_of(trial) or 0.0 for trial in thinned(placed, MAX_TRIALS)}, name, color)
 
 
-def add_best(figure: go.Figure, summary: Summary, place: Place) -> None:
+def add_best(figure: go.Figure, summary: SweepSummary, x_of: XOf) -> None:
     best = summary.best()
-    at = place(best) if best is not None else None
+    at = x_of(best) if best is not None else None
     if best is not None and at is not None:
         star = {"color": BEST, "symbol": "star", "size": 14, "line": {"width": 1, "color": "white"}}
-        add_dots(figure, [(at, value_of(best))], [best.number], f"best, trial {best.number}", star)
+        add_dots(figure, [(at, value_of(best))], [best.index], f"best, trial {best.index}", star)

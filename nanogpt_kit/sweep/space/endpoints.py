@@ -1,8 +1,7 @@
-"""What is looked at before a sweep starts anything: each endpoint of its space, on the machine that is to train it."""
+"""Checks before a sweep starts anything: every endpoint of its space makes a valid experiment on this machine."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import random
 from collections.abc import Iterator
@@ -11,202 +10,202 @@ from typing import Any
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.core.sections import Sweep
-from nanogpt_kit.launch.slots import allocate_slots
 from nanogpt_kit.nn.uninitialized import check_parts
-from nanogpt_kit.sweep.space.parameters import Conditional, Config, Parameter, Setting, same, shown, told
-from nanogpt_kit.sweep.space.space import Space, within
-from nanogpt_kit.sweep.study.forms import check_form
+from nanogpt_kit.sweep.space.parameters import (
+    Config,
+    Parameter,
+    Setting,
+    SpaceEntry,
+    format_json,
+    format_value,
+    is_same,
+)
+from nanogpt_kit.sweep.space.space import Space, is_within
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.metric_names import check_metrics, check_sweep_metric
-from nanogpt_kit.train.precision import choose_device
 
-MOST_CORNERS = 1000  # combinations of endpoints that are looked at; one takes 1 to 10 ms, mostly for its model
-MOST_FAULTS = 8  # of combinations that are told
+MAX_COMBINATIONS = 1000  # of endpoints that are checked; each takes 1 to 10 ms, mostly for its model
+MAX_FAULTS = 8  # of combinations that are reported
 
 
-def check_options(base: Experiment, options: Sweep, nproc: int = 1) -> None:
-    """Whether this machine is large enough for its workers, and whether its storage could be one; none is opened.
+def check_endpoints(space: Space, nproc: int = 1) -> Config:
+    """The values of trial 0, the experiment as written; the runs of a trial have `nproc` processes.
 
-    Raises KitError.
+    Raises KitError if these are outside the space, or if endpoints are not valid together or on this machine.
     """
-    faults: list[Fault] = []
-    for look in (
-        lambda: allocate_slots(options.workers, choose_device(base.train.device), nproc),
-        lambda: check_form(options.storage),
-    ):
-        try:
-            look()
-        except KitError as error:
-            faults += [
-                dataclasses.replace(one, location=base.location(tuple(one.key.split(".")))) for one in error.faults
-            ]
-    if faults:
-        raise KitError(*faults)
-
-
-def check(space: Space, nproc: int = 1) -> Config:
-    """The values of trial 0, the experiment as written, where all is well; a trial's run has `nproc` processes.
-
-    Raises KitError where it is outside of the space, or where endpoints do not go together, or not with this machine.
-    """
-    corners, trying = Corners(space), Trying(space, nproc)
-    never = [one for one in space.conditionals if corners.reaching(one) is None]
+    combinations, validator = EndpointCombinations(space), Validator(space, nproc)
+    never = [entry for entry in space.entries if combinations.config_activating(entry) is None]
     if never:
-        raise KitError(*(one.fault(f"is never tried: nowhere in the space {one.where}") for one in never))
+        raise KitError(*(entry.fault(f"is never varied: no point has {entry.conditions_text}") for entry in never))
     faults: dict[tuple[str, str], tuple[Fault, Config]] = {}
-    for config in corners:
-        for fault in trying.faults(config):
+    for config in combinations:
+        for fault in validator.faults(config):
             faults.setdefault((fault.key, fault.message), (fault, config))
     if faults:
-        first = [trying.traced(fault, config) for fault, config in list(faults.values())[:MOST_FAULTS]]
+        first = [validator.with_cause(fault, config) for fault, config in list(faults.values())[:MAX_FAULTS]]
         more = [Fault(f"and {len(faults) - len(first)} more")] if len(faults) > len(first) else []
         raise KitError(*first, *more)
-    return written(space)
+    return values_as_written(space)
 
 
-class Corners:
-    """Combinations of endpoints: all, or where they are too many, each at the least with all others low or high."""
+class EndpointCombinations:
+    """All combinations of endpoints; if they are too many, each endpoint with all others low, with all others high,
+    and in random combinations."""
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        self.marks = {one.name: self._marks(one) for one in space.parameters}
+        self.values = {parameter.name: self._values_of(parameter) for parameter in space.parameters}
 
     def __iter__(self) -> Iterator[Config]:
-        every = list(itertools.islice(self.space.walk(lambda one: self.marks[one.name]), MOST_CORNERS + 1))
-        if len(every) <= MOST_CORNERS:
-            yield from every
+        every = self.space.combinations(lambda parameter: self.values[parameter.name])
+        first = list(itertools.islice(every, MAX_COMBINATIONS + 1))
+        if len(first) <= MAX_COMBINATIONS:
+            yield from first
             return
-        for one in self.space.conditionals:
-            for value, side in itertools.product(one.endpoints, (0, -1)):
-                reached = self.reaching(one, value, side)
-                assert reached is not None, "what is never tried was refused before"
-                yield reached
-        dice = random.Random(0)  # the same corners every time
-        for _ in range(MOST_CORNERS):
-            yield next(self.space.walk(lambda one: [dice.choice(self.marks[one.name])]))
+        for entry in self.space.entries:
+            for value, side in itertools.product(entry.endpoints, (0, -1)):
+                config = self.config_activating(entry, value, side)
+                assert config is not None, "entries that are never active were refused before"
+                yield config
+        rng = random.Random(0)  # the same combinations every time
+        for _ in range(MAX_COMBINATIONS):
+            yield next(self.space.combinations(lambda parameter: [rng.choice(self.values[parameter.name])]))
 
-    def _marks(self, one: Parameter) -> list[Any]:
-        """The endpoints, and between them the values that conditions are about."""
-        asked = [on for other in self.space.conditionals for on in other.when if on.key == one.key]
-        marks = list(one.endpoints)
-        for value in itertools.chain(*(condition.values for condition in asked)):
-            if one.holds(value) and not any(same(value, mark) for mark in marks):
-                marks.append(value)
-        return marks
+    def _values_of(self, parameter: Parameter) -> list[Any]:
+        """The endpoints, and between them the values that conditions name."""
+        values = list(parameter.endpoints)
+        for condition in (condition for entry in self.space.entries for condition in entry.when):
+            for value in condition.values if condition.key == parameter.key else ():
+                if parameter.contains(value) and not any(is_same(value, known) for known in values):
+                    values.append(value)
+        return values
 
-    def reaching(self, wanted: Parameter | Setting, value: Any = None, side: int = 0) -> Config | None:
-        """Where `wanted` is active and has `value`, and what does not decide on that has its endpoint at `side`."""
-        deciding = {condition.key for condition in wanted.when}
-        for one in reversed(self.space.parameters):  # those that others depend on come first
-            if one.key in deciding:
-                deciding |= {condition.key for condition in one.when}
+    def config_activating(self, entry: Parameter | Setting, value: Any = None, side: int = 0) -> Config | None:
+        """A combination in which `entry` is active and has `value`; None if there is none.
 
-        def choose(one: Parameter) -> list[Any]:
-            if one is wanted:
+        Parameters that do not decide whether it is active have their endpoint at `side`.
+        """
+        deciding = {condition.key for condition in entry.when}
+        for parameter in reversed(self.space.parameters):  # those that others depend on come first
+            if parameter.key in deciding:
+                deciding |= {condition.key for condition in parameter.when}
+
+        def allowed(parameter: Parameter) -> list[Any]:
+            if parameter is entry:
                 return [value]
-            if one.key not in deciding:
-                return [one.endpoints[side]]
-            own = [condition for condition in wanted.when if condition.key == one.key]
-            return [mark for mark in self.marks[one.name] if all(condition.holds({one.key: mark}) for condition in own)]
+            if parameter.key not in deciding:
+                return [parameter.endpoints[side]]
+            conditions = [condition for condition in entry.when if condition.key == parameter.key]
+            values = self.values[parameter.name]
+            return [one for one in values if all(condition.holds({parameter.key: one}) for condition in conditions)]
 
-        return next((config for config in self.space.walk(choose) if wanted.is_active(config)), None)
+        return next((config for config in self.space.combinations(allowed) if entry.is_active(config)), None)
 
 
-class Trying:
-    """A space's experiments, put together without weights or data."""
+class Validator:
+    """Checks the experiments of a space, assembled without weights or data."""
 
     def __init__(self, space: Space, nproc: int) -> None:
         self.space, self.nproc = space, nproc
-        self.known: set[tuple[type, str, RunContext]] = set()  # parts that were found to be right, and where
+        self.valid_parts: set[tuple[type, str, RunContext]] = set()  # components, and the context they were checked in
 
     def faults(self, config: Config) -> tuple[Fault, ...]:
-        """Of these values together, and with this machine."""
+        """The faults of these values together, and on this machine."""
         try:
             experiment = self.space.experiment(config)
             ctx, _ = context_of(experiment, self.nproc)
             parts = {(type(part), repr(part), ctx) for _, part in experiment.parts()}
-            if not parts <= self.known:
+            if not parts <= self.valid_parts:
                 experiment.check_context(ctx)
                 check_parts(experiment)
                 check_metrics(experiment)
                 check_sweep_metric(experiment, self.space.options.metric)
-                self.known |= parts
+                self.valid_parts |= parts
         except KitError as error:
             return error.faults
         return ()
 
-    def traced(self, fault: Fault, config: Config) -> Fault:
-        """With those of the values, besides its own, that it takes, and the place that it has with these alone."""
-        place = fault.location
+    def with_cause(self, fault: Fault, config: Config) -> Fault:
+        """The fault with the other values that it takes: each value without which it stays is left out.
+
+        Of twenty values the user sees the one or two that conflict.
+        """
+        location = fault.location
         for key in config:
-            less = {other: value for other, value in config.items() if other != key}
-            again = [one for one in self.faults(less) if (one.key, one.message) == (fault.key, fault.message)]
-            if again:
-                config, place = less, again[0].location or place  # a value whose condition is gone has none
-        values = ", ".join(f"{key} = {told(value)}" for key, value in config.items() if not within(fault.key, key))
-        message = fault.message + (f" (with {values})" if values else "")
-        return Fault(message, fault.key, place or self.space.parameters[0].location)
+            rest = {other: value for other, value in config.items() if other != key}
+            same = [one for one in self.faults(rest) if (one.key, one.message) == (fault.key, fault.message)]
+            if same:
+                config, location = rest, same[0].location or location  # a value without its condition has no location
+        causes = [f"{key} = {format_value(value)}" for key, value in config.items() if not is_within(fault.key, key)]
+        message = fault.message + (f" (with {', '.join(causes)})" if causes else "")
+        return Fault(message, fault.key, location or self.space.parameters[0].location)
 
 
-def written(space: Space) -> Config:
-    """The experiment's own values. Raises KitError where the space does not hold them."""
+def values_as_written(space: Space) -> Config:
+    """The experiment's own values of the parameters. Raises KitError if the space does not contain them."""
     config: Config = {}
     faults: list[Fault] = []
     resolved = space.base.resolved()
-    for one in space.parameters:
-        if not one.is_active(config):
+    for parameter in space.parameters:
+        if not parameter.is_active(config):
             continue
-        found = held(space, one, lookup(resolved, one.key))
-        if len(found) > 1:
-            message = f"{' and '.join(map(shown, found))} are one and the same, since options that a choice does not "
-            faults.append(one.fault(message + "name stay as the experiment has them; name them"))
-        if found:
-            config[one.key] = found[0]
+        values = values_equal_to_base(space, parameter, value_at(resolved, parameter.key))
+        if len(values) > 1:
+            faults.append(
+                parameter.fault(
+                    f"{' and '.join(map(format_json, values))} are the same experiment, since options that a choice "
+                    "does not name keep the experiment's values; name them"
+                )
+            )
+        if values:
+            config[parameter.key] = values[0]
         else:
-            faults.append(one.fault(outside(one, resolved)))
+            faults.append(parameter.fault(not_in_space(parameter, resolved)))
     for setting in space.settings:
-        if setting.is_active(config) and not is_base(space, setting, setting.value):
-            message = f"is {told(setting.value)} where {setting.where}, as in the experiment, and the experiment says "
-            message += "otherwise; trial 0 is the experiment as written: make the two the same"
-            faults.append(setting.fault(message))
+        if setting.is_active(config) and not is_as_base(space, setting, setting.value):
+            faults.append(
+                setting.fault(
+                    f"is {format_value(setting.value)} where {setting.conditions_text}, which the experiment as "
+                    "written has with another value; trial 0 is the experiment as written: make the two equal"
+                )
+            )
     if faults:
         raise KitError(*faults)
     return config
 
 
-def held(space: Space, one: Parameter, value: Any) -> list[Any]:
-    """Those of a parameter's values that the experiment's own is."""
-    if one.kind == "choice":
-        return [choice for choice in one.choices if is_base(space, one, choice)]
-    if one.kind == "int" and isinstance(value, float) and value.is_integer():
+def values_equal_to_base(space: Space, parameter: Parameter, value: Any) -> list[Any]:
+    """The values of a parameter that equal the experiment's own `value`."""
+    if parameter.kind == "choice":
+        return [choice for choice in parameter.choices if is_as_base(space, parameter, choice)]
+    if parameter.kind == "int" and isinstance(value, float) and value.is_integer():
         value = int(value)  # of an option that takes any number
-    return [value] if one.holds(value) else []
+    return [value] if parameter.contains(value) else []
 
 
-def outside(one: Parameter, resolved: dict[str, Any]) -> str:
-    value = lookup(resolved, one.key)
+def not_in_space(parameter: Parameter, resolved: dict[str, Any]) -> str:
+    value = value_at(resolved, parameter.key)
     if value is None:
-        return f"trial 0 is the experiment as written, which does not set it; set it to one of {one.allowed}"
-    key = f"{one.key}.use" if isinstance(value, dict) and "use" in value else one.key
+        return f"the experiment does not set it, and trial 0 is the experiment as written; set {parameter.values_text}"
+    key = f"{parameter.key}.use" if isinstance(value, dict) and "use" in value else parameter.key
     return (
-        f"the experiment says {key} = {told(lookup(resolved, key))}, which {one.allowed} does not hold; trial 0 is the "
-        "experiment as written: add its value, or change it"
+        f"the experiment has {key} = {format_value(value_at(resolved, key))}, which is not in {parameter.values_text}; "
+        "trial 0 is the experiment as written: add its value to the space, or change it"
     )
 
 
-def is_base(space: Space, one: Conditional, value: Any) -> bool:
-    """Whether the experiment, with this value, is as it is without."""
+def is_as_base(space: Space, entry: SpaceEntry, value: Any) -> bool:
+    """Whether the experiment with this value is the experiment as written."""
     layers = space.layers.copy()
     try:
-        layers.set([(tuple(one.key.split(".")), value, one.location)])
+        layers.set([(tuple(entry.key.split(".")), value, entry.location)])
         return Experiment.of(layers, space.folder) == space.base
-    except KitError:  # told when the corners are looked at
+    except KitError:  # reported when the endpoints are checked
         return False
 
 
-def lookup(values: Any, key: str) -> Any:
-    """The value at a dotted key of nested tables and lists; None where there is none."""
+def value_at(values: Any, key: str) -> Any:
+    """The value at a dotted key of nested tables and lists; None if there is none."""
     for part in key.split("."):
         if isinstance(values, dict):
             values = values.get(part)

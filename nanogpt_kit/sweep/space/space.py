@@ -1,41 +1,38 @@
-"""The whole of [sweep.space]: read, and turned into experiments."""
+"""The whole of [sweep.space]: read, checked for contradictions, and turned into experiments."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import leaves
 from nanogpt_kit.sweep.space.parameters import (
-    EXAMPLE,
-    KINDS,
-    LINE,
-    MANY,
-    WORDS,
+    MAX_POINTS,
     Condition,
     Config,
     Parameter,
     Setting,
-    branch_value,
-    label,
-    parameter,
-    shown,
-    told,
+    format_json,
+    format_value,
+    optuna_choice,
 )
+from nanogpt_kit.sweep.space.table import PARAMETER_KEYS, PARAMETER_KINDS, parse_branch_name, read_parameter
 
 if TYPE_CHECKING:
     import optuna
 
-KEPT = {  # what trials cannot differ in
+EXAMPLE_TABLE = "{ float = [1e-4, 1e-2], log = true }, { int = [2, 8] } or { choice = [...] }"
+EXAMPLE_LINE = '"optimizer.lr" = { float = [1e-4, 1e-2], log = true }'
+CANNOT_VARY = {  # keys, and why trials cannot differ in them
     "name": "all trials have the experiment's name",
     "extends": "an experiment's files are read before the space",
-    "components": "an experiment's files are read before the space; let the choices name what is in them",
+    "components": "an experiment's files are read before the space; use the choices of a component instead",
     "sweep": "a sweep cannot vary itself",
-    "train.seed": "each trial runs with train.seed, train.seed + 1, ..., as many as sweep.seeds says",
+    "train.seed": "each trial runs with train.seed, train.seed + 1, ...; set sweep.seeds",
 }
 
 
@@ -43,173 +40,190 @@ class Space:
     """The parameters of a sweep, those that others depend on first, and the experiment that they vary."""
 
     def __init__(self, base: Experiment) -> None:
-        """Raises KitError with all that is wrong in the table itself; `checking` looks at what it makes."""
+        """Raises KitError with all that is wrong in the table; `endpoints` checks the experiments that it makes."""
         assert base.sweep is not None, "there is a [sweep] table"
         self.base, self.options = base, base.sweep
         self.layers, self.folder = base.layers.copy(), base.folder
-        self.layers.values = base.resolved()  # so that every slot says what is in it, defaults too
-        for at, _ in leaves(self.layers.values):
-            self.layers.locations.setdefault(at, base.layers.location(at))
+        self.layers.values = base.resolved()  # with defaults, so that every slot names its component
+        for key, _ in leaves(self.layers.values):
+            self.layers.locations.setdefault(key, base.layers.location(key))
         self.parameters: list[Parameter] = []
         self.settings: list[Setting] = []
         self.faults: list[Fault] = []
         self._read(base.sweep.space, ("sweep", "space"), "", ())
         if not base.sweep.space:
-            message = f"is empty, so there is nothing to try; give it a key with its values, such as {LINE}"
+            message = f"is empty, so there is nothing to vary; add a key with its values, such as {EXAMPLE_LINE}"
             self.faults.append(Fault(message, "sweep.space", base.layers.location(("sweep", "space"))))
         if not self.faults:
             self._check_keys()
             self._check_conditions()
-            self._check_twice()
+            self._check_duplicates()
         if self.faults:
             raise KitError(*self.faults)
-        self.parameters = [self._named(one) for one in self._in_order()]
+        self.parameters = [self._with_name(parameter) for parameter in self._in_dependency_order()]
 
     @property
-    def conditionals(self) -> list[Parameter | Setting]:
+    def entries(self) -> list[Parameter | Setting]:
         return [*self.parameters, *self.settings]
 
-    def _read(self, table: dict[str, Any], at: tuple[str, ...], prefix: str, when: tuple[Condition, ...]) -> None:
+    @property
+    def trial_tokens(self) -> int:
+        """Tokens of a trial that is not pruned, as the experiment is written."""
+        return self.base.total_steps * self.base.train.batch_tokens
+
+    # Reading it
+
+    def _read(self, table: dict[str, Any], path: tuple[str, ...], prefix: str, when: tuple[Condition, ...]) -> None:
+        """Reads a table, or the table of a branch; `when` are the conditions of the branch."""
         for name, value in table.items():
-            key, inner = f"{prefix}{name}", (*at, name)
-            place = self.base.layers.location(inner)
+            key, value_path = f"{prefix}{name}", (*path, name)
+            location = self.base.layers.location(value_path)
             if not isinstance(value, dict) or not value:
-                self._setting(key, value, when, place)
-            elif any(word in value for word in WORDS):
+                self._read_setting(key, value, when, location)
+            elif any(word in value for word in PARAMETER_KEYS):
                 try:
-                    one = parameter(key, value, when, place)
+                    parameter = read_parameter(key, value, when, location)
                 except KitError as error:
                     self.faults.extend(error.faults)
                     continue
-                self.parameters.append(one)
-                branches = value.get("choice")
-                for word, branch in branches.items() if isinstance(branches, dict) else ():
-                    if isinstance(branch, dict):
-                        own = (*one.when, Condition(key, (branch_value(word),)))
-                        self._read(branch, (*inner, "choice", word), "", own)
-                    else:
-                        message = f"the branch {word!r} should be a table of keys, perhaps empty, got {shown(branch)}"
-                        self.faults.append(Fault(message, f"sweep.space.{key}", place))
+                self.parameters.append(parameter)
+                if isinstance(value.get("choice"), dict):
+                    self._read_branches(parameter, value["choice"], (*value_path, "choice"))
             else:
-                self._read(value, inner, f"{key}.", when)
+                self._read(value, value_path, f"{key}.", when)
 
-    def _setting(self, key: str, value: Any, when: tuple[Condition, ...], place: str) -> None:
+    def _read_branches(self, parameter: Parameter, branches: dict[str, Any], path: tuple[str, ...]) -> None:
+        for name, branch in branches.items():
+            if isinstance(branch, dict):
+                when = (*parameter.when, Condition(parameter.key, (parse_branch_name(name),)))
+                self._read(branch, (*path, name), "", when)
+            else:
+                message = f"the branch {name!r} should be a table of keys, perhaps empty, got {format_json(branch)}"
+                self.faults.append(parameter.fault(message))
+
+    def _read_setting(self, key: str, value: Any, when: tuple[Condition, ...], location: str) -> None:
         if when:
-            self.settings.append(Setting(key, when, place, value))
+            self.settings.append(Setting(key, when, location, value))
             return
-        last = key.rpartition(".")[2]
-        guess = did_you_mean(last, KINDS).split(".")[0] if "did you mean" in did_you_mean(last, KINDS) else ""
-        message = f"should be {EXAMPLE}, got {shown(value)}{guess}; a value that never varies belongs in the experiment"
-        self.faults.append(Fault(message, f"sweep.space.{key}", place))
+        guess, mark, _ = did_you_mean(key.rpartition(".")[2], PARAMETER_KINDS).partition("?")
+        hint = guess + mark if mark else "."
+        message = f"should be {EXAMPLE_TABLE}, got {format_json(value)}{hint} To fix a value, set the option itself"
+        self.faults.append(Fault(message, f"sweep.space.{key}", location))
+
+    # Checking it
 
     def _check_keys(self) -> None:
-        for one, (key, reason) in itertools.product(self.conditionals, KEPT.items()):
-            if within(one.key, key):
-                self.faults.append(one.fault(f"cannot be varied: {reason}"))
+        for entry, (key, reason) in itertools.product(self.entries, CANNOT_VARY.items()):
+            if is_within(entry.key, key):
+                self.faults.append(entry.fault(f"cannot be varied: {reason}"))
 
     def _check_conditions(self) -> None:
-        for one in self.conditionals:
-            for condition in one.when:
-                named = [other for other in self.parameters if other.key == condition.key and other is not one]
-                if not named:
-                    keys = {other.key for other in self.parameters if other.key != one.key}
-                    message = f"is tried where {condition.key} has some value, and that is no key of the space; "
-                    message += "conditions name other keys of [sweep.space]"
-                    tail = did_you_mean(condition.key, keys) if keys else ", and there are none"
-                    self.faults.append(one.fault(message + tail))
+        for entry in self.entries:
+            for condition in entry.when:
+                others = [other for other in self.parameters if other.key == condition.key and other is not entry]
+                if not others:
+                    keys = {other.key for other in self.parameters if other.key != entry.key}
+                    message = f"depends on {condition.key}, which is not another key of [sweep.space]"
+                    self.faults.append(entry.fault(message + (did_you_mean(condition.key, keys) if keys else "")))
                     continue
                 for value in condition.values:
-                    if not any(other.values is not None and other.holds(value) for other in named):
-                        message = f"is tried where {condition.key} is {told(value)}, and it never is: {named[0]}"
-                        self.faults.append(one.fault(message))
+                    if not any(other.values is not None and other.contains(value) for other in others):
+                        message = f"depends on {condition.key} being {format_value(value)}, which it never is: "
+                        self.faults.append(entry.fault(message + str(others[0])))
 
-    def _check_twice(self) -> None:
-        for one, other in itertools.combinations(self.conditionals, 2):
-            keys = {one.key.removesuffix(".use"), other.key.removesuffix(".use")}  # a slot's name is short for its use
-            if len(keys) == 1 and not one.excludes(other):
-                self.faults.append(
-                    other.fault(f"is there twice, also at {one.location}, with no condition that keeps the two apart")
-                )
+    def _check_duplicates(self) -> None:
+        for entry, other in itertools.combinations(self.entries, 2):
+            keys = {entry.key.removesuffix(".use"), other.key.removesuffix(".use")}  # a slot is short for its use
+            if len(keys) == 1 and not entry.excludes(other):
+                self.faults.append(other.fault(f"is defined twice, also at {entry.location}, and both can be active"))
 
-    def _in_order(self) -> list[Parameter]:
-        """In that of the file, but for conditions: what they are about is chosen first."""
+    def _in_dependency_order(self) -> list[Parameter]:
+        """The order of the file, except that a condition's key comes before what depends on it."""
         ordered: list[Parameter] = []
         waiting = list(self.parameters)
         while waiting:
-            open_keys = {one.key for one in waiting}
-            ready = [one for one in waiting if not any(condition.key in open_keys for condition in one.when)]
+            keys = {parameter.key for parameter in waiting}
+            ready = [one for one in waiting if not any(condition.key in keys for condition in one.when)]
             if not ready:
-                circle = ", ".join(one.key for one in waiting)
-                place = waiting[0].location
-                raise KitError(Fault(f"these wait for each other in a circle: {circle}", "sweep.space", place))
+                circle = ", ".join(parameter.key for parameter in waiting)
+                location = waiting[0].location
+                raise KitError(Fault(f"these keys depend on each other in a circle: {circle}", "sweep.space", location))
             ordered.append(ready[0])
             waiting.remove(ready[0])
         return ordered
 
-    def _named(self, one: Parameter) -> Parameter:
-        name = one.key
-        if sum(other.key == one.key for other in self.parameters) > 1:
-            name += "@" + ",".join(f"{on.key}={'|'.join(map(told, on.values))}" for on in one.when)
-        return dataclasses.replace(one, name=name)
+    def _with_name(self, parameter: Parameter) -> Parameter:
+        name = parameter.key
+        if sum(other.key == parameter.key for other in self.parameters) > 1:
+            name += "@" + ",".join(f"{on.key}={'|'.join(map(format_value, on.values))}" for on in parameter.when)
+        return dataclasses.replace(parameter, name=name)
 
-    # What it makes
+    # Using it
 
     def suggest(self, trial: optuna.Trial) -> Config:
+        """The values of a trial, chosen by its study's sampler if they have not been yet."""
         config: Config = {}
-        for one in self.parameters:
-            if one.is_active(config):
-                config[one.key] = one.suggest(trial)
+        for parameter in self.parameters:
+            if parameter.is_active(config):
+                config[parameter.key] = parameter.suggest(trial)
         return config
 
-    def config(self, params: dict[str, Any]) -> Config:
-        """From what Optuna stored of a trial."""
+    def from_optuna(self, params: dict[str, Any]) -> Config:
+        """The values that Optuna stores as `params`."""
         config: Config = {}
-        for one in self.parameters:
-            if one.is_active(config) and one.name in params:
-                config[one.key] = one.value(params[one.name])
+        for parameter in self.parameters:
+            if parameter.is_active(config) and parameter.name in params:
+                config[parameter.key] = parameter.from_optuna(params[parameter.name])
         return config
 
-    def params(self, config: Config) -> dict[str, Any]:
-        """As Optuna stores it: the opposite of `config`."""
-        active = [one for one in self.parameters if one.is_active(config) and one.key in config]
-        return {one.name: label(config[one.key]) if one.kind == "choice" else config[one.key] for one in active}
+    def to_optuna(self, config: Config) -> dict[str, Any]:
+        """The opposite of `from_optuna`."""
+        active = [parameter for parameter in self.parameters if parameter.is_active(config) and parameter.key in config]
+        return {
+            parameter.name: optuna_choice(config[parameter.key])
+            if parameter.kind == "choice"
+            else config[parameter.key]
+            for parameter in active
+        }
 
-    def experiment(self, config: Config, also: Sequence[tuple[str, Any]] = ()) -> Experiment:
-        """The base with these values and what belongs to them. Raises KitError."""
+    def experiment(self, config: Config, extra: Sequence[tuple[str, Any]] = ()) -> Experiment:
+        """The base with these values, their settings, and the `extra` keys. Raises KitError if that is not valid."""
         layers = self.layers.copy()
-        places = {one.key: one.location for one in self.parameters if one.is_active(config)}
-        values = [(key, value, places.get(key, "")) for key, value in config.items()]
-        values += [(one.key, one.value, one.location) for one in self.settings if one.is_active(config)]
-        values += [(key, value, "sweep") for key, value in also]
-        layers.set([(tuple(key.split(".")), value, place) for key, value, place in values])
+        locations = {parameter.key: parameter.location for parameter in self.parameters if parameter.is_active(config)}
+        values = [(key, value, locations.get(key, "")) for key, value in config.items()]
+        values += [(entry.key, entry.value, entry.location) for entry in self.settings if entry.is_active(config)]
+        values += [(key, value, "sweep") for key, value in extra]
+        layers.set([(tuple(key.split(".")), value, location) for key, value, location in values])
         return Experiment.of(layers, self.folder)
 
     def points(self) -> list[Config] | None:
-        """All of them; None where they are more than can be tried."""
-        if any(one.values is None for one in self.parameters):
+        """All points of the space; None if they cannot be listed."""
+        if any(parameter.values is None for parameter in self.parameters):
             return None
-        found = list(itertools.islice(self.walk(lambda one: one.values or ()), MANY + 1))
-        return found if len(found) <= MANY else None
+        points = list(itertools.islice(self.combinations(lambda parameter: parameter.values or ()), MAX_POINTS + 1))
+        return points if len(points) <= MAX_POINTS else None
 
-    def walk(self, values: Any, config: Config | None = None, at: int = 0) -> Iterator[Config]:
-        """Every combination of `values(parameter)` of the active parameters."""
+    def combinations(
+        self, values: Callable[[Parameter], Sequence[Any]], config: Config | None = None, index: int = 0
+    ) -> Iterator[Config]:
+        """Every combination of `values(parameter)` of the active parameters, from parameter `index` on."""
         config = config or {}
-        if at == len(self.parameters):
+        if index == len(self.parameters):
             yield config
             return
-        one = self.parameters[at]
-        if not one.is_active(config):
-            yield from self.walk(values, config, at + 1)
+        parameter = self.parameters[index]
+        if not parameter.is_active(config):
+            yield from self.combinations(values, config, index + 1)
             return
-        for value in values(one):
-            yield from self.walk(values, {**config, one.key: value}, at + 1)
+        for value in values(parameter):
+            yield from self.combinations(values, {**config, parameter.key: value}, index + 1)
 
-    def described(self) -> dict[str, str]:
-        """What a study is about: {"optimizer.lr": "float [0.0001, 0.01], log"}."""
-        fixed = {f"{one.key}, where {one.where}": f"= {told(one.value)}" for one in self.settings}
-        return {one.name: str(one) for one in self.parameters} | fixed
+    def describe(self) -> dict[str, str]:
+        """By name, as a study stores it: {"optimizer.lr": "float [0.0001, 0.01], log"}."""
+        settings = {f"{one.key}, where {one.conditions_text}": f"= {format_value(one.value)}" for one in self.settings}
+        return {parameter.name: str(parameter) for parameter in self.parameters} | settings
 
 
-def within(key: str, other: str) -> bool:
-    """Whether `key` is `other`, or a part of it."""
-    return f"{key}.".startswith(f"{other}.")
+def is_within(key: str, table: str) -> bool:
+    """Whether `key` is `table` or below it."""
+    return f"{key}.".startswith(f"{table}.")

@@ -1,103 +1,90 @@
-"""The best trials once more, with seeds that nobody has chosen by: the best of many looks better than it is.
+"""The seam between a study and what it is for: a plan says which trials to queue, and what each of them runs.
 
-Of 50 trials that are all alike the best is expected 2.25 standard deviations above their mean, as of normal draws.
+`Study` and the controller handle every plan alike, so a new kind of study is a subclass of `Plan`: `SearchPlan` queues
+trials whose values a sampler chooses, `ConfirmationPlan` the best of them again with fresh seeds.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import optuna
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.parameters import Config
-from nanogpt_kit.sweep.study.runs import Run, make_runs
-from nanogpt_kit.sweep.study.study import Study
-
-SUFFIX = "-confirm"  # of the study in which each run is a trial
-
-
-class Confirmation(Study):
-    """A study whose trials are runs of another's best ones, each with a fresh seed."""
-
-    def __init__(self, of: Study, storage: BaseStorage, folder: Path) -> None:
-        super().__init__(of.space, storage, folder, of.nproc, SUFFIX)
-        self.of = of
-        whole = {"pruner": "none", "max_tokens": None, "max_seconds": None}
-        self.options = of.options.model_copy(update=whole)
-        best = ranked(of.trials(TrialState.COMPLETE), of.options.direction)[: of.options.confirm]
-        after = of.base.train.seed + of.options.seeds
-        self.wanted = [
-            {"trial": trial.number, "seed": after + number}
-            for number in range(of.options.confirm_seeds)
-            for trial in best
-        ]
-        self.count = len(self.wanted)
-
-    def confirm(self) -> None:
-        """Begins the study, or goes on with it."""
-        self.begin({"space": self.space.described()}, [])
-
-    def check_facts(self, now: dict[str, Any]) -> None:
-        """The sweep's own were checked; this one must not be another sweep's."""
-        if "experiment" in self.study.user_attrs:
-            raise KitError(
-                f"the storage has a sweep {self.name!r}, where this one is to be confirmed; take another name"
-            )
-
-    def queue(self, first: Sequence[dict[str, Any]]) -> None:
-        there = [trial.user_attrs for trial in self.trials()]
-        for wanted in self.wanted:
-            if not any(wanted.items() <= attributes.items() for attributes in there):
-                self.study.enqueue_trial({}, user_attrs=wanted)
-        self.count = len(self.trials())  # with those that were among the best of fewer trials
-
-    def config(self, trial: optuna.Trial) -> Config:
-        number = trial.user_attrs["trial"]
-        original = next(one for one in self.of.trials() if one.number == number)
-        return self.space.config(original.params)
-
-    def runs(self, trial: optuna.Trial, slot: Slot, folder: Path) -> list[Run]:
-        number, seed = trial.user_attrs["trial"], trial.user_attrs["seed"]
-        return make_runs(self.space, number, self.config(trial), [seed], slot.threads, folder)
-
-    def _check_leftovers(self) -> None:
-        """The folder is the sweep's, and holds its trials."""
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.records import FORMAT
 
 
 @dataclass(frozen=True)
-class Confirmed:
-    """One of the best trials: the values that its fresh seeds gave. A seed that failed has none."""
+class QueuedTrial:
+    """A trial to be queued."""
 
-    number: int
-    values: tuple[float, ...]
-    failed: int
+    params: dict[str, Any] = field(default_factory=dict)  # as Optuna names them; the sampler chooses what is missing
+    attributes: dict[str, Any] = field(default_factory=dict)  # what `config` and `seeds` need to know later
+
+
+class Plan(ABC):
+    """Which trials a study has, and which values and seeds each of them."""
+
+    kind: ClassVar[str]  # stored in the study
+    suffix: ClassVar[str] = ""  # of the study's name and lock files, since the plans of a sweep share its folder
+    ranks_trials: ClassVar[bool] = True  # whether its trials compete, so that one of them is the best so far
+
+    def __init__(self, space: Space, options: Sweep, nproc: int = 1) -> None:
+        """`options` are those of the space, as far as they hold for this plan; each run has `nproc` processes."""
+        self.space, self.options, self.nproc = space, options, nproc
 
     @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
+    def study_name(self) -> str:
+        return self.space.base.name + self.suffix
 
+    def facts(self) -> dict[str, Any]:
+        """Attributes of the study that are stored when it is created and cannot change later."""
+        return {"format": FORMAT, "plan": self.kind, "space": self.space.describe()}
 
-def ranked(trials: Sequence[FrozenTrial], direction: str) -> list[FrozenTrial]:
-    """The best first."""
-    sign = 1 if direction == "minimize" else -1
-    return sorted(trials, key=lambda trial: sign * (trial.value or 0.0))
+    def check_facts(self, stored: Mapping[str, Any]) -> None:
+        """Raises KitError if the study with these attributes is not the one of this plan."""
+        self.check_format(stored.get("format"))
+        if stored.get("plan") != self.kind:
+            raise KitError(
+                f"sweep.storage has a study {self.study_name!r} for a {stored.get('plan')}, and this one would be for "
+                f"a {self.kind}; give the experiment another name"
+            )
 
+    def check_format(self, stored: Any) -> None:
+        """Raises KitError if the study's records are of another format."""
+        if stored != FORMAT:
+            raise KitError(
+                f"the study {self.study_name!r} in sweep.storage was created by another version of nanogpt-kit; give "
+                "the experiment another name, or set another sweep.storage"
+            )
 
-def confirmed(trials: Sequence[FrozenTrial], direction: str) -> list[Confirmed]:
-    """What the trials of a confirmation say, the best first; those that failed with some seed come last."""
-    found = []
-    for number in dict.fromkeys(trial.user_attrs["trial"] for trial in trials):
-        mine = [trial for trial in trials if trial.user_attrs["trial"] == number and trial.state.is_finished()]
-        values = tuple(trial.value for trial in mine if trial.state == TrialState.COMPLETE and trial.value is not None)
-        if values:
-            found.append(Confirmed(number, values, len(mine) - len(values)))
-    sign = 1 if direction == "minimize" else -1
-    return sorted(found, key=lambda one: (one.failed, sign * one.mean))
+    @abstractmethod
+    def missing_trials(self, queued: Sequence[FrozenTrial]) -> list[QueuedTrial]:
+        """The trials to add to a study that has those of `queued`."""
+
+    @abstractmethod
+    def count(self, queued: int) -> int:
+        """How many of `queued` trials, the first ones, are to be run."""
+
+    @abstractmethod
+    def config(self, trial: optuna.Trial) -> Config:
+        """The values of a trial, chosen now if they have not been yet."""
+
+    @abstractmethod
+    def seeds(self, trial: optuna.Trial) -> Sequence[int]:
+        """The values of train.seed for the runs of a trial."""
+
+    def folder_index(self, trial: optuna.Trial) -> int:
+        """The index of the trial that the folders of its runs are named after."""
+        return trial.number
+
+    def label(self, trial: optuna.Trial) -> str:
+        """The name of a trial, for people."""
+        return f"trial {trial.number}"

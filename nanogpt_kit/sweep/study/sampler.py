@@ -1,4 +1,4 @@
-"""What a sweep tries next (its sampler), and what it gives up (its pruner)."""
+"""What a sweep tries next (its sampler), and which trials it ends early (its pruner)."""
 
 from __future__ import annotations
 
@@ -19,37 +19,30 @@ from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 
-INT32 = 2**31 - 1  # a database keeps the steps of reports in 32 bits
-ATTEMPTS = 20  # to find a point that was not tried, before one is drawn from what is left
+MAX_REPORT_STEP = 2**31 - 1  # a database stores the steps of reports in 32 bits
+ATTEMPTS = 20  # to propose a new point, before one is drawn from those that are left
+ATTEMPT_STRIDE = 1_000_003  # a prime above all trial indices: the attempts of two trials draw different numbers
 
 
-@contextmanager
-def settled() -> Iterator[None]:
-    """Without Optuna's warnings that a part of it may change: we pin what we use by tests."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
-def check_packages(options: Sweep, place: str) -> None:
-    """Raises KitError where the sampler wants a package that is not installed."""
+def check_sampler_package(options: Sweep, location: str) -> None:
+    """Raises KitError if the sampler needs a package that is not installed."""
     if options.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
-        message = "cmaes wants the package of that name; install nanogpt-kit[cmaes], or take tpe, random, qmc or grid"
-        raise KitError(Fault(message, "sweep.sampler", place))
+        message = "cmaes requires the package cmaes; install nanogpt-kit[cmaes], or use tpe, random, qmc or grid"
+        raise KitError(Fault(message, "sweep.sampler", location))
 
 
 class ResumableSampler(BaseSampler):
-    """Chooses all values of a trial at once, and none that were tried before as long as there are others.
+    """Chooses all values of a trial at once, and no point again while there are others.
 
-    What it chooses depends on the trial's number and on what earlier trials gave, so that a sweep which was stopped
-    goes on as it would have. `study` is the whole study, to be set before the first trial.
+    The choice depends on the trial's index and on the results of earlier trials, so that a sweep which was stopped
+    continues as it would have. `study` is the whole study; set it before the first trial.
     """
 
     def __init__(self, space: Space, options: Sweep) -> None:
         self.space, self.options = space, options
         self.points = space.points()
         self.study: optuna.Study | None = None
-        self.drafts: dict[int, dict[str, Any]] = {}
+        self.chosen: dict[int, dict[str, Any]] = {}  # by trial, as Optuna stores them
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -62,90 +55,94 @@ class ResumableSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        if trial.number not in self.drafts:
-            self.drafts[trial.number] = self.space.params(self.draft(study, trial))
-        return self.drafts[trial.number][param_name]
+        if trial.number not in self.chosen:
+            self.chosen[trial.number] = self.space.to_optuna(self.choose(study, trial))
+        return self.chosen[trial.number][param_name]
 
-    def draft(self, study: optuna.Study, trial: FrozenTrial) -> Config:
-        tried = [self.space.config(other.params) for other in self.others(trial)]
+    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
+        self.chosen.pop(trial.number, None)
+
+    def choose(self, study: optuna.Study, trial: FrozenTrial) -> Config:
+        """A point that no other trial has; one of theirs if there are no others."""
+        tried = [self.space.from_optuna(other.params) for other in self.other_trials(trial)]
         for attempt in range(ATTEMPTS):
             config = self.propose(study, trial, attempt)
             if config not in tried:
                 return config
-        points = [(point, self.space.params(point)) for point in self.points or () if point not in tried]
+        points = [(point, self.space.to_optuna(point)) for point in self.points or () if point not in tried]
         left = [point for point, params in points if trial.params.items() <= params.items()]
-        return self.dice(trial.number).choice(left or [config])
+        return self.rng(trial.number).choice(left or [config])
 
-    def others(self, trial: FrozenTrial) -> list[FrozenTrial]:
+    def other_trials(self, trial: FrozenTrial) -> list[FrozenTrial]:
         assert self.study is not None, "the study is set before its first trial"
         return [other for other in self.study.get_trials(deepcopy=False) if other.number != trial.number]
 
     def propose(self, study: optuna.Study, trial: FrozenTrial, attempt: int) -> Config:
-        """What a kill left the trial with is kept."""
+        """A point that keeps the values which the trial has already, from before a kill or from the queue."""
         config: Config = {}
+        draw = trial.number + ATTEMPT_STRIDE * attempt
         if self.options.sampler == "qmc" and attempt == 0:
-            shares = sobol(len(self.space.parameters), self.options.seed, trial.number)
+            fractions = sobol_point(len(self.space.parameters), self.options.seed, trial.number)
         else:
-            dice = self.dice(trial.number + 1_000_003 * attempt)
-            shares = [dice.random() for _ in self.space.parameters]
+            rng = self.rng(draw)
+            fractions = [rng.random() for _ in self.space.parameters]
         learns = self.options.sampler in ("tpe", "cmaes") and attempt < ATTEMPTS // 2  # else it may insist on the best
         relative: dict[str, Any] = {}
         if learns:
-            inner = self.inner(trial.number + 1_000_003 * attempt)
-            relative = inner.sample_relative(study, trial, inner.infer_relative_search_space(study, trial))
-        for one, share in zip(self.space.parameters, shares, strict=True):
-            if not one.is_active(config):
+            sampler = self.learning_sampler(draw)
+            relative = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
+        for parameter, fraction in zip(self.space.parameters, fractions, strict=True):
+            if not parameter.is_active(config):
                 continue
-            if one.name in trial.params:
-                config[one.key] = one.value(trial.params[one.name])
+            if parameter.name in trial.params:
+                value = parameter.from_optuna(trial.params[parameter.name])
             elif not learns:
-                config[one.key] = one.at(share)
-            elif one.name in relative:
-                config[one.key] = one.value(relative[one.name])
+                value = parameter.at_fraction(fraction)
+            elif parameter.name in relative:
+                value = parameter.from_optuna(relative[parameter.name])
             else:
-                config[one.key] = one.value(inner.sample_independent(study, trial, one.name, one.distribution()))
+                stored = sampler.sample_independent(study, trial, parameter.name, parameter.distribution())
+                value = parameter.from_optuna(stored)
+            config[parameter.key] = value
         return config
 
-    def dice(self, number: int) -> random.Random:
-        return random.Random(f"{self.options.seed} {number}")
+    def rng(self, draw: int) -> random.Random:
+        return random.Random(f"{self.options.seed} {draw}")
 
-    def inner(self, number: int) -> BaseSampler:
-        """Optuna's sampler, seeded by the trial: with one seed for all a restarted sweep would draw the same again."""
-        seed = self.dice(number).getrandbits(31)
+    def learning_sampler(self, draw: int) -> BaseSampler:
+        """Optuna's sampler, seeded by the trial: with one seed for all, a restarted sweep would draw the same again."""
+        seed = self.rng(draw).getrandbits(31)
         if self.options.sampler == "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        first = max(5, min(10, self.options.trials // 3))  # at random, before there is something to learn from
-        with settled():
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=first, multivariate=True, group=True)
-
-    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
-        self.drafts.pop(trial.number, None)
+        random_trials = max(5, min(10, self.options.trials // 3))  # before there is something to learn from
+        with without_experimental_warnings():
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=random_trials, multivariate=True, group=True)
 
 
-def sobol(dimensions: int, seed: int, number: int) -> list[float]:
-    """Point `number` of a scrambled Sobol sequence: evenly spread, whoever asks for which of them."""
+def sobol_point(dimensions: int, seed: int, index: int) -> list[float]:
+    """Point `index` of a scrambled Sobol sequence: evenly spread, whoever asks for which point."""
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that so many points are no power of two
-        return [float(share) for share in sequence.random(number + 1)[-1]]
+        warnings.simplefilter("ignore", UserWarning)  # that the number of points is not a power of two
+        return [float(fraction) for fraction in sequence.random(index + 1)[-1]]
 
 
-def unit_of(tokens: int) -> int:
-    """Tokens that one step of a report stands for: 1, or 1000 where they would not fit."""
-    return 1 if tokens <= INT32 else 1000
+def report_unit(tokens: int) -> int:
+    """Tokens for each step of Optuna's reports, in a trial of `tokens`: 1, or 1000 if they would not fit."""
+    return 1 if tokens <= MAX_REPORT_STEP else 1000
 
 
-def first_rung(options: Sweep, tokens: int) -> int:
-    """Tokens before which a trial of so many is not pruned."""
+def first_rung_tokens(options: Sweep, tokens: int) -> int:
+    """Tokens before which a trial of `tokens` is not pruned."""
     return options.min_tokens or max(1, tokens // options.reduction_factor**2)
 
 
 def make_pruner(options: Sweep, tokens: int) -> optuna.pruners.BasePruner:
-    """For trials of so many tokens."""
-    unit = unit_of(tokens)
-    first = max(1, first_rung(options, tokens) // unit)
+    """The pruner for trials of `tokens`."""
+    unit = report_unit(tokens)
+    first = max(1, first_rung_tokens(options, tokens) // unit)
     last = max(first, tokens // unit)
     if options.pruner == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first - 1)
@@ -156,6 +153,14 @@ def make_pruner(options: Sweep, tokens: int) -> optuna.pruners.BasePruner:
             min_resource=first, max_resource=last, reduction_factor=options.reduction_factor
         )
     if options.pruner == "patience":
-        with settled():
+        with without_experimental_warnings():
             return optuna.pruners.PatientPruner(None, patience=options.patience)
     return optuna.pruners.NopPruner()
+
+
+@contextmanager
+def without_experimental_warnings() -> Iterator[None]:
+    """Optuna warns that these parts may change; tests hold the behaviour that we use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

@@ -19,51 +19,69 @@ from nanogpt_kit.core.errors import KitError, shorten
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd, runs_root
-from nanogpt_kit.sweep.study.plan import SUFFIX, Confirmed, confirmed
-from nanogpt_kit.sweep.study.runs import known_of
-from nanogpt_kit.sweep.study.sampler import unit_of
+from nanogpt_kit.sweep.study.confirmation import (
+    ConfirmationPlan,
+    ConfirmedTrial,
+    confirmed_trials,
+    fresh_seed,
+    sign_of,
+)
+from nanogpt_kit.sweep.study.records import FORMAT, Owner, TrialResult
+from nanogpt_kit.sweep.study.runs import run_path
+from nanogpt_kit.sweep.study.sampler import report_unit
+from nanogpt_kit.sweep.study.search import SearchPlan
 
 STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
 
 
 def sweep_folder(name: str) -> Path:
-    """Of the sweep over the experiment of that name: its study, its trials' runs, its best.toml and report."""
+    """The folder of the sweep over the experiment `name`: its study, its trials' runs, best.toml and report.html."""
     return runs_root() / name / "sweep"
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialSummary:
     """One trial."""
 
-    number: int
+    index: int
     state: str  # of STATES
     config: dict[str, Any]  # dotted keys and values; those of branches that it is not in are absent
-    names: dict[str, Any]  # the same as Optuna names them
-    value: float | None = None  # of the metric: of complete trials at their end, of pruned ones when they were given up
-    cause: str = ""  # trial.Ending; empty while it is at work
+    params: dict[str, Any]  # the same as Optuna names them
+    value: float | None = None  # of the metric: of complete trials at their end, of pruned ones when they were pruned
+    cause: str = ""  # records.Ending; empty until it has ended
     reason: str = ""
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0  # in steps
     parameters: int | None = None  # of its model
-    values: tuple[float, ...] = ()  # one a seed, where there are several
+    values: tuple[float, ...] = ()  # one for each seed if there are several
     reports: tuple[tuple[int, float], ...] = ()  # (tokens, metric) at each evaluation of its first seed
     folder: str = ""  # the sweep's on its machine
 
     def run(self, seed: int) -> Path:
-        return Path(self.folder) / f"trial-{self.number:04d}-s{seed}"
+        return run_path(Path(self.folder), self.index, seed)
+
+    @property
+    def is_pruned(self) -> bool:
+        """Ended by the pruner; its value is one after fewer tokens than a complete trial's."""
+        return self.state == "pruned" and self.cause in ("pruned", "")
+
+    @property
+    def has_no_result(self) -> bool:
+        """Ended with nothing to compare: out of memory, not finite, refused, died, failed."""
+        return self.state in ("pruned", "failed") and not self.is_pruned
 
 
 @dataclass(frozen=True)
-class Summary:
+class SweepSummary:
     """A whole sweep."""
 
     name: str
     options: Sweep
-    count: int  # trials wanted
-    rows: tuple[Row, ...]  # by number; what waits is not among them
-    confirmed: tuple[Confirmed, ...] = ()  # the best first
-    tried: Mapping[int, int] = field(default_factory=dict)  # how many fresh seeds have ended, by trial
+    count: int  # trials to be run
+    trials: tuple[TrialSummary, ...]  # by index, without those that wait
+    confirmed: tuple[ConfirmedTrial, ...] = ()  # the best first
+    fresh_seeds: Mapping[int, int] = field(default_factory=dict)  # how many have ended, by trial
     space: dict[str, str] = field(default_factory=dict)  # {"optimizer.lr": "float [0.0001, 0.01], log"}
     trial_tokens: int = 0  # of a trial that is not pruned
     total_steps: int = 0
@@ -71,135 +89,149 @@ class Summary:
     nproc: int = 1  # processes of each run
 
     def command(self, folder: Path) -> str:
-        """What runs the best trial again; `folder` is the sweep's."""
+        """The command that runs the best trial again; `folder` is the sweep's."""
         nproc = f" --nproc {self.nproc}" if self.nproc > 1 else ""
-        return f"nanogpt-kit run {quoted(relative_to_cwd(folder / 'best.toml'))}{nproc}"
+        return f"nanogpt-kit run {shell_quoted(relative_to_cwd(folder / 'best.toml'))}{nproc}"
 
-    def best(self) -> Row | None:
-        """By the fresh seeds where those that are best so far have had them all, else by the sweep's own metric."""
-        complete = self.best_first()
+    def best(self) -> TrialSummary | None:
+        """By the fresh seeds if the best trials have ended with all of them, otherwise by the sweep's own metric."""
+        complete = self.ranked()
         if self.is_confirmed():
-            return next(row for row in complete if row.number == self.confirmed[0].number)
+            return next(trial for trial in complete if trial.index == self.confirmed[0].index)
         return complete[0] if complete else None
 
-    def best_first(self) -> list[Row]:
-        """The complete trials, by the sweep's own metric."""
-        sign = 1 if self.options.direction == "minimize" else -1
-        complete = [row for row in self.rows if row.state == "complete" and row.value is not None]
-        return sorted(complete, key=lambda row: sign * (row.value or 0.0))
+    @property
+    def sign(self) -> int:
+        """What to multiply a value by so that less is better."""
+        return sign_of(self.options.direction)
+
+    def complete(self) -> list[TrialSummary]:
+        """The trials that ended with a value, by index."""
+        return [trial for trial in self.trials if trial.state == "complete" and trial.value is not None]
+
+    def ranked(self) -> list[TrialSummary]:
+        """The complete trials, the best first by the sweep's own metric."""
+        return sorted(self.complete(), key=lambda trial: self.sign * (trial.value or 0.0))
 
     def is_confirmed(self) -> bool:
-        """Whether the best of the trials, as many as were to be confirmed, have ended with every fresh seed."""
-        done = [number for number, seeds in self.tried.items() if seeds >= self.options.confirm_seeds]
-        wanted = [row.number for row in self.best_first()][: self.options.confirm or len(done)]
-        return bool(self.confirmed) and bool(wanted) and set(wanted) <= set(done)
+        """Whether the best `sweep.confirm` trials have ended with every fresh seed."""
+        done = [index for index, seeds in self.fresh_seeds.items() if seeds >= self.options.confirm_seeds]
+        best = [trial.index for trial in self.ranked()][: self.options.confirm or len(done)]
+        return bool(self.confirmed) and bool(best) and set(best) <= set(done)
 
     def counts(self) -> dict[str, int]:
-        found = Counter(row.state for row in self.rows)
-        waiting = max(0, self.count - len(self.rows))
-        return {state: found[state] if state != "waiting" else waiting for state in STATES}
+        """Trials by state."""
+        counts = Counter(trial.state for trial in self.trials)
+        counts["waiting"] = max(0, self.count - len(self.trials))
+        return {state: counts[state] for state in STATES}
 
     @property
     def tokens(self) -> int:
-        return sum(row.tokens for row in self.rows)
+        return sum(trial.tokens for trial in self.trials)
 
     @property
     def seconds(self) -> float:
-        return sum(row.seconds for row in self.rows)
+        return sum(trial.seconds for trial in self.trials)
 
     def seconds_left(self) -> float | None:
-        """By what a trial has taken so far, workers counted; None where none has ended yet."""
-        ended = [row.seconds for row in self.rows if row.state in ("complete", "pruned") and row.seconds]
+        """Of training, with all workers; None if no trial has ended."""
+        ended = [trial.seconds for trial in self.trials if trial.state in ("complete", "pruned") and trial.seconds]
         if not ended:
             return None
         mean = sum(ended) / len(ended)
-        begun = sum(max(0.0, mean - row.seconds) for row in self.rows if row.state in ("running", "interrupted"))
-        return (self.counts()["waiting"] * mean + begun) / self.options.workers
+        begun = [trial.seconds for trial in self.trials if trial.state in ("running", "interrupted")]
+        rest = sum(max(0.0, mean - seconds) for seconds in begun)
+        return (self.counts()["waiting"] * mean + rest) / self.options.workers
 
 
-ROW, SUMMARY = TypeAdapter(Row), TypeAdapter(Summary)  # a study may be damaged, or somebody else's
+# A study may be damaged, or somebody else's
+TRIAL_SUMMARY, SWEEP_SUMMARY = TypeAdapter(TrialSummary), TypeAdapter(SweepSummary)
 
 
-def read(name: str, options: Sweep, storage: BaseStorage) -> Summary:
-    """From the study of that name. Raises KitError where there is none."""
+def read_summary(name: str, options: Sweep, storage: BaseStorage) -> SweepSummary:
+    """From the study `name`. Raises KitError if there is none."""
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         raise KitError(f"no sweep of the experiment {name!r} has begun in this storage") from None
-    if "experiment" not in study.user_attrs:
-        raise KitError(f"the study {name!r} of this storage is no sweep, or its controller is just beginning it")
+    if study.user_attrs.get("plan") != SearchPlan.kind or study.user_attrs.get("format") != FORMAT:
+        raise KitError(
+            f"the study {name!r} in this storage is not a sweep, is one of another version of nanogpt-kit, or is just "
+            "being created"
+        )
     try:
-        return summary_of(study, options, confirmations(name, storage))
+        return summarize_study(study, options, confirmation_trials(name, storage))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = shorten(" ".join(str(error).split()), 200)
-        what = f"the study {name!r} of this storage holds what no sweep writes ({type(error).__name__}: {reason})"
-        raise KitError(f"{what}; it is damaged, or of another version: name another sweep.storage") from None
+        raise KitError(
+            f"the study {name!r} in this storage cannot be read ({type(error).__name__}: {reason}); it is damaged, or "
+            "was written by another version: set another sweep.storage"
+        ) from None
 
 
-def summary_of(study: optuna.Study, options: Sweep, fresh: Sequence[FrozenTrial]) -> Summary:
-    """Raises whatever comes of a study whose attributes are of other types than a sweep's."""
-    about = study.user_attrs
-    train = about["experiment"]["train"]
-    tokens = int(about["trial_tokens"])
+def summarize_study(study: optuna.Study, options: Sweep, fresh: Sequence[FrozenTrial]) -> SweepSummary:
+    """Raises KitError, or another error, if the study's attributes are of other types than a sweep's."""
+    attributes = study.user_attrs
+    train = attributes["experiment"]["train"]
+    tokens = int(attributes["trial_tokens"])
     trials = study.get_trials(deepcopy=False)
-    rows = [row_of(trial, unit_of(tokens)) for trial in trials if trial.state != TrialState.WAITING]
-    return SUMMARY.validate_python(
+    unit = report_unit(tokens)
+    return SWEEP_SUMMARY.validate_python(
         {
             "name": study.study_name,
             "options": options,
-            "count": about.get("count", len(trials)),
-            "rows": tuple(rows),
-            "confirmed": tuple(confirmed(fresh, options.direction)),
-            "tried": Counter(trial.user_attrs["trial"] for trial in fresh if trial.state.is_finished()),
-            "space": about["space"],
+            "count": attributes.get("count", len(trials)),
+            "trials": tuple(summarize_trial(trial, unit) for trial in trials if trial.state != TrialState.WAITING),
+            "confirmed": tuple(confirmed_trials(fresh, options.direction)),
+            "fresh_seeds": Counter(fresh_seed(trial).trial for trial in fresh if trial.state.is_finished()),
+            "space": attributes["space"],
             "trial_tokens": tokens,
             "total_steps": tokens // train["batch_tokens"],
             "seed": train["seed"],
-            "nproc": about.get("nproc", 1),
+            "nproc": attributes.get("nproc", 1),
         }
     )
 
 
-def confirmations(name: str, storage: BaseStorage) -> Sequence[FrozenTrial]:
-    """The runs with fresh seeds."""
+def confirmation_trials(name: str, storage: BaseStorage) -> Sequence[FrozenTrial]:
+    """The runs with fresh seeds; none if the study of that name is not a confirmation."""
     try:
-        study = optuna.load_study(study_name=name + SUFFIX, storage=storage)
+        study = optuna.load_study(study_name=name + ConfirmationPlan.suffix, storage=storage)
     except KeyError:
         return []
-    return study.get_trials(deepcopy=False)
+    return study.get_trials(deepcopy=False) if study.user_attrs.get("plan") == ConfirmationPlan.kind else []
 
 
-def row_of(trial: FrozenTrial, unit: int) -> Row:
-    told = known_of(trial)
-    values = {
-        "number": trial.number,
+def summarize_trial(trial: FrozenTrial, unit: int) -> TrialSummary:
+    """`unit` is that of the steps of its reports, in tokens."""
+    result, owner = TrialResult.of(trial), Owner.of(trial)
+    values: dict[str, Any] = {
+        "index": trial.number,
         "state": {"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
         "config": {name.split("@")[0]: value for name, value in trial.params.items()},
-        "names": dict(trial.params),
+        "params": dict(trial.params),
         "value": trial.value,
-        "cause": told.get("cause", ""),
-        "reason": told.get("reason", ""),
-        "step": told.get("step", 0),
-        "tokens": told.get("tokens", 0),
-        "seconds": told.get("seconds", 0.0),
-        "parameters": told.get("parameters"),
-        "values": tuple(value for value in told.get("values", ()) if value is not None),  # a run that has ended early
         "reports": tuple((step * unit, value) for step, value in sorted(trial.intermediate_values.items())),
-        "folder": told.get("folder", ""),
+        "folder": owner.folder if owner else "",
     }
-    row = ROW.validate_python(values)
-    return at_work(row) if row.state == "running" else row
+    if result is not None:
+        for name in ("cause", "reason", "step", "tokens", "seconds", "parameters"):
+            values[name] = getattr(result, name)
+        values["values"] = tuple(value for value in result.values if value is not None)  # a run that has ended early
+    summary = TRIAL_SUMMARY.validate_python(values)
+    return with_progress(summary) if summary.state == "running" else summary
 
 
-def at_work(row: Row) -> Row:
-    """How far a trial is that has not ended, where its runs lie on this machine."""
-    runs = [RunFolder(path) for path in sorted(Path(row.folder).glob(f"trial-{row.number:04d}-s*"))]
-    if not row.folder or not runs:
-        return row
+def with_progress(summary: TrialSummary) -> TrialSummary:
+    """How far a trial is that has not ended, if its runs are on this machine."""
+    paths = sorted(Path(summary.folder).glob(f"trial-{summary.index:04d}-s*")) if summary.folder else []
+    runs = [RunFolder(path) for path in paths]
+    if not runs:
+        return summary
     newest = [record for run in runs for record in list(metrics.read(run.metrics))[-1:]]
     is_running = any(run.status().state == "running" for run in runs)
     return replace(
-        row,
+        summary,
         state="running" if is_running else "interrupted",
         step=newest[-1]["step"] if newest else 0,
         tokens=sum(record.get("tokens", 0) for record in newest),
@@ -207,10 +239,10 @@ def at_work(row: Row) -> Row:
     )
 
 
-def quoted(path: Path) -> str:
-    """For a shell; a name that is not UTF-8 by its bytes, so that any file can hold it."""
+def shell_quoted(path: Path) -> str:
+    """For a shell; a name that is not UTF-8 by its bytes, so that any file can contain it."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
-        return "$" + repr(os.fsencode(path))[1:]  # $'...', as bash and zsh have it
+        return "$" + repr(os.fsencode(path))[1:]  # $'...', for bash and zsh
     return shlex.quote(str(path))

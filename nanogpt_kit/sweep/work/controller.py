@@ -1,242 +1,210 @@
-"""The loop of a sweep, top to bottom: ask, start, watch, report, prune, tell.
+"""The loop of a sweep, top to bottom: claim, start, poll, report, prune, finish.
 
-One controller a machine, one process a trial. Whatever is killed, and whenever: the study says which trials are at work
-and their run folders say how far they are, so that the same command goes on.
+There is one controller for each machine, and one process for each trial. Whatever is killed, and whenever: the study
+has the trials that are running and their run folders have how far they are, so the same command continues. The states
+of a trial are in `study.ownership`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import KitError, RunFailed
-from nanogpt_kit.launch.slots import Slot
-from nanogpt_kit.sweep.study.runs import AT, END, identity, known_of
-from nanogpt_kit.sweep.study.sampler import first_rung, unit_of
+from nanogpt_kit.launch.slots import MachineSlot
+from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.study import Study
-from nanogpt_kit.sweep.work import hparams
-from nanogpt_kit.sweep.work.trial import Outcome, TrialProcess
+from nanogpt_kit.sweep.work.outcome import Outcome
+from nanogpt_kit.sweep.work.trial import TrialProcess
+from nanogpt_kit.sweep.work.watcher import TrialWatcher
 from nanogpt_kit.train.stop import StopSignals
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.05  # between looks at what the trials have measured
-ELSEWHERE_SECONDS = 2.0  # between looks whether trials of others have ended, or lost their controller
-IDLE_SECONDS = 0.5  # between looks for work where there was none
-SAME_BUG = 3  # trials in a row that fail alike end the sweep
+POLL_SECONDS = 0.05  # between looks at the trials of this controller
+OTHERS_SECONDS = 2.0  # between looks whether other controllers have ended or lost trials
+IDLE_SECONDS = 0.5  # until the next look for a trial if there was none
+EQUAL_FAILURES = 3  # trials in a row that end the sweep
 
 
 class Controller:
-    """Works at a study in the slots of this machine until nothing is left to do."""
+    """Runs a study's trials in the slots of this machine until none is left."""
 
     def __init__(
-        self,
-        study: Study,
-        slots: Sequence[Slot],
-        stop: StopSignals,
-        nproc: int = 1,
-        watchers: Sequence[Any] = (),
+        self, study: Study, slots: Sequence[MachineSlot], stop: StopSignals, watchers: Sequence[TrialWatcher] = ()
     ) -> None:
-        self.study, self.slots, self.stop, self.nproc = study, slots, stop, nproc
-        self.watchers = watchers  # with any of: began(work), looked(works), ending(work, outcome), ended(work, outcome)
-        self.works: list[TrialProcess] = []
-        self.failing: list[tuple[str, str]] = []  # cause and origin of what the newest trials failed of
-        self.looked_elsewhere = self.idle_until = -float("inf")
-        self.waited = False
-        self.is_spent = False
+        self.study, self.slots, self.stop, self.watchers = study, slots, stop, watchers
+        self.running: list[TrialProcess] = []
+        self.failures: list[tuple[str, str]] = []  # cause and origin of the newest trials, as long as they are equal
+        self.looked_at_others = self.idle_until = -float("inf")
+        self.is_waiting = False  # for other controllers
+        self.is_budget_spent = False
 
     def run(self) -> None:
-        """Raises KeyboardInterrupt where it was asked to stop, RunFailed or KitError where going on is of no use."""
+        """Raises KeyboardInterrupt if asked to stop, and RunFailed or KitError if it makes no sense to continue."""
         try:
             while not self.stop.name:
                 self.fill_slots()
-                for work in list(self.works):
+                for process in list(self.running):
                     try:
-                        outcome = work.poll()
+                        outcome = process.poll()
                         if outcome is not None:
-                            self.tell(work, outcome)
+                            self.finish(process, outcome)
                     except optuna.exceptions.UpdateFinishedTrialError:
-                        self.drop(work)
-                self.call("looked", self.works)
-                if not self.works and self.is_done():
+                        self.drop(process)
+                for watcher in self.watchers:
+                    watcher.trials_polled(self.running)
+                if not self.running and self.is_done():
                     return
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
             raise KeyboardInterrupt(self.stop.name)
         finally:
-            self.end()
+            self.stop_trials()
 
     # Which trial next
 
     def fill_slots(self) -> None:
-        busy = {work.slot.number for work in self.works}
+        used = {process.slot.index for process in self.running}
         for slot in self.slots:
-            if slot.number not in busy:
+            if slot.index not in used:
                 if time.monotonic() < self.idle_until:
                     return
-                work = self.next_work(slot)
-                if work is None:
+                process = self.next_trial(slot)
+                if process is None:
                     self.idle_until = time.monotonic() + IDLE_SECONDS
                     return
-                self.works.append(work)
-                self.call("began", work)
+                self.running.append(process)
+                for watcher in self.watchers:
+                    watcher.trial_started(process)
 
-    def next_work(self, slot: Slot) -> TrialProcess | None:
-        """What a controller that is gone has left, else the next of the queue."""
-        if time.monotonic() - self.looked_elsewhere > ELSEWHERE_SECONDS:
-            for orphan in self.study.orphans([work.number for work in self.works]):
-                work = self.work(optuna.Trial(self.study.study, orphan._trial_id), slot, orphan)
-                if work is not None:
-                    return work
-            self.looked_elsewhere = time.monotonic()
-        if self.budget_is_spent():
+    def next_trial(self, slot: MachineSlot) -> TrialProcess | None:
+        """A trial that another controller has lost, otherwise the next one of the queue."""
+        if time.monotonic() - self.looked_at_others > OTHERS_SECONDS:
+            for lost in self.study.lost_trials([process.index for process in self.running]):
+                process = self.start_trial(optuna.Trial(self.study.optuna_study, lost._trial_id), slot)
+                if process is not None:
+                    return process
+            self.looked_at_others = time.monotonic()
+        if self.check_budget():
             return None
         while (trial := self.study.claim()) is not None:
-            work = self.work(trial, slot)
-            if work is not None:
-                return work
+            process = self.start_trial(trial, slot)
+            if process is not None:
+                return process
         return None
 
-    def work(self, trial: optuna.Trial, slot: Slot, orphan: FrozenTrial | None = None) -> TrialProcess | None:
-        """The trial in a slot; None where another controller has it, or where its values do not go together."""
-        at = trial.user_attrs.get(AT, {})
-        folder = Path(at.get("folder", self.study.folder))
-        if not at or identity(folder) != at["id"]:  # of another machine, which is lost: it begins again, here
-            folder = self.study.folder
-        lock = self.study.lock(f"{trial.number:04d}", at=folder)
-        try:
-            lock.__enter__()
-        except BlockingIOError:
+    def start_trial(self, trial: optuna.Trial, slot: MachineSlot) -> TrialProcess | None:
+        """None if another controller has the trial, or if its values are not valid together."""
+        acquired = self.study.ownership.acquire(trial)
+        if acquired is None:
             return None
-        if orphan is not None and trial.storage.get_trial(trial._trial_id).state != TrialState.RUNNING:
-            lock.__exit__(None, None, None)  # its controller has told its end just before
-            return None
-        unit, least = unit_of(self.study.trial_tokens), first_rung(self.study.options, self.study.trial_tokens)
+        folder, lock = acquired
         try:
-            runs = self.study.runs(trial, slot, folder)
-            return TrialProcess(trial, runs, slot, folder, lock, self.study.options.metric, unit, least, self.nproc)
+            return TrialProcess(self.study, trial, slot, folder, lock)
         except KitError as error:
             self.refuse(trial, error)
-        except optuna.exceptions.UpdateFinishedTrialError:  # another machine took it for lost, and has told its end
+        except optuna.exceptions.UpdateFinishedTrialError:  # another machine took it for lost, and has ended it
             pass
         lock.__exit__(None, None, None)
         return None
 
     def refuse(self, trial: optuna.Trial, error: KitError) -> None:
-        """Values between the endpoints that do not go together: to the sampler, a bad place."""
-        reason = "; ".join(one.message for one in error.faults)
-        trial.set_user_attr(END, {"cause": "refused", "reason": reason})
-        self.study.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
-        self.call("refused", trial.number, reason)
+        """Ends a trial whose values, between the endpoints, are not valid together: to the sampler, a bad place."""
+        reason = "; ".join(fault.message for fault in error.faults)
+        TrialResult(cause="refused", reason=reason).store(trial)
+        self.study.optuna_study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+        for watcher in self.watchers:
+            watcher.trial_refused(trial.number, reason)
 
-    def budget_is_spent(self) -> bool:
+    def check_budget(self) -> bool:
+        """Whether sweep.max_tokens or sweep.max_seconds is used up, over all controllers."""
         options = self.study.options
         if options.max_tokens is None and options.max_seconds is None:
             return False
-        ended = self.study.trials()
-        spent = {key: sum(known_of(trial).get(key, 0) for trial in ended) for key in ("tokens", "seconds")}
-        for work in self.works:
-            spent["tokens"] += sum(run.tokens for run in work.runs)
-            spent["seconds"] += sum(run.seconds for run in work.runs)
-        limits = (("tokens", options.max_tokens), ("seconds", options.max_seconds))
-        over = [f"sweep.max_{key} = {most:g}" for key, most in limits if most is not None and spent[key] >= most]
-        if over and not self.is_spent:
-            logger.info("%s spent; no further trial begins", " and ".join(over))
-        self.is_spent = bool(over)
-        return self.is_spent
+        results = [result for trial in self.study.trials() if (result := TrialResult.of(trial)) is not None]
+        runs = [run for process in self.running for run in process.runs]
+        used = {
+            "max_tokens": sum(result.tokens for result in results) + sum(run.tokens for run in runs),
+            "max_seconds": sum(result.seconds for result in results) + sum(run.seconds for run in runs),
+        }
+        limits = {key: getattr(options, key) for key in used}
+        over = [f"sweep.{key} = {limit:g}" for key, limit in limits.items() if limit is not None and used[key] >= limit]
+        if over and not self.is_budget_spent:
+            logger.info("the budget %s is used up; no further trial begins", " and ".join(over))
+        self.is_budget_spent = bool(over)
+        return self.is_budget_spent
 
     def is_done(self) -> bool:
-        """Whether nothing is left, here and elsewhere."""
-        if self.is_spent:
+        """Whether no trial is left, here and elsewhere."""
+        if self.is_budget_spent:
             return not self.study.trials(TrialState.RUNNING)
         if self.study.is_finished():
             return True
         if not self.study.trials(TrialState.WAITING):
-            if not self.waited:
-                logger.info("the last trials are at work in other controllers; waiting for them")
-                self.waited = True
-            time.sleep(ELSEWHERE_SECONDS / 4)
+            if not self.is_waiting:
+                logger.info("waiting for the last trials, which other controllers run")
+                self.is_waiting = True
+            time.sleep(OTHERS_SECONDS / 4)
         return False
 
-    # What became of it
+    # How a trial ends
 
-    def tell(self, work: TrialProcess, outcome: Outcome) -> None:
-        self.check_failing(work, outcome)
-        work.note(outcome)
-        self.call("ending", work, outcome)
-        self.study.study.tell(work.trial, outcome.value, outcome.state, skip_if_finished=True)
+    def finish(self, process: TrialProcess, outcome: Outcome) -> None:
+        """Stores the outcome of a trial, and frees its slot."""
+        self.check_failures(process, outcome)
+        process.store_result(outcome)
+        for watcher in self.watchers:
+            watcher.trial_ending(process, outcome)
+        self.study.optuna_study.tell(process.trial, outcome.value, outcome.state, skip_if_finished=True)
         if outcome.cause == "pruned":
-            work.forget_checkpoints()
-        work.release()
-        self.works.remove(work)
+            process.delete_checkpoints()
+        process.release()
+        self.running.remove(process)
         self.idle_until = -float("inf")
-        self.call("ended", work, outcome)
+        for watcher in self.watchers:
+            watcher.trial_ended(process, outcome)
 
-    def drop(self, work: TrialProcess) -> None:
-        """One that another machine took for lost, and has told its end."""
-        logger.warning(
-            "trial %d was ended by another controller, which had not heard of this one for long", work.number
-        )
-        work.kill()
-        work.release()
-        self.works.remove(work)
+    def drop(self, process: TrialProcess) -> None:
+        """Gives up a trial that another machine took for lost, and has ended."""
+        logger.warning("trial %d was ended by another controller, which took this one for dead", process.index)
+        process.kill()
+        process.release()
+        self.running.remove(process)
 
-    def check_failing(self, work: TrialProcess, outcome: Outcome) -> None:
-        """Raises RunFailed or KitError where going on would only repeat what failed; this trial is tried again then."""
+    def check_failures(self, process: TrialProcess, outcome: Outcome) -> None:
+        """Raises RunFailed or KitError if further trials would fail alike; this one has no outcome then."""
         if outcome.cause in ("complete", "pruned", "oom", "not_finite"):
-            self.failing = []
+            self.failures = []
             return
         if outcome.cause == "disk":
-            raise RunFailed(f"{work.folder}: {outcome.reason}; the same command goes on when there is room")
-        log = work.folder / "trials" / f"{work.run.folder.path.name}.log"
-        if work.number == 0 and outcome.cause == "refused":
+            raise RunFailed(f"{process.folder}: {outcome.reason}; the same command continues once there is room")
+        if process.index == 0 and outcome.cause == "refused":
             raise KitError(f"trial 0, the experiment as written, was refused: {outcome.reason}")
-        alike = (outcome.cause, outcome.origin)
-        self.failing = [*self.failing, alike] if alike in self.failing[-1:] else [alike]
-        if len(self.failing) >= SAME_BUG:
-            raise RunFailed(f"{SAME_BUG} trials in a row failed of the same: {outcome.reason} (see {log})")
+        failure = (outcome.cause, outcome.origin)
+        self.failures = [*self.failures, failure] if failure in self.failures[-1:] else [failure]
+        if len(self.failures) >= EQUAL_FAILURES:
+            log = process.run_file(".log")
+            raise RunFailed(f"{EQUAL_FAILURES} trials in a row failed alike: {outcome.reason} (see {log})")
 
-    def end(self) -> None:
-        """Lets the trials at work save and end; the same command goes on with them."""
-        if self.works:
-            logger.info("stopping %d trials; a second Ctrl-C kills them", len(self.works))
-        signals = self.stop.name
-        for work in self.works:
-            work.stop()
+    def stop_trials(self) -> None:
+        """Lets the running trials save and end; the same command continues them."""
+        if self.running:
+            logger.info("stopping %d trials; a second Ctrl-C kills them", len(self.running))
+        for process in self.running:
+            process.stop()
         try:
-            while any(work.child is not None for work in self.works):
-                for work in self.works:
-                    if work.child is not None and work.child.poll() is not None:
-                        work.child = None
-                time.sleep(LOOK_SECONDS)
+            while any(process.process is not None for process in self.running):
+                for process in self.running:
+                    if process.process is not None and process.process.poll() is not None:
+                        process.process = None
+                time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
-            logger.info("killing them%s", "" if signals else " at once")
+            logger.info("killing them")
         finally:
-            for work in self.works:
-                work.kill()
-                work.release()
-
-    def call(self, moment: str, *arguments: Any) -> None:
-        for watcher in self.watchers:
-            heard: Callable[..., None] | None = getattr(watcher, moment, None)
-            if heard is not None:
-                heard(*arguments)
-
-
-class HParams:
-    """Every trial's values in TensorBoard, beside its curves."""
-
-    def __init__(self, study: Study) -> None:
-        self.study = study
-
-    def ending(self, work: TrialProcess, outcome: Outcome) -> None:
-        config = self.study.config(work.trial)
-        number = work.trial.user_attrs.get("trial", work.number)  # a confirmation's runs are of another's trials
-        for run in work.runs:
-            values = {**config, "trial": number, "train.seed": run.experiment.train.seed}
-            hparams.write(run.folder.path / "tensorboard", values, outcome.state == TrialState.COMPLETE)
+            for process in self.running:
+                process.kill()
+                process.release()

@@ -1,4 +1,4 @@
-"""What a sweep shows while it works: a line for each trial that ended, and on a terminal what is at work."""
+"""What a sweep shows while it runs: a line for each trial that ended, and on a terminal a table of those that run."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from rich.table import Table
 from rich.text import Text
 
 from nanogpt_kit.core.errors import printable
-from nanogpt_kit.sweep.space.parameters import told
-from nanogpt_kit.sweep.study.runs import known_of
+from nanogpt_kit.sweep.space.parameters import format_value
+from nanogpt_kit.sweep.study.confirmation import sign_of
+from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.study import Study
-from nanogpt_kit.sweep.study.summary import Row, Summary
-from nanogpt_kit.sweep.work.trial import Outcome, TrialProcess
+from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
+from nanogpt_kit.sweep.work.outcome import Outcome
+from nanogpt_kit.sweep.work.trial import TrialProcess
+from nanogpt_kit.sweep.work.watcher import TrialWatcher
 
-FRESH_SECONDS = 0.25  # between two pictures of the live table
+REDRAW_SECONDS = 0.25
 
 
-class Board:
-    """Hears of a controller's trials."""
+class ProgressDisplay(TrialWatcher):
+    """Shows the trials of a controller."""
 
-    def __init__(self, study: Study, best: Row | None, ranks: bool = True) -> None:
-        """`best` is the best trial so far; without `ranks` there is none, as among runs with fresh seeds."""
-        self.study, self.ranks = study, ranks
-        self.best = None if best is None or best.value is None else (best.value, best.number)
-        ended = [trial for trial in study.trials() if trial.state.is_finished()]
-        self.ended_count, self.tokens = len(ended), sum(known_of(trial).get("tokens", 0) for trial in ended)
-        self.began_at: dict[int, float] = {}
-        self.times: list[float] = []
+    def __init__(self, study: Study, best: TrialSummary | None) -> None:
+        """`best` is the best trial so far."""
+        self.study = study
+        self.best = None if best is None or best.value is None else (best.value, best.index)
+        results = [TrialResult.of(trial) for trial in study.trials() if trial.state.is_finished()]
+        self.ended_count, self.tokens = len(results), sum(result.tokens for result in results if result)
+        self.started_at: dict[int, float] = {}
+        self.durations: list[float] = []
         self.live: Live | None = None
-        self.drawn = -float("inf")
+        self.drawn_at = -float("inf")
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> ProgressDisplay:
         if rich.get_console().is_terminal:
             self.live = Live(console=rich.get_console(), auto_refresh=False, transient=True)
             self.live.start()
@@ -47,105 +50,99 @@ class Board:
         if self.live is not None:
             self.live.stop()
 
-    def began(self, work: TrialProcess) -> None:
-        self.began_at[work.number] = time.monotonic()
+    def trial_started(self, process: TrialProcess) -> None:
+        self.started_at[process.index] = time.monotonic()
         if self.live is None:
-            self.say(f"{self.name(work)}: {in_words(self.study.config(work.trial))}")
+            self.print_line(f"{process.label}: {format_config(process.config)}")
 
-    def looked(self, works: Sequence[TrialProcess]) -> None:
+    def trials_polled(self, processes: Sequence[TrialProcess]) -> None:
         now = time.monotonic()
-        if self.live is not None and now - self.drawn > FRESH_SECONDS:
-            self.drawn = now
-            self.live.update(Group(self.at_work(works), self.standing()), refresh=True)
+        if self.live is not None and now - self.drawn_at > REDRAW_SECONDS:
+            self.drawn_at = now
+            self.live.update(Group(self.running_table(processes), self.progress_line()), refresh=True)
 
-    def ended(self, work: TrialProcess, outcome: Outcome) -> None:
-        spent = time.monotonic() - self.began_at.get(work.number, time.monotonic())
-        self.times.append(spent)
+    def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
+        seconds = time.monotonic() - self.started_at.get(process.index, time.monotonic())
+        self.durations.append(seconds)
         self.ended_count += 1
-        self.tokens += sum(run.tokens for run in work.runs)
-        if outcome.state == TrialState.COMPLETE and outcome.value is not None:
-            words = f"{self.study.options.metric} {outcome.value:.4f}"
-            if self.ranks and self.is_better(outcome.value):
-                self.best = (outcome.value, work.number)
-                words += ", the best so far"
-            elif self.best is not None:
-                words += f" (best {self.best[0]:.4f}, trial {self.best[1]})"
-        else:
-            words = f"{outcome.state.name.lower().replace('fail', 'failed')}: {outcome.reason}"
-        config = f"  {in_words(self.study.config(work.trial))}" if self.live is not None else ""
-        self.say(f"{self.name(work)}: {words}{config}  {spent:.0f} s")
+        self.tokens += sum(run.tokens for run in process.runs)
+        config = f"  {format_config(process.config)}" if self.live is not None else ""
+        self.print_line(f"{process.label}: {self.outcome_text(process, outcome)}{config}  {seconds:.0f} s")
 
-    def refused(self, number: int, reason: str) -> None:
+    def trial_refused(self, index: int, reason: str) -> None:
         self.ended_count += 1
-        self.say(f"trial {number}: pruned: {reason}")
+        self.print_line(f"trial {index}: pruned: {reason}")
 
-    def name(self, work: TrialProcess) -> str:
-        told = self.study.trials()[work.number].user_attrs
-        return f"trial {told['trial']} with seed {told['seed']}" if "trial" in told else f"trial {work.number}"
+    def outcome_text(self, process: TrialProcess, outcome: Outcome) -> str:
+        if outcome.state != TrialState.COMPLETE or outcome.value is None:
+            return f"{outcome.state.name.lower().replace('fail', 'failed')}: {outcome.reason}"
+        text = f"{self.study.options.metric} {outcome.value:.4f}"
+        if self.study.plan.ranks_trials and self.is_better(outcome.value):
+            self.best = (outcome.value, process.index)
+            return f"{text}, the best so far"
+        return text if self.best is None else f"{text} (best {self.best[0]:.4f}, trial {self.best[1]})"
 
     def is_better(self, value: float) -> bool:
-        if self.best is None:
-            return True
-        return value < self.best[0] if self.study.options.direction == "minimize" else value > self.best[0]
+        sign = sign_of(self.study.options.direction)
+        return self.best is None or sign * value < sign * self.best[0]
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         rich.get_console().out(printable(line), highlight=False)
 
-    def at_work(self, works: Sequence[TrialProcess]) -> Table:
-        table = table_of("trial", "step", self.study.options.metric, "tokens/s", "values")
-        for work in works:
-            run = work.run
+    def running_table(self, processes: Sequence[TrialProcess]) -> Table:
+        table = plain_table("trial", "step", self.study.options.metric, "tokens/s", "values")
+        for process in processes:
+            run = process.run
             value = "" if run.value is None else f"{run.value:.4f}"
-            state = " (stopping)" if work.pruned or work.stopping else ""
+            state = " (stopping)" if process.is_pruned or process.is_stopping else ""
             steps = f"{run.step:,}/{run.experiment.total_steps:,}{state}"
-            rate = f"{run.rate:,.0f}" if run.rate else "starting"
-            values = Text(in_words(self.study.config(work.trial)))
-            table.add_row(str(work.number), steps, value, rate, values)
+            rate = f"{run.tokens_per_second:,.0f}" if run.tokens_per_second else "starting"
+            table.add_row(str(process.index), steps, value, rate, Text(format_config(process.config)))
         return table
 
-    def standing(self) -> str:
+    def progress_line(self) -> str:
         best = "" if self.best is None else f", best {self.best[0]:.4f} (trial {self.best[1]})"
         left = self.study.count - self.ended_count
-        about = ""
-        if self.times and left > 0:
-            workers = self.study.options.workers
-            about = f", about {in_time(sum(self.times) / len(self.times) * left / workers)} left"
-        return f"{self.ended_count} of {self.study.count} trials ended{best}, {self.tokens:,} tokens{about}"
+        time_left = ""
+        if self.durations and left > 0:
+            mean = sum(self.durations) / len(self.durations)
+            time_left = f", about {format_duration(mean * left / self.study.options.workers)} left"
+        return f"{self.ended_count} of {self.study.count} trials ended{best}, {self.tokens:,} tokens{time_left}"
 
 
-def in_words(config: Mapping[str, Any]) -> str:
-    return printable("  ".join(f"{key}={short(value)}" for key, value in config.items()))
+def trials_table(summary: SweepSummary) -> Table:
+    """All trials, the best first."""
+    sign = sign_of(summary.options.direction)
+
+    def sort_key(trial: TrialSummary) -> tuple[bool, float]:
+        return trial.state != "complete", float("inf") if trial.value is None else sign * trial.value
+
+    table = plain_table("trial", "state", summary.options.metric, "tokens", "time", "values", "reason")
+    for trial in sorted(summary.trials, key=sort_key):
+        value = "" if trial.value is None else f"{trial.value:.4f}"
+        reason = trial.reason if trial.state in ("failed", "pruned") else ""
+        values, duration = Text(format_config(trial.config)), format_duration(trial.seconds)
+        table.add_row(
+            str(trial.index), trial.state, value, f"{trial.tokens:,}", duration, values, Text(printable(reason))
+        )
+    return table
 
 
-def short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else told(value)
-
-
-def in_time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def table_of(*columns: str) -> Table:
-    """Users' words enter it as Text: in a str, rich would look for markup and names of emoji."""
+def plain_table(*columns: str) -> Table:
+    """A table without lines. Words of users enter it as Text: in a str, rich would look for markup and emoji names."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in columns:
         table.add_column(Text(name))
     return table
 
 
-def status_table(summary: Summary) -> Table:
-    """All trials, the best first."""
-    sign = 1 if summary.options.direction == "minimize" else -1
+def format_config(config: Mapping[str, Any]) -> str:
+    """optimizer.lr=0.0003  model.norm=rmsnorm."""
+    texts = {key: f"{value:.4g}" if isinstance(value, float) else format_value(value) for key, value in config.items()}
+    return printable("  ".join(f"{key}={text}" for key, text in texts.items()))
 
-    def place(row: Row) -> tuple[bool, float]:
-        return row.state != "complete", sign * (row.value if row.value is not None else sign * float("inf"))
 
-    table = table_of("trial", "state", summary.options.metric, "tokens", "time", "values", "why")
-    for row in sorted(summary.rows, key=place):
-        value = "" if row.value is None else f"{row.value:.4f}"
-        why = row.reason if row.state in ("failed", "pruned") else ""
-        values, spent = Text(in_words(row.config)), in_time(row.seconds)
-        table.add_row(str(row.number), row.state, value, f"{row.tokens:,}", spent, values, Text(printable(why)))
-    return table
+def format_duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""One trial at work: its runs, one after another, each a process and an ordinary run folder."""
+"""One trial in a machine slot: its runs, one after another, each a process and an ordinary run folder."""
 
 from __future__ import annotations
 
@@ -9,264 +9,248 @@ import signal
 import statistics
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import optuna
 import tomli
 import tomli_w
 from optuna.trial import TrialState
 
-from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, KitError, did_you_mean
-from nanogpt_kit.launch.slots import Child, Slot
+from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, did_you_mean
+from nanogpt_kit.launch.slot_process import SlotProcess
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.metrics import Tail
-from nanogpt_kit.runs.status import Cause, Status
-from nanogpt_kit.sweep.study.runs import END, Run, copy_of, sign
+from nanogpt_kit.runs.status import Status
+from nanogpt_kit.sweep.study.ownership import HEARTBEAT_SECONDS, send_heartbeat
+from nanogpt_kit.sweep.study.records import TrialResult
+from nanogpt_kit.sweep.study.runs import TrialRun, component_copy
+from nanogpt_kit.sweep.study.sampler import first_rung_tokens, report_unit
+from nanogpt_kit.sweep.study.study import Study
+from nanogpt_kit.sweep.work.outcome import Outcome, WrongMetric, failed_outcome
 
-CRASHES = 1  # of a run that are tried again
-DEATHS = 3  # without a word that are tried again: the system's memory ran out, or somebody killed it
-HEARTBEAT_SECONDS = 60.0  # between signs of life, for other machines
-RELEASE_SECONDS = 10.0  # for the process of a controller that was killed, to end too
-
-
-Ending = Literal["complete", "pruned"] | Cause  # of a trial
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended. `reason` is for people; `origin` is the same for trials that fail alike, or empty."""
-
-    state: TrialState
-    cause: Ending
-    value: float | None = None
-    reason: str = ""
-    origin: str = ""
-
-
-# Memory that runs out and losses that are no number are answers about a place in the space. A pruned trial is a bad one
-# to the sampler; a failed one it does not see, and goes there again.
-PRUNED = ("oom", "not_finite", "refused", "died", "lost_rank")
-
-
-def outcome_of(cause: Cause, reason: str, origin: str = "") -> Outcome:
-    return Outcome(TrialState.PRUNED if cause in PRUNED else TrialState.FAIL, cause, reason=reason, origin=origin)
-
-
-class WrongMetric(KitError):
-    """That no evaluator gives what the sweep goes by."""
+CRASH_RETRIES = 1  # of a run that reports an error
+DEATH_RETRIES = 3  # of a run whose process dies without a report: out of memory, or killed by somebody
+ORPHAN_SECONDS = 10.0  # for the process of a controller that was killed to notice, and end
 
 
 class TrialProcess:
-    """A trial in its slot. `poll` says how it ended, or None while it has not."""
+    """A trial in its slot. `poll` returns how it ended, or None while it has not."""
 
-    def __init__(
-        self,
-        trial: optuna.Trial,
-        runs: list[Run],
-        slot: Slot,
-        folder: Path,
-        lock: Lock,
-        metric: str,
-        unit: int,
-        min_tokens: int,
-        nproc: int = 1,
-    ) -> None:
-        self.trial, self.runs, self.slot, self.folder, self.lock = trial, runs, slot, folder, lock
-        self.metric, self.unit, self.min_tokens, self.nproc = metric, unit, min_tokens, nproc
-        self.number = trial.number
-        self.at = 0  # which of the runs
-        self.child: Child | None = None
-        self.pruned = self.stopping = False
+    def __init__(self, study: Study, trial: optuna.Trial, slot: MachineSlot, folder: Path, lock: Lock) -> None:
+        """`folder` is the sweep's that has the trial's runs, and `lock` the trial's, to be released with it.
+
+        Raises KitError if the trial's values are not valid together.
+        """
+        self.study, self.trial, self.slot, self.folder, self.lock = study, trial, slot, folder, lock
+        self.index, self.label = trial.number, study.plan.label(trial)
+        self.runs = study.runs(trial, slot, folder)
+        self.config = study.config(trial)
+        self.metric = study.options.metric
+        self.report_unit = report_unit(study.space.trial_tokens)
+        self.min_tokens = first_rung_tokens(study.options, study.space.trial_tokens)  # before it may be pruned
+        self.run_index = 0  # of the runs
+        self.process: SlotProcess | None = None
+        self.is_pruned = self.is_stopping = False
         self.crashes = self.deaths = 0
         self.status_before: Status | None = None  # of the run, when its process was started
         self.waiting_since = time.monotonic()
-        self.reported = dict(self.frozen().intermediate_values)
+        self.reported = dict(trial.storage.get_trial(trial._trial_id).intermediate_values)
         self.tail = Tail(self.run.folder.metrics)
-        self.told: dict[str, Any] = {}  # what the study is to remember
-        self.sign()
+        self.threads: int | None = None
+        self.last_status: Status | None = None  # of the newest run that finished
+        self.send_heartbeat()
 
     @property
-    def run(self) -> Run:
-        return self.runs[self.at]
+    def run(self) -> TrialRun:
+        return self.runs[self.run_index]
 
-    def frozen(self) -> optuna.trial.FrozenTrial:
-        return self.trial.storage.get_trial(self.trial._trial_id)
-
-    def sign(self) -> None:
-        self.signed = time.monotonic()
-        sign(self.trial, self.folder)
+    def send_heartbeat(self) -> None:
+        """Raises Optuna's UpdateFinishedTrialError if another controller took the trial over and ended it."""
+        self.heartbeat_at = time.monotonic()
+        send_heartbeat(self.trial, self.folder)
 
     def poll(self) -> Outcome | None:
-        if time.monotonic() - self.signed > HEARTBEAT_SECONDS:
-            self.sign()
-        if self.child is None:
-            return self.begin()
-        code = self.child.poll()
-        self.look()
-        if code is None:
-            return None
-        return self.ended(code)
+        if time.monotonic() - self.heartbeat_at > HEARTBEAT_SECONDS:
+            self.send_heartbeat()
+        if self.process is None:
+            return self.start_run()
+        code = self.process.poll()
+        self.read_metrics()
+        return None if code is None else self.process_ended(code)
 
     # A run
 
-    def begin(self) -> Outcome | None:
-        """Starts the process of the next run, unless that run has ended before."""
-        if self.stopping:
+    def start_run(self) -> Outcome | None:
+        """Starts the process of the current run, unless that run has ended already."""
+        if self.is_stopping:
             return None
         self.status_before = status = self.status()
-        if status is not None and status.state == "running":  # its controller is gone, as it is about to notice
-            self.end_orphan()
+        if status is not None and status.state == "running":  # its controller was killed, and it is about to notice
+            self.kill_orphan()
             return None
-        self.look()
-        spec = self.folder / "trials" / f"{self.run.folder.path.name}.toml"
-        slot = self.slot
-        if spec.exists():  # it goes on as it began: in another slot it may have had other threads
-            threads = tomli.loads(spec.read_text(encoding="utf-8"))["train"].get("threads")
-            slot = slot if threads else slot.whole()
+        self.read_metrics()
+        slot, spec = self.slot, self.run_file(".toml")
+        if spec.exists():  # it continues with the threads it began with, also in another slot
+            self.threads = tomli.loads(spec.read_text(encoding="utf-8"))["train"].get("threads")
+            slot = slot if self.threads else slot.without_cores()
         else:
-            threads = self.run.experiment.train.threads
-        self.told["threads"] = threads
+            self.threads = self.run.experiment.train.threads
         if status is not None and status.state == "finished":
-            return self.finished(status)
-        if self.pruned:
-            return self.given_up()
+            return self.run_finished(status)
+        if self.is_pruned:
+            return self.pruned_outcome()
         if not spec.exists():
-            values = self.run.experiment.resolved()
-            if self.run.experiment.component_files:
-                copies = (copy_of(path, self.folder) for path in self.run.experiment.component_files)
-                values["components"] = [os.path.relpath(copy, spec.parent) for copy in copies]
-            write_atomically(spec, tomli_w.dumps(values))
+            self.write_spec(spec)
         arguments = ["run", str(spec), f"--into={self.run.folder.path}"]
-        if self.nproc > 1:
-            arguments.append(f"--nproc={self.nproc}")
-        self.child = Child(arguments, slot, spec.with_suffix(".log"))
-        write_atomically(spec.with_suffix(".pid"), str(self.child.process.pid))
+        if self.study.plan.nproc > 1:
+            arguments.append(f"--nproc={self.study.plan.nproc}")
+        self.process = SlotProcess(arguments, slot, self.run_file(".log"))
+        write_atomically(self.run_file(".pid"), str(self.process.process.pid))
         return None
 
+    def run_file(self, suffix: str) -> Path:
+        """A file of the sweep about the current run."""
+        return self.folder / "trials" / f"{self.run.folder.path.name}{suffix}"
+
+    def write_spec(self, path: Path) -> None:
+        """Writes the experiment of the run, with its local components as they were when the sweep began."""
+        values = self.run.experiment.resolved()
+        if self.run.experiment.component_files:
+            copies = (component_copy(file, self.folder) for file in self.run.experiment.component_files)
+            values["components"] = [os.path.relpath(copy, path.parent) for copy in copies]
+        write_atomically(path, tomli_w.dumps(values))
+
     def status(self) -> Status | None:
-        """None where the run has not begun."""
+        """None if the run has not begun."""
         return self.run.folder.status() if self.run.folder.experiment.exists() else None
 
-    def end_orphan(self) -> None:
-        """Waits for it; one that does not notice that its controller has gone is killed."""
-        if time.monotonic() - self.waiting_since < RELEASE_SECONDS:
+    def kill_orphan(self) -> None:
+        """Gives the process of a killed controller time to notice and end; then kills it."""
+        if time.monotonic() - self.waiting_since < ORPHAN_SECONDS:
             return
         with suppress(OSError, ValueError):
-            pid = int((self.folder / "trials" / f"{self.run.folder.path.name}.pid").read_text())
+            pid = int(self.run_file(".pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if os.fsencode(str(self.run.folder.path)) in command:  # and not somebody else's by now
+            if os.fsencode(str(self.run.folder.path)) in command:  # the number may be another process's meanwhile
                 os.kill(pid, signal.SIGKILL)
         self.waiting_since = time.monotonic()
 
-    def look(self) -> None:
-        """At what the run has measured since the last time; perhaps it is not worth going on."""
+    def read_metrics(self) -> None:
+        """Reads what the run has measured since the last time, and reports it to the pruner."""
         run = self.run
         for record in self.tail.read():
             run.step, run.tokens, run.seconds = record["step"], record.get("tokens", 0), record.get("seconds", 0.0)
-            run.rate = record.get("perf/tokens_per_second") or run.rate
-            run.found |= record.keys()
+            run.tokens_per_second = record.get("perf/tokens_per_second") or run.tokens_per_second
+            run.metric_names |= record.keys()
             if self.metric in record:
                 value = record[self.metric]
                 run.value = math.nan if value is None else float(value)
                 self.report(run.tokens, run.value)
-            elif "train/loss" not in record and self.metric not in run.found:  # the evaluators have spoken
+            elif "train/loss" not in record and self.metric not in run.metric_names:  # an evaluation without it
                 raise self.wrong_metric()
 
     def wrong_metric(self) -> WrongMetric:
-        names = self.run.found - {"step", "tokens", "seconds"}
-        return WrongMetric(f"sweep.metric: no run of it has a metric {self.metric!r}{did_you_mean(self.metric, names)}")
+        names = self.run.metric_names - {"step", "tokens", "seconds"}
+        hint = did_you_mean(self.metric, names)
+        return WrongMetric(f"sweep.metric: no run of this sweep has the metric {self.metric!r}{hint}")
 
     def report(self, tokens: int, value: float) -> None:
-        step = tokens // self.unit
-        if self.at or step in self.reported or not math.isfinite(value):  # seeds after the first are not pruned
+        step = tokens // self.report_unit
+        if self.run_index or step in self.reported or not math.isfinite(value):  # only the first seed is pruned
             return
         self.trial.report(value, step)
         self.reported[step] = value
         is_last = self.run.step >= self.run.experiment.total_steps
-        if tokens >= self.min_tokens and not is_last and self.trial.should_prune() and not self.pruned:
-            self.pruned = True
-            if self.child is not None:
-                self.child.terminate()
+        if tokens >= self.min_tokens and not is_last and self.trial.should_prune() and not self.is_pruned:
+            self.is_pruned = True
+            if self.process is not None:
+                self.process.terminate()
 
-    def ended(self, code: int) -> Outcome | None:
-        """The process has ended. None where the trial goes on."""
-        assert self.child is not None, "a process has ended"
-        child, self.child = self.child, None
+    def process_ended(self, code: int) -> Outcome | None:
+        """The outcome, or None if the trial continues: with another run, or the same one again."""
+        assert self.process is not None, "a process has ended"
+        process, self.process = self.process, None
         self.waiting_since = time.monotonic()
         if (status := self.status()) is not None and status.state == "finished":
-            return self.finished(status)
-        if self.pruned:
-            return self.given_up()
-        if self.stopping or code == BUSY:
+            return self.run_finished(status)
+        if self.is_pruned:
+            return self.pruned_outcome()
+        if self.is_stopping or code == BUSY:
             return None
-        outcome = self.failure(code, status, child)
+        outcome = self.failure(code, status, process)
         if outcome.cause in ("died", "lost_rank"):
             self.deaths += 1
-            return None if self.deaths <= DEATHS else outcome
+            return None if self.deaths <= DEATH_RETRIES else outcome
         if outcome.cause == "error":
             self.crashes += 1
-            return None if self.crashes <= CRASHES else outcome
+            return None if self.crashes <= CRASH_RETRIES else outcome
         return outcome
 
-    def failure(self, code: int, status: Status | None, child: Child) -> Outcome:
-        """What a run failed of: as its status says, else as its process has left it, else by the exit code."""
+    def failure(self, code: int, status: Status | None, process: SlotProcess) -> Outcome:
+        """Why a run failed: by its status, else by the record that its process left, else by its exit code."""
         if status is not None and status.state == "failed" and status != self.status_before:
-            return outcome_of(status.cause or "error", status.reason, status.origin)
-        left = child.failure()  # it did not come so far as to write its status
-        if left is not None:
-            return outcome_of(left.cause, left.reason, left.origin)
+            return failed_outcome(status.cause or "error", status.reason, status.origin)
+        record = process.failure()  # it failed before it had a run to write a status for
+        if record is not None:
+            return failed_outcome(record.cause, record.reason, record.origin)
         if code == MISTAKE:
-            return outcome_of("refused", child.last_line())
-        if code == FAILED and not (status is not None and status.cause == "died"):  # else one of its ranks was killed
-            return outcome_of("error", child.last_line())
-        return outcome_of("died", f"its process ended without a word {self.deaths + 1} times; perhaps memory ran out")
+            return failed_outcome("refused", process.last_line())
+        if code == FAILED and not (status is not None and status.cause == "died"):  # otherwise one of its ranks died
+            return failed_outcome("error", process.last_line())
+        reason = f"its process exited {self.deaths + 1} times without reporting a status; perhaps memory ran out"
+        return failed_outcome("died", reason)
 
-    def given_up(self) -> Outcome:
-        run = self.run
-        return Outcome(TrialState.PRUNED, "pruned", reason=f"{self.metric} {run.value:.4f} at {run.tokens:,} tokens")
+    def pruned_outcome(self) -> Outcome:
+        reason = f"{self.metric} {self.run.value:.4f} at {self.run.tokens:,} tokens"
+        return Outcome(TrialState.PRUNED, "pruned", reason=reason)
 
-    def finished(self, status: Status) -> Outcome | None:
-        """Goes on with the next run, or ends the trial."""
+    def run_finished(self, status: Status) -> Outcome | None:
+        """Continues with the next run, or ends the trial."""
         if self.run.value is None:
             raise self.wrong_metric()
         if not math.isfinite(self.run.value):
-            return outcome_of("not_finite", f"{self.metric} is no number")
-        self.told["parameters"], self.told["ended_by"] = status.parameters, status.ended_by
-        if self.at + 1 < len(self.runs):
-            self.at += 1
+            return failed_outcome("not_finite", f"{self.metric} is not finite")
+        self.last_status = status
+        if self.run_index + 1 < len(self.runs):
+            self.run_index += 1
             self.tail = Tail(self.run.folder.metrics)
             self.crashes = self.deaths = 0
-            return self.begin()
+            return self.start_run()
         values = [run.value for run in self.runs if run.value is not None]
         return Outcome(TrialState.COMPLETE, "complete", statistics.fmean(values))
 
     # Its end
 
-    def note(self, outcome: Outcome) -> None:
-        """What the study remembers of it besides its value; before its state changes, since nothing can after."""
-        self.told |= {"cause": outcome.cause, "reason": outcome.reason, "step": self.run.step}
-        self.told["tokens"] = sum(run.tokens for run in self.runs)
-        self.told["seconds"] = sum(run.seconds for run in self.runs)
-        if len(self.runs) > 1:
-            self.told["values"] = [run.value for run in self.runs]
-        self.trial.set_user_attr(END, {key: value for key, value in self.told.items() if value is not None})
+    def store_result(self, outcome: Outcome) -> None:
+        """Before the state of the trial changes, since nothing can be stored after that."""
+        TrialResult(
+            cause=outcome.cause,
+            reason=outcome.reason,
+            step=self.run.step,
+            tokens=sum(run.tokens for run in self.runs),
+            seconds=sum(run.seconds for run in self.runs),
+            values=tuple(run.value for run in self.runs) if len(self.runs) > 1 else (),
+            parameters=self.last_status.parameters if self.last_status else None,
+            ended_by=self.last_status.ended_by if self.last_status else None,
+            threads=self.threads,
+        ).store(self.trial)
 
-    def forget_checkpoints(self) -> None:
-        """Of a trial that others are better than: nobody goes on with it."""
+    def delete_checkpoints(self) -> None:
+        """For a trial that was pruned: nobody continues it."""
         for run in self.runs:
             shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
 
     def stop(self) -> None:
-        self.stopping = True
-        if self.child is not None:
-            self.child.terminate()
+        """Asks the run to save and end; the trial has no outcome then."""
+        self.is_stopping = True
+        if self.process is not None:
+            self.process.terminate()
 
     def kill(self) -> None:
-        if self.child is not None:
-            self.child.kill()
+        if self.process is not None:
+            self.process.kill()
 
     def release(self) -> None:
         self.lock.__exit__(None, None, None)

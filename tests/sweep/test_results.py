@@ -19,16 +19,20 @@ from rich.console import Console
 from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.launch.slots import Slot
+from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.metrics import MetricsLog
 from nanogpt_kit.sweep.report.best import write_best
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study.plan import Confirmation, Confirmed, confirmed
-from nanogpt_kit.sweep.study.study import Study, summary
-from nanogpt_kit.sweep.study.summary import Row, Summary
+from nanogpt_kit.sweep.study import summary
+from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan, ConfirmedTrial, confirmed_trials
+from nanogpt_kit.sweep.study.records import FreshSeed, TrialResult
+from nanogpt_kit.sweep.study.search import SearchPlan
+from nanogpt_kit.sweep.study.study import Study
+from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.work import hparams
-from nanogpt_kit.sweep.work.progress import Board, status_table
-from nanogpt_kit.sweep.work.trial import Outcome, TrialProcess
+from nanogpt_kit.sweep.work.outcome import Outcome
+from nanogpt_kit.sweep.work.progress import ProgressDisplay, trials_table
+from nanogpt_kit.sweep.work.trial import TrialProcess
 
 BASE = (
     Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
@@ -51,19 +55,19 @@ class Scene:
     def __init__(self, folder: Path, options: str, table: str, base: str = BASE) -> None:
         (folder / "exp.toml").write_text(f"{base}[sweep]\n{options}\n[sweep.space]\n{table}\n", encoding="utf-8")
         self.space = Space(Experiment.load(folder / "exp.toml", trust_code=True))
-        self.study = Study(self.space, InMemoryStorage(), folder / "runs" / "x" / "sweep")
+        plan = SearchPlan(self.space, {one.key: WRITTEN[one.key] for one in self.space.parameters})
+        self.study = Study(plan, InMemoryStorage(), folder / "runs" / "x" / "sweep")
         self.study.folder.mkdir(parents=True)
-        self.study.open({one.key: WRITTEN[one.key] for one in self.space.parameters})
+        self.study.open()
         self.works: list[TrialProcess] = []
 
     def work(self, study: Study | None = None) -> TrialProcess:
         study = study or self.study
         trial = study.claim()
         assert trial is not None
-        lock = study.lock(f"{trial.number:04d}")
+        lock = study.ownership.trial_lock(trial.number)
         lock.__enter__()
-        runs = study.runs(trial, Slot(0), study.folder)
-        self.works.append(TrialProcess(trial, runs, Slot(0), study.folder, lock, study.options.metric, 1, 0))
+        self.works.append(TrialProcess(study, trial, MachineSlot(0), study.folder, lock))
         return self.works[-1]
 
     def end(self, value: float | None, cause: str = "", reason: str = "", study: Study | None = None) -> TrialProcess:
@@ -72,12 +76,12 @@ class Scene:
         state = TrialState.COMPLETE if value is not None else TrialState.FAIL if cause == "error" else TrialState.PRUNED
         for run in work.runs:
             run.tokens, run.seconds, run.step, run.value = 9600, 10.0, 20, value
-        work.note(Outcome(state, cause or "complete", value, reason))
-        study.study.tell(work.trial, value, state)
+        work.store_result(Outcome(state, cause or "complete", value, reason))
+        study.optuna_study.tell(work.trial, value, state)
         return work
 
-    def summary(self) -> Summary:
-        return summary.read("x", self.study.options, self.study.storage)
+    def summary(self) -> SweepSummary:
+        return summary.read_summary("x", self.study.options, self.study.storage)
 
 
 @pytest.fixture
@@ -114,14 +118,14 @@ terminal = pytest.mark.parametrize("console", [True], indirect=True)
 
 def test_in_a_log_there_is_a_line_for_each_beginning_and_end(scene: Any, console: Console) -> None:
     play = scene("trials = 4\nmetric = 'val/[b]x'")
-    with Board(play.study, None) as board:
+    with ProgressDisplay(play.study, None) as board:
         work = play.work()
-        board.began(work)
-        board.looked([work])
-        board.ended(work, Outcome(TrialState.COMPLETE, "complete", 1.5))
-        board.ended(play.work(), Outcome(TrialState.COMPLETE, "complete", 2.5))
-        board.ended(play.work(), Outcome(TrialState.FAIL, "error", reason="a [red]bug[/red] :bug:"))
-        board.refused(3, "it [b]cannot[/b] be")
+        board.trial_started(work)
+        board.trials_polled([work])
+        board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 1.5))
+        board.trial_ended(play.work(), Outcome(TrialState.COMPLETE, "complete", 2.5))
+        board.trial_ended(play.work(), Outcome(TrialState.FAIL, "error", reason="a [red]bug[/red] :bug:"))
+        board.trial_refused(3, "it [b]cannot[/b] be")
     first, *others = shown(console).splitlines()
     assert first == f"trial 0: optimizer.lr=0.003  sample.prompt={MARKUP}"
     assert [line.rpartition("  ")[0] or line for line in others] == [
@@ -130,25 +134,25 @@ def test_in_a_log_there_is_a_line_for_each_beginning_and_end(scene: Any, console
         "trial 2: failed: a [red]bug[/red] :bug:",
         "trial 3: pruned: it [b]cannot[/b] be",
     ]
-    assert board.standing() == "4 of 4 trials ended, best 1.5000 (trial 0), 0 tokens"
+    assert board.progress_line() == "4 of 4 trials ended, best 1.5000 (trial 0), 0 tokens"
 
 
 @terminal
 def test_on_a_terminal_a_table_tells_what_is_at_work_with_text_as_it_is(scene: Any, console: Console) -> None:
     play = scene("trials = 4\nmetric = 'val/[b]x'")
-    with Board(play.study, None) as board:
+    with ProgressDisplay(play.study, None) as board:
         work = play.work()
-        board.began(work)
-        work.run.step, work.run.value, work.run.rate = 7, 2.25, 12345.6
-        work.pruned = True
-        board.looked([work])
+        board.trial_started(work)
+        work.run.step, work.run.value, work.run.tokens_per_second = 7, 2.25, 12345.6
+        work.is_pruned = True
+        board.trials_polled([work])
         assert "trial 0:" not in shown(console), "a beginning is in the table"
         for words in (f"sample.prompt={MARKUP}", "val/[b]x", "7/20 (stopping)", "2.2500", "12,346", "0 of 4 trials"):
             assert words in shown(console), words
         before = shown(console)
-        board.looked([work])
+        board.trials_polled([work])
         assert shown(console) == before, "not at each look"
-        board.ended(work, Outcome(TrialState.COMPLETE, "complete", 1.5))
+        board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 1.5))
     assert f"trial 0: val/[b]x 1.5000, the best so far  optimizer.lr=0.003  sample.prompt={MARKUP}" in shown(console)
 
 
@@ -156,10 +160,10 @@ def test_a_board_goes_on_from_what_is_known(scene: Any, console: Console) -> Non
     play = scene("trials = 4\ndirection = 'maximize'")
     play.end(1.0)
     play.end(2.0)
-    with Board(play.study, play.summary().best()) as board:
-        assert board.standing() == "2 of 4 trials ended, best 2.0000 (trial 1), 19,200 tokens"
-        board.ended(play.work(), Outcome(TrialState.COMPLETE, "complete", 1.5))
-        board.ended(play.work(), Outcome(TrialState.COMPLETE, "complete", 2.5))
+    with ProgressDisplay(play.study, play.summary().best()) as board:
+        assert board.progress_line() == "2 of 4 trials ended, best 2.0000 (trial 1), 19,200 tokens"
+        board.trial_ended(play.work(), Outcome(TrialState.COMPLETE, "complete", 1.5))
+        board.trial_ended(play.work(), Outcome(TrialState.COMPLETE, "complete", 2.5))
     assert "1.5000 (best 2.0000, trial 1)" in shown(console)
     assert "2.5000, the best so far" in shown(console)
 
@@ -167,12 +171,12 @@ def test_a_board_goes_on_from_what_is_known(scene: Any, console: Console) -> Non
 def test_runs_of_a_confirmation_are_named_by_trial_and_seed(scene: Any, console: Console) -> None:
     play = scene("trials = 1\nconfirm = 1\nconfirm_seeds = 2")
     play.end(1.0)
-    confirmation = Confirmation(play.study, play.study.storage, play.study.folder)
-    confirmation.confirm()
-    with Board(confirmation, None, ranks=False) as board:
+    confirmation = Study(ConfirmationPlan(play.space, play.study.trials), play.study.storage, play.study.folder)
+    confirmation.open()
+    with ProgressDisplay(confirmation, None) as board:
         work = play.work(confirmation)
-        board.began(work)
-        board.ended(work, Outcome(TrialState.COMPLETE, "complete", 1.25))
+        board.trial_started(work)
+        board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 1.25))
     assert "trial 0 with seed 1338: optimizer.lr=0.003" in shown(console)
     assert "trial 0 with seed 1338: val/loss 1.2500  " in shown(console)
     assert "best" not in shown(console)
@@ -183,7 +187,7 @@ def test_the_status_table_has_the_best_first_and_text_as_it_is(scene: Any, conso
     play.end(2.0)
     play.end(None, "error", "a [red]bug[/red] :bug:")
     play.end(1.0)
-    console.print(status_table(play.summary()))
+    console.print(trials_table(play.summary()))
     header, *rows = [line.split() for line in shown(console).splitlines()]
     assert header[:4] == ["trial", "state", "val/[b]x", "tokens"]
     assert [row[0] for row in rows] == ["2", "0", "1"]
@@ -194,9 +198,10 @@ def test_the_status_table_has_the_best_first_and_text_as_it_is(scene: Any, conso
 # What is known of it
 
 
-def rows(*values: float | None) -> tuple[Row, ...]:
+def rows(*values: float | None) -> tuple[TrialSummary, ...]:
     return tuple(
-        Row(number, "complete" if value is not None else "failed", {}, {}, value) for number, value in enumerate(values)
+        TrialSummary(number, "complete" if value is not None else "failed", {}, {}, value)
+        for number, value in enumerate(values)
     )
 
 
@@ -210,19 +215,29 @@ def rows(*values: float | None) -> tuple[Row, ...]:
         ("minimize", (None, None), (), None),
         ("minimize", (), (), None),
         ("minimize", (0.0, 1.0), (), 0),
-        ("minimize", (3.0, 1.0, 2.0), (Confirmed(2, (1.5, 1.6), 0), Confirmed(1, (1.7, 1.8), 0)), 2),
-        ("minimize", (3.0, 1.0, 2.0), (Confirmed(2, (1.5, 1.6), 0), Confirmed(1, (1.7,), 0)), 1),  # not all yet
-        ("minimize", (1.5, 1.0, 2.0), (Confirmed(2, (0.5, 0.6), 0), Confirmed(1, (1.7, 1.8), 0)), 1),  # 0 came later
-        ("minimize", (None, 1.0), (Confirmed(0, (1.5,), 0),), 1),
+        ("minimize", (3.0, 1.0, 2.0), (ConfirmedTrial(2, (1.5, 1.6), 0), ConfirmedTrial(1, (1.7, 1.8), 0)), 2),
+        (
+            "minimize",
+            (3.0, 1.0, 2.0),
+            (ConfirmedTrial(2, (1.5, 1.6), 0), ConfirmedTrial(1, (1.7,), 0)),
+            1,
+        ),  # not all yet
+        (
+            "minimize",
+            (1.5, 1.0, 2.0),
+            (ConfirmedTrial(2, (0.5, 0.6), 0), ConfirmedTrial(1, (1.7, 1.8), 0)),
+            1,
+        ),  # 0 came later
+        ("minimize", (None, 1.0), (ConfirmedTrial(0, (1.5,), 0),), 1),
     ],
 )
 def test_the_best_is_that_of_the_fresh_seeds_else_of_the_metric(
     scene: Any, direction: str, values: Any, fresh: Any, best: int | None
 ) -> None:
     options = scene().study.options.model_copy(update={"direction": direction, "confirm": 2, "confirm_seeds": 2})
-    tried = {one.number: len(one.values) + one.failed for one in fresh}
-    found = Summary("x", options, 3, rows(*values), fresh, tried).best()
-    assert (found and found.number) == best
+    tried = {one.index: len(one.values) + one.failed for one in fresh}
+    found = SweepSummary("x", options, 3, rows(*values), fresh, tried).best()
+    assert (found and found.index) == best
 
 
 @pytest.mark.parametrize(("direction", "order"), [("minimize", [1, 2, 0]), ("maximize", [2, 1, 0])])
@@ -230,33 +245,34 @@ def test_a_confirmed_trial_with_a_failed_seed_comes_last(scene: Any, direction: 
     play = scene(f"trials = 4\nconfirm = 4\nconfirm_seeds = 2\ndirection = '{direction}'")
     for _ in range(4):
         play.end(1.0)
-    confirmation = Confirmation(play.study, play.study.storage, play.study.folder)
-    confirmation.confirm()
+    confirmation = Study(ConfirmationPlan(play.space, play.study.trials), play.study.storage, play.study.folder)
+    confirmation.open()
     told = {0: (0.5, None), 1: (2.0, 4.0), 2: (3.0, 5.0), 3: (None, None)}
     for _ in range(8):
         trial = confirmation.claim()
         assert trial is not None
-        seed = trial.user_attrs["seed"] - 1338
-        value = told[trial.user_attrs["trial"]][seed]
-        confirmation.study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
-    found = confirmed(confirmation.trials(), direction)
-    assert [one.number for one in found] == order
-    assert found[-1] == Confirmed(0, (0.5,), 1)
+        run = FreshSeed.of(trial)
+        assert run is not None
+        value = told[run.trial][run.seed - 1338]
+        confirmation.optuna_study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
+    found = confirmed_trials(confirmation.trials(), direction)
+    assert [one.index for one in found] == order
+    assert found[-1] == ConfirmedTrial(0, (0.5,), 1)
     assert found[order.index(1)].mean == 3.0
-    assert play.summary().best().number == order[0]
+    assert play.summary().best().index == order[0]
 
 
 def test_the_time_left_counts_what_waits_and_the_rest_of_what_is_at_work(scene: Any) -> None:
     options = scene().study.options.model_copy(update={"workers": 2})
-    whole = Summary("x", options, 6, rows())
+    whole = SweepSummary("x", options, 6, rows())
     assert whole.seconds_left() is None
     ended = [dataclasses.replace(row, seconds=seconds) for row, seconds in zip(rows(1.0, 2.0), (10, 30), strict=True)]
-    at_work = [Row(2, "running", {}, {}, seconds=5.0), Row(3, "interrupted", {}, {}, seconds=50.0)]
-    assert dataclasses.replace(whole, rows=tuple(ended)).seconds_left() == 4 * 20 / 2
-    assert dataclasses.replace(whole, rows=(*ended, *at_work)).seconds_left() == (2 * 20 + 15) / 2
-    assert dataclasses.replace(whole, rows=tuple(ended), count=2).seconds_left() == 0
-    failed = Row(2, "failed", {}, {}, seconds=1.0)
-    assert dataclasses.replace(whole, rows=(*ended, failed), count=4).seconds_left() == 10
+    at_work = [TrialSummary(2, "running", {}, {}, seconds=5.0), TrialSummary(3, "interrupted", {}, {}, seconds=50.0)]
+    assert dataclasses.replace(whole, trials=tuple(ended)).seconds_left() == 4 * 20 / 2
+    assert dataclasses.replace(whole, trials=(*ended, *at_work)).seconds_left() == (2 * 20 + 15) / 2
+    assert dataclasses.replace(whole, trials=tuple(ended), count=2).seconds_left() == 0
+    failed = TrialSummary(2, "failed", {}, {}, seconds=1.0)
+    assert dataclasses.replace(whole, trials=(*ended, failed), count=4).seconds_left() == 10
 
 
 def test_a_summary_reads_how_far_the_trials_at_work_are(scene: Any) -> None:
@@ -272,23 +288,23 @@ def test_a_summary_reads_how_far_the_trials_at_work_are(scene: Any) -> None:
         found = play.summary()
     counts = {"complete": 1, "pruned": 1, "failed": 0, "running": 2, "interrupted": 0, "waiting": 1}
     assert found.counts() == counts
-    assert (found.rows[2].step, found.rows[2].tokens, found.rows[2].seconds) == (9, 9600, 5.0)
-    assert (found.rows[3].state, found.rows[3].tokens) == ("running", 0), "it has made no folder yet"
-    assert play.summary().rows[2].state == "interrupted"
+    assert (found.trials[2].step, found.trials[2].tokens, found.trials[2].seconds) == (9, 9600, 5.0)
+    assert (found.trials[3].state, found.trials[3].tokens) == ("running", 0), "it has made no folder yet"
+    assert play.summary().trials[2].state == "interrupted"
     assert found.tokens == 2 * 2 * 9600 + 9600
-    assert found.rows[0].values == (1.0, 1.0)
-    assert (found.rows[1].cause, found.rows[1].reason) == ("oom", "no room")
-    assert second.number == 3
+    assert found.trials[0].values == (1.0, 1.0)
+    assert (found.trials[1].cause, found.trials[1].reason) == ("oom", "no room")
+    assert second.index == 3
 
 
 def test_what_is_no_sweep_has_no_summary(scene: Any) -> None:
     play = scene()
     options, storage = play.study.options, InMemoryStorage()
     with pytest.raises(KitError, match="no sweep of the experiment 'x' has begun in this storage"):
-        summary.read("x", options, storage)
+        summary.read_summary("x", options, storage)
     optuna.create_study(study_name="x", storage=storage)
-    with pytest.raises(KitError, match="is no sweep, or its controller is just beginning it"):
-        summary.read("x", options, storage)
+    with pytest.raises(KitError, match=r"study 'x' .* is not a sweep"):
+        summary.read_summary("x", options, storage)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +321,7 @@ def test_a_study_that_holds_something_else_is_named(scene: Any, attribute: str, 
     play = scene()
     play.end(1.0)
     assert play.summary().count
-    play.study.study.set_user_attr(attribute, value)
+    play.study.optuna_study.set_user_attr(attribute, value)
     with pytest.raises(KitError, match="study 'x'"):
         play.summary()
 
@@ -313,26 +329,28 @@ def test_a_study_that_holds_something_else_is_named(scene: Any, attribute: str, 
 @pytest.mark.parametrize(
     ("attribute", "value"),
     [
-        ("tokens", "many"),
-        ("reason", 1),
-        ("seconds", None),
-        ("values", {"a": "b"}),
-        ("at", {"folder": ["x"]}),
-        ("cause", []),
+        ("result", {"cause": "complete", "tokens": "many"}),
+        ("result", {"cause": "complete", "reason": 1}),
+        ("result", {"cause": "complete", "seconds": None}),
+        ("result", {"cause": "complete", "values": {"a": "b"}}),
+        ("result", {"cause": []}),
+        ("result", {"cause": "complete", "format": 2}),
+        ("result", "complete"),
+        ("owner", {"folder": ["x"], "folder_id": "y", "seen": 1.0}),
     ],
 )
 def test_a_trial_that_says_something_else_is_no_traceback(scene: Any, attribute: str, value: Any) -> None:
     play = scene("trials = 5")
     play.end(1.0)
     play.work().trial.set_user_attr(attribute, value)
-    with pytest.raises(KitError, match="study 'x'"):
+    with pytest.raises(KitError, match=f"trial 1 .*{attribute}"):
         play.summary()
 
 
 def test_what_a_study_says_steers_no_terminal(scene: Any, console: Console) -> None:
     play = scene("trials = 5")
     play.end(None, "error", "\x1b]0;title\x07 [red]\x9b2J\u202e")
-    console.print(status_table(play.summary()))
+    console.print(trials_table(play.summary()))
     text = shown(console)
     assert "[red]" in text
     assert not set(text) & {"\x1b", "\x07", "\x9b", "\u202e"}
@@ -365,16 +383,15 @@ def test_best_toml_is_toml_whatever_the_values_are_and_says_where_it_comes_from(
     fixed = {"optimizer.lr": 0.0002, "sample.prompt": "two\nlines = 3"}
     play.study.storage.set_trial_system_attr(play.study.trials()[1]._trial_id, "fixed_params", fixed)
     work = play.work()
-    work.trial.set_user_attr("threads", 3)
-    work.trial.set_user_attr("values", [1.0, 1.5])
-    play.study.study.tell(work.trial, 1.25)
+    TrialResult(cause="complete", threads=3, values=(1.0, 1.5)).store(work.trial)
+    play.study.optuna_study.tell(work.trial, 1.25)
     write_best(play.study, play.summary())
     best = Experiment.load(play.study.folder / "best.toml")
     assert best.sample.prompt == "two\nlines = 3"
     assert (best.optimizer.lr, best.train.threads) == (0.0002, 3)
     text = (play.study.folder / "best.toml").read_text()
     assert "# The best of 2 trials of the sweep 'x': trial 1.\n" in text
-    assert "# val/loss 1.25, the mean of 2 seeds; the first, which this one has, gave 1\n" in text
+    assert "# val/loss 1.25, the mean of 2 seeds; the first one, which this file has, gave 1\n" in text
     assert '# optimizer.lr = 0.0002\n# sample.prompt = "two\\nlines = 3"\n' in text
 
 
@@ -403,7 +420,7 @@ def test_tensorboard_reads_the_union_of_all_trials_values_with_their_types(tmp_p
     for number, (name, values) in enumerate(told.items()):
         with SummaryWriter(str(tmp_path / name)) as writer:
             writer.add_scalar("val/loss", 1.5 + number, 20)
-        hparams.write(tmp_path / name, values, is_complete=number == 0)
+        hparams.write_hparams(tmp_path / name, values, is_complete=number == 0)
     multiplexer = EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(tmp_path))
     multiplexer.Reload()
@@ -422,5 +439,5 @@ def test_tensorboard_reads_the_union_of_all_trials_values_with_their_types(tmp_p
 
 
 def test_a_run_without_tensorboard_gets_no_event_file(tmp_path: Path) -> None:
-    hparams.write(tmp_path / "tensorboard", {"optimizer.lr": 1.0}, True)
+    hparams.write_hparams(tmp_path / "tensorboard", {"optimizer.lr": 1.0}, True)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,42 @@
+"""The axis of a parameter in a figure: where its values are, its ends and its ticks. Needs plotly."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from nanogpt_kit.report.page import number
+from nanogpt_kit.report.plots import Point, log_ticks, name_of, rounded, ticks
+
+
+def is_log(distribution: BaseDistribution) -> bool:
+    return bool(getattr(distribution, "log", False))
+
+
+def axis_position(value: Any, distribution: BaseDistribution) -> float:
+    """Of a value on its axis: a number is its own, a choice has its index among all."""
+    return float(distribution.to_internal_repr(value))
+
+
+def axis_ends(distribution: BaseDistribution) -> Point:
+    """Of the axis; of the exponents if it is logarithmic. Never equal."""
+    if isinstance(distribution, CategoricalDistribution):
+        return 0.0, max(0.5, len(distribution.choices) - 1.0)
+    low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
+    if is_log(distribution):
+        low, high = math.log10(low), math.log10(high)
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def axis_ticks(distribution: BaseDistribution) -> tuple[list[float], list[str]]:
+    if isinstance(distribution, CategoricalDistribution):
+        choices = distribution.choices
+        return list(map(float, range(len(choices)))), [name_of(choice, 16) for choice in choices]
+    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+    if is_log(distribution):
+        at = log_ticks(low, high)
+    else:
+        at = ticks(low, high, distribution.step if isinstance(distribution, IntDistribution) else 0.0)
+    return at, [number(rounded(value)) for value in at]

@@ -1,0 +1,104 @@
+"""The plan of a confirmation: the best trials again, with seeds that none was chosen by.
+
+The best of many trials looks better than it is: of 50 trials that are all equally good, the best is expected 2.25
+standard deviations above their mean, if values are normally distributed.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nanogpt_kit.sweep.space.parameters import Config
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.plan import Plan, QueuedTrial
+from nanogpt_kit.sweep.study.records import FreshSeed
+
+
+class ConfirmationPlan(Plan):
+    """A trial for each fresh seed of each of the best `sweep.confirm` trials of the search."""
+
+    kind = "confirmation"
+    suffix = "-confirm"
+    ranks_trials = False  # a single run with a fresh seed is not the best of anything
+
+    def __init__(self, space: Space, search_trials: Callable[[], Sequence[FrozenTrial]], nproc: int = 1) -> None:
+        unlimited = {"pruner": "none", "max_tokens": None, "max_seconds": None}
+        super().__init__(space, space.options.model_copy(update=unlimited), nproc)
+        self.search_trials = search_trials
+        complete = [trial for trial in search_trials() if trial.state == TrialState.COMPLETE]
+        best = ranked(complete, self.options.direction)[: self.options.confirm]
+        first = space.base.train.seed + self.options.seeds
+        self.runs = [
+            FreshSeed(trial=trial.number, seed=seed)
+            for seed in range(first, first + self.options.confirm_seeds)
+            for trial in best
+        ]
+
+    def missing_trials(self, queued: Sequence[FrozenTrial]) -> list[QueuedTrial]:
+        known = [FreshSeed.of(trial) for trial in queued]
+        return [QueuedTrial(attributes={run.attribute: run.stored()}) for run in self.runs if run not in known]
+
+    def count(self, queued: int) -> int:
+        return queued  # also those that were among the best of fewer trials
+
+    def config(self, trial: optuna.Trial) -> Config:
+        index = self.folder_index(trial)
+        return self.space.from_optuna(next(other for other in self.search_trials() if other.number == index).params)
+
+    def seeds(self, trial: optuna.Trial) -> Sequence[int]:
+        return [fresh_seed(trial).seed]
+
+    def folder_index(self, trial: optuna.Trial) -> int:
+        return fresh_seed(trial).trial
+
+    def label(self, trial: optuna.Trial) -> str:
+        run = fresh_seed(trial)
+        return f"trial {run.trial} with seed {run.seed}"
+
+
+def fresh_seed(trial: optuna.Trial | FrozenTrial) -> FreshSeed:
+    run = FreshSeed.of(trial)
+    assert run is not None, "each trial of a confirmation was queued with its seed"
+    return run
+
+
+@dataclass(frozen=True)
+class ConfirmedTrial:
+    """One of the best trials: the values that its fresh seeds gave. A seed that failed has none."""
+
+    index: int
+    values: tuple[float, ...]
+    failed: int
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+
+def sign_of(direction: str) -> int:
+    """What to multiply a value by so that less is better."""
+    return 1 if direction == "minimize" else -1
+
+
+def ranked(trials: Sequence[FrozenTrial], direction: str) -> list[FrozenTrial]:
+    """The best first."""
+    return sorted(trials, key=lambda trial: sign_of(direction) * (trial.value or 0.0))
+
+
+def confirmed_trials(trials: Sequence[FrozenTrial], direction: str) -> list[ConfirmedTrial]:
+    """The results of a confirmation, the best first; those that failed with some seed come last."""
+    by_index: dict[int, list[FrozenTrial]] = {}
+    for trial in trials:
+        by_index.setdefault(fresh_seed(trial).trial, []).append(trial)
+    confirmed = []
+    for index, runs in by_index.items():
+        ended = [run for run in runs if run.state.is_finished()]
+        values = tuple(run.value for run in ended if run.state == TrialState.COMPLETE and run.value is not None)
+        if values:
+            confirmed.append(ConfirmedTrial(index, values, len(ended) - len(values)))
+    return sorted(confirmed, key=lambda trial: (trial.failed, sign_of(direction) * trial.mean))

@@ -1,0 +1,87 @@
+"""What a study stores about a trial: typed records with a format version. Only this module reads trial attributes.
+
+Each record is a single attribute, since every write to a database takes its time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+import optuna
+from optuna.trial import FrozenTrial
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nanogpt_kit.core.errors import KitError, shorten
+from nanogpt_kit.runs.status import Cause, EndedBy
+
+FORMAT = 1  # of the records and of a study's attributes; grows when one of them changes its meaning
+
+Ending = Literal["complete", "pruned"] | Cause  # of a trial
+
+
+class TrialRecord(BaseModel):
+    """One attribute of a trial."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    attribute: ClassVar[str]
+
+    format: Literal[1] = 1  # FORMAT
+
+    @classmethod
+    def of(cls, trial: optuna.Trial | FrozenTrial) -> Self | None:
+        """None where the trial has no such record. Raises KitError where it is damaged or of another format."""
+        stored = trial.user_attrs.get(cls.attribute)
+        if stored is None:
+            return None
+        try:
+            return cls.model_validate(stored)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            key = ".".join(map(str, (cls.attribute, *first["loc"])))
+            reason = shorten(f"{key}: {first['msg']}", 200)
+            raise KitError(
+                f"the study in sweep.storage has a trial {trial.number} whose record cannot be read ({reason}); it is "
+                "damaged, or was written by another version: set another sweep.storage"
+            ) from None
+
+    def stored(self) -> dict[str, Any]:
+        """The value of the attribute."""
+        return self.model_dump(exclude_none=True)
+
+    def store(self, trial: optuna.Trial) -> None:
+        trial.set_user_attr(self.attribute, self.stored())
+
+
+class Owner(TrialRecord):
+    """The controller that runs a trial: that of a sweep's folder, alive at the time of its last heartbeat."""
+
+    attribute = "owner"
+
+    folder: str
+    folder_id: str | None  # distinguishes folders of the same path on two machines
+    seen: float  # seconds since 1970
+
+
+class FreshSeed(TrialRecord):
+    """A trial of a confirmation: the values of the sweep's trial `trial`, with a seed that no trial was chosen by."""
+
+    attribute = "confirms"
+
+    trial: int
+    seed: int
+
+
+class TrialResult(TrialRecord):
+    """How a trial ended. Its metric is the value of Optuna's trial."""
+
+    attribute = "result"
+
+    cause: Ending
+    reason: str = ""  # for people
+    step: int = 0  # of its last run
+    tokens: int = 0  # over all its runs, as are the seconds in steps
+    seconds: float = 0.0
+    values: tuple[float | None, ...] = Field((), strict=False)  # one for each seed if there are several; JSON has lists
+    parameters: int | None = None
+    ended_by: EndedBy | None = None
+    threads: int | None = None  # train.threads of its runs

@@ -1,0 +1,27 @@
+"""What follows the trials of a controller: a display, TensorBoard's HParams, best.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanogpt_kit.sweep.work.outcome import Outcome
+from nanogpt_kit.sweep.work.trial import TrialProcess
+
+
+class TrialWatcher:
+    """Called by a controller, in its own thread. Override what is of interest."""
+
+    def trial_started(self, process: TrialProcess) -> None:
+        """A trial has a slot; it may continue an earlier controller's."""
+
+    def trials_polled(self, processes: Sequence[TrialProcess]) -> None:
+        """All running trials have been looked at; several times a second."""
+
+    def trial_ending(self, process: TrialProcess, outcome: Outcome) -> None:
+        """Before the state of the trial changes; the trial of a controller that is killed here ends again."""
+
+    def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
+        """The trial has ended, and its slot is free."""
+
+    def trial_refused(self, index: int, reason: str) -> None:
+        """A trial ended without a process, since its values are not valid together."""
