@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from nanogpt_kit.data.prepare import available_cores
+from nanogpt_kit.core.system import available_cores
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.train.memory import free_bytes
@@ -72,8 +72,10 @@ def software() -> Iterator[Fact]:
 
 def processor() -> Iterator[Fact]:
     name = str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "of unknown make")
-    values = {"name": name, "cores": os.cpu_count(), "usable_cores": available_cores()}
-    yield Fact("cpu", f"{name}, {os.cpu_count()} cores, {available_cores()} of them for this process", values=values)
+    values = {"name": name, "cores": os.cpu_count(), "usable_cores": len(available_cores())}
+    yield Fact(
+        "cpu", f"{name}, {os.cpu_count()} cores, {len(available_cores())} of them for this process", values=values
+    )
     most, limit = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     says = f"{most}, as OMP_NUM_THREADS says; train.threads would change that"
     if limit is None:

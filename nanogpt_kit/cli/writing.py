@@ -134,9 +134,9 @@ class history:
     """Earlier prompts at the arrow keys, of earlier sessions, too."""
 
     def __enter__(self) -> None:
-        from nanogpt_kit.core.trust import trusted_hashes_file
+        from nanogpt_kit.core.system import state_dir
 
-        self.file = trusted_hashes_file().with_name("prompts")
+        self.file = state_dir() / "prompts"
         with suppress(ImportError, OSError):  # Windows has no readline
             import readline
 

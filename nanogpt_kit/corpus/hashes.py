@@ -14,6 +14,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.reading import open_regular, read_bytes
+from nanogpt_kit.core.system import cache_dir
 
 REMEMBERED_BYTES = 16_000_000  # from this size on; smaller files are hashed in a hundredth of a second
 RECENT_SECONDS = 2  # clocks of file systems are this coarse: a file as young could change again unseen
@@ -58,7 +59,7 @@ def state_of(status: os.stat_result) -> list[int]:
 
 
 def memory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanogpt-kit" / "hashes.json"
+    return cache_dir() / "hashes.json"
 
 
 def remembered() -> dict[str, list[Any]]:

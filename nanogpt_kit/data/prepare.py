@@ -20,6 +20,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.core.paths import expand_path
+from nanogpt_kit.core.system import available_cores
 from nanogpt_kit.data import pretokenized
 from nanogpt_kit.data.encode import encoded, token_type
 from nanogpt_kit.data.jobs import Job, Watch, jobs
@@ -69,7 +70,7 @@ def prepare(
                 logger.info("waiting for another process that prepares %s", path)
             with Lock(lock, wait=True):
                 if not (path / MANIFEST).exists():
-                    build(experiment, identity, path, taken, workers or available_cores())
+                    build(experiment, identity, path, taken, workers or len(available_cores()))
     prepared = Prepared.open(path, experiment)
     check_identity(prepared, identity, taken)
     if verify:
@@ -99,11 +100,6 @@ def check_identity(prepared: Prepared, identity: dict[str, Any], taken: dict[str
     others = [name for name, is_same in same.items() if not is_same]
     if others:
         raise damaged(prepared.path, MANIFEST, f"is of another {' and '.join(others)} than the folder's name says")
-
-
-def available_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe(experiment: Experiment, taken: dict[str, Any] | None) -> dict[str, Any]:

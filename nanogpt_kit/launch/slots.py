@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanogpt_kit.core.errors import FAILURE, Busy, Fault, KitError
-from nanogpt_kit.core.trust import trusted_hashes_file
+from nanogpt_kit.core.system import available_cores, state_dir
 from nanogpt_kit.launch.processes import PARENT, command_line, import_path
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.status import Failure, Unreadable
@@ -113,9 +113,7 @@ def slots_folder() -> Path | None:
     """Where this user's locks on this machine lie; its home may be that of other machines, too. None: there is no room
     for any, and so whatever there is counts as free."""
     try:
-        folder = (
-            trusted_hashes_file().parent / "slots" / lock_name(platform.node() or "localhost").removesuffix(".lock")
-        )
+        folder = state_dir() / "slots" / lock_name(platform.node() or "localhost").removesuffix(".lock")
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return None
@@ -149,7 +147,7 @@ def allocate_slots(workers: int, device: str, nproc: int = 1) -> list[Slot]:
         return [Slot(0)]
     if device != "cpu":
         raise too_many(workers, f"there is one {device} device, so one trial at a time")
-    cores = my_cores()
+    cores = available_cores()
     each = len(cores) // workers
     if each < nproc:
         raise too_many(workers, f"there are {len(cores)} cores, and a trial wants {nproc} at least")
@@ -178,13 +176,6 @@ def share_gpus(workers: int, nproc: int) -> list[Slot]:
 
 def too_many(workers: int, reason: str) -> KitError:
     return KitError(Fault(f"{workers} at a time are too many: {reason}", "sweep.workers"))
-
-
-def my_cores() -> list[int]:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 class Child:

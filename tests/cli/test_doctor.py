@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from nanogpt_kit.bench import machine
-from nanogpt_kit.data.prepare import available_cores
+from nanogpt_kit.core.system import available_cores
 from nanogpt_kit.nn import compiler
 from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.runs.files import read_json, write_json
@@ -56,7 +56,7 @@ def test_it_tells_the_versions_and_what_a_run_would_take(command: Command) -> No
     facts = told(command)
     assert facts["python"]["version"] == platform.python_version()
     assert facts["torch"]["version"] == torch.__version__
-    assert f", {os.cpu_count()} cores, {available_cores()} of them for this process" in facts["cpu"]["says"]
+    assert f", {os.cpu_count()} cores, {len(available_cores())} of them for this process" in facts["cpu"]["says"]
     assert 0 < facts["memory"]["free_bytes"] < facts["memory"]["total_bytes"]
     precision, why = Precision.choose("auto", choose_device("auto"))
     assert facts["a run takes"]["precision"] == precision.name

@@ -34,7 +34,7 @@ def experiment(tiny: Path) -> Path:
 
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "my_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(slots, "available_cores", lambda: [0, 1, 2, 3])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 

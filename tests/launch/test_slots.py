@@ -23,7 +23,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
 def cores(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(slots, "my_cores", lambda: list(range(10, 10 + count)))
+    monkeypatch.setattr(slots, "available_cores", lambda: list(range(10, 10 + count)))
 
 
 def threads(slot: Slot) -> str:
@@ -176,14 +176,14 @@ def test_two_programs_never_pin_their_trials_to_the_same_cores(monkeypatch: pyte
         assert one == allocate_slots(2, "cpu")
         with pytest.raises(Busy, match=r"sweep.workers: another sweep on this machine holds core 10-17; none is"):
             hold_slots(4, "cpu").__enter__()
-    monkeypatch.setattr(slots, "my_cores", lambda: [10, 11, 12, 17])
+    monkeypatch.setattr(slots, "available_cores", lambda: [10, 11, 12, 17])
     with hold_slots(2, "cpu"):
         cores(monkeypatch, 8)
         with pytest.raises(
             KitError, match=r"holds core 10-12,17; 4 are left \(13-16\): wait for it.* -c 13-16 nanogpt"
         ):
             hold_slots(4, "cpu").__enter__()
-        monkeypatch.setattr(slots, "my_cores", lambda: [13, 14, 15, 16])
+        monkeypatch.setattr(slots, "available_cores", lambda: [13, 14, 15, 16])
         with hold_slots(2, "cpu") as other:
             assert [slot.cores for slot in other] == [(13, 14), (15, 16)]
 
@@ -229,7 +229,7 @@ HOLDING = """\
 import sys, time
 from nanogpt_kit.launch import slots
 
-slots.my_cores = lambda: [10, 11]
+slots.available_cores = lambda: [10, 11]
 with slots.held(2, "cpu") as held:
     print(held[1].cores, flush=True)
     sys.stdin.read()
@@ -286,7 +286,7 @@ def ended(child: Child) -> int:
 
 @linux
 def test_a_process_has_the_cores_and_the_environment_of_its_slot(python: Callable[[str], None], tmp_path: Path) -> None:
-    mine = slots.my_cores()
+    mine = slots.available_cores()
     python(
         "import os, sys, time\n"
         f"while os.sched_getaffinity(0) != {{{mine[-1]}}}: time.sleep(0.01)\n"
