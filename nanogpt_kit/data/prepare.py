@@ -21,6 +21,7 @@ from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.system import available_cores
+from nanogpt_kit.core.writing import sync_folder
 from nanogpt_kit.data import pretokenized
 from nanogpt_kit.data.encode import encoded, token_type
 from nanogpt_kit.data.jobs import Job, Watch, jobs
@@ -35,7 +36,7 @@ from nanogpt_kit.data.progress import Progress
 from nanogpt_kit.data.record import MANIFEST, VERSION, damaged, manifest_hash
 from nanogpt_kit.data.vocabulary import make_encoder, taken_from
 from nanogpt_kit.data.write import JOURNAL, StalePartial, Writer, check_room
-from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder, sync_folder, write_json
+from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock, is_locked
 

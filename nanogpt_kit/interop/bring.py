@@ -19,6 +19,8 @@ from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.reading import sha256_file
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.corpus.library_decoder import bytes_of
 from nanogpt_kit.data.manifest import tokenizer_record
@@ -28,7 +30,7 @@ from nanogpt_kit.interop.foreign import WIDE, Foreign, shown
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
-from nanogpt_kit.runs.files import check_writable, read_json, sha256, write_atomically, write_json
+from nanogpt_kit.runs.files import check_writable, read_json, write_json
 from nanogpt_kit.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     fit(model, weights, str(foreign.path))
     origin, _ = provenance.collect(experiment, data={}, hardware={})
-    origin["imported"] = {"from": source, "files": {file.name: sha256(file) for file in foreign.files}}
+    origin["imported"] = {"from": source, "files": {file.name: sha256_file(file) for file in foreign.files}}
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
         store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder))

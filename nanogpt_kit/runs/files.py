@@ -1,12 +1,9 @@
-"""Writing so that a power cut leaves the old file or the new one, never half of either."""
+"""JSON files, and checks of the folders that a run writes to."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
-import secrets
 import shutil
 import stat
 import tempfile
@@ -17,34 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.reading import open_regular, read_text
-
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Through a temporary file beside it, whose name cannot be guessed: nobody can have put a link there."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-    descriptor = os.open(temporary, flags | getattr(os, "O_BINARY", 0), 0o666)  # less what the umask takes
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def clear_temporary(folder: Path) -> None:
-    """Removes what killed processes left of `write_atomically`. Called by the one process that may write there."""
-    with os.scandir(folder) as entries:
-        left = [entry.path for entry in entries if TEMPORARY.fullmatch(entry.name) and not entry.is_dir()]
-    for path in left:
-        os.unlink(path)
+from nanogpt_kit.core.reading import read_text
+from nanogpt_kit.core.writing import write_atomically
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -63,26 +34,6 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except RecursionError:
         raise ValueError("too deeply nested") from None
-
-
-def sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Makes renames in a folder last. Windows has no such call, and needs none."""
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_folder(path: Path) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.paths import expand_path
-from nanogpt_kit.runs.files import check_inside, check_writable, clear_temporary, git_ignored_folder, read_json
+from nanogpt_kit.core.writing import clear_temporary
+from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder, read_json
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.runs.status import State, Status, Unreadable
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.reading import open_regular, read_bytes
-from nanogpt_kit.runs.files import sync_file, write_atomically
+from nanogpt_kit.core.writing import sync_file, write_atomically
 
 logger = logging.getLogger(__name__)
 

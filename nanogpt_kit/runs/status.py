@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nanogpt_kit.core.errors import FAILURE, KitError, RunFailed
 from nanogpt_kit.core.reading import read_bytes
-from nanogpt_kit.runs.files import write_atomically
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.runs.secrets import hide_in_text
 
 FORMAT = 1  # grows when a field changes its meaning

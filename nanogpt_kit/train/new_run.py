@@ -15,12 +15,13 @@ import torch
 from nanogpt_kit.core.errors import KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.data.record import MANIFEST, fingerprint
 from nanogpt_kit.data.vocabulary import kept_tokenizers, read_record
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
-from nanogpt_kit.runs.files import git_ignored_folder, read_json, write_atomically, write_json
+from nanogpt_kit.runs.files import git_ignored_folder, read_json, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.warm_start import WarmStart

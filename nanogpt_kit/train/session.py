@@ -16,13 +16,14 @@ import torch
 import nanogpt_kit
 from nanogpt_kit.core.errors import Busy, KitError, LostRank, OutOfMemory, RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.uninitialized import check_parts
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs.files import read_json, write_atomically
+from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import Best, EndedBy, State, cause_of, error_chain, origin_of
 from nanogpt_kit.train.context import context_of

@@ -17,7 +17,8 @@ import pytest
 
 from nanogpt_kit.api import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs import files, folder, metrics, provenance
+from nanogpt_kit.core.reading import sha256_file
+from nanogpt_kit.runs import folder, metrics, provenance
 from nanogpt_kit.runs.folder import RunFolder, create, find, runs_root
 
 Holder = Callable[[Path], AbstractContextManager[subprocess.Popen[str]]]
@@ -195,7 +196,7 @@ def test_a_status_that_cannot_be_written_leaves_the_one_before(monkeypatch: pyte
 
 def test_the_hash_of_a_file_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
-    assert files.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------

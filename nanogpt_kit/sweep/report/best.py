@@ -7,7 +7,7 @@ from typing import Any
 
 import tomli_w
 
-from nanogpt_kit.runs.files import write_atomically
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.sweep.space.parameters import shown
 from nanogpt_kit.sweep.study.runs import copy_of, known_of
 from nanogpt_kit.sweep.study.study import Study

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import optuna
 
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.report.page import NO_FIGURES, Page, has_figures, number, short
-from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.sweep.report.findings import (
     ROUGH,
     Ranges,

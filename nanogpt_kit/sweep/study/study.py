@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.launch.slots import Slot
-from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space

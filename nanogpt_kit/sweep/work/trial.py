@@ -19,8 +19,8 @@ import tomli_w
 from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, KitError, did_you_mean
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.launch.slots import Child, Slot
-from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.metrics import Tail
 from nanogpt_kit.runs.status import Cause, Status
