@@ -32,6 +32,7 @@ from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import check_writable, read_json, write_json
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.provenance import Imported, Machine
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +53,12 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     weights = padded(foreign, experiment, encoder.vocab_size)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     fit(model, weights, str(foreign.path))
-    origin, _ = provenance.collect(experiment, data={}, hardware={})
-    origin["imported"] = {"from": source, "files": {file.name: sha256_file(file) for file in foreign.files}}
+    imported = Imported(source=source, files={file.name: sha256_file(file) for file in foreign.files})
+    origin, _ = provenance.collect(experiment, Machine.here(), imported=imported)
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
         store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder))
-        write_json(folder.path / "provenance.json", origin)
+        folder.write_provenance(origin)
         folder.set_status("finished", step=0, total_steps=0, imported=True)
         write_atomically(folder.experiment, experiment.to_toml())  # last: without it the folder is no run
     except BaseException as error:

@@ -20,7 +20,8 @@ from nanogpt_kit.core.errors import FAILURE, Busy, Fault, KitError
 from nanogpt_kit.core.system import available_cores, state_dir
 from nanogpt_kit.launch.processes import PARENT, command_line, import_path
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.status import Failure, Unreadable
+from nanogpt_kit.runs.record import Unreadable
+from nanogpt_kit.runs.status import Failure
 
 LAST_BYTES = 20_000  # of a process's log, in which its last line is looked for
 

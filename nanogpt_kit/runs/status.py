@@ -1,4 +1,4 @@
-"""status.json: what a run reports of itself; and the record that a command leaves when it fails before it has a run.
+"""status.json: the state of a run; and the record of a command that fails before it has a run folder.
 
 Programs decide by the typed fields. `reason` is a sentence for people.
 """
@@ -12,19 +12,15 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any, Literal, Self, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
-import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field
 
 from nanogpt_kit.core.errors import FAILURE, KitError, RunFailed
-from nanogpt_kit.core.reading import read_bytes
-from nanogpt_kit.core.writing import write_atomically
+from nanogpt_kit.runs.record import Part, Record
 from nanogpt_kit.runs.secrets import hide_in_text
 
-FORMAT = 1  # grows when a field changes its meaning
-MOST_BYTES = 1 << 20  # of a record that is read
-MOST_REASON = 100_000  # characters, each of up to six bytes in JSON
+MAX_REASON = 100_000  # characters, each of up to six bytes in JSON
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # full, over a quota, or mounted read-only
 
 State = Literal["running", "finished", "failed", "interrupted"]
@@ -32,74 +28,30 @@ EndedBy = Literal["steps", "max_tokens", "max_seconds", "callback", "signal", "f
 Cause = Literal[
     "oom",  # memory of the device or of the machine
     "not_finite",  # a loss, a gradient or a weight
-    "busy",  # another process works at it
-    "refused",  # a mistake in what was asked
+    "busy",  # another process uses the run
+    "refused",  # a mistake of the user
     "lost_rank",  # another process of the run ended
     "disk",  # full, over a quota, or read-only
     "error",  # anything else that was raised
-    # Found by who reads a status, and written by nobody:
-    "died",  # the process ended without a word: killed, perhaps for lack of memory
+    # Assigned by readers of a status, never written:
+    "died",  # the process exited without reporting a status: killed, perhaps for lack of memory
     "unreadable",  # status.json is damaged
-    "other_format",  # status.json is of another version of this program
+    "other_format",  # another version of this program wrote status.json
 ]
 
 
-class Unreadable(ValueError):
-    """A record that is damaged, or of another format; `cause` says which of the two."""
-
-    def __init__(self, message: str, cause: Cause = "unreadable") -> None:
-        super().__init__(message)
-        self.cause: Cause = cause
-
-
-class Record(BaseModel):
-    """A JSON object with a format version, written and read whole."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    format: Literal[1] = 1  # FORMAT
-
-    @field_validator("reason", mode="before", check_fields=False)
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        """An error's words may hold a URL with its password, a file name that is not Unicode, or have no end."""
-        if not isinstance(value, str):
-            return value
-        return hide_in_text(value.encode("utf-8", "backslashreplace").decode("utf-8")[:MOST_REASON])[:MOST_REASON]
-
-    def write(self, path: Path) -> None:
-        write_atomically(path, self.model_dump_json(indent=2, exclude_none=True) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises FileNotFoundError where there is none, Unreadable with a sentence where it is not such a record."""
-        try:
-            content = read_bytes(path, MOST_BYTES)
-            values = pydantic_core.from_json(content)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise Unreadable(f"{path.name} cannot be read: {error.strerror or error}") from None
-        except ValueError as error:
-            raise Unreadable(f"{path.name} cannot be read: {error}") from None
-        if not isinstance(values, dict):
-            raise Unreadable(f"{path.name} cannot be read: it is not a JSON object")
-        found = values.get("format")
-        if type(found) is not int or found != FORMAT:
-            named = f"is of format {str(found)[:20]}" if type(found) is int else "names no format"
-            raise Unreadable(f"{path.name} {named}, and this version reads format {FORMAT}", "other_format")
-        try:
-            return cls.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            key = ".".join(map(str, first["loc"]))
-            raise Unreadable(f"{path.name} cannot be read: {key!r:.100}: {first['msg']}") from None
+def as_reason(value: Any) -> Any:
+    """The message of an error may contain a URL with its password, a file name that is not Unicode, or be endless."""
+    if not isinstance(value, str):
+        return value
+    return hide_in_text(value.encode("utf-8", "backslashreplace").decode("utf-8")[:MAX_REASON])[:MAX_REASON]
 
 
-class Best(BaseModel):
-    """The value of the metric that checkpoint.keep_best names, where it was best; None where that is not finite."""
+Reason = Annotated[str, BeforeValidator(as_reason)]
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+class Best(Part):
+    """The best value of the metric that checkpoint.keep_best names; None where it is not finite."""
 
     step: int = Field(ge=0, lt=2**63)
     value: float | None = None
@@ -119,7 +71,7 @@ class Status(Record):
     time: float = Field(default_factory=time.time)  # of writing, in seconds since 1970
     ended_by: EndedBy | None = None  # None while it runs, and where its process ended without a word
     cause: Cause | None = None  # of what did not finish
-    reason: str = ""  # for people
+    reason: Reason = ""  # for people
     origin: str = ""  # of a failure: see origin_of
     rank: int = Field(0, ge=0)  # of the process that reports a failure
     step: int = Field(0, ge=0, lt=2**63)
@@ -135,7 +87,7 @@ class Failure(Record):
     """How a command failed, left for the process that started it."""
 
     cause: Cause
-    reason: str = ""  # for people
+    reason: Reason = ""  # for people
     origin: str = ""
 
 

@@ -129,7 +129,7 @@ def test_a_url_that_cannot_be_meant_is_refused_with_a_remedy(url: str, remedy: s
 
 
 def test_a_drivers_message_is_scrubbed_where_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nanogpt_kit.sweep.study.study import storage
+    from nanogpt_kit.sweep.study import storage
 
     def fail(url: str, engine: Any) -> None:
         raise OSError(f"cannot resolve 12/34secret at {quote('12/34secret', safe='')}\nand more")

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from nanogpt_kit.core.errors import FAILURE, Busy, Fault, KitError, NotFinite, OutOfMemory, RunFailed
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.status import Best, Failure, Status, Unreadable, cause_of, leave_failure, origin_of
+from nanogpt_kit.runs.record import Unreadable
+from nanogpt_kit.runs.status import Best, Failure, Status, cause_of, leave_failure, origin_of
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_a_run_that_ends_while_one_looks_has_ended_as_it_says(run: RunFolder, mo
         run.set_status("finished", ended_by="steps", step=7)
         return False
 
-    monkeypatch.setattr("nanogpt_kit.runs.folder.held", ends)
+    monkeypatch.setattr("nanogpt_kit.runs.folder.is_locked", ends)
     assert (run.status().state, run.status().step) == ("finished", 7)
 
 
