@@ -430,7 +430,8 @@ def test_a_resumed_run_refuses_another_vocabulary_over_the_same_tokens(tiny: Pat
         session.run(longer, resume=str(run))
     origin = read_json(run.path / "provenance.json")
     for key, says in {"splits": "tokens", "documents": "document boundaries", "tokenizer": "another tokenizer"}.items():
-        write_json(run.path / "provenance.json", origin | {"data": origin["data"] | {key: "0" * 64}})
+        before = "0" * 64 if key == "tokenizer" else {"train": "0" * 64, "val": "0" * 64}
+        write_json(run.path / "provenance.json", origin | {"data": origin["data"] | {key: before}})
         with pytest.raises(KitError, match=f"{says} than {re.escape(str(folder / MANIFEST))}"):
             session.run(longer, resume=str(run))
 
