@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nanogpt_kit.report.page import number
+from nanogpt_kit.report.page import format_number
 from nanogpt_kit.report.plots import (
     BEST,
     EARLY_TO_LATE,
@@ -22,15 +22,15 @@ from nanogpt_kit.report.plots import (
     add_dots,
     add_lines,
     add_strip,
-    bars,
-    fit,
-    framed,
+    bar_chart,
+    empty_figure,
+    evenly_spaced,
+    hide_outliers,
+    linear_ticks,
     log_ticks,
-    name_of,
-    rounded,
-    thinned,
-    ticks,
-    window,
+    plotly_label,
+    range_without_outliers,
+    round_for_plot,
 )
 from nanogpt_kit.sweep.report.findings import (
     Ranges,
@@ -54,7 +54,7 @@ Place = Callable[[Row], float | None]
 def history(summary: Summary) -> go.Figure:
     """The value of each trial, and the best so far."""
     complete = complete_of(summary)
-    figure = framed(380, "trial", summary.options.metric)
+    figure = empty_figure(380, "trial", summary.options.metric)
     add_rows(figure, complete, "complete", {"color": PLAIN, "size": 7}, number_of)
     steps = front_of(summary, complete, number_of)
     if steps:
@@ -62,15 +62,15 @@ def history(summary: Summary) -> go.Figure:
         add_lines(figure, [steps], "best so far", {"color": BEST, "shape": "hv", "width": 2})
     add_best(figure, summary, number_of)
     add_others(figure, summary, number_of)
-    fit(figure, [value_of(row) for row in complete], sign_of(summary))
+    hide_outliers(figure, [value_of(row) for row in complete], sign_of(summary))
     return figure
 
 
 def curves(summary: Summary) -> go.Figure:
     """The metric of every trial at each of its evaluations."""
-    figure = framed(440, "tokens", summary.options.metric)
+    figure = empty_figure(440, "tokens", summary.options.metric)
     best = summary.best()
-    rows = [row for row in thinned(summary.rows, DOTS) if row.reports and row != best]
+    rows = [row for row in evenly_spaced(summary.rows, DOTS) if row.reports and row != best]
     groups: dict[str, tuple[str, list[Row]]] = {
         "lost": (LOST, [row for row in rows if is_lost(row)]),
         "pruned": (FAINT, [row for row in rows if is_pruned(row)]),
@@ -79,14 +79,14 @@ def curves(summary: Summary) -> go.Figure:
     }
     most = most_of_a_curve(summary)
     for name, (color, chosen) in groups.items():
-        paths = [thinned(row.reports, most) for row in chosen]
+        paths = [evenly_spaced(row.reports, most) for row in chosen]
         add_lines(figure, paths, name, {"color": color, "width": 1.3}, [row.number for row in chosen], 0.6)
     if best is not None and best.reports:
-        path = [thinned(best.reports, most)]
+        path = [evenly_spaced(best.reports, most)]
         add_lines(figure, path, f"best, trial {best.number}", {"color": BEST, "width": 2.6}, [best.number])
     # The first evaluations are high in every run, and not what trials differ by
     late = [value for row in summary.rows for _, value in row.reports[len(row.reports) // 4 :]]
-    fit(figure, late, sign_of(summary))
+    hide_outliers(figure, late, sign_of(summary))
     return figure
 
 
@@ -102,13 +102,13 @@ def states(summary: Summary) -> go.Figure:
     words = [f"{count}  ({count / total:.0%})" for count in found.values()]
     known = {"complete": PLAIN, "pruned": FAINT, "running": OPEN, "interrupted": OPEN, "waiting": OPEN}
     colors = [known.get(name, LOST) for name in found]
-    return bars({cause_words(name): count for name, count in found.items()}, words, "trials", colors)
+    return bar_chart({cause_words(name): count for name, count in found.items()}, words, "trials", colors)
 
 
 def importances(shares: Mapping[str, float], title: str) -> go.Figure:
     """One bar a parameter, the longest first."""
-    figure = bars(shares, [f"{share:.2f}" for share in shares.values()])
-    figure.update_layout(title={"text": name_of(title, 60), "font": {"size": 13}, "x": 0.02, "y": 0.97})
+    figure = bar_chart(shares, [f"{share:.2f}" for share in shares.values()])
+    figure.update_layout(title={"text": plotly_label(title, 60), "font": {"size": 13}, "x": 0.02, "y": 0.97})
     figure.update_layout(margin={"t": 36, "l": 8}, height=figure.layout.height + 28)
     return figure
 
@@ -131,9 +131,9 @@ def slice_of(summary: Summary, name: str, one: BaseDistribution) -> go.Figure:
         return position(row.names[name], one) + aside
 
     rows = [row for row in complete_of(summary) if name in row.names]
-    figure = framed(270, name, summary.options.metric)
+    figure = empty_figure(270, name, summary.options.metric)
     figure.update_layout(showlegend=False, margin={"l": 56, "r": 14, "t": 12})
-    late = {"color": [row.number for row in thinned(rows, DOTS)], "colorscale": EARLY_TO_LATE, "size": 7}
+    late = {"color": [row.number for row in evenly_spaced(rows, DOTS)], "colorscale": EARLY_TO_LATE, "size": 7}
     add_rows(figure, rows, "complete", late, place)
     add_others(figure, summary, place)
     add_best(figure, summary, place)
@@ -142,7 +142,7 @@ def slice_of(summary: Summary, name: str, one: BaseDistribution) -> go.Figure:
     air = 0.6 if isinstance(one, CategoricalDistribution) else 0.05 * (high - low)
     kind = "log" if is_log(one) else "linear"
     figure.update_xaxes(type=kind, range=[low - air, high + air], tickvals=at, ticktext=words, tickangle=0)
-    fit(figure, [value_of(row) for row in rows], sign_of(summary))
+    hide_outliers(figure, [value_of(row) for row in rows], sign_of(summary))
     return figure
 
 
@@ -158,7 +158,7 @@ def costs(summary: Summary) -> list[go.Figure]:
         found = sorted({cost(row) or 0.0 for row in rows})
         if len(found) < 2:
             continue
-        figure = framed(330, title, summary.options.metric)
+        figure = empty_figure(330, title, summary.options.metric)
         add_rows(figure, rows, "complete", {"color": PLAIN, "size": 7}, cost)
         cheapest_first = sorted(rows, key=lambda row: (cost(row) or 0.0, sign_of(summary) * value_of(row)))
         front = front_of(summary, cheapest_first, cost)
@@ -166,7 +166,7 @@ def costs(summary: Summary) -> list[go.Figure]:
         add_best(figure, summary, cost)
         if found[-1] > LOG_FROM * found[0]:
             figure.update_xaxes(type="log", tickvals=log_ticks(found[0], found[-1]), tickformat="~s")
-        fit(figure, [value_of(row) for row in rows], sign_of(summary))
+        hide_outliers(figure, [value_of(row) for row in rows], sign_of(summary))
         figures.append(figure)
     return figures
 
@@ -182,21 +182,21 @@ def front_of(summary: Summary, rows: Sequence[Row], place: Place) -> list[Point]
 
 def parallel(summary: Summary, ranges: Ranges) -> go.Figure | None:
     """One line a complete trial through all of its values; where it has none, below the axis of that parameter."""
-    rows = thinned(summary.best_first(), DOTS)[::-1]  # the best are drawn last
+    rows = evenly_spaced(summary.best_first(), DOTS)[::-1]  # the best are drawn last
     if len(rows) < 2:
         return None
     values = [value_of(row) for row in rows]
-    low, high = window(values, sign_of(summary)) or [min(values), max(values)]
+    low, high = range_without_outliers(values, sign_of(summary)) or [min(values), max(values)]
     if low == high:
         low, high = low - 0.5, high + 0.5
-    clipped = [rounded(min(max(value, low), high)) for value in values]
+    clipped = [round_for_plot(min(max(value, low), high)) for value in values]
     scale = GOOD_TO_BAD if sign_of(summary) > 0 else [(1 - at, color) for at, color in GOOD_TO_BAD[::-1]]
     shown = {name: one for name, one in ranges.items() if any_has(rows, name)}
     dimensions = [dimension(rows, name, one) for name, one in shown.items()]
-    at = ticks(low, high)
-    words = {"tickvals": at, "ticktext": [number(value) for value in at]}
-    dimensions.append({"label": name_of(summary.options.metric), "values": clipped, "range": [low, high], **words})
-    figure = framed(460, "", "")
+    at = linear_ticks(low, high)
+    words = {"tickvals": at, "ticktext": [format_number(value) for value in at]}
+    dimensions.append({"label": plotly_label(summary.options.metric), "values": clipped, "range": [low, high], **words})
+    figure = empty_figure(460, "", "")
     line = {"color": clipped, "colorscale": scale, "cmin": low, "cmax": high}
     figure.add_parcoords(
         line=line, dimensions=dimensions, labelangle=-18, labelfont={"size": 12}, tickfont={"size": 12}
@@ -211,11 +211,11 @@ def dimension(rows: Sequence[Row], name: str, one: BaseDistribution) -> dict[str
     scaled: Callable[[float], float] = math.log10 if is_log(one) else float
     placed = [scaled(position(row.names[name], one)) if name in row.names else None for row in rows]
     if None in placed:
-        low = rounded(low - (0.7 if isinstance(one, CategoricalDistribution) else NOT_THERE * (high - low)))
+        low = round_for_plot(low - (0.7 if isinstance(one, CategoricalDistribution) else NOT_THERE * (high - low)))
         words = ["not there", *words]
     at = [low] * (None in placed) + [scaled(value) for value in at]
-    values = [rounded(low if value is None else value) for value in placed]
-    return {"label": name_of(name), "values": values, "range": [low, high], "tickvals": at, "ticktext": words}
+    values = [round_for_plot(low if value is None else value) for value in placed]
+    return {"label": plotly_label(name), "values": values, "range": [low, high], "tickvals": at, "ticktext": words}
 
 
 # Axes of parameters
@@ -242,13 +242,13 @@ def ends(one: BaseDistribution) -> Point:
 
 def ticks_of(one: BaseDistribution) -> tuple[list[float], list[str]]:
     if isinstance(one, CategoricalDistribution):
-        return [float(at) for at in range(len(one.choices))], [name_of(choice, 16) for choice in one.choices]
+        return [float(at) for at in range(len(one.choices))], [plotly_label(choice, 16) for choice in one.choices]
     low, high = one.low, one.high  # type: ignore[attr-defined]
     if is_log(one):
         at = log_ticks(low, high)
     else:
-        at = ticks(low, high, one.step if isinstance(one, IntDistribution) else 0.0)
-    return at, [number(rounded(value)) for value in at]
+        at = linear_ticks(low, high, one.step if isinstance(one, IntDistribution) else 0.0)
+    return at, [format_number(round_for_plot(value)) for value in at]
 
 
 # Trials in figures
@@ -259,7 +259,7 @@ def number_of(row: Row) -> float:
 
 
 def add_rows(figure: go.Figure, rows: Sequence[Row], name: str, marker: Mapping[str, Any], place: Place) -> None:
-    drawn = thinned(rows, DOTS)
+    drawn = evenly_spaced(rows, DOTS)
     add_dots(figure, [(place(row) or 0.0, value_of(row)) for row in drawn], [row.number for row in drawn], name, marker)
 
 
@@ -267,7 +267,7 @@ def add_others(figure: go.Figure, summary: Summary, place: Place) -> None:
     """Those whose value does not compare: pruned ones have that of fewer tokens, lost ones have none."""
     for name, color, is_one in (("pruned", FAINT, is_pruned), ("lost", LOST, is_lost)):
         rows = [row for row in summary.rows if is_one(row) and place(row) is not None]
-        add_strip(figure, {row.number: place(row) or 0.0 for row in thinned(rows, DOTS)}, name, color)
+        add_strip(figure, {row.number: place(row) or 0.0 for row in evenly_spaced(rows, DOTS)}, name, color)
 
 
 def add_best(figure: go.Figure, summary: Summary, place: Place) -> None:

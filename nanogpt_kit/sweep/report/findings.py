@@ -13,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nanogpt_kit.report.page import number, short
+from nanogpt_kit.report.page import first_characters, format_number
 from nanogpt_kit.sweep.study.plan import Confirmed
 from nanogpt_kit.sweep.study.summary import STATES, Row, Summary
 
@@ -118,7 +118,8 @@ def edges(best: Row, complete: list[Row], ranges: Ranges) -> Iterator[str]:
         near = [row for row in top if abs((share(row.names[name], ranges[name]) or 0.0) - round(at)) <= EDGE]
         also = f" So do {len(near)} of the best {len(top)}." if len(has) > len(top) and len(near) > 1 else ""
         yield (
-            f"The best trial has {name} = {number(value)}, at the {side} edge of its range ({number(end)}).{also} "
+            f"The best trial has {name} = {format_number(value)}, "
+            f"at the {side} edge of its range ({format_number(end)}).{also} "
             "There may be better ones beyond: widen the range on that side, if the option allows it."
         )
 
@@ -133,7 +134,9 @@ def losses(summary: Summary) -> Iterator[str]:
     counts = Counter(row.cause or row.state for row in lost)
     words = ", ".join(f"{count} {cause_words(cause)}" for cause, count in counts.most_common())
     reasons = Counter(row.reason for row in lost if row.reason)
-    told = "; ".join(short(reason, 160) + f" ({count}x)" * (count > 1) for reason, count in reasons.most_common(TOLD))
+    told = "; ".join(
+        first_characters(reason, 160) + f" ({count}x)" * (count > 1) for reason, count in reasons.most_common(TOLD)
+    )
     message = f"{len(lost)} of {len(ended)} ended trials ({len(lost) / len(ended):.0%}) gave no result: {words}."
     yield message + (f" Most often: {told}" if told else "")
 
@@ -164,7 +167,7 @@ def separation(one: Confirmed, other: Confirmed) -> Iterator[str]:
         return
     gap = abs(one.mean - other.mean)
     error = math.sqrt(sum(statistics.variance(each.values) / len(each.values) for each in (one, other)))
-    words = f"lie {number(gap, 3)} apart, with a standard error of {number(error, 3)}"
+    words = f"lie {format_number(gap, 3)} apart, with a standard error of {format_number(error, 3)}"
     end = "; these seeds do not tell the two apart" if gap <= 2 * error else ""
     yield f"The first two, trials {one.number} and {other.number}, {words}{end}."
 

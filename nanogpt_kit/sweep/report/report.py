@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 
 from nanogpt_kit.core.writing import write_atomically
-from nanogpt_kit.report.page import NO_FIGURES, Page, has_figures, number, short
+from nanogpt_kit.report.page import NO_FIGURES, Page, first_characters, format_number, has_figures
 from nanogpt_kit.sweep.report.findings import (
     ROUGH,
     Ranges,
@@ -75,17 +75,17 @@ def runs_of_a_trial(summary: Summary) -> str:
 
 
 def best_in_words(summary: Summary, best: Row) -> str:
-    words = f"The best is trial {best.number} with {summary.options.metric} = {number(value_of(best))}"
+    words = f"The best is trial {best.number} with {summary.options.metric} = {format_number(value_of(best))}"
     if summary.confirmed and summary.confirmed[0].number == best.number:
-        words += f", and {number(summary.confirmed[0].mean)} on average over fresh seeds"
+        words += f", and {format_number(summary.confirmed[0].mean)} on average over fresh seeds"
     first = next((row for row in complete_of(summary) if row.number == 0), None)
     if first is None:
         return f"{words}."
     if first == best:
         return f"{words}: the experiment as it is written, which no other trial beats."
     gain = sign_of(summary) * (value_of(first) - value_of(best))
-    relation = f"{number(abs(gain), 3)} {'better' if gain >= 0 else 'worse'} than"
-    return f"{words}, {relation} trial 0, the experiment as it is written ({number(value_of(first))})."
+    relation = f"{format_number(abs(gain), 3)} {'better' if gain >= 0 else 'worse'} than"
+    return f"{words}, {relation} trial 0, the experiment as it is written ({format_number(value_of(first))})."
 
 
 def add_best(page: Page, summary: Summary, folder: Path) -> None:
@@ -216,7 +216,7 @@ def add_trials(page: Page, summary: Summary) -> None:
 
 def cells(summary: Summary, row: Row, keys: list[str]) -> list[object]:
     cause = cause_words(row.cause) if row.cause != row.state else ""
-    why = ": ".join(part for part in (cause, short(row.reason, REASON)) if part)
+    why = ": ".join(part for part in (cause, first_characters(row.reason, REASON)) if part)
     values = [row.config.get(key) for key in keys]
     cost = [row.tokens, round(row.seconds, 1), row.parameters]
     return [row.number, row.state, row.value, *values, *cost, row.run(summary.seed).name, why]
