@@ -78,12 +78,12 @@ from nanogpt_kit.train.memory import keep_freed_memory
 if sys.argv[0] == "-c" and {keep}:
     keep_freed_memory()
 def step():
-    a = torch.ones(20_000_000)
+    a = torch.ones(10_000_000)  # 40 MB: above the 32 MB that glibc keeps by itself
     b = a * 2
 for _ in range(4):
     step()  # until there is room for all
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(30):
+for _ in range(10):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
