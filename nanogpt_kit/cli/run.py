@@ -141,7 +141,7 @@ def one(
     if int(os.environ.get("RANK", "0")):
         return
     if folder.samples.exists():
-        show(samples.newest(folder.samples))
+        show(samples.newest_samples(folder.samples))
     click.echo(f"finished: {folder}", err=True)
 
 

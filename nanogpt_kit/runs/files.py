@@ -1,4 +1,4 @@
-"""JSON files, and checks of the folders that a run writes to."""
+"""JSON files, and checks of the folders and files that are written to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nanogpt_kit.core.writing import write_atomically
 
 
 def write_json(path: Path, values: Any) -> None:
-    """In UTF-8; in ASCII where a file name among the values is not UTF-8, which Python has as lone surrogates."""
+    """UTF-8; ASCII where a file name among the values is not UTF-8, so that Python holds lone surrogates."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
     try:
         content = text.encode("utf-8")
@@ -29,7 +29,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Whatever the JSON is; callers check that. Raises only OSError and ValueError, whatever the file contains."""
+    """Any JSON value; callers check it. Raises only OSError and ValueError, whatever the file contains."""
     try:
         return json.loads(read_text(path))
     except RecursionError:
@@ -37,12 +37,12 @@ def read_json(path: Path) -> Any:
 
 
 def is_folder(path: Path) -> bool:
-    """And not a link to one, nor a junction of Windows."""
+    """A folder, and not a link or a junction of Windows to one."""
     return path.is_dir() and not is_link(path)
 
 
 def is_file(path: Path) -> bool:
-    """A regular file, and not a link to one."""
+    """A file, and not a link to one."""
     return path.is_file() and not is_link(path)
 
 
@@ -51,34 +51,35 @@ def is_link(path: Path) -> bool:
 
 
 def check_inside(folder: Path, besides: str = "") -> None:
-    """Raises KitError where something in `folder` is a link, a FIFO or a device: writing there would change something
-    elsewhere. Folders of a name like `besides` are not looked into. The folder itself may be a link.
+    """Raises KitError where `folder` contains a link, a FIFO or a device: writing there would change files elsewhere.
+
+    Folders whose name matches `besides` are not searched. The folder itself may be a link.
     """
     for path in sorted(folder.iterdir()):
-        check_plain(path)
+        check_not_link(path)
         if is_folder(path) and not fnmatch(path.name, besides):
             check_inside(path)
 
 
-def check_plain(path: Path) -> None:
-    """Raises KitError where it is neither a file nor a folder, but a link to one, for instance."""
+def check_not_link(path: Path) -> None:
+    """Raises KitError where it is not a regular file or a folder, but a link, a FIFO or a device."""
     try:
         mode = path.lstat().st_mode
-    except FileNotFoundError:  # a temporary one, of a process beside this one
+    except FileNotFoundError:  # a temporary file of another process
         return
     if is_link(path) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = "a link" if is_link(path) else "neither a file nor a folder"
         remedy = "remove it, or put a file or folder in its place"
-        raise KitError(f"{path} is {kind}, so what is written there would go elsewhere; {remedy}")
+        raise KitError(f"{path} is {kind}, so writing there would change something elsewhere; {remedy}")
 
 
 @contextmanager
 def git_ignored_folder(folder: Path) -> Iterator[None]:
-    """Makes a folder that git is told to ignore, where there is none; it goes again if nothing came into it."""
+    """Creates a folder that git ignores, where there is none; it is removed again if it stays empty."""
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if is_new:
-        (folder / ".gitignore").write_text("*\n")  # else the patch of each run would hold all runs before it
+        (folder / ".gitignore").write_text("*\n")  # otherwise the patch of each run would contain all earlier runs
     try:
         yield
     finally:
@@ -87,7 +88,7 @@ def git_ignored_folder(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises KitError where nothing could be written below `folder`, which need not exist yet."""
+    """Raises KitError where `folder` could not be written to. It need not exist yet."""
     nearest = folder.absolute()
     while not nearest.exists():
         nearest = nearest.parent

@@ -249,12 +249,12 @@ def test_a_resumed_log_forgets_what_came_after_its_step(tmp_path: Path) -> None:
     path = log_of(tmp_path / "m.jsonl", *({"step": step, "loss": 1 / 3 + step} for step in range(1, 8)))
     with path.open("ab") as file:
         file.write(b'{"step": 8, "lo')
-    metrics.truncate_after(path, 5)
+    metrics.truncate_metrics(path, 5)
     log_of(path, {"step": 6, "loss": float("nan")})
     expected = [*({"step": step, "loss": 1 / 3 + step} for step in range(1, 6)), {"step": 6, "loss": None}]
     assert list(metrics.read(path)) == expected
     assert path.read_text().endswith("}\n")
-    metrics.truncate_after(path, 0)
+    metrics.truncate_metrics(path, 0)
     assert path.read_text() == ""
 
 
@@ -271,7 +271,7 @@ def test_a_tail_that_a_kill_tore_is_dropped(tmp_path: Path, tail: bytes, caplog:
     path.write_bytes(b"".join(WHOLE) + tail)
     expected = [json.loads(line) for line in (*WHOLE, *([tail] if tail.endswith(b"}") else []))]
     assert list(metrics.read(path)) == expected
-    assert metrics.truncate_after(path, 5) == 5
+    assert metrics.truncate_metrics(path, 5) == 5
     assert list(metrics.read(path)) == expected
     assert path.read_bytes().endswith(b"}\n")
     assert not caplog.records
@@ -301,20 +301,20 @@ def test_a_damaged_line_is_named_and_nothing_is_deleted(
     path = tmp_path / "m.jsonl"
     path.write_bytes(whole := b"".join([*WHOLE[:at], line, *WHOLE[at + 1 :]]))
     with pytest.raises(KitError, match="repair or delete this line") as caught:
-        metrics.truncate_after(path, 1)
+        metrics.truncate_metrics(path, 1)
     assert caught.value.faults[0].location == f"{path}:{at + 1}"
     assert path.read_bytes() == whole
     steps = [record["step"] for record in metrics.read(path)]
-    tail = metrics.Tail(path)
-    assert [record["step"] for record in tail.read()] == steps
+    tail = metrics.MetricsReader(path)
+    assert [record["step"] for record in tail.new_records()] == steps
     shown = [step for step in range(1, 6) if step != at + 1]
     if line == DAMAGED["backwards"]:  # those who show it cannot know which of two lines is wrong
         assert steps == [*shown[:at], 1, *shown[at:]]
         return
     assert steps == shown
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}:{at + 1} is damaged and not shown",
-        f"{path}:{at + 1} is damaged and passed over",
+        f"{path}:{at + 1} is damaged and skipped",
+        f"{path}:{at + 1} is damaged and skipped",
     ]
 
 
@@ -322,12 +322,12 @@ def test_a_line_of_a_file_that_a_kill_tore_twice_is_still_named(tmp_path: Path) 
     path = tmp_path / "m.jsonl"
     path.write_bytes(WHOLE[0] + b'{"step": 2, "tr' + b"".join(WHOLE[2:]))
     with pytest.raises(KitError) as caught:
-        metrics.truncate_after(path, 5)
+        metrics.truncate_metrics(path, 5)
     assert caught.value.faults[0].location == f"{path}:2"
 
 
 def test_lines_without_text_are_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b"\r\n".join([WHOLE[0].strip(), b"", WHOLE[1].strip(), b""]))
-    assert metrics.truncate_after(path, 5) == 2
+    assert metrics.truncate_metrics(path, 5) == 2
     assert [record["step"] for record in metrics.read(path)] == [1, 2]

@@ -22,7 +22,7 @@ from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, KitError, did_you_mea
 from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.launch.slots import Child, Slot
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.metrics import Tail
+from nanogpt_kit.runs.metrics import MetricsReader
 from nanogpt_kit.runs.status import Cause, Status
 from nanogpt_kit.sweep.study.runs import END, Run, copy_of, sign
 
@@ -84,7 +84,7 @@ class TrialProcess:
         self.status_before: Status | None = None  # of the run, when its process was started
         self.waiting_since = time.monotonic()
         self.reported = dict(self.frozen().intermediate_values)
-        self.tail = Tail(self.run.folder.metrics)
+        self.tail = MetricsReader(self.run.folder.metrics)
         self.told: dict[str, Any] = {}  # what the study is to remember
         self.sign()
 
@@ -164,7 +164,7 @@ class TrialProcess:
     def look(self) -> None:
         """At what the run has measured since the last time; perhaps it is not worth going on."""
         run = self.run
-        for record in self.tail.read():
+        for record in self.tail.new_records():
             run.step, run.tokens, run.seconds = record["step"], record.get("tokens", 0), record.get("seconds", 0.0)
             run.rate = record.get("perf/tokens_per_second") or run.rate
             run.found |= record.keys()
@@ -237,7 +237,7 @@ class TrialProcess:
         self.told["parameters"], self.told["ended_by"] = status.parameters, status.ended_by
         if self.at + 1 < len(self.runs):
             self.at += 1
-            self.tail = Tail(self.run.folder.metrics)
+            self.tail = MetricsReader(self.run.folder.metrics)
             self.crashes = self.deaths = 0
             return self.begin()
         values = [run.value for run in self.runs if run.value is not None]
