@@ -142,7 +142,7 @@ def tell(message: str, error: Exception, patience: float = 0.0) -> None:
 def leave_failure(error: Exception) -> None:
     """For the process that started this one, where it asks."""
     if FAILURE in os.environ:
-        from nanogpt_kit.runs.status import leave_failure as leave  # here, since pydantic takes its time to load
+        from nanogpt_kit.runs.status import record_failure as leave  # here, since pydantic takes its time to load
 
         leave(error)
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,26 +177,3 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Told(code, *capsys.readouterr())
 
     return call
-
-
-@pytest.fixture(scope="session")
-def command_server() -> Iterator[Callable[..., Told]]:
-    """`command_server("run", path)`: the command line in a process of its own, which may be killed.
-
-    It is forked from a process that has imported torch. `out` is empty: standard output is part of `err`.
-    """
-    program = [sys.executable, str(Path(__file__).with_name("command_server.py"))]
-    with (
-        tempfile.NamedTemporaryFile() as error,
-        subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server,
-    ):
-
-        def call(*words: object) -> Told:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            request = {"words": [*map(str, words)], "environment": dict(os.environ), "folder": os.getcwd()}
-            print(json.dumps(request | {"error": error.name}), file=server.stdin, flush=True)
-            code = int(server.stdout.readline())
-            return Told(code, "", Path(error.name).read_text(encoding="utf-8"))
-
-        yield call

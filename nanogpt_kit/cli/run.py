@@ -151,7 +151,7 @@ def in_processes(nproc: int, words: tuple[str, ...], resume: str | None, trust_c
     The storage of a sweep is left out: a run does not use it, and its password would be in the list of processes.
     """
     from nanogpt_kit.core.layers import parse_override
-    from nanogpt_kit.launch.processes import start
+    from nanogpt_kit.launch.processes import run_ranks
 
     experiment, *overrides = words
     overrides = [word for word in overrides if parse_override(word)[0][0] != "sweep" or "storage" not in word]
@@ -160,7 +160,7 @@ def in_processes(nproc: int, words: tuple[str, ...], resume: str | None, trust_c
         arguments += [f"--resume={resume}"]
     if into:
         arguments.append(f"--into={into}")
-    code = start(nproc, arguments)
+    code = run_ranks(nproc, arguments)
     if code == FAILED:
         raise FailedRanks(code)
     if code:

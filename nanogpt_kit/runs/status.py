@@ -21,7 +21,7 @@ from nanogpt_kit.runs.record import Part, Record
 from nanogpt_kit.runs.secrets import hide_in_text
 
 MAX_REASON = 100_000  # characters, each of up to six bytes in JSON
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # full, over a quota, or mounted read-only
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # full, over a quota, or mounted read-only
 
 State = Literal["running", "finished", "failed", "interrupted"]
 EndedBy = Literal["steps", "max_tokens", "max_seconds", "callback", "signal", "fault"]
@@ -65,65 +65,67 @@ class Best(Part):
 
 
 class Status(Record):
-    """What status.json contains. Fields that are not known yet are left out there."""
+    """status.json. Fields without a value yet are left out."""
 
     state: State
     time: float = Field(default_factory=time.time)  # of writing, in seconds since 1970
-    ended_by: EndedBy | None = None  # None while it runs, and where its process ended without a word
-    cause: Cause | None = None  # of what did not finish
+    ended_by: EndedBy | None = None  # None while it runs, and where its process was killed
+    cause: Cause | None = None  # why a run did not finish
     reason: Reason = ""  # for people
     origin: str = ""  # of a failure: see origin_of
-    rank: int = Field(0, ge=0)  # of the process that reports a failure
+    rank: int = Field(0, ge=0)  # the process that reports a failure
     step: int = Field(0, ge=0, lt=2**63)
     total_steps: int = Field(0, ge=0, lt=2**63)
     seconds: float = Field(0.0, ge=0)  # spent in steps
-    parameters: int | None = Field(None, ge=0)  # positions not counted
+    parameters: int | None = Field(None, ge=0)  # excluding position embeddings
     compile: str | None = None  # mode
     best: Best | None = None
-    imported: bool = False  # not trained here
+    imported: bool = False  # not trained by this program
 
 
 class Failure(Record):
-    """How a command failed, left for the process that started it."""
+    """How a command failed, recorded for the process that started it."""
 
     cause: Cause
     reason: Reason = ""  # for people
     origin: str = ""
 
 
-def leave_failure(error: BaseException) -> None:
-    """Where the environment asks for it: how this command failed. Of several ranks the first to fail is recorded."""
-    named = os.environ.get(FAILURE)
-    if not named or Path(named).exists():
+def record_failure(error: BaseException) -> None:
+    """Writes the file that FAILURE names, if it is set. Among several ranks the first failure is recorded."""
+    path = os.environ.get(FAILURE)
+    if not path or Path(path).exists():
         return
     try:
-        Failure(cause=cause_of(error), reason=str(error) or repr(error), origin=origin_of(error)).write(Path(named))
+        Failure(cause=cause_of(error), reason=str(error) or repr(error), origin=origin_of(error)).write(Path(path))
     except OSError:
-        return  # its parent has the exit code
+        return  # the parent still has the exit code
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Why something failed: by the types and the errno of an error and of what led to it, never by its message."""
+    """Why something failed: by type and errno of an error and of those that led to it, never by a message."""
     own = error.cause if isinstance(error, KitError | RunFailed) else "error"
     if own in ("refused", "error") and any(
-        isinstance(one, OSError) and one.errno in NO_ROOM for one in error_chain(error)
+        isinstance(link, OSError) and link.errno in DISK_ERRNOS for link in error_chain(error)
     ):
         return "disk"
     return cast(Cause, own) if own in get_args(Cause) else "error"  # a plugin may define errors
 
 
 def origin_of(error: BaseException) -> str:
-    """Type and place of the error that others followed from, "ValueError at mine.py:12", with the keys that a mistake
-    names: the same for two runs that fail alike, whatever numbers their messages hold."""
+    """Type and location of the first error of a chain, "ValueError at mine.py:12", and the keys of its faults.
+
+    It is the same for two runs that fail alike, whatever numbers their messages contain.
+    """
     first = list(error_chain(error))[-1]
     frames = traceback.extract_tb(first.__traceback__)
-    place = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    keys = sorted({one.key for one in error.faults if one.key}) if isinstance(error, KitError) else []
-    return ", ".join([f"{type(first).__name__}{place}", *keys])
+    location = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    keys = sorted({fault.key for fault in error.faults if fault.key}) if isinstance(error, KitError) else []
+    return ", ".join([f"{type(first).__name__}{location}", *keys])
 
 
 def error_chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, then what it followed from: what it was raised from, or what was being handled."""
+    """An error, then the error that it was raised from or while handling, and so on."""
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:

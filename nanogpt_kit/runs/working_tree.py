@@ -1,4 +1,4 @@
-"""The code that a run executes: the commit, and a patch from it to the working tree. Nothing of the user's changes."""
+"""The code that a run executes: a commit, and a patch from it to the working tree. It changes nothing there."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class GitState(Part):
 def code_state(folder: Path, sources: Sequence[Path]) -> tuple[GitState | None, bytes]:
     """The commit of the repository around `folder`, and a patch from it to the code in the working tree.
 
-    The patch contains every change of a file of the commit, and of new files, staged or not, those below `sources`:
-    others may be keys, passwords or data. Those are named.
+    The patch contains all changes of files of the commit, and those new files, staged or not, that are below `sources`:
+    others may be keys, passwords or data, and are only named.
     """
     try:
         top = Path(os.path.realpath(os.fsdecode(git(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n"))))
@@ -58,43 +58,43 @@ def code_state(folder: Path, sources: Sequence[Path]) -> tuple[GitState | None, 
 
 
 def difference(top: Path, sources: Sequence[Path]) -> tuple[list[str], bytes]:
-    """What is left out, and the patch from HEAD to everything else in the working tree."""
-    with tempfile.TemporaryDirectory() as scratch:  # an index and objects of our own: the user's stay as they are
+    """Names of files that are left out, and the patch from HEAD to everything else in the working tree."""
+    with tempfile.TemporaryDirectory() as scratch:  # an index and objects of our own: those of the user stay unchanged
         objects, index = (top / git_path(top, name) for name in ("objects", "index"))
-        aside = {
+        own = {
             "GIT_INDEX_FILE": f"{scratch}/index",
             "GIT_OBJECT_DIRECTORY": scratch,
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects.resolve()),
         }
-        if index.exists():  # its times spare reading every file
+        if index.exists():  # its time stamps save reading every file
             shutil.copy2(index, f"{scratch}/index")
         else:
-            git(top, "read-tree", "HEAD", env=aside)
-        git(top, "update-index", "-q", "--refresh", env=aside)
-        changed = names(git(top, "diff-files", "--name-only", "--ignore-submodules=dirty", "-z", env=aside))
-        untracked = names(git(top, "ls-files", "--others", "--exclude-standard", "-z", env=aside))
+            git(top, "read-tree", "HEAD", env=own)
+        git(top, "update-index", "-q", "--refresh", env=own)
+        changed = split_names(git(top, "diff-files", "--name-only", "--ignore-submodules=dirty", "-z", env=own))
+        untracked = split_names(git(top, "ls-files", "--others", "--exclude-standard", "-z", env=own))
         code = [name for name in untracked if is_source(top, name, sources)]
-        taken = [name for name in (*changed, *code) if size(top / name) <= MAX_BYTES]
-        gone = [name for name in taken if is_behind_link(top / name)]
-        for option, these in (("--force-remove", gone), ("--remove", sorted({*taken} - {*gone}))):
-            given = os.fsencode("".join(f"{name}\0" for name in these))  # a command line has an end
-            git(top, "update-index", "--add", option, "-z", "--stdin", env=aside, given=given)
-        # A file that was only moved is not new: the commit has its content
-        added = git(top, "diff-index", "--cached", "-M100%", "--diff-filter=A", "--name-only", "-z", "HEAD", env=aside)
-        new = [name for name in names(added) if not is_source(top, name, sources)]
-        given = os.fsencode("".join(f"{name}\0" for name in new))
-        git(top, "update-index", "--force-remove", "-z", "--stdin", env=aside, given=given)
-        differing = names(git(top, "diff-index", "--cached", "--name-only", "-z", "HEAD", env=aside))
+        included = [name for name in (*changed, *code) if size(top / name) <= MAX_BYTES]
+        gone = [name for name in included if is_behind_link(top / name)]
+        for option, these in (("--force-remove", gone), ("--remove", sorted({*included} - {*gone}))):
+            stdin = os.fsencode("".join(f"{name}\0" for name in these))  # command lines are limited in length
+            git(top, "update-index", "--add", option, "-z", "--stdin", env=own, stdin=stdin)
+        # A file that was only moved is not new: the commit contains it
+        added = git(top, "diff-index", "--cached", "-M100%", "--diff-filter=A", "--name-only", "-z", "HEAD", env=own)
+        new = [name for name in split_names(added) if not is_source(top, name, sources)]
+        stdin = os.fsencode("".join(f"{name}\0" for name in new))
+        git(top, "update-index", "--force-remove", "-z", "--stdin", env=own, stdin=stdin)
+        differing = split_names(git(top, "diff-index", "--cached", "--name-only", "-z", "HEAD", env=own))
         large = [name for name in differing if size(top / name) > MAX_BYTES]
         without = [f":(top,exclude,literal){name}" for name in large]
-        # not by `diff`, which obeys the user's colours
-        patch = git(top, "diff-index", "--cached", "--binary", "HEAD", "--", *without, env=aside)
-        others = names(git(top, "diff-files", "--name-only", "--ignore-submodules=untracked", "-z", env=aside))
+        # not `diff`, which uses the configured colours
+        patch = git(top, "diff-index", "--cached", "--binary", "HEAD", "--", *without, env=own)
+        others = split_names(git(top, "diff-files", "--name-only", "--ignore-submodules=untracked", "-z", env=own))
     return sorted({*untracked, *new, *large, *others} - set(code)), patch
 
 
 def is_source(top: Path, name: str, sources: Sequence[Path]) -> bool:
-    """Whether it is Python code that is one of `sources` or below one of them, itself and not through a link."""
+    """Whether it is a Python file in or below one of `sources`, not reached through a link."""
     path = top / name
     if path.suffix != ".py" or "site-packages" in Path(name).parts or not 0 <= size(path) <= MAX_BYTES:
         return False
@@ -102,12 +102,12 @@ def is_source(top: Path, name: str, sources: Sequence[Path]) -> bool:
 
 
 def is_behind_link(path: Path) -> bool:
-    """Whether one of its folders is a link: what git tracked there is gone."""
+    """Whether one of its folders is a link, so that the file that git tracked is gone."""
     return os.path.realpath(path.parent) != str(path.parent)
 
 
 def size(path: Path) -> int:
-    """In bytes; -1 of what is not a regular file, or was deleted."""
+    """In bytes; -1 for anything but a regular file."""
     try:
         found = path.lstat()
     except OSError:
@@ -119,14 +119,14 @@ def git_path(top: Path, name: str) -> str:
     return os.fsdecode(git(top, "rev-parse", "--git-path", name).removesuffix(b"\n"))
 
 
-def names(listed: bytes) -> list[str]:
+def split_names(listed: bytes) -> list[str]:
     return os.fsdecode(listed).split("\0")[:-1]
 
 
-def git(folder: Path, *words: str, env: dict[str, str] | None = None, given: bytes = b"") -> bytes:
-    """What a git command prints. It runs no hook of the repository, and writes no index beside the user's."""
+def git(folder: Path, *words: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> bytes:
+    """The output of a git command, which runs no hooks and writes no shared index."""
     quiet = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", "-c", "core.splitIndex=false")
     command = ["git", "-C", str(folder), *quiet, *words]
     return subprocess.run(
-        command, check=True, capture_output=True, input=given, env={**os.environ, **(env or {})}
+        command, check=True, capture_output=True, input=stdin, env={**os.environ, **(env or {})}
     ).stdout

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,16 +93,13 @@ class Finishing(Listener):
 """
 
 
-@pytest.fixture
-def killed_run(tiny: Path, command_server: Callable[..., Any]) -> Callable[..., RunFolder]:
-    def run(hook: str, at: int, options: list[str]) -> RunFolder:
-        (tiny.parent / "killer.py").write_text(KILLER, encoding="utf-8")
-        killer = f'callback=[{{use="killer", hook="{hook}", at={at}}}]'
-        died = command_server("run", tiny, 'components=["killer.py"]', killer, *options)
-        assert died.code == -signal.SIGKILL, died.err
-        return find("tiny")
-
-    return run
+def killed_run(tiny: Path, hook: str, at: int, options: list[str]) -> RunFolder:
+    (tiny.parent / "killer.py").write_text(KILLER, encoding="utf-8")
+    killer = f'callback=[{{use="killer", hook="{hook}", at={at}}}]'
+    words = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), 'components=["killer.py"]', killer, *options]
+    died = subprocess.run(words, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    return find("tiny")
 
 
 @pytest.mark.parametrize(
@@ -112,11 +111,9 @@ def killed_run(tiny: Path, command_server: Callable[..., Any]) -> Callable[..., 
         ("run_finished", 20),  # when all is written, but for the run's status
     ],
 )
-def test_a_killed_and_resumed_run_leaves_the_texts_of_one_that_never_stopped(
-    tiny: Path, killed_run: Callable[..., RunFolder], hook: str, at: int
-) -> None:
+def test_a_killed_and_resumed_run_leaves_the_texts_of_one_that_never_stopped(tiny: Path, hook: str, at: int) -> None:
     options = [SAMPLES, "evaluate.every_steps=10", "checkpoint.every_steps=5"]
-    killed = killed_run(hook, at, options)
+    killed = killed_run(tiny, hook, at, options)
     resumed = session.run(Experiment.load(tiny, ["callback=[]", *options]), resume="")
     assert resumed == killed
     whole = session.run(Experiment.load(tiny, ["callback=[]", "name=whole", *options]))
@@ -124,8 +121,8 @@ def test_a_killed_and_resumed_run_leaves_the_texts_of_one_that_never_stopped(
     assert [step for step, _ in parts(whole)] == [10, 20, 20]
 
 
-def test_texts_of_steps_that_are_taken_again_are_forgotten(tiny: Path, killed_run: Callable[..., RunFolder]) -> None:
-    killed = killed_run("step_finished", 13, [SAMPLES, "evaluate.every_steps=4"])
+def test_texts_of_steps_that_are_taken_again_are_forgotten(tiny: Path) -> None:
+    killed = killed_run(tiny, "step_finished", 13, [SAMPLES, "evaluate.every_steps=4"])
     assert [step for step, _ in parts(killed)] == [4, 8, 12]
     session.run(Experiment.load(tiny, ["callback=[]", SAMPLES, "evaluate.every_steps=50"]), resume="")
     assert [step for step, _ in parts(killed)] == [4, 8, 20, 20]  # it went on from step 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.runs.secrets import hide_password, is_ambiguous, parsed
+from nanogpt_kit.runs.secrets import hide_password, is_ambiguous, parse_url
 
 FORMS = "journal, sqlite, a path that ends in .journal, sqlite:///PATH, postgresql://..., mysql://..., grpc://HOST:PORT"
 DATABASE = re.compile(r"(sqlite(\+\w+)?:///.|(postgresql|mysql)(\+\w+)?://).*")
@@ -24,7 +24,7 @@ def check_form(named: str) -> None:
     elif DATABASE.fullmatch(named):
         if is_ambiguous(named):
             reason = 'has an "@" too many; in a user name, a password or a query write it as %40'
-        elif parsed(named) is None:
+        elif parse_url(named) is None:
             reason = "is not a URL: the host or the port cannot be read; in a password write @ as %40 and : as %3A"
     elif not is_journal(named) and named != "sqlite":
         reason = f"is none of: {FORMS}"
