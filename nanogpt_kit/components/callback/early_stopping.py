@@ -18,7 +18,7 @@ class EarlyStopping(Callback):
         3, ge=1, description="consecutive evaluations without a better value, after which the run stops"
     )
     min_delta: float = Field(0.0, ge=0, description="smallest difference that counts as better")
-    mode: Literal["min", "max"] = Field("min", description="min: lower is better; max: higher is better")
+    mode: Literal["min", "max"] = Field("min", description="direction of improvement: min (lower is better) or max")
 
     def metrics_read(self) -> dict[str, str]:
         return {"metric": self.metric}

@@ -19,7 +19,7 @@ class EMA(Callback):
     decay: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.999, description="fraction of the average that is kept at each step"
     )
-    evaluate: bool = Field(True, description="true: evaluations and the samples of the run use the average")
+    evaluate: bool = Field(True, description="use of the average in evaluations and in the samples of the run")
 
     def build(self, run: LiveRun) -> object:
         return Averages(self, run)

@@ -19,8 +19,8 @@ class Profiler(Callback):
     tracker = True
     first_step: int = Field(10, ge=2, description="first step to trace; after resuming, at least the second step")
     steps: int = Field(5, ge=1, description="steps to trace; each takes some megabytes")
-    shapes: bool = Field(False, description="record the shapes of the inputs of operations")
-    stacks: bool = Field(False, description="record the Python call stack of operations; slow")
+    shapes: bool = Field(False, description="recording of the input shapes of operations")
+    stacks: bool = Field(False, description="recording of the Python call stack of operations; slow")
 
     def build(self, run: LiveRun) -> object:
         return Trace(self)

@@ -1,5 +1,6 @@
 """Perplexity of a text file with a sliding window, so that every token is predicted from a long context.
 
+A .txt file is one document; a .jsonl file has one per line, under `text`.
 Source: Press, Smith & Lewis 2020, arXiv:2012.15832, on windows and strides.
 """
 
