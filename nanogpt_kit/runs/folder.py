@@ -74,19 +74,19 @@ class RunFolder:
 
         So is one whose status cannot be read; its `cause` is then "unreadable" or "other_format".
         """
-        found = self._read_status()
-        if found.state != "running":
-            return found
+        status = self._read_status()
+        if status.state != "running":
+            return status
         try:
             if is_locked(self.path / "lock"):
-                return found
+                return status
         except KitError as error:
-            return found.model_copy(update={"state": "interrupted", "cause": "unreadable", "reason": str(error)})
-        found = self._read_status()  # again: a run writes its last status, then drops the lock
-        if found.state != "running":
-            return found
+            return status.model_copy(update={"state": "interrupted", "cause": "unreadable", "reason": str(error)})
+        status = self._read_status()  # again: a run writes its last status, then drops the lock
+        if status.state != "running":
+            return status
         died = {"state": "interrupted", "cause": "died", "reason": "its process exited without reporting a status"}
-        return found.model_copy(update=died)
+        return status.model_copy(update=died)
 
     def _read_status(self) -> Status:
         try:
@@ -146,7 +146,7 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
         except OSError as error:
             raise KitError(f"cannot make the run folder {into}: {error.strerror}") from None
         if any(not is_pre_start_file(path.name) for path in into.iterdir()):
-            raise KitError(f"cannot run in {into}: it contains other files than those of a run")
+            raise KitError(f"cannot run in {into}: it contains files that are not from a run")
         check_inside(into)
         return RunFolder(into)
     while True:
@@ -193,8 +193,8 @@ def check_runs_writable(experiment: str) -> None:
 
 def runs_of_experiment(folder: Path) -> list[RunFolder]:
     """The runs of runs/<experiment> by start time, then by name; the newest is last."""
-    found = [RunFolder(path) for path in folder.glob("*") if (path / "experiment.toml").exists()]
-    return sorted(found, key=lambda run: (run.started(), run.path.name))
+    folders = [RunFolder(path) for path in folder.glob("*") if (path / "experiment.toml").exists()]
+    return sorted(folders, key=lambda run: (run.started(), run.path.name))
 
 
 def find(text: str) -> RunFolder:

@@ -106,7 +106,7 @@ def collect(experiment: Experiment, machine: Machine, **origin: Any) -> tuple[Pr
     git, patch = code_state(Path.cwd(), source_paths(experiment))
     entries = {experiment.entry_of(part) for _, part in experiment.parts()}
     versions = {entry.distribution: entry.version for entry in sorted(entries, key=lambda entry: entry.distribution)}
-    found = Provenance(
+    record = Provenance(
         command=hide_in_command(sys.argv),
         folder=str(Path.cwd()),
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -118,7 +118,7 @@ def collect(experiment: Experiment, machine: Machine, **origin: Any) -> tuple[Pr
         machine=machine,
         **origin,
     )
-    return found, hide_in_patch(patch)
+    return record, hide_in_patch(patch)
 
 
 def user_name() -> str:

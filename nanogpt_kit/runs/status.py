@@ -57,11 +57,11 @@ class Best(Part):
     value: float | None = None
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> Best | None:
+    def of(cls, best: Mapping[str, Any]) -> Best | None:
         """From the step and the value, where there is one."""
-        if not found:
+        if not best:
             return None
-        return cls(step=found["step"], value=found["value"] if math.isfinite(found["value"]) else None)
+        return cls(step=best["step"], value=best["value"] if math.isfinite(best["value"]) else None)
 
 
 class Status(Record):
@@ -127,8 +127,8 @@ def origin_of(error: BaseException) -> str:
 def error_chain(error: BaseException) -> Iterator[BaseException]:
     """An error, then the error that it was raised from or while handling, and so on."""
     seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or found.__context__
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__

@@ -24,7 +24,7 @@ class TensorBoard(Callback):
         files = [path for path in folder.glob("events.out.tfevents.*") if path.is_file()]
         for path in files:
             remove_events(path, run.first_step)
-        # For a TensorBoard that runs: it drops what it has read of these steps
+        # A running TensorBoard drops what it has read from this step on
         purge_step = run.first_step + 1 if run.first_step else 0
         return EventWriter(SummaryWriter(folder, purge_step=purge_step if files else None))
 

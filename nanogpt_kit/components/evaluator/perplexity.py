@@ -46,7 +46,7 @@ class Perplexity(Evaluator):
         if not Path(self.file).is_file():
             return f"no file {self.file!r} (from {Path.cwd()})"
         if self.prefix in ctx.splits:
-            return f"its metric {self.prefix}/loss is that of a split, too; set name = ... to another prefix"
+            return f"its metric would be {self.prefix}/loss, as that of a split; set name = ... to another prefix"
         return self._stride_fault(ctx.block_size)
 
     def check(self, encoder: Encoder, block_size: int) -> None:
