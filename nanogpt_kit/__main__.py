@@ -130,9 +130,9 @@ def report_error(message: str, error: Exception, delay: float = 0.0) -> None:
 def record_failure(error: Exception) -> None:
     """Writes a record of the error, if the process that started this one asked for it."""
     if FAILURE in os.environ:
-        from nanogpt_kit.runs.status import leave_failure  # imported here since pydantic loads slowly
+        from nanogpt_kit.runs.status import record_failure  # imported here since pydantic loads slowly
 
-        leave_failure(error)
+        record_failure(error)
 
 
 def rank() -> int:

@@ -1,7 +1,7 @@
-"""How fast a model writes on this machine, and how much of its memory's speed that takes.
+"""How fast a model generates on this machine, and how close that is to the memory bandwidth.
 
-Each new token reads every weight and all that the cache holds, so that none comes faster than the memory gives them.
-What the memory can do is measured by copying, where what is read and what is written both count.
+Each new token reads every weight and the whole cache, so memory bandwidth is the limit. It is measured by copying,
+counting both the bytes read and the bytes written.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from nanogpt_kit.generate.packed import DTYPES
 from nanogpt_kit.generate.static_cache import StaticCache
 from nanogpt_kit.generate.threads import Shares
 
-COPIED_BYTES = 1 << 28  # far more than the caches of a processor hold
+COPIED_BYTES = 1 << 28  # far more than the caches of a processor
 COPIES = 8
 
 
 @dataclass(frozen=True)
-class Writing:
-    """Texts that were written at a time, in so many rounds."""
+class GenerationTiming:
+    """Texts generated in one batch, again and again."""
 
     texts: int
-    tokens: int  # of each text
-    seconds: list[float]  # of all texts, on the average of each round
+    tokens: int  # per text
+    seconds: list[float]  # per batch, averaged over each round
     precision: str
-    step_bytes: float  # of weights and cache that a step reads, on the average
+    step_bytes: float  # of weights and cache that a step reads, on average
     copy_bytes_per_second: float
 
     @property
     def rates(self) -> list[float]:
-        """Tokens a second, of all texts together."""
+        """Tokens per second over all texts, by round."""
         return [self.texts * self.tokens / seconds for seconds in self.seconds]
 
     @property
@@ -44,52 +44,52 @@ class Writing:
         return [self.tokens * self.step_bytes / seconds for seconds in self.seconds]
 
 
-def write(
+def time_generation(
     experiment: Experiment, encoder: Encoder, device: str, texts: int, rounds: int, round_seconds: float
-) -> Writing:
-    """Texts of sample.max_new_tokens by a model that has learnt nothing, which is as fast; end-of-text ends none.
+) -> GenerationTiming:
+    """Generates texts of sample.max_new_tokens with an untrained model, which is as fast; end-of-text stops none.
 
-    They are written again and again until `round_seconds` are over.
+    A round generates batches until `round_seconds` have passed.
     """
     torch.manual_seed(experiment.train.seed)
     model = experiment.model.build(ModelContext(vocab_size=encoder.vocab_size))
     experiment.init.apply(model)
-    loaded = TextGenerator(experiment, model.to(device).eval(), encoder, device)
-    wanted, seconds = experiment.sample, []
-    reader = loaded.reader(texts, wanted)
-    seeds = [wanted.seed + number for number in range(texts)]
-    for _ in range(1 + rounds):  # the first is not counted
-        began, times = time.perf_counter(), 0
-        while not times or time.perf_counter() - began < round_seconds:
-            decoder = loaded.decoder([[0]] * texts, seeds, wanted, experiment.sampler, reader)
-            for _ in range(wanted.max_new_tokens):
-                decoder.draw()  # which waits for the device, since it gives numbers
-            times += 1
-        seconds.append((time.perf_counter() - began) / times)
-    return Writing(
+    generator = TextGenerator(experiment, model.to(device).eval(), encoder, device)
+    options, seconds = experiment.sample, []
+    reader = generator.reader(texts, options)
+    seeds = [options.seed + i for i in range(texts)]
+    for _ in range(1 + rounds):  # the first round is not counted
+        began, batches = time.perf_counter(), 0
+        while not batches or time.perf_counter() - began < round_seconds:
+            decoder = generator.decoder([[0]] * texts, seeds, options, experiment.sampler, reader)
+            for _ in range(options.max_new_tokens):
+                decoder.draw()  # waits for the device
+            batches += 1
+        seconds.append((time.perf_counter() - began) / batches)
+    return GenerationTiming(
         texts=texts,
-        tokens=wanted.max_new_tokens,
+        tokens=options.max_new_tokens,
         seconds=seconds[1:],
         precision=next(name for name, dtype in DTYPES.items() if dtype == reader.dtype),
         step_bytes=reader.shares * reader.weight_bytes + cache_bytes(decoder),
-        copy_bytes_per_second=copy_speed(device),
+        copy_bytes_per_second=copy_bandwidth(device),
     )
 
 
 def cache_bytes(decoder: Decoder | Shares) -> float:
-    """That a step has read on the average: of a cache that grows half of what is in it at the end."""
+    """Read per step, on average: half of the final size of a cache that grows."""
     if isinstance(decoder, Shares):
         return sum(map(cache_bytes, decoder.decoders))
     cache = decoder.cache
-    assert cache is not None, "something was written"
+    assert cache is not None, "tokens were generated"
     if isinstance(cache, StaticCache):
         return float(sum(buffer.numel() * buffer.element_size() for buffer in cache.buffers()))
-    held = sum(tensor.numel() * tensor.element_size() for layer in cache.layers.values() for tensor in layer)
-    return held * (1.0 if cache.length > cache.capacity else 0.5)
+    filled = sum(tensor.numel() * tensor.element_size() for layer in cache.layers.values() for tensor in layer)
+    return filled * (1.0 if cache.length > cache.capacity else 0.5)
 
 
-def copy_speed(device: str) -> float:
-    """Bytes a second, read and written, of the fastest of several copies."""
+def copy_bandwidth(device: str) -> float:
+    """Bytes per second, read and written, in the fastest of several copies."""
     source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=device)
     target, best = torch.empty_like(source), 0.0
     for _ in range(COPIES):

@@ -1,4 +1,4 @@
-"""What this machine can do, and why something is off."""
+"""What this machine can do, and why a feature is off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from nanogpt_kit.data.prepare import available_cores
+from nanogpt_kit.core.system import available_cores
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.train.memory import free_bytes
@@ -24,39 +24,39 @@ from nanogpt_kit.train.precision import Precision, choose_device
 @dataclass(frozen=True)
 class Fact:
     name: str
-    says: str  # what is there; where something is off, why, and what would help
+    text: str  # for people; of a feature that is off: why, and what would help
     verdict: str = ""  # available, off, unknown; empty where there is nothing to judge
-    values: dict[str, Any] = field(default_factory=dict)  # the same for programs
+    values: dict[str, Any] = field(default_factory=dict)  # for programs
 
 
-def judged(name: str, off: str | None, says: str, **values: Any) -> Fact:
-    """`off` says why it is off; None where it is available."""
-    return Fact(name, says, "available", values) if off is None else Fact(name, off, "off", values)
+def feature(name: str, off: str | None, text: str, **values: Any) -> Fact:
+    """A feature that is available, or off for the reason `off`."""
+    return Fact(name, text, "available", values) if off is None else Fact(name, off, "off", values)
 
 
-def asked(*questions: Callable[[], Iterator[Fact]]) -> list[Fact]:
-    """Their answers. One that fails is unknown: the others matter all the same."""
-    found: list[Fact] = []
-    with warnings.catch_warnings(record=True) as warned:  # as of a GPU that is too old for this torch
+def collect_facts(*sources: Callable[[], Iterator[Fact]]) -> list[Fact]:
+    """A source that fails gives one fact of verdict unknown, so that the others are reported all the same."""
+    facts: list[Fact] = []
+    with warnings.catch_warnings(record=True) as caught:  # such as: a GPU is too old for this torch
         warnings.simplefilter("always")
-        for question in questions:
+        for source in sources:
             try:
-                found.extend(question())
+                facts.extend(source())
             except Exception as error:
-                found.append(Fact(question.__name__.replace("_", " "), str(error) or repr(error), "unknown"))
-    told = "; ".join(dict.fromkeys(" ".join(str(warning.message).split()) for warning in warned))
-    return [*found, Fact("warnings", told)] if told else found
+                facts.append(Fact(source.__name__.replace("_", " "), str(error) or repr(error), "unknown"))
+    messages = "; ".join(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
+    return [*facts, Fact("warnings", messages)] if messages else facts
 
 
-def facts() -> dict[str, list[Fact]]:
-    """By what they are about."""
+def machine_facts() -> dict[str, list[Fact]]:
+    """{section: facts}"""
     return {
-        "machine": asked(software, processor, memory),
-        "training": asked(arithmetic, gpus, attention, compiling, several_processes),
+        "machine": collect_facts(software, processor, memory),
+        "training": collect_facts(arithmetic, gpus, attention, compiling, several_processes),
     }
 
 
-def in_words(size: int | None) -> str:
+def format_bytes(size: int | None) -> str:
     if size is None:
         return "an unknown amount"
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
@@ -65,83 +65,86 @@ def in_words(size: int | None) -> str:
 def software() -> Iterator[Fact]:
     yield Fact("python", f"{platform.python_version()} in {sys.prefix}", values={"version": platform.python_version()})
     cuda, hip, mps = torch.version.cuda, torch.version.hip, torch.backends.mps.is_built()
-    built = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "the CPU and MPS" if mps else "the CPU alone"
+    built = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPU and MPS" if mps else "CPU only"
     yield Fact("torch", f"{torch.__version__}, built for {built}", values={"version": str(torch.__version__)})
     yield Fact("system", platform.platform())
 
 
 def processor() -> Iterator[Fact]:
-    name = str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "of unknown make")
-    values = {"name": name, "cores": os.cpu_count(), "usable_cores": available_cores()}
-    yield Fact("cpu", f"{name}, {os.cpu_count()} cores, {available_cores()} of them for this process", values=values)
+    name = str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "unknown processor")
+    cores, usable = os.cpu_count(), len(available_cores())
+    text = f"{name}, {cores} cores, {usable} available to this process"
+    yield Fact("cpu", text, values={"name": name, "cores": cores, "usable_cores": usable})
     most, limit = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
-    says = f"{most}, as OMP_NUM_THREADS says; train.threads would change that"
+    text = f"{most}, set by OMP_NUM_THREADS; train.threads overrides it"
     if limit is None:
-        says = f"up to {most}, as many as a run's steps keep busy; OMP_NUM_THREADS or train.threads would change that"
-    yield Fact("threads", says, values={"threads": most, "OMP_NUM_THREADS": limit})
+        text = f"up to {most}, as many as a step can use; OMP_NUM_THREADS or train.threads sets their number"
+    yield Fact("threads", text, values={"threads": most, "OMP_NUM_THREADS": limit})
     policy = os.environ.get("OMP_WAIT_POLICY")
-    says = "sleep, so two runs at once do not stall each other"
+    text = "sleep, so that two runs at once do not stall each other"
     if (policy or "").lower() != "passive":
-        says = "spin, so two runs at once stall each other; OMP_WAIT_POLICY=passive would help"
-    says += f" (OMP_WAIT_POLICY is {policy or 'not set'})"
-    yield Fact("waiting threads", says, values={"OMP_WAIT_POLICY": policy})
+        text = "spin, so two runs at once stall each other; set OMP_WAIT_POLICY=passive"
+    text += f" (OMP_WAIT_POLICY is {policy or 'not set'})"
+    yield Fact("waiting threads", text, values={"OMP_WAIT_POLICY": policy})
 
 
 def memory() -> Iterator[Fact]:
     free = free_bytes("cpu")
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
-    says = f"{in_words(free)} free of {in_words(total)}"
-    yield Fact("memory", says, "unknown" if free is None else "", {"free_bytes": free, "total_bytes": total})
+    text = f"{format_bytes(free)} free of {format_bytes(total)}"
+    yield Fact("memory", text, "unknown" if free is None else "", {"free_bytes": free, "total_bytes": total})
 
 
 def arithmetic() -> Iterator[Fact]:
     device = choose_device("auto")
     precision, why = Precision.choose("auto", device)
-    says = f'{device} in {precision.name}, where train.device and train.precision are left to "auto": {why}'
-    yield Fact("a run takes", says, values={"device": device, "precision": precision.name, "why": why})
-    lacking = "needs a CPU with AVX512-BF16, AMX-BF16 or Arm's BF16; on others it is much slower than fp32"
-    yield judged("bf16 on the CPU", None if multiplies_bf16("cpu") else lacking, "the CPU multiplies it natively")
+    text = f'{device}, {precision.name} ({why}), where train.device and train.precision are "auto"'
+    yield Fact("auto settings", text, values={"device": device, "precision": precision.name, "reason": why})
+    off = "requires a CPU with AVX512-BF16, AMX-BF16 or Arm's BF16; on others it is much slower than fp32"
+    yield feature("bf16 on the CPU", None if multiplies_bf16("cpu") else off, "native on this CPU")
 
 
 def gpus() -> Iterator[Fact]:
-    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not seen:
-        yield Fact("CUDA", f"no GPU: {no_gpu()}", "off")
-    for index in range(seen):
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        yield Fact("CUDA", f"no GPU: {why_no_gpu()}", "off")
+    for index in range(count):
         gpu = torch.cuda.get_device_properties(index)
         bf16, capability = bool(torch.version.hip) or gpu.major >= 8, f"{gpu.major}.{gpu.minor}"
         values = {"name": gpu.name, "memory_bytes": gpu.total_memory, "capability": capability, "bf16": bf16}
-        short = "bf16" if bf16 else "no bf16"
-        says = f"{gpu.name}, {in_words(gpu.total_memory)}, compute capability {capability}, {short}"
-        yield Fact(f"CUDA {index}", says, "available", values)
-    why = "no GPU: only torch's builds for Macs with Apple silicon have it"
+        text = f"{gpu.name}, {format_bytes(gpu.total_memory)}, compute capability {capability}"
+        text += ", bf16" if bf16 else ", no bf16"
+        yield Fact(f"CUDA {index}", text, "available", values)
+    why = "no GPU: only builds of torch for Macs with Apple silicon support it"
     if torch.backends.mps.is_built():
-        why = "macOS is too old for it, or shows no GPU"
-    yield judged("MPS", None if torch.backends.mps.is_available() else why, "the GPU of this Mac")
+        why = "macOS is too old for it, or reports no GPU"
+    yield feature("MPS", None if torch.backends.mps.is_available() else why, "the GPU of this Mac")
 
 
-def no_gpu() -> str:
-    """Why torch sees none, and what would help."""
+def why_no_gpu() -> str:
+    """Why torch finds no GPU, and what would help."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not torch.backends.cuda.is_built():
-        driver = "an NVIDIA driver is here" if shutil.which("nvidia-smi") else "no NVIDIA driver is seen"
-        return f"torch is built without CUDA, and {driver}; builds with it: https://pytorch.org/get-started"
+        driver = "an NVIDIA driver is installed" if shutil.which("nvidia-smi") else "no NVIDIA driver was found"
+        return f"torch is built without CUDA, and {driver}; for builds with CUDA see https://pytorch.org/get-started"
     if hidden in ("", "-1"):
-        return f"CUDA_VISIBLE_DEVICES={hidden} hides them; unset it"
+        return f"CUDA_VISIBLE_DEVICES={hidden} hides all GPUs; unset it"
     try:
         torch.cuda.init()
-    except RuntimeError as error:  # no driver, or one that is too old, or nothing plugged in; torch names the remedies
+    except RuntimeError as error:  # no driver, an old one, or no GPU; torch names the remedies
         return " ".join(str(error).split())
-    return "torch does not say why"
+    return "torch reports no reason"
 
 
 def attention() -> Iterator[Fact]:
     if not torch.cuda.is_available():
-        yield Fact("attention on GPUs", "its kernels flash, efficient and cudnn need CUDA", "off")
-        yield Fact("flex attention", 'trains on CUDA only; "sdpa" has the same windows and masks on any device', "off")
+        yield Fact("attention on GPUs", "the kernels flash, efficient and cudnn require CUDA", "off")
+        yield Fact(
+            "flex attention", 'trains on CUDA only; "sdpa" supports the same windows and masks on any device', "off"
+        )
         return
     cuda, capability = torch.backends.cuda, torch.cuda.get_device_capability()[0]
-    kernels = {  # whether this torch has it, and the compute capability that it needs
+    kernels = {  # whether this torch has it, and the compute capability it requires
         "flash": (cuda.is_flash_attention_available(), 8),
         "efficient": (cuda.mem_efficient_sdp_enabled(), 5),
         "cudnn": (torch.backends.cudnn.is_available() and cuda.cudnn_sdp_enabled(), 8),
@@ -149,20 +152,20 @@ def attention() -> Iterator[Fact]:
     for kernel, (built, needed) in kernels.items():
         why = None if built else "this torch is built without it"
         if built and capability < needed and not torch.version.hip:
-            why = f"needs a GPU of compute capability {needed}.0"
-        yield judged(f"{kernel} attention", why, f'attention = {{ use = "sdpa", backend = "{kernel}" }}')
-    yield judged("flex attention", compiler_missing("cuda"), 'attention = "flex"')
+            why = f"requires a GPU of compute capability {needed}.0"
+        yield feature(f"{kernel} attention", why, f'attention = {{ use = "sdpa", backend = "{kernel}" }}')
+    yield feature("flex attention", compiler_missing("cuda"), 'attention = "flex"')
 
 
 def compiling() -> Iterator[Fact]:
-    says = 'a compiler and Python\'s headers are there; train.compile = "auto" takes them where they pay'
+    text = 'a compiler and the headers of Python are installed; train.compile = "auto" compiles where it saves time'
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        yield judged(f"compile on {device}", compiler_missing(device), says)
+        yield feature(f"compile on {device}", compiler_missing(device), text)
 
 
 def several_processes() -> Iterator[Fact]:
-    has, without = distributed.is_available(), "this torch is built without it; its builds for Linux{} have it"
-    why = None if has and distributed.is_gloo_available() else without.format("")
-    yield judged("gloo", why, "several processes on CPUs: run --nproc, torchrun")
-    why = None if has and distributed.is_nccl_available() else without.format(" with CUDA")
-    yield judged("nccl", why, "several processes on GPUs: run --nproc, torchrun")
+    built, off = distributed.is_available(), "this torch is built without it; builds for Linux{} have it"
+    why = None if built and distributed.is_gloo_available() else off.format("")
+    yield feature("gloo", why, "several CPU processes: run --nproc, torchrun")
+    why = None if built and distributed.is_nccl_available() else off.format(" with CUDA")
+    yield feature("nccl", why, "several GPU processes: run --nproc, torchrun")

@@ -1,4 +1,7 @@
-"""Experiments timed by turns, each in its own process: what the machine does meanwhile strikes both alike."""
+"""Training speeds compared: experiments are timed in alternating rounds, each in a worker process of its own.
+
+Whatever else slows the machine down affects all of them alike.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from typing import Any
 
 import rich
 
-from nanogpt_kit.bench.training import Subject
+from nanogpt_kit.bench.training import TimedTrainer
 from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
@@ -24,22 +27,22 @@ from nanogpt_kit.launch.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
-PARTS_SECONDS = 1.0  # how long the parts of a step are looked at, about
-CONFIDENCE = 0.95  # of an interval that it holds the true median
-ENOUGH = 6  # rounds from which on there is such an interval
+PARTS_SECONDS = 1.0  # spent on measuring the parts of a step, about
+CONFIDENCE = 0.95  # probability that an interval contains the true median
+MIN_ROUNDS = 6  # fewer give no interval of that confidence
 
-_subject: Subject | None = None  # of a worker process: what it times
+_timed: TimedTrainer | None = None  # in a worker process
 
 
 @dataclass
 class Timing:
-    """What was measured of one experiment; see `Subject` for its facts."""
+    """Measurements of one experiment."""
 
-    facts: dict[str, Any]
-    steps: int  # of a round
-    rounds: list[float] = field(default_factory=list)  # tokens/s of each
-    parts: dict[str, float] = field(default_factory=dict)  # seconds of a step
-    memory: int | None = None
+    facts: dict[str, Any]  # see TimedTrainer
+    steps: int  # per round
+    rounds: list[float] = field(default_factory=list)  # tokens/s
+    parts: dict[str, float] = field(default_factory=dict)  # seconds per step, by part
+    memory: int | None = None  # bytes at the peak
 
     @property
     def tokens_per_second(self) -> float:
@@ -47,42 +50,44 @@ class Timing:
 
     @property
     def mfu(self) -> float | None:
-        """Against the peak of matrix products measured here. Formula: `nanogpt_kit.nn.flops`."""
+        """Relative to the peak of matrix products measured here. Formula: `nanogpt_kit.nn.flops`."""
         flops = self.facts["flops_per_token"]
         return None if flops is None else flops * self.tokens_per_second / self.facts["peak_flops"]
 
 
-def bench(choices: Sequence[Callable[[], Experiment]], rounds: int, seconds: float) -> list[Timing]:
-    """Times what each of `choices` loads, by turns, for about `seconds` a round.
+def time_alternating(loaders: Sequence[Callable[[], Experiment]], rounds: int, seconds: float) -> list[Timing]:
+    """Times the experiments that `loaders` return, in rounds of about `seconds` each.
 
     Raises KitError and RunFailed as a run would.
     """
     with ExitStack() as stack:
-        stack.enter_context(importing_nothing_from_here())
-        processes: Any = {"mp_context": get_context("spawn"), "initializer": begin_quietly, "initargs": (os.getpid(),)}
-        workers = [stack.enter_context(ProcessPoolExecutor(1, **processes)) for _ in choices]
-        stack.enter_context(told_if_killed())
+        stack.enter_context(without_current_folder_on_path())
+        processes: Any = {"mp_context": get_context("spawn"), "initializer": init_worker, "initargs": (os.getpid(),)}
+        workers = [stack.enter_context(ProcessPoolExecutor(1, **processes)) for _ in loaders]
+        stack.enter_context(report_killed_worker())
         timings: list[Timing] = []
-        for worker, load in zip(workers, choices, strict=True):
-            logger.info("making ready %d of %d (compiling, if it does, takes a minute)", len(timings) + 1, len(choices))
-            timings.append(worker.submit(ready, load, seconds).result())
-        for number in range(rounds):
+        for worker, load in zip(workers, loaders, strict=True):
+            logger.info(
+                "preparing %d of %d (compiling, where it is on, takes a minute)", len(timings) + 1, len(loaders)
+            )
+            timings.append(worker.submit(prepare_worker, load, seconds).result())
+        for index in range(rounds):
             turns = list(zip(workers, timings, strict=True))
-            for worker, timing in turns if number % 2 == 0 else reversed(turns):
-                spent = worker.submit(take_steps, timing.steps).result()
+            for worker, timing in turns if index % 2 == 0 else reversed(turns):
+                spent = worker.submit(time_steps, timing.steps).result()
                 timing.rounds.append(timing.steps * timing.facts["step_tokens"] / spent)
             speeds = ", ".join(f"{timing.rounds[-1]:,.0f}" for timing in timings)
-            logger.info("round %d of %d: %s tokens/s", number + 1, rounds, speeds)
+            logger.info("round %d of %d: %s tokens/s", index + 1, rounds, speeds)
         for worker, timing in zip(workers, timings, strict=True):
-            step = timing.facts["step_tokens"] / timing.tokens_per_second
-            count = max(3, min(100, round(PARTS_SECONDS / step)))
-            timing.parts, timing.memory = worker.submit(look_inside, count).result()
+            step_seconds = timing.facts["step_tokens"] / timing.tokens_per_second
+            count = max(3, min(100, round(PARTS_SECONDS / step_seconds)))
+            timing.parts, timing.memory = worker.submit(profile_parts, count).result()
     return timings
 
 
 @contextmanager
-def importing_nothing_from_here() -> Iterator[None]:
-    """For processes that start meanwhile: the current folder, which anybody may have filled, is not on their path."""
+def without_current_folder_on_path() -> Iterator[None]:
+    """Processes started within do not import from the current folder, which anybody may have filled."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -94,51 +99,53 @@ def importing_nothing_from_here() -> Iterator[None]:
 
 
 @contextmanager
-def told_if_killed() -> Iterator[None]:
+def report_killed_worker() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool:
-        raise RunFailed("a process that was timed has ended without a word; perhaps memory ran out") from None
+        raise RunFailed("a process that was being timed was killed; perhaps memory ran out") from None
 
 
-def begin_quietly(parent: int) -> None:
-    """In a worker: callbacks that print are not asked for here, and it ends with who started it."""
+def init_worker(parent: int) -> None:
+    """A worker prints nothing, leaves Ctrl-C to its parent, and ends with it."""
     end_with_parent(parent)
     signals.ignore_group_signals()
     rich.reconfigure(file=open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
 
 
-def ready(load: Callable[[], Experiment], seconds: float) -> Timing:
-    global _subject
-    _subject = Subject(load())
-    step = _subject.steps(3) / 3
-    return Timing(_subject.facts, max(1, round(seconds / step)))
+def prepare_worker(load: Callable[[], Experiment], seconds: float) -> Timing:
+    global _timed
+    _timed = TimedTrainer(load())
+    step_seconds = _timed.time_steps(3) / 3
+    return Timing(_timed.facts, max(1, round(seconds / step_seconds)))
 
 
-def take_steps(count: int) -> float:
-    return subject().steps(count)
+def time_steps(count: int) -> float:
+    return timed_trainer().time_steps(count)
 
 
-def look_inside(count: int) -> tuple[dict[str, float], int | None]:
-    memory, parts = subject().memory(), subject().parts(count)
-    subject().close()
+def profile_parts(count: int) -> tuple[dict[str, float], int | None]:
+    """The last call to a worker."""
+    timed = timed_trainer()
+    memory, parts = timed.peak_memory(), timed.time_parts(count)
+    timed.close()
     return parts, memory
 
 
-def subject() -> Subject:
-    assert _subject is not None, "ready() comes first"
-    return _subject
+def timed_trainer() -> TimedTrainer:
+    assert _timed is not None, "prepare_worker() comes first"
+    return _timed
 
 
-def paired_ratios(one: Timing, other: Timing) -> list[float]:
-    """Of tokens/s, round by round."""
-    return [a / b for a, b in zip(one.rounds, other.rounds, strict=True)]
+def paired_ratios(first: Timing, second: Timing) -> list[float]:
+    """Ratios of tokens/s, round by round."""
+    return [a / b for a, b in zip(first.rounds, second.rounds, strict=True)]
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Holds the true median with at least 95%, whatever the values are like; fewer than ENOUGH cannot promise as much.
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Contains the true median with a probability of at least 95%, for any distribution, from MIN_ROUNDS values on.
 
-    Between two of the ranked values: how many of n lie below the true median is a toss of n coins.
+    It is bounded by two order statistics: how many of n values are below the true median is binomial (n, 1/2).
     """
     ranked, outside = sorted(values), 0
     while 2 * sum(math.comb(len(ranked), k) for k in range(outside + 1)) <= (1 - CONFIDENCE) * 2 ** len(ranked):

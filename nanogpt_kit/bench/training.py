@@ -1,7 +1,6 @@
 """How fast an experiment trains on this machine, and where the time of its steps goes.
 
-What is timed is the run's own trainer, with its callbacks and its data, in a folder that is thrown away; nothing is
-evaluated or saved.
+It times the trainer of a run, with its callbacks and its data, in a temporary folder; nothing is evaluated or saved.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World
 
-SETTLING_STEPS = 3  # not timed: the first ones allocate memory and choose kernels
+WARMUP_STEPS = 3  # not timed: the first steps allocate memory and choose kernels
 PARTS = ("data", "forward", "backward", "optimizer", "other")
 PEAK_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192), "mps": (2048, 4096)}  # rows of the square matrices multiplied
 PEAK_TRIALS = 8
 
 
-class Subject:
-    """One experiment, ready to take steps."""
+class TimedTrainer:
+    """The trainer of an experiment, ready to take steps."""
 
     def __init__(self, experiment: Experiment) -> None:
         world = World()
@@ -74,9 +73,9 @@ class Subject:
             "peak_flops": self.peak,
             "flops_per_token": self.flops_per_token,
         }
-        self.steps(SETTLING_STEPS)
+        self.time_steps(WARMUP_STEPS)
 
-    def steps(self, count: int) -> float:
+    def time_steps(self, count: int) -> float:
         """Seconds that `count` steps take."""
         trainer = self.trainer
         began = time.perf_counter()
@@ -87,10 +86,10 @@ class Subject:
         wait_for(trainer.precision.device)
         return time.perf_counter() - began
 
-    def parts(self, count: int) -> dict[str, float]:
-        """Seconds of a step by PARTS. The device is waited for at each border, so their sum may exceed a step's time.
+    def time_parts(self, count: int) -> dict[str, float]:
+        """Seconds per step, by part. It waits for the device at each boundary, so the sum may exceed the step time.
 
-        The trainer is no good for `steps` after that.
+        Afterwards the trainer cannot be timed again.
         """
         trainer, device = self.trainer, self.trainer.precision.device
         spent: dict[str, float] = defaultdict(float)
@@ -103,33 +102,33 @@ class Subject:
             spent[current] += now - since
             current, since = part, now
 
-        def around(call: Callable[..., Any], during: str, after: str) -> Callable[..., Any]:
-            def marked(*args: Any, **kwargs: Any) -> Any:
+        def timed(call: Callable[..., Any], during: str, after: str) -> Callable[..., Any]:
+            def timed_call(*args: Any, **kwargs: Any) -> Any:
                 begin(during)
-                answer = call(*args, **kwargs)
+                result = call(*args, **kwargs)
                 begin(after)
-                return answer
+                return result
 
-            return marked
+            return timed_call
 
-        spread: Any = around(trainer.wrap, "forward", "backward")
-        spread.sync, spread.clip = trainer.wrap.sync, trainer.wrap.clip
-        trainer.wrap = spread
-        places: list[tuple[Any, str, str, str]] = [
+        model: Any = timed(trainer.wrap, "forward", "backward")
+        model.sync, model.clip = trainer.wrap.sync, trainer.wrap.clip
+        trainer.wrap = model
+        boundaries: list[tuple[Any, str, str, str]] = [
             (trainer.batches, "at", "data", "other"),
             (trainer.scaler, "unscale_", "optimizer", "optimizer"),
             (trainer.optimizer, "zero_grad", "optimizer", "other"),
         ]
-        for owner, name, during, after in places:
-            setattr(owner, name, around(getattr(owner, name), during, after))
+        for owner, name, during, after in boundaries:
+            setattr(owner, name, timed(getattr(owner, name), during, after))
         begin("other")
         spent.clear()
-        self.steps(count)
+        self.time_steps(count)
         begin("other")
         return {part: spent[part] / count for part in PARTS}
 
-    def memory(self) -> int | None:
-        """Bytes at the peak: of the accelerator, or of the whole process."""
+    def peak_memory(self) -> int | None:
+        """Bytes: of the accelerator, or of the whole process."""
         return peak_bytes(self.trainer.precision.device)
 
     def close(self) -> None:
@@ -138,7 +137,7 @@ class Subject:
 
 
 def matmul_peak(device: str, precision: str) -> float:
-    """FLOP/s of the fastest product of two square matrices that was seen, in the type that the run multiplies in."""
+    """FLOP/s of the fastest product of two square matrices, in the type that the run multiplies in."""
     dtype, best = DTYPES.get(precision, torch.float32), 0.0
     for rows in PEAK_SIZES[device]:
         a, b = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))

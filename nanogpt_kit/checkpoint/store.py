@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from nanogpt_kit.checkpoint.damaged import check_stored, damaged, named_tensors, read_tensors
 from nanogpt_kit.checkpoint.fit import fit
 from nanogpt_kit.core.options import digest
+from nanogpt_kit.core.reading import sha256_file
+from nanogpt_kit.core.writing import sync_file, sync_folder
 from nanogpt_kit.nn.sharded import is_sharded
-from nanogpt_kit.runs.files import is_file, is_folder, is_link, read_json, sha256, sync_file, sync_folder, write_json
+from nanogpt_kit.runs.files import is_file, is_folder, is_link, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +142,7 @@ def finish(partial: Path, step: int, training: Mapping[str, Any], tokenizer: Map
     files = [file for file in sorted(partial.rglob("*")) if file.is_file()]
     for file in files:
         sync_file(file)
-    hashes = {file.relative_to(partial).as_posix(): sha256(file) for file in files}
+    hashes = {file.relative_to(partial).as_posix(): sha256_file(file) for file in files}
     write_json(partial / MANIFEST, {"step": step, "files": hashes})
 
 
@@ -224,7 +226,7 @@ def damage(path: Path) -> str | None:
         for name, expected in manifest["files"].items():
             if not is_file(path / name) or is_link((path / name).parent):
                 return f"{name} is {'a link' if os.path.lexists(path / name) else 'missing'}"
-            if sha256(path / name) != expected:
+            if sha256_file(path / name) != expected:
                 return f"{name} is not what was saved"
     except (OSError, ValueError) as error:
         return f"it cannot be read ({error})"

@@ -1,4 +1,4 @@
-"""`nanogpt-kit bench EXP`: how fast it trains here, against what is possible, and where the time goes."""
+"""`nanogpt-kit bench EXP`: its training speed here, relative to the peak of the machine, and where the time goes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     "--vs",
     callback=expand_path_argument,
     metavar="OTHER.toml",
-    help="Another experiment, timed in alternation; KEY=VALUE do not change it.",
+    help="Compare with another experiment, timed in alternation; KEY=VALUE does not apply to it.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Of each experiment.")
+@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Rounds per experiment.")
 @click.option(
-    "--seconds", type=click.FloatRange(0, 600, min_open=True), default=2.0, show_default=True, help="Of a round."
+    "--seconds", type=click.FloatRange(0, 600, min_open=True), default=2.0, show_default=True, help="Seconds per round."
 )
-@click.option("--sample", "texts", type=click.IntRange(1), metavar="N", help="Time N texts written at a time instead.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object.")
+@click.option(
+    "--sample", "texts", type=click.IntRange(1), metavar="N", help="Time generation instead, N texts per batch."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @TRUST
 def bench(
     experiment: str,
@@ -45,51 +47,51 @@ def bench(
     as_json: bool,
     trust_code: bool,
 ) -> None:
-    """Time the steps of EXPERIMENT as its run would take them: tokens/s, the parts of a step, MFU, memory.
+    """Time training steps of EXPERIMENT as in a run: tokens/s, the parts of a step, MFU, memory.
 
-    With --sample, time how fast its model writes sample.max_new_tokens tokens of N texts, and what that takes of the
-    memory's speed.
+    With --sample, time the generation of N texts of sample.max_new_tokens tokens, and compare it with the memory
+    bandwidth.
 
-    Medians over rounds, and the range that holds the true median with 95% (6 rounds at the least). Nothing is
-    written but prepared data; trackers hear of it as of a run.
+    Reports medians over rounds, with an interval that contains the true median with 95% confidence (from 6 rounds
+    on). Nothing is written except prepared data; trackers are called as in a run.
     """
-    if math.isnan(seconds):  # which compares with no bound
-        raise click.BadParameter("nan is no number of seconds.", param_hint="'--seconds'")
-    wanted = [(experiment, overrides), *([(vs, ())] if vs else [])]
-    loaded = [load_experiment(path, changes, trust_code) for path, changes in wanted]  # before any is timed
+    if math.isnan(seconds):  # FloatRange accepts it, since it compares with no bound
+        raise click.BadParameter("nan is not a number of seconds.", param_hint="'--seconds'")
+    experiments = [(experiment, overrides), *([(vs, ())] if vs else [])]
+    loaded = [load_experiment(path, changes, trust_code) for path, changes in experiments]  # before any is timed
     if texts is not None:
         if vs:
-            raise KitError("--vs compares trainings, --sample times the writing of texts; take one")
-        sampling(loaded[0], texts, rounds, seconds, as_json)
+            raise KitError("--vs compares training, --sample times generation; choose one")
+        bench_generation(loaded[0], texts, rounds, seconds, as_json)
         return
-    from nanogpt_kit.bench.rounds import bench as time_rounds
-    from nanogpt_kit.bench.rounds import interval, paired_ratios
+    from nanogpt_kit.bench.rounds import median_interval, paired_ratios, time_alternating
     from nanogpt_kit.core.experiment import Experiment
 
-    choices = [functools.partial(Experiment.load, path, changes, trust_code) for path, changes in wanted]
-    timings = time_rounds(choices, rounds, seconds)
+    loaders = [functools.partial(Experiment.load, path, changes, trust_code) for path, changes in experiments]
+    timings = time_alternating(loaders, rounds, seconds)
     ratios = paired_ratios(timings[0], timings[-1]) if vs else []
     if as_json:
-        told: dict[str, Any] = {"experiment": facts(timings[0])}
+        report: dict[str, Any] = {"experiment": json_of_timing(timings[0])}
         if vs:
-            told["vs"] = facts(timings[1])
-            told["ratio"] = {"median": statistics.median(ratios), "interval": interval(ratios), "of": ratios}
-        click.echo(json.dumps(told, indent=2))
+            report["vs"] = json_of_timing(timings[1])
+            interval = median_interval(ratios)
+            report["ratio"] = {"median": statistics.median(ratios), "interval": interval, "rounds": ratios}
+        click.echo(json.dumps(report, indent=2))
         return
-    for (path, changes), timing in zip(wanted, timings, strict=True):
+    for (path, changes), timing in zip(experiments, timings, strict=True):
         click.echo(" ".join([path, *changes]))
-        show(timing)
+        show_timing(timing)
     if vs:
-        low, high = interval(ratios)
+        low, high = median_interval(ratios)
         click.echo(
-            f"the first makes {statistics.median(ratios):.3f} times the tokens/s of the second "
-            f"({low:.3f} to {high:.3f}, {rounds} pairs of rounds{too_few(rounds)})"
+            f"the first has {statistics.median(ratios):.3f} times the tokens/s of the second "
+            f"({low:.3f} to {high:.3f}, {count_rounds(rounds)} each)"
         )
 
 
-def sampling(experiment: Experiment, texts: int, rounds: int, seconds: float, as_json: bool) -> None:
-    from nanogpt_kit.bench.generation import write
-    from nanogpt_kit.bench.rounds import interval
+def bench_generation(experiment: Experiment, texts: int, rounds: int, seconds: float, as_json: bool) -> None:
+    from nanogpt_kit.bench.generation import time_generation
+    from nanogpt_kit.bench.rounds import median_interval
     from nanogpt_kit.data.prepare import prepare
     from nanogpt_kit.nn.uninitialized import check_parts
     from nanogpt_kit.train.precision import choose_device
@@ -98,62 +100,64 @@ def sampling(experiment: Experiment, texts: int, rounds: int, seconds: float, as
     if not experiment.sample.max_new_tokens:
         raise KitError("sample.max_new_tokens is 0: there is nothing to time")
     device = choose_device(experiment.train.device)
-    seen = write(experiment, prepare(experiment).encoder, device, texts, rounds, seconds)
-    read, copied = statistics.median(seen.bytes_per_second), seen.copy_bytes_per_second
-    low, high = interval(seen.rates)
+    timing = time_generation(experiment, prepare(experiment).encoder, device, texts, rounds, seconds)
+    used, bandwidth = statistics.median(timing.bytes_per_second), timing.copy_bytes_per_second
+    low, high = median_interval(timing.rates)
     if as_json:
-        told = {"texts": texts, "tokens": seen.tokens, "precision": seen.precision, "interval": [low, high]}
-        told |= {"tokens_per_second": statistics.median(seen.rates), "rounds": seen.rates}
-        told |= {"bytes_per_second": read, "copy_bytes_per_second": copied}
-        click.echo(json.dumps({"sample": told}, indent=2))
+        report = {"texts": texts, "tokens": timing.tokens, "precision": timing.precision, "interval": [low, high]}
+        report |= {"tokens_per_second": statistics.median(timing.rates), "rounds": timing.rates}
+        report |= {"bytes_per_second": used, "copy_bytes_per_second": bandwidth}
+        click.echo(json.dumps({"sample": report}, indent=2))
         return
-    each = f"{texts} texts at a time" if texts > 1 else "one text"
-    click.echo(f"  {each} of {seen.tokens} tokens, {seen.precision}")
-    rate = f"{statistics.median(seen.rates):,.1f} tokens/s ({low:,.1f} to {high:,.1f}"
-    click.echo(f"  {rate}, {rounds} rounds{too_few(rounds)})")
+    batch = f"batches of {texts} texts" if texts > 1 else "one text"
+    click.echo(f"  {batch} of {timing.tokens} tokens, {timing.precision}")
+    rate = f"{statistics.median(timing.rates):,.1f} tokens/s ({low:,.1f} to {high:,.1f}"
+    click.echo(f"  {rate}, {count_rounds(rounds)})")
     click.echo(
-        f"  {read / 1e9:,.1f} GB/s of weights and cache; memory copies {copied / 1e9:,.1f} GB/s, read and written"
+        f"  {used / 1e9:,.1f} GB/s of weights and cache read; memory copies {bandwidth / 1e9:,.1f} GB/s, both ways"
     )
 
 
-def too_few(rounds: int) -> str:
-    from nanogpt_kit.bench.rounds import ENOUGH
+def count_rounds(count: int) -> str:
+    from nanogpt_kit.bench.rounds import MIN_ROUNDS
 
-    return "" if rounds >= ENOUGH else ", too few for 95%"
+    return f"{count} round{'s' * (count > 1)}{', too few for 95%' * (count < MIN_ROUNDS)}"
 
 
-def facts(timing: Timing) -> dict[str, Any]:
-    from nanogpt_kit.bench.rounds import interval
+def json_of_timing(timing: Timing) -> dict[str, Any]:
+    from nanogpt_kit.bench.rounds import median_interval
 
     return {
         **timing.facts,
         "tokens_per_second": timing.tokens_per_second,
-        "interval": interval(timing.rounds),
+        "interval": median_interval(timing.rounds),
         "rounds": timing.rounds,
-        "steps_a_round": timing.steps,
+        "steps_per_round": timing.steps,
         "parts_ms": {part: 1000 * seconds for part, seconds in timing.parts.items()},
         "mfu": timing.mfu,
         "peak_memory_bytes": timing.memory,
     }
 
 
-def show(timing: Timing) -> None:
-    told = facts(timing)
-    threads = f" ({told['threads']})" if told["device"] == "cpu" else ""
-    click.echo(f"  {told['device']}{threads}, {told['precision']} ({told['precision_since']})")
-    click.echo(f"  compile: {told['compile']} ({told['compile_since']})")
-    for key, words in told["choices"].items():
-        click.echo(f"  {key}: {words}")
-    low, high = told["interval"]
-    count = f"{len(timing.rounds)} rounds of {timing.steps} steps{too_few(len(timing.rounds))}"
-    click.echo(f"  {told['tokens_per_second']:,.0f} tokens/s ({low:,.0f} to {high:,.0f}, {count})")
-    parts = ", ".join(f"{part} {ms:,.2f}" for part, ms in told["parts_ms"].items())
-    click.echo(f"  {1000 * told['step_tokens'] / told['tokens_per_second']:,.2f} ms a step; its parts: {parts}")
-    peak = f"{told['peak_flops'] / 1e9:,.0f} GFLOP/s"
+def show_timing(timing: Timing) -> None:
+    facts = json_of_timing(timing)
+    threads = f" ({facts['threads']})" if facts["device"] == "cpu" else ""
+    click.echo(f"  {facts['device']}{threads}, {facts['precision']} ({facts['precision_since']})")
+    click.echo(f"  compile: {facts['compile']} ({facts['compile_since']})")
+    for key, choice in facts["choices"].items():
+        click.echo(f"  {key}: {choice}")
+    low, high = facts["interval"]
+    rounds = f"{count_rounds(len(timing.rounds))}; steps per round: {timing.steps}"
+    click.echo(f"  {facts['tokens_per_second']:,.0f} tokens/s ({low:,.0f} to {high:,.0f}, {rounds})")
+    parts = ", ".join(f"{part} {ms:,.2f}" for part, ms in facts["parts_ms"].items())
+    click.echo(f"  {1000 * facts['step_tokens'] / facts['tokens_per_second']:,.2f} ms per step: {parts}")
+    peak = f"{facts['peak_flops'] / 1e9:,.0f} GFLOP/s"
     if timing.mfu is None:
-        click.echo(f"  MFU unknown: the model's FLOPs cannot be counted; products of {told['precision']} reach {peak}")
+        click.echo(
+            f"  MFU unknown: the FLOPs of the model cannot be counted; {facts['precision']} products reach {peak}"
+        )
     else:
-        flops = f"{told['flops_per_token'] / 1e6:,.1f} million FLOPs a token"
-        click.echo(f"  MFU {timing.mfu:.1%}: {flops}, of {peak} that matrix products in {told['precision']} reach here")
+        flops = f"{facts['flops_per_token'] / 1e6:,.1f} MFLOPs per token"
+        click.echo(f"  MFU {timing.mfu:.1%}: {flops}, relative to {peak} of {facts['precision']} matrix products here")
     if timing.memory is not None:
-        click.echo(f"  {timing.memory / 2**20:,.0f} MiB of memory at the peak")
+        click.echo(f"  {timing.memory / 2**20:,.0f} MiB peak memory")

@@ -56,9 +56,9 @@ class PromptHistory:
     """Earlier prompts at the arrow keys, those of earlier conversations included."""
 
     def __enter__(self) -> None:
-        from nanogpt_kit.core.trust import trusted_hashes_file
+        from nanogpt_kit.core.system import state_dir
 
-        self.file = trusted_hashes_file().with_name("prompts")
+        self.file = state_dir() / "prompts"
         with suppress(ImportError, OSError):  # Windows has no readline
             import readline
 

@@ -1,4 +1,4 @@
-"""`nanogpt-kit doctor`: what this machine can do, and why something is off."""
+"""`nanogpt-kit doctor`: what this machine can do, and why a feature is off."""
 
 from __future__ import annotations
 
@@ -20,51 +20,52 @@ from nanogpt_kit.core.errors import printable
 if TYPE_CHECKING:
     from nanogpt_kit.bench.machine import Fact
 
-PREPARED = re.compile(r".+-[0-9a-f]{12}")  # as the folders of prepared data are named
-VARIABLES = {  # told where they are set
-    "TIKTOKEN_CACHE_DIR": "where tiktoken keeps the vocabularies that it has downloaded",
-    "HF_HOME": "where the hub's datasets and weights are kept",
-    "HF_HUB_OFFLINE": "with 1 nothing is downloaded from the hub",
-    "HF_DATASETS_OFFLINE": "with 1 no dataset is downloaded from the hub",
+PREPARED_FOLDER = re.compile(r".+-[0-9a-f]{12}")  # names of folders of prepared data
+VARIABLES = {  # reported where they are set
+    "TIKTOKEN_CACHE_DIR": "folder of the vocabularies that tiktoken has downloaded",
+    "HF_HOME": "folder of the datasets and weights from the hub",
+    "HF_HUB_OFFLINE": "1: nothing is downloaded from the hub",
+    "HF_DATASETS_OFFLINE": "1: no dataset is downloaded from the hub",
 }
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="A JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def doctor(as_json: bool) -> None:
-    """Tell what this machine can do, and why something is off."""
-    from nanogpt_kit.bench.machine import asked, facts
+    """Show what this machine can do, and why a feature is off."""
+    from nanogpt_kit.bench.machine import collect_facts, machine_facts
 
-    found = facts()
-    found |= {"folders": asked(folders), "prepared data": asked(prepared_data), "from elsewhere": asked(from_elsewhere)}
+    sections = machine_facts()
+    sections |= {"folders": collect_facts(folders), "prepared data": collect_facts(prepared_data)}
+    sections |= {"downloads": collect_facts(downloads)}
     if as_json:
-        values = {section: {fact.name: in_values(fact) for fact in told} for section, told in found.items()}
+        values = {section: {fact.name: json_of_fact(fact) for fact in facts} for section, facts in sections.items()}
         click.echo(json.dumps(values, indent=2))
         return
-    for section, told in found.items():
+    for section, facts in sections.items():
         click.echo(section)
-        width = max([18, *(len(fact.name) for fact in told)])
-        for fact in told:
-            click.echo(line(printable(f"  {fact.name:{width}}  {fact.verdict:9}  "), printable(fact.says)))
+        width = max([18, *(len(fact.name) for fact in facts)])
+        for fact in facts:
+            click.echo(wrapped_line(printable(f"  {fact.name:{width}}  {fact.verdict:9}  "), printable(fact.text)))
         click.echo()
 
 
-def in_values(fact: Fact) -> dict[str, object]:
-    return {"verdict": fact.verdict or None, "says": fact.says, **fact.values}
+def json_of_fact(fact: Fact) -> dict[str, object]:
+    return {"verdict": fact.verdict or None, "text": fact.text, **fact.values}
 
 
-def line(start: str, says: str) -> str:
-    """On a terminal it goes on below itself where it is too long; else it is one line, for grep."""
+def wrapped_line(start: str, text: str) -> str:
+    """On a terminal a long text continues below itself; elsewhere it is one line, for grep."""
     if not sys.stdout.isatty():
-        return start + says
+        return start + text
     width = max(shutil.get_terminal_size().columns - len(start), 30)
-    parts = textwrap.wrap(says, width, break_long_words=False, break_on_hyphens=False)
+    parts = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
     return start + f"\n{'':{len(start)}}".join(parts)
 
 
 def folders() -> Iterator[Fact]:
-    """Where runs and data lie, and how much room is left there."""
-    from nanogpt_kit.bench.machine import in_words, judged
+    """Where runs and data are, and the free space there."""
+    from nanogpt_kit.bench.machine import feature, format_bytes
     from nanogpt_kit.core.errors import KitError
     from nanogpt_kit.data.prepare import data_root
     from nanogpt_kit.runs.files import check_writable
@@ -74,12 +75,12 @@ def folders() -> Iterator[Fact]:
         path, why, free = root.absolute(), None, None
         try:
             check_writable(path)
-            there = next(folder for folder in (path, *path.parents) if folder.exists())
-            free = shutil.disk_usage(there).free
+            existing = next(folder for folder in (path, *path.parents) if folder.exists())
+            free = shutil.disk_usage(existing).free
         except (KitError, OSError) as error:
-            why = f"{error}; NANOGPT_KIT_{name.upper()} may name another folder"
-        new = "" if free is None or path.exists() else ", made when it is needed"
-        yield judged(name, why, f"{path}, {in_words(free)} free{new}", path=str(path), free_bytes=free)
+            why = f"{error}; set NANOGPT_KIT_{name.upper()} to another folder"
+        new = "" if free is None or path.exists() else ", created when needed"
+        yield feature(name, why, f"{path}, {format_bytes(free)} free{new}", path=str(path), free_bytes=free)
 
 
 def prepared_data() -> Iterator[Fact]:
@@ -87,24 +88,24 @@ def prepared_data() -> Iterator[Fact]:
     from nanogpt_kit.data.prepare import data_root
 
     root = data_root()
-    found = [path for path in sorted(root.iterdir()) if PREPARED.fullmatch(path.name)] if root.is_dir() else []
-    if not found:
-        yield Fact("none", "nanogpt-kit prepare and run make it where an experiment needs it")
-    for path in found:
+    paths = [path for path in sorted(root.iterdir()) if PREPARED_FOLDER.fullmatch(path.name)] if root.is_dir() else []
+    if not paths:
+        yield Fact("none", "prepare and run write it when an experiment needs it")
+    for path in paths:
         try:
-            yield tokens(path)
+            yield prepared_folder(path)
         except OSError as error:
             yield Fact(path.name, f"cannot be read: {error.strerror} ({error.filename})", "unknown")
         except (ValueError, LookupError, TypeError, AttributeError):
-            why = f"damaged: its manifest.json is not what was written; remove {path} to prepare it anew"
+            why = f"damaged: its manifest.json is not what was written; remove {path} to prepare it again"
             yield Fact(path.name, why, "off")
 
 
-def tokens(path: Path) -> Fact:
-    """What a folder of prepared data holds. Raises the errors of a manifest that is damaged."""
+def prepared_folder(path: Path) -> Fact:
+    """Tokens by split. Raises the errors of a damaged manifest."""
     import numpy as np
 
-    from nanogpt_kit.bench.machine import in_words, judged
+    from nanogpt_kit.bench.machine import feature, format_bytes
     from nanogpt_kit.data.manifest import LISTED
     from nanogpt_kit.data.prepare import size_of
     from nanogpt_kit.data.record import VERSION
@@ -114,31 +115,31 @@ def tokens(path: Path) -> Fact:
     for split, values in manifest["splits"].items():
         sizes[f"{split}.bin"] = np.dtype(manifest["dtype"]).itemsize * values["tokens"]
         sizes[LISTED % split] = 8 * values["documents"]
-    wrong = [name for name, size in sizes.items() if not is_of_size(path / name, size)]
-    if wrong:
-        why = f"damaged: the size of {' and '.join(wrong)} is not what was written; remove {path} to prepare it anew"
+    damaged = [name for name, size in sizes.items() if not has_size(path / name, size)]
+    if damaged:
+        why = f"damaged: the size of {' and '.join(damaged)} is not what was written; remove {path} to prepare it again"
     elif manifest["version"] != VERSION:
-        why = f"another version of nanogpt-kit wrote it, and this one takes no notice; {path} may be removed"
+        why = f"written by another version of nanogpt-kit and not used; {path} may be removed"
     counts = {split: values["tokens"] for split, values in manifest["splits"].items()}
-    says = ", ".join(f"{split} {count:,} tokens" for split, count in counts.items())
-    return judged(path.name, why, f"{says}, {in_words(size_of(path))}", bytes=size_of(path), tokens=counts)
+    text = ", ".join(f"{split} {count:,} tokens" for split, count in counts.items())
+    return feature(path.name, why, f"{text}, {format_bytes(size_of(path))}", bytes=size_of(path), tokens=counts)
 
 
-def is_of_size(path: Path, size: int) -> bool:
+def has_size(path: Path, size: int) -> bool:
     return path.exists() and path.stat().st_size == size
 
 
-def from_elsewhere() -> Iterator[Fact]:
-    """What vocabularies, and datasets of the hub, need."""
-    from nanogpt_kit.bench.machine import Fact, judged
+def downloads() -> Iterator[Fact]:
+    """What vocabularies, and datasets from the hub, require."""
+    from nanogpt_kit.bench.machine import Fact, feature
 
     try:
         why, version = None, metadata.version("tokenizers")
     except metadata.PackageNotFoundError:
-        why, version = 'needs tokenizers: pip install "nanogpt-kit[bpe]"', None
-    yield judged("bpe, huggingface", why, f"tokenizers {version}", version=version)
+        why, version = 'requires tokenizers: pip install "nanogpt-kit[bpe]"', None
+    yield feature("bpe, huggingface", why, f"tokenizers {version}", version=version)
     for variable, meaning in VARIABLES.items():
         value = os.environ.get(variable)
         if value is not None:
-            here = "" if "OFFLINE" in variable or Path(value).is_dir() else "; there is no such folder yet"
-            yield Fact(variable, f"{value or 'empty'} ({meaning}{here})", values={"setting": value})
+            missing = "" if "OFFLINE" in variable or Path(value).is_dir() else "; the folder does not exist yet"
+            yield Fact(variable, f"{value or 'empty'} ({meaning}{missing})", values={"setting": value})

@@ -156,7 +156,7 @@ class Launch:
         if int(os.environ.get("RANK", "0")):
             return
         if folder.samples.exists():
-            print_generated(samples.newest(folder.samples))
+            print_generated(samples.newest_samples(folder.samples))
         click.echo(f"finished: {folder}", err=True)
 
     def start_processes(self) -> None:
@@ -165,7 +165,7 @@ class Launch:
         The storage of a sweep is left out: a run does not use it, and the list of processes would show its password.
         """
         from nanogpt_kit.core.layers import parse_override
-        from nanogpt_kit.launch.processes import start
+        from nanogpt_kit.launch.processes import run_ranks
 
         overrides = [text for text in self.overrides if parse_override(text)[0][0] != "sweep" or "storage" not in text]
         arguments = ["run", self.path, *overrides, *(["--trust-code"] if self.trust_code else [])]
@@ -173,7 +173,7 @@ class Launch:
             arguments += [f"--resume={self.resume}"]
         if self.into:
             arguments.append(f"--into={self.into}")
-        code = start(self.nproc, arguments)
+        code = run_ranks(self.nproc, arguments)
         if code == FAILED:
             raise FailedProcesses(code)
         if code:

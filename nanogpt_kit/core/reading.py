@@ -6,6 +6,7 @@ Opening a FIFO waits for its writer, and a device such as /dev/zero has no end: 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from io import BufferedReader
@@ -47,3 +48,9 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 def read_text(path: Path, limit: int = MAX_BYTES) -> str:
     """As `read_bytes`, decoded as UTF-8 with newlines unchanged. Raises UnicodeDecodeError, a ValueError."""
     return read_bytes(path, limit).decode("utf-8")
+
+
+def sha256_file(path: Path) -> str:
+    """Of a regular file. Raises OSError as `open_regular` does."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nanogpt_kit.core.reading import read_bytes
+from nanogpt_kit.core.system import state_dir
 
 COPIES_FOLDER = "components"  # of such copies
 CONSENT_VARIABLE = "NANOGPT_KIT_CONSENTED"  # hashes for child processes, where the file cannot be written
@@ -24,7 +25,7 @@ _question: Question | None = None
 
 def trusted_hashes_file() -> Path:
     """A line for each content this user consented to: its SHA-256, and the path of the file as a JSON string."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "nanogpt-kit" / "trusted-code"
+    return state_dir() / "trusted-code"
 
 
 @contextmanager

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.core.reading import open_regular, read_bytes
+from nanogpt_kit.core.reading import read_bytes, sha256_file
+from nanogpt_kit.core.system import cache_dir
+from nanogpt_kit.core.writing import write_atomically
 
 REMEMBERED_BYTES = 16_000_000  # from this size on; smaller files are hashed in a hundredth of a second
 RECENT_SECONDS = 2  # clocks of file systems are this coarse: a file as young could change again unseen
@@ -22,7 +22,7 @@ RECENT_SECONDS = 2  # clocks of file systems are this coarse: a file as young co
 def content_hash(path: str | Path) -> str:
     """The SHA-256 of a file. Raises KitError where it cannot be read."""
     try:
-        return answer(Path(path), "sha256", hashed)
+        return answer(Path(path), "sha256", sha256_file)
     except OSError as error:
         raise KitError(Fault(f"cannot be read: {error.strerror}", location=str(path))) from None
 
@@ -47,18 +47,13 @@ def answer(path: Path, question: str, read: Callable[[Path], str], anew: bool = 
     return found
 
 
-def hashed(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def state_of(status: os.stat_result) -> list[int]:
     """What differs once a file has changed."""
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def memory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanogpt-kit" / "hashes.json"
+    return cache_dir() / "hashes.json"
 
 
 def remembered() -> dict[str, list[Any]]:
@@ -89,11 +84,4 @@ def remember(path: Path, question: str, found: str, state: list[int] | None = No
         answers = {**old[-1], question: found} if old[:-1] == state else {question: found}
         known[str(path)] = [*state, answers]
         memory().parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=".hashes.", dir=memory().parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(known, file, indent=0)
-            os.replace(partial, memory())
-        except BaseException:
-            os.unlink(partial)
-            raise
+        write_atomically(memory(), json.dumps(known, indent=0), mode=0o600)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import Order, OrderContext
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.loss import IGNORED
@@ -45,7 +46,7 @@ class Batch:
         whole = here.ids, here.targets, here.segments
         if size >= len(here.ids):
             return [whole]  # cutting nothing off costs 0.1 ms where the caches are full of something else
-        n = -(-len(here.ids) // size)
+        n = ceil_div(len(here.ids), size)
         ids, targets, segments = ([None] * n if tensor is None else tensor.split(size) for tensor in whole)
         return list(zip(ids, targets, segments, strict=True))
 

@@ -20,6 +20,8 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.core.paths import expand_path
+from nanogpt_kit.core.system import available_cores
+from nanogpt_kit.core.writing import sync_folder
 from nanogpt_kit.data import pretokenized
 from nanogpt_kit.data.encode import encoded, token_type
 from nanogpt_kit.data.jobs import Job, Watch, jobs
@@ -34,7 +36,7 @@ from nanogpt_kit.data.progress import Progress
 from nanogpt_kit.data.record import MANIFEST, VERSION, damaged, manifest_hash
 from nanogpt_kit.data.vocabulary import make_encoder, taken_from
 from nanogpt_kit.data.write import JOURNAL, StalePartial, Writer, check_room
-from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder, sync_folder, write_json
+from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder, write_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock, is_locked
 
@@ -69,7 +71,7 @@ def prepare(
                 logger.info("waiting for another process that prepares %s", path)
             with Lock(lock, wait=True):
                 if not (path / MANIFEST).exists():
-                    build(experiment, identity, path, taken, workers or available_cores())
+                    build(experiment, identity, path, taken, workers or len(available_cores()))
     prepared = Prepared.open(path, experiment)
     check_identity(prepared, identity, taken)
     if verify:
@@ -99,11 +101,6 @@ def check_identity(prepared: Prepared, identity: dict[str, Any], taken: dict[str
     others = [name for name, is_same in same.items() if not is_same]
     if others:
         raise damaged(prepared.path, MANIFEST, f"is of another {' and '.join(others)} than the folder's name says")
-
-
-def available_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe(experiment: Experiment, taken: dict[str, Any] | None) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.reading import read_bytes
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.data.encode import Encoded
-from nanogpt_kit.runs.files import write_atomically
 
 JOURNAL = "progress.json"
 SHARD_BYTES = 64_000_000  # of text: what a kill can cost, two seconds of BPE on two cores

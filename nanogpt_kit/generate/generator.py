@@ -16,6 +16,7 @@ from nanogpt_kit.checkpoint.damaged import damaged, named_tensors
 from nanogpt_kit.checkpoint.fit import fit
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
 from nanogpt_kit.core.sections import Sample
 from nanogpt_kit.data.vocabulary import read_record, restored
@@ -136,7 +137,7 @@ class TextGenerator:
         logprobs: bool = False,
     ) -> Decoder | Shares:
         """For prompts in tokens, all written at a time; on a CPU perhaps by several threads."""
-        size = -(-len(prompts) // reader.shares)  # rounded up
+        size = ceil_div(len(prompts), reader.shares)
         decoders = [
             Decoder(
                 reader,
@@ -191,7 +192,7 @@ class TextGenerator:
             mode = "off"
         share_them = self.device == "cpu" and mode == "off"
         shares = shares_of(self.experiment, texts, products(self.model)[0]) if share_them else 1
-        rows = -(-texts // shares)  # of each, rounded up
+        rows = ceil_div(texts, shares)  # of each
         # What was put into the weights or hung onto modules meanwhile makes another copy necessary
         changes = sum(parameter._version for parameter in self.model.parameters())
         listeners = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self.model.modules())

@@ -18,6 +18,8 @@ from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.reading import sha256_file
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.corpus.library_decoder import bytes_of
 from nanogpt_kit.data.manifest import tokenizer_record
@@ -27,7 +29,7 @@ from nanogpt_kit.interop.weights import VOCABULARY_MATRICES, WRITE_ERRORS, Impor
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
-from nanogpt_kit.runs.files import check_writable, read_json, sha256, write_atomically, write_json
+from nanogpt_kit.runs.files import check_writable, read_json
 from nanogpt_kit.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -49,11 +51,11 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     fit(model, weights, str(imported.path))
     origin, _ = provenance.collect(experiment, data={}, hardware={})
-    origin["imported"] = {"from": source, "files": {file.name: sha256(file) for file in imported.files}}
+    origin["imported"] = {"from": source, "files": {file.name: sha256_file(file) for file in imported.files}}
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
         store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder))
-        write_json(folder.path / "provenance.json", origin)
+        folder.write_provenance(origin)
         folder.set_status("finished", step=0, total_steps=0, imported=True)
         write_atomically(folder.experiment, experiment.to_toml())  # last: a folder without it is not a run
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""One run in several processes of this machine, as `--nproc` starts them; over many machines torchrun does."""
+"""Starts the processes of a run on this machine (`--nproc`). For several machines there is torchrun."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from types import FrameType
 from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import FAILED, INTERRUPTED
 
-GRACE_SECONDS = 10.0  # for the others once one has failed, to end by themselves
-LOOK_SECONDS = 0.05
-PARENT_SECONDS = 0.25  # between looks whether the parent is there
-PARENT = "NANOGPT_KIT_PARENT"  # the process that a rank ends with
+GRACE_SECONDS = 10.0  # for the other ranks to end by themselves, after one has failed
+POLL_SECONDS = 0.05
+PARENT_POLL_SECONDS = 0.25
+PARENT = "NANOGPT_KIT_PARENT"  # id of the process that a rank ends with
 LAUNCHED = "NANOGPT_KIT_LAUNCHED"  # set in ranks: their parent has printed what does not concern one rank only
 
 
-def start(count: int, arguments: Sequence[str]) -> int:
-    """Runs `python -m nanogpt_kit ARGUMENTS` `count` times, as ranks of one run. Returns the first exit code not 0."""
+def run_ranks(count: int, arguments: Sequence[str]) -> int:
+    """Runs `python -m nanogpt_kit ARGUMENTS` as `count` ranks of one run. Returns the first exit code that is not 0."""
     command = command_line(arguments)
     port = free_port()
-    # Sessions of their own: a Ctrl-C reaches them once, from here, and not from the terminal as well
+    # In separate sessions: a Ctrl-C reaches them once, from here, and not from the terminal as well
     ranks = [
-        subprocess.Popen(command, env=environment(rank, count, port), start_new_session=True) for rank in range(count)
+        subprocess.Popen(command, env=rank_environment(rank, count, port), start_new_session=True)
+        for rank in range(count)
     ]
     sent: list[str] = []
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        sent.append(signal.Signals(number).name)
-        insisting = sum(name in signals.END_AT_ONCE for name in sent)
+    def forward(signal_number: int, frame: FrameType | None) -> None:
+        sent.append(signal.Signals(signal_number).name)
+        repeats = sum(name in signals.END_AT_ONCE for name in sent)
         for rank in ranks:
             with suppress(ProcessLookupError):
-                rank.send_signal(number) if insisting < 3 else rank.kill()
+                rank.send_signal(signal_number) if repeats < 3 else rank.kill()
 
     before = {number: signal.signal(number, forward) for number in signals.available()}
     try:
-        code = watch(ranks, sent)
+        code = wait_for_ranks(ranks, sent)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -52,16 +53,16 @@ def start(count: int, arguments: Sequence[str]) -> int:
     return code
 
 
-def watch(ranks: Sequence[subprocess.Popen[bytes]], sent: Sequence[str] = ()) -> int:
-    """Waits until all have ended; those that outlive a failed one for long are ended.
+def wait_for_ranks(ranks: Sequence[subprocess.Popen[bytes]], sent: Sequence[str] = ()) -> int:
+    """Waits until all have ended. Once one has failed, the others are terminated, and killed after GRACE_SECONDS.
 
-    After one of the signals that were `sent` to all, each ends by itself, when its checkpoint is written.
+    After a signal in `sent`, which all received, each ends by itself when its checkpoint is written.
     """
     code, deadline = 0, float("inf")
     while any(rank.poll() is None for rank in ranks):
-        # A rank that was still starting has no handlers yet: the signal itself ends it
-        in_order = {INTERRUPTED, *(-getattr(signal, name) for name in sent)} if sent else set()
-        failed = next((rank.returncode for rank in ranks if rank.poll() and rank.returncode not in in_order), 0)
+        # A rank that was still starting has no handlers yet: the signal kills it
+        regular = {INTERRUPTED, *(-getattr(signal, name) for name in sent)} if sent else set()
+        failed = next((rank.returncode for rank in ranks if rank.poll() and rank.returncode not in regular), 0)
         if failed and not code:
             code, deadline = failed, time.monotonic() + GRACE_SECONDS
             for rank in ranks:
@@ -69,20 +70,20 @@ def watch(ranks: Sequence[subprocess.Popen[bytes]], sent: Sequence[str] = ()) ->
         if time.monotonic() > deadline:
             for rank in ranks:
                 rank.kill()
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     if not code and any(rank.returncode for rank in ranks):
         return INTERRUPTED
     return code if code >= 0 else FAILED  # killed, perhaps for lack of memory
 
 
-def environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """What torchrun would say, too; and its share of the cores."""
-    share = str(max(1, (os.cpu_count() or 1) // count))
-    said = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+def rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """The variables that torchrun sets, and the number of threads."""
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     return {
-        "OMP_NUM_THREADS": share,
+        "OMP_NUM_THREADS": threads,
         **os.environ,
-        **{name: str(value) for name, value in said.items()},
+        **{name: str(value) for name, value in variables.items()},
         "PYTHONPATH": import_path(),
         "MASTER_ADDR": "127.0.0.1",
         PARENT: str(os.getpid()),
@@ -91,30 +92,30 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def command_line(arguments: Sequence[str]) -> list[str]:
-    """-P: nothing is imported from the current folder, which somebody else may have filled."""
+    """-P: nothing is imported from the current folder, which may contain files of others."""
     return [sys.executable, "-P", "-m", "nanogpt_kit", *arguments]
 
 
 def import_path() -> str:
-    """What is importable here, for a process that imports the same."""
+    """PYTHONPATH of a process that imports the same modules as this one."""
     return os.pathsep.join(folder or os.getcwd() for folder in sys.path)
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """In a rank: looks whether who started it is still there, and ends where it was killed."""
-    known = os.environ.pop(PARENT, None) if parent is None else parent  # what it starts itself has another parent
-    if known is None or not hasattr(os, "getppid"):
+    """Ends this process when its parent (default: the one that PARENT names) has ended, even by a kill."""
+    expected = os.environ.pop(PARENT, None) if parent is None else parent  # its own children have another parent
+    if expected is None or not hasattr(os, "getppid"):
         return
 
-    def look() -> None:
-        while os.getppid() == int(known):
-            time.sleep(PARENT_SECONDS)
+    def poll_parent() -> None:
+        while os.getppid() == int(expected):
+            time.sleep(PARENT_POLL_SECONDS)
         os._exit(1)
 
-    threading.Thread(target=look, daemon=True).start()
+    threading.Thread(target=poll_parent, daemon=True).start()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanogpt_kit.core.errors import Busy, Fault, KitError
-from nanogpt_kit.core.trust import trusted_hashes_file
+from nanogpt_kit.core.system import state_dir
 from nanogpt_kit.runs.lock import Lock
 
 
@@ -116,7 +116,7 @@ def locks_folder() -> Path | None:
     """
     try:
         machine = lock_name(platform.node() or "localhost").removesuffix(".lock")
-        folder = trusted_hashes_file().parent / "slots" / machine
+        folder = state_dir() / "slots" / machine
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return None

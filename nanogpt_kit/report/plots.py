@@ -1,4 +1,4 @@
-"""What figures are drawn with, in colours that are seen on white and on black. Needs plotly."""
+"""Parts of plotly figures, in colours that are visible on white and on black. Needs plotly."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, TypeVar
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nanogpt_kit.report.page import number, short
+from nanogpt_kit.report.page import first_characters, format_number
 
 BEST, PLAIN, FAINT, LOST, OPEN = "#e8700c", "#3f83d6", "#9199a3", "#d6336c", "#7a6fc0"
 LINE, GRID = "rgba(128, 134, 142, 0.7)", "rgba(128, 134, 142, 0.22)"
 Scale = list[tuple[float, str]]
 EARLY_TO_LATE: Scale = [(0, "#b4c1d1"), (1, "#1f62b5")]
 GOOD_TO_BAD: Scale = [(0, BEST), (0.35, "#4f8fdc"), (1, "#a6afb9")]
-FAR = 3.0  # interquartile ranges beyond a quartile: what lies further off would flatten the rest
+OUTLIER_RANGES = 3.0  # interquartile ranges beyond a quartile: values further off would flatten the others
 Point = tuple[float, float]
 T = TypeVar("T")
 
 
-def framed(height: int, x: str, y: str) -> go.Figure:
-    """An empty figure with the names of its axes."""
+def empty_figure(height: int, x: str, y: str) -> go.Figure:
+    """A figure without data, with its axes named."""
     axis: dict[str, Any] = {
         "gridcolor": GRID,
         "linecolor": LINE,
@@ -42,23 +42,23 @@ def framed(height: int, x: str, y: str) -> go.Figure:
         hovermode="closest",
         legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}},
         font={"family": "system-ui, Liberation Sans, Arial, sans-serif"},
-        xaxis=axis | {"title": axis["title"] | {"text": name_of(x)}},
-        yaxis=axis | {"title": axis["title"] | {"text": name_of(y)}},
+        xaxis=axis | {"title": axis["title"] | {"text": plotly_label(x)}},
+        yaxis=axis | {"title": axis["title"] | {"text": plotly_label(y)}},
     )
     return figure
 
 
-def bars(
-    values: Mapping[str, float], words: Sequence[str], title: str = "", colors: Sequence[str] | str = PLAIN
+def bar_chart(
+    values: Mapping[str, float], texts: Sequence[str], title: str = "", colors: Sequence[str] | str = PLAIN
 ) -> go.Figure:
-    """One a line, with its words at its end."""
-    figure = framed(56 + 28 * len(values), title, "")
+    """Horizontal bars, each with its text at the end."""
+    figure = empty_figure(56 + 28 * len(values), title, "")
     figure.add_bar(
-        x=[rounded(value) for value in values.values()],
-        y=list(map(name_of, values)),
+        x=[round_for_plot(value) for value in values.values()],
+        y=list(map(plotly_label, values)),
         orientation="h",
         marker={"color": colors},
-        text=words,
+        text=texts,
         textposition="outside",
         textfont={"size": 12},
         cliponaxis=False,
@@ -73,11 +73,11 @@ def bars(
 def add_dots(
     figure: go.Figure, points: Sequence[Point], numbers: Sequence[int], name: str, marker: Mapping[str, Any]
 ) -> None:
-    """One a trial, whose number is shown on hovering."""
+    """One dot per trial; hovering shows its number."""
     if points:
         figure.add_scatter(
-            x=[rounded(x) for x, _ in points],
-            y=[rounded(y) for _, y in points],
+            x=[round_for_plot(x) for x, _ in points],
+            y=[round_for_plot(y) for _, y in points],
             customdata=numbers,
             mode="markers",
             name=name,
@@ -86,11 +86,11 @@ def add_dots(
         )
 
 
-def add_strip(figure: go.Figure, places: Mapping[int, float], name: str, color: str) -> None:
-    """Crosses above the figure, for trials without a value that compares: {number: place on the x axis}."""
-    if places:
+def add_strip(figure: go.Figure, xs: Mapping[int, float], name: str, color: str) -> None:
+    """Crosses above the figure, for trials without a comparable value: {trial number: x}."""
+    if xs:
         marker = {"color": color, "symbol": "x", "size": 6}
-        add_dots(figure, [(x, 0.5) for x in places.values()], list(places), name, marker)
+        add_dots(figure, [(x, 0.5) for x in xs.values()], list(xs), name, marker)
         figure.data[-1].update(yaxis="y2", hovertemplate=f"trial %{{customdata}}, {name}<extra></extra>")
         strip = {"domain": [0.94, 1], "anchor": "x", "range": [0, 1], "visible": False, "fixedrange": True}
         figure.update_layout(yaxis={"domain": [0, 0.93]}, yaxis2=strip)
@@ -104,21 +104,21 @@ def add_lines(
     numbers: Sequence[int] = (),
     opacity: float = 1.0,
 ) -> None:
-    """All paths in one trace, with gaps between them: a thousand traces are slow. A path of one point is a dot."""
+    """All paths as one trace with gaps, since a thousand traces are slow. A path of one point is a dot."""
     if not paths:
         return
     xs: list[float | None] = []
     ys: list[float | None] = []
-    told: list[int | None] = []
-    for at, path in enumerate(paths):
-        xs += [*(rounded(x) for x, _ in path), None]
-        ys += [*(rounded(y) for _, y in path), None]
-        told += [numbers[at] if numbers else None] * (len(path) + 1)
+    labels: list[int | None] = []
+    for i, path in enumerate(paths):
+        xs += [*(round_for_plot(x) for x, _ in path), None]
+        ys += [*(round_for_plot(y) for _, y in path), None]
+        labels += [numbers[i] if numbers else None] * (len(path) + 1)
     is_dotted = any(len(path) == 1 for path in paths)
     figure.add_scatter(
         x=xs[:-1],
         y=ys[:-1],
-        customdata=told[:-1] if numbers else None,
+        customdata=labels[:-1] if numbers else None,
         mode="lines+markers" if is_dotted else "lines",
         marker={"size": 4},
         name=name,
@@ -129,41 +129,41 @@ def add_lines(
     )
 
 
-def window(values: Sequence[float], sign: int) -> list[float] | None:
-    """From the best to the worst that is not far off; None where nothing is. `sign` is -1 where more is better."""
+def range_without_outliers(values: Sequence[float], sign: int) -> list[float] | None:
+    """(low, high) without outliers on the worse side; None where there are none. `sign` is -1 where more is better."""
     if len(values) < 4:
         return None
     costs = sorted(sign * value for value in values)
     first, _, third = statistics.quantiles(costs, n=4)
-    last = third + FAR * (third - first)
+    last = third + OUTLIER_RANGES * (third - first)
     if first == third or costs[-1] <= last:
         return None
     last = max(cost for cost in costs if cost <= last)
     return sorted((sign * costs[0], sign * last))
 
 
-def fit(figure: go.Figure, values: Sequence[float], sign: int) -> None:
-    """Leaves out what lies far off. A double click shows it."""
-    seen = window(values, sign)
-    if seen:
-        air = 0.06 * (seen[1] - seen[0])
-        figure.update_layout(yaxis={"range": [seen[0] - air, seen[1] + air]})
+def hide_outliers(figure: go.Figure, values: Sequence[float], sign: int) -> None:
+    """Limits the y axis. A double click shows the outliers."""
+    limits = range_without_outliers(values, sign)
+    if limits:
+        margin = 0.06 * (limits[1] - limits[0])
+        figure.update_layout(yaxis={"range": [limits[0] - margin, limits[1] + margin]})
 
 
-def ticks(low: float, high: float, step: float = 0.0) -> list[float]:
-    """Round numbers between the two; from `low` on, in multiples of `step`, where that is given."""
+def linear_ticks(low: float, high: float, step: float = 0.0) -> list[float]:
+    """Round numbers from low to high; with `step`, multiples of it from `low` on."""
     if low >= high:
         return [low]
     if step:
         stride = step * math.ceil((high - low) / step / 6)
         return [low + stride * at for at in range(int((high - low) / stride + 1e-6) + 1)]
-    ten = 10.0 ** math.floor(math.log10((high - low) / 5))
-    stride = next(ten * factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (ten * factor) <= 6)
+    power = 10.0 ** math.floor(math.log10((high - low) / 5))
+    stride = next(power * factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (power * factor) <= 6)
     return [stride * at for at in range(math.ceil(low / stride - 1e-6), math.floor(high / stride + 1e-6) + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between the two, or where those are few, also twice and five times as much."""
+    """Powers of ten from low to high; where they are few, also their multiples by 3, or by 2 and 5."""
     tens = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     for factors in ((1,), (1, 3), (1, 2, 5)):
         found = [ten * factor for ten in tens for factor in factors if low * 0.999 <= ten * factor <= high * 1.001]
@@ -172,18 +172,19 @@ def log_ticks(low: float, high: float) -> list[float]:
     return found[:: math.ceil(len(found) / 6)] if len(found) > 1 else [low, high]
 
 
-def thinned(items: Sequence[T], most: int) -> Sequence[T]:
-    """At most so many, evenly spread, the first and the last among them."""
+def evenly_spaced(items: Sequence[T], most: int) -> Sequence[T]:
+    """At most `most` items, including the first and the last."""
     if len(items) <= most:
         return items
-    return [items[round(at * (len(items) - 1) / (most - 1))] for at in range(most)]
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-def rounded(value: float) -> float:
-    """Six digits are more than an eye sees, and a third of what a float is written with."""
+def round_for_plot(value: float) -> float:
+    """Six digits: more than is visible, and a third of the digits of a float."""
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def name_of(text: object, most: int = 28) -> str:
-    """As plotly shows it literally: it would take tags for tags."""
-    return html.escape(number(text) if isinstance(text, float) else short(str(text), most), quote=False)
+def plotly_label(text: object, most: int = 28) -> str:
+    """Shortened, and escaped, since plotly interprets tags."""
+    shown = format_number(text) if isinstance(text, float) else first_characters(str(text), most)
+    return html.escape(shown, quote=False)

@@ -1,1 +1,1 @@
-"""The run directory: where it is, who works in it, what it came from, what it measured. Knows no torch."""
+"""The folder of a run: its records, lock, metrics and samples. It knows no torch."""

@@ -1,4 +1,4 @@
-"""One run's folder: its files, its state, and how to find it again."""
+"""The folder of one run: its files, its state, and how to find it again."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.paths import expand_path
-from nanogpt_kit.runs.files import check_inside, check_writable, clear_temporary, git_ignored_folder, read_json
+from nanogpt_kit.core.writing import clear_temporary
+from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.lock import Lock, is_locked
-from nanogpt_kit.runs.status import State, Status, Unreadable
+from nanogpt_kit.runs.provenance import Provenance
+from nanogpt_kit.runs.record import Unreadable
+from nanogpt_kit.runs.status import State, Status
 
-BEFORE_IT_BEGAN = ("provenance.json", "dirty.patch", "components")  # what a run writes before its experiment.toml
+PROVENANCE = "provenance.json"
+WRITTEN_BEFORE_START = (PROVENANCE, "dirty.patch", "components")  # before experiment.toml, which makes it a run
 RUN_ID = re.compile(r"(\d{8})-(\d{6})(\d{3})?-s(\d+)-[0-9a-f]{6}")  # UTC date, time with milliseconds; seed; hash
 STARTED = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z")  # as provenance.json has it
 
@@ -48,7 +52,7 @@ class RunFolder:
     def check_inside(self) -> None:
         """Raises KitError where writing into it would change something elsewhere, by a link for instance.
 
-        Links in place of checkpoints are left to `store`, which passes them over.
+        Links in place of checkpoints are left to the store, which skips them.
         """
         check_inside(self.path, besides=self.checkpoints.name)
 
@@ -66,54 +70,67 @@ class RunFolder:
         Status(state=state, **details).write(self.path / "status.json")
 
     def status(self) -> Status:
-        """What status.json says; but "running" without anybody at work is "interrupted".
+        """status.json; but a run that no process holds is "interrupted", not "running".
 
-        So is one that cannot be read; its `cause` is then "unreadable" or "other_format", its `reason` says why.
+        So is one whose status cannot be read; its `cause` is then "unreadable" or "other_format".
         """
-        found = self._written()
-        if found.state != "running":
-            return found
+        status = self._read_status()
+        if status.state != "running":
+            return status
         try:
             if is_locked(self.path / "lock"):
-                return found
+                return status
         except KitError as error:
-            return found.model_copy(update={"state": "interrupted", "cause": "unreadable", "reason": str(error)})
-        found = self._written()  # again: it writes its last word, then drops the lock
-        if found.state != "running":
-            return found
-        died = {"state": "interrupted", "cause": "died", "reason": "its process ended without a word"}
-        return found.model_copy(update=died)
+            return status.model_copy(update={"state": "interrupted", "cause": "unreadable", "reason": str(error)})
+        status = self._read_status()  # again: a run writes its last status, then drops the lock
+        if status.state != "running":
+            return status
+        died = {"state": "interrupted", "cause": "died", "reason": "its process exited without reporting a status"}
+        return status.model_copy(update=died)
 
-    def _written(self) -> Status:
+    def _read_status(self) -> Status:
         try:
             return Status.read(self.path / "status.json")
         except FileNotFoundError:
-            return Status(state="running", time=0.0)  # until its first word, or killed before it
+            return Status(state="running", time=0.0)  # not written yet, or killed before that
         except Unreadable as error:
             return Status(state="interrupted", time=0.0, cause=error.cause, reason=str(error))
 
     def started(self) -> str:
-        """When, in UTC, as digits from the year to the millisecond: of its name where that is a run id, else as
-        provenance.json says; empty where neither does. File times are not asked: a copy has others."""
-        named = RUN_ID.fullmatch(self.path.name)
-        if named:
-            return named[1] + named[2] + (named[3] or "000")
-        said = STARTED.fullmatch(str(self._origin().get("started", "")))
-        return "".join(said.groups()) + "000" if said else ""
+        """Start time in UTC, as digits from the year to the millisecond: from its name where that is a run id, else
+        from provenance.json; empty where neither has it. File times are not used, since a copy has others."""
+        run_id = RUN_ID.fullmatch(self.path.name)
+        if run_id:
+            return run_id[1] + run_id[2] + (run_id[3] or "000")
+        origin = self._provenance_or_none()
+        started = STARTED.fullmatch(origin.started) if origin else None
+        return "".join(started.groups()) + "000" if started else ""
 
     def seed(self) -> int | None:
-        """Its train.seed: of its name where that is a run id, else as provenance.json says."""
-        named = RUN_ID.fullmatch(self.path.name)
-        said = int(named[4]) if named else self._origin().get("seed")
-        return said if isinstance(said, int) else None
+        """train.seed: from its name where that is a run id, else from provenance.json."""
+        run_id = RUN_ID.fullmatch(self.path.name)
+        if run_id:
+            return int(run_id[4])
+        origin = self._provenance_or_none()
+        return origin.seed if origin else None
 
-    def _origin(self) -> dict[str, Any]:
-        """provenance.json, as far as it can be read."""
+    def provenance(self) -> Provenance:
+        """Raises KitError where it is missing, damaged or of another format."""
         try:
-            found = read_json(self.path / "provenance.json")
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+            return Provenance.read(self.path / PROVENANCE)
+        except FileNotFoundError:
+            raise KitError(f"{self.path}: {PROVENANCE} is missing") from None
+        except Unreadable as error:
+            raise KitError(f"{self.path}: {error}") from None
+
+    def write_provenance(self, origin: Provenance) -> None:
+        origin.write(self.path / PROVENANCE)
+
+    def _provenance_or_none(self) -> Provenance | None:
+        try:
+            return self.provenance()
+        except KitError:
+            return None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -128,8 +145,8 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
             into.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise KitError(f"cannot make the run folder {into}: {error.strerror}") from None
-        if any(not may_precede(path.name) for path in into.iterdir()):
-            raise KitError(f"cannot run in {into}: it holds other things than a run")
+        if any(not is_pre_start_file(path.name) for path in into.iterdir()):
+            raise KitError(f"cannot run in {into}: it contains files that are not from a run")
         check_inside(into)
         return RunFolder(into)
     while True:
@@ -141,14 +158,14 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
             return RunFolder(path)
         except FileExistsError:
             if not parent.is_dir():
-                raise KitError(f"cannot write to {parent}: it is no folder") from None
+                raise KitError(f"cannot write to {parent}: it is not a folder") from None
         except OSError as error:
             raise KitError(f"cannot make the run folder {path}: {error.strerror}") from None
 
 
 def start_time(parent: Path) -> str:
-    """Now, as a run id begins, to the millisecond; the next one where another run there began in this one, since the
-    order of runs is that of their ids."""
+    """Now, to the millisecond, as a run id begins; a later one where another run there has it, since runs are ordered
+    by their ids."""
     for _ in range(100):  # a clock may stand still
         now = time.time_ns()
         moment = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now // 10**9))}{now // 10**6 % 1000:03d}"
@@ -159,24 +176,25 @@ def start_time(parent: Path) -> str:
 
 
 def relative_to_cwd(path: Path) -> Path:
-    """As one would type it: relative, where it lies below the current folder."""
+    """Relative where it is below the current folder, as one would type it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def may_precede(name: str) -> bool:
-    """Whether a run that was killed before its first step may have left a file of this name, whole or half written."""
-    return name in BEFORE_IT_BEGAN or any(name.startswith(f".{own}.") for own in (*BEFORE_IT_BEGAN, "experiment.toml"))
+def is_pre_start_file(name: str) -> bool:
+    """Whether a run that was killed before its start may have left a file of this name, whole or half written."""
+    partial = (f".{file}." for file in (*WRITTEN_BEFORE_START, "experiment.toml"))
+    return name in WRITTEN_BEFORE_START or name.startswith(tuple(partial))
 
 
-def check_runs_root(experiment: str) -> None:
+def check_runs_writable(experiment: str) -> None:
     check_writable(runs_root() / experiment)
 
 
 def runs_of_experiment(folder: Path) -> list[RunFolder]:
-    """The runs of runs/<experiment>, the newest last: by the time that they were started, then by name."""
-    found = [RunFolder(path) for path in folder.glob("*") if (path / "experiment.toml").exists()]
-    return sorted(found, key=lambda run: (run.started(), run.path.name))
+    """The runs of runs/<experiment> by start time, then by name; the newest is last."""
+    folders = [RunFolder(path) for path in folder.glob("*") if (path / "experiment.toml").exists()]
+    return sorted(folders, key=lambda run: (run.started(), run.path.name))
 
 
 def find(text: str) -> RunFolder:
@@ -188,4 +206,5 @@ def find(text: str) -> RunFolder:
         if runs:
             return runs[-1]
     known = [path.name for path in runs_root().glob("*") if runs_of_experiment(path)] if runs_root().is_dir() else []
-    raise KitError(f"{text!r} is no run, and no experiment with runs in {runs_root()}/{did_you_mean(text, known)}")
+    hint = did_you_mean(text, known)
+    raise KitError(f"no run {text!r}, and no experiment of that name has runs in {runs_root()}/{hint}")

@@ -1,12 +1,11 @@
-"""A lock that the system drops when its holder dies, however it dies; and a look at one that takes nothing.
+"""A file lock that the system releases when its holder dies, and a test that does not acquire it.
 
-On Linux it is an open file description lock: like flock's it belongs to an open file, so that two threads of a process
-exclude each other and closing another file of the same name drops nothing; unlike flock's it can be asked for without
-being taken (F_OFD_GETLK of fcntl(2)). Over NFS both are locks of the server.
+On Linux it is an open file description lock: like a lock of flock it belongs to an open file, so two threads of a
+process exclude each other, and closing another file of the same name releases nothing; unlike flock it can be tested
+without being acquired (F_OFD_GETLK of fcntl(2)). Over NFS both are locks of the server.
 
-Where the system or the file system has none of them, the lock is flock's or, on Windows, that of msvcrt. A look then
-takes it for an instant (with flock together with others who look), so a start tries again for a moment before it
-reports the lock as taken.
+Where the system or the file system lacks them, it is a lock of flock or, on Windows, of msvcrt. A test then acquires it
+briefly (with flock as a shared lock), so `Lock` retries for a moment before it reports the lock as held.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ if sys.platform != "win32":
 else:
     import msvcrt
 
-HELD = (errno.EAGAIN, errno.EACCES)
-NO_OFD = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a system or a file system that has none
+IS_HELD = (errno.EAGAIN, errno.EACCES)
+NO_OFD = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the system or the file system lacks these locks
 FLOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), process
-MOMENT_SECONDS = 1.0  # until those who only look have closed the file
+RETRY_SECONDS = 1.0  # tests by other processes end sooner
 PAUSE_SECONDS = 0.001  # between two tries
 
-opened: WeakSet[IO[bytes]] = WeakSet()  # the files of this process's locks
+lock_files: WeakSet[IO[bytes]] = WeakSet()  # open in this process
 
 
 class Lock:
-    """`with Lock(path):` raises BlockingIOError where another holds it, and KitError where nothing can be locked.
+    """`with Lock(path):` raises BlockingIOError where another holder has it, and KitError where locking fails.
 
-    With `wait` it waits for the other to end instead, and the file of the lock goes when the lock is dropped.
+    With `wait` it waits for the other holder instead, and deletes the lock file on release.
     """
 
     def __init__(self, path: Path, wait: bool = False) -> None:
@@ -53,28 +52,28 @@ class Lock:
     def __enter__(self) -> Lock:
         while True:
             self.file = os.fdopen(open_lock_file(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
-            opened.add(self.file)
+            lock_files.add(self.file)
             try:
-                take(self.file.fileno(), self.wait)
+                acquire(self.file.fileno(), self.wait)
             except OSError as error:
                 self.file.close()
-                if error.errno in HELD:
+                if error.errno in IS_HELD:
                     raise BlockingIOError(error.errno, f"{self.path} is held by another process") from error
                 raise KitError(f"{self.path} cannot be locked: {error.strerror}") from error
             except BaseException:  # a signal, while it waits
                 self.file.close()
                 raise
-            if not self.wait or self._is_still_the_file():
+            if not self.wait or self._is_current():
                 return self
-            self.file.close()  # its last holder removed it while we waited: begin again with the new one
+            self.file.close()  # its last holder deleted it while we waited: lock the new file
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.wait and not self.file.closed:  # else in a forked process, which has no lock
-            with suppress(PermissionError):  # Windows keeps a file that is open
+        if self.wait and not self.file.closed:  # it is closed in a forked process, which has no lock
+            with suppress(PermissionError):  # Windows does not delete an open file
                 self.path.unlink(missing_ok=True)
         self.file.close()
 
-    def _is_still_the_file(self) -> bool:
+    def _is_current(self) -> bool:
         try:
             return self.path.stat().st_ino == os.fstat(self.file.fileno()).st_ino
         except FileNotFoundError:
@@ -82,8 +81,8 @@ class Lock:
 
 
 def close_in_child() -> None:
-    """A forked process shares the open file, and so the lock: it would keep the lock of a parent that was killed."""
-    for file in list(opened):
+    """A forked process shares the open file and thus the lock: it would hold the lock after its parent is killed."""
+    for file in list(lock_files):
         file.close()
 
 
@@ -92,24 +91,24 @@ if hasattr(os, "register_at_fork"):
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock. Takes nothing where the system lets one look, and needs no right to write.
+    """Whether a process holds the lock. It does not acquire it where the system can test it, nor need write permission.
 
-    Raises KitError where that cannot be known.
+    Raises KitError where that cannot be determined.
     """
     try:
         descriptor = open_lock_file(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        return is_taken(descriptor)
+        return is_held(descriptor)
     except OSError as error:
-        raise KitError(f"{path}: whether it is locked cannot be known: {error.strerror}") from error
+        raise KitError(f"{path}: cannot test whether it is locked: {error.strerror}") from error
     finally:
         os.close(descriptor)
 
 
 def open_lock_file(path: Path, flags: int) -> int:
-    """A regular file, never the one that a link leads to. Raises FileNotFoundError, and KitError for anything else."""
+    """Opens a regular file; links are not followed. Raises FileNotFoundError, and KitError for anything else."""
     also = ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")  # Windows lacks most of them
     try:
         descriptor = os.open(path, flags | sum(getattr(os, name, 0) for name in also), 0o666)
@@ -124,10 +123,10 @@ def open_lock_file(path: Path, flags: int) -> int:
     return descriptor
 
 
-def take(descriptor: int, wait: bool) -> None:
-    """Raises OSError, with one of HELD where another has it."""
+def acquire(descriptor: int, wait: bool) -> None:
+    """Raises OSError, with an errno of IS_HELD where another holder has it."""
     if sys.platform == "win32":
-        retry_briefly(lambda: msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1), float("inf") if wait else MOMENT_SECONDS)
+        retry_briefly(lambda: msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1), float("inf") if wait else RETRY_SECONDS)
         return
     if sys.platform == "linux":
         try:
@@ -142,8 +141,8 @@ def take(descriptor: int, wait: bool) -> None:
         retry_briefly(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
 
-def is_taken(descriptor: int) -> bool:
-    """Whether another has it. Raises OSError where that cannot be known."""
+def is_held(descriptor: int) -> bool:
+    """Whether another holder has it. Raises OSError where that cannot be determined."""
     if sys.platform == "linux":
         try:
             answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole_file(fcntl.F_WRLCK))
@@ -155,26 +154,26 @@ def is_taken(descriptor: int) -> bool:
         if sys.platform == "win32":
             retry_briefly(lambda: msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1))
         else:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # dropped when the descriptor is closed
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the descriptor is closed
     except OSError as error:
-        if error.errno in HELD:
+        if error.errno in IS_HELD:
             return True
         raise
     return False
 
 
 def whole_file(kind: int) -> bytes:
-    """A lock of that kind on a whole file, as Linux takes it."""
+    """struct flock for a whole file. `kind`: F_RDLCK, F_WRLCK or F_UNLCK."""
     return struct.pack(FLOCK, kind, os.SEEK_SET, 0, 0, 0)
 
 
-def retry_briefly(attempt: Callable[[], None], seconds: float = MOMENT_SECONDS) -> None:
-    """Tries what is refused while another looks, until it works or so many seconds have passed."""
+def retry_briefly(attempt: Callable[[], None], seconds: float = RETRY_SECONDS) -> None:
+    """Retries an attempt that fails while another process tests the lock, for at most `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             return attempt()
         except OSError as error:
-            if error.errno not in HELD or time.monotonic() > deadline:
+            if error.errno not in IS_HELD or time.monotonic() > deadline:
                 raise
         time.sleep(PAUSE_SECONDS)

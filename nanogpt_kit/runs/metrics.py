@@ -1,4 +1,7 @@
-"""metrics.jsonl: one JSON object a logged step, appended."""
+"""metrics.jsonl: one JSON object per logged step, appended.
+
+A record is a dict, since its keys are the names of metrics, which evaluators choose; `step` is always there.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.reading import open_regular, read_bytes
-from nanogpt_kit.runs.files import sync_file, write_atomically
+from nanogpt_kit.core.writing import sync_file, write_atomically
 
 logger = logging.getLogger(__name__)
 
-REMEDY = "; a resume would lose what follows it: repair or delete this line, then resume"
+REMEDY = "; resuming would lose the lines after it: repair or delete this line, then resume"
 
 
 class MetricsLog:
@@ -24,19 +27,19 @@ class MetricsLog:
         self.path = path
 
     def write(self, record: Mapping[str, float]) -> None:
-        """JSON knows no NaN and no infinity; they become null."""
+        """NaN and infinity, which JSON lacks, become null."""
         finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
 
     def sync(self) -> None:
-        """Puts on the disk what was written, so that a power cut cannot take lines from before a checkpoint."""
+        """Flushes to disk, so that a power cut cannot lose lines from before a checkpoint."""
         if self.path.exists():
             sync_file(self.path)
 
 
-def record_of(line: bytes) -> dict[str, Any] | None:
-    """None where a line is not an object with a step."""
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """None where the line is not an object with a step."""
     try:
         record = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -45,40 +48,42 @@ def record_of(line: bytes) -> dict[str, Any] | None:
     return record if type(step) is int and step >= 0 else None  # a bool is an int, too
 
 
-def lines_of(path: Path) -> Iterable[bytes]:
+def read_lines(path: Path) -> Iterable[bytes]:
     return BytesIO(read_bytes(path)) if path.exists() else ()
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Every whole record, for those who show them. A damaged line is reported; a last one that a kill tore is not."""
+    """All whole records. A damaged line is reported in the log; an incomplete last line, left by a kill, is not."""
     damaged = []
-    for number, line in enumerate(lines_of(path), start=1):
-        record = record_of(line)
+    for line_number, line in enumerate(read_lines(path), start=1):
+        record = parse_record(line)
         if record is not None:
             yield record
         elif line.strip() and line.endswith(b"\n"):
-            damaged.append(number)
+            damaged.append(line_number)
     if damaged:
-        more = f" and {len(damaged) - 1} more lines are" if len(damaged) > 1 else " is"
-        logger.warning("%s:%d%s damaged and not shown", path, damaged[0], more)
+        more = f" and {len(damaged) - 1} further lines are" if len(damaged) > 1 else " is"
+        logger.warning("%s:%d%s damaged and skipped", path, damaged[0], more)
 
 
-def truncate_after(path: Path, step: int) -> int:
-    """Forgets what was measured after `step`: a resumed run measures it again. Returns the last step in the file, or 0.
+def truncate_metrics(path: Path, step: int) -> int:
+    """Removes the records after `step`: a resumed run writes them again. Returns the last step in the file, or 0.
 
-    A last line that a kill tore is dropped. Raises KitError that names the first other line that is damaged, or whose
-    step is smaller than the one before; the file is left as it is then.
+    An incomplete last line, left by a kill, is removed. Raises KitError, and leaves the file as it is, where another
+    line is damaged or its step is smaller than the one before.
     """
     remaining, last = bytearray(), 0
-    for number, line in enumerate(lines_of(path), start=1):
-        record = record_of(line)
+    for line_number, line in enumerate(read_lines(path), start=1):
+        record = parse_record(line)
         if record is None and not line.endswith(b"\n"):
             break
         if record is None and line.strip():
-            raise KitError(Fault("the line is damaged" + REMEDY, location=f"{path}:{number}"))
+            raise KitError(Fault("the line is damaged" + REMEDY, location=f"{path}:{line_number}"))
         if record is not None:
             if record["step"] < last:
-                raise KitError(Fault(f"step {record['step']} after step {last}{REMEDY}", location=f"{path}:{number}"))
+                raise KitError(
+                    Fault(f"step {record['step']} after step {last}{REMEDY}", location=f"{path}:{line_number}")
+                )
             last = record["step"]
         if last <= step:
             remaining += line if line.endswith(b"\n") else line + b"\n"
@@ -86,32 +91,32 @@ def truncate_after(path: Path, step: int) -> int:
     return last
 
 
-class Tail:
-    """The lines that were added to a metrics.jsonl since the last look. A resumed run writes the file anew."""
+class MetricsReader:
+    """Reads the records added to metrics.jsonl since the last call. A resumed run replaces the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.at, self.inode = 0, -1
-        self.number = 0  # of the line before `at`
+        self.position, self.inode = 0, -1
+        self.line_number = 0  # of the line before `position`
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def new_records(self) -> Iterator[dict[str, Any]]:
         try:
-            seen = self.path.stat()
+            status = self.path.stat()
         except FileNotFoundError:
             return
-        if seen.st_ino != self.inode or seen.st_size < self.at:
-            self.at, self.inode, self.number = 0, seen.st_ino, 0
-        if seen.st_size == self.at:
+        if status.st_ino != self.inode or status.st_size < self.position:
+            self.position, self.inode, self.line_number = 0, status.st_ino, 0
+        if status.st_size == self.position:
             return
         with open_regular(self.path) as file:
-            file.seek(self.at)
+            file.seek(self.position)
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
-        self.at += len(whole)
+        self.position += len(whole)
         for line in whole.split(b"\n")[:-1]:
-            self.number += 1
-            record = record_of(line)
+            self.line_number += 1
+            record = parse_record(line)
             if record is not None:
                 yield record
             elif line.strip():
-                logger.warning("%s:%d is damaged and passed over", self.path, self.number)
+                logger.warning("%s:%d is damaged and skipped", self.path, self.line_number)

@@ -1,4 +1,4 @@
-"""samples.txt: what a model wrote, under the step at which it did."""
+"""samples.txt: generated texts, each under the step of the model."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanogpt_kit.core.reading import read_bytes
-from nanogpt_kit.runs.files import write_atomically
+from nanogpt_kit.core.writing import write_atomically
 
 HEADER = re.compile(rf"^{'=' * 60} step (\d+)\n", re.MULTILINE)
 BETWEEN = f"\n{'-' * 80}\n"
 
 
-def add(path: Path, step: int, texts: Sequence[str]) -> bool:
-    """Once: a resumed run writes again what one that was stopped at this step has written. Whether it was new."""
-    before = read(path)
+def add_samples(path: Path, step: int, texts: Sequence[str]) -> bool:
+    """Idempotent: a resumed run repeats the samples of the step it stopped at. Returns whether they were new."""
+    before = read_samples(path)
     new = f"{'=' * 60} step {step}\n{BETWEEN.join(texts)}\n"
     if new in before:
         return False
-    write(path, before + new)
+    write_samples(path, before + new)
     return True
 
 
-def newest(path: Path) -> str:
-    """What was written last, without its header."""
-    return HEADER.split(read(path))[-1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def newest_samples(path: Path) -> str:
+    """The samples of the last step, without their header."""
+    return HEADER.split(read_samples(path))[-1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def truncate_after(path: Path, step: int) -> None:
-    """Forgets what was written after a step: a resumed run writes it again."""
-    text = read(path)
-    late = next((found.start() for found in HEADER.finditer(text) if int(found[1]) > step), None)
-    if late is not None:
-        write(path, text[:late])
+def truncate_samples(path: Path, step: int) -> None:
+    """Removes the samples after a step: a resumed run writes them again."""
+    text = read_samples(path)
+    end = next((found.start() for found in HEADER.finditer(text) if int(found[1]) > step), None)
+    if end is not None:
+        write_samples(path, text[:end])
 
 
-def read(path: Path) -> str:
-    """To the byte: models write carriage returns, too. Bytes that are not UTF-8 become half surrogates, and stay."""
+def read_samples(path: Path) -> str:
+    """Exactly, carriage returns included. Bytes that are not UTF-8 become lone surrogates."""
     return read_bytes(path).decode("utf-8", "surrogateescape") if path.exists() else ""
 
 
-def write(path: Path, text: str) -> None:
+def write_samples(path: Path, text: str) -> None:
     write_atomically(path, text.encode("utf-8", "surrogateescape"))

@@ -1,7 +1,7 @@
-"""Passwords of URLs: what is recorded or printed does not hold them.
+"""Hides passwords of URLs in everything that is recorded or printed.
 
-A storage's URL is taken apart by SQLAlchemy, which also connects with it. In free text (patches, messages, command
-lines) nobody knows where a URL ends, so there a pattern hides more than the password rather than less.
+The URL of a storage is parsed by SQLAlchemy, which also connects with it. In free text (patches, messages, command
+lines) the end of a URL is unknown, so a pattern hides more than the password rather than less.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 HIDDEN = "***"
-FEWEST_CHARACTERS = 4  # of a password that can be looked for in a message; a shorter one is a part of other words
-NOT_SHOWN = "its message is not shown, since it may hold the password"
+MIN_CHARACTERS = 4  # of a password that is searched for in a message; a shorter one may be part of any word
+NOT_SHOWN = "its message is not shown, since it may contain the password"
 
-SCHEME = r"[a-z][a-z0-9+.-]{0,30}://"  # bounded: a patch may have lines of megabytes
-USER = re.compile(r"[^:/]*(?::[^@]*)?@")  # and password: what SQLAlchemy takes for them, after the scheme
+SCHEME = r"[a-z][a-z0-9+.-]{0,30}://"  # bounded, since lines of a patch may be megabytes long
+USER = re.compile(r"[^:/]*(?::[^@]*)?@")  # user and password, as SQLAlchemy finds them after the scheme
 PLAIN = re.compile(r"([A-Za-z]:)?[^:=?&@]*|[/.~][^:=?&]*")  # a word or a path: not a URL without its scheme
-DATABASE_NAME = re.compile(r"[\w.$-]*")  # else a part of a password may be in it
+DATABASE_NAME = re.compile(r"[\w.$-]*")  # anything else may contain part of a password
 SECRET_NAME = r"\w{0,40}(?:pass|pwd|secret|token|auth|apikey|api_key)\w{0,40}"
 
-DATABASE = re.compile(  # with one slash where a path was made of it
+DATABASE = re.compile(  # with one slash where it was made into a path
     r"((?:postgres|mysql|mariadb)[a-z0-9+.-]{0,30}:/{1,2})(?![^\s@]{0,99}:\*\*\*@[^@]*$)(?=.{0,999}:).{0,2000}@",
     re.IGNORECASE,
 )
-USER_PASSWORD = re.compile(  # of any other scheme://user:password@host; what ends in a slash may be a port
+USER_PASSWORD = re.compile(  # any other scheme://user:password@host; digits before a slash may be a port
     rf"({SCHEME}[^\s:/\"']{{0,99}}:)(?!\d+(?:[/\s]|$))(?:[^\s/\"']{{1,999}}|[^\s@\"']{{1,999}})(?=@)", re.IGNORECASE
 )
 IN_QUERY = re.compile(rf"((?:[?&+\s]|%20|%26){SECRET_NAME}(?:=|%3D))[^\s&\"']+", re.IGNORECASE)
@@ -41,16 +41,16 @@ STORAGE_LINE = re.compile(rf"(.*?)([\"']?)({SCHEME}.*)", re.IGNORECASE | re.DOTA
 
 
 def hide_password(storage: str) -> str:
-    """What `sweep.storage` names, for people: of a URL all but its password and its query.
+    """A value of `sweep.storage` to show: a URL without its password and query.
 
-    Where it is not certain which part is the password, only the scheme is left.
+    Where it is not certain which part is the password, only the scheme is shown.
     """
     scheme, mark, _ = storage.partition("://")
     if not mark:
         return storage if PLAIN.fullmatch(storage) else HIDDEN
     if not re.fullmatch(SCHEME, scheme + mark, re.IGNORECASE):
         return HIDDEN
-    url = parsed(storage)
+    url = parse_url(storage)
     if url is None or not is_certain(url, storage):
         return f"{scheme}://{HIDDEN}"
     if url.password is None and not url.query:
@@ -63,23 +63,23 @@ def hide_password(storage: str) -> str:
 
 
 def is_certain(url: URL, storage: str) -> bool:
-    """Whether all of a password is where SQLAlchemy looks for it."""
+    """Whether the whole password is where SQLAlchemy finds it."""
     is_path = url.get_backend_name() == "sqlite"
     return not is_ambiguous(storage) and (is_path or bool(DATABASE_NAME.fullmatch(url.database or "")))
 
 
 def is_ambiguous(storage: str) -> bool:
-    """Whether an "@" stands behind the one that ends the password: then perhaps it ends later than SQLAlchemy says."""
+    """Whether another "@" follows the one after the password, so that the password may be longer than it seems."""
     scheme, _, rest = storage.partition("://")
     found = USER.match(rest)
-    if found is None and scheme.lower().startswith("sqlite"):  # the path of a file
+    if found is None and scheme.lower().startswith("sqlite"):  # a file path
         return False
     return "@" in rest[found.end() if found else 0 :]
 
 
-def parsed(storage: str) -> URL | None:
+def parse_url(storage: str) -> URL | None:
     """None where SQLAlchemy cannot read it."""
-    from sqlalchemy.engine import make_url  # here, since it takes a quarter of a second
+    from sqlalchemy.engine import make_url  # imported here, since it takes 0.25 s
     from sqlalchemy.exc import ArgumentError
 
     try:
@@ -89,21 +89,21 @@ def parsed(storage: str) -> URL | None:
 
 
 def scrub(message: str, storage: str) -> str:
-    """What a driver says of a storage, without the password of its URL in any of the ways to write it."""
+    """The message of a database driver, without the password of the storage in any encoding."""
     if "://" not in storage:
         return hide_in_text(message)
     message = message.replace(storage, hide_password(storage))
-    found = passwords(storage)
-    if any(len(password) < FEWEST_CHARACTERS for password in found):
+    secrets = passwords(storage)
+    if any(len(password) < MIN_CHARACTERS for password in secrets):
         return NOT_SHOWN
-    for form in sorted(forms(found), key=len, reverse=True):
+    for form in sorted(encodings(secrets), key=len, reverse=True):
         message = message.replace(form, HIDDEN)
     return hide_in_text(message)
 
 
 def passwords(storage: str) -> set[str]:
-    """As they are, and as the URL writes them. Of a URL that cannot be read all that follows the scheme."""
-    url, rest = parsed(storage), storage.partition("://")[2]
+    """Decoded, and as written in the URL. For a URL that cannot be parsed: everything after the scheme."""
+    url, rest = parse_url(storage), storage.partition("://")[2]
     if url is None or not is_certain(url, storage):
         return {rest, *re.split(r"[@:/?&=]", rest)} - {""}
     user = USER.match(rest)
@@ -116,14 +116,14 @@ def passwords(storage: str) -> set[str]:
     return found - {""}
 
 
-def forms(found: Iterable[str]) -> set[str]:
-    """Each password as a URL, Python, JSON and a shell write it; and its parts, as other parsers see them."""
+def encodings(secrets: Iterable[str]) -> set[str]:
+    """Each password as a URL, Python, JSON and a shell write it; and its parts, as other parsers split it."""
     made = set()
-    for one in {form for password in found for form in (password, unquote(password))}:
-        parts = one.split("@")
-        tails = ("@".join(parts[at:]) for at in range(len(parts)))
-        for text in {one, *tails, *re.split(r"[@:/?#&=\s\"']", one)}:
-            if len(text) >= FEWEST_CHARACTERS:
+    for password in {form for secret in secrets for form in (secret, unquote(secret))}:
+        parts = password.split("@")
+        tails = ("@".join(parts[i:]) for i in range(len(parts)))
+        for text in {password, *tails, *re.split(r"[@:/?#&=\s\"']", password)}:
+            if len(text) >= MIN_CHARACTERS:
                 made |= {text, quote(text), quote(text, safe=""), quote_plus(text)}
                 made |= {repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
                 made.add(shlex.quote(text).strip("'"))
@@ -131,7 +131,7 @@ def forms(found: Iterable[str]) -> set[str]:
 
 
 def hide_in_command(words: Sequence[str]) -> str:
-    """A command line, to be recorded."""
+    """A command line to record."""
     hidden, is_storage = [], False
     for word in words:
         option, equals, value = word.partition("=")
@@ -149,7 +149,7 @@ def hide_in_command(words: Sequence[str]) -> str:
 
 
 def override_value(word: str) -> str:
-    """Of KEY=VALUE. What is not a single string may hold a storage somewhere."""
+    """The value of KEY=VALUE. Anything but a single string may contain a storage somewhere."""
     try:
         value = parse_override(word)[1]
     except KitError:
@@ -158,7 +158,7 @@ def override_value(word: str) -> str:
 
 
 def hide_in_text(text: str) -> str:
-    """Passwords in URLs of unknown extent: of a database's, all up to the last "@" of the line."""
+    """Hides passwords of URLs in free text; in those of databases, everything up to the last "@" of the line."""
     if ":/" not in text:
         return text
     return "\n".join(
@@ -168,17 +168,17 @@ def hide_in_text(text: str) -> str:
 
 
 def hide_in_patch(patch: bytes) -> bytes:
-    """The same in the lines of a patch; a binary patch has no URL, since its alphabet has no colon."""
+    """The same in the lines of a patch; the alphabet of binary patches has no colon, and so no URL."""
     lines = patch.split(b"\n")
-    for number, line in enumerate(lines):
+    for i, line in enumerate(lines):
         if b":/" in line:
             text = line.decode("utf-8", "surrogateescape")
-            lines[number] = hide_in_line(text).encode("utf-8", "surrogateescape")
+            lines[i] = hide_in_line(text).encode("utf-8", "surrogateescape")
     return b"\n".join(lines)
 
 
 def hide_in_line(line: str) -> str:
-    if line.startswith("@@ "):  # the heading of a hunk: a line of the file, cut off anywhere
+    if line.startswith("@@ "):  # the heading of a hunk: a line of the file that may be cut off anywhere
         return line[: line.index(" @@", 3) + 3] if " @@" in line[3:] else line
     found = STORAGE_LINE.fullmatch(line) if "storage" in line.lower() else None
     if found is None:

@@ -129,7 +129,7 @@ def find_speed(base: Experiment, load_again: Callable[[], Experiment]) -> Speed:
             threads = tomli.loads(run.experiment.read_text(encoding="utf-8")).get("train", {}).get("threads")
             return Speed(sorted(rates)[len(rates) // 2], f"the median of {run}", threads)
     try:
-        timing = rounds.bench([load_again], rounds=1, seconds=TIMED_SECONDS)[0]
+        timing = rounds.time_alternating([load_again], rounds=1, seconds=TIMED_SECONDS)[0]
     except RunFailed as error:
         raise RunFailed(f"the experiment as written cannot be timed: {error}") from error
     return Speed(timing.tokens_per_second, f"measured for {TIMED_SECONDS:g} seconds", base.train.threads)

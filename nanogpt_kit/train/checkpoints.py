@@ -19,7 +19,7 @@ from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed, did_you_mean
 from nanogpt_kit.nn.sharded import distribute_state_like
 from nanogpt_kit.runs import samples
-from nanogpt_kit.runs.metrics import read, truncate_after
+from nanogpt_kit.runs.metrics import read, truncate_metrics
 from nanogpt_kit.train.memory import is_out_of_memory
 from nanogpt_kit.train.training_state import check_groups, check_tensors, check_types
 
@@ -111,8 +111,8 @@ class Checkpoints:
         """Takes from the logs what was written after this checkpoint; called by rank 0, before anything is written."""
         run = self.run
         after = -1 if self.path is None else run.step
-        reached = truncate_after(run.folder.metrics, after)
-        samples.truncate_after(run.folder.samples, after)
+        reached = truncate_metrics(run.folder.metrics, after)
+        samples.truncate_samples(run.folder.samples, after)
         last = next(iter(deque(read(run.folder.metrics), maxlen=1)), {})
         if last.get("step") == run.step and "train/loss" not in last:
             self.evaluated_before = last

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import WrappedModel
 from nanogpt_kit.core.options import RunContext, components_in, is_thread_safe
 from nanogpt_kit.nn.flops import num_params
@@ -59,7 +60,7 @@ class Cores:
         most = told or torch.get_num_threads()
         if ctx.device != "cpu":
             return cls(1, most, most)
-        windows = -(-experiment.batch_windows // ctx.world_size)
+        windows = ceil_div(experiment.batch_windows, ctx.world_size)
         if isinstance(experiment.train.micro_batch_size, int):
             windows = min(windows, experiment.train.micro_batch_size)
         module = build_on_meta(experiment.model, vocab_size)
@@ -70,7 +71,7 @@ class Cores:
 
         def slowness(shares: int) -> float:
             """The largest share, and what operations gain by threads: twice as many do not halve small ones."""
-            return -(-windows // shares) / math.sqrt(most // shares)
+            return ceil_div(windows, shares) / math.sqrt(most // shares)
 
         shares = min(range(1, max(1, useful) + 1), key=slowness)
         if told or "OMP_NUM_THREADS" in os.environ:

@@ -146,7 +146,7 @@ def run_evaluators(run: Trainer) -> dict[str, float] | None:
 
 def publish_samples(run: Trainer, texts: Sequence[str]) -> None:
     """What the model wrote, into samples.txt and to the callbacks."""
-    is_new = run.rank or samples.add(run.folder.samples, run.step, texts)
+    is_new = run.rank or samples.add_samples(run.folder.samples, run.step, texts)
     resumed_here = run.step == run.first_step > 0  # so that the process before may have shown them
     run.hooks.call("sampled", trackers=bool(is_new or not resumed_here), run=run, step=run.step, texts=texts)
 

@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from nanogpt_kit.checkpoint.rng import own_rng
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.sharded import reshard
 from nanogpt_kit.nn.uninitialized import at_model, check_size, memory_bytes, size_bytes
@@ -129,7 +130,7 @@ def out_of_memory_hint(micro_batch_size: int, is_auto: bool) -> str:
 def micro_batch_size(run: Trainer) -> int:
     """As the experiment says; "auto" is the largest that fits, the same on all ranks."""
     wanted, device = run.experiment.train.micro_batch_size, run.precision.device
-    share = -(-run.experiment.batch_windows // run.world.size)  # rounded up
+    share = ceil_div(run.experiment.batch_windows, run.world.size)
     if wanted != "auto":
         return min(wanted or share, share)
     batch = run.batches.at(0)

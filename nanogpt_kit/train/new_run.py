@@ -8,27 +8,28 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nanogpt_kit.core.errors import KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.data.record import MANIFEST, fingerprint
 from nanogpt_kit.data.vocabulary import kept_tokenizers, read_record
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
-from nanogpt_kit.runs.files import git_ignored_folder, read_json, write_atomically, write_json
+from nanogpt_kit.runs.files import git_ignored_folder
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.provenance import Machine, TrainingData
 from nanogpt_kit.train.cores import Cores
 from nanogpt_kit.train.warm_start import WarmStart
 from nanogpt_kit.train.world import World
 
 logger = logging.getLogger(__name__)
 
-# What decides what a run learns from: a key of `data_facts`, and what a run had where that differs.
+# What decides what a run learns from: a field of TrainingData, and what a run had where that differs.
 COMPARED = {"splits": "other tokens", "documents": "other document boundaries", "tokenizer": "another tokenizer"}
 
 
@@ -44,7 +45,7 @@ def shared_folder(make: Callable[[], RunFolder], world: World) -> RunFolder:
 
 def new_folder(
     experiment: Experiment,
-    facts: dict[str, Any],
+    facts: TrainingData,
     ctx: RunContext,
     why: str,
     cores: Cores,
@@ -52,21 +53,18 @@ def new_folder(
     into: Path | None,
 ) -> RunFolder:
     """Makes the run folder and writes down all that is known before the first step."""
-    hardware: dict[str, Any] = {
-        "device": ctx.device,
-        "processes": ctx.world_size,
-        "precision": ctx.precision,
-        "precision_since": why,
-        "threads": cores.shares * cores.threads,
-        "shares": cores.shares,
-        "choices": choices(experiment, ctx),
-    }
-    if ctx.device == "cuda":
-        hardware["gpu"] = torch.cuda.get_device_name()
-    origin, patch = provenance.collect(experiment, facts, hardware)
-    origin["launch"] = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    if start:
-        origin["init_from"] = start.facts()
+    machine = Machine.here(
+        device=ctx.device,
+        gpu=torch.cuda.get_device_name() if ctx.device == "cuda" else None,
+        processes=ctx.world_size,
+        precision=ctx.precision,
+        precision_since=why,
+        threads=cores.shares * cores.threads,
+        shares=cores.shares,
+        choices=choices(experiment, ctx),
+    )
+    launch, init_from = os.environ.get("TORCHELASTIC_RUN_ID", ""), start.facts() if start else None
+    origin, patch = provenance.collect(experiment, machine, data=facts, launch=launch, init_from=init_from)
     toml = experiment.to_toml(with_copies=True)
     with git_ignored_folder(runs.runs_root()) if into is None else nullcontext():
         folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
@@ -74,7 +72,7 @@ def new_folder(
             for path, source in experiment.component_sources.items():
                 (folder.path / "components").mkdir(exist_ok=True)
                 write_atomically(folder.path / "components" / path.name, source)
-            write_json(folder.path / "provenance.json", origin)
+            folder.write_provenance(origin)
             write_patch(folder.path / "dirty.patch", patch)
             write_atomically(folder.experiment, toml)
         except BaseException as error:
@@ -82,7 +80,7 @@ def new_folder(
             if isinstance(error, OSError):
                 raise KitError(f"cannot write the run folder {folder}: {error}") from None
             raise
-    left_out = provenance.left_out(origin)
+    left_out = origin.git.describe_left_out() if origin.git else ""
     if left_out:
         logger.info("not recorded in dirty.patch: %s; commit a file that the run needs", left_out)
     return folder
@@ -105,17 +103,13 @@ def remove(folder: RunFolder, is_ours: bool) -> None:
             folder.path.parent.rmdir()
 
 
-def check_data(folder: RunFolder, data: Prepared, facts: dict[str, Any]) -> None:
+def check_data(folder: RunFolder, data: Prepared, facts: TrainingData) -> None:
     """Raises KitError where a run would continue with other tokens, or another tokenizer, than it began with."""
-    try:
-        origin = read_json(folder.path / "provenance.json")["data"]
-        before = {key: origin[key] for key in COMPARED}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise KitError(
-            f"{folder.path / 'provenance.json'} cannot be read, and it says which data the run saw"
-        ) from None
+    before = folder.provenance().data
+    if before is None:
+        raise KitError(f"{folder}: provenance.json does not name the data that the run was trained on")
     for key, other in COMPARED.items():
-        if before[key] != facts[key]:
+        if getattr(before, key) != getattr(facts, key):
             raise KitError(
                 f"{folder} was trained on {other} than {data.path / MANIFEST} names now, and cannot continue with "
                 f"these; where the text is the same, remove {data.path} to prepare anew"
@@ -126,22 +120,22 @@ def check_data(folder: RunFolder, data: Prepared, facts: dict[str, Any]) -> None
             found = fingerprint(record)
         except (KitError, ValueError, RecursionError):
             continue  # a damaged checkpoint, which is passed over
-        if found == record.get("fingerprint") != facts["tokenizer"]:
+        if found == record.get("fingerprint") != facts.tokenizer:
             raise KitError(
                 f"{path} is another tokenizer than {data.path / MANIFEST} has now; {folder} cannot continue with this "
                 f"one; where the text is the same, remove {data.path} to prepare anew"
             )
 
 
-def data_facts(data: Prepared) -> dict[str, Any]:
+def data_facts(data: Prepared) -> TrainingData:
     """Which tokens the run is about to see."""
-    return {
-        "folder": str(data.path),
-        "dataset": data.manifest["dataset"]["fingerprint"],
-        "tokenizer": data.manifest["tokenizer"]["fingerprint"],
-        "splits": {split: values["sha256"] for split, values in data.splits.items()},
-        "documents": {split: values["documents_sha256"] for split, values in data.splits.items()},
-    }
+    return TrainingData(
+        folder=str(data.path),
+        dataset=data.manifest["dataset"]["fingerprint"],
+        tokenizer=data.manifest["tokenizer"]["fingerprint"],
+        splits={split: values["sha256"] for split, values in data.splits.items()},
+        documents={split: values["documents_sha256"] for split, values in data.splits.items()},
+    )
 
 
 def choices(experiment: Experiment, ctx: RunContext) -> dict[str, str]:

@@ -12,8 +12,8 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import changeable_options
 from nanogpt_kit.core.sections import Train
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import Status
 

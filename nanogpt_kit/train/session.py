@@ -16,13 +16,13 @@ import torch
 import nanogpt_kit
 from nanogpt_kit.core.errors import Busy, KitError, LostRank, OutOfMemory, RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.uninitialized import check_parts
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs.files import read_json, write_atomically
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import Best, EndedBy, State, cause_of, error_chain, origin_of
 from nanogpt_kit.train.context import context_of
@@ -68,7 +68,7 @@ def run(
         if resumed is None and world.rank == 0:
             check_prompt(experiment)
         check_memory(experiment, check_parts(experiment), ctx)
-        runs.check_runs_root(experiment.name)
+        runs.check_runs_writable(experiment.name)
         start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
         if world.broadcast(start is not None) and world.rank:  # not at once: it may be a download
             start = WarmStart.find(experiment, resumed, trust_code)
@@ -81,7 +81,7 @@ def run(
         if resumed is not None:
             check_data(resumed, data, facts)
         versions = {"nanogpt-kit": nanogpt_kit.__version__, "torch": torch.__version__}
-        same = {"tokens": facts["splits"], "documents": facts["documents"], "the tokenizer": facts["tokenizer"]}
+        same = {"tokens": facts.splits, "documents": facts.documents, "the tokenizer": facts.tokenizer}
         world.require_same({"the experiment": experiment.fingerprint(), **versions, **same})
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         cores = Cores.choose(experiment, ctx, data.encoder.vocab_size)
@@ -152,9 +152,9 @@ def reopened(
 def begun_by_this_launch(experiment: Experiment) -> RunFolder | None:
     """The unfinished run that torchrun has started before, and starts again since one of its processes has failed."""
     for folder in reversed(runs.runs_of_experiment(runs.runs_root() / experiment.name)):
-        with suppress(OSError, ValueError, KeyError):
-            origin = read_json(folder.path / "provenance.json")
-            same = (origin["launch"], origin["fingerprint"]) == (launch(), experiment.fingerprint())
+        with suppress(KitError):
+            origin = folder.provenance()
+            same = (origin.launch, origin.fingerprint) == (launch(), experiment.fingerprint())
             if same and folder.status().state not in ("finished", "running"):
                 return folder
     return None

@@ -21,6 +21,7 @@ from nanogpt_kit.checkpoint.rng import seed_everything
 from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
+from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import ModelContext, OrderContext
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import Batch, Batches, Prefetcher
@@ -116,7 +117,7 @@ class Trainer:
         chosen = Compile.choose(experiment, ctx, num_params(self.model), cores.shares * cores.threads)
         self.compile = chosen.agreed(world, experiment.train.compile)
         if self.compile.mode != "off":
-            micro_steps = -(-experiment.batch_windows // (world.size * self.micro_batch_size))
+            micro_steps = ceil_div(experiment.batch_windows, world.size * self.micro_batch_size)
             self.compile.apply(self.model, ctx, micro_steps)
         self.first_step = self.step
         if self.rank == 0:

@@ -20,8 +20,8 @@ from nanogpt_kit.interop.gpt2 import PUBLISHED
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.provenance import InitFrom
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ class WarmStart:
             reason = f"{self.checkpoint} was trained on other tokens: {then}, here {now}"
             raise KitError(Fault(reason, "tokenizer", wanted.location(("tokenizer", "use"))))
 
-    def facts(self) -> dict[str, str]:
+    def facts(self) -> InitFrom:
         """For the provenance of the run that starts here."""
-        return {"checkpoint": str(self.checkpoint), "sha256": self.sha256}
+        return InitFrom(checkpoint=str(self.checkpoint), sha256=self.sha256)
 
 
 def newest_of(name: str) -> Path:
@@ -92,12 +92,11 @@ def newest_of(name: str) -> Path:
 
 def again(resumed: RunFolder) -> Path:
     """The checkpoint that a run began from, before it had one of its own."""
-    try:
-        facts = read_json(resumed.path / "provenance.json")["init_from"]
-        checkpoint, sha256 = Path(facts["checkpoint"]), str(facts["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise KitError(f"{resumed.path / 'provenance.json'} does not say which weights the run began from") from None
-    if store.damage(checkpoint) or store.weights_hash(checkpoint) != sha256:
+    origin = resumed.provenance().init_from
+    if origin is None:
+        raise KitError(f"{resumed}: provenance.json does not name the weights that the run began with")
+    checkpoint = Path(origin.checkpoint)
+    if store.damage(checkpoint) or store.weights_hash(checkpoint) != origin.sha256:
         raise KitError(f"{resumed} began from {checkpoint}, which is no longer there as it was; begin a new run")
     return checkpoint
 

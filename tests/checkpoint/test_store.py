@@ -14,7 +14,8 @@ from torch import nn
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import own_rng, rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.runs.files import read_json, sha256, write_json
+from nanogpt_kit.core.reading import sha256_file
+from nanogpt_kit.runs.files import read_json, write_json
 
 
 def model(features: int = 5) -> nn.Module:
@@ -268,7 +269,7 @@ def test_shards_behind_a_link_are_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "outside" / ".metadata").write_bytes(b"x")
     (path / store.SHARDS).symlink_to(tmp_path / "outside")
     manifest = read_json(path / store.MANIFEST)
-    manifest["files"] |= {"shards/.metadata": sha256(tmp_path / "outside" / ".metadata")}
+    manifest["files"] |= {"shards/.metadata": sha256_file(tmp_path / "outside" / ".metadata")}
     write_json(path / store.MANIFEST, manifest)
     assert "shards/.metadata is a link" in str(store.damage(path))
 

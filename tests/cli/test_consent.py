@@ -21,9 +21,10 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.cli import experiment as asking
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.generate.generator import load_run
 from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs.files import read_json, sha256, write_json
+from nanogpt_kit.runs.files import read_json, write_json
 from nanogpt_kit.train import session
 
 EVIL = """\
@@ -71,7 +72,7 @@ def a_checkpoint(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in (store.MODEL, store.TRAINING, store.TOKENIZER):
         (folder / name).write_text("{}")
-    hashes = {path.name: sha256(path) for path in folder.iterdir()}
+    hashes = {path.name: sha256_file(path) for path in folder.iterdir()}
     write_json(folder / store.MANIFEST, {"step": int(folder.name[5:]), "files": hashes})
 
 

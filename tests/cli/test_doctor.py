@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from nanogpt_kit.bench import machine
-from nanogpt_kit.data.prepare import available_cores
+from nanogpt_kit.core.system import available_cores
 from nanogpt_kit.nn import compiler
 from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.runs.files import read_json, write_json
@@ -38,7 +38,7 @@ def told(command: Command) -> dict[str, dict[str, Any]]:
 
 
 def by_name(question: Callable[[], Iterator[machine.Fact]]) -> dict[str, machine.Fact]:
-    return {fact.name: fact for fact in machine.asked(question)}
+    return {fact.name: fact for fact in machine.collect_facts(question)}
 
 
 def test_each_fact_is_one_line_with_its_verdict_and_json_tells_the_same(command: Command) -> None:
@@ -48,7 +48,7 @@ def test_each_fact_is_one_line_with_its_verdict_and_json_tells_the_same(command:
     for text, (name, fact) in zip(lines, facts.items(), strict=True):
         assert text.startswith(f"  {name} ")
         assert fact["verdict"] in ("available", "off", "unknown", None)
-        assert text[len(name) + 2 :].split()[0] == (fact["verdict"] or fact["says"].split()[0])
+        assert text[len(name) + 2 :].split()[0] == (fact["verdict"] or fact["text"].split()[0])
     assert not [name for name, fact in facts.items() if fact["verdict"] == "unknown"]
 
 
@@ -56,11 +56,11 @@ def test_it_tells_the_versions_and_what_a_run_would_take(command: Command) -> No
     facts = told(command)
     assert facts["python"]["version"] == platform.python_version()
     assert facts["torch"]["version"] == torch.__version__
-    assert f", {os.cpu_count()} cores, {available_cores()} of them for this process" in facts["cpu"]["says"]
+    assert f", {os.cpu_count()} cores, {len(available_cores())} available to this process" in facts["cpu"]["text"]
     assert 0 < facts["memory"]["free_bytes"] < facts["memory"]["total_bytes"]
     precision, why = Precision.choose("auto", choose_device("auto"))
-    assert facts["a run takes"]["precision"] == precision.name
-    assert why in facts["a run takes"]["says"]
+    assert facts["auto settings"]["precision"] == precision.name
+    assert why in facts["auto settings"]["text"]
 
 
 @pytest.mark.parametrize("multiplies", [True, False])
@@ -69,7 +69,7 @@ def test_native_bf16_decides_what_auto_takes_on_a_cpu(multiplies: bool, monkeypa
     monkeypatch.setattr(machine, "choose_device", lambda setting: "cpu")
     facts = by_name(machine.arithmetic)
     assert facts["bf16 on the CPU"].verdict == ("available" if multiplies else "off")
-    assert facts["a run takes"].values["precision"] == ("bf16" if multiplies else "fp32")
+    assert facts["auto settings"].values["precision"] == ("bf16" if multiplies else "fp32")
 
 
 def test_threads_are_told_as_openmp_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,14 +77,14 @@ def test_threads_are_told_as_openmp_has_them(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     facts = by_name(machine.processor)
-    assert facts["threads"].says.startswith("3, as OMP_NUM_THREADS says")
-    assert facts["waiting threads"].says.startswith("sleep")
+    assert facts["threads"].text.startswith("3, set by OMP_NUM_THREADS")
+    assert facts["waiting threads"].text.startswith("sleep")
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.delenv("OMP_WAIT_POLICY")
     facts = by_name(machine.processor)
-    assert facts["threads"].says.startswith("up to 3, ")
-    assert facts["waiting threads"].says.startswith("spin")
-    assert "OMP_WAIT_POLICY=passive would help (OMP_WAIT_POLICY is not set)" in facts["waiting threads"].says
+    assert facts["threads"].text.startswith("up to 3, ")
+    assert facts["waiting threads"].text.startswith("spin")
+    assert "set OMP_WAIT_POLICY=passive (OMP_WAIT_POLICY is not set)" in facts["waiting threads"].text
 
 
 # --- compiling --------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_without_a_compiler_the_remedy_is_told(programs: Any, command: Command) 
     assert missing is not None
     assert "there is no compiler g++; apt install g++ " in missing
     fact = told(command)["compile on cpu"]
-    assert (fact["verdict"], fact["says"]) == ("off", missing)
+    assert (fact["verdict"], fact["text"]) == ("off", missing)
 
 
 def test_the_compiler_that_is_looked_for_is_the_one_of_the_system(
@@ -226,8 +226,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_gpu_has_a_line(two_gpus: None) -> None:
     facts = by_name(machine.gpus)
-    assert facts["CUDA 0"].says == "GPU 7.5, 70.0 GB, compute capability 7.5, no bf16"
-    assert facts["CUDA 1"].says == "GPU 9.0, 90.0 GB, compute capability 9.0, bf16"
+    assert facts["CUDA 0"].text == "GPU 7.5, 70.0 GB, compute capability 7.5, no bf16"
+    assert facts["CUDA 1"].text == "GPU 9.0, 90.0 GB, compute capability 9.0, bf16"
     assert facts["CUDA 0"].values["bf16"] is False
     assert facts["CUDA 1"].values["memory_bytes"] == 9 * 10**10
 
@@ -238,17 +238,17 @@ def test_kernels_of_attention_are_told_with_what_they_need(two_gpus: None, monke
     monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: False)
     monkeypatch.setattr(machine, "compiler_missing", lambda device: f"nothing for {device}")
     facts = by_name(machine.attention)
-    assert facts["flash attention"].says == "needs a GPU of compute capability 8.0"
+    assert facts["flash attention"].text == "requires a GPU of compute capability 8.0"
     assert facts["efficient attention"].verdict == "available"
-    assert facts["cudnn attention"].says == "this torch is built without it"
-    assert (facts["flex attention"].verdict, facts["flex attention"].says) == ("off", "nothing for cuda")
+    assert facts["cudnn attention"].text == "this torch is built without it"
+    assert (facts["flex attention"].verdict, facts["flex attention"].text) == ("off", "nothing for cuda")
 
 
 def test_without_a_gpu_flex_attention_is_off_and_the_other_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     flex = by_name(machine.attention)["flex attention"]
     assert flex.verdict == "off"
-    assert '"sdpa"' in flex.says
+    assert '"sdpa"' in flex.text
 
 
 def test_why_there_is_no_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,15 +257,15 @@ def test_why_there_is_no_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
-    for program, driver in ((None, "no NVIDIA driver is seen"), ("/nvidia-smi", "an NVIDIA driver is here")):
+    for program, driver in ((None, "no NVIDIA driver was found"), ("/nvidia-smi", "an NVIDIA driver is installed")):
         monkeypatch.setattr(shutil, "which", {"nvidia-smi": program}.get)
-        assert f"torch is built without CUDA, and {driver}; " in by_name(machine.gpus)["CUDA"].says
+        assert f"torch is built without CUDA, and {driver}; " in by_name(machine.gpus)["CUDA"].text
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "init", refuse)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert by_name(machine.gpus)["CUDA"].says == "no GPU: Found no NVIDIA driver on your system. Please check it."
+    assert by_name(machine.gpus)["CUDA"].text == "no GPU: Found no NVIDIA driver on your system. Please check it."
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "CUDA_VISIBLE_DEVICES= hides them" in by_name(machine.gpus)["CUDA"].says
+    assert "CUDA_VISIBLE_DEVICES= hides all GPUs" in by_name(machine.gpus)["CUDA"].text
 
 
 # --- folders ----------------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def test_prepared_data_is_told_with_its_tokens_and_bytes(tiny: Path, command: Co
     assert fact["verdict"] == "available"
     assert fact["tokens"] == {split: values["tokens"] for split, values in splits.items()}
     assert fact["bytes"] == sum(file.stat().st_size for file in folder.iterdir())
-    assert f"train {splits['train']['tokens']:,} tokens" in fact["says"]
+    assert f"train {splits['train']['tokens']:,} tokens" in fact["text"]
 
 
 def shorten(name: str) -> Callable[[Path], None]:
@@ -321,7 +321,7 @@ def a_folder(folder: Path) -> None:
         (lambda folder: (folder / "val.bin").unlink(), "off", "damaged: the size of val.bin "),
         (lambda folder: (folder / "manifest.json").unlink(), "unknown", "cannot be read: No such file "),
         (a_folder, "unknown", "cannot be read: "),
-        (older, "off", "another version of nanogpt-kit wrote it"),
+        (older, "off", "written by another version of nanogpt-kit"),
     ],
     ids=["tokens", "documents", "cut", "other", "absent", "no manifest", "unreadable", "older"],
 )
@@ -336,7 +336,7 @@ def test_damaged_data_is_named_and_the_rest_is_told(
     damage(folder)
     facts = told(command)
     assert facts[folder.name]["verdict"] == verdict
-    assert facts[folder.name]["says"].startswith(says)
+    assert facts[folder.name]["text"].startswith(says)
     assert facts[whole.name]["verdict"] == "available"
 
 
@@ -357,8 +357,8 @@ def test_where_nothing_can_be_written_it_says_which_variable_helps(
     assert facts["runs"]["verdict"] == "available"
     assert facts["runs"]["free_bytes"] > 0
     assert facts["data"]["verdict"] == "off"
-    assert facts["data"]["says"].startswith(f"cannot write to {tmp_path / 'file'}: ")
-    assert facts["data"]["says"].endswith("; NANOGPT_KIT_DATA may name another folder")
+    assert facts["data"]["text"].startswith(f"cannot write to {tmp_path / 'file'}: ")
+    assert facts["data"]["text"].endswith("; set NANOGPT_KIT_DATA to another folder")
     assert not (tmp_path / "runs").exists()
 
 
@@ -375,8 +375,8 @@ def test_a_fact_that_cannot_be_read_is_unknown_and_the_others_are_told(
     monkeypatch.setattr(platform, "platform", fail)
     facts = told(command)
     assert facts["memory"]["verdict"] == "unknown"
-    assert facts["memory"]["says"].startswith("an unknown amount free of ")
-    assert facts["software"] == {"verdict": "unknown", "says": "no such luck"}
+    assert facts["memory"]["text"].startswith("an unknown amount free of ")
+    assert facts["software"] == {"verdict": "unknown", "text": "no such luck"}
     assert facts["torch"]["version"] == torch.__version__
 
 
@@ -386,7 +386,7 @@ def test_warnings_of_torch_become_a_fact(monkeypatch: pytest.MonkeyPatch) -> Non
             warnings.warn("this GPU\n  is too old", stacklevel=1)
         yield machine.Fact("gpu", "old")
 
-    assert [(fact.name, fact.says) for fact in machine.asked(warn)] == [
+    assert [(fact.name, fact.text) for fact in machine.collect_facts(warn)] == [
         ("gpu", "old"),
         ("warnings", "this GPU is too old"),
     ]
@@ -402,7 +402,7 @@ def test_the_extra_for_bpe_is_told(installed: bool, command: Command, monkeypatc
     monkeypatch.setattr(metadata, "version", version)
     fact = told(command)["bpe, huggingface"]
     assert fact["verdict"] == ("available" if installed else "off")
-    assert ("tokenizers 0.99" if installed else 'pip install "nanogpt-kit[bpe]"') in fact["says"]
+    assert ("tokenizers 0.99" if installed else 'pip install "nanogpt-kit[bpe]"') in fact["text"]
 
 
 def test_variables_of_the_hub_are_told_where_they_are_set(
@@ -414,11 +414,11 @@ def test_variables_of_the_hub_are_told_where_they_are_set(
     facts = told(command)
     assert "HF_HOME" not in facts
     assert facts["HF_HUB_OFFLINE"]["setting"] == "1"
-    assert facts["TIKTOKEN_CACHE_DIR"]["says"].endswith("; there is no such folder yet)")
+    assert facts["TIKTOKEN_CACHE_DIR"]["text"].endswith("; the folder does not exist yet)")
 
 
 def test_on_a_terminal_long_lines_go_on_below_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = sys.modules["nanogpt_kit.cli.doctor"].line
+    line = sys.modules["nanogpt_kit.cli.doctor"].wrapped_line
     words = "why it is off and what would help, told at length"
     assert line("name  off  ", words) == f"name  off  {words}"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

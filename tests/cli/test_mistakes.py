@@ -125,4 +125,4 @@ def test_an_unknown_verb_is_told(command: Callable[..., object]) -> None:
 
 def test_sampling_from_nothing_is_told(command: Callable[..., object]) -> None:
     answer = command("sample", "nobody")
-    assert (answer.code, "'nobody' is no run" in answer.err) == (2, True)
+    assert (answer.code, "no run 'nobody'" in answer.err) == (2, True)

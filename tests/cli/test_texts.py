@@ -66,15 +66,17 @@ def test_the_samples_of_a_run_are_escaped_on_a_terminal_only(
     answer = command(*first[:-1], f"--into={tmp_path / 'two'}")
     assert "\\u001b[2J" in answer.out
     assert "\x1b" not in answer.out
-    assert samples.read(tmp_path / "two" / "samples.txt") == samples.read(tmp_path / "one" / "samples.txt")
+    assert samples.read_samples(tmp_path / "two" / "samples.txt") == samples.read_samples(
+        tmp_path / "one" / "samples.txt"
+    )
 
 
 def test_samples_that_are_not_utf8_stay_to_the_byte(tmp_path: Path) -> None:
     path = tmp_path / "samples.txt"
-    samples.add(path, 1, ["one"])
+    samples.add_samples(path, 1, ["one"])
     before = path.read_bytes().replace(b"one", b"\xff\x1b")
     path.write_bytes(before)
-    samples.add(path, 2, ["two"])
-    samples.truncate_after(path, 1)
+    samples.add_samples(path, 2, ["two"])
+    samples.truncate_samples(path, 1)
     assert path.read_bytes() == before
-    assert samples.newest(path) == "\ufffd\x1b\n"
+    assert samples.newest_samples(path) == "\ufffd\x1b\n"

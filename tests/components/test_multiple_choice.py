@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nanogpt_kit.api import KitError, ModelContext, RunContext
-from nanogpt_kit.components.evaluator.multiple_choice import MultipleChoice, batches, encode, scores
+from nanogpt_kit.components.evaluator.multiple_choice import MultipleChoice, batches, encode_question, score_choices
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.tokenizer.byte import ByteEncoder
@@ -135,10 +135,12 @@ def measured(ctx: Any, **options: Any) -> dict[str, float]:
 @torch.no_grad()
 def found_scores(ctx: Any, file: str) -> dict[str, tuple[list[float], list[bool]]]:
     """By the place of the question."""
-    asked = [encode(question, ctx.encoder, ctx.block_size) for question in MultipleChoice(file=file).questions()]
+    asked = [
+        encode_question(question, ctx.encoder, ctx.block_size) for question in MultipleChoice(file=file).questions()
+    ]
     found = {}
     for batch in batches(asked, ctx.block_size, ctx.batch_size * ctx.block_size, ANY):
-        for one, score in zip(batch, scores(batch, ctx), strict=True):
+        for one, score in zip(batch, score_choices(batch, ctx), strict=True):
             found[one.question.location] = score
     return found
 
@@ -192,7 +194,7 @@ def test_batches_hold_what_fits_and_no_more(tmp_path: Path, standing: Any, batch
     lengths = [(1, 40), (45, 2), (30, 3), (3, 30), (20, 20), (1, 1), (2, 2), (47, 1), (46, 2), (9, 3), (7, 2), (6, 1)]
     records = [{"prompt": "p" * p, "choices": ["c" * n, "d"], "answer": 0} for p, n in lengths]
     file = written(tmp_path / "q.jsonl", records)
-    asked = [encode(question, ByteEncoder(), BLOCK) for question in MultipleChoice(file=file).questions()]
+    asked = [encode_question(question, ByteEncoder(), BLOCK) for question in MultipleChoice(file=file).questions()]
 
     def fits(batch: list[Any]) -> bool:
         columns = max(len(one.prompt) for one in batch) + max(len(ids) for one in batch for ids in one.choices) - 1
@@ -301,34 +303,40 @@ def test_questions_may_be_compressed(tmp_path: Path) -> None:
     assert evaluator.prefix == "q.test"
 
 
-FAULTS: dict[str, tuple[str, str]] = {
+FAULTS: dict[str, tuple[str, str]] = {  # a line, and a part of what is said of it
     "bad JSON": ('{"prompt": ', "not JSON: an object that does not begin and end on this line"),
     "bad UTF-8": ('{"prompt": "\udcff"}', "not UTF-8: byte 0xff at offset "),
-    "no object": ("[1, 2]", 'none of the forms of questions; expected {"ctx": text, '),
-    "no known key": ('{"endings": ["a"]}', "none of the forms of questions"),
-    "no endings": ('{"ctx": "a", "label": 0}', "no 'endings'; expected {\"ctx\": text"),
-    "no label": ('{"ctx": "a", "endings": ["b", "c"]}', "no 'label'"),
-    "a label that is empty": ('{"ctx": "a", "endings": ["b", "c"], "label": ""}', "right one of 2 is said to be ''"),
-    "no answer": ('{"prompt": "a", "choices": ["b"]}', "no 'answer'; expected {\"prompt\": text"),
-    "an answer beyond": ('{"prompt": "a", "choices": ["b", "c"], "answer": 2}', "right one of 2 is said to be 2"),
-    "an answer below": ('{"prompt": "a", "choices": ["b", "c"], "answer": -1}', "right one of 2 is said to be -1"),
-    "an answer of no number": ('{"prompt": "a", "choices": ["b", "c"], "answer": true}', "is said to be True"),
-    "no choices": ('{"prompt": "a", "choices": [], "answer": 0}', "no choices, or one without text"),
-    "an empty choice": ('{"prompt": "a", "choices": ["b", " "], "answer": 0}', "no choices, or one without text"),
-    "choices that are a text": ('{"prompt": "a", "choices": "bc", "answer": 0}', "a value of another type"),
-    "a choice that is no text": ('{"prompt": "a", "choices": ["b", 3], "answer": 0}', "a value of another type"),
-    "a prompt that is no text": ('{"prompt": 1, "choices": ["b", "c"], "answer": 0}', "a value of another type"),
+    "no object": ("[1, 2]", 'expected {"ctx": text, '),
+    "no known key": ('{"endings": ["a"]}', "expected "),
+    "no endings": ('{"ctx": "a", "label": 0}', "'endings' is missing; expected {\"ctx\": text"),
+    "no label": ('{"ctx": "a", "endings": ["b", "c"]}', "'label'"),
+    "a label that is empty": (
+        '{"ctx": "a", "endings": ["b", "c"], "label": ""}',
+        "answer is '', and there are 2 choices",
+    ),
+    "no answer": ('{"prompt": "a", "choices": ["b"]}', "'answer' is missing; expected {\"prompt\": text"),
+    "an answer beyond": ('{"prompt": "a", "choices": ["b", "c"], "answer": 2}', "answer is 2, and there are 2 choices"),
+    "an answer below": (
+        '{"prompt": "a", "choices": ["b", "c"], "answer": -1}',
+        "answer is -1, and there are 2 choices",
+    ),
+    "an answer of no number": ('{"prompt": "a", "choices": ["b", "c"], "answer": true}', "answer is True"),
+    "no choices": ('{"prompt": "a", "choices": [], "answer": 0}', "no choices, or an empty one"),
+    "an empty choice": ('{"prompt": "a", "choices": ["b", " "], "answer": 0}', "no choices, or an empty one"),
+    "choices that are a text": ('{"prompt": "a", "choices": "bc", "answer": 0}', "wrong type"),
+    "a choice that is no text": ('{"prompt": "a", "choices": ["b", 3], "answer": 0}', "wrong type"),
+    "a prompt that is no text": ('{"prompt": 1, "choices": ["b", "c"], "answer": 0}', "wrong type"),
     "a question that is no text": (
         '{"question": 1, "choices": {"text": ["b"], "label": ["A"]}, "answerKey": "A"}',
         "type",
     ),
-    "no names": ('{"question": "a", "choices": {"text": ["b"]}, "answerKey": "A"}', "no 'label'"),
+    "no names": ('{"question": "a", "choices": {"text": ["b"]}, "answerKey": "A"}', "'label'"),
     "a name that is none": (
         '{"question": "a", "choices": {"text": ["b"], "label": ["A"]}, "answerKey": "B"}',
-        "right one of ['A'] is said to be 'B'; expected {\"question\": text",
+        "'B', which is none of ['A']; expected {\"question\": text",
     ),
     "half a character": ('{"text": "a \\ud83d b"}', "surrogates not allowed; expected"),
-    "a text without words": ('{"text": "  "}', 'no choices, or one without text; expected {"text": '),
+    "a text without words": ('{"text": "  "}', 'no choices, or an empty one; expected {"text": '),
 }
 RUN = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=BLOCK)
 
@@ -345,23 +353,25 @@ def test_a_fault_says_where_and_what_is_expected(tmp_path: Path, line: str, mess
 def test_a_file_of_no_questions_or_of_two_forms_is_refused(tmp_path: Path) -> None:
     assert "nowhere.jsonl: cannot be read: No such file" in str(MultipleChoice(file="nowhere.jsonl").refuses(RUN))
     file = written(tmp_path / "q.jsonl", [])
-    assert f"{file}: no questions; expected one a line" in str(MultipleChoice(file=file).refuses(RUN))
+    assert f"{file}: no questions; expected one per line" in str(MultipleChoice(file=file).refuses(RUN))
     file = written(tmp_path / "q.jsonl", [PLAIN[0], LAMBADA[0]])
-    assert f'{file}:2: unlike the lines before; expected {{"prompt"' in str(MultipleChoice(file=file).refuses(RUN))
+    assert f'{file}:2: another format than the lines before; expected {{"prompt"' in str(
+        MultipleChoice(file=file).refuses(RUN)
+    )
     assert MultipleChoice(file=file, limit=1).refuses(RUN) is None
 
 
 def test_what_cannot_be_encoded_is_told_by_its_line(tmp_path: Path, standing: Any) -> None:
     model = random_model()
     long = written(tmp_path / "q.jsonl", [PLAIN[0], {"prompt": "a", "choices": ["x" * 47, "x" * 48], "answer": 0}])
-    with pytest.raises(KitError, match=r"q\.jsonl:2: choices of \[48, 49\] tokens; expected 1 to 48, the block_size"):
+    with pytest.raises(KitError, match=r"q\.jsonl:2: choices have \[48, 49\] tokens; expected 1 to 48, the block_size"):
         measured(standing(model, BLOCK), file=long)
     encoder = CharEncoder(" abc", skip=False)
     strange = written(tmp_path / "q.jsonl", [{"prompt": "a", "choices": ["b", "d"], "answer": 0}])
     with pytest.raises(KitError, match=r"q\.jsonl:1: not in the vocabulary of 4 characters: 'd'"):
         measured(standing(model, BLOCK, encoder=encoder), file=strange)
     without_prompt = written(tmp_path / "q.jsonl", [{"text": "abc"}])
-    with pytest.raises(KitError, match=r"q\.jsonl:1: no prompt, and the tokenizer has no end-of-text token"):
+    with pytest.raises(KitError, match=r"q\.jsonl:1: the prompt is empty, and the tokenizer has no end-of-text token"):
         measured(standing(model, BLOCK, encoder=encoder), file=without_prompt)
 
 
@@ -390,7 +400,7 @@ def test_a_run_does_not_begin_with_bad_questions(tiny: Path, tmp_path: Path, com
     answer = command("run", tiny, f"evaluator=[{{use='multiple_choice', file='{file}'}}]")
     assert answer.code == 2
     assert "evaluator.0: " in answer.err
-    assert "q.jsonl:2: no 'choices'; expected" in answer.err.replace("\n", " ")
+    assert "q.jsonl:2: 'choices' is missing; expected" in answer.err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("records", [PLAIN, LAMBADA])

@@ -156,6 +156,7 @@ def test_a_text_outside_the_vocabulary_is_told_before_anything_is_trained(
 
 
 def test_positions_that_cannot_go_on_are_told_at_once(tiny: Path, command: Callable[..., Any]) -> None:
-    answer = command("check", tiny, "sample.beyond=rolling")
-    assert (answer.code, "sample.beyond: should be auto, refill or exact" in answer.err) == (2, True)
-    assert command("check", tiny, "sample.beyond=rolling", "model.position=rope").code == 0
+    answer = command("check", tiny, "sample.on_overflow=rolling")
+    assert answer.code == 2
+    assert all(part in answer.err for part in ("sample.on_overflow: ", "auto, refill or exact", "'rolling'"))
+    assert command("check", tiny, "sample.on_overflow=rolling", "model.position=rope").code == 0

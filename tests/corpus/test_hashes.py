@@ -26,8 +26,8 @@ def large_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were hashed."""
     paths: list[Path] = []
-    hashed = hashes.hashed
-    monkeypatch.setattr(hashes, "hashed", lambda path: paths.append(path) or hashed(path))
+    hashed = hashes.sha256_file
+    monkeypatch.setattr(hashes, "sha256_file", lambda path: paths.append(path) or hashed(path))
     return paths
 
 
@@ -78,10 +78,10 @@ def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file(tmp_path / "a", b"x" * 2000)
-    hashed = hashes.hashed
-    monkeypatch.setattr(hashes, "hashed", lambda path: (hashed(path), file(path, b"y" * 2000, OLD + 1))[0])
+    hashed = hashes.sha256_file
+    monkeypatch.setattr(hashes, "sha256_file", lambda path: (hashed(path), file(path, b"y" * 2000, OLD + 1))[0])
     content_hash(path)
-    monkeypatch.setattr(hashes, "hashed", hashed)
+    monkeypatch.setattr(hashes, "sha256_file", hashed)
     assert content_hash(path) == hashlib.sha256(b"y" * 2000).hexdigest()
 
 

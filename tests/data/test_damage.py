@@ -18,13 +18,14 @@ import pytest
 from nanogpt_kit.api import KitError
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.corpus import hashes
 from nanogpt_kit.data import damage
 from nanogpt_kit.data.damage import DataFile
 from nanogpt_kit.data.manifest import LISTED, Prepared
 from nanogpt_kit.data.prepare import data_root, prepare
 from nanogpt_kit.data.record import MANIFEST, fingerprint, manifest_hash, read_manifest
-from nanogpt_kit.runs.files import read_json, sha256, write_json
+from nanogpt_kit.runs.files import read_json, write_json
 from nanogpt_kit.train import session
 from nanogpt_kit.train.world import World
 
@@ -286,7 +287,7 @@ def test_a_number_that_cannot_be_right_is_named_with_its_place(
     numbers[at] = value
     numbers.tofile(folder / name)
     key = f"{name.split('.')[0]}_{'documents_' if 'documents' in name else ''}sha256"
-    changed(**{key: sha256(folder / name)})(folder)
+    changed(**{key: sha256_file(folder / name)})(folder)
     assert re.match(f"{re.escape(str(folder / name))} .*{says}", refusal(experiment))
 
 
@@ -297,7 +298,7 @@ def test_the_first_wrong_number_is_found_in_any_piece(tmp_path: Path, at: int, m
     numbers[at:] -= 100
     numbers[-1] += 2000
     numbers.tofile(tmp_path / "a")
-    file = DataFile(tmp_path / "a", "<i8", 20, sha256(tmp_path / "a"), limit=1000, ascends=True)
+    file = DataFile(tmp_path / "a", "<i8", 20, sha256_file(tmp_path / "a"), limit=1000, ascends=True)
     assert f"{numbers[at]} at position {at}, " in str(file.damage())
 
 
@@ -396,7 +397,7 @@ def test_other_ranks_leave_the_files_to_the_first(experiment: Experiment, read: 
 
 def test_opening_twenty_megabytes_takes_less_than_a_tenth_of_a_second(tmp_path: Path) -> None:
     np.zeros(10_000_000, np.uint16).tofile(tmp_path / "a")  # not remembered, as it is young
-    file = DataFile(tmp_path / "a", "uint16", 10_000_000, sha256(tmp_path / "a"), limit=1, ascends=False)
+    file = DataFile(tmp_path / "a", "uint16", 10_000_000, sha256_file(tmp_path / "a"), limit=1, ascends=False)
     began = time.process_time()
     assert file.damage() is None
     assert time.process_time() - began < 0.1
@@ -429,7 +430,8 @@ def test_a_resumed_run_refuses_another_vocabulary_over_the_same_tokens(tiny: Pat
         session.run(longer, resume=str(run))
     origin = read_json(run.path / "provenance.json")
     for key, says in {"splits": "tokens", "documents": "document boundaries", "tokenizer": "another tokenizer"}.items():
-        write_json(run.path / "provenance.json", origin | {"data": origin["data"] | {key: "0" * 64}})
+        before = "0" * 64 if key == "tokenizer" else {"train": "0" * 64, "val": "0" * 64}
+        write_json(run.path / "provenance.json", origin | {"data": origin["data"] | {key: before}})
         with pytest.raises(KitError, match=f"{says} than {re.escape(str(folder / MANIFEST))}"):
             session.run(longer, resume=str(run))
 

@@ -12,8 +12,8 @@ import tokenizers as hf
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.generate.generator import load_run
-from nanogpt_kit.runs.files import sha256
 from nanogpt_kit.train import session
 
 QUICK = ["callback=[]", "train.steps=1", "sample.num_samples=0"]
@@ -126,7 +126,7 @@ def test_a_tokenizer_that_a_stranger_wrote_is_refused_by_its_file(checkpointed: 
     path, manifest = checkpoint / store.TOKENIZER, checkpoint / store.MANIFEST
     path.write_text(content)
     listed = json.loads(manifest.read_text())
-    listed["files"][store.TOKENIZER] = sha256(path)
+    listed["files"][store.TOKENIZER] = sha256_file(path)
     manifest.write_text(json.dumps(listed))
     with pytest.raises(KitError) as refused:
         load_run(checkpointed)

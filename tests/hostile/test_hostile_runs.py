@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanogpt_kit.checkpoint import shards, store
-from nanogpt_kit.runs.files import sha256
+from nanogpt_kit.core.reading import sha256_file
 
 Victim = Any  # of conftest.py
 VERBS = ("sample", "ema", "eval", "export", "check", "prepare", "into", "resume", "start", "again")
@@ -71,7 +71,7 @@ def in_checkpoint(name: str, content: bytes | str | Callable[[bytes], bytes]) ->
 
 def rehash(checkpoint: Path) -> None:
     files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != store.MANIFEST]
-    hashes = {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}
+    hashes = {path.relative_to(checkpoint).as_posix(): sha256_file(path) for path in files}
     (checkpoint / store.MANIFEST).write_text(json.dumps({"step": 4, "files": hashes}))
 
 

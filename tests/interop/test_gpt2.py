@@ -552,7 +552,7 @@ def test_an_import_that_is_killed_leaves_nothing_that_is_taken_for_a_run(
             import_run(str(tmp_path / "hf"), "mine", BYTE)
     (left,) = (runs_root() / "mine").iterdir()
     assert (left / "checkpoints").exists()
-    with pytest.raises(KitError, match="is no run"):
+    with pytest.raises(KitError, match="no run"):
         find("mine")
 
 

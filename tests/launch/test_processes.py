@@ -65,7 +65,7 @@ def ranks_of(folder: Path) -> list[int]:
 def test_the_first_exit_code_that_is_not_zero_is_the_answer() -> None:
     def ended(*codes: str) -> int:
         commands = [[sys.executable, "-c", f"import os, time; {code}"] for code in codes]
-        return processes.watch([subprocess.Popen(command) for command in commands])
+        return processes.wait_for_ranks([subprocess.Popen(command) for command in commands])
 
     assert ended("pass", "pass") == 0
     assert ended("time.sleep(60)", "os._exit(3)") == 3
@@ -223,5 +223,5 @@ def test_nothing_is_imported_from_a_current_folder_that_this_process_does_not_im
 ) -> None:
     (tmp_path / "click.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\nraise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
-    assert processes.start(1, ["--version"]) == 0
+    assert processes.run_ranks(1, ["--version"]) == 0
     assert not (tmp_path / "canary").exists()

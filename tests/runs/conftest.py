@@ -35,3 +35,35 @@ def holder() -> Callable[[Path], AbstractContextManager[subprocess.Popen[str]]]:
             process.kill()
 
     return holding
+
+
+def git(where: Path, *words: str) -> None:
+    subprocess.run(["git", "-C", str(where), *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one commit, and a user who likes their diffs in colour."""
+    config = {
+        "user.name": "n",
+        "user.email": "e",
+        "color.ui": "always",
+        "diff.noprefix": "true",
+        "init.defaultBranch": "m",
+    }
+    (tmp_path / "gitconfig").write_text("")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    for key, value in config.items():
+        git(tmp_path, "config", "--global", key, value)
+    top = tmp_path / "repository"
+    (top / "deep").mkdir(parents=True)
+    for name in ("kept.py", "changed.py", "deleted.py", "staged.py", "deep/moved.py", "run.sh"):
+        (top / name).write_text(f"print({name!r})\n")
+    (top / "data.bin").write_bytes(bytes(range(256)))
+    (top / ".gitignore").write_text("*.log\nruns/\n")
+    git(top, "init", "--quiet")
+    git(top, "add", ".")
+    git(top, "commit", "--quiet", "-m", "first")
+    return top

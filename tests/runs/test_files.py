@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from nanogpt_kit.core import writing
+from nanogpt_kit.core.reading import sha256_file
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.runs import files
 
 
 def test_a_written_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        files.write_atomically(tmp_path / "a", "text")
+        write_atomically(tmp_path / "a", "text")
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
@@ -23,7 +26,7 @@ def test_a_written_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> No
 def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("precious")
     (tmp_path / "a").symlink_to("outside")
-    files.write_atomically(tmp_path / "a", "new")
+    write_atomically(tmp_path / "a", "new")
     assert (tmp_path / "outside").read_text() == "precious"
     assert (tmp_path / "a").read_text() == "new"
     assert not (tmp_path / "a").is_symlink()
@@ -33,10 +36,10 @@ def test_a_link_under_the_name_of_the_temporary_file_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "outside").write_text("precious")
-    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "0" * 16)  # were it guessed
+    monkeypatch.setattr(writing.secrets, "token_hex", lambda _: "0" * 16)  # were it guessed
     (tmp_path / f".a.{'0' * 16}.tmp").symlink_to("outside")
     with pytest.raises(FileExistsError):
-        files.write_atomically(tmp_path / "a", "new")
+        write_atomically(tmp_path / "a", "new")
     assert (tmp_path / "outside").read_text() == "precious"
 
 
@@ -45,10 +48,10 @@ def test_the_temporary_name_cannot_be_guessed(tmp_path: Path, monkeypatch: pytes
     rename = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, target: (names.append(self.name), rename(self, target))[1])
     for _ in range(2):
-        files.write_atomically(tmp_path / "a", "text")
+        write_atomically(tmp_path / "a", "text")
     assert names[0] != names[1]
     assert all(str(os.getpid()) not in name.split(".") for name in names)
-    assert all(files.TEMPORARY.fullmatch(name) for name in names)
+    assert all(writing.TEMPORARY.fullmatch(name) for name in names)
 
 
 def test_what_killed_processes_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_what_killed_processes_left_is_cleared_and_nothing_else(tmp_path: Path) 
     for name in (".a.0123456789abcdef.tmp", "a", ".a.tmp", ".hidden", "b.0123456789abcdef.tmp"):
         (tmp_path / name).write_text("text")
     (tmp_path / ".l.0123456789abcdef.tmp").symlink_to("outside")
-    files.clear_temporary(tmp_path)
+    writing.clear_temporary(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"a", ".a.tmp", ".hidden", "b.0123456789abcdef.tmp", "outside"}
     assert (tmp_path / "outside").read_text() == "precious"
 
@@ -79,7 +82,7 @@ def test_json_that_cannot_be_read_is_a_value_error(tmp_path: Path, content: byte
 def test_a_file_to_hash_is_a_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(OSError, match="not a regular file"):
-        files.sha256(tmp_path / "fifo")
+        sha256_file(tmp_path / "fifo")
 
 
 def test_json_is_read_from_a_regular_file(tmp_path: Path) -> None:

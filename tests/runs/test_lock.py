@@ -23,7 +23,7 @@ SETUP = """\
 import sys, time
 from pathlib import Path
 from nanogpt_kit.runs import lock as module
-from nanogpt_kit.runs.lock import Lock, held
+from nanogpt_kit.runs.lock import Lock, is_locked
 
 path, seconds = Path(sys.argv[1]), float(sys.argv[2])
 if sys.argv[3] == "flock":
@@ -34,8 +34,8 @@ sys.stdin.readline()
 while time.monotonic() < end:
     count += 1
 """
-LOOKS = SETUP + "    found += held(path)\nprint(count, found)\n"
-STARTS = SETUP + "    with Lock(path):\n        found += held(path)\nprint(count, found)\n"
+LOOKS = SETUP + "    found += is_locked(path)\nprint(count, found)\n"
+STARTS = SETUP + "    with Lock(path):\n        found += is_locked(path)\nprint(count, found)\n"
 kinds = pytest.mark.parametrize("kind", ["ofd", "flock"] if sys.platform == "linux" else ["flock"])
 
 

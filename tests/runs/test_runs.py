@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from nanogpt_kit.api import KitError
-from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs import files, folder, metrics, provenance
+from nanogpt_kit.core.reading import sha256_file
+from nanogpt_kit.runs import folder, metrics
 from nanogpt_kit.runs.folder import RunFolder, create, find, runs_root
 
 Holder = Callable[[Path], AbstractContextManager[subprocess.Popen[str]]]
@@ -48,14 +47,14 @@ def test_runs_of_the_same_second_have_names_in_the_order_of_their_start() -> Non
 def test_runs_that_cannot_be_written_are_refused(tmp_path: Path, file: str) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).touch()
-    with pytest.raises(KitError, match=r"Not a directory|no folder"):
+    with pytest.raises(KitError, match=r"Not a directory|not a folder"):
         create("tiny", seed=7, fingerprint="print")
     with pytest.raises(KitError, match=f"cannot write to {tmp_path}/runs/tiny"):
-        folder.check_runs_root("tiny")
+        folder.check_runs_writable("tiny")
 
 
 def test_checking_whether_runs_can_be_written_leaves_nothing(tmp_path: Path) -> None:
-    folder.check_runs_root("tiny")
+    folder.check_runs_writable("tiny")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,13 +85,25 @@ def test_the_newest_run_is_the_one_started_last_also_in_a_copy(tmp_path: Path) -
         assert [run.path.name for run in folder.runs_of_experiment(tmp_path / place)] == names
 
 
+ORIGIN = {
+    "format": 1,
+    "command": "",
+    "folder": "",
+    "seed": 3,
+    "fingerprint": "",
+    "components": {},
+    "distributions": {},
+    "machine": {"host": "", "user": "", "system": "", "python": "", "cores": None},
+}
+
+
 @pytest.mark.parametrize(
     ("started", "place"),
     [
         ("2026-01-02T03:04:05Z", 0),
         ("2026-01-02T03:04:06Z", 1),
         ("2026-01-02T03:04:07Z", 2),
-        (None, 0),
+        (None, 0),  # no time that can be read
         ("whenever", 0),
         (7, 0),
     ],
@@ -103,13 +114,14 @@ def test_a_run_that_has_a_name_of_its_own_has_its_place_by_when_it_was_started(
     for name in ("20260102-030405500-s1-aaaaaa", "20260102-030406500-s1-aaaaaa", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "experiment.toml").touch()
-    (tmp_path / "mine" / "provenance.json").write_text(json.dumps({"started": started, "seed": 3}))
+    origin = {**ORIGIN, "started": started}
+    (tmp_path / "mine" / "provenance.json").write_text(json.dumps(origin))
     expected = ["20260102-030405500-s1-aaaaaa", "20260102-030406500-s1-aaaaaa"]
     expected.insert(place, "mine")
     found = folder.runs_of_experiment(tmp_path)
     assert [run.path.name for run in found] == expected
     assert [run.seed() for run in found if run.path.name != "mine"] == [1, 1]
-    assert RunFolder(tmp_path / "mine").seed() == 3
+    assert RunFolder(tmp_path / "mine").seed() == (3 if isinstance(started, str) else None)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000, None])
@@ -129,11 +141,11 @@ def test_a_folder_that_was_never_a_run_is_passed_over() -> None:
 
 
 def test_an_unknown_run_is_told_the_nearest_experiment() -> None:
-    with pytest.raises(KitError, match=r"'tinny' is no run.*There are none\."):
+    with pytest.raises(KitError, match=r"no run 'tinny'.*There are none\."):
         find("tinny")
     a_run("tiny")
     a_run("owt-gpt2")
-    with pytest.raises(KitError, match=r"'tinny' is no run.*did you mean 'tiny'\? Allowed: owt-gpt2, tiny\."):
+    with pytest.raises(KitError, match=r"no run 'tinny'.*did you mean 'tiny'\? Allowed: owt-gpt2, tiny\."):
         find("tinny")
 
 
@@ -195,7 +207,7 @@ def test_a_status_that_cannot_be_written_leaves_the_one_before(monkeypatch: pyte
 
 def test_the_hash_of_a_file_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
-    assert files.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------
@@ -237,12 +249,12 @@ def test_a_resumed_log_forgets_what_came_after_its_step(tmp_path: Path) -> None:
     path = log_of(tmp_path / "m.jsonl", *({"step": step, "loss": 1 / 3 + step} for step in range(1, 8)))
     with path.open("ab") as file:
         file.write(b'{"step": 8, "lo')
-    metrics.truncate_after(path, 5)
+    metrics.truncate_metrics(path, 5)
     log_of(path, {"step": 6, "loss": float("nan")})
     expected = [*({"step": step, "loss": 1 / 3 + step} for step in range(1, 6)), {"step": 6, "loss": None}]
     assert list(metrics.read(path)) == expected
     assert path.read_text().endswith("}\n")
-    metrics.truncate_after(path, 0)
+    metrics.truncate_metrics(path, 0)
     assert path.read_text() == ""
 
 
@@ -259,7 +271,7 @@ def test_a_tail_that_a_kill_tore_is_dropped(tmp_path: Path, tail: bytes, caplog:
     path.write_bytes(b"".join(WHOLE) + tail)
     expected = [json.loads(line) for line in (*WHOLE, *([tail] if tail.endswith(b"}") else []))]
     assert list(metrics.read(path)) == expected
-    assert metrics.truncate_after(path, 5) == 5
+    assert metrics.truncate_metrics(path, 5) == 5
     assert list(metrics.read(path)) == expected
     assert path.read_bytes().endswith(b"}\n")
     assert not caplog.records
@@ -289,20 +301,20 @@ def test_a_damaged_line_is_named_and_nothing_is_deleted(
     path = tmp_path / "m.jsonl"
     path.write_bytes(whole := b"".join([*WHOLE[:at], line, *WHOLE[at + 1 :]]))
     with pytest.raises(KitError, match="repair or delete this line") as caught:
-        metrics.truncate_after(path, 1)
+        metrics.truncate_metrics(path, 1)
     assert caught.value.faults[0].location == f"{path}:{at + 1}"
     assert path.read_bytes() == whole
     steps = [record["step"] for record in metrics.read(path)]
-    tail = metrics.Tail(path)
-    assert [record["step"] for record in tail.read()] == steps
+    tail = metrics.MetricsReader(path)
+    assert [record["step"] for record in tail.new_records()] == steps
     shown = [step for step in range(1, 6) if step != at + 1]
     if line == DAMAGED["backwards"]:  # those who show it cannot know which of two lines is wrong
         assert steps == [*shown[:at], 1, *shown[at:]]
         return
     assert steps == shown
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}:{at + 1} is damaged and not shown",
-        f"{path}:{at + 1} is damaged and passed over",
+        f"{path}:{at + 1} is damaged and skipped",
+        f"{path}:{at + 1} is damaged and skipped",
     ]
 
 
@@ -310,260 +322,12 @@ def test_a_line_of_a_file_that_a_kill_tore_twice_is_still_named(tmp_path: Path) 
     path = tmp_path / "m.jsonl"
     path.write_bytes(WHOLE[0] + b'{"step": 2, "tr' + b"".join(WHOLE[2:]))
     with pytest.raises(KitError) as caught:
-        metrics.truncate_after(path, 5)
+        metrics.truncate_metrics(path, 5)
     assert caught.value.faults[0].location == f"{path}:2"
 
 
 def test_lines_without_text_are_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b"\r\n".join([WHOLE[0].strip(), b"", WHOLE[1].strip(), b""]))
-    assert metrics.truncate_after(path, 5) == 2
+    assert metrics.truncate_metrics(path, 5) == 2
     assert [record["step"] for record in metrics.read(path)] == [1, 2]
-
-
-# --- provenance -------------------------------------------------------------------------------------------------
-
-
-needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-
-
-def git(where: Path, *words: str) -> bytes:
-    return subprocess.run(["git", "-C", str(where), *words], check=True, capture_output=True).stdout
-
-
-def tree(root: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[str, object]]:
-    """Every file with its content, symbolic links and the right to execute told apart."""
-    found: dict[str, tuple[str, object]] = {}
-    for path in root.rglob("*"):
-        name = path.relative_to(root).as_posix()
-        if path.is_symlink():
-            found[name] = ("link", os.readlink(path))
-        elif path.is_file() and not name.startswith((".git/", *but)):
-            found[name] = ("program" if os.access(path, os.X_OK) else "file", path.read_bytes())
-    return found
-
-
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with one commit, and a user who likes their diffs in colour."""
-    config = {
-        "user.name": "n",
-        "user.email": "e",
-        "color.ui": "always",
-        "diff.noprefix": "true",
-        "init.defaultBranch": "m",
-    }
-    (tmp_path / "gitconfig").write_text("")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    for key, value in config.items():
-        git(tmp_path, "config", "--global", key, value)
-    top = tmp_path / "repository"
-    (top / "deep").mkdir(parents=True)
-    for name in ("kept.py", "changed.py", "deleted.py", "staged.py", "deep/moved.py", "run.sh"):
-        (top / name).write_text(f"print({name!r})\n")
-    (top / "data.bin").write_bytes(bytes(range(256)))
-    (top / ".gitignore").write_text("*.log\nruns/\n")
-    git(top, "init", "--quiet")
-    git(top, "add", ".")
-    git(top, "commit", "--quiet", "-m", "first")
-    return top
-
-
-def files_in(patch: bytes) -> list[bytes]:
-    return re.findall(rb"^diff --git a/(.*) b/", patch, re.MULTILINE)
-
-
-@needs_git
-def test_the_patch_turns_a_clean_clone_into_the_tree_that_ran(repository: Path, tmp_path: Path) -> None:
-    top = repository
-    (top / "changed.py").write_bytes(b"no newline at the end \xe9\r\n\r\nx")
-    (top / "data.bin").write_bytes(bytes(range(255, -1, -1)) * 3)
-    (top / "deleted.py").unlink()
-    (top / "run.sh").chmod(0o755)
-    (top / "deep" / "moved.py").rename(top / "moved.py")
-    (top / "staged.py").write_text("staged, ")
-    git(top, "add", "staged.py")
-    (top / "staged.py").write_text("then changed again")
-    (top / "new and staged.py").write_text("staged only")
-    git(top, "add", "new and staged.py")
-    (top / "deep" / "untracked \u2603.py").write_text("untracked")
-    (top / "deep" / ":!*.py").write_text("a name that looks like a pattern")
-    (top / "deep" / "empty.py").touch()
-    git(top, "--literal-pathspecs", "add", "deep/:!*.py", "deep/empty.py")
-    (top / "kept.py").unlink()
-    (top / "kept.py").symlink_to("no such file")
-    (top / "noise.log").write_text("ignored")
-
-    sources = [top / "deep", top / "moved.py", top / "new and staged.py"]
-    state, patch = provenance.code_state(top / "deep", sources)
-
-    commit = git(top, "rev-parse", "HEAD").decode().strip()
-    assert state == {"commit": commit, "dirty": True, "left_out": [], "left_out_count": 0}
-    clone = tmp_path / "clone"
-    git(tmp_path, "clone", "--quiet", str(top), str(clone))
-    (tmp_path / "dirty.patch").write_bytes(patch)
-    git(clone, "-c", "core.fileMode=true", "apply", "--whitespace=nowarn", str(tmp_path / "dirty.patch"))
-    assert tree(clone) == tree(top, but=("noise.log",))
-
-
-@needs_git
-@pytest.mark.parametrize("split", ["false", "true"])
-def test_the_users_index_and_objects_stay_as_they_are(repository: Path, split: str) -> None:
-    git(repository, "config", "core.splitIndex", split)
-    (repository / "changed.py").write_text("changed")
-    (repository / "staged.py").write_text("staged")
-    git(repository, "add", "staged.py")
-    (repository / "untracked.py").write_text("untracked")
-    before = {path: path.read_bytes() for path in (repository / ".git").rglob("*") if path.is_file()}
-    status = git(repository, "status", "--porcelain")
-    index = repository / ".git" / "index"
-    index.write_bytes(before[index])
-    _, patch = provenance.code_state(repository, [repository])
-    assert all(name in patch for name in (b"changed.py", b"staged.py", b"untracked.py"))
-    assert {path: path.read_bytes() for path in (repository / ".git").rglob("*") if path.is_file()} == before
-    assert git(repository, "status", "--porcelain") == status
-
-
-@needs_git
-def test_more_files_than_a_command_line_holds_are_all_in_the_patch(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "a file").touch()
-    for number in range(9_000):  # hard links to one empty file: quick to make
-        os.link(tmp_path / "a file", repository / f"{'long' * 60}-{number}.py")
-    _, patch = provenance.code_state(repository, [repository])
-    assert patch.count(b"diff --git ") == 9_000
-    state, patch = provenance.code_state(repository, [])
-    assert (len(state["left_out"]), state["left_out_count"], patch) == (100, 9_000, b"")
-
-
-@needs_git
-def test_a_clean_repository_has_no_patch(repository: Path) -> None:
-    (repository / "noise.log").write_text("ignored")
-    state, patch = provenance.code_state(repository, [repository])
-    assert state is not None
-    assert not state["dirty"]
-    assert patch == b""
-
-
-@needs_git
-@pytest.mark.parametrize(
-    "staged", [(), ("add", "."), ("add", "--intent-to-add", ".")], ids=["untracked", "added", "intent"]
-)
-def test_new_files_are_recorded_only_where_they_are_code_of_the_run(repository: Path, staged: tuple[str, ...]) -> None:
-    package = repository / "deep"
-    secrets = (".env", ".netrc", "id_rsa", "conf.toml", "deep/.env", "deep/key.pem", "mine.py", "my\udcff.txt")
-    for name in (*secrets, "component.py", "deep/code.py", "deep/site-packages/other.py"):
-        (repository / name).parent.mkdir(exist_ok=True)
-        (repository / name).write_text(f"password of {name.encode('ascii', 'replace')}")
-    (package / "link.py").symlink_to(repository / ".env")
-    (repository / "other").mkdir()
-    git(repository / "other", "init", "--quiet")
-    (repository / "other" / "code.py").touch()
-    other = "other/"  # how git names an untracked repository
-    if staged:
-        git(repository / "other", "add", ".")
-        git(repository / "other", "commit", "--quiet", "-m", "first")
-        git(repository, *staged)
-        (repository / ".env").write_text("changed after it was staged: a password")
-        other = "other"
-    sources = [repository / "component.py", package, repository / "other", repository / ".env", repository / "none.py"]
-    state, patch = provenance.code_state(repository, sources)
-    assert state is not None
-    assert set(files_in(patch)) == {b"component.py", b"deep/code.py"}
-    assert set(state["left_out"]) == {*secrets, "deep/link.py", "deep/site-packages/other.py", other}
-    assert state["left_out_count"] == len(state["left_out"])
-    assert state["dirty"]
-
-
-@needs_git
-@pytest.mark.parametrize("staged", [False, True])
-def test_large_files_are_named_and_left_out(repository: Path, monkeypatch: pytest.MonkeyPatch, staged: bool) -> None:
-    monkeypatch.setattr(provenance, "MOST_BYTES", 1000)
-    for name, size in {"small.py": 1000, "large.py": 1001, "changed.py": 1001, "run.sh": 1000, "[d]*.py": 1001}.items():
-        (repository / name).write_bytes(b"\n" * size)
-    if staged:
-        git(repository, "add", ".")
-    state, patch = provenance.code_state(repository, [repository])
-    assert state is not None
-    assert state["left_out"] == ["[d]*.py", "changed.py", "large.py"]
-    assert sorted(files_in(patch)) == [b"run.sh", b"small.py"]
-
-
-@needs_git
-def test_a_file_that_is_only_moved_is_a_change_of_the_commits_file(repository: Path) -> None:
-    git(repository, "mv", "data.bin", "moved.bin")
-    git(repository, "mv", "run.sh", ".env")
-    (repository / ".env").write_text("a password")
-    state, patch = provenance.code_state(repository, [])
-    assert state is not None
-    assert state["left_out"] == [".env"]
-    assert sorted(files_in(patch)) == [b"data.bin", b"moved.bin", b"run.sh"]
-    assert b"a password" not in patch
-
-
-@needs_git
-def test_a_folder_that_became_a_link_is_not_followed(repository: Path, tmp_path: Path) -> None:
-    (repository / "deep").rename(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "moved.py").write_text("a secret")
-    (repository / "deep").symlink_to(tmp_path / "elsewhere")
-    state, patch = provenance.code_state(repository, [repository])
-    assert state is not None
-    assert b"deleted file" in patch
-    assert b"a secret" not in patch
-    assert state["left_out"] == ["deep"]
-
-
-@needs_git
-def test_changes_within_a_submodule_are_named(repository: Path, tmp_path: Path) -> None:
-    git(tmp_path, "clone", "--quiet", str(repository), str(tmp_path / "theirs"))
-    git(repository, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "theirs"), "sub")
-    git(repository, "commit", "--quiet", "-m", "with a submodule")
-    (repository / "sub" / "changed.py").write_text("changed")
-    state, patch = provenance.code_state(repository, [repository])
-    assert state is not None
-    assert (state["left_out"], state["dirty"], patch) == (["sub"], True, b"")
-
-
-@needs_git
-def test_no_hook_of_the_repository_is_run(repository: Path) -> None:
-    hook = repository / ".git" / "hooks" / "post-index-change"
-    hook.parent.mkdir(exist_ok=True)
-    hook.write_text(f"#!/bin/sh\ntouch {repository}/ran\n")
-    hook.chmod(0o755)
-    (repository / "changed.py").write_text("changed")
-    assert provenance.code_state(repository, [])[1]
-    assert not (repository / "ran").exists()
-
-
-@needs_git
-def test_without_a_commit_or_a_repository_or_git_there_is_no_code_state(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "new").mkdir()
-    assert provenance.code_state(tmp_path / "new", []) == (None, b"")
-    git(tmp_path / "new", "init", "--quiet")
-    assert provenance.code_state(tmp_path / "new", []) == (None, b"")
-    assert provenance.code_state(repository, [])[0] is not None
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance.code_state(repository, []) == (None, b"")
-
-
-@needs_git
-def test_provenance_tells_command_code_components_and_data(
-    repository: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(repository)
-    monkeypatch.setattr(sys, "argv", ["nanogpt-kit", "run", "two words.toml"])
-    experiment = Experiment.load(tiny, ["train.seed=29"])
-    values, patch = provenance.collect(experiment, {"dataset": "print"}, {"device": "cpu"})
-    assert values["command"] == "nanogpt-kit run 'two words.toml'"
-    assert values["git"]["commit"] == git(repository, "rev-parse", "HEAD").decode().strip()
-    assert patch == b""
-    assert values["seed"] == 29
-    assert values["fingerprint"] == experiment.fingerprint()
-    assert values["data"] == {"dataset": "print"}
-    assert values["machine"]["device"] == "cpu"
-    assert values["components"]["model.attention"] == "nanogpt-kit/sdpa"
-    assert {"nanogpt-kit", "torch", "numpy"} <= set(values["distributions"])
-    assert json.loads(json.dumps(values)) == values

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from nanogpt_kit.core.errors import FAILURE, Busy, Fault, KitError, NotFinite, OutOfMemory, RunFailed
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.status import Best, Failure, Status, Unreadable, cause_of, leave_failure, origin_of
+from nanogpt_kit.runs.record import Unreadable
+from nanogpt_kit.runs.status import Best, Failure, Status, cause_of, origin_of, record_failure
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_a_run_that_ends_while_one_looks_has_ended_as_it_says(run: RunFolder, mo
         run.set_status("finished", ended_by="steps", step=7)
         return False
 
-    monkeypatch.setattr("nanogpt_kit.runs.folder.held", ends)
+    monkeypatch.setattr("nanogpt_kit.runs.folder.is_locked", ends)
     assert (run.status().state, run.status().step) == ("finished", 7)
 
 
@@ -185,14 +186,14 @@ def test_errors_of_one_place_have_one_origin_whatever_numbers_they_name() -> Non
 def test_a_command_leaves_a_record_of_its_failure_where_it_is_asked_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave_failure(raised(OutOfMemory("nobody asks")))
+    record_failure(raised(OutOfMemory("nobody asks")))
     monkeypatch.setenv(FAILURE, str(tmp_path / "failure.json"))
-    leave_failure(raised(OutOfMemory("3 GB for postgresql://me:12/34word@host/db")))
-    leave_failure(raised(RunFailed("the other ranks fail after it")))
+    record_failure(raised(OutOfMemory("3 GB for postgresql://me:12/34word@host/db")))
+    record_failure(raised(RunFailed("the other ranks fail after it")))
     found = Failure.read(tmp_path / "failure.json")
     assert (found.cause, found.reason) == ("oom", "3 GB for postgresql://***@host/db")
     monkeypatch.setenv(FAILURE, str(tmp_path / "no" / "folder"))
-    leave_failure(raised(OutOfMemory("it cannot be written")))
+    record_failure(raised(OutOfMemory("it cannot be written")))
 
 
 def test_the_module_needs_no_torch() -> None:

@@ -24,7 +24,7 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import Tail, truncate_after
+from nanogpt_kit.runs.metrics import MetricsReader, truncate_metrics
 from nanogpt_kit.runs.status import Failure
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.records import TrialResult
@@ -528,13 +528,13 @@ def test_checkpoints_of_what_was_given_up_go_and_the_rest_stays(scene: Any) -> N
 # The tail of a file
 
 
-def steps(tail: Tail) -> list[int]:
-    return [record["step"] for record in tail.read()]
+def steps(tail: MetricsReader) -> list[int]:
+    return [record["step"] for record in tail.new_records()]
 
 
 def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    tail = Tail(path)
+    tail = MetricsReader(path)
     assert steps(tail) == []
     with path.open("ab", buffering=0) as file:
         file.write(b'{"step": 1}\n{"st')
@@ -551,14 +551,14 @@ def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
 def test_a_tail_begins_again_where_a_resumed_run_has_written_the_file_anew(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 6)))
-    tail = Tail(path)
+    tail = MetricsReader(path)
     assert steps(tail) == [1, 2, 3, 4, 5]
-    truncate_after(path, 3)
+    truncate_metrics(path, 3)
     assert steps(tail) == [1, 2, 3]
     with path.open("a") as file:
         file.write('{"step": 4}\n')
     assert steps(tail) == [4]
-    truncate_after(path, 9)  # as long as before
+    truncate_metrics(path, 9)  # as long as before
     assert steps(tail) == [1, 2, 3, 4]
     path.write_text("")  # the same file, cut
     path.write_text('{"step": 1}\n')

@@ -94,7 +94,7 @@ def test_a_folder_that_holds_other_things_is_refused_and_left_as_it_is(
     told = command("run", tiny, *QUIET, f"--into={into}")
     assert (told.code, told.err.splitlines()[-1]) == (
         2,
-        f"error: cannot run in {into}: it holds other things than a run",
+        f"error: cannot run in {into}: it contains files that are not from a run",
     )
     assert [path.name for path in into.iterdir()] == [other.split("/")[0]]
     assert (into / other).read_text() == "mine"

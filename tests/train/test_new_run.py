@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.train import new_run, session
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train import session
 
 QUIET = ["train.steps=1", "sample.num_samples=0", "callback=[]"]
 COMPONENT = """\
@@ -32,7 +33,7 @@ def test_whatever_stops_its_making_leaves_no_folder(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(new_run, "write_json", fail)
+    monkeypatch.setattr(RunFolder, "write_provenance", fail)
     with pytest.raises(type(error)):
         session.run(Experiment.load(tiny, QUIET), into=tmp_path / into if into else None)
     assert not (tmp_path / "into").exists()

@@ -72,7 +72,7 @@ def result(folder: RunFolder) -> dict[str, Any]:
     metrics = [{key: value for key, value in line.items() if key not in timing} for line in read(folder.metrics)]
     training = store.load_training(checkpoint)
     del training["seconds"], training["callbacks"]
-    return {"weights": store.sha256(checkpoint / store.MODEL), "training": training, "metrics": metrics}
+    return {"weights": store.sha256_file(checkpoint / store.MODEL), "training": training, "metrics": metrics}
 
 
 LONG = ("train.steps=200", "checkpoint.every_steps=100", "evaluate.every_steps=70", "sample.num_samples=0")

@@ -114,7 +114,7 @@ def stopper(tiny: Path, step: int = 13) -> Path:
 
 
 REFUSED = {
-    "no such run": (["model.init_from=tinny"], "model.init_from: 'tinny' is no run.*did you mean 'tiny'"),
+    "no such run": (["model.init_from=tinny"], "model.init_from: no run 'tinny'.*did you mean 'tiny'"),
     "other tokens": (["tokenizer=char"], "tokenizer: .* was trained on other tokens: byte of 257, here char of"),
     "another width": (["model.n_embd=48"], r"wte.weight is \[320, 24\] there and \[320, 48\] in the model"),
     "more layers": (["model.n_layer=3"], "h.2.ln_1.weight is missing"),

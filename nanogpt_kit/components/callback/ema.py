@@ -1,6 +1,6 @@
-"""A running average of the weights, which often is the better model; evaluated and sampled from in their place.
+"""An exponential moving average of the weights, often a better model; evaluations and samples use it.
 
-Training itself never sees it. `nanogpt-kit sample RUN --weights ema` takes the averages of a checkpoint.
+Training itself never uses it. `nanogpt-kit sample RUN --weights ema` loads the average of a checkpoint.
 
 Source: Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780, for the exponential one.
 """
@@ -16,8 +16,10 @@ from nanogpt_kit.api import Callback, Field, LiveRun, hookimpl
 
 
 class EMA(Callback):
-    decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.999, description="share of the average that a step keeps")
-    evaluate: bool = Field(True, description="whether the averages are evaluated, and write the run's samples")
+    decay: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.999, description="fraction of the average that is kept at each step"
+    )
+    evaluate: bool = Field(True, description="use of the average in evaluations and in the samples of the run")
 
     def build(self, run: LiveRun) -> object:
         return Averages(self, run)
@@ -34,7 +36,9 @@ class Averages:
     @torch.no_grad()
     def step_finished(self) -> None:
         self.steps += 1
-        decay = min(self.options.decay, self.steps / (self.steps + 9))  # early on the average of what there is
+        decay = min(
+            self.options.decay, self.steps / (self.steps + 9)
+        )  # faster at first, when the average contains few steps
         new = [parameter.detach() for parameter in self.parameters.values()]
         torch._foreach_lerp_(list(self.weights.values()), new, 1 - decay)
 
@@ -48,12 +52,12 @@ class Averages:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """The model's weights and the averages change places, one tensor at a time."""
+        """Exchanges the weights of the model and the averages, tensor by tensor."""
         if self.options.evaluate:
             for name, parameter in self.parameters.items():
-                held = parameter.detach().clone()
+                current = parameter.detach().clone()
                 parameter.copy_(self.weights[name])
-                self.weights[name].copy_(held)
+                self.weights[name].copy_(current)
 
     def state_dict(self) -> dict[str, Any]:
         return {"weights": self.weights, "steps": self.steps}
@@ -63,6 +67,6 @@ class Averages:
         self.steps = state["steps"]
         for name, average in self.weights.items():
             saved = state["weights"][name]
-            if saved.shape != average.shape:  # copying might spread it
+            if saved.shape != average.shape:  # copy_ might broadcast it
                 raise ValueError(f"the average of {name} is {list(saved.shape)}")
             average.copy_(saved)

@@ -1,4 +1,4 @@
-"""A trace of a few steps, operation by operation, that https://ui.perfetto.dev opens.
+"""A trace of the operations of a few steps, for https://ui.perfetto.dev.
 
 It is written to `profile/` in the run's folder. Source: torch.profiler, on Kineto.
 """
@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 class Profiler(Callback):
     tracker = True
-    first_step: int = Field(10, ge=2, description="the first that is traced, or the second after a resume")
-    steps: int = Field(5, ge=1, description="how many are traced; each is some megabytes")
-    shapes: bool = Field(False, description="whether operations tell the shapes of their inputs")
-    stacks: bool = Field(False, description="whether operations tell the lines of Python that called them; slow")
+    first_step: int = Field(10, ge=2, description="first step to trace; after resuming, at least the second step")
+    steps: int = Field(5, ge=1, description="steps to trace; each takes some megabytes")
+    shapes: bool = Field(False, description="recording of the input shapes of operations")
+    stacks: bool = Field(False, description="recording of the Python call stack of operations; slow")
 
     def build(self, run: LiveRun) -> object:
         return Trace(self)
@@ -34,31 +34,31 @@ class Trace:
 
     @hookimpl
     def step_finished(self, run: LiveRun, step: int) -> None:
-        wanted = self.options
-        if self.profile is None and step == max(wanted.first_step, run.first_step + 2) - 1 < run.total_steps:
-            known = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()
+        options = self.options
+        if self.profile is None and step == max(options.first_step, run.first_step + 2) - 1 < run.total_steps:
+            activities = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()
             self.first = step + 1
             self.profile = profile(
-                activities=known,
-                record_shapes=wanted.shapes,
-                with_stack=wanted.stacks,
-                experimental_config=_ExperimentalConfig(profile_all_threads=True),  # windows are shared among them
+                activities=activities,
+                record_shapes=options.shapes,
+                with_stack=options.stacks,
+                experimental_config=_ExperimentalConfig(profile_all_threads=True),  # a batch is split among threads
             )
             self.profile.start()
-        elif self.profile is not None and step == self.first + wanted.steps - 1:
+        elif self.profile is not None and step == self.first + options.steps - 1:
             self.write(run, step)
 
     @hookimpl
     def run_finished(self, run: LiveRun) -> None:
-        if self.profile is not None and run.step >= self.first:  # it ended while being traced
+        if self.profile is not None and run.step >= self.first:  # the run ended during the trace
             self.write(run, run.step)
         elif self.profile is not None:
             self.profile.stop()
         elif not self.first:
-            logger.warning("no step was traced: the run has ended before step %d", self.options.first_step)
+            logger.warning("no step was traced: the run ended before step %d", self.options.first_step)
 
     def write(self, run: LiveRun, step: int) -> None:
-        assert self.profile is not None, "only what was begun can be written"
+        assert self.profile is not None, "a trace was started"
         self.profile.stop()
         folder = run.path / "profile"
         folder.mkdir(exist_ok=True)

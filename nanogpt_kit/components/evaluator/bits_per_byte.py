@@ -1,4 +1,4 @@
-"""Bits a byte of text: the loss in a unit that no tokenizer changes, and in which compressors are measured too.
+"""Bits per byte of text: the loss in a unit that is independent of the tokenizer, and used for compressors too.
 
 Source: Shannon 1951, "Prediction and Entropy of Printed English"; Gao et al. 2020, arXiv:2101.00027, section 3.1.
 """
@@ -12,7 +12,9 @@ from nanogpt_kit.api import EvaluateContext, Evaluator, Field, RunContext
 
 
 class BitsPerByte(Evaluator):
-    split: Literal["val", "test"] = Field("val", description="val, or test where the dataset has one")
+    split: Literal["val", "test"] = Field(
+        "val", description="split to evaluate: val, or test where the dataset has one"
+    )
 
     def refuses(self, ctx: RunContext) -> str | None:
         return ctx.lacks(self.split)

@@ -1,4 +1,4 @@
-"""Mean loss over a whole split, in nats a token: every token but the first, once, with equal weight."""
+"""Mean loss over a whole split, in nats per token: every token except the first, once, with equal weight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from nanogpt_kit.api import EvaluateContext, Evaluator, Field, RunContext
 
 
 class Loss(Evaluator):
-    split: Literal["val", "test"] = Field("val", description="val, or test where the dataset has one")
+    split: Literal["val", "test"] = Field(
+        "val", description="split to evaluate: val, or test where the dataset has one"
+    )
 
     def refuses(self, ctx: RunContext) -> str | None:
         return ctx.lacks(self.split)

@@ -7,8 +7,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nanogpt_kit.report.page import number
-from nanogpt_kit.report.plots import Point, log_ticks, name_of, rounded, ticks
+from nanogpt_kit.report.page import format_number
+from nanogpt_kit.report.plots import Point, linear_ticks, log_ticks, plotly_label, round_for_plot
 
 
 def is_log(distribution: BaseDistribution) -> bool:
@@ -33,10 +33,10 @@ def axis_ends(distribution: BaseDistribution) -> Point:
 def axis_ticks(distribution: BaseDistribution) -> tuple[list[float], list[str]]:
     if isinstance(distribution, CategoricalDistribution):
         choices = distribution.choices
-        return list(map(float, range(len(choices)))), [name_of(choice, 16) for choice in choices]
+        return list(map(float, range(len(choices)))), [plotly_label(choice, 16) for choice in choices]
     low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
     if is_log(distribution):
         at = log_ticks(low, high)
     else:
-        at = ticks(low, high, distribution.step if isinstance(distribution, IntDistribution) else 0.0)
-    return at, [number(rounded(value)) for value in at]
+        at = linear_ticks(low, high, distribution.step if isinstance(distribution, IntDistribution) else 0.0)
+    return at, [format_number(round_for_plot(value)) for value in at]

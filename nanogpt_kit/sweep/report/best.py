@@ -6,7 +6,7 @@ import os
 
 import tomli_w
 
-from nanogpt_kit.runs.files import write_atomically
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.sweep.space.parameters import format_json
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.runs import component_copy

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from nanogpt_kit.report.page import number
+from nanogpt_kit.report.page import format_number
 from nanogpt_kit.report.plots import (
     BEST,
     EARLY_TO_LATE,
@@ -22,15 +22,15 @@ from nanogpt_kit.report.plots import (
     add_dots,
     add_lines,
     add_strip,
-    bars,
-    fit,
-    framed,
+    bar_chart,
+    empty_figure,
+    evenly_spaced,
+    hide_outliers,
+    linear_ticks,
     log_ticks,
-    name_of,
-    rounded,
-    thinned,
-    ticks,
-    window,
+    plotly_label,
+    range_without_outliers,
+    round_for_plot,
 )
 from nanogpt_kit.sweep.report.axes import axis_ends, axis_position, axis_ticks, is_log
 from nanogpt_kit.sweep.report.findings import Ranges, cause_text, outcome_counts, value_of
@@ -46,7 +46,7 @@ XOf = Callable[[TrialSummary], float | None]  # where a trial is on the horizont
 def draw_history(summary: SweepSummary) -> go.Figure:
     """The value of each trial, and the best so far."""
     complete = summary.complete()
-    figure = framed(380, "trial", summary.options.metric)
+    figure = empty_figure(380, "trial", summary.options.metric)
     add_trials(figure, complete, "complete", {"color": PLAIN, "size": 7}, index_of)
     steps = improvements(summary, complete, index_of)
     if steps:
@@ -54,15 +54,15 @@ def draw_history(summary: SweepSummary) -> go.Figure:
         add_lines(figure, [steps], "best so far", {"color": BEST, "shape": "hv", "width": 2})
     add_best(figure, summary, index_of)
     add_others(figure, summary, index_of)
-    fit(figure, [value_of(trial) for trial in complete], summary.sign)
+    hide_outliers(figure, [value_of(trial) for trial in complete], summary.sign)
     return figure
 
 
 def draw_curves(summary: SweepSummary) -> go.Figure:
     """The metric of every trial at each of its evaluations."""
-    figure = framed(440, "tokens", summary.options.metric)
+    figure = empty_figure(440, "tokens", summary.options.metric)
     best = summary.best()
-    trials = [trial for trial in thinned(summary.trials, MAX_TRIALS) if trial.reports and trial != best]
+    trials = [trial for trial in evenly_spaced(summary.trials, MAX_TRIALS) if trial.reports and trial != best]
     groups: dict[str, tuple[str, list[TrialSummary]]] = {
         "no result": (LOST, [trial for trial in trials if trial.has_no_result]),
         "pruned": (FAINT, [trial for trial in trials if trial.is_pruned]),
@@ -71,14 +71,14 @@ def draw_curves(summary: SweepSummary) -> go.Figure:
     }
     most = max_curve_points(summary)
     for name, (color, chosen) in groups.items():
-        paths = [thinned(trial.reports, most) for trial in chosen]
+        paths = [evenly_spaced(trial.reports, most) for trial in chosen]
         add_lines(figure, paths, name, {"color": color, "width": 1.3}, [trial.index for trial in chosen], 0.6)
     if best is not None and best.reports:
-        path = [thinned(best.reports, most)]
+        path = [evenly_spaced(best.reports, most)]
         add_lines(figure, path, f"best, trial {best.index}", {"color": BEST, "width": 2.6}, [best.index])
     # The first evaluations are high in every run, and trials hardly differ in them
     late = [value for trial in summary.trials for _, value in trial.reports[len(trial.reports) // 4 :]]
-    fit(figure, late, summary.sign)
+    hide_outliers(figure, late, summary.sign)
     return figure
 
 
@@ -94,13 +94,13 @@ def draw_outcomes(summary: SweepSummary) -> go.Figure:
     words = [f"{count}  ({count / total:.0%})" for count in counts.values()]
     known = {"complete": PLAIN, "pruned": FAINT, "running": OPEN, "interrupted": OPEN, "waiting": OPEN}
     colors = [known.get(name, LOST) for name in counts]
-    return bars({cause_text(name): count for name, count in counts.items()}, words, "trials", colors)
+    return bar_chart({cause_text(name): count for name, count in counts.items()}, words, "trials", colors)
 
 
 def draw_importances(values: Mapping[str, float], title: str) -> go.Figure:
     """One bar for each parameter, the longest first."""
-    figure = bars(values, [f"{value:.2f}" for value in values.values()])
-    figure.update_layout(title={"text": name_of(title, 60), "font": {"size": 13}, "x": 0.02, "y": 0.97})
+    figure = bar_chart(values, [f"{value:.2f}" for value in values.values()])
+    figure.update_layout(title={"text": plotly_label(title, 60), "font": {"size": 13}, "x": 0.02, "y": 0.97})
     figure.update_layout(margin={"t": 36, "l": 8}, height=figure.layout.height + 28)
     return figure
 
@@ -124,9 +124,13 @@ def draw_slice(summary: SweepSummary, name: str, distribution: BaseDistribution)
         return axis_position(trial.params[name], distribution) + aside
 
     trials = [trial for trial in summary.complete() if name in trial.params]
-    figure = framed(270, name, summary.options.metric)
+    figure = empty_figure(270, name, summary.options.metric)
     figure.update_layout(showlegend=False, margin={"l": 56, "r": 14, "t": 12})
-    late = {"color": [trial.index for trial in thinned(trials, MAX_TRIALS)], "colorscale": EARLY_TO_LATE, "size": 7}
+    late = {
+        "color": [trial.index for trial in evenly_spaced(trials, MAX_TRIALS)],
+        "colorscale": EARLY_TO_LATE,
+        "size": 7,
+    }
     add_trials(figure, trials, "complete", late, x_of)
     add_others(figure, summary, x_of)
     add_best(figure, summary, x_of)
@@ -135,7 +139,7 @@ def draw_slice(summary: SweepSummary, name: str, distribution: BaseDistribution)
     air = 0.6 if isinstance(distribution, CategoricalDistribution) else 0.05 * (high - low)
     kind = "log" if is_log(distribution) else "linear"
     figure.update_xaxes(type=kind, range=[low - air, high + air], tickvals=at, ticktext=words, tickangle=0)
-    fit(figure, [value_of(trial) for trial in trials], summary.sign)
+    hide_outliers(figure, [value_of(trial) for trial in trials], summary.sign)
     return figure
 
 
@@ -151,7 +155,7 @@ def draw_costs(summary: SweepSummary) -> list[go.Figure]:
         values = sorted({cost(trial) or 0.0 for trial in trials})
         if len(values) < 2:
             continue
-        figure = framed(330, title, summary.options.metric)
+        figure = empty_figure(330, title, summary.options.metric)
         add_trials(figure, trials, "complete", {"color": PLAIN, "size": 7}, cost)
         cheapest_first = sorted(trials, key=lambda trial: (cost(trial) or 0.0, summary.sign * value_of(trial)))
         front = improvements(summary, cheapest_first, cost)
@@ -159,7 +163,7 @@ def draw_costs(summary: SweepSummary) -> list[go.Figure]:
         add_best(figure, summary, cost)
         if values[-1] > LOG_RATIO * values[0]:
             figure.update_xaxes(type="log", tickvals=log_ticks(values[0], values[-1]), tickformat="~s")
-        fit(figure, [value_of(trial) for trial in trials], summary.sign)
+        hide_outliers(figure, [value_of(trial) for trial in trials], summary.sign)
         figures.append(figure)
     return figures
 
@@ -175,20 +179,20 @@ def improvements(summary: SweepSummary, trials: Sequence[TrialSummary], x_of: XO
 
 def draw_parallel_coordinates(summary: SweepSummary, ranges: Ranges) -> go.Figure | None:
     """One line for each complete trial through all its values; below the axis of a parameter that it lacks."""
-    trials = thinned(summary.ranked(), MAX_TRIALS)[::-1]  # the best are drawn last
+    trials = evenly_spaced(summary.ranked(), MAX_TRIALS)[::-1]  # the best are drawn last
     if len(trials) < 2:
         return None
     values = [value_of(trial) for trial in trials]
-    low, high = window(values, summary.sign) or [min(values), max(values)]
+    low, high = range_without_outliers(values, summary.sign) or [min(values), max(values)]
     if low == high:
         low, high = low - 0.5, high + 0.5
-    clipped = [rounded(min(max(value, low), high)) for value in values]
+    clipped = [round_for_plot(min(max(value, low), high)) for value in values]
     scale = GOOD_TO_BAD if summary.sign > 0 else [(1 - at, color) for at, color in GOOD_TO_BAD[::-1]]
     dimensions = [parallel_axis(trials, name, ranges[name]) for name in ranges if any_has_param(trials, name)]
-    at = ticks(low, high)
-    words = {"tickvals": at, "ticktext": [number(value) for value in at]}
-    dimensions.append({"label": name_of(summary.options.metric), "values": clipped, "range": [low, high], **words})
-    figure = framed(460, "", "")
+    at = linear_ticks(low, high)
+    words = {"tickvals": at, "ticktext": [format_number(value) for value in at]}
+    dimensions.append({"label": plotly_label(summary.options.metric), "values": clipped, "range": [low, high], **words})
+    figure = empty_figure(460, "", "")
     line = {"color": clipped, "colorscale": scale, "cmin": low, "cmax": high}
     figure.add_parcoords(
         line=line, dimensions=dimensions, labelangle=-18, labelfont={"size": 12}, tickfont={"size": 12}
@@ -205,11 +209,13 @@ def parallel_axis(trials: Sequence[TrialSummary], name: str, distribution: BaseD
         scaled(axis_position(trial.params[name], distribution)) if name in trial.params else None for trial in trials
     ]
     if None in placed:
-        low = rounded(low - (0.7 if isinstance(distribution, CategoricalDistribution) else ABSENT_GAP * (high - low)))
+        low = round_for_plot(
+            low - (0.7 if isinstance(distribution, CategoricalDistribution) else ABSENT_GAP * (high - low))
+        )
         words = ["absent", *words]
     at = [low] * (None in placed) + [scaled(value) for value in at]
-    values = [rounded(low if value is None else value) for value in placed]
-    return {"label": name_of(name), "values": values, "range": [low, high], "tickvals": at, "ticktext": words}
+    values = [round_for_plot(low if value is None else value) for value in placed]
+    return {"label": plotly_label(name), "values": values, "range": [low, high], "tickvals": at, "ticktext": words}
 
 
 # Trials in figures
@@ -222,7 +228,7 @@ def index_of(trial: TrialSummary) -> float:
 def add_trials(
     figure: go.Figure, trials: Sequence[TrialSummary], name: str, marker: Mapping[str, Any], x_of: XOf
 ) -> None:
-    drawn = thinned(trials, MAX_TRIALS)
+    drawn = evenly_spaced(trials, MAX_TRIALS)
     points = [(x_of(trial) or 0.0, value_of(trial)) for trial in drawn]
     add_dots(figure, points, [trial.index for trial in drawn], name, marker)
 
@@ -235,7 +241,7 @@ def add_others(figure: go.Figure, summary: SweepSummary, x_of: XOf) -> None:
     }
     for name, (color, trials) in groups.items():
         placed = [trial for trial in trials if x_of(trial) is not None]
-        add_strip(figure, {trial.index: x_of(trial) or 0.0 for trial in thinned(placed, MAX_TRIALS)}, name, color)
+        add_strip(figure, {trial.index: x_of(trial) or 0.0 for trial in evenly_spaced(placed, MAX_TRIALS)}, name, color)
 
 
 def add_best(figure: go.Figure, summary: SweepSummary, x_of: XOf) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from nanogpt_kit.report.page import number, short
+from nanogpt_kit.report.page import first_characters, format_number
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import STATES, SweepSummary, TrialSummary
 
@@ -97,8 +97,8 @@ def edge_warnings(best: TrialSummary, complete: list[TrialSummary], ranges: Rang
         near = sum(abs(other - round(fraction)) <= EDGE_FRACTION for other in fractions)
         also = f" So have {near} of the best {len(top)}." if len(having) > len(top) and near > 1 else ""
         yield (
-            f"The best trial has {name} = {number(value)}, at the {side} edge of its range "
-            f"({number(getattr(ranges[name], bound))}).{also} Better values may lie beyond: widen the range on that "
+            f"The best trial has {name} = {format_number(value)}, at the {side} edge of its range "
+            f"({format_number(getattr(ranges[name], bound))}).{also} Better values may lie beyond: widen the range on that "
             "side, if the option allows it."
         )
 
@@ -113,7 +113,7 @@ def no_result_warnings(summary: SweepSummary) -> Iterator[str]:
     counts = Counter(trial.cause or trial.state for trial in without)
     causes = ", ".join(f"{count} {cause_text(cause)}" for cause, count in counts.most_common())
     reasons = Counter(trial.reason for trial in without if trial.reason).most_common(MAX_REASONS)
-    shown = "; ".join(short(reason, 160) + f" ({count}x)" * (count > 1) for reason, count in reasons)
+    shown = "; ".join(first_characters(reason, 160) + f" ({count}x)" * (count > 1) for reason, count in reasons)
     message = f"{len(without)} of {len(ended)} ended trials ({len(without) / len(ended):.0%}) gave no result: {causes}."
     yield message + (f" Most often: {shown}" if shown else "")
 
@@ -150,8 +150,8 @@ def separation_verdict(first: ConfirmedTrial, second: ConfirmedTrial) -> Iterato
     error = math.sqrt(sum(statistics.variance(trial.values) / len(trial.values) for trial in (first, second)))
     verdict = "; these seeds do not separate the two" if gap <= 2 * error else ""
     yield (
-        f"The best two, trials {first.index} and {second.index}, differ by {number(gap, 3)}, with a standard error of "
-        f"{number(error, 3)}{verdict}."
+        f"The best two, trials {first.index} and {second.index}, differ by {format_number(gap, 3)}, with a standard error of "
+        f"{format_number(error, 3)}{verdict}."
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import optuna
 
-from nanogpt_kit.report.page import NO_FIGURES, Page, has_figures, number, short
-from nanogpt_kit.runs.files import write_atomically
+from nanogpt_kit.core.writing import write_atomically
+from nanogpt_kit.report.page import NO_FIGURES, Page, first_characters, format_number, has_figures
 from nanogpt_kit.sweep.report.findings import (
     Ranges,
     cause_text,
@@ -67,17 +67,17 @@ def add_headline(page: Page, summary: SweepSummary) -> None:
 
 
 def best_text(summary: SweepSummary, best: TrialSummary) -> str:
-    text = f"The best is trial {best.index} with {summary.options.metric} = {number(value_of(best))}"
+    text = f"The best is trial {best.index} with {summary.options.metric} = {format_number(value_of(best))}"
     if summary.confirmed and summary.confirmed[0].index == best.index:
-        text += f", and {number(summary.confirmed[0].mean)} on average over fresh seeds"
+        text += f", and {format_number(summary.confirmed[0].mean)} on average over fresh seeds"
     first = next((trial for trial in summary.complete() if trial.index == 0), None)
     if first is None:
         return f"{text}."
     if first == best:
         return f"{text}: the experiment as written, which no other trial beats."
     gain = summary.sign * (value_of(first) - value_of(best))
-    relation = f"{number(abs(gain), 3)} {'better' if gain >= 0 else 'worse'} than"
-    return f"{text}, {relation} trial 0, the experiment as written ({number(value_of(first))})."
+    relation = f"{format_number(abs(gain), 3)} {'better' if gain >= 0 else 'worse'} than"
+    return f"{text}, {relation} trial 0, the experiment as written ({format_number(value_of(first))})."
 
 
 def add_best(page: Page, summary: SweepSummary, folder: Path) -> None:
@@ -210,7 +210,7 @@ def add_trials(page: Page, summary: SweepSummary) -> None:
 
 def trial_cells(summary: SweepSummary, trial: TrialSummary, keys: list[str]) -> list[object]:
     cause = cause_text(trial.cause) if trial.cause != trial.state else ""
-    why = ": ".join(part for part in (cause, short(trial.reason, MAX_REASON)) if part)
+    why = ": ".join(part for part in (cause, first_characters(trial.reason, MAX_REASON)) if part)
     values = [trial.config.get(key) for key in keys]
     cost = [trial.tokens, round(trial.seconds, 1), trial.parameters]
     return [trial.index, trial.state, trial.value, *values, *cost, trial.run(summary.seed).name, why]

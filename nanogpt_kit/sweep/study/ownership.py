@@ -30,7 +30,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.reading import read_text
-from nanogpt_kit.runs.files import write_atomically
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.sweep.study.records import Owner
 

@@ -17,7 +17,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.secrets import hide_password, is_ambiguous, parsed, scrub
+from nanogpt_kit.runs.secrets import hide_password, is_ambiguous, parse_url, scrub
 
 STORAGE_FORMS = (
     "journal, sqlite, a path that ends in .journal, sqlite:///PATH, postgresql://..., mysql://..., grpc://HOST:PORT"
@@ -45,7 +45,7 @@ def check_storage_form(storage: str) -> None:
     elif DATABASE_URL.fullmatch(storage):
         if is_ambiguous(storage):
             reason = 'has more than one "@"; in a user name, a password or a query write it as %40'
-        elif parsed(storage) is None:
+        elif parse_url(storage) is None:
             reason = "is not a URL: the host or the port cannot be read; in a password write @ as %40 and : as %3A"
     elif not is_journal(storage) and storage != "sqlite":
         reason = f"is none of: {STORAGE_FORMS}"

@@ -16,8 +16,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.launch.slots import MachineSlot
-from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.lock import is_locked
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.study.ownership import (

@@ -17,11 +17,11 @@ import tomli_w
 from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, did_you_mean
+from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.launch.slot_process import SlotProcess
 from nanogpt_kit.launch.slots import MachineSlot
-from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.metrics import Tail
+from nanogpt_kit.runs.metrics import MetricsReader
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.sweep.study.ownership import HEARTBEAT_SECONDS, send_heartbeat
 from nanogpt_kit.sweep.study.records import TrialResult
@@ -57,7 +57,7 @@ class TrialProcess:
         self.status_before: Status | None = None  # of the run, when its process was started
         self.waiting_since = time.monotonic()
         self.reported = dict(trial.storage.get_trial(trial._trial_id).intermediate_values)
-        self.tail = Tail(self.run.folder.metrics)
+        self.tail = MetricsReader(self.run.folder.metrics)
         self.threads: int | None = None
         self.last_status: Status | None = None  # of the newest run that finished
         self.send_heartbeat()
@@ -140,7 +140,7 @@ class TrialProcess:
     def read_metrics(self) -> None:
         """Reads what the run has measured since the last time, and reports it to the pruner."""
         run = self.run
-        for record in self.tail.read():
+        for record in self.tail.new_records():
             run.step, run.tokens, run.seconds = record["step"], record.get("tokens", 0), record.get("seconds", 0.0)
             run.tokens_per_second = record.get("perf/tokens_per_second") or run.tokens_per_second
             run.metric_names |= record.keys()
@@ -215,7 +215,7 @@ class TrialProcess:
         self.last_status = status
         if self.run_index + 1 < len(self.runs):
             self.run_index += 1
-            self.tail = Tail(self.run.folder.metrics)
+            self.tail = MetricsReader(self.run.folder.metrics)
             self.crashes = self.deaths = 0
             return self.start_run()
         values = [run.value for run in self.runs if run.value is not None]

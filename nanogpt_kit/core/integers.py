@@ -1,0 +1,8 @@
+"""Integer arithmetic that Python has no name for."""
+
+from __future__ import annotations
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)

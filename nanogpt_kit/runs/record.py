@@ -1,0 +1,70 @@
+"""Records: JSON files with a format version, typed, written and read whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError
+
+from nanogpt_kit.core.reading import read_bytes
+from nanogpt_kit.runs.files import write_json
+
+FORMAT = 1  # of all records of a run folder; grows when a field changes its meaning
+
+AnyText = InstanceOf[str]  # may hold lone surrogates, as Python's names of files that are not UTF-8
+
+
+class Unreadable(ValueError):
+    """A record that is damaged, or of another format."""
+
+    def __init__(self, message: str, cause: Literal["unreadable", "other_format"] = "unreadable") -> None:
+        super().__init__(message)
+        self.cause: Literal["unreadable", "other_format"] = cause
+
+
+class Part(BaseModel):
+    """A JSON object within a record. Nothing is converted, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Record(Part):
+    """A whole file. Fields that are None are left out of it."""
+
+    max_bytes: ClassVar[int] = 1 << 20  # of a file that is read
+
+    format: Literal[1] = 1  # FORMAT
+
+    def write(self, path: Path) -> None:
+        write_json(path, self.model_dump(exclude_none=True))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises FileNotFoundError, and Unreadable with a sentence where the file is not such a record."""
+        try:
+            values = cls.parse_json(read_bytes(path, cls.max_bytes))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise Unreadable(f"{path.name} cannot be read: {error.strerror or error}") from None
+        except ValueError as error:
+            raise Unreadable(f"{path.name} cannot be read: {error}") from None
+        if not isinstance(values, dict):
+            raise Unreadable(f"{path.name} cannot be read: it is not a JSON object")
+        found = values.get("format")
+        if type(found) is not int or found != FORMAT:
+            named = f"is of format {str(found)[:20]}" if type(found) is int else "names no format"
+            raise Unreadable(f"{path.name} {named}, and this version reads format {FORMAT}", "other_format")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            raise Unreadable(f"{path.name} cannot be read: {key!r:.100}: {first['msg']}") from None
+
+    @classmethod
+    def parse_json(cls, content: bytes) -> Any:
+        """Raises ValueError, also for text that is not Unicode."""
+        return pydantic_core.from_json(content)
