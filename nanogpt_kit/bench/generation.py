@@ -17,7 +17,7 @@ from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.generate.packed import DTYPES
 from nanogpt_kit.generate.static_cache import StaticCache
-from nanogpt_kit.generate.threads import Shares
+from nanogpt_kit.generate.threads import ThreadedDecoder
 
 COPIED_BYTES = 1 << 28  # far more than the caches of a processor hold
 COPIES = 8
@@ -76,9 +76,9 @@ def write(
     )
 
 
-def cache_bytes(decoder: Decoder | Shares) -> float:
+def cache_bytes(decoder: Decoder | ThreadedDecoder) -> float:
     """That a step has read on the average: of a cache that grows half of what is in it at the end."""
-    if isinstance(decoder, Shares):
+    if isinstance(decoder, ThreadedDecoder):
         return sum(map(cache_bytes, decoder.decoders))
     cache = decoder.cache
     assert cache is not None, "something was written"

@@ -23,7 +23,7 @@ from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.packed import Packed, products
 from nanogpt_kit.generate.prompt import encode_prompt
 from nanogpt_kit.generate.text import Text
-from nanogpt_kit.generate.threads import Shares, shares_of
+from nanogpt_kit.generate.threads import ThreadedDecoder, thread_chunks
 from nanogpt_kit.interop import bring
 from nanogpt_kit.nn.compiler import compiler_missing
 from nanogpt_kit.nn.uninitialized import build_uninitialized
@@ -134,7 +134,7 @@ class TextGenerator:
         samplers: Sequence[Sampler],
         reader: Packed,
         logprobs: bool = False,
-    ) -> Decoder | Shares:
+    ) -> Decoder | ThreadedDecoder:
         """For prompts in tokens, all written at a time; on a CPU perhaps by several threads."""
         size = -(-len(prompts) // reader.shares)  # rounded up
         decoders = [
@@ -152,9 +152,11 @@ class TextGenerator:
             )
             for first in range(0, len(prompts), size)
         ]
-        return decoders[0] if len(decoders) == 1 else Shares(decoders)
+        return decoders[0] if len(decoders) == 1 else ThreadedDecoder(decoders)
 
-    def _texts(self, decoder: Decoder | Shares, texts: dict[int, Text], max_new_tokens: int) -> Iterator[Piece]:
+    def _texts(
+        self, decoder: Decoder | ThreadedDecoder, texts: dict[int, Text], max_new_tokens: int
+    ) -> Iterator[Piece]:
         """Those of one batch, a row each, by their numbers."""
         numbers = list(texts)
         is_compiled = isinstance(decoder, Decoder) and decoder.fast is not None
@@ -190,7 +192,7 @@ class TextGenerator:
             logger.warning("decoding goes uncompiled: %s", missing)
             mode = "off"
         share_them = self.device == "cpu" and mode == "off"
-        shares = shares_of(self.experiment, texts, products(self.model)[0]) if share_them else 1
+        shares = thread_chunks(self.experiment.model, texts, products(self.model)[0]) if share_them else 1
         rows = -(-texts // shares)  # of each, rounded up
         # What was put into the weights or hung onto modules meanwhile makes another copy necessary
         changes = sum(parameter._version for parameter in self.model.parameters())

@@ -6,7 +6,9 @@ Source of the formula: Vaswani et al. 2017, arXiv:1706.03762; of the slopes: Pre
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Attention
 from nanogpt_kit.nn.view import View
-from nanogpt_kit.testing.conformance import B, PartConformance, by_dtype, drawn, value_and_gradients
+from nanogpt_kit.testing.conformance import B, PartConformance, by_dtype, drawn, trained, value_and_gradients
 
 SQUARE, ALL, LATE = torch.arange(5)[None], torch.arange(9)[None], torch.arange(4, 9)[None]  # positions (1, T or S)
 PADDED_QUERIES = torch.stack([torch.arange(2, 7), torch.arange(5)])  # (B, T)
@@ -133,6 +135,14 @@ class AttentionConformance(PartConformance):
         q, k = (torch.cat([-x[..., half:], x[..., :half]], dim=-1) for x in (q, k))
         out: Tensor = module(q, k, v, self.view(HARDEST))
         return out
+
+    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+        """Through the causal square, where kernels take their short cuts."""
+        view, weights = self.view("the causal square"), trained(module)
+        batches = [self.leaves(*self.inputs(view, seed=seed)) for seed in (3, 30)]
+        return [
+            partial(value_and_gradients, lambda q, k, v: module(q, k, v, view), batch, weights) for batch in batches
+        ]
 
     def expected(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         return plain_softmax(q, k, v, view, self.window).float()

@@ -5,11 +5,10 @@ Suites need no fixtures of their own, and draw from generators of their own or f
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from nanogpt_kit.core.kinds import MLP, Attention, LayerContext, Norm, Position
 from nanogpt_kit.core.options import Component, dump
 from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.nn.thread_probe import hazard
 
 B, T = 2, 5
 
@@ -48,19 +48,6 @@ def stir(module: nn.Module, scale: float, seed: int) -> None:
 
 def trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def kept(module: nn.Module) -> dict[tuple[str, str], object]:
-    """What each module holds, by name: the identity of each thing, and how often a tensor was written to."""
-
-    def told(value: object) -> object:
-        if isinstance(value, dict):
-            return [(key, told(item)) for key, item in value.items()]
-        if isinstance(value, list | set):
-            return [told(item) for item in value]
-        return id(value), value._version if isinstance(value, Tensor) else 0
-
-    return {(name, key): told(value) for name, part in module.named_modules() for key, value in vars(part).items()}
 
 
 def value_and_gradients(
@@ -112,6 +99,7 @@ class Conformance(ComponentConformance):
 
     device: ClassVar[str] = "cpu"  # where the module is built and called
     inductor: ClassVar[bool] = True  # whether torch's inductor can compile it there; aot_eager always must
+    threads: ClassVar[bool] = True  # whether two threads may call a module at once, so that runs may split a batch
 
     def build(self, seed: int = 0) -> nn.Module:
         """A fresh module in eval mode, with weights that nothing hides behind."""
@@ -146,16 +134,22 @@ class Conformance(ComponentConformance):
         torch.manual_seed(2)
         torch.testing.assert_close(self.outputs(module), before, rtol=0, atol=0)
 
-    def test_threads_may_call_it_at_a_time(self) -> None:
-        if not self.component.thread_safe:
-            pytest.skip(f"{type(self.component).__name__} does not say so")
-        module = self.build().train()
-        before, expected = kept(module), self.outputs(module)
-        assert kept(module) == before, "forward keeps something in the module"
-        with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(self.outputs, [module] * 12))
-        for each in found:
-            torch.testing.assert_close(each, expected, rtol=0, atol=0)
+    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+        """Two calls that two threads could make at once."""
+        return [lambda: [self.outputs(module)]] * 2
+
+    def in_training(self) -> nn.Module:
+        """A module in training mode, without dropout."""
+        return self.build().train()
+
+    def test_two_threads_may_call_it_at_once(self) -> None:
+        """Runs on a CPU find out by the same probe whether they may split a batch among threads."""
+        if not self.threads or self.device != "cpu":
+            pytest.skip(f"{type(self).__name__} does not promise it: threads = False, or another device")
+        module = self.in_training()
+        found = hazard(module, self.passes(module))
+        remedy = "keep such state out of the module, or set threads = False here: runs then split no batch with it"
+        assert found is None, f"two threads must not call it at once, since {found}; {remedy}"
 
 
 class PartConformance(Conformance):
@@ -191,6 +185,11 @@ class PartConformance(Conformance):
     def outputs(self, module: nn.Module) -> Tensor:
         return self.apply(module, *self.inputs())
 
+    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+        batches = [self.leaves(*(scale * x for x in self.inputs())) for scale in (1.0, 0.5)]
+        weights = trained(module)
+        return [partial(value_and_gradients, partial(self.apply, module), batch, weights) for batch in batches]
+
     def leaves(self, *inputs: Tensor) -> list[Tensor]:
         return [x.detach().clone().requires_grad_(self.differentiable) for x in inputs]
 
@@ -203,7 +202,7 @@ class PartConformance(Conformance):
         self.needs_gradients()
         module, step = self.build().double(), self.gradcheck_step
         leaves, weights = self.leaves(*(x.double() for x in self.inputs())), trained(module)
-        torch.autograd.gradcheck(functools.partial(self.apply, module), leaves, eps=step, atol=max(1e-5, step))
+        torch.autograd.gradcheck(partial(self.apply, module), leaves, eps=step, atol=max(1e-5, step))
         if weights:  # which are moved in place, where the module sees it
             torch.autograd.gradcheck(lambda *_: self.apply(module, *leaves), weights, eps=step, fast_mode=True)
 
@@ -212,14 +211,14 @@ class PartConformance(Conformance):
     def test_extreme_features_stay_finite(self, scale: float, dtype: torch.dtype) -> None:
         module = self.build().to(dtype)
         inputs = self.leaves(*(scale * x.to(dtype) for x in self.inputs()))
-        for found in value_and_gradients(functools.partial(self.apply, module), inputs, trained(module)):
+        for found in value_and_gradients(partial(self.apply, module), inputs, trained(module)):
             assert found.isfinite().all(), f"{(~found.isfinite()).sum()} of {found.numel()} numbers are not finite"
 
     @by_backend
     @torch_warns
     def test_compiled_it_computes_the_same(self, backend: str) -> None:
         module = self.build()
-        function, weights = functools.partial(self.apply, module), trained(module)
+        function, weights = partial(self.apply, module), trained(module)
         eager = value_and_gradients(function, self.leaves(*self.inputs()), weights)
         other = value_and_gradients(self.compiled(function, backend), self.leaves(*self.inputs()), weights)
         for expected, found in zip(eager, other, strict=True):

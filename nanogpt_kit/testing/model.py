@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -47,6 +48,21 @@ class ModelConformance(Conformance):
         module = self.built()
         stir(module, 0.1, seed)
         return module
+
+    def in_training(self) -> nn.Module:
+        fields = type(self.component).model_fields
+        component = self.component.model_copy(update={"dropout": 0.0} if "dropout" in fields else {})
+        torch.manual_seed(0)
+        module: nn.Module = self.built(component)
+        stir(module, 0.1, seed=0)
+        return module.train()
+
+    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+        def train(ids: Tensor, targets: Tensor) -> list[Tensor]:
+            loss = module(ids, targets)
+            return [loss.detach(), *self.gradients(module, loss)]
+
+        return [partial(train, self.tokens(seed), self.tokens(seed).roll(-1, dims=1)) for seed in (1, 2)]
 
     def tokens(self, seed: int = 1) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

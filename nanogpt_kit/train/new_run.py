@@ -57,8 +57,8 @@ def new_folder(
         "processes": ctx.world_size,
         "precision": ctx.precision,
         "precision_since": why,
-        "threads": cores.shares * cores.threads,
-        "shares": cores.shares,
+        "threads": cores.chunks * cores.threads,
+        "chunks": cores.chunks,
         "choices": choices(experiment, ctx),
     }
     if ctx.device == "cuda":

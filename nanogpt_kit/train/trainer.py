@@ -91,8 +91,8 @@ class Trainer:
             checkpoint_activations(self.model)
         self.diagnostics = Diagnostics(self.model, experiment.train.watch)
         self.wrap = experiment.parallel.wrap(self.model, ctx)
-        if cores.shares > 1:
-            self.wrap = ThreadedModel(self.wrap, self.model, cores.shares)
+        if cores.chunks > 1:
+            self.wrap = ThreadedModel(self.wrap, self.model, cores.chunks)
         self.optimizer = experiment.optimizer.build(self.groups())
         self.peaks = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
         self.scaler = self.precision.scaler()
@@ -112,7 +112,7 @@ class Trainer:
 
         saved = self.saving.restore()
         self.micro_batch_size = saved["micro_batch_size"] if saved else micro_batch_size(self)
-        chosen = Compile.choose(experiment, ctx, num_params(self.model), cores.shares * cores.threads)
+        chosen = Compile.choose(experiment, ctx, num_params(self.model), cores.chunks * cores.threads)
         self.compile = chosen.agreed(world, experiment.train.compile)
         if self.compile.mode != "off":
             micro_steps = -(-experiment.batch_windows // (world.size * self.micro_batch_size))

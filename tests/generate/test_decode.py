@@ -25,7 +25,7 @@ from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.draw import draw_tokens
 from nanogpt_kit.generate.packed import Packed
 from nanogpt_kit.generate.static_cache import StaticCache, columns_for
-from nanogpt_kit.generate.threads import Shares, shares_of
+from nanogpt_kit.generate.threads import ThreadedDecoder, thread_chunks
 from nanogpt_kit.testing.conformance import torch_warns
 
 VOCABULARY, BLOCK = 23, 8
@@ -376,7 +376,7 @@ def test_texts_in_shares_are_those_of_one_batch() -> None:
     def decoder(first: int, last: int) -> Decoder:
         return Decoder(model, prompts[first:last], [TopK(k=9)], range(first, last), BLOCK, 20, **options)
 
-    whole, shares = decoder(0, 5), Shares([decoder(0, 2), decoder(2, 4), decoder(4, 5)])
+    whole, shares = decoder(0, 5), ThreadedDecoder([decoder(0, 2), decoder(2, 4), decoder(4, 5)])
     for _ in range(6):
         one, other = whole.draw(), shares.draw()
         assert one.tokens == other.tokens
@@ -391,7 +391,7 @@ def test_a_fault_of_one_share_is_told() -> None:
     good, bad = untrained(), untrained()
     with torch.no_grad():
         bad.ln_f.weight.fill_(torch.nan)
-    shares = Shares([Decoder(model, [[1]], [], [0], BLOCK, 3) for model in (good, bad)])
+    shares = ThreadedDecoder([Decoder(model, [[1]], [], [0], BLOCK, 3) for model in (good, bad)])
     with pytest.raises(KitError, match="no numbers"):
         shares.draw()
 
@@ -399,8 +399,8 @@ def test_a_fault_of_one_share_is_told() -> None:
 def test_texts_are_shared_where_that_pays_and_every_part_allows_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     plain = Experiment.load(tiny)  # with dropout, which decoding has none of
-    assert [shares_of(plain, texts, 10_000_000) for texts in (1, 4, 8, 16, 64)] == [1, 1, 2, 4, 4]
-    assert shares_of(plain, 16, 1000) == 1
-    assert shares_of(Experiment.load(tiny, ["model.attention=flex"]), 16, 10_000_000) == 1
+    assert [thread_chunks(plain.model, texts, 10_000_000) for texts in (1, 4, 8, 16, 64)] == [1, 1, 2, 4, 4]
+    assert thread_chunks(plain.model, 16, 1000) == 1
+    assert thread_chunks(Experiment.load(tiny, ["model.attention=flex"]).model, 16, 10_000_000) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert shares_of(plain, 16, 10_000_000) == 1
+    assert thread_chunks(plain.model, 16, 10_000_000) == 1

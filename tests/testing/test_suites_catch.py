@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import random
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +29,14 @@ from nanogpt_kit.api import (
     Position,
     Positional,
     ResidualLinear,
+    RunContext,
     View,
 )
 from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.components.parallel.single import Single
 from nanogpt_kit.components.position.rope import Rotary
+from nanogpt_kit.nn import thread_probe
+from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.testing.attention import HARDEST, AttentionConformance, plain_softmax
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import PIECES, ModelConformance
@@ -386,6 +392,172 @@ def test_a_weight_that_no_checkpoint_holds_is_caught(tmp_path: Path) -> None:
     component = Normal()
     component._module = lambda: Function(functools.partial(torch.mul, torch.randn(24)))
     assert_caught(suite_of(NormConformance, component), [("test_weights_survive_being_saved", tmp_path)])
+
+
+# --- what two threads must not call at once ---------------------------------------------------------------------
+
+
+class Counts(nn.Linear):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class CountsInADict(nn.Linear):
+    def __init__(self, *features: int) -> None:
+        super().__init__(*features)
+        self.stats = {"calls": [0]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.stats["calls"][0] += 1
+        return super().forward(x)
+
+
+class KeepsItsInput(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = x
+        return super().forward(self.last)
+
+
+class AveragesInABuffer(nn.Linear):
+    mean: Tensor
+
+    def __init__(self, *features: int) -> None:
+        super().__init__(*features)
+        self.register_buffer("mean", torch.zeros(features[0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.lerp_(x.detach().mean((0, 1)), 0.1)
+        return super().forward(x)
+
+
+class BatchStatistics(nn.Module):
+    def __init__(self, *features: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+class AddsNoise(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.randn_like(x) if self.training else x)
+
+
+class AddsNoiseOfItsOwn(nn.Linear):
+    generator = torch.Generator()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.rand(x.shape, generator=self.generator) if self.training else x)
+
+
+class AddsPythonsNoise(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + random.random() if self.training else x)
+
+
+WORKSPACE = torch.zeros(2, 5, 24)
+
+
+class SharesMemory(nn.Linear):
+    """All modules compute in one tensor, which no module holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            WORKSPACE.copy_(x)
+        return super().forward(x) + WORKSPACE
+
+
+class SharesAName(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        SharesAName.scale = x.detach().mean()
+        y = super().forward(x)
+        return y * SharesAName.scale
+
+
+class Doubled(torch.autograd.Function):
+    saved: list[Tensor]
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        Doubled.saved = [x]  # and not in ctx
+        return x.square()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient * Doubled.saved[0]
+
+
+class SavesForBackwardElsewhere(nn.Module):
+    def __init__(self, *features: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Doubled.apply(x)
+
+
+class SetsTheDefaultDtype(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        try:
+            return super().forward(x)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+UNSAFE = {
+    Counts: r"forward pass changes (h\.0\.mlp\.)?calls",
+    CountsInADict: "stats.calls.0",
+    KeepsItsInput: "last",
+    AveragesInABuffer: "mean",
+    BatchStatistics: r"norm\.",
+    AddsNoise: "random",
+    AddsNoiseOfItsOwn: "random",
+    AddsPythonsNoise: "random",
+    SharesMemory: "results differ",
+    SharesAName: "results differ",
+    SavesForBackwardElsewhere: "results differ",
+    SetsTheDefaultDtype: "settings of the whole process",
+}
+
+
+@pytest.mark.parametrize("module", UNSAFE)
+def test_what_two_threads_must_not_call_at_once_is_caught(module: type[nn.Module]) -> None:
+    """By the suites of its kind and of a model that holds it, and by the probe of a run, every time."""
+
+    class Unsafe(MLP):
+        def build(self, ctx: LayerContext) -> nn.Module:
+            return module(ctx.n_embd, ctx.n_embd)
+
+    model = GPT(n_layer=1, n_head=3, n_embd=24, block_size=13, mlp=Unsafe())
+    for suite in (suite_of(MLPConformance, Unsafe()), suite_of(ModelConformance, model)):
+        if module is not SharesMemory or suite.component is not model:  # its memory has the size of a suite's batch
+            with pytest.raises(AssertionError, match=UNSAFE[module]):
+                suite.test_two_threads_may_call_it_at_once()
+    ctx = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=13)
+    assert training_hazard(model, Single(), ctx) is not None
+
+
+def test_waiting_for_the_other_thread_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_probe, "PATIENCE_SECONDS", 0.2)
+
+    class Locked(nn.Linear):
+        lock = threading.Lock()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with self.lock:
+                return super().forward(x).relu()
+
+    class Waiting(MLP):
+        def build(self, ctx: LayerContext) -> nn.Module:
+            return Locked(ctx.n_embd, ctx.n_embd)
+
+    with pytest.raises(AssertionError, match="wait for each other"):
+        suite_of(MLPConformance, Waiting()).test_two_threads_may_call_it_at_once()
 
 
 def test_one_module_for_all_layers_is_caught() -> None:

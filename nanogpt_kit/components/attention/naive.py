@@ -13,7 +13,6 @@ from nanogpt_kit.api import Attention, Field, LayerContext, View
 
 
 class Naive(Attention):
-    thread_safe = True
     window: int | None = Field(None, ge=1, description="how many positions a query sees, its own included; else all")
 
     def build(self, ctx: LayerContext) -> nn.Module:

@@ -34,10 +34,6 @@ class SDPA(Attention):
         description="of plain causal attention; auto: on a CPU math for short contexts in bf16, else torch's choice",
     )
 
-    @property
-    def thread_safe(self) -> bool:  # type: ignore[override]
-        return self.backend in ("auto", "math")  # others are asked for by torch's flags, which are all threads'
-
     def refuses(self, ctx: RunContext) -> str | None:
         if ctx.device != "cuda" and self.backend in ("efficient", "cudnn"):
             return f"backend = {self.backend!r} needs cuda, and this is {ctx.device}; auto and math go anywhere"

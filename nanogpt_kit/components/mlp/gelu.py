@@ -13,7 +13,6 @@ from nanogpt_kit.api import MLP, Field, LayerContext, TwoLayerMLP
 
 
 class GELU(MLP):
-    thread_safe = True
     approximate: Literal["none", "tanh"] = Field("none", description="tanh is what OpenAI's GPT-2 computed")
     width: float = Field(4.0, gt=0, description="features inside, as a multiple of n_embd")
 

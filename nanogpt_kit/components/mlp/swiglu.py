@@ -14,7 +14,6 @@ GRANULE = 8  # inner features are a multiple of it, as matrix units want
 
 
 class SwiGLU(MLP):
-    thread_safe = True
     width: float = Field(
         8 / 3, gt=0, description="features inside over n_embd, rounded to a multiple of 8; 8/3 matches gelu"
     )

@@ -69,10 +69,6 @@ class GPT(Model):
         return self
 
     @property
-    def thread_safe(self) -> bool:  # type: ignore[override]
-        return not self.dropout
-
-    @property
     def relative(self) -> bool:  # type: ignore[override]
         return self.position.relative
 

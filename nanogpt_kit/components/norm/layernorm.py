@@ -11,7 +11,6 @@ from nanogpt_kit.api import Field, LayerContext, Norm
 
 
 class LayerNorm(Norm):
-    thread_safe = True
     eps: float = Field(1e-5, gt=0, description="added to the variance; keeps the root away from zero")
     bias: bool | None = Field(None, description="whether there is a shift; left out: as the model's bias says")
 

@@ -12,7 +12,6 @@ from nanogpt_kit.api import Field, LayerContext, Norm
 
 
 class RMSNorm(Norm):
-    thread_safe = True
     eps: float = Field(1e-5, gt=0, description="added to the mean square; keeps the root away from zero")
     gain: bool = Field(True, description="whether a learnt gain follows")
 

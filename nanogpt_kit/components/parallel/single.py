@@ -10,8 +10,6 @@ from nanogpt_kit.api import Parallel, ParallelModel, RunContext, clip
 
 
 class Single(Parallel):
-    thread_safe = True
-
     def refuses(self, ctx: RunContext) -> str | None:
         if ctx.world_size > 1:
             return f"single is one process, but {ctx.world_size} were started; ddp and fsdp are several"

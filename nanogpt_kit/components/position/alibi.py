@@ -14,7 +14,6 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 
 class ALiBi(Position):
-    thread_safe = True
     relative = True
 
     def build(self, ctx: LayerContext) -> Positional:

@@ -11,8 +11,6 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 
 class Learned(Position):
-    thread_safe = True
-
     def build(self, ctx: LayerContext) -> Positional:
         return PositionEmbedding(ctx.block_size, ctx.n_embd)
 

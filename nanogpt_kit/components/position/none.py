@@ -9,7 +9,6 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 
 class None_(Position):
-    thread_safe = True
     relative = True
 
     def build(self, ctx: LayerContext) -> Positional:

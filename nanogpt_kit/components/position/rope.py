@@ -15,7 +15,6 @@ from nanogpt_kit.api import Field, KitError, LayerContext, Position, Positional
 
 
 class RoPE(Position):
-    thread_safe = True
     relative = True
     base: float = Field(10_000.0, gt=1, description="the slowest pair turns once in about 2 pi times this many tokens")
     partial: float = Field(1.0, gt=0, le=1, description="share of each head's features that is turned")
