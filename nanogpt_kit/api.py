@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from nanogpt_kit.nn.cache import KVCache
     from nanogpt_kit.nn.loss import linear_cross_entropy, softcapped
     from nanogpt_kit.nn.optimizers import without_dynamo
-    from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP, blocks
-    from nanogpt_kit.nn.sharded import clip, distribute_like
+    from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP, transformer_blocks
+    from nanogpt_kit.nn.sharded import clip_gradients, distribute_like
     from nanogpt_kit.nn.view import View
 
 LAZY = {
@@ -75,12 +75,12 @@ LAZY = {
     "TokenFile": "nanogpt_kit.corpus.token_file",
     "TwoLayerMLP": "nanogpt_kit.nn.parts",
     "View": "nanogpt_kit.nn.view",
-    "blocks": "nanogpt_kit.nn.parts",
-    "clip": "nanogpt_kit.nn.sharded",
+    "clip_gradients": "nanogpt_kit.nn.sharded",
     "distribute_like": "nanogpt_kit.nn.sharded",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
     "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
     "softcapped": "nanogpt_kit.nn.loss",
+    "transformer_blocks": "nanogpt_kit.nn.parts",
     "without_dynamo": "nanogpt_kit.nn.optimizers",
 }
 
@@ -133,8 +133,7 @@ __all__ = [
     "TwoLayerMLP",
     "View",
     "WarmedUp",
-    "blocks",
-    "clip",
+    "clip_gradients",
     "content_hash",
     "did_you_mean",
     "distribute_like",
@@ -150,6 +149,7 @@ __all__ = [
     "slots",
     "softcapped",
     "text_files",
+    "transformer_blocks",
     "with_weight_decay",
     "without_dynamo",
 ]

@@ -16,7 +16,7 @@ from torch import distributed
 
 from nanogpt_kit.data.prepare import available_cores
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
-from nanogpt_kit.nn.compiler import compiler_missing
+from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.train.memory import free_bytes
 from nanogpt_kit.train.precision import Precision, choose_device
 
@@ -151,13 +151,13 @@ def attention() -> Iterator[Fact]:
         if built and capability < needed and not torch.version.hip:
             why = f"needs a GPU of compute capability {needed}.0"
         yield judged(f"{kernel} attention", why, f'attention = {{ use = "sdpa", backend = "{kernel}" }}')
-    yield judged("flex attention", compiler_missing("cuda"), 'attention = "flex"')
+    yield judged("flex attention", compiler_obstacle("cuda"), 'attention = "flex"')
 
 
 def compiling() -> Iterator[Fact]:
     says = 'a compiler and Python\'s headers are there; train.compile = "auto" takes them where they pay'
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        yield judged(f"compile on {device}", compiler_missing(device), says)
+        yield judged(f"compile on {device}", compiler_obstacle(device), says)
 
 
 def several_processes() -> Iterator[Fact]:

@@ -12,7 +12,7 @@ from nanogpt_kit.core.errors import dotted, printable
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
-    from nanogpt_kit.nn.flops import Size
+    from nanogpt_kit.nn.flops import ModelSize
     from nanogpt_kit.sweep.space.space import Space
 
 GUESSED_VOCABULARY = 256  # tokens, where only the text would tell
@@ -44,9 +44,9 @@ def check(
     if not explain:
         click.echo(f"{experiment} is valid")
         return
-    from nanogpt_kit.nn.flops import measured
+    from nanogpt_kit.nn.flops import size_of_module
 
-    size = None if module is None else measured(module, chosen.model.block_size)
+    size = None if module is None else size_of_module(module, chosen.model.block_size)
     values, tried = options(chosen), {} if space is None else described(space)
     if as_json:
         origins = {key: {"value": value, "from": origin} for key, (value, origin) in (values | tried).items()}
@@ -80,7 +80,7 @@ def described(space: Space) -> dict[str, tuple[str, str]]:
     return {f"sweep.space.{name}": (told, one.location) for (name, told), one in words}
 
 
-def show(size: Size | None, known: int | None) -> None:
+def show(size: ModelSize | None, known: int | None) -> None:
     if size is None:
         click.echo("the model cannot be counted without building it")
         return

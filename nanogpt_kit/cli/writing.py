@@ -17,7 +17,7 @@ from nanogpt_kit.cli.prompts import is_terminal
 from nanogpt_kit.core.errors import KitError, printable
 
 if TYPE_CHECKING:
-    from nanogpt_kit.generate.generator import Piece, TextGenerator
+    from nanogpt_kit.generate.generator import GeneratedToken, TextGenerator
 
 LINE = "-" * 80
 HISTORY = 1000  # lines
@@ -31,7 +31,7 @@ class Pace:
     tokens: int = 0
     seconds: float = 0.0
 
-    def count(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    def count(self, pieces: Iterable[GeneratedToken]) -> Iterator[GeneratedToken]:
         began = time.perf_counter()
         for piece in pieces:
             self.tokens += piece.token is not None
@@ -43,7 +43,7 @@ class Pace:
         return f"{self.tokens:,} tokens in {self.seconds:.2f} s, {rate:,.1f} a second"
 
 
-def write_texts(prompts: Sequence[str], pieces: Iterable[Piece], raw: bool = False) -> None:
+def write_texts(prompts: Sequence[str], pieces: Iterable[GeneratedToken], raw: bool = False) -> None:
     """All at a time, and shown one after the other: the first that is not done as it comes."""
     texts = list(prompts)
     done: set[int] = set()
@@ -63,7 +63,7 @@ def write_texts(prompts: Sequence[str], pieces: Iterable[Piece], raw: bool = Fal
 
 
 def write_records(
-    records: Sequence[dict[str, Any]], pieces: Iterable[Piece], logprobs: bool, raw: bool = False
+    records: Sequence[dict[str, Any]], pieces: Iterable[GeneratedToken], logprobs: bool, raw: bool = False
 ) -> None:
     """A line each, in their order, as soon as those before it are written. What was asked is carried along."""
     found = [

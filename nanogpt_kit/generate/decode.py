@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Sampler
 from nanogpt_kit.generate.draw import draw_tokens
-from nanogpt_kit.generate.packed import Packed
-from nanogpt_kit.generate.static_cache import StaticCache, columns_for
+from nanogpt_kit.generate.packed import DecodingModel
+from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
 from nanogpt_kit.nn.cache import KVCache
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnTokens:
     """A new token for each text."""
 
     tokens: list[int]
@@ -47,7 +47,7 @@ class Decoder:
         max_new_tokens: int,
         *,
         beyond: str = "exact",
-        fast: Packed | None = None,  # the model, where its steps are compiled
+        fast: DecodingModel | None = None,  # the model, where its steps are compiled
         with_logprobs: bool = False,
         device: str = "cpu",
     ) -> None:
@@ -68,17 +68,17 @@ class Decoder:
         self.cache: KVCache | StaticCache | None = None
         self.held = [min(len(prompt), block_size) for prompt in prompts]  # tokens of each text in the cache
 
-    def draw(self) -> Drawn:
+    def draw(self) -> DrawnTokens:
         """The next token of each text. Raises KitError where the logits allow none."""
         with self.without_gradients():
             return self._draw()
 
     def without_gradients(self) -> AbstractContextManager[None]:
         """The cheaper of torch's two modes, where nobody else sees the tensors, and no compiler does."""
-        cheap = isinstance(self.model, Packed) and self.model.own and self.fast is None
+        cheap = isinstance(self.model, DecodingModel) and self.model.own and self.fast is None
         return torch.inference_mode() if cheap else torch.no_grad()
 
-    def _draw(self) -> Drawn:
+    def _draw(self) -> DrawnTokens:
         raw = logits = self.prefill() if self.cache is None else self.step(self.cache)  # (B, V)
         for sampler in self.samplers:
             logits = sampler.transform(logits, self.ids)
@@ -90,7 +90,7 @@ class Decoder:
         self.number += 1
         self.ids, self.newest = torch.cat([self.ids, tokens], dim=1), tokens
         logprobs = raw.log_softmax(dim=-1).gather(1, tokens).flatten().tolist() if self.with_logprobs else None
-        return Drawn(found, logprobs)
+        return DrawnTokens(found, logprobs)
 
     def prefill(self) -> Tensor:
         """Reads the prompts, or as much of their ends as fits, in one pass."""
@@ -108,7 +108,7 @@ class Decoder:
         if isinstance(self.cache, StaticCache):
             self.cache.take(cache)
             return self.cache
-        fixed = self.fast.borrow(cache, columns_for(self.capacity, self.block_size))
+        fixed = self.fast.borrow(cache, static_capacity(self.capacity, self.block_size))
         weakref.finalize(self, self.fast.idle.append, fixed)
         return fixed
 
@@ -125,7 +125,7 @@ class Decoder:
             if len(full) == len(self.ids):
                 self.cache = cache = self.fixed(again)
             else:
-                cache.begin_again(full, again)
+                cache.replace_rows(full, again)
         self.held = [held + 1 for held in self.held]
         return self.read(self.newest, cache)
 

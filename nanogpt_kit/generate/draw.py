@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 GOLDEN = 0x9E3779B97F4A7C15
-FEW = 4096  # tokens from which a CPU looks which of them are possible, before it lets all run
+LARGE_VOCABULARY = 4096  # tokens from which a CPU looks which of them are possible, before it lets all run
 
 
 def draw_tokens(logits: Tensor, seeds: Sequence[int], number: int) -> Tensor:
@@ -28,41 +28,41 @@ def draw_tokens(logits: Tensor, seeds: Sequence[int], number: int) -> Tensor:
     device = logits.device
     if device.type == "mps":  # which has no doubles
         logits = logits.cpu()
-    strides = multiples(logits.size(-1), str(logits.device))  # (V,)
+    strides = state_increments(logits.size(-1), str(logits.device))  # (V,)
     possible = None
-    if device.type == "cpu" and len(strides) > FEW:  # elsewhere their count would have to be waited for
+    if device.type == "cpu" and len(strides) > LARGE_VOCABULARY:  # elsewhere their count would have to be waited for
         possible = (logits > float("-inf")).any(dim=0).nonzero().flatten()
         logits, strides = logits[:, possible], strides[possible]
     if not len(strides):
         return torch.full((len(logits), 1), -1, device=device)
-    best = (logits - times(seeds, number, strides).log_()).max(dim=-1, keepdim=True)
+    best = (logits - arrival_times(seeds, number, strides).log_()).max(dim=-1, keepdim=True)
     tokens = best.indices if possible is None else possible[best.indices]
     return tokens.where(best.values > float("-inf"), -1).to(device)  # false for what is no number, too
 
 
 @cache
-def multiples(count: int, device: str) -> Tensor:
+def state_increments(count: int, device: str) -> Tensor:
     """(count,) int64: 1 to count times GOLDEN, wrapping around; by these a state of splitmix64 moves on."""
-    return torch.arange(1, count + 1, device=device) * signed(GOLDEN)
+    return torch.arange(1, count + 1, device=device) * as_int64(GOLDEN)
 
 
-def times(seeds: Sequence[int], number: int, strides: Tensor) -> Tensor:
+def arrival_times(seeds: Sequence[int], number: int, strides: Tensor) -> Tensor:
     """(B, V) fp32, from an exponential distribution: of each text, for its token `number` to be one of those."""
-    states = [signed(hashed(seed + (number + 1) * GOLDEN)) for seed in seeds]  # a text's own at this place
+    states = [as_int64(splitmix64(seed + (number + 1) * GOLDEN)) for seed in seeds]  # a text's own at this place
     x = torch.tensor(states, device=strides.device)[:, None] + strides  # (B, V) int64
-    x = xor_shifted(x, 30).mul_(signed(0xBF58476D1CE4E5B9))
-    x = xor_shifted(x, 27).mul_(signed(0x94D049BB133111EB))
-    x = xor_shifted(x, 31)
+    x = xor_shift_right(x, 30).mul_(as_int64(0xBF58476D1CE4E5B9))
+    x = xor_shift_right(x, 27).mul_(as_int64(0x94D049BB133111EB))
+    x = xor_shift_right(x, 31)
     minus_uniform = x.double().mul_(2.0**-64).sub_(0.5).clamp_(2.0**-24 - 1, -(2.0**-54))  # in (-1, 0)
     return minus_uniform.float().log1p_().neg_()
 
 
-def xor_shifted(x: Tensor, by: int) -> Tensor:
+def xor_shift_right(x: Tensor, by: int) -> Tensor:
     """x ^ x >> by, in place, zeros coming in from the left."""
     return x.bitwise_xor_((x >> by).bitwise_and_((1 << (64 - by)) - 1))
 
 
-def hashed(x: int) -> int:
+def splitmix64(x: int) -> int:
     """splitmix64's finaliser, of 64 bits."""
     x &= (1 << 64) - 1
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
@@ -70,6 +70,6 @@ def hashed(x: int) -> int:
     return x ^ x >> 31
 
 
-def signed(x: int) -> int:
+def as_int64(x: int) -> int:
     """The int64 of the same bits."""
     return x - (1 << 64) if x >= 1 << 63 else x

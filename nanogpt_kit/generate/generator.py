@@ -20,12 +20,12 @@ from nanogpt_kit.core.kinds import Encoder, Model, Sampler
 from nanogpt_kit.core.sections import Sample
 from nanogpt_kit.data.vocabulary import read_record, restored
 from nanogpt_kit.generate.decode import Decoder
-from nanogpt_kit.generate.packed import Packed, products
+from nanogpt_kit.generate.packed import DecodingModel, linear_products
 from nanogpt_kit.generate.prompt import encode_prompt
-from nanogpt_kit.generate.text import Text
+from nanogpt_kit.generate.text import StreamedText
 from nanogpt_kit.generate.threads import ThreadedDecoder, thread_chunks
 from nanogpt_kit.interop import bring
-from nanogpt_kit.nn.compiler import compiler_missing
+from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.nn.uninitialized import build_uninitialized
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
@@ -35,13 +35,13 @@ CKPT = "ckpt.pt"  # nanoGPT's
 # Tokens from which a CUDA graph is recorded: a guess, since no GPU was at hand. On a CPU (two cores of an AMD EPYC)
 # torch.compile took 10 to 37 s and gave nothing: 5.2 to 6.1 ms a token of the baby GPT in fp32 and 4.8 to 5.4 in bf16,
 # where 5.1 to 5.4 and 3.6 to 3.9 are as it is written.
-WORTH_A_GRAPH = 32
+MIN_TOKENS_FOR_GRAPH = 32
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Piece:
+class GeneratedToken:
     """A token of a text that is being written, or the end of one."""
 
     number: int  # of the text
@@ -57,7 +57,7 @@ class TextGenerator:
     model: nn.Module
     encoder: Encoder
     device: str
-    packed: dict[tuple[str, int, str, int, int], Packed] = field(default_factory=dict, repr=False, compare=False)
+    packed: dict[tuple[str, int, str, int, int], DecodingModel] = field(default_factory=dict, repr=False, compare=False)
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int | None = None, **options: Any) -> list[str]:
         """A text for each prompt, which it begins with. The options are those of `pieces`."""
@@ -82,7 +82,7 @@ class TextGenerator:
         samplers: Sequence[Sampler] | None = None,
         stop: Sequence[str] | None = None,
         logprobs: bool = False,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[GeneratedToken]:
         """The texts that follow the prompts, a token each at a time; what is left out is as [sample] says.
 
         Text number i draws with seed + i, and does not depend on those beside it. Raises KitError for a prompt that
@@ -107,12 +107,12 @@ class TextGenerator:
         seed: int,
         stops: Sequence[str],
         logprobs: bool,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[GeneratedToken]:
         size = wanted.batch_size
         for first in range(0, len(prompts), size):
             numbers = list(range(first, min(first + size, len(prompts))))
             if not wanted.max_new_tokens:
-                yield from (Piece(number, "", ended="length") for number in numbers)
+                yield from (GeneratedToken(number, "", ended="length") for number in numbers)
                 continue
             reader = self.reader(min(size, len(prompts)), wanted)
             decoder = self.decoder(
@@ -123,7 +123,7 @@ class TextGenerator:
                 reader,
                 logprobs,
             )
-            texts = {number: Text(self.encoder, stops, prompts[number]) for number in numbers}
+            texts = {number: StreamedText(self.encoder, stops, prompts[number]) for number in numbers}
             yield from self._texts(decoder, texts, wanted.max_new_tokens)
 
     def decoder(
@@ -132,7 +132,7 @@ class TextGenerator:
         seeds: Sequence[int],
         wanted: Sample,
         samplers: Sequence[Sampler],
-        reader: Packed,
+        reader: DecodingModel,
         logprobs: bool = False,
     ) -> Decoder | ThreadedDecoder:
         """For prompts in tokens, all written at a time; on a CPU perhaps by several threads."""
@@ -145,7 +145,7 @@ class TextGenerator:
                 seeds[first : first + size],
                 self.experiment.model.block_size,
                 wanted.max_new_tokens,
-                beyond=beyond(wanted.on_overflow, self.experiment.model),
+                beyond=overflow_policy(wanted.on_overflow, self.experiment.model),
                 fast=None if reader.compile_mode == "off" else reader,
                 with_logprobs=logprobs,
                 device=self.device,
@@ -155,8 +155,8 @@ class TextGenerator:
         return decoders[0] if len(decoders) == 1 else ThreadedDecoder(decoders)
 
     def _texts(
-        self, decoder: Decoder | ThreadedDecoder, texts: dict[int, Text], max_new_tokens: int
-    ) -> Iterator[Piece]:
+        self, decoder: Decoder | ThreadedDecoder, texts: dict[int, StreamedText], max_new_tokens: int
+    ) -> Iterator[GeneratedToken]:
         """Those of one batch, a row each, by their numbers."""
         numbers = list(texts)
         is_compiled = isinstance(decoder, Decoder) and decoder.fast is not None
@@ -173,7 +173,7 @@ class TextGenerator:
                 if ended:
                     shown += text.rest()
                     ended = "stop" if text.stopped else ended
-                yield Piece(number, shown, token, logprob, ended)
+                yield GeneratedToken(number, shown, token, logprob, ended)
                 if ended:
                     del texts[number]
             if not texts:
@@ -183,16 +183,16 @@ class TextGenerator:
                 numbers = [numbers[row] for row in rows]
                 decoder.keep(rows)
 
-    def reader(self, texts: int, wanted: Sample) -> Packed:
+    def reader(self, texts: int, wanted: Sample) -> DecodingModel:
         """The model as it writes so many texts at a time."""
         mode: str = wanted.compile
         if mode == "auto":
-            mode = "graph" if self.device == "cuda" and wanted.max_new_tokens >= WORTH_A_GRAPH else "off"
-        elif mode != "off" and (missing := compiler_missing(self.device)):
+            mode = "graph" if self.device == "cuda" and wanted.max_new_tokens >= MIN_TOKENS_FOR_GRAPH else "off"
+        elif mode != "off" and (missing := compiler_obstacle(self.device)):
             logger.warning("decoding goes uncompiled: %s", missing)
             mode = "off"
         share_them = self.device == "cpu" and mode == "off"
-        shares = thread_chunks(self.experiment.model, texts, products(self.model)[0]) if share_them else 1
+        shares = thread_chunks(self.experiment.model, texts, linear_products(self.model)[0]) if share_them else 1
         rows = -(-texts // shares)  # of each, rounded up
         # What was put into the weights or hung onto modules meanwhile makes another copy necessary
         changes = sum(parameter._version for parameter in self.model.parameters())
@@ -200,12 +200,12 @@ class TextGenerator:
         key = wanted.precision, rows, mode, changes, listeners
         if key not in self.packed:
             self.packed.clear()  # each holds a copy of most weights
-            self.packed[key] = Packed(self.model, wanted.precision, rows, mode)
+            self.packed[key] = DecodingModel(self.model, wanted.precision, rows, mode)
         self.packed[key].shares = shares if self.packed[key].own else 1
         return self.packed[key]
 
 
-def beyond(setting: str, model: Model) -> str:
+def overflow_policy(setting: str, model: Model) -> str:
     """What is done where a text gets longer than the model's context."""
     return setting if setting != "auto" else "rolling" if model.relative else "refill"
 
@@ -225,24 +225,24 @@ def load_run(
     there is no such run, checkpoint or callback, or where the run brings code that this user never ran.
     """
     path = Path(run)
-    exported = is_foreign(path) or os.path.exists(path / EXPORTED)
+    exported = is_foreign_model(path) or os.path.exists(path / EXPORTED)
     if exported and (step is not None or weights is not None):
         raise KitError(f"{path} is an exported model: it has one step, and one set of weights")
-    if is_foreign(path):
+    if is_foreign_model(path):
         return load_foreign(path, device, overrides)
     folder = RunFolder(path) if exported else runs.find(str(run))
     experiment = Experiment.load(folder.experiment, overrides, trust_code)
-    checkpoint = folder.path if exported else chosen(folder, step)
-    encoder = restored_from(checkpoint / store.TOKENIZER, experiment)
+    checkpoint = folder.path if exported else checkpoint_of_step(folder, step)
+    encoder = restore_encoder(checkpoint / store.TOKENIZER, experiment)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     if weights is None:
         store.load_weights(checkpoint, model)
     else:
-        fit(model, kept_by(weights, checkpoint), str(checkpoint))
+        fit(model, callback_weights(weights, checkpoint), str(checkpoint))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
 
 
-def restored_from(path: Path, experiment: Experiment) -> Encoder:
+def restore_encoder(path: Path, experiment: Experiment) -> Encoder:
     """The tokenizer of a checkpoint. Raises KitError that names the file where it is not one."""
     try:
         return restored(experiment.tokenizer, read_record(path)["state"])
@@ -251,7 +251,7 @@ def restored_from(path: Path, experiment: Experiment) -> Encoder:
         raise KitError(*faults) from None
 
 
-def is_foreign(path: Path) -> bool:
+def is_foreign_model(path: Path) -> bool:
     """Whether it is a model in transformers' format or in nanoGPT's."""
     return os.path.isfile(path) or any(os.path.exists(path / name) for name in ("config.json", CKPT))
 
@@ -267,7 +267,7 @@ def load_foreign(path: Path, device: str, overrides: Sequence[str]) -> TextGener
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
 
 
-def chosen(folder: RunFolder, step: int | None) -> Path:
+def checkpoint_of_step(folder: RunFolder, step: int | None) -> Path:
     """The checkpoint of a step, or the newest. Raises KitError."""
     if step is None:
         newest = store.newest(folder.checkpoints)
@@ -284,7 +284,7 @@ def chosen(folder: RunFolder, step: int | None) -> Path:
     return found[step]
 
 
-def kept_by(callback: str, checkpoint: Path) -> Mapping[str, Tensor]:
+def callback_weights(callback: str, checkpoint: Path) -> Mapping[str, Tensor]:
     """The weights that a callback has put into a checkpoint. Raises KitError where none of that name has."""
     states = store.load_training(checkpoint).get("callbacks", {})
     with damaged(checkpoint / store.TRAINING):

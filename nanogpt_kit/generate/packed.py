@@ -37,12 +37,14 @@ from nanogpt_kit.nn.cache import KVCache
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FEW = 8  # vectors up to which one thread is as fast as several: 123 us and 140 from 384 to 1536 features
-WORTH_A_THREAD = 16_000_000  # products of one layer: at 9 million (0.14 ms) a second thread cost, at 38 it gained
+MAX_DIRECT_ROWS = 8  # vectors up to which one thread is as fast as several: 123 us and 140 from 384 to 1536 features
+MIN_PRODUCTS_PER_THREAD = (
+    16_000_000  # products of one layer: at 9 million (0.14 ms) a second thread cost, at 38 it gained
+)
 
 
 @cache
-def reads_fp16() -> bool:
+def has_fbgemm_fp16() -> bool:
     """Whether torch brings FBGEMM's products of fp16 weights for this CPU."""
     try:
         packed = torch.ops.quantized.linear_prepack_fp16(torch.zeros(1, 1), None)
@@ -53,7 +55,7 @@ def reads_fp16() -> bool:
 
 
 @cache
-def reads_fp16_at_once() -> bool:
+def has_direct_fbgemm_fp16() -> bool:
     """Whether it brings them without the quantized operators around them, too, which take 10 us a call and more."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said once: they will go some day
@@ -65,16 +67,16 @@ def reads_fp16_at_once() -> bool:
     return True
 
 
-def type_of(precision: str, device: str) -> torch.dtype:
+def weight_dtype(precision: str, device: str) -> torch.dtype:
     """Of the weights."""
     if precision != "auto":
         return DTYPES[precision]
-    if device == "cpu" and reads_fp16():
+    if device == "cpu" and has_fbgemm_fp16():
         return torch.float16
     return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
-class Packed(nn.Module):
+class DecodingModel(nn.Module):
     """Called with ids and a cache, as the model itself. `rows` is how many texts a call will go on with.
 
     In short types the weights and the products are; on a CPU everything between them stays in fp32, where small
@@ -86,10 +88,12 @@ class Packed(nn.Module):
         super().__init__()
         first = next(model.parameters(), torch.empty(0))
         self.device = first.device.type
-        self.dtype = type_of(precision, self.device)
+        self.dtype = weight_dtype(precision, self.device)
         self.compile_mode = compile
-        self.model = model if first.dtype != torch.float32 else with_parts(model, lambda part: self.part(part, rows))
-        self.products, every = products(model)
+        self.model = (
+            model if first.dtype != torch.float32 else copy_with_parts(model, lambda part: self.part(part, rows))
+        )
+        self.products, every = linear_products(model)
         self.weight_bytes = every * self.dtype.itemsize  # that a step reads, all but a few
         self.shares = 1  # threads that call it at a time
         self.own = self.model is not model  # a copy, in which nobody but decoding computes
@@ -101,16 +105,16 @@ class Packed(nn.Module):
         """What takes its place."""
         if type(part) is nn.Dropout:
             return nn.Identity()  # as which it costs 4 us less a call
-        if not isinstance(part, nn.Linear) or not is_plain(part):
+        if not isinstance(part, nn.Linear) or not is_plain_linear(part):
             return part
         if self.device != "cpu" or self.compile_mode != "off":
-            return Linear(part, self.dtype, as_before=self.device == "cpu")
+            return CastLinear(part, self.dtype, as_before=self.device == "cpu")
         return PackedLinear(part, self.dtype, rows)
 
     def forward(self, ids: Tensor, cache: KVCache | StaticCache) -> Tensor:
         short = self.device == "cuda" and self.dtype != torch.float32
         before = torch.get_num_threads()
-        useful = int(ids.numel() * self.products / WORTH_A_THREAD)
+        useful = int(ids.numel() * self.products / MIN_PRODUCTS_PER_THREAD)
         torch.set_num_threads(max(1, min(before // self.shares, useful)))
         try:
             # The weights are short already, and a recorded graph must not hold on to casts of others
@@ -122,7 +126,7 @@ class Packed(nn.Module):
     def borrow(self, cache: KVCache, capacity: int) -> StaticCache:
         """What the cache holds, in one whose steps are compiled; to be put back among the idle ones."""
         rows = len(next(iter(cache.layers.values()))[0])
-        fitting = [one for one in self.idle if (len(one.begins), one.capacity) == (rows, capacity)]
+        fitting = [one for one in self.idle if (len(one.starts), one.capacity) == (rows, capacity)]
         fixed = fitting[-1] if fitting else StaticCache(cache, capacity)
         self.idle.clear()  # each is as large as a cache
         fixed.take(cache)
@@ -133,7 +137,7 @@ class Packed(nn.Module):
         written = partial(self.written, cache=cache)
         try:
             if cache.step is None and self.compile_mode == "graph":
-                cache.step = recorded(written, ids)
+                cache.step = record_cuda_graph(written, ids)
             elif cache.step is None:
                 mode = "reduce-overhead" if self.device == "cuda" else "default"
                 cache.step = torch.compile(written, dynamic=False, mode=mode)
@@ -151,13 +155,13 @@ class Packed(nn.Module):
         return logits
 
 
-def products(model: nn.Module) -> tuple[float, int]:
+def linear_products(model: nn.Module) -> tuple[float, int]:
     """That a token costs: of a linear layer on the average, and of all of them."""
     sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)]
     return sum(sizes) / max(1, len(sizes)), sum(sizes)
 
 
-def recorded(function: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Tensor], Tensor]:
+def record_cuda_graph(function: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Tensor], Tensor]:
     """The kernels of a call as one CUDA graph. Its answer is overwritten by the next.
 
     Source: torch.cuda.CUDAGraph's documentation, for the calls on another stream that come before.
@@ -181,7 +185,7 @@ def recorded(function: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Te
     return replay
 
 
-class Substitute(nn.Module):
+class LinearSubstitute(nn.Module):
     """Of a linear layer, for those who ask about its weight and its size."""
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -190,7 +194,7 @@ class Substitute(nn.Module):
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
 
-class Linear(Substitute):
+class CastLinear(LinearSubstitute):
     """With a weight that may be short; then the result may get the input's type back."""
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype, as_before: bool) -> None:
@@ -204,7 +208,7 @@ class Linear(Substitute):
         return y.to(x.dtype) if self.as_before else y
 
 
-class PackedLinear(Substitute):
+class PackedLinear(LinearSubstitute):
     """A linear layer on a CPU, from fp32 to fp32. Prompts are multiplied with the model's own weights, unless in bf16.
 
     A prompt is arithmetic and not memory, of which fp16 spares none.
@@ -212,24 +216,26 @@ class PackedLinear(Substitute):
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype, rows: int) -> None:
         super().__init__(layer)
-        self.read = reader(layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), dtype, rows)
+        self.read = packed_product(
+            layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), dtype, rows
+        )
         self.reads_prompts = dtype == torch.bfloat16
 
     def forward(self, x: Tensor) -> Tensor:
         return self.read(x) if x.size(-2) == 1 or self.reads_prompts else F.linear(x, self.weight, self.bias)
 
 
-def packs(dtype: torch.dtype) -> bool:
+def onednn_packs(dtype: torch.dtype) -> bool:
     """Whether oneDNN takes weights of a type here; it wants AVX-512 for short ones."""
     if not torch.backends.mkldnn.is_available() or dtype == torch.float16:
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def reader(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> Callable[[Tensor], Tensor]:
+def packed_product(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> Callable[[Tensor], Tensor]:
     """x (..., in) fp32 to (..., out) fp32, by a copy of the weight (out, in) that is laid out for `rows` vectors."""
-    if dtype == torch.float16 and reads_fp16():
-        if rows <= FEW and reads_fp16_at_once():
+    if dtype == torch.float16 and has_fbgemm_fp16():
+        if rows <= MAX_DIRECT_ROWS and has_direct_fbgemm_fp16():
             half = torch.fbgemm_pack_gemm_matrix_fp16(weight)
             return lambda x: torch.fbgemm_linear_fp16_weight_fp32_activation(x, half, bias)
         halves = torch.ops.quantized.linear_prepack_fp16(weight, bias)
@@ -238,7 +244,7 @@ def reader(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -
     if dtype == torch.float32 and rows == 1:
         laid = weight.t().contiguous().t() if weight.size(0) > weight.size(1) else weight  # by columns
         return lambda x: F.linear(x, laid, bias)
-    if not packs(dtype):
+    if not onednn_packs(dtype):
         short, short_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         return lambda x: F.linear(x.to(dtype), short, short_bias).to(x.dtype)
     # oneDNN's own order, in which torch's compiler packs weights that are frozen
@@ -250,7 +256,7 @@ def reader(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -
     return lambda x: product(x.to(dtype), packed, own, "none", [], "").to(x.dtype)
 
 
-def is_plain(module: nn.Linear) -> bool:
+def is_plain_linear(module: nn.Linear) -> bool:
     """Whether it computes what nn.Linear does, and nobody looks on."""
     if type(module).forward is not nn.Linear.forward:
         return False
@@ -258,7 +264,7 @@ def is_plain(module: nn.Linear) -> bool:
     return not hooked and type(module.weight) is nn.Parameter  # no shard of one, as fsdp keeps
 
 
-def with_parts(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+def copy_with_parts(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """A model that shares all weights with the other, some of its modules changed; itself where it cannot be copied."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     for module in model.modules():  # who listens is the same, too, and no copy
@@ -273,15 +279,15 @@ def with_parts(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn
     for module in new.modules():
         if getattr(vars(module).get("forward"), "recomputes", False):  # it leads back to the module that was copied
             del module.forward
-    replace(new, change)
+    replace_parts(new, change)
     return new
 
 
-def replace(module: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
+def replace_parts(module: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
     """In place, from the outside in."""
     for name, part in module.named_children():
         changed = change(part)
         if changed is part:
-            replace(part, change)
+            replace_parts(part, change)
         else:
             setattr(module, name, changed)

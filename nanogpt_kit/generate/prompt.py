@@ -39,7 +39,7 @@ def check_prompt(experiment: Experiment, encoder: Encoder | None = None) -> None
     if encoder is None:
         if experiment.tokenizer.known_vocab_size() is not None:  # a published one, which may have to be downloaded
             return
-        encoder, learns = without_text(experiment)
+        encoder, learns = untrained_encoder(experiment)
         if encoder is None or (learns and prompt):
             return
     try:
@@ -49,7 +49,7 @@ def check_prompt(experiment: Experiment, encoder: Encoder | None = None) -> None
         raise KitError(*(one.under("sample.prompt", place) for one in error.faults)) from None
 
 
-def without_text(experiment: Experiment) -> tuple[Encoder | None, bool]:
+def untrained_encoder(experiment: Experiment) -> tuple[Encoder | None, bool]:
     """The tokenizer's encoder, made of no text, and whether it would have learnt from one."""
     dataset = experiment.dataset
     asked: list[str] = []

@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.nn.cache import KVCache, put
+from nanogpt_kit.nn.cache import KVCache, write_rows
 from nanogpt_kit.nn.view import View
 
-SMALLEST = 64  # columns; their number is a power of two, so that texts of many lengths share a compiled step
+MIN_CAPACITY = 64  # columns; their number is a power of two, so that texts of many lengths share a compiled step
 
 
 class StaticCache(nn.Module):
     """A KVCache for one new token of each row at a time. Its tensors are buffers, which stay where they are."""
 
     number: Tensor  # (1,) of the token that comes next
-    begins: Tensor  # (B, 1) the number of each row's first token
+    starts: Tensor  # (B, 1) the number of each row's first token
     columns: Tensor  # (1, S)
 
     def __init__(self, cache: KVCache, capacity: int) -> None:
@@ -42,7 +42,7 @@ class StaticCache(nn.Module):
     def take(self, cache: KVCache) -> None:
         """Holds what another cache of the same rows does."""
         self.number.fill_(cache.length)
-        self.begins.copy_(torch.tensor(cache.begins or [0] * len(self.begins))[:, None])
+        self.starts.copy_(torch.tensor(cache.starts or [0] * len(self.starts))[:, None])
         held = min(cache.length, cache.capacity)
         for layer, tensors in cache.layers.items():
             for mine, theirs in zip(self.of(layer), tensors, strict=True):
@@ -51,13 +51,13 @@ class StaticCache(nn.Module):
     def of(self, layer: int) -> tuple[Tensor, Tensor]:
         return getattr(self, f"k{layer}"), getattr(self, f"v{layer}")
 
-    def reach(self, T: int) -> int:
+    def visible_length(self, T: int) -> int:
         return 0  # the decoder sees to it that there is room
 
     def view(self, T: int, device: torch.device, slopes: Tensor | None = None) -> View:
         assert T == 1, f"one token at a time, got {T}"
         numbers = self.number - (self.number - self.columns) % self.capacity  # (1, S) the newest of each column
-        return View(self.number - self.begins, numbers - self.begins, causal_square=False, slopes=slopes)
+        return View(self.number - self.starts, numbers - self.starts, causal_square=False, slopes=slopes)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.of(layer)
@@ -72,13 +72,13 @@ class StaticCache(nn.Module):
     def move(self) -> None:
         self.number += 1
 
-    def begin_again(self, rows: Sequence[int], texts: KVCache) -> None:
+    def replace_rows(self, rows: Sequence[int], texts: KVCache) -> None:
         """As KVCache.begin_again."""
         first = int(self.number) - texts.length
-        self.begins[torch.tensor(rows, device=self.begins.device)] = first
+        self.starts[torch.tensor(rows, device=self.starts.device)] = first
         for layer in texts.layers:
-            put(texts, layer, self.of(layer), rows, first)
+            write_rows(texts, layer, self.of(layer), rows, first)
 
 
-def columns_for(tokens: int, block_size: int) -> int:
-    return min(block_size, max(SMALLEST, 1 << (tokens - 1).bit_length()))
+def static_capacity(tokens: int, block_size: int) -> int:
+    return min(block_size, max(MIN_CAPACITY, 1 << (tokens - 1).bit_length()))

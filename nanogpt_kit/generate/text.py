@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nanogpt_kit.core.kinds import Encoder
 
 
-class Text:
+class StreamedText:
     """What the tokens after a prompt say. `stopped` once one of the `stops` was written; the text ends before it."""
 
     def __init__(self, encoder: Encoder, stops: Sequence[str], prompt: Sequence[int] = ()) -> None:

@@ -14,7 +14,7 @@ from itertools import chain
 import torch
 
 from nanogpt_kit.core.kinds import Model
-from nanogpt_kit.generate.decode import Decoder, Drawn
+from nanogpt_kit.generate.decode import Decoder, DrawnTokens
 from nanogpt_kit.nn.thread_probe import decoding_hazard
 
 MOST_CHUNKS = 4  # their Python code takes turns; more than two were not measured
@@ -31,7 +31,7 @@ class ThreadedDecoder:
         self.decoders = list(decoders)
         self.pool = ThreadPoolExecutor(len(self.decoders), "texts")
 
-    def draw(self) -> Drawn:
+    def draw(self) -> DrawnTokens:
         """As Decoder.draw."""
         first, *others = self.decoders
         pending = [self.pool.submit(decoder.draw) for decoder in others]
@@ -41,7 +41,7 @@ class ThreadedDecoder:
             wait(pending)
         drawn += [future.result() for future in pending]
         logprobs = [part.logprobs for part in drawn if part.logprobs is not None]
-        return Drawn([*chain(*(part.tokens for part in drawn))], [*chain(*logprobs)] if logprobs else None)
+        return DrawnTokens([*chain(*(part.tokens for part in drawn))], [*chain(*logprobs)] if logprobs else None)
 
     def keep(self, rows: Sequence[int]) -> None:
         """As Decoder.keep; the rows in ascending order."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nanogpt_kit.core.kinds import Init, Model, ModelContext
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.nn.cache import KVCache
-from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.testing.conformance import B, Conformance, by_backend, drawn, stir, torch_warns, trained
 
 PIECES = {"at once": [11], "token by token": [1] * 11, "in uneven pieces": [3, 1, 5, 2]}
@@ -178,7 +178,7 @@ class ModelConformance(Conformance):
     def test_every_parameter_has_one_role_and_a_gradient(self) -> None:
         module = self.build()
         module(self.tokens(), self.targets()).backward()
-        roles = [id(parameter) for parameters in by_role(module).values() for parameter in parameters]
+        roles = [id(parameter) for parameters in parameters_by_role(module).values() for parameter in parameters]
         assert sorted(roles) == sorted(id(parameter) for parameter in trained(module))
         for name, parameter in module.named_parameters():
             pulled = parameter.grad is not None and parameter.grad.any()
@@ -186,7 +186,7 @@ class ModelConformance(Conformance):
 
     def test_what_grows_with_the_vocabulary_is_embedding_or_head(self) -> None:
         small, large = (
-            by_role(self.component.build(ModelContext(vocab_size=size))) for size in (self.vocab_size, 1000)
+            parameters_by_role(self.component.build(ModelContext(vocab_size=size))) for size in (self.vocab_size, 1000)
         )
         for role in ("matrix", "vector"):
             shapes = [[parameter.shape for parameter in roles.get(role, [])] for roles in (small, large)]

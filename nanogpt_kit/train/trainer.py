@@ -26,7 +26,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import Batch, Batches, Prefetcher
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.nn.flops import num_params
-from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog
 from nanogpt_kit.train.checkpoints import Checkpoints
@@ -224,7 +224,7 @@ class Trainer:
         """The model's parameters as the optimizer gets them, one group a role."""
         return [
             {"params": parameters, "role": role, "lr_multiplier": self.experiment.init.lr_multiplier(role)}
-            for role, parameters in by_role(self.model).items()
+            for role, parameters in parameters_by_role(self.model).items()
         ]
 
     def agree_to_stop(self) -> int:

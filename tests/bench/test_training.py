@@ -109,7 +109,7 @@ def test_a_run_that_ends_while_it_is_traced_keeps_what_there_is(tiny: Path) -> N
 
 
 def test_kernels_of_gpus_are_refused_elsewhere(tiny: Path) -> None:
-    with pytest.raises(KitError, match="backend = 'cudnn' needs cuda, and this is cpu"):
+    with pytest.raises(KitError, match="backend = 'cudnn' requires cuda"):
         session.run(Experiment.load(tiny, ['model.attention={use="sdpa", backend="cudnn"}']))
 
 

@@ -21,7 +21,7 @@ def test_it_tells_speed_parts_and_memory(command: Callable[..., Any], tiny: Path
     assert set(facts["parts_ms"]) == {"data", "forward", "backward", "optimizer", "other"}
     assert facts["peak_memory_bytes"] > 1e6
     assert (facts["precision"], facts["compile"]) == ("fp32", "off")
-    assert facts["choices"] == {"model.attention": "torch's choice of kernel"}
+    assert facts["choices"] == {"model.attention": "torch chooses the kernel"}
 
 
 def test_two_are_compared_in_words(command: Callable[..., Any], tiny: Path, caplog: pytest.LogCaptureFixture) -> None:

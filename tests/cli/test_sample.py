@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from nanogpt_kit.cli.writing import LINE, write_texts
-from nanogpt_kit.generate.generator import Piece, load_run
+from nanogpt_kit.generate.generator import GeneratedToken, load_run
 from nanogpt_kit.runs.folder import RunFolder
 
 Ask = Callable[..., Any]
@@ -280,7 +280,7 @@ def test_several_texts_are_written_at_a_time_and_shown_one_after_the_other(
     ]
     shown = [""]
 
-    def watched() -> Iterator[Piece]:
+    def watched() -> Iterator[GeneratedToken]:
         for piece in pieces:
             shown.append(shown[-1] + capsys.readouterr().out)  # what a reader has before this piece
             yield piece

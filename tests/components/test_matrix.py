@@ -16,7 +16,7 @@ from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.optimizer.adamw import AdamW
 from nanogpt_kit.core.registry import OURS, Registry
-from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.nn.roles import parameters_by_role
 
 B, T, H, C, L, V, BLOCK = 3, 6, 4, 16, 2, 13, 7
 CPU = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=16)
@@ -56,7 +56,10 @@ class Training:
 
     def __init__(self, parts: Parts, seed: int) -> None:
         self.model = built(parts, dropout=0.2, seed=seed).train()
-        groups = [{"params": found, "role": role, "lr_multiplier": 1.0} for role, found in by_role(self.model).items()]
+        groups = [
+            {"params": found, "role": role, "lr_multiplier": 1.0}
+            for role, found in parameters_by_role(self.model).items()
+        ]
         self.optimizer = AdamW(lr=1e-2).build(groups)
 
     def step(self, number: int) -> float:

@@ -23,8 +23,8 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.draw import draw_tokens
-from nanogpt_kit.generate.packed import Packed
-from nanogpt_kit.generate.static_cache import StaticCache, columns_for
+from nanogpt_kit.generate.packed import DecodingModel
+from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
 from nanogpt_kit.generate.threads import ThreadedDecoder, thread_chunks
 from nanogpt_kit.testing.conformance import torch_warns
 
@@ -169,8 +169,8 @@ def test_a_text_is_the_same_alone_and_among_seventeen(beyond: str, packed: bool)
     model = untrained(position="rope").float()
     prompts = prompts_of(*range(1, 18))
     options = {"beyond": beyond, "samplers": [Temperature(value=1.0)]}
-    together = written(Packed(model, "fp32", 17) if packed else model, prompts, 20, **options)
-    alone = Packed(model, "fp32", 1) if packed else model
+    together = written(DecodingModel(model, "fp32", 17) if packed else model, prompts, 20, **options)
+    alone = DecodingModel(model, "fp32", 1) if packed else model
     for row, prompt in enumerate(prompts):
         assert written(alone, [prompt], 20, seeds=[5 + row], **options) == [together[row]]
 
@@ -273,7 +273,7 @@ def test_a_broken_model_is_told() -> None:
 # --- steps of equal shapes ---------------------------------------------------------------------------------------
 
 
-def through(model: Packed, fast: Packed | None, beyond: str, new: int = 3 * BLOCK) -> list[list[int]]:
+def through(model: DecodingModel, fast: DecodingModel | None, beyond: str, new: int = 3 * BLOCK) -> list[list[int]]:
     prompts = prompts_of(2, 5, BLOCK, 2 * BLOCK)
     options = {"beyond": beyond, "fast": fast, "device": model.device}
     decoder = Decoder(model, prompts, [Temperature(value=1.3)], range(4), BLOCK, new, **options)
@@ -294,18 +294,18 @@ def test_texts_of_a_fixed_cache_are_those_of_a_growing_one(
     if beyond == "rolling" and "position" not in parts:
         pytest.skip("learnt positions cannot go on")
     monkeypatch.setattr(torch, "compile", uncompiled)
-    model = Packed(untrained(**parts), "fp32", 4, "default")
+    model = DecodingModel(untrained(**parts), "fp32", 4, "default")
     first = through(model, model, beyond)
     assert first == through(model, None, beyond)
     assert first == through(model, model, beyond), "a second text finds what the first one left"
 
 
 def test_texts_of_many_lengths_share_a_step() -> None:
-    sizes = [columns_for(tokens, 1024) for tokens in range(1, 2000)]
+    sizes = [static_capacity(tokens, 1024) for tokens in range(1, 2000)]
     assert sorted(set(sizes)) == [64, 128, 256, 512, 1024]
     assert all(one <= other for one, other in pairwise(sizes))
     assert all(size >= min(tokens, 1024) for tokens, size in enumerate(sizes, start=1))
-    assert columns_for(300, 300) == 300
+    assert static_capacity(300, 300) == 300
 
 
 def test_what_cannot_be_compiled_is_computed_as_it_is_written(
@@ -315,7 +315,7 @@ def test_what_cannot_be_compiled_is_computed_as_it_is_written(
         raise RuntimeError("no such instruction\nand much more")
 
     monkeypatch.setattr(torch, "compile", broken)
-    model = Packed(untrained(), "fp32", 4, "default")
+    model = DecodingModel(untrained(), "fp32", 4, "default")
     with caplog.at_level(logging.WARNING):
         assert through(model, model, "refill") == through(model, None, "refill")
     assert [record.message for record in caplog.records] == [
@@ -326,7 +326,7 @@ def test_what_cannot_be_compiled_is_computed_as_it_is_written(
 @pytest.mark.slow
 @torch_warns
 def test_compiled_steps_write_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    model = Packed(untrained(position="rope"), "fp32", 4, "default")
+    model = DecodingModel(untrained(position="rope"), "fp32", 4, "default")
     with torch._dynamo.config.patch(error_on_recompile=True), caplog.at_level(logging.WARNING):
         found = through(model, model, "refill")
     assert not caplog.records
@@ -336,7 +336,7 @@ def test_compiled_steps_write_the_same(caplog: pytest.LogCaptureFixture) -> None
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["graph", "default"])
 def test_recorded_steps_write_the_same_on_a_gpu(mode: str, caplog: pytest.LogCaptureFixture) -> None:
-    model = Packed(untrained(position="rope").cuda(), "fp32", 4, mode)
+    model = DecodingModel(untrained(position="rope").cuda(), "fp32", 4, mode)
     with caplog.at_level(logging.WARNING):
         found = through(model, model, "refill")
     assert not caplog.records
@@ -345,7 +345,7 @@ def test_recorded_steps_write_the_same_on_a_gpu(mode: str, caplog: pytest.LogCap
 
 def test_two_texts_that_are_written_in_turns_keep_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", uncompiled)
-    model = Packed(untrained(), "fp32", 1, "default")
+    model = DecodingModel(untrained(), "fp32", 1, "default")
     prompts = prompts_of(2, 5)
     alone = [written(model, [prompt], 20, beyond="refill", fast=model, seeds=[7]) for prompt in prompts]
     options: dict[str, Any] = {"beyond": "refill", "fast": model}
@@ -362,7 +362,7 @@ def test_two_texts_that_are_written_in_turns_keep_apart(monkeypatch: pytest.Monk
 
 def test_a_compiled_context_of_one_token_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", uncompiled)
-    model = Packed(untrained(1), "fp32", 2, "default")
+    model = DecodingModel(untrained(1), "fp32", 2, "default")
     assert len(written(model, [[3], [4]], 5, beyond="refill", block_size=1, fast=model)) == 2
 
 

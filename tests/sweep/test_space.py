@@ -689,7 +689,7 @@ ELSEWHERE = {  # what this machine cannot do, on a CPU
     ),
     "an attention's kernel": (
         '"model.n_head" = { choice = [2, 3] }\n"model.attention.backend" = { choice = ["auto", "cudnn"] }',
-        "exp.toml:25: model.attention: backend = 'cudnn' needs cuda, and this is cpu; auto and math go anywhere ",
+        "exp.toml:25: model.attention: backend = 'cudnn' requires cuda, and the device is cpu; use auto or math ",
         "(with model.attention.backend = cudnn)",
     ),
     "an evaluator of a split that is not there": (

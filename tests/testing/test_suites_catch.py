@@ -81,7 +81,7 @@ def right(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
 
 
 def seen_as(view: View, **changes: Any) -> View:
-    return replace(view, causal_square=False, lowered={}, **changes)
+    return replace(view, causal_square=False, results={}, **changes)
 
 
 def one_key_ahead(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
@@ -152,7 +152,7 @@ def exponentials_of_large_scores(q: Tensor, k: Tensor, v: Tensor, view: View) ->
 
 
 def keys_of_the_first_layer(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
-    return right(q, view.once("keys", lambda: k), v, view)
+    return right(q, view.cached("keys", lambda: k), v, view)
 
 
 def dropout_in_eval_mode(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
@@ -649,7 +649,7 @@ class ShiftedCache(KVCache):
     def view(self, T: int, device: torch.device, slopes: Tensor | None = None) -> View:
         view = super().view(T, device, slopes)
         shifted = view.query_positions - 1
-        return replace(view, query_positions=shifted, causal_square=False, all_seen=False) if self.length else view
+        return replace(view, query_positions=shifted, causal_square=False, unmasked=False) if self.length else view
 
 
 def cache_off_by_one(module: Any, forward: Forward) -> Forward:

@@ -123,7 +123,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_written(tiny: Path, caplog: pytes
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     options = ["callback=['ema']", "train.compile=default", "train.steps=3"]
-    monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
+    monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
     monkeypatch.setattr(Compile, "apply", lambda *_: None)
     began = time.monotonic()
     accumulate = Trainer.accumulate
@@ -141,7 +141,7 @@ def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pyte
 
 
 def test_a_signal_before_it_compiles_saves_and_compiles_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
+    monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
     monkeypatch.setattr(Compile, "apply", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr("nanogpt_kit.train.trainer.warm_up", lambda run: pytest.fail("it compiles"))
     with pytest.raises(KeyboardInterrupt):
@@ -171,7 +171,7 @@ def test_without_a_compiler_there_is_one_warning(
 def test_auto_weighs_what_compiling_costs(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, steps: int, precision: str, parameters: int, mode: str
 ) -> None:
-    monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
+    monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
     experiment = Experiment.load(tiny, [f"train.steps={steps}"])
     ctx = RunContext(**{**vars(CPU), "precision": precision})
     assert Compile.choose(experiment, ctx, parameters, cores=2).mode == mode

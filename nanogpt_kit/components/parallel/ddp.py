@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nanogpt_kit.api import Field, Parallel, ParallelModel, RunContext, clip
+from nanogpt_kit.api import Field, Parallel, ParallelModel, RunContext, clip_gradients
 
 
 class DDP(Parallel):
@@ -46,7 +46,7 @@ class Replicas:
         return quiet
 
     def clip(self, max_norm: float) -> Tensor:
-        return clip(self.parameters, max_norm)
+        return clip_gradients(self.parameters, max_norm)
 
 
 def summed(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]

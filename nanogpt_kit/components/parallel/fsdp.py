@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from nanogpt_kit.api import Field, Parallel, ParallelModel, RunContext, blocks, clip
+from nanogpt_kit.api import Field, Parallel, ParallelModel, RunContext, clip_gradients, transformer_blocks
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,7 +33,7 @@ class FSDP(Parallel):
 
     def wrap(self, model: nn.Module, ctx: RunContext) -> ParallelModel:
         policy = MixedPrecisionPolicy(param_dtype=DTYPES.get(ctx.precision), reduce_dtype=torch.float32)
-        for block in blocks(model):
+        for block in transformer_blocks(model):
             fully_shard(block, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
         fully_shard(model, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
         return Shards(model)
@@ -59,4 +59,4 @@ class Shards:
         return nullcontext()
 
     def clip(self, max_norm: float) -> Tensor:
-        return clip(self.parameters, max_norm)
+        return clip_gradients(self.parameters, max_norm)

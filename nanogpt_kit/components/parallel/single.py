@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
-from nanogpt_kit.api import Parallel, ParallelModel, RunContext, clip
+from nanogpt_kit.api import Parallel, ParallelModel, RunContext, clip_gradients
 
 
 class Single(Parallel):
@@ -33,4 +33,4 @@ class OneProcess:
         return nullcontext()
 
     def clip(self, max_norm: float) -> Tensor:
-        return clip(self.parameters, max_norm)
+        return clip_gradients(self.parameters, max_norm)

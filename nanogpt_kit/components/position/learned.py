@@ -1,4 +1,4 @@
-"""A learnt vector for each position, added to the token's.
+"""A learned vector for each position, added to the token's.
 
 Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training".
 """
