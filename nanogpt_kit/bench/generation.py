@@ -14,8 +14,8 @@ import torch
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, ModelContext
 from nanogpt_kit.generate.decode import Decoder
+from nanogpt_kit.generate.decoding_model import DTYPES
 from nanogpt_kit.generate.generator import TextGenerator
-from nanogpt_kit.generate.packed import DTYPES
 from nanogpt_kit.generate.static_cache import StaticCache
 from nanogpt_kit.generate.threads import ThreadedDecoder
 
@@ -56,12 +56,12 @@ def write(
     experiment.init.apply(model)
     loaded = TextGenerator(experiment, model.to(device).eval(), encoder, device)
     wanted, seconds = experiment.sample, []
-    reader = loaded.reader(texts, wanted)
+    decoding_model = loaded.decoding_model(texts, wanted)
     seeds = [wanted.seed + number for number in range(texts)]
     for _ in range(1 + rounds):  # the first is not counted
         began, times = time.perf_counter(), 0
         while not times or time.perf_counter() - began < round_seconds:
-            decoder = loaded.decoder([[0]] * texts, seeds, wanted, experiment.sampler, reader)
+            decoder = loaded.decoder([[0]] * texts, seeds, wanted, experiment.sampler, decoding_model)
             for _ in range(wanted.max_new_tokens):
                 decoder.draw()  # which waits for the device, since it gives numbers
             times += 1
@@ -70,8 +70,8 @@ def write(
         texts=texts,
         tokens=wanted.max_new_tokens,
         seconds=seconds[1:],
-        precision=next(name for name, dtype in DTYPES.items() if dtype == reader.dtype),
-        step_bytes=reader.shares * reader.weight_bytes + cache_bytes(decoder),
+        precision=next(name for name, dtype in DTYPES.items() if dtype == decoding_model.dtype),
+        step_bytes=decoding_model.caller_threads * decoding_model.weight_bytes + cache_bytes(decoder),
         copy_bytes_per_second=copy_speed(device),
     )
 

@@ -27,7 +27,7 @@ from nanogpt_kit.interop import FORMATS
 @TRUST
 def export(run: str, folder: Path, format_: str, step: int | None, weights: str | None, trust_code: bool) -> None:
     """Write the weights of RUN, a run folder or the name of an experiment, into FOLDER, which is made."""
-    from nanogpt_kit.generate.generator import load_run
+    from nanogpt_kit.generate.load import load_run
     from nanogpt_kit.interop import bring
 
     loaded = load_run(run, trust_code=trust_code, weights=weights, step=step)

@@ -76,7 +76,7 @@ def sample(
     told = prompt if prompt_file is None else read(prompt_file, "--prompt-file")
     place = "--prompt" if prompt_file is None else f"--prompt-file {prompt_file}"
     in_json = jsonl is not None or as_json or logprobs
-    from nanogpt_kit.generate.generator import load_run
+    from nanogpt_kit.generate.load import load_run
     from nanogpt_kit.train.precision import choose_device
 
     loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
@@ -96,7 +96,7 @@ def sample(
     given: Iterable[dict[str, Any]] = [{"prompt": told}] if asked is None else asked.values()
     records = [record for record in given for _ in range(wanted)]
     pace = Pace()
-    pieces = pace.count(loaded.pieces([record["prompt"] for record in records], seed=seed, **options))
+    pieces = pace.count(loaded.stream_tokens([record["prompt"] for record in records], seed=seed, **options))
     if in_json:
         write_records(records, pieces, logprobs, raw)
     else:

@@ -50,11 +50,11 @@ def write_texts(prompts: Sequence[str], pieces: Iterable[GeneratedToken], raw: b
     current = 0
     show(texts[0], raw)
     for piece in pieces:
-        texts[piece.number] += piece.text
-        if piece.number == current:
+        texts[piece.text_index] += piece.text
+        if piece.text_index == current:
             show(piece.text, raw)
-        if piece.ended:
-            done.add(piece.number)
+        if piece.finish_reason:
+            done.add(piece.text_index)
         while current in done:
             show("\n")
             current += 1
@@ -73,15 +73,15 @@ def write_records(
     done: set[int] = set()
     current = 0
     for piece in pieces:
-        record = found[piece.number]
+        record = found[piece.text_index]
         record["text"] += piece.text
         record["tokens"] += piece.token is not None
         if logprobs and piece.token is not None:
             record["token_ids"].append(piece.token)
             record["logprobs"].append(piece.logprob)
-        if piece.ended:
-            record["ended"] = piece.ended
-            done.add(piece.number)
+        if piece.finish_reason:
+            record["ended"] = piece.finish_reason
+            done.add(piece.text_index)
         while current in done:
             show(json.dumps(found[current], ensure_ascii=False) + "\n", raw)
             current += 1
@@ -120,7 +120,7 @@ def converse(
             pace = Pace()
             try:
                 prompts = [prompt] * num_samples
-                write_texts(prompts, pace.count(loaded.pieces(prompts, seed=number, **options)), raw)
+                write_texts(prompts, pace.count(loaded.stream_tokens(prompts, seed=number, **options)), raw)
             except KitError as error:
                 click.echo(f"error: {error}", err=True)
                 continue

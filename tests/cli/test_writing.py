@@ -25,7 +25,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pieces() -> list[GeneratedToken]:
     return [
-        GeneratedToken(0, letter, token=1, ended="length" if n == len(HOSTILE) - 1 else None)
+        GeneratedToken(0, letter, token=1, finish_reason="length" if n == len(HOSTILE) - 1 else None)
         for n, letter in enumerate(HOSTILE)
     ]
 

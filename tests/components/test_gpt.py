@@ -268,7 +268,9 @@ def test_an_attention_that_cannot_train_here_is_refused_with_a_remedy(tiny: Path
 
 def test_flex_refuses_dropout() -> None:
     parts = GPT(n_layer=1, n_head=H, n_embd=C, attention="flex", dropout=0.1)
-    with pytest.raises(KitError, match=r'flex has no dropout, and model\.dropout is 0\.1; set it to 0\.0, or use .*"sdpa"'):
+    with pytest.raises(
+        KitError, match=r'flex has no dropout, and model\.dropout is 0\.1; set it to 0\.0, or use .*"sdpa"'
+    ):
         parts.build(ModelContext(vocab_size=V))
 
 

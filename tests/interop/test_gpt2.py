@@ -17,8 +17,8 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.generate.decode import Decoder
-from nanogpt_kit.generate.generator import load_run
-from nanogpt_kit.generate.packed import DecodingModel
+from nanogpt_kit.generate.decoding_model import DecodingModel
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.interop.bring import export, import_run
 from nanogpt_kit.runs.folder import find, runs_root
 from nanogpt_kit.train import session

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.interop.bring import import_run
 from nanogpt_kit.train import session
 

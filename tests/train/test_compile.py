@@ -20,7 +20,7 @@ from torch._inductor import list_mode_options
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.testing.conformance import torch_warns
