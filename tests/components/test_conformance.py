@@ -55,19 +55,23 @@ class TestSDPAThroughFlash(AttentionConformance):
 
 class TestSDPAThroughMath(AttentionConformance):
     component = SDPA(backend="math")
+    compiles = False
 
 
 class TestSDPAWithAWindow(AttentionConformance):
     component = SDPA(window=3)
+    compiles = False
     window = 3
 
 
 class TestNaive(AttentionConformance):
     component = Naive()
+    fast_gradcheck = False
 
 
 class TestNaiveWithAWindow(AttentionConformance):
     component = Naive(window=3)
+    compiles = False
     window = 3
 
 
@@ -80,6 +84,7 @@ class TestFlex(AttentionConformance):
 
 class TestFlexWithAWindow(AttentionConformance):
     component = Flex(window=3)
+    compiles = False
     window = 3
     differentiable = False
     inductor = False
@@ -93,6 +98,7 @@ class TestRoPE(PositionConformance):
 
 class TestRoPEOfHalfTheFeatures(PositionConformance):
     component = RoPE(partial=0.5, base=100.0)
+    compiles = False
     relative = True
 
 
@@ -114,6 +120,7 @@ class TestLayerNorm(NormConformance):
 
 class TestLayerNormWithoutBias(NormConformance):
     component = LayerNorm(bias=False, eps=1e-6)
+    compiles = False
 
 
 class TestRMSNorm(NormConformance):
@@ -122,6 +129,7 @@ class TestRMSNorm(NormConformance):
 
 class TestRMSNormWithoutGain(NormConformance):
     component = RMSNorm(gain=False)
+    compiles = False
 
 
 class TestGELU(MLPConformance):
@@ -130,6 +138,7 @@ class TestGELU(MLPConformance):
 
 class TestGELUByTanh(MLPConformance):
     component = GELU(approximate="tanh", width=2.0)
+    compiles = False
 
 
 class TestSwiGLU(MLPConformance):
@@ -166,60 +175,20 @@ class TestTemperature(SamplerConformance):
     component = Temperature()
 
 
-class TestTemperatureZero(SamplerConformance):
-    component = Temperature(value=0)
-
-
-class TestTemperatureNextToZero(SamplerConformance):
-    component = Temperature(value=1e-300)
-
-
-class TestHighTemperature(SamplerConformance):
-    component = Temperature(value=1e300)
-
-
 class TestTopK(SamplerConformance):
     component = TopK(k=3)
-
-
-class TestTopKOfMoreThanAll(SamplerConformance):
-    component = TopK(k=200)
 
 
 class TestTopP(SamplerConformance):
     component = TopP()
 
 
-class TestTopPOfNextToNothing(SamplerConformance):
-    component = TopP(p=1e-300)
-
-
-class TestTopPOfAll(SamplerConformance):
-    component = TopP(p=1)
-
-
 class TestMinP(SamplerConformance):
     component = MinP()
 
 
-class TestMinPOfNothing(SamplerConformance):
-    component = MinP(p=0)
-
-
-class TestMinPOfTheLikeliest(SamplerConformance):
-    component = MinP(p=1)
-
-
 class TestRepetitionPenalty(SamplerConformance):
     component = RepetitionPenalty()
-
-
-class TestHighRepetitionPenalty(SamplerConformance):
-    component = RepetitionPenalty(penalty=1e300)
-
-
-class TestRepetitionReward(SamplerConformance):
-    component = RepetitionPenalty(penalty=1e-300)
 
 
 class TestGreedy(SamplerConformance):

@@ -26,7 +26,8 @@ from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.draw import draw_tokens
 from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
 from nanogpt_kit.generate.threads import ThreadedDecoder, thread_chunks
-from nanogpt_kit.testing.conformance import torch_warns
+from nanogpt_kit.testing.conformance import ignore_torch_warnings
+from tests.pairwise import pairwise_cases
 
 VOCABULARY, BLOCK = 23, 8
 PARTS: dict[str, dict[str, Any]] = {
@@ -95,9 +96,16 @@ def by_recomputation(model: nn.Module, prompt: list[int], samplers: list[Sampler
     return ids[len(prompt) :]
 
 
-@pytest.mark.parametrize("prompt", [1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3])
-@by_parts
-def test_exact_texts_are_those_that_recompute_everything(parts: dict[str, Any], prompt: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        pytest.param(name, prompt, marks=pytest.mark.slow if name == "flex" and prompt != BLOCK - 1 else ())
+        for name in PARTS
+        for prompt in (1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3)
+    ],
+)
+def test_exact_texts_are_those_that_recompute_everything(name: str, prompt: int) -> None:
+    parts = PARTS[name]
     model, samplers = untrained(**parts), [Temperature(value=1.3), TopK(k=9)]
     prompts = prompts_of(prompt, prompt, prompt)
     new = 5 if "flex" in str(parts) else 2 * BLOCK
@@ -107,15 +115,20 @@ def test_exact_texts_are_those_that_recompute_everything(parts: dict[str, Any], 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
-@pytest.mark.parametrize("position", ["learned", "rope", "alibi", "none"])
-@pytest.mark.parametrize("attention", ["naive", "sdpa", "flex"])
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(
+    ("window", "attention", "position", "n_kv_head"),
+    pairwise_cases([None, 3], ["naive", "sdpa"], ["learned", "rope", "alibi", "none"], [4, 2, 1])
+    + [pytest.param(3, "flex", "alibi", 2)]
+    + [
+        pytest.param(window, "flex", position, 2, marks=pytest.mark.slow)
+        for window in (None, 3)
+        for position in ("learned", "rope", "alibi", "none")
+        if (window, position) != (3, "alibi")
+    ],
+)
 def test_logits_of_ragged_prompts_are_those_of_each_alone(
     window: int | None, attention: str, position: str, n_kv_head: int
 ) -> None:
-    if attention == "flex" and n_kv_head != 2:
-        pytest.skip("slow, and one number of heads shows it")
     part = {"use": attention, **({"window": window} if window else {})}
     model = untrained(attention=part, position=position, n_kv_head=n_kv_head).float()
     texts = [torch.tensor([ids]) for ids in prompts_of(6, 1, 4, 8)]
@@ -318,13 +331,11 @@ def test_what_cannot_be_compiled_is_computed_as_it_is_written(
     model = DecodingModel(untrained(), "fp32", 4, "default")
     with caplog.at_level(logging.WARNING):
         assert through(model, True, "refill") == through(model, False, "refill")
-    assert [record.message for record in caplog.records] == [
-        "decoding continues uncompiled: no such instruction"
-    ]
+    assert [record.message for record in caplog.records] == ["decoding continues uncompiled: no such instruction"]
 
 
 @pytest.mark.slow
-@torch_warns
+@ignore_torch_warnings
 def test_compiled_steps_write_the_same(caplog: pytest.LogCaptureFixture) -> None:
     model = DecodingModel(untrained(position="rope"), "fp32", 4, "default")
     with torch._dynamo.config.patch(error_on_recompile=True), caplog.at_level(logging.WARNING):
@@ -366,37 +377,38 @@ def test_a_compiled_context_of_one_token_works(monkeypatch: pytest.MonkeyPatch) 
     assert len(written(model, [[3], [4]], 5, on_overflow="refill", block_size=1, static_cache=True)) == 2
 
 
-# --- shares -----------------------------------------------------------------------------------------------------
+# --- threads ----------------------------------------------------------------------------------------------------
 
 
-def test_texts_in_shares_are_those_of_one_batch() -> None:
+def test_texts_split_among_threads_are_those_of_one_batch() -> None:
     model, prompts = untrained(position="rope"), prompts_of(2, 5, 9, 3, 1)
     options: dict[str, Any] = {"on_overflow": "refill", "with_logprobs": True}
 
     def decoder(first: int, last: int) -> Decoder:
         return Decoder(model, prompts[first:last], [TopK(k=9)], range(first, last), BLOCK, 20, **options)
 
-    whole, shares = decoder(0, 5), ThreadedDecoder([decoder(0, 2), decoder(2, 4), decoder(4, 5)])
+    whole, threaded = decoder(0, 5), ThreadedDecoder([decoder(0, 2), decoder(2, 4), decoder(4, 5)])
     for _ in range(6):
-        one, other = whole.draw(), shares.draw()
+        one, other = whole.draw(), threaded.draw()
         assert one.tokens == other.tokens
         assert other.logprobs == pytest.approx(one.logprobs)
     for kept in ([1, 2, 4], [0, 2], [1]):
         whole.keep(kept)
-        shares.keep(kept)
-        assert [whole.draw().tokens for _ in range(4)] == [shares.draw().tokens for _ in range(4)]
+        threaded.keep(kept)
+        assert [whole.draw().tokens for _ in range(4)] == [threaded.draw().tokens for _ in range(4)]
 
 
-def test_a_fault_of_one_share_is_told() -> None:
+def test_the_error_of_any_thread_is_raised() -> None:
     good, bad = untrained(), untrained()
     with torch.no_grad():
         bad.ln_f.weight.fill_(torch.nan)
-    shares = ThreadedDecoder([Decoder(model, [[1]], [], [0], BLOCK, 3) for model in (good, bad)])
+    threaded = ThreadedDecoder([Decoder(model, [[1]], [], [0], BLOCK, 3) for model in (good, bad)])
     with pytest.raises(KitError, match="NaN or infinite"):
-        shares.draw()
+        threaded.draw()
 
 
-def test_texts_are_shared_where_that_pays_and_every_part_allows_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_split_where_that_pays_and_every_part_allows_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     plain = Experiment.load(tiny)  # with dropout, which decoding has none of
     assert [thread_chunks(plain.model, texts, 10_000_000) for texts in (1, 4, 8, 16, 64)] == [1, 1, 2, 4, 4]

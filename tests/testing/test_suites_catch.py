@@ -39,7 +39,7 @@ from nanogpt_kit.nn import thread_probe
 from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.testing.attention import HARDEST, AttentionConformance, plain_softmax
 from nanogpt_kit.testing.mlp import MLPConformance
-from nanogpt_kit.testing.model import PIECES, ModelConformance
+from nanogpt_kit.testing.model import CHUNKS, ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
 from nanogpt_kit.testing.position import PositionConformance
 
@@ -168,7 +168,7 @@ def another_when_compiled(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor
 
 
 PLAIN, SEEN_BY = "test_it_is_the_plain_softmax", "test_a_later_key_never_changes_an_earlier_row"
-NOTHING = "test_a_row_that_sees_nothing_is_zero_and_pulls_at_nothing"
+NOTHING = "test_a_row_that_attends_to_nothing_is_zero_and_gives_no_gradient"
 DROPOUT = "test_dropout_is_refused_or_for_training_only"
 ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
     one_key_ahead: [
@@ -180,16 +180,16 @@ ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
     triangle_from_the_corner: [
         (PLAIN, "queries after a cache"),
         (PLAIN, "one query"),
-        (PLAIN, "queries in the midst of the keys"),
+        (PLAIN, "queries among the keys"),
         (PLAIN, "left padding by row"),
     ],
-    first_rows_positions_for_all: [(PLAIN, "left padding by row"), (PLAIN, "rows that see nothing")],
+    first_rows_positions_for_all: [(PLAIN, "left padding by row"), (PLAIN, "rows that attend to nothing")],
     no_segments: [(PLAIN, "segments"), (PLAIN, "segments after a cache"), (PLAIN, HARDEST), (SEEN_BY, HARDEST)],
     no_slopes: [(PLAIN, "slopes over the causal square"), (PLAIN, "slopes after a cache"), (PLAIN, HARDEST)],
     slopes_by_order_of_keys: [(PLAIN, "keys in a ring by row")],
     twice_the_scale: [(PLAIN, "a cache that is not full"), ("test_bfloat16_stays_near_the_plain_softmax", HARDEST)],
-    nan_for_nothing: [(PLAIN, "rows that see nothing"), (NOTHING,)],
-    mean_for_nothing: [(PLAIN, "rows that see nothing"), (NOTHING,)],
+    nan_for_nothing: [(PLAIN, "rows that attend to nothing"), (NOTHING,)],
+    mean_for_nothing: [(PLAIN, "rows that attend to nothing"), (NOTHING,)],
     tiled_heads: [
         ("test_queries_share_keys_and_values_in_groups", "the causal square", 2),
         ("test_gradients_of_shared_keys_and_values_add_up", 2),
@@ -204,9 +204,9 @@ ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
         ("test_extreme_features_stay_finite", 1e4, torch.float32),
     ],
     keys_of_the_first_layer: [("test_layers_may_share_a_view",)],
-    dropout_in_eval_mode: [(DROPOUT,), ("test_no_chance_is_left_in_eval_mode",)],
+    dropout_in_eval_mode: [(DROPOUT,), ("test_eval_mode_is_deterministic",)],
     right: [(DROPOUT,)],  # which knows no dropout
-    chance: [("test_no_chance_is_left_in_eval_mode",)],
+    chance: [("test_eval_mode_is_deterministic",)],
     another_when_compiled: [("test_compiled_it_computes_the_same", "aot_eager")],
 }
 
@@ -295,17 +295,17 @@ class OneSlopeForAll(Sound):
         return torch.ones(())
 
 
-PIECEWISE, DISTANCE = "test_tokens_fed_in_pieces_are_told_the_same", "test_scores_depend_on_distance_alone"
+PIECEWISE, DISTANCE = "test_tokens_fed_in_chunks_get_the_same", "test_scores_depend_on_distance_alone"
 POSITIONS: dict[type[Sound], Tests] = {
     CountsFromZero: [(PIECEWISE,)],
     TurnsSingleTokensBack: [(PIECEWISE,)],
-    EmbedsTheFirstRowsPositions: [("test_positions_may_be_told_for_each_row",)],
+    EmbedsTheFirstRowsPositions: [("test_each_row_may_have_its_own_positions",)],
     ForgetsTheToken: [("test_shapes_are_kept",)],
     Stretches: [("test_a_rotation_keeps_lengths",)],
     TurnsFasterAndFaster: [(DISTANCE,)],
     TurnsNothing: [(DISTANCE,)],
     MakesQueriesLong: [("test_dtypes_are_kept", torch.bfloat16)],
-    KeepsTheLast: [("test_a_cropped_one_is_a_shorter_one",)],
+    KeepsTheLast: [("test_cropped_it_is_a_shorter_one",)],
     OneSlopeForAll: [("test_slopes_are_one_for_each_head",)],
 }
 
@@ -334,7 +334,7 @@ def test_a_table_that_is_never_cropped_is_caught() -> None:
     component = OfClass()
     component._module = Cropless
     with pytest.raises(RuntimeError, match="size mismatch"):
-        suite_of(PositionConformance, component).test_a_cropped_one_is_a_shorter_one()
+        suite_of(PositionConformance, component).test_cropped_it_is_a_shorter_one()
 
 
 # --- norm and mlp -----------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def over_the_batch() -> nn.Module:
 
 
 NORMS: dict[Callable[[], nn.Module], Tests] = {
-    over_all_positions: [("test_no_position_sees_another",)],
+    over_all_positions: [("test_positions_are_independent",)],
     without_eps: [("test_extreme_features_stay_finite", 0.0, torch.float32)],
     fp32_whatever_comes: [("test_shape_and_dtype_are_kept", torch.bfloat16)],
     coarse_sum: [("test_shape_and_dtype_are_kept", torch.bfloat16)],
@@ -563,7 +563,7 @@ def test_waiting_for_the_other_thread_is_caught(monkeypatch: pytest.MonkeyPatch)
 def test_one_module_for_all_layers_is_caught() -> None:
     component, module = Normal(), nn.LayerNorm(24)
     component._module = lambda: module
-    assert_caught(suite_of(NormConformance, component), [("test_each_module_has_weights_of_its_own",)])
+    assert_caught(suite_of(NormConformance, component), [("test_modules_share_no_weights",)])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -605,9 +605,9 @@ class Halving(Undescribed):
     ("component", "test"),
     [
         (Undescribed(), "test_every_option_has_a_description"),
-        (Thawed(), "test_options_never_change"),
+        (Thawed(), "test_options_are_frozen"),
         (Lax(), "test_unknown_options_are_refused"),
-        (Halving(eps=1.0), "test_options_survive_being_written_down"),
+        (Halving(eps=1.0), "test_options_survive_toml"),
     ],
 )
 def test_broken_options_are_caught(component: Norm, test: str) -> None:
@@ -619,12 +619,12 @@ def test_an_option_that_is_a_list_is_caught() -> None:
         sizes: list[int] = Field([1], description="which could be appended to")
 
     with pytest.raises(TypeError, match="unhashable"):
-        suite_of(NormConformance, Listed()).test_options_never_change()
+        suite_of(NormConformance, Listed()).test_options_are_frozen()
 
 
 def test_a_file_without_a_docstring_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "__doc__", None)
-    assert_caught(suite_of(NormConformance, Undescribed()), [("test_the_module_says_what_it_is",)])
+    assert_caught(suite_of(NormConformance, Undescribed()), [("test_the_file_has_a_docstring",)])
 
 
 # --- model ------------------------------------------------------------------------------------------------------
@@ -764,28 +764,28 @@ def another_loss_when_compiled(module: Any, forward: Forward) -> Forward:
 
 
 LOSS = "test_the_loss_is_the_cross_entropy_of_the_logits_and_so_are_its_gradients"
-CACHED, UNEVEN = "test_cached_logits_are_those_of_one_pass", PIECES["in uneven pieces"]
+CACHED, UNEVEN = "test_cached_logits_are_those_of_one_pass", CHUNKS["in uneven chunks"]
 MODELS: dict[Callable[[Any, Forward], Forward], Tests] = {
     cache_off_by_one: [
         (CACHED, UNEVEN),
-        (CACHED, PIECES["token by token"]),
+        (CACHED, CHUNKS["token by token"]),
         ("test_cached_logits_stay_near_in_bfloat16",),
     ],
-    tokens_not_counted: [(CACHED, PIECES["at once"])],
-    remembers_the_last_text: [("test_two_texts_fed_in_turns_keep_apart",)],
+    tokens_not_counted: [(CACHED, CHUNKS["at once"])],
+    remembers_the_last_text: [("test_two_caches_used_in_turn_stay_independent",)],
     a_trace_of_all_tokens: [
         ("test_a_later_token_never_changes_an_earlier_logit",),
         ("test_a_later_token_never_changes_an_earlier_logit_through_a_cache", UNEVEN),
     ],
     mean_of_losses: [(LOSS,), ("test_losses_of_rows_add_up_and_so_do_their_gradients",)],
-    unwanted_counts: [(LOSS,), ("test_without_a_wanted_token_the_loss_is_zero",)],
-    padding_counts: [(LOSS,), ("test_the_initial_loss_is_near_that_of_guessing",)],
+    unwanted_counts: [(LOSS,), ("test_without_targets_the_loss_is_zero",)],
+    padding_counts: [(LOSS,), ("test_the_initial_loss_is_near_uniform_guessing",)],
     short_loss: [("test_the_loss_is_in_fp32_under_autocast_too",)],
     part_of_the_losses_gradient: [(LOSS,)],
     part_of_the_logits_gradient: [("test_gradients_are_finite_differences",)],
     logits_of_padding: [("test_logits_are_one_row_for_each_token_and_none_for_padding",)],
     idle_weight: [("test_every_parameter_has_one_role_and_a_gradient",)],
-    head_without_a_role: [("test_what_grows_with_the_vocabulary_is_embedding_or_head",)],
+    head_without_a_role: [("test_only_embedding_and_head_grow_with_the_vocabulary",)],
     another_loss_when_compiled: [("test_compiled_it_computes_the_same", "aot_eager")],
 }
 

@@ -23,13 +23,13 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
-from nanogpt_kit.testing.conformance import torch_warns
+from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from nanogpt_kit.train import compile as compiling
 from nanogpt_kit.train import session
 from nanogpt_kit.train.compile import Compile
 from nanogpt_kit.train.trainer import Trainer
 
-pytestmark = torch_warns
+pytestmark = ignore_torch_warnings
 
 CPU = RunContext(device="cpu", precision="bf16", world_size=1, splits=("train", "val"), block_size=16)
 
