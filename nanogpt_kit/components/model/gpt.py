@@ -98,7 +98,9 @@ class Transformer(nn.Module):
         self.logit_softcap = parts.logit_softcap
         rows = -(-vocab_size // parts.vocab_multiple) * parts.vocab_multiple  # rounded up
         self.wte = nn.Embedding(rows, ctx.n_embd)
-        self.position = parts.position.build(ctx)
+        position = parts.position.build(ctx)
+        assert isinstance(position, Positional), f"position: expected an api.Positional, got {type(position).__name__}"
+        self.position = position
         self.drop = nn.Dropout(ctx.dropout)
         self.h = nn.ModuleList(Block(parts, ctx, layer) for layer in range(ctx.n_layer))
         self.ln_f = parts.norm.build(ctx)

@@ -13,8 +13,6 @@ from nanogpt_kit.core.options import Component, PathStr
 if TYPE_CHECKING:
     from torch import nn
 
-    from nanogpt_kit.nn.parts import Positional
-
 Role = Literal["matrix", "vector", "embedding", "head"]
 
 
@@ -93,7 +91,8 @@ class Position(Component):
     relative: ClassVar[bool] = False  # whether only distances matter, so that positions may go on beyond block_size
 
     @abstractmethod
-    def build(self, ctx: LayerContext) -> Positional: ...
+    def build(self, ctx: LayerContext) -> nn.Module:
+        """An `api.Positional`."""
 
 
 class Norm(Component):
