@@ -124,7 +124,7 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> Counter[Hashable]:
     return counts
 
 
-ATTENTIONS = [Naive(), Naive(window=2), SDPA(window=2), Flex(), Flex(window=2)]
+ATTENTIONS = [Naive(), Naive(window=2), SDPA(window=2), Flex(window=2), pytest.param(Flex(), marks=pytest.mark.slow)]
 
 
 def model_of(attention: Attention, position: str = "learned") -> nn.Module:
