@@ -46,31 +46,35 @@ SUITES = {
 
 class TestSDPA(AttentionConformance):
     component = SDPA()
+    fast_gradcheck = True
 
 
 class TestSDPAThroughFlash(AttentionConformance):
     component = SDPA(backend="flash")
+    fast_gradcheck = True
     threads = False  # the kernel is chosen by settings of the whole process
 
 
 class TestSDPAThroughMath(AttentionConformance):
     component = SDPA(backend="math")
+    fast_gradcheck = True
     compiles = False
 
 
 class TestSDPAWithAWindow(AttentionConformance):
     component = SDPA(window=3)
+    fast_gradcheck = True
     compiles = False
     window = 3
 
 
 class TestNaive(AttentionConformance):
     component = Naive()
-    fast_gradcheck = False
 
 
 class TestNaiveWithAWindow(AttentionConformance):
     component = Naive(window=3)
+    fast_gradcheck = True
     compiles = False
     window = 3
 
@@ -98,6 +102,7 @@ class TestRoPE(PositionConformance):
 
 class TestRoPEOfHalfTheFeatures(PositionConformance):
     component = RoPE(partial=0.5, base=100.0)
+    fast_gradcheck = True
     compiles = False
     relative = True
 
@@ -138,6 +143,7 @@ class TestGELU(MLPConformance):
 
 class TestGELUByTanh(MLPConformance):
     component = GELU(approximate="tanh", width=2.0)
+    fast_gradcheck = True
     compiles = False
 
 

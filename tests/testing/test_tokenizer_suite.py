@@ -261,7 +261,7 @@ BROKEN: dict[type[Sound], list[str]] = {
 def suite_of(encoder: Callable[[int], Encoder], **options: Any) -> Any:
     component = OfClass(**options)
     component._encoder = encoder
-    return type("Suite", (TokenizerConformance,), {"component": component, "library": library})()
+    return type("Suite", (TokenizerConformance,), {"component": component, "library": library, "examples": 50})()
 
 
 def library(self: object, ids: list[int]) -> str:
