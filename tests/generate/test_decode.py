@@ -108,7 +108,7 @@ def test_exact_texts_are_those_that_recompute_everything(name: str, prompt: int)
     parts = PARTS[name]
     model, samplers = untrained(**parts), [Temperature(value=1.3), TopK(k=9)]
     prompts = prompts_of(prompt, prompt, prompt)
-    new = 5 if "flex" in str(parts) else 2 * BLOCK
+    new = 3 if "flex" in str(parts) else 2 * BLOCK
     expected = [by_recomputation(model, ids, samplers, new, 5 + row) for row, ids in enumerate(prompts)]
     assert len(set(chain(*expected))) > 3
     assert written(model, prompts, new, on_overflow="exact") == expected
@@ -161,7 +161,7 @@ def test_a_rolling_cache_is_a_window_over_a_text_that_goes_on(position: str) -> 
 
 @by_parts
 def test_a_refilled_text_sees_its_newer_half_anew(parts: dict[str, Any]) -> None:
-    model, new = untrained(**parts), 6 if "flex" in str(parts) else 3 * BLOCK
+    model, new = untrained(**parts), 3 if "flex" in str(parts) else 3 * BLOCK
     prompts = prompts_of(2, 5, BLOCK, 2 * BLOCK)
     expected = []
     for row, prompt in enumerate(prompts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -21,9 +22,20 @@ from nanogpt_kit.runs.folder import find
 from nanogpt_kit.train import session
 
 
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trained") / "runs"
+
+
 @pytest.fixture
-def loaded(tiny: Path) -> TextGenerator:
-    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=60", "optimizer.lr=1e-2"]))
+def loaded(tiny: Path, trained_runs: Path) -> TextGenerator:
+    """A copy of a run that is trained once for all tests."""
+    runs = Path(os.environ["NANOGPT_KIT_RUNS"])
+    if trained_runs.exists():
+        shutil.copytree(trained_runs, runs)
+    else:
+        session.run(Experiment.load(tiny, ["callback=[]", "train.steps=60", "optimizer.lr=1e-2"]))
+        shutil.copytree(runs, trained_runs)
     return load_run("tiny")
 
 
