@@ -64,7 +64,7 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     code = INTERRUPTED
     with suppress(KeyboardInterrupt):  # a signal before or after the command's own work
-        for number in signals.numbers():
+        for number in signals.available():
             if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
                 signal.signal(number, interrupt)  # so that what was begun is cleared away
         end_with_parent()

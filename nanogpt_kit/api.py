@@ -1,6 +1,6 @@
-"""All that a component may import from the toolkit: kinds, contexts, hooks, errors, and the parts of `nn`.
+"""Everything a component may import from the toolkit: base classes, contexts, hooks, errors, parts of models and data.
 
-The parts of `nn` need torch and are imported on first use, so that importing this module stays cheap.
+Names that need torch or a large library are imported on first use, so that importing this module stays fast.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from nanogpt_kit.core.errors import KitError, did_you_mean, no_panic, option_error
+from nanogpt_kit.core.errors import KitError, option_error
 from nanogpt_kit.core.hooks import hookimpl
 from nanogpt_kit.core.kinds import (
     MLP,
@@ -31,57 +31,44 @@ from nanogpt_kit.core.kinds import (
     Order,
     OrderContext,
     Parallel,
-    ParallelModel,
     Position,
-    Role,
     Sampler,
     Schedule,
-    SplitLoss,
-    Stream,
     TextContext,
     Tokenizer,
     WarmedUp,
-    with_weight_decay,
 )
-from nanogpt_kit.core.options import Options, PathStr, PathStrs, RunContext, slot, slots
-from nanogpt_kit.core.toml import read_text
+from nanogpt_kit.core.options import Options, PathStr, RunContext, slot
 from nanogpt_kit.corpus.files import TextFile
-from nanogpt_kit.corpus.hash_split import HashSplitDataset, LongDocument
+from nanogpt_kit.corpus.hash_split import HashSplitDataset
 from nanogpt_kit.corpus.hashes import content_hash
 from nanogpt_kit.corpus.hub import HubText
-from nanogpt_kit.corpus.meta_pickle import read_meta_characters
 from nanogpt_kit.corpus.sources import text_files
 
 if TYPE_CHECKING:
     from nanogpt_kit.corpus.bpe import BPEEncoder
-    from nanogpt_kit.corpus.library_decoder import LibraryDecoder, LibraryStream
+    from nanogpt_kit.corpus.library_encoder import LibraryEncoder
     from nanogpt_kit.corpus.token_file import TokenFile
     from nanogpt_kit.nn.arithmetic import multiplies_bf16
     from nanogpt_kit.nn.cache import KVCache
-    from nanogpt_kit.nn.loss import linear_cross_entropy, softcapped
-    from nanogpt_kit.nn.optimizers import without_dynamo
-    from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP, transformer_blocks
-    from nanogpt_kit.nn.sharded import clip_gradients, distribute_like
+    from nanogpt_kit.nn.loss import linear_cross_entropy
+    from nanogpt_kit.nn.parallel import ParallelModel
+    from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP
     from nanogpt_kit.nn.view import View
 
 LAZY = {
     "BPEEncoder": "nanogpt_kit.corpus.bpe",
     "HeadLinear": "nanogpt_kit.nn.parts",
     "KVCache": "nanogpt_kit.nn.cache",
-    "LibraryDecoder": "nanogpt_kit.corpus.library_decoder",
-    "LibraryStream": "nanogpt_kit.corpus.library_decoder",
+    "LibraryEncoder": "nanogpt_kit.corpus.library_encoder",
+    "ParallelModel": "nanogpt_kit.nn.parallel",
     "Positional": "nanogpt_kit.nn.parts",
     "ResidualLinear": "nanogpt_kit.nn.parts",
     "TokenFile": "nanogpt_kit.corpus.token_file",
     "TwoLayerMLP": "nanogpt_kit.nn.parts",
     "View": "nanogpt_kit.nn.view",
-    "clip_gradients": "nanogpt_kit.nn.sharded",
-    "distribute_like": "nanogpt_kit.nn.sharded",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
     "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
-    "softcapped": "nanogpt_kit.nn.loss",
-    "transformer_blocks": "nanogpt_kit.nn.parts",
-    "without_dynamo": "nanogpt_kit.nn.optimizers",
 }
 
 __all__ = [
@@ -102,10 +89,8 @@ __all__ = [
     "KVCache",
     "KitError",
     "LayerContext",
-    "LibraryDecoder",
-    "LibraryStream",
+    "LibraryEncoder",
     "LiveRun",
-    "LongDocument",
     "Model",
     "ModelContext",
     "Norm",
@@ -116,16 +101,12 @@ __all__ = [
     "Parallel",
     "ParallelModel",
     "PathStr",
-    "PathStrs",
     "Position",
     "Positional",
     "ResidualLinear",
-    "Role",
     "RunContext",
     "Sampler",
     "Schedule",
-    "SplitLoss",
-    "Stream",
     "TextContext",
     "TextFile",
     "TokenFile",
@@ -133,25 +114,14 @@ __all__ = [
     "TwoLayerMLP",
     "View",
     "WarmedUp",
-    "clip_gradients",
     "content_hash",
-    "did_you_mean",
-    "distribute_like",
     "hookimpl",
     "linear_cross_entropy",
     "model_validator",
     "multiplies_bf16",
-    "no_panic",
     "option_error",
-    "read_meta_characters",
-    "read_text",
     "slot",
-    "slots",
-    "softcapped",
     "text_files",
-    "transformer_blocks",
-    "with_weight_decay",
-    "without_dynamo",
 ]
 
 

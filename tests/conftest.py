@@ -45,6 +45,10 @@ FILES = Path(__file__).parent / "data"
 GIVEN = os.environ.get("NANOGPT_KIT_TEST_DATA")  # a folder with tiny Shakespeare and GPT-2's vocabulary
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate", action="store_true", help="write the golden files of tests/messages")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m data`: the tests that do more where NANOGPT_KIT_TEST_DATA is set."""
     for item in items:

@@ -104,7 +104,7 @@ def told_if_killed() -> Iterator[None]:
 def begin_quietly(parent: int) -> None:
     """In a worker: callbacks that print are not asked for here, and it ends with who started it."""
     end_with_parent(parent)
-    signals.ignore_those_to_a_group()
+    signals.ignore_group_signals()
     rich.reconfigure(file=open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
 
 

@@ -24,7 +24,7 @@ from nanogpt_kit.core import trust
 @click.version_option(__version__, prog_name="nanogpt-kit")
 def main() -> None:
     """A workbench for questions to GPT-sized language models: an idea is a file, an experiment is a TOML file."""
-    click.get_current_context().with_resource(trust.asking(may_execute))
+    click.get_current_context().with_resource(trust.ask_with(may_execute))
 
 
 for verb in (run, prepare, sample, evaluate, sweep, import_model, export, check, plugins, bench, doctor):

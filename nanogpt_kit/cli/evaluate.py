@@ -13,7 +13,7 @@ import click
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
 from nanogpt_kit.cli.writing import show as write
 from nanogpt_kit.core.errors import KitError, printable
-from nanogpt_kit.core.paths import expanded
+from nanogpt_kit.core.paths import expand_path
 
 ALLOWED = ("evaluate", "evaluator", "sample", "sampler", "train.precision")
 
@@ -47,7 +47,7 @@ def evaluate(
     model in another program's format may need its tokenizer, as in tokenizer=byte; without one it is GPT-2's.
     """
     overrides = [text for text in runs if "=" in text and not os.path.exists(text)]
-    named = [expanded(text, "RUN", "command line") for text in runs if text not in overrides]
+    named = [expand_path(text, "RUN", "command line") for text in runs if text not in overrides]
     if not named:
         raise KitError("eval: no run is named")
     check_overrides(overrides, ALLOWED, named)

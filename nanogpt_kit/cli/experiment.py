@@ -40,10 +40,7 @@ def read(path: str, overrides: tuple[str, ...], trust_code: bool = False, nproc:
     """The experiment. For `nproc` processes [parallel] is ddp unless it is given: one process cannot be meant."""
     from nanogpt_kit.core.experiment import Experiment
 
-    experiment = Experiment.load(path, overrides, trust_code)
-    if nproc > 1 and experiment.location(("parallel", "use")) == "default":
-        return read(path, (*overrides, "parallel=ddp"), trust_code)
-    return experiment
+    return Experiment.load(path, overrides, trust_code, nproc)
 
 
 def may_execute(path: Path, size: int) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from nanogpt_kit.core.paths import expanded
+from nanogpt_kit.core.paths import expand_path
 
 
 def expand(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """The callback of an option or argument that is a path or a run's name. Raises KitError that names it."""
     if not isinstance(value, str | Path):  # it was left out
         return value
-    return type(value)(expanded(str(value), param.opts[0], "command line"))
+    return type(value)(expand_path(str(value), param.opts[0], "command line"))

@@ -38,7 +38,9 @@ def list_plugins(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON list.")
 def show(name: str, as_json: bool) -> None:
     """Show the options of NAME, as in gpt, norm:layernorm or some-distribution/lion."""
-    shown = [(entry, entry.load()) for entry in matching(name)]
+    from nanogpt_kit.core.kinds import load_entry
+
+    shown = [(entry, load_entry(entry)) for entry in matching(name)]
     if as_json:
         click.echo(json.dumps([{**identity(entry), "options": options(found)} for entry, found in shown], indent=2))
         return

@@ -1,1 +1,1 @@
-"""The ground floor: errors, kinds, hooks, TOML, registry, experiment. It knows no torch."""
+"""Errors, TOML files and their layers, options, registry, kinds, hooks, experiment. Imports no torch, reads no text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -26,6 +26,7 @@ from nanogpt_kit.core.kinds import (
 )
 from nanogpt_kit.core.layers import COMMAND_LINE, Layers
 from nanogpt_kit.core.options import (
+    MAY_CHANGE,
     Component,
     Options,
     PathStr,
@@ -35,17 +36,20 @@ from nanogpt_kit.core.options import (
     dump,
     leaves,
     slot,
-    slots,
 )
-from nanogpt_kit.core.paths import expanded
+from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
-from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
+from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train, is_free_form
+
+SEVERAL_PROCESSES = "parallel=ddp"  # the default for several processes, which `single` refuses
 
 
 class Experiment(Options):
-    """A whole experiment. Load one with `Experiment.load`, which tells every mistake with its file and line."""
+    """A whole experiment. `Experiment.load` reads one and reports every mistake with its file and line."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="of the folder below runs/")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="name of the folder below runs/"
+    )
     components: tuple[PathStr, ...] = Field((), description="local component files, relative to the experiment file")
     dataset: Dataset
     tokenizer: Tokenizer
@@ -55,47 +59,50 @@ class Experiment(Options):
     optimizer: Optimizer
     schedule: Schedule
     train: Train
-    parallel: Parallel = slot("single")
-    evaluate: Evaluate = Evaluate()
-    evaluator: tuple[Evaluator, ...] = slots("loss", "bits_per_byte")
-    checkpoint: Checkpoint = Checkpoint()
-    callback: tuple[Callback, ...] = slots("console", "tensorboard")
-    sample: Sample = Sample()
-    sampler: tuple[Sampler, ...] = slots("temperature", "top_k")
+    parallel: Parallel = slot("single", json_schema_extra=MAY_CHANGE)
+    evaluate: Evaluate = Field(Evaluate(), json_schema_extra=MAY_CHANGE)
+    evaluator: tuple[Evaluator, ...] = slot(("loss", "bits_per_byte"), json_schema_extra=MAY_CHANGE)
+    checkpoint: Checkpoint = Field(Checkpoint(), json_schema_extra=MAY_CHANGE)
+    callback: tuple[Callback, ...] = slot(("console", "tensorboard"), json_schema_extra=MAY_CHANGE)
+    sample: Sample = Field(Sample(), json_schema_extra=MAY_CHANGE)
+    sampler: tuple[Sampler, ...] = slot(("temperature", "top_k"), json_schema_extra=MAY_CHANGE)
     sweep: Sweep | None = None
 
     _layers: Layers = PrivateAttr(default_factory=Layers)
     _registry: Registry = PrivateAttr(default_factory=Registry.installed)
     _folder: Path = PrivateAttr(default_factory=Path)
 
-    may_change: ClassVar[frozenset[str]] = frozenset(
-        {"evaluate", "evaluator", "checkpoint", "callback", "parallel", "sample", "sampler"}
-    )
-
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Self:
+    def load(
+        cls, path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False, n_processes: int = 1
+    ) -> Self:
         """Reads an experiment file and all that it extends, then applies "key=value" overrides.
 
-        Local component files are executed; `trust_code` consents to those that never ran here. Raises KitError with
-        every fault of the stage that found some: syntax; consent; names, types and bounds; relations.
+        For several processes [parallel] is ddp unless the experiment sets it. Local component files are executed;
+        `trust_code` consents to those that never ran here. Raises KitError with every fault of the first stage that
+        has some: syntax; consent; names, types and bounds; relations.
         """
-        return cls.of(Layers.load(Path(path), overrides), Path(path).parent, trust_code)
+        experiment = cls.of(Layers.load(Path(path), overrides, is_free_form), Path(path).parent, trust_code)
+        if n_processes > 1 and experiment.location(("parallel", "use")) == "default":
+            return cls.load(path, (*overrides, SEVERAL_PROCESSES), trust_code)
+        return experiment
 
     @classmethod
     def of(cls, layers: Layers, folder: Path, trust_code: bool = False) -> Self:
-        """From merged layers; `folder` is where local component files are looked for.
+        """From merged layers; `folder` is what local component files are relative to.
 
-        Those that the command line names are consented to, as all are with `trust_code`.
+        Files that the command line names are consented to, as all are with `trust_code`.
         """
-        local = local_files(layers, folder)
-        typed = [path for key, path in local.items() if layers.location(key) == COMMAND_LINE]
-        files = list(local.values())
+        paths = component_paths(layers, folder)
+        from_command_line = [path for key, path in paths.items() if layers.location(key) == COMMAND_LINE]
+        files = list(paths.values())
+        registry = Registry.installed()
         try:
-            registry = Registry.installed()
-            registry = registry.with_files(files, files if trust_code else typed) if files else registry
+            if files:
+                registry = registry.with_files(Component, files, files if trust_code else from_command_line)
         except KitError as error:
-            place = layers.location(("components",))
-            raise KitError(*(Fault(one.message, one.key, place) for one in error.faults)) from error
+            location = layers.location(("components",))
+            raise KitError(*(Fault(fault.message, fault.key, location) for fault in error.faults)) from error
         try:
             experiment = cls.model_validate(layers.values, context={"registry": registry})
         except ValidationError as error:
@@ -104,33 +111,33 @@ class Experiment(Options):
         return experiment
 
     @model_validator(mode="after")
-    def _batch_is_whole_windows(self) -> Self:
+    def _check_batch_tokens(self) -> Self:
         if self.train.batch_tokens % self.model.block_size:
-            near = max(1, round(self.train.batch_tokens / self.model.block_size)) * self.model.block_size
+            nearest = max(1, round(self.train.batch_tokens / self.model.block_size)) * self.model.block_size
             raise option_error(
                 "train.batch_tokens",
                 f"should be a multiple of model.block_size ({self.model.block_size}), got {self.train.batch_tokens}; "
-                f"{near} is near",
+                f"the nearest is {nearest}",
             )
         return self
 
     @model_validator(mode="after")
-    def _what_is_kept_is_made(self) -> Self:
-        every, kept = self.checkpoint.every_steps, self.checkpoint.keep_every_steps
-        if kept is not None and kept % every:
-            expected = f"should be a multiple of checkpoint.every_steps ({every})"
+    def _check_keep_every_steps(self) -> Self:
+        saved, kept = self.checkpoint.every_steps, self.checkpoint.keep_every_steps
+        if kept is not None and kept % saved:
+            expected = f"should be a multiple of checkpoint.every_steps ({saved})"
             raise option_error("checkpoint.keep_every_steps", f"{expected}, got {kept}")
         return self
 
     @model_validator(mode="after")
-    def _what_rolls_has_positions_that_go_on(self) -> Self:
+    def _check_on_overflow(self) -> Self:
         if self.sample.on_overflow == "rolling" and not self.model.relative:
-            expected = "auto, refill or exact: this model's positions do not go on beyond block_size"
-            raise option_error("sample.beyond", f"should be {expected}, got 'rolling'")
+            expected = "auto, refill or exact, as this model has no relative positions"
+            raise option_error("sample.on_overflow", f"should be {expected}, got 'rolling'")
         return self
 
     @model_validator(mode="after")
-    def _a_budget_is_worth_a_step(self) -> Self:
+    def _check_max_tokens(self) -> Self:
         if self.train.max_tokens is not None and self.train.max_tokens < self.train.batch_tokens:
             expected = f"should be at least train.batch_tokens ({self.train.batch_tokens})"
             raise option_error("train.max_tokens", f"{expected}, got {self.train.max_tokens}")
@@ -142,31 +149,31 @@ class Experiment(Options):
 
     @property
     def total_steps(self) -> int:
-        """Within `train.max_tokens`, too; schedules go by it."""
-        most = self.train.max_tokens
-        return self.train.steps if most is None else min(self.train.steps, most // self.train.batch_tokens)
+        """Steps within both `train.steps` and `train.max_tokens`; schedules take it as the length of the run."""
+        max_tokens = self.train.max_tokens
+        return self.train.steps if max_tokens is None else min(self.train.steps, max_tokens // self.train.batch_tokens)
 
     @property
     def layers(self) -> Layers:
-        """What it was read from: the values as written, and where each was."""
+        """The values as written, and where each was."""
         return self._layers
 
     @property
     def folder(self) -> Path:
-        """Where its local component files are looked for."""
+        """What its local component files are relative to."""
         return self._folder
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the layers dropped when one component took another's place."""
+        """Which options were dropped because another component was chosen."""
         return tuple(self._layers.notes)
 
     def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""
-        places = self._layers.locations
-        if key not in places and key[-1] == "use":  # norm = "rmsnorm" is short for { use = "rmsnorm" }
+        locations = self._layers.locations
+        if key not in locations and key[-1] == "use":  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             key = key[:-1]
-        return places.get(key, "default")
+        return locations.get(key, "default")
 
     def check_context(self, ctx: RunContext) -> None:
         """Raises KitError with the reason of every component that refuses `ctx`."""
@@ -184,12 +191,12 @@ class Experiment(Options):
 
     @property
     def component_files(self) -> tuple[Path, ...]:
-        """The local files that its components come from."""
+        """The local files that define its components."""
         return tuple(self.component_sources)
 
     @property
     def component_sources(self) -> dict[Path, bytes]:
-        """The content of each, as it was executed: the file may have been edited since."""
+        """The content of each component file as it was executed; the file may have been edited since."""
         return {entry.path: entry.source for entry in self._registry.entries if isinstance(entry, LocalEntry)}
 
     def parts(self) -> list[tuple[Key, Component]]:
@@ -197,21 +204,21 @@ class Experiment(Options):
         return list(components_in(self))
 
     def resolved(self) -> dict[str, Any]:
-        """Every value of its run, defaults included, as TOML values: an experiment file that stands by itself.
+        """Every value of its run, defaults included, as TOML values: a complete experiment file.
 
-        A sweep is a question about many runs, and no part of one.
+        The sweep is left out, since it is not part of a run.
         """
         return dump(self.model_copy(update={"sweep": None}), self._registry)
 
     def to_toml(self, with_copies: bool = False) -> str:
-        """An experiment file; `with_copies` of its component files lying beside it in components/."""
+        """An experiment file; `with_copies`: it names copies of its component files in components/ beside it."""
         values = self.resolved()
         if with_copies:
             values["components"] = [f"components/{path.name}" for path in self.component_files]
         return tomli_w.dumps(values)
 
     def fingerprint(self) -> str:
-        """A hash over all that decides the run: everything but its name."""
+        """A hash of everything that decides the run: all values except its name, and the code of its components."""
         values = {key: value for key, value in self.resolved().items() if key != "name"}
         code = [self.entry_of(part).identity for _, part in self.parts()]
         return digest([values, code])
@@ -229,9 +236,9 @@ class Experiment(Options):
         return hash(self.to_toml())
 
 
-def local_files(layers: Layers, folder: Path) -> dict[Key, Path]:
-    """The component files that loading an experiment would execute; `folder` is the experiment file's."""
+def component_paths(layers: Layers, folder: Path) -> dict[Key, Path]:
+    """The component files that loading an experiment executes, by key; `folder` is the experiment file's."""
     files = layers.values.get("components")
-    named = enumerate(files) if isinstance(files, list) else ()
-    keys = {("components", number): file for number, file in named if isinstance(file, str)}
-    return {key: folder / expanded(file, "components", layers.location(key)) for key, file in keys.items()}
+    indexed = enumerate(files) if isinstance(files, list) else ()
+    keys = {("components", index): file for index, file in indexed if isinstance(file, str)}
+    return {key: folder / expand_path(file, "components", layers.location(key)) for key, file in keys.items()}

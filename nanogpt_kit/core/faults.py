@@ -1,4 +1,4 @@
-"""From pydantic's errors to sentences that name file, line, key, value and the nearest allowed name."""
+"""Turns pydantic's errors into faults that name file, line, key, value and the nearest allowed name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nanogpt_kit.core.errors import SHOWN, Fault, Key, KitError, did_you_mean, dotted
+from nanogpt_kit.core.errors import MAX_SHOWN, Fault, Key, KitError, did_you_mean, dotted
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import Registry
 
-WORDS = {  # pydantic's words -> TOML's
+TOML_TERMS = {  # pydantic's term -> TOML's
     "Input should": "should",
     "String should": "should",
     "a valid integer": "a whole number",
@@ -25,44 +25,48 @@ WORDS = {  # pydantic's words -> TOML's
 
 
 def explain(error: ValidationError, root: type[Options], layers: Layers, registry: Registry) -> list[Fault]:
-    """One fault for each key; where a union refused a value in several ways, the ways are joined by "or".
+    """One fault for each key; where a union refused a value in several ways, the reasons are joined by "or".
 
-    Faults that no text shows are only counted: looking for the nearest name takes long.
+    Faults beyond those that a message shows keep pydantic's text: looking for the nearest name takes long.
     """
     messages: dict[Key, list[str]] = {}
+    path_faults: dict[Key, str] = {}
     for detail in error.errors(include_url=False):
-        key = written_part(detail, layers.values)
-        is_shown = key in messages or len(messages) < SHOWN
-        message = sentence(detail, key, root, layers.values, registry) if is_shown else detail["msg"]
+        key = written_key(detail, layers.values)
+        is_shown = key in messages or len(messages) < MAX_SHOWN
+        message = fault_message(detail, key, root, layers.values, registry) if is_shown else detail["msg"]
+        if detail["type"] == "path":  # one path or several: what is wrong with the path matters, not the union
+            path_faults[key] = message
         if message not in messages.setdefault(key, []):
             messages[key].append(message)
-    return [Fault(" or ".join(found), dotted(key), layers.location(key)) for key, found in messages.items()]
+    messages |= {key: [message] for key, message in path_faults.items()}
+    return [Fault(" or ".join(reasons), dotted(key), layers.location(key)) for key, reasons in messages.items()]
 
 
-def written_part(detail: ErrorDetails, values: Any) -> Key:
-    """The part of the error's location that stands in the file; unions append names of their branches to it."""
+def written_key(detail: ErrorDetails, values: Any) -> Key:
+    """The part of the error's location that is in the file; unions append the names of their branches."""
     key: Key = ()
     for part in detail["loc"]:
-        if detail["type"] != "missing" and not holds(values, part):
+        if detail["type"] != "missing" and not has_part(values, part):
             break
-        values = values[part] if holds(values, part) else None
+        values = values[part] if has_part(values, part) else None
         key = (*key, part)
     return key
 
 
-def holds(values: Any, part: str | int) -> bool:
+def has_part(values: Any, part: str | int) -> bool:
     if isinstance(values, list):
         return isinstance(part, int) and part < len(values)
     return isinstance(values, dict) and part in values
 
 
-def sentence(detail: ErrorDetails, key: Key, root: type[Options], values: Any, registry: Registry) -> str:
+def fault_message(detail: ErrorDetails, key: Key, root: type[Options], values: Any, registry: Registry) -> str:
     kind, message, got = detail["type"], detail["msg"], as_toml(detail["input"])
     owner = table_at(key[:-1], root, values, registry)
     field = owner.model_fields.get(str(key[-1])) if key else None
     if field and not field.repr:
-        got = f"a {type(detail['input']).__name__} that is not shown, since it may hold a password"
-    if kind == "kit":
+        got = f"a {type(detail['input']).__name__} that is not shown because it may contain a password"
+    if kind in ("kit", "path"):
         return message
     if kind == "no_use":
         default = field.default if field else None
@@ -71,15 +75,17 @@ def sentence(detail: ErrorDetails, key: Key, root: type[Options], values: Any, r
         allowed = {*owner.model_fields, "extends"} if owner is root else set(owner.model_fields)
         return f"unknown key{did_you_mean(str(key[-1]), allowed)}"
     if kind == "missing":
-        base = next((kind for kind in options_in(field.annotation) if "kind" in vars(kind)), None) if field else None
+        base = (
+            next((kind for kind in option_classes(field.annotation) if "kind" in vars(kind)), None) if field else None
+        )
         if base is not None and issubclass(base, Component):
             names = ", ".join(sorted(entry.name for entry in registry.of_kind(base.kind)))
             return f"missing; add [{dotted(key)}] with use = one of: {names}"
         return f"missing{f' ({field.description})' if field and field.description else ''}; it has no default"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"should be a table, got {got}"
-    for theirs, ours in WORDS.items():
-        message = message.replace(theirs, ours)
+    for term, toml_term in TOML_TERMS.items():
+        message = message.replace(term, toml_term)
     return f"{message}, got {got}"
 
 
@@ -93,23 +99,23 @@ def table_at(key: Key, root: type[Options], values: Any, registry: Registry) -> 
     """The class whose fields are the keys of the table at `key`."""
     owner = root
     for part in key:
-        values = values[part] if holds(values, part) else None
+        values = values[part] if has_part(values, part) else None
         if isinstance(part, str):
             field = owner.model_fields.get(part)
-            found = options_in(field.annotation) if field else []
-            if not found:
+            classes = option_classes(field.annotation) if field else []
+            if not classes:
                 return owner
-            owner = found[0]
+            owner = classes[0]
         if "kind" in vars(owner) and issubclass(owner, Component) and not isinstance(values, list):
             try:
-                owner = registry.load(owner.kind, values if isinstance(values, str) else values["use"])
+                owner = registry.load(owner, values if isinstance(values, str) else values["use"])
             except (KitError, KeyError, TypeError):
                 return owner
     return owner
 
 
-def options_in(annotation: Any) -> list[type[Options]]:
+def option_classes(annotation: Any) -> list[type[Options]]:
     """The option classes that an annotation mentions: `tuple[Sampler, ...]` gives [Sampler]."""
     if isinstance(annotation, type) and issubclass(annotation, Options):
         return [annotation]
-    return [found for part in get_args(annotation) for found in options_in(part)]
+    return [options for part in get_args(annotation) for options in option_classes(part)]

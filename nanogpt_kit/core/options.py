@@ -1,4 +1,4 @@
-"""Options as frozen pydantic models, and slots: fields that hold a component chosen by name."""
+"""Options as frozen pydantic models, and slots: fields that take a component chosen by name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
+from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from nanogpt_kit.core.errors import Key, KitError, did_you_mean, option_error
-from nanogpt_kit.core.paths import expanded
+from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Registry
 
 SCALARS = ("int", "float", "bool", "str")
+MAY_CHANGE: JsonDict = {"may_change_on_resume": True}  # json_schema_extra of such an option
 
 
 def make_scalars_strict(schema: Any) -> None:
@@ -30,28 +32,27 @@ def make_scalars_strict(schema: Any) -> None:
             make_scalars_strict(part)
 
 
-def expanded_option(value: Any) -> Any:
-    """Every path in `value` expanded, so that a run records which file it read; what is not a path as it is."""
+def expand_option(value: Any) -> Any:
+    """`value` with its paths expanded, so that a run records which file it read; what is not a path is unchanged."""
     if isinstance(value, list | tuple):
-        return tuple(expanded_option(path) for path in value)
+        return tuple(expand_option(path) for path in value)
     if not isinstance(value, str):
         return value
     try:
-        path = expanded(value)
+        path = expand_path(value)
     except KitError as error:
-        raise PydanticCustomError("kit", "{message}", {"message": str(error)}) from None
+        raise PydanticCustomError("path", "{message}", {"message": str(error)}) from None
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
         remedy = "rename it, or name its folder or a glob where that is allowed"
-        message = f"{path!r} is not UTF-8, and so cannot stand in an experiment file; {remedy}"
-        raise PydanticCustomError("kit", "{message}", {"message": message}) from None
+        message = f"{path!r} is not UTF-8, so no experiment file can contain it; {remedy}"
+        raise PydanticCustomError("path", "{message}", {"message": message}) from None
     return path
 
 
-# Types of options that name files, folders, globs or runs: `~` and environment variables are replaced
-PathStr = Annotated[str, BeforeValidator(expanded_option)]
-PathStrs = Annotated[str | tuple[str, ...], BeforeValidator(expanded_option)]  # one or several
+# Type of an option that names a file, folder, glob or run: `~` and environment variables are replaced
+PathStr = Annotated[str, BeforeValidator(expand_option)]
 
 
 class Options(BaseModel):
@@ -71,7 +72,7 @@ class Options(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What a run is about to happen on; see `Component.refuses`."""
+    """The device and data of a run that is about to start; see `Component.refuses`."""
 
     device: str  # "cpu", "cuda", "mps"
     precision: str  # "fp32", "bf16", "fp16"
@@ -80,21 +81,21 @@ class RunContext:
     block_size: int  # of the model
 
     def lacks(self, split: str) -> str | None:
-        """The reason to refuse, where the dataset has no such split."""
+        """The reason to refuse where the dataset has no such split; None where it has one."""
         return None if split in self.splits else f"the dataset has no split {split!r}{did_you_mean(split, self.splits)}"
 
 
 class Component(Options):
-    """Options plus behaviour, found by name. A field annotated with a kind's base class is a slot for one."""
+    """Options plus behaviour, found by name. A field annotated with the base class of a kind is a slot for one."""
 
     kind: ClassVar[str]
 
     def refuses(self, ctx: RunContext) -> str | None:
-        """Why this component cannot work there, with a remedy; None where it can. Asked before anything is built."""
+        """Why this component cannot work there, with a remedy; None where it can. Called before anything is built."""
         return None
 
     def explain_choices(self, ctx: RunContext) -> str | None:
-        """What it chose for that place where its options leave the choice to it, and why; None where there is none."""
+        """What it chose for `ctx` where its options leave the choice to it, and why; None where they do not."""
         return None
 
     @classmethod
@@ -111,32 +112,36 @@ class Component(Options):
         if isinstance(value, str):
             value = {"use": value}
         if not isinstance(value, dict):
-            expected = f"should be the name of a component of kind {cls.kind}, or a table with `use`, got {value!r}"
-            raise PydanticCustomError("kit", "{message}", {"message": expected})
+            message = f"should be the name of a component of kind {cls.kind}, or a table with `use`, got {value!r}"
+            raise PydanticCustomError("kit", "{message}", {"message": message})
         options = dict(value)
         use = options.pop("use", None)
         registry: Registry = (info.context or {}).get("registry") or Registry.installed()
         if use is None:
             names = ", ".join(sorted(entry.name for entry in registry.of_kind(cls.kind)))
-            message = f"the table does not say which {cls.kind}; add use = one of: {names}"
+            message = f"the table names no component of kind {cls.kind}; add use = one of: {names}"
             raise PydanticCustomError("no_use", "{message}", {"message": message})
         if not isinstance(use, str):
             raise option_error("use", f"should be the name of a component of kind {cls.kind}, got {use!r}")
         try:
-            component = registry.load(cls.kind, use)
+            component = registry.load(cls, use)
         except KitError as error:
             raise option_error("use", str(error)) from error
-        return component.model_validate(options, context=info.context)  # type: ignore[return-value]
+        return component.model_validate(options, context=info.context)
 
 
-def slot(default: str) -> Any:
-    """The default of a slot, by name: `norm: Norm = slot("layernorm")`."""
-    return Field(default, validate_default=True)
+def slot(default: str | tuple[str, ...], **field: Any) -> Any:
+    """The default of a slot by name, of a list of slots by names: `sampler: tuple[Sampler, ...] = slot(("top_k",))`.
+
+    `field` are arguments of pydantic's `Field`, such as a description.
+    """
+    return Field(default, validate_default=True, **field)
 
 
-def slots(*defaults: str) -> Any:
-    """The default of a list of slots: `sampler: tuple[Sampler, ...] = slots("temperature", "top_k")`."""
-    return Field(defaults, validate_default=True)
+def changeable_options(options: type[Options]) -> tuple[str, ...]:
+    """The options that may have another value when a run is resumed: those whose field says MAY_CHANGE."""
+    fields = options.model_fields.items()
+    return tuple(name for name, field in fields if field.json_schema_extra == MAY_CHANGE)
 
 
 def dump(options: Options, registry: Registry) -> dict[str, Any]:

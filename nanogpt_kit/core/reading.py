@@ -1,4 +1,4 @@
-"""Reading a whole file that somebody else may have made: a regular file, of bounded size, or an OSError that says why.
+"""Reading whole files that somebody else may have made: regular files of bounded size; anything else is an OSError.
 
 Opening a FIFO waits for its writer, and a device such as /dev/zero has no end: both are refused before a byte is read.
 """
@@ -11,9 +11,9 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
-MOST_BYTES = 1 << 30  # far above the largest record: metrics of 600k logged steps are 0.25 GB, a tokenizer 0.04 GB
-PIECE_BYTES = 1 << 20
-# O_NONBLOCK: opening a FIFO returns at once; O_NOCTTY: a terminal does not become ours. Windows lacks all but O_BINARY.
+MAX_BYTES = 1 << 30  # far above the largest record: metrics of 600k logged steps are 0.25 GB, a tokenizer 0.04 GB
+CHUNK_BYTES = 1 << 20
+# O_NONBLOCK: opening a FIFO returns at once. O_NOCTTY: no terminal becomes the controlling one. Windows: O_BINARY only.
 FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
 
 
@@ -32,18 +32,18 @@ def open_regular(path: Path) -> BufferedReader:
         raise
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """A whole regular file of at most `most` bytes. Raises OSError as `open_regular` does, and where it is larger."""
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """A whole regular file of at most `limit` bytes. Raises OSError as `open_regular` does, and where it is larger."""
     content = bytearray()
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size <= most:
-            while len(content) <= most and (piece := file.read(PIECE_BYTES)):
-                content += piece
-            if len(content) <= most:
+        if os.fstat(file.fileno()).st_size <= limit:
+            while len(content) <= limit and (chunk := file.read(CHUNK_BYTES)):
+                content += chunk
+            if len(content) <= limit:
                 return bytes(content)
-    raise OSError(errno.EFBIG, f"larger than {most:,} bytes", str(path))
+    raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
 
 
-def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """The same in UTF-8, to the byte. Raises UnicodeDecodeError, which is a ValueError, where it is not."""
-    return read_bytes(path, most).decode("utf-8")
+def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+    """As `read_bytes`, decoded as UTF-8 with newlines unchanged. Raises UnicodeDecodeError, a ValueError."""
+    return read_bytes(path, limit).decode("utf-8")

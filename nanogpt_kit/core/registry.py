@@ -1,4 +1,7 @@
-"""From a component's name to its class: names from installed metadata, code only for what is selected."""
+"""From a component's name to its class: names from installed metadata, code only for what is selected.
+
+The base class of a kind is handed in by the caller, so this module depends on none of them.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from nanogpt_kit.core import trust
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.reading import read_bytes
-
-if TYPE_CHECKING:
-    from nanogpt_kit.core.options import Component
 
 logger = logging.getLogger(__name__)
 
 GROUP = "nanogpt_kit."  # the entry-point group of kind "norm" is "nanogpt_kit.norm"
 OURS = "nanogpt-kit"  # its bare names always mean the built-ins
 LOCAL = "local file"
-MOST_SOURCE_BYTES = 10_000_000  # of a component file; code that people write is a thousandth of that
+MAX_SOURCE_BYTES = 10_000_000  # of a component file; handwritten code has a thousandth of that
+
+
+class HasKind(Protocol):
+    """What the registry needs of a component class."""
+
+    kind: ClassVar[str]
+
+
+C = TypeVar("C", bound=HasKind)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A component that can be named, not yet imported."""
+    """A component that an experiment can name, not imported yet."""
 
     kind: str
     name: str
@@ -45,14 +54,14 @@ class Entry:
 
     @property
     def identity(self) -> str:
-        """Whose code it is, and which; the package's own is told by the commit in a run's provenance."""
+        """Distribution, name and version; empty for built-ins, which the commit in a run's provenance identifies."""
         return "" if self.distribution == OURS else f"{self.qualified} {self.version}"
 
-    def load(self) -> type[Component]:
-        """Imports the class. Raises KitError that names distribution, entry point and cause."""
+    def load(self, base: type[C]) -> type[C]:
+        """Imports the class, which should derive from `base`. Raises KitError: distribution, entry point, cause."""
         module_name, _, attribute = self.target.partition(":")
         try:
-            found = getattr(importlib.import_module(module_name), attribute)
+            loaded = getattr(importlib.import_module(module_name), attribute)
         except (Exception, SystemExit) as error:
             cause = f"{type(error).__name__}: {error}"
             entry_point = f"{self.name} = {self.target!r} in group {GROUP}{self.kind}"
@@ -60,37 +69,33 @@ class Entry:
                 f"{self.kind} {self.name!r} cannot be imported from distribution {self.distribution} "
                 f"{self.version} (entry point {entry_point}): {cause}"
             ) from error
-        return self.checked(found)
+        return self._checked(loaded, base)
 
-    def checked(self, found: object) -> type[Component]:
-        from nanogpt_kit.core.kinds import KINDS
-
-        if self.kind not in KINDS:
+    def _checked(self, loaded: object, base: type[C]) -> type[C]:
+        if not (isinstance(loaded, type) and issubclass(loaded, base)):
             raise KitError(
-                f"{self.qualified} ({self.target}): unknown kind {self.kind!r}{did_you_mean(self.kind, KINDS)}"
+                f"{self.qualified} ({self.target}) is not a {self.kind}: it does not derive from api.{base.__name__}"
             )
-        if not (isinstance(found, type) and issubclass(found, KINDS[self.kind])):
-            base = KINDS[self.kind].__name__
-            raise KitError(f"{self.qualified} ({self.target}) is no {self.kind}: it does not derive from api.{base}")
-        if inspect.isabstract(found):
-            lacking = ", ".join(sorted(found.__abstractmethods__))
-            raise KitError(f"{self.qualified} ({self.target}) is no whole {self.kind}: it lacks {lacking}")
-        return found
+        if inspect.isabstract(loaded):
+            missing = ", ".join(sorted(loaded.__abstractmethods__))
+            raise KitError(f"{self.qualified} ({self.target}) is incomplete: {missing} is not implemented")
+        return loaded
 
 
 @dataclass(frozen=True)
 class LocalEntry(Entry):
-    """The one component of a local file, executed once for each content it has had."""
+    """The component of a local file, executed once for each content it has had."""
 
     path: Path
     source: bytes  # what was consented to, and what a run keeps a copy of
+    component: type[Any]
 
-    def load(self) -> type[Component]:
-        return self.checked(load_file(self.path, self.source))
+    def load(self, base: type[C]) -> type[C]:
+        return self._checked(self.component, base)
 
 
 class Registry:
-    """All components that a name may mean: installed ones, and the local files of one experiment."""
+    """All components that a name may mean: the installed ones, and the local files of one experiment."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = tuple(entries)
@@ -98,29 +103,30 @@ class Registry:
     @classmethod
     @functools.cache
     def installed(cls) -> Registry:
-        return cls(discover())
+        return cls(discover_entries())
 
-    def with_files(self, paths: Sequence[Path], trusted: Sequence[Path] = ()) -> Registry:
-        """Adds local component files, each under its stem. Executes them: their kind is known only then.
+    def with_files(self, base: type[HasKind], paths: Sequence[Path], trusted: Sequence[Path] = ()) -> Registry:
+        """Adds local component files, each under its stem. Executes them: their kind is not known before.
 
-        Raises KitError where one cannot be read or used, and before any is executed for all that this user has not
-        consented to. `trusted` ones are consented to now.
+        `base` is what every component class derives from. Raises KitError where a file cannot be read or used, and,
+        before any is executed, for each that this user has not consented to; `trusted` ones are consented to now.
         """
-        sources = [(path, read_source(path)) for path in paths]
-        strange = [path for path, source in sources if not may_execute(path, source, path in trusted)]
-        if strange:
-            raise KitError(*(never_ran(path) for path in strange))
-        return self.with_sources(sources)
+        sources = [(path, read_component_file(path)) for path in paths]
+        unknown = [path for path, source in sources if not has_consent(path, source, path in trusted)]
+        if unknown:
+            raise KitError(*(consent_fault(path) for path in unknown))
+        return self.with_sources(base, sources)
 
-    def with_sources(self, sources: Sequence[tuple[Path, bytes]]) -> Registry:
-        """The same with the content of each file, which somebody has consented to."""
-        local = [local_entry(path, source) for path, source in sources]
-        for number, entry in enumerate(local):
-            for own in (*local[:number], *self.entries):
-                is_same = own.name == entry.name and own.kind == entry.kind
-                is_copied_over = own.name == entry.name and isinstance(own, LocalEntry)  # in the folder of a run
-                if is_copied_over or (is_same and own.distribution in (OURS, LOCAL)):
-                    hidden = f"{'the built-in' if own.distribution == OURS else 'another'} {own.kind} {entry.name!r}"
+    def with_sources(self, base: type[HasKind], sources: Sequence[tuple[Path, bytes]]) -> Registry:
+        """Adds local component files by their content, which somebody has consented to."""
+        local = [local_entry(base, path, source) for path, source in sources]
+        for index, entry in enumerate(local):
+            for other in (*local[:index], *self.entries):
+                is_same = other.name == entry.name and other.kind == entry.kind
+                has_same_copy = other.name == entry.name and isinstance(other, LocalEntry)  # in the folder of a run
+                if has_same_copy or (is_same and other.distribution in (OURS, LOCAL)):
+                    article = "the built-in" if other.distribution == OURS else "another"
+                    hidden = f"{article} {other.kind} {entry.name!r}"
                     raise KitError(Fault(f"{entry.path} would hide {hidden}; give the file another name", "components"))
         return Registry([*local, *self.entries])
 
@@ -129,33 +135,34 @@ class Registry:
 
     def find(self, kind: str, name: str) -> Entry:
         """The entry that `name` means: "rmsnorm", or "distribution/rmsnorm". Raises KitError."""
-        offered = self.of_kind(kind)
+        entries = self.of_kind(kind)
         if "/" in name:
-            found = [entry for entry in offered if entry.qualified == name]
+            matches = [entry for entry in entries if entry.qualified == name]
         else:
-            found = [entry for entry in offered if entry.name == name]
-            found = [entry for entry in found if entry.distribution in (OURS, LOCAL)][:1] or found
-        if not found:
-            names = {entry.name for entry in offered} | ({e.qualified for e in offered} if "/" in name else set())
+            matches = [entry for entry in entries if entry.name == name]
+            matches = [entry for entry in matches if entry.distribution in (OURS, LOCAL)][:1] or matches
+        if not matches:
+            names = {entry.name for entry in entries} | ({e.qualified for e in entries} if "/" in name else set())
             raise KitError(f"unknown {kind} {name!r}{did_you_mean(name, names)}")
-        if len(found) > 1:
-            choices = " or ".join(repr(entry.qualified) for entry in found)
-            raise KitError(f"{kind} {name!r} is offered by several distributions; say which: use = {choices}")
-        return found[0]
+        if len(matches) > 1:
+            choices = " or ".join(repr(entry.qualified) for entry in matches)
+            raise KitError(f"several distributions offer {kind} {name!r}; choose one: use = {choices}")
+        return matches[0]
 
-    def load(self, kind: str, name: str) -> type[Component]:
-        return self.find(kind, name).load()
+    def load(self, base: type[C], name: str) -> type[C]:
+        """The class that `name` means where a component derived from `base` is expected. Raises KitError."""
+        return self.find(base.kind, name).load(base)
 
-    def entry_of(self, component: type[Component]) -> Entry:
-        """The entry whose class this is, so that an experiment can be written down again."""
+    def entry_of(self, component: type[HasKind]) -> Entry:
+        """The entry whose class this is, so that an experiment can be written to a file again."""
         for entry in self.of_kind(component.kind):
             module_name, _, attribute = entry.target.partition(":")  # perhaps not where the class was defined
             if getattr(sys.modules.get(module_name), attribute, None) is component:
                 return entry
         where = f"{component.__module__}:{component.__qualname__}"
-        raise KitError(f"{where} is used as {component.kind} but is no entry point of an installed distribution")
+        raise KitError(f"{where} is used as {component.kind}, but no installed distribution has an entry point for it")
 
-    def name_of(self, component: type[Component]) -> str:
+    def name_of(self, component: type[HasKind]) -> str:
         """The shortest name under which `find` gives this class."""
         entry = self.entry_of(component)
         try:
@@ -164,7 +171,7 @@ class Registry:
             return entry.qualified
 
 
-def discover() -> list[Entry]:
+def discover_entries() -> list[Entry]:
     """Every component of every installed distribution, from metadata alone: nothing is imported."""
     entries: dict[tuple[str, str, str], Entry] = {}
     for distribution in metadata.distributions():
@@ -173,7 +180,7 @@ def discover() -> list[Entry]:
                 continue
             name, version = distribution.name.lower().replace("_", "-").replace(".", "-"), distribution.version
             points = list(distribution.entry_points)
-        except Exception as error:  # damaged metadata of a stranger must not break those who do not use it
+        except Exception as error:  # damaged metadata must not break experiments that do not use that distribution
             logger.warning("skipped an installed distribution whose entry points cannot be read: %s", error)
             continue
         for point in points:
@@ -184,41 +191,39 @@ def discover() -> list[Entry]:
     return sorted(entries.values(), key=lambda entry: (entry.kind, entry.name, entry.distribution))
 
 
-def read_source(path: Path) -> bytes:
-    """Of a component file, once: the bytes that are checked are those that are executed."""
+def read_component_file(path: Path) -> bytes:
+    """Reads a component file once: the bytes that are checked are those that are executed."""
     if path.suffix != ".py":
         raise KitError(Fault(f"component file {path} should end in .py", "components"))
     try:
-        return read_bytes(path, MOST_SOURCE_BYTES)
+        return read_bytes(path, MAX_SOURCE_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise KitError(Fault(f"component file {path} cannot be read: {reason}", "components")) from None
 
 
-def may_execute(path: Path, source: bytes, trust_code: bool) -> bool:
+def has_consent(path: Path, source: bytes, trust_code: bool) -> bool:
     return trust.consents(path, hashlib.sha256(source).hexdigest(), len(source), trust_code)
 
 
-def never_ran(path: Path) -> Fault:
+def consent_fault(path: Path) -> Fault:
     remedy = "it can do all that you can, so read it, then add --trust-code (in Python: trust_code=True)"
     return Fault(f"component file {path} never ran here; {remedy}", "components")
 
 
-def local_entry(path: Path, source: bytes) -> LocalEntry:
-    component = load_file(path, source)
+def local_entry(base: type[HasKind], path: Path, source: bytes) -> LocalEntry:
+    component = execute_component_file(base, path, source)
     target = f"{component.__module__}:{component.__qualname__}"
     version = hashlib.sha256(source).hexdigest()[:12]
-    return LocalEntry(component.kind, path.stem, LOCAL, version, target, path, source)
+    return LocalEntry(component.kind, path.stem, LOCAL, version, target, path, source, component)
 
 
 @functools.cache
-def load_file(path: Path, source: bytes) -> type[Component]:
-    """Executes a component file and returns the one component class it defines.
+def execute_component_file(base: type[HasKind], path: Path, source: bytes) -> type[HasKind]:
+    """Executes a component file and returns the one class derived from `base` that it defines.
 
     Cached by content: executed twice, one file would make two classes that are not equal.
     """
-    from nanogpt_kit.core.options import Component
-
     module_name = f"nanogpt_kit_local_{path.stem}_{hashlib.sha256(source).hexdigest()[:12]}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
@@ -231,12 +236,12 @@ def load_file(path: Path, source: bytes) -> type[Component]:
             del sys.modules[module_name]
             cause = f"{type(error).__name__}: {error}"
             raise KitError(Fault(f"component file {path} cannot be imported: {cause}", "components")) from error
-    found = [
+    components = [
         value
         for value in vars(sys.modules[module_name]).values()
-        if isinstance(value, type) and issubclass(value, Component) and value.__module__ == module_name
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module_name
     ]
-    if len(found) != 1:
-        names = ", ".join(value.__name__ for value in found) or "none"
+    if len(components) != 1:
+        names = ", ".join(value.__name__ for value in components) or "none"
         raise KitError(Fault(f"component file {path} should define one component class, has {names}", "components"))
-    return found[0]
+    return components[0]

@@ -1,4 +1,4 @@
-"""The signals that ask a command to save and end.
+"""The signals that ask a command to save its work and end.
 
 SIGHUP comes when a terminal is closed or an SSH connection drops, SIGUSR1 from Slurm before a job's time limit
 (`sbatch --signal=USR1@60`).
@@ -9,17 +9,17 @@ from __future__ import annotations
 import signal
 
 STOP = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-ONCE_MORE = ("SIGINT", "SIGTERM")  # the second of these ends at once; a closed terminal sends SIGHUP twice
-TO_A_GROUP = ("SIGINT", "SIGHUP", "SIGUSR1")  # these reach a command's children, too
+END_AT_ONCE = ("SIGINT", "SIGTERM")  # if sent twice; a closed terminal sends SIGHUP twice by itself
+SENT_TO_GROUP = ("SIGINT", "SIGHUP", "SIGUSR1")  # also reach the children of a command
 
 
-def numbers(names: tuple[str, ...] = STOP) -> list[signal.Signals]:
-    """Those that this system has; without SIGHUP where it is ignored, as under `nohup`."""
+def available(names: tuple[str, ...] = STOP) -> list[signal.Signals]:
+    """The signals that this system has; without SIGHUP where it is ignored, as under `nohup`."""
     known: list[signal.Signals] = [getattr(signal, name) for name in names if hasattr(signal, name)]
     return [number for number in known if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
 
 
-def ignore_those_to_a_group() -> None:
-    """For a child that its parent ends."""
-    for number in numbers(TO_A_GROUP):
+def ignore_group_signals() -> None:
+    """For a child process that its parent ends."""
+    for number in available(SENT_TO_GROUP):
         signal.signal(number, signal.SIG_IGN)

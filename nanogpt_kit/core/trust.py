@@ -1,8 +1,8 @@
-"""Consent to execute a component file. Code that came with somebody else's run or experiment was not chosen here.
+"""Consent to execute a component file, since code may come with somebody else's run or experiment.
 
-What was consented to is remembered by the hash of its content, so that a copy of it runs, too, wherever it lies; and by
-its path, so that one's own edits of one's own file run. The copies that runs, sweeps and exports write count by their
-content alone, because such folders are handed on. No other file in a folder gives consent: its sender chose it.
+Consent is recorded by the hash of the content, so that a copy runs from any folder, and by path, so that a user's edits
+of a user's file run. Copies that runs, sweeps and exports write count by content alone, because such folders are passed
+on. No other file in a folder gives consent: its sender chose it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pathlib import Path
 
 from nanogpt_kit.core.reading import read_bytes
 
-COPIES = "components"  # the folder of such copies
-CONSENTED = "NANOGPT_KIT_CONSENTED"  # where the ledger cannot be written: hashes, for the processes started here
+COPIES_FOLDER = "components"  # of such copies
+CONSENT_VARIABLE = "NANOGPT_KIT_CONSENTED"  # hashes for child processes, where the file cannot be written
 
 Question = Callable[[Path, int], bool]  # may this file of so many bytes be executed?
 _question: Question | None = None
 
 
 def trusted_hashes_file() -> Path:
-    """Of this user: one line for each content consented to, its SHA-256 and the path of the file as a JSON string."""
+    """A line for each content this user consented to: its SHA-256, and the path of the file as a JSON string."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "nanogpt-kit" / "trusted-code"
 
 
 @contextmanager
-def asking(question: Question) -> Iterator[None]:
-    """Within, who uses this is asked about each file that has never run here."""
+def ask_with(question: Question) -> Iterator[None]:
+    """Inside, `question` is asked about each file that has never run here."""
     global _question
     before, _question = _question, question
     try:
@@ -39,53 +39,53 @@ def asking(question: Question) -> Iterator[None]:
 
 
 def consents(path: Path, content: str, size: int, trust_code: bool) -> bool:
-    """Whether a file of this content (its SHA-256) may be executed, and remembers that it may.
+    """Whether a file with this content (its SHA-256) may be executed; records that it may.
 
-    `trust_code`: the user says so now. A file whose path has been consented to may change, unless it is a copy.
+    `trust_code`: the user consents now. A file at a path that was consented to may change, unless it is a copy.
     """
-    own = "" if is_copy(path) else str(path.resolve())
-    contents, paths = remembered()
-    is_known, is_own = content in contents, own in paths
-    if not (is_known or is_own or trust_code or (_question and _question(path, size))):
+    original = "" if is_copy(path) else str(path.resolve())
+    contents, paths = read_consents()
+    is_known_content, is_known_path = content in contents, original in paths
+    if not (is_known_content or is_known_path or trust_code or (_question and _question(path, size))):
         return False
-    if not is_known or (trust_code and own and not is_own):
-        remember(content, own)
+    if not is_known_content or (trust_code and original and not is_known_path):
+        record_consent(content, original)
     return True
 
 
 def is_copy(path: Path) -> bool:
-    """Whether it lies where a run, a sweep or an export keeps the component files it began with."""
+    """Whether the file is where a run, a sweep or an export keeps its copies of component files."""
     folders = {*path.absolute().parents, *path.resolve().parents}
-    copies = [folder.parent for folder in folders if folder.name.casefold() == COPIES]
+    copies = [folder.parent for folder in folders if folder.name.casefold() == COPIES_FOLDER]
     return any(at.name.casefold() == "trials" or (at / "experiment.toml").exists() for at in copies)
 
 
-def remembered() -> tuple[set[str], set[str]]:
-    """The contents and the paths that were consented to."""
-    contents, paths = set(os.environ.get(CONSENTED, "").split()), set[str]()
+def read_consents() -> tuple[set[str], set[str]]:
+    """The contents and the paths that this user consented to."""
+    contents, paths = set(os.environ.get(CONSENT_VARIABLE, "").split()), set[str]()
     try:
         lines = read_bytes(trusted_hashes_file()).decode("utf-8", "replace").splitlines()
-    except (OSError, RuntimeError):  # there is none, or no home
+    except (OSError, RuntimeError):  # no file, or no home
         lines = []
     for line in lines:
         content, _, path = line.partition(" ")
         contents.add(content)
         if path:
-            with suppress(ValueError):  # torn when the disk was full
+            with suppress(ValueError):  # cut off when the disk was full
                 paths.add(str(json.loads(path)))
     return contents, paths
 
 
-def remember(content: str, path: str) -> None:
-    """For good; where the home cannot be written to, for this process and those that it starts."""
+def record_consent(content: str, path: str) -> None:
+    """Appends to the file; where that cannot be written, to the environment of this process and its children."""
     line = f"{content} {json.dumps(path)}" if path else content
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         trusted_hashes_file().parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(trusted_hashes_file(), flags, 0o600)
         try:
-            os.write(descriptor, f"{line}\n".encode())  # in one piece: several processes may write at a time
+            os.write(descriptor, f"{line}\n".encode())  # in one call: several processes may write at once
         finally:
             os.close(descriptor)
     except (OSError, RuntimeError):
-        os.environ[CONSENTED] = " ".join(sorted({*os.environ.get(CONSENTED, "").split(), content}))
+        os.environ[CONSENT_VARIABLE] = " ".join(sorted({*os.environ.get(CONSENT_VARIABLE, "").split(), content}))

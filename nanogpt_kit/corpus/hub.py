@@ -12,7 +12,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.text import Document
-from nanogpt_kit.core.syntax import escapes_in
+from nanogpt_kit.core.syntax import escape_remedy
 from nanogpt_kit.corpus.decompress import CODECS
 from nanogpt_kit.corpus.files import ENDINGS, TextFile
 from nanogpt_kit.corpus.hashes import content_hash
@@ -93,7 +93,9 @@ class HubText:
         if not files and Path(self.source).is_dir():
             raise KitError(f"dataset.source: {self.source!r} is a folder without files")
         if not files and looks_local:
-            what = f"no file, folder or glob match (from {Path.cwd()}), and no name on the hub{escapes_in(self.source)}"
+            what = (
+                f"no file, folder or glob match (from {Path.cwd()}), and no name on the hub{escape_remedy(self.source)}"
+            )
             raise KitError(f"dataset.source: {self.source!r} is {what}")
         return files
 

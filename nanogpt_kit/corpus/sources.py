@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.syntax import escapes_in
+from nanogpt_kit.core.syntax import escape_remedy
 from nanogpt_kit.corpus.decompress import CODECS
 from nanogpt_kit.corpus.files import ENDINGS, FORMATS, TextFile
 from nanogpt_kit.corpus.formats import not_text
@@ -35,7 +35,7 @@ def text_files(
             allowed = f"{', '.join(FORMATS)} files (perhaps with {' or '.join(CODECS)} behind)"
             raise KitError(f"dataset.source: {source!r} is a folder without {allowed}")
         if not paths:
-            what = f"no file, folder or glob match (from {Path.cwd()}){escapes_in(source)}"
+            what = f"no file, folder or glob match (from {Path.cwd()}){escape_remedy(source)}"
             raise KitError(f"dataset.source: {source!r} is {what}")
         found += paths
     for path in found:

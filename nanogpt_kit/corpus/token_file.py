@@ -17,6 +17,7 @@ import numpy as np
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.corpus.formats import HEAD_BYTES, by_magic, is_text
+from nanogpt_kit.corpus.meta_pickle import read_meta_characters
 
 HEADER_BYTES = 1024
 KNOWN = {(20240520, 1): "uint16", (20240801, 7): "uint32"}  # GPT-2's tokens, Llama 3's
@@ -38,6 +39,12 @@ class TokenFile:
     begin: int  # the byte of the first token
     count: int  # tokens
     says_dtype: bool  # whether a header does
+
+    @staticmethod
+    def vocabulary(folder: Path) -> dict[str, str] | None:
+        """The characters that the ids of token files in `folder` stand for, where nanoGPT's meta.pkl lists them."""
+        meta = folder / "meta.pkl"
+        return {"characters": read_meta_characters(meta)} if meta.exists() else None
 
     @classmethod
     def open(cls, path: Path, without_header: str) -> TokenFile:

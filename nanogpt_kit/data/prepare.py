@@ -19,7 +19,7 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.core.paths import expanded
+from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.data import pretokenized
 from nanogpt_kit.data.encode import encoded, token_type
 from nanogpt_kit.data.jobs import Job, Watch, jobs
@@ -44,7 +44,7 @@ REFERENCE_BYTES = 1_000_000  # of validation text that compressors are tried on:
 
 
 def data_root() -> Path:
-    return Path(expanded(os.environ.get("NANOGPT_KIT_DATA") or "data", "NANOGPT_KIT_DATA"))
+    return Path(expand_path(os.environ.get("NANOGPT_KIT_DATA") or "data", "NANOGPT_KIT_DATA"))
 
 
 def prepare(

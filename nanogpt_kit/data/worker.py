@@ -14,20 +14,20 @@ from typing import Any
 from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Encoder, Tokenizer
+from nanogpt_kit.core.options import Component
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.data.encode import encode, receive, send
 
 
 def make(recipe: dict[str, Any]) -> Encoder:
-    registry = Registry.installed().with_sources(recipe["files"])
+    registry = Registry.installed().with_sources(Component, recipe["files"])
     options = dict(recipe["tokenizer"])
-    component = registry.load("tokenizer", options.pop("use")).model_validate(options, context={"registry": registry})
-    assert isinstance(component, Tokenizer), "the registry gives the kind that was asked for"
+    component = registry.load(Tokenizer, options.pop("use")).model_validate(options, context={"registry": registry})
     return component.restore(recipe["state"])
 
 
 def main() -> None:
-    signals.ignore_those_to_a_group()
+    signals.ignore_group_signals()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a tokenizer prints must not end up between the answers
     with suppress(EOFError, BrokenPipeError):

@@ -34,12 +34,12 @@ def start(count: int, arguments: Sequence[str]) -> int:
 
     def forward(number: int, frame: FrameType | None) -> None:
         sent.append(signal.Signals(number).name)
-        insisting = sum(name in signals.ONCE_MORE for name in sent)
+        insisting = sum(name in signals.END_AT_ONCE for name in sent)
         for rank in ranks:
             with suppress(ProcessLookupError):
                 rank.send_signal(number) if insisting < 3 else rank.kill()
 
-    before = {number: signal.signal(number, forward) for number in signals.numbers()}
+    before = {number: signal.signal(number, forward) for number in signals.available()}
     try:
         code = watch(ranks, sent)
     finally:

@@ -6,6 +6,7 @@ Source: Pascanu et al. 2012, arXiv:1211.5063, for clipping; torch's DTensor for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,6 +34,17 @@ def reshard(model: nn.Module) -> None:
         reshard_module = getattr(module, "reshard", None)  # a method of torch's FSDPModule
         if callable(reshard_module):
             reshard_module()
+
+
+def distribute_state_like(state: Any, like: Any) -> Any:
+    """`state`, plain values and full tensors, with each tensor sharded as the one at the same place of `like`."""
+    if isinstance(state, Tensor):
+        return distribute_like(state, like) if isinstance(like, Tensor) else state
+    if isinstance(state, dict) and isinstance(like, dict):
+        return {key: distribute_state_like(value, like.get(key)) for key, value in state.items()}
+    if isinstance(state, list) and isinstance(like, list) and len(state) == len(like):
+        return [distribute_state_like(value, other) for value, other in zip(state, like, strict=True)]
+    return state
 
 
 def distribute_like(value: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import KitError, did_you_mean
-from nanogpt_kit.core.paths import expanded
+from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.runs.files import check_inside, check_writable, clear_temporary, git_ignored_folder, read_json
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.runs.status import State, Status, Unreadable
@@ -22,7 +22,7 @@ STARTED = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z")  # as prove
 
 
 def runs_root() -> Path:
-    return Path(expanded(os.environ.get("NANOGPT_KIT_RUNS") or "runs", "NANOGPT_KIT_RUNS"))
+    return Path(expand_path(os.environ.get("NANOGPT_KIT_RUNS") or "runs", "NANOGPT_KIT_RUNS"))
 
 
 @dataclass(frozen=True)

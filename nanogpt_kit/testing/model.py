@@ -48,8 +48,7 @@ class ModelConformance(Conformance):
             f"the suite requires a block_size of at least {T}, got {self.component.block_size}"
         )
         module = (component or self.component).build(ModelContext(vocab_size=self.vocab_size))
-        init = self.init or Registry.installed().load("init", "gpt2")()
-        assert isinstance(init, Init)
+        init = self.init or Registry.installed().load(Init, "gpt2")()
         init.apply(module)
         return module.to(self.device).eval()
 

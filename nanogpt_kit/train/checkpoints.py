@@ -17,6 +17,7 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.damaged import cause, damaged
 from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed, did_you_mean
+from nanogpt_kit.nn.sharded import distribute_state_like
 from nanogpt_kit.runs import samples
 from nanogpt_kit.runs.metrics import read, truncate_after
 from nanogpt_kit.train.memory import is_out_of_memory
@@ -88,7 +89,7 @@ class Checkpoints:
         if saved is None or self.path is None:
             return
         with damaged(self.path / store.TRAINING):
-            run.hooks.load_state_dict(saved["callbacks"])
+            run.hooks.load_state_dict(distribute_state_like(saved["callbacks"], run.hooks.state_dict()))
             if rank < len(saved["rng"]):
                 set_rng_state(saved["rng"][rank])
                 return

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import ParallelModel
+from nanogpt_kit.core.kinds import WrappedModel
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.thread_probe import training_hazard
@@ -108,7 +108,7 @@ class ThreadedModel:
     chunks while modules have hooks. The sums are the same either way. While a parameter has hooks, nothing is split.
     """
 
-    def __init__(self, wrapped: ParallelModel, model: nn.Module, chunks: int) -> None:
+    def __init__(self, wrapped: WrappedModel, model: nn.Module, chunks: int) -> None:
         self.wrapped = wrapped
         self.chunks = chunks
         self.modules = list(model.modules())

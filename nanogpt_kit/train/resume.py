@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from nanogpt_kit.core.errors import Busy, Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.options import changeable_options
+from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import write_atomically
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import Status
 
 logger = logging.getLogger(__name__)
-
-# Of [train]: how long and how fast, and not what.
-MAY_CHANGE = ("steps", "max_tokens", "max_seconds", "compile", "activation_checkpointing", "threads")
 
 
 def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
@@ -48,9 +47,9 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
             write_atomically(copy, source)
             layers.values["components"].append(f"components/{path.name}")
     values = wanted.resolved()
-    for section in Experiment.may_change:
+    for section in changeable_options(Experiment):
         layers.values[section] = values[section]
-    for key in MAY_CHANGE:
+    for key in changeable_options(Train):
         value = values["train"].get(key)
         layers.values["train"].pop(key, None)
         if value is not None:
@@ -68,8 +67,8 @@ def is_done_in(folder: RunFolder, wanted: Experiment, trust_code: bool = False) 
 
 def begun(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
     """What a run began as. Raises KitError where it brings code of its own that was never run here."""
-    layers = Layers.load(folder.experiment)
-    return Experiment.of(layers, folder.path, trust_code), layers
+    experiment = Experiment.load(folder.experiment, trust_code=trust_code)
+    return experiment, experiment.layers.copy()
 
 
 def newest_unfinished(wanted: Experiment) -> RunFolder:
@@ -116,11 +115,12 @@ def is_done(status: Status, wanted: Experiment) -> bool:
 def check_differences(before: Experiment, wanted: Experiment) -> None:
     """Raises KitError for each key that decides the training and is not what it was."""
     faults = []
+    changeable_train = {f"train.{option}" for option in changeable_options(Train)}
     for key, (then, now) in before.differences(wanted).items():
-        section, _, option = key.partition(".")
+        section = key.partition(".")[0]
         if key in ("train.steps", "train.max_tokens"):
             reason = steps_cannot_change(before, wanted)
-        elif section in (*Experiment.may_change, "components") or (section == "train" and option in MAY_CHANGE):
+        elif section in (*changeable_options(Experiment), "components") or key in changeable_train:
             continue
         else:
             reason = "a resumed run goes on as it began"

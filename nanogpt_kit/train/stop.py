@@ -25,7 +25,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         try:
-            for number in signals.numbers():
+            for number in signals.available():
                 self.before[number] = signal.signal(number, self._take)
         except ValueError:
             pass
@@ -46,7 +46,7 @@ class StopSignals:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        self.insisting += name in signals.ONCE_MORE
+        self.insisting += name in signals.END_AT_ONCE
         self.name = self.name or name
         if self.is_urgent or self.insisting > 1:
             raise KeyboardInterrupt(self.name)

@@ -26,6 +26,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import Batch, Batches, Prefetcher
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.nn.flops import num_params
+from nanogpt_kit.nn.optimizers import build_optimizer
 from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog
@@ -93,7 +94,7 @@ class Trainer:
         self.wrap = experiment.parallel.wrap(self.model, ctx)
         if cores.chunks > 1:
             self.wrap = ThreadedModel(self.wrap, self.model, cores.chunks)
-        self.optimizer = experiment.optimizer.build(self.groups())
+        self.optimizer = build_optimizer(experiment.optimizer, self.groups())
         self.peaks = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
         self.scaler = self.precision.scaler()
         self.efficiency = Efficiency.of(experiment.model, data.encoder.vocab_size, ctx)

@@ -1,4 +1,4 @@
-"""Lion: moves every parameter by the same amount, in the direction of the sign of an interpolated momentum.
+"""Lion: the sign of an interpolated momentum, so every parameter changes by the same amount.
 
 Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, algorithm 2.
 """
@@ -10,18 +10,18 @@ from typing import Annotated, Any
 
 import torch
 
-from nanogpt_kit.api import Field, Optimizer, with_weight_decay
+from nanogpt_kit.api import Field, Optimizer
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Lion(Optimizer):
     lr: float = Field(1e-4, gt=0, description="peak learning rate; the paper advises 3 to 10 times less than AdamW's")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="share of the momentum in the update, and its decay")
-    weight_decay: float = Field(1.0, ge=0, description="pull towards zero, on all but vectors; 3 to 10 times AdamW's")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="momentum in the update, and its decay rate")
+    weight_decay: float = Field(1.0, ge=0, description="weight decay of all but vectors; 3 to 10 times AdamW's")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return SignMomentum(with_weight_decay(groups, self.weight_decay), self.lr, self.betas)
+        return SignMomentum(self.with_weight_decay(groups, self.weight_decay), self.lr, self.betas)
 
 
 class SignMomentum(torch.optim.Optimizer):

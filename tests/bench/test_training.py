@@ -19,7 +19,6 @@ from torch import nn
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.nn.optimizers import without_dynamo
 from nanogpt_kit.train import session
 from nanogpt_kit.train.pending import PendingScalars
 
@@ -43,22 +42,32 @@ def test_a_run_that_compiles_nothing_never_imports_the_compiler(tiny: Path) -> N
     assert in_own_process(code).splitlines()[-1] == "False"
 
 
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
-def test_an_uncompiled_optimizer_is_torchs_own(kind: Callable[..., torch.optim.Optimizer]) -> None:
+def test_an_optimizer_without_the_compiler_is_torchs_own() -> None:
+    code = """
+import torch
+from nanogpt_kit.nn.optimizers import unwrap_torch_optimizers
+def train(kind):
     torch.manual_seed(0)
-    weights = [nn.Parameter(torch.randn(7, 5)), nn.Parameter(torch.randn(5))]
-    copies = [nn.Parameter(weight.detach().clone()) for weight in weights]
-    ours, theirs = without_dynamo(kind)(weights, lr=0.1), kind(copies, lr=0.1)  # type: ignore[type-var]
+    weights = [torch.nn.Parameter(torch.randn(7, 5)), torch.nn.Parameter(torch.randn(5))]
+    optimizer = kind(weights, lr=0.1)
     for _ in range(3):
-        for optimizer, parameters in ((ours, weights), (theirs, copies)):
-            sum((p.square() * 3).sum() for p in parameters).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    assert all(map(torch.equal, weights, copies))
-    assert ours.state_dict()["param_groups"] == theirs.state_dict()["param_groups"]
-    again = without_dynamo(kind)(copies, lr=1.0)  # type: ignore[type-var]
-    again.load_state_dict(ours.state_dict())
+        sum((p.square() * 3).sum() for p in weights).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return weights, optimizer.state_dict()
+kinds = torch.optim.AdamW, torch.optim.SGD, torch.optim.NAdam
+before = [(kind, kind.step, *train(kind)) for kind in kinds]
+unwrap_torch_optimizers()
+for kind, wrapped, theirs, state in before:
+    assert kind.step is not wrapped
+    ours, same = train(kind)
+    assert all(map(torch.equal, ours, theirs)) and not any(p.grad_fn for p in ours)
+    assert state["param_groups"] == same["param_groups"]
+    again = kind(ours, lr=1.0)
+    again.load_state_dict(same)
     assert again.param_groups[0]["lr"] == 0.1
+"""
+    in_own_process(code)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told")

@@ -197,13 +197,13 @@ def test_check_takes_the_processes_of_a_sweeps_trials(tiny: Path, command: Calla
     text = tiny.read_text(encoding="utf-8") + '[sweep.space]\n"parallel" = { choice = ["ddp", "fsdp"] }\n'
     tiny.write_text(text, encoding="utf-8")
     answer = command("check", tiny, "parallel=ddp", "train.device=cpu")
-    assert (answer.code, "fsdp is several processes, and one was started" in answer.err) == (2, True)
+    assert (answer.code, "fsdp requires several processes, and one was started" in answer.err) == (2, True)
     assert command("check", tiny, "--nproc", 2, "train.device=cpu").code == 0
 
 
 def test_a_change_of_component_says_what_it_drops(tiny: Path, command: Callable[..., object]) -> None:
     answer = command("check", tiny, "schedule=constant")
-    assert "schedule: 'constant' (command line) takes the place of 'cosine'" in answer.err
+    assert "schedule: 'constant' (command line) replaces 'cosine'" in answer.err
     assert "dropped its warmup_steps" in answer.err
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from nanogpt_kit.api import EvaluateContext, Sampler, SplitLoss
+from nanogpt_kit.api import EvaluateContext, Sampler
 from nanogpt_kit.components.tokenizer.byte import ByteEncoder
-from nanogpt_kit.core.kinds import Encoder
+from nanogpt_kit.core.kinds import Encoder, SplitLoss
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.api import KVCache, ModelContext, RunContext
+from nanogpt_kit.api import Attention, KVCache, ModelContext, RunContext
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
 from nanogpt_kit.components.init.gpt2 import GPT2
@@ -32,7 +32,7 @@ Parts = tuple[str, str, str, str, str]
 
 
 def trains_here(attention: str) -> bool:
-    return Registry.installed().load("attention", attention)().refuses(CPU) is None
+    return Registry.installed().load(Attention, attention)().refuses(CPU) is None
 
 
 TRAINABLE = [name for name in NAMES["attention"] if trains_here(name)]

@@ -16,6 +16,7 @@ from nanogpt_kit.components.optimizer import muon
 from nanogpt_kit.components.optimizer.adamw import AdamW
 from nanogpt_kit.components.optimizer.muon import Muon
 from nanogpt_kit.components.optimizer.sgd import SGD
+from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import OURS, Registry
 from nanogpt_kit.testing.optimizer import SHAPES, OptimizerConformance
 
@@ -106,7 +107,9 @@ class TestMuonWithSGD(OptimizerConformance):
 
 def test_every_built_in_passes_the_suite() -> None:
     tested = {type(case.component) for case in OptimizerConformance.__subclasses__() if case.__module__ == __name__}
-    assert {entry.load() for entry in Registry.installed().of_kind("optimizer") if entry.distribution == OURS} <= tested
+    assert {
+        load_entry(entry) for entry in Registry.installed().of_kind("optimizer") if entry.distribution == OURS
+    } <= tested
 
 
 def test_sgd_is_torchs_with_decay_on_all_but_vectors() -> None:
@@ -156,12 +159,12 @@ def for_matrices(of: dict[str, nn.Parameter], **options: Any) -> torch.optim.Opt
 
 @pytest.fixture
 def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muon, "arithmetic", lambda device: torch.float32)
+    monkeypatch.setattr(muon, "product_dtype", lambda device: torch.float32)
 
 
 @pytest.fixture
 def in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muon, "arithmetic", lambda device: torch.bfloat16)
+    monkeypatch.setattr(muon, "product_dtype", lambda device: torch.bfloat16)
 
 
 def distance(of: dict[str, nn.Parameter], other: dict[str, nn.Parameter], before: dict[str, nn.Parameter]) -> float:
@@ -205,7 +208,7 @@ def test_muon_is_torchs_up_to_the_rounding_of_bf16(adjust: str, nesterov: bool) 
 def test_muon_moves_matrices_in_bf16_much_as_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = {}
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(muon, "arithmetic", lambda device, dtype=dtype: dtype)
+        monkeypatch.setattr(muon, "product_dtype", lambda device, dtype=dtype: dtype)
         ended[dtype] = matrices()
         take_steps(for_matrices(ended[dtype]), ended[dtype], gradients_of(ended[dtype]))
     assert 0 < distance(*ended.values(), matrices()) < 0.02
@@ -253,7 +256,7 @@ def test_muon_multiplies_all_matrices_of_one_shape_at_once() -> None:
 def test_muon_takes_large_matrices_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, parts = matrices(), matrices()
     take_steps(for_matrices(whole), whole, gradients_of(whole))
-    monkeypatch.setattr(muon, "AT_ONCE", 2 * 7 * 5 + 1)  # two of the three tall ones, then the third; one of the others
+    monkeypatch.setattr(muon, "BATCH_ELEMENTS", 2 * 7 * 5 + 1)  # two tall ones, the third; one of the others
     built = for_matrices(parts)
     assert products(built, parts) == (2 + 2 + 1) * 3 * 5
     parts = matrices()
@@ -277,7 +280,7 @@ def test_muon_keeps_nothing_of_a_matrix_without_gradient_and_moves_its_equals() 
     assert all(torch.equal(ours[name], other) for name, other in others.items())
 
 
-@pytest.mark.parametrize("kind", [muon.Batched, torch.optim.Muon])
+@pytest.mark.parametrize("kind", [muon.BatchedMuon, torch.optim.Muon])
 def test_muon_goes_on_from_its_checkpoint_to_the_bit_and_from_torchs(kind: type[torch.optim.Muon]) -> None:
     whole = matrices()
     gradients = gradients_of(whole)
@@ -285,14 +288,14 @@ def test_muon_goes_on_from_its_checkpoint_to_the_bit_and_from_torchs(kind: type[
     first = kind(whole.values(), **options, adjust_lr_fn="original")
     take_steps(first, whole, gradients[:9])
     resumed = {name: nn.Parameter(p.detach().clone()) for name, p in whole.items()}
-    second = muon.Batched(resumed.values())  # its options are in the checkpoint
+    second = muon.BatchedMuon(resumed.values())  # its options are in the checkpoint
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     take_steps(first, whole, gradients[9:])
     take_steps(second, resumed, gradients[9:])
     assert second.state_dict()["param_groups"] == first.state_dict()["param_groups"]
     for name, parameter in whole.items():
         momentum, expected = (o.state[p]["momentum_buffer"] for o, p in ((second, resumed[name]), (first, parameter)))
-        if kind is muon.Batched:
+        if kind is muon.BatchedMuon:
             assert torch.equal(resumed[name], parameter)
             assert torch.equal(momentum, expected)
         else:  # whose products are rounded otherwise

@@ -24,11 +24,12 @@ from nanogpt_kit.components.tokenizer.bpe import BPE
 from nanogpt_kit.components.tokenizer.byte import Byte
 from nanogpt_kit.components.tokenizer.char import Char
 from nanogpt_kit.components.tokenizer.gpt2 import GPT2
-from nanogpt_kit.components.tokenizer.huggingface import SPLITS, USUAL_ENDS, HuggingFace
+from nanogpt_kit.components.tokenizer.huggingface import HuggingFace
 from nanogpt_kit.components.tokenizer.tiktoken import VOCAB_SIZES, Tiktoken
+from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import OURS, Registry
 from nanogpt_kit.corpus import bpe as bpe_module
-from nanogpt_kit.corpus import library_decoder
+from nanogpt_kit.corpus import library_decoder, library_encoder
 from nanogpt_kit.corpus.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
 from nanogpt_kit.data.vocabulary import restored
 from nanogpt_kit.testing.tokenizer import SPECIAL, STRANGE, TokenizerConformance
@@ -186,7 +187,7 @@ def words() -> hf.Tokenizer:
 
 
 def llama3() -> hf.Tokenizer:
-    split = hf.pre_tokenizers.Split(hf.Regex(sorted(SPLITS, key=len)[-1]), "isolated")
+    split = hf.pre_tokenizers.Split(hf.Regex(sorted(library_encoder.SPLITS, key=len)[-1]), "isolated")
     return trained(
         hf.models.BPE(),
         hf.trainers.BpeTrainer(
@@ -203,7 +204,7 @@ def llama3() -> hf.Tokenizer:
 def qwen2() -> hf.Tokenizer:
     tokenizer = llama3()
     tokenizer.normalizer = hf.normalizers.NFC()
-    split = hf.pre_tokenizers.Split(hf.Regex(min(SPLITS, key=len)), "isolated")
+    split = hf.pre_tokenizers.Split(hf.Regex(min(library_encoder.SPLITS, key=len)), "isolated")
     tokenizer.pre_tokenizer = hf.pre_tokenizers.Sequence([split, hf.pre_tokenizers.ByteLevel(False, use_regex=False)])
     return tokenizer
 
@@ -324,7 +325,7 @@ def test_every_built_in_passes_the_suite() -> None:
     kinds = {type(getattr(case, "component", None)) for name, case in globals().items() if name.startswith("Test")}
     for entry in Registry.installed().of_kind("tokenizer"):
         if entry.distribution == OURS:
-            assert entry.load() in {*kinds, HuggingFace}, f"{entry.qualified} passes no suite"
+            assert load_entry(entry) in {*kinds, HuggingFace}, f"{entry.qualified} passes no suite"
 
 
 # --- bytes and characters ---------------------------------------------------------------------------------------
@@ -609,6 +610,14 @@ def test_no_cut_goes_through_an_added_token(token: hf.AddedToken, cuts: bool, tm
     (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
     encoder = learnt(HuggingFace(file=saved(tokenizer, tmp_path)))
     assert bool(encoder.cut("some words in New York ")) == cuts
+
+
+def test_a_tokenizer_file_may_have_the_size_of_large_vocabularies(tmp_path: Path) -> None:
+    """Those of 128,000 tokens and more have 9 to 35 MB, far more than an experiment file may have."""
+    path = Path(saved(byte_level(), tmp_path))
+    ids = ids_of(learnt(HuggingFace(file=str(path))), PROSE)
+    path.write_text(path.read_text(encoding="utf-8") + " " * 6_000_000, encoding="utf-8")
+    assert ids_of(learnt(HuggingFace(file=str(path))), PROSE) == ids
 
 
 def test_the_dropout_of_a_tokenizer_file_is_off(tmp_path: Path) -> None:
@@ -925,7 +934,7 @@ def test_unknown_words_are_counted(tmp_path: Path) -> None:
 
 def test_huggingface_finds_the_token_that_ends_a_document(tmp_path: Path) -> None:
     tokenizer = byte_level()
-    for name in reversed(USUAL_ENDS):
+    for name in reversed(library_encoder.LibraryEncoder.common_eot_tokens):
         tokenizer.add_special_tokens([name])
         encoder = learnt(HuggingFace(file=saved(tokenizer, tmp_path)))
         assert encoder.eot_id == tokenizer.token_to_id(name)

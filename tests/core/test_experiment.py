@@ -134,15 +134,15 @@ MISTAKES = {
     ),
     "no use, with a default": (
         ('use = "layernorm", ', ""),
-        "exp.toml:11: model.norm: the table does not say which norm; add use = one of: layernorm",
+        "exp.toml:11: model.norm: the table names no component of kind norm; add use = one of: layernorm",
     ),
     "no use, without a default": (
         ('use = "adamw"\n', ""),
-        "exp.toml:12: optimizer: the table does not say which optimizer; add use = one of: adamw",
+        "exp.toml:12: optimizer: the table names no component of kind optimizer; add use = one of: adamw",
     ),
     "no use, in a list": (
         ('use = "console"\n', ""),
-        "exp.toml:21: callback.0: the table does not say which callback; ",
+        "exp.toml:21: callback.0: the table names no component of kind callback; ",
     ),
     "missing section": (("[train]\nsteps = 20\nbatch_tokens = 80\n", ""), "exp.toml: train: missing"),
     "missing component": (
@@ -157,9 +157,12 @@ MISTAKES = {
     ),
     "a batch of broken windows": (
         ("= 80", "= 100"),
-        "exp.toml:20: train.batch_tokens: should be a multiple of model.block_size (16), got 100; 96 is near",
+        "exp.toml:20: train.batch_tokens: should be a multiple of model.block_size (16), got 100; the nearest is 96",
     ),
-    "a batch below one window": (("= 80", "= 3"), "should be a multiple of model.block_size (16), got 3; 16 is near"),
+    "a batch below one window": (
+        ("= 80", "= 3"),
+        "should be a multiple of model.block_size (16), got 3; the nearest is 16",
+    ),
     "heads that do not share": (
         ("= 24", "= 25"),
         "exp.toml:9: model.n_embd: should be a multiple of n_head (3), got 25",
@@ -429,7 +432,7 @@ def test_every_value_knows_where_it_comes_from(key: tuple[str | int, ...], where
 
 def test_a_dropped_option_is_noted(tmp_path: Path) -> None:
     (note,) = load(tmp_path, VALID.replace('"cosine"', '"cosine"\nwarmup_steps = 5'), "schedule=constant").notes
-    assert note.startswith("schedule: 'constant' (command line) takes the place of 'cosine' (")
+    assert note.startswith("schedule: 'constant' (command line) replaces 'cosine' (")
     assert note.endswith("dropped its warmup_steps")
 
 

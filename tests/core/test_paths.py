@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.options import Options
-from nanogpt_kit.core.paths import expanded
+from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.sections import Sweep
 
@@ -51,27 +52,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_what_a_shell_would_replace_is_replaced_once(home: Path, text: str, found: str) -> None:
-    assert expanded(text) == found.format(home=home)
-    assert expanded(expanded(text)) == expanded(text)
+    assert expand_path(text) == found.format(home=home)
+    assert expand_path(expand_path(text)) == expand_path(text)
 
 
 @pytest.mark.parametrize("text", ["$NOPE/a", "a/${NOPE}b", "~/$WHERE/$NOPE", "$EMPTY/a", "${NOPE:-x}/a", "${}/a"])
 def test_a_variable_that_is_not_set_is_named(text: str) -> None:
     with pytest.raises(KitError, match=r"(NOPE|EMPTY|) is not set") as caught:
-        expanded(text)
+        expand_path(text)
     assert repr(text) in str(caught.value)
 
 
 def test_a_user_who_does_not_exist_is_named() -> None:
     with pytest.raises(KitError, match=r"'~nobody_is_called_so/a': ~nobody_is_called_so has no home folder"):
-        expanded("~nobody_is_called_so/a")
+        expand_path("~nobody_is_called_so/a")
 
 
 @pytest.mark.parametrize("name", ["price$list.txt", "$WHERE", "~backup.txt"])
 def test_a_file_that_exists_under_such_a_name_is_that_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    assert expanded(name) == name
-    assert expanded(str(tmp_path / name)) == str(tmp_path / name)
+    assert expand_path(name) == name
+    assert expand_path(str(tmp_path / name)) == str(tmp_path / name)
 
 
 # --- options ------------------------------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ PATHS = re.compile(r"source|file|path|folder|dir|components|storage|from_run|ini
 
 def path_options() -> list[tuple[type[Options], str]]:
     registry = Registry.installed()
-    owners = [registry.load(entry.kind, entry.name) for entry in registry.entries]
+    owners = [load_entry(entry) for entry in registry.entries]
     return [(owner, name) for owner in [*owners, Experiment] for name in owner.model_fields if PATHS.fullmatch(name)]
 
 

@@ -30,9 +30,9 @@ def test_a_link_to_a_regular_file_is_read(tmp_path: Path) -> None:
 def test_a_file_is_read_up_to_its_most_bytes(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")
-    assert read_bytes(path, most=5) == b"12345"
+    assert read_bytes(path, limit=5) == b"12345"
     with pytest.raises(OSError, match="larger than 4 bytes"):
-        read_bytes(path, most=4)
+        read_bytes(path, limit=4)
 
 
 @pytest.fixture(params=["fifo", "device", "folder", "link to a device"])
@@ -58,11 +58,11 @@ def test_what_is_not_a_regular_file_is_refused_at_once(no_file: Path) -> None:
 
 def test_toml_is_read_from_regular_files_only(no_file: Path) -> None:
     with pytest.raises(KitError, match=str(no_file)):
-        toml.read(no_file)
+        toml.read_file(no_file)
 
 
 def test_what_a_file_extends_is_a_regular_file(tmp_path: Path, no_file: Path) -> None:
     path = tmp_path / "exp.toml"
     path.write_text(f'extends = "{no_file}"\n')
     with pytest.raises(KitError, match=str(no_file)):
-        toml.chain(path)
+        toml.read_chain(path)

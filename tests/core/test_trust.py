@@ -63,7 +63,7 @@ def refused(canary: Path) -> Callable[..., str]:
 
 @pytest.fixture(autouse=True)
 def nothing_loaded_before() -> Iterator[None]:
-    registry.load_file.cache_clear()
+    registry.execute_component_file.cache_clear()
     before = set(sys.modules)
     yield
     for module in set(sys.modules) - before:
@@ -89,7 +89,7 @@ def test_all_files_that_never_ran_are_named_before_any_is_executed(
     (tmp_path / "a.py").write_text("1")
     (tmp_path / "b.py").write_text("2")
     path.write_text(path.read_text().replace("['mine.py']", "['mine.py', 'a.py', 'b.py']"))
-    registry.load_file.cache_clear()
+    registry.execute_component_file.cache_clear()
     message = refused(path)
     assert "a.py" in message
     assert "b.py" in message
@@ -196,11 +196,11 @@ def test_a_ledger_that_is_damaged_only_costs_a_question(
 def test_several_processes_add_to_the_ledger_at_a_time(tmp_path: Path) -> None:
     code = (
         "import sys; from nanogpt_kit.core import trust\n"
-        "for n in range(200): trust.remember(f'{sys.argv[1]}-{n}', '/' + 'p' * 500)"
+        "for n in range(200): trust.record_consent(f'{sys.argv[1]}-{n}', '/' + 'p' * 500)"
     )
     both = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "ab"]
     assert [process.wait() for process in both] == [0, 0]
-    contents, paths = trust.remembered()
+    contents, paths = trust.read_consents()
     assert contents == {f"{name}-{n}" for name in "ab" for n in range(200)}
     assert paths == {"/" + "p" * 500}
 
@@ -231,7 +231,7 @@ def test_who_is_asked_decides(
         asked.append((path, size))
         return answer
 
-    with trust.asking(question):
+    with trust.ask_with(question):
         if answer:
             Experiment.load(path)
             Experiment.load(path)
@@ -253,7 +253,7 @@ def test_a_component_file_is_a_regular_file(odd: str, tiny: Path, tmp_path: Path
         path.mkdir()
     elif odd == "large":
         with path.open("wb") as file:
-            file.truncate(registry.MOST_SOURCE_BYTES + 1)
+            file.truncate(registry.MAX_SOURCE_BYTES + 1)
     name = r'["od\u0000d.py"]' if odd == "nul" else '["odd.py"]'
     tiny.write_text(f"components = {name}\n{tiny.read_text()}")
     with pytest.raises(KitError, match=r"tiny\.toml:1: components: component file .* cannot be read: "):

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nanogpt_kit.api import Document, HashSplitDataset, KitError, LongDocument
+from nanogpt_kit.api import Document, HashSplitDataset, KitError
 from nanogpt_kit.corpus import hash_split
+from nanogpt_kit.corpus.hash_split import LongDocument
 
 
 class Pieces:

@@ -15,6 +15,7 @@ import tomli
 import tomli_w
 
 from nanogpt_kit.core.layers import parse_override
+from nanogpt_kit.core.options import Component
 from nanogpt_kit.core.registry import Registry
 
 PLANTED = '''\
@@ -107,7 +108,7 @@ def make_sweep(tmp_path: Path, tiny: Path) -> Callable[..., Sweep]:
     def made(options: str, space: str, *overrides: str, metric: str = "val/planted") -> Sweep:
         planted = tmp_path / "planted.py"
         planted.write_text(PLANTED, encoding="utf-8")
-        Registry.installed().with_files([planted], trusted=[planted])
+        Registry.installed().with_files(Component, [planted], trusted=[planted])
         table = f'\n[sweep]\nmetric = "{metric}"\n{options}\n[sweep.space]\n{space}\n'
         head = 'components = ["planted.py"]\nevaluator = ["planted", "loss"]\n'
         text = head + tiny.read_text(encoding="utf-8") + table

@@ -544,7 +544,7 @@ UNFIT = {
     ),
     "a batch of broken windows": (
         '"model.block_size" = { choice = [16, 32, 64] }\n"model.dropout" = { float = [0.0, 0.1] }',
-        ["21: train.batch_tokens: should be a multiple of model.block_size (64), got 480; 512 is near (with model.b"],
+        ["21: train.batch_tokens: should be a multiple of model.block_size (64), got 480; the nearest is 512 ("],
     ),
     "an endpoint of one branch": (
         (
@@ -742,7 +742,7 @@ def test_a_trial_has_as_many_processes_as_it_is_started_with(tmp_path: Path) -> 
     with pytest.raises(KitError) as refused:
         endpoints.check(space, nproc=2)
     (fault,) = refused.value.faults
-    assert str(fault).startswith(f"{tmp_path / 'exp.toml'}:24: parallel: single is one process, but 2 were started")
+    assert str(fault).startswith(f"{tmp_path / 'exp.toml'}:24: parallel: single is for one process, and 2 were started")
 
 
 def test_a_part_that_was_found_right_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

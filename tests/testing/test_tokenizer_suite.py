@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pydantic import PrivateAttr
 
-from nanogpt_kit.api import Encoder, Field, Stream, TextContext, Tokenizer
+from nanogpt_kit.api import Encoder, Field, TextContext, Tokenizer
+from nanogpt_kit.core.kinds import Stream
 from nanogpt_kit.testing.tokenizer import TokenizerConformance
 
 FAILURES = (AssertionError, IndexError, TypeError)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import ModelContext
+from nanogpt_kit.core.kinds import Model, ModelContext
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.runs.folder import RunFolder
@@ -166,7 +166,7 @@ class Alone:
 def model() -> nn.Module:
     torch.manual_seed(0)
     options = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12, "position": "rope", "weight_tying": True}
-    component: Any = Registry.installed().load("model", "gpt").model_validate(options)
+    component: Any = Registry.installed().load(Model, "gpt").model_validate(options)
     built: nn.Module = component.build(ModelContext(vocab_size=VOCAB))
     return built
 

@@ -239,7 +239,7 @@ def test_a_callback_that_cannot_be_built_leaves_no_run(tiny: Path) -> None:
     source = "from nanogpt_kit.api import Callback\nclass Deaf(Callback):\n"
     source += "    def build(self, run):\n        return object()\n"
     (tiny.parent / "deaf.py").write_text(source, encoding="utf-8")
-    with pytest.raises(KitError, match="callback Deaf hears nothing"):
+    with pytest.raises(KitError, match="callback Deaf implements no hook"):
         session.run(Experiment.load(tiny, ["components=['deaf.py']", "callback=['deaf']"]))
     assert not list((tiny.parent / "runs" / "tiny").iterdir())
 
@@ -322,7 +322,7 @@ def test_a_run_writes_down_where_it_came_from(tiny: Path) -> None:
 
 def test_several_processes_are_refused_by_single(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(KitError, match="parallel: single is one process, but 2 were started"):
+    with pytest.raises(KitError, match="parallel: single is for one process, and 2 were started"):
         run(tiny)
     assert not (tiny.parent / "runs").exists()
 
@@ -345,5 +345,5 @@ def test_a_callback_that_fails_ends_the_run(tiny: Path) -> None:
 
 
 def test_fsdp_in_one_process_is_refused_in_a_sentence(tiny: Path) -> None:
-    with pytest.raises(KitError, match=r"parallel: fsdp is several processes, and one was started; start more"):
+    with pytest.raises(KitError, match=r"parallel: fsdp requires several processes, and one was started; start more"):
         run(tiny, "parallel=fsdp")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from nanogpt_kit.api import Callback, Field, KitError, LiveRun, did_you_mean, hookimpl
+from nanogpt_kit.api import Callback, Field, KitError, LiveRun, hookimpl
 
 
 class EarlyStopping(Callback):
@@ -35,7 +35,7 @@ class Watcher:
     def evaluated(self, run: LiveRun, step: int, metrics: Mapping[str, float]) -> None:
         wanted = self.options
         if wanted.metric not in metrics:
-            raise KitError(f"no evaluator gives {wanted.metric!r}{did_you_mean(wanted.metric, metrics)}")
+            raise KitError(f"no evaluator reports {wanted.metric!r}; reported are {', '.join(sorted(metrics))}")
         value = metrics[wanted.metric] if wanted.mode == "min" else -metrics[wanted.metric]
         if value < self.best - wanted.min_delta:
             self.best, self.waited = value, 0

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import torch
 
-from nanogpt_kit.api import Callback, Field, LiveRun, distribute_like, hookimpl
+from nanogpt_kit.api import Callback, Field, LiveRun, hookimpl
 
 
 class EMA(Callback):
@@ -62,7 +62,7 @@ class Averages:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
         for name, average in self.weights.items():
-            saved = distribute_like(state["weights"][name], average)
+            saved = state["weights"][name]
             if saved.shape != average.shape:  # copying might spread it
                 raise ValueError(f"the average of {name} is {list(saved.shape)}")
             average.copy_(saved)

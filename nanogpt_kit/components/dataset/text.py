@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Literal
 
-from nanogpt_kit.api import Document, Field, HashSplitDataset, PathStrs, TextFile, content_hash, text_files
+from nanogpt_kit.api import Document, Field, HashSplitDataset, PathStr, TextFile, content_hash, text_files
 
 
 class Text(HashSplitDataset):
-    source: PathStrs = Field(description="files, globs or folders, relative to the current folder")
+    source: PathStr | tuple[PathStr, ...] = Field(description="files, globs or folders, relative to the current folder")
     field: str = Field("text", description="the key (.jsonl) or column (.csv, .tsv, .parquet) with the text")
     errors: Literal["strict", "replace"] = Field(
         "strict", description="bytes that are not UTF-8, and NULs: an error, or U+FFFD in their place"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nanogpt_kit.api import Dataset, Document, Field, KitError, PathStr, TokenFile, content_hash, read_meta_characters
+from nanogpt_kit.api import Dataset, Document, Field, KitError, PathStr, TokenFile, content_hash
 
 SPLIT = re.compile(r"(?<![a-z])(train|val)")
 
@@ -58,8 +58,7 @@ class TokenFiles(Dataset):
         return super().token_place(split, index)
 
     def vocabulary(self) -> Mapping[str, Any] | None:
-        meta = Path(self.source) / "meta.pkl"
-        return {"characters": read_meta_characters(meta)} if meta.exists() else None
+        return TokenFile.vocabulary(Path(self.source))
 
     def fingerprint(self) -> str:
         contents = [[content_hash(path) for path in self._files(split)] for split in self.splits]

@@ -1,4 +1,4 @@
-"""GPT-2's initial weights: N(0, 0.02), smaller where many layers add into the residual stream; biases zero.
+"""GPT-2's initial weights: N(0, 0.02), scaled down for layers that add to the residual stream; biases zero.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
 """

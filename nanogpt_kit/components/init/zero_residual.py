@@ -1,4 +1,4 @@
-"""Every block starts as the identity: what writes into the residual stream is zero, the rest N(0, 0.02).
+"""Every block starts as the identity: layers that add to the residual stream are zero, the others N(0, 0.02).
 
 Source: Goyal et al. 2017, arXiv:1706.02677 (the last gain of each residual block zero); Zhang et al. 2019,
 arXiv:1901.09321 (the last layer of each branch zero).
@@ -12,7 +12,7 @@ from nanogpt_kit.api import Field, Init, ResidualLinear
 
 
 class ZeroResidual(Init):
-    std: float = Field(0.02, gt=0, description="standard deviation of embeddings and of all other matrices")
+    std: float = Field(0.02, gt=0, description="standard deviation of embeddings and of the other matrices")
 
     def apply(self, model: nn.Module) -> None:
         for module in model.modules():

@@ -33,7 +33,6 @@ from nanogpt_kit.api import (
     model_validator,
     option_error,
     slot,
-    softcapped,
 )
 
 
@@ -99,7 +98,7 @@ class Transformer(nn.Module):
         rows = -(-vocab_size // parts.vocab_multiple) * parts.vocab_multiple  # rounded up
         self.wte = nn.Embedding(rows, ctx.n_embd)
         position = parts.position.build(ctx)
-        assert isinstance(position, Positional), f"position: expected an api.Positional, got {type(position).__name__}"
+        assert isinstance(position, Positional), f"position builds a {type(position).__name__}, not an api.Positional"
         self.position = position
         self.drop = nn.Dropout(ctx.dropout)
         self.h = nn.ModuleList(Block(parts, ctx, layer) for layer in range(ctx.n_layer))
@@ -127,7 +126,7 @@ class Transformer(nn.Module):
         if targets is not None:
             return linear_cross_entropy(x, self.lm_head.weight, targets, self.vocab_size, self.logit_softcap)
         logits: Tensor = self.lm_head(x)[..., : self.vocab_size]  # (B, T, V), without the padding
-        return softcapped(logits, self.logit_softcap)
+        return logits if self.logit_softcap is None else self.logit_softcap * torch.tanh(logits / self.logit_softcap)
 
     def features(self, ids: Tensor, view: View, cache: KVCache | None) -> Tensor:
         """What the blocks make of ids (B, T), before the last norm: (B, T, C)."""

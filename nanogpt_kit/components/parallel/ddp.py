@@ -1,4 +1,4 @@
-"""Distributed data parallel: each process holds the whole model, and gradients are summed over all of them.
+"""Distributed data parallel: each process has the whole model, and gradients are summed over all processes.
 
 Source: Li et al. 2020, "PyTorch Distributed", arXiv:2006.15704.
 """
@@ -12,45 +12,33 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nanogpt_kit.api import Field, Parallel, ParallelModel, RunContext, clip_gradients
+from nanogpt_kit.api import Field, Parallel, ParallelModel, RunContext
 
 
 class DDP(Parallel):
-    bucket_mb: int = Field(25, ge=1, description="megabytes of gradients that travel together")
+    bucket_mb: int = Field(25, ge=1, description="megabytes of gradients in one all-reduce")
 
     def wrap(self, model: nn.Module, ctx: RunContext) -> ParallelModel:
-        return Replicas(model, ctx, self.bucket_mb)
+        if ctx.world_size == 1 and not dist.is_initialized():
+            return ParallelModel(model)
+        # Buffers are computed from the options, so they are equal on all ranks. torch has renamed this argument.
+        arguments = signature(DistributedDataParallel).parameters
+        buffers: Any = {"forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers": False}
+        replica = DistributedDataParallel(model, bucket_cap_mb=self.bucket_mb, gradient_as_bucket_view=True, **buffers)
+        replica.register_comm_hook(None, all_reduce_sum)
+        return ReplicatedModel(replica)
 
 
-class Replicas:
-    def __init__(self, model: nn.Module, ctx: RunContext, bucket_mb: int) -> None:
-        self.parameters = list(model.parameters())
-        if ctx.world_size == 1 and not dist.is_initialized():  # one process has nobody to talk to
-            self.model: nn.Module = model
-            return
-        # What is no parameter is computed from the options, the same everywhere. torch has renamed the word for it.
-        known = signature(DistributedDataParallel).parameters
-        alone: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-        self.model = DistributedDataParallel(model, bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True, **alone)
-        self.model.register_comm_hook(None, summed)
-
-    def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor:
-        more = {} if segments is None else {"segments": segments}
-        loss: Tensor = self.model(ids, targets, **more)
-        return loss
+class ReplicatedModel(ParallelModel):
+    model: DistributedDataParallel
 
     def sync(self, last: bool) -> AbstractContextManager[None]:
-        if last or not isinstance(self.model, DistributedDataParallel):
-            return nullcontext()
-        quiet: AbstractContextManager[None] = self.model.no_sync()
-        return quiet
-
-    def clip(self, max_norm: float) -> Tensor:
-        return clip_gradients(self.parameters, max_norm)
+        no_sync: AbstractContextManager[None] = nullcontext() if last else self.model.no_sync()
+        return no_sync
 
 
-def summed(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """Not averaged: the loss is divided by the tokens of all ranks already."""
-    travelling = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
-    arrived: torch.futures.Future[Tensor] = travelling.then(lambda done: done.value()[0])
-    return arrived
+def all_reduce_sum(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """The sum where torch's default is the mean: the loss is already divided by the tokens of all ranks."""
+    reduced = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+    buffer: torch.futures.Future[Tensor] = reduced.then(lambda done: done.value()[0])
+    return buffer

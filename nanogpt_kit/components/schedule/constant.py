@@ -1,4 +1,4 @@
-"""The peak learning rate from the first step to the last, after an optional linear warmup."""
+"""The peak learning rate at every step, after an optional linear warmup."""
 
 from __future__ import annotations
 

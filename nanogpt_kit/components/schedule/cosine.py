@@ -1,6 +1,6 @@
 """Linear warmup, then half a cosine down to a fraction of the peak.
 
-Source: Loshchilov & Hutter 2016, arXiv:1608.03983; warmup counts as nanoGPT's does, so step 0 is not lost to lr 0.
+Source: Loshchilov & Hutter 2016, arXiv:1608.03983. The warmup is nanoGPT's: step 0 has a learning rate above 0.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from nanogpt_kit.api import Field, WarmedUp
 
 class Cosine(WarmedUp):
     warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
-    decay_steps: int | None = Field(None, ge=1, description="step at which the decay ends; left out: the last one")
-    final_fraction: float = Field(0.1, ge=0, le=1, description="of the peak, from the end of the decay on")
+    decay_steps: int | None = Field(None, ge=1, description="step at which the decay ends; left out: the last step")
+    final_fraction: float = Field(0.1, ge=0, le=1, description="fraction of the peak from the end of the decay on")
 
     def after_warmup(self, step: int, total_steps: int) -> float:
         end = self.decay_steps or total_steps

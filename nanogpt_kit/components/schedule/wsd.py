@@ -1,4 +1,4 @@
-"""Warmup, stable, decay: the peak for most of the run, then down to a fraction of it in the last part.
+"""Warmup, stable, decay: the peak for most of the run, then decay to a fraction of it in the last part.
 
 Source: Hu et al. 2024 (MiniCPM), arXiv:2404.06395; the shape "sqrt", one minus the root of the progress, is that of
 Hägele et al. 2024, arXiv:2405.18392.
@@ -14,13 +14,13 @@ from nanogpt_kit.api import Field, WarmedUp
 
 class WSD(WarmedUp):
     warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
-    decay_fraction: float = Field(0.2, ge=0, le=1, description="share of the run's steps that decay")
-    shape: Literal["linear", "sqrt"] = Field("linear", description="of the decay")
-    final_fraction: float = Field(0.0, ge=0, le=1, description="of the peak, that would be reached after the last step")
+    decay_fraction: float = Field(0.2, ge=0, le=1, description="fraction of the run's steps that decay")
+    shape: Literal["linear", "sqrt"] = Field("linear", description="shape of the decay")
+    final_fraction: float = Field(0.0, ge=0, le=1, description="fraction of the peak to reach just after the last step")
 
     def after_warmup(self, step: int, total_steps: int) -> float:
         decay_steps = self.decay_fraction * total_steps
         progress = (step - (total_steps - decay_steps)) / decay_steps if decay_steps else 0.0
         progress = min(1.0, max(0.0, progress))
-        left = 1 - (math.sqrt(progress) if self.shape == "sqrt" else progress)
-        return self.final_fraction + (1 - self.final_fraction) * left
+        remaining = 1 - (math.sqrt(progress) if self.shape == "sqrt" else progress)
+        return self.final_fraction + (1 - self.final_fraction) * remaining

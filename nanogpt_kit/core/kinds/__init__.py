@@ -1,23 +1,24 @@
 """One base class per kind of component. A component *is* its options; its methods are the behaviour.
 
-Kinds know no torch: tensors and modules appear in signatures only. Contexts are frozen and may gain
-fields; the methods of a component never gain required arguments.
+Kinds import no torch: tensors and modules appear in signatures only. Contexts are frozen and may gain fields; the
+methods of a component never gain required arguments.
 """
 
 from __future__ import annotations
 
+from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.network import MLP, Attention, Init, LayerContext, Model, ModelContext, Norm, Position, Role
 from nanogpt_kit.core.kinds.observation import Callback, EvaluateContext, Evaluator, LiveRun, Sampler, SplitLoss
 from nanogpt_kit.core.kinds.optimization import (
     Optimizer,
     Parallel,
-    ParallelModel,
     Schedule,
     WarmedUp,
-    with_weight_decay,
+    WrappedModel,
 )
 from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Order, OrderContext, Stream, TextContext, Tokenizer
 from nanogpt_kit.core.options import Component
+from nanogpt_kit.core.registry import Entry
 
 __all__ = [
     "KINDS",
@@ -39,7 +40,6 @@ __all__ = [
     "Order",
     "OrderContext",
     "Parallel",
-    "ParallelModel",
     "Position",
     "Role",
     "Sampler",
@@ -49,7 +49,8 @@ __all__ = [
     "TextContext",
     "Tokenizer",
     "WarmedUp",
-    "with_weight_decay",
+    "WrappedModel",
+    "load_entry",
 ]
 
 KINDS: dict[str, type[Component]] = {
@@ -61,3 +62,12 @@ KINDS: dict[str, type[Component]] = {
         *(Sampler, Evaluator, Callback),
     )
 }
+
+
+def load_entry(entry: Entry) -> type[Component]:
+    """Imports the class of an entry. Raises KitError where its kind is unknown or it does not derive from its base."""
+    if entry.kind not in KINDS:
+        raise KitError(
+            f"{entry.qualified} ({entry.target}): unknown kind {entry.kind!r}{did_you_mean(entry.kind, KINDS)}"
+        )
+    return entry.load(KINDS[entry.kind])

@@ -1,4 +1,4 @@
-"""Kinds that make the network: model, init, attention, position, norm, mlp."""
+"""Kinds of the network and its parts: model, init, attention, position, norm, mlp."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ModelContext:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerContext:
-    """What a part of the network may know of the whole."""
+    """The sizes of the network, for a part of it."""
 
     n_embd: int
     n_head: int
@@ -39,19 +39,19 @@ class Model(Component):
     """A network from token ids to logits.
 
     The module's `forward(ids, targets=None, cache=None)` takes ids (B, T) and returns logits (B, T, vocab_size), or,
-    given targets (B, T) with -1 where none is wanted, the fp32 *sum* of the token losses in nats. With a KVCache, ids
-    go on where its tokens end. Where its weights depend on block_size it has a `crop(block_size)`. One that can keep
-    documents apart takes `segments` (B, T), too; it is given them where document_mask is set.
+    given targets (B, T), the fp32 *sum* of the token losses in nats; a target of -1 is ignored. With a KVCache, ids
+    continue after the cached tokens. A module whose weights depend on block_size has a method `crop(block_size)`. One
+    that supports `document_mask` also takes `segments` (B, T), the document of each token.
     """
 
     kind: ClassVar[str] = "model"
-    relative: ClassVar[bool] = False  # whether positions may go on beyond block_size, as only distances matter
+    relative: ClassVar[bool] = False  # only distances matter, so positions may exceed block_size
     block_size: int = Field(1024, ge=1, le=2**27, description="context length in tokens")
-    document_mask: bool = Field(False, description="whether a token sees those of its own document only")
+    document_mask: bool = Field(False, description="attend only to tokens of the same document")
     init_from: PathStr | None = Field(
         None,
         min_length=1,
-        description="a run whose weights training starts from, or gpt2, gpt2-medium, gpt2-large, gpt2-xl",
+        description="run or published model, such as gpt2, whose weights training starts from; left out: random",
     )
 
     @abstractmethod
@@ -59,15 +59,16 @@ class Model(Component):
 
 
 class Init(Component):
-    """Initial weights, and how the peak learning rate differs by role."""
+    """Initial weights, and the learning rate of each role: "matrix", "vector", "embedding" or "head"."""
 
     kind: ClassVar[str] = "init"
 
     @abstractmethod
     def apply(self, model: nn.Module) -> None:
-        """Draws every parameter in place, from torch's global generator."""
+        """Sets every parameter in place, drawing from torch's global generator."""
 
     def lr_multiplier(self, role: Role) -> float:
+        """The factor on the peak learning rate of parameters with this role."""
         return 1.0
 
 
@@ -75,7 +76,8 @@ class Attention(Component):
     """Mixes values over positions.
 
     The module's `forward(q, k, v, view)` takes q (B, H, T, D) and k, v (B, Hkv, S, D), H a multiple of Hkv, and
-    returns (B, H, T, D). The view says who may see whom; a row that sees nothing is zero, never NaN.
+    returns (B, H, T, D). The view says which positions attend to which; a query that attends to none gives zero, never
+    NaN.
     """
 
     kind: ClassVar[str] = "attention"
@@ -85,10 +87,10 @@ class Attention(Component):
 
 
 class Position(Component):
-    """Tells tokens where they are: what it builds may add to features, turn queries and keys, or slope the scores."""
+    """Encodes positions: adds to embeddings, rotates queries and keys, or gives each head a slope for its scores."""
 
     kind: ClassVar[str] = "position"
-    relative: ClassVar[bool] = False  # whether only distances matter, so that positions may go on beyond block_size
+    relative: ClassVar[bool] = False  # only distances matter, so positions may exceed block_size
 
     @abstractmethod
     def build(self, ctx: LayerContext) -> nn.Module:
@@ -96,7 +98,7 @@ class Position(Component):
 
 
 class Norm(Component):
-    """Normalises the last dimension, n_embd long: the module maps (..., C) to (..., C), of heads as well."""
+    """Normalises the last dimension, of size n_embd: the module maps (..., C) to (..., C). Also used on heads."""
 
     kind: ClassVar[str] = "norm"
 

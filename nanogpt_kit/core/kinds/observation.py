@@ -1,4 +1,4 @@
-"""Kinds that look at a run: sampler, evaluator, callback."""
+"""Kinds that use a model or watch a run: sampler, evaluator, callback."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from nanogpt_kit.core.kinds.text import Encoder
 from nanogpt_kit.core.options import Component
+from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Train
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from nanogpt_kit.core.experiment import Experiment
-
 
 class Sampler(Component):
-    """A pure transform of logits; the samplers of a list are applied in order, then the core draws."""
+    """A pure transform of logits. The samplers of a list are applied in order; then a token is drawn."""
 
     kind: ClassVar[str] = "sampler"
 
@@ -28,14 +27,14 @@ class Sampler(Component):
     def transform(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """(B, V) float32 to (B, V), given the tokens so far (B, T) int64. Minus infinity forbids a token.
 
-        Rows never influence each other. Texts of different lengths are padded on the left: a token is -1 where its
-        row's text has not begun yet. Some token that was possible remains so.
+        Rows are independent. Texts of different lengths are padded on the left with the token -1. At least one token
+        that was possible stays possible.
         """
 
 
 @dataclass(frozen=True)
 class SplitLoss:
-    """The loss over a whole split: every token but the first, each once and with equal weight."""
+    """The loss over a whole split: every token except the first, each once and with equal weight."""
 
     nats: float
     tokens: int
@@ -43,7 +42,7 @@ class SplitLoss:
 
 
 class EvaluateContext(Protocol):
-    """What an evaluator may use. Several evaluators share one pass over a split."""
+    """What an evaluator may use. The pass over a split is made once for all evaluators."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -53,7 +52,7 @@ class EvaluateContext(Protocol):
 
     @property
     def device(self) -> str:
-        """Where the model is: "cpu", "cuda", "mps"."""
+        """The device of the model: "cpu", "cuda", "mps"."""
 
     @property
     def block_size(self) -> int:
@@ -61,38 +60,39 @@ class EvaluateContext(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """How many windows of block_size tokens fit a pass."""
+        """Windows of block_size tokens in a batch."""
 
     def autocast(self) -> AbstractContextManager[object]:
-        """While entered, the model computes in the run's precision; a pass outside of it is in fp32."""
+        """Inside, the model computes in the run's precision; outside, in fp32."""
 
-    def split_loss(self, split: str) -> SplitLoss: ...
+    def split_loss(self, split: str) -> SplitLoss:
+        """The loss over a split, computed once for all evaluators."""
 
     def generate(
         self, prompts: Sequence[str], max_new_tokens: int, seed: int, samplers: Sequence[Sampler] | None = None
     ) -> list[str]:
-        """A text for each prompt, which it begins with; number i draws with seed + i. Samplers left out: the run's."""
+        """A text for each prompt, which it begins with; text i is drawn with seed + i. Samplers left out: the run's."""
 
     def show(self, texts: Sequence[str]) -> None:
-        """Texts for people: into samples.txt, and to the callbacks' `sampled`."""
+        """Writes texts to samples.txt and passes them to the callbacks' `sampled`."""
 
     def check_stop(self) -> None:
-        """To be called between passes: ends the evaluation where the user has asked for the run's end."""
+        """Call it between batches: ends the evaluation where the user has asked the run to stop."""
 
 
 class Evaluator(Component):
-    """Measures a model: called on all ranks, in eval mode, without gradients, with its own random numbers."""
+    """Measures a model. Called on all ranks, in eval mode, without gradients, with random numbers of the evaluation."""
 
     kind: ClassVar[str] = "evaluator"
-    finite: ClassVar[bool] = True  # its metrics must be: a run fails where one is infinite or NaN
+    finite: ClassVar[bool] = True  # a run fails where one of its metrics is infinite or NaN
 
     def check(self, encoder: Encoder, block_size: int) -> None:
-        """Raises KitError where this vocabulary or context cannot hold its texts; asked before anything is trained."""
+        """Raises KitError where the vocabulary or the context is unfit for its texts. Called before training."""
 
     def metric_names(self) -> tuple[str, ...] | None:
-        """Exactly the keys of what `evaluate` returns, known before the run; None where they are not.
+        """The keys of what `evaluate` returns; None where they are not known before the run.
 
-        Options that name a metric are then checked before anything is trained.
+        Options that name a metric are checked against them before training.
         """
         return None
 
@@ -101,35 +101,62 @@ class Evaluator(Component):
         """{"val/loss": 1.9, ...}"""
 
 
+class RunExperiment(Protocol):
+    """The experiment of a run, as its callbacks may use it: what they need of `core.experiment.Experiment`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def train(self) -> Train: ...
+
+    @property
+    def evaluate(self) -> Evaluate: ...
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+
+    @property
+    def sample(self) -> Sample: ...
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value, defaults included, as TOML values."""
+
+    def to_toml(self) -> str:
+        """The same as an experiment file."""
+
+
 class LiveRun(Protocol):
-    """A run as its callbacks see it."""
+    """A run, as its callbacks may use it."""
 
     path: Path
-    experiment: Experiment
     model: nn.Module
     step: int  # optimizer updates done
-    first_step: int  # where this process began: 0, or the step that was resumed from
+    first_step: int  # of this process: 0, or the step that was resumed from
     total_steps: int
     rank: int
-    references: Mapping[str, float]  # known results on the same validation text: {"gzip -9": bits per byte, ...}
+    references: Mapping[str, float]  # bits per byte of compressors on the validation text: {"gzip -9": 2.1, ...}
+
+    @property
+    def experiment(self) -> RunExperiment: ...
 
     def request_stop(self, reason: str) -> None:
-        """Ends the run in order after this step: checkpoint, evaluation, samples."""
+        """Ends the run after this step, with its checkpoint, evaluation and samples."""
 
 
 class Callback(Component):
     """Watches a run, or takes part in it.
 
-    `build` returns a fresh object whose methods are marked `@hookimpl`; its optional `state_dict` and
-    `load_state_dict` (tensors and plain values) enter the checkpoint. Tensors in there must be finite, else the run
-    fails; a bound that is infinite at first is a Python float.
+    `build` returns a fresh object whose methods are marked `@hookimpl`. Its optional `state_dict` and
+    `load_state_dict` (tensors and plain values) are part of the checkpoint. Those tensors must be finite, else the run
+    fails; a bound that is infinite at first should be a Python float.
     """
 
     kind: ClassVar[str] = "callback"
-    tracker: ClassVar[bool] = False  # only reports: where it fails it is dropped and the run goes on
+    tracker: ClassVar[bool] = False  # only reports: where it fails it is dropped and the run continues
 
     def metrics_read(self) -> dict[str, str]:
-        """The options that name a metric of the evaluators, and which: {"metric": "val/loss"}."""
+        """The options that name a metric of the evaluators, with their values: {"metric": "val/loss"}."""
         return {}
 
     @abstractmethod

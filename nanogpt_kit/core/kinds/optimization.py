@@ -16,36 +16,37 @@ if TYPE_CHECKING:
 
 
 class Optimizer(Component):
-    """Updates parameters.
+    """Updates the parameters.
 
-    `build` takes groups as torch does, one a role: dicts with `params`, `role` and `lr_multiplier`. It may
-    split them and add options, and sets each group's `lr` to its own peak: the loop multiplies it by the schedule
-    and the group's `lr_multiplier`.
+    `build` takes groups as torch does, one for each role: dicts with `params`, `role` and `lr_multiplier`. It may
+    split them and add options, and sets each group's `lr` to its peak: the training loop multiplies that by the
+    schedule and by the group's `lr_multiplier`.
     """
 
     kind: ClassVar[str] = "optimizer"
 
     @abstractmethod
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer: ...
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer of all parameters in `groups`."""
 
-
-def with_weight_decay(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
-    """The groups of an optimizer with their `weight_decay`, which spares the vectors (norm gains and biases)."""
-    return [{**group, "weight_decay": 0.0 if group["role"] == "vector" else weight_decay} for group in groups]
+    @staticmethod
+    def with_weight_decay(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
+        """The groups with their `weight_decay`: none for vectors (norm gains and biases)."""
+        return [{**group, "weight_decay": 0.0 if group["role"] == "vector" else weight_decay} for group in groups]
 
 
 class Schedule(Component):
-    """How the learning rate moves: a pure function of the step."""
+    """How the learning rate changes: a pure function of the step."""
 
     kind: ClassVar[str] = "schedule"
 
     @abstractmethod
     def multiplier(self, step: int, total_steps: int) -> float:
-        """Of the peak lr, for the update that is number `step`, counted from 0."""
+        """The fraction of the peak learning rate for step `step`, counted from 0."""
 
 
 class WarmedUp(Schedule):
-    """A schedule that rises linearly to the peak first."""
+    """A schedule that first rises linearly to the peak."""
 
     warmup_steps: int = Field(0, ge=0, description="steps of linear warmup")
 
@@ -59,18 +60,16 @@ class WarmedUp(Schedule):
         """As `multiplier`, from step `warmup_steps` on."""
 
 
-class ParallelModel(Protocol):
-    """A model laid out over processes: call it like the model."""
+class WrappedModel(Protocol):
+    """What the training loop uses of a wrapped model; `api.ParallelModel` is the class to derive from."""
 
     def __call__(
         self, ids: torch.Tensor, targets: torch.Tensor, segments: torch.Tensor | None = None
     ) -> torch.Tensor: ...
 
-    def sync(self, last: bool) -> AbstractContextManager[None]:
-        """Around each micro-step: gradients travel on the last one only."""
+    def sync(self, last: bool) -> AbstractContextManager[None]: ...
 
-    def clip(self, max_norm: float) -> torch.Tensor:
-        """Scales the gradients down to `max_norm` (0 leaves them); returns the norm that they had."""
+    def clip(self, max_norm: float) -> torch.Tensor: ...
 
 
 class Parallel(Component):
@@ -79,4 +78,5 @@ class Parallel(Component):
     kind: ClassVar[str] = "parallel"
 
     @abstractmethod
-    def wrap(self, model: nn.Module, ctx: RunContext) -> ParallelModel: ...
+    def wrap(self, model: nn.Module, ctx: RunContext) -> WrappedModel:
+        """An `api.ParallelModel`, which the training loop calls like the model."""

@@ -16,87 +16,87 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-Document = str | Iterable[str]  # one that is too long to hold comes in pieces, and can be gone through again
+Document = str | Iterable[str]  # one that is too long for memory comes in parts, and can be iterated again
 
 
 class Dataset(Component):
-    """Yields documents; the core tokenizes and writes them.
+    """Yields documents, which are tokenized and written when a run prepares its data.
 
-    One that holds tokens already gives `tokens` instead, and perhaps the `vocabulary` that its tokenizer had learnt.
+    A dataset of tokens implements `tokens` instead, and perhaps `vocabulary`, if their tokenizer was learnt.
     """
 
     kind: ClassVar[str] = "dataset"
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """`train` and `val`, and perhaps `test`, which nothing looks at unless asked."""
+        """`train` and `val`, and perhaps `test`, which is used only where an experiment names it."""
         return ("train", "val")
 
     @property
     def has_own_splits(self) -> bool:
-        """Whether others have split it, so that a text may be in two splits: such ones are counted and reported."""
+        """Whether its source is already split. Then a text may be in two splits; those are counted and reported."""
         return True
 
     @abstractmethod
     def documents(self, split: str) -> Iterator[Document]:
-        """The documents of a split, in an order that never changes. Raises KitError for text it cannot read."""
+        """The documents of a split, always in the same order. Raises KitError for text it cannot read."""
 
     def documents_with_split(self) -> Iterator[tuple[str, Document]]:
-        """Every document of every split, once, with its split; `train` comes last where splits follow each other."""
+        """Every document of every split, once, with its split. Where splits follow each other, `train` comes last."""
         for split in train_last(self.splits):
             for document in self.documents(split):
                 yield split, document
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash over everything that decides the documents: contents, not paths. Asked at every start."""
+        """A hash of everything that decides the documents: contents, not paths. Called at every start."""
 
     def text_bytes(self) -> int | None:
-        """How much text there is, over all splits and as far as can be told at once; None where it cannot."""
+        """The size of the text of all splits, if it is known without reading it; else None."""
         return None
 
     def tokens(self, split: str) -> Iterator[np.ndarray] | None:
-        """The ids of a split in pieces (n,), where the dataset is tokenized already; its text is not asked for then."""
+        """The ids of a split in chunks (n,), if the dataset is tokenized; `documents` is not called then. Else None."""
         return None
 
     def token_count(self) -> int | None:
-        """How many `tokens` there are, over all splits and as far as can be told at once; None where it cannot."""
+        """The number of tokens in all splits, if it is known without reading them; else None."""
         return None
 
     def token_place(self, split: str, index: int) -> str:
-        """Where the token number `index` (from 0) of `tokens` stands, for messages."""
+        """The location of token `index` (from 0) of a split, for messages."""
         return f"token {index} of {split}"
 
     def vocabulary(self) -> Mapping[str, Any] | None:
-        """The state that restores the tokenizer of `tokens`, where that one learns; see `Encoder.state`."""
+        """The state that restores the learnt tokenizer of `tokens`; see `Encoder.state`. Else None."""
         return None
 
 
 def train_last(splits: Iterable[str]) -> list[str]:
-    """The largest split after those that it is compared with."""
+    """Splits in the order of their names, `train` last: duplicates are looked up in the smaller splits."""
     return sorted(splits, key=lambda split: split == "train")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextContext:
-    """What a tokenizer may learn from."""
+    """The text that a tokenizer may learn from."""
 
     splits: tuple[str, ...]
-    documents: Callable[[str], Iterator[str]]  # of a split; long ones come in pieces
+    documents: Callable[[str], Iterator[str]]  # of a split; long ones come in parts
 
 
 class Stream(Protocol):
-    """Decodes a text token by token: all that it returns, joined, is what `Encoder.decode` makes of the whole."""
+    """Decodes token by token: all it returns, joined, equals `Encoder.decode` of all tokens."""
 
     def add(self, token: int) -> str:
-        """What is certain now, whatever follows, and was not returned before."""
+        """The text that is certain now, whatever follows, and was not returned before."""
 
     def rest(self) -> str:
-        """What was uncertain, where nothing follows."""
+        """The text that was uncertain, once nothing follows."""
 
 
 class ByteStream:
-    """The stream of tokens that stand for the same bytes wherever they are."""
+    """The stream of an encoder whose tokens stand for the same bytes in every context."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -110,12 +110,12 @@ class ByteStream:
 
 
 class Encoder(ABC):
-    """A tokenizer at work. `state` and `Tokenizer.restore` carry it through data folders and checkpoints."""
+    """A built tokenizer. `state` and `Tokenizer.restore` save it in data folders and checkpoints and load it."""
 
-    is_expensive: ClassVar[bool] = True  # whether encoding text costs more than handing it to another process
+    is_expensive: ClassVar[bool] = True  # encoding text costs more than sending it to another process
 
     vocab_size: int
-    eot_id: int | None  # written after each document, where there is one
+    eot_id: int | None  # end-of-text token, written after each document; None for none
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -123,32 +123,32 @@ class Encoder(ABC):
 
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of `ids`, as a whole text; special tokens have none."""
+        """The bytes of `ids` as a whole text; special tokens have none."""
 
     def cut(self, text: str) -> int:
-        """Where the beginning of a document may be cut, as late as can be: both sides encode to the ids of the whole.
+        """The last index at which the beginning of a document may be cut: both sides encode to the ids of the whole.
 
-        Long documents are encoded in such pieces; 0 where no place is known to be good.
+        Long documents are encoded in such parts; 0 where no safe index is known.
         """
         return 0
 
     def unknown(self, text: str, ids: np.ndarray) -> int:
-        """How many characters or tokens of `text` its `ids` do not stand for."""
+        """How many characters or tokens of `text` are unknown, so that its `ids` do not represent them."""
         return 0
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text; bytes that are no UTF-8 become U+FFFD."""
+        """The text of `ids`; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def stream(self, before: Sequence[int] = ()) -> Stream:
-        """Decodes the text that follows the tokens `before` as it is made.
+        """Decodes the text after the tokens `before` while it is generated.
 
-        A tokenizer whose tokens mean other bytes beside other tokens has to say how.
+        An encoder whose tokens stand for different bytes in different contexts overrides it.
         """
         return ByteStream(self)
 
     def state(self) -> dict[str, Any]:
-        """What was learnt from the text, as JSON values; empty where the options say it all."""
+        """What was learnt from the text, as JSON values; empty where the options decide everything."""
         return {}
 
 
@@ -156,22 +156,20 @@ class Tokenizer(Component):
     """Makes an encoder, by learning from the text or from its options alone."""
 
     kind: ClassVar[str] = "tokenizer"
-    location_options: ClassVar[frozenset[str]] = frozenset(
-        {"from_run"}
-    )  # options that say where something is, not what
+    location_options: ClassVar[frozenset[str]] = frozenset({"from_run"})  # options that say where, and not what
     from_run: PathStr | None = Field(
-        None, min_length=1, description="a run whose vocabulary to take, as for training on from it; left out: own"
+        None, min_length=1, description="run whose vocabulary is used, as for fine-tuning it; left out: build one"
     )
 
     @abstractmethod
     def build(self, ctx: TextContext) -> Encoder: ...
 
     def known_vocab_size(self) -> int | None:
-        """How many tokens there are, where the options alone decide it; None where the text does."""
+        """The size of the vocabulary where the options alone decide it; None where the text does."""
         return None
 
     def fingerprint(self) -> str:
-        """A hash over what decides the tokens besides the options, such as the contents of a file that they name."""
+        """A hash of what decides the tokens besides the options, such as the contents of a file that they name."""
         return ""
 
     @abstractmethod
@@ -185,19 +183,17 @@ class OrderContext:
     block_size: int
     batch_windows: int  # windows of one optimizer step, over all ranks
     seed: int
-    documents: np.ndarray | None = (
-        None  # (n_documents,) int64, ascending: where the first token of each is; a memory map
-    )
+    documents: np.ndarray | None = None  # (n_documents,) int64, ascending: index of each first token; a memory map
 
 
 class Order(Component):
-    """Which windows each step sees: a pure function, so that resuming is arithmetic."""
+    """The windows of each step: a pure function of the step, so that resuming is arithmetic."""
 
     kind: ClassVar[str] = "order"
     at_documents: bool = Field(
-        False, description="whether each window moves on to the first document that begins within it"
+        False, description="move each window forward to the first document that begins within it"
     )
 
     @abstractmethod
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
-        """(batch_windows,) int64: where each window starts, at most n_tokens - block_size - 1."""
+        """(batch_windows,) int64: index of the first token of each window, at most n_tokens - block_size - 1."""
