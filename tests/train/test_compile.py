@@ -54,7 +54,7 @@ def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, threads: int
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("nanogpt_kit.train.cores.WORTH_A_SHARE", 1e-12)
+    monkeypatch.setattr("nanogpt_kit.train.cores.MIN_SECONDS_PER_CHUNK", 1e-12)
     real = compiling.warm_up
 
     forbidden = ExitStack()

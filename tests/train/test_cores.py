@@ -304,7 +304,7 @@ def losses(folder: RunFolder) -> list[float]:
     ]
 
 
-def test_a_run_in_shares_is_told_exact_and_resumes_to_the_bit(
+def test_a_split_run_is_logged_exact_and_resumes_bit_for_bit(
     tiny: Path, split_however_small: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -322,7 +322,7 @@ def test_a_run_in_shares_is_told_exact_and_resumes_to_the_bit(
     assert losses(resumed) == losses(reference)
 
 
-def test_what_is_watched_changes_nothing_in_shares(tiny: Path, split_however_small: None) -> None:
+def test_watching_changes_nothing_in_a_split_run(tiny: Path, split_however_small: None) -> None:
     watched = run(tiny, 'train.watch=["updates", "activations", "attention"]', "train.log_every_steps=1")
     assert losses(watched) == losses(run(tiny, "train.log_every_steps=1"))
     metrics = json.loads(watched.metrics.read_text().splitlines()[3])
