@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanogpt_kit.core.errors import KitError
     from nanogpt_kit.core.experiment import Experiment
-    from nanogpt_kit.generate.generator import load_run
+    from nanogpt_kit.generate.load import load_run
     from nanogpt_kit.train.session import run
 
 __version__ = "0.1.0"
@@ -21,7 +21,7 @@ __all__ = ["Experiment", "KitError", "__version__", "load_run", "run"]
 LAZY = {  # public name -> its module, imported on first use; only `run` and `load_run` import torch
     "Experiment": "nanogpt_kit.core.experiment",
     "KitError": "nanogpt_kit.core.errors",
-    "load_run": "nanogpt_kit.generate.generator",
+    "load_run": "nanogpt_kit.generate.load",
     "run": "nanogpt_kit.train.session",
 }
 

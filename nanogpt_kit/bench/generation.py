@@ -14,10 +14,10 @@ import torch
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, ModelContext
 from nanogpt_kit.generate.decode import Decoder
+from nanogpt_kit.generate.decoding_model import DTYPES
 from nanogpt_kit.generate.generator import TextGenerator
-from nanogpt_kit.generate.packed import DTYPES
 from nanogpt_kit.generate.static_cache import StaticCache
-from nanogpt_kit.generate.threads import Shares
+from nanogpt_kit.generate.threads import ThreadedDecoder
 
 COPIED_BYTES = 1 << 28  # far more than the caches of a processor
 COPIES = 8
@@ -56,12 +56,12 @@ def time_generation(
     experiment.init.apply(model)
     generator = TextGenerator(experiment, model.to(device).eval(), encoder, device)
     options, seconds = experiment.sample, []
-    reader = generator.reader(texts, options)
+    decoding_model = generator.decoding_model(texts, options)
     seeds = [options.seed + i for i in range(texts)]
     for _ in range(1 + rounds):  # the first round is not counted
         began, batches = time.perf_counter(), 0
         while not batches or time.perf_counter() - began < round_seconds:
-            decoder = generator.decoder([[0]] * texts, seeds, options, experiment.sampler, reader)
+            decoder = generator.decoder([[0]] * texts, seeds, options, experiment.sampler, decoding_model)
             for _ in range(options.max_new_tokens):
                 decoder.draw()  # waits for the device
             batches += 1
@@ -70,15 +70,15 @@ def time_generation(
         texts=texts,
         tokens=options.max_new_tokens,
         seconds=seconds[1:],
-        precision=next(name for name, dtype in DTYPES.items() if dtype == reader.dtype),
-        step_bytes=reader.shares * reader.weight_bytes + cache_bytes(decoder),
+        precision=next(name for name, dtype in DTYPES.items() if dtype == decoding_model.dtype),
+        step_bytes=decoding_model.caller_threads * decoding_model.weight_bytes + cache_bytes(decoder),
         copy_bytes_per_second=copy_bandwidth(device),
     )
 
 
-def cache_bytes(decoder: Decoder | Shares) -> float:
+def cache_bytes(decoder: Decoder | ThreadedDecoder) -> float:
     """Read per step, on average: half of the final size of a cache that grows."""
-    if isinstance(decoder, Shares):
+    if isinstance(decoder, ThreadedDecoder):
         return sum(map(cache_bytes, decoder.decoders))
     cache = decoder.cache
     assert cache is not None, "tokens were generated"

@@ -16,7 +16,7 @@ from torch import distributed
 
 from nanogpt_kit.core.system import available_cores
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
-from nanogpt_kit.nn.compiler import compiler_missing
+from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.train.memory import free_bytes
 from nanogpt_kit.train.precision import Precision, choose_device
 
@@ -154,13 +154,13 @@ def attention() -> Iterator[Fact]:
         if built and capability < needed and not torch.version.hip:
             why = f"requires a GPU of compute capability {needed}.0"
         yield feature(f"{kernel} attention", why, f'attention = {{ use = "sdpa", backend = "{kernel}" }}')
-    yield feature("flex attention", compiler_missing("cuda"), 'attention = "flex"')
+    yield feature("flex attention", compiler_obstacle("cuda"), 'attention = "flex"')
 
 
 def compiling() -> Iterator[Fact]:
     text = 'a compiler and the headers of Python are installed; train.compile = "auto" compiles where it saves time'
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        yield feature(f"compile on {device}", compiler_missing(device), text)
+        yield feature(f"compile on {device}", compiler_obstacle(device), text)
 
 
 def several_processes() -> Iterator[Fact]:

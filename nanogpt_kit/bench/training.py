@@ -17,7 +17,7 @@ import torch
 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepare import prepare
-from nanogpt_kit.nn.flops import measure
+from nanogpt_kit.nn.flops import model_size
 from nanogpt_kit.nn.uninitialized import check_parts
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import context_of
@@ -58,7 +58,7 @@ class TimedTrainer:
         self.trainer.hooks.call("run_started", run=self.trainer)
         self.trainer.warm_up()
         self.trainer.model.train()
-        size = measure(experiment.model, data.encoder.vocab_size)
+        size = model_size(experiment.model, data.encoder.vocab_size)
         self.flops_per_token = size.flops_per_token if size else None
         self.facts: dict[str, Any] = {
             "name": experiment.name,

@@ -12,7 +12,7 @@ from nanogpt_kit.core.errors import dotted, printable
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
-    from nanogpt_kit.nn.flops import Size
+    from nanogpt_kit.nn.flops import ModelSize
     from nanogpt_kit.sweep.space.space import Space
 
 ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
@@ -48,9 +48,9 @@ def check(
     if not explain:
         click.echo(f"{experiment} is valid")
         return
-    from nanogpt_kit.nn.flops import measured
+    from nanogpt_kit.nn.flops import size_of_module
 
-    size = None if module is None else measured(module, chosen.model.block_size)
+    size = None if module is None else size_of_module(module, chosen.model.block_size)
     values, parameters = options_with_origins(chosen), {} if space is None else describe_space(space)
     if as_json:
         origins = {key: {"value": value, "from": origin} for key, (value, origin) in (values | parameters).items()}
@@ -84,7 +84,7 @@ def describe_space(space: Space) -> dict[str, tuple[str, str]]:
     return {f"sweep.space.{name}": (text, parameter.location) for (name, text), parameter in parameters}
 
 
-def print_model_size(size: Size | None, known: int | None) -> None:
+def print_model_size(size: ModelSize | None, known: int | None) -> None:
     if size is None:
         click.echo("the size of the model is unknown until it is built")
         return

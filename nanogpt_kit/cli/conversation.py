@@ -42,7 +42,7 @@ def converse(
             rate = TokenRate()
             prompts = [prompt] * num_samples
             try:
-                print_texts(prompts, rate.measure(generator.pieces(prompts, seed=next_seed, **options)), raw)
+                print_texts(prompts, rate.measure(generator.stream_tokens(prompts, seed=next_seed, **options)), raw)
             except KitError as error:
                 click.echo(f"error: {error}", err=True)
                 continue

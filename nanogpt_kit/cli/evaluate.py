@@ -54,7 +54,7 @@ def evaluate(
     if evaluators:
         chosen = ", ".join(text if text.lstrip().startswith("{") else json.dumps(text) for text in evaluators)
         overrides.insert(0, f"evaluator=[{chosen}]")
-    from nanogpt_kit.generate.generator import is_foreign, load_run
+    from nanogpt_kit.generate.load import is_foreign_model, load_run
     from nanogpt_kit.runs import folder, samples
     from nanogpt_kit.train.evaluation import evaluate_loaded
     from nanogpt_kit.train.precision import choose_device
@@ -63,7 +63,7 @@ def evaluate(
         print_generated(samples.BETWEEN.join(texts) + "\n", raw, err=as_json)
 
     for run in names:
-        if not is_foreign(Path(run)):
+        if not is_foreign_model(Path(run)):
             folder.find(run)  # a misspelt name is reported before the others are evaluated
     results: dict[str, dict[str, float | None]] = {}
     try:

@@ -59,9 +59,9 @@ def check_overrides(overrides: Sequence[str], allowed: Sequence[str], runs: Sequ
         if key in allowed or kind in allowed:
             continue
         if kind == "tokenizer":
-            from nanogpt_kit.generate.generator import is_foreign
+            from nanogpt_kit.generate.load import is_foreign_model
 
-            if all(is_foreign(Path(run)) for run in runs):
+            if all(is_foreign_model(Path(run)) for run in runs):
                 continue
         keys = f"{', '.join(allowed[:-1])} and {allowed[-1]}"
         raise KitError(f"command line: {text!r}: the model is already trained; only {keys} can be overridden")

@@ -83,7 +83,7 @@ def sample(
     if prompt_file is not None:
         prompt = read_prompt(prompt_file, "--prompt-file")
     as_json = as_json or logprobs or jsonl is not None
-    from nanogpt_kit.generate.generator import load_run
+    from nanogpt_kit.generate.load import load_run
     from nanogpt_kit.train.precision import choose_device
 
     generator = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
@@ -100,7 +100,7 @@ def sample(
     requests = [record for record in records.values() for _ in range(texts_per_prompt)]
     prompts = [request["prompt"] for request in requests]
     rate = TokenRate()
-    pieces = rate.measure(generator.pieces(prompts, seed=seed, **options))
+    pieces = rate.measure(generator.stream_tokens(prompts, seed=seed, **options))
     if as_json:
         print_records(requests, pieces, logprobs, raw)
     else:

@@ -15,7 +15,7 @@ from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.core.errors import printable
 
 if TYPE_CHECKING:
-    from nanogpt_kit.generate.generator import Piece
+    from nanogpt_kit.generate.generator import GeneratedToken
 
 SEPARATOR = "-" * 80  # between texts
 
@@ -27,7 +27,7 @@ class TokenRate:
     tokens: int = 0
     seconds: float = 0.0
 
-    def measure(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    def measure(self, pieces: Iterable[GeneratedToken]) -> Iterator[GeneratedToken]:
         """Passes the pieces on and counts their tokens."""
         start = time.perf_counter()
         for piece in pieces:
@@ -40,18 +40,18 @@ class TokenRate:
         return f"{self.tokens:,} tokens in {self.seconds:.2f} s, {rate:,.1f} tokens/s"
 
 
-def print_texts(prompts: Sequence[str], pieces: Iterable[Piece], raw: bool = False) -> None:
+def print_texts(prompts: Sequence[str], pieces: Iterable[GeneratedToken], raw: bool = False) -> None:
     """Texts are generated at once and printed in order; the first one that is not complete is printed as it grows."""
     texts = list(prompts)
     complete: set[int] = set()
     current = 0
     print_generated(texts[0], raw)
     for piece in pieces:
-        texts[piece.number] += piece.text
-        if piece.number == current:
+        texts[piece.text_index] += piece.text
+        if piece.text_index == current:
             print_generated(piece.text, raw)
-        if piece.ended:
-            complete.add(piece.number)
+        if piece.finish_reason:
+            complete.add(piece.text_index)
         while current in complete:
             print_generated("\n")
             current += 1
@@ -60,7 +60,7 @@ def print_texts(prompts: Sequence[str], pieces: Iterable[Piece], raw: bool = Fal
 
 
 def print_records(
-    records: Sequence[dict[str, Any]], pieces: Iterable[Piece], logprobs: bool, raw: bool = False
+    records: Sequence[dict[str, Any]], pieces: Iterable[GeneratedToken], logprobs: bool, raw: bool = False
 ) -> None:
     """A line of JSON for each text, in order: the record with its prompt, extended by what was generated."""
     results = [
@@ -70,15 +70,15 @@ def print_records(
     complete: set[int] = set()
     current = 0
     for piece in pieces:
-        result = results[piece.number]
+        result = results[piece.text_index]
         result["text"] += piece.text
         result["tokens"] += piece.token is not None
         if logprobs and piece.token is not None:
             result["token_ids"].append(piece.token)
             result["logprobs"].append(piece.logprob)
-        if piece.ended:
-            result["ended"] = piece.ended
-            complete.add(piece.number)
+        if piece.finish_reason:
+            result["ended"] = piece.finish_reason
+            complete.add(piece.text_index)
         while current in complete:
             print_generated(json.dumps(results[current], ensure_ascii=False) + "\n", raw)
             current += 1

@@ -89,9 +89,6 @@ class Component(Options):
     """Options plus behaviour, found by name. A field annotated with the base class of a kind is a slot for one."""
 
     kind: ClassVar[str]
-    # Of a network's part: whether threads may call its module at a time. Its forward keeps nothing in the module, and
-    # draws no random numbers but for the context's dropout.
-    thread_safe: ClassVar[bool] = False
 
     def refuses(self, ctx: RunContext) -> str | None:
         """Why this component cannot work there, with a remedy; None where it can. Called before anything is built."""
@@ -131,14 +128,6 @@ class Component(Options):
         except KitError as error:
             raise option_error("use", str(error)) from error
         return component.model_validate(options, context=info.context)
-
-
-def is_thread_safe(component: Component) -> bool:
-    """What it says itself: who derives from a component and builds another module has to say so anew."""
-    for cls in type(component).__mro__:
-        if "thread_safe" in vars(cls) or "build" in vars(cls):
-            return "thread_safe" in vars(cls) and component.thread_safe
-    return component.thread_safe
 
 
 def slot(default: str | tuple[str, ...], **field: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The sampling loop: the model's logits through the sampler chain, then a draw; for several texts at a time."""
+"""The sampling loop: the model's logits through the sampler chain, then a draw, for several texts in a batch."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from torch import Tensor, nn
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Sampler
+from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.draw import draw_tokens
-from nanogpt_kit.generate.packed import Packed
-from nanogpt_kit.generate.static_cache import StaticCache, columns_for
+from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
 from nanogpt_kit.nn.cache import KVCache
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnTokens:
     """A new token for each text."""
 
     tokens: list[int]
-    logprobs: list[float] | None  # what the model gave them, before any sampler; where they were asked for
+    logprobs: list[float] | None  # of the tokens by the model's logits, before any sampler; None unless asked for
 
 
 class Decoder:
-    """Texts that grow by a token at a time. Each has a seed of its own, so that it does not depend on its neighbours.
+    """Texts that grow by one token in each step. Each has its own seed, so that it does not depend on its neighbours.
 
-    Beyond `block_size` a model cannot see its whole text any more. With `beyond`:
+    A model attends to `block_size` tokens at most. When a text outgrows that, `on_overflow` decides:
 
-    - "rolling", the newest token takes the place of the oldest in the cache and positions go on. That is for relative
-      positions only, and what was forgotten still shows in what is remembered of the tokens after it.
-    - "refill", the older half is forgotten, and the newer one is read anew, at positions from 0.
-    - "exact", all but the oldest token is read anew for each new one, as nanoGPT does: as slow as without a cache.
+    - "rolling": the newest token overwrites the oldest in the cache, and positions continue. For relative positions
+      only; forgotten tokens still influence what the cache holds of later ones.
+    - "refill": the older half is forgotten, and the newer half is read again, at positions from 0.
+    - "exact": all but the oldest token are read again for each new one, as nanoGPT does: as slow as without a cache.
+
+    With `static_cache`, which requires a DecodingModel, steps are compiled.
     """
 
     def __init__(
@@ -46,88 +48,92 @@ class Decoder:
         block_size: int,
         max_new_tokens: int,
         *,
-        beyond: str = "exact",
-        fast: Packed | None = None,  # the model, where its steps are compiled
+        on_overflow: str = "exact",
+        static_cache: bool = False,
         with_logprobs: bool = False,
         device: str = "cpu",
     ) -> None:
         self.model = model
         self.samplers = samplers
         self.block_size = block_size
-        self.on_overflow = beyond
+        self.on_overflow = on_overflow
+        self.static_cache = static_cache
         self.with_logprobs = with_logprobs
         self.seeds = list(seeds)
-        self.number = 0  # of the token that comes next
-        assert all(map(len, prompts)), "a text begins with a token at least"
+        self.next_index = 0  # of the token that comes next, from 0 after the prompt
+        assert all(map(len, prompts)), "a prompt has at least one token"
         longest = max(map(len, prompts))
         padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        self.ids = torch.tensor(padded, device=device)  # (B, T), -1 where a text has not begun
-        self.newest = self.ids[:, -1:]  # (B, 1); a tensor of its own later, of the same strides at each step
+        self.ids = torch.tensor(padded, device=device)  # (B, T), -1 before a text begins
+        self.newest = self.ids[:, -1:]  # (B, 1); later a tensor of its own, with the same strides in each step
         self.capacity = min(block_size, longest + max_new_tokens)
-        self.fast = fast
         self.cache: KVCache | StaticCache | None = None
-        self.held = [min(len(prompt), block_size) for prompt in prompts]  # tokens of each text in the cache
+        self.cached_tokens = [min(len(prompt), block_size) for prompt in prompts]  # of each text
 
-    def draw(self) -> Drawn:
+    def draw(self) -> DrawnTokens:
         """The next token of each text. Raises KitError where the logits allow none."""
         with self.without_gradients():
-            return self._draw()
+            raw = logits = self.prefill() if self.cache is None else self.step(self.cache)  # (B, V)
+            for sampler in self.samplers:
+                logits = sampler.transform(logits, self.ids)
+            drawn = draw_tokens(logits, self.seeds, self.next_index)  # (B, 1)
+            tokens = drawn.flatten().tolist()
+            if min(tokens) < 0:
+                is_broken = not raw.isfinite().all()
+                what = "the model's logits are NaN or infinite" if is_broken else "the samplers leave no token to draw"
+                raise KitError(what)
+            self.next_index += 1
+            self.ids, self.newest = torch.cat([self.ids, drawn], dim=1), drawn
+            logprobs = raw.log_softmax(dim=-1).gather(1, drawn).flatten().tolist() if self.with_logprobs else None
+            return DrawnTokens(tokens, logprobs)
 
     def without_gradients(self) -> AbstractContextManager[None]:
-        """The cheaper of torch's two modes, where nobody else sees the tensors, and no compiler does."""
-        cheap = isinstance(self.model, Packed) and self.model.own and self.fast is None
-        return torch.inference_mode() if cheap else torch.no_grad()
-
-    def _draw(self) -> Drawn:
-        raw = logits = self.prefill() if self.cache is None else self.step(self.cache)  # (B, V)
-        for sampler in self.samplers:
-            logits = sampler.transform(logits, self.ids)
-        tokens = draw_tokens(logits, self.seeds, self.number)  # (B, 1)
-        found = tokens.flatten().tolist()
-        if min(found) < 0:
-            broken = not raw.isfinite().all()
-            raise KitError("the model's logits are no numbers" if broken else "the samplers leave no token to draw")
-        self.number += 1
-        self.ids, self.newest = torch.cat([self.ids, tokens], dim=1), tokens
-        logprobs = raw.log_softmax(dim=-1).gather(1, tokens).flatten().tolist() if self.with_logprobs else None
-        return Drawn(found, logprobs)
+        """inference_mode is cheaper, where nothing else uses the tensors and nothing is compiled."""
+        is_private = isinstance(self.model, DecodingModel) and self.model.is_copy and not self.static_cache
+        return torch.inference_mode() if is_private else torch.no_grad()
 
     def prefill(self) -> Tensor:
-        """Reads the prompts, or as much of their ends as fits, in one pass."""
-        seen = self.ids[:, -self.block_size :]
-        padding = [seen.size(1) - held for held in self.held]
+        """Reads the prompts in one pass, or as much of their ends as fits: the logits (B, V) of the first new token."""
+        ids = self.ids[:, -self.block_size :]
+        padding = [ids.size(1) - count for count in self.cached_tokens]
         cache = KVCache(self.capacity, padding if any(padding) else None, rolling=self.on_overflow == "rolling")
-        logits = self.read(seen.clamp(min=0), cache)
-        self.cache = self.fixed(cache)
+        logits = self.read(ids.clamp(min=0), cache)
+        self.cache = self.as_static(cache)
         return logits
 
-    def fixed(self, cache: KVCache) -> KVCache | StaticCache:
-        """What the cache holds, where steps are compiled in the one that they are compiled for."""
-        if self.fast is None or not cache.layers:
+    def step(self, cache: KVCache | StaticCache) -> Tensor:
+        """Reads the newest token of each text: the logits (B, V) of the next one."""
+        full = [row for row, count in enumerate(self.cached_tokens) if count == self.block_size]
+        if full and not cache.rolling:
+            cache = self.forget_oldest(full, cache)
+        self.cached_tokens = [count + 1 for count in self.cached_tokens]
+        return self.read(self.newest, cache)
+
+    def forget_oldest(self, rows: list[int], cache: KVCache | StaticCache) -> KVCache | StaticCache:
+        """Makes room in full rows: reads their newer tokens again, except the newest. Returns the cache to use."""
+        count = self.block_size - 1 if self.on_overflow == "exact" else self.block_size // 2
+        again = KVCache(self.capacity)
+        if count:
+            self.read(self.ids[rows, -1 - count : -1], again)
+        for row in rows:
+            self.cached_tokens[row] = count
+        if len(rows) < len(self.ids):
+            cache.replace_rows(rows, again)
+            return cache
+        self.cache = self.as_static(again)
+        return self.cache
+
+    def as_static(self, cache: KVCache) -> KVCache | StaticCache:
+        """The content of a cache in the static one, where steps are compiled."""
+        if not self.static_cache or not cache.layers:
             return cache
         if isinstance(self.cache, StaticCache):
-            self.cache.take(cache)
+            self.cache.copy_from(cache)
             return self.cache
-        fixed = self.fast.borrow(cache, columns_for(self.capacity, self.block_size))
-        weakref.finalize(self, self.fast.idle.append, fixed)
-        return fixed
-
-    def step(self, cache: KVCache | StaticCache) -> Tensor:
-        """Reads the newest token of each text."""
-        full = [] if cache.rolling else [row for row, held in enumerate(self.held) if held == self.block_size]
-        if full:
-            kept = self.block_size - 1 if self.on_overflow == "exact" else self.block_size // 2
-            again = KVCache(self.capacity)
-            if kept:
-                self.read(self.ids[full, -1 - kept : -1], again)
-            for row in full:
-                self.held[row] = kept
-            if len(full) == len(self.ids):
-                self.cache = cache = self.fixed(again)
-            else:
-                cache.begin_again(full, again)
-        self.held = [held + 1 for held in self.held]
-        return self.read(self.newest, cache)
+        assert isinstance(self.model, DecodingModel), "only a DecodingModel has static caches"
+        static = self.model.borrow_cache(cache, static_capacity(self.capacity, self.block_size))
+        weakref.finalize(self, self.model.return_cache, static)
+        return static
 
     def read(self, ids: Tensor, cache: KVCache | StaticCache) -> Tensor:
         """(B, V) fp32: the logits after the last of ids (B, T)."""
@@ -136,11 +142,11 @@ class Decoder:
         return logits[:, -1].float()
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Goes on with these texts only, in this order."""
-        assert not isinstance(self.cache, StaticCache), "its rows stay"
+        """Continues with these texts only, in this order."""
+        assert not isinstance(self.cache, StaticCache), "rows cannot be taken out of a static cache"
         index = torch.tensor(rows, device=self.ids.device)
         self.ids, self.newest = self.ids[index], self.newest[index]
-        self.held = [self.held[row] for row in rows]
+        self.cached_tokens = [self.cached_tokens[row] for row in rows]
         self.seeds = [self.seeds[row] for row in rows]
         if self.cache is not None:
             self.cache.select(index)

@@ -1,11 +1,11 @@
-"""A draw for each text that depends on its own seed alone, and hardly on how the logits were rounded.
+"""A draw for each text that depends on the text's seed alone, and hardly on how the logits were rounded.
 
-Each possible token runs a race: its time is drawn from an exponential distribution and divided by its probability, and
-the first one wins, as often as its probability says. (Running sums of probabilities, on which a single random number
-falls, would do as well; but in a vocabulary of 50,257 tokens 0.4% of such draws changed where logits were rounded
-otherwise, as they are from one size of a batch to another: measured on a random model, where of 1,500 races none did.)
+Possible tokens race: each one's arrival time is drawn from an exponential distribution and divided by its probability,
+and the first to arrive wins, with exactly its probability. (A single random number in the running sum of probabilities
+would do as well; but in a vocabulary of 50,257 tokens 0.4% of such draws changed when logits were rounded differently,
+as they are from one batch size to another: measured on a random model, where of 1,500 races none changed.)
 
-The times are a hash of seed, place in the text and token, so that they are the same on any device.
+The times are a hash of seed, index in the text and token, so that they are the same on any device.
 
 Source: the exponential race is Efraimidis & Spirakis 2006, "Weighted random sampling with a reservoir", Gumbel-max in
 other words (Maddison, Tarlow & Minka 2014, arXiv:1411.0030); the hash is splitmix64 (Steele, Lea & Flood 2014).
@@ -20,56 +20,56 @@ import torch
 from torch import Tensor
 
 GOLDEN = 0x9E3779B97F4A7C15
-FEW = 4096  # tokens from which a CPU looks which of them are possible, before it lets all run
+LARGE_VOCABULARY = 4096  # tokens from which it pays on a CPU to select the possible ones first
 
 
-def draw_tokens(logits: Tensor, seeds: Sequence[int], number: int) -> Tensor:
-    """(B, V) to (B, 1): token `number` of each text; -1 where none is possible."""
+def draw_tokens(logits: Tensor, seeds: Sequence[int], index: int) -> Tensor:
+    """(B, V) to (B, 1): the new token at `index` of each text; -1 where none is possible."""
     device = logits.device
-    if device.type == "mps":  # which has no doubles
+    if device.type == "mps":  # which has no float64
         logits = logits.cpu()
-    strides = multiples(logits.size(-1), str(logits.device))  # (V,)
+    strides = state_increments(logits.size(-1), str(logits.device))  # (V,)
     possible = None
-    if device.type == "cpu" and len(strides) > FEW:  # elsewhere their count would have to be waited for
+    if device.type == "cpu" and len(strides) > LARGE_VOCABULARY:  # elsewhere this would wait for the device
         possible = (logits > float("-inf")).any(dim=0).nonzero().flatten()
         logits, strides = logits[:, possible], strides[possible]
     if not len(strides):
         return torch.full((len(logits), 1), -1, device=device)
-    best = (logits - times(seeds, number, strides).log_()).max(dim=-1, keepdim=True)
+    best = (logits - arrival_times(seeds, index, strides).log_()).max(dim=-1, keepdim=True)
     tokens = best.indices if possible is None else possible[best.indices]
-    return tokens.where(best.values > float("-inf"), -1).to(device)  # false for what is no number, too
+    return tokens.where(best.values > float("-inf"), -1).to(device)  # false for NaN as well
 
 
 @cache
-def multiples(count: int, device: str) -> Tensor:
-    """(count,) int64: 1 to count times GOLDEN, wrapping around; by these a state of splitmix64 moves on."""
-    return torch.arange(1, count + 1, device=device) * signed(GOLDEN)
+def state_increments(count: int, device: str) -> Tensor:
+    """(count,) int64: 1 to count times GOLDEN, wrapping around: what splitmix64 adds to its state for each number."""
+    return torch.arange(1, count + 1, device=device) * as_int64(GOLDEN)
 
 
-def times(seeds: Sequence[int], number: int, strides: Tensor) -> Tensor:
-    """(B, V) fp32, from an exponential distribution: of each text, for its token `number` to be one of those."""
-    states = [signed(hashed(seed + (number + 1) * GOLDEN)) for seed in seeds]  # a text's own at this place
+def arrival_times(seeds: Sequence[int], index: int, strides: Tensor) -> Tensor:
+    """(B, V) fp32, from an exponential distribution: for each text and possible token at `index`."""
+    states = [as_int64(splitmix64(seed + (index + 1) * GOLDEN)) for seed in seeds]  # one for each text and index
     x = torch.tensor(states, device=strides.device)[:, None] + strides  # (B, V) int64
-    x = xor_shifted(x, 30).mul_(signed(0xBF58476D1CE4E5B9))
-    x = xor_shifted(x, 27).mul_(signed(0x94D049BB133111EB))
-    x = xor_shifted(x, 31)
+    x = xor_shift_right(x, 30).mul_(as_int64(0xBF58476D1CE4E5B9))
+    x = xor_shift_right(x, 27).mul_(as_int64(0x94D049BB133111EB))
+    x = xor_shift_right(x, 31)
     minus_uniform = x.double().mul_(2.0**-64).sub_(0.5).clamp_(2.0**-24 - 1, -(2.0**-54))  # in (-1, 0)
     return minus_uniform.float().log1p_().neg_()
 
 
-def xor_shifted(x: Tensor, by: int) -> Tensor:
+def xor_shift_right(x: Tensor, by: int) -> Tensor:
     """x ^ x >> by, in place, zeros coming in from the left."""
     return x.bitwise_xor_((x >> by).bitwise_and_((1 << (64 - by)) - 1))
 
 
-def hashed(x: int) -> int:
-    """splitmix64's finaliser, of 64 bits."""
+def splitmix64(x: int) -> int:
+    """splitmix64's finalizer: a hash of 64 bits."""
     x &= (1 << 64) - 1
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
     x = (x ^ x >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
     return x ^ x >> 31
 
 
-def signed(x: int) -> int:
+def as_int64(x: int) -> int:
     """The int64 of the same bits."""
     return x - (1 << 64) if x >= 1 << 63 else x

@@ -1,80 +1,74 @@
-"""A run as something to ask: its model, its tokenizer, its samplers."""
+"""A model, its tokenizer and its samplers: what generates text from prompts."""
 
 from __future__ import annotations
 
 import logging
-import os  # whose functions take a name that is too long for one that is not there
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from nanogpt_kit.checkpoint import store
-from nanogpt_kit.checkpoint.damaged import damaged, named_tensors
-from nanogpt_kit.checkpoint.fit import fit
-from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
 from nanogpt_kit.core.sections import Sample
-from nanogpt_kit.data.vocabulary import read_record, restored
 from nanogpt_kit.generate.decode import Decoder
-from nanogpt_kit.generate.packed import Packed, products
+from nanogpt_kit.generate.decoding_model import DecodingModel, linear_products
 from nanogpt_kit.generate.prompt import encode_prompt
-from nanogpt_kit.generate.text import Text
-from nanogpt_kit.generate.threads import Shares, shares_of
-from nanogpt_kit.interop import importing
-from nanogpt_kit.nn.compiler import compiler_missing
-from nanogpt_kit.nn.uninitialized import build_uninitialized
-from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.generate.text import StreamedText
+from nanogpt_kit.generate.threads import ThreadedDecoder, thread_chunks
+from nanogpt_kit.nn.compiler import compiler_obstacle
 
-EXPORTED = "model.safetensors"  # of an exported run, beside its experiment.toml
-CKPT = "ckpt.pt"  # nanoGPT's
-# Tokens from which a CUDA graph is recorded: a guess, since no GPU was at hand. On a CPU (two cores of an AMD EPYC)
-# torch.compile took 10 to 37 s and gave nothing: 5.2 to 6.1 ms a token of the baby GPT in fp32 and 4.8 to 5.4 in bf16,
-# where 5.1 to 5.4 and 3.6 to 3.9 are as it is written.
-WORTH_A_GRAPH = 32
+# New tokens from which a CUDA graph is recorded: a guess, not measured yet. On a CPU (two cores of an AMD EPYC)
+# torch.compile took 10 to 37 s and gained nothing: 5.2 to 6.1 ms a token of the baby GPT in fp32 and 4.8 to 5.4 in
+# bf16, where eager decoding takes 5.1 to 5.4 and 3.6 to 3.9.
+MIN_TOKENS_FOR_GRAPH = 32
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A token of a text that is being written, or the end of one."""
+class GeneratedToken:
+    """A token of one of the texts, or the end of one."""
 
-    number: int  # of the text
-    text: str  # that can be shown now: whole characters, and no beginning of a stop string; may be empty
+    text_index: int  # of its prompt
+    text: str  # to be shown now: whole characters, and no beginning of a stop string; may be empty
     token: int | None = None  # None where a text ends before its first token
-    logprob: float | None = None  # that the model gave the token, before any sampler; where it was asked for
-    ended: str | None = None  # "length", "stop" (a stop string), "eot" (end-of-text); None where more comes
+    logprob: float | None = None  # by the model's logits, before any sampler; None unless asked for
+    finish_reason: str | None = None  # "length", "stop" (a stop string), "eot" (end of text); None where more follows
 
 
 @dataclass(frozen=True)
 class TextGenerator:
+    """From prompts to texts: `generate` whole ones, `stream` one as it is made, `stream_tokens` all token by token.
+
+    The way of a prompt: `stream_tokens` encodes it; `generate_batch` makes a `Decoder` for each batch of prompts over a
+    `DecodingModel`; the decoder draws one token of each text at a time; `StreamedText` turns tokens into characters.
+    """
+
     experiment: Experiment
     model: nn.Module
     encoder: Encoder
     device: str
-    packed: dict[tuple[str, int, str, int, int], Packed] = field(default_factory=dict, repr=False, compare=False)
+    decoding_models: dict[tuple[str, int, str, int, int], DecodingModel] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int | None = None, **options: Any) -> list[str]:
-        """A text for each prompt, which it begins with. The options are those of `pieces`."""
+        """A text for each prompt, prompt included. The options are those of `stream_tokens`."""
         texts = list(prompts)
-        for piece in self.pieces(prompts, max_new_tokens, **options):
-            texts[piece.number] += piece.text
+        for token in self.stream_tokens(prompts, max_new_tokens, **options):
+            texts[token.text_index] += token.text
         return texts
 
     def stream(self, prompt: str, max_new_tokens: int | None = None, **options: Any) -> Iterator[str]:
-        """The prompt, then the text as it is made; a character of several bytes comes when it is whole."""
-        pieces = self.pieces([prompt], max_new_tokens, **options)  # raises before anything is shown
+        """The prompt, then the text as it is made; a character of several bytes comes when it is complete."""
+        tokens = self.stream_tokens([prompt], max_new_tokens, **options)  # raises before anything is shown
         yield prompt
-        for piece in pieces:
-            yield piece.text
+        for token in tokens:
+            yield token.text
 
-    def pieces(
+    def stream_tokens(
         self,
         prompts: Sequence[str],
         max_new_tokens: int | None = None,
@@ -83,212 +77,128 @@ class TextGenerator:
         samplers: Sequence[Sampler] | None = None,
         stop: Sequence[str] | None = None,
         logprobs: bool = False,
-    ) -> Iterator[Piece]:
-        """The texts that follow the prompts, a token each at a time; what is left out is as [sample] says.
+    ) -> Iterator[GeneratedToken]:
+        """The texts that follow the prompts, one token of each in turn. Omitted arguments are as in [sample].
 
-        Text number i draws with seed + i, and does not depend on those beside it. Raises KitError for a prompt that
-        cannot be encoded, before anything is written, and where the samplers leave no token.
+        Text i draws with seed + i, and does not depend on the others. Raises KitError for a prompt that cannot be
+        encoded, before anything is generated, and where the samplers leave no token.
         """
-        wanted = self.experiment.sample
-        if max_new_tokens is not None:
-            wanted = wanted.model_copy(update={"max_new_tokens": max_new_tokens})
-        chain = self.experiment.sampler if samplers is None else samplers
-        first = wanted.seed if seed is None else seed
-        stops = [text for text in (wanted.stop if stop is None else stop) if text]
         if isinstance(prompts, str):
-            raise TypeError("prompts: a list of texts, got one text")
+            raise TypeError("prompts: expected a list of texts, got one text")
+        options = self.experiment.sample
+        if max_new_tokens is not None:
+            options = options.model_copy(update={"max_new_tokens": max_new_tokens})
+        samplers = self.experiment.sampler if samplers is None else samplers
+        seed = options.seed if seed is None else seed
+        stops = [text for text in (options.stop if stop is None else stop) if text]
         encoded = [encode_prompt(self.encoder, prompt) for prompt in prompts]
-        return self._write(encoded, wanted, chain, first, stops, logprobs)
+        return self.generate_batches(encoded, options, samplers, seed, stops, logprobs)
 
-    def _write(
+    def generate_batches(
         self,
         prompts: list[list[int]],
-        wanted: Sample,
+        options: Sample,
         samplers: Sequence[Sampler],
         seed: int,
         stops: Sequence[str],
         logprobs: bool,
-    ) -> Iterator[Piece]:
-        size = wanted.batch_size
-        for first in range(0, len(prompts), size):
-            numbers = list(range(first, min(first + size, len(prompts))))
-            if not wanted.max_new_tokens:
-                yield from (Piece(number, "", ended="length") for number in numbers)
+    ) -> Iterator[GeneratedToken]:
+        """The texts after all prompts, in batches of sample.batch_size."""
+        batch_size = min(options.batch_size, len(prompts))
+        for first in range(0, len(prompts), options.batch_size):
+            batch = range(first, min(first + options.batch_size, len(prompts)))
+            if not options.max_new_tokens:
+                yield from (GeneratedToken(index, "", finish_reason="length") for index in batch)
                 continue
-            reader = self.reader(min(size, len(prompts)), wanted)
-            decoder = self.decoder(
-                [prompts[number] for number in numbers],
-                [seed + number for number in numbers],
-                wanted,
-                samplers,
-                reader,
-                logprobs,
-            )
-            texts = {number: Text(self.encoder, stops, prompts[number]) for number in numbers}
-            yield from self._texts(decoder, texts, wanted.max_new_tokens)
+            model = self.decoding_model(batch_size, options)
+            ids, seeds = [prompts[index] for index in batch], [seed + index for index in batch]
+            decoder = self.decoder(ids, seeds, options, samplers, model, logprobs)
+            texts = {index: StreamedText(self.encoder, stops, prompts[index]) for index in batch}
+            yield from self.generate_batch(decoder, texts, options.max_new_tokens)
 
     def decoder(
         self,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
-        wanted: Sample,
+        options: Sample,
         samplers: Sequence[Sampler],
-        reader: Packed,
+        model: DecodingModel,
         logprobs: bool = False,
-    ) -> Decoder | Shares:
-        """For prompts in tokens, all written at a time; on a CPU perhaps by several threads."""
-        size = ceil_div(len(prompts), reader.shares)
+    ) -> Decoder | ThreadedDecoder:
+        """For one batch of prompts in tokens; on a CPU perhaps split among threads."""
+        size = -(-len(prompts) // model.caller_threads)  # rounded up
         decoders = [
             Decoder(
-                reader,
+                model,
                 prompts[first : first + size],
                 samplers,
                 seeds[first : first + size],
                 self.experiment.model.block_size,
-                wanted.max_new_tokens,
-                beyond=beyond(wanted.on_overflow, self.experiment.model),
-                fast=None if reader.compile_mode == "off" else reader,
+                options.max_new_tokens,
+                on_overflow=overflow_policy(options.on_overflow, self.experiment.model),
+                static_cache=model.compile_mode != "off",
                 with_logprobs=logprobs,
                 device=self.device,
             )
             for first in range(0, len(prompts), size)
         ]
-        return decoders[0] if len(decoders) == 1 else Shares(decoders)
+        return decoders[0] if len(decoders) == 1 else ThreadedDecoder(decoders)
 
-    def _texts(self, decoder: Decoder | Shares, texts: dict[int, Text], max_new_tokens: int) -> Iterator[Piece]:
-        """Those of one batch, a row each, by their numbers."""
-        numbers = list(texts)
-        is_compiled = isinstance(decoder, Decoder) and decoder.fast is not None
+    def generate_batch(
+        self, decoder: Decoder | ThreadedDecoder, texts: dict[int, StreamedText], max_new_tokens: int
+    ) -> Iterator[GeneratedToken]:
+        """The texts of one batch, by their index; each has a row of the decoder. Those that have ended are removed."""
+        indices = list(texts)  # by row
+        is_compiled = isinstance(decoder, Decoder) and decoder.static_cache
         for count in range(1, max_new_tokens + 1):
             drawn = decoder.draw()
-            for row, number in enumerate(numbers):
-                if number not in texts:
+            for row, index in enumerate(indices):
+                if index not in texts:
                     continue  # it has ended, and its row has not been taken out yet
-                token, text = drawn.tokens[row], texts[number]
-                logprob = drawn.logprobs[row] if drawn.logprobs else None
-                shown = "" if token == self.encoder.eot_id else text.add(token)
-                ended = "eot" if token == self.encoder.eot_id else "stop" if text.stopped else None
-                ended = ended or ("length" if count == max_new_tokens else None)
-                if ended:
-                    shown += text.rest()
-                    ended = "stop" if text.stopped else ended
-                yield Piece(number, shown, token, logprob, ended)
-                if ended:
-                    del texts[number]
+                token, logprob = drawn.tokens[row], drawn.logprobs[row] if drawn.logprobs else None
+                text, reason = self.add_token(texts[index], token, is_last=count == max_new_tokens)
+                yield GeneratedToken(index, text, token, logprob, reason)
+                if reason:
+                    del texts[index]
             if not texts:
                 return
-            if 2 * len(texts) <= len(numbers) and not is_compiled:  # it copies the cache
-                rows = [row for row, number in enumerate(numbers) if number in texts]
-                numbers = [numbers[row] for row in rows]
+            if 2 * len(texts) <= len(indices) and not is_compiled:  # not earlier, since it copies the cache
+                rows = [row for row, index in enumerate(indices) if index in texts]
+                indices = [indices[row] for row in rows]
                 decoder.keep(rows)
 
-    def reader(self, texts: int, wanted: Sample) -> Packed:
-        """The model as it writes so many texts at a time."""
-        mode: str = wanted.compile
+    def add_token(self, text: StreamedText, token: int, is_last: bool) -> tuple[str, str | None]:
+        """What can be shown of a text once it has this token, and the reason if it ends with it."""
+        is_end = token == self.encoder.eot_id
+        shown = "" if is_end else text.add(token)
+        reason = "eot" if is_end else "stop" if text.stopped else "length" if is_last else None
+        if reason:
+            shown += text.rest()
+            reason = "stop" if text.stopped else reason
+        return shown, reason
+
+    def decoding_model(self, texts: int, options: Sample) -> DecodingModel:
+        """The model for a batch of `texts`; made anew where the weights or the hooks have changed."""
+        mode: str = options.compile
         if mode == "auto":
-            mode = "graph" if self.device == "cuda" and wanted.max_new_tokens >= WORTH_A_GRAPH else "off"
-        elif mode != "off" and (missing := compiler_missing(self.device)):
-            logger.warning("decoding goes uncompiled: %s", missing)
+            mode = "graph" if self.device == "cuda" and options.max_new_tokens >= MIN_TOKENS_FOR_GRAPH else "off"
+        elif mode != "off" and (obstacle := compiler_obstacle(self.device)):
+            logger.warning("decoding is not compiled: %s", obstacle)
             mode = "off"
-        share_them = self.device == "cpu" and mode == "off"
-        shares = shares_of(self.experiment, texts, products(self.model)[0]) if share_them else 1
-        rows = ceil_div(texts, shares)  # of each
-        # What was put into the weights or hung onto modules meanwhile makes another copy necessary
-        changes = sum(parameter._version for parameter in self.model.parameters())
-        listeners = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self.model.modules())
-        key = wanted.precision, rows, mode, changes, listeners
-        if key not in self.packed:
-            self.packed.clear()  # each holds a copy of most weights
-            self.packed[key] = Packed(self.model, wanted.precision, rows, mode)
-        self.packed[key].shares = shares if self.packed[key].own else 1
-        return self.packed[key]
+        can_split = self.device == "cpu" and mode == "off"
+        threads = thread_chunks(self.experiment.model, texts, linear_products(self.model)[0]) if can_split else 1
+        rows = -(-texts // threads)  # of each thread, rounded up
+        weight_changes = sum(parameter._version for parameter in self.model.parameters())
+        hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self.model.modules())
+        key = options.precision, rows, mode, weight_changes, hooks
+        if key not in self.decoding_models:
+            self.decoding_models.clear()  # each holds a copy of most weights
+            self.decoding_models[key] = DecodingModel(self.model, options.precision, rows, mode)
+        model = self.decoding_models[key]
+        model.caller_threads = threads if model.is_copy else 1
+        return model
 
 
-def beyond(setting: str, model: Model) -> str:
-    """What is done where a text gets longer than the model's context."""
+def overflow_policy(setting: str, model: Model) -> str:
+    """What happens where a text gets longer than the model's context."""
     return setting if setting != "auto" else "rolling" if model.relative else "refill"
-
-
-def load_run(
-    run: str | Path,
-    device: str = "cpu",
-    trust_code: bool = False,
-    overrides: Sequence[str] = (),
-    weights: str | None = None,
-    step: int | None = None,
-) -> TextGenerator:
-    """A checkpoint of a run, given as its folder or its experiment's name; `overrides` as on the command line.
-
-    It is the newest, or that of `step`. `weights` names a callback that keeps some of its own, such as "ema"; left out,
-    they are those that were trained. What `export` has written, in any format, can be given, too. Raises KitError where
-    there is no such run, checkpoint or callback, or where the run brings code that this user never ran.
-    """
-    path = Path(run)
-    exported = is_foreign(path) or os.path.exists(path / EXPORTED)
-    if exported and (step is not None or weights is not None):
-        raise KitError(f"{path} is an exported model: it has one step, and one set of weights")
-    if is_foreign(path):
-        return load_foreign(path, device, overrides)
-    folder = RunFolder(path) if exported else runs.find(str(run))
-    experiment = Experiment.load(folder.experiment, overrides, trust_code)
-    checkpoint = folder.path if exported else chosen(folder, step)
-    encoder = restored_from(checkpoint / store.TOKENIZER, experiment)
-    model = build_uninitialized(experiment.model, encoder.vocab_size)
-    if weights is None:
-        store.load_weights(checkpoint, model)
-    else:
-        fit(model, kept_by(weights, checkpoint), str(checkpoint))
-    return TextGenerator(experiment, model.to(device).eval(), encoder, device)
-
-
-def restored_from(path: Path, experiment: Experiment) -> Encoder:
-    """The tokenizer of a checkpoint. Raises KitError that names the file where it is not one."""
-    try:
-        return restored(experiment.tokenizer, read_record(path)["state"])
-    except KitError as error:
-        faults = (one.message if str(path) in one.message else f"{path}: {one.message}" for one in error.faults)
-        raise KitError(*faults) from None
-
-
-def is_foreign(path: Path) -> bool:
-    """Whether it is a model in transformers' format or in nanoGPT's."""
-    return os.path.isfile(path) or any(os.path.exists(path / name) for name in ("config.json", CKPT))
-
-
-def load_foreign(path: Path, device: str, overrides: Sequence[str]) -> TextGenerator:
-    file = path / CKPT if (path / CKPT).exists() else path
-    meta = file.parent / "meta.pkl"
-    foreign = importing.read_model(str(file), "", meta if file.is_file() and meta.exists() else None)
-    experiment = importing.experiment_for(foreign, overrides)
-    encoder = importing.encoder_for(foreign, experiment)
-    model = build_uninitialized(experiment.model, encoder.vocab_size)
-    fit(model, importing.pad_vocabulary(foreign, experiment, encoder.vocab_size), str(file))
-    return TextGenerator(experiment, model.to(device).eval(), encoder, device)
-
-
-def chosen(folder: RunFolder, step: int | None) -> Path:
-    """The checkpoint of a step, or the newest. Raises KitError."""
-    if step is None:
-        newest = store.newest(folder.checkpoints)
-        if newest is None:
-            raise KitError(f"{folder} has no checkpoint yet")
-        return newest
-    found = {store.step_of(path): path for path in store.numbered(folder.checkpoints)}
-    if step not in found:
-        steps = ", ".join(map(str, found)) or "none"
-        raise KitError(f"{folder} has no checkpoint of step {step}; there are: {steps}")
-    fault = store.damage(found[step])
-    if fault:
-        raise KitError(f"{found[step]}: {fault}")
-    return found[step]
-
-
-def kept_by(callback: str, checkpoint: Path) -> Mapping[str, Tensor]:
-    """The weights that a callback has put into a checkpoint. Raises KitError where none of that name has."""
-    states = store.load_training(checkpoint).get("callbacks", {})
-    with damaged(checkpoint / store.TRAINING):
-        found = {name: state for name, state in states.items() if isinstance(state, Mapping) and "weights" in state}
-        offered = {name.lower(): named_tensors(state["weights"]) for name, state in found.items()}
-    if callback.lower() not in offered:
-        raise KitError(f"{checkpoint} has no weights of a callback {callback!r}{did_you_mean(callback, offered)}")
-    return offered[callback.lower()]

@@ -1,7 +1,7 @@
-"""Decoding with steps that are all alike, so that they can be compiled, and replayed as a CUDA graph.
+"""A cache whose steps all have the same shapes, so that decoding can be compiled, and replayed as a CUDA graph.
 
-A KVCache grows: each step has other shapes than the one before. Here attention always gets all columns, those that hold
-nothing at negative positions, and what changes from step to step lies on the device.
+A KVCache grows: the shapes of each step differ from those of the one before. Here attention always gets all columns,
+empty ones at negative positions, and what changes from step to step is kept on the device.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.nn.cache import KVCache, put
+from nanogpt_kit.nn.cache import KVCache, write_rows
 from nanogpt_kit.nn.view import View
 
-SMALLEST = 64  # columns; their number is a power of two, so that texts of many lengths share a compiled step
+MIN_CAPACITY = 64  # columns
 
 
 class StaticCache(nn.Module):
-    """A KVCache for one new token of each row at a time. Its tensors are buffers, which stay where they are."""
+    """A KVCache for single tokens. Its tensors are buffers, which stay where they are in memory."""
 
-    number: Tensor  # (1,) of the token that comes next
-    begins: Tensor  # (B, 1) the number of each row's first token
+    next_index: Tensor  # (1,) index of the token that comes next
+    starts: Tensor  # (B, 1) index of each row's first token
     columns: Tensor  # (1, S)
 
     def __init__(self, cache: KVCache, capacity: int) -> None:
@@ -29,56 +29,57 @@ class StaticCache(nn.Module):
         self.capacity = capacity
         self.rolling = cache.rolling
         self.newest_only = True
-        self.step: Callable[[Tensor], Tensor] | None = None  # what was compiled for it
+        self.compiled_step: Callable[[Tensor], Tensor] | None = None  # what was compiled for this cache
         keys = next(iter(cache.layers.values()))[0]
-        self.register_buffer("number", torch.zeros(1, dtype=torch.int64, device=keys.device))
-        self.register_buffer("begins", torch.zeros(len(keys), 1, dtype=torch.int64, device=keys.device))
+        self.register_buffer("next_index", torch.zeros(1, dtype=torch.int64, device=keys.device))
+        self.register_buffer("starts", torch.zeros(len(keys), 1, dtype=torch.int64, device=keys.device))
         self.register_buffer("columns", torch.arange(capacity, device=keys.device)[None])
         for layer, (k, v) in cache.layers.items():
             for name, tensor in (("k", k), ("v", v)):
                 self.register_buffer(f"{name}{layer}", tensor.new_zeros(*tensor.shape[:2], capacity, tensor.size(3)))
-        self.take(cache)
+        self.copy_from(cache)
 
-    def take(self, cache: KVCache) -> None:
-        """Holds what another cache of the same rows does."""
-        self.number.fill_(cache.length)
-        self.begins.copy_(torch.tensor(cache.begins or [0] * len(self.begins))[:, None])
-        held = min(cache.length, cache.capacity)
+    def copy_from(self, cache: KVCache) -> None:
+        """Takes over the tokens of another cache with the same rows."""
+        self.next_index.fill_(cache.length)
+        self.starts.copy_(torch.tensor(cache.starts or [0] * len(self.starts))[:, None])
+        length = min(cache.length, cache.capacity)
         for layer, tensors in cache.layers.items():
-            for mine, theirs in zip(self.of(layer), tensors, strict=True):
-                mine[:, :, :held] = theirs[:, :, :held]
+            for target, source in zip(self.layer_tensors(layer), tensors, strict=True):
+                target[:, :, :length] = source[:, :, :length]
 
-    def of(self, layer: int) -> tuple[Tensor, Tensor]:
+    def layer_tensors(self, layer: int) -> tuple[Tensor, Tensor]:
         return getattr(self, f"k{layer}"), getattr(self, f"v{layer}")
 
-    def reach(self, T: int) -> int:
-        return 0  # the decoder sees to it that there is room
+    def visible_length(self, T: int) -> int:
+        return 0  # so that the model accepts any: the decoder makes sure that there is room
 
     def view(self, T: int, device: torch.device, slopes: Tensor | None = None) -> View:
-        assert T == 1, f"one token at a time, got {T}"
-        numbers = self.number - (self.number - self.columns) % self.capacity  # (1, S) the newest of each column
-        return View(self.number - self.begins, numbers - self.begins, causal_square=False, slopes=slopes)
+        assert T == 1, f"a static cache takes single tokens, got {T}"
+        newest = self.next_index - (self.next_index - self.columns) % self.capacity  # (1, S) index in each column
+        return View(self.next_index - self.starts, newest - self.starts, causal_square=False, slopes=slopes)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = self.of(layer)
-        column = self.number % self.capacity
+        keys, values = self.layer_tensors(layer)
+        column = self.next_index % self.capacity
         keys.index_copy_(2, column, k)
         values.index_copy_(2, column, v)
         return keys, values
 
     def advance(self, T: int) -> None:
-        pass  # `move` does, outside of what is compiled
+        """Nothing: `count_token` does it, outside of what is compiled."""
 
-    def move(self) -> None:
-        self.number += 1
+    def count_token(self) -> None:
+        self.next_index += 1
 
-    def begin_again(self, rows: Sequence[int], texts: KVCache) -> None:
-        """As KVCache.begin_again."""
-        first = int(self.number) - texts.length
-        self.begins[torch.tensor(rows, device=self.begins.device)] = first
-        for layer in texts.layers:
-            put(texts, layer, self.of(layer), rows, first)
+    def replace_rows(self, rows: Sequence[int], other: KVCache) -> None:
+        """As KVCache.replace_rows."""
+        first = int(self.next_index) - other.length
+        self.starts[torch.tensor(rows, device=self.starts.device)] = first
+        for layer in other.layers:
+            write_rows(other, layer, self.layer_tensors(layer), rows, first)
 
 
-def columns_for(tokens: int, block_size: int) -> int:
-    return min(block_size, max(SMALLEST, 1 << (tokens - 1).bit_length()))
+def static_capacity(tokens: int, block_size: int) -> int:
+    """Columns for texts of `tokens`: a power of two, so that texts of many lengths share a compiled step."""
+    return min(block_size, max(MIN_CAPACITY, 1 << (tokens - 1).bit_length()))

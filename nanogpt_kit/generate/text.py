@@ -1,4 +1,4 @@
-"""From tokens to text as they come: characters that are whole, up to where a text is told to stop."""
+"""From tokens to text as they come: whole characters, up to a stop string."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from collections.abc import Sequence
 from nanogpt_kit.core.kinds import Encoder
 
 
-class Text:
-    """What the tokens after a prompt say. `stopped` once one of the `stops` was written; the text ends before it."""
+class StreamedText:
+    """The text of the tokens after a prompt. It ends before the first of `stops`, and is `stopped` then."""
 
     def __init__(self, encoder: Encoder, stops: Sequence[str], prompt: Sequence[int] = ()) -> None:
         self.stops = stops
         self.stream = encoder.stream(prompt)
-        self.waiting = ""  # what may be the beginning of a stop
+        self.held_back = ""  # possibly the beginning of a stop string
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """What can be shown of it, together with what waited before."""
-        return self._more(self.stream.add(token), ends=False)
+        """What can be shown once the text has this token."""
+        return self._add_text(self.stream.add(token), is_last=False)
 
     def rest(self) -> str:
-        """What waited, where no more comes."""
-        return "" if self.stopped else self._more(self.stream.rest(), ends=True)
+        """What was held back, once the text has ended."""
+        return "" if self.stopped else self._add_text(self.stream.rest(), is_last=True)
 
-    def _more(self, text: str, ends: bool) -> str:
-        self.waiting += text
-        found = [self.waiting.find(stop) for stop in self.stops]
-        stops = [at for at in found if at >= 0]
-        self.stopped = bool(stops)
-        if stops:
-            return self._show(min(stops))
-        return self._show(len(self.waiting) - (0 if ends else self._undecided()))
+    def _add_text(self, text: str, is_last: bool) -> str:
+        self.held_back += text
+        positions = [self.held_back.find(stop) for stop in self.stops]
+        ends = [position for position in positions if position >= 0]
+        self.stopped = bool(ends)
+        if ends:
+            return self._release(min(ends))
+        return self._release(len(self.held_back) - (0 if is_last else self._undecided()))
 
-    def _show(self, count: int) -> str:
-        shown, self.waiting = self.waiting[:count], self.waiting[count:]
+    def _release(self, count: int) -> str:
+        shown, self.held_back = self.held_back[:count], self.held_back[count:]
         return shown
 
     def _undecided(self) -> int:
-        """How many characters at the end are the beginning of a stop."""
-        longest = min(len(self.waiting), max(map(len, self.stops), default=1) - 1)
+        """How many characters at the end are the beginning of a stop string."""
+        longest = min(len(self.held_back), max(map(len, self.stops), default=1) - 1)
         sizes = range(longest, 0, -1)
-        return next((size for size in sizes if any(stop.startswith(self.waiting[-size:]) for stop in self.stops)), 0)
+        return next((size for size in sizes if any(stop.startswith(self.held_back[-size:]) for stop in self.stops)), 0)

@@ -1,7 +1,7 @@
-"""Texts shared among threads, which meet once a token.
+"""The texts of a batch split among threads, which meet once for each token.
 
 OpenMP's threads would meet after each operation, and those of decoding are small. Measured with 16 texts of the baby
-GPT (6 layers, 384 wide) on two cores of an AMD EPYC: 10.5 ms for a token of each with fp16 weights, 7.9 in two shares;
+GPT (6 layers, 384 wide) on two cores of an AMD EPYC: 10.5 ms for a token of each with fp16 weights, 7.9 in two chunks;
 11.5 and 9.9 in fp32.
 """
 
@@ -13,53 +13,52 @@ from itertools import chain
 
 import torch
 
-from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.options import components_in, is_thread_safe
-from nanogpt_kit.generate.decode import Decoder, Drawn
+from nanogpt_kit.core.kinds import Model
+from nanogpt_kit.generate.decode import Decoder, DrawnTokens
+from nanogpt_kit.nn.thread_probe import decoding_hazard
 
-MOST_SHARES = 4  # their Python code takes turns; more than two were not measured
-LEAST_TEXTS = 4  # of a share
-WORTH_A_SHARE = 4_000_000  # products of a layer for all texts: 7 million at 384 wide; at 0.8 million Python is the most
+MOST_CHUNKS = 4  # their Python code takes turns; more than two were not measured
+MIN_TEXTS_PER_CHUNK = 4
+MIN_PRODUCTS = (
+    4_000_000  # of a layer for all texts: 7 million at 384 wide; at 0.8 million Python takes most of the time
+)
 
 
-class Shares:
-    """Decoders as one, each with some of the texts."""
+class ThreadedDecoder:
+    """Several decoders as one: each has a consecutive part of the texts, and a thread."""
 
     def __init__(self, decoders: Sequence[Decoder]) -> None:
         self.decoders = list(decoders)
         self.pool = ThreadPoolExecutor(len(self.decoders), "texts")
 
-    def draw(self) -> Drawn:
+    def draw(self) -> DrawnTokens:
         """As Decoder.draw."""
         first, *others = self.decoders
-        coming = [self.pool.submit(decoder.draw) for decoder in others]
+        pending = [self.pool.submit(decoder.draw) for decoder in others]
         try:
-            found = [first.draw()]
+            drawn = [first.draw()]
         finally:
-            wait(coming)
-        found += [one.result() for one in coming]
-        logprobs = [one.logprobs for one in found if one.logprobs is not None]
-        return Drawn([*chain(*(one.tokens for one in found))], [*chain(*logprobs)] if logprobs else None)
+            wait(pending)
+        drawn += [future.result() for future in pending]
+        logprobs = [part.logprobs for part in drawn if part.logprobs is not None]
+        return DrawnTokens([*chain(*(part.tokens for part in drawn))], [*chain(*logprobs)] if logprobs else None)
 
     def keep(self, rows: Sequence[int]) -> None:
         """As Decoder.keep; the rows in ascending order."""
-        kept, begin = [], 0
+        remaining, first = [], 0
         for decoder in self.decoders:
-            end = begin + len(decoder.ids)
-            own = [row - begin for row in rows if begin <= row < end]
-            if own:
-                decoder.keep(own)
-                kept.append(decoder)
-            begin = end
-        self.decoders = kept
+            end = first + len(decoder.ids)
+            of_decoder = [row - first for row in rows if first <= row < end]
+            if of_decoder:
+                decoder.keep(of_decoder)
+                remaining.append(decoder)
+            first = end
+        self.decoders = remaining
 
 
-def shares_of(experiment: Experiment, texts: int, products: float) -> int:
-    """How many threads of a CPU share so many texts, whose tokens need so many products in a layer."""
-    model = experiment.model
-    if "dropout" in type(model).model_fields:
-        model = model.model_copy(update={"dropout": 0.0})  # nothing is dropped here, so that nothing is drawn for it
-    safe = all(is_thread_safe(component) for component in (model, *(part for _, part in components_in(model))))
-    if not safe or texts * products < WORTH_A_SHARE:
+def thread_chunks(model: Model, texts: int, products: float) -> int:
+    """How many threads of a CPU write `texts`, each of whose tokens takes `products` multiplications in a layer."""
+    most = min(MOST_CHUNKS, torch.get_num_threads(), texts // MIN_TEXTS_PER_CHUNK)
+    if most < 2 or texts * products < MIN_PRODUCTS or decoding_hazard(model):
         return 1
-    return max(1, min(MOST_SHARES, torch.get_num_threads(), texts // LEAST_TEXTS))
+    return most

@@ -31,6 +31,7 @@ from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import check_writable, read_json
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.provenance import Imported, Machine
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     weights = pad_vocabulary(imported, experiment, encoder.vocab_size)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     fit(model, weights, str(imported.path))
-    origin, _ = provenance.collect(experiment, data={}, hardware={})
-    origin["imported"] = {"from": source, "files": {file.name: sha256_file(file) for file in imported.files}}
+    files = {file.name: sha256_file(file) for file in imported.files}
+    origin, _ = provenance.collect(experiment, Machine.here(), imported=Imported(source=source, files=files))
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
         store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder))

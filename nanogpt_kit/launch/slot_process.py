@@ -12,7 +12,8 @@ from pathlib import Path
 from nanogpt_kit.core.errors import FAILURE
 from nanogpt_kit.launch.processes import PARENT, command_line, import_path
 from nanogpt_kit.launch.slots import MachineSlot
-from nanogpt_kit.runs.status import Failure, Unreadable
+from nanogpt_kit.runs.record import Unreadable
+from nanogpt_kit.runs.status import Failure
 
 LOG_TAIL_BYTES = 20_000  # of a process's log, in which its last line is looked for
 

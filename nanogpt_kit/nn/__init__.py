@@ -1,1 +1,1 @@
-"""What models share: who may see whom, where tokens are, which role a parameter plays."""
+"""What models share: which positions attend to which, the KV cache, the loss, parameter roles, FLOPs."""

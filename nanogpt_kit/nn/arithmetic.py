@@ -1,4 +1,4 @@
-"""What a device multiplies by itself."""
+"""Which number types a device multiplies natively."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 
 
 def multiplies_bf16(device: str) -> bool:
-    """Natively: where it is emulated, fp32 is many times faster."""
+    """Natively: where bf16 is emulated, fp32 is many times faster."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    found = torch.cpu.get_capabilities() if device == "cpu" else {}
-    return any(found.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
+    capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
+    return any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))

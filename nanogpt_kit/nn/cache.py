@@ -1,4 +1,4 @@
-"""Keys and values of the tokens so far, so that each new token costs one column and not a whole square."""
+"""Keys and values of earlier tokens, so that each new token costs one column of attention and not a whole square."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ from nanogpt_kit.nn.view import View
 
 
 class KVCache:
-    """Room for the last `capacity` tokens of each row; each layer's tensors are allocated when it first writes.
+    """Holds the last `capacity` tokens of each row; a layer's tensors are allocated when it first writes.
 
-    A model's forward pass asks for the `view` of its new tokens, then each layer calls `extend` with their keys and
-    values, and at the end `advance` counts them. Keys are stored as attention sees them, rotated already.
+    A model's forward pass asks for the `view` of its new tokens; each layer calls `extend` with their keys and values;
+    at the end `advance` counts them. Keys are stored as attention uses them, rotated already.
 
-    Texts of different lengths are padded on the left: the first `padding[row]` tokens of a row are none, and nothing
-    sees them. Token number n lies in column n % capacity. A `rolling` cache that is full goes on, the newest token in
-    the place of the oldest: positions go on, too, and each query sees the `capacity` tokens up to its own. In another
-    one there is no room then, except in rows that were told to `begin_again`.
+    Texts of different lengths are padded on the left: the first `padding[row]` tokens of a row are not part of its
+    text, and nothing attends to them. The token at index i, padding included, lies in column i % capacity. When a
+    `rolling` cache is full, the newest token overwrites the oldest: positions continue, and each query attends to the
+    `capacity` tokens up to its own. Any other cache is then full, except for rows given to `replace_rows`.
     """
 
     def __init__(self, capacity: int, padding: Sequence[int] | None = None, rolling: bool = False) -> None:
         self.capacity = capacity
         self.rolling = rolling
-        self.newest_only = False  # whether nobody asks for the logits of any token but the newest
-        self.length = 0  # tokens that went into it, padding included
-        self.begins = list(padding or ())  # number of each row's first token; empty where all begin at 0
+        self.newest_only = False  # the caller needs the logits of the newest token alone
+        self.length = 0  # tokens so far, padding included
+        self.starts = list(padding or ())  # index of each row's first token; empty where all are 0
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # each (B, Hkv, capacity, D)
 
-    def reach(self, T: int) -> int:
-        """How many tokens the longest text has in sight after T more."""
-        end = self.length + T - min(self.begins, default=0)
+    def visible_length(self, T: int) -> int:
+        """How many tokens of the longest text can be attended to after T more."""
+        end = self.length + T - min(self.starts, default=0)
         return min(end, self.capacity) if self.rolling else end
 
     def view(self, T: int, device: torch.device, slopes: Tensor | None = None) -> View:
         """Of T new tokens onto themselves and all before them."""
-        end = self.length + T
-        assert self.reach(T) <= self.capacity, f"{self.reach(T)} tokens do not fit a cache of {self.capacity}"
-        assert T == 1 or end <= self.capacity, f"{T} tokens at once would overwrite what the first of them still sees"
-        queries = torch.arange(self.length, end, device=device)[None]  # (1, T) numbers of tokens
+        end, visible = self.length + T, self.visible_length(T)
+        assert visible <= self.capacity, f"{visible} tokens do not fit a cache of {self.capacity}"
+        assert T == 1 or end <= self.capacity, f"{T} tokens at once would overwrite some that the first attends to"
+        queries = torch.arange(self.length, end, device=device)[None]  # (1, T) indices of tokens
         keys = torch.arange(max(0, end - self.capacity), end, device=device)[None]  # (1, S)
         if end > self.capacity:
-            keys = keys.roll(end % self.capacity, dims=1)  # as they lie in the columns
-        if not self.begins:
-            return View(queries, keys, causal_square=self.length == 0, all_seen=T == 1, slopes=slopes)
-        begins = torch.tensor(self.begins, device=device)[:, None]  # (B, 1)
-        positions = (queries - begins).clamp(min=0)  # padding has one, too, and nobody asks what comes of it
-        return View(positions, keys - begins, causal_square=False, slopes=slopes)
+            keys = keys.roll(end % self.capacity, dims=1)  # in the order of the columns
+        if not self.starts:
+            return View(queries, keys, causal_square=self.length == 0, unmasked=T == 1, slopes=slopes)
+        starts = torch.tensor(self.starts, device=device)[:, None]  # (B, 1)
+        positions = (queries - starts).clamp(min=0)  # padding gets one as well; its results are not used
+        return View(positions, keys - starts, causal_square=False, slopes=slopes)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """New keys and values (B, Hkv, T, D) into their places; returns all that can be seen, each (B, Hkv, S, D)."""
-        keys, values = self.room(layer, k, v)
+        """Stores new keys and values (B, Hkv, T, D); returns all that can be attended to, each (B, Hkv, S, D)."""
+        keys, values = self.layer_tensors(layer, k, v)
         first = self.length % self.capacity
         keys[:, :, first : first + k.size(2)] = k
         values[:, :, first : first + k.size(2)] = v
         S = min(self.length + k.size(2), self.capacity)
         return keys[:, :, :S], values[:, :, :S]
 
-    def room(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's tensors, for keys and values like these."""
+    def layer_tensors(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's tensors, allocated in the type and on the device of these keys and values."""
         if layer not in self.layers:
             shape = (*k.shape[:2], self.capacity, k.size(3))
             self.layers[layer] = (k.new_zeros(shape), v.new_zeros(shape))
@@ -70,24 +70,24 @@ class KVCache:
         self.length += T
 
     def select(self, rows: Tensor) -> None:
-        """Keeps these rows, in this order; one may come several times, as where texts share their beginning."""
+        """Keeps these rows, in this order. A row may be repeated, as where texts share a prompt."""
         self.layers = {layer: (k[rows], v[rows]) for layer, (k, v) in self.layers.items()}
-        if self.begins:
-            self.begins = [self.begins[row] for row in rows.tolist()]
+        if self.starts:
+            self.starts = [self.starts[row] for row in rows.tolist()]
 
-    def begin_again(self, rows: Sequence[int], texts: KVCache) -> None:
-        """Lets rows forget what they held; instead they hold what `texts` does, a row for each of them."""
-        kept = texts.length
-        self.begins = self.begins or [0] * len(next(iter(self.layers.values()))[0])
+    def replace_rows(self, rows: Sequence[int], other: KVCache) -> None:
+        """Replaces the tokens of `rows` by those of `other`, which has a row for each of them."""
+        first = self.length - other.length
+        self.starts = self.starts or [0] * len(next(iter(self.layers.values()))[0])
         for row in rows:
-            self.begins[row] = self.length - kept
-        for layer in texts.layers:
-            put(texts, layer, self.layers[layer], rows, self.length - kept)
+            self.starts[row] = first
+        for layer in other.layers:
+            write_rows(other, layer, self.layers[layer], rows, first)
 
 
-def put(texts: KVCache, layer: int, into: tuple[Tensor, Tensor], rows: Sequence[int], first: int) -> None:
-    """What a layer of `texts` holds into keys and values (B, Hkv, capacity, D) of rows, as tokens from `first` on."""
-    for target, held in zip(into, texts.layers[layer], strict=True):
-        columns = torch.arange(first, first + texts.length, device=target.device) % target.size(2)
-        places = torch.tensor(rows, device=target.device)[:, None]
-        target[places, :, columns] = held[:, :, : texts.length].transpose(1, 2)  # (rows, kept, Hkv, D)
+def write_rows(source: KVCache, layer: int, target: tuple[Tensor, Tensor], rows: Sequence[int], first: int) -> None:
+    """Writes a layer of `source` into `rows` of keys and values (B, Hkv, capacity, D), from token `first` on."""
+    for into, held in zip(target, source.layers[layer], strict=True):
+        columns = torch.arange(first, first + source.length, device=into.device) % into.size(2)
+        index = torch.tensor(rows, device=into.device)[:, None]
+        into[index, :, columns] = held[:, :, : source.length].transpose(1, 2)  # (rows, length, Hkv, D)

@@ -1,4 +1,4 @@
-"""Whether torch.compile has here what it needs: a compiler, Python's headers, triton for GPUs.
+"""Whether torch.compile can work here: it needs a C++ compiler, Python's headers, and triton for GPUs.
 
 Asked without importing torch's own compiler, which takes seconds.
 """
@@ -14,31 +14,34 @@ from pathlib import Path
 
 import torch
 
-COMPILERS = {"win32": "cl", "darwin": "clang++"}  # that torch's inductor calls; elsewhere g++
+COMPILERS = {"win32": "cl", "darwin": "clang++"}  # called by torch's inductor; elsewhere g++
 REMEDIES = {"win32": "Visual Studio's C++ build tools have it", "darwin": "xcode-select --install brings it"}
-OPENMP = ("/opt/homebrew/opt/libomp", "/usr/local/opt/libomp")  # where Homebrew puts what Apple's compiler lacks
-TRITON_NEEDS = (7, 0)  # compute capability of NVIDIA's GPUs
+OPENMP_PREFIXES = (
+    "/opt/homebrew/opt/libomp",
+    "/usr/local/opt/libomp",
+)  # Homebrew's; Apple's compiler has none
+MIN_CAPABILITY = (7, 0)  # compute capability of NVIDIA GPUs that triton needs
 
 
-def compiler_missing(device: str) -> str | None:
-    """Why torch.compile cannot work there, and what would help; None where all that it needs is there.
+def compiler_obstacle(device: str) -> str | None:
+    """Why torch.compile cannot work on a device, with a remedy; None where it can.
 
     Looks where torch 2.13 looks, but imports neither its inductor nor triton, which would take seconds.
     """
     if device == "cpu":
-        return no_compiler("CXX", COMPILERS.get(sys.platform, "g++")) or no_openmp() or no_headers()
+        return missing_compiler("CXX", COMPILERS.get(sys.platform, "g++")) or missing_openmp() or missing_headers()
     if device != "cuda":
         return f"compiling for {device} has not been tried"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; torch's CUDA builds for Linux bring it"
-    if torch.cuda.is_available() and not torch.version.hip and torch.cuda.get_device_capability() < TRITON_NEEDS:
-        return "triton needs a GPU of compute capability {}.{}".format(*TRITON_NEEDS)
+    if torch.cuda.is_available() and not torch.version.hip and torch.cuda.get_device_capability() < MIN_CAPABILITY:
+        return "triton needs a GPU of compute capability {}.{}".format(*MIN_CAPABILITY)
     if sys.platform == "win32":  # triton for Windows brings a compiler of its own
         return None
-    return no_compiler("CC", "gcc", "clang") or no_headers()
+    return missing_compiler("CC", "gcc", "clang") or missing_headers()
 
 
-def no_compiler(variable: str, *names: str) -> str | None:
+def missing_compiler(variable: str, *names: str) -> str | None:
     named = os.environ.get(variable)
     if any(map(shutil.which, names if named is None else (named,))):
         return None
@@ -48,14 +51,14 @@ def no_compiler(variable: str, *names: str) -> str | None:
     return f"there is no compiler {' or '.join(names)}; {remedy}, and {variable} may name another one"
 
 
-def no_openmp() -> str | None:
-    prefixes = (*OPENMP, os.environ.get("OMP_PREFIX"), os.environ.get("CONDA_PREFIX"))
+def missing_openmp() -> str | None:
+    prefixes = (*OPENMP_PREFIXES, os.environ.get("OMP_PREFIX"), os.environ.get("CONDA_PREFIX"))
     if sys.platform != "darwin" or any(Path(prefix, "include", "omp.h").exists() for prefix in prefixes if prefix):
         return None
     return "Apple's compiler lacks OpenMP; brew install libomp brings it, and OMP_PREFIX may name another place"
 
 
-def no_headers() -> str | None:
+def missing_headers() -> str | None:
     places = {sysconfig.get_path("include"), sysconfig.get_path("include", "posix_prefix")}
     if any(Path(place, "Python.h").exists() for place in places):
         return None

@@ -1,8 +1,8 @@
-"""How large a model is, how much it computes for a token, and which share of the hardware's peak that makes.
+"""The size of a model, its FLOPs for a token, and the peak FLOP/s of GPUs for its MFU.
 
 Source: Chowdhery et al. 2022, arXiv:2204.02311 (PaLM), appendix B: training takes 6 FLOPs a token for each parameter of
-a matrix product and 12 * n_layer * n_embd * T for attention over T tokens, causality not taken off; the backward pass
-costs twice the forward pass. MFU is the achieved share of the peak, recomputation not counted.
+a matrix product and 12 * n_layer * n_embd * T for attention over T tokens, causality ignored; the backward pass costs
+twice the forward pass. MFU is the achieved fraction of the peak, recomputation not counted.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import nn
 
 from nanogpt_kit.core.kinds import Model, Role
 from nanogpt_kit.nn.parts import Positional
-from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.nn.uninitialized import build_on_meta
 
-BACKWARD = 3  # forward and backward together, in forward passes
-MOST_MODULES = 20_000  # of a model that is counted, some 1,500 layers: counting takes half a millisecond for each
+FORWARD_AND_BACKWARD = 3  # in forward passes
+MAX_MODULES = 20_000  # in some 1,500 layers: counting takes half a millisecond for each module
 
-# FLOP/s of dense bf16 and fp16 products with fp32 sums, from NVIDIA's data sheets. The longest name that fits counts.
-PEAKS = {
+# FLOP/s of dense bf16 and fp16 products with fp32 sums, from NVIDIA's data sheets. The longest matching name is used.
+PUBLISHED_PEAKS = {
     "B200": 2250e12,
     "GB200": 2500e12,
     "H200": 989e12,
@@ -45,8 +45,8 @@ PEAKS = {
 
 
 @dataclass(frozen=True)
-class Size:
-    """A model, counted on the meta device: nothing is allocated."""
+class ModelSize:
+    """Of a model, counted on the meta device: nothing is allocated."""
 
     parameters: dict[Role, int]
     flops_per_token: float | None  # of training, forward and backward, at full context
@@ -56,23 +56,23 @@ class Size:
         return sum(self.parameters.values())
 
 
-def measure(model: Model, vocab_size: int) -> Size | None:
-    """Builds it without memory and counts. Raises KitError where its parts do not go together.
+def model_size(model: Model, vocab_size: int) -> ModelSize | None:
+    """The size of the model that these options build; None where it cannot be built without memory.
 
-    None where it cannot be built without memory.
+    Raises KitError where its parts do not fit together.
     """
     module = build_on_meta(model, vocab_size)
-    return None if module is None else measured(module, model.block_size)
+    return None if module is None else size_of_module(module, model.block_size)
 
 
-def measured(module: nn.Module, T: int) -> Size:
-    """The same of a model on the meta device, whose full context is T tokens."""
-    parameters = {role: sum(p.numel() for p in found) for role, found in by_role(module).items()}
-    return Size(parameters, flops_per_token(module, T))
+def size_of_module(module: nn.Module, T: int) -> ModelSize:
+    """The size of a module on the meta device, whose full context is T tokens."""
+    parameters = {role: sum(p.numel() for p in group) for role, group in parameters_by_role(module).items()}
+    return ModelSize(parameters, flops_per_token(module, T))
 
 
 def num_params(module: nn.Module, non_embedding: bool = True) -> int:
-    """As nanoGPT counts: without what belongs to positions; token embeddings stay, since the head shares them."""
+    """As nanoGPT counts: without position embeddings; token embeddings count, since the head shares them."""
     count = sum(p.numel() for p in module.parameters())
     if non_embedding:
         positions = [m for m in module.modules() if isinstance(m, Positional)]
@@ -81,13 +81,12 @@ def num_params(module: nn.Module, non_embedding: bool = True) -> int:
 
 
 def flops_per_token(module: nn.Module, T: int) -> float | None:
-    """Of training on windows of T tokens: every matrix product that a forward pass makes, three times.
+    """FLOPs of training on windows of T tokens: every matrix product of a forward pass, three times.
 
-    `module` lies on the meta device. Embeddings are looked up, not multiplied, so they count nothing. None where a part
-    needs real numbers to compute with, as kernels of plugins may, and where the model is so deep that counting would
-    take minutes.
+    `module` is on the meta device. Embeddings are looked up, not multiplied, so they count nothing. None where a part
+    needs real numbers, as kernels of plugins may, and where the model is so deep that counting would take minutes.
     """
-    if sum(1 for _ in module.modules()) > MOST_MODULES:
+    if sum(1 for _ in module.modules()) > MAX_MODULES:
         return None
     from torch.utils.flop_counter import FlopCounterMode  # takes a second, and only some runs count
 
@@ -95,13 +94,13 @@ def flops_per_token(module: nn.Module, T: int) -> float | None:
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             module(ids)
-    except Exception:  # whatever a component's own code says to tensors without numbers
+    except Exception:  # from a component's code, which may need real numbers
         return None
-    return float(BACKWARD * counter.get_total_flops() / T)
+    return float(FORWARD_AND_BACKWARD * counter.get_total_flops() / T)
 
 
-def peak_flops(device: str) -> float | None:
-    """The short types' peak of a GPU by the name that torch gives it; None where it is not known."""
+def published_peak_flops(device: str) -> float | None:
+    """Peak FLOP/s of a GPU in 16-bit types, by torch's name for the device; None where it is not known."""
     words = device.replace("-", " ").split()  # "NVIDIA A100-SXM4-40GB"
-    names = [name for name in PEAKS if all(part in words for part in name.split())]
-    return PEAKS[max(names, key=len)] if names else None
+    names = [name for name in PUBLISHED_PEAKS if all(part in words for part in name.split())]
+    return PUBLISHED_PEAKS[max(names, key=len)] if names else None

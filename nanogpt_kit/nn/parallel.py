@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
-from nanogpt_kit.nn.parts import blocks
+from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.nn.sharded import clip_gradients
 
 
@@ -37,4 +37,4 @@ class ParallelModel:
     @staticmethod
     def blocks(model: nn.Module) -> list[nn.Module]:
         """The blocks of a transformer: the members of the outermost module lists, in order."""
-        return blocks(model)
+        return transformer_blocks(model)

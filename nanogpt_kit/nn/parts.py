@@ -1,4 +1,4 @@
-"""Modules that say what they are, so that inits and optimizers need no names of models."""
+"""Modules known by their class, so that inits and optimizers depend on no names of parameters."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from nanogpt_kit.core.kinds import LayerContext
 
 
 class ResidualLinear(nn.Linear):
-    """Writes into the residual stream; inits scale it down with the number of such writers (Radford et al. 2019)."""
+    """Writes into the residual stream; inits scale it down by the number of such layers (Radford et al. 2019)."""
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of its outermost lists of modules, in their order: the blocks of a transformer."""
-    found: list[nn.Module] = []
+def transformer_blocks(model: nn.Module) -> list[nn.Module]:
+    """A model's blocks in order: the members of its outermost lists of modules."""
+    blocks: list[nn.Module] = []
     for part in model.children():
-        found += list(part) if isinstance(part, nn.ModuleList) else blocks(part)
-    return found
+        blocks += list(part) if isinstance(part, nn.ModuleList) else transformer_blocks(part)
+    return blocks
 
 
 class HeadLinear(nn.Linear):
@@ -47,7 +47,7 @@ class Positional(nn.Module):
         return x
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Turns queries or keys x (B, H, T, D) at positions (1 or B, T)."""
+        """Rotates queries or keys x (B, H, T, D) at positions (1 or B, T)."""
         return x
 
     def slopes(self) -> Tensor | None:
@@ -55,4 +55,4 @@ class Positional(nn.Module):
         return None
 
     def crop(self, block_size: int) -> None:
-        """Forgets, in place, what belongs to positions from `block_size` on."""
+        """Drops, in place, the parameters of positions from `block_size` on."""

@@ -1,4 +1,4 @@
-"""Which role each parameter plays; optimizers and learning rates go by it."""
+"""The role of each parameter, by which optimizers group and learning rates differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nanogpt_kit.core.kinds import Role
 from nanogpt_kit.nn.parts import HeadLinear
 
 
-def by_role(model: nn.Module) -> dict[Role, list[nn.Parameter]]:
+def parameters_by_role(model: nn.Module) -> dict[Role, list[nn.Parameter]]:
     """The trainable parameters, each once: embedding (also where it is tied to the head), head, matrix, vector."""
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     heads = {id(p) for m in model.modules() if isinstance(m, HeadLinear) for p in m.parameters()}

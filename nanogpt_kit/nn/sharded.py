@@ -1,4 +1,4 @@
-"""Tensors that may lie in parts on several processes: the norm of such a gradient, and how a whole one is laid out.
+"""Tensors that may be sharded over processes: the norm of such gradients, full and sharded copies.
 
 Source: Pascanu et al. 2012, arXiv:1211.5063, for clipping; torch's DTensor for the layout.
 """
@@ -12,28 +12,28 @@ from torch import Tensor, nn
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
-    """Scales gradients down to `max_norm` (0 leaves them); returns the norm that they had, the same on every rank."""
+    """Scales gradients down to `max_norm` (0 leaves them); returns their norm before, the same on every rank."""
     if max_norm:
         return full_tensor(nn.utils.clip_grad_norm_(parameters, max_norm))
     return full_tensor(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is a DTensor. Their module takes a second to import, and is needed only where there are some."""
+    """Whether it is a DTensor; asked without importing their module, which takes a second."""
     return hasattr(tensor, "device_mesh")
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor, on every rank."""
+    """The full tensor, on every rank."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def reshard(model: nn.Module) -> None:
-    """Gives back what a forward pass without a backward has gathered; the weights are those in parts again."""
+    """Frees the full weights that a forward pass without a backward pass has gathered."""
     for module in model.modules():
-        give_back = getattr(module, "reshard", None)  # torch's FSDPModule has one
-        if callable(give_back):
-            give_back()
+        reshard_module = getattr(module, "reshard", None)  # a method of torch's FSDPModule
+        if callable(reshard_module):
+            reshard_module()
 
 
 def distribute_state_like(state: Any, like: Any) -> Any:
@@ -48,7 +48,7 @@ def distribute_state_like(state: Any, like: Any) -> Any:
 
 
 def distribute_like(value: Tensor, like: Tensor) -> Tensor:
-    """A full tensor, sharded as `like` is where both have one shape; every rank has it, so none has to send it."""
+    """A full tensor, sharded as `like` is where both have one shape; every rank holds it, so nothing is sent."""
     if not is_sharded(like) or is_sharded(value) or value.shape != like.shape:
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -44,7 +44,7 @@ class Machine(Part):
     precision: str | None = None
     precision_since: str | None = None  # why this one
     threads: int | None = None
-    shares: int | None = None
+    chunks: int | None = None
     choices: dict[str, str] | None = None  # what components chose for the device, by their keys
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The suite for attention: the plain softmax in float64, wherever queries and keys stand.
+"""The suite for attention: a plain softmax in float64, for all arrangements of queries and keys.
 
 Source of the formula: Vaswani et al. 2017, arXiv:1706.03762; of the slopes: Press et al. 2021, arXiv:2108.12409.
 """
@@ -6,7 +6,9 @@ Source of the formula: Vaswani et al. 2017, arXiv:1706.03762; of the slopes: Pre
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -16,7 +18,14 @@ from torch import Tensor, nn
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Attention
 from nanogpt_kit.nn.view import View
-from nanogpt_kit.testing.conformance import B, PartConformance, by_dtype, drawn, value_and_gradients
+from nanogpt_kit.testing.conformance import (
+    B,
+    PartConformance,
+    by_dtype,
+    standard_normal,
+    trainable,
+    value_and_gradients,
+)
 
 SQUARE, ALL, LATE = torch.arange(5)[None], torch.arange(9)[None], torch.arange(4, 9)[None]  # positions (1, T or S)
 PADDED_QUERIES = torch.stack([torch.arange(2, 7), torch.arange(5)])  # (B, T)
@@ -26,7 +35,7 @@ SLOPES = 0.7 ** torch.arange(64)  # by head
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What a view tells, before it lies on a device; its tensors are no part of what is compiled."""
+    """The contents of a View, before they are on a device."""
 
     queries: Tensor  # positions (1 or B, T)
     keys: Tensor  # (1 or B, S)
@@ -36,25 +45,25 @@ class Scene:
     causal_square: bool = False
 
     def view(self, n_head: int, device: str) -> View:
-        def there(rows: Tensor | None) -> Tensor | None:
+        def on_device(rows: Tensor | None) -> Tensor | None:
             return None if rows is None else rows.to(device)
 
         slopes = SLOPES[:n_head].to(device) if self.slopes else None
-        segments = there(self.query_segments), there(self.key_segments)
+        segments = on_device(self.query_segments), on_device(self.key_segments)
         return View(self.queries.to(device), self.keys.to(device), self.causal_square, *segments, slopes)
 
 
 DOCUMENTS = torch.tensor([[0, 0, 1, 1, 2], [3, 3, 3, 4, 4]])
 SCENES = {
     "the causal square": Scene(SQUARE, SQUARE, causal_square=True),
-    "a square told by positions": Scene(SQUARE, SQUARE),
+    "a square by positions": Scene(SQUARE, SQUARE),
     "queries after a cache": Scene(LATE, ALL),
     "one query": Scene(LATE[:, -1:], ALL),
-    "queries in the midst of the keys": Scene(PADDED_QUERIES[:1], ALL),
+    "queries among the keys": Scene(PADDED_QUERIES[:1], ALL),
     "a cache that is not full": Scene(SQUARE, torch.tensor([[0, 1, 2, 3, 4, -1, -1, -1, -1]])),
     "keys in a ring by row": Scene(LATE, torch.cat([ALL.roll(4), ALL.roll(7)]), slopes=True),
     "left padding by row": Scene(PADDED_QUERIES, PADDED_KEYS),
-    "rows that see nothing": Scene(
+    "rows that attend to nothing": Scene(
         PADDED_QUERIES - torch.tensor([[4], [0]]), torch.stack([PADDED_KEYS[1], -ALL[0] - 1])
     ),
     "segments": Scene(SQUARE, SQUARE, DOCUMENTS, DOCUMENTS),
@@ -77,8 +86,8 @@ by_some_scenes = pytest.mark.parametrize("scene", ["the causal square", "queries
 by_groups = pytest.mark.parametrize("groups", [1, 2, 6])  # of query heads that share keys and values
 
 
-def seen_by(view: View, window: int | None) -> Tensor:
-    """(1 or B, 1, T, S): which keys each query sees, by the words of the contract."""
+def attended(view: View, window: int | None) -> Tensor:
+    """(1 or B, 1, T, S): which keys each query attends to, by the definition of a View."""
     query, key = view.query_positions[:, None, :, None], view.key_positions[:, None, None, :]
     seen = (key >= 0) & (key <= query)
     if window is not None:
@@ -89,26 +98,26 @@ def seen_by(view: View, window: int | None) -> Tensor:
 
 
 def plain_softmax(q: Tensor, k: Tensor, v: Tensor, view: View, window: int | None = None) -> Tensor:
-    """Attention as the paper has it, in float64: (B, H, T, D); zero where nothing is seen."""
-    query_heads = torch.arange(q.size(1), device=q.device) // (q.size(1) // k.size(1))  # (H,): whose keys they read
+    """Attention as in the paper, in float64: (B, H, T, D); zero for a row that attends to nothing."""
+    query_heads = torch.arange(q.size(1), device=q.device) // (q.size(1) // k.size(1))  # (H,): the key head of each
     q, k, v = q.double(), k.double()[:, query_heads], v.double()[:, query_heads]
     scores = torch.einsum("bhtd,bhsd->bhts", q, k) / math.sqrt(q.size(-1))
     if view.slopes is not None:
         distance = view.query_positions[:, None, :, None] - view.key_positions[:, None, None, :]
         scores = scores - view.slopes.double()[:, None, None] * distance
-    seen = seen_by(view, window)
+    seen = attended(view, window)
     scores = torch.where(seen, scores, -torch.inf)
-    highest = scores.amax(dim=-1, keepdim=True).clamp(min=-1e300).detach()  # a row that sees nothing has none
+    highest = scores.amax(dim=-1, keepdim=True).clamp(min=-1e300).detach()  # a row that attends to nothing has none
     weights = torch.exp(scores - highest)
     total = weights.sum(dim=-1, keepdim=True)
     return torch.einsum("bhts,bhsd->bhtd", weights / total.clamp(min=1e-300), v)
 
 
 class AttentionConformance(PartConformance):
-    """Subclass it with `component = MyAttention(...)`, and `window = 3` where it has a window of 3 positions.
+    """Subclass it with `component = MyAttention(...)`, and `window = 3` if it has a window of 3 positions.
 
-    `differentiable = False` is for a kernel that has no backward pass on `device`, `inductor = False` for one that
-    torch's inductor cannot compile there.
+    Set `differentiable = False` for a kernel without a backward pass on `device`, `inductor = False` for one that
+    torch's inductor cannot compile there, `threads = False` for one that two threads must not call at once.
     """
 
     component: ClassVar[Attention]
@@ -124,15 +133,23 @@ class AttentionConformance(PartConformance):
         H, D = self.context.n_head, self.context.head_dim
         T, S, G = view.query_positions.size(1), view.key_positions.size(1), H // groups
         shapes = (B, H, T, D), (B, G, S, D), (B, G, S, D)
-        return tuple(drawn(*shape, seed=seed + number).to(self.device) for number, shape in enumerate(shapes))
+        return tuple(standard_normal(*shape, seed=seed + index).to(self.device) for index, shape in enumerate(shapes))
 
     def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        """As a model calls it: heads lie as projections leave them, queries and keys are turned. Compilers mind."""
+        """As a model calls it: with the strides of projected heads and rotated queries, which compilers depend on."""
         q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs)
         half = self.context.head_dim // 2
         q, k = (torch.cat([-x[..., half:], x[..., :half]], dim=-1) for x in (q, k))
         out: Tensor = module(q, k, v, self.view(HARDEST))
         return out
+
+    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+        """Through the causal square, where kernels take their short cuts."""
+        view, weights = self.view("the causal square"), trainable(module)
+        batches = [self.leaves(*self.inputs(view, seed=seed)) for seed in (3, 30)]
+        return [
+            partial(value_and_gradients, lambda q, k, v: module(q, k, v, view), batch, weights) for batch in batches
+        ]
 
     def expected(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         return plain_softmax(q, k, v, view, self.window).float()
@@ -176,8 +193,8 @@ class AttentionConformance(PartConformance):
         assert out.dtype == torch.bfloat16
         torch.testing.assert_close(out.float(), self.expected(q, k, v, view), rtol=0, atol=2e-2)
 
-    def test_a_row_that_sees_nothing_is_zero_and_pulls_at_nothing(self) -> None:
-        view, module = self.view("rows that see nothing"), self.build()
+    def test_a_row_that_attends_to_nothing_is_zero_and_gives_no_gradient(self) -> None:
+        view, module = self.view("rows that attend to nothing"), self.build()
         leaves = self.leaves(*self.inputs(view))
         out, *gradients = value_and_gradients(lambda q, k, v: module(q, k, v, view), leaves)
         assert (out[0, :, :2] == 0).all()
@@ -191,19 +208,21 @@ class AttentionConformance(PartConformance):
     def test_a_later_key_never_changes_an_earlier_row(self, scene: str) -> None:
         view = self.view(scene)
         q, k, v = self.inputs(view)
-        module, seen = self.build(), seen_by(view, self.window).expand(B, self.context.n_head, -1, -1)
+        module, seen = self.build(), attended(view, self.window).expand(B, self.context.n_head, -1, -1)
         before = module(q, k, v, view)
         for key in range(k.size(2)):
             keys, values = k.clone(), v.clone()
             keys[:, :, key], values[:, :, key] = 70.0, -80.0
             moved = (module(q, keys, values, view) != before).any(dim=-1)  # (B, H, T)
-            assert not moved[~seen[..., key]].any(), f"key {key} changes rows that do not see it"
-            assert moved[seen[..., key]].all(), f"key {key} does not change all rows that see it"
+            assert not moved[~seen[..., key]].any(), (
+                f"key {key} changes rows that must not attend to it: check the mask"
+            )
+            assert moved[seen[..., key]].all(), f"key {key} does not change all rows that attend to it"
 
     @by_dtype
-    @pytest.mark.parametrize("scene", ["the causal square", "rows that see nothing"])
+    @pytest.mark.parametrize("scene", ["the causal square", "rows that attend to nothing"])
     def test_large_scores_stay_finite(self, scene: str, dtype: torch.dtype) -> None:
-        """A row is a mean of values, so that none is larger than the largest value."""
+        """A row is a mean of values, so no result exceeds the largest value."""
         view, module = self.view(scene), self.build()
         leaves = self.leaves(*(1e4 * x.to(dtype) for x in self.inputs(view)))
         out, *gradients = value_and_gradients(lambda q, k, v: module(q, k, v, view), leaves)

@@ -1,15 +1,14 @@
-"""What holds for components of several kinds: options that can be written down, modules that can be saved and compiled.
+"""What the suites of several kinds share: options that survive TOML, modules that can be saved and compiled.
 
-Suites need no fixtures of their own, and draw from generators of their own or from torch's after seeding it.
+The suites need no fixtures; they draw from their own generators, or from torch's after seeding it.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,49 +23,37 @@ from torch import Tensor, nn
 from nanogpt_kit.core.kinds import MLP, Attention, LayerContext, Norm, Position
 from nanogpt_kit.core.options import Component, dump
 from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.nn.thread_probe import hazard
 
 B, T = 2, 5
 
 by_backend = pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-torch_warns = pytest.mark.filterwarnings(  # of its own ways: when it traces flex, when it imports inductor
+ignore_torch_warnings = pytest.mark.filterwarnings(  # about its own code, when it traces flex or imports inductor
     "ignore:.*should not be instantiated:DeprecationWarning", "ignore:.*torch.jit.script_method:DeprecationWarning"
 )
 by_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 
 
-def drawn(*shape: int, seed: int) -> Tensor:
-    """Numbers from N(0, 1), the same ones on every device."""
+def standard_normal(*shape: int, seed: int) -> Tensor:
+    """Numbers from N(0, 1), the same on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
-def stir(module: nn.Module, scale: float, seed: int) -> None:
-    """Moves every weight: gains of one and biases of zero would hide mistakes."""
-    for number, parameter in enumerate(module.parameters()):
-        parameter.add_(drawn(*parameter.shape, seed=1000 * seed + number).to(parameter), alpha=scale)
+def perturb_weights(module: nn.Module, scale: float, seed: int) -> None:
+    """Changes every weight: gains of one and biases of zero would hide mistakes."""
+    for index, parameter in enumerate(module.parameters()):
+        parameter.add_(standard_normal(*parameter.shape, seed=1000 * seed + index).to(parameter), alpha=scale)
 
 
-def trained(module: nn.Module) -> list[nn.Parameter]:
+def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def kept(module: nn.Module) -> dict[tuple[str, str], object]:
-    """What each module holds, by name: the identity of each thing, and how often a tensor was written to."""
-
-    def told(value: object) -> object:
-        if isinstance(value, dict):
-            return [(key, told(item)) for key, item in value.items()]
-        if isinstance(value, list | set):
-            return [told(item) for item in value]
-        return id(value), value._version if isinstance(value, Tensor) else 0
-
-    return {(name, key): told(value) for name, part in module.named_modules() for key, value in vars(part).items()}
 
 
 def value_and_gradients(
     function: Callable[..., Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor] = ()
 ) -> list[Tensor]:
-    """What a function gives, and the gradients of the sum of its squares; zeros where nothing flows."""
+    """The value of a function, and the gradients of the sum of its squares; zeros where there is none."""
     value = function(*inputs)
     leaves = [leaf for leaf in (*inputs, *weights) if leaf.requires_grad]
     if not leaves:
@@ -76,62 +63,70 @@ def value_and_gradients(
 
 
 class ComponentConformance:
-    """What holds for a component of any kind: its options."""
+    """For components of any kind: their options."""
 
     component: ClassVar[Component]
 
-    def test_the_module_says_what_it_is(self) -> None:
-        assert sys.modules[type(self.component).__module__].__doc__, "the component's file has no docstring"
+    def test_the_file_has_a_docstring(self) -> None:
+        assert sys.modules[type(self.component).__module__].__doc__, (
+            "the component's file has no docstring: say what it is, and its source"
+        )
 
     def test_every_option_has_a_description(self) -> None:
         for name, option in type(self.component).model_fields.items():
-            slot = isinstance(option.annotation, type) and issubclass(option.annotation, Component)  # its kind says it
-            assert slot or option.description, f"option {name} has no description"
+            slot = isinstance(option.annotation, type) and issubclass(
+                option.annotation, Component
+            )  # described by its kind
+            assert slot or option.description, f"option {name} has no description: add Field(description=...)"
 
-    def test_options_never_change(self) -> None:
-        hash(self.component)  # a list or a dict among them could
+    def test_options_are_frozen(self) -> None:
+        hash(self.component)  # fails for lists and dicts, which could change: use tuples
         for name in (*type(self.component).model_fields, "another"):
             with pytest.raises(ValidationError, match="frozen"):
                 setattr(self.component, name, None)
 
     def test_unknown_options_are_refused(self) -> None:
         with pytest.raises(ValidationError, match="no_such_option"):
-            type(self.component).model_validate({**self.written(), "no_such_option": 1})
+            type(self.component).model_validate({**self.as_toml(), "no_such_option": 1})
 
-    def test_options_survive_being_written_down(self) -> None:
-        text = tomli_w.dumps(self.written())
+    def test_options_survive_toml(self) -> None:
+        text = tomli_w.dumps(self.as_toml())
         assert type(self.component).model_validate(tomli.loads(text)) == self.component
 
-    def written(self) -> dict[str, Any]:
-        """The options as an experiment file holds them."""
+    def as_toml(self) -> dict[str, Any]:
+        """The options as in an experiment file."""
         return dump(self.component, Registry.installed())
 
 
 class Conformance(ComponentConformance):
-    """What holds for a component of any kind that builds a module."""
+    """For components of any kind that build a module."""
 
     device: ClassVar[str] = "cpu"  # where the module is built and called
+    compiles: ClassVar[bool] = True  # test torch.compile; False saves time where another setting has the same code
     inductor: ClassVar[bool] = True  # whether torch's inductor can compile it there; aot_eager always must
+    threads: ClassVar[bool] = True  # whether two threads may call a module at once, so that runs may split a batch
 
     def build(self, seed: int = 0) -> nn.Module:
-        """A fresh module in eval mode, with weights that nothing hides behind."""
+        """A fresh module in eval mode, with random weights."""
         raise NotImplementedError
 
     def outputs(self, module: nn.Module) -> Tensor:
-        """Of inputs that are always the same, without gradients."""
+        """Computed from fixed inputs, without gradients."""
         raise NotImplementedError
 
     def compiled(self, function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-        """In one graph, or an error; what other tests compiled is forgotten."""
-        if backend == "inductor" and not self.inductor:
-            pytest.skip(f"inductor cannot compile {type(self.component).__name__} on {self.device}")
+        """Compiled as one graph; an error where that is impossible."""
+        if not self.compiles or (backend == "inductor" and not self.inductor):
+            pytest.skip(f"{type(self).__name__}: compiles or inductor is False")
         torch._dynamo.reset()
         return torch.compile(function, fullgraph=True, backend=backend)
 
-    def test_each_module_has_weights_of_its_own(self) -> None:
+    def test_modules_share_no_weights(self) -> None:
         one, other = self.build(), self.build()
         shared = {id(weight) for weight in one.parameters()} & {id(weight) for weight in other.parameters()}
-        assert not shared, f"{len(shared)} parameters are shared by two modules of one component"
+        assert not shared, (
+            f"{len(shared)} parameters are shared by two modules of one component: build must make new ones"
+        )
 
     def test_weights_survive_being_saved(self, tmp_path: Path) -> None:
         saved, loaded = self.build(seed=1), self.build(seed=2)
@@ -139,50 +134,57 @@ class Conformance(ComponentConformance):
         load_model(loaded, tmp_path / "model.safetensors")
         torch.testing.assert_close(self.outputs(loaded), self.outputs(saved), rtol=0, atol=0)
 
-    def test_no_chance_is_left_in_eval_mode(self) -> None:
+    def test_eval_mode_is_deterministic(self) -> None:
         module = self.build()
         torch.manual_seed(1)
         before = self.outputs(module)
         torch.manual_seed(2)
         torch.testing.assert_close(self.outputs(module), before, rtol=0, atol=0)
 
-    def test_threads_may_call_it_at_a_time(self) -> None:
-        if not self.component.thread_safe:
-            pytest.skip(f"{type(self.component).__name__} does not say so")
-        module = self.build().train()
-        before, expected = kept(module), self.outputs(module)
-        assert kept(module) == before, "forward keeps something in the module"
-        with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(self.outputs, [module] * 12))
-        for each in found:
-            torch.testing.assert_close(each, expected, rtol=0, atol=0)
+    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+        """Two calls that two threads could make at once."""
+        return [lambda: [self.outputs(module)]] * 2
+
+    def in_training(self) -> nn.Module:
+        """A module in training mode, without dropout."""
+        return self.build().train()
+
+    def test_two_threads_may_call_it_at_once(self) -> None:
+        """Runs on a CPU find out by the same probe whether they may split a batch among threads."""
+        if not self.threads or self.device != "cpu":
+            pytest.skip(f"{type(self).__name__} does not promise it: threads = False, or another device")
+        module = self.in_training()
+        found = hazard(module, self.passes(module))
+        remedy = "keep such state out of the module, or set threads = False here: runs then split no batch with it"
+        assert found is None, f"two threads must not call it at once, since {found}; {remedy}"
 
 
 class PartConformance(Conformance):
-    """What holds for the parts of a network, which know it by a LayerContext."""
+    """For the parts of a network, which are built from a LayerContext."""
 
     component: ClassVar[Attention | Position | Norm | MLP]
     context: ClassVar[LayerContext] = LayerContext(
         n_embd=24, n_head=6, n_kv_head=3, head_dim=4, n_layer=7, block_size=13, dropout=0.0, bias=True
     )
     differentiable: ClassVar[bool] = True  # on this device; False skips all that needs a backward pass
-    # Of finite differences. Small, since a kink may lie in between; suites whose components customarily compute in fp32
-    # whatever they are given take larger steps.
+    fast_gradcheck: ClassVar[bool] = False  # along random directions, which is faster but misses small errors
+    # Of finite differences. Small, since a kink may lie in between; suites of components that customarily compute in
+    # fp32, whatever their input, take larger steps.
     gradcheck_step: ClassVar[float] = 1e-6
 
     def inputs(self) -> tuple[Tensor, ...]:
-        """In fp32, none of them with a requirement of gradients."""
+        """In fp32, without gradients."""
         raise NotImplementedError
 
     def apply(self, module: Any, *inputs: Tensor) -> Tensor:
-        """All that the module does with `inputs`, as one tensor."""
+        """Everything the module computes from `inputs`, as one tensor."""
         raise NotImplementedError
 
     def build(self, seed: int = 0, **changes: Any) -> nn.Module:
-        """Of the context with some `changes`."""
+        """A module for the suite's context with some `changes`."""
         torch.manual_seed(seed)
         module = self.component.build(replace(self.context, **changes))
-        stir(module, 0.3, seed)
+        perturb_weights(module, 0.3, seed)
         if not self.differentiable:
             module.requires_grad_(False)
         return module.to(self.device).eval()
@@ -190,6 +192,11 @@ class PartConformance(Conformance):
     @torch.no_grad()
     def outputs(self, module: nn.Module) -> Tensor:
         return self.apply(module, *self.inputs())
+
+    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+        batches = [self.leaves(*(scale * x for x in self.inputs())) for scale in (1.0, 0.5)]
+        weights = trainable(module)
+        return [partial(value_and_gradients, partial(self.apply, module), batch, weights) for batch in batches]
 
     def leaves(self, *inputs: Tensor) -> list[Tensor]:
         return [x.detach().clone().requires_grad_(self.differentiable) for x in inputs]
@@ -199,12 +206,13 @@ class PartConformance(Conformance):
             pytest.skip(f"{type(self.component).__name__} has no backward pass on {self.device}")
 
     def test_gradients_pass_gradcheck(self) -> None:
-        """Each of the inputs'; of the weights', which are many, one mixture."""
+        """Of the inputs, and of the weights."""
         self.needs_gradients()
         module, step = self.build().double(), self.gradcheck_step
-        leaves, weights = self.leaves(*(x.double() for x in self.inputs())), trained(module)
-        torch.autograd.gradcheck(functools.partial(self.apply, module), leaves, eps=step, atol=max(1e-5, step))
-        if weights:  # which are moved in place, where the module sees it
+        leaves, weights = self.leaves(*(x.double() for x in self.inputs())), trainable(module)
+        fast = self.fast_gradcheck
+        torch.autograd.gradcheck(partial(self.apply, module), leaves, eps=step, atol=max(1e-5, step), fast_mode=fast)
+        if weights:  # gradcheck changes them in place
             torch.autograd.gradcheck(lambda *_: self.apply(module, *leaves), weights, eps=step, fast_mode=True)
 
     @by_dtype
@@ -212,14 +220,14 @@ class PartConformance(Conformance):
     def test_extreme_features_stay_finite(self, scale: float, dtype: torch.dtype) -> None:
         module = self.build().to(dtype)
         inputs = self.leaves(*(scale * x.to(dtype) for x in self.inputs()))
-        for found in value_and_gradients(functools.partial(self.apply, module), inputs, trained(module)):
-            assert found.isfinite().all(), f"{(~found.isfinite()).sum()} of {found.numel()} numbers are not finite"
+        for found in value_and_gradients(partial(self.apply, module), inputs, trainable(module)):
+            assert found.isfinite().all(), f"{(~found.isfinite()).sum()} of {found.numel()} values are not finite"
 
     @by_backend
-    @torch_warns
+    @ignore_torch_warnings
     def test_compiled_it_computes_the_same(self, backend: str) -> None:
         module = self.build()
-        function, weights = functools.partial(self.apply, module), trained(module)
+        function, weights = partial(self.apply, module), trainable(module)
         eager = value_and_gradients(function, self.leaves(*self.inputs()), weights)
         other = value_and_gradients(self.compiled(function, backend), self.leaves(*self.inputs()), weights)
         for expected, found in zip(eager, other, strict=True):
@@ -227,12 +235,12 @@ class PartConformance(Conformance):
 
 
 class FeatureConformance(PartConformance):
-    """What holds for norms and MLPs, modules from (B, T, C) to (B, T, C) that treat each position alone."""
+    """For norms and MLPs: modules from (B, T, C) to (B, T, C) that compute each position by itself."""
 
     component: ClassVar[Norm | MLP]
 
     def inputs(self) -> tuple[Tensor, ...]:
-        return (drawn(B, T, self.context.n_embd, seed=3).to(self.device),)
+        return (standard_normal(B, T, self.context.n_embd, seed=3).to(self.device),)
 
     def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         out: Tensor = module(*inputs)
@@ -247,13 +255,13 @@ class FeatureConformance(PartConformance):
         assert out.dtype == dtype
         torch.testing.assert_close(out.float(), expected, rtol=0, atol=float(0.02 * expected.abs().max()))
 
-    def test_no_position_sees_another(self) -> None:
+    def test_positions_are_independent(self) -> None:
         (x,) = self.inputs()
         module = self.build()
         before = module(x)
         for position in range(T):
             changed = x.clone()
-            changed[0, position] = drawn(self.context.n_embd, seed=4)
+            changed[0, position] = standard_normal(self.context.n_embd, seed=4)
             moved = (module(changed) != before).any(dim=-1)  # (B, T)
             assert moved.nonzero().tolist() == [[0, position]]
 

@@ -1,4 +1,4 @@
-"""The suite for MLPs: each position's features by themselves, and dropout in training only."""
+"""The suite for MLPs: each position by itself, and dropout in training only."""
 
 from __future__ import annotations
 

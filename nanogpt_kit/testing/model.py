@@ -1,4 +1,4 @@
-"""The suite for models: a token never sees a later one, cached or not; the loss is the fp32 sum over what is wanted.
+"""The suite for models: no token attends to a later one, cached or not; the loss is the fp32 sum over all targets.
 
 Source: the probe of the initial loss is from Karpathy 2019, "A Recipe for Training Neural Networks".
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -17,25 +18,35 @@ from torch import Tensor, nn
 from nanogpt_kit.core.kinds import Init, Model, ModelContext
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.nn.cache import KVCache
-from nanogpt_kit.nn.roles import by_role
-from nanogpt_kit.testing.conformance import B, Conformance, by_backend, drawn, stir, torch_warns, trained
+from nanogpt_kit.nn.roles import parameters_by_role
+from nanogpt_kit.testing.conformance import (
+    B,
+    Conformance,
+    by_backend,
+    ignore_torch_warnings,
+    perturb_weights,
+    standard_normal,
+    trainable,
+)
 
-PIECES = {"at once": [11], "token by token": [1] * 11, "in uneven pieces": [3, 1, 5, 2]}
-by_pieces = pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
+CHUNKS = {"at once": [11], "token by token": [1] * 11, "in uneven chunks": [3, 1, 5, 2]}
+by_chunks = pytest.mark.parametrize("lengths", CHUNKS.values(), ids=CHUNKS)
 T = 11  # tokens of most tests
-SHORTER = 7  # tokens, of a cropped model
+CROPPED_LENGTH = 7  # tokens, of a cropped model
 
 
 class ModelConformance(Conformance):
-    """Subclass it with `component = MyModel(...)`, as small as it goes but for a block_size of 11 or a little more."""
+    """Subclass it with `component = MyModel(...)`, as small as possible with a block_size of at least 11."""
 
     component: ClassVar[Model]
     vocab_size: ClassVar[int] = 37
-    init: ClassVar[Init | None] = None  # whose initial loss is near that of guessing; None: gpt2's
+    init: ClassVar[Init | None] = None  # one whose initial loss is near that of uniform guessing; None: gpt2
 
     def built(self, component: Model | None = None) -> Any:
         """With the weights that training starts from."""
-        assert self.component.block_size >= T, f"the suite needs a block_size of {T} at least"
+        assert self.component.block_size >= T, (
+            f"the suite requires a block_size of at least {T}, got {self.component.block_size}"
+        )
         module = (component or self.component).build(ModelContext(vocab_size=self.vocab_size))
         init = self.init or Registry.installed().load(Init, "gpt2")()
         init.apply(module)
@@ -44,15 +55,30 @@ class ModelConformance(Conformance):
     def build(self, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         module = self.built()
-        stir(module, 0.1, seed)
+        perturb_weights(module, 0.1, seed)
         return module
+
+    def in_training(self) -> nn.Module:
+        fields = type(self.component).model_fields
+        component = self.component.model_copy(update={"dropout": 0.0} if "dropout" in fields else {})
+        torch.manual_seed(0)
+        module: nn.Module = self.built(component)
+        perturb_weights(module, 0.1, seed=0)
+        return module.train()
+
+    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+        def train(ids: Tensor, targets: Tensor) -> list[Tensor]:
+            loss = module(ids, targets)
+            return [loss.detach(), *self.gradients(module, loss)]
+
+        return [partial(train, self.tokens(seed), self.tokens(seed).roll(-1, dims=1)) for seed in (1, 2)]
 
     def tokens(self, seed: int = 1) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return torch.randint(0, self.vocab_size, (B, T), generator=generator).to(self.device)
 
     def targets(self) -> Tensor:
-        """The next tokens; the last ones, and some more of the first row, are not wanted."""
+        """The next tokens; the last ones and some of the first row are left out."""
         targets = self.tokens().roll(-1, dims=1)
         targets[:, -1] = targets[0, 4:7] = -1
         return targets
@@ -63,11 +89,13 @@ class ModelConformance(Conformance):
         return logits
 
     @torch.no_grad()
-    def cached(self, module: nn.Module, ids: Tensor, pieces: list[int]) -> Tensor:
-        """The logits of ids fed piece by piece."""
+    def cached(self, module: nn.Module, ids: Tensor, lengths: list[int]) -> Tensor:
+        """The logits of ids fed in chunks of these lengths."""
         cache = KVCache(ids.size(1) + 3)
-        logits = torch.cat([module(piece, cache=cache) for piece in ids.split(pieces, dim=1)], dim=1)
-        assert cache.length == ids.size(1), f"the cache counts {cache.length} of {ids.size(1)} tokens"
+        logits = torch.cat([module(chunk, cache=cache) for chunk in ids.split(lengths, dim=1)], dim=1)
+        assert cache.length == ids.size(1), (
+            f"the cache counts {cache.length} of {ids.size(1)} tokens: call cache.advance once for each pass"
+        )
         return logits
 
     def test_logits_are_one_row_for_each_token_and_none_for_padding(self) -> None:
@@ -78,36 +106,36 @@ class ModelConformance(Conformance):
     def test_a_later_token_never_changes_an_earlier_logit(self) -> None:
         self.probe(lambda module, ids: module(ids))
 
-    @by_pieces
-    def test_a_later_token_never_changes_an_earlier_logit_through_a_cache(self, pieces: list[int]) -> None:
-        self.probe(lambda module, ids: self.cached(module, ids, pieces))
+    @by_chunks
+    def test_a_later_token_never_changes_an_earlier_logit_through_a_cache(self, lengths: list[int]) -> None:
+        self.probe(lambda module, ids: self.cached(module, ids, lengths))
 
     @torch.no_grad()
     def probe(self, logits: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        """One text in T rows, where row t has another token at t; in place, since batches differ in rounding."""
+        """One text in T rows, where row t has another token at t; in place, since batch sizes differ in rounding."""
         module, ids = self.build(), self.tokens()[:1].repeat(T, 1)  # (T, T)
         before = logits(module, ids)
         ids.diagonal().add_(1).remainder_(self.vocab_size)
         moved = (logits(module, ids) != before).any(dim=-1)  # (T, T)
         assert not moved.tril(-1).any(), (
-            f"(token, logit before it that it changes): {moved.tril(-1).nonzero().tolist()}"
+            f"tokens change earlier logits, at (token, logit): {moved.tril(-1).nonzero().tolist()}"
         )
-        assert moved.diagonal().all(), "a token changes nothing of its own logits"
+        assert moved.diagonal().all(), "a token does not change its own logits"
 
-    @by_pieces
-    def test_cached_logits_are_those_of_one_pass(self, pieces: list[int]) -> None:
+    @by_chunks
+    def test_cached_logits_are_those_of_one_pass(self, lengths: list[int]) -> None:
         module = self.build()
-        logits = self.cached(module, self.tokens(), pieces)
+        logits = self.cached(module, self.tokens(), lengths)
         torch.testing.assert_close(logits, self.outputs(module), rtol=0, atol=1e-5)
 
     def test_cached_logits_stay_near_in_bfloat16(self) -> None:
         module = self.build()
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            once, fed = self.outputs(module), self.cached(module, self.tokens(), PIECES["in uneven pieces"])
+            once, fed = self.outputs(module), self.cached(module, self.tokens(), CHUNKS["in uneven chunks"])
         torch.testing.assert_close(fed.float(), once.float(), rtol=0, atol=float(0.05 * once.abs().max()))
 
     @torch.no_grad()
-    def test_two_texts_fed_in_turns_keep_apart(self) -> None:
+    def test_two_caches_used_in_turn_stay_independent(self) -> None:
         module, one, other = self.build(), self.tokens(seed=1), self.tokens(seed=2)
         caches = KVCache(T), KVCache(T)
         for at in range(T):
@@ -115,7 +143,7 @@ class ModelConformance(Conformance):
                 logits = module(ids[:, at : at + 1], cache=cache)
                 torch.testing.assert_close(logits, module(ids)[:, at : at + 1], rtol=0, atol=1e-5)
 
-    def test_the_initial_loss_is_near_that_of_guessing(self) -> None:
+    def test_the_initial_loss_is_near_uniform_guessing(self) -> None:
         torch.manual_seed(0)
         ids, targets = self.tokens(), self.targets()
         loss = self.built()(ids, targets) / (targets >= 0).sum()
@@ -131,9 +159,9 @@ class ModelConformance(Conformance):
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
     def gradients(self, module: nn.Module, loss: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss, trained(module), materialize_grads=True)
+        return torch.autograd.grad(loss, trainable(module), materialize_grads=True)
 
-    def test_without_a_wanted_token_the_loss_is_zero(self) -> None:
+    def test_without_targets_the_loss_is_zero(self) -> None:
         module, ids = self.build(), self.tokens()
         loss = module(ids, torch.full_like(ids, -1))
         assert loss == 0
@@ -150,7 +178,7 @@ class ModelConformance(Conformance):
         assert all(gradient.isfinite().all() for gradient in self.gradients(module, loss))
 
     def test_losses_of_rows_add_up_and_so_do_their_gradients(self) -> None:
-        """Which is what splitting a batch into micro-batches and ranks stands on."""
+        """Micro-batches and ranks depend on it."""
         module, ids, targets = self.build(), self.tokens(), self.targets()
         whole = module(ids, targets)
         parts = sum(module(ids[[row]], targets[[row]]) for row in range(B))
@@ -161,26 +189,30 @@ class ModelConformance(Conformance):
     def test_every_parameter_has_one_role_and_a_gradient(self) -> None:
         module = self.build()
         module(self.tokens(), self.targets()).backward()
-        roles = [id(parameter) for parameters in by_role(module).values() for parameter in parameters]
-        assert sorted(roles) == sorted(id(parameter) for parameter in trained(module))
+        roles = [id(parameter) for parameters in parameters_by_role(module).values() for parameter in parameters]
+        assert sorted(roles) == sorted(id(parameter) for parameter in trainable(module))
         for name, parameter in module.named_parameters():
-            pulled = parameter.grad is not None and parameter.grad.any()
-            assert pulled or not parameter.requires_grad, f"{name} gets no gradient"
+            has_gradient = parameter.grad is not None and parameter.grad.any()
+            assert has_gradient or not parameter.requires_grad, (
+                f"{name} gets no gradient: use it in forward, or set requires_grad = False"
+            )
 
-    def test_what_grows_with_the_vocabulary_is_embedding_or_head(self) -> None:
+    def test_only_embedding_and_head_grow_with_the_vocabulary(self) -> None:
         small, large = (
-            by_role(self.component.build(ModelContext(vocab_size=size))) for size in (self.vocab_size, 1000)
+            parameters_by_role(self.component.build(ModelContext(vocab_size=size))) for size in (self.vocab_size, 1000)
         )
         for role in ("matrix", "vector"):
             shapes = [[parameter.shape for parameter in roles.get(role, [])] for roles in (small, large)]
-            assert shapes[0] == shapes[1], f"a {role} grows with the vocabulary; see api.HeadLinear"
+            assert shapes[0] == shapes[1], (
+                f"a {role} grows with the vocabulary: make it an nn.Embedding or an api.HeadLinear"
+            )
 
     def test_gradients_are_finite_differences(self) -> None:
-        """Of the logits in float64, along one random direction; the loss's own gradients are another test's."""
+        """Those of the logits in float64, along one random direction."""
         module, ids, step = self.build().double(), self.tokens(), 1e-4
-        weights = trained(module)
-        mixture = drawn(B, T, self.vocab_size, seed=5).to(self.device)
-        direction = [drawn(*weight.shape, seed=6 + number).to(weight) for number, weight in enumerate(weights)]
+        weights = trainable(module)
+        mixture = standard_normal(B, T, self.vocab_size, seed=5).to(self.device)
+        direction = [standard_normal(*weight.shape, seed=6 + index).to(weight) for index, weight in enumerate(weights)]
 
         def value(move: float) -> Tensor:
             torch._foreach_add_([weight.data for weight in weights], direction, alpha=move)
@@ -195,7 +227,7 @@ class ModelConformance(Conformance):
         torch.testing.assert_close((above - below) / (2 * step), slope, rtol=0, atol=1e-4 * size)
 
     @by_backend
-    @torch_warns
+    @ignore_torch_warnings
     def test_compiled_it_computes_the_same(self, backend: str) -> None:
         module, ids, targets = self.build(), self.tokens(), self.targets()
 
@@ -206,17 +238,17 @@ class ModelConformance(Conformance):
         found_logits, found_loss = self.compiled(function, backend)(ids, targets)
         torch.testing.assert_close(found_logits, logits, rtol=0, atol=1e-5)
         torch.testing.assert_close(found_loss, loss, rtol=1e-5, atol=1e-5)
-        for found, wanted in zip(self.gradients(module, found_loss), self.gradients(module, loss), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        for found, expected in zip(self.gradients(module, found_loss), self.gradients(module, loss), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
     @torch.no_grad()
     def test_a_cropped_model_is_a_shorter_one(self) -> None:
-        module, ids = self.build(), self.tokens()[:, :SHORTER]
+        module, ids = self.build(), self.tokens()[:, :CROPPED_LENGTH]
         if not hasattr(module, "crop"):
-            pytest.skip(f"{type(self.component).__name__} has nothing to crop")
+            pytest.skip(f"{type(self.component).__name__} has no crop")
         before = module(ids)
-        module.crop(SHORTER)
+        module.crop(CROPPED_LENGTH)
         torch.testing.assert_close(module(ids), before, rtol=0, atol=0)
-        built = self.built(self.component.model_copy(update={"block_size": SHORTER}))
+        built = self.built(self.component.model_copy(update={"block_size": CROPPED_LENGTH}))
         built.load_state_dict(module.state_dict())
         torch.testing.assert_close(built(ids), before, rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""The suite for norms: each position's features by themselves, whatever their size."""
+"""The suite for norms: each position by itself, for features of any size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from nanogpt_kit.core.kinds import Norm
-from nanogpt_kit.testing.conformance import FeatureConformance, drawn
+from nanogpt_kit.testing.conformance import FeatureConformance, standard_normal
 
 
 class NormConformance(FeatureConformance):
@@ -17,7 +17,7 @@ class NormConformance(FeatureConformance):
     gradcheck_step: ClassVar[float] = 1e-3
 
     def test_heads_are_normalised_like_positions(self) -> None:
-        """A model may hand it (B, H, T, D), built for D features."""
-        heads = drawn(2, 3, 5, self.context.n_embd, seed=5).to(self.device)
+        """A model may pass (B, H, T, D) to a norm built for D features."""
+        heads = standard_normal(2, 3, 5, self.context.n_embd, seed=5).to(self.device)
         module = self.build()
         torch.testing.assert_close(module(heads), module(heads.flatten(0, 1)).view_as(heads), rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The suite for optimizers: they descend, move every role, resume to the bit, and keep nothing of what is frozen."""
+"""The suite for optimizers: they descend, update every role, resume bit for bit, and ignore frozen parameters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.kinds import Optimizer
-from nanogpt_kit.testing.conformance import ComponentConformance, drawn
+from nanogpt_kit.testing.conformance import ComponentConformance, standard_normal
 
 SHAPES = {"matrix": (7, 5), "embedding": (11, 5), "head": (13, 5), "vector": (5,)}
 STEPS = 6
 
 
 class OptimizerConformance(ComponentConformance):
-    """Subclass it with `component = MyOptimizer(...)`, its learning rate one that trains a small model."""
+    """Subclass it with `component = MyOptimizer(...)`, with a learning rate that trains a small model."""
 
     component: ClassVar[Optimizer]
     device: ClassVar[str] = "cpu"
@@ -27,12 +27,12 @@ class OptimizerConformance(ComponentConformance):
         """One of each role, and a second matrix."""
         shapes = {**SHAPES, "matrix_2": (5, 7)}
         return {
-            name: nn.Parameter(drawn(*shape, seed=number).to(self.device))
+            name: nn.Parameter(standard_normal(*shape, seed=number).to(self.device))
             for number, (name, shape) in enumerate(shapes.items())
         }
 
     def groups(self, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
-        """As the training loop gives them."""
+        """As the training loop passes them."""
         return [
             {
                 "params": [p for name, p in parameters.items() if name.split("_")[0] == role and p.requires_grad],
@@ -46,10 +46,10 @@ class OptimizerConformance(ComponentConformance):
         return self.component.build(self.groups(parameters))
 
     def loss(self, parameters: dict[str, nn.Parameter], step: int) -> Tensor:
-        """The distance to targets that move a little from step to step."""
+        """The distance to targets that change a little from step to step."""
         return torch.stack(
             [
-                (p - 0.1 * drawn(*p.shape, seed=100 + 7 * step + number).to(p)).square().sum()
+                (p - 0.1 * standard_normal(*p.shape, seed=100 + 7 * step + number).to(p)).square().sum()
                 for number, p in enumerate(parameters.values())
                 if p.requires_grad
             ]
@@ -74,24 +74,26 @@ class OptimizerConformance(ComponentConformance):
         parameters = self.parameters()
         before = {name: p.detach().clone() for name, p in parameters.items()}
         optimizer = self.built(parameters)
-        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-        assert sorted(held) == sorted(map(id, parameters.values())), "a parameter is in no group, or in several"
+        in_groups = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        assert sorted(in_groups) == sorted(map(id, parameters.values())), "a parameter is in no group, or in several"
         self.take_steps(optimizer, parameters, 0, 1)
         for name, parameter in parameters.items():
-            assert not torch.equal(parameter, before[name]), f"{name} was not moved"
+            assert not torch.equal(parameter, before[name]), f"{name} was not updated"
 
-    def test_groups_keep_what_the_loop_reads(self) -> None:
+    def test_groups_keep_the_keys_that_the_loop_reads(self) -> None:
         given = self.groups(self.parameters())
         kept = copy.deepcopy(given)
         optimizer = self.component.build(given)
-        assert [set(group) for group in given] == [set(group) for group in kept], "the groups it was given were changed"
+        assert [set(group) for group in given] == [set(group) for group in kept], (
+            "build changed the groups it was given: copy them"
+        )
         for group in optimizer.param_groups:
             assert group["lr"] > 0
             assert group["lr_multiplier"] == 0.5
             assert group["role"] in SHAPES
 
     def test_the_learning_rate_is_the_loops(self) -> None:
-        """Which sets it before every step."""
+        """The loop sets it before every step."""
         parameters = self.parameters()
         optimizer = self.built(parameters)
         self.take_steps(optimizer, parameters, 0, 1)
@@ -100,10 +102,10 @@ class OptimizerConformance(ComponentConformance):
             group["lr"] = 0.0
         self.take_steps(optimizer, parameters, 1, 2)
         for name, parameter in parameters.items():
-            assert torch.equal(parameter, before[name]), f"{name} moved with lr = 0"
+            assert torch.equal(parameter, before[name]), f"{name} changed with lr = 0: use group['lr']"
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-    def test_resumed_it_goes_on_to_the_bit(self, dtype: torch.dtype) -> None:
+    def test_resumed_it_continues_bit_for_bit(self, dtype: torch.dtype) -> None:
         whole = {name: nn.Parameter(p.detach().to(dtype)) for name, p in self.parameters().items()}
         first = self.built(whole)
         self.take_steps(first, whole, 0, STEPS)
@@ -116,9 +118,11 @@ class OptimizerConformance(ComponentConformance):
         self.take_steps(first, whole, STEPS, 2 * STEPS)
         self.take_steps(second, resumed, STEPS, 2 * STEPS)
         for name, parameter in whole.items():
-            assert torch.equal(resumed[name], parameter), f"{name} is another after a resume"
+            assert torch.equal(resumed[name], parameter), (
+                f"{name} differs after a resume: keep all state in optimizer.state"
+            )
 
-    def test_nothing_is_kept_of_what_is_frozen(self) -> None:
+    def test_frozen_parameters_have_no_state(self) -> None:
         parameters = self.parameters()
         frozen = parameters["matrix_2"].requires_grad_(False)
         before = frozen.clone()
@@ -128,7 +132,7 @@ class OptimizerConformance(ComponentConformance):
         assert torch.equal(frozen, before)
 
     def test_a_parameter_without_a_gradient_is_left_alone(self) -> None:
-        """As that of an expert which saw no token."""
+        """As of an expert that got no token."""
         parameters = self.parameters()
         optimizer = self.built(parameters)
         self.loss(parameters, 0).backward()

@@ -1,4 +1,4 @@
-"""The suite for positions: what a token is told depends on its position alone, however the tokens are fed."""
+"""The suite for positions: results depend on a token's position alone, however the tokens are fed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from nanogpt_kit.core.kinds import Position
 from nanogpt_kit.nn.parts import Positional
-from nanogpt_kit.testing.conformance import B, PartConformance, by_dtype, drawn
+from nanogpt_kit.testing.conformance import B, PartConformance, by_dtype, standard_normal
 
 
 class PositionConformance(PartConformance):
     """Subclass it with `component = MyPosition(...)`.
 
-    `relative = True` promises that a score of turned queries and keys depends on nothing but their distance.
+    `relative = True` states that scores of rotated queries and keys depend on their distance only.
     """
 
     component: ClassVar[Position]
@@ -26,7 +26,7 @@ class PositionConformance(PartConformance):
     def inputs(self) -> tuple[Tensor, ...]:
         """Features (B, T, C) and queries (B, H, T, D) at every position of a block."""
         T, C, H, D = self.context.block_size, self.context.n_embd, self.context.n_head, self.context.head_dim
-        return drawn(B, T, C, seed=3).to(self.device), drawn(B, H, T, D, seed=4).to(self.device)
+        return standard_normal(B, T, C, seed=3).to(self.device), standard_normal(B, H, T, D, seed=4).to(self.device)
 
     def apply(self, module: Any, *inputs: Tensor) -> Tensor:
         x, q = inputs
@@ -35,7 +35,9 @@ class PositionConformance(PartConformance):
 
     def positional(self) -> Positional:
         module = self.build()
-        assert isinstance(module, Positional), f"build returns a {type(module).__name__}, no api.Positional"
+        assert isinstance(module, Positional), (
+            f"build returns a {type(module).__name__}, which does not derive from api.Positional"
+        )
         return module
 
     def positions(self) -> Tensor:
@@ -50,7 +52,7 @@ class PositionConformance(PartConformance):
 
     @by_dtype
     def test_dtypes_are_kept(self, dtype: torch.dtype) -> None:
-        """Under autocast the module stays in fp32 and turns queries of a shorter type."""
+        """Under autocast the module stays in fp32 and rotates queries in bf16."""
         module, (x, q) = self.positional(), self.inputs()
         expected = module.rotate(q, self.positions())
         turned = module.rotate(q.to(dtype), self.positions())
@@ -58,7 +60,7 @@ class PositionConformance(PartConformance):
         torch.testing.assert_close(turned.float(), expected, rtol=0, atol=0.03)
         assert module.to(dtype).embed(x.to(dtype), self.positions()).dtype == dtype
 
-    def test_positions_may_be_told_for_each_row(self) -> None:
+    def test_each_row_may_have_its_own_positions(self) -> None:
         module, (x, q), same = self.positional(), self.inputs(), self.positions()
         for method, of in ((module.embed, x), (module.rotate, q)):
             torch.testing.assert_close(method(of, same.expand(B, -1)), method(of, same), rtol=0, atol=0)
@@ -66,13 +68,13 @@ class PositionConformance(PartConformance):
             alone = [method(of[[row]], rows[[row]]) for row in range(B)]
             torch.testing.assert_close(method(of, rows), torch.cat(alone), rtol=0, atol=1e-6)
 
-    def test_tokens_fed_in_pieces_are_told_the_same(self) -> None:
+    def test_tokens_fed_in_chunks_get_the_same(self) -> None:
         module, (x, q), positions = self.positional(), self.inputs(), self.positions()
         once = module.embed(x, positions), module.rotate(q, positions)
-        for piece in (slice(0, 5), slice(5, 9), slice(9, 10), slice(10, self.context.block_size)):
-            at = positions[:, piece]
-            torch.testing.assert_close(module.embed(x[:, piece], at), once[0][:, piece], rtol=0, atol=1e-6)
-            torch.testing.assert_close(module.rotate(q[:, :, piece], at), once[1][:, :, piece], rtol=0, atol=1e-6)
+        for chunk in (slice(0, 5), slice(5, 9), slice(9, 10), slice(10, self.context.block_size)):
+            at = positions[:, chunk]
+            torch.testing.assert_close(module.embed(x[:, chunk], at), once[0][:, chunk], rtol=0, atol=1e-6)
+            torch.testing.assert_close(module.rotate(q[:, :, chunk], at), once[1][:, :, chunk], rtol=0, atol=1e-6)
 
     def test_a_rotation_keeps_lengths(self) -> None:
         _, q = self.inputs()
@@ -81,7 +83,7 @@ class PositionConformance(PartConformance):
 
     def test_scores_depend_on_distance_alone(self) -> None:
         if not self.relative:
-            pytest.skip(f"{type(self).__name__} does not promise it: relative = False")
+            pytest.skip(f"{type(self).__name__}: relative = False")
         _, q = self.inputs()
         module, positions = self.positional(), self.positions()
         turned, keys = (
@@ -98,7 +100,7 @@ class PositionConformance(PartConformance):
             assert slopes.dtype == torch.float32
             assert slopes.isfinite().all()
 
-    def test_a_cropped_one_is_a_shorter_one(self) -> None:
+    def test_cropped_it_is_a_shorter_one(self) -> None:
         module, short = self.positional(), self.context.block_size - 4
         x, q = (part.narrow(-2, 0, short) for part in self.inputs())
         at = self.positions()[:, :short]

@@ -1,4 +1,4 @@
-"""The suite for samplers: pure transforms of logits, row by row, that never leave a text without a next token."""
+"""The suite for samplers: pure transforms of logits, row by row, that always leave a token to draw."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ import torch
 from torch import Tensor
 
 from nanogpt_kit.core.kinds import Sampler
-from nanogpt_kit.testing.conformance import ComponentConformance, drawn
+from nanogpt_kit.testing.conformance import ComponentConformance, standard_normal
 
 B, V, T = 3, 37, 5
 NEVER = float("-inf")
-MOST = torch.finfo(torch.float32).max
+MAX_FLOAT32 = torch.finfo(torch.float32).max
 
 
-def plain() -> Tensor:
-    return 3 * drawn(B, V, seed=1)
+def typical_logits() -> Tensor:
+    return 3 * standard_normal(B, V, seed=1)
 
 
-def forbidden() -> Tensor:
-    """As an earlier sampler leaves them: the likeliest and every third are out."""
-    logits = plain()
+def forbidden_tokens() -> Tensor:
+    """As after another sampler: the likeliest token and every third are forbidden."""
+    logits = typical_logits()
     logits[:, ::3] = NEVER
     return logits.scatter(-1, logits.argmax(-1, keepdim=True), NEVER)
 
 
-def one_left() -> Tensor:
-    """Another one in each row, in the first and the second one that has occurred."""
-    left, unlikely = torch.tensor([[0], [V - 1], [4]]), torch.tensor([[-9.0], [-MOST], [0.0]])
+def one_token_left() -> Tensor:
+    """A different one in each row, in the first two one that has occurred."""
+    left, unlikely = torch.tensor([[0], [V - 1], [4]]), torch.tensor([[-9.0], [-MAX_FLOAT32], [0.0]])
     return torch.full((B, V), NEVER).scatter(-1, left, unlikely)
 
 
 def ends_of_float32() -> Tensor:
-    logits = plain().sign() * MOST
+    logits = typical_logits().sign() * MAX_FLOAT32
     logits[:, 5], logits[:, 6] = 0.0, NEVER
     return logits
 
 
 SCENES: dict[str, Callable[[], Tensor]] = {
-    "plain": plain,
-    "forbidden tokens": forbidden,
-    "one token left": one_left,
+    "plain": typical_logits,
+    "forbidden tokens": forbidden_tokens,
+    "one token left": one_token_left,
     "all alike": lambda: torch.full((B, V), -2.0),
-    "probabilities that underflow": lambda: plain().argsort(-1) * -1000.0,
-    "huge": lambda: plain() * 1e30,
+    "probabilities that underflow": lambda: typical_logits().argsort(-1) * -1000.0,
+    "huge": lambda: typical_logits() * 1e30,
     "the ends of float32": ends_of_float32,
-    "tiny": lambda: plain() * 1e-40,
+    "tiny": lambda: typical_logits() * 1e-40,
 }
 by_scene = pytest.mark.parametrize("scene", SCENES)
 
@@ -63,7 +63,7 @@ class SamplerConformance(ComponentConformance):
         return SCENES[scene]().to(self.device)  # (B, V)
 
     def tokens(self) -> Tensor:
-        """Of three lengths: 5, 3 and none at all."""
+        """Texts of three lengths: 5, 3 and 0."""
         tokens = torch.tensor([[7, 30, 7, 0, 12], [-1, -1, 1, V - 1, 1], [-1] * T])
         return tokens.to(self.device)  # (B, T)
 
@@ -73,11 +73,11 @@ class SamplerConformance(ComponentConformance):
         return logits, self.component.transform(logits, self.tokens())
 
     @by_scene
-    def test_its_inputs_are_left_alone(self, scene: str) -> None:
+    def test_its_inputs_are_not_modified(self, scene: str) -> None:
         logits, tokens = self.logits(scene), self.tokens()
         self.component.transform(logits, tokens)
-        assert logits.equal(self.logits(scene)), "the logits were written to"
-        assert tokens.equal(self.tokens()), "the tokens were written to"
+        assert logits.equal(self.logits(scene)), "the logits were modified in place: return a new tensor"
+        assert tokens.equal(self.tokens()), "the tokens were modified in place"
 
     @pytest.mark.parametrize("length", [0, 1, T])
     def test_shape_and_dtype_are_kept(self, length: int) -> None:
@@ -113,17 +113,19 @@ class SamplerConformance(ComponentConformance):
     @by_scene
     def test_some_possible_token_stays_possible(self, scene: str) -> None:
         logits, out = self.transform(scene)
-        assert ((logits > NEVER) & (out > NEVER)).any(-1).all(), "a text is left without a next token"
+        assert ((logits > NEVER) & (out > NEVER)).any(-1).all(), (
+            "no token is left to draw: keep at least one that is possible"
+        )
 
     @by_scene
     def test_a_forbidden_token_stays_forbidden(self, scene: str) -> None:
         logits, out = self.transform(scene)
         allowed = ((logits == NEVER) & (out != NEVER)).sum()
-        assert not allowed, f"{allowed} forbidden tokens are possible again"
+        assert not allowed, f"{allowed} forbidden tokens are possible again: -inf must stay -inf"
 
     @by_scene
     def test_probabilities_are_never_nan(self, scene: str) -> None:
-        """Which infinity makes of them, too."""
+        """Infinite logits would make them NaN as well."""
         _, out = self.transform(scene)
         assert not out.isnan().any(), f"{out.isnan().sum()} logits are NaN"
         assert not out.isposinf().any(), f"{out.isposinf().sum()} logits are infinite"

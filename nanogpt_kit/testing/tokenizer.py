@@ -1,4 +1,4 @@
-"""The suite for tokenizers: text comes back, ids stay in the vocabulary, and all of it survives being written down."""
+"""The suite for tokenizers: text is decoded as it was, ids stay in the vocabulary, the state survives JSON."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from nanogpt_kit.core.kinds import Encoder, TextContext, Tokenizer
 from nanogpt_kit.testing.conformance import ComponentConformance
 
-SPECIAL = (  # what vocabularies write in a way of their own: marks of documents, bytes, spaces, parts of words
+SPECIAL = (  # texts with a special meaning in some vocabularies: marks of documents, bytes, spaces, parts of words
     *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>"),
     *("[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]", "<0x41>", "\u2581", "\u2581a", "\u0120", "\u010a", "##a", "a</w>"),
 )
-BLANKS = (" ", "  ", "    ", "\t\t", "\n", "\n\n", " \n  \n")  # which vocabularies join, and decoders strip
+BLANKS = (" ", "  ", "    ", "\t\t", "\n", "\n\n", " \n  \n")  # joined by some vocabularies, stripped by some decoders
 STRANGE = (
     *BLANKS,
     *("'s", "'LL", "'\u017f", "we're", " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", "\r", "\0", "\x85", "\xa0"),
@@ -35,14 +35,15 @@ class TokenizerConformance(ComponentConformance):
     """Subclass it with `component = MyTokenizer(...)`."""
 
     component: ClassVar[Tokenizer]
-    texts: ClassVar[tuple[str, ...]] = (  # to learn from: the first, third, ... train, the others validate
+    texts: ClassVar[tuple[str, ...]] = (  # to train on: the first, third, ... are train, the others val
         "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n",
         "the slings and arrows of outrageous fortune, or to take arms against a sea of troubles",
         "It was the best of times, it was the worst of times; it's 1,234.5 \u2603 (or so).\r\n",
     )
-    lossless: ClassVar[bool] = True  # whether any text comes back as it was
-    added: ClassVar[tuple[str, ...]] = ()  # tokens beside those that were learnt, of text
-    any_text: ClassVar[bool] = True  # whether it encodes all of Unicode; False: what occurs in `texts` alone
+    lossless: ClassVar[bool] = True  # whether decoding returns any text unchanged
+    added: ClassVar[tuple[str, ...]] = ()  # added tokens, as text
+    examples: ClassVar[int] = 100  # texts that hypothesis tries in each test
+    any_text: ClassVar[bool] = True  # whether it encodes all of Unicode; False: only characters of `texts`
 
     @property
     def context(self) -> TextContext:
@@ -56,11 +57,11 @@ class TokenizerConformance(ComponentConformance):
         return self.component.build(self.context)
 
     def library(self, ids: list[int]) -> str | None:
-        """What the library that it stands on decodes; None where it stands on none."""
+        """The text that the underlying library decodes; None where there is none."""
         return None
 
     def text(self) -> st.SearchStrategy[str]:
-        """What it must encode."""
+        """Texts that it must encode."""
         if not self.any_text:
             return st.text(sorted(set("".join(self.texts))))
         words = sorted({word for text in self.texts for word in text.split()})
@@ -69,8 +70,9 @@ class TokenizerConformance(ComponentConformance):
         return st.lists(st.one_of(parts)).map("".join)
 
     def for_all(self, check: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
-        """The same examples at every time."""
+        """Runs a check on examples that are the same every time."""
         same = settings(
+            max_examples=self.examples,
             derandomize=True,
             database=None,
             deadline=None,
@@ -84,12 +86,12 @@ class TokenizerConformance(ComponentConformance):
         return [int(token) for token in ids]
 
     def any_ids(self) -> st.SearchStrategy[list[int]]:
-        """Those of texts, and whatever a model may draw."""
+        """Ids of texts, and any that a model may draw."""
         size = self.encoder.vocab_size
         return st.one_of(self.text().map(self.ids), st.lists(st.integers(0, size - 1)), st.just(list(range(size))))
 
     def spaced(self) -> list[list[int]]:
-        """Texts with blanks before, between and behind words and added tokens, in tokens."""
+        """Ids of texts with blanks before, between and after words and added tokens."""
         words = [*self.texts[0].split()[:2], *self.added]
         texts = [blank + blank.join(words) + blank for blank in BLANKS] if self.any_text else []
         return list(map(self.ids, [*texts, *self.texts]))
@@ -100,7 +102,7 @@ class TokenizerConformance(ComponentConformance):
 
     def test_text_comes_back(self) -> None:
         if not self.lossless:
-            pytest.skip(f"{type(self.component).__name__} does not keep all of a text")
+            pytest.skip("lossless = False")
 
         def check(text: str) -> None:
             ids = self.ids(text)
@@ -118,7 +120,7 @@ class TokenizerConformance(ComponentConformance):
 
         self.for_all(check, self.text())
 
-    def test_texts_of_a_batch_keep_apart(self) -> None:
+    def test_texts_of_a_batch_are_independent(self) -> None:
         def check(texts: list[str]) -> None:
             assert [ids.tolist() for ids in self.encoder.encode_batch(texts)] == [self.ids(text) for text in texts]
 
@@ -129,9 +131,11 @@ class TokenizerConformance(ComponentConformance):
         assert self.encoder.decode([]) == ""
 
     def test_no_text_ends_a_document(self) -> None:
-        """Whatever it looks like."""
+        """Even if it looks like an end-of-text token."""
         for text in self.texts if not self.any_text else (*self.texts, *SPECIAL, *(f"a {name} b" for name in SPECIAL)):
-            assert self.encoder.eot_id not in self.ids(text), f"{text!r} holds the token that ends a document"
+            assert self.encoder.eot_id not in self.ids(text), (
+                f"{text!r} contains the end-of-text token: encode special tokens as ordinary text"
+            )
 
     def test_the_end_of_a_document_has_no_bytes(self) -> None:
         if self.encoder.eot_id is not None:
@@ -139,7 +143,7 @@ class TokenizerConformance(ComponentConformance):
             assert self.encoder.decode_bytes([self.encoder.eot_id]) == b""
 
     def test_every_id_can_be_decoded_token_by_token(self) -> None:
-        """A model may draw any of them, in any order; texts are streamed."""
+        """A model may draw any, in any order; texts are streamed."""
 
         def check(ids: list[int]) -> None:
             text = self.encoder.decode(ids)
@@ -150,7 +154,7 @@ class TokenizerConformance(ComponentConformance):
         self.for_all(check, self.any_ids())
 
     def test_a_text_follows_its_prompt(self) -> None:
-        """As the whole has it, with a space between them or without."""
+        """Streamed after its prompt, a text continues as when decoded as a whole."""
 
         def check(ids: list[int], at: int) -> None:
             prompt, text = self.encoder.decode(ids[:at]), self.encoder.decode(ids)
@@ -164,7 +168,7 @@ class TokenizerConformance(ComponentConformance):
 
     def test_decoding_is_that_of_its_library(self) -> None:
         if self.library([]) is None:
-            pytest.skip(f"{type(self.component).__name__} names no library to compare with")
+            pytest.skip("library() returns None")
 
         def check(ids: list[int]) -> None:
             assert self.encoder.decode(ids) == self.library([token for token in ids if token != self.encoder.eot_id])
@@ -179,7 +183,7 @@ class TokenizerConformance(ComponentConformance):
         for others in (iter(ids), tuple(ids), np.array(ids, dtype=np.uint32), np.array(ids, dtype=np.int64)):
             assert self.encoder.decode_bytes(others) == expected
 
-    def test_what_comes_back_is_known(self) -> None:
+    def test_unknown_counts_what_is_lost(self) -> None:
         def check(text: str) -> None:
             (ids,) = self.encoder.encode_batch([text])
             unknown = self.encoder.unknown(text, ids)
@@ -188,8 +192,8 @@ class TokenizerConformance(ComponentConformance):
 
         self.for_all(check, self.text())
 
-    def test_a_text_may_be_cut_where_it_says(self) -> None:
-        """Whatever follows."""
+    def test_a_text_can_be_cut_where_it_reports(self) -> None:
+        """Whatever text follows."""
 
         def check(text: str, follower: str) -> None:
             cut = self.encoder.cut(text)
@@ -200,7 +204,7 @@ class TokenizerConformance(ComponentConformance):
 
         self.for_all(check, self.text(), self.text())
 
-    def test_it_learns_the_same_again(self) -> None:
+    def test_training_is_deterministic(self) -> None:
         assert self.component.build(self.context).state() == self.encoder.state()
 
     def test_it_is_restored_from_its_state_as_json(self) -> None:
@@ -218,5 +222,5 @@ class TokenizerConformance(ComponentConformance):
 
         self.for_all(check, self.text())
 
-    def test_the_vocabulary_is_as_large_as_was_known(self) -> None:
+    def test_the_vocabulary_has_the_announced_size(self) -> None:
         assert self.component.known_vocab_size() in (None, self.encoder.vocab_size)

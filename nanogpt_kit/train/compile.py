@@ -22,9 +22,9 @@ from torch.utils.checkpoint import checkpoint
 from nanogpt_kit.checkpoint.rng import own_rng
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.nn.compiler import compiler_missing
-from nanogpt_kit.nn.flops import peak_flops
-from nanogpt_kit.nn.parts import blocks
+from nanogpt_kit.nn.compiler import compiler_obstacle
+from nanogpt_kit.nn.flops import published_peak_flops
+from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.train.world import World
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Compile:
         setting = experiment.train.compile
         if setting == "off":
             return cls("off", "as the experiment says")
-        missing = compiler_missing(ctx.device)
+        missing = compiler_obstacle(ctx.device)
         if missing:
             return cls("off", missing)
         if setting != "auto":
@@ -84,7 +84,7 @@ class Compile:
         options = list_mode_options(mode)
         if ctx.device == "cpu" and sys.platform == "linux":  # where it was measured
             options["cpp_wrapper"] = True  # what calls the kernels is C++, too: shares need not take turns for Python
-        for module in [model] if ctx.world_size == 1 else blocks(model) or [model]:
+        for module in [model] if ctx.world_size == 1 else transformer_blocks(model) or [model]:
             module.compile(options=options, dynamic=False)
             OURS.add(module)
 
@@ -93,7 +93,7 @@ def weigh(experiment: Experiment, ctx: RunContext, parameters: int, cores: int) 
     """Roughly: (seconds that the run takes uncompiled, share of them that compiling wins)."""
     flops = 6.0 * parameters * experiment.train.batch_tokens * experiment.total_steps / ctx.world_size
     if ctx.device == "cuda":
-        peak = peak_flops(torch.cuda.get_device_name()) or UNKNOWN_PEAK
+        peak = published_peak_flops(torch.cuda.get_device_name()) or UNKNOWN_PEAK
         seconds, gain = flops / (GPU_SHARE * peak), GPU_GAIN
     elif ctx.device == "cpu":
         seconds = flops / (CPU_FLOPS * cores)
@@ -149,7 +149,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 
     Source: Chen et al. 2016, arXiv:1604.06174.
     """
-    for block in blocks(model):
+    for block in transformer_blocks(model):
         block.forward = recomputed(block.forward)
 
 

@@ -1,20 +1,22 @@
-"""How the cores of a CPU share the work of a step.
+"""How the cores of a CPU divide the work of a step.
 
-OpenMP splits every single operation among its threads, and after each they wait for each other; on small networks that
-takes longer than computing. So the windows of a micro-step are shared among threads first, each with a whole forward
-and backward pass to itself: they meet once. Measured on two cores of an AMD EPYC in bf16, compiled (kernels were called
-from Python then), milliseconds of a step with one core, two threads of OpenMP's, two shares: 40, 41, 23 (128 wide, 12
-windows of 64 tokens) and 970, 560, 510 (384 wide, 8 windows of 256).
+OpenMP splits every single operation among its threads, which wait for each other after each one; on small networks that
+takes longer than computing. So the windows of a micro-step are first split into chunks, one for each thread, and each
+thread makes a whole forward and backward pass: the threads meet once. Measured on two cores of an AMD EPYC in bf16,
+compiled (kernels were called from Python then), milliseconds of a step with one core, two OpenMP threads, two chunks:
+40, 41, 23 (128 wide, 12 windows of 64 tokens) and 970, 560, 510 (384 wide, 8 windows of 256).
+
+Which networks can be split, `nn.thread_probe` finds out.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,113 +24,125 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import WrappedModel
-from nanogpt_kit.core.options import RunContext, components_in, is_thread_safe
+from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.flops import num_params
+from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.nn.uninitialized import build_on_meta
 
-MOST_SHARES = 4  # what they do in Python takes turns; more than two were not measured
-# Seconds of its pass, by the estimate below. At 64 wide and 12 windows of 32 two shares took 12.4 ms, the whole 9.4 (in
-# fp32, beside other work).
-WORTH_A_SHARE = 0.005
+MOST_CHUNKS = 4  # their Python code takes turns; more than two were not measured
+# Estimated seconds of a pass over one chunk. At 64 wide and 12 windows of 32 tokens, two chunks took 12.4 ms and the
+# whole batch 9.4 ms (in fp32, beside other work).
+MIN_SECONDS_PER_CHUNK = 0.005
 # Of one core, roughly: a large product reaches 87 (fp32) and 335 (bf16) on an AMD EPYC with AVX512-BF16 (measured).
 CORE_FLOPS = {"fp32": 60e9, "bf16": 200e9, "fp16": 60e9}
-WORTH_A_THREAD = 0.02  # seconds of a pass: at 18 ms (4 layers, 128 wide, bf16) a second thread only cost (measured)
+MIN_SECONDS_PER_THREAD = 0.02  # of a pass: at 18 ms (4 layers, 128 wide, bf16) a second thread only cost (measured)
 
 
 @dataclass(frozen=True)
 class Cores:
-    """What a step takes: `shares` of its windows at a time, each computed by `threads` of torch's.
+    """How a step uses the CPU: its windows are computed in `chunks` at once, each by `threads` threads of torch.
 
-    What goes through the network undivided, evaluations and samples, is computed by `undivided` threads.
+    Passes that are not split, as in evaluation and sampling, use `undivided` threads.
     """
 
-    shares: int
+    chunks: int
     threads: int
     undivided: int
+    why_whole: str = field(
+        default="", compare=False
+    )  # why the windows are not split, where that would have been faster
 
     def __str__(self) -> str:
-        count = self.shares * self.threads
-        split = f", the windows in {self.shares} shares" if self.shares > 1 else ""
-        return f"{count} thread{'s' if count > 1 else ''}{split}"
+        count = self.chunks * self.threads
+        split = f", batch split in {self.chunks}" if self.chunks > 1 else ""
+        whole = f", batch not split: {self.why_whole}" if self.why_whole else ""
+        return f"{count} thread{'s' if count > 1 else ''}{split}{whole}"
 
     @classmethod
     def choose(cls, experiment: Experiment, ctx: RunContext, vocab_size: int) -> Cores:
-        """At most as many as the experiment or OMP_NUM_THREADS says; else as a forward and backward pass keeps busy."""
-        told = experiment.train.threads
-        most = told or torch.get_num_threads()
-        if ctx.device != "cpu":
-            return cls(1, most, most)
-        windows = ceil_div(experiment.batch_windows, ctx.world_size)
-        if isinstance(experiment.train.micro_batch_size, int):
-            windows = min(windows, experiment.train.micro_batch_size)
-        module = build_on_meta(experiment.model, vocab_size)
+        """As many threads as the experiment or OMP_NUM_THREADS says; else as many as a pass can use."""
+        asked = experiment.train.threads
+        most = asked or torch.get_num_threads()
+        module = build_on_meta(experiment.model, vocab_size) if ctx.device == "cpu" else None
         if module is None:
             return cls(1, most, most)
+        windows = -(-experiment.batch_windows // ctx.world_size)  # rounded up
+        if isinstance(experiment.train.micro_batch_size, int):
+            windows = min(windows, experiment.train.micro_batch_size)
         seconds = 6 * num_params(module) * windows * ctx.block_size / CORE_FLOPS[ctx.precision]
-        useful = min(MOST_SHARES, most, windows, int(seconds / WORTH_A_SHARE)) if can_share(experiment, ctx) else 1
-
-        def slowness(shares: int) -> float:
-            """The largest share, and what operations gain by threads: twice as many do not halve small ones."""
-            return ceil_div(windows, shares) / math.sqrt(most // shares)
-
-        shares = min(range(1, max(1, useful) + 1), key=slowness)
-        if told or "OMP_NUM_THREADS" in os.environ:
-            return cls(shares, most // shares, most)
-        busy = int(seconds / WORTH_A_THREAD)
-        return cls(shares, max(1, min(most // shares, busy // shares)), max(1, min(most, busy)))
+        chunks, why_whole = best_chunks(windows, most, seconds), ""
+        if chunks > 1:
+            why_whole = hazard(experiment, ctx) or ""
+            chunks = 1 if why_whole else chunks
+        if asked or "OMP_NUM_THREADS" in os.environ:
+            return cls(chunks, most // chunks, most, why_whole)
+        useful = int(seconds / MIN_SECONDS_PER_THREAD)
+        return cls(chunks, max(1, min(most // chunks, useful // chunks)), max(1, min(most, useful)), why_whole)
 
 
-def can_share(experiment: Experiment, ctx: RunContext) -> bool:
-    """Whether each part of the network says that threads may call it at a time, and nothing else stands against it."""
-    parts = [component for _, component in components_in(experiment.model)]
-    safe = all(is_thread_safe(component) for component in (experiment.parallel, experiment.model, *parts))
-    return safe and ctx.world_size == 1 and not experiment.train.activation_checkpointing  # which moves random states
+def best_chunks(windows: int, threads: int, seconds: float) -> int:
+    """The number of chunks whose slowest one is done first, where a pass over all windows takes `seconds`."""
+
+    def slowness(chunks: int) -> float:
+        """Windows of the largest chunk, over what operations gain by threads: twice as many do not halve small ones."""
+        return -(-windows // chunks) / math.sqrt(threads // chunks)
+
+    most = min(MOST_CHUNKS, threads, windows, int(seconds / MIN_SECONDS_PER_CHUNK))
+    return min(range(1, max(1, most) + 1), key=slowness)
+
+
+def hazard(experiment: Experiment, ctx: RunContext) -> str | None:
+    """Why threads must not compute parts of a batch at once."""
+    if ctx.world_size > 1:
+        return "each process computes its own windows"
+    if experiment.train.activation_checkpointing:
+        return "activation checkpointing sets and restores the random state"
+    return training_hazard(experiment.model, experiment.parallel, ctx)
 
 
 class ThreadedModel:
-    """A Spread whose windows are shared among threads of this process.
+    """A ParallelModel whose windows are split among threads of this process.
 
-    The shares of a first batch of each shape go through one after another, for a compiler; so do those that a module's
-    hooks look at. The sums are the same all the same. Where a parameter has hooks of its own, nothing is shared.
+    The chunks of the first batch of each shape are computed one after another, since that may compile; so are all
+    chunks while modules have hooks. The sums are the same either way. While a parameter has hooks, nothing is split.
     """
 
-    def __init__(self, spread: WrappedModel, model: nn.Module, shares: int) -> None:
-        self.wrap = spread
-        self.shares = shares
+    def __init__(self, wrapped: WrappedModel, model: nn.Module, chunks: int) -> None:
+        self.wrapped = wrapped
+        self.chunks = chunks
         self.modules = list(model.modules())
         self.parameters = list(model.parameters())
-        self.pool = ThreadPoolExecutor(shares - 1, "windows", torch.set_num_threads, (torch.get_num_threads(),))
-        self.anchor = torch.zeros((), requires_grad=True)  # what makes autograd ask for gradients
+        self.pool = ThreadPoolExecutor(chunks - 1, "windows", torch.set_num_threads, (torch.get_num_threads(),))
+        self.anchor = torch.zeros((), requires_grad=True)  # an input that makes autograd call the backward pass
         self.seen: set[torch.Size] = set()
 
     def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor:
         dtype, enabled = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
         def forward(*windows: Tensor) -> Tensor:
-            # Each thread has a state of its own, but for the cache of cast weights, which any of them would empty
+            # Autocast is set for each thread; its cache of cast weights is shared, and any thread would empty it
             with torch.autocast("cpu", dtype, enabled, cache_enabled=False):
-                return self.wrap(*windows)
+                return self.wrapped(*windows)
 
         batch = [ids, targets] if segments is None else [ids, targets, segments]
         if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters):
-            return self.wrap(*batch)
-        count = min(self.shares, len(ids))
-        shares = zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
-        in_turn = ids.shape not in self.seen or any(map(is_watched, self.modules))
+            return self.wrapped(*batch)
+        count = min(self.chunks, len(ids))
+        chunks = zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
+        in_turn = ids.shape not in self.seen or any(map(has_hooks, self.modules))
         self.seen.add(ids.shape)
-        losses = self.all([partial(forward, *share) for share in shares], in_turn)
-        total: Tensor = Joined.apply(self.anchor, self, losses, in_turn)  # type: ignore[no-untyped-call]
+        losses = self.run_all([partial(forward, *chunk) for chunk in chunks], in_turn)
+        total: Tensor = SumOfChunks.apply(self.anchor, self, losses, in_turn)  # type: ignore[no-untyped-call]
         return total
 
-    def all(self, works: list[Callable[[], Any]], in_turn: bool) -> list[Any]:
-        """What they return; the first is done by this thread."""
+    def run_all(self, calls: Sequence[Callable[[], Any]], in_turn: bool) -> list[Any]:
+        """Their results, at once or one after another; this thread makes the first call."""
         if in_turn:
-            return [work() for work in works]
-        others = [self.pool.submit(work) for work in works[1:]]
+            return [call() for call in calls]
+        others = [self.pool.submit(call) for call in calls[1:]]
         try:
-            first = works[0]()
+            first = calls[0]()
         finally:
             wait(others)
         return [first, *(other.result() for other in others)]
@@ -137,38 +151,39 @@ class ThreadedModel:
         """Adds to the parameters' gradients, as `Tensor.backward` does."""
         first, *others = losses
         parameters = [parameter for parameter in self.parameters if parameter.requires_grad]
-        apart = partial(torch.autograd.grad, inputs=parameters, grad_outputs=grad, allow_unused=True)
-        _, *found = self.all([partial(first.backward, grad), *(partial(apart, loss) for loss in others)], in_turn)
-        for gradients in found:
+        gradients_of = partial(torch.autograd.grad, inputs=parameters, grad_outputs=grad, allow_unused=True)
+        calls = [partial(first.backward, grad), *(partial(gradients_of, loss) for loss in others)]
+        _, *of_others = self.run_all(calls, in_turn)
+        for gradients in of_others:
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is None:
                     continue
-                if parameter.grad is None:  # the first share has none
+                if parameter.grad is None:  # the first chunk gave it none
                     parameter.grad = torch.zeros_like(parameter)
                 parameter.grad.add_(gradient)
 
     def sync(self, last: bool) -> AbstractContextManager[None]:
-        return self.wrap.sync(last)
+        return self.wrapped.sync(last)
 
     def clip(self, max_norm: float) -> Tensor:
-        return self.wrap.clip(max_norm)
+        return self.wrapped.clip(max_norm)
 
 
-class Joined(torch.autograd.Function):
-    """The sum of losses whose graphs are walked by threads of their own."""
+class SumOfChunks(torch.autograd.Function):
+    """The sum of the chunks' losses; its backward pass runs theirs, a thread for each."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, shared: ThreadedModel, losses: list[Tensor], in_turn: bool) -> Tensor:
-        ctx.shared, ctx.losses, ctx.in_turn = shared, losses, in_turn
+    def forward(ctx: Any, anchor: Tensor, model: ThreadedModel, losses: list[Tensor], in_turn: bool) -> Tensor:
+        ctx.model, ctx.losses, ctx.in_turn = model, losses, in_turn
         return torch.stack([loss.detach() for loss in losses]).sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
-        ctx.shared.backward(ctx.losses, grad, ctx.in_turn)
+        ctx.model.backward(ctx.losses, grad, ctx.in_turn)
         return None, None, None, None
 
 
-def is_watched(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.nn.parts import blocks
-from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.nn.parts import transformer_blocks
+from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.nn.sharded import full_tensor
 from nanogpt_kit.train.compile import eager
 
@@ -38,7 +38,7 @@ class Diagnostics:
     def watching(self) -> Iterator[None]:
         """Listens to the modules meanwhile. Only then: hooks cost something, and keep threads from sharing a step."""
         handles = []
-        for number, block in enumerate(blocks(self.model)):
+        for number, block in enumerate(transformer_blocks(self.model)):
             if "activations" in self.wanted:
                 handles.append(block.register_forward_hook(self.see(f"activations/max_{number}")))
             for name, part in block.named_modules():
@@ -77,13 +77,15 @@ class Diagnostics:
 
     def moving(self) -> None:
         if self.looking and "updates" in self.wanted:
-            self.before = {role: [p.detach().clone() for p in part] for role, part in by_role(self.model).items()}
+            self.before = {
+                role: [p.detach().clone() for p in part] for role, part in parameters_by_role(self.model).items()
+            }
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
         """{"updates/matrix": 1e-3, "activations/max_0": 3.1, ...}, and what modules say of themselves."""
         found = {name: value.item() for name, value in self.largest.items()}
-        for role, parameters in by_role(self.model).items() if self.before else ():
+        for role, parameters in parameters_by_role(self.model).items() if self.before else ():
             moved = [after - before for after, before in zip(parameters, self.before[role], strict=True)]
             found[f"updates/{role}"] = norm(moved) / max(norm(self.before[role]), 1e-30)
         for name, module in self.model.named_modules():

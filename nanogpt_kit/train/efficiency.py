@@ -8,7 +8,7 @@ import torch
 
 from nanogpt_kit.core.kinds import Model
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.nn.flops import measure, peak_flops
+from nanogpt_kit.nn.flops import model_size, published_peak_flops
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Efficiency:
         """Peaks are known of some GPUs and for short types only; elsewhere nothing is counted."""
         if ctx.device != "cuda" or ctx.precision == "fp32":
             return cls(None, None)
-        peak = peak_flops(torch.cuda.get_device_name())
+        peak = published_peak_flops(torch.cuda.get_device_name())
         if peak is None:
             return cls(None, None)
-        size = measure(model, vocab_size)
+        size = model_size(model, vocab_size)
         return cls(size.flops_per_token if size else None, peak * ctx.world_size)
 
     def metrics(self, tokens_per_second: float) -> dict[str, float]:

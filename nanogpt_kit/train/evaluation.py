@@ -101,9 +101,9 @@ class Evaluation:
         self, prompts: Sequence[str], max_new_tokens: int, seed: int, samplers: Sequence[Sampler] | None = None
     ) -> list[str]:
         texts = list(prompts)
-        for piece in self.loaded.pieces(texts, max_new_tokens, seed=seed, samplers=samplers):
+        for piece in self.loaded.stream_tokens(texts, max_new_tokens, seed=seed, samplers=samplers):
             self.check_stop()
-            texts[piece.number] += piece.text
+            texts[piece.text_index] += piece.text
         return texts
 
     def measure(self, evaluators: Sequence[Evaluator]) -> dict[str, float]:

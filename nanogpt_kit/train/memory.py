@@ -20,7 +20,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.sharded import reshard
-from nanogpt_kit.nn.uninitialized import at_model, check_size, memory_bytes, size_bytes
+from nanogpt_kit.nn.uninitialized import check_model_size, located_at_model, machine_memory_bytes, tensor_bytes
 
 if TYPE_CHECKING:
     from nanogpt_kit.train.trainer import Trainer
@@ -72,15 +72,15 @@ def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunConte
 
     `module` is the model on the meta device; None where it cannot be counted.
     """
-    most = memory_bytes()
+    most = machine_memory_bytes()
     if most is None:
         return
     if module is not None:
         try:  # weights and their gradients; GPUs together may have more memory than the machine that builds the model
             copies = 2 if experiment.total_steps and ctx.device == "cpu" and ctx.world_size == 1 else 1
-            check_size(experiment.model, copies * size_bytes(module), most, "of this machine's memory")
+            check_model_size(experiment.model, copies * tensor_bytes(module), most, "of this machine's memory")
         except KitError as error:
-            raise KitError(*(at_model(one, experiment) for one in error.faults)) from None
+            raise KitError(*(located_at_model(one, experiment) for one in error.faults)) from None
     wanted = experiment.train.batch_tokens
     needed = wanted * BATCH_BYTES // ctx.world_size
     if experiment.total_steps and needed > most:

@@ -59,8 +59,8 @@ def new_folder(
         processes=ctx.world_size,
         precision=ctx.precision,
         precision_since=why,
-        threads=cores.shares * cores.threads,
-        shares=cores.shares,
+        threads=cores.chunks * cores.threads,
+        chunks=cores.chunks,
         choices=choices(experiment, ctx),
     )
     launch, init_from = os.environ.get("TORCHELASTIC_RUN_ID", ""), start.facts() if start else None

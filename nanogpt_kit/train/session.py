@@ -266,8 +266,8 @@ def write_samples(trainer: Trainer) -> None:
     writer = TextGenerator(trainer.experiment, trainer.model, trainer.data.encoder, trainer.precision.device)
     texts = [wanted.prompt] * wanted.num_samples
     with trainer.hooks.evaluation(trainer), eval_mode(trainer, wanted.seed):
-        pieces = writer.pieces(texts)  # on all ranks alike: each may hold but a part of the model
+        pieces = writer.stream_tokens(texts)  # on all ranks alike: each may hold but a part of the model
         for piece in takewhile(lambda _: not trainer.interrupted(), pieces):
-            texts[piece.number] += piece.text
+            texts[piece.text_index] += piece.text
     if not trainer.interrupted():
         publish_samples(trainer, texts)

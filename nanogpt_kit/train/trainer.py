@@ -28,7 +28,7 @@ from nanogpt_kit.data.batches import Batch, Batches, Prefetcher
 from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.optimizers import build_optimizer
-from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import MetricsLog
 from nanogpt_kit.train.checkpoints import Checkpoints
@@ -93,8 +93,8 @@ class Trainer:
             checkpoint_activations(self.model)
         self.diagnostics = Diagnostics(self.model, experiment.train.watch)
         self.wrap = experiment.parallel.wrap(self.model, ctx)
-        if cores.shares > 1:
-            self.wrap = ThreadedModel(self.wrap, self.model, cores.shares)
+        if cores.chunks > 1:
+            self.wrap = ThreadedModel(self.wrap, self.model, cores.chunks)
         self.optimizer = build_optimizer(experiment.optimizer, self.groups())
         self.peaks = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
         self.scaler = self.precision.scaler()
@@ -114,7 +114,7 @@ class Trainer:
 
         saved = self.saving.restore()
         self.micro_batch_size = saved["micro_batch_size"] if saved else micro_batch_size(self)
-        chosen = Compile.choose(experiment, ctx, num_params(self.model), cores.shares * cores.threads)
+        chosen = Compile.choose(experiment, ctx, num_params(self.model), cores.chunks * cores.threads)
         self.compile = chosen.agreed(world, experiment.train.compile)
         if self.compile.mode != "off":
             micro_steps = ceil_div(experiment.batch_windows, world.size * self.micro_batch_size)
@@ -226,7 +226,7 @@ class Trainer:
         """The model's parameters as the optimizer gets them, one group a role."""
         return [
             {"params": parameters, "role": role, "lr_multiplier": self.experiment.init.lr_multiplier(role)}
-            for role, parameters in by_role(self.model).items()
+            for role, parameters in parameters_by_role(self.model).items()
         ]
 
     def agree_to_stop(self) -> int:

@@ -101,7 +101,7 @@ def test_numbers_that_arrive_are_those_that_left() -> None:
 def test_the_profiler_writes_a_trace_of_the_steps_it_was_asked_for(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    monkeypatch.setattr("nanogpt_kit.train.cores.WORTH_A_SHARE", 1e-12)
+    monkeypatch.setattr("nanogpt_kit.train.cores.MIN_SECONDS_PER_CHUNK", 1e-12)
     trace = '[{use="profiler", first_step=3, steps=2}]'
     options = ("train.steps=8", "model.dropout=0.0", "train.micro_batch_size=5", f"train.threads={threads}")
     folder = session.run(Experiment.load(tiny, [f"callback={trace}", *options]))
@@ -110,7 +110,7 @@ def test_the_profiler_writes_a_trace_of_the_steps_it_was_asked_for(
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     names = [event.get("name", "") for event in events]
     assert sum("Optimizer.step" in name or "aten::_fused_adamw_" in name for name in names) >= 2
-    assert names.count("aten::scaled_dot_product_attention") == 2 * 2 * threads  # steps, layers, shares
+    assert names.count("aten::scaled_dot_product_attention") == 2 * 2 * threads  # steps, layers, chunks
 
 
 def test_a_run_that_ends_while_it_is_traced_keeps_what_there_is(tiny: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_run_that_ends_while_it_is_traced_keeps_what_there_is(tiny: Path) -> N
 
 
 def test_kernels_of_gpus_are_refused_elsewhere(tiny: Path) -> None:
-    with pytest.raises(KitError, match="backend = 'cudnn' needs cuda, and this is cpu"):
+    with pytest.raises(KitError, match="backend = 'cudnn' requires cuda"):
         session.run(Experiment.load(tiny, ['model.attention={use="sdpa", backend="cudnn"}']))
 
 

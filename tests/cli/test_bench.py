@@ -79,7 +79,7 @@ def test_it_tells_speed_parts_and_memory(compared: Compared) -> None:
     assert set(facts["parts_ms"]) == {"data", "forward", "backward", "optimizer", "other"}
     assert facts["peak_memory_bytes"] > 1e6
     assert (facts["precision"], facts["compile"]) == ("fp32", "off")
-    assert facts["choices"] == {"model.attention": "torch's choice of kernel"}
+    assert facts["choices"] == {"model.attention": "torch chooses the kernel"}
 
 
 def test_a_wider_model_is_slower_and_its_parts_make_a_step(compared: Compared) -> None:

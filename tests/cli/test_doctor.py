@@ -23,7 +23,7 @@ import torch
 from nanogpt_kit.bench import machine
 from nanogpt_kit.core.system import available_cores
 from nanogpt_kit.nn import compiler
-from nanogpt_kit.nn.compiler import compiler_missing
+from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.runs.files import read_json, write_json
 from nanogpt_kit.train.precision import Precision, choose_device
 
@@ -113,7 +113,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
 
 def test_without_a_compiler_the_remedy_is_told(programs: Any, command: Command) -> None:
     programs("gcc", "clang++")
-    missing = compiler_missing("cpu")
+    missing = compiler_obstacle("cpu")
     assert missing is not None
     assert "there is no compiler g++; apt install g++ " in missing
     fact = told(command)["compile on cpu"]
@@ -124,11 +124,11 @@ def test_the_compiler_that_is_looked_for_is_the_one_of_the_system(
     programs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs("g++")
-    assert compiler_missing("cpu") is None
+    assert compiler_obstacle("cpu") is None
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert "there is no compiler clang++; xcode-select --install " in str(compiler_missing("cpu"))
+    assert "there is no compiler clang++; xcode-select --install " in str(compiler_obstacle("cpu"))
     monkeypatch.setattr(sys, "platform", "win32")
-    assert "there is no compiler cl; " in str(compiler_missing("cpu"))
+    assert "there is no compiler cl; " in str(compiler_obstacle("cpu"))
 
 
 def test_apples_compiler_needs_openmp_from_elsewhere(
@@ -136,13 +136,13 @@ def test_apples_compiler_needs_openmp_from_elsewhere(
 ) -> None:
     programs("clang++")
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(compiler, "OPENMP", ())
+    monkeypatch.setattr(compiler, "OPENMP_PREFIXES", ())
     monkeypatch.delenv("CONDA_PREFIX", raising=False)
     monkeypatch.setenv("OMP_PREFIX", str(tmp_path))
-    assert "brew install libomp" in str(compiler_missing("cpu"))
+    assert "brew install libomp" in str(compiler_obstacle("cpu"))
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "omp.h").touch()
-    assert compiler_missing("cpu") is None
+    assert compiler_obstacle("cpu") is None
 
 
 @pytest.mark.parametrize("named", ["icpx", "icpx -O2", ""])
@@ -150,9 +150,9 @@ def test_cxx_names_the_compiler(named: str, programs: Any, monkeypatch: pytest.M
     programs("g++", "icpx")
     monkeypatch.setenv("CXX", named)
     if named == "icpx":
-        assert compiler_missing("cpu") is None
+        assert compiler_obstacle("cpu") is None
     else:
-        assert f"the compiler that CXX names, {named!r}, is not there; unset CXX" in str(compiler_missing("cpu"))
+        assert f"the compiler that CXX names, {named!r}, is not there; unset CXX" in str(compiler_obstacle("cpu"))
 
 
 def test_without_pythons_headers_the_remedy_is_told(
@@ -162,7 +162,7 @@ def test_without_pythons_headers_the_remedy_is_told(
     monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path / "nowhere"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     for device in ("cpu", "cuda"):
-        missing = str(compiler_missing(device))
+        missing = str(compiler_obstacle(device))
         assert "(Python.h)" in missing
         assert f"apt install python{sys.version_info.major}.{sys.version_info.minor}-dev " in missing
 
@@ -173,21 +173,21 @@ def test_compiling_for_gpus_needs_triton_a_c_compiler_and_a_gpu_that_is_not_too_
     programs("g++")
     modules: set[str] = set()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name in modules else None)
-    assert "triton is not installed" in str(compiler_missing("cuda"))
+    assert "triton is not installed" in str(compiler_obstacle("cuda"))
     modules.add("triton")
-    assert "there is no compiler gcc or clang" in str(compiler_missing("cuda"))
+    assert "there is no compiler gcc or clang" in str(compiler_obstacle("cuda"))
     monkeypatch.setenv("CC", "g++")
-    assert compiler_missing("cuda") is None
+    assert compiler_obstacle("cuda") is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
     monkeypatch.setattr(torch.version, "hip", None)
-    assert "compute capability 7.0" in str(compiler_missing("cuda"))
+    assert "compute capability 7.0" in str(compiler_obstacle("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
-    assert compiler_missing("cuda") is None
+    assert compiler_obstacle("cuda") is None
 
 
 def test_where_compiling_has_not_been_tried_is_told() -> None:
-    assert compiler_missing("mps") == "compiling for mps has not been tried"
+    assert compiler_obstacle("mps") == "compiling for mps has not been tried"
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def test_kernels_of_attention_are_told_with_what_they_need(two_gpus: None, monke
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     monkeypatch.setattr(torch.backends.cuda, "mem_efficient_sdp_enabled", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: False)
-    monkeypatch.setattr(machine, "compiler_missing", lambda device: f"nothing for {device}")
+    monkeypatch.setattr(machine, "compiler_obstacle", lambda device: f"nothing for {device}")
     facts = by_name(machine.attention)
     assert facts["flash attention"].text == "requires a GPU of compute capability 8.0"
     assert facts["efficient attention"].verdict == "available"

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from nanogpt_kit.cli.texts import SEPARATOR, print_texts
-from nanogpt_kit.generate.generator import Piece, load_run
+from nanogpt_kit.generate.generator import GeneratedToken, load_run
 from nanogpt_kit.runs.folder import RunFolder
 
 Ask = Callable[..., Any]
@@ -271,16 +271,16 @@ def test_several_texts_are_written_at_a_time_and_shown_one_after_the_other(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = ["7 times", "41 times 48 is 19", "9"]
-    pieces = list(load_run(run.path).pieces(prompts, 40, stop=["is"]))
-    assert {piece.number for piece in pieces[:3]} == {0, 1, 2}
-    ends = {piece.number: at for at, piece in enumerate(pieces) if piece.ended}
+    pieces = list(load_run(run.path).stream_tokens(prompts, 40, stop=["is"]))
+    assert {piece.text_index for piece in pieces[:3]} == {0, 1, 2}
+    ends = {piece.text_index: at for at, piece in enumerate(pieces) if piece.finish_reason}
     texts = [
-        prompt + "".join(piece.text for piece in pieces if piece.number == number)
+        prompt + "".join(piece.text for piece in pieces if piece.text_index == number)
         for number, prompt in enumerate(prompts)
     ]
     shown = [""]
 
-    def watched() -> Iterator[Piece]:
+    def watched() -> Iterator[GeneratedToken]:
         for piece in pieces:
             shown.append(shown[-1] + capsys.readouterr().out)  # what a reader has before this piece
             yield piece

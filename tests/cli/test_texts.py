@@ -11,7 +11,7 @@ import pytest
 
 from nanogpt_kit.cli import texts
 from nanogpt_kit.core.errors import printable
-from nanogpt_kit.generate.generator import Piece
+from nanogpt_kit.generate.generator import GeneratedToken
 from nanogpt_kit.runs import samples
 
 HOSTILE = "a\x1b]0;owned\x07b\x9b2Jc\x7f\rd\u202ee\tf\ng"
@@ -23,9 +23,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "is_terminal", lambda stream: True)
 
 
-def pieces() -> list[Piece]:
+def pieces() -> list[GeneratedToken]:
     return [
-        Piece(0, letter, token=1, ended="length" if n == len(HOSTILE) - 1 else None) for n, letter in enumerate(HOSTILE)
+        GeneratedToken(0, letter, token=1, finish_reason="length" if n == len(HOSTILE) - 1 else None)
+        for n, letter in enumerate(HOSTILE)
     ]
 
 
@@ -59,7 +60,7 @@ def test_the_samples_of_a_run_are_escaped_on_a_terminal_only(
 ) -> None:
     from nanogpt_kit.generate import text
 
-    monkeypatch.setattr(text.Text, "add", lambda self, token: "\x1b[2J")
+    monkeypatch.setattr(text.StreamedText, "add", lambda self, token: "\x1b[2J")
     first = ["run", tiny, "train.steps=1", "callback=[]", "sample.max_new_tokens=2", f"--into={tmp_path / 'one'}"]
     assert "\x1b[2J" in command(*first).out
     monkeypatch.setattr(texts, "is_terminal", lambda stream: True)

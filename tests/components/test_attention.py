@@ -1,17 +1,14 @@
-"""Attention against a softmax written as loops: the built-ins, and the formula that the suite holds them to."""
+"""The formula that the attention suite compares with is the softmax written as loops."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from nanogpt_kit.api import View
-from nanogpt_kit.components.attention.naive import Naive
-from nanogpt_kit.components.attention.sdpa import SDPA
 from nanogpt_kit.testing.attention import SCENES, AttentionConformance, plain_softmax
 
 
@@ -52,23 +49,12 @@ def told(view: View, b: int, t: int, window: int | None) -> tuple[list[int], lis
     return at, distances
 
 
-def formula(window: int | None) -> Callable[..., Tensor]:
-    return lambda q, k, v, view: plain_softmax(q, k, v, view, window).float()
-
-
-FUNCTIONS = {
-    "the suite's formula": formula,
-    "naive": lambda window: Naive(window=window).build(AttentionConformance.context),
-    "sdpa": lambda window: SDPA(window=window).build(AttentionConformance.context),
-}
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("scene", SCENES)
-def test_attention_is_the_softmax_written_as_loops(scene: str, window: int | None, name: str) -> None:
+def test_the_suites_softmax_is_the_one_written_as_loops(scene: str, window: int | None) -> None:
+    """The built-ins are compared with the suite's by their conformance tests."""
     suite = AttentionConformance()
     view = suite.view(scene)
     q, k, v = suite.inputs(view)
-    out = FUNCTIONS[name](window)(q, k, v, view)
+    out = plain_softmax(q, k, v, view, window).float()
     torch.testing.assert_close(out, by_loops(q, k, v, view, window), rtol=0, atol=1e-6)

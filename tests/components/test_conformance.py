@@ -47,18 +47,25 @@ SUITES = {
 
 class TestSDPA(AttentionConformance):
     component = SDPA()
+    fast_gradcheck = True
 
 
 class TestSDPAThroughFlash(AttentionConformance):
     component = SDPA(backend="flash")
+    fast_gradcheck = True
+    threads = False  # the kernel is chosen by settings of the whole process
 
 
 class TestSDPAThroughMath(AttentionConformance):
     component = SDPA(backend="math")
+    fast_gradcheck = True
+    compiles = False
 
 
 class TestSDPAWithAWindow(AttentionConformance):
     component = SDPA(window=3)
+    fast_gradcheck = True
+    compiles = False
     window = 3
 
 
@@ -68,6 +75,8 @@ class TestNaive(AttentionConformance):
 
 class TestNaiveWithAWindow(AttentionConformance):
     component = Naive(window=3)
+    fast_gradcheck = True
+    compiles = False
     window = 3
 
 
@@ -75,13 +84,16 @@ class TestFlex(AttentionConformance):
     component = Flex()
     differentiable = False
     inductor = False
+    threads = False  # on a CPU it silences warnings, for the whole process
 
 
 class TestFlexWithAWindow(AttentionConformance):
     component = Flex(window=3)
+    compiles = False
     window = 3
     differentiable = False
     inductor = False
+    threads = False  # on a CPU it silences warnings, for the whole process
 
 
 class TestRoPE(PositionConformance):
@@ -91,6 +103,8 @@ class TestRoPE(PositionConformance):
 
 class TestRoPEOfHalfTheFeatures(PositionConformance):
     component = RoPE(partial=0.5, base=100.0)
+    fast_gradcheck = True
+    compiles = False
     relative = True
 
 
@@ -112,6 +126,7 @@ class TestLayerNorm(NormConformance):
 
 class TestLayerNormWithoutBias(NormConformance):
     component = LayerNorm(bias=False, eps=1e-6)
+    compiles = False
 
 
 class TestRMSNorm(NormConformance):
@@ -120,6 +135,7 @@ class TestRMSNorm(NormConformance):
 
 class TestRMSNormWithoutGain(NormConformance):
     component = RMSNorm(gain=False)
+    compiles = False
 
 
 class TestGELU(MLPConformance):
@@ -128,6 +144,8 @@ class TestGELU(MLPConformance):
 
 class TestGELUByTanh(MLPConformance):
     component = GELU(approximate="tanh", width=2.0)
+    fast_gradcheck = True
+    compiles = False
 
 
 class TestSwiGLU(MLPConformance):
@@ -164,60 +182,20 @@ class TestTemperature(SamplerConformance):
     component = Temperature()
 
 
-class TestTemperatureZero(SamplerConformance):
-    component = Temperature(value=0)
-
-
-class TestTemperatureNextToZero(SamplerConformance):
-    component = Temperature(value=1e-300)
-
-
-class TestHighTemperature(SamplerConformance):
-    component = Temperature(value=1e300)
-
-
 class TestTopK(SamplerConformance):
     component = TopK(k=3)
-
-
-class TestTopKOfMoreThanAll(SamplerConformance):
-    component = TopK(k=200)
 
 
 class TestTopP(SamplerConformance):
     component = TopP()
 
 
-class TestTopPOfNextToNothing(SamplerConformance):
-    component = TopP(p=1e-300)
-
-
-class TestTopPOfAll(SamplerConformance):
-    component = TopP(p=1)
-
-
 class TestMinP(SamplerConformance):
     component = MinP()
 
 
-class TestMinPOfNothing(SamplerConformance):
-    component = MinP(p=0)
-
-
-class TestMinPOfTheLikeliest(SamplerConformance):
-    component = MinP(p=1)
-
-
 class TestRepetitionPenalty(SamplerConformance):
     component = RepetitionPenalty()
-
-
-class TestHighRepetitionPenalty(SamplerConformance):
-    component = RepetitionPenalty(penalty=1e300)
-
-
-class TestRepetitionReward(SamplerConformance):
-    component = RepetitionPenalty(penalty=1e-300)
 
 
 class TestGreedy(SamplerConformance):

@@ -25,7 +25,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.registry import OURS, Registry
 from nanogpt_kit.nn import loss as loss_module
 from nanogpt_kit.nn.parts import ResidualLinear
-from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.train import session
 
@@ -212,7 +212,7 @@ def test_untied_head_and_embedding_are_two_tensors() -> None:
     model = built(weight_tying=False)
     assert model.lm_head.weight.shape == model.wte.weight.shape == (64, C)
     assert model.lm_head.weight.data_ptr() != model.wte.weight.data_ptr()
-    assert by_role(model)["head"] == [model.lm_head.weight]
+    assert parameters_by_role(model)["head"] == [model.lm_head.weight]
     before = model(IDS)
     with torch.no_grad():
         model.lm_head.weight.mul_(2)
@@ -256,7 +256,7 @@ def test_an_attention_that_cannot_train_here_is_refused_with_a_remedy(tiny: Path
     options = ["model.attention=flex", "model.dropout=0.0"]
     experiment = Experiment.load(tiny, options)
     cpu = RunContext(device="cpu", precision="fp32", world_size=1, splits=experiment.dataset.splits, block_size=16)
-    told = r'model\.attention: flex has no backward pass on cpu; attention = "sdpa" trains with the same'
+    told = r'model\.attention: flex has no backward pass on cpu; use attention = "sdpa"'
     with pytest.raises(KitError, match=told):
         experiment.check_context(cpu)
     experiment.check_context(dataclasses.replace(cpu, device="cuda"))
@@ -268,7 +268,9 @@ def test_an_attention_that_cannot_train_here_is_refused_with_a_remedy(tiny: Path
 
 def test_flex_refuses_dropout() -> None:
     parts = GPT(n_layer=1, n_head=H, n_embd=C, attention="flex", dropout=0.1)
-    with pytest.raises(KitError, match=r'flex has no dropout, and model\.dropout is 0\.1; take 0\.0 or .*"sdpa"'):
+    with pytest.raises(
+        KitError, match=r'flex has no dropout, and model\.dropout is 0\.1; set it to 0\.0, or use .*"sdpa"'
+    ):
         parts.build(ModelContext(vocab_size=V))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.optimizer.adamw import AdamW
 from nanogpt_kit.core.registry import OURS, Registry
-from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.nn.roles import parameters_by_role
+from tests.pairwise import covering
 
 B, T, H, C, L, V, BLOCK = 3, 6, 4, 16, 2, 13, 7
 CPU = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=16)
@@ -26,6 +28,7 @@ NAMES = {
     kind: [entry.name for entry in Registry.installed().of_kind(kind) if entry.distribution == OURS] for kind in KINDS
 }
 HEADS = {"full": None, "grouped": 2}
+Parts = tuple[str, str, str, str, str]
 
 
 def trains_here(attention: str) -> bool:
@@ -34,9 +37,19 @@ def trains_here(attention: str) -> bool:
 
 TRAINABLE = [name for name in NAMES["attention"] if trains_here(name)]
 MATRIX = list(itertools.product(*NAMES.values(), HEADS))
-everything = pytest.mark.parametrize("parts", MATRIX, ids="-".join)
-trainable = pytest.mark.parametrize("parts", [parts for parts in MATRIX if parts[0] in TRAINABLE], ids="-".join)
-Parts = tuple[str, str, str, str, str]
+
+
+def by_pairs(matrix: list[Parts]) -> Any:
+    """All of the matrix; by default some in which any two parts meet."""
+    chosen = covering(matrix)
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        "parts", [pytest.param(parts, id="-".join(parts), marks=() if parts in chosen else slow) for parts in matrix]
+    )
+
+
+everything = by_pairs(MATRIX)
+trainable = by_pairs([parts for parts in MATRIX if parts[0] in TRAINABLE])
 
 
 def built(parts: Parts, dropout: float, seed: int) -> nn.Module:
@@ -56,7 +69,10 @@ class Training:
 
     def __init__(self, parts: Parts, seed: int) -> None:
         self.model = built(parts, dropout=0.2, seed=seed).train()
-        groups = [{"params": found, "role": role, "lr_multiplier": 1.0} for role, found in by_role(self.model).items()]
+        groups = [
+            {"params": found, "role": role, "lr_multiplier": 1.0}
+            for role, found in parameters_by_role(self.model).items()
+        ]
         self.optimizer = AdamW(lr=1e-2).build(groups)
 
     def step(self, number: int) -> float:
@@ -107,7 +123,7 @@ def test_no_combination_looks_ahead_with_a_cache_or_without(parts: Parts) -> Non
     model = built(parts, dropout=0.0, seed=3).double().eval()  # else rows of a batch differ by their roundings
     ids = torch.randint(0, V, (1, T), generator=torch.Generator().manual_seed(4)).repeat(1 + T, 1)
     for t in range(T):
-        ids[1 + t, t] = (ids[1 + t, t] + 1) % V  # row 1 + t is row 0 but for token t
+        ids[1 + t, t] = (ids[1 + t, t] + 1) % V  # row 1 + t is row 0 except for token t
     logits = model(ids)
     cache = KVCache(T)
     cached = torch.cat([model(piece, cache=cache) for piece in ids.split([1, 3, 2], dim=1)], dim=1)

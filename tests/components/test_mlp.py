@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nanogpt_kit.api import MLP, LayerContext, ResidualLinear
 from nanogpt_kit.components.mlp.gelu import GELU
 from nanogpt_kit.components.mlp.relu2 import ReLU2
-from nanogpt_kit.components.mlp.swiglu import GRANULE, SwiGLU
+from nanogpt_kit.components.mlp.swiglu import WIDTH_MULTIPLE, SwiGLU
 
 B, T, C = 2, 5, 6
 
@@ -84,7 +84,7 @@ def test_swiglu_is_its_formula(bias: bool) -> None:
     [
         *[(GELU(), 24), (GELU(width=1.5), 9), (GELU(width=0.5), 3)],
         *[(ReLU2(), 24), (ReLU2(width=2.7), 16)],
-        *[(SwiGLU(), 16), (SwiGLU(width=4.0), 24), (SwiGLU(width=0.1), GRANULE)],
+        *[(SwiGLU(), 16), (SwiGLU(width=4.0), 24), (SwiGLU(width=0.1), WIDTH_MULTIPLE)],
     ],
     ids=repr,
 )
@@ -102,7 +102,7 @@ def test_swiglu_weighs_what_gelu_does(n_embd: int) -> None:
     with torch.device("meta"):
         assert weight(GELU()) == weight(ReLU2()) == 8 * n_embd**2
         assert weight(SwiGLU()) == pytest.approx(weight(GELU()), rel=0.02)
-        assert SwiGLU().build(context(n_embd)).c_fc.out_features % GRANULE == 0
+        assert SwiGLU().build(context(n_embd)).c_fc.out_features % WIDTH_MULTIPLE == 0
 
 
 @pytest.mark.parametrize("kind", [GELU(), ReLU2(), SwiGLU()], ids=repr)

@@ -14,7 +14,7 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.components.norm.layernorm import LayerNorm
 from nanogpt_kit.components.norm.rmsnorm import RMSNorm
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.train import session
 
 B, T, C = 2, 5, 7

@@ -16,6 +16,7 @@ from nanogpt_kit.components.sampler.repetition_penalty import RepetitionPenalty
 from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.components.sampler.top_p import TopP
+from nanogpt_kit.testing.sampler import SamplerConformance
 
 B, V, T = 3, 11, 5
 NEVER = float("-inf")
@@ -221,6 +222,28 @@ def test_a_temperature_beyond_float32_is_uniform_over_what_is_possible(logits: T
     logits[:, 4] = NEVER
     expected = torch.full((B, V), 1 / (V - 1)).index_fill(1, torch.tensor([4]), 0.0)
     torch.testing.assert_close(apply(Temperature(value=value), logits).softmax(-1), expected)
+
+
+EXTREMES = [
+    *(Temperature(value=value) for value in (0, 1e-300, 1e300)),
+    TopK(k=200),  # more than there are
+    *(TopP(p=p) for p in (1e-300, 1)),
+    *(MinP(p=p) for p in (0, 1)),
+    *(RepetitionPenalty(penalty=penalty) for penalty in (1e-300, 1e300)),
+]
+
+
+@pytest.mark.parametrize("sampler", EXTREMES, ids=str)
+def test_extreme_settings_pass_the_suite(sampler: Sampler) -> None:
+    class Suite(SamplerConformance):
+        component = sampler
+
+    suite = Suite()
+    for name in (name for name in dir(suite) if name.startswith("test_")):
+        test: Any = getattr(suite, name)
+        marks = getattr(test, "pytestmark", [])
+        for value in marks[0].args[1] if marks else [None]:
+            test(*([] if value is None else [value]))
 
 
 def test_greedy_is_a_temperature_of_zero(logits: Tensor) -> None:

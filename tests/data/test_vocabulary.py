@@ -15,7 +15,7 @@ from nanogpt_kit.api import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data import vocabulary
 from nanogpt_kit.data.prepare import data_root, prepare
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.train import session
 
 QUICK = ["callback=[]", "sample.num_samples=0", "train.steps=2", "tokenizer.use=char"]

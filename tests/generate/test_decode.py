@@ -22,11 +22,12 @@ from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.decode import Decoder
+from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.draw import draw_tokens
-from nanogpt_kit.generate.packed import Packed
-from nanogpt_kit.generate.static_cache import StaticCache, columns_for
-from nanogpt_kit.generate.threads import Shares, shares_of
-from nanogpt_kit.testing.conformance import torch_warns
+from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
+from nanogpt_kit.generate.threads import ThreadedDecoder, thread_chunks
+from nanogpt_kit.testing.conformance import ignore_torch_warnings
+from tests.pairwise import pairwise_cases
 
 VOCABULARY, BLOCK = 23, 8
 PARTS: dict[str, dict[str, Any]] = {
@@ -95,27 +96,39 @@ def by_recomputation(model: nn.Module, prompt: list[int], samplers: list[Sampler
     return ids[len(prompt) :]
 
 
-@pytest.mark.parametrize("prompt", [1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3])
-@by_parts
-def test_exact_texts_are_those_that_recompute_everything(parts: dict[str, Any], prompt: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        pytest.param(name, prompt, marks=pytest.mark.slow if name == "flex" and prompt != BLOCK - 1 else ())
+        for name in PARTS
+        for prompt in (1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3)
+    ],
+)
+def test_exact_texts_are_those_that_recompute_everything(name: str, prompt: int) -> None:
+    parts = PARTS[name]
     model, samplers = untrained(**parts), [Temperature(value=1.3), TopK(k=9)]
     prompts = prompts_of(prompt, prompt, prompt)
-    new = 5 if "flex" in str(parts) else 2 * BLOCK
+    new = 3 if "flex" in str(parts) else 2 * BLOCK
     expected = [by_recomputation(model, ids, samplers, new, 5 + row) for row, ids in enumerate(prompts)]
     assert len(set(chain(*expected))) > 3
-    assert written(model, prompts, new, beyond="exact") == expected
+    assert written(model, prompts, new, on_overflow="exact") == expected
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
-@pytest.mark.parametrize("position", ["learned", "rope", "alibi", "none"])
-@pytest.mark.parametrize("attention", ["naive", "sdpa", "flex"])
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(
+    ("window", "attention", "position", "n_kv_head"),
+    pairwise_cases([None, 3], ["naive", "sdpa"], ["learned", "rope", "alibi", "none"], [4, 2, 1])
+    + [pytest.param(3, "flex", "alibi", 2)]
+    + [
+        pytest.param(window, "flex", position, 2, marks=pytest.mark.slow)
+        for window in (None, 3)
+        for position in ("learned", "rope", "alibi", "none")
+        if (window, position) != (3, "alibi")
+    ],
+)
 def test_logits_of_ragged_prompts_are_those_of_each_alone(
     window: int | None, attention: str, position: str, n_kv_head: int
 ) -> None:
-    if attention == "flex" and n_kv_head != 2:
-        pytest.skip("slow, and one number of heads shows it")
     part = {"use": attention, **({"window": window} if window else {})}
     model = untrained(attention=part, position=position, n_kv_head=n_kv_head).float()
     texts = [torch.tensor([ids]) for ids in prompts_of(6, 1, 4, 8)]
@@ -135,7 +148,7 @@ def test_a_rolling_cache_is_a_window_over_a_text_that_goes_on(position: str) -> 
     longer = untrained(40, position=position, attention={"use": "naive", "window": BLOCK}).float()
     longer.load_state_dict(rolling.state_dict())
     prompts = prompts_of(3, 6)
-    decoder = Decoder(rolling, prompts, [], [1, 2], BLOCK, 30, beyond="rolling", with_logprobs=True)
+    decoder = Decoder(rolling, prompts, [], [1, 2], BLOCK, 30, on_overflow="rolling", with_logprobs=True)
     found = [decoder.draw() for _ in range(30)]
     for row, prompt in enumerate(prompts):
         text = [*prompt, *(draw_tokens.tokens[row] for draw_tokens in found)]
@@ -148,7 +161,7 @@ def test_a_rolling_cache_is_a_window_over_a_text_that_goes_on(position: str) -> 
 
 @by_parts
 def test_a_refilled_text_sees_its_newer_half_anew(parts: dict[str, Any]) -> None:
-    model, new = untrained(**parts), 6 if "flex" in str(parts) else 3 * BLOCK
+    model, new = untrained(**parts), 3 if "flex" in str(parts) else 3 * BLOCK
     prompts = prompts_of(2, 5, BLOCK, 2 * BLOCK)
     expected = []
     for row, prompt in enumerate(prompts):
@@ -160,25 +173,25 @@ def test_a_refilled_text_sees_its_newer_half_anew(parts: dict[str, Any]) -> None
                 logits = model(torch.tensor([ids[first:]]))[:, -1].float()
             ids.append(raced((logits[0].double() / 1.3).softmax(-1).tolist(), 5 + row, number))
         expected.append(ids[len(prompt) :])
-    assert written(model, prompts, new, beyond="refill", samplers=[Temperature(value=1.3)]) == expected
+    assert written(model, prompts, new, on_overflow="refill", samplers=[Temperature(value=1.3)]) == expected
 
 
-@pytest.mark.parametrize("beyond", ["exact", "refill", "rolling"])
+@pytest.mark.parametrize("on_overflow", ["exact", "refill", "rolling"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_text_is_the_same_alone_and_among_seventeen(beyond: str, packed: bool) -> None:
+def test_a_text_is_the_same_alone_and_among_seventeen(on_overflow: str, packed: bool) -> None:
     model = untrained(position="rope").float()
     prompts = prompts_of(*range(1, 18))
-    options = {"beyond": beyond, "samplers": [Temperature(value=1.0)]}
-    together = written(Packed(model, "fp32", 17) if packed else model, prompts, 20, **options)
-    alone = Packed(model, "fp32", 1) if packed else model
+    options = {"on_overflow": on_overflow, "samplers": [Temperature(value=1.0)]}
+    together = written(DecodingModel(model, "fp32", 17) if packed else model, prompts, 20, **options)
+    alone = DecodingModel(model, "fp32", 1) if packed else model
     for row, prompt in enumerate(prompts):
         assert written(alone, [prompt], 20, seeds=[5 + row], **options) == [together[row]]
 
 
 def test_texts_that_are_kept_go_on_as_if_nothing_had_happened() -> None:
     model, prompts = untrained(), prompts_of(2, 5, 7, 3)
-    whole = written(model, prompts, 20, beyond="refill")
-    decoder = Decoder(model, prompts, [Temperature(value=1.3), TopK(k=9)], range(5, 9), BLOCK, 20, beyond="refill")
+    whole = written(model, prompts, 20, on_overflow="refill")
+    decoder = Decoder(model, prompts, [Temperature(value=1.3), TopK(k=9)], range(5, 9), BLOCK, 20, on_overflow="refill")
     found = [decoder.draw().tokens for _ in range(7)]
     decoder.keep([1, 3])
     later = [decoder.draw().tokens for _ in range(13)]
@@ -189,16 +202,16 @@ def test_texts_that_are_kept_go_on_as_if_nothing_had_happened() -> None:
 def test_until_the_context_is_full_a_new_token_costs_one_column() -> None:
     model, read = untrained(), []
     model.register_forward_pre_hook(lambda module, args: read.append(args[0].size(1)))
-    written(model, [[0] * 3], BLOCK, beyond="exact")
+    written(model, [[0] * 3], BLOCK, on_overflow="exact")
     assert read == [3, 1, 1, 1, 1, 1, BLOCK - 1, 1, BLOCK - 1, 1]
     read.clear()
-    written(model, [[0] * 3], BLOCK + 3, beyond="refill")
+    written(model, [[0] * 3], BLOCK + 3, on_overflow="refill")
     assert read == [3, 1, 1, 1, 1, 1, BLOCK // 2, 1, 1, 1, 1, BLOCK // 2, 1]
 
 
-@pytest.mark.parametrize("beyond", ["exact", "refill"])
-def test_a_context_of_one_token_works(beyond: str) -> None:
-    assert len(written(untrained(1), [[3], [4]], 5, beyond=beyond, block_size=1)) == 2
+@pytest.mark.parametrize("on_overflow", ["exact", "refill"])
+def test_a_context_of_one_token_works(on_overflow: str) -> None:
+    assert len(written(untrained(1), [[3], [4]], 5, on_overflow=on_overflow, block_size=1)) == 2
 
 
 def test_padding_of_the_vocabulary_is_never_drawn() -> None:
@@ -266,19 +279,19 @@ def test_a_broken_model_is_told() -> None:
     model = untrained()
     with torch.no_grad():
         model.h[0].mlp.c_fc.weight.fill_(torch.nan)
-    with pytest.raises(KitError, match="the model's logits are no numbers"):
+    with pytest.raises(KitError, match="the model's logits are NaN or infinite"):
         written(model, [[1], [2]], 1)
 
 
 # --- steps of equal shapes ---------------------------------------------------------------------------------------
 
 
-def through(model: Packed, fast: Packed | None, beyond: str, new: int = 3 * BLOCK) -> list[list[int]]:
+def through(model: DecodingModel, static_cache: bool, on_overflow: str, new: int = 3 * BLOCK) -> list[list[int]]:
     prompts = prompts_of(2, 5, BLOCK, 2 * BLOCK)
-    options = {"beyond": beyond, "fast": fast, "device": model.device}
+    options = {"on_overflow": on_overflow, "static_cache": static_cache, "device": model.device}
     decoder = Decoder(model, prompts, [Temperature(value=1.3)], range(4), BLOCK, new, **options)
     texts = [list(text) for text in zip(*(decoder.draw().tokens for _ in range(new)), strict=True)]
-    assert isinstance(decoder.cache, StaticCache) == (fast is not None)
+    assert isinstance(decoder.cache, StaticCache) == static_cache
     return texts
 
 
@@ -286,26 +299,26 @@ def uncompiled(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
     return function
 
 
-@pytest.mark.parametrize("beyond", ["refill", "exact", "rolling"])
+@pytest.mark.parametrize("on_overflow", ["refill", "exact", "rolling"])
 @pytest.mark.parametrize("parts", [parts for name, parts in PARTS.items() if name != "flex"], ids=str)
 def test_texts_of_a_fixed_cache_are_those_of_a_growing_one(
-    parts: dict[str, Any], beyond: str, monkeypatch: pytest.MonkeyPatch
+    parts: dict[str, Any], on_overflow: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if beyond == "rolling" and "position" not in parts:
+    if on_overflow == "rolling" and "position" not in parts:
         pytest.skip("learnt positions cannot go on")
     monkeypatch.setattr(torch, "compile", uncompiled)
-    model = Packed(untrained(**parts), "fp32", 4, "default")
-    first = through(model, model, beyond)
-    assert first == through(model, None, beyond)
-    assert first == through(model, model, beyond), "a second text finds what the first one left"
+    model = DecodingModel(untrained(**parts), "fp32", 4, "default")
+    first = through(model, True, on_overflow)
+    assert first == through(model, False, on_overflow)
+    assert first == through(model, True, on_overflow), "a second text finds what the first one left"
 
 
 def test_texts_of_many_lengths_share_a_step() -> None:
-    sizes = [columns_for(tokens, 1024) for tokens in range(1, 2000)]
+    sizes = [static_capacity(tokens, 1024) for tokens in range(1, 2000)]
     assert sorted(set(sizes)) == [64, 128, 256, 512, 1024]
     assert all(one <= other for one, other in pairwise(sizes))
     assert all(size >= min(tokens, 1024) for tokens, size in enumerate(sizes, start=1))
-    assert columns_for(300, 300) == 300
+    assert static_capacity(300, 300) == 300
 
 
 def test_what_cannot_be_compiled_is_computed_as_it_is_written(
@@ -315,40 +328,38 @@ def test_what_cannot_be_compiled_is_computed_as_it_is_written(
         raise RuntimeError("no such instruction\nand much more")
 
     monkeypatch.setattr(torch, "compile", broken)
-    model = Packed(untrained(), "fp32", 4, "default")
+    model = DecodingModel(untrained(), "fp32", 4, "default")
     with caplog.at_level(logging.WARNING):
-        assert through(model, model, "refill") == through(model, None, "refill")
-    assert [record.message for record in caplog.records] == [
-        "decoding goes on as it is written, since it cannot be compiled: no such instruction"
-    ]
+        assert through(model, True, "refill") == through(model, False, "refill")
+    assert [record.message for record in caplog.records] == ["decoding continues uncompiled: no such instruction"]
 
 
 @pytest.mark.slow
-@torch_warns
+@ignore_torch_warnings
 def test_compiled_steps_write_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    model = Packed(untrained(position="rope"), "fp32", 4, "default")
+    model = DecodingModel(untrained(position="rope"), "fp32", 4, "default")
     with torch._dynamo.config.patch(error_on_recompile=True), caplog.at_level(logging.WARNING):
-        found = through(model, model, "refill")
+        found = through(model, True, "refill")
     assert not caplog.records
-    assert found == through(model, None, "refill")
+    assert found == through(model, False, "refill")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["graph", "default"])
 def test_recorded_steps_write_the_same_on_a_gpu(mode: str, caplog: pytest.LogCaptureFixture) -> None:
-    model = Packed(untrained(position="rope").cuda(), "fp32", 4, mode)
+    model = DecodingModel(untrained(position="rope").cuda(), "fp32", 4, mode)
     with caplog.at_level(logging.WARNING):
-        found = through(model, model, "refill")
+        found = through(model, True, "refill")
     assert not caplog.records
-    assert found == through(model, None, "refill")
+    assert found == through(model, False, "refill")
 
 
 def test_two_texts_that_are_written_in_turns_keep_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", uncompiled)
-    model = Packed(untrained(), "fp32", 1, "default")
+    model = DecodingModel(untrained(), "fp32", 1, "default")
     prompts = prompts_of(2, 5)
-    alone = [written(model, [prompt], 20, beyond="refill", fast=model, seeds=[7]) for prompt in prompts]
-    options: dict[str, Any] = {"beyond": "refill", "fast": model}
+    alone = [written(model, [prompt], 20, on_overflow="refill", static_cache=True, seeds=[7]) for prompt in prompts]
+    options: dict[str, Any] = {"on_overflow": "refill", "static_cache": True}
     samplers = [Temperature(value=1.3), TopK(k=9)]
     decoders = [Decoder(model, [prompt], samplers, [7], BLOCK, 20, **options) for prompt in prompts]
     found: list[list[int]] = [[], []]
@@ -357,50 +368,51 @@ def test_two_texts_that_are_written_in_turns_keep_apart(monkeypatch: pytest.Monk
             text += decoder.draw().tokens
     assert [[text] for text in found] == alone
     del decoder, decoders
-    assert len(model.idle) == 2, "what they have borrowed is put back"
+    assert len(model.idle_caches) == 2, "what they have borrowed is put back"
 
 
 def test_a_compiled_context_of_one_token_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", uncompiled)
-    model = Packed(untrained(1), "fp32", 2, "default")
-    assert len(written(model, [[3], [4]], 5, beyond="refill", block_size=1, fast=model)) == 2
+    model = DecodingModel(untrained(1), "fp32", 2, "default")
+    assert len(written(model, [[3], [4]], 5, on_overflow="refill", block_size=1, static_cache=True)) == 2
 
 
-# --- shares -----------------------------------------------------------------------------------------------------
+# --- threads ----------------------------------------------------------------------------------------------------
 
 
-def test_texts_in_shares_are_those_of_one_batch() -> None:
+def test_texts_split_among_threads_are_those_of_one_batch() -> None:
     model, prompts = untrained(position="rope"), prompts_of(2, 5, 9, 3, 1)
-    options: dict[str, Any] = {"beyond": "refill", "with_logprobs": True}
+    options: dict[str, Any] = {"on_overflow": "refill", "with_logprobs": True}
 
     def decoder(first: int, last: int) -> Decoder:
         return Decoder(model, prompts[first:last], [TopK(k=9)], range(first, last), BLOCK, 20, **options)
 
-    whole, shares = decoder(0, 5), Shares([decoder(0, 2), decoder(2, 4), decoder(4, 5)])
+    whole, threaded = decoder(0, 5), ThreadedDecoder([decoder(0, 2), decoder(2, 4), decoder(4, 5)])
     for _ in range(6):
-        one, other = whole.draw(), shares.draw()
+        one, other = whole.draw(), threaded.draw()
         assert one.tokens == other.tokens
         assert other.logprobs == pytest.approx(one.logprobs)
     for kept in ([1, 2, 4], [0, 2], [1]):
         whole.keep(kept)
-        shares.keep(kept)
-        assert [whole.draw().tokens for _ in range(4)] == [shares.draw().tokens for _ in range(4)]
+        threaded.keep(kept)
+        assert [whole.draw().tokens for _ in range(4)] == [threaded.draw().tokens for _ in range(4)]
 
 
-def test_a_fault_of_one_share_is_told() -> None:
+def test_the_error_of_any_thread_is_raised() -> None:
     good, bad = untrained(), untrained()
     with torch.no_grad():
         bad.ln_f.weight.fill_(torch.nan)
-    shares = Shares([Decoder(model, [[1]], [], [0], BLOCK, 3) for model in (good, bad)])
-    with pytest.raises(KitError, match="no numbers"):
-        shares.draw()
+    threaded = ThreadedDecoder([Decoder(model, [[1]], [], [0], BLOCK, 3) for model in (good, bad)])
+    with pytest.raises(KitError, match="NaN or infinite"):
+        threaded.draw()
 
 
-def test_texts_are_shared_where_that_pays_and_every_part_allows_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_split_where_that_pays_and_every_part_allows_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     plain = Experiment.load(tiny)  # with dropout, which decoding has none of
-    assert [shares_of(plain, texts, 10_000_000) for texts in (1, 4, 8, 16, 64)] == [1, 1, 2, 4, 4]
-    assert shares_of(plain, 16, 1000) == 1
-    assert shares_of(Experiment.load(tiny, ["model.attention=flex"]), 16, 10_000_000) == 1
+    assert [thread_chunks(plain.model, texts, 10_000_000) for texts in (1, 4, 8, 16, 64)] == [1, 1, 2, 4, 4]
+    assert thread_chunks(plain.model, 16, 1000) == 1
+    assert thread_chunks(Experiment.load(tiny, ["model.attention=flex"]).model, 16, 10_000_000) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert shares_of(plain, 16, 10_000_000) == 1
+    assert thread_chunks(plain.model, 16, 10_000_000) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,15 +15,27 @@ from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.generator import TextGenerator, load_run
+from nanogpt_kit.generate.generator import TextGenerator
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.generate.prompt import encode_prompt
 from nanogpt_kit.runs.folder import find
 from nanogpt_kit.train import session
 
 
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trained") / "runs"
+
+
 @pytest.fixture
-def loaded(tiny: Path) -> TextGenerator:
-    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=60", "optimizer.lr=1e-2"]))
+def loaded(tiny: Path, trained_runs: Path) -> TextGenerator:
+    """A copy of a run that is trained once for all tests."""
+    runs = Path(os.environ["NANOGPT_KIT_RUNS"])
+    if trained_runs.exists():
+        shutil.copytree(trained_runs, runs)
+    else:
+        session.run(Experiment.load(tiny, ["callback=[]", "train.steps=60", "optimizer.lr=1e-2"]))
+        shutil.copytree(runs, trained_runs)
     return load_run("tiny")
 
 
@@ -51,8 +64,8 @@ def test_exact_goes_on_with_the_last_block(loaded: TextGenerator) -> None:
             token = loaded.model(ids[:, -block:])[:, -1].argmax(-1)
             expected.append(int(token))
             ids = torch.cat([ids, token[None]], 1)
-    exact = load_run("tiny", overrides=["sample.beyond=exact", "sample.precision=fp32"])
-    pieces = exact.pieces([prompt], 2 * block, samplers=[TopK(k=1)])
+    exact = load_run("tiny", overrides=["sample.on_overflow=exact", "sample.precision=fp32"])
+    pieces = exact.stream_tokens([prompt], 2 * block, samplers=[TopK(k=1)])
     assert [piece.token for piece in pieces] == expected
 
 
@@ -74,7 +87,7 @@ def test_a_character_of_several_bytes_is_never_shown_by_halves(loaded: TextGener
 
     writer = TextGenerator(loaded.experiment, Scripted(), loaded.encoder, "cpu")
     assert list(writer.stream("x", max_new_tokens=9)) == ["x", "a", "", "", "\u2603", "b", ""]
-    assert [piece.ended for piece in writer.pieces(["x"], 9)] == [None] * 5 + ["eot"]
+    assert [piece.finish_reason for piece in writer.stream_tokens(["x"], 9)] == [None] * 5 + ["eot"]
 
 
 def test_an_empty_prompt_begins_after_an_end_of_text(loaded: TextGenerator) -> None:
@@ -142,7 +155,7 @@ def test_weights_that_have_changed_are_written_with(loaded: TextGenerator, preci
     with torch.no_grad():
         loaded.model.h[0].mlp.c_proj.weight.mul_(-3)
     after = loaded.generate(["1"], 20)
-    loaded.packed.clear()
+    loaded.decoding_models.clear()
     assert before != after == loaded.generate(["1"], 20)
 
 

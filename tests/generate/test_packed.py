@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from nanogpt_kit.api import KVCache, ModelContext
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
-from nanogpt_kit.generate import packed as packing
-from nanogpt_kit.generate.packed import Packed, PackedLinear
+from nanogpt_kit.generate import decoding_model, packed_linear
+from nanogpt_kit.generate.decoding_model import DecodingModel
+from nanogpt_kit.generate.packed_linear import PackedLinear
 from nanogpt_kit.train.compile import checkpoint_activations
 
 PARTS = [
@@ -44,7 +45,7 @@ def fed(model: Any, rows: int) -> Tensor:
 def test_in_fp32_it_computes_the_same(parts: dict[str, Any], rows: int) -> None:
     model = model_of(**parts)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    packed = Packed(model, "fp32", rows)
+    packed = DecodingModel(model, "fp32", rows)
     torch.testing.assert_close(fed(packed, rows), fed(model, rows), rtol=0, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
@@ -58,7 +59,7 @@ def test_in_short_types_it_computes_nearly_the_same(
     parts: dict[str, Any], precision: str, near: float, rows: int
 ) -> None:
     model = model_of(**parts)
-    packed = Packed(model, precision, rows)
+    packed = DecodingModel(model, precision, rows)
     assert any(isinstance(module, PackedLinear) for module in packed.modules())
     expected = fed(model, rows)
     found = fed(packed, rows)
@@ -74,9 +75,9 @@ def test_in_short_types_it_computes_nearly_the_same(
 def test_auto_takes_the_short_type_that_the_processor_reads(
     fp16: bool, bf16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "multiplies_bf16", lambda device: bf16)
-    monkeypatch.setattr(packing, "reads_fp16", lambda: fp16)
-    assert packing.type_of("auto", "cpu") == dtype
+    monkeypatch.setattr(decoding_model, "multiplies_bf16", lambda device: bf16)
+    monkeypatch.setattr(decoding_model, "has_fbgemm_fp16", lambda: fp16)
+    assert decoding_model.weight_dtype("auto", "cpu") == dtype
 
 
 @torch.no_grad()
@@ -84,17 +85,18 @@ def test_auto_takes_the_short_type_that_the_processor_reads(
 def test_without_the_products_of_a_library_another_computes_the_same(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "reads_fp16", lambda: False)
+    for module in (decoding_model, packed_linear):
+        monkeypatch.setattr(module, "has_fbgemm_fp16", lambda: False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     model = model_of()
     expected = fed(model, 3)
-    found = fed(Packed(model, precision, 3), 3)
+    found = fed(DecodingModel(model, precision, 3), 3)
     torch.testing.assert_close(found, expected, rtol=0, atol=float(0.03 * expected.abs().max()))
 
 
 def test_all_but_the_linear_layers_is_shared() -> None:
     model = model_of()
-    packed = Packed(model, "fp32", 1)
+    packed = DecodingModel(model, "fp32", 1)
     ours = {id(parameter) for parameter in model.parameters()}
     assert packed.model.wte.weight is model.wte.weight
     assert packed.model.h[0].ln_1.weight is model.h[0].ln_1.weight
@@ -113,7 +115,7 @@ def test_what_only_looks_like_a_linear_layer_stays(precision: str) -> None:
     model.h[0].mlp.c_fc = Tripled(32, 128)
     model.h[1].mlp.c_fc.register_forward_hook(lambda module, args, output: output + 1)
     model.h[0].mlp.c_proj = nn.utils.parametrizations.weight_norm(model.h[0].mlp.c_proj)
-    packed, expected = Packed(model, precision, 5), fed(model, 5)
+    packed, expected = DecodingModel(model, precision, 5), fed(model, 5)
     torch.testing.assert_close(fed(packed, 5), expected, rtol=0, atol=float(0.05 * expected.abs().max()))
     assert isinstance(packed.model.h[0].mlp.c_fc, Tripled)
 
@@ -122,7 +124,7 @@ def test_what_only_looks_like_a_linear_layer_stays(precision: str) -> None:
 def test_a_model_that_cannot_be_copied_is_read_as_it_is() -> None:
     model = model_of()
     model.h[0].lock = threading.Lock()
-    packed = Packed(model, "bf16", 1)
+    packed = DecodingModel(model, "bf16", 1)
     assert packed.model is model
     assert torch.equal(fed(packed, 1), fed(model, 1))
 
@@ -132,7 +134,7 @@ def test_threads_are_as_before() -> None:
     torch.set_num_threads(2)
     try:
         with torch.no_grad():
-            fed(Packed(model_of(), "fp32", 1), 1)
+            fed(DecodingModel(model_of(), "fp32", 1), 1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -154,7 +156,7 @@ class Reads(nn.Module):
 def test_a_module_may_read_the_weights_of_its_layers(precision: str) -> None:
     model = model_of()
     model.h[0].mlp, model.h[1].mlp = Reads(), nn.TransformerEncoderLayer(32, 2, 16, batch_first=True).eval()
-    packed, expected = Packed(model, precision, 5), fed(model, 5)
+    packed, expected = DecodingModel(model, precision, 5), fed(model, 5)
     torch.testing.assert_close(fed(packed, 5), expected, rtol=0, atol=float(0.05 * expected.abs().max()))
 
 
@@ -171,7 +173,7 @@ def test_who_listens_to_a_module_hears_the_copy() -> None:
     model, listener = model_of(), Listener()
     for module in (model, model.h[1], model.h[0].mlp.c_fc):
         module.register_forward_hook(listener.hear)
-    fed(Packed(model, "fp32", 1), 1)
+    fed(DecodingModel(model, "fp32", 1), 1)
     assert listener.heard == 3 * 6
 
 
@@ -179,6 +181,6 @@ def test_who_listens_to_a_module_hears_the_copy() -> None:
 def test_blocks_that_are_computed_again_in_training_are_packed_too() -> None:
     model, plain = model_of(), model_of()
     checkpoint_activations(model)
-    packed, expected = Packed(model, "fp16", 1), fed(Packed(plain, "fp16", 1), 1)
+    packed, expected = DecodingModel(model, "fp16", 1), fed(DecodingModel(plain, "fp16", 1), 1)
     assert torch.equal(fed(packed, 1), expected)
     assert "forward" in vars(model.h[0])

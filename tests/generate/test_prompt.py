@@ -13,7 +13,7 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.reading import sha256_file
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.train import session
 
 QUICK = ["callback=[]", "train.steps=1", "sample.num_samples=0"]
@@ -75,7 +75,7 @@ def test_a_text_follows_its_prompt_as_the_library_has_it(tiny: Path, words: Path
     session.run(Experiment.load(tiny, [*QUICK, *options_of(words)]))
     loaded, library = load_run("tiny"), hf.Tokenizer.from_file(str(words))
     for prompt in ("7 times", "as every"):
-        pieces = list(loaded.pieces([prompt], 40))
+        pieces = list(loaded.stream_tokens([prompt], 40))
         whole = library.decode([*library.encode(prompt).ids, *(piece.token for piece in pieces)])
         assert prompt + "".join(piece.text for piece in pieces) == whole
         assert sum(bool(piece.text) for piece in pieces) > 30  # as they come
@@ -90,9 +90,9 @@ def test_what_waits_until_a_text_ends_is_searched_for_stops(tiny: Path, words: P
     loaded = load_run("tiny")
     (text,) = loaded.generate(["7 times"], 40)
     stop = text[len("7 times") + 10]
-    pieces = list(loaded.pieces(["7 times"], 40, stop=[stop]))
+    pieces = list(loaded.stream_tokens(["7 times"], 40, stop=[stop]))
     assert "".join(piece.text for piece in pieces) == text.removeprefix("7 times").partition(stop)[0]
-    assert pieces[-1].ended == "stop"
+    assert pieces[-1].finish_reason == "stop"
 
 
 RECORDS = {

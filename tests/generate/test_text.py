@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_kit.components.tokenizer.byte import Byte
-from nanogpt_kit.generate.text import Text
+from nanogpt_kit.generate.text import StreamedText
 
 ENCODER = Byte().restore({})
 
 
 def shown(text: str | bytes, *stops: str) -> tuple[list[str], bool]:
     """After each byte, and at the end; and whether it stopped."""
-    so_far, told = Text(ENCODER, stops), []
+    so_far, told = StreamedText(ENCODER, stops), []
     for byte in text.encode() if isinstance(text, str) else text:
         told.append(so_far.add(byte))
         if so_far.stopped:

@@ -20,8 +20,8 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.generate.decode import Decoder
+from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.generator import load_run
-from nanogpt_kit.generate.packed import Packed
 from nanogpt_kit.interop.exporting import export
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.runs.folder import find, runs_root
@@ -62,10 +62,10 @@ def test_an_imported_gpt2_has_the_logits_and_the_greedy_text_of_transformers(
         text = theirs.generate(prompt[None], attention_mask=mask, max_new_tokens=200, do_sample=False)
         expected.append(text[0, len(prompt) :].tolist())
     texts = [prompt.tolist() for prompt in prompts]
-    for model in (ours.model, Packed(ours.model, "fp32", 3)):
+    for model in (ours.model, DecodingModel(ours.model, "fp32", 3)):
         decoder = Decoder(model, texts, [Greedy()], [0, 0, 0], sizes["n_positions"], 200)
         assert [list(text) for text in zip(*(decoder.draw().tokens for _ in range(200)), strict=True)] == expected
-    decoder = Decoder(Packed(ours.model, "fp32", 1), texts[:1], [Greedy()], [0], sizes["n_positions"], 200)
+    decoder = Decoder(DecodingModel(ours.model, "fp32", 1), texts[:1], [Greedy()], [0], sizes["n_positions"], 200)
     assert [decoder.draw().tokens[0] for _ in range(200)] == expected[0]
 
 

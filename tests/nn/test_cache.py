@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nanogpt_kit.api import KVCache, ModelContext
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
+from tests.pairwise import pairwise_cases
 
 B, G, D, CAPACITY = 2, 3, 4, 7
 PARTS = [1, 3, 2]  # tokens that come together
@@ -86,17 +87,15 @@ WAYS = {"by ones": [1] * T, "a prompt, then ones": [5, 1, 1, 1, 1], "by pieces":
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("lengths", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("n_kv_head", [H, 2, 1])
-@pytest.mark.parametrize("position", ["learned", "rope", "alibi", "none"])
-@pytest.mark.parametrize("attention", ["naive", "sdpa", "{window=4}"])
-def test_logits_with_a_cache_are_those_without(
-    attention: str, position: str, n_kv_head: int, lengths: list[int]
-) -> None:
+@pytest.mark.parametrize(
+    ("attention", "position", "n_kv_head", "way"),
+    pairwise_cases(["naive", "sdpa", "{window=4}"], ["learned", "rope", "alibi", "none"], [H, 2, 1], list(WAYS)),
+)
+def test_logits_with_a_cache_are_those_without(attention: str, position: str, n_kv_head: int, way: str) -> None:
     part = {"use": "sdpa", "window": 4} if attention == "{window=4}" else attention
     model = model_of(attention=part, position=position, n_kv_head=n_kv_head)
     cache = KVCache(T)
-    logits = torch.cat([model(piece, cache=cache) for piece in IDS.split(lengths, dim=1)], dim=1)
+    logits = torch.cat([model(piece, cache=cache) for piece in IDS.split(WAYS[way], dim=1)], dim=1)
     assert cache.length == T
     assert sorted(cache.layers) == list(range(L))
     assert all(k.shape == (B, n_kv_head, T, C // H) for k, _ in cache.layers.values())

@@ -8,7 +8,7 @@ from torch import nn
 
 from nanogpt_kit.api import HeadLinear, ModelContext
 from nanogpt_kit.components.model.gpt import GPT
-from nanogpt_kit.nn.roles import by_role
+from nanogpt_kit.nn.roles import parameters_by_role
 
 L, C, V, ROWS, BLOCK = 4, 24, 37, 64, 13
 
@@ -19,12 +19,12 @@ def built(**options: object) -> nn.Module:
 
 def names_by_role(model: nn.Module) -> dict[str, list[str]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {role: [names[id(parameter)] for parameter in found] for role, found in by_role(model).items()}
+    return {role: [names[id(parameter)] for parameter in found] for role, found in parameters_by_role(model).items()}
 
 
 def test_every_parameter_has_one_role() -> None:
     model = built(bias=True)
-    roles = by_role(model)
+    roles = parameters_by_role(model)
     assert [p.shape for p in roles["embedding"]] == [(ROWS, C), (BLOCK, C)]  # V = 37 is padded
     assert all(p.ndim == 1 for p in roles["vector"])
     assert len(roles["matrix"]) == 4 * L

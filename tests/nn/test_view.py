@@ -92,18 +92,18 @@ def test_a_causal_view_is_a_plain_square_unless_it_has_segments() -> None:
     assert parted.mask()[0, 0].tolist() == [[True, False, False], [False, True, False], [False, True, True]]
 
 
-def test_each_thing_is_lowered_once_a_view() -> None:
+def test_each_result_is_made_once_for_a_view() -> None:
     view, other = view_of(VIEWS["a square"]), view_of(VIEWS["a square"])
     made: list[str] = []
 
     def lower(what: str) -> Callable[[], str]:
         return lambda: made.append(what) or what
 
-    assert [view.once(1, lower("a")), view.once(2, lower("b")), view.once(1, lower("c"))] == ["a", "b", "a"]
-    assert other.once(1, lower("d")) == "d"
+    assert [view.cached(1, lower("a")), view.cached(2, lower("b")), view.cached(1, lower("c"))] == ["a", "b", "a"]
+    assert other.cached(1, lower("d")) == "d"
     assert made == ["a", "b", "d"]
-    view.once(3, lambda: made.append("nothing"))
-    view.once(3, lambda: made.append("nothing"))
+    view.cached(3, lambda: made.append("nothing"))
+    view.cached(3, lambda: made.append("nothing"))
     assert made == ["a", "b", "d", "nothing"]
 
 
@@ -111,7 +111,7 @@ def test_each_thing_is_lowered_once_a_view() -> None:
 def lowered(monkeypatch: pytest.MonkeyPatch) -> Counter[Hashable]:
     """How often each thing was lowered, of whichever view."""
     counts: Counter[Hashable] = Counter()
-    once = View.once
+    once = View.cached
 
     def counted(self: View, key: Hashable, lower: Callable[[], Any]) -> Any:
         def count() -> Any:
@@ -120,11 +120,11 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> Counter[Hashable]:
 
         return once(self, key, count)
 
-    monkeypatch.setattr(View, "once", counted)
+    monkeypatch.setattr(View, "cached", counted)
     return counts
 
 
-ATTENTIONS = [Naive(), Naive(window=2), SDPA(window=2), Flex(), Flex(window=2)]
+ATTENTIONS = [Naive(), Naive(window=2), SDPA(window=2), Flex(window=2), pytest.param(Flex(), marks=pytest.mark.slow)]
 
 
 def model_of(attention: Attention, position: str = "learned") -> nn.Module:
@@ -195,5 +195,5 @@ def test_the_plain_square_needs_no_mask_in_a_fused_kernel(lowered: Counter[Hasha
 
 def test_segments_are_of_queries_and_keys_or_of_neither() -> None:
     positions = torch.arange(3)[None]
-    with pytest.raises(AssertionError, match="of queries and keys, or of neither"):
+    with pytest.raises(AssertionError, match="for queries and keys, or for neither"):
         View(positions, positions, causal_square=False, query_segments=positions)

@@ -443,7 +443,7 @@ def test_what_was_reported_is_not_reported_again_by_the_next_controller(scene: A
     assert bad.asked == 0
     play.study.optuna_study.pruner = optuna.pruners.NopPruner()
     again.process.acts(again.run.folder)
-    truncate_after(again.run.folder.metrics, 5)  # the run went on from a checkpoint before its last evaluation
+    truncate_metrics(again.run.folder.metrics, 5)  # the run went on from a checkpoint before its last evaluation
     wrote(again.run.folder, "running", evaluated(10, 2.5), evaluated(15, 2.0))
     again.poll()
     assert play.study.trials()[0].intermediate_values == {2400: 3.0, 4800: 2.5, 7200: 2.0}

@@ -99,27 +99,27 @@ class BrokenTokens(Broken):
 
 CAUGHT: dict[str, str] = {
     "a split is misnamed": "test_train_and_val_are_among_its_splits",
-    "another order each time": "test_each_pass_gives_the_same",
+    "another order each time": "test_every_pass_gives_the_same",
     "a split is empty": "test_every_split_has_something",
-    "a document is bytes": "test_documents_are_strings_or_can_be_gone_through_again",
-    "a document is used up": "test_documents_are_strings_or_can_be_gone_through_again",
-    "UTF-16 as it is": "test_text_is_not_another_encoding_read_raw",
+    "a document is bytes": "test_documents_are_strings_or_can_be_iterated_again",
+    "a document is used up": "test_documents_are_strings_or_can_be_iterated_again",
+    "UTF-16 as it is": "test_text_is_decoded_correctly",
     "half a surrogate pair": "test_all_text_is_unicode",
     "validates what it trained on": "test_no_text_is_in_two_splits",
-    "one is not assigned": "test_assigned_documents_are_those_of_the_splits",
+    "one is not assigned": "test_documents_with_split_are_those_of_the_splits",
     "a fingerprint by chance": "test_the_fingerprint_is_a_stable_hash",
     "a fingerprint that is a number": "test_the_fingerprint_is_a_stable_hash",
-    "half a byte": "test_the_size_of_its_text_is_a_number_or_not_known",
+    "half a byte": "test_the_text_size_is_positive_or_unknown",
 }
 TOKENS_CAUGHT = {
-    "tokens are fractions": "test_tokens_are_whole_numbers_in_flat_pieces",
-    "a token below zero": "test_tokens_are_whole_numbers_in_flat_pieces",
-    "tokens in rows": "test_tokens_are_whole_numbers_in_flat_pieces",
-    "tokens by chance": "test_each_pass_gives_the_same",
-    "a token too few": "test_the_number_of_tokens_is_right_or_not_known",
-    "tokens without places": "test_a_token_has_a_place",
+    "tokens are fractions": "test_tokens_are_flat_integer_arrays",
+    "a token below zero": "test_tokens_are_flat_integer_arrays",
+    "tokens in rows": "test_tokens_are_flat_integer_arrays",
+    "tokens by chance": "test_every_pass_gives_the_same",
+    "a token too few": "test_the_token_count_is_right_or_unknown",
+    "tokens without places": "test_a_token_has_a_location",
     "no tokens": "test_every_split_has_something",
-    "a vocabulary that is a set": "test_a_vocabulary_can_be_written_down",
+    "a vocabulary that is a set": "test_a_vocabulary_survives_json",
 }
 
 

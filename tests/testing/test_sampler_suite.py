@@ -128,7 +128,7 @@ def zero_times_infinity(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits + 0 * logits
 
 
-INPUTS, SHAPE = "test_its_inputs_are_left_alone", "test_shape_and_dtype_are_kept"
+INPUTS, SHAPE = "test_its_inputs_are_not_modified", "test_shape_and_dtype_are_kept"
 SAME = "test_the_same_input_always_gives_the_same"
 ROWS, PADDING = "test_no_row_depends_on_its_neighbours", "test_left_padding_changes_nothing"
 POSSIBLE, FORBIDDEN = "test_some_possible_token_stays_possible", "test_a_forbidden_token_stays_forbidden"

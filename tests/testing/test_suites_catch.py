@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import random
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +29,17 @@ from nanogpt_kit.api import (
     Position,
     Positional,
     ResidualLinear,
+    RunContext,
     View,
 )
 from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.components.parallel.single import Single
 from nanogpt_kit.components.position.rope import Rotary
+from nanogpt_kit.nn import thread_probe
+from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.testing.attention import HARDEST, AttentionConformance, plain_softmax
 from nanogpt_kit.testing.mlp import MLPConformance
-from nanogpt_kit.testing.model import PIECES, ModelConformance
+from nanogpt_kit.testing.model import CHUNKS, ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
 from nanogpt_kit.testing.position import PositionConformance
 
@@ -75,7 +81,7 @@ def right(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
 
 
 def seen_as(view: View, **changes: Any) -> View:
-    return replace(view, causal_square=False, lowered={}, **changes)
+    return replace(view, causal_square=False, results={}, **changes)
 
 
 def one_key_ahead(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
@@ -146,7 +152,7 @@ def exponentials_of_large_scores(q: Tensor, k: Tensor, v: Tensor, view: View) ->
 
 
 def keys_of_the_first_layer(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
-    return right(q, view.once("keys", lambda: k), v, view)
+    return right(q, view.cached("keys", lambda: k), v, view)
 
 
 def dropout_in_eval_mode(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
@@ -162,7 +168,7 @@ def another_when_compiled(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor
 
 
 PLAIN, SEEN_BY = "test_it_is_the_plain_softmax", "test_a_later_key_never_changes_an_earlier_row"
-NOTHING = "test_a_row_that_sees_nothing_is_zero_and_pulls_at_nothing"
+NOTHING = "test_a_row_that_attends_to_nothing_is_zero_and_gives_no_gradient"
 DROPOUT = "test_dropout_is_refused_or_for_training_only"
 ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
     one_key_ahead: [
@@ -174,16 +180,16 @@ ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
     triangle_from_the_corner: [
         (PLAIN, "queries after a cache"),
         (PLAIN, "one query"),
-        (PLAIN, "queries in the midst of the keys"),
+        (PLAIN, "queries among the keys"),
         (PLAIN, "left padding by row"),
     ],
-    first_rows_positions_for_all: [(PLAIN, "left padding by row"), (PLAIN, "rows that see nothing")],
+    first_rows_positions_for_all: [(PLAIN, "left padding by row"), (PLAIN, "rows that attend to nothing")],
     no_segments: [(PLAIN, "segments"), (PLAIN, "segments after a cache"), (PLAIN, HARDEST), (SEEN_BY, HARDEST)],
     no_slopes: [(PLAIN, "slopes over the causal square"), (PLAIN, "slopes after a cache"), (PLAIN, HARDEST)],
     slopes_by_order_of_keys: [(PLAIN, "keys in a ring by row")],
     twice_the_scale: [(PLAIN, "a cache that is not full"), ("test_bfloat16_stays_near_the_plain_softmax", HARDEST)],
-    nan_for_nothing: [(PLAIN, "rows that see nothing"), (NOTHING,)],
-    mean_for_nothing: [(PLAIN, "rows that see nothing"), (NOTHING,)],
+    nan_for_nothing: [(PLAIN, "rows that attend to nothing"), (NOTHING,)],
+    mean_for_nothing: [(PLAIN, "rows that attend to nothing"), (NOTHING,)],
     tiled_heads: [
         ("test_queries_share_keys_and_values_in_groups", "the causal square", 2),
         ("test_gradients_of_shared_keys_and_values_add_up", 2),
@@ -198,9 +204,9 @@ ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
         ("test_extreme_features_stay_finite", 1e4, torch.float32),
     ],
     keys_of_the_first_layer: [("test_layers_may_share_a_view",)],
-    dropout_in_eval_mode: [(DROPOUT,), ("test_no_chance_is_left_in_eval_mode",)],
+    dropout_in_eval_mode: [(DROPOUT,), ("test_eval_mode_is_deterministic",)],
     right: [(DROPOUT,)],  # which knows no dropout
-    chance: [("test_no_chance_is_left_in_eval_mode",)],
+    chance: [("test_eval_mode_is_deterministic",)],
     another_when_compiled: [("test_compiled_it_computes_the_same", "aot_eager")],
 }
 
@@ -289,17 +295,17 @@ class OneSlopeForAll(Sound):
         return torch.ones(())
 
 
-PIECEWISE, DISTANCE = "test_tokens_fed_in_pieces_are_told_the_same", "test_scores_depend_on_distance_alone"
+PIECEWISE, DISTANCE = "test_tokens_fed_in_chunks_get_the_same", "test_scores_depend_on_distance_alone"
 POSITIONS: dict[type[Sound], Tests] = {
     CountsFromZero: [(PIECEWISE,)],
     TurnsSingleTokensBack: [(PIECEWISE,)],
-    EmbedsTheFirstRowsPositions: [("test_positions_may_be_told_for_each_row",)],
+    EmbedsTheFirstRowsPositions: [("test_each_row_may_have_its_own_positions",)],
     ForgetsTheToken: [("test_shapes_are_kept",)],
     Stretches: [("test_a_rotation_keeps_lengths",)],
     TurnsFasterAndFaster: [(DISTANCE,)],
     TurnsNothing: [(DISTANCE,)],
     MakesQueriesLong: [("test_dtypes_are_kept", torch.bfloat16)],
-    KeepsTheLast: [("test_a_cropped_one_is_a_shorter_one",)],
+    KeepsTheLast: [("test_cropped_it_is_a_shorter_one",)],
     OneSlopeForAll: [("test_slopes_are_one_for_each_head",)],
 }
 
@@ -328,7 +334,7 @@ def test_a_table_that_is_never_cropped_is_caught() -> None:
     component = OfClass()
     component._module = Cropless
     with pytest.raises(RuntimeError, match="size mismatch"):
-        suite_of(PositionConformance, component).test_a_cropped_one_is_a_shorter_one()
+        suite_of(PositionConformance, component).test_cropped_it_is_a_shorter_one()
 
 
 # --- norm and mlp -----------------------------------------------------------------------------------------------
@@ -366,7 +372,7 @@ def over_the_batch() -> nn.Module:
 
 
 NORMS: dict[Callable[[], nn.Module], Tests] = {
-    over_all_positions: [("test_no_position_sees_another",)],
+    over_all_positions: [("test_positions_are_independent",)],
     without_eps: [("test_extreme_features_stay_finite", 0.0, torch.float32)],
     fp32_whatever_comes: [("test_shape_and_dtype_are_kept", torch.bfloat16)],
     coarse_sum: [("test_shape_and_dtype_are_kept", torch.bfloat16)],
@@ -388,10 +394,176 @@ def test_a_weight_that_no_checkpoint_holds_is_caught(tmp_path: Path) -> None:
     assert_caught(suite_of(NormConformance, component), [("test_weights_survive_being_saved", tmp_path)])
 
 
+# --- what two threads must not call at once ---------------------------------------------------------------------
+
+
+class Counts(nn.Linear):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class CountsInADict(nn.Linear):
+    def __init__(self, *features: int) -> None:
+        super().__init__(*features)
+        self.stats = {"calls": [0]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.stats["calls"][0] += 1
+        return super().forward(x)
+
+
+class KeepsItsInput(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = x
+        return super().forward(self.last)
+
+
+class AveragesInABuffer(nn.Linear):
+    mean: Tensor
+
+    def __init__(self, *features: int) -> None:
+        super().__init__(*features)
+        self.register_buffer("mean", torch.zeros(features[0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.lerp_(x.detach().mean((0, 1)), 0.1)
+        return super().forward(x)
+
+
+class BatchStatistics(nn.Module):
+    def __init__(self, *features: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+class AddsNoise(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.randn_like(x) if self.training else x)
+
+
+class AddsNoiseOfItsOwn(nn.Linear):
+    generator = torch.Generator()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.rand(x.shape, generator=self.generator) if self.training else x)
+
+
+class AddsPythonsNoise(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + random.random() if self.training else x)
+
+
+WORKSPACE = torch.zeros(2, 5, 24)
+
+
+class SharesMemory(nn.Linear):
+    """All modules compute in one tensor, which no module holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            WORKSPACE.copy_(x)
+        return super().forward(x) + WORKSPACE
+
+
+class SharesAName(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        SharesAName.scale = x.detach().mean()
+        y = super().forward(x)
+        return y * SharesAName.scale
+
+
+class Doubled(torch.autograd.Function):
+    saved: list[Tensor]
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        Doubled.saved = [x]  # and not in ctx
+        return x.square()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient * Doubled.saved[0]
+
+
+class SavesForBackwardElsewhere(nn.Module):
+    def __init__(self, *features: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Doubled.apply(x)
+
+
+class SetsTheDefaultDtype(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        try:
+            return super().forward(x)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+UNSAFE = {
+    Counts: r"forward pass changes (h\.0\.mlp\.)?calls",
+    CountsInADict: "stats.calls.0",
+    KeepsItsInput: "last",
+    AveragesInABuffer: "mean",
+    BatchStatistics: r"norm\.",
+    AddsNoise: "random",
+    AddsNoiseOfItsOwn: "random",
+    AddsPythonsNoise: "random",
+    SharesMemory: "results differ",
+    SharesAName: "results differ",
+    SavesForBackwardElsewhere: "results differ",
+    SetsTheDefaultDtype: "settings of the whole process",
+}
+
+
+@pytest.mark.parametrize("module", UNSAFE)
+def test_what_two_threads_must_not_call_at_once_is_caught(module: type[nn.Module]) -> None:
+    """By the suites of its kind and of a model that holds it, and by the probe of a run, every time."""
+
+    class Unsafe(MLP):
+        def build(self, ctx: LayerContext) -> nn.Module:
+            return module(ctx.n_embd, ctx.n_embd)
+
+    model = GPT(n_layer=1, n_head=3, n_embd=24, block_size=13, mlp=Unsafe())
+    for suite in (suite_of(MLPConformance, Unsafe()), suite_of(ModelConformance, model)):
+        if module is not SharesMemory or suite.component is not model:  # its memory has the size of a suite's batch
+            with pytest.raises(AssertionError, match=UNSAFE[module]):
+                suite.test_two_threads_may_call_it_at_once()
+    ctx = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=13)
+    assert training_hazard(model, Single(), ctx) is not None
+
+
+def test_waiting_for_the_other_thread_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_probe, "PATIENCE_SECONDS", 0.2)
+
+    class Locked(nn.Linear):
+        lock = threading.Lock()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with self.lock:
+                return super().forward(x).relu()
+
+    class Waiting(MLP):
+        def build(self, ctx: LayerContext) -> nn.Module:
+            return Locked(ctx.n_embd, ctx.n_embd)
+
+    with pytest.raises(AssertionError, match="wait for each other"):
+        suite_of(MLPConformance, Waiting()).test_two_threads_may_call_it_at_once()
+
+
 def test_one_module_for_all_layers_is_caught() -> None:
     component, module = Normal(), nn.LayerNorm(24)
     component._module = lambda: module
-    assert_caught(suite_of(NormConformance, component), [("test_each_module_has_weights_of_its_own",)])
+    assert_caught(suite_of(NormConformance, component), [("test_modules_share_no_weights",)])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -433,9 +605,9 @@ class Halving(Undescribed):
     ("component", "test"),
     [
         (Undescribed(), "test_every_option_has_a_description"),
-        (Thawed(), "test_options_never_change"),
+        (Thawed(), "test_options_are_frozen"),
         (Lax(), "test_unknown_options_are_refused"),
-        (Halving(eps=1.0), "test_options_survive_being_written_down"),
+        (Halving(eps=1.0), "test_options_survive_toml"),
     ],
 )
 def test_broken_options_are_caught(component: Norm, test: str) -> None:
@@ -447,12 +619,12 @@ def test_an_option_that_is_a_list_is_caught() -> None:
         sizes: list[int] = Field([1], description="which could be appended to")
 
     with pytest.raises(TypeError, match="unhashable"):
-        suite_of(NormConformance, Listed()).test_options_never_change()
+        suite_of(NormConformance, Listed()).test_options_are_frozen()
 
 
 def test_a_file_without_a_docstring_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "__doc__", None)
-    assert_caught(suite_of(NormConformance, Undescribed()), [("test_the_module_says_what_it_is",)])
+    assert_caught(suite_of(NormConformance, Undescribed()), [("test_the_file_has_a_docstring",)])
 
 
 # --- model ------------------------------------------------------------------------------------------------------
@@ -477,7 +649,7 @@ class ShiftedCache(KVCache):
     def view(self, T: int, device: torch.device, slopes: Tensor | None = None) -> View:
         view = super().view(T, device, slopes)
         shifted = view.query_positions - 1
-        return replace(view, query_positions=shifted, causal_square=False, all_seen=False) if self.length else view
+        return replace(view, query_positions=shifted, causal_square=False, unmasked=False) if self.length else view
 
 
 def cache_off_by_one(module: Any, forward: Forward) -> Forward:
@@ -592,28 +764,28 @@ def another_loss_when_compiled(module: Any, forward: Forward) -> Forward:
 
 
 LOSS = "test_the_loss_is_the_cross_entropy_of_the_logits_and_so_are_its_gradients"
-CACHED, UNEVEN = "test_cached_logits_are_those_of_one_pass", PIECES["in uneven pieces"]
+CACHED, UNEVEN = "test_cached_logits_are_those_of_one_pass", CHUNKS["in uneven chunks"]
 MODELS: dict[Callable[[Any, Forward], Forward], Tests] = {
     cache_off_by_one: [
         (CACHED, UNEVEN),
-        (CACHED, PIECES["token by token"]),
+        (CACHED, CHUNKS["token by token"]),
         ("test_cached_logits_stay_near_in_bfloat16",),
     ],
-    tokens_not_counted: [(CACHED, PIECES["at once"])],
-    remembers_the_last_text: [("test_two_texts_fed_in_turns_keep_apart",)],
+    tokens_not_counted: [(CACHED, CHUNKS["at once"])],
+    remembers_the_last_text: [("test_two_caches_used_in_turn_stay_independent",)],
     a_trace_of_all_tokens: [
         ("test_a_later_token_never_changes_an_earlier_logit",),
         ("test_a_later_token_never_changes_an_earlier_logit_through_a_cache", UNEVEN),
     ],
     mean_of_losses: [(LOSS,), ("test_losses_of_rows_add_up_and_so_do_their_gradients",)],
-    unwanted_counts: [(LOSS,), ("test_without_a_wanted_token_the_loss_is_zero",)],
-    padding_counts: [(LOSS,), ("test_the_initial_loss_is_near_that_of_guessing",)],
+    unwanted_counts: [(LOSS,), ("test_without_targets_the_loss_is_zero",)],
+    padding_counts: [(LOSS,), ("test_the_initial_loss_is_near_uniform_guessing",)],
     short_loss: [("test_the_loss_is_in_fp32_under_autocast_too",)],
     part_of_the_losses_gradient: [(LOSS,)],
     part_of_the_logits_gradient: [("test_gradients_are_finite_differences",)],
     logits_of_padding: [("test_logits_are_one_row_for_each_token_and_none_for_padding",)],
     idle_weight: [("test_every_parameter_has_one_role_and_a_gradient",)],
-    head_without_a_role: [("test_what_grows_with_the_vocabulary_is_embedding_or_head",)],
+    head_without_a_role: [("test_only_embedding_and_head_grow_with_the_vocabulary",)],
     another_loss_when_compiled: [("test_compiled_it_computes_the_same", "aot_eager")],
 }
 

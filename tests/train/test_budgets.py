@@ -13,7 +13,7 @@ import torch
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.runs.status import Best

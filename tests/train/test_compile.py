@@ -20,16 +20,16 @@ from torch._inductor import list_mode_options
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
-from nanogpt_kit.testing.conformance import torch_warns
+from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from nanogpt_kit.train import compile as compiling
 from nanogpt_kit.train import session
 from nanogpt_kit.train.compile import Compile
 from nanogpt_kit.train.trainer import Trainer
 
-pytestmark = torch_warns
+pytestmark = ignore_torch_warnings
 
 CPU = RunContext(device="cpu", precision="bf16", world_size=1, splits=("train", "val"), block_size=16)
 
@@ -54,7 +54,7 @@ def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, threads: int
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("nanogpt_kit.train.cores.WORTH_A_SHARE", 1e-12)
+    monkeypatch.setattr("nanogpt_kit.train.cores.MIN_SECONDS_PER_CHUNK", 1e-12)
     real = compiling.warm_up
 
     forbidden = ExitStack()
@@ -123,7 +123,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_written(tiny: Path, caplog: pytes
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     options = ["callback=['ema']", "train.compile=default", "train.steps=3"]
-    monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
+    monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
     monkeypatch.setattr(Compile, "apply", lambda *_: None)
     began = time.monotonic()
     accumulate = Trainer.accumulate
@@ -141,7 +141,7 @@ def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pyte
 
 
 def test_a_signal_before_it_compiles_saves_and_compiles_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
+    monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
     monkeypatch.setattr(Compile, "apply", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr("nanogpt_kit.train.trainer.warm_up", lambda run: pytest.fail("it compiles"))
     with pytest.raises(KeyboardInterrupt):
@@ -171,7 +171,7 @@ def test_without_a_compiler_there_is_one_warning(
 def test_auto_weighs_what_compiling_costs(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, steps: int, precision: str, parameters: int, mode: str
 ) -> None:
-    monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
+    monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
     experiment = Experiment.load(tiny, [f"train.steps={steps}"])
     ctx = RunContext(**{**vars(CPU), "precision": precision})
     assert Compile.choose(experiment, ctx, parameters, cores=2).mode == mode

@@ -1,4 +1,4 @@
-"""Windows shared among threads: one thread's gradients, the same bits every time, nothing called that may not be."""
+"""Windows split among threads: one thread's gradients, the same bits every time, nothing called that must not be."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ VOCAB = 61
 
 
 @pytest.fixture
-def shared_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "WORTH_A_SHARE", 1e-12)
+def split_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "MIN_SECONDS_PER_CHUNK", 1e-12)
 
 
 def chosen(tiny: Path, *overrides: str, precision: str = "fp32", **changes: Any) -> Cores:
@@ -36,6 +36,7 @@ def chosen(tiny: Path, *overrides: str, precision: str = "fp32", **changes: Any)
 
 @pytest.fixture
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
@@ -44,8 +45,8 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ("windows", "expected"),
     [(1, Cores(1, 1, 1)), (2, Cores(2, 1, 1)), (4, Cores(4, 1, 1)), (5, Cores(3, 1, 1)), (1_000_000, Cores(4, 2, 8))],
 )
-def test_windows_are_shared_before_operations_are(
-    tiny: Path, eight_cores: None, shared_however_small: None, windows: int, expected: Cores
+def test_windows_are_split_before_operations_are(
+    tiny: Path, eight_cores: None, split_however_small: None, windows: int, expected: Cores
 ) -> None:
     options = ["model.dropout=0.0", f"train.batch_tokens={16 * windows}", f"train.micro_batch_size={windows}"]
     assert chosen(tiny, *options) == expected
@@ -55,22 +56,22 @@ def test_windows_are_shared_before_operations_are(
 def test_small_passes_are_left_whole(tiny: Path, eight_cores: None) -> None:
     options = ["model.dropout=0.0", "train.batch_tokens=64", "train.micro_batch_size=4"]
     assert chosen(tiny, *options) == Cores(1, 1, 1)
-    assert chosen(tiny, *options, "model.n_embd=384", "model.n_layer=6", "model.block_size=64").shares == 1  # 1 window
+    assert chosen(tiny, *options, "model.n_embd=384", "model.n_layer=6", "model.block_size=64").chunks == 1  # 1 window
     wide = chosen(tiny, "model.dropout=0.0", "model.n_embd=384", "model.n_layer=6", "train.micro_batch_size=5")
-    assert wide.shares == 3
+    assert wide.chunks == 3
 
 
 @pytest.mark.parametrize(("threads", "windows", "taken"), [(5, 12, 4), (6, 12, 6), (7, 12, 6), (16, 5, 15), (3, 4, 2)])
 def test_few_threads_are_left_over(
-    tiny: Path, shared_however_small: None, threads: int, windows: int, taken: int
+    tiny: Path, split_however_small: None, threads: int, windows: int, taken: int
 ) -> None:
     options = (f"train.batch_tokens={16 * windows}", f"train.micro_batch_size={windows}", f"train.threads={threads}")
     found = chosen(tiny, "model.dropout=0.0", *options)
-    assert found.shares * found.threads == taken
+    assert found.chunks * found.threads == taken
 
 
 def test_all_threads_are_taken_where_somebody_says_how_many(
-    tiny: Path, eight_cores: None, shared_however_small: None, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, eight_cores: None, split_however_small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["model.dropout=0.0", "train.batch_tokens=32", "train.micro_batch_size=2"]
     assert chosen(tiny, *options, "train.threads=6") == Cores(2, 3, 6)
@@ -87,7 +88,7 @@ class Mine(GELU):
         return super().build(ctx)
 """
 
-UNSAFE = """\
+COUNTING = """\
 from torch import nn
 from nanogpt_kit.api import MLP
 
@@ -109,24 +110,36 @@ class Module(nn.Linear):
 
 
 @pytest.mark.parametrize(
-    "option",
+    ("option", "why"),
     [
-        *("model.dropout=0.1", "train.activation_checkpointing=true", "model.mlp=counting", "model.mlp=mine"),
-        *("model.attention=flex", "model.attention={use='sdpa', backend='flash'}", "parallel=ddp", "train.threads=1"),
+        ("model.dropout=0.1", "draws random numbers"),
+        ("train.activation_checkpointing=true", "activation checkpointing"),
+        ("model.mlp=counting", "h.0.mlp.calls"),
+        ("model.attention=flex", "backward"),
+        ("model.attention={use='sdpa', backend='flash'}", "settings of the whole process"),
+        ("train.threads=1", ""),
     ],
 )
-def test_what_threads_may_not_call_at_a_time_is_left_whole(
-    tiny: Path, eight_cores: None, shared_however_small: None, option: str
+def test_what_threads_must_not_call_at_once_is_not_split_and_the_reason_is_logged(
+    tiny: Path, eight_cores: None, split_however_small: None, option: str, why: str
 ) -> None:
-    (tiny.parent / "counting.py").write_text(UNSAFE, encoding="utf-8")
+    (tiny.parent / "counting.py").write_text(COUNTING, encoding="utf-8")
+    cores = chosen(tiny, "model.dropout=0.0", "components=['counting.py']", option)
+    assert cores.chunks == 1
+    assert why in cores.why_whole
+    assert cores.why_whole in str(cores)
+
+
+@pytest.mark.parametrize("option", ["model.mlp=mine", "parallel=ddp", "model.document_mask=true"])
+def test_what_is_safe_is_split_without_saying_so(
+    tiny: Path, eight_cores: None, split_however_small: None, option: str
+) -> None:
     (tiny.parent / "mine.py").write_text(DERIVED, encoding="utf-8")
-    options = ("model.dropout=0.0", "components=['counting.py', 'mine.py']")
-    assert chosen(tiny, *options).shares > 1
-    assert chosen(tiny, *options, option).shares == 1
+    assert chosen(tiny, "model.dropout=0.0", "components=['mine.py']", option).chunks > 1
 
 
-def test_processes_and_gpus_share_by_themselves(tiny: Path, eight_cores: None, shared_however_small: None) -> None:
-    assert chosen(tiny, "model.dropout=0.0", world_size=2).shares == 1
+def test_processes_and_gpus_split_by_themselves(tiny: Path, eight_cores: None, split_however_small: None) -> None:
+    assert chosen(tiny, "model.dropout=0.0", world_size=2).chunks == 1
     assert chosen(tiny, "model.dropout=0.0", device="cuda") == Cores(1, 8, 8)
 
 
@@ -169,17 +182,17 @@ def gradients(model: nn.Module, spread: Any, batch: list[Tensor | None], passes:
 
 
 @pytest.mark.parametrize("with_segments", [False, True])
-@pytest.mark.parametrize("shares", [2, 3, 4])
+@pytest.mark.parametrize("chunks", [2, 3, 4])
 @pytest.mark.parametrize("windows", [1, 2, 7])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_shares_have_the_gradients_of_the_whole(
-    model: nn.Module, with_segments: bool, shares: int, windows: int, precision: torch.dtype
+def test_chunks_have_the_gradients_of_the_whole(
+    model: nn.Module, with_segments: bool, chunks: int, windows: int, precision: torch.dtype
 ) -> None:
     ids = torch.randint(0, VOCAB - 1, (windows, 12))
     segments = torch.randint(0, 2, (windows, 12)).cumsum(dim=1) if with_segments else None
     batch = [ids, ids.roll(-1, 1), segments]
     other = copy.deepcopy(model)
-    shared, counted = ThreadedModel(Alone(model), model, shares), Alone(other)
+    shared, counted = ThreadedModel(Alone(model), model, chunks), Alone(other)
     with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
         found, expected = gradients(model, shared, batch), gradients(other, counted, batch)
         again = gradients(model, shared, batch)
@@ -291,14 +304,14 @@ def losses(folder: RunFolder) -> list[float]:
     ]
 
 
-def test_a_run_in_shares_is_told_exact_and_resumes_to_the_bit(
-    tiny: Path, shared_however_small: None, caplog: pytest.LogCaptureFixture
+def test_a_split_run_is_logged_exact_and_resumes_bit_for_bit(
+    tiny: Path, split_however_small: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     whole = run(tiny)
-    assert any("cpu (2 threads, the windows in 2 shares)" in record.message for record in caplog.records)
+    assert any("cpu (2 threads, batch split in 2)" in record.message for record in caplog.records)
     machine = json.loads((whole.path / "provenance.json").read_text())["machine"]
-    assert (machine["threads"], machine["shares"]) == (2, 2)
+    assert (machine["threads"], machine["chunks"]) == (2, 2)
     part = run(tiny, "train.steps=10", "schedule.use=constant")
     assert losses(run(tiny)) == losses(whole)
     one = losses(run(tiny, "train.threads=1"))
@@ -309,7 +322,7 @@ def test_a_run_in_shares_is_told_exact_and_resumes_to_the_bit(
     assert losses(resumed) == losses(reference)
 
 
-def test_what_is_watched_changes_nothing_in_shares(tiny: Path, shared_however_small: None) -> None:
+def test_watching_changes_nothing_in_a_split_run(tiny: Path, split_however_small: None) -> None:
     watched = run(tiny, 'train.watch=["updates", "activations", "attention"]', "train.log_every_steps=1")
     assert losses(watched) == losses(run(tiny, "train.log_every_steps=1"))
     metrics = json.loads(watched.metrics.read_text().splitlines()[3])

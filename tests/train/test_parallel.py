@@ -16,7 +16,7 @@ import torch
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
 

@@ -1,4 +1,4 @@
-"""FlexAttention: a kernel compiled for the mask, which skips the blocks that nobody sees.
+"""FlexAttention: a kernel compiled for the mask, which skips blocks that are masked entirely.
 
 Source: Dong et al. 2024, arXiv:2412.05496; torch.nn.attention.flex_attention.
 """
@@ -20,16 +20,22 @@ from nanogpt_kit.api import Attention, Field, KitError, LayerContext, RunContext
 
 class Flex(Attention):
     computes = "softmax"
-    window: int | None = Field(None, ge=1, description="how many positions a query sees, its own included; else all")
+    window: int | None = Field(
+        None, ge=1, description="positions that a query attends to, its own included; omitted: all"
+    )
 
     def refuses(self, ctx: RunContext) -> str | None:
         if ctx.device == "cuda":
             return None
-        return f'flex has no backward pass on {ctx.device}; attention = "sdpa" trains with the same windows and masks'
+        return (
+            f'flex has no backward pass on {ctx.device}; use attention = "sdpa", which has the same windows and masks'
+        )
 
     def build(self, ctx: LayerContext) -> nn.Module:
         if ctx.dropout:
-            raise KitError(f'flex has no dropout, and model.dropout is {ctx.dropout}; take 0.0 or attention = "sdpa"')
+            raise KitError(
+                f'flex has no dropout, and model.dropout is {ctx.dropout}; set it to 0.0, or use attention = "sdpa"'
+            )
         return BlockSparseAttention(self.window)
 
 
@@ -40,49 +46,49 @@ class BlockSparseAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         grouped = k.size(1) != q.size(1)
-        if q.is_meta:  # only shapes and counts of FLOPs are wanted, and flex has none of them
+        if q.is_meta:  # for shapes and FLOPs, which flex does not provide
             return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
-        blocks = view.once(("flex", self.window), lambda: block_mask(view, self.window, q, k))
+        blocks = view.cached(("flex", self.window), lambda: block_mask(view, self.window, q, k))
         y: Tensor = attend(q, k, v, score_mod=penalty(view), block_mask=blocks, enable_gqa=grouped)  # (B, H, T, D)
         return y
 
 
 def block_mask(view: View, window: int | None, q: Tensor, k: Tensor) -> Any:
-    """Which blocks of keys each block of queries sees."""
+    """Which blocks of keys each block of queries attends to."""
     mask = view.mask(window).expand(q.size(0), 1, -1, -1)
 
-    def seen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    def attends(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return mask[b, 0, i, j]
 
-    return create_block_mask(seen, q.size(0), None, q.size(2), k.size(2), device=str(q.device))
+    return create_block_mask(attends, q.size(0), None, q.size(2), k.size(2), device=str(q.device))
 
 
 def penalty(view: View) -> Callable[..., Tensor] | None:
-    """ALiBi, as a change of each score."""
+    """ALiBi as a function of each score."""
     if view.slopes is None:
         return None
     slopes = view.slopes.float()
     queries, keys = view.query_positions, view.key_positions
-    rows, columns = queries.size(0) > 1, keys.size(0) > 1  # else the same positions for all of the batch
+    by_query_row, by_key_row = queries.size(0) > 1, keys.size(0) > 1  # else all rows have the same positions
 
-    def change(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        distance = keys[b if columns else 0, j] - queries[b if rows else 0, i]
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        distance = keys[b if by_key_row else 0, j] - queries[b if by_query_row else 0, i]
         return score + slopes[h] * distance
 
-    return change
+    return score_mod
 
 
 def attend(*args: Any, **kwargs: Any) -> Any:
-    """Compiled where it is fast, within a compiled model or alone; else written out, which is right and slow."""
+    """Flex, compiled on CUDA; elsewhere written out by torch, which is correct but slow."""
     if torch.compiler.is_compiling():
         return flex_attention(*args, **kwargs)
     if args[0].is_cuda:
-        return compiled()(*args, **kwargs)
+        return compiled_flex()(*args, **kwargs)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
         return flex_attention(*args, **kwargs)
 
 
 @functools.cache
-def compiled() -> Callable[..., Any]:
+def compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False)

@@ -1,4 +1,4 @@
-"""Attention written out, as in the paper: slow, and the measure of every other one.
+"""Attention written out, as in the paper: slow, and the reference for every other one.
 
 Source: Vaswani et al. 2017, arXiv:1706.03762; windows: Child et al. 2019, arXiv:1904.10509.
 """
@@ -13,9 +13,10 @@ from nanogpt_kit.api import Attention, Field, LayerContext, View
 
 
 class Naive(Attention):
-    thread_safe = True
     computes = "softmax"
-    window: int | None = Field(None, ge=1, description="how many positions a query sees, its own included; else all")
+    window: int | None = Field(
+        None, ge=1, description="positions that a query attends to, its own included; omitted: all"
+    )
 
     def build(self, ctx: LayerContext) -> nn.Module:
         return WrittenOutAttention(self.window, ctx.dropout)
@@ -36,6 +37,6 @@ class WrittenOutAttention(nn.Module):
         mask = view.mask(self.window)
         weights: Tensor = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
         if not view.causal_square:
-            weights = weights.masked_fill(~mask, 0.0)  # a row that sees nothing would be NaN
+            weights = weights.masked_fill(~mask, 0.0)  # a row that attends to nothing would be NaN
         weights = self.drop(weights).to(v.dtype)
         return weights @ v  # (B, H, T, D)

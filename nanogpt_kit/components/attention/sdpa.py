@@ -21,43 +21,41 @@ KERNELS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-# Tokens up to which bf16 is written out on a CPU. A training step on two cores of an AMD EPYC, with the fused
+# Tokens up to which bf16 attention is written out on a CPU. A training step on two cores of an AMD EPYC, with the fused
 # kernel and written out: 34.7 and 23.0 ms at 64 tokens, 364 and 318 ms at 256 (6 layers, 384 wide), 534 and 524 ms at
 # 256 (GPT-2 124M), since the backward pass of the fused one is slow there: 20.1 of 39.5 ms at 64 tokens, 3.9 in fp32.
-SHORT = 256
+MAX_WRITTEN_OUT = 256
 
 
 class SDPA(Attention):
     computes = "softmax"
-    window: int | None = Field(None, ge=1, description="how many positions a query sees, its own included; else all")
+    window: int | None = Field(
+        None, ge=1, description="positions that a query attends to, its own included; omitted: all"
+    )
     backend: Literal["auto", "flash", "efficient", "cudnn", "math"] = Field(
         "auto",
-        description="of plain causal attention; auto: on a CPU math for short contexts in bf16, else torch's choice",
+        description="kernel of plain causal attention; auto: math for short bf16 contexts on a CPU, else torch chooses",
     )
-
-    @property
-    def thread_safe(self) -> bool:  # type: ignore[override]
-        return self.backend in ("auto", "math")  # others are asked for by torch's flags, which are all threads'
 
     def refuses(self, ctx: RunContext) -> str | None:
         if ctx.device != "cuda" and self.backend in ("efficient", "cudnn"):
-            return f"backend = {self.backend!r} needs cuda, and this is {ctx.device}; auto and math go anywhere"
+            return f"backend = {self.backend!r} requires cuda, and the device is {ctx.device}; use auto or math"
         return None
 
     def explain_choices(self, ctx: RunContext) -> str | None:
         if self.backend != "auto":
             return None
-        if written_out(ctx.device, ctx.precision == "bf16", ctx.block_size):
-            why = f"in {ctx.precision} on a CPU faster up to {SHORT} tokens"
-            return f"math where it is plainly causal ({why}), else torch's choice of kernel"
-        return "torch's choice of kernel"
+        if is_written_out(ctx.device, ctx.precision == "bf16", ctx.block_size):
+            why = f"faster in {ctx.precision} on a CPU up to {MAX_WRITTEN_OUT} tokens"
+            return f"math kernel for plain causal attention ({why}), otherwise torch chooses"
+        return "torch chooses the kernel"
 
     def build(self, ctx: LayerContext) -> nn.Module:
         return FusedAttention(self, ctx.dropout)
 
 
-def written_out(device: str, is_bf16: bool, tokens: int) -> bool:
-    return device == "cpu" and is_bf16 and tokens <= SHORT
+def is_written_out(device: str, is_bf16: bool, tokens: int) -> bool:
+    return device == "cpu" and is_bf16 and tokens <= MAX_WRITTEN_OUT
 
 
 class FusedAttention(nn.Module):
@@ -70,14 +68,14 @@ class FusedAttention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         plain = view.causal_square and view.slopes is None and self.window is None
         dropout = self.dropout if self.training else 0.0
-        auto = self.backend == "auto" and written_out(q.device.type, q.dtype == torch.bfloat16, q.size(2))
+        auto = self.backend == "auto" and is_written_out(q.device.type, q.dtype == torch.bfloat16, q.size(2))
         if plain and (auto or self.backend == "math"):
             return attend(q, k, v, view.mask(), dropout)
         grouped = k.size(1) != q.size(1)
-        unmasked = view.all_seen and view.slopes is None and (self.window is None or k.size(2) <= self.window)
-        if unmasked:  # as where a cached text grows by a token
+        unmasked = view.unmasked and view.slopes is None and (self.window is None or k.size(2) <= self.window)
+        if unmasked:  # as for a single new token after a cache
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, enable_gqa=grouped)
-        if not plain:  # the fused kernels know few masks; what has one goes through any that does
+        if not plain:  # few fused kernels take masks, so torch chooses one
             return F.scaled_dot_product_attention(
                 q, k, v, attn_mask=self.mask(view, q), dropout_p=dropout, enable_gqa=grouped
             )
@@ -94,24 +92,24 @@ class FusedAttention(nn.Module):
             if "No available kernel" not in str(error):
                 raise
             raise KitError(
-                f"sdpa's backend {self.backend!r} has no kernel here for such heads, type or dropout; auto has one"
+                f"sdpa: backend {self.backend!r} has no kernel for these heads, type or dropout here; use auto"
             ) from None
 
     def mask(self, view: View, q: Tensor) -> Tensor:
-        """(1 or B, 1, T, S) bool; with slopes (1 or B, H, T, S), what is added to the scores."""
+        """(1 or B, 1, T, S) bool; with slopes (1 or B, H, T, S) to be added to the scores."""
         mask = view.mask(self.window)
         if view.slopes is None:
             return mask
 
-        def lower() -> Tensor:
+        def make() -> Tensor:
             return view.penalty().masked_fill(~mask, float("-inf")).to(q.dtype)
 
-        added: Tensor = view.once(("sdpa", self.window, q.dtype), lower)
+        added: Tensor = view.cached(("sdpa", self.window, q.dtype), make)
         return added
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """Written out, for masks that leave every query a key. torch's own math would compute short types in fp32."""
+    """Attention written out, for masks that leave every query a key. torch's math kernel computes bf16 in fp32."""
     groups = q.size(1) // k.size(1)
     k, v = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k, v))  # (B, H, S, D)
     scores = (q * (1 / math.sqrt(q.size(-1)))) @ k.mT  # (B, H, T, S)

@@ -13,9 +13,10 @@ from nanogpt_kit.api import MLP, Field, LayerContext, TwoLayerMLP
 
 
 class GELU(MLP):
-    thread_safe = True
-    approximate: Literal["none", "tanh"] = Field("none", description="tanh is what OpenAI's GPT-2 computed")
-    width: float = Field(4.0, gt=0, description="features inside, as a multiple of n_embd")
+    approximate: Literal["none", "tanh"] = Field(
+        "none", description="approximation of GELU; tanh is the one of OpenAI's GPT-2"
+    )
+    width: float = Field(4.0, gt=0, description="inner features, as a multiple of n_embd")
 
     def build(self, ctx: LayerContext) -> nn.Module:
         return TwoLayerMLP(ctx, nn.GELU(self.approximate), round(self.width * ctx.n_embd))

@@ -11,8 +11,7 @@ from nanogpt_kit.api import MLP, Field, LayerContext, TwoLayerMLP
 
 
 class ReLU2(MLP):
-    thread_safe = True
-    width: float = Field(4.0, gt=0, description="features inside, as a multiple of n_embd")
+    width: float = Field(4.0, gt=0, description="inner features, as a multiple of n_embd")
 
     def build(self, ctx: LayerContext) -> nn.Module:
         return TwoLayerMLP(ctx, SquaredReLU(), round(self.width * ctx.n_embd))

@@ -1,6 +1,6 @@
 """SwiGLU: one half of the inner features, through SiLU, gates the other half.
 
-Source: Shazeer 2020, arXiv:2002.05202, which also takes 2/3 of the width, so that three matrices weigh what two did.
+Source: Shazeer 2020, arXiv:2002.05202, which also takes 2/3 of the width, so that three matrices are as large as two.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from nanogpt_kit.api import MLP, Field, LayerContext, ResidualLinear
 
-GRANULE = 8  # inner features are a multiple of it, as matrix units want
+WIDTH_MULTIPLE = 8  # of inner features, for fast matrix products
 
 
 class SwiGLU(MLP):
-    thread_safe = True
     width: float = Field(
-        8 / 3, gt=0, description="features inside over n_embd, rounded to a multiple of 8; 8/3 matches gelu"
+        8 / 3,
+        gt=0,
+        description="inner features, as a multiple of n_embd, rounded to multiples of 8; 8/3 has gelu's parameters",
     )
 
     def build(self, ctx: LayerContext) -> nn.Module:
-        return GatedMLP(ctx, max(1, round(self.width * ctx.n_embd / GRANULE)) * GRANULE)
+        return GatedMLP(ctx, max(1, round(self.width * ctx.n_embd / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE)
 
 
 class GatedMLP(nn.Module):

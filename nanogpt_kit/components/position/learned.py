@@ -1,4 +1,4 @@
-"""A learnt vector for each position, added to the token's.
+"""A learned vector for each position, added to the token's.
 
 Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training".
 """
@@ -11,8 +11,6 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 
 class Learned(Position):
-    thread_safe = True
-
     def build(self, ctx: LayerContext) -> Positional:
         return PositionEmbedding(ctx.block_size, ctx.n_embd)
 

@@ -1,4 +1,4 @@
-"""No positions at all: a causal decoder can tell them from how much each token sees.
+"""No positions at all: a causal decoder can infer them from how many tokens each one attends to.
 
 Source: Haviv et al. 2022, arXiv:2203.16634; Kazemnejad et al. 2023, arXiv:2305.19466.
 """
@@ -9,7 +9,6 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 
 class None_(Position):
-    thread_safe = True
     relative = True
 
     def build(self, ctx: LayerContext) -> Positional:

@@ -1,4 +1,4 @@
-"""Leaves only the likeliest token, the first of several: the same as temperature 0.
+"""Keeps only the likeliest token, the first of equals: the same as temperature 0.
 
 Source: Jurafsky & Martin, "Speech and Language Processing", 3rd edition (draft), "Greedy Decoding".
 """

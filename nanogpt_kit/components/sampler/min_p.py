@@ -11,8 +11,10 @@ from nanogpt_kit.api import Field, Sampler
 
 
 class MinP(Sampler):
-    p: float = Field(0.05, ge=0, le=1, description="the least likelihood that is kept, in shares of the likeliest's")
+    p: float = Field(
+        0.05, ge=0, le=1, description="smallest probability that is kept, as a fraction of the likeliest token's"
+    )
 
     def transform(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        shares = (logits - logits.amax(dim=-1, keepdim=True)).exp()  # (B, V), of the likeliest token's probability
-        return logits.masked_fill(shares < self.p, float("-inf"))
+        ratios = (logits - logits.amax(dim=-1, keepdim=True)).exp()  # (B, V), to the likeliest token's probability
+        return logits.masked_fill(ratios < self.p, float("-inf"))

@@ -13,12 +13,14 @@ from nanogpt_kit.api import Field, Sampler
 
 
 class RepetitionPenalty(Sampler):
-    penalty: float = Field(1.1, gt=0, description="above 1 tokens that have occurred lose, below 1 they gain")
+    penalty: float = Field(
+        1.1, gt=0, description="divisor for logits of tokens that occurred: above 1 less likely, below 1 more likely"
+    )
 
     def transform(self, logits: Tensor, tokens: Tensor) -> Tensor:
         B, V = logits.shape
-        occurred = torch.zeros(B, 1 + V, dtype=torch.bool, device=logits.device)  # the first is for padding's -1
+        occurred = torch.zeros(B, 1 + V, dtype=torch.bool, device=logits.device)  # column 0 is for padding's -1
         occurred = occurred.scatter(1, tokens + 1, True)[:, 1:]  # (B, V)
         penalised = torch.where(logits > 0, logits / self.penalty, logits * self.penalty).nan_to_num()
-        # What outgrew float32 is its largest number now: infinity would forbid, or become NaN. The forbidden stay so.
+        # nan_to_num turns overflow into float32's largest number: infinity would forbid the token, or become NaN.
         return torch.where(occurred & (logits > float("-inf")), penalised, logits)

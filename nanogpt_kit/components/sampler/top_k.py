@@ -11,7 +11,7 @@ from nanogpt_kit.api import Field, Sampler
 
 
 class TopK(Sampler):
-    k: int = Field(200, ge=1, description="how many tokens to keep; all, where the vocabulary is smaller")
+    k: int = Field(200, ge=1, description="number of tokens kept; all if the vocabulary is smaller")
 
     def transform(self, logits: Tensor, tokens: Tensor) -> Tensor:
         least = logits.topk(min(self.k, logits.size(-1))).values[:, -1:]  # (B, 1)

@@ -98,8 +98,8 @@ def edge_warnings(best: TrialSummary, complete: list[TrialSummary], ranges: Rang
         also = f" So have {near} of the best {len(top)}." if len(having) > len(top) and near > 1 else ""
         yield (
             f"The best trial has {name} = {format_number(value)}, at the {side} edge of its range "
-            f"({format_number(getattr(ranges[name], bound))}).{also} Better values may lie beyond: widen the range on that "
-            "side, if the option allows it."
+            f"({format_number(getattr(ranges[name], bound))}).{also} Better values may lie beyond: widen the range on "
+            "that side, if the option allows it."
         )
 
 
@@ -150,8 +150,8 @@ def separation_verdict(first: ConfirmedTrial, second: ConfirmedTrial) -> Iterato
     error = math.sqrt(sum(statistics.variance(trial.values) / len(trial.values) for trial in (first, second)))
     verdict = "; these seeds do not separate the two" if gap <= 2 * error else ""
     yield (
-        f"The best two, trials {first.index} and {second.index}, differ by {format_number(gap, 3)}, with a standard error of "
-        f"{format_number(error, 3)}{verdict}."
+        f"The best two, trials {first.index} and {second.index}, differ by {format_number(gap, 3)}, with a standard error "
+        f"of {format_number(error, 3)}{verdict}."
     )
 
 
