@@ -84,6 +84,7 @@ def folders() -> Iterator[Fact]:
 
 def prepared_data() -> Iterator[Fact]:
     from nanogpt_kit.bench.machine import Fact
+    from nanogpt_kit.data.manifest import OtherVersion
     from nanogpt_kit.data.prepare import data_root
 
     root = data_root()
@@ -95,33 +96,28 @@ def prepared_data() -> Iterator[Fact]:
             yield tokens(path)
         except OSError as error:
             yield Fact(path.name, f"cannot be read: {error.strerror} ({error.filename})", "unknown")
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except OtherVersion:
+            why = f"another version of nanogpt-kit wrote it, and this one takes no notice; {path} may be removed"
+            yield Fact(path.name, why, "off")
+        except ValueError:
             why = f"damaged: its manifest.json is not what was written; remove {path} to prepare it anew"
             yield Fact(path.name, why, "off")
 
 
 def tokens(path: Path) -> Fact:
     """What a folder of prepared data holds. Raises the errors of a manifest that is damaged."""
-    import numpy as np
-
     from nanogpt_kit.bench.machine import in_words, judged
-    from nanogpt_kit.data.manifest import LISTED
-    from nanogpt_kit.data.prepare import size_of
-    from nanogpt_kit.data.record import VERSION
-    from nanogpt_kit.runs.files import read_json
+    from nanogpt_kit.data.build import folder_bytes
+    from nanogpt_kit.data.manifest import load_manifest
+    from nanogpt_kit.data.prepared_data import data_files
 
-    manifest, sizes, why = read_json(path / "manifest.json"), {}, None
-    for split, values in manifest["splits"].items():
-        sizes[f"{split}.bin"] = np.dtype(manifest["dtype"]).itemsize * values["tokens"]
-        sizes[LISTED % split] = 8 * values["documents"]
-    wrong = [name for name, size in sizes.items() if not is_of_size(path / name, size)]
+    manifest, why = load_manifest(path), None
+    wrong = [file.path.name for file in data_files(path, manifest) if not is_of_size(file.path, file.size)]
     if wrong:
         why = f"damaged: the size of {' and '.join(wrong)} is not what was written; remove {path} to prepare it anew"
-    elif manifest["version"] != VERSION:
-        why = f"another version of nanogpt-kit wrote it, and this one takes no notice; {path} may be removed"
-    counts = {split: values["tokens"] for split, values in manifest["splits"].items()}
+    counts = {name: split.tokens for name, split in manifest.splits.items()}
     says = ", ".join(f"{split} {count:,} tokens" for split, count in counts.items())
-    return judged(path.name, why, f"{says}, {in_words(size_of(path))}", bytes=size_of(path), tokens=counts)
+    return judged(path.name, why, f"{says}, {in_words(folder_bytes(path))}", bytes=folder_bytes(path), tokens=counts)
 
 
 def is_of_size(path: Path, size: int) -> bool:

@@ -18,7 +18,8 @@ from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
 from nanogpt_kit.core.sections import Sample
-from nanogpt_kit.data.vocabulary import read_record, restored
+from nanogpt_kit.data.encoders import restore_encoder
+from nanogpt_kit.data.tokenizer_record import read_tokenizer_record
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.packed import Packed, products
 from nanogpt_kit.generate.prompt import encode_prompt
@@ -243,7 +244,7 @@ def load_run(
 def restored_from(path: Path, experiment: Experiment) -> Encoder:
     """The tokenizer of a checkpoint. Raises KitError that names the file where it is not one."""
     try:
-        return restored(experiment.tokenizer, read_record(path)["state"])
+        return restore_encoder(experiment.tokenizer, read_tokenizer_record(path).state)
     except KitError as error:
         faults = (one.message if str(path) in one.message else f"{path}: {one.message}" for one in error.faults)
         raise KitError(*faults) from None

@@ -20,9 +20,9 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.corpus.bpe import BPEEncoder
-from nanogpt_kit.corpus.library_decoder import bytes_of
-from nanogpt_kit.data.manifest import tokenizer_record
-from nanogpt_kit.data.vocabulary import restored
+from nanogpt_kit.corpus.library_decoder import byte_level_bytes
+from nanogpt_kit.data.encoders import restore_encoder
+from nanogpt_kit.data.tokenizer_record import TokenizerRecord
 from nanogpt_kit.interop import FORMATS, gpt2, nanogpt
 from nanogpt_kit.interop.foreign import WIDE, Foreign, shown
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
@@ -54,7 +54,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     origin["imported"] = {"from": source, "files": {file.name: sha256(file) for file in foreign.files}}
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
-        store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder))
+        store.save(folder.checkpoints, 0, model, {"step": 0}, TokenizerRecord.of(experiment, encoder).as_json())
         write_json(folder.path / "provenance.json", origin)
         folder.set_status("finished", step=0, total_steps=0, imported=True)
         write_atomically(folder.experiment, experiment.to_toml())  # last: without it the folder is no run
@@ -114,7 +114,7 @@ def encoder_of(foreign: Foreign, experiment: Experiment) -> Encoder:
         raise KitError(Fault(reason, "tokenizer", place))
 
     if foreign.state is not None and use == foreign.tokenizer["use"]:
-        encoder = restored(experiment.tokenizer, foreign.state)
+        encoder = restore_encoder(experiment.tokenizer, foreign.state)
     else:
         encoder = experiment.tokenizer.build(TextContext(splits=experiment.dataset.splits, documents=no_text))
     known, needed = foreign.vocab_size, encoder.vocab_size
@@ -153,7 +153,7 @@ def other_tokens(folder: Path, encoder: Encoder) -> str | None:
         return None
     for number, token in theirs.items():
         ours = encoder.decode_bytes([number])
-        if ours and ours != bytes_of(token):  # special ones have no bytes
+        if ours and ours != byte_level_bytes(token):  # special ones have no bytes
             file = folder / "tokenizer.json"
             made = "" if file == path else "; AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
             remedy = f"tokenizer.use=huggingface tokenizer.file={file} takes the model's{made}"
@@ -204,7 +204,7 @@ def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: s
         else:
             store.save_weights(model, partial / "model.safetensors")
             write_atomically(partial / "experiment.toml", experiment.to_toml(with_copies=True))
-            write_json(partial / "tokenizer.json", tokenizer_record(experiment, encoder))
+            write_json(partial / "tokenizer.json", TokenizerRecord.of(experiment, encoder).as_json())
             for path, source in experiment.component_sources.items():
                 (partial / "components").mkdir(exist_ok=True)
                 write_atomically(partial / "components" / path.name, source)

@@ -302,7 +302,7 @@ def test_questions_may_be_compressed(tmp_path: Path) -> None:
 
 
 FAULTS: dict[str, tuple[str, str]] = {
-    "bad JSON": ('{"prompt": ', "not JSON: an object that does not begin and end on this line"),
+    "bad JSON": ('{"prompt": ', "not JSON: an object that does not start and end on this line"),
     "bad UTF-8": ('{"prompt": "\udcff"}', "not UTF-8: byte 0xff at offset "),
     "no object": ("[1, 2]", 'none of the forms of questions; expected {"ctx": text, '),
     "no known key": ('{"endings": ["a"]}', "none of the forms of questions"),

@@ -164,7 +164,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
     assert "is a bare pickle, which can run code" in command("import", bare).err
     path = saved(tmp_path / "other", checkpoint(theirs()))
     (tmp_path / "other" / "data" / "letters" / "meta.pkl").write_bytes(pickle.dumps({"itos": Hostile(mark)}))
-    assert "is no meta.pkl of nanoGPT's character-level data: it names" in command("import", path).err
+    assert "is not a meta.pkl of nanoGPT's character-level data: it names" in command("import", path).err
     assert not mark.exists()
 
 
