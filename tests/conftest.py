@@ -15,7 +15,9 @@ import launcher
 import pytest
 from hypothesis import settings
 
-settings.register_profile("kit", deadline=None, database=None)  # times differ on shared machines; leave no files
+# Times differ on shared machines; leave no files. `--hypothesis-profile thorough` tries four times the examples.
+settings.register_profile("kit", deadline=None, database=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, database=None, max_examples=100)
 settings.load_profile("kit")
 
 

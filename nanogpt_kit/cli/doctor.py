@@ -85,6 +85,7 @@ def folders() -> Iterator[Fact]:
 
 def prepared_data() -> Iterator[Fact]:
     from nanogpt_kit.bench.machine import Fact
+    from nanogpt_kit.data.manifest import OtherVersion
     from nanogpt_kit.data.prepare import data_root
 
     root = data_root()
@@ -96,33 +97,29 @@ def prepared_data() -> Iterator[Fact]:
             yield prepared_folder(path)
         except OSError as error:
             yield Fact(path.name, f"cannot be read: {error.strerror} ({error.filename})", "unknown")
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except OtherVersion:
+            why = f"written by another version of nanogpt-kit and not used; {path} may be removed"
+            yield Fact(path.name, why, "off")
+        except ValueError:
             why = f"damaged: its manifest.json is not what was written; remove {path} to prepare it again"
             yield Fact(path.name, why, "off")
 
 
 def prepared_folder(path: Path) -> Fact:
     """Tokens by split. Raises the errors of a damaged manifest."""
-    import numpy as np
-
     from nanogpt_kit.bench.machine import feature, format_bytes
-    from nanogpt_kit.data.manifest import LISTED
-    from nanogpt_kit.data.prepare import size_of
-    from nanogpt_kit.data.record import VERSION
-    from nanogpt_kit.runs.files import read_json
+    from nanogpt_kit.data.build import folder_bytes
+    from nanogpt_kit.data.manifest import load_manifest
+    from nanogpt_kit.data.prepared_data import data_files
 
-    manifest, sizes, why = read_json(path / "manifest.json"), {}, None
-    for split, values in manifest["splits"].items():
-        sizes[f"{split}.bin"] = np.dtype(manifest["dtype"]).itemsize * values["tokens"]
-        sizes[LISTED % split] = 8 * values["documents"]
-    damaged = [name for name, size in sizes.items() if not has_size(path / name, size)]
+    manifest, why = load_manifest(path), None
+    damaged = [file.path.name for file in data_files(path, manifest) if not has_size(file.path, file.size)]
     if damaged:
         why = f"damaged: the size of {' and '.join(damaged)} is not what was written; remove {path} to prepare it again"
-    elif manifest["version"] != VERSION:
-        why = f"written by another version of nanogpt-kit and not used; {path} may be removed"
-    counts = {split: values["tokens"] for split, values in manifest["splits"].items()}
+    counts = {name: split.tokens for name, split in manifest.splits.items()}
     text = ", ".join(f"{split} {count:,} tokens" for split, count in counts.items())
-    return feature(path.name, why, f"{text}, {format_bytes(size_of(path))}", bytes=size_of(path), tokens=counts)
+    size = folder_bytes(path)
+    return feature(path.name, why, f"{text}, {format_bytes(size)}", bytes=size, tokens=counts)
 
 
 def has_size(path: Path, size: int) -> bool:

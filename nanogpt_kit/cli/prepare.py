@@ -11,7 +11,7 @@ from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.errors import Fault, KitError
 
 if TYPE_CHECKING:
-    from nanogpt_kit.data.manifest import Prepared
+    from nanogpt_kit.data.prepared_data import PreparedData
 
 
 @click.command()
@@ -53,27 +53,27 @@ COUNT_LABELS = {  # counts of a split, as the manifest names them
 }
 
 
-def verify_files(prepared: Prepared) -> None:
+def verify_files(prepared: PreparedData) -> None:
     """Reads each file completely and prints a line about it. Raises KitError with those that are damaged."""
-    from nanogpt_kit.data.record import MANIFEST, damaged
+    from nanogpt_kit.data.manifest import MANIFEST, damaged_data_error
 
     faults: list[Fault] = []
     click.echo(f"{MANIFEST:24}as recorded")
     for file in prepared.files:
-        damage = file.damage(anew=True)
-        click.echo(f"{file.path.name:24}{'damaged' if damage else 'as recorded'}, {file.size:,} bytes")
-        faults += damaged(prepared.path, file.path.name, damage).faults if damage else ()
+        damage = file.find_damage(reread=True)
+        click.echo(f"{file.path.name:24}{'damaged_data_error' if damage else 'as recorded'}, {file.size:,} bytes")
+        faults += damaged_data_error(prepared.path, file.path.name, damage).faults if damage else ()
     if faults:
         raise KitError(*faults)
 
 
-def print_stats(prepared: Prepared) -> None:
+def print_stats(prepared: PreparedData) -> None:
     """Prints a table with a column for each split and a row for each count."""
     splits = prepared.splits
     click.echo(f"{'':42}" + "".join(f"{split:>18}" for split in splits))
     for key, label in COUNT_LABELS.items():
-        counts = [f"{values[key]:,}" if key in values else "-" for values in splits.values()]
+        counts = [f"{getattr(split, key):,}" for split in splits.values()]
         click.echo(f"{label:42}" + "".join(f"{count:>18}" for count in counts))
-    per_token = [values["bytes"] / max(1, values["tokens"]) for values in splits.values()]
+    per_token = [split.bytes / max(1, split.tokens) for split in splits.values()]
     click.echo(f"{'bytes per token':42}" + "".join(f"{value:>18.3f}" for value in per_token))
-    click.echo(f"vocabulary of {prepared.encoder.vocab_size:,} tokens, stored as {prepared.manifest['dtype']}")
+    click.echo(f"vocabulary of {prepared.encoder.vocab_size:,} tokens, stored as {prepared.manifest.dtype}")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.corpus.decompress import check_text
-from nanogpt_kit.corpus.formats import HEAD_BYTES, marked
-from nanogpt_kit.corpus.json_lines import fault_in
+from nanogpt_kit.corpus.decompress import check_is_text
+from nanogpt_kit.corpus.formats import HEAD_BYTES, encoding_by_bom
+from nanogpt_kit.corpus.json_faults import explain_json_fault
 
 if TYPE_CHECKING:
     from nanogpt_kit.generate.generator import TextGenerator
@@ -22,8 +22,8 @@ def read_prompt(path: Path, option: str = "") -> str:
     source = f"{option} {path}" if str(path) != "-" else "stdin"
     try:
         raw = path.read_bytes() if str(path) != "-" else sys.stdin.buffer.read() if sys.stdin else b""
-        check_text(path if str(path) != "-" else Path("stdin"), raw[:HEAD_BYTES])
-        return io.TextIOWrapper(io.BytesIO(raw), encoding=marked(raw) or "utf-8-sig").read()
+        check_is_text(path if str(path) != "-" else Path("stdin"), raw[:HEAD_BYTES])
+        return io.TextIOWrapper(io.BytesIO(raw), encoding=encoding_by_bom(raw) or "utf-8-sig").read()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise KitError(f"{source} cannot be read: line {line}: {error}; save it as UTF-8") from None
@@ -43,7 +43,7 @@ def read_prompt_records(path: Path) -> dict[str, dict[str, Any]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
-            faults.append(f"{location}: {fault_in(line.strip(), first=not records)}")
+            faults.append(f"{location}: {explain_json_fault(line.strip(), first=not records)}")
             continue
         try:
             json.dumps(record, ensure_ascii=False, allow_nan=False).encode()

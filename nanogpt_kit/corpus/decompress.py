@@ -1,4 +1,4 @@
-"""The bytes of text files: unpacked, recognised, and as UTF-8 whatever they were written in."""
+"""The bytes of text files: decompressed, checked to be text, and recoded to UTF-8."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import IO, Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.reading import open_regular
-from nanogpt_kit.corpus.formats import HEAD_BYTES, by_magic, is_text, marked, unmarked
+from nanogpt_kit.corpus.formats import HEAD_BYTES, detect_format, encoding_by_bom, guess_utf16_or_32, is_text
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
-PIECE_BYTES = 1 << 19  # that are read at once
+READ_BYTES = 1 << 19  # at once
 
-REMEDIES = {  # for what is not text
+REMEDIES = {  # for files that are not text
     "gzip": "rename it to {name}.gz",
     "zstd": "rename it to {name}.zst",
     "parquet": "rename it to {stem}.parquet",
@@ -26,84 +26,86 @@ REMEDIES = {  # for what is not text
 
 
 @contextmanager
-def unpacked(path: Path, codec: str | None) -> Iterator[io.BufferedReader[Any]]:
-    """A file's bytes without the compression that its name says. Raises KitError, also while they are read."""
+def open_decompressed(path: Path, codec: str | None) -> Iterator[io.BufferedReader[Any]]:
+    """A file's bytes without the compression that its name declares. Raises KitError, also while they are read."""
     try:
         opened = open_regular(path)
     except ValueError as error:  # of a name with NUL in it
-        raise fault_at(path, f"cannot be read: {error}") from None
+        raise file_error(path, f"cannot be read: {error}") from None
     except OSError as error:
-        raise fault_at(path, f"cannot be read: {error.strerror}") from None
+        raise file_error(path, f"cannot be read: {error.strerror}") from None
     try:
         assert isinstance(opened, io.BufferedReader)
-        with io.BufferedReader(opened.detach(), PIECE_BYTES) as file:
+        with io.BufferedReader(opened.detach(), READ_BYTES) as file:
             if codec is None:
                 yield file
                 return
-            check_codec(path, codec, head_of(file))
+            check_codec(path, codec, peek_head(file))
         import pyarrow as pa  # type: ignore[import-untyped]
 
         # As bytes, since pyarrow takes strings for UTF-8, which not every name is
         with pa.OSFile(os.fsencode(path), "rb") as packed, pa.CompressedInputStream(packed, codec) as stream:
-            yield io.BufferedReader(stream, PIECE_BYTES)
+            yield io.BufferedReader(stream, READ_BYTES)
     except OSError as error:
         what = f"cannot be read: {error.strerror}" if error.strerror else f"damaged or cut short: {error}"
-        raise fault_at(path, what) from None
+        raise file_error(path, what) from None
 
 
-def head_of(file: io.BufferedReader[Any]) -> bytes:
-    """Its next bytes, which stay to be read."""
+def peek_head(file: io.BufferedReader[Any]) -> bytes:
+    """The next bytes, without consuming them."""
     return file.peek(HEAD_BYTES)[:HEAD_BYTES]
 
 
 def check_codec(path: Path, codec: str, head: bytes) -> None:
-    """Raises KitError where the content is not what the ending of the name says."""
-    found = by_magic(head)
-    if found == codec or (codec == "gzip" and head.startswith(b"\x1f\x8b")):  # perhaps damaged behind
+    """Raises KitError where the content is not compressed as the ending of the name declares."""
+    content = detect_format(head)
+    if content == codec or (codec == "gzip" and head.startswith(b"\x1f\x8b")):  # what follows may be damaged
         return
     if not head:
-        raise fault_at(path, f"is empty, and so not a {codec} file")
-    if found or is_text(head):
-        what, ending = found or "plain text", {None: "", "gzip": ".gz", "zstd": ".zst"}.get(found)
-        new = path.with_suffix(ending).name if ending is not None else "what it is"
-        raise fault_at(path, f"is {what}, not {codec} although its name says so; rename it to {new}")
-    raise fault_at(path, f"is not {codec} although its name says so, or damaged: it begins with {head[:4].hex(' ')}")
+        raise file_error(path, f"is empty, and so not a {codec} file")
+    if content or is_text(head):
+        ending = {None: "", "gzip": ".gz", "zstd": ".zst"}.get(content)
+        new_name = path.with_suffix(ending).name if ending is not None else "what it is"
+        actual = content or "plain text"
+        raise file_error(path, f"is {actual}, not {codec} although its name says so; rename it to {new_name}")
+    raise file_error(path, f"is not {codec} although its name says so, or damaged: it begins with {head[:4].hex(' ')}")
 
 
 @contextmanager
-def as_utf8(path: Path, codec: str | None, errors: str) -> Iterator[IO[bytes]]:
-    """The text of a file as UTF-8; UTF-16 and UTF-32 are recoded where a byte order mark says so.
+def open_as_utf8(path: Path, codec: str | None, errors: str) -> Iterator[IO[bytes]]:
+    """The text of a file as UTF-8; UTF-16 and UTF-32 are recoded where a byte order mark names them.
 
-    Raises KitError for another format, and for other encodings that the first bytes show.
+    Raises KitError where the first bytes show another format, or an encoding without a mark.
     """
-    with unpacked(path, codec) as file:
-        head = head_of(file)
-        check_text(path, head)
-        encoding = marked(head)
-        yield io.BufferedReader(Recoded(file, encoding, errors, path), PIECE_BYTES) if encoding else file
+    with open_decompressed(path, codec) as file:
+        head = peek_head(file)
+        check_is_text(path, head)
+        encoding = encoding_by_bom(head)
+        yield io.BufferedReader(Utf8Stream(file, encoding, errors, path), READ_BYTES) if encoding else file
 
 
-def check_text(path: Path, head: bytes) -> None:
-    found = by_magic(head)
-    if found and (found in ("PDF", "RTF") or not is_text(head)):
-        remedy = REMEDIES.get(found, "convert it to text").format(name=path.name, stem=path.stem)
-        raise fault_at(path, f"is {found}, not text; {remedy}")
-    encoding = None if marked(head) else unmarked(head)
+def check_is_text(path: Path, head: bytes) -> None:
+    """Raises KitError where a file's first bytes are not those of text that can be read."""
+    content = detect_format(head)
+    if content and (content in ("PDF", "RTF") or not is_text(head)):
+        remedy = REMEDIES.get(content, "convert it to text").format(name=path.name, stem=path.stem)
+        raise file_error(path, f"is {content}, not text; {remedy}")
+    encoding = None if encoding_by_bom(head) else guess_utf16_or_32(head)
     if encoding:
         packed = path.suffix.lower() in CODECS
         source = f"{path.name} > new-{path.name}" if not packed else f"UNPACKED > {path.with_suffix('').name}"
         command = f"iconv -f {encoding} -t UTF-8 {source}"
-        raise fault_at(path, f"is {encoding} without a byte order mark; save it as UTF-8, as in: {command}")
+        raise file_error(path, f"is {encoding} without a byte order mark; save it as UTF-8, as in: {command}")
 
 
-class Recoded(io.RawIOBase):
-    """The UTF-8 of a stream in another encoding."""
+class Utf8Stream(io.RawIOBase):
+    """A stream in another encoding, recoded to UTF-8."""
 
     def __init__(self, file: IO[bytes], encoding: str, errors: str, path: Path) -> None:
         self.file, self.path = file, path
         self.decoder = codecs.getincrementaldecoder(encoding)(errors)
         self.encoding = encoding
-        self.offset = 0  # in `file`, of what is decoded next
+        self.offset = 0  # in `file`, of the next bytes to decode
         self.rest = b""
 
     def readable(self) -> bool:
@@ -112,19 +114,19 @@ class Recoded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         more = True
         while more and not self.rest:
-            raw = self.file.read(PIECE_BYTES)
+            raw = self.file.read(READ_BYTES)
             more = bool(raw)
-            before = len(self.decoder.getstate()[0])  # bytes of a character that the last piece had begun
+            before = len(self.decoder.getstate()[0])  # bytes of a character that started in the last part
             try:
                 self.rest = self.decoder.decode(raw, final=not more).encode("utf-8")
             except UnicodeDecodeError as error:
-                what = f"not {self.encoding.upper()}, which its byte order mark says: {error.reason}"
-                raise fault_at(self.path, f"{what} at offset {self.offset - before + error.start}") from None
+                what = f"not {self.encoding.upper()}, which its byte order mark names: {error.reason}"
+                raise file_error(self.path, f"{what} at offset {self.offset - before + error.start}") from None
             self.offset += len(raw)
         size = min(len(buffer), len(self.rest))
         buffer[:size], self.rest = self.rest[:size], self.rest[size:]
         return size
 
 
-def fault_at(path: Path, message: str, line: int | None = None) -> KitError:
+def file_error(path: Path, message: str, line: int | None = None) -> KitError:
     return KitError(Fault(message, location=f"{path}:{line}" if line else str(path)))

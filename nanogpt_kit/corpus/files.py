@@ -1,6 +1,6 @@
-"""Text in files, streamed: .txt, .jsonl, .csv, .tsv and .parquet, each perhaps with .gz or .zst behind it.
+"""Text in files, streamed: .txt, .jsonl, .csv, .tsv and .parquet, each of them also as .gz or .zst.
 
-A record (a line, a row) is held whole, a file never is: a long .txt comes in pieces.
+A record (a line, a row) is held in memory, a file never is: a long .txt is read in parts.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import IO, Any, Literal
 
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.text import Document
-from nanogpt_kit.corpus.decompress import CODECS, PIECE_BYTES, as_utf8, fault_at
-from nanogpt_kit.corpus.formats import not_text
+from nanogpt_kit.corpus.decompress import CODECS, READ_BYTES, file_error, open_as_utf8
+from nanogpt_kit.corpus.formats import why_not_text
 from nanogpt_kit.corpus.hash_split import LongDocument
-from nanogpt_kit.corpus.json_lines import ARRAY, fault_in
-from nanogpt_kit.corpus.parquet import REMEDY, check_parquet, column_bytes, parquet_file, parquet_texts
+from nanogpt_kit.corpus.json_faults import ARRAY_FAULT, explain_json_fault
+from nanogpt_kit.corpus.parquet import UTF8_REMEDY, check_parquet, column_bytes, parquet_file, parquet_texts
 
-FORMATS = {  # endings, and what files of each are read as
+FORMATS = {  # file name ending -> format
     ".txt": ".txt",
     ".jsonl": ".jsonl",
     ".ndjson": ".jsonl",
@@ -34,17 +34,17 @@ FORMATS = {  # endings, and what files of each are read as
 }
 ENDINGS = tuple(form + codec for form in FORMATS for codec in ("", *CODECS))
 
-LONG_BYTES = 8 << 20  # of a .txt that is read in pieces
+LONG_BYTES = 8 << 20  # a longer .txt is read in parts
 JSON_TYPES = {int: "a number", float: "a number", bool: "a boolean", list: "a list", dict: "an object"}
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """One file; its ending says what it is, and one that is unknown is text."""
+    """One file. Its ending names the format; a file with an unknown ending is read as .txt."""
 
     path: Path
     field: str  # key or column
-    errors: Literal["strict", "replace"] = "strict"  # what becomes of bytes that are no UTF-8
+    errors: Literal["strict", "replace"] = "strict"  # what to do with invalid UTF-8
 
     @property
     def codec(self) -> str | None:
@@ -52,35 +52,35 @@ class TextFile:
 
     @property
     def stem(self) -> str:
-        """The name without its endings, of characters that names of metrics have."""
+        """The name without its endings, limited to the characters of metric names."""
         inner = self.path.with_suffix("") if self.codec else self.path
         return re.sub(r"[^\w.-]+", "_", inner.stem)
 
     @property
-    def form(self) -> str:
+    def format(self) -> str:
         inner = self.path.with_suffix("") if self.codec else self.path
         return FORMATS.get(inner.suffix.lower(), ".txt")
 
     def documents(self) -> Iterator[Document]:
-        """Raises KitError with file, line or row, and what is wrong there."""
-        if reason := not_text(self.path):
+        """Raises KitError that names the file, the line or row, and what is wrong there."""
+        if reason := why_not_text(self.path):
             raise self._fault(reason)
         readers = {".txt": self._txt, ".jsonl": self._jsonl, ".parquet": self._parquet}
-        return readers.get(self.form, self._csv)()
+        return readers.get(self.format, self._csv)()
 
     def check(self) -> None:
-        """Raises KitError where its first bytes are not those of its format."""
-        if self.form == ".parquet":
+        """Raises KitError where the first bytes are not those of the format."""
+        if self.format == ".parquet":
             check_parquet(self.path, self.codec)
             return
         with self.opened():
             pass
 
     def text_bytes(self) -> int | None:
-        """How much there is to read, nearly; None where that cannot be told at once."""
+        """Approximate size of the text; None where it is not known without reading the file."""
         if self.codec:
             return None
-        if self.form != ".parquet":
+        if self.format != ".parquet":
             return self.path.stat().st_size
         with parquet_file(self.path, self.codec) as file:
             return column_bytes(file, self.field)
@@ -93,56 +93,57 @@ class TextFile:
         if len(raw) > LONG_BYTES:
             yield LongText(self)
         else:
-            yield from self._line(raw, 1, 0)
+            yield from self._decoded(raw, 1, 0)
 
     def records(self) -> Iterator[tuple[int, str, Any]]:
-        """The lines of a .jsonl that are not blank: their numbers, the lines and their values. Raises KitError."""
+        """(line number, line, JSON value) of the lines of a .jsonl that are not blank. Raises KitError."""
         first = True
-        for number, line in self._lines():
+        for line_number, line in self._lines():
             if not (stripped := line.strip()):
                 continue
             try:
                 record = json.loads(stripped)
             except (ValueError, RecursionError):
-                raise self._fault(fault_in(stripped, first), number) from None
-            if first and isinstance(record, list) and all(isinstance(one, dict) for one in record):
-                raise self._fault(f"not JSON Lines: {ARRAY}", number)
+                raise self._fault(explain_json_fault(stripped, first), line_number) from None
+            if first and isinstance(record, list) and all(isinstance(item, dict) for item in record):
+                raise self._fault(f"not JSON Lines: {ARRAY_FAULT}", line_number)
             first = False
-            yield number, line, record
+            yield line_number, line, record
 
     def _jsonl(self) -> Iterator[str]:
-        for number, line, record in self.records():
+        for line_number, line, record in self.records():
             if not isinstance(record, dict) or self.field not in record:
-                has = f"it has {', '.join(list(record)[:20])}" if isinstance(record, dict) else "it is no object"
-                raise self._fault(f"no text under {self.field!r} ({has}); dataset.field names the key", number)
+                has = f"it has {', '.join(list(record)[:20])}" if isinstance(record, dict) else "it is not an object"
+                raise self._fault(f"no text under {self.field!r} ({has}); dataset.field names the key", line_number)
             text = record[self.field]
             if text != text:
-                raise self._fault(f'NaN under {self.field!r}; for a missing text, write null or ""', number)
+                raise self._fault(f'NaN under {self.field!r}; for a missing text, write null or ""', line_number)
             if not isinstance(text, str | None):
-                raise self._fault(f"no text under {self.field!r}, but {JSON_TYPES[type(text)]}", number)
-            yield self._whole(text, number) if text and "\\u" in line else text or ""
+                raise self._fault(f"no text under {self.field!r}, but {JSON_TYPES[type(text)]}", line_number)
+            yield self._without_half_pairs(text, line_number) if text and "\\u" in line else text or ""
 
-    def _whole(self, text: str, line: int) -> str:
+    def _without_half_pairs(self, text: str, line: int) -> str:
         """JSON may hold half a surrogate pair, UTF-8 may not."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             if self.errors == "strict":
                 half = f"{text[error.start]!r} at character {error.start} of {self.field!r}: {error.reason}"
-                raise self._fault(f"no Unicode text: {half}", line) from None
+                raise self._fault(f"not Unicode text: {half}", line) from None
             return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return text
 
     def _csv(self) -> Iterator[str]:
-        csv.field_size_limit(2**31 - 1)  # of the module, for all of its readers; the most that every platform takes
-        comma = "\t" if self.form == ".tsv" else ","
-        rows = csv.reader((line for _, line in self._lines()), strict=True, delimiter=comma)
+        csv.field_size_limit(2**31 - 1)  # global to the module; the largest that every platform accepts
+        delimiter = "\t" if self.format == ".tsv" else ","
+        rows = csv.reader((line for _, line in self._lines()), strict=True, delimiter=delimiter)
         try:
             header = next(rows, None)
             if header is None:
                 return
             if self.field not in header:
-                other = next((one for one in "\t;|," if len(header) == 1 and self.field in header[0].split(one)), None)
+                candidates = "\t;|," if len(header) == 1 else ""
+                other = next((mark for mark in candidates if self.field in header[0].split(mark)), None)
                 if other:
                     remedy = {"\t": "name it .tsv", ",": "name it .csv"}.get(
                         other, "save it with commas, or as .tsv with tabs"
@@ -152,12 +153,12 @@ class TextFile:
             at = header.index(self.field)
             for row in rows:
                 if row and len(row) <= at:
-                    raise self._fault(f"{len(row)} fields; {self.field!r} is number {at + 1}", rows.line_num)
+                    raise self._fault(f"{len(row)} fields; {self.field!r} is field {at + 1}", rows.line_num)
                 yield row[at] if row else ""
         except csv.Error as error:
             quoting = "; a field that begins with a double quote ends with one, and those in it are doubled"
             remedy = quoting if '"' in str(error) or "end of data" in str(error) else ""
-            raise self._fault(f"not {self.form[1:].upper()}: {error}{remedy}", rows.line_num) from None
+            raise self._fault(f"not {self.format[1:].upper()}: {error}{remedy}", rows.line_num) from None
 
     def _parquet(self) -> Iterator[str]:
         with parquet_file(self.path, self.codec) as file:
@@ -167,78 +168,78 @@ class TextFile:
 
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
-        """The bytes, decompressed and as UTF-8. Raises KitError, also while they are read, for what is not text."""
-        with as_utf8(self.path, self.codec, self.errors) as file:
+        """The bytes, decompressed and as UTF-8. Raises KitError for other content, also while they are read."""
+        with open_as_utf8(self.path, self.codec, self.errors) as file:
             yield file
 
     def _lines(self) -> Iterator[tuple[int, str]]:
-        """Numbers from 1, and lines with their ends."""
+        """(line number from 1, line with its end)."""
         offset = 0
         with self.opened() as file:
-            for number, raw in enumerate(file, start=1):
-                for line in self._line(raw, number, offset):
-                    yield number, line
+            for line_number, raw in enumerate(file, start=1):
+                for line in self._decoded(raw, line_number, offset):
+                    yield line_number, line
                 offset += len(raw)
 
-    def _line(self, raw: bytes, line: int, offset: int) -> Iterator[str]:
+    def _decoded(self, raw: bytes, line: int, offset: int) -> Iterator[str]:
         begin = len(codecs.BOM_UTF8) if offset == 0 and raw.startswith(codecs.BOM_UTF8) else 0
         if b"\0" in raw:
             raw = self.without_nul(raw, line, offset)
         try:
             text = raw[begin:].decode("utf-8", self.errors)
         except UnicodeDecodeError as error:
-            raise self.bad_byte(error.object, error.start, line, offset + begin) from None
+            raise self.invalid_byte_error(error.object, error.start, line, offset + begin) from None
         if text:
             yield text
 
     def without_nul(self, raw: bytes, line: int, offset: int) -> bytes:
-        """NULs are valid UTF-8, but files that hold some are of another format."""
+        """NULs are valid UTF-8, but a file that contains them is usually of another format."""
         if self.errors == "strict":
-            raise self.bad_byte(raw, raw.index(0), line, offset)
+            raise self.invalid_byte_error(raw, raw.index(0), line, offset)
         return raw.replace(b"\0", "\ufffd".encode())
 
-    def bad_byte(self, raw: bytes, at: int, line: int, offset: int) -> KitError:
-        """`line` and `offset`: where `raw` begins; `at`: the place in it."""
+    def invalid_byte_error(self, raw: bytes, at: int, line: int, offset: int) -> KitError:
+        """`line` and `offset` are those of the beginning of `raw`; `at` is an index in it."""
         where = f"at offset {offset + at}{' of the decompressed text' if self.codec else ''}"
         line += raw[:at].count(b"\n")
         if raw[at]:
-            return self._fault(f"not UTF-8: byte 0x{raw[at]:02x} {where}; {REMEDY}", line)
-        return self._fault(f"not text: a NUL byte {where}; is it of another format? Otherwise, {REMEDY}", line)
+            return self._fault(f"not UTF-8: byte 0x{raw[at]:02x} {where}; {UTF8_REMEDY}", line)
+        return self._fault(f"not text: a NUL byte {where}; another format? Otherwise {UTF8_REMEDY}", line)
 
     def _fault(self, message: str, line: int | None = None) -> KitError:
-        return fault_at(self.path, message, line)
+        return file_error(self.path, message, line)
 
 
 class LongText(LongDocument):
-    """A .txt file in pieces, its line ends as they are."""
+    """A .txt file read in parts, with its own line ends."""
 
     def __init__(self, file: TextFile) -> None:
         self.file = file
-        self.marks = [(0, 0)]  # characters and bytes before a piece
+        self.marks = [(0, 0)]  # (characters, bytes) before each part
 
     def characters(self) -> int:
-        found = [(mark, len(text)) for mark, text in self._pieces(0)]
-        self.marks = [mark for mark, _ in found]
-        return sum(length for _, length in found)
+        parts = [(mark, len(text)) for mark, text in self._parts(0)]
+        self.marks = [mark for mark, _ in parts]
+        return sum(length for _, length in parts)
 
     def since(self, first: int) -> Iterator[str]:
-        for (begin, _), text in self._pieces(bisect(self.marks, first, key=lambda mark: mark[0]) - 1):
+        for (begin, _), text in self._parts(bisect(self.marks, first, key=lambda mark: mark[0]) - 1):
             if text[max(0, first - begin) :]:
                 yield text[max(0, first - begin) :]
 
-    def _pieces(self, start: int) -> Iterator[tuple[tuple[int, int], str]]:
-        """Each piece with its mark, from the mark of number `start` on."""
+    def _parts(self, start: int) -> Iterator[tuple[tuple[int, int], str]]:
+        """(mark, text) of each part, from mark `start` on."""
         characters, offset = self.marks[start]
         decoder = codecs.getincrementaldecoder("utf-8")(self.file.errors)
         with self.file.opened() as file:
-            skip(file, offset)
+            skip_bytes(file, offset)
             more = True
             while more:
-                raw = file.read(PIECE_BYTES)
+                raw = file.read(READ_BYTES)
                 more = bool(raw)
                 if offset == 0 and raw.startswith(codecs.BOM_UTF8):
                     raw, offset = raw[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
-                before = len(decoder.getstate()[0])  # of a character that the last piece had begun
+                before = len(decoder.getstate()[0])  # of a character that started in the last part
                 size = before + len(raw)
                 if b"\0" in raw:
                     lines = 1 if self.file.errors == "replace" else self._line_at(offset + before)
@@ -246,24 +247,26 @@ class LongText(LongDocument):
                 try:
                     text = decoder.decode(raw, final=not more)
                 except UnicodeDecodeError as error:
-                    raise self.file.bad_byte(error.object, error.start, self._line_at(offset), offset) from None
+                    raise self.file.invalid_byte_error(
+                        error.object, error.start, self._line_at(offset), offset
+                    ) from None
                 yield (characters, offset), text
                 characters += len(text)
                 offset += size - len(decoder.getstate()[0])
 
     def _line_at(self, offset: int) -> int:
-        """From 1. Counted where something is wrong only: it takes as long as decoding."""
+        """From 1. Counted only for an error message: it takes as long as decoding."""
         lines = 1
         with self.file.opened() as file:
-            while offset and (raw := file.read(min(offset, PIECE_BYTES))):
+            while offset and (raw := file.read(min(offset, READ_BYTES))):
                 lines += raw.count(b"\n")
                 offset -= len(raw)
         return lines
 
 
-def skip(file: IO[bytes], size: int) -> None:
+def skip_bytes(file: IO[bytes], size: int) -> None:
     if file.seekable():
         file.seek(size)
         return
-    while size and (skipped := len(file.read(min(size, PIECE_BYTES)))):
+    while size and (skipped := len(file.read(min(size, READ_BYTES)))):
         size -= skipped

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes and by the ending of its name, so that only text is read as text."""
+"""Recognizes file formats by first bytes and by name, so that only text is read as text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 import zlib
 from pathlib import Path
 
-HEAD_BYTES = 4096  # that are looked at; the magic of a tar archive stands at byte 257
+HEAD_BYTES = 4096  # enough for all formats: the magic of a tar archive is at byte 257
 
-BY_MAGIC = [  # at least four bytes each, since tokens may be any bytes
+MAGIC_PATTERNS = [  # at least four bytes each, since token ids may be any bytes
     (rb"\x93NUMPY", "a NumPy array (.npy)"),
     (rb"PK(\x03\x04|\x05\x06|\x07\x08)", "a zip archive"),
     (rb"\x1f\x8b\x08[\0-\x1f]", "gzip"),
@@ -58,34 +58,34 @@ BY_ENDING = {
     **dict.fromkeys((".mp3", ".wav", ".flac", ".ogg", ".mp4", ".mkv", ".avi", ".mov"), "sound or film"),
     **dict.fromkeys((".exe", ".so", ".dll", ".pyc", ".o"), "binary data"),
 }
-BOMS = [  # the longer ones first: one of UTF-32 begins like one of UTF-16
+BOMS = [  # the longer ones first: the mark of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 ]
-MANY_OPCODES = 20  # of a pickle: tokens do not look like as many by chance
-# NULs a character in UTF-16 without a byte order mark; fewer are stray ones. Chinese has the fewest, and is never valid
-# UTF-8 at the same time, unlike Russian, whose blanks hold them.
-FEWEST_NULS, FEWEST_IN_UTF8 = 1 / 50, 1 / 12
-SCRIPTS = (*range(1, 9), *range(14, 27), *range(28, 32))  # upper bytes of U+0100 to U+1FFF that text never holds
-CONTROL = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # characters that text does not hold
+ENOUGH_OPCODES = 20  # of a pickle: token ids do not form this many by chance
+# NULs per character in UTF-16 without a byte order mark; fewer are accidental. Chinese has the fewest, and its UTF-16
+# is never valid UTF-8, unlike that of Russian, whose spaces contain NULs.
+MIN_NULS, MIN_NULS_IN_UTF8 = 1 / 50, 1 / 12
+SCRIPTS = (*range(1, 9), *range(14, 27), *range(28, 32))  # upper bytes of U+0100 to U+1FFF that text never contains
+CONTROL = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # characters that text does not contain
 
-MAGIC = [(re.compile(magic, re.DOTALL), name) for magic, name in BY_MAGIC]
+MAGIC = [(re.compile(magic, re.DOTALL), name) for magic, name in MAGIC_PATTERNS]
 
 
-def by_magic(head: bytes) -> str | None:
-    """The binary format that a file's first HEAD_BYTES are of; None where they are of none that is known."""
-    found = next((name for magic, name in MAGIC if magic.match(head)), None)
-    if found == "a zip archive":
+def detect_format(head: bytes) -> str | None:
+    """The binary format that a file's first HEAD_BYTES are in; None where it is not known."""
+    detected = next((name for magic, name in MAGIC if magic.match(head)), None)
+    if detected == "a zip archive":
         inside = head[30 : 30 + int.from_bytes(head[26:28], "little")]
-        return next((name for first, name in IN_ZIP if re.match(first, inside)), found)
-    if found == "gzip" and not unpacks(head):
+        return next((name for first, name in IN_ZIP if re.match(first, inside)), detected)
+    if detected == "gzip" and not is_valid_gzip(head):
         return None
-    return found or ("a pickle" if is_pickle(head) else None)
+    return detected or ("a pickle" if is_pickle(head) else None)
 
 
-def unpacks(head: bytes) -> bool:
+def is_valid_gzip(head: bytes) -> bool:
     try:
         return bool(zlib.decompressobj(wbits=31).decompress(head, 1)) or len(head) < HEAD_BYTES
     except zlib.error:
@@ -93,24 +93,24 @@ def unpacks(head: bytes) -> bool:
 
 
 def is_pickle(head: bytes) -> bool:
-    """Whether its first bytes are a protocol and opcodes; nothing is executed."""
+    """True where the first bytes are a protocol and opcodes; nothing is executed."""
     if re.match(rb"\x80[\x04\x05]\x95.{5}\0{3}", head, re.DOTALL):  # a frame, with its length
         return True
     if not re.match(rb"\x80[\x02-\x05]", head):
         return False
-    seen = 0
+    count = 0
     try:
         for opcode, _, _ in pickletools.genops(head):
-            seen += 1
-            if opcode.name == "STOP" or seen == MANY_OPCODES:
+            count += 1
+            if opcode.name == "STOP" or count == ENOUGH_OPCODES:
                 return True
-    except (ValueError, IndexError):  # not an opcode, or one that the head does not hold whole
+    except (ValueError, IndexError):  # not an opcode, or one that the head cuts off
         pass
     return False
 
 
-def not_text(path: Path) -> str | None:
-    """Why files of such a name are not read as text, with a remedy; None where they may be. A .gz is what it packs."""
+def why_not_text(path: Path) -> str | None:
+    """Why files of this name are not read as text, and a remedy; None where they may be. Ignores .gz and .zst."""
     ending = (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
     if ending in (".json", ".arrow"):
         return f'cannot be read as text; dataset.use = "huggingface" can read {ending}'
@@ -121,37 +121,37 @@ def not_text(path: Path) -> str | None:
 
 
 def is_text(head: bytes, encoding: str = "utf-8") -> bool:
-    """Whether the first bytes are characters without control characters; the last one may be cut."""
-    text = characters(head, encoding)
+    """True where the first bytes are characters without control characters; the last one may be cut off."""
+    text = decode_head(head, encoding)
     return text is not None and not CONTROL.search(text)
 
 
-def characters(head: bytes, encoding: str) -> str | None:
-    """None where the bytes are not of this encoding."""
+def decode_head(head: bytes, encoding: str) -> str | None:
+    """None where the bytes are not in this encoding."""
     try:
         return codecs.getincrementaldecoder(encoding)().decode(head)
     except UnicodeDecodeError:
         return None
 
 
-def marked(head: bytes) -> str | None:
-    """The codec of text with a byte order mark that is not UTF-8's; None for other text."""
+def encoding_by_bom(head: bytes) -> str | None:
+    """The encoding that a byte order mark names, except UTF-8; None for other text."""
     return next((codec for mark, codec in BOMS if head.startswith(mark)), None)
 
 
-def unmarked(head: bytes) -> str | None:
-    """UTF-16 or UTF-32 without a byte order mark, which NULs at regular places betray; None for everything else.
+def guess_utf16_or_32(head: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a byte order mark, which has NULs at regular positions; None for anything else.
 
-    Where letters are of one script and no blank is between them, its number is at these places.
+    Text of one script without spaces has the script's upper byte in place of NULs.
     """
     script = max(SCRIPTS, key=head.count)
     mark = script if 4 * head.count(script) > len(head) else 0
     nuls = head.count(mark)
     if not nuls:
         return None
-    fewest = len(head) / 2 * (FEWEST_IN_UTF8 if characters(head, "utf-8") is not None else FEWEST_NULS)
+    fewest = len(head) / 2 * (MIN_NULS_IN_UTF8 if decode_head(head, "utf-8") is not None else MIN_NULS)
     for name, first in (("UTF-32LE", None), ("UTF-32BE", None), ("UTF-16LE", 1), ("UTF-16BE", 0)):
-        there = nuls if first is None else head[first::2].count(mark)  # the others are of characters such as U+0100
+        there = nuls if first is None else head[first::2].count(mark)  # the others belong to characters such as U+0100
         regular = there >= fewest and there > nuls - there
         if regular and is_text(head, name):
             return name

@@ -1,6 +1,6 @@
-"""Datasets that come without splits: a hash of each text decides where it goes.
+"""Datasets without splits of their own: the hash of a document decides its split.
 
-Equal documents never end up in two splits and, once there are enough to fill all, adding one moves no other.
+Equal documents are always in the same split and, once all splits are filled, adding a document moves no other.
 """
 
 from __future__ import annotations
@@ -16,39 +16,46 @@ from pydantic import Field, model_validator
 from nanogpt_kit.core.errors import KitError, option_error
 from nanogpt_kit.core.kinds.text import Dataset, Document
 
-FEW = 100_000  # distinct documents after which a split that is still empty may stay so: bounds memory
+MAX_SCANNED_DOCUMENTS = 100_000  # distinct ones; a split that is still empty then may stay empty: bounds memory
 
 
 class LongDocument(ABC):
-    """A document too long to hold that knows its length and can be entered in the middle."""
+    """A document too long for memory that knows its length and can be read from the middle."""
 
     def __iter__(self) -> Iterator[str]:
         return self.since(0)
 
     @abstractmethod
     def characters(self) -> int:
-        """How many there are. No `__len__`, which `list` would ask for and make room by."""
+        """The length. Not `__len__`, since `list` would call it to allocate memory."""
 
     @abstractmethod
     def since(self, first: int) -> Iterator[str]:
-        """Pieces of the text from the character `first` on."""
+        """The text from character `first` on, in slices."""
 
 
 class HashSplitDataset(Dataset):
-    """Yields `all_documents`; empty ones do not count."""
+    """Splits `all_documents`; empty ones are not counted."""
 
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of validation: of documents, or of a single one")
-    test_fraction: float = Field(0.0, ge=0, lt=1, description="share of the test split; 0: there is none")
+    val_fraction: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="fraction of the documents used for validation; of the characters of a single document",
+    )
+    test_fraction: float = Field(
+        0.0, ge=0, lt=1, description="fraction of the documents used for the test split; 0: no test split"
+    )
 
     @abstractmethod
     def all_documents(self) -> Iterator[Document]:
-        """In an order that never changes. Raises KitError for text it cannot read."""
+        """All documents in an order that never changes. Raises KitError for text it cannot read."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
         if self.val_fraction + self.test_fraction >= 1:
             raise option_error(
-                "val_fraction", f"and test_fraction ({self.test_fraction}) should leave a share for training"
+                "val_fraction", f"and test_fraction ({self.test_fraction}) should leave a fraction for training"
             )
         return self
 
@@ -64,105 +71,109 @@ class HashSplitDataset(Dataset):
         return (document for own, document in self.documents_with_split() if own == split and not is_empty(document))
 
     def documents_with_split(self) -> Iterator[tuple[str, Document]]:
-        single, few = self._looked_over()
+        single, split_of_few = self._scan()
         if single is not None:
-            yield from self._cut(single)
+            yield from self._split_single(single)
             return
         for document in self.all_documents():
             if is_empty(document):
                 yield "train", document  # to be counted
                 continue
-            digest = digest_of(document)
-            yield (few[digest] if few else self._split_at(place(digest))), document
+            digest = document_digest(document)
+            yield (split_of_few[digest] if split_of_few else self._split_of(digest)), document
 
-    def _split_at(self, place: float) -> str:
-        if place < self.val_fraction:
+    def _split_of(self, digest: bytes) -> str:
+        fraction = hash_fraction(digest)
+        if fraction < self.val_fraction:
             return "val"
-        return "test" if place < self.val_fraction + self.test_fraction else "train"
+        return "test" if fraction < self.val_fraction + self.test_fraction else "train"
 
-    def _looked_over(self) -> tuple[Document | None, dict[bytes, str] | None]:
-        """The only document, equal ones being one; or the split of each, where their hashes do not fill all splits."""
+    def _scan(self) -> tuple[Document | None, dict[bytes, str] | None]:
+        """(the only distinct document, None), or (None, the split of each) where hashes do not fill all splits."""
         documents = (document for document in self.all_documents() if not is_empty(document))
         first, second = next(documents, None), next(documents, None)
         if first is None:
-            raise self._fault("holds no text: every document is empty")
+            raise self._fault("contains no text: every document is empty")
         if second is None:
             return first, None
-        found: set[bytes] = set()
+        digests: set[bytes] = set()
         filled: set[str] = set()
         for document in chain((first, second), documents):
-            digest = digest_of(document)
-            found.add(digest)
-            filled.add(self._split_at(place(digest)))
-            if len(filled) == len(self.splits) or len(found) > FEW:
+            digest = document_digest(document)
+            digests.add(digest)
+            filled.add(self._split_of(digest))
+            if len(filled) == len(self.splits) or len(digests) > MAX_SCANNED_DOCUMENTS:
                 return None, None
-        if len(found) == 1:
+        if len(digests) == 1:
             return first, None
-        if len(found) < len(self.splits):
+        if len(digests) < len(self.splits):
             raise self._fault(
-                f"holds {len(found)} documents, too few for {len(self.splits)} splits; drop test_fraction"
+                f"contains {len(digests)} documents, too few for {len(self.splits)} splits; drop test_fraction"
             )
-        names = (*self.splits[1:], *["train"] * len(found))  # the lowest validates
-        return None, dict(zip(sorted(found), names, strict=False))
+        names = (*self.splits[1:], *["train"] * len(digests))  # the lowest digest is for validation
+        return None, dict(zip(sorted(digests), names, strict=False))
 
-    def _cut(self, document: Document) -> Iterator[tuple[str, Document]]:
-        """A single document: train, then val, then test at its tail."""
-        length = characters_of(document)
-        cuts = [int(length * (1 - share)) for share in (1, self.val_fraction + self.test_fraction, self.test_fraction)]
+    def _split_single(self, document: Document) -> Iterator[tuple[str, Document]]:
+        """A single document: train, then val, then test at its end."""
+        length = count_characters(document)
+        cuts = [
+            int(length * (1 - fraction)) for fraction in (1, self.val_fraction + self.test_fraction, self.test_fraction)
+        ]
         for split, first, last in zip(self.splits, cuts, (*cuts[1:], length), strict=False):
-            yield split, (document[first:last] if isinstance(document, str) else Part(document, first, last))
+            yield split, (document[first:last] if isinstance(document, str) else DocumentRange(document, first, last))
 
     def _fault(self, message: str) -> KitError:
         source = getattr(self, "source", None)
         return KitError(f"dataset.source: {source!r} {message}" if source else f"the dataset {message}")
 
 
-class Part:
-    """Characters `first` to `last` of a document, in pieces."""
+class DocumentRange:
+    """Characters `first` to `last` of a document, in slices."""
 
     def __init__(self, document: Document, first: int, last: int) -> None:
         self.document, self.first, self.last = document, first, last
 
     def __iter__(self) -> Iterator[str]:
         left = self.last - self.first
-        for piece in since(self.document, self.first):
-            if piece[:left]:
-                yield piece[:left]
-            left -= len(piece)
+        for text in slices_from(self.document, self.first):
+            if text[:left]:
+                yield text[:left]
+            left -= len(text)
             if left <= 0:
                 return
 
 
-def pieces(document: Document) -> Iterator[str]:
+def document_slices(document: Document) -> Iterator[str]:
+    """The text of a document in consecutive slices of any length."""
     return iter((document,) if isinstance(document, str) else document)
 
 
-def since(document: Document, first: int) -> Iterator[str]:
-    """Pieces of a document from the character `first` on."""
+def slices_from(document: Document, first: int) -> Iterator[str]:
+    """The text of a document from character `first` on, in slices."""
     if isinstance(document, LongDocument):
         yield from document.since(first)
         return
-    for piece in pieces(document):
-        yield piece[first:]
-        first = max(0, first - len(piece))
+    for text in document_slices(document):
+        yield text[first:]
+        first = max(0, first - len(text))
 
 
-def characters_of(document: Document) -> int:
-    return document.characters() if isinstance(document, LongDocument) else sum(map(len, pieces(document)))
+def count_characters(document: Document) -> int:
+    return document.characters() if isinstance(document, LongDocument) else sum(map(len, document_slices(document)))
 
 
 def is_empty(document: Document) -> bool:
-    return not any(pieces(document))
+    return not any(document_slices(document))
 
 
-def digest_of(document: Document) -> bytes:
+def document_digest(document: Document) -> bytes:
     """SHA-256 of a document's UTF-8."""
-    hashed = hashlib.sha256()
-    for piece in pieces(document):
-        hashed.update(piece.encode("utf-8", "surrogatepass"))
-    return hashed.digest()
+    sha256 = hashlib.sha256()
+    for text in document_slices(document):
+        sha256.update(text.encode("utf-8", "surrogatepass"))
+    return sha256.digest()
 
 
-def place(digest: bytes) -> float:
-    """In [0, 1), by the text alone."""
+def hash_fraction(digest: bytes) -> float:
+    """In [0, 1); depends on the text alone."""
     return int.from_bytes(digest[:8]) / 2**64

@@ -1,4 +1,4 @@
-"""What files hold, as a hash: asked at every start, and so remembered for large files that did not change."""
+"""SHA-256 of files. Every start needs it, so results for large files are cached as long as the file is unchanged."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from nanogpt_kit.core.reading import read_bytes, sha256_file
 from nanogpt_kit.core.system import cache_dir
 from nanogpt_kit.core.writing import write_atomically
 
-REMEMBERED_BYTES = 16_000_000  # from this size on; smaller files are hashed in a hundredth of a second
-RECENT_SECONDS = 2  # clocks of file systems are this coarse: a file as young could change again unseen
+CACHED_FROM_BYTES = 16_000_000  # smaller files are hashed in a hundredth of a second
+RECENT_SECONDS = 2  # file systems' clocks are this coarse: a younger file could change again unnoticed
 
 
 def content_hash(path: str | Path) -> str:
     """The SHA-256 of a file. Raises KitError where it cannot be read."""
     try:
-        return answer(Path(path), "sha256", sha256_file)
+        return cached_result(Path(path), "sha256", sha256_file)
     except OSError as error:
         raise KitError(Fault(f"cannot be read: {error.strerror}", location=str(path))) from None
 
 
-def answer(path: Path, question: str, read: Callable[[Path], str], anew: bool = False) -> str:
-    """What `read` finds in a file; from memory where the file is large, unchanged and was asked the same `question`.
+def cached_result(path: Path, key: str, compute: Callable[[Path], str], recompute: bool = False) -> str:
+    """`compute(path)`; cached under `key` for a large file until the file changes.
 
-    With `anew` the file is read whatever is remembered. Raises OSError as `read` does.
+    With `recompute` the cache is not read. Raises OSError as `compute` does.
     """
     path = path.absolute()
     before = path.stat()
-    if before.st_size < REMEMBERED_BYTES:
-        return read(path)
-    state = state_of(before)
-    known = remembered().get(str(path), [])
-    if known[:-1] == state and question in known[-1] and not anew:
-        return str(known[-1][question])
-    began = time.time()
-    found = read(path)
-    if began - before.st_mtime >= RECENT_SECONDS:
-        remember(path, question, found, state)
-    return found
+    if before.st_size < CACHED_FROM_BYTES:
+        return compute(path)
+    state = file_state(before)
+    entry = load_cache().get(str(path), [])
+    if entry[:-1] == state and key in entry[-1] and not recompute:
+        return str(entry[-1][key])
+    started = time.time()
+    result = compute(path)
+    if started - before.st_mtime >= RECENT_SECONDS:
+        save_to_cache(path, key, result, state)
+    return result
 
 
-def state_of(status: os.stat_result) -> list[int]:
-    """What differs once a file has changed."""
+def file_state(status: os.stat_result) -> list[int]:
+    """Values that differ once a file has changed."""
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def memory() -> Path:
+def cache_file() -> Path:
     return cache_dir() / "hashes.json"
 
 
-def remembered() -> dict[str, list[Any]]:
-    """Path -> its state, then its answers by question; empty where there is nothing, or nothing that can be read."""
+def load_cache() -> dict[str, list[Any]]:
+    """path -> [size, mtime, inode, {key: result}]; empty where there is no cache, or none that can be read."""
     try:
-        known = json.loads(read_bytes(memory()))
-        return {path: entry for path, entry in known.items() if is_entry(entry)}
+        entries = json.loads(read_bytes(cache_file()))
+        return {path: entry for path, entry in entries.items() if is_entry(entry)}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
@@ -69,19 +69,19 @@ def is_entry(entry: object) -> bool:
     return isinstance(entry, list) and len(entry) == 4 and isinstance(entry[-1], dict)
 
 
-def remember(path: Path, question: str, found: str, state: list[int] | None = None) -> None:
-    """What the answer is as long as a large file's `state` is this; left out: as it is now.
+def save_to_cache(path: Path, key: str, result: str, state: list[int] | None = None) -> None:
+    """Caches a large file's `result` as long as its state is `state`; None: its current one.
 
-    Files that are gone are forgotten. A folder that cannot be written to costs time only.
+    Entries of deleted files are dropped. A cache that cannot be written costs only time.
     """
     path = path.absolute()
     with contextlib.suppress(OSError):
-        state = state or state_of(path.stat())
-        if state[0] < REMEMBERED_BYTES:
+        state = state or file_state(path.stat())
+        if state[0] < CACHED_FROM_BYTES:
             return
-        known = {name: entry for name, entry in remembered().items() if os.path.exists(name)}
-        old = known.get(str(path), [])
-        answers = {**old[-1], question: found} if old[:-1] == state else {question: found}
-        known[str(path)] = [*state, answers]
-        memory().parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(memory(), json.dumps(known, indent=0), mode=0o600)
+        entries = {name: entry for name, entry in load_cache().items() if os.path.exists(name)}
+        old = entries.get(str(path), [])
+        results = {**old[-1], key: result} if old[:-1] == state else {key: result}
+        entries[str(path)] = [*state, results]
+        cache_file().parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cache_file(), json.dumps(entries, indent=0), mode=0o600)

@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizers as an encoder: every part of a tokenizer.json is run as it is.
+"""Encoding with Hugging Face's tokenizers: every part of a tokenizer.json is run by the library.
 
 Source: github.com/huggingface/tokenizers.
 """
@@ -21,13 +21,13 @@ from nanogpt_kit.core.toml import read_text
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.corpus.library_decoder import LibraryDecoder, LibraryStream
 
-LONGEST = 16_000_000  # characters of a document that cannot be cut; the library takes 130 bytes for each
-SPLITS = {  # which have their pieces end where BPEEncoder.border says: those of Llama 3, Qwen 2 and GPT-4
+MAX_UNCUT_CHARACTERS = 16_000_000  # of a document that cannot be cut; the library needs 130 bytes for each
+CUTTABLE_PATTERNS = {  # a piece ends at each BPEEncoder.border: the patterns of Llama 3, Qwen 2 and GPT-4
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
     for digits in (r"\p{N}", r"\p{N}{1,3}")
 }
-MOST_HOLES = 2**16  # ids that no token has
+MAX_UNUSED_IDS = 2**16  # ids without a token
 
 
 class LibraryEncoder(Encoder):
@@ -42,85 +42,88 @@ class LibraryEncoder(Encoder):
         "<|im_end|>",
     )
 
-    def __init__(self, text: str, eot: str | None, place: str) -> None:
+    def __init__(self, text: str, eot: str | None, location: str) -> None:
         try:
             import tokenizers as hf
         except ImportError:
-            raise KitError('the tokenizer huggingface needs tokenizers: pip install "nanogpt-kit[bpe]"') from None
+            raise KitError('the tokenizer huggingface requires tokenizers: pip install "nanogpt-kit[bpe]"') from None
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the kit encodes in several processes at once
-        self.location = place
+        self.location = location
         try:
-            with no_panic(place):
+            with no_panic(location):
                 self.tokenizer = hf.Tokenizer.from_str(text)
         except KitError:
             raise
-        except Exception as error:  # the library raises no other
-            raise KitError(f"{place}: no tokenizer.json: {error}") from None
+        except Exception as error:  # the library raises plain Exception
+            raise KitError(f"{location}: not a tokenizer.json: {error}") from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         if getattr(self.tokenizer.model, "dropout", None):
-            self.tokenizer.model.dropout = None  # for training on; the same text has to be the same tokens
-        self.tokenizer.encode_special_tokens = True  # as the text that they are
+            self.tokenizer.model.dropout = None  # meant for training; the same text must give the same tokens
+        self.tokenizer.encode_special_tokens = True  # encode them as text
         vocabulary = self.tokenizer.get_vocab()
         self.eot = eot or next((name for name in self.common_eot_tokens if name in vocabulary), None)
         if self.eot is not None and self.eot not in vocabulary:
             added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
-            raise KitError(f"{place}: it has no token {self.eot!r} for tokenizer.eot{did_you_mean(self.eot, added)}")
+            what = f"it does not contain the token {self.eot!r} of tokenizer.eot"
+            raise KitError(f"{location}: {what}{did_you_mean(self.eot, added)}")
         self.json = text
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
-        if self.vocab_size > len(vocabulary) + MOST_HOLES:
-            raise KitError(f"{place}: its highest id is {self.vocab_size - 1:,}, and it has {len(vocabulary):,} tokens")
+        if self.vocab_size > len(vocabulary) + MAX_UNUSED_IDS:
+            raise KitError(
+                f"{location}: its highest id is {self.vocab_size - 1:,}, and it has {len(vocabulary):,} tokens"
+            )
         self.eot_id = None if self.eot is None else vocabulary[self.eot]
         parts = json.loads(text)
-        self.cuttable = cuttable(parts)
-        self._read(parts, vocabulary)
-        self.decoder = LibraryDecoder(self.tokenizer, parts.get("decoder"), self.silent, place)
+        self.is_cuttable = is_cuttable(parts)
+        self._find_special_tokens(parts, vocabulary)
+        self.decoder = LibraryDecoder(self.tokenizer, parts.get("decoder"), self.silent, location)
 
     @classmethod
     def read(cls, path: str, eot: str | None) -> LibraryEncoder:
-        """Reads a tokenizer.json. Raises KitError for what is not one."""
+        """Reads a tokenizer.json. Raises KitError for another file."""
         return cls(read_text(Path(path), MAX_BYTES), eot, path)
 
-    def _read(self, parts: dict[str, Any], vocabulary: dict[str, int]) -> None:
-        """What the library does not report: the unknown token, and the tokens that text is never encoded as."""
+    def _find_special_tokens(self, parts: dict[str, Any], vocabulary: dict[str, int]) -> None:
+        """Finds what the library does not report: the unknown token, and the tokens that text is never encoded as."""
         model = parts["model"]
         unknown = model.get("unk_token")
         if model.get("unk_id") is not None:
             unknown = model["vocab"][model["unk_id"]][0]
         self.unknown_id = vocabulary.get(unknown)
         added = self.tokenizer.get_added_tokens_decoder()
-        self.silent = {number for number, token in added.items() if token.special}  # that the library does not decode
+        self.silent = {token_id for token_id, token in added.items() if token.special}  # not decoded by the library
         if self.eot_id is not None:
             self.silent.add(self.eot_id)
         self.special = np.zeros(self.vocab_size, dtype=bool)
         self.spelled: dict[int, list[int]] = {}
-        for token, number in vocabulary.items():
-            if number in self.silent and number != self.unknown_id:
-                self.special[number] = True
-                self.spelled[number] = self._spell(token, vocabulary)
+        for token, token_id in vocabulary.items():
+            if token_id in self.silent and token_id != self.unknown_id:
+                self.special[token_id] = True
+                self.spelled[token_id] = self._spell(token, vocabulary)
 
     def _spell(self, token: str, vocabulary: dict[str, int]) -> list[int]:
-        """The ids of a special token's characters, of their bytes, or of what is unknown."""
-        found = []
+        """The ids of a special token's characters, of their bytes, or of the unknown token."""
+        ids = []
         for letter in token:
             names = [letter] if letter in vocabulary else [f"<0x{byte:02X}>" for byte in letter.encode()]
-            found += [vocabulary.get(name, self.unknown_id) for name in names]
-        return [number for number in found if number is not None]
+            ids += [vocabulary.get(name, self.unknown_id) for name in names]
+        return [token_id for token_id in ids if token_id is not None]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
             with no_panic(self.location):
-                found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+                encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError:
-            "".join(texts).encode("utf-8")  # which says where half a surrogate pair is
+            "".join(texts).encode("utf-8")  # raises an error that locates half a surrogate pair
             raise
-        return [self._as_text(np.array(encoding.ids, dtype=np.int64)) for encoding in found]
+        return [self._as_text(np.array(encoding.ids, dtype=np.int64)) for encoding in encodings]
 
     def _as_text(self, ids: np.ndarray) -> np.ndarray:
-        """Models whose vocabulary lists special tokens, as Unigram's does, may give them for text."""
+        """Spells out special tokens, which models that list them in their vocabulary, as Unigram, may give for text."""
         if not self.special[ids].any():
             return ids
-        return np.concatenate([np.array(self.spelled.get(number, [number]), dtype=np.int64) for number in ids.tolist()])
+        return np.concatenate([np.array(self.spelled.get(token, [token]), dtype=np.int64) for token in ids.tolist()])
 
     def decode(self, ids: Iterable[int]) -> str:
         """As the library does, without special tokens."""
@@ -136,35 +139,35 @@ class LibraryEncoder(Encoder):
         return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
 
     def cut(self, text: str) -> int:
-        if not self.cuttable and len(text) > LONGEST:
+        if not self.is_cuttable and len(text) > MAX_UNCUT_CHARACTERS:
             raise KitError(
-                f"a document of more than {LONGEST:,} characters, which this tokenizer.json reads whole, as nothing "
-                f"says where it can be cut; cut it into shorter ones, such as the lines of a .jsonl"
+                f"a document of more than {MAX_UNCUT_CHARACTERS:,} characters, which this tokenizer.json encodes only "
+                "as a whole; divide it into shorter documents, such as the lines of a .jsonl"
             )
-        return BPEEncoder.border(text) if self.cuttable else 0
+        return BPEEncoder.border(text) if self.is_cuttable else 0
 
     def state(self) -> dict[str, Any]:
         return {"json": self.json, "eot": self.eot}
 
 
-def cuttable(parts: dict[str, Any]) -> bool:
-    """Whether text is split as GPT-2 or its successors do, and by nothing else. NFC joins nothing at their borders."""
+def is_cuttable(parts: dict[str, Any]) -> bool:
+    """True where text is split exactly as by GPT-2 or its successors. NFC joins nothing at their borders."""
     chain = parts.get("pre_tokenizer") or {}
     splits, normalizer = chain.get("pretokenizers", [chain]), parts.get("normalizer") or {"type": "NFC"}
     *before, last = splits or [{}]
-    if any(map(reaches_over_borders, parts.get("added_tokens") or ())):
+    if any(map(may_span_border, parts.get("added_tokens") or ())):
         return False
     if last.get("type") != "ByteLevel" or last.get("add_prefix_space", True) or normalizer["type"] != "NFC":
         return False
     if last.get("use_regex", True):
         return not before
     patterns = [split.get("pattern", {}).get("Regex") for split in before if split.get("behavior") == "Isolated"]
-    return len(before) == len(patterns) == 1 and patterns[0] in SPLITS
+    return len(before) == len(patterns) == 1 and patterns[0] in CUTTABLE_PATTERNS
 
 
-def reaches_over_borders(token: dict[str, Any]) -> bool:
-    """Whether a token that is taken out of the text before it is split may lie on both sides of a cut."""
-    if token.get("special"):  # these are text here
+def may_span_border(token: dict[str, Any]) -> bool:
+    """True where an added token, which is matched before the text is split, may lie on both sides of a cut."""
+    if token.get("special"):  # encoded as text
         return False
     if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
         return True

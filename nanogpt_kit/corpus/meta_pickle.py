@@ -1,4 +1,4 @@
-"""Pickles of plain values, read without running any of their code: nanoGPT's `meta.pkl`."""
+"""nanoGPT's `meta.pkl`, a pickle of plain values, read without running any code in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nanogpt_kit.core.errors import KitError
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Dicts, lists, strings, numbers: whatever names a class or a function is refused."""
+    """Loads dicts, lists, strings and numbers; a pickle that names a class or a function is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it names {module}.{name}")
@@ -25,12 +25,12 @@ def read_meta_characters(meta: Path) -> str:
         with meta.open("rb") as file:
             values = PlainUnpickler(file).load()
         by_id = values["itos"]
-        found = [by_id[number] for number in range(len(by_id))]
-    except Exception as error:  # a file that was made to harm may raise anything; none of it has run
-        raise KitError(f"{meta} is no meta.pkl of nanoGPT's character-level data: {error}") from None
-    if not all(isinstance(character, str) and len(character) == 1 for character in found):
-        raise KitError(f"{meta} is no meta.pkl of nanoGPT's character-level data: its itos holds no characters")
-    letters = "".join(found)
+        characters = [by_id[index] for index in range(len(by_id))]
+    except Exception as error:  # a hostile file may raise anything; no code of it has run
+        raise KitError(f"{meta} is not a meta.pkl of nanoGPT's character-level data: {error}") from None
+    if not all(isinstance(character, str) and len(character) == 1 for character in characters):
+        raise KitError(f"{meta} is not a meta.pkl of nanoGPT's character-level data: its itos does not hold characters")
+    letters = "".join(characters)
     try:
         letters.encode("utf-8")
     except UnicodeEncodeError as error:

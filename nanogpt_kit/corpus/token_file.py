@@ -1,6 +1,6 @@
-"""Files of token ids: without a header as nanoGPT's, with llm.c's, or NumPy's .npy, as build-nanogpt writes them.
+"""Files of token ids: nanoGPT's without a header, llm.c's with one, and NumPy's .npy as build-nanogpt writes it.
 
-llm.c's header is 256 int32: what the file is, a version, the number of tokens.
+llm.c's header is 256 int32: a magic number, a version, the count of tokens.
 
 Source: karpathy/nanoGPT, data/openwebtext/prepare.py; karpathy/llm.c, dev/data/data_common.py; NumPy, numpy.lib.format.
 """
@@ -16,29 +16,30 @@ from typing import IO, Any
 import numpy as np
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.corpus.formats import HEAD_BYTES, by_magic, is_text
+from nanogpt_kit.corpus.formats import HEAD_BYTES, detect_format, is_text
 from nanogpt_kit.corpus.meta_pickle import read_meta_characters
 
 HEADER_BYTES = 1024
-KNOWN = {(20240520, 1): "uint16", (20240801, 7): "uint32"}  # GPT-2's tokens, Llama 3's
-MAGIC = range(20_230_000, 20_400_000)  # llm.c's are dates
+LLM_C_DTYPES = {(20240520, 1): "uint16", (20240801, 7): "uint32"}  # (magic, version): GPT-2's tokens, Llama 3's
+LLM_C_MAGIC = range(20_230_000, 20_400_000)  # llm.c uses dates
 NPY = b"\x93NUMPY"
 HEADER_FAULTS = (ValueError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError, OverflowError)
-PIECE = 1 << 20  # tokens that are read at once
+READ_TOKENS = 1 << 20  # at once
 
-SAMPLE_BYTES = 1 << 16  # at the beginning, in the middle and at the end, by which the width of tokens is checked
-FEWEST_PAIRS = 16  # of ids that say something about it
-TEXT_BYTES = 64  # of which none is a control character: shorter files might be tokens
-LARGEST_UPPER, SMALL = 3, 1024  # upper halves of 32 bits where a vocabulary is below 2**18; ids that it is larger than
+SAMPLE_BYTES = 1 << 16  # from the beginning, the middle and the end, by which the width of tokens is checked
+MIN_PAIRS = 16  # of ids; fewer prove nothing
+MIN_TEXT_BYTES = 64  # without a control character; shorter files might be tokens
+MAX_UPPER_HALF = 3  # of 32 bits, where the vocabulary is below 2**18
+MIN_LARGEST_ID = 1024  # of 16 bits in use
 
 
 @dataclass(frozen=True)
 class TokenFile:
     path: Path
     dtype: np.dtype[Any]  # of a token, with its byte order
-    begin: int  # the byte of the first token
+    offset: int  # of the first token, in bytes
     count: int  # tokens
-    says_dtype: bool  # whether a header does
+    has_header: bool
 
     @staticmethod
     def vocabulary(folder: Path) -> dict[str, str] | None:
@@ -47,46 +48,45 @@ class TokenFile:
         return {"characters": read_meta_characters(meta)} if meta.exists() else None
 
     @classmethod
-    def open(cls, path: Path, without_header: str) -> TokenFile:
-        """`without_header`: the type of tokens where no header says it. Raises KitError for what does not add up."""
+    def open(cls, path: Path, default_dtype: str) -> TokenFile:
+        """`default_dtype` applies where no header names one. Raises KitError for a file that is inconsistent."""
         try:
             size = path.stat().st_size
             with path.open("rb") as file:
                 head = file.read(HEAD_BYTES)
                 file.seek(0)
-                found = npy(path, file) if head.startswith(NPY) else llm_c(path, head, size)
-                dtype, begin, said = found or (np.dtype(without_header).newbyteorder("<"), 0, None)
-                if not found:
+                header = read_npy_header(path, file) if head.startswith(NPY) else read_llm_c_header(path, head, size)
+                dtype, offset, expected = header or (np.dtype(default_dtype).newbyteorder("<"), 0, None)
+                if not header:
                     check_head(path, head)
-                tokens = (size - begin) / dtype.itemsize
-                if found and tokens != said:
-                    raise KitError(
-                        f"{path}: its header says {said} tokens, but there are {max(tokens, 0):g}; is it cut short?"
-                    )
+                tokens = (size - offset) / dtype.itemsize
+                if header and tokens != expected:
+                    what = f"its header records {expected} tokens, but there are {max(tokens, 0):g}"
+                    raise KitError(f"{path}: {what}; perhaps it is cut short")
                 if tokens != int(tokens):
-                    what = f"{size} bytes are not a whole number of {without_header} tokens"
-                    raise KitError(f"{path}: {what}; is it cut short? Or set dataset.dtype to their type")
-                if not found:
-                    check_width(path, file, size, without_header)
+                    what = f"{size} bytes are not a whole number of {default_dtype} tokens"
+                    raise KitError(f"{path}: {what}; perhaps it is cut short, or set dataset.dtype to their type")
+                if not header:
+                    check_width(path, file, size, default_dtype)
         except OSError as error:
             raise KitError(f"{path}: cannot be read: {error.strerror}") from None
-        return cls(path, dtype, begin, int(tokens), found is not None)
+        return cls(path, dtype, offset, int(tokens), header is not None)
 
-    def pieces(self) -> Iterator[np.ndarray]:
-        """The ids (n,), piece by piece."""
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The ids, in arrays (n,)."""
         with self.path.open("rb") as file:
-            file.seek(self.begin)
-            while len(raw := file.read(PIECE * self.dtype.itemsize)):
+            file.seek(self.offset)
+            while len(raw := file.read(READ_TOKENS * self.dtype.itemsize)):
                 yield np.frombuffer(raw, dtype=self.dtype)
 
     def location(self, index: int) -> str:
-        """Where its token number `index` (from 0) stands, for messages."""
-        read_as = "" if self.says_dtype else f", read as {self.dtype.name} (dataset.dtype)"
-        return f"{self.path}: token {index} at byte {self.begin + index * self.dtype.itemsize}{read_as}"
+        """Names the token with an index (from 0), for messages."""
+        read_as = "" if self.has_header else f", read as {self.dtype.name} (dataset.dtype)"
+        return f"{self.path}: token {index} at byte {self.offset + index * self.dtype.itemsize}{read_as}"
 
 
-def npy(path: Path, file: IO[bytes]) -> tuple[np.dtype[Any], int, int]:
-    """The type, where the tokens begin and how many there should be; nothing is unpickled."""
+def read_npy_header(path: Path, file: IO[bytes]) -> tuple[np.dtype[Any], int, int]:
+    """(dtype, offset of the first token in bytes, count of tokens); nothing is unpickled."""
     from numpy.lib import format as npy_format
 
     try:
@@ -95,9 +95,9 @@ def npy(path: Path, file: IO[bytes]) -> tuple[np.dtype[Any], int, int]:
         shape, _, dtype = read(file)
     except HEADER_FAULTS as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise KitError(f"{path}: its .npy header is damaged, or not one that is known: {first[:200]}") from None
+        raise KitError(f"{path}: its .npy header is damaged or unknown: {first[:200]}") from None
     if dtype.hasobject:
-        raise KitError(f"{path}: a .npy file of Python objects, which is a pickle and not read; save integers")
+        raise KitError(f"{path}: a .npy file of Python objects, which is a pickle and is not read; save integers")
     if dtype.kind not in "iu":
         raise KitError(f"{path}: a .npy file of {dtype}; token ids are integers, such as uint16")
     if len(shape) != 1:
@@ -105,40 +105,40 @@ def npy(path: Path, file: IO[bytes]) -> tuple[np.dtype[Any], int, int]:
     return dtype, file.tell(), shape[0]
 
 
-def llm_c(path: Path, head: bytes, size: int) -> tuple[np.dtype[Any], int, int | None] | None:
-    """The same of a file with llm.c's header; None where it has none."""
+def read_llm_c_header(path: Path, head: bytes, size: int) -> tuple[np.dtype[Any], int, int | None] | None:
+    """As read_npy_header for a file with llm.c's header; None where it has none."""
     header = np.frombuffer(head[: min(len(head), HEADER_BYTES) // 4 * 4], dtype="<i4")
     if size == 0:
         raise KitError(f"{path} is empty")
-    # Tokens could begin like a header, but not be zero afterwards, where a header has nothing more to say
-    if len(header) < 2 or header[0] not in MAGIC or not 0 < header[1] < 1000 or header[16:].any():
+    # Tokens could begin like a header, but would not be zero in the rest, which a header leaves empty
+    if len(header) < 2 or header[0] not in LLM_C_MAGIC or not 0 < header[1] < 1000 or header[16:].any():
         return None
     magic, version = int(header[0]), int(header[1])
-    if (magic, version) not in KNOWN:
-        known = " and ".join(f"{magic} version {version}" for magic, version in KNOWN)
-        raise KitError(f"{path} is of a kind that is not known: magic {magic} version {version}; known are {known}")
-    dtype = np.dtype(KNOWN[magic, version]).newbyteorder("<")
+    if (magic, version) not in LLM_C_DTYPES:
+        known = " and ".join(f"{magic} version {version}" for magic, version in LLM_C_DTYPES)
+        raise KitError(f"{path} is of an unknown kind: magic {magic} version {version}; known: {known}")
+    dtype = np.dtype(LLM_C_DTYPES[magic, version]).newbyteorder("<")
     return dtype, HEADER_BYTES, int(header[2]) if len(header) > 2 else None
 
 
 def check_head(path: Path, head: bytes) -> None:
-    """Raises KitError for another format."""
-    found = by_magic(head)
-    if found:
+    """Raises KitError where the first bytes are those of another format."""
+    content = detect_format(head)
+    if content:
         known = "token files are .bin, with llm.c's header or without one, or .npy"
-        raise KitError(f"{path} is {found}, not a file of tokens; {known}")
-    if len(head) >= TEXT_BYTES and is_text(head):
+        raise KitError(f"{path} is {content}, not a file of tokens; {known}")
+    if len(head) >= MIN_TEXT_BYTES and is_text(head):
         raise KitError(f'{path} is plain text, not a file of tokens; dataset.use = "text" reads it')
 
 
 def check_width(path: Path, file: IO[bytes], size: int, dtype: str) -> None:
-    """Raises KitError where tokens without a header are wider than `dtype`: then every other one would be 0."""
+    """Raises KitError where tokens without a header are wider than `dtype`: every other one would be 0."""
     sample = b""
-    places = (0, size // 2, size - SAMPLE_BYTES) if size > 4 * SAMPLE_BYTES else range(0, size, SAMPLE_BYTES)
-    for first in places:
-        file.seek(first // 8 * 8)
-        read = file.read(SAMPLE_BYTES)
-        sample += read[: len(read) // 8 * 8]
+    offsets = (0, size // 2, size - SAMPLE_BYTES) if size > 4 * SAMPLE_BYTES else range(0, size, SAMPLE_BYTES)
+    for offset in offsets:
+        file.seek(offset // 8 * 8)
+        raw = file.read(SAMPLE_BYTES)
+        sample += raw[: len(raw) // 8 * 8]
     width = itemsize = np.dtype(dtype).itemsize
     while width < 8 and is_wider(np.frombuffer(sample, dtype=f"<u{width}")):
         width *= 2
@@ -151,10 +151,13 @@ def check_width(path: Path, file: IO[bytes], size: int, dtype: str) -> None:
 
 
 def is_wider(ids: np.ndarray) -> bool:
-    """Whether pairs of `ids` are the lower and upper halves of ids of twice their width."""
+    """True where pairs of `ids` are the lower and upper halves of ids of twice their width."""
     lower, upper = ids[::2], ids[1::2]
-    if len(upper) < FEWEST_PAIRS or not lower.any():
+    if len(upper) < MIN_PAIRS or not lower.any():
         return False
     return not upper.any() or bool(
-        ids.itemsize == 2 and len(upper) >= 8 * FEWEST_PAIRS and upper.max() <= LARGEST_UPPER and lower.max() >= SMALL
+        ids.itemsize == 2
+        and len(upper) >= 8 * MIN_PAIRS
+        and upper.max() <= MAX_UPPER_HALF
+        and lower.max() >= MIN_LARGEST_ID
     )

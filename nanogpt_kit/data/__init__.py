@@ -1,1 +1,1 @@
-"""Text to tokens on disk, tokens to batches."""
+"""Documents to chunks of text, to encoded chunks, to tokens on disk, to windows, to batches."""

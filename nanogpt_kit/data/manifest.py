@@ -1,139 +1,103 @@
-"""A prepared dataset on disk: tokens, what they are, and the tokenizer that made them."""
+"""The manifest of prepared data: what its files hold, and the tokenizer that made them."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
+from pydantic import Field
 
-from nanogpt_kit.core.errors import KitError, RunFailed, did_you_mean
-from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Encoder
-from nanogpt_kit.data import record
-from nanogpt_kit.data.damage import DataFile
-from nanogpt_kit.data.encode import token_type
-from nanogpt_kit.data.record import MANIFEST, damaged, read_manifest
-from nanogpt_kit.data.split import Split
-from nanogpt_kit.data.vocabulary import restored
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.options import digest
+from nanogpt_kit.data.tokenizer_record import Record, Sha256, TokenizerRecord
+from nanogpt_kit.runs.files import read_json, write_json
 
-LISTED = "%s.documents.bin"  # where the documents of a split begin
+FORMAT_VERSION = 3  # of the files in a data folder, and of the way text is cut into chunks
+MANIFEST = "manifest.json"
+
+Count = Annotated[int, Field(ge=0, le=2**56)]  # more than a disk has room for, and few enough to compute with
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """data/<dataset>-<tokenizer>-<hash>/ with a manifest.json, and the tokens and documents of each split."""
+class DatasetRecord(Record):
+    use: str
+    code: str  # the identity of the component's code
+    fingerprint: str
 
-    path: Path
-    encoder: Encoder
-    manifest: dict[str, Any]
+
+class SplitRecord(Record):
+    tokens: Count
+    bytes: Count  # of text
+    documents: Count
+    empty: Count  # documents without text, left out
+    unknown: Count  # characters or tokens that the tokenizer does not know
+    longest: Count  # document, in tokens, its end included
+    duplicates: Count  # documents that are also in a smaller split
+    sha256: Sha256  # of the tokens
+    documents_sha256: Sha256
+    references: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # bits per byte, by compressor
+
+
+class DataManifest(Record):
+    version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
+    dataset: DatasetRecord
+    tokenizer: TokenizerRecord
+    dtype: Literal["uint16", "uint32"]
+    splits: dict[str, SplitRecord]
+    sha256: Sha256  # of all other values
 
     @classmethod
-    def open(cls, path: Path, experiment: Experiment) -> Prepared:
-        """Raises KitError where the manifest is not what was written; the files beside it are for `check` to read."""
-        manifest = read_manifest(path)
-        tokenizer, splits = manifest["tokenizer"], experiment.dataset.splits
-        if set(manifest["splits"]) != set(splits):
-            raise damaged(path, MANIFEST, f"is damaged: its splits are not {', '.join(splits)}")
-        try:
-            encoder = restored(experiment.tokenizer, tokenizer["state"])
-        except KitError as error:
-            raise damaged(path, MANIFEST, f"is damaged: tokenizer.state: {error}") from error
-        found = encoder.vocab_size, encoder.eot_id, token_type(encoder).name
-        if found != (tokenizer["vocab_size"], tokenizer["eot_id"], manifest["dtype"]):
-            raise damaged(path, MANIFEST, "is damaged: its vocab_size, eot_id or dtype is not that of its tokenizer")
-        return cls(path, encoder, manifest)
+    def make(
+        cls, dataset: DatasetRecord, tokenizer: TokenizerRecord, dtype: str, splits: dict[str, SplitRecord]
+    ) -> DataManifest:
+        values = {
+            "version": FORMAT_VERSION,
+            "dataset": dataset.as_json(),
+            "tokenizer": tokenizer.as_json(),
+            "dtype": dtype,
+            "splits": {name: split.as_json() for name, split in splits.items()},
+        }
+        return cls.of_json({**values, "sha256": manifest_hash(values)})
 
-    @property
-    def splits(self) -> dict[str, Any]:
-        """{"train": {"tokens": ..., "bytes": ..., "documents": ..., "sha256": ...}, ...}"""
-        splits: dict[str, Any] = self.manifest["splits"]
-        return splits
-
-    @property
-    def references(self) -> dict[str, float]:
-        """What compressors reach on the validation text, in bits a byte: {"gzip -9": 2.3, "xz -9": 2.1}."""
-        references: dict[str, float] = self.splits["val"].get("references", {})
-        return references
-
-    @property
-    def files(self) -> list[DataFile]:
-        """All beside the manifest."""
-        return data_files(self.path, self.manifest)
-
-    def check(self) -> None:
-        """Raises KitError with each file that is not what was written; large ones that did not change are not read."""
-        found = [(file.path.name, what) for file in self.files if (what := file.damage())]
-        if found:
-            raise KitError(*(fault for name, what in found for fault in damaged(self.path, name, what).faults))
-
-    def tokens(self, split: str) -> np.ndarray:
-        """(n_tokens,) memory map. Raises KitError for a split that the dataset lacks."""
-        if split not in self.splits:
-            raise KitError(f"the dataset has no split {split!r}{did_you_mean(split, self.splits)}")
-        return mapped(self.path / f"{split}.bin", self.manifest["dtype"], self.splits[split]["tokens"])
-
-    def documents(self, split: str) -> np.ndarray:
-        """(n_documents,) memory map of int64: the place of each one's first token, ascending."""
-        return mapped(self.path / (LISTED % split), "<i8", self.splits[split]["documents"])
-
-    def split(self, split: str) -> Split:
-        """Raises KitError for a split that the dataset lacks."""
-        return Split(self.tokens(split), self.documents(split), self.encoder.eot_id is not None)
-
-    def check_block_size(self, block_size: int) -> None:
-        check_block_size({split: values["tokens"] for split, values in self.splits.items()}, block_size)
+    def write(self, folder: Path) -> None:
+        write_json(folder / MANIFEST, self.as_json())
 
 
-def data_files(folder: Path, manifest: dict[str, Any]) -> list[DataFile]:
-    files = []
-    for split, values in manifest["splits"].items():
-        tokens, documents = values["tokens"], values["documents"]
-        ids = manifest["dtype"], tokens, values["sha256"], manifest["tokenizer"]["vocab_size"]
-        places = "<i8", documents, values["documents_sha256"], tokens + 1  # one without tokens may end the split
-        files.append(DataFile(folder / f"{split}.bin", *ids, ascends=False))
-        files.append(DataFile(folder / (LISTED % split), *places, ascends=True))
-    return files
+class OtherVersion(ValueError):
+    """Another version of the kit has written the manifest."""
 
 
-def mapped(path: Path, dtype: str, count: int) -> np.ndarray:
-    """Raises OSError where there is no such file, and RunFailed where it was cut since it was checked."""
-    if not count:
-        return np.zeros(0, dtype)
+def load_manifest(folder: Path) -> DataManifest:
+    """Raises OSError, OtherVersion, and ValueError where it is not what was written."""
+    values = read_json(folder / MANIFEST)
+    if isinstance(values, dict) and values.get("version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise OtherVersion(f"version: should be {FORMAT_VERSION} for this nanogpt-kit, and is {values['version']!r}")
+    manifest = DataManifest.of_json(values)
+    if manifest.tokenizer.compute_fingerprint() != manifest.tokenizer.fingerprint:
+        raise ValueError("its tokenizer, vocabulary included, is not the one that made the tokens")
+    if manifest_hash(values) != manifest.sha256:
+        raise ValueError("it was changed since it was written")
+    return manifest
+
+
+def read_manifest(folder: Path) -> DataManifest:
+    """Raises KitError where it is not what was written."""
     try:
-        return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
+        return load_manifest(folder)
+    except OSError as error:
+        raise damaged_data_error(folder, MANIFEST, f"cannot be read ({error.strerror})") from None
+    except OtherVersion as error:
+        raise damaged_data_error(folder, MANIFEST, f"is of another format: {error}") from None
+    except RecursionError:
+        raise damaged_data_error(folder, MANIFEST, "is damaged: too deeply nested") from None
     except ValueError as error:
-        raise RunFailed(f"{path} was cut while it was in use ({error}); remove {path.parent} to prepare anew") from None
+        raise damaged_data_error(folder, MANIFEST, f"is damaged: {error}") from None
 
 
-def tokenizer_identity(experiment: Experiment) -> dict[str, Any]:
-    """Which tokenizer, with which options: all that decides it but the text."""
-    entry = experiment.entry_of(experiment.tokenizer)
-    resolved, left_out = experiment.resolved()["tokenizer"], experiment.tokenizer.location_options
-    options = {key: value for key, value in resolved.items() if key not in left_out}
-    return {"code": entry.identity, **options, "use": entry.name, "files": experiment.tokenizer.fingerprint()}
+def damaged_data_error(folder: Path, name: str, damage: str) -> KitError:
+    return KitError(f"{folder / name} {damage}; remove {folder} to prepare the data again")
 
 
-def tokenizer_record(experiment: Experiment, encoder: Encoder) -> dict[str, Any]:
-    """A tokenizer as data folders and checkpoints keep it: `Tokenizer.restore` takes its `state`."""
-    state = json.loads(json.dumps(encoder.state()))  # as it comes back from disk, so that its hash does, too
-    values = {
-        **tokenizer_identity(experiment),
-        "vocab_size": encoder.vocab_size,
-        "eot_id": encoder.eot_id,
-        "state": state,
-    }
-    return {**values, "fingerprint": record.fingerprint(values)}
-
-
-def check_block_size(tokens: dict[str, int], block_size: int) -> None:
-    """Raises KitError where a split is shorter than one window and its next token."""
-    short = {split: count for split, count in tokens.items() if count <= block_size}
-    if short:
-        counts = ", ".join(f"{split} has {count} tokens" for split, count in short.items())
-        raise KitError(
-            f"{counts}, but model.block_size = {block_size} needs {block_size + 1} at least; "
-            "take a smaller block_size or more text"
-        )
+def manifest_hash(values: dict[str, Any]) -> str:
+    """Of all values except the hash itself. A vocabulary of megabytes enters by its fingerprint."""
+    tokenizer = {key: value for key, value in values["tokenizer"].items() if key != "state"}
+    return digest({key: value for key, value in values.items() if key != "sha256"} | {"tokenizer": tokenizer})

@@ -1,4 +1,4 @@
-"""How far a preparation is: a bar on a terminal, a plain line now and then elsewhere."""
+"""Reports how far a preparation is: a bar on a terminal, otherwise a plain line now and then."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-EVERY_SECONDS = 10.0  # between plain lines
+SECONDS_BETWEEN_LINES = 10.0
 
 
-class Progress:
-    """Of `total` bytes, where that is known."""
+class ProgressReport:
+    """Of `total_bytes`, where that is known."""
 
-    def __init__(self, total: int | None, doing: str) -> None:
+    def __init__(self, total_bytes: int | None, activity: str) -> None:
         import rich
 
-        self.total, self.doing = total, doing
-        self.seen = self.done = 0
-        self.began = self.told = time.monotonic()
-        self.bar = make_bar(total, doing) if rich.get_console().is_terminal else None
+        self.total_bytes, self.activity = total_bytes, activity
+        self.bytes_read = 0
+        self.bytes_processed = 0  # without what an earlier preparation has done
+        self.started = self.last_line = time.monotonic()
+        self.bar = make_progress_bar(total_bytes, activity) if rich.get_console().is_terminal else None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressReport:
         if self.bar is not None:
             self.bar.start()
         return self
@@ -32,32 +33,32 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def add(self, size: int, worked: bool) -> None:
-        """Bytes were worked on, or, with `worked` False, found to be done already."""
-        self.seen += size
-        self.done += size if worked else 0
+    def add(self, size: int, processed: bool) -> None:
+        """Counts bytes that were processed or, with `processed` False, found on disk."""
+        self.bytes_read += size
+        self.bytes_processed += size if processed else 0
         now = time.monotonic()
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=self.seen, told=self.speed(now))
-        elif now - self.told >= EVERY_SECONDS:
-            self.told = now
-            of = f" of {self.total / 1e6:,.0f}" if self.total else ""
-            logger.info("%s: %s%s MB, %s", self.doing, f"{self.seen / 1e6:,.0f}", of, self.speed(now))
+            self.bar.update(self.bar.task_ids[0], completed=self.bytes_read, speed=self.speed(now))
+        elif now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            of = f" of {self.total_bytes / 1e6:,.0f}" if self.total_bytes else ""
+            logger.info("%s: %s%s MB, %s", self.activity, f"{self.bytes_read / 1e6:,.0f}", of, self.speed(now))
 
     def speed(self, now: float) -> str:
-        """MB/s, and how long it will take."""
-        rate = self.done / max(now - self.began, 1e-3)
-        if not self.total or not rate:
+        """MB/s, and the remaining time."""
+        rate = self.bytes_processed / max(now - self.started, 1e-3)
+        if not self.total_bytes or not rate:
             return f"{rate / 1e6:.1f} MB/s"
-        left = max(0, self.total - self.seen) / rate
+        left = max(0, self.total_bytes - self.bytes_read) / rate
         return f"{rate / 1e6:.1f} MB/s, {left // 3600:.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f} left"
 
 
-def make_bar(total: int | None, doing: str) -> Any:
+def make_progress_bar(total_bytes: int | None, activity: str) -> Any:
     import rich
     from rich import progress
 
-    columns = (progress.TextColumn(doing), progress.BarColumn(), progress.DownloadColumn())
-    bar = progress.Progress(*columns, progress.TextColumn("{task.fields[told]}"), console=rich.get_console())
-    bar.add_task(doing, total=total, told="")
+    columns = (progress.TextColumn(activity), progress.BarColumn(), progress.DownloadColumn())
+    bar = progress.Progress(*columns, progress.TextColumn("{task.fields[speed]}"), console=rich.get_console())
+    bar.add_task(activity, total=total_bytes, speed="")
     return bar

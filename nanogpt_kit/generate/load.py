@@ -14,9 +14,10 @@ from nanogpt_kit.checkpoint.fit import fit
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
-from nanogpt_kit.data.vocabulary import read_record, restored
+from nanogpt_kit.data.encoders import restore_encoder
+from nanogpt_kit.data.tokenizer_record import read_tokenizer_record
 from nanogpt_kit.generate.generator import TextGenerator
-from nanogpt_kit.interop import bring
+from nanogpt_kit.interop import importing
 from nanogpt_kit.nn.uninitialized import build_uninitialized
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
@@ -48,7 +49,7 @@ def load_run(
     folder = RunFolder(path) if exported else runs.find(str(run))
     experiment = Experiment.load(folder.experiment, overrides, trust_code)
     checkpoint = folder.path if exported else checkpoint_of_step(folder, step)
-    encoder = restore_encoder(checkpoint / store.TOKENIZER, experiment)
+    encoder = encoder_of_checkpoint(checkpoint / store.TOKENIZER, experiment)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     if weights is None:
         store.load_weights(checkpoint, model)
@@ -57,10 +58,10 @@ def load_run(
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
 
 
-def restore_encoder(path: Path, experiment: Experiment) -> Encoder:
+def encoder_of_checkpoint(path: Path, experiment: Experiment) -> Encoder:
     """The tokenizer of a checkpoint. Raises KitError, which names the file."""
     try:
-        return restored(experiment.tokenizer, read_record(path)["state"])
+        return restore_encoder(experiment.tokenizer, read_tokenizer_record(path).state)
     except KitError as error:
         messages = (fault.message for fault in error.faults)
         raise KitError(*(text if str(path) in text else f"{path}: {text}" for text in messages)) from None
@@ -74,11 +75,11 @@ def is_foreign_model(path: Path) -> bool:
 def load_foreign_model(path: Path, device: str, overrides: Sequence[str]) -> TextGenerator:
     file = path / NANOGPT_CHECKPOINT if (path / NANOGPT_CHECKPOINT).exists() else path
     meta = file.parent / "meta.pkl"
-    foreign = bring.read(str(file), "", meta if file.is_file() and meta.exists() else None)
-    experiment = bring.experiment_of(foreign, overrides)
-    encoder = bring.encoder_of(foreign, experiment)
+    foreign = importing.read_model(str(file), "", meta if file.is_file() and meta.exists() else None)
+    experiment = importing.experiment_for(foreign, overrides)
+    encoder = importing.encoder_for(foreign, experiment)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
-    fit(model, bring.padded(foreign, experiment, encoder.vocab_size), str(file))
+    fit(model, importing.pad_vocabulary(foreign, experiment, encoder.vocab_size), str(file))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
-from nanogpt_kit.data.vocabulary import make_encoder, taken_from
+from nanogpt_kit.data.encoders import make_encoder, state_from_run
 
 
 def encode_prompt(encoder: Encoder, prompt: str, option: str = "sample.prompt") -> list[int]:
@@ -55,7 +55,7 @@ def untrained_encoder(experiment: Experiment) -> tuple[Encoder | None, bool]:
         requested.append(split)
         return iter(())
 
-    taken = taken_from(experiment)
+    taken = state_from_run(experiment)
     if taken is not None or dataset.vocabulary() is not None:
         return make_encoder(experiment.tokenizer, dataset, taken), False
     try:

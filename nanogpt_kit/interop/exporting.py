@@ -12,7 +12,7 @@ from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.writing import write_atomically
-from nanogpt_kit.data.manifest import tokenizer_record
+from nanogpt_kit.data.tokenizer_record import TokenizerRecord
 from nanogpt_kit.interop import FORMATS, gpt2, nanogpt
 from nanogpt_kit.interop.weights import WRITE_ERRORS
 from nanogpt_kit.runs.files import check_writable, write_json
@@ -53,7 +53,7 @@ def write_safetensors(folder: Path, experiment: Experiment, model: nn.Module, en
     """Our own format: the weights, the experiment, its component files and the tokenizer."""
     store.save_weights(model, folder / "model.safetensors")
     write_atomically(folder / "experiment.toml", experiment.to_toml(with_copies=True))
-    write_json(folder / "tokenizer.json", tokenizer_record(experiment, encoder))
+    write_json(folder / "tokenizer.json", TokenizerRecord.of(experiment, encoder).as_json())
     for path, source in experiment.component_sources.items():
         (folder / "components").mkdir(exist_ok=True)
         write_atomically(folder / "components" / path.name, source)

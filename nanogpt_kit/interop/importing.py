@@ -21,9 +21,9 @@ from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.corpus.bpe import BPEEncoder
-from nanogpt_kit.corpus.library_decoder import bytes_of
-from nanogpt_kit.data.manifest import tokenizer_record
-from nanogpt_kit.data.vocabulary import restored
+from nanogpt_kit.corpus.library_decoder import byte_level_bytes
+from nanogpt_kit.data.encoders import restore_encoder
+from nanogpt_kit.data.tokenizer_record import TokenizerRecord
 from nanogpt_kit.interop import gpt2, nanogpt
 from nanogpt_kit.interop.weights import VOCABULARY_MATRICES, WRITE_ERRORS, ImportedModel, format_value
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
@@ -55,7 +55,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     origin, _ = provenance.collect(experiment, Machine.here(), imported=Imported(source=source, files=files))
     folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
-        store.save(folder.checkpoints, 0, model, {"step": 0}, tokenizer_record(experiment, encoder))
+        store.save(folder.checkpoints, 0, model, {"step": 0}, TokenizerRecord.of(experiment, encoder).as_json())
         folder.write_provenance(origin)
         folder.set_status("finished", step=0, total_steps=0, imported=True)
         write_atomically(folder.experiment, experiment.to_toml())  # last: a folder without it is not a run
@@ -117,7 +117,7 @@ def encoder_for(imported: ImportedModel, experiment: Experiment) -> Encoder:
         raise KitError(Fault(reason, "tokenizer", location))
 
     if imported.tokenizer_state is not None and use == imported.tokenizer["use"]:
-        encoder = restored(experiment.tokenizer, imported.tokenizer_state)
+        encoder = restore_encoder(experiment.tokenizer, imported.tokenizer_state)
     else:
         encoder = experiment.tokenizer.build(TextContext(splits=experiment.dataset.splits, documents=no_text))
     rows, tokens = imported.vocab_size, encoder.vocab_size
@@ -161,7 +161,7 @@ def token_difference(folder: Path, encoder: Encoder) -> str | None:
         return None
     for index, token in tokens.items():
         expected = encoder.decode_bytes([index])
-        if expected and expected != bytes_of(token):  # special tokens have no bytes
+        if expected and expected != byte_level_bytes(token):  # special tokens have no bytes
             file = folder / "tokenizer.json"
             how = "" if file == path else "; AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
             remedy = f"tokenizer.use=huggingface tokenizer.file={file} uses the model's{how}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanogpt_kit.core.errors import Busy, Fault, KitError
-from nanogpt_kit.core.system import state_dir
+from nanogpt_kit.core.system import available_cores, state_dir
 from nanogpt_kit.runs.lock import Lock
 
 
@@ -181,10 +181,3 @@ def allocate_gpu_slots(workers: int, nproc: int) -> list[MachineSlot]:
 
 def too_many_workers(workers: int, reason: str) -> KitError:
     return KitError(Fault(f"{workers} parallel trials are too many: {reason}", "sweep.workers"))
-
-
-def available_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))

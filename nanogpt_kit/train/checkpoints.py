@@ -182,7 +182,7 @@ class Checkpoints:
     def write(self, training: Mapping[str, Any], keep: store.Keep) -> Path:
         run = self.run
         try:
-            return store.save(self.folder, run.step, run.model, training, run.data.manifest["tokenizer"], keep)
+            return store.save(self.folder, run.step, run.model, training, run.data.manifest.tokenizer.as_json(), keep)
         except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors call a full disk
             if run.world.lost(error):
                 raise

@@ -17,8 +17,8 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Evaluator, Sampler, SplitLoss
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import evaluation_batches
-from nanogpt_kit.data.manifest import Prepared
 from nanogpt_kit.data.prepare import prepare
+from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.nn.sharded import reshard
@@ -45,7 +45,7 @@ class Evaluation:
     precision: Precision
     world: World
     batch_size: int
-    data: Callable[[], Prepared]
+    data: Callable[[], PreparedData]
     interrupted: Callable[[], bool]
     show: Callable[[Sequence[str]], None]
     known: dict[str, SplitLoss] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Evaluation:
             found = self.world.all_gather(list(self._losses(tokens)))  # of each rank, its batches'
             nats = sum(loss for round_ in zip(*found, strict=True) for loss in round_)  # in the order of the batches
             first = len(self.encoder.decode_bytes([int(tokens.tokens[0])]))
-            text_bytes = data.splits[split]["bytes"] - first
+            text_bytes = data.splits[split].bytes - first
             self.known[split] = SplitLoss(nats, len(tokens.tokens) - 1, text_bytes)
         return self.known[split]
 
@@ -198,7 +198,7 @@ def place_of(experiment: Experiment, number: int) -> str:
     return experiment.location(("evaluator", number, "use"))
 
 
-def data_of(loaded: TextGenerator) -> Prepared:
+def data_of(loaded: TextGenerator) -> PreparedData:
     """The tokens of its experiment. Raises KitError where they are of another vocabulary by now."""
     data = prepare(loaded.experiment)
     if data.encoder.state() != loaded.encoder.state():

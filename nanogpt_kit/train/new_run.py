@@ -15,9 +15,9 @@ from nanogpt_kit.core.errors import KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.writing import write_atomically
-from nanogpt_kit.data.manifest import Prepared
-from nanogpt_kit.data.record import MANIFEST, fingerprint
-from nanogpt_kit.data.vocabulary import kept_tokenizers, read_record
+from nanogpt_kit.data.manifest import MANIFEST
+from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.data.tokenizer_record import read_tokenizer_record, tokenizer_records_of_run
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import git_ignored_folder
@@ -103,7 +103,7 @@ def remove(folder: RunFolder, is_ours: bool) -> None:
             folder.path.parent.rmdir()
 
 
-def check_data(folder: RunFolder, data: Prepared, facts: TrainingData) -> None:
+def check_data(folder: RunFolder, data: PreparedData, facts: TrainingData) -> None:
     """Raises KitError where a run would continue with other tokens, or another tokenizer, than it began with."""
     before = folder.provenance().data
     if before is None:
@@ -112,29 +112,29 @@ def check_data(folder: RunFolder, data: Prepared, facts: TrainingData) -> None:
         if getattr(before, key) != getattr(facts, key):
             raise KitError(
                 f"{folder} was trained on {other} than {data.path / MANIFEST} names now, and cannot continue with "
-                f"these; where the text is the same, remove {data.path} to prepare anew"
+                f"these; where the text is the same, remove {data.path} to prepare again"
             )
-    for path in kept_tokenizers(folder)[-1:]:
+    for path in tokenizer_records_of_run(folder)[-1:]:
         try:
-            record = read_record(path)
-            found = fingerprint(record)
+            record = read_tokenizer_record(path)
+            found = record.compute_fingerprint()
         except (KitError, ValueError, RecursionError):
             continue  # a damaged checkpoint, which is passed over
-        if found == record.get("fingerprint") != facts.tokenizer:
+        if found == record.fingerprint != facts.tokenizer:
             raise KitError(
                 f"{path} is another tokenizer than {data.path / MANIFEST} has now; {folder} cannot continue with this "
-                f"one; where the text is the same, remove {data.path} to prepare anew"
+                f"one; where the text is the same, remove {data.path} to prepare again"
             )
 
 
-def data_facts(data: Prepared) -> TrainingData:
+def data_facts(data: PreparedData) -> TrainingData:
     """Which tokens the run is about to see."""
     return TrainingData(
         folder=str(data.path),
-        dataset=data.manifest["dataset"]["fingerprint"],
-        tokenizer=data.manifest["tokenizer"]["fingerprint"],
-        splits={split: values["sha256"] for split, values in data.splits.items()},
-        documents={split: values["documents_sha256"] for split, values in data.splits.items()},
+        dataset=data.manifest.dataset.fingerprint,
+        tokenizer=data.manifest.tokenizer.fingerprint,
+        splits={split: record.sha256 for split, record in data.splits.items()},
+        documents={split: record.documents_sha256 for split, record in data.splits.items()},
     )
 
 

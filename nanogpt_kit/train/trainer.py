@@ -25,7 +25,7 @@ from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import ModelContext, OrderContext
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import Batch, Batches, Prefetcher
-from nanogpt_kit.data.manifest import Prepared
+from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.optimizers import build_optimizer
 from nanogpt_kit.nn.roles import parameters_by_role
@@ -52,7 +52,7 @@ class Trainer:
     def __init__(
         self,
         experiment: Experiment,
-        data: Prepared,
+        data: PreparedData,
         folder: RunFolder,
         ctx: RunContext,
         stop: StopSignals,
@@ -105,7 +105,7 @@ class Trainer:
             block_size=experiment.model.block_size,
             batch_windows=experiment.batch_windows,
             seed=experiment.train.seed,
-            documents=split.documents,
+            documents=split.document_starts,
         )
         with_segments, pin = experiment.model.document_mask, ctx.device == "cuda"
         share = {"rank": world.rank, "world_size": world.size}

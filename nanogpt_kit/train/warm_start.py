@@ -14,8 +14,8 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.fit import check_fit
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.data.manifest import Prepared
-from nanogpt_kit.data.vocabulary import read_record
+from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.data.tokenizer_record import read_tokenizer_record
 from nanogpt_kit.interop.gpt2 import PUBLISHED
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
@@ -55,18 +55,18 @@ class WarmStart:
         logger.info("starting from %s", checkpoint)
         for told in differences(wanted, before):
             logger.warning("%s in %s", told, checkpoint)
-        tokenizer = read_record(checkpoint / store.TOKENIZER)
-        vocab_size = tokenizer["vocab_size"]
+        tokenizer = read_tokenizer_record(checkpoint / store.TOKENIZER)
+        vocab_size = tokenizer.vocab_size
         weights = cropped(checkpoint, before, vocab_size, wanted.model.block_size)
         shapes = build_on_meta(wanted.model, vocab_size)
         if shapes is not None:
             check_fit(shapes, weights, str(checkpoint))
-        return cls(checkpoint, store.weights_hash(checkpoint), weights, tokenizer)
+        return cls(checkpoint, store.weights_hash(checkpoint), weights, tokenizer.as_json())
 
-    def check_tokens(self, wanted: Experiment, data: Prepared) -> None:
+    def check_tokens(self, wanted: Experiment, data: PreparedData) -> None:
         """Raises KitError where ids stand for other text than they did."""
-        if meaning(self.tokenizer) != meaning(data.manifest["tokenizer"]):
-            now = f"{data.manifest['tokenizer']['use']} of {data.encoder.vocab_size:,} tokens"
+        if meaning(self.tokenizer) != meaning(data.manifest.tokenizer.as_json()):
+            now = f"{data.manifest.tokenizer.use} of {data.encoder.vocab_size:,} tokens"
             then = f"{self.tokenizer['use']} of {self.tokenizer['vocab_size']:,}"
             reason = f"{self.checkpoint} was trained on other tokens: {then}, here {now}"
             raise KitError(Fault(reason, "tokenizer", wanted.location(("tokenizer", "use"))))

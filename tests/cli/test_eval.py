@@ -140,7 +140,7 @@ def test_mistakes_are_told_before_anything_is_measured(run: RunFolder, char_run:
 
 def test_data_that_is_gone_is_told(run: RunFolder, copied: Any, tmp_path: Path, command: Command) -> None:
     told = refusal(command("eval", copied(run, tmp_path / "gone.txt")))
-    assert f"'{tmp_path / 'gone.txt'}' is no file, folder or glob match" in told
+    assert f"'{tmp_path / 'gone.txt'}' matches no file or folder" in told
 
 
 def test_a_vocabulary_of_other_text_is_refused(

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from nanogpt_kit.cli.texts import SEPARATOR, print_texts
-from nanogpt_kit.generate.generator import GeneratedToken, load_run
+from nanogpt_kit.generate.generator import GeneratedToken
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder
 
 Ask = Callable[..., Any]

@@ -28,8 +28,8 @@ from nanogpt_kit.components.dataset import shakespeare as shakespeare_module
 from nanogpt_kit.components.dataset.python_stdlib import PythonStdlib
 from nanogpt_kit.components.dataset.shakespeare import Shakespeare
 from nanogpt_kit.components.dataset.text import Text
-from nanogpt_kit.corpus.decompress import PIECE_BYTES
-from nanogpt_kit.corpus.parquet import REMEDY
+from nanogpt_kit.corpus.decompress import READ_BYTES
+from nanogpt_kit.corpus.parquet import UTF8_REMEDY
 from nanogpt_kit.testing.dataset import DatasetConformance
 
 MANY = [f"document {number}, which is about {number**2}" for number in range(300)]
@@ -102,8 +102,8 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("none.txt", "no file, folder or glob match"),
-        ("*.text", "no file, folder"),
+        ("none.txt", "matches no file or folder"),
+        ("*.text", "matches no file or folder"),
         ("empty", "a folder without .txt, .jsonl"),
     ],
 )
@@ -134,8 +134,8 @@ def test_lines_are_read_under_the_key_that_field_names(tmp_path: Path) -> None:
     [
         ('{"content": "x", "id": 3}', "no text under 'text' (it has content, id); dataset.field names the key"),
         ('{"text": 3}', "no text under 'text', but a number"),
-        ('["text"]', "no text under 'text' (it is no object)"),
-        ('{"text": "x"', "not JSON: an object that does not begin and end on this line (column 13)"),
+        ('["text"]', "no text under 'text' (it is not an object)"),
+        ('{"text": "x"', "not JSON: an object that does not start and end on this line (column 13)"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, told: str) -> None:
@@ -154,7 +154,7 @@ def test_text_that_is_not_utf8_is_named_by_file_line_and_offset(tmp_path: Path) 
     path = tmp_path / "latin.txt"
     path.write_bytes(b"one\ntwo\nthr\xe9e\n")
     message = refusal(Text(source=str(path)))
-    assert message == f"{path}:3: not UTF-8: byte 0xe9 at offset 11; {REMEDY}"
+    assert message == f"{path}:3: not UTF-8: byte 0xe9 at offset 11; {UTF8_REMEDY}"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_the_tail_of_a_long_file_is_found_without_reading_what_is_before(
 
         def read(self, size: int) -> bytes:
             found = self._read(size)
-            read.append(len(found) if size == PIECE_BYTES else 0)  # others look whether it is long
+            read.append(len(found) if size == READ_BYTES else 0)  # others look whether it is long
             return found
 
     monkeypatch.setattr(TextFile, "opened", counting)
@@ -295,7 +295,7 @@ def test_bad_bytes_are_replaced_where_that_is_asked_for(tmp_path: Path) -> None:
     found = ["".join(document) for document in dataset.all_documents()]
     assert found == [f"a{bad}b", LONG + bad, f"c{bad}", f"{bad}|\U0001f600", f"d{bad}", f"e{bad}", ""]
     message = refusal(Text(source=str(tmp_path / "e.parquet")))
-    assert message == f"{tmp_path / 'e.parquet'}: not UTF-8: byte 0xff at offset 1 of 'text' in row 0; {REMEDY}"
+    assert message == f"{tmp_path / 'e.parquet'}: not UTF-8: byte 0xff at offset 1 of 'text' in row 0; {UTF8_REMEDY}"
 
 
 def test_a_bad_line_among_records_is_named(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_a_bad_line_among_records_is_named(tmp_path: Path) -> None:
         f"{tmp_path / 'a.jsonl'}:2: not UTF-8: byte 0xe9 at offset 25;"
     )
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"text": "half \\udc00"}\n')
-    told = f"{tmp_path / 'a.jsonl'}:2: no Unicode text: '\\udc00' at character 5 of 'text'"
+    told = f"{tmp_path / 'a.jsonl'}:2: not Unicode text: '\\udc00' at character 5 of 'text'"
     assert refusal(Text(source=str(tmp_path))).startswith(told)
 
 
@@ -316,7 +316,7 @@ DOUBLED = "; a field that begins with a double quote ends with one, and those in
     [
         ("id,content\n1,x\n", "1: dataset.field: no column 'text'. Allowed: content, id."),
         ("id,txt\n1,x\n", "1: dataset.field: no column 'text'; did you mean 'txt'? Allowed: id, txt."),
-        ('id,text\n1,"two\nlines"\n2\n', "4: 1 fields; 'text' is number 2"),
+        ('id,text\n1,"two\nlines"\n2\n', "4: 1 fields; 'text' is field 2"),
         ("id;text\n1;x\n", "1: its columns are separated by ';'; save it with commas, or as .tsv with tabs"),
         ("id\ttext\n1\tx\n", "1: its columns are separated by '\\t'; name it .tsv"),
         ('id,text\n1,"x" y\n', "2: not CSV: ',' expected after '\"'" + DOUBLED),
@@ -351,7 +351,7 @@ def test_a_parquet_column_that_is_no_text_is_named_with_its_type(tmp_path: Path)
     pq.write_table(pa.table({"txt": ["a"], "id": [1], "tags": [["a"]]}), path)
     told = "dataset.field: no column 'text'; did you mean 'txt'? Allowed: id, tags, txt."
     assert refusal(Text(source=str(path))) == f"{path}: {told}"
-    told = "dataset.field: column 'id' holds int64, no strings; columns of strings: txt"
+    told = "dataset.field: column 'id' holds int64, not strings; columns of strings: txt"
     assert refusal(Text(source=str(path), field="id")) == f"{path}: {told}"
     assert "column 'tags' holds list<" in refusal(Text(source=str(path), field="tags"))
 
@@ -521,16 +521,16 @@ def test_shakespeare_is_downloaded_once(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_damaged_copy_in_the_cache_is_fetched_again(server: Server) -> None:
-    path = shakespeare_module.downloaded()
+    path = shakespeare_module.download_text()
     path.write_bytes(server.content[:-1])
-    assert shakespeare_module.downloaded().read_bytes() == server.content
+    assert shakespeare_module.download_text().read_bytes() == server.content
     assert server.requests == 2
 
 
 @pytest.mark.parametrize(
     ("content", "promised", "told"),
     [
-        (b"<html>Log in to this network</html>", 35, "is not the tiny Shakespeare that is expected (sha256"),
+        (b"<html>Log in to this network</html>", 35, "the expected tiny Shakespeare (sha256"),
         (Server.content[:20], len(Server.content), "cannot be downloaded from"),
     ],
     ids=["another page", "cut short"],
@@ -541,7 +541,7 @@ def test_a_wrong_download_is_refused_and_not_kept(
     server.content, server.promised = content, promised
     message = refusal(Shakespeare())
     assert told in message
-    assert message.endswith("with a copy of the file at hand, set dataset.source=<file>")
+    assert message.endswith("set dataset.source=<file>")
     assert not (tmp_path / "cache").exists()
 
 

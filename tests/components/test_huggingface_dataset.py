@@ -151,7 +151,7 @@ def test_null_is_an_empty_document(tmp_path: Path, streaming: bool) -> None:
 def test_a_column_that_is_no_text_is_named_with_its_type(tmp_path: Path, name: str, streaming: bool) -> None:
     source = str(write(tmp_path / name, [*TEXTS]))
     message = refusal(HuggingFace(source=source, field="id", streaming=streaming))
-    assert message == f"{source}: dataset.field: column 'id' holds int64, no strings; columns of strings: text"
+    assert message == f"{source}: dataset.field: column 'id' holds int64, not strings; columns of strings: text"
     message = refusal(HuggingFace(source=source, field="txt", streaming=streaming))
     assert message == f"{source}: dataset.field: no column 'txt'; did you mean 'text'? Allowed: id, text."
     gc.collect()  # here, where its warning is expected
@@ -170,7 +170,7 @@ def test_faults_in_local_lines_are_named_with_their_place(tmp_path: Path) -> Non
 def test_values_of_several_types_are_told_as_that(tmp_path: Path) -> None:
     mixed = tmp_path / "a.json"
     mixed.write_text('{"text": "a"}\n{"text": 7}\n')
-    told = f"{mixed}: dataset.field: column 'text' holds values of several types, no strings"
+    told = f"{mixed}: dataset.field: column 'text' holds values of several types, not strings"
     assert refusal(HuggingFace(source=str(mixed), streaming=False)) == told
 
 
@@ -179,7 +179,7 @@ def test_the_cause_of_a_conversion_that_failed_is_told(tmp_path: Path) -> None:
     message = refusal(HuggingFace(source=str(tmp_path / "a.txt"), streaming=False))
     assert "can't decode byte 0xe9" in message
     (tmp_path / "a.json").write_bytes(b"")
-    assert refusal(HuggingFace(source=str(tmp_path / "a.json"))).endswith("holds no text: a file is empty")
+    assert refusal(HuggingFace(source=str(tmp_path / "a.json"))).endswith("contains no text: a file is empty")
 
 
 @both_ways
@@ -197,7 +197,7 @@ def test_how_a_description_says_that_files_are_read_is_followed(tmp_path: Path) 
 def test_a_part_of_a_split_is_read_whole_or_not_streamed(tmp_path: Path) -> None:
     source = str(write(tmp_path / "a.parquet", [*TEXTS]))
     parts = {"train": "train[:90%]", "val": "train[90%:]"}
-    told = "'train[90%:]' is a part of a split, which dataset.streaming = false can read, and true cannot"
+    told = "'train[90%:]' is a part of a split, which needs dataset.streaming = false"
     assert refusal(HuggingFace(source=source, **parts)) == told
     dataset = HuggingFace(source=source, streaming=False, **parts)
     assert [list(dataset.documents(split)) for split in ("train", "val")] == [TEXTS[:630], TEXTS[630:]]
@@ -218,9 +218,9 @@ def test_a_source_that_is_nowhere_is_named(tmp_path: Path) -> None:
     write(tmp_path / "mixed" / "a.parquet", ["x"])
     write(tmp_path / "mixed" / "a.csv", ["x"])
     for source, told in {
-        f"{tmp_path}/none.parquet": "is no file, folder or glob match",
-        f"{tmp_path}/*.parquet": "is no file, folder or glob match",
-        "none.jsonl": "is no file, folder or glob match",
+        f"{tmp_path}/none.parquet": "matches no file or folder",
+        f"{tmp_path}/*.parquet": "matches no file or folder",
+        "none.jsonl": "matches no file or folder",
         f"{tmp_path}/empty": "is a folder without files",
         f"{tmp_path}/mixed/*": "should have one ending of .parquet, .jsonl, .json, .csv, .txt, .arrow; it has .csv, .p",
     }.items():
@@ -284,10 +284,13 @@ def test_on_the_hub_the_fingerprint_is_what_was_asked_for_and_asks_nobody(monkey
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"test": "test"}, "needs a val split beside it; or leave it out and set test_fraction"),
-        ({"val": "val", "test_fraction": 0.1}, "should be 0 where val names a split ('val'); name one with test, too"),
-        ({"val": "train"}, "should be a split of its own, and 'train' is named twice"),
-        ({"val": "dev", "test": "dev"}, "should be a split of its own, and 'dev' is named twice"),
+        ({"test": "test"}, "requires val; or omit it and set test_fraction"),
+        (
+            {"val": "val", "test_fraction": 0.1},
+            "should be 0 where val names a split ('val'); name the test split with test",
+        ),
+        ({"val": "train"}, "should differ from the other splits, and 'train' is named twice"),
+        ({"val": "dev", "test": "dev"}, "should differ from the other splits, and 'dev' is named twice"),
     ],
 )
 def test_splits_are_either_named_or_cut(options: dict[str, Any], told: str) -> None:
@@ -332,8 +335,8 @@ def test_openwebtext_validates_on_one_page_in_two_thousand_as_nanogpt_does(tmp_p
 def test_offline_it_says_what_to_do() -> None:
     message = refusal(OpenWebText())
     assert message == (
-        "dataset.source: 'Skylion007/openwebtext' is no file or folder here, and the hub cannot be reached; "
-        "set dataset.source to a local parquet file or folder, or take another dataset"
+        "dataset.source: 'Skylion007/openwebtext' is not a local file or folder, and the hub cannot be reached; "
+        "set dataset.source to a local parquet file or folder, or use another dataset"
     )
 
 
@@ -470,7 +473,7 @@ told = {}
 for name, options in json.loads(sys.argv[1]).items():
     dataset, documents = HuggingFace(**options), []
     try:
-        documents.extend(dataset.assigned())
+        documents.extend(dataset.documents_with_split())
         told[name] = [documents, dataset.text_bytes()]
     except Exception as error:
         told[name] = [type(error).__name__, str(error), len(documents)]
@@ -529,9 +532,12 @@ def test_what_the_hub_converted_is_read_by_config(told: dict[str, Any], name: st
     [
         ("no split", "'org/plain' has no split 'valdation'; did you mean 'validation'? Allowed: train, validation."),
         ("no column", "dataset.field: no column 'txt'; did you mean 'text'? Allowed: id, text."),
-        ("no config", "BuilderConfig 'en' not found. Available: ['default']; dataset.config names one"),
-        ("nobody", "Dataset 'nobody/nothing' doesn't exist on the Hub or cannot be accessed. Is it spelt right?"),
-        ("script", 'is a script, which is not run any more; dataset.revision="refs/convert/parquet" reads'),
+        ("no config", "BuilderConfig 'en' not found. Available: ['default']; set dataset.config to one of them"),
+        (
+            "nobody",
+            "Dataset 'nobody/nothing' doesn't exist on the Hub or cannot be accessed. Check the spelling;",
+        ),
+        ("script", 'is a script, which is not supported; dataset.revision="refs/convert/parquet" reads'),
     ],
 )
 def test_what_the_hub_does_not_have_is_named(told: dict[str, Any], name: str, message: str) -> None:

@@ -304,7 +304,7 @@ def test_questions_may_be_compressed(tmp_path: Path) -> None:
 
 
 FAULTS: dict[str, tuple[str, str]] = {  # a line, and a part of what is said of it
-    "bad JSON": ('{"prompt": ', "not JSON: an object that does not begin and end on this line"),
+    "bad JSON": ('{"prompt": ', "not JSON: an object that does not start and end on this line"),
     "bad UTF-8": ('{"prompt": "\udcff"}', "not UTF-8: byte 0xff at offset "),
     "no object": ("[1, 2]", 'expected {"ctx": text, '),
     "no known key": ('{"endings": ["a"]}', "expected "),

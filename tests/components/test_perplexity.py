@@ -20,7 +20,7 @@ from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.tokenizer.byte import ByteEncoder
 from nanogpt_kit.components.tokenizer.char import CharEncoder
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.interop.importing import import_run
 
 BLOCK = 8

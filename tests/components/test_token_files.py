@@ -16,7 +16,7 @@ import pytest
 
 from nanogpt_kit.api import KitError
 from nanogpt_kit.components.dataset.token_files import TokenFiles
-from nanogpt_kit.corpus.token_file import PIECE
+from nanogpt_kit.corpus.token_file import READ_TOKENS
 from nanogpt_kit.testing.dataset import DatasetConformance
 
 GPT2, LLAMA3 = (20240520, 1), (20240801, 7)
@@ -84,10 +84,10 @@ def test_llama_3s_shards_hold_wider_tokens(tmp_path: Path) -> None:
 
 
 def test_a_large_file_comes_in_pieces(tmp_path: Path) -> None:
-    tokens = (np.arange(2 * PIECE + 5) % 50_000).tolist()
+    tokens = (np.arange(2 * READ_TOKENS + 5) % 50_000).tolist()
     shard(tmp_path / "train.bin", tokens)
     pieces = list(TokenFiles(source=str(tmp_path)).tokens("train"))
-    assert [len(piece) for piece in pieces] == [PIECE, PIECE, 5]
+    assert [len(piece) for piece in pieces] == [READ_TOKENS, READ_TOKENS, 5]
     assert np.concatenate(pieces).tolist() == tokens
 
 
@@ -110,24 +110,21 @@ def test_files_of_any_length_without_a_header_are_read(tmp_path: Path, count: in
     [
         (lambda path: path.touch(), " is empty"),
         (lambda path: path.write_bytes(b"\1\2\3"), ": 3 bytes are not a whole number of uint16 tokens"),
-        (lambda path: shard(path, [1, 2, 3], count=4), ": its header says 4 tokens, but there are 3; is it cut short?"),
-        (lambda path: shard(path, [1, 2], count=1), ": its header says 1 tokens, but there are 2; is it cut short?"),
+        (lambda path: shard(path, [1, 2, 3], count=4), ": its header records 4 tokens, but there are 3;"),
+        (lambda path: shard(path, [1, 2], count=1), ": its header records 1 tokens, but there are 2;"),
         (
             lambda path: path.write_bytes(shard(path, [1, 2]).read_bytes()[:-1]),
-            ": its header says 2 tokens, but there are 1.5; is it cut short?",
+            ": its header records 2 tokens, but there are 1.5;",
         ),
         (
             lambda path: path.write_bytes(shard(path, [1, 2]).read_bytes()[:100]),
-            ": its header says 2 tokens, but there are 0; is it cut short?",
+            ": its header records 2 tokens, but there are 0;",
         ),
         (
             lambda path: shard(path, [1], (20240520, 2)),
-            (
-                " is of a kind that is not known: magic 20240520 version 2; "
-                "known are 20240520 version 1 and 20240801 version 7"
-            ),
+            (" is of an unknown kind: magic 20240520 version 2; known: 20240520 version 1 and 20240801 version 7"),
         ),
-        (lambda path: shard(path, [1], (20240522, 1)), " is of a kind that is not known: magic 20240522 version 1;"),
+        (lambda path: shard(path, [1], (20240522, 1)), " is of an unknown kind: magic 20240522 version 1;"),
     ],
 )
 def test_a_file_that_does_not_add_up_is_named(tmp_path: Path, make: Callable[[Path], object], told: str) -> None:
@@ -174,9 +171,9 @@ def save(path: Path, array: np.ndarray) -> Path:
         (lambda path: save(path, np.ones((3, 4), dtype=np.uint16)), r"shape \(3, 4\); .*reshape"),
         (lambda path: save(path, np.array(3, dtype=np.uint16)), r"shape \(\); "),
         (lambda path: path.write_bytes(save(path, np.arange(9)).read_bytes()[:-3]), "9 tokens, .* 8.625; .*cut short"),
-        (lambda path: path.write_bytes(save(path, np.arange(9)).read_bytes() + b"ab"), "says 9 tokens, .* 9.25"),
+        (lambda path: path.write_bytes(save(path, np.arange(9)).read_bytes() + b"ab"), "records 9 tokens, .* 9.25"),
         (lambda path: path.write_bytes(save(path, np.arange(9)).read_bytes()[:40]), r"\.npy header is damaged"),
-        (lambda path: path.write_bytes(b"\x93NUMPY\x09\x00" + bytes(90)), r"\.npy header is damaged, or not one"),
+        (lambda path: path.write_bytes(b"\x93NUMPY\x09\x00" + bytes(90)), r"\.npy header is damaged or unknown"),
         (lambda path: path.write_bytes(b"\x93NUMPY"), r"\.npy header is damaged"),
         (lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x0a\x00" + b"(" * 10), r"\.npy header is damaged"),
         (lambda path: path.write_bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{"), r"\.npy header is damaged"),
@@ -338,14 +335,16 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         tmp_path, "val"
     )
     assert f"dataset.val: {str(tmp_path)!r} has no files that match 'v*'" in refusal(tmp_path, "val", val="v*")
-    assert "is no folder" in refusal(tmp_path / "none")
+    assert "is not a folder" in refusal(tmp_path / "none")
     raw(tmp_path / "train_val.bin", [1])
     message = refusal(tmp_path)
-    assert message == f"{tmp_path / 'train_val.bin'}: its name says train and val; set dataset.train and dataset.val"
+    assert (
+        message == f"{tmp_path / 'train_val.bin'}: its name contains train and val; set dataset.train and dataset.val"
+    )
 
 
 def test_asked_for_text_it_says_which_tokenizer_to_name(tmp_path: Path) -> None:
-    with pytest.raises(KitError, match=r'holds tokens, not text; name the tokenizer .* tokenizer\.use = "gpt2"'):
+    with pytest.raises(KitError, match=r'contains tokens, not text; .* tokenizer\.use = "gpt2"'):
         TokenFiles(source=str(tmp_path)).documents("train")
 
 
@@ -362,7 +361,7 @@ class Harm:
 def test_a_meta_pkl_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     meta(tmp_path, "ab", more=Harm())
-    with pytest.raises(KitError, match=r"meta\.pkl is no meta\.pkl of nanoGPT's character-level data: it names"):
+    with pytest.raises(KitError, match=r"meta\.pkl is not a meta\.pkl of nanoGPT's character-level data: it names"):
         TokenFiles(source=str(tmp_path)).vocabulary()
     assert not Path("harm").exists()
 

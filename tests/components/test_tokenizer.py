@@ -31,7 +31,7 @@ from nanogpt_kit.core.registry import OURS, Registry
 from nanogpt_kit.corpus import bpe as bpe_module
 from nanogpt_kit.corpus import library_decoder, library_encoder
 from nanogpt_kit.corpus.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
-from nanogpt_kit.data.vocabulary import restored
+from nanogpt_kit.data.encoders import restore_encoder
 from nanogpt_kit.testing.tokenizer import SPECIAL, STRANGE, TokenizerConformance
 
 unicode_text = st.text(st.characters(codec="utf-8"))  # all but halves of surrogate pairs
@@ -187,7 +187,7 @@ def words() -> hf.Tokenizer:
 
 
 def llama3() -> hf.Tokenizer:
-    split = hf.pre_tokenizers.Split(hf.Regex(sorted(library_encoder.SPLITS, key=len)[-1]), "isolated")
+    split = hf.pre_tokenizers.Split(hf.Regex(sorted(library_encoder.CUTTABLE_PATTERNS, key=len)[-1]), "isolated")
     return trained(
         hf.models.BPE(),
         hf.trainers.BpeTrainer(
@@ -204,7 +204,7 @@ def llama3() -> hf.Tokenizer:
 def qwen2() -> hf.Tokenizer:
     tokenizer = llama3()
     tokenizer.normalizer = hf.normalizers.NFC()
-    split = hf.pre_tokenizers.Split(hf.Regex(min(library_encoder.SPLITS, key=len)), "isolated")
+    split = hf.pre_tokenizers.Split(hf.Regex(min(library_encoder.CUTTABLE_PATTERNS, key=len)), "isolated")
     tokenizer.pre_tokenizer = hf.pre_tokenizers.Sequence([split, hf.pre_tokenizers.ByteLevel(False, use_regex=False)])
     return tokenizer
 
@@ -435,12 +435,12 @@ def test_half_a_surrogate_pair_is_no_text(gpt2: Encoder) -> None:
 
 def test_states_of_the_first_version_are_restored(gpt2: Encoder, oracle: tiktoken.Encoding) -> None:
     """It kept the pattern of the tiktoken it found."""
-    first = BPEEncoder.of("'s| ?[\\p{L}]+| ?[^\\s\\p{L}]+|\\s+", {EOT: 50_256}, oracle._mergeable_ranks)
+    first = BPEEncoder.from_ranks("'s| ?[\\p{L}]+| ?[^\\s\\p{L}]+|\\s+", {EOT: 50_256}, oracle._mergeable_ranks)
     for kind in (GPT2(), Tiktoken()):
-        restored = kind.restore(json.loads(json.dumps(first.state())))
-        assert ids_of(restored, "To be,") == oracle.encode_ordinary("To be,")
-        assert (restored.vocab_size, restored.eot_id) == (50_257, 50_256)
-        assert restored.cut("what is not known, is not cut ") == 0
+        restore_encoder = kind.restore(json.loads(json.dumps(first.state())))
+        assert ids_of(restore_encoder, "To be,") == oracle.encode_ordinary("To be,")
+        assert (restore_encoder.vocab_size, restore_encoder.eot_id) == (50_257, 50_256)
+        assert restore_encoder.cut("what is not known, is not cut ") == 0
 
 
 @pytest.mark.parametrize("kind", [GPT2, Tiktoken])
@@ -453,7 +453,7 @@ def test_a_copy_of_the_vocabulary_needs_no_network(kind: type[GPT2 | Tiktoken], 
 def test_p50k_base_is_gpt2_with_runs_of_spaces(r50k: Path, tmp_path: Path, oracle: tiktoken.Encoding) -> None:
     """Which is how its file can be made here; its sha256 is the published one."""
     path = tmp_path / "p50k_base.tiktoken"
-    spaces = BPEEncoder.of("", {EOT: 0}, {b" " * (2 + n): n for n in range(24)}).state()["tokens"].split(" ")
+    spaces = BPEEncoder.from_ranks("", {EOT: 0}, {b" " * (2 + n): n for n in range(24)}).state()["tokens"].split(" ")
     tokens = [line.split()[0] for line in r50k.read_text().splitlines()]
     path.write_text(vocabulary_file([*tokens, "", *spaces]), encoding="ascii")
     kind = Tiktoken(encoding="p50k_base", file=str(path))
@@ -466,7 +466,7 @@ def test_p50k_base_is_gpt2_with_runs_of_spaces(r50k: Path, tmp_path: Path, oracl
 
 def test_ids_without_a_token_have_no_bytes() -> None:
     ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 258}
-    encoder = BPEEncoder.of(CL100K, {EOT: 257, "<|endofprompt|>": 261}, ranks)  # 256, 259 and 260 are nobody's
+    encoder = BPEEncoder.from_ranks(CL100K, {EOT: 257, "<|endofprompt|>": 261}, ranks)  # 256, 259 and 260 are nobody's
     assert encoder.vocab_size == 262
     assert encoder.decode_bytes(range(97, 262)) == bytes(range(97, 256)) + b"ab"
     assert BPEEncoder(json.loads(json.dumps(encoder.state()))).decode_bytes([258, 260]) == b"ab"
@@ -523,9 +523,7 @@ def test_without_its_vocabulary_an_encoding_says_what_to_do(name: str, made: str
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={"TIKTOKEN_CACHE_DIR": str(tmp_path)}
     )
-    assert f"the vocabulary of {name} cannot be downloaded: no network; with TIKTOKEN_CACHE_DIR" in answer.stdout, (
-        answer
-    )
+    assert f"the vocabulary of {name} cannot be downloaded: no network; set TIKTOKEN_CACHE_DIR" in answer.stdout, answer
     assert f"tokenizer.file=<a copy of {file}>" in answer.stdout
     assert "tokenizer.use=byte" in answer.stdout
 
@@ -546,7 +544,7 @@ ascii_text = st.lists(
 
 @pytest.mark.parametrize("pattern", [R50K, CL100K, O200K], ids=["r50k", "cl100k", "o200k"])
 def test_ascii_text_has_the_ids_of_tiktoken(pattern: str, oracle: tiktoken.Encoding) -> None:
-    encoder = BPEEncoder.of(pattern, {EOT: 50_256}, oracle._mergeable_ranks)
+    encoder = BPEEncoder.from_ranks(pattern, {EOT: 50_256}, oracle._mergeable_ranks)
 
     @given(ascii_text)
     def check(text: str) -> None:
@@ -558,13 +556,13 @@ def test_ascii_text_has_the_ids_of_tiktoken(pattern: str, oracle: tiktoken.Encod
 
 def test_pieces_are_remembered_within_bounds(gpt2: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(gpt2, BPEEncoder)
-    monkeypatch.setattr(bpe_module, "MOST_KEPT", 20)
+    monkeypatch.setattr(bpe_module, "MAX_CACHED_PIECES", 20)
     monkeypatch.setattr(gpt2.encoding, "encode_to_numpy", None)  # the longer way
     text = " ".join(f"{'a' * n}b" for n in range(200))
     for _ in range(3):
         assert gpt2.decode(ids_of(gpt2, text)) == text
-        assert len(gpt2._known) <= 2 * 64  # of the last batch, the short ones
-    assert all(len(piece) <= 64 for piece in gpt2._known)
+        assert len(gpt2._piece_cache) <= 2 * 64  # of the last batch, the short ones
+    assert all(len(piece) <= 64 for piece in gpt2._piece_cache)
 
 
 # --- where a text may be cut ------------------------------------------------------------------------------------
@@ -584,7 +582,7 @@ def check_cuts(encoder: Encoder) -> None:
 @pytest.mark.parametrize("pattern", [R50K, CL100K, O200K], ids=["r50k", "cl100k", "o200k"])
 def test_a_cut_text_has_the_ids_of_the_whole(pattern: str, oracle: tiktoken.Encoding) -> None:
     """Of GPT-2's merges, split by each of the patterns: the others' merges cannot be had without a network."""
-    encoder = BPEEncoder.of(pattern, {EOT: 50_256}, oracle._mergeable_ranks)
+    encoder = BPEEncoder.from_ranks(pattern, {EOT: 50_256}, oracle._mergeable_ranks)
     check_cuts(encoder)
 
 
@@ -736,7 +734,7 @@ def test_the_same_text_trains_the_same_tokens_in_every_process(tmp_path: Path) -
 @pytest.mark.parametrize("kind", [BPE(), HuggingFace(file=__file__)], ids=["bpe", "huggingface"])
 def test_without_the_library_it_says_how_to_install_it(kind: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(KitError, match=r'needs tokenizers: pip install "nanogpt-kit\[bpe\]"$'):
+    with pytest.raises(KitError, match=r'requires tokenizers: pip install "nanogpt-kit\[bpe\]"$'):
         learnt(kind, PROSE)
 
 
@@ -870,8 +868,8 @@ def pieces(decoder: object, folder: Path) -> tuple[hf.Tokenizer, Encoder]:
 def test_each_decoder_of_the_library_decodes_as_there_whole_and_streamed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library_decoder, "WINDOW", 5)
-    monkeypatch.setattr(library_decoder, "CONTEXT", 2)
+    monkeypatch.setattr(library_decoder, "MAX_STREAM_TOKENS", 5)
+    monkeypatch.setattr(library_decoder, "CONTEXT_TOKENS", 2)
     library, encoder = pieces(DECODERS[name], tmp_path)
     every = st.lists(st.integers(0, len(PIECES)), max_size=25)
 
@@ -942,7 +940,7 @@ def test_huggingface_finds_the_token_that_ends_a_document(tmp_path: Path) -> Non
     encoder = learnt(kind)
     assert encoder.eot_id == tokenizer.token_to_id("<|im_end|>")
     assert HuggingFace(file="gone").restore(encoder.state()).eot_id == encoder.eot_id
-    with pytest.raises(KitError, match=r"no token '<\|imend\|>' for tokenizer\.eot; did you mean '<\|im_end\|>'"):
+    with pytest.raises(KitError, match=r"the token '<\|imend\|>' of tokenizer\.eot; did you mean '<\|im_end\|>'"):
         learnt(HuggingFace(file=kind.file, eot="<|imend|>"))
 
 
@@ -959,7 +957,7 @@ def test_a_file_that_is_no_tokenizer_is_named(content: str, tmp_path: Path) -> N
     with pytest.raises(KitError, match=r"tokenizer\.json: cannot be read: No such file"):
         learnt(HuggingFace(file=str(path)))
     path.write_text(content)
-    with pytest.raises(KitError, match=r"tokenizer\.json: no tokenizer\.json: "):
+    with pytest.raises(KitError, match=r"tokenizer\.json: not a tokenizer\.json: "):
         learnt(HuggingFace(file=str(path)))
 
 
@@ -1001,7 +999,7 @@ HOSTILE = {
 @pytest.mark.parametrize(("kind", "state"), HOSTILE.values(), ids=HOSTILE)
 def test_a_state_that_no_tokenizer_has_written_is_refused(kind: Tokenizer, state: dict[str, object]) -> None:
     with pytest.raises(KitError):
-        restored(kind, state)
+        restore_encoder(kind, state)
 
 
 def test_a_vocabulary_that_lacks_bytes_is_refused_where_it_is_used() -> None:

@@ -150,10 +150,13 @@ MISTAKES = {
         "exp.toml: schedule: missing; add [schedule] with use = one of: constant, cosine",
     ),
     "missing key": (("steps = 20\n", ""), "exp.toml:18: train.steps: missing (optimizer updates; 0 only evaluates"),
-    "missing option": (('"python_stdlib"', '"text"'), "exp.toml:2: dataset.source: missing (files, globs or folders, "),
+    "missing option": (
+        ('"python_stdlib"', '"text"'),
+        "exp.toml:2: dataset.source: missing (text files, globs or folders, ",
+    ),
     "missing option of a short form": (
         ('[dataset]\nuse = "python_stdlib"', 'dataset = "text"'),
-        "exp.toml:2: dataset.source: missing (files, globs or folders, ",
+        "exp.toml:2: dataset.source: missing (text files, globs or folders, ",
     ),
     "a batch of broken windows": (
         ("= 80", "= 100"),

@@ -25,7 +25,7 @@ from nanogpt_kit.components.dataset.huggingface import HuggingFace
 from nanogpt_kit.components.dataset.shakespeare import Shakespeare
 from nanogpt_kit.components.dataset.text import Text
 from nanogpt_kit.corpus.files import LONG_BYTES
-from nanogpt_kit.corpus.formats import by_magic, is_text
+from nanogpt_kit.corpus.formats import detect_format, is_text
 from nanogpt_kit.corpus.token_file import TokenFile
 
 ENGLISH = "To be, or not to be, that is the question.\n" * 40
@@ -199,7 +199,7 @@ def test_a_binary_format_under_the_name_of_text_is_refused_by_its_own(tmp_path: 
         message = refusal(path, errors=errors)
         assert message.startswith(f"{path}: is ")
         assert name.strip() in message
-    assert by_magic(content[:4096]) is not None
+    assert detect_format(content[:4096]) is not None
 
 
 @pytest.mark.parametrize("name", [name for name in BINARY if name != "NumPy"])  # which is read
@@ -238,7 +238,7 @@ def test_text_that_begins_like_a_format_is_text(tmp_path: Path, text: str) -> No
 @pytest.mark.parametrize("head", [b"", ENGLISH.encode(), EMOJI.encode()[:-3], b"\x1b[1m\t\f"])
 def test_what_is_text_is_known_where_its_last_character_is_cut(head: bytes) -> None:
     assert is_text(head)
-    assert by_magic(head) is None
+    assert detect_format(head) is None
 
 
 # --- what names say, and contents do not ------------------------------------------------------------------------

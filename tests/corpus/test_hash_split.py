@@ -97,7 +97,7 @@ def test_every_document_is_in_one_split_and_all_splits_are_filled(texts: list[st
     assert [text for _, text in divided] == texts  # empty ones, too, to be counted
     divided = [(split, text) for split, text in divided if text]
     assert {split for split, _ in divided} == set(dataset.splits)
-    assert len(set(hash_split)) == len(distinct)
+    assert len(set(divided)) == len(distinct)
 
 
 def test_the_lowest_of_few_validates_and_the_next_tests() -> None:
@@ -131,12 +131,12 @@ def test_a_long_document_is_measured_once_and_its_tail_entered_at_once() -> None
 
 
 def test_a_document_alone_is_not_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hash_split, "digest_of", lambda _: pytest.fail("hashed"))
+    monkeypatch.setattr(hash_split, "document_digest", lambda _: pytest.fail("hashed"))
     assert [split for split, _ in found(held(["alone", "", Pieces("")]))] == ["train", "val"]
 
 
 def test_only_as_many_documents_are_remembered_as_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hash_split, "FEW", 50)
+    monkeypatch.setattr(hash_split, "MAX_SCANNED_DOCUMENTS", 50)
     seen = []
 
     class Endless:
@@ -144,21 +144,20 @@ def test_only_as_many_documents_are_remembered_as_may_be(monkeypatch: pytest.Mon
             return (seen.append(text) or text for text in MANY)
 
     dataset = held(Endless(), val_fraction=1e-9)  # type: ignore[arg-type]
-    looked = dataset._looked_over()
-    assert looked == (None, None)
+    assert dataset._scan() == (None, None)
     assert len(seen) == 51
     assert {split for split, _ in found(dataset)} == {"train"}
 
 
 def test_the_source_is_named_where_there_is_no_text() -> None:
     for documents in ([], ["", Pieces(""), Pieces()]):
-        with pytest.raises(KitError, match=r"dataset\.source: 'here' holds no text: every document is empty"):
+        with pytest.raises(KitError, match=r"dataset\.source: 'here' contains no text: every document is empty"):
             found(held(documents, source="here"))
-    with pytest.raises(KitError, match="'here' holds 2 documents, too few for 3 splits; drop test_fraction"):
+    with pytest.raises(KitError, match="'here' contains 2 documents, too few for 3 splits; drop test_fraction"):
         found(held(["a", "b"] * 3, source="here", test_fraction=0.1))
 
 
 def test_shares_should_leave_something_to_train_on() -> None:
-    with pytest.raises(ValidationError, match="should leave a share for training"):
+    with pytest.raises(ValidationError, match="should leave a fraction for training"):
         Held(val_fraction=0.5, test_fraction=0.5)
     assert Held(val_fraction=0.5, test_fraction=0.4).splits == ("train", "val", "test")

@@ -19,15 +19,15 @@ OLD = time.time() - 3600
 
 @pytest.fixture(autouse=True)
 def large_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashes, "REMEMBERED_BYTES", 1000)
+    monkeypatch.setattr(hashes, "CACHED_FROM_BYTES", 1000)
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were hashed."""
     paths: list[Path] = []
-    hashed = hashes.sha256_file
-    monkeypatch.setattr(hashes, "sha256_file", lambda path: paths.append(path) or hashed(path))
+    hashed = hashes.sha256_of
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: paths.append(path) or hashed(path))
     return paths
 
 
@@ -78,10 +78,10 @@ def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file(tmp_path / "a", b"x" * 2000)
-    hashed = hashes.sha256_file
-    monkeypatch.setattr(hashes, "sha256_file", lambda path: (hashed(path), file(path, b"y" * 2000, OLD + 1))[0])
+    hashed = hashes.sha256_of
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: (hashed(path), file(path, b"y" * 2000, OLD + 1))[0])
     content_hash(path)
-    monkeypatch.setattr(hashes, "sha256_file", hashed)
+    monkeypatch.setattr(hashes, "sha256_of", hashed)
     assert content_hash(path) == hashlib.sha256(b"y" * 2000).hexdigest()
 
 
@@ -90,8 +90,8 @@ def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(
 )
 def test_a_damaged_memory_is_no_error(tmp_path: Path, read: list[Path], damage: str) -> None:
     path = file(tmp_path / "a", b"x" * 2000)
-    hashes.memory().parent.mkdir(parents=True)
-    hashes.memory().write_bytes(damage.replace("%s", str(path)).encode("utf-8", "surrogatepass"))
+    hashes.cache_file().parent.mkdir(parents=True)
+    hashes.cache_file().write_bytes(damage.replace("%s", str(path)).encode("utf-8", "surrogatepass"))
     for _ in range(2):
         assert content_hash(path) == hashlib.sha256(b"x" * 2000).hexdigest()
     assert read == [path]
@@ -105,17 +105,17 @@ def test_each_question_has_an_answer_of_its_own_and_may_be_asked_anew(tmp_path: 
 
     path = file(tmp_path / "a", b"x" * 2000)
     for question in ("first", "second", "first", "second"):
-        assert hashes.answer(path, question, reader(question)) == f"{question} x"
+        assert hashes.cached_result(path, question, reader(question)) == f"{question} x"
     assert asked == ["first", "second"]
     file(path, b"y" * 2000)  # which nothing shows but its bytes
-    assert hashes.answer(path, "first", reader("first")) == "first x"
+    assert hashes.cached_result(path, "first", reader("first")) == "first x"
     for anew in (True, False):
-        assert hashes.answer(path, "first", reader("first"), anew) == "first y"
+        assert hashes.cached_result(path, "first", reader("first"), anew) == "first y"
 
 
 def test_who_wrote_a_file_need_not_read_it(tmp_path: Path, read: list[Path]) -> None:
     path = file(tmp_path / "a", b"x" * 2000, time.time())
-    hashes.remember(path, "sha256", "as written")
+    hashes.save_to_cache(path, "sha256", "as written")
     assert content_hash(path) == "as written"
     file(path, b"y" * 2000, time.time() + 1)
     assert content_hash(path) == hashlib.sha256(b"y" * 2000).hexdigest()
@@ -123,9 +123,9 @@ def test_who_wrote_a_file_need_not_read_it(tmp_path: Path, read: list[Path]) -> 
 
 
 def test_a_link_in_place_of_the_memory_is_not_followed(tmp_path: Path) -> None:
-    hashes.memory().parent.mkdir(parents=True)
+    hashes.cache_file().parent.mkdir(parents=True)
     (tmp_path / "precious").write_text("precious", encoding="utf-8")
-    hashes.memory().symlink_to(tmp_path / "precious")
+    hashes.cache_file().symlink_to(tmp_path / "precious")
     content_hash(file(tmp_path / "a", b"x" * 2000))
     assert (tmp_path / "precious").read_text(encoding="utf-8") == "precious"
 
@@ -148,8 +148,8 @@ def test_files_that_are_gone_are_forgotten_and_nothing_else_is_left(tmp_path: Pa
     content_hash(gone)
     gone.unlink()
     content_hash(kept)
-    assert list(json.loads(hashes.memory().read_text())) == [str(kept)]
-    assert [path.name for path in hashes.memory().parent.iterdir()] == ["hashes.json"]
+    assert list(json.loads(hashes.cache_file().read_text())) == [str(kept)]
+    assert [path.name for path in hashes.cache_file().parent.iterdir()] == ["hashes.json"]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

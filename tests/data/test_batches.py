@@ -36,8 +36,8 @@ def tokens(request: pytest.FixtureRequest, tmp_path: Path) -> np.ndarray:
     return on_disk(tmp_path, drawn)
 
 
-def split_of(tokens: np.ndarray, documents: tuple[int, ...] = (0,), has_ends: bool = False) -> Split:
-    return Split(tokens, np.array(documents, dtype=np.int64), has_ends)
+def split_of(tokens: np.ndarray, documents: tuple[int, ...] = (0,), has_eot: bool = False) -> Split:
+    return Split(tokens, np.array(documents, dtype=np.int64), has_eot)
 
 
 @pytest.fixture
@@ -145,11 +145,11 @@ def test_a_batch_made_ahead_is_the_same_batch(batches: Batches) -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("order", [Shuffled(at_documents=True), Random()], ids=["shuffled", "random"])
 def test_batches_of_several_steps_are_those_of_each(tokens: np.ndarray, order: Order, world_size: int) -> None:
-    split = split_of(tokens, documents=(0, 13, 14, 90, 170), has_ends=True)
+    split = split_of(tokens, documents=(0, 13, 14, 90, 170), has_eot=True)
     ctx = OrderContext(n_tokens=len(tokens), block_size=BLOCK, batch_windows=WINDOWS, seed=3)
     for rank in range(world_size):
         batches = Batches(split, order, ctx, with_segments=True, rank=rank, world_size=world_size)
-        for step, batch in enumerate(batches.of(range(4))):
+        for step, batch in enumerate(batches.at_steps(range(4))):
             alone = batches.at(step)
             assert (batch.starts.tolist(), batch.all_tokens) == (alone.starts.tolist(), alone.all_tokens)
             pairs = ((batch.ids, alone.ids), (batch.targets, alone.targets), (batch.segments, alone.segments))
@@ -163,7 +163,7 @@ def test_an_order_may_give_the_same_array_again(batches: Batches) -> None:
             return given
 
     given = np.zeros(WINDOWS, dtype=np.int64)
-    made = Batches(batches.split, Reusing(), batches.ctx).of(range(3))
+    made = Batches(batches.split, Reusing(), batches.ctx).at_steps(range(3))
     assert [batch.starts.tolist() for batch in made] == [[step] * WINDOWS for step in range(3)]
 
 
@@ -171,9 +171,9 @@ def test_batches_are_made_ahead_up_to_the_last_step_and_no_further(batches: Batc
     asked = []
 
     class Counting(Batches):
-        def of(self, steps: Sequence[int]) -> list[Batch]:
+        def at_steps(self, steps: Sequence[int]) -> list[Batch]:
             asked.extend(steps)
-            return super().of(steps)
+            return super().at_steps(steps)
 
     ahead = Prefetcher(Counting(batches.split, batches.order, batches.ctx), total_steps=3)
     for step in range(3):
@@ -188,7 +188,7 @@ def test_the_error_of_a_batch_made_ahead_is_raised_where_the_batch_is_wanted(bat
 
     ahead = Prefetcher(Batches(batches.split, Leaving(), batches.ctx), total_steps=3)
     ahead.at(0)
-    with pytest.raises(RunFailed, match=r"order Leaving gave starts .* for step 1; expected 7 of them, from 0 to 205"):
+    with pytest.raises(RunFailed, match=r"order Leaving gave starts .* for step 1; expected 7 starts from 0 to 205"):
         ahead.at(1)
 
 

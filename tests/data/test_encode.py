@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -20,20 +22,22 @@ from nanogpt_kit.api import Dataset, Document, Encoder, KitError
 from nanogpt_kit.components.tokenizer.byte import Byte, ByteEncoder
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.data import chunks as cutting
 from nanogpt_kit.data import encode as encoding
-from nanogpt_kit.data import jobs as cutting
 from nanogpt_kit.data import prepare as preparation
 from nanogpt_kit.data import pretokenized
-from nanogpt_kit.data import write as writing
-from nanogpt_kit.data.encode import Encoded, encode
-from nanogpt_kit.data.jobs import Watch, cut_up, jobs
+from nanogpt_kit.data import writer as writing
+from nanogpt_kit.data.chunks import CorpusStats, document_parts, text_chunks
+from nanogpt_kit.data.encode import EncodedChunk, encode_chunk
+from nanogpt_kit.data.encoders import EncoderRecipe
 from nanogpt_kit.data.prepare import data_root, prepare
-from nanogpt_kit.data.write import StalePartial, Writer
+from nanogpt_kit.data.worker_pool import WorkerPool
+from nanogpt_kit.data.writer import StalePartial, TokenWriter
 from nanogpt_kit.runs.lock import Lock
 
 # A tokenizer worth other processes; told to, it fails at a word.
 WORDS = """
-import os, sys, time
+import multiprocessing, os, sys, time
 import numpy as np
 from nanogpt_kit.api import Encoder, KitError, Tokenizer
 
@@ -54,13 +58,13 @@ class WordsEncoder(Encoder):
         self.options = options
 
     def encode_batch(self, texts):
-        print("a line that no pipe may trip over")
+        print("a line of a worker" if multiprocessing.parent_process() else "a line of the command", flush=True)
         time.sleep(self.options.seconds)
         for text in texts:
             if self.options.fails and "number 3900" in text:
                 if self.options.fails == "KitError":
                     raise KitError("3900 is no number")
-                if self.options.fails == "killed" and sys.argv[0].endswith("worker.py"):
+                if self.options.fails == "killed" and multiprocessing.parent_process():
                     os.kill(os.getpid(), 9)
                 if self.options.fails == "ValueError":
                     raise ValueError("3900")
@@ -111,9 +115,9 @@ def words(tiny: Path, tmp_path: Path, *overrides: str, count: int = 2000) -> Exp
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs and shards of small sets, and processes for them."""
-    monkeypatch.setattr(cutting, "JOB_CHARACTERS", 2000)
+    monkeypatch.setattr(cutting, "CHUNK_CHARACTERS", 2000)
     monkeypatch.setattr(writing, "SHARD_BYTES", 10_000)
-    monkeypatch.setattr(encoding, "WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(encoding, "MIN_BYTES_FOR_PROCESSES", 0)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -133,8 +137,8 @@ class InPieces:
 
 @pytest.mark.parametrize("document", ["one two three four", InPieces("one t", "", "wo th", "ree four")])
 def test_a_long_document_is_cut_where_its_encoder_allows(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 6)
-    found = list(cut_up(document, AfterSpaces()))
+    monkeypatch.setattr(cutting, "PART_CHARACTERS", 6)
+    found = list(document_parts(document, AfterSpaces()))
     assert "".join(text for text, _ in found) == "one two three four"
     assert [ends for _, ends in found] == [False] * (len(found) - 1) + [True]
     assert all(text.endswith(" ") for text, _ in found[:-1])
@@ -142,7 +146,7 @@ def test_a_long_document_is_cut_where_its_encoder_allows(document: Document, mon
 
 
 def test_a_document_that_nowhere_may_be_cut_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 6)
+    monkeypatch.setattr(cutting, "PART_CHARACTERS", 6)
     looked = []
 
     class Nowhere(ByteEncoder):
@@ -150,21 +154,21 @@ def test_a_document_that_nowhere_may_be_cut_stays_whole(monkeypatch: pytest.Monk
             looked.append(len(text))
             return 0
 
-    assert list(cut_up("x" * 1000, Nowhere())) == [("x" * 1000, True)]
+    assert list(document_parts("x" * 1000, Nowhere())) == [("x" * 1000, True)]
     assert sum(looked) < 4 * 1000  # not again and again
 
 
 def test_jobs_hold_every_document_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "JOB_CHARACTERS", 10)
-    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 10)
+    monkeypatch.setattr(cutting, "CHUNK_CHARACTERS", 10)
+    monkeypatch.setattr(cutting, "PART_CHARACTERS", 10)
     train = ("first", "", "second and longer than a job", "third", "", "last")
     found: dict[str, list[str]] = {"train": [""], "val": [""]}
     empty = 0
-    for job in jobs(Fixed(train=train), AfterSpaces(), Watch(("train", "val"), True, 100)):
-        empty += job.empty
-        for number, (text, begins, ends) in enumerate(zip(job.texts, job.begins, job.ends, strict=True)):
+    for job in text_chunks(Fixed(train=train), AfterSpaces(), CorpusStats(("train", "val"), True, 100)):
+        empty += job.empty_documents
+        for number, (text, begins, ends) in enumerate(zip(job.texts, job.starts, job.ends, strict=True)):
             assert begins == (not found[job.split][-1])
-            assert encoding.document(job, number) == len(found[job.split]) - 1
+            assert job.document_index(number) == len(found[job.split]) - 1
             found[job.split][-1] += text
             found[job.split] += [""] if ends else []
     assert found == {"train": ["first", "second and longer than a job", "third", "last", ""], "val": ["val", ""]}
@@ -177,47 +181,49 @@ def test_a_split_that_the_dataset_does_not_have_is_named() -> None:
             yield "validation", "text"
 
     with pytest.raises(KitError, match=r"gave a document to 'validation'; its splits are train, val"):
-        list(jobs(Astray(train=()), ByteEncoder(), Watch(("train", "val"), True, 100)))
+        list(text_chunks(Astray(train=()), ByteEncoder(), CorpusStats(("train", "val"), True, 100)))
 
 
 @pytest.mark.parametrize("size", [3, 1000])
 def test_documents_that_two_splits_share_are_counted(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "JOB_CHARACTERS", size)
-    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", size)
-    watch = Watch(("train", "val"), True, 100)
+    monkeypatch.setattr(cutting, "CHUNK_CHARACTERS", size)
+    monkeypatch.setattr(cutting, "PART_CHARACTERS", size)
+    watch = CorpusStats(("train", "val"), True, 100)
     dataset = Fixed(train=("one two", "both of us", "both", "both of us", "three"), val=("both of us", "val", "val"))
-    list(jobs(dataset, AfterSpaces(), watch))
+    list(text_chunks(dataset, AfterSpaces(), watch))
     assert watch.duplicates == {"train": 2, "val": 0}
-    assert watch.val == b"both of usvalval"
+    assert watch.validation_sample == b"both of usvalval"
 
 
 def test_tokens_of_documents_that_two_splits_share_are_counted() -> None:
-    watch = Watch(("train", "val"), True, 100)
+    watch = CorpusStats(("train", "val"), True, 100)
     documents = {"val": [b"both", b"", b"val", b"val", b"open"], "train": [b"one", b"both", b"", b"open", b"both"]}
     for split, parts in documents.items():
         tokens = np.frombuffer(b"|".join(parts), np.uint8)
         for piece in np.split(tokens, [2, 3, 4, 5, 9]):
-            pretokenized.see(watch, split, piece, np.flatnonzero(piece == ord("|")), ByteEncoder())
-        watch.see_part(split, b"", ends=True)
+            pretokenized.observe_tokens(watch, split, piece, np.flatnonzero(piece == ord("|")), ByteEncoder())
+        watch.observe_bytes(split, b"", is_end=True)
     assert watch.duplicates == {"train": 3, "val": 0}
-    assert watch.val == b"both||val|val|open"
+    assert watch.validation_sample == b"both||val|val|open"
 
 
 def test_the_beginning_of_validation_is_kept_in_bytes() -> None:
-    watch = Watch(("train", "val"), False, 5)
-    list(jobs(Fixed(train=("x",), val=("a\u2603", "bcd")), ByteEncoder(), watch))
-    assert watch.val == "a\u2603b".encode()
+    watch = CorpusStats(("train", "val"), False, 5)
+    list(text_chunks(Fixed(train=("x",), val=("a\u2603", "bcd")), ByteEncoder(), watch))
+    assert watch.validation_sample == "a\u2603b".encode()
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------
 
 
 def test_a_job_becomes_tokens_with_ends_and_places() -> None:
-    job = cutting.Job("train", first=4, opens=False, texts=["rest", "ab\u2603", "c"], ends=[True, True, False])
-    found = encode(job, ByteEncoder())
+    job = cutting.TextChunk(
+        "train", first_document=4, starts_document=False, texts=["rest", "ab\u2603", "c"], ends=[True, True, False]
+    )
+    found = encode_chunk(job, ByteEncoder())
     assert found.ids.tolist() == [*b"rest", 256, *"ab\u2603".encode(), 256, *b"c"]
     assert found.ids.dtype == np.uint16
-    assert found.begins.tolist() == [5, 11]
+    assert found.document_starts.tolist() == [5, 11]
     assert found.text_bytes == 10
 
 
@@ -226,12 +232,45 @@ def test_processes_give_the_same_files_as_none(
 ) -> None:
     alone = files(prepare(words(tiny, tmp_path), workers=1).path)
     shutil.rmtree(data_root())
-    encoded_here = []
-    monkeypatch.setattr(encoding, "encode", lambda job, encoder: encoded_here.append(job) or encode(job, encoder))
-    three = files(prepare(words(tiny, tmp_path, "tokenizer.seconds=0.01"), workers=3).path)
-    assert len(encoded_here) < 60  # of some 80 jobs: those of the time that the processes needed to start
+    capfd.readouterr()
+    calls = itertools.count()
+
+    def slow_start(self: WorkerPool[EncodedChunk]) -> bool:
+        """As if the processes started within five chunks."""
+        return next(calls) >= 5 and all(start.result() is None for start in self.starting)
+
+    monkeypatch.setattr(WorkerPool, "is_ready", slow_start)
+    two = files(prepare(words(tiny, tmp_path), workers=2).path)
     for name in ("train.bin", "val.bin", "train.documents.bin", "val.documents.bin"):
-        assert three[name] == alone[name]
+        assert two[name] == alone[name]
+    printed = capfd.readouterr()
+    assert printed.out == "a line of the command\n" * 5  # no line of a worker: another program may read this
+    assert printed.err.count("a line of a worker\n") > 20
+
+
+# No `if __name__ == "__main__"`: multiprocessing would run it again in each process that it starts.
+SCRIPT = """
+import sys
+print("the script runs")
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.data.chunks import TextChunk
+from nanogpt_kit.data.encode import encode_chunk
+from nanogpt_kit.data.encoders import EncoderRecipe
+from nanogpt_kit.data.worker_pool import WorkerPool
+
+experiment = Experiment.load(sys.argv[1], sys.argv[2:], trust_code=True)
+with WorkerPool(1, EncoderRecipe.of(experiment, experiment.tokenizer.restore({})), encode_chunk) as pool:
+    print(len(pool.submit(TextChunk("train", 0, True, ["some text"], [True])).result().ids), "tokens")
+"""
+
+
+def test_processes_do_not_run_the_callers_script_again(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, tmp_path / "script.py", tiny, *word_options(tmp_path, 1)]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == "the script runs\n10 tokens\n"
+    assert answer.stderr == "a line of a worker\n"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -257,49 +296,50 @@ def test_a_process_that_dies_is_told_and_what_was_done_stays(tiny: Path, tmp_pat
     ):
         prepare(experiment, workers=2)
     prepared = prepare(experiment, workers=1)  # here its own process is the one to survive
-    assert prepared.splits["train"]["documents"] + prepared.splits["val"]["documents"] == 4000
+    assert prepared.splits["train"].documents + prepared.splits["val"].documents == 4000
 
 
 def test_a_tokenizer_of_the_kit_starts_in_another_process(
     tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ByteEncoder, "heavy", True)
+    monkeypatch.setattr(ByteEncoder, "is_expensive", True)
     experiment = words(tiny, tmp_path, "tokenizer.use=byte", "components=[]")
-    pool = encoding.Workers(2, encoding.recipe(experiment, Byte().build(None)))  # type: ignore[arg-type]
-    with pool:
-        job = cutting.Job("train", 0, True, ["some text"], [True])
-        for future in [pool.submit(job) for _ in range(5)]:
+    recipe = EncoderRecipe.of(experiment, Byte().build(None))  # type: ignore[arg-type]
+    with WorkerPool(2, recipe, encode_chunk) as pool:
+        chunk = cutting.TextChunk("train", 0, True, ["some text"], [True])
+        for future in [pool.submit(chunk) for _ in range(5)]:
             assert future.result().ids.tolist() == [*b"some text", 256]
-    assert all(process.returncode is not None for process in pool.processes)
+    assert all(process.exitcode is not None for process in pool.processes)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
 
 
-def encoded(*documents: Sequence[int], opens: bool = True) -> Encoded:
+def encoded(*documents: Sequence[int], opens: bool = True) -> EncodedChunk:
     ids = np.array([token for document in documents for token in document], dtype=np.uint16)
     begins = np.cumsum([0, *map(len, documents)])[:-1]
-    return Encoded(ids, begins if opens else begins[1:], text_bytes=len(ids), unknown=1)
+    return EncodedChunk(ids, begins if opens else begins[1:], text_bytes=len(ids), unknown=1)
 
 
 def test_a_writer_counts_what_it_writes(tmp_path: Path) -> None:
-    with Writer(tmp_path, ("train", "val"), "") as writer:
+    with TokenWriter(tmp_path, ("train", "val"), "") as writer:
         writer.add("train", encoded([1, 2, 3], [4, 5]))
-        writer.add("train", encoded([6, 7, 8, 9], [10], opens=False), empty=3)
+        writer.add("train", encoded([6, 7, 8, 9], [10], opens=False), empty_documents=3)
         writer.add("val", encoded([1]))
         found = writer.finish()
     train = np.fromfile(tmp_path / "train.bin", np.uint16)
     assert train.tolist() == list(range(1, 11))
     assert np.fromfile(tmp_path / "train.documents.bin", np.int64).tolist() == [0, 3, 9]
-    expected = {"tokens": 10, "bytes": 10, "documents": 3, "empty": 3, "unknown": 2, "longest": 6}
-    assert {key: found["train"][key] for key in expected} == expected
-    assert found["val"]["longest"] == 1
+    train = found["train"]
+    counts = train.tokens, train.bytes, train.documents, train.empty, train.unknown, train.longest
+    assert counts == (10, 10, 3, 3, 2, 6)
+    assert found["val"].longest == 1
 
 
 def test_a_writer_goes_on_after_the_last_whole_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [encoded([n] * (n % 5 + 1), [n, n], opens=n % 3 != 2) for n in range(1, 20)]
     (tmp_path / "whole").mkdir()
-    with Writer(tmp_path / "whole", ("train",), "") as writer:
+    with TokenWriter(tmp_path / "whole", ("train",), "") as writer:
         for part in parts:
             writer.add("train", part)
         whole = writer.finish(), files(tmp_path / "whole")
@@ -307,17 +347,17 @@ def test_a_writer_goes_on_after_the_last_whole_shard(tmp_path: Path, monkeypatch
     monkeypatch.setattr(writing, "SHARD_BYTES", 12)
     left, resumed = list(parts), 0
     while True:
-        with Writer(tmp_path / "broken", ("train",), "") as writer:
-            resumed += writer.done > 0
-            left = parts[writer.done :]
-            assert all(writer.skip(seen=0) for _ in range(writer.done))
+        with TokenWriter(tmp_path / "broken", ("train",), "") as writer:
+            resumed += writer.chunks_on_disk > 0
+            left = parts[writer.chunks_on_disk :]
+            assert all(writer.skip(checksum=0) for _ in range(writer.chunks_on_disk))
             for part in left[:4]:
                 writer.add("train", part)
             if len(left) <= 4:
                 broken = writer.finish(), files(tmp_path / "broken")
                 break
-            for written in writer.writing:
-                written.result()
+            for write in writer.writes:
+                write.result()
             writer.splits["train"].tokens.write(b"half of a shard")  # and then it is killed
     assert resumed > 3
     assert broken == whole
@@ -326,7 +366,7 @@ def test_a_writer_goes_on_after_the_last_whole_shard(tmp_path: Path, monkeypatch
 def half_written(folder: Path) -> Path:
     """What a kill leaves: two shards of three."""
     folder.mkdir()
-    with Writer(folder, ("train", "val"), "us") as writer:
+    with TokenWriter(folder, ("train", "val"), "us") as writer:
         writer.add("val", encoded([9] * 9))
         writer.add("train", encoded([1, 2, 3], [4, 5] * 400))
         writer.finish()
@@ -374,8 +414,8 @@ LEFT: dict[str, tuple[Callable[[Path], object], str]] = {
     "journal a list": (lambda folder: (folder / writing.JOURNAL).write_text("[]"), writing.JOURNAL),
     "journal deep": (lambda folder: (folder / writing.JOURNAL).write_text("[" * 100_000), writing.JOURNAL),
     "journal linked": (lambda folder: linked(writing.JOURNAL)(folder) or os.unlink(folder.parent / "outside"), "json"),
-    "negative": (journal(jobs=-1), writing.JOURNAL),
-    "words": (journal(seen="all"), writing.JOURNAL),
+    "negative": (journal(chunks=-1), writing.JOURNAL),
+    "words": (journal(checksum="all"), writing.JOURNAL),
     "huge": (journal(splits={"train": {"counts": {"documents": 10**15}, "size": 10**15}}), "train.bin"),
     "unknown counts": (journal(splits={"train": {"counts": {"pages": 3}}}), writing.JOURNAL),
     "negative counts": (journal(splits={"train": {"counts": {"documents": -1}}}), writing.JOURNAL),
@@ -387,11 +427,11 @@ def test_what_is_damaged_of_an_earlier_preparation_is_not_gone_on_with(
     tmp_path: Path, harm: Callable[[Path], object], names: str
 ) -> None:
     folder = half_written(tmp_path / "half")
-    Writer(folder, ("train", "val"), "us").stack.close()  # as long as nothing is wrong, it would be
+    TokenWriter(folder, ("train", "val"), "us").stack.close()  # as long as nothing is wrong, it would be
     harm(folder)
     outside = files(tmp_path) if (tmp_path / "outside").is_file() else {}
     with pytest.raises(StalePartial, match=names):
-        Writer(folder, ("train", "val"), "us")
+        TokenWriter(folder, ("train", "val"), "us")
     assert all((tmp_path / name).read_bytes() == content for name, content in outside.items())
 
 
@@ -400,13 +440,13 @@ def test_a_damaged_half_is_made_anew(
 ) -> None:
     experiment = words(tiny, tmp_path)
     save = filled_up(monkeypatch)
-    with pytest.raises(KitError, match="the same command goes on"):
+    with pytest.raises(KitError, match="the same command continues"):
         prepare(experiment, workers=1)
-    monkeypatch.setattr(Writer, "save", save)
+    monkeypatch.setattr(TokenWriter, "start_flush", save)
     (left,) = data_root().glob(".*/train.bin")
     flipped(left.name)(left.parent)
     damaged = files(prepare(experiment, workers=1).path)
-    assert "tokens of train that have changed: beginning anew" in caplog.text
+    assert "tokens of train that have changed; starting again" in caplog.text
     shutil.rmtree(data_root())
     assert files(prepare(experiment, workers=1).path) == damaged
 
@@ -417,26 +457,26 @@ def test_room_is_looked_for_before_the_disk_is_full(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_100_000))
     experiment = words(tiny, tmp_path, "tokenizer.use=byte", "components=[]")
-    with pytest.raises(KitError, match=r"will take about 0\.00 GB, and 0\.05 GB are free in .*NANOGPT_KIT_DATA names"):
+    with pytest.raises(KitError, match=r"need about 0\.00 GB, and 0\.05 GB are free in .*set NANOGPT_KIT_DATA"):
         prepare(experiment)
     assert not data_root().exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=51_000_000))
     prepare(experiment)
 
 
-def filled_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[Writer], None]:
+def filled_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[TokenWriter], None]:
     """A disk that takes three shards. Returns how they are saved otherwise."""
-    save, saved = Writer.save, []
+    save, saved = TokenWriter.start_flush, []
 
-    def full(self: Writer) -> None:
+    def full(self: TokenWriter) -> None:
         if len(saved) == 3:
             raise OSError(28, "No space left on device")
-        saved.append(self.jobs)
+        saved.append(self.chunks)
         save(self)
-        assert self.saving is not None, "it was just begun"
-        self.saving.result()  # a slow disk would put off the fourth shard, perhaps until there is no text left
+        assert self.flush is not None, "it was just started"
+        self.flush.result()  # a slow disk would put off the fourth shard, perhaps until there is no text left
 
-    monkeypatch.setattr(Writer, "save", full)
+    monkeypatch.setattr(TokenWriter, "start_flush", full)
     return save
 
 
@@ -447,11 +487,13 @@ def test_a_full_disk_keeps_whole_shards_and_says_so(
     whole = files(prepare(experiment, workers=1).path)
     shutil.rmtree(data_root())
     save = filled_up(monkeypatch)
-    with pytest.raises(KitError, match=r"No space left on device; 0 MB stay in .*, and the same command goes on"):
+    with pytest.raises(KitError, match=r"No space left on device; 0 MB are kept in .*, and the same command continues"):
         prepare(experiment, workers=1)
-    monkeypatch.setattr(Writer, "save", save)
+    monkeypatch.setattr(TokenWriter, "start_flush", save)
     encoded_now = []
-    monkeypatch.setattr(encoding, "encode", lambda job, encoder: encoded_now.append(job) or encode(job, encoder))
+    monkeypatch.setattr(
+        encoding, "encode_chunk", lambda job, encoder: encoded_now.append(job) or encode_chunk(job, encoder)
+    )
     assert files(prepare(experiment, workers=1).path) == whole
     total = json.loads(whole["manifest.json"])["splits"]["train"]["documents"]
     assert sum(len(job.texts) for job in encoded_now if job.split == "train") < total  # not from the beginning
@@ -471,9 +513,9 @@ def test_what_was_made_of_something_else_is_not_gone_on_with(
     dataset = type(experiment.dataset)
     monkeypatch.setattr(dataset, "fingerprint", lambda self: "what was asked for")
     save = filled_up(monkeypatch)
-    with pytest.raises(KitError, match="the same command goes on"):
+    with pytest.raises(KitError, match="the same command continues"):
         prepare(experiment, workers=1)
-    monkeypatch.setattr(Writer, "save", save)
+    monkeypatch.setattr(TokenWriter, "start_flush", save)
     if changed == "vocabulary":
         state = Encoder.state
         monkeypatch.setattr(Encoder, "state", lambda self: {**state(self), "learnt": "otherwise"})
@@ -487,7 +529,7 @@ def test_what_was_made_of_something_else_is_not_gone_on_with(
         monkeypatch.setattr(dataset, "all_documents", other)
     prepared = files(prepare(experiment, workers=1).path)
     told = "another vocabulary" if changed == "vocabulary" else "other text"
-    assert f"what an earlier preparation left was made of {told}: beginning anew" in caplog.text
+    assert f"an unfinished preparation was made of {told}; starting again" in caplog.text
     shutil.rmtree(data_root())
     assert files(prepare(experiment, workers=1).path) == prepared
 
@@ -496,16 +538,16 @@ def test_what_others_left_is_mentioned(
     tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     save = filled_up(monkeypatch)
-    with pytest.raises(KitError, match="the same command goes on"):
+    with pytest.raises(KitError, match="the same command continues"):
         prepare(words(tiny, tmp_path), workers=1)
     (left,) = (path.parent for path in data_root().glob(".*/progress.json"))
-    monkeypatch.setattr(Writer, "save", save)
+    monkeypatch.setattr(TokenWriter, "start_flush", save)
     caplog.set_level("INFO", logger="nanogpt_kit")
     with Lock(data_root() / f"{left.name.removesuffix(f'.{platform.node()}')}.lock"):  # as if it were at work
         prepare(words(tiny, tmp_path, count=1400), workers=1)
-    assert "stay of stopped preparations" not in caplog.text
+    assert "unfinished preparations of other text" not in caplog.text
     prepare(words(tiny, tmp_path, count=1500), workers=1)
-    assert f"0 MB stay of stopped preparations of other text or options; to be removed: {left}" in caplog.text
+    assert f"unfinished preparations of other text or options use 0 MB; they can be removed: {left}" in caplog.text
     prepare(words(tiny, tmp_path), workers=1)
     assert not left.exists()
 
@@ -515,10 +557,10 @@ KILLED = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.data import encode, jobs, write
+from nanogpt_kit.data import chunks, encode, writer
 from nanogpt_kit.data.prepare import data_root, prepare
 
-jobs.JOB_CHARACTERS, write.SHARD_BYTES, encode.WORTH_A_PROCESS = 2000, 6000, 0
+chunks.CHUNK_CHARACTERS, writer.SHARD_BYTES, encode.MIN_BYTES_FOR_PROCESSES = 2000, 6000, 0
 experiment, kills, root = Experiment.load(sys.argv[1], sys.argv[3:]), int(sys.argv[2]), data_root()
 
 def start():
@@ -582,35 +624,44 @@ def is_worker(process: Path, marker: str) -> bool:
         words, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
     except OSError:
         return False
-    return b"nanogpt_kit.data.worker" in words and os.fsencode(marker) in environment
+    return b"multiprocessing" in words and os.fsencode(marker) in environment
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupted_preparation_keeps_its_shards(
-    tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    workers: int,
+    tiny: Path,
+    tmp_path: Path,
+    small: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     experiment = words(tiny, tmp_path)
-    add = Writer.add
+    add = TokenWriter.add
 
-    def interrupted(self: Writer, split: str, tokens: Encoded, empty: int = 0, seen: int = 0) -> None:
-        if self.jobs >= 20:  # counted by another thread
+    def interrupted(
+        self: TokenWriter, split: str, tokens: EncodedChunk, empty_documents: int = 0, checksum: int = 0
+    ) -> None:
+        if self.chunks >= 20:  # counted by another thread
             raise KeyboardInterrupt
-        add(self, split, tokens, empty, seen)
+        add(self, split, tokens, empty_documents, checksum)
 
-    monkeypatch.setattr(Writer, "add", interrupted)
+    monkeypatch.setattr(TokenWriter, "add", interrupted)
     caplog.set_level("INFO", logger="nanogpt_kit")
     with pytest.raises(KeyboardInterrupt):
-        prepare(experiment, workers=1)
-    assert "the same command goes on from there" in caplog.text
-    monkeypatch.setattr(Writer, "add", add)
+        prepare(experiment, workers)
+    assert multiprocessing.active_children() == []
+    assert "the same command continues from there" in caplog.text
+    monkeypatch.setattr(TokenWriter, "add", add)
     prepare(experiment, workers=1)
-    assert "going on where an earlier preparation was ended" in caplog.text
+    assert "continuing an unfinished preparation" in caplog.text
 
 
 def test_a_file_that_lost_bytes_is_not_taken_for_the_data(tiny: Path) -> None:
     prepared = prepare(Experiment.load(tiny))
     with (prepared.path / "train.bin").open("rb+") as file:
         file.truncate(100)
-    with pytest.raises(KitError, match=r"train\.bin has 100 bytes instead of \d+; remove .* to prepare anew"):
+    with pytest.raises(KitError, match=r"train\.bin has 100 bytes instead of \d+; remove .* to prepare the data again"):
         prepare(Experiment.load(tiny))
 
 
@@ -618,7 +669,7 @@ def test_a_waiting_preparation_says_so(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="nanogpt_kit")
-    monkeypatch.setattr(preparation, "held", lambda _: True)
+    monkeypatch.setattr(preparation, "is_locked", lambda _: True)
     prepare(Experiment.load(tiny))
     assert "waiting for another process that prepares" in caplog.text
 
@@ -633,13 +684,15 @@ def test_what_an_earlier_preparation_left_survives_a_mistake_of_this_one(
 ) -> None:
     experiment = words(tiny, tmp_path)
     save = filled_up(monkeypatch)
-    with pytest.raises(KitError, match="the same command goes on"):
+    with pytest.raises(KitError, match="the same command continues"):
         prepare(experiment, workers=1)
-    monkeypatch.setattr(Writer, "save", save)
+    monkeypatch.setattr(TokenWriter, "start_flush", save)
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-        with pytest.raises(KitError, match=r"0\.00 GB are free .*; 0 MB stay in .*, and the same command goes on"):
+        with pytest.raises(
+            KitError, match=r"0\.00 GB are free .*; 0 MB are kept in .*, and the same command continues"
+        ):
             prepare(experiment, workers=1)
     assert list(data_root().glob(".*/progress.json"))
     prepared = prepare(experiment, workers=1)
@@ -668,8 +721,8 @@ def test_text_that_changes_while_it_is_read_is_refused(tiny: Path, tmp_path: Pat
         text_file.write_text(text_file.read_text(encoding="utf-8") + "more", encoding="utf-8")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(experiment.dataset), "assigned", changed)
-        with pytest.raises(KitError, match="the text has changed while it was read; prepare it again"):
+        patch.setattr(type(experiment.dataset), "documents_with_split", changed)
+        with pytest.raises(KitError, match="the text changed while it was read; prepare it again"):
             prepare(experiment)
     assert not data_root().exists()
 
@@ -679,11 +732,11 @@ def test_a_tokenizer_that_cannot_be_restored_is_told(tiny: Path, tmp_path: Path,
     (tmp_path / "words.py").write_text(
         WORDS.replace(
             "def restore(self, state):",
-            "def restore(self, state):\n        if sys.argv[0].endswith('worker.py'): raise ValueError('no state')",
+            "def restore(self, state):\n        if multiprocessing.parent_process(): raise ValueError('no state')",
         )
     )
     experiment = Experiment.load(tiny, [*options, "tokenizer.seconds=0.05"])
-    with pytest.raises((RunFailed, KitError), match=r"cannot be restored: no state"):
+    with pytest.raises((RunFailed, KitError), match=r"cannot be restored in another process: ValueError: no state"):
         prepare(experiment, workers=2)
 
 
@@ -696,5 +749,5 @@ def test_empty_documents_are_counted(tiny: Path, tmp_path: Path) -> None:
             tiny, [f"dataset.source={tmp_path / 'lines.jsonl'}", "model.block_size=4", "train.batch_tokens=8"]
         )
     )
-    assert sum(values["empty"] for values in prepared.splits.values()) == 40
-    assert sum(values["documents"] for values in prepared.splits.values()) == 40
+    assert sum(values.empty for values in prepared.splits.values()) == 40
+    assert sum(values.documents for values in prepared.splits.values()) == 40

@@ -22,11 +22,11 @@ import pytest
 from nanogpt_kit.api import KitError
 from nanogpt_kit.components.dataset.text import Text
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.data import jobs as cutting
-from nanogpt_kit.data import prepare as preparation
-from nanogpt_kit.data.manifest import Prepared
+from nanogpt_kit.data import build
+from nanogpt_kit.data import chunks as cutting
 from nanogpt_kit.data.prepare import data_root, prepare
-from nanogpt_kit.data.write import Writer
+from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.data.writer import TokenWriter
 
 # A tokenizer whose ids are code points moved up, under a vocabulary that may be too small for them.
 MOVED = """
@@ -167,7 +167,7 @@ def moved(up: int, vocab_size: int) -> list[str]:
     return ["tokenizer.use=moved", f"tokenizer.up={up}", f"tokenizer.vocab_size={vocab_size}"]
 
 
-def decoded(prepared: Prepared, *splits: str) -> bytes:
+def decoded(prepared: PreparedData, *splits: str) -> bytes:
     return b"".join(prepared.encoder.decode_bytes(prepared.tokens(split).tolist()) for split in splits)
 
 
@@ -228,7 +228,7 @@ def test_the_manifest_says_what_is_there(tiny: Path, text_file: Path, tokenizer:
 def test_the_tokenizers_fingerprint_tells_what_it_is_and_what_it_learnt(tiny: Path, text_file: Path) -> None:
     def fingerprint(tokenizer: str, text: str) -> str:
         text_file.write_text(text * 100)
-        return str(prepare(load(tiny, f"tokenizer.use={tokenizer}")).manifest["tokenizer"]["fingerprint"])
+        return str(prepare(load(tiny, f"tokenizer.use={tokenizer}")).manifest.tokenizer.fingerprint)
 
     assert fingerprint("byte", "abc") == fingerprint("byte", "xyz")
     assert fingerprint("char", "abc") == fingerprint("char", "cabb")
@@ -244,7 +244,7 @@ def test_the_tokens_do_not_depend_on_how_much_is_tokenized_at_once(
     prepared = prepare(experiment)
     at_once = {path.name: path.read_bytes() for path in prepared.path.iterdir()}
     shutil.rmtree(data_root())
-    monkeypatch.setattr(cutting, "JOB_CHARACTERS", 20)
+    monkeypatch.setattr(cutting, "CHUNK_CHARACTERS", 20)
     assert {path.name: path.read_bytes() for path in prepare(experiment).path.iterdir()} == at_once
 
 
@@ -252,7 +252,7 @@ def test_the_tokens_do_not_depend_on_how_much_is_tokenized_at_once(
 def test_the_width_of_a_token_follows_the_vocabulary(tiny: Path, text_file: Path, vocab_size: int, dtype: str) -> None:
     text_file.write_text("".join(map(chr, range(32, 127))) * 30)
     prepared = prepare(load(tiny, *moved(vocab_size - 127, vocab_size), moved=MOVED))
-    assert prepared.manifest["dtype"] == prepared.tokens("val").dtype.name == dtype
+    assert prepared.manifest.dtype == prepared.tokens("val").dtype.name == dtype
     assert prepared.tokens("train").max() == vocab_size - 1
     assert decoded(prepared, "train", "val") == text_file.read_bytes()
 
@@ -298,20 +298,20 @@ def test_half_a_surrogate_pair_is_named_by_line(tiny: Path, tmp_path: Path, toke
     (tmp_path / "lines.jsonl").write_text('{"text": "%s"}\n{"text": "ab\\ud83d"}\n' % ("good " * 99))
     experiment = load(tiny, f"dataset.source={tmp_path / 'lines.jsonl'}", f"tokenizer.use={tokenizer}")
     message = refused(experiment)
-    assert r"lines.jsonl:2: no Unicode text: '\ud83d' at character 2" in message
+    assert r"lines.jsonl:2: not Unicode text: '\ud83d' at character 2" in message
 
 
 def test_a_split_shorter_than_a_block_is_refused(tiny: Path, text_file: Path) -> None:
     text_file.write_text("x" * 159)  # 143 and 16, and an end of text each
     message = refused(load(tiny, "model.block_size=17", "train.batch_tokens=17"))
-    assert message.startswith("val has 17 tokens, but model.block_size = 17 needs 18 at least")
-    assert prepare(load(tiny)).splits["val"]["tokens"] == 17
+    assert message.startswith("val has 17 tokens, but model.block_size = 17 needs at least 18")
+    assert prepare(load(tiny)).splits["val"].tokens == 17
 
 
 def test_found_data_that_is_shorter_than_a_block_is_refused_and_kept(tiny: Path, text_file: Path) -> None:
     text_file.write_text("x" * 159)
     kept = prepare(load(tiny)).path
-    with pytest.raises(KitError, match=r"val has 17 tokens, but model\.block_size = 40 needs 41"):
+    with pytest.raises(KitError, match=r"val has 17 tokens, but model\.block_size = 40 needs at least 41"):
         prepare(load(tiny, "model.block_size=40"))
     assert (kept / "manifest.json").exists()
 
@@ -341,10 +341,10 @@ def test_a_folder_that_cannot_be_written_is_named(tiny: Path, text_file: Path, m
 
 
 def test_a_full_disk_leaves_nothing_behind(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def save(self: Writer) -> None:
+    def save(self: TokenWriter) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Writer, "save", save)
+    monkeypatch.setattr(TokenWriter, "start_flush", save)
     assert "No space left on device" in refused(load(tiny))
 
 
@@ -379,13 +379,13 @@ def test_two_preparations_at_once_make_the_data_once(tiny: Path, tmp_path: Path)
 
 
 def test_data_that_another_machine_finished_first_is_taken(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill = preparation.fill
+    fill = build.write_data
 
     def slower_fill(experiment: Experiment, identity: dict[str, Any], folder: Path, *rest: Any) -> None:
         fill(experiment, identity, folder, *rest)
         shutil.copytree(folder, folder.with_name(folder.name.split(".")[1]))
 
-    monkeypatch.setattr(preparation, "fill", slower_fill)
+    monkeypatch.setattr(build, "write_data", slower_fill)
     prepared = prepare(load(tiny))
     assert folders() == [prepared.path]
 

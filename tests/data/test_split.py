@@ -17,29 +17,29 @@ from nanogpt_kit.data.split import Split
 EOT = 99
 
 
-def split_of(lengths: list[int], has_ends: bool) -> Split:
+def split_of(lengths: list[int], has_eot: bool) -> Split:
     """Documents of some tokens each, their ends not counted; token n of a document is n."""
     tokens: list[int] = []
     documents = []
     for length in lengths:
         documents.append(len(tokens))
-        tokens += [*range(length), *([EOT] if has_ends else [])]
-    return Split(np.array(tokens, dtype=np.uint16), np.array(documents, dtype=np.int64), has_ends)
+        tokens += [*range(length), *([EOT] if has_eot else [])]
+    return Split(np.array(tokens, dtype=np.uint16), np.array(documents, dtype=np.int64), has_eot)
 
 
 def opening(split: Split) -> set[int]:
     """Where documents open: at the end of the one before where there are ends, else at their first token."""
-    return {int(first) - int(split.has_ends) for first in split.documents if first or not split.has_ends} | {0}
+    return {int(first) - int(split.has_eot) for first in split.document_starts if first or not split.has_eot} | {0}
 
 
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 
 
-@given(lengths=lengths, has_ends=st.booleans(), block_size=st.integers(1, 12), data=st.data())
+@given(lengths=lengths, has_eot=st.booleans(), block_size=st.integers(1, 12), data=st.data())
 def test_segments_change_where_a_document_opens(
-    lengths: list[int], has_ends: bool, block_size: int, data: st.DataObject
+    lengths: list[int], has_eot: bool, block_size: int, data: st.DataObject
 ) -> None:
-    split = split_of(lengths, has_ends)
+    split = split_of(lengths, has_eot)
     starts = np.array(data.draw(st.lists(st.integers(0, len(split.tokens) - 1), min_size=1, max_size=5)))
     for start, found in zip(starts.tolist(), split.segments(starts, block_size).tolist(), strict=True):
         segment, expected = 0, []
@@ -50,21 +50,21 @@ def test_segments_change_where_a_document_opens(
 
 
 def test_an_end_of_text_belongs_to_the_document_that_it_opens() -> None:
-    split = split_of([3, 2, 4], has_ends=True)  # 0 1 2 E 0 1 E 0 1 2 3 E
+    split = split_of([3, 2, 4], has_eot=True)  # 0 1 2 E 0 1 E 0 1 2 3 E
     assert split.segments(np.array([0, 3]), 8).tolist() == [[0, 0, 0, 1, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1, 1, 1]]
 
 
 def test_without_ends_a_document_opens_with_its_first_token() -> None:
-    split = split_of([3, 2, 4], has_ends=False)  # 0 1 2 0 1 0 1 2 3
+    split = split_of([3, 2, 4], has_eot=False)  # 0 1 2 0 1 0 1 2 3
     assert split.segments(np.array([0, 2]), 7).tolist() == [[0, 0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 2, 2]]
 
 
-@given(lengths=lengths, has_ends=st.booleans(), block_size=st.integers(1, 12))
-def test_windows_move_on_to_a_document_within_them(lengths: list[int], has_ends: bool, block_size: int) -> None:
-    split = split_of(lengths, has_ends)
+@given(lengths=lengths, has_eot=st.booleans(), block_size=st.integers(1, 12))
+def test_windows_move_on_to_a_document_within_them(lengths: list[int], has_eot: bool, block_size: int) -> None:
+    split = split_of(lengths, has_eot)
     last = len(split.tokens) - 1 - block_size
     starts = np.arange(max(0, last + 1))
-    for start, found in zip(starts.tolist(), split.at_documents(starts, block_size).tolist(), strict=True):
+    for start, found in zip(starts.tolist(), split.move_to_documents(starts, block_size).tolist(), strict=True):
         places = [place for place in range(start, start + block_size) if place in opening(split) and place <= last]
         assert found == (min(places) if places else start)
 
@@ -89,7 +89,7 @@ def test_an_option_of_every_order_moves_the_windows(tiny: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("with_segments", [True, False])
 def test_evaluation_is_told_of_documents_too(with_segments: bool) -> None:
-    split = split_of([5, 6, 3, 9], has_ends=True)
+    split = split_of([5, 6, 3, 9], has_eot=True)
     batches = list(evaluation_batches(split, 8, 2, with_segments))
     assert all((batch.segments is not None) == with_segments for batch in batches)
     if with_segments:

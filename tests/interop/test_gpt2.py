@@ -21,7 +21,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.decoding_model import DecodingModel
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.interop.exporting import export
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.runs.folder import find, runs_root

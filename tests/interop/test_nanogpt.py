@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.generator import load_run
+from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.train import session
 
@@ -163,7 +163,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
     assert "is a bare pickle, which can run code" in command("import", bare).err
     path = saved(tmp_path / "other", checkpoint(theirs()))
     (tmp_path / "other" / "data" / "letters" / "meta.pkl").write_bytes(pickle.dumps({"itos": Hostile(mark)}))
-    assert "is no meta.pkl of nanoGPT's character-level data: it names" in command("import", path).err
+    assert "is not a meta.pkl of nanoGPT's character-level data: it names" in command("import", path).err
     assert not mark.exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -157,17 +158,17 @@ def test_a_sweep_with_a_link_in_its_folder_is_refused_by_name(name: str, outside
 def test_data_is_prepared_in_its_own_folder_only(
     name: str, outside: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment, build, planted = Experiment.load(tiny, QUICK), preparing.build, []
+    experiment, build, planted = Experiment.load(tiny, QUICK), preparing.build_data_folder, []
 
     def plant(*values: Any) -> None:
-        partial = values[2].with_name(f".{values[2].name}.{preparing.platform.node()}")
+        partial = values[2].with_name(f".{values[2].name}.{platform.node()}")
         path = partial / name if name else partial
         path.parent.mkdir(exist_ok=True)
         path.symlink_to(outside)
         planted.append(path)
         build(*values)
 
-    monkeypatch.setattr(preparing, "build", plant)
+    monkeypatch.setattr(preparing, "build_data_folder", plant)
     with pytest.raises(KitError, match=r"is a link|is not a folder"):
         preparing.prepare(experiment)
     assert files(outside) == {"precious": b"precious"}

@@ -90,7 +90,7 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
         def thinned(self, batch: Any) -> Any:
             """Without the targets of every fifth byte; the last window of all ranks keeps three only."""
             starts = self.batches.batches.starts(self.step)
-            every = Batch.of(self.data.split("train"), starts, self.experiment.model.block_size, False)
+            every = Batch.from_split(self.data.split("train"), starts, self.experiment.model.block_size, False)
             counted = [keep(every, starts), keep(batch, starts)]
             return replace(batch, targets=counted[1], all_tokens=int((counted[0] >= 0).sum()))
 

@@ -124,8 +124,8 @@ def test_a_checkpoint_that_has_no_room_is_not_begun(tiny: Path, monkeypatch: pyt
     prepared = "the checkpoint of step 10 cannot be written: "
     experiment = Experiment.load(tiny, QUIET)
     with monkeypatch.context() as patch:
-        patch.setattr("nanogpt_kit.data.write.check_room", lambda *_: None)
-        patch.setattr("nanogpt_kit.data.prepare.check_room", lambda *_: None)
+        patch.setattr("nanogpt_kit.data.writer.check_free_space", lambda *_: None)
+        patch.setattr("nanogpt_kit.data.build.check_free_space", lambda *_: None)
         with pytest.raises(RunFailed, match=rf"{prepared}.* it takes \d+,\d+ bytes \(50,000 bytes are free there\)"):
             session.run(experiment)
     assert not written
@@ -152,7 +152,7 @@ def test_data_that_vanishes_under_a_run_is_named(tiny: Path, monkeypatch: pytest
 def test_text_that_was_lost_is_named_on_a_resume(tiny: Path, text_file: Path) -> None:
     folder = run(tiny, "schedule=constant")
     text_file.unlink()
-    with pytest.raises(KitError, match=r"dataset\.source: '.*text\.txt' is no file, folder or glob match"):
+    with pytest.raises(KitError, match=r"dataset\.source: '.*text\.txt' matches no file or folder"):
         run(tiny, "schedule=constant", "train.steps=30", resume=str(folder))
 
 

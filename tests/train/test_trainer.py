@@ -125,7 +125,7 @@ def test_validation_loss_is_the_mean_over_every_token_of_the_split(tiny: Path) -
         nats -= float(logits.log_softmax(-1).gather(1, window[1:, None]).sum())
     *_, last = (line for line in read(trainer.folder.metrics) if "val/loss" in line)
     assert last["val/loss"] == pytest.approx(nats / (len(tokens) - 1), abs=1e-6)
-    text_bytes = trainer.data.splits["val"]["bytes"] - 1
+    text_bytes = trainer.data.splits["val"].bytes - 1
     assert last["val/bits_per_byte"] == pytest.approx(nats / 0.6931471805599453 / text_bytes, abs=1e-6)
 
 

@@ -1,7 +1,7 @@
 """Any dataset of the Hugging Face hub, or local files in its formats, through the `datasets` library.
 
-It is streamed unless told otherwise, since its text is needed once: what is kept are tokens, and a copy of the text
-would take several times their room. A line of a .txt is a document here, as the library has it.
+Streamed by default, since the text is read once: only tokens are stored, and a copy of the text would take several
+times their space. Each line of a .txt is a document, as in the library.
 """
 
 from __future__ import annotations
@@ -26,32 +26,34 @@ from nanogpt_kit.api import (
 
 
 class HuggingFace(HashSplitDataset):
-    source: PathStr = Field(min_length=1, description="a name on the hub, or a local file, folder or glob")
-    config: str | None = Field(None, min_length=1, description="subset of a dataset that has several")
-    train: str = Field("train", min_length=1, description="split of the source to train on")
+    source: PathStr = Field(min_length=1, description="name on the hub, or a local file, folder or glob")
+    config: str | None = Field(None, min_length=1, description="name of the subset, for a dataset with several")
+    train: str = Field("train", min_length=1, description="split of the source used for training")
     val: str | None = Field(
-        None, min_length=1, description="split of the source that validates; left out: a share of train"
+        None, min_length=1, description="split of the source used for validation; omitted: a fraction of train"
     )
     test: str | None = Field(
-        None, min_length=1, description="split of the source to test on, beside a val; left out: none"
+        None, min_length=1, description="split of the source used as test split, requires val; omitted: no test split"
     )
-    field: str = Field("text", min_length=1, description="the column that holds the text")
+    field: str = Field("text", min_length=1, description="column that contains the text")
     revision: str | None = Field(
-        None, min_length=1, description="branch, tag or commit on the hub; left out: its newest"
+        None, min_length=1, description="branch, tag or commit on the hub; omitted: the newest commit"
     )
-    streaming: bool = Field(True, description="whether to read while tokenizing; false: download and convert all first")
+    streaming: bool = Field(
+        True, description="true: download while tokenizing; false: download and convert everything first"
+    )
 
     @model_validator(mode="after")
-    def _splits_are_named_or_cut(self) -> Self:
+    def _check_splits(self) -> Self:
         if self.test and not self.val:
-            raise option_error("test", "needs a val split beside it; or leave it out and set test_fraction")
+            raise option_error("test", "requires val; or omit it and set test_fraction")
         if self.val and self.test_fraction:
             raise option_error(
-                "test_fraction", f"should be 0 where val names a split ({self.val!r}); name one with test, too"
+                "test_fraction", f"should be 0 where val names a split ({self.val!r}); name the test split with test"
             )
         for option, name, others in (("val", self.val, [self.train]), ("test", self.test, [self.train, self.val])):
             if name and name in others:
-                raise option_error(option, f"should be a split of its own, and {name!r} is named twice")
+                raise option_error(option, f"should differ from the other splits, and {name!r} is named twice")
         return self
 
     @property
@@ -74,17 +76,17 @@ class HuggingFace(HashSplitDataset):
     def fingerprint(self) -> str:
         local = Path(self.source)
         if self.revision and local.exists():
-            raise KitError(f"dataset.revision: {self.source!r} is here, and not on the hub; leave it out")
+            raise KitError(f"dataset.revision: {self.source!r} is local, not on the hub; omit revision")
         if self.config and local.is_file():
-            raise KitError(f"dataset.config: {self.source!r} is a file and has no subsets; leave it out")
-        shares = [] if self.val else [self.val_fraction, self.test_fraction]
-        return sha256(json.dumps([self._text().identity(), self._names(), shares]).encode()).hexdigest()
+            raise KitError(f"dataset.config: {self.source!r} is a file and has no subsets; omit config")
+        fractions = [] if self.val else [self.val_fraction, self.test_fraction]
+        return sha256(json.dumps([self._text().identity(), self._names(), fractions]).encode()).hexdigest()
 
     def text_bytes(self) -> int | None:
         return self._text().text_bytes(self._names().values())
 
     def _names(self) -> dict[str, str]:
-        """Ours to theirs, of those that are read."""
+        """The split of the source for each split here."""
         names = {"train": self.train, "val": self.val, "test": self.test}
         return {split: name for split, name in names.items() if name}
 

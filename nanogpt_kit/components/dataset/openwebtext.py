@@ -1,6 +1,6 @@
 """OpenWebText: 8,013,769 web pages, 38 GB of text, what nanoGPT trains on in place of GPT-2's WebText.
 
-As there, one page in 2,000 validates; here by a hash of its text. It is streamed from the hub, through `datasets`.
+As there, one page in 2,000 is for validation; here a hash of its text decides. Streamed from the hub by default.
 
 Source: Gokaslan & Cohen 2019, OpenWebText Corpus, https://skylion007.github.io/OpenWebTextCorpus.
 """
@@ -13,25 +13,27 @@ from hashlib import sha256
 
 from nanogpt_kit.api import Document, Field, HashSplitDataset, HubText, PathStr
 
-REVISION = "79d93d786212f7344586290adb811d4ae6a1762c"  # all of it in 80 parquet files, and no script
+REVISION = "79d93d786212f7344586290adb811d4ae6a1762c"  # everything in 80 parquet files, no script
 
 
 class OpenWebText(HashSplitDataset):
     source: PathStr = Field(
         "Skylion007/openwebtext",
         min_length=1,
-        description="its name on the hub, or a local parquet file, folder or glob",
+        description="name on the hub, or a local parquet file, folder or glob",
     )
     revision: str | None = Field(REVISION, min_length=1, description="branch, tag or commit on the hub")
-    streaming: bool = Field(True, description="whether to read while tokenizing; false: download and convert all first")
-    val_fraction: float = Field(0.0005, gt=0, lt=1, description="share of the documents that validates")
+    streaming: bool = Field(
+        True, description="true: download while tokenizing; false: download and convert everything first"
+    )
+    val_fraction: float = Field(0.0005, gt=0, lt=1, description="fraction of the documents used for validation")
 
     def all_documents(self) -> Iterator[Document]:
         return self._text().texts("train")
 
     def fingerprint(self) -> str:
-        decides = [self._text().identity(), self.val_fraction, self.test_fraction]
-        return sha256(json.dumps(decides).encode()).hexdigest()
+        values = [self._text().identity(), self.val_fraction, self.test_fraction]
+        return sha256(json.dumps(values).encode()).hexdigest()
 
     def text_bytes(self) -> int | None:
         return self._text().text_bytes(["train"])

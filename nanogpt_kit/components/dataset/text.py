@@ -1,7 +1,7 @@
-"""Your own text, by path, glob or folder: .txt (each a document), .jsonl (a document a line), .csv, .tsv, .parquet.
+"""Your own text, by path, glob or folder: .txt (one document), .jsonl (a document per line), .csv, .tsv, .parquet.
 
-Each may have .gz or .zst behind it. Files are streamed: a line or a row is held whole, a file never is. Documents are
-split by a hash of their text; a single document is split at its tail.
+Each also as .gz or .zst. Files are streamed: a line or a row is held in memory, a file never is. Documents are split by
+a hash of their text; a single document is split at its end.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from nanogpt_kit.api import Document, Field, HashSplitDataset, PathStr, TextFile
 
 
 class Text(HashSplitDataset):
-    source: PathStr | tuple[PathStr, ...] = Field(description="files, globs or folders, relative to the current folder")
-    field: str = Field("text", description="the key (.jsonl) or column (.csv, .tsv, .parquet) with the text")
+    source: PathStr | tuple[PathStr, ...] = Field(
+        description="text files, globs or folders, relative to the current folder"
+    )
+    field: str = Field("text", description="key (.jsonl) or column (.csv, .tsv, .parquet) that contains the text")
     errors: Literal["strict", "replace"] = Field(
-        "strict", description="bytes that are not UTF-8, and NULs: an error, or U+FFFD in their place"
+        "strict", description="treatment of invalid UTF-8 and NULs: an error, or replacement by U+FFFD"
     )
 
     def all_documents(self) -> Iterator[Document]:
@@ -27,7 +29,7 @@ class Text(HashSplitDataset):
 
     def fingerprint(self) -> str:
         options = [self.field, self.errors, self.val_fraction, self.test_fraction]
-        contents = [[file.form, file.codec, content_hash(file.path)] for file in self._files()]
+        contents = [[file.format, file.codec, content_hash(file.path)] for file in self._files()]
         return sha256(json.dumps([options, contents]).encode()).hexdigest()
 
     def text_bytes(self) -> int | None:

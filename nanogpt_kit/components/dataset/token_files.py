@@ -1,6 +1,6 @@
-"""Tokens that were made elsewhere: nanoGPT's train.bin and val.bin, the shards of llm.c, modded-nanogpt, build-nanogpt.
+"""Token files of other programs: nanoGPT's train.bin and val.bin, shards of llm.c, modded-nanogpt and build-nanogpt.
 
-nanoGPT's hold nothing but tokens, of the type that `dtype` says. The others say it themselves: see TokenFile.
+nanoGPT's files contain only tokens, of the type `dtype`. The others have a header: see TokenFile.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ import numpy as np
 
 from nanogpt_kit.api import Dataset, Document, Field, KitError, PathStr, TokenFile, content_hash
 
-SPLIT = re.compile(r"(?<![a-z])(train|val)")
+SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|val)")
 
 
 class TokenFiles(Dataset):
-    source: PathStr = Field(min_length=1, description="the folder of the token files")
+    source: PathStr = Field(min_length=1, description="folder that contains the token files")
     train: PathStr | None = Field(
         None,
         min_length=1,
-        description="train's files in the source folder, a name or glob; left out: .bin or .npy with train in the name",
+        description="training files, a name or glob in the source folder; omitted: .bin or .npy with train in the name",
     )
     val: PathStr | None = Field(
         None,
         min_length=1,
-        description="val's files in the source folder, a name or glob; left out: .bin or .npy with val in the name",
+        description="validation files, a name or glob in the source folder; omitted: .bin or .npy with val in the name",
     )
     dtype: Literal["uint16", "uint32", "int32", "int64"] = Field(
-        "uint16", description="type of tokens in .bin files without a header, little-endian"
+        "uint16", description="type of the tokens in .bin files without a header, little-endian"
     )
 
     def documents(self, split: str) -> Iterator[Document]:
         raise KitError(
-            f"dataset.source: {self.source!r} holds tokens, not text; name the tokenizer that made them, "
+            f"dataset.source: {self.source!r} contains tokens, not text; set the tokenizer that made them, "
             'such as tokenizer.use = "gpt2"'
         )
 
     def tokens(self, split: str) -> Iterator[np.ndarray]:
-        files = self._opened(split)  # all faults before any token
-        return (piece for file in files for piece in file.pieces())
+        files = self._open(split)  # reports all faults before any token is read
+        return (ids for file in files for ids in file.chunks())
 
     def token_count(self) -> int:
-        return sum(file.count for split in self.splits for file in self._opened(split))
+        return sum(file.count for split in self.splits for file in self._open(split))
 
     def token_place(self, split: str, index: int) -> str:
-        for file in self._opened(split):
+        for file in self._open(split):
             if index < file.count:
                 return file.location(index)
             index -= file.count
@@ -64,31 +64,29 @@ class TokenFiles(Dataset):
         contents = [[content_hash(path) for path in self._files(split)] for split in self.splits]
         return sha256(json.dumps([contents, self.dtype, self.vocabulary()]).encode()).hexdigest()
 
-    def _opened(self, split: str) -> list[TokenFile]:
+    def _open(self, split: str) -> list[TokenFile]:
         return [TokenFile.open(path, self.dtype) for path in self._files(split)]
 
     def _files(self, split: str) -> list[Path]:
-        """Sorted by name. Raises KitError where there are none, or a name says both."""
-        folder, wanted = Path(self.source), self.train if split == "train" else self.val
+        """Sorted by name. Raises KitError where there are none, or where a name contains train and val."""
+        folder, pattern = Path(self.source), self.train if split == "train" else self.val
         if not folder.is_dir():
-            raise KitError(f"dataset.source: {self.source!r} is no folder (from {Path.cwd()})")
-        patterns = [wanted] if wanted else ["*.bin", "*.npy"]
-        matches = [
-            found for pattern in patterns for found in glob.glob(os.path.join(glob.escape(self.source), pattern))
-        ]
-        found = sorted(path for path in map(Path, matches) if path.is_file())
-        if wanted and (folder / wanted).is_file():  # a name that looks like a glob
-            found = [folder / wanted]
-        if wanted is None:
-            said = {path: set(SPLIT.findall(path.name.lower())) for path in found}
-            both = [path for path in found if len(said[path]) == 2]
+            raise KitError(f"dataset.source: {self.source!r} is not a folder, relative to {Path.cwd()}")
+        patterns = [pattern] if pattern else ["*.bin", "*.npy"]
+        matches = [match for glob_ in patterns for match in glob.glob(os.path.join(glob.escape(self.source), glob_))]
+        files = sorted(path for path in map(Path, matches) if path.is_file())
+        if pattern and (folder / pattern).is_file():  # a name that looks like a glob
+            files = [folder / pattern]
+        if pattern is None:
+            splits = {path: set(SPLIT_IN_NAME.findall(path.name.lower())) for path in files}
+            both = [path for path in files if len(splits[path]) == 2]
             if both:
-                raise KitError(f"{both[0]}: its name says train and val; set dataset.train and dataset.val")
-            found = [path for path in found if split in said[path]]
-            if len({path.suffix for path in found}) == 2:
+                raise KitError(f"{both[0]}: its name contains train and val; set dataset.train and dataset.val")
+            files = [path for path in files if split in splits[path]]
+            if len({path.suffix for path in files}) == 2:
                 two = f"dataset.{split}: {self.source!r} has .bin and .npy files with {split!r} in their names"
                 raise KitError(f'{two}; choose, as in dataset.{split} = "*{split}*.bin"')
-        if not found:
-            what = f"files that match {wanted!r}" if wanted else f".bin or .npy files with {split!r} in their names"
+        if not files:
+            what = f"files that match {pattern!r}" if pattern else f".bin or .npy files with {split!r} in their names"
             raise KitError(f"dataset.{split}: {self.source!r} has no {what}")
-        return found
+        return files

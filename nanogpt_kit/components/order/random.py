@@ -1,4 +1,4 @@
-"""Windows anywhere in the text, drawn with replacement, as nanoGPT does."""
+"""Windows at random positions, drawn with replacement, as in nanoGPT."""
 
 from __future__ import annotations
 

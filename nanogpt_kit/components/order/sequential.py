@@ -1,4 +1,4 @@
-"""The text from its beginning to its end, window after window, over and over: no shuffling at all.
+"""Consecutive windows from the beginning of the text to its end, then again: no shuffling.
 
 Source: the readers of llm.c and nanochat, which stream their shards in order (karpathy/llm.c, llmc/dataloader.h).
 """
@@ -12,6 +12,6 @@ from nanogpt_kit.api import Order, OrderContext
 
 class Sequential(Order):
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
-        n = (ctx.n_tokens - 1) // ctx.block_size  # windows of an epoch; each needs a token after it
-        numbers = np.arange(step * ctx.batch_windows, (step + 1) * ctx.batch_windows)  # windows seen before this one
-        return numbers % n * ctx.block_size
+        n = (ctx.n_tokens - 1) // ctx.block_size  # windows per epoch; each needs one more token as target
+        indices = np.arange(step * ctx.batch_windows, (step + 1) * ctx.batch_windows)  # counted over all epochs
+        return indices % n * ctx.block_size

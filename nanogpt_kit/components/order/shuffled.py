@@ -1,7 +1,8 @@
-"""Each window once an epoch, in an order that is computed rather than stored.
+"""Each window once per epoch, in an order that is computed, not stored.
 
-The text is cut into windows of block_size tokens, shifted by another offset each epoch; a Feistel network permutes
-their numbers, so that any step of any epoch is had at once, whatever the size of the set.
+The text is divided into windows of block_size tokens, with a new offset each epoch. A Feistel network permutes their
+indices, so that any step of any epoch is available at once, whatever the size of the dataset.
+
 Source: Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains" (generalized Feistel cipher, cycle walking).
 """
 
@@ -15,53 +16,53 @@ import numpy as np
 from nanogpt_kit.api import Order, OrderContext
 
 ROUNDS = 6  # even: each half is changed as often as the other
-PART = 4096  # windows permuted at a time: for the few of a batch numpy's calls cost more than its arithmetic
+CHUNK_WINDOWS = 4096  # permuted at once: for a single batch, numpy's calls cost more than its arithmetic
 
 
 class Shuffled(Order):
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
-        number, end = step * ctx.batch_windows, (step + 1) * ctx.batch_windows  # windows, counted on through the epochs
-        pieces = []
-        while number < end:  # a batch may straddle two parts, or two epochs
-            epoch, place = divmod(number, epoch_windows(ctx.n_tokens, ctx.block_size))
-            part = part_of_epoch(ctx.n_tokens, ctx.block_size, ctx.seed, epoch, place // PART)
-            pieces.append(part[place % PART :][: end - number])
-            number += len(pieces[-1])
-        return np.concatenate(pieces)
+        index, end = step * ctx.batch_windows, (step + 1) * ctx.batch_windows  # of windows, counted over all epochs
+        starts = []
+        while index < end:  # a batch may span two chunks, or two epochs
+            epoch, position = divmod(index, epoch_windows(ctx.n_tokens, ctx.block_size))
+            chunk = epoch_chunk(ctx.n_tokens, ctx.block_size, ctx.seed, epoch, position // CHUNK_WINDOWS)
+            starts.append(chunk[position % CHUNK_WINDOWS :][: end - index])
+            index += len(starts[-1])
+        return np.concatenate(starts)
 
 
 def epoch_windows(n_tokens: int, block_size: int) -> int:
-    """How many whole windows an epoch has; a block is spared so that the offset can move."""
+    """Whole windows per epoch; one block is left out so that the offset can vary."""
     return max(1, n_tokens // block_size - 1)
 
 
 @lru_cache(maxsize=2)
-def part_of_epoch(n_tokens: int, block_size: int, seed: int, epoch: int, part: int) -> np.ndarray:
-    """(at most PART,) int64: where its windows start."""
+def epoch_chunk(n_tokens: int, block_size: int, seed: int, epoch: int, chunk: int) -> np.ndarray:
+    """(at most CHUNK_WINDOWS,) int64: the starts of consecutive windows of an epoch's order."""
     n = epoch_windows(n_tokens, block_size)
     keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS + 1, np.uint64)
     shift = int(keys[ROUNDS]) % (n_tokens - n * block_size)
-    numbers = np.arange(part * PART, min((part + 1) * PART, n))
-    return permuted(numbers, n, keys[:ROUNDS]) * block_size + shift
+    indices = np.arange(chunk * CHUNK_WINDOWS, min((chunk + 1) * CHUNK_WINDOWS, n))
+    return permute(indices, n, keys[:ROUNDS]) * block_size + shift
 
 
-def permuted(numbers: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """Where a keyed permutation of 0 .. n-1 sends `numbers`."""
+def permute(indices: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
+    """The images of `indices` under a keyed permutation of 0 .. n-1."""
     rows = np.uint64(math.isqrt(n - 1) + 1)
     columns = np.uint64(-(-n // int(rows)))
-    values = numbers.astype(np.uint64)
+    values = indices.astype(np.uint64)
     outside = np.ones(len(values), dtype=bool)
-    while outside.any():  # rows * columns >= n numbers are permuted, few more: walk on until back below n
+    while outside.any():  # rows * columns is slightly above n: permute again until below n
         row, column = np.divmod(values[outside], columns)
         for key, other in keys.reshape(-1, 2):
-            row = (row + mixed(column + key) % rows) % rows
-            column = (column + mixed(row + other) % columns) % columns
+            row = (row + mix_bits(column + key) % rows) % rows
+            column = (column + mix_bits(row + other) % columns) % columns
         values[outside] = row * columns + column
         outside = values >= n
     return values.astype(np.int64)
 
 
-def mixed(x: np.ndarray) -> np.ndarray:
+def mix_bits(x: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser (Steele, Lea & Flood 2014); multiplication wraps around."""
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

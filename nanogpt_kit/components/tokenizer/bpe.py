@@ -1,7 +1,7 @@
 """Byte-level BPE, trained on the train split with Hugging Face's tokenizers: 256 bytes, merges, <|endoftext|>.
 
-It is run by tiktoken, which is faster and merges wherever the result is a token; the library merges only pairs that it
-has merged while training. They differ on the rare text that builds a token out of other parts.
+Encoding uses tiktoken, which is faster and merges wherever the result is a token; the library merges only pairs that it
+merged in training. They differ on the rare text that builds a token out of other parts.
 
 Source: Sennrich et al. 2015, arXiv:1508.07909; Radford et al. 2019, section 2.2, for bytes and how text is split.
 """
@@ -20,15 +20,15 @@ class BPE(Tokenizer):
         4_096,
         ge=257,
         le=2**24,
-        description="tokens at the most, bytes and <|endoftext|> included; little text gives fewer",
+        description="maximum number of tokens, with the 256 bytes and <|endoftext|>; little text gives fewer",
     )
-    min_frequency: int = Field(2, ge=1, description="how often a pair must occur to be merged")
+    min_frequency: int = Field(2, ge=1, description="minimum number of occurrences of a pair to be merged")
 
     def build(self, ctx: TextContext) -> Encoder:
         try:
             import tokenizers as hf
         except ImportError:
-            raise KitError('the tokenizer bpe needs tokenizers: pip install "nanogpt-kit[bpe]"') from None
+            raise KitError('the tokenizer bpe requires tokenizers: pip install "nanogpt-kit[bpe]"') from None
         tokenizer = hf.Tokenizer(hf.models.BPE())
         tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
         alphabet = hf.pre_tokenizers.ByteLevel.alphabet()
@@ -39,11 +39,11 @@ class BPE(Tokenizer):
             show_progress=False,
         )
         tokenizer.train_from_iterator(ctx.documents("train"), trainer)
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns of processes that are forked later
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns about later forks
         vocabulary = tokenizer.get_vocab()
-        merged = sorted(vocabulary.keys() - set(alphabet), key=vocabulary.__getitem__)  # in the order of their merges
+        merges = sorted(vocabulary.keys() - set(alphabet), key=vocabulary.__getitem__)  # in the order of their merges
         tokens = [bytes([byte]) for byte in range(256)]
-        return BPEEncoder.trained(tokens + [bytes(map(BPEEncoder.letters.__getitem__, token)) for token in merged])
+        return BPEEncoder.trained(tokens + [bytes(map(BPEEncoder.letters.__getitem__, token)) for token in merges])
 
     def restore(self, state: Mapping[str, Any]) -> Encoder:
         return BPEEncoder(state)

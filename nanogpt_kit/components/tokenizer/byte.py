@@ -1,4 +1,4 @@
-"""Bytes as tokens: 256 of them, and one that ends a document. Any text goes in and comes out unchanged.
+"""Bytes as tokens: 256, and one for the end of a document. Any text is encoded and decoded unchanged.
 
 Source: Xue et al. 2021, arXiv:2105.13626 (ByT5).
 """
@@ -33,8 +33,8 @@ class ByteEncoder(Encoder):
         return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for text in texts]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        found = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
-        return found[found < 256].astype(np.uint8).tobytes()
+        tokens = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+        return tokens[tokens < 256].astype(np.uint8).tobytes()
 
     def cut(self, text: str) -> int:
         return len(text)

@@ -1,4 +1,4 @@
-"""Characters as tokens: those that occur in the dataset, sorted by code point, as in nanoGPT's first example.
+"""Characters as tokens: those of the dataset, sorted by code point, as in nanoGPT's first example.
 
 There is no end-of-text token: documents follow each other directly.
 """
@@ -16,24 +16,24 @@ from nanogpt_kit.api import Encoder, Field, KitError, TextContext, Tokenizer
 
 class Char(Tokenizer):
     unknown: Literal["error", "skip"] = Field(
-        "error", description="what to do with characters that the dataset lacks: refuse the text, or leave them out"
+        "error", description="treatment of characters that the dataset lacks: an error, or skip them"
     )
 
     def build(self, ctx: TextContext) -> Encoder:
-        seen = np.zeros(sys.maxunicode + 1, dtype=bool)
-        known = b""  # the ASCII characters among them
+        occurs = np.zeros(sys.maxunicode + 1, dtype=bool)
+        ascii_found = b""
         for split in ctx.splits:
             for text in ctx.documents(split):
-                rest = text.encode("utf-8").translate(None, known)  # without whole characters it is still UTF-8
+                rest = text.encode("utf-8").translate(None, ascii_found)  # valid UTF-8 without these characters, too
                 if rest:
-                    seen[code_points(rest.decode("utf-8"))] = True
-                    known = bytes(np.flatnonzero(seen[:128]).tolist())
-        return self.restore({"characters": "".join(map(chr, np.flatnonzero(seen)))})
+                    occurs[code_points(rest.decode("utf-8"))] = True
+                    ascii_found = bytes(np.flatnonzero(occurs[:128]).tolist())
+        return self.restore({"characters": "".join(map(chr, np.flatnonzero(occurs)))})
 
     def restore(self, state: Mapping[str, Any]) -> Encoder:
         characters = state["characters"]
         if not isinstance(characters, str) or len(set(characters)) < len(characters):
-            raise ValueError("characters should be a text that contains each of them once")
+            raise ValueError("characters should be a string that contains each character once")
         return CharEncoder(characters, skip=self.unknown == "skip")
 
 
@@ -46,10 +46,12 @@ class CharEncoder(Encoder):
         self.skip = skip
         self.vocab_size = len(characters)
         self.points = code_points(characters)
-        # code point -> id, or vocab_size where it is unknown
+        # code point -> id; unknown ones: vocab_size
         self.ids = np.full(sys.maxunicode + 1, self.vocab_size, dtype=np.min_scalar_type(self.vocab_size))
         self.ids[self.points] = np.arange(self.vocab_size)
-        self.ascii = np.append(self.ids[:128], np.zeros(128)).astype(np.uint8).tobytes()  # the same for bytes.translate
+        self.ascii = (
+            np.append(self.ids[:128], np.zeros(128)).astype(np.uint8).tobytes()
+        )  # the same, for bytes.translate
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [self._encode(text) for text in texts]
@@ -58,19 +60,19 @@ class CharEncoder(Encoder):
         if text.isascii() and self.vocab_size < 256:
             ids = np.frombuffer(text.encode().translate(self.ascii), dtype=np.uint8)
         else:
-            ids = self.ids.take(code_points(text), mode="clip")  # which no code point needs, but it is faster
+            ids = self.ids.take(code_points(text), mode="clip")  # clips nothing, but is faster
         known = ids < self.vocab_size
         if known.all():
             return ids
         if not self.skip:
-            strangers = sorted({text[at] for at in np.flatnonzero(~known)})
-            shown = ", ".join(repr(character) for character in strangers[:5])
+            unknown = sorted({text[at] for at in np.flatnonzero(~known)})
+            shown = ", ".join(repr(character) for character in unknown[:5])
             raise KitError(f"not in the vocabulary of {self.vocab_size} characters: {shown}")
         return ids[known]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        found = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
-        return self.points[found].tobytes().decode("utf-32-le").encode("utf-8")
+        tokens = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
+        return self.points[tokens].tobytes().decode("utf-32-le").encode("utf-8")
 
     def cut(self, text: str) -> int:
         return len(text)

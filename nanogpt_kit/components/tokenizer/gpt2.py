@@ -15,7 +15,7 @@ from nanogpt_kit.api import BPEEncoder, Encoder, Field, PathStr, TextContext, To
 class GPT2(Tokenizer):
     location_options: ClassVar[frozenset[str]] = Tokenizer.location_options | {"file"}
     file: PathStr | None = Field(
-        None, min_length=1, description="a copy of r50k_base.tiktoken; left out: as tiktoken keeps or downloads it"
+        None, min_length=1, description="local copy of r50k_base.tiktoken; omitted: tiktoken's cache or its download"
     )
 
     def build(self, ctx: TextContext) -> Encoder:

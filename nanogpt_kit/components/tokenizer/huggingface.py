@@ -1,6 +1,6 @@
-"""Any tokenizer.json of Hugging Face's tokenizers, whole: all its parts are run as they are.
+"""Any tokenizer.json of Hugging Face's tokenizers, run by that library with all its parts.
 
-Text that looks like a special token stays text. What a normalizer drops is lost.
+Text that looks like a special token is encoded as text. What a normalizer removes is lost.
 
 Source: github.com/huggingface/tokenizers.
 """
@@ -15,11 +15,11 @@ from nanogpt_kit.api import Encoder, Field, LibraryEncoder, PathStr, TextContext
 
 class HuggingFace(Tokenizer):
     location_options: ClassVar[frozenset[str]] = Tokenizer.location_options | {"file"}
-    file: PathStr = Field(min_length=1, description="a tokenizer.json")
+    file: PathStr = Field(min_length=1, description="path of a tokenizer.json")
     eot: str | None = Field(
         None,
         min_length=1,
-        description=f"token that ends a document; left out: one of {', '.join(LibraryEncoder.common_eot_tokens)}",
+        description=f"end-of-document token; omitted: one of {', '.join(LibraryEncoder.common_eot_tokens)}",
     )
 
     def build(self, ctx: TextContext) -> Encoder:
@@ -29,4 +29,4 @@ class HuggingFace(Tokenizer):
         return content_hash(self.file)
 
     def restore(self, state: Mapping[str, Any]) -> Encoder:
-        return LibraryEncoder(state["json"], state["eot"], "the tokenizer.json that was kept")
+        return LibraryEncoder(state["json"], state["eot"], "the stored tokenizer.json")

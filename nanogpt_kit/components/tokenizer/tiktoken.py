@@ -21,11 +21,11 @@ VOCAB_SIZES = {  # highest id + 1; some ids below have no token
 
 class Tiktoken(Tokenizer):
     encoding: Literal["gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base"] = Field(
-        "cl100k_base", description="which one; gpt2 and r50k_base are the same"
+        "cl100k_base", description="name of the encoding; gpt2 and r50k_base are the same"
     )
     location_options: ClassVar[frozenset[str]] = Tokenizer.location_options | {"file"}
     file: PathStr | None = Field(
-        None, min_length=1, description="a copy of <encoding>.tiktoken; left out: as tiktoken keeps or downloads it"
+        None, min_length=1, description="local copy of <encoding>.tiktoken; omitted: tiktoken's cache or its download"
     )
 
     def build(self, ctx: TextContext) -> Encoder:

@@ -150,8 +150,8 @@ def separation_verdict(first: ConfirmedTrial, second: ConfirmedTrial) -> Iterato
     error = math.sqrt(sum(statistics.variance(trial.values) / len(trial.values) for trial in (first, second)))
     verdict = "; these seeds do not separate the two" if gap <= 2 * error else ""
     yield (
-        f"The best two, trials {first.index} and {second.index}, differ by {format_number(gap, 3)}, with a standard error "
-        f"of {format_number(error, 3)}{verdict}."
+        f"The best two, trials {first.index} and {second.index}, differ by {format_number(gap, 3)}, with a "
+        f"standard error of {format_number(error, 3)}{verdict}."
     )
 
 

@@ -17,8 +17,8 @@ FAULTS = {  # line -> what is said of it: the fault, the column, the remedy
     GOOD + " , ": ["comma", "column 18", "remove"],
     GOOD + GOOD: ["another object", "column 17", "separate line"],
     f"{GOOD}, {GOOD},": ["another object", "column 17", "separate line"],
-    GOOD + "]": ["text behind", "column 17", "']'"],
-    GOOD + " # why": ["text behind", "'# why'"],
+    GOOD + "]": ["text after", "column 17", "']'"],
+    GOOD + " # why": ["text after", "'# why'"],
     '{"text": "a",}': ["comma before the closing bracket", "column 13", "remove"],
     '{"text": "a", "ids": [1, 2, ]}': ["comma before the closing bracket", "column 27", "remove"],
     "{'text': 'a'}": ["Python", "json.dumps"],
@@ -27,17 +27,17 @@ FAULTS = {  # line -> what is said of it: the fault, the column, the remedy
     "{'text': \"it's\"}": ["Python", "json.dumps"],
     "{'text': undefined}": ["single quote", "column 2", "double quotes"],
     "[": ["JSON array", "jq -c '.[]'", "huggingface"],
-    "{": ["does not begin and end on this line", "jq -c . "],
-    "},": ["does not begin and end on this line", "jq -c . "],
-    '{"text": "a", ': ["does not begin and end on this line"],
-    '{"text": "a': ["string, begun in column 10", "\\n", "cut short"],
-    '{"text": "a \\" b \\': ["string, begun in column 10"],
+    "{": ["does not start and end on this line", "jq -c . "],
+    "},": ["does not start and end on this line", "jq -c . "],
+    '{"text": "a", ': ["does not start and end on this line"],
+    '{"text": "a': ["string that starts in column 10", "\\n", "cut short"],
+    '{"text": "a \\" b \\': ["string that starts in column 10"],
     '{"text": "a\tb"}': ["control character U+0009", "column 12", "escape"],
     '{"text": "C:\\new\\dir"}': ["escape that JSON does not have", "\\\\"],
     '{"text": "\\u12"}': ["escape that JSON does not have"],
     "// " + GOOD: ["comment", "remove"],
     "# " + GOOD: ["comment", "remove"],
-    "\ufeff" + GOOD: ["byte order mark", "Remove"],
+    "\ufeff" + GOOD: ["byte order mark", "remove"],
     "To be or not to be": ["plain text", ".txt"],
     "{text: 'a'}": ["key without double quotes", "column 2"],
     '{"text": "a", more: 1}': ["key without double quotes", "column 15"],
@@ -88,5 +88,5 @@ def test_what_a_line_holds_besides_its_text_may_be_nan(tmp_path: Path) -> None:
 def test_questions_are_explained_in_the_same_way(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('{"prompt": "a", "choices": ["b"], "answer": 0},\n')
-    with pytest.raises(KitError, match=r"q\.jsonl:1: not JSON: a comma behind the object"):
+    with pytest.raises(KitError, match=r"q\.jsonl:1: not JSON: a comma after the object"):
         MultipleChoice(file=str(path)).questions()

@@ -20,11 +20,12 @@ from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.corpus import hashes
-from nanogpt_kit.data import damage
-from nanogpt_kit.data.damage import DataFile
-from nanogpt_kit.data.manifest import LISTED, Prepared
+from nanogpt_kit.data import data_file
+from nanogpt_kit.data.data_file import DataFile
+from nanogpt_kit.data.manifest import MANIFEST, manifest_hash, read_manifest
 from nanogpt_kit.data.prepare import data_root, prepare
-from nanogpt_kit.data.record import MANIFEST, fingerprint, manifest_hash, read_manifest
+from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.data.tokenizer_record import tokenizer_fingerprint
 from nanogpt_kit.runs.files import read_json, write_json
 from nanogpt_kit.train import session
 from nanogpt_kit.train.world import World
@@ -79,7 +80,7 @@ def test_a_damaged_file_is_named_with_the_remedy(
 ) -> None:
     harm(folder / name)
     assert re.fullmatch(
-        f"{re.escape(str(folder / name))} {says}.*; remove {folder} to prepare anew", refusal(experiment)
+        f"{re.escape(str(folder / name))} {says}.*; remove {folder} to prepare the data again", refusal(experiment)
     )
     shutil.rmtree(folder)
     assert prepare(experiment).path == folder
@@ -127,7 +128,7 @@ def changed(**values: Any) -> Damage:
 
 def write(folder: Path, manifest: dict[str, Any]) -> None:
     if isinstance(manifest.get("tokenizer"), dict):
-        manifest["tokenizer"]["fingerprint"] = fingerprint(manifest["tokenizer"])
+        manifest["tokenizer"]["fingerprint"] = tokenizer_fingerprint(manifest["tokenizer"])
         manifest["sha256"] = manifest_hash(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
@@ -184,7 +185,7 @@ HOSTILE: dict[str, tuple[Damage, str, str]] = {
     "deep": (text('{"splits":' * 100_000), MANIFEST, "is damaged: .*deep"),
     "deep and whole": (text("[" * 100_000 + "]" * 100_000), MANIFEST, "is damaged: .*deep"),
     "a long number": (text('{"version": %s}' % ("9" * 5000)), MANIFEST, "is damaged: "),
-    "another version": (changed(version=2), MANIFEST, "is damaged: version: "),
+    "another version": (changed(version=2), MANIFEST, "is of another format: version: "),
     "splits is a list": (changed(splits=["train", "val"]), MANIFEST, "is damaged: splits: "),
     "no validation": (changed(splits={}), MANIFEST, "is damaged: its splits are not train, val"),
     "a split is null": (changed(val=None, splits={"train": None}), MANIFEST, r"is damaged: splits\.train: "),
@@ -235,7 +236,9 @@ def test_hostile_content_is_refused_in_a_sentence(
     experiment: Experiment, folder: Path, harm: Damage, name: str, says: str
 ) -> None:
     harm(folder)
-    assert re.match(f"{re.escape(str(folder / name))} {says}.*; remove {folder} to prepare anew", refusal(experiment))
+    assert re.match(
+        f"{re.escape(str(folder / name))} {says}.*; remove {folder} to prepare the data again", refusal(experiment)
+    )
 
 
 def test_what_a_stranger_named_reaches_no_terminal_as_it_is(experiment: Experiment, folder: Path) -> None:
@@ -269,7 +272,7 @@ def test_what_lies_in_the_datas_place_is_left_alone(
 @pytest.mark.parametrize(
     ("name", "at", "value", "says"),
     [
-        ("train.bin", 7, 60_000, r"60000 at position 7, and only numbers below \d+ can be there"),
+        ("train.bin", 7, 60_000, r"60000 at position 7, and only numbers below \d+ are valid"),
         ("val.bin", -1, 60_000, r"60000 at position \d+, and only numbers below \d+"),
         ("val.documents.bin", 0, 10**12, r"1000000000000 at position 0, and only numbers below \d+"),
         ("val.documents.bin", 0, -1, "-1 at position 0, .*ascending"),
@@ -293,13 +296,13 @@ def test_a_number_that_cannot_be_right_is_named_with_its_place(
 
 @pytest.mark.parametrize("at", [0, 1, 6, 7, 8, 15, 16, 19])
 def test_the_first_wrong_number_is_found_in_any_piece(tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(damage, "PIECE_BYTES", 64)  # eight numbers
+    monkeypatch.setattr(data_file, "READ_BYTES", 64)  # eight numbers
     numbers = np.arange(10, 30)
     numbers[at:] -= 100
     numbers[-1] += 2000
     numbers.tofile(tmp_path / "a")
-    file = DataFile(tmp_path / "a", "<i8", 20, sha256_file(tmp_path / "a"), limit=1000, ascends=True)
-    assert f"{numbers[at]} at position {at}, " in str(file.damage())
+    file = DataFile(tmp_path / "a", "<i8", 20, sha256_file(tmp_path / "a"), limit=1000, ascending=True)
+    assert f"{numbers[at]} at position {at}, " in str(file.find_damage())
 
 
 # --- large files are read once ----------------------------------------------------------------------------------
@@ -309,9 +312,9 @@ def test_the_first_wrong_number_is_found_in_any_piece(tmp_path: Path, at: int, m
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were read; all are large here."""
     names: list[str] = []
-    reading = DataFile.read
-    monkeypatch.setattr(hashes, "REMEMBERED_BYTES", 1)
-    monkeypatch.setattr(DataFile, "read", lambda self, path: names.append(path.name) or reading(self, path))
+    compute = DataFile.hash_and_check
+    monkeypatch.setattr(hashes, "CACHED_FROM_BYTES", 1)
+    monkeypatch.setattr(DataFile, "hash_and_check", lambda self, path: names.append(path.name) or compute(self, path))
     return names
 
 
@@ -347,8 +350,8 @@ def test_a_large_file_that_changed_is_read_again(experiment: Experiment, read: l
 
 def test_another_vocabulary_is_another_question(experiment: Experiment, read: list[str]) -> None:
     file = next(file for file in prepare(experiment).files if file.path.name == "train.bin")
-    assert file.damage() is None
-    assert "only numbers below 3 can be there" in str(DataFile(**{**vars(file), "limit": 3}).damage())
+    assert file.find_damage() is None
+    assert "only numbers below 3 are valid" in str(DataFile(**{**vars(file), "limit": 3}).find_damage())
 
 
 def test_a_flip_that_hides_behind_its_old_time_is_found_by_verify(
@@ -397,9 +400,9 @@ def test_other_ranks_leave_the_files_to_the_first(experiment: Experiment, read: 
 
 def test_opening_twenty_megabytes_takes_less_than_a_tenth_of_a_second(tmp_path: Path) -> None:
     np.zeros(10_000_000, np.uint16).tofile(tmp_path / "a")  # not remembered, as it is young
-    file = DataFile(tmp_path / "a", "uint16", 10_000_000, sha256_file(tmp_path / "a"), limit=1, ascends=False)
+    file = DataFile(tmp_path / "a", "uint16", 10_000_000, sha256_file(tmp_path / "a"), limit=1, ascending=False)
     began = time.process_time()
-    assert file.damage() is None
+    assert file.find_damage() is None
     assert time.process_time() - began < 0.1
 
 
@@ -414,7 +417,7 @@ def test_a_resumed_run_refuses_another_vocabulary_over_the_same_tokens(tiny: Pat
     """Also where whoever changed it made all hashes right."""
     options = ["tokenizer.use=char", "callback=[]", "sample.num_samples=0", "train.steps=2", "schedule=constant"]
     run = session.run(Experiment.load(tiny, options))
-    characters = read_manifest(folder)["tokenizer"]["state"]["characters"]
+    characters = read_manifest(folder).tokenizer.state["characters"]
     changed(tokenizer_state={"characters": in_order(*characters)})(folder)
     longer = Experiment.load(tiny, [*options, "train.steps=4"])
     with pytest.raises(
@@ -425,7 +428,7 @@ def test_a_resumed_run_refuses_another_vocabulary_over_the_same_tokens(tiny: Pat
     kept = run.checkpoints / "step-00000002" / "tokenizer.json"
     other = json.loads(kept.read_text(encoding="utf-8"))
     other["state"]["characters"] = in_order(*characters)
-    write_json(kept, other | {"fingerprint": fingerprint(other)})
+    write_json(kept, other | {"fingerprint": tokenizer_fingerprint(other)})
     with pytest.raises(KitError, match=f"{re.escape(str(kept))} is another tokenizer than .*{MANIFEST}"):
         session.run(longer, resume=str(run))
     origin = read_json(run.path / "provenance.json")
@@ -455,7 +458,7 @@ def test_a_run_reads_the_data_on_one_rank_of_each_machine(
 # --- while it is in use -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["val.bin", LISTED % "val"])
+@pytest.mark.parametrize("name", ["val.bin", "val.documents.bin"])
 def test_a_file_that_is_cut_while_it_is_in_use_is_named(experiment: Experiment, folder: Path, name: str) -> None:
     prepared = prepare(experiment)
     os.truncate(folder / name, 0)
@@ -465,6 +468,7 @@ def test_a_file_that_is_cut_while_it_is_in_use_is_named(experiment: Experiment, 
 
 def test_a_split_may_be_empty_of_tokens(folder: Path, experiment: Experiment) -> None:
     prepared = prepare(experiment)
-    values = prepared.splits["val"] | {"tokens": 0, "documents": 0}
-    empty = Prepared(folder, prepared.encoder, {**prepared.manifest, "splits": {"val": values}})
+    split = prepared.splits["val"].model_copy(update={"tokens": 0, "documents": 0})
+    manifest = prepared.manifest.model_copy(update={"splits": {"val": split}})
+    empty = PreparedData(folder, prepared.encoder, manifest)
     assert len(empty.split("val").tokens) == 0

@@ -13,7 +13,7 @@ import pytest
 
 from nanogpt_kit.api import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.data import vocabulary
+from nanogpt_kit.data import encoders
 from nanogpt_kit.data.prepare import data_root, prepare
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.train import session
@@ -48,7 +48,7 @@ def test_characters_that_the_other_run_did_not_know_are_left_out_if_wanted(tiny:
         session.run(Experiment.load(tiny, tuned))
     folder = session.run(Experiment.load(tiny, [*tuned, "tokenizer.unknown=skip"]))
     prepared = prepare(Experiment.load(tiny, [*tuned, "tokenizer.unknown=skip"]))
-    total = sum(values["unknown"] for values in prepared.splits.values())
+    total = sum(values.unknown for values in prepared.splits.values())
     assert total == 60 * sum(letter not in text_file.read_text(encoding="utf-8") for letter in path.read_text()[:34])
     assert folder.status().state == "finished"
 
@@ -72,7 +72,7 @@ def test_a_damaged_tokenizer_of_another_run_is_named(tiny: Path, tmp_path: Path,
 def test_a_vocabulary_of_another_run_that_is_none_is_refused(tiny: Path, state: dict[str, object]) -> None:
     experiment = Experiment.load(tiny, ["tokenizer.use=char"])
     with pytest.raises(KitError, match=r"tokenizer\.use: .*Char does not know"):
-        vocabulary.make_encoder(experiment.tokenizer, experiment.dataset, state)
+        encoders.make_encoder(experiment.tokenizer, experiment.dataset, state)
 
 
 def test_the_data_follows_the_alphabet_and_not_the_name_of_its_run(tiny: Path, other_text: str) -> None:
@@ -125,9 +125,9 @@ def test_nanogpts_tokens_are_taken_as_they_are(tiny: Path, tmp_path: Path) -> No
     prepared = prepare(Experiment.load(tiny, [dataset, "tokenizer.use=char"]))
     both = np.concatenate([prepared.tokens("train"), prepared.tokens("val")])
     assert prepared.encoder.decode(both) == text
-    assert prepared.splits["train"]["bytes"] == len(prepared.tokens("train")) == len(text) * 9 // 10
+    assert prepared.splits["train"].bytes == len(prepared.tokens("train")) == len(text) * 9 // 10
     assert (tmp_path / "theirs" / "val.bin").read_bytes() == (prepared.path / "val.bin").read_bytes()
-    assert prepared.documents("train").tolist() == [0]
+    assert prepared.document_starts("train").tolist() == [0]
     folder = session.run(Experiment.load(tiny, [dataset, *QUICK]))
     assert folder.status().state == "finished"
 
@@ -142,8 +142,8 @@ def test_tokens_with_ends_are_told_apart_by_document(tiny: Path, tmp_path: Path)
     prepared = prepare(experiment)
     assert prepared.tokens("train").tolist() == train
     expected = [0, *(place + 1 for place, token in enumerate(train) if token == 256)]
-    assert prepared.documents("train").tolist() == expected
-    assert prepared.splits["train"]["bytes"] == sum(token < 256 for token in train)
+    assert prepared.document_starts("train").tolist() == expected
+    assert prepared.splits["train"].bytes == sum(token < 256 for token in train)
     assert prepared.references.keys() == {"gzip -9", "xz -9"}
 
 
@@ -158,10 +158,10 @@ def test_tokens_are_compared_between_splits_and_need_room(
     with monkeypatch.context() as patch:
         usage = shutil.disk_usage(tmp_path)
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_000_100))
-        with pytest.raises(KitError, match=r"will take about 0\.00 GB, and 0\.05 GB are free in"):
+        with pytest.raises(KitError, match=r"need about 0\.00 GB, and 0\.05 GB are free in"):
             prepare(experiment)
     splits = prepare(experiment).splits
-    assert (splits["train"]["duplicates"], splits["val"]["duplicates"]) == (9, 0)
+    assert (splits["train"].duplicates, splits["val"].duplicates) == (9, 0)
 
 
 @pytest.mark.parametrize("wrong", [-1, 300])
@@ -175,8 +175,8 @@ def test_a_plugins_tokens_are_checked(tiny: Path, tmp_path: Path, wrong: int, mo
 
 @pytest.mark.parametrize("text", ["some words " * 30, "x" * 300, "", "short"])
 def test_long_texts_are_learnt_from_in_words(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "PIECE_CHARACTERS", 40)
-    pieces = list(vocabulary.in_words(text))
+    monkeypatch.setattr(encoders, "PART_CHARACTERS", 40)
+    pieces = list(encoders.split_at_spaces(text))
     assert "".join(pieces) == text
     assert max(map(len, pieces)) <= 40
     assert " " not in text or all(piece.startswith(" ") for piece in pieces[1:])
@@ -188,7 +188,7 @@ def test_ids_that_no_token_has_are_refused(tiny: Path, tmp_path: Path) -> None:
     np.array([*range(200)], dtype=np.uint16).tofile(folder / "train_1.bin")
     np.array([*range(1, 300)], dtype=np.uint16).tofile(folder / "train_2.bin")
     np.array([*range(50)], dtype=np.uint16).tofile(folder / "val.bin")
-    with pytest.raises(KitError, match=r"_2\.bin: token 256 at byte 512, .*id 257, but .* ends at 256; name the"):
+    with pytest.raises(KitError, match=r"_2\.bin: token 256 at byte 512, .*id 257, but .* ends at 256; .*tokenizer"):
         prepare(Experiment.load(tiny, [f"dataset={{use='token_files', source='{folder}'}}"]))
     assert not data_root().exists()
 
@@ -196,7 +196,7 @@ def test_ids_that_no_token_has_are_refused(tiny: Path, tmp_path: Path) -> None:
 def test_a_tokenizer_that_would_have_to_learn_from_tokens_says_so(tiny: Path, tmp_path: Path) -> None:
     dataset = nanogpt_folder(tmp_path, "ab", "ab" * 200)
     (tmp_path / "theirs" / "meta.pkl").unlink()
-    with pytest.raises(KitError, match=r"holds tokens, not text; name the tokenizer that made them"):
+    with pytest.raises(KitError, match=r"contains tokens, not text; .* tokenizer"):
         prepare(Experiment.load(tiny, [dataset, "tokenizer.use=char"]))
 
 

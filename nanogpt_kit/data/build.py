@@ -1,0 +1,193 @@
+"""Makes a folder of prepared data: whole or not at all, and continued after a kill."""
+
+from __future__ import annotations
+
+import logging
+import lzma
+import platform
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nanogpt_kit.core.errors import KitError, RunFailed
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Encoder
+from nanogpt_kit.core.options import digest
+from nanogpt_kit.core.writing import sync_folder
+from nanogpt_kit.data import pretokenized
+from nanogpt_kit.data.chunks import CorpusStats, TextChunk, text_chunks
+from nanogpt_kit.data.encode import encode_chunks, token_dtype
+from nanogpt_kit.data.encoders import make_encoder
+from nanogpt_kit.data.manifest import MANIFEST, DataManifest, DatasetRecord
+from nanogpt_kit.data.prepared_data import check_block_size, data_files
+from nanogpt_kit.data.progress import ProgressReport
+from nanogpt_kit.data.tokenizer_record import TokenizerRecord
+from nanogpt_kit.data.writer import JOURNAL, StalePartial, TokenWriter, check_free_space
+from nanogpt_kit.runs.files import check_inside
+from nanogpt_kit.runs.lock import is_locked
+
+logger = logging.getLogger(__name__)
+
+REFERENCE_BYTES = 1_000_000  # of validation text that compressors are tried on: xz takes half a second for them
+
+References = dict[str, float]  # compressor -> bits per byte
+
+
+def build_data_folder(
+    experiment: Experiment, dataset: DatasetRecord, path: Path, state: Mapping[str, Any] | None, workers: int
+) -> None:
+    """Makes the folder `path`; work that a kill or a full disk left unfinished is continued.
+
+    `state` is that of the tokenizer where it comes from a run.
+    """
+    partial = path.with_name(f".{path.name}.{platform.node()}")
+    if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
+        raise KitError(f"{partial} is not a folder; remove it to prepare the data there")
+    partial.mkdir(exist_ok=True)
+    check_inside(partial)
+    manifest: DataManifest | None = None
+    continues = (partial / JOURNAL).exists()
+    if not continues:
+        report_stale_folders(partial, path)
+    try:
+        if not (partial / MANIFEST).exists():
+            try:
+                manifest = write_data(experiment, dataset, partial, state, workers)
+            except StalePartial as error:  # a branch on the hub moved, a library learns otherwise, a disk lost bits
+                logger.warning("an unfinished preparation was made of %s; starting again", error)
+                shutil.rmtree(partial)
+                partial.mkdir()
+                manifest = write_data(experiment, dataset, partial, state, workers)
+        for leftover in (partial / JOURNAL, *partial.glob(".*")):
+            leftover.unlink(missing_ok=True)
+        partial.rename(path)
+        sync_folder(path.parent)
+        for file in data_files(path, manifest) if manifest else ():
+            file.cache_hash()
+    except OSError as error:
+        if (path / MANIFEST).exists():  # another machine was faster, and its data is the same
+            shutil.rmtree(partial, ignore_errors=True)
+            return
+        raise KitError(f"the data of {path} cannot be prepared: {error}{kept_note(partial)}") from error
+    except RunFailed as error:
+        raise RunFailed(f"{error}{kept_note(partial)}") from error
+    except KeyboardInterrupt:
+        logger.info("stopped before %s was complete%s", path, kept_note(partial))
+        raise
+    except BaseException as error:
+        if continues and isinstance(error, KitError):  # no network, no space: the data on disk is still good
+            raise KitError(f"{error}{kept_note(partial)}") from error
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def report_stale_folders(partial: Path, path: Path) -> None:
+    """Logs this machine's unfinished preparations of other text or options, which nothing continues."""
+    suffix, prefix = partial.name.removeprefix(f".{path.name}"), f".{path.name.rpartition('-')[0]}-"
+    folders = [folder for folder in path.parent.glob(f"{prefix}*{suffix}/") if folder != partial]
+    stale = [
+        folder
+        for folder in folders
+        if (folder / JOURNAL).exists() and not is_locked(folder.with_name(f"{folder.name.removesuffix(suffix)}.lock"))
+    ]
+    if stale:
+        size = f"{sum(map(folder_bytes, stale)) / 1e6:,.0f} MB"
+        names = ", ".join(map(str, stale))
+        logger.info("unfinished preparations of other text or options use %s; they can be removed: %s", size, names)
+
+
+def folder_bytes(folder: Path) -> int:
+    size = 0
+    for file in folder.glob("*"):
+        with suppress(FileNotFoundError):  # a temporary file
+            size += file.stat().st_size
+    return size
+
+
+def kept_note(partial: Path) -> str:
+    """The end of a message: where the unfinished data is. Removes a folder that cannot be continued."""
+    if not (partial / JOURNAL).exists():
+        shutil.rmtree(partial, ignore_errors=True)
+        return ""
+    return f"; {folder_bytes(partial) / 1e6:,.0f} MB are kept in {partial}, and the same command continues from there"
+
+
+def write_data(
+    experiment: Experiment, dataset: DatasetRecord, folder: Path, state: Mapping[str, Any] | None, workers: int
+) -> DataManifest:
+    """Writes all files of the data, the manifest last, and returns it."""
+    started = time.perf_counter()
+    source, tokenizer = experiment.dataset, experiment.entry_of(experiment.tokenizer).name
+    logger.info("preparing %s as %s tokens", dataset.use, tokenizer)
+    encoder = make_encoder(experiment.tokenizer, source, state)
+    stats = CorpusStats(source.splits, source.has_own_splits, REFERENCE_BYTES)
+    with TokenWriter(folder, source.splits, digest(encoder.state())) as writer, ThreadPoolExecutor(1) as compressing:
+        if writer.chunks_on_disk:
+            logger.info("continuing an unfinished preparation")
+        if pretokenized.has_tokens(source):
+            pretokenized.copy_tokens(source, encoder, writer, stats)
+            references = compressing.submit(compressor_references, bytes(stats.validation_sample))
+        else:
+            references = encode_dataset(experiment, encoder, writer, stats, compressing, workers)
+        splits = writer.finish()
+        splits["val"] = splits["val"].model_copy(update={"references": references.result()})
+    for split, count in stats.duplicates.items():
+        splits[split] = splits[split].model_copy(update={"duplicates": count})
+        if count:
+            logger.warning("%d documents of %s are also in a smaller split", count, split)
+    check_block_size(splits, experiment.model.block_size)
+    if source.fingerprint() != dataset.fingerprint:
+        raise KitError("the text changed while it was read; prepare it again")
+    record = TokenizerRecord.of(experiment, encoder)
+    manifest = DataManifest.make(dataset, record, token_dtype(encoder).name, splits)
+    manifest.write(folder)
+    size, seconds = sum(split.bytes for split in splits.values()), time.perf_counter() - started
+    counts = ", ".join(f"{name} {split.tokens:,} tokens" for name, split in splits.items())
+    speed = f" ({size / 1e6 / seconds:.1f} MB/s)" if seconds > 1 and not writer.chunks_on_disk else ""
+    logger.info("prepared %.1f MB of text in %.1f s%s: %s", size / 1e6, seconds, speed, counts)
+    return manifest
+
+
+def encode_dataset(
+    experiment: Experiment,
+    encoder: Encoder,
+    writer: TokenWriter,
+    stats: CorpusStats,
+    compressing: ThreadPoolExecutor,
+    workers: int,
+) -> Future[References]:
+    """Encodes what `writer` does not have yet. Returns the references of the validation text."""
+    total = experiment.dataset.text_bytes()
+    references: Future[References] | None = None
+    with ProgressReport(total, "tokenizing") as progress:
+        chunks = skip_written(text_chunks(experiment.dataset, encoder, stats), writer, progress)
+        for index, (chunk, encoded) in enumerate(encode_chunks(chunks, encoder, experiment, total, workers)):
+            if index == 0 and total and encoded.text_bytes:
+                disk_bytes_per_byte = (encoded.ids.nbytes + encoded.document_starts.nbytes) / encoded.text_bytes
+                check_free_space(writer.folder, (total - progress.bytes_read) * disk_bytes_per_byte)
+            writer.add(chunk.split, encoded, chunk.empty_documents, chunk.checksum)
+            progress.add(encoded.text_bytes, processed=True)
+            if references is None and len(stats.validation_sample) == REFERENCE_BYTES:
+                references = compressing.submit(compressor_references, bytes(stats.validation_sample))
+    return references or compressing.submit(compressor_references, bytes(stats.validation_sample))
+
+
+def skip_written(chunks: Iterator[TextChunk], writer: TokenWriter, progress: ProgressReport) -> Iterator[TextChunk]:
+    """Without the first chunks, which are on disk: their text is read again, but not encoded."""
+    for chunk in chunks:
+        if writer.skip(chunk.checksum):
+            progress.add(sum(len(text.encode("utf-8", "replace")) for text in chunk.texts), processed=False)
+        else:
+            yield chunk
+
+
+def compressor_references(text: bytes) -> References:
+    """Bits per byte that compressors need for the validation text; see the evaluator bits_per_byte."""
+    note = f" on {len(text) / 1e6:.0f} MB" if len(text) == REFERENCE_BYTES else ""
+    sizes = {"gzip -9": len(zlib.compress(text, 9, wbits=31)), "xz -9": len(lzma.compress(text, preset=9))}
+    return {name + note: size * 8 / max(1, len(text)) for name, size in sizes.items()}

@@ -1,0 +1,136 @@
+"""From documents to chunks of about half a megabyte of text; the same text is always cut alike."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.kinds import Dataset, Document, Encoder
+from nanogpt_kit.corpus.hash_split import document_slices
+
+CHUNK_CHARACTERS = 1 << 19  # of text encoded at once: fits a cache, and is enough to be fast
+PART_CHARACTERS = 1 << 19  # documents of this length and more are cut into parts
+
+
+@dataclass
+class TextChunk:
+    """Consecutive documents of one split, or parts of long ones, to be encoded in one call."""
+
+    split: str
+    first_document: int  # index in its split of the document that `texts` begins with; empty documents are not counted
+    starts_document: bool  # the first text is the beginning of its document
+    texts: list[str] = field(default_factory=list)
+    ends: list[bool] = field(default_factory=list)  # for each text: it is the end of its document
+    empty_documents: int = 0  # left out on the way to this chunk
+    checksum: int = 0  # of all text up to the end of this chunk
+
+    @property
+    def starts(self) -> list[bool]:
+        """For each text: it is the beginning of its document."""
+        return [self.starts_document, *self.ends][: len(self.ends)]
+
+    def document_index(self, text_index: int) -> int:
+        """The document of the split that a text belongs to."""
+        return self.first_document + sum(self.ends[:text_index])
+
+
+def text_chunks(dataset: Dataset, encoder: Encoder, stats: CorpusStats) -> Iterator[TextChunk]:
+    """All of a dataset, in an order that never changes. `stats` observes every text."""
+    filling = {split: TextChunk(split, first_document=0, starts_document=True) for split in dataset.splits}
+    sizes = dict.fromkeys(filling, 0)
+    for split, document in dataset.documents_with_split():
+        if split not in filling:
+            raise KitError(f"the dataset gave a document to {split!r}; its splits are {', '.join(filling)}")
+        chunk = filling[split]
+        empty = True
+        for text, is_end in document_parts(document, encoder):
+            if not text and empty:
+                chunk.empty_documents += 1
+                continue
+            empty = False
+            chunk.texts.append(text)
+            chunk.ends.append(is_end)
+            stats.observe(split, text, is_end)
+            sizes[split] += len(text)
+            if sizes[split] >= CHUNK_CHARACTERS:
+                chunk.checksum = stats.checksum
+                yield chunk
+                next_document = chunk.first_document + sum(chunk.ends)
+                chunk = filling[split] = TextChunk(split, next_document, starts_document=is_end)
+                sizes[split] = 0
+    for chunk in filling.values():  # perhaps without text, but with a count of empty documents
+        chunk.checksum = stats.checksum
+        yield chunk
+
+
+def document_parts(document: Document, encoder: Encoder) -> Iterator[tuple[str, bool]]:
+    """(text, it is the last part), cut where the ids of the parts, joined, are the ids of the whole document."""
+    if isinstance(document, str) and len(document) <= PART_CHARACTERS:
+        yield document, True
+        return
+    buffer: list[str] = []
+    size, limit = 0, PART_CHARACTERS
+    for text in short_slices(document):
+        buffer.append(text)
+        size += len(text)
+        if size >= limit:
+            whole = buffer[0] if len(buffer) == 1 else "".join(buffer)
+            at = encoder.cut(whole)
+            if at:
+                yield whole[:at], False
+                buffer, size, limit = [whole[at:]] if at < size else [], size - at, PART_CHARACTERS
+            else:
+                limit = 2 * size  # no safe cut so far: search again when there is twice as much text
+    yield "".join(buffer), True
+
+
+def short_slices(document: Document) -> Iterator[str]:
+    """At most PART_CHARACTERS each."""
+    for text in document_slices(document):
+        for at in range(0, len(text), PART_CHARACTERS):
+            yield text[at : at + PART_CHARACTERS]
+
+
+class CorpusStats:
+    """Observes a dataset as it is read: its checksum, documents that splits share, the beginning of validation."""
+
+    def __init__(self, splits: tuple[str, ...], has_own_splits: bool, sample_bytes: int) -> None:
+        self.sample_bytes = sample_bytes
+        self.validation_sample = bytearray()  # the first `sample_bytes` bytes of its text
+        self.duplicates = dict.fromkeys(splits, 0)  # documents of a split that are also in a split before it
+        self.checksum = 0  # of everything observed
+        self._compares = has_own_splits
+        self._split_of_hash: dict[bytes, str] = {}  # all splits except train: 8 bytes of a document's hash
+        self._document_hash = hashlib.sha256()
+        self._document_bytes = 0
+
+    def observe(self, split: str, text: str, is_end: bool) -> None:
+        raw = text.encode("utf-8", "surrogatepass")
+        if split == "val":
+            self.add_to_sample(raw)
+        self.observe_bytes(split, raw, is_end)
+
+    def add_to_sample(self, raw: bytes) -> None:
+        """The next bytes of the validation text, as UTF-8."""
+        self.validation_sample += raw[: self.sample_bytes - len(self.validation_sample)]
+
+    def observe_bytes(self, split: str, raw: bytes, is_end: bool) -> None:
+        """The next bytes of a document, of its text or of its tokens; `is_end`: the document ends with them."""
+        self.checksum = zlib.crc32(b"\0" if is_end else b"", zlib.crc32(raw, self.checksum))
+        if self._compares:
+            self._document_hash.update(raw)
+            self._document_bytes += len(raw)
+        if self._compares and is_end:
+            if self._document_bytes:
+                self._compare(split, self._document_hash.digest()[:8])
+            self._document_hash, self._document_bytes = hashlib.sha256(), 0
+
+    def _compare(self, split: str, digest: bytes) -> None:
+        other = self._split_of_hash.get(digest)
+        if other is None and split != "train":
+            self._split_of_hash[digest] = split
+        elif other is not None and other != split:
+            self.duplicates[split] += 1

@@ -1,0 +1,122 @@
+"""A prepared dataset on disk: tokens, where documents start, and the tokenizer that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nanogpt_kit.core.errors import KitError, RunFailed, did_you_mean
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Encoder
+from nanogpt_kit.data.data_file import DataFile
+from nanogpt_kit.data.encode import token_dtype
+from nanogpt_kit.data.encoders import restore_encoder
+from nanogpt_kit.data.manifest import MANIFEST, DataManifest, SplitRecord, damaged_data_error, read_manifest
+from nanogpt_kit.data.split import Split
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """data/<dataset>-<tokenizer>-<hash>/ with a manifest.json, and the tokens and document starts of each split."""
+
+    path: Path
+    encoder: Encoder
+    manifest: DataManifest
+
+    @classmethod
+    def open(cls, path: Path, experiment: Experiment) -> PreparedData:
+        """Raises KitError where the manifest is not what was written; `check` reads the files beside it."""
+        manifest = read_manifest(path)
+        tokenizer, splits = manifest.tokenizer, experiment.dataset.splits
+        if set(manifest.splits) != set(splits):
+            raise damaged_data_error(path, MANIFEST, f"is damaged: its splits are not {', '.join(splits)}")
+        try:
+            encoder = restore_encoder(experiment.tokenizer, tokenizer.state)
+        except KitError as error:
+            raise damaged_data_error(path, MANIFEST, f"is damaged: tokenizer.state: {error}") from error
+        restored = encoder.vocab_size, encoder.eot_id, token_dtype(encoder).name
+        if restored != (tokenizer.vocab_size, tokenizer.eot_id, manifest.dtype):
+            damage = "is damaged: its vocab_size, eot_id or dtype is not that of its tokenizer"
+            raise damaged_data_error(path, MANIFEST, damage)
+        return cls(path, encoder, manifest)
+
+    @property
+    def splits(self) -> dict[str, SplitRecord]:
+        return self.manifest.splits
+
+    @property
+    def references(self) -> dict[str, float]:
+        """Bits per byte that compressors reach on the validation text: {"gzip -9": 2.3, "xz -9": 2.1}."""
+        return self.splits["val"].references
+
+    @property
+    def files(self) -> list[DataFile]:
+        """All files except the manifest."""
+        return data_files(self.path, self.manifest)
+
+    def check(self) -> None:
+        """Raises KitError with each file that is not what was written; unchanged large files are not read again."""
+        damages = {file.path.name: damage for file in self.files if (damage := file.find_damage())}
+        errors = [damaged_data_error(self.path, name, damage) for name, damage in damages.items()]
+        if errors:
+            raise KitError(*(fault for error in errors for fault in error.faults))
+
+    def tokens(self, split: str) -> np.ndarray:
+        """(n_tokens,) memory map. Raises KitError for a split that the dataset lacks."""
+        if split not in self.splits:
+            raise KitError(f"the dataset has no split {split!r}{did_you_mean(split, self.splits)}")
+        return memory_map(tokens_file(self.path, split), self.manifest.dtype, self.splits[split].tokens)
+
+    def document_starts(self, split: str) -> np.ndarray:
+        """(n_documents,) memory map of int64, ascending: the index of each document's first token."""
+        return memory_map(document_starts_file(self.path, split), "<i8", self.splits[split].documents)
+
+    def split(self, split: str) -> Split:
+        """Raises KitError for a split that the dataset lacks."""
+        return Split(self.tokens(split), self.document_starts(split), self.encoder.eot_id is not None)
+
+    def check_block_size(self, block_size: int) -> None:
+        check_block_size(self.splits, block_size)
+
+
+def tokens_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.bin"
+
+
+def document_starts_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.documents.bin"
+
+
+def data_files(folder: Path, manifest: DataManifest) -> list[DataFile]:
+    files = []
+    for name, split in manifest.splits.items():
+        ids = manifest.dtype, split.tokens, split.sha256, manifest.tokenizer.vocab_size
+        starts = "<i8", split.documents, split.documents_sha256, split.tokens + 1  # an empty document may end the split
+        files.append(DataFile(tokens_file(folder, name), *ids, ascending=False))
+        files.append(DataFile(document_starts_file(folder, name), *starts, ascending=True))
+    return files
+
+
+def memory_map(path: Path, dtype: str, count: int) -> np.ndarray:
+    """Raises OSError where there is no such file, and RunFailed where it was cut after it was checked."""
+    if not count:
+        return np.zeros(0, dtype)
+    try:
+        return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
+    except ValueError as error:
+        remedy = f"remove {path.parent} to prepare the data again"
+        raise RunFailed(f"{path} was cut while it was in use ({error}); {remedy}") from None
+
+
+def check_block_size(splits: Mapping[str, SplitRecord], block_size: int) -> None:
+    """Raises KitError where a split is shorter than one window."""
+    short = {name: split.tokens for name, split in splits.items() if split.tokens <= block_size}
+    if short:
+        counts = ", ".join(f"{name} has {count} tokens" for name, count in short.items())
+        raise KitError(
+            f"{counts}, but model.block_size = {block_size} needs at least {block_size + 1}; "
+            "reduce block_size or use more text"
+        )

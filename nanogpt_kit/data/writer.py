@@ -1,0 +1,246 @@
+"""Tokens to disk: in order, in shards that a kill leaves whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.reading import read_bytes
+from nanogpt_kit.core.writing import write_atomically
+from nanogpt_kit.data.encode import EncodedChunk
+from nanogpt_kit.data.manifest import SplitRecord
+from nanogpt_kit.data.prepared_data import document_starts_file, tokens_file
+
+JOURNAL = "progress.json"
+SHARD_BYTES = 64_000_000  # of text: what a kill can cost, two seconds of BPE on two cores
+MAX_QUEUED_CHUNKS = 4  # that wait for the disk, so that memory is bounded
+RESERVED_BYTES = 50_000_000  # of disk, left to other programs
+
+
+class StalePartial(Exception):
+    """An unfinished preparation that cannot be continued: other text, another vocabulary, or damage."""
+
+
+@dataclass
+class SplitCounts:
+    """What is written of a split; see SplitRecord."""
+
+    tokens: int = 0
+    bytes: int = 0
+    documents: int = 0
+    empty: int = 0
+    unknown: int = 0
+    longest: int = 0
+    begin: int = 0  # index of the first token of the document that is being written
+
+
+class SplitState(BaseModel):
+    """What the journal records of a split: its counts, and what is on disk."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    counts: dict[str, Annotated[int, Field(ge=0)]] = {}
+    size: Annotated[int, Field(ge=0)] = 0  # bytes of tokens
+    sha256: str = hashlib.sha256().hexdigest()  # of the tokens
+    documents_sha256: str = hashlib.sha256().hexdigest()
+
+
+class Journal(BaseModel):
+    """How far a preparation is."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    encoder: str  # fingerprint
+    chunks: Annotated[int, Field(ge=0)] = 0
+    checksum: int = 0  # of all text up to the last chunk
+    splits: dict[str, SplitState] = {}
+
+
+@dataclass
+class SplitFiles:
+    """A split while it is written: <split>.bin, and in <split>.documents.bin the index of each first token."""
+
+    tokens: IO[bytes]
+    document_starts: IO[bytes]
+    counts: SplitCounts = field(default_factory=SplitCounts)
+    sha256: Any = field(default_factory=hashlib.sha256)
+    documents_sha256: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, chunk: EncodedChunk) -> None:
+        counts = self.counts
+        starts = chunk.document_starts + counts.tokens
+        self.tokens.write(chunk.ids.data)
+        self.document_starts.write(starts.data)
+        self.sha256.update(chunk.ids.data)
+        self.documents_sha256.update(starts.data)
+        counts.tokens += len(chunk.ids)
+        counts.bytes += chunk.text_bytes
+        counts.unknown += chunk.unknown
+        if len(starts):
+            lengths = np.diff(starts, prepend=counts.begin)
+            counts.longest = max(counts.longest, int(lengths.max()))
+            counts.documents += len(starts)
+            counts.begin = int(starts[-1])
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        return {"sha256": self.sha256.hexdigest(), "documents_sha256": self.documents_sha256.hexdigest()}
+
+    def finish(self) -> SplitRecord:
+        counts = asdict(self.counts)
+        counts["longest"] = max(counts["longest"], counts["tokens"] - counts.pop("begin"))
+        return SplitRecord.of_json({**counts, **self.hashes, "duplicates": 0})
+
+
+class TokenWriter:
+    """Takes encoded chunks in order, and continues what a killed preparation left in `folder`.
+
+    `chunks_on_disk` must not be added again. One thread writes and another flushes shards to disk, so that neither the
+    processor nor the disk waits for the other. Raises StalePartial where the partial data was made by another encoder
+    (its `fingerprint`), or is not what was written.
+    """
+
+    def __init__(self, folder: Path, splits: tuple[str, ...], fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.journal = folder / JOURNAL
+        before = read_journal(self.journal) if os.path.lexists(self.journal) else Journal(encoder=fingerprint)
+        if before.encoder != fingerprint:
+            raise StalePartial("another vocabulary")
+        self.chunks_on_disk = before.chunks
+        self.chunks = before.chunks
+        self.checksum = before.checksum
+        self.skipped = 0  # of `chunks_on_disk`, as the text is read again
+        self.unsaved_bytes = 0  # of text
+        self.writes: deque[Future[None]] = deque()
+        self.flush: Future[None] | None = None
+        with ExitStack() as stack:  # threads end before the files are closed
+            self.splits = {split: self._open(split, before.splits.get(split, SplitState()), stack) for split in splits}
+            self.flush_thread = stack.enter_context(ThreadPoolExecutor(1, "flush"))
+            self.write_thread = stack.enter_context(ThreadPoolExecutor(1, "write"))
+            self.stack = stack.pop_all()
+
+    def _open(self, split: str, state: SplitState, stack: ExitStack) -> SplitFiles:
+        try:
+            counts = SplitCounts(**state.counts)
+        except TypeError:
+            raise StalePartial(f"a damaged {JOURNAL}") from None
+        tokens, sha256 = reopen_at(tokens_file(self.folder, split), state.size, stack)
+        starts, documents_sha256 = reopen_at(document_starts_file(self.folder, split), 8 * counts.documents, stack)
+        files = SplitFiles(tokens, starts, counts, sha256, documents_sha256)
+        if files.hashes != {"sha256": state.sha256, "documents_sha256": state.documents_sha256}:
+            raise StalePartial(f"tokens of {split} that have changed")
+        return files
+
+    def __enter__(self) -> TokenWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stack.close()
+
+    def skip(self, checksum: int) -> bool:
+        """True where the next chunk is on disk already. `checksum` is that of all text up to its end.
+
+        Raises StalePartial where the text is not the one that was written.
+        """
+        if self.skipped == self.chunks_on_disk:
+            return False
+        self.skipped += 1
+        if self.skipped == self.chunks_on_disk and checksum != self.checksum:
+            raise StalePartial("other text")
+        return True
+
+    def add(self, split: str, chunk: EncodedChunk, empty_documents: int = 0, checksum: int = 0) -> None:
+        """Raises OSError, as on a full disk, perhaps that of a chunk added before."""
+        self.writes.append(self.write_thread.submit(self._write, split, chunk, empty_documents, checksum))
+        while len(self.writes) > MAX_QUEUED_CHUNKS or (self.writes and self.writes[0].done()):
+            self.writes.popleft().result()
+
+    def _write(self, split: str, chunk: EncodedChunk, empty_documents: int, checksum: int) -> None:
+        self.splits[split].add(chunk)
+        self.splits[split].counts.empty += empty_documents
+        self.chunks += 1
+        self.checksum = checksum
+        self.unsaved_bytes += chunk.text_bytes
+        if self.unsaved_bytes >= SHARD_BYTES and (self.flush is None or self.flush.done()):
+            self.start_flush()
+
+    def start_flush(self) -> None:
+        """Starts flushing everything written so far to disk. Raises the error of the flush before."""
+        if self.flush is not None:
+            self.flush.result()
+        files = [file for split in self.splits.values() for file in (split.tokens, split.document_starts)]
+        for file in files:
+            file.flush()
+        splits = {
+            name: SplitState(counts=asdict(split.counts), size=split.tokens.tell(), **split.hashes)
+            for name, split in self.splits.items()
+        }
+        journal = Journal(encoder=self.fingerprint, chunks=self.chunks, checksum=self.checksum, splits=splits)
+        state = journal.model_dump_json()
+        self.unsaved_bytes = 0
+
+        def sync() -> None:
+            for file in files:
+                os.fsync(file.fileno())
+            write_atomically(self.journal, state)
+
+        self.flush = self.flush_thread.submit(sync)
+
+    def finish(self) -> dict[str, SplitRecord]:
+        """What the manifest records; the files are whole and on disk then, and so is the journal."""
+        for write in self.writes:
+            write.result()
+        if self.skipped < self.chunks_on_disk:
+            raise StalePartial("other text")
+        self.start_flush()
+        assert self.flush is not None, "it was just started"
+        self.flush.result()
+        return {name: split.finish() for name, split in self.splits.items()}
+
+
+def read_journal(path: Path) -> Journal:
+    """Raises StalePartial where it is damaged."""
+    try:
+        return Journal.model_validate_json(read_bytes(path))
+    except (OSError, ValidationError):
+        raise StalePartial(f"a damaged {path.name}") from None
+
+
+def reopen_at(path: Path, size: int, stack: ExitStack) -> tuple[IO[bytes], Any]:
+    """A file to append to after its first `size` bytes, and the running SHA-256 of these.
+
+    What follows the last whole shard is cut off. Links are not followed: they may lead to another user's files. Raises
+    StalePartial where bytes are missing.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise StalePartial(f"a {path.name} that is not a regular file")
+    path.touch()
+    file = stack.enter_context(path.open("rb+"))
+    if path.stat().st_size < size:
+        raise StalePartial(f"a {path.name} that has lost bytes")
+    file.truncate(size)
+    digest = hashlib.sha256()
+    while raw := file.read(1 << 20):
+        digest.update(raw)
+    return file, digest
+
+
+def check_free_space(folder: Path, needed: float) -> None:
+    """Raises KitError where the disk has less than `needed` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if needed + RESERVED_BYTES > free:
+        raise KitError(
+            f"the tokens need about {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in "
+            f"{folder.parent.absolute()}; set NANOGPT_KIT_DATA to another folder"
+        )
