@@ -1,7 +1,7 @@
 """nanogpt-kit: a workbench for questions to GPT-sized language models.
 
 Read in this order: README, experiments/quickstart.toml, train/trainer.py, components/model/gpt.py,
-components/norm/layernorm.py, api.py. Then you can write a component.
+components/norm/rmsnorm.py, api.py. Then you can write a component.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.generate.generator import load_run
     from nanogpt_kit.train.session import run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Experiment", "KitError", "__version__", "load_run", "run"]
 
 LAZY = {  # torch comes with `run` and `load_run`, and only then
