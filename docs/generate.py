@@ -1,4 +1,4 @@
-"""Rewrites the parts of the documentation that come from the code. `make docs` runs it; a test fails when they are stale.
+"""Rewrites the parts of the documentation that come from the code: `make docs`. A test fails when they are stale.
 
 A block stands between `<!-- KIND: ARGUMENTS -->` and `<!-- end -->`; its kinds are the functions in BLOCKS.
 """
@@ -80,7 +80,11 @@ def options_block(kind: str) -> str:
 def section_block(name: str) -> str:
     """The options of a section that chooses no component, such as [train]."""
     annotation = Experiment.model_fields[name].annotation
-    (model,) = [part for part in (annotation, *typing.get_args(annotation)) if inspect.isclass(part) and issubclass(part, Options)]
+    (model,) = [
+        part
+        for part in (annotation, *typing.get_args(annotation))
+        if inspect.isclass(part) and issubclass(part, Options)
+    ]
     return options_table(model)
 
 
@@ -112,7 +116,11 @@ def hooks_block(_: str) -> str:
 def help_block(name: str) -> str:
     """What `nanogpt-kit NAME --help` prints."""
     result = CliRunner().invoke(
-        command_line, [*name.split(), "--help"], prog_name="nanogpt-kit", terminal_width=HELP_WIDTH, max_content_width=HELP_WIDTH
+        command_line,
+        [*name.split(), "--help"],
+        prog_name="nanogpt-kit",
+        terminal_width=HELP_WIDTH,
+        max_content_width=HELP_WIDTH,
     )
     assert result.exit_code == 0, result.output
     return f"```\n{result.output.rstrip()}\n```\n"

@@ -1,4 +1,4 @@
-"""The documentation names only what exists: files, links, options, components, commands, and names of the Python API."""
+"""The documentation names only what exists: files, links, options, components, commands, names of the Python API."""
 
 from __future__ import annotations
 
@@ -56,10 +56,13 @@ def prose(page: Path) -> str:
 
 def test_the_generated_parts_are_those_that_the_code_gives() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    stale = [ids(page) for page in PAGES if generate.generated(page.read_text(encoding="utf-8")) != page.read_text("utf-8")]
+    stale = [
+        ids(page) for page in PAGES if generate.generated(page.read_text(encoding="utf-8")) != page.read_text("utf-8")
+    ]
     assert not stale, f"`make docs` rewrites {', '.join(stale)}"
 
 
@@ -68,7 +71,9 @@ def test_the_generated_parts_are_those_that_the_code_gives() -> None:
 
 @pytest.mark.parametrize("page", LINKED, ids=ids)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    wrong = [f"[{text}]({target})" for text, target in LINK.findall(prose(page)) if not leads_somewhere(page, text, target)]
+    wrong = [
+        f"[{text}]({target})" for text, target in LINK.findall(prose(page)) if not leads_somewhere(page, text, target)
+    ]
     assert not wrong, wrong
 
 
@@ -103,7 +108,8 @@ def test_each_stop_of_the_reading_order_is_short_and_the_package_names_the_same(
         assert (ROOT / stop).read_text(encoding="utf-8").count("\n") <= MOST_LINES_OF_A_STOP, stop
     order = " ".join((nanogpt_kit.__doc__ or "").split())
     positions = [order.find(stop.removeprefix("nanogpt_kit/")) for stop in stops]
-    assert -1 not in positions and positions == sorted(positions), order
+    assert -1 not in positions, order
+    assert positions == sorted(positions), order
 
 
 # Names
@@ -211,11 +217,31 @@ def members() -> dict[str, list[Any]]:
 
 
 MEMBERS = members()
+ROOMS = {path.name for path in (ROOT / "nanogpt_kit").rglob("*") if path.is_dir()}
 SHIPPED = {name for path in (ROOT / "experiments").glob("*.toml") for name in (path.name, path.stem)}
 # What runs, sweeps, exports and others write, and what other programs call their files
 FILES = {
-    *("experiment.toml", "provenance.json", "dirty.patch", "status.json", "metrics.jsonl", "samples.txt", "report.html"),
-    *("best.toml", "runs/", "data/", "tokenizer.json", "train.bin", "val.bin", "meta.pkl", "sample.py", ".npy", ".jsonl"),
+    *(
+        "experiment.toml",
+        "provenance.json",
+        "dirty.patch",
+        "status.json",
+        "metrics.jsonl",
+        "samples.txt",
+        "report.html",
+    ),
+    *(
+        "best.toml",
+        "runs/",
+        "data/",
+        "tokenizer.json",
+        "train.bin",
+        "val.bin",
+        "meta.pkl",
+        "sample.py",
+        ".npy",
+        ".jsonl",
+    ),
     *(".journal", "~/.pgpass"),
 }
 # Words of TOML, of other programs, and of records
@@ -228,9 +254,46 @@ WORDS = {
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
     *("hellaswag/accuracy", "hellaswag/accuracy_norm", "lambada/accuracy", "lambada/perplexity", "wiki/bits_per_byte"),
-    *("wiki/loss", "wiki/perplexity", "tensorboard --logdir runs", "epoch", "nanogpt-kit VERB --help", '-m "not slow"'),
-    *("--resume=RUN train.steps=<more>", "choice.NAME", "dataset.source=<local parquet>", 'tokenizer.from_run = "<run>"'),
+    *(
+        "wiki/loss",
+        "wiki/perplexity",
+        "tensorboard --logdir runs",
+        "epoch",
+        "nanogpt-kit VERB --help",
+        ". .venv/bin/activate",
+        '-m "not slow"',
+    ),
+    *(
+        "--resume=RUN train.steps=<more>",
+        "choice.NAME",
+        "dataset.source=<local parquet>",
+        'tokenizer.from_run = "<run>"',
+    ),
     *('use = "..."', 'use = "package-name/glu"', "trust_code=True", 'norm: Norm = slot("layernorm")'),
+    # of developers
+    *(
+        "make quick",
+        "make test",
+        "make check",
+        "make docs",
+        "make bench",
+        ".ci/run",
+        "lint-imports",
+        "ruff check",
+        "mypy",
+    ),
+    *(
+        "ruff format",
+        "pre-commit install",
+        "pytest tests/train/test_resume.py -k short_types",
+        "-m slow",
+        "gpu",
+        "data",
+    ),
+    *("NANOGPT_KIT_TEST_DATA", "tinyshakespeare.txt", "nanogpt_kit.<kind>", "file:line", "key=value", "n_"),
+    *("utils", "helpers", "common", "manager", "read", "check", "concurrent.futures.ProcessPoolExecutor"),
+    *("torch.multinomial", "datasets.map", "--version", "machine"),
+    *("space/", "study/", "work/", "report/"),
     # the space of a sweep
     *("log", "log = true", "step = 1e-3", "step = 2", "{ float = [1e-4, 1e-2], log = true }", "{ int = [2, 8] }"),
     *('{ choice = ["learned", "rope"] }', '{ ..., when = { "other.key" = "rope" } }', '"optimizer.weight_decay" = 0.1'),
@@ -239,10 +302,23 @@ WORDS = {
 
 def is_explained(span: str) -> bool:
     """Whether an inline piece of code names what exists."""
-    span = " ".join(span.split())
-    if span in WORDS:
+    span = " ".join(span.split())  # a line may end within it
+    if span in WORDS or span.isdigit():
         return True
-    known = {*OPTIONS, *VALUES, *COMPONENTS, *SECTIONS, *API, *MEMBERS, *COMMANDS, *SUITES, *SHIPPED, *FILES, *WORDS, *FLAGS}
+    known = {
+        *OPTIONS,
+        *VALUES,
+        *COMPONENTS,
+        *SECTIONS,
+        *API,
+        *MEMBERS,
+        *COMMANDS,
+        *SUITES,
+        *SHIPPED,
+        *FILES,
+        *WORDS,
+        *FLAGS,
+    }
     bare = span.strip('"')
     if bare in known or is_key(bare):
         return True
@@ -255,9 +331,9 @@ def is_explained(span: str) -> bool:
     setting = re.fullmatch(rf"({KEY}) ?= ?(.+)", span)
     if setting:
         return setting[1] in OPTIONS | {"tracker", "relative"} or is_key(setting[1])
-    call = re.fullmatch(r"@?(?:(\w+)\.)?(\w+)(?:\((.*)\))?", span)
+    call = re.fullmatch(r"@?(?:\w+\.)?(\w+)(?:\((.*)\))?", span)
     if call:
-        owner, name, arguments = call.groups()
+        name, arguments = call.groups()
         targets = [API[name]] if name in API else MEMBERS.get(name, [])
         return any(arguments is None or takes(target, arguments) for target in targets)
     if span.startswith("pip install "):
@@ -274,7 +350,7 @@ def is_installable(command: str) -> bool:
 
 def takes(target: Any, arguments: str) -> bool:
     """Whether a function has the arguments that a call names."""
-    names = [name for name in re.findall(r"(?:^|, )([a-z_]+)(?=[,=]|$)", arguments)]
+    names = re.findall(r"(?:^|, )([a-z_]+)(?=[,=]|$)", arguments)
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
