@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
 from nanogpt_kit.cli.plugins import options
+from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Options
@@ -99,7 +100,8 @@ def components_block(_: str) -> str:
 
 def source_block(names: str) -> str:
     """The source of public classes: their docstrings and signatures are the contract."""
-    sources = [INTERNAL.sub("", inspect.getsource(getattr(api, name))).rstrip() for name in names.split()]
+    classes = [getattr(api, name, None) or getattr(kinds, name) for name in names.split()]
+    sources = [INTERNAL.sub("", inspect.getsource(value)).rstrip() for value in classes]
     sources = [re.sub(r"\n{3,}", "\n\n", source) for source in sources]
     return "```python\n" + "\n\n\n".join(sources) + "\n```\n"
 

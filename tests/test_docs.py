@@ -20,6 +20,7 @@ import tomli
 import nanogpt_kit
 from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
+from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Component, Options
@@ -195,7 +196,7 @@ OPTIONS = {name for model in MODELS for name in model.model_fields}
 VALUES = {value for model in MODELS for field in model.model_fields.values() for value in literals(field.annotation)}
 COMPONENTS = {entry.name for entry in Registry.installed().entries if entry.distribution == OURS}
 SECTIONS = {f"[{name}]" for name in Experiment.model_fields} | {f"[[{name}]]" for name in Experiment.model_fields}
-API = {name: getattr(module, name) for module in (nanogpt_kit, api) for name in module.__all__}
+API = {name: getattr(module, name) for module in (nanogpt_kit, api, kinds) for name in module.__all__}
 SUITES = {
     name
     for path in (ROOT / "nanogpt_kit" / "testing").glob("*.py")
@@ -315,6 +316,7 @@ def is_explained(span: str) -> bool:
         *COMMANDS,
         *SUITES,
         *SHIPPED,
+        *ROOMS,
         *FILES,
         *WORDS,
         *FLAGS,

@@ -35,7 +35,7 @@ IDIOMS = {
     r"\bbut for\b": "except",
     r"\bwants\b": "needs, requires",
     r"\b(tell|tells|telling|told)\b(?! (\w+ )?apart)": "reports, logs, says which",
-    r"\bof (its|their) own\b": "its own, separate",
+    r"\bof (its|their) own\b(?! (?!and|or|in|at|for|that|which|with|where)\w)": "its own, separate",
     r"\bin vain\b": "without effect",
     r"\bby then\b": "at that time",
     r"\bso many\b": "that many, 1 / n of",
