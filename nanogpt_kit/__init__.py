@@ -1,7 +1,7 @@
-"""nanogpt-kit: a workbench for questions to GPT-sized language models.
+"""nanogpt-kit: experiments with GPT-sized language models.
 
-Read in this order: README, experiments/quickstart.toml, train/trainer.py, components/model/gpt.py,
-components/norm/rmsnorm.py, api.py. Then you can write a component.
+Read the code in this order: README.md, experiments/quickstart.toml, train/trainer.py, components/model/gpt.py,
+components/norm/rmsnorm.py, api.py. After that you can write a component.
 """
 
 from __future__ import annotations

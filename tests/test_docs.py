@@ -454,7 +454,9 @@ def test_there_is_a_page_for_every_kind() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
-def test_the_python_example_runs(page: str, tiny: Path) -> None:
-    (example,) = [block for block in code(ROOT / page, "python") if "run(experiment)" in block]
-    example = example.replace("experiments/quickstart.toml", str(tiny)).replace("train.steps=200", "train.steps=2")
-    exec(example.replace("max_new_tokens=100", "max_new_tokens=3"), {})
+def test_the_python_examples_run(page: str, tiny: Path) -> None:
+    examples = [block for block in code(ROOT / page, "python") if "load_run" in block]
+    assert examples
+    for example in examples:
+        example = example.replace("experiments/quickstart.toml", str(tiny)).replace('"quickstart"', '"tiny"')
+        exec(example.replace("train.steps=200", "train.steps=2").replace("=100", "=3"), {})
