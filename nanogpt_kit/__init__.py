@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.generate.load import load_run
     from nanogpt_kit.train.session import run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Experiment", "KitError", "__version__", "load_run", "run"]
 
 LAZY = {  # public name -> its module, imported on first use; only `run` and `load_run` import torch

@@ -1,4 +1,4 @@
-"""The component and its test in docs/components.md work as they are printed there."""
+"""The component and its test in docs/writing-a-component.md work as they are printed there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-DOCS = Path(__file__).parents[2] / "docs" / "components.md"
+DOCS = Path(__file__).parents[2] / "docs" / "writing-a-component.md"
 
 
 def blocks(language: str) -> list[str]:
@@ -22,4 +22,4 @@ def test_the_documented_component_passes_its_documented_test(tmp_path: Path) -> 
     command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-W", "error", "-m", "not slow"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\d\d passed, 1 deselected", done.stdout), done.stdout
+    assert re.search(r"\d\d passed, (\d skipped, )?1 deselected", done.stdout), done.stdout

@@ -1,0 +1,25 @@
+# Short names for what developers run. PYTHON chooses the interpreter: `make test PYTHON=.venv/bin/python`.
+PYTHON ?= python
+export OMP_WAIT_POLICY = passive
+
+.PHONY: quick test check docs bench
+
+quick:  # within 40 seconds
+	$(PYTHON) -m pytest -q -m quick
+
+test:  # the default tests, on all cores
+	$(PYTHON) -m pytest -n auto
+
+check:  # lint, format, types, layers
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -c "from importlinter.cli import lint_imports_command as main; main()"
+
+docs:  # rewrites what comes from the code; tests/test_docs.py fails where that was forgotten
+	$(PYTHON) docs/generate.py
+
+bench:  # the shapes of docs/performance.md; close other programs first
+	$(PYTHON) -m nanogpt_kit bench experiments/bench_cpu.toml
+	$(PYTHON) -m nanogpt_kit bench experiments/bench_baby.toml
+	$(PYTHON) -m nanogpt_kit bench experiments/bench_gpt2.toml

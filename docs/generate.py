@@ -1,0 +1,173 @@
+"""Rewrites the parts of the documentation that come from the code: `make docs`. A test fails when they are stale.
+
+A block stands between `<!-- KIND: ARGUMENTS -->` and `<!-- end -->`; its kinds are the functions in BLOCKS.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from nanogpt_kit import api
+from nanogpt_kit.cli import main as command_line
+from nanogpt_kit.cli.plugins import option_records
+from nanogpt_kit.core import kinds
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.hooks import RunHooks
+from nanogpt_kit.core.options import Options
+from nanogpt_kit.core.registry import OURS, Entry, Registry
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"(?P<start><!-- (?P<kind>[a-z]+): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+HELP_WIDTH = 100  # columns of the help texts
+# Lines of the base classes that tell the author of a component nothing
+INTERNAL = re.compile(r"^ *(@(abstractmethod|hookspec)|kind: ClassVar\[str\] = .*)\n", re.MULTILINE)
+
+
+def cell(text: object) -> str:
+    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
+
+
+def table(header: list[str], rows: list[list[object]]) -> str:
+    lines = [header, ["---"] * len(header), *([cell(value) for value in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def type_text(option: dict[str, Any]) -> str:
+    """`Literal['a', 'b'] | None` becomes `"a", "b" or None`, as TOML writes strings."""
+    text = re.sub(r"Literal\[(.*?)\]", r"\1", option["type"]).replace("'", '"').replace(" | ", " or ")
+    return f"{text}{option['bounds']}"
+
+
+def options_table(model: type[Options]) -> str:
+    rows = [
+        [
+            f"`{option['name']}`",
+            type_text(option),
+            "required" if option["required"] else f"`{json.dumps(option['default'], ensure_ascii=False)}`",
+            option["description"],
+        ]
+        for option in options(model)
+    ]
+    return table(["option", "type", "default", "meaning"], rows) if rows else "No options.\n"
+
+
+def built_in(kind: str) -> list[Entry]:
+    found = [entry for entry in Registry.installed().of_kind(kind) if entry.distribution == OURS]
+    assert found, f"no built-in component of kind {kind!r}"
+    return found
+
+
+def options_block(kind: str) -> str:
+    """Every built-in of a kind: its module's docstring and its options."""
+    parts = []
+    for entry in built_in(kind):
+        module_name, _, class_name = entry.target.partition(":")
+        module = importlib.import_module(module_name)
+        docstring, component = inspect.cleandoc(module.__doc__ or ""), getattr(module, class_name)
+        parts.append(f"### {entry.name}\n\n{docstring}\n\n{options_table(component)}")
+    return "\n".join(parts)
+
+
+def section_block(name: str) -> str:
+    """The options of a section that chooses no component, such as [train]."""
+    annotation = Experiment.model_fields[name].annotation
+    (model,) = [
+        part
+        for part in (annotation, *typing.get_args(annotation))
+        if inspect.isclass(part) and issubclass(part, Options)
+    ]
+    return options_table(model)
+
+
+def components_block(_: str) -> str:
+    """A line for each kind: its page and its built-ins."""
+    kinds = dict.fromkeys(entry.kind for entry in Registry.installed().entries if entry.distribution == OURS)
+    rows: list[list[object]] = [
+        [f"[`{kind}`](kinds/{kind}.md)", ", ".join(f"`{entry.name}`" for entry in built_in(kind))] for kind in kinds
+    ]
+    return table(["kind", "built in"], rows)
+
+
+def source_block(names: str) -> str:
+    """The source of public classes: their docstrings and signatures are the contract."""
+    classes = [getattr(api, name, None) or getattr(kinds, name) for name in names.split()]
+    sources = [INTERNAL.sub("", inspect.getsource(value)).rstrip() for value in classes]
+    sources = [re.sub(r"\n{3,}", "\n\n", source) for source in sources]
+    return "```python\n" + "\n\n\n".join(sources) + "\n```\n"
+
+
+def hooks_block(_: str) -> str:
+    rows: list[list[object]] = []
+    for name, function in vars(RunHooks).items():
+        if not name.startswith("_"):
+            arguments = [parameter for parameter in inspect.signature(function).parameters if parameter != "self"]
+            rows.append([f"`{name}({', '.join(arguments)})`", inspect.cleandoc(function.__doc__ or "")])
+    return table(["hook", "when"], rows)
+
+
+def help_block(name: str) -> str:
+    """What `nanogpt-kit NAME --help` prints."""
+    result = CliRunner().invoke(
+        command_line,
+        [*name.split(), "--help"],
+        prog_name="nanogpt-kit",
+        terminal_width=HELP_WIDTH,
+        max_content_width=HELP_WIDTH,
+    )
+    assert result.exit_code == 0, result.output
+    return f"```\n{result.output.rstrip()}\n```\n"
+
+
+def experiments_block(_: str) -> str:
+    """Every experiment that is shipped: what its header says, and what it expects."""
+    rows: list[list[object]] = []
+    for path in sorted((ROOT / "experiments").glob("*.toml")):
+        lines = re.match(r"(?:#.*\n)+", path.read_text(encoding="utf-8"))
+        assert lines, f"{path.name} has no header"
+        header = " ".join(line.lstrip("# ") for line in lines[0].splitlines())
+        about, _, expected = header.partition("Expected: ")
+        rows.append([f"[`{path.name}`](../experiments/{path.name})", about.strip(), expected])
+    return table(["file", "what it is", "what to expect"], rows)
+
+
+BLOCKS: dict[str, Callable[[str], str]] = {
+    "options": options_block,
+    "section": section_block,
+    "components": components_block,
+    "source": source_block,
+    "hooks": hooks_block,
+    "help": help_block,
+    "experiments": experiments_block,
+}
+
+
+def generated(text: str) -> str:
+    """The text of a page with every block made again."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"{match['start']}\n{BLOCKS[match['kind']](match['arguments'])}\n{match['end']}"
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> None:
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = generated(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            print(f"rewrote {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

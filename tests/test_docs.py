@@ -1,0 +1,462 @@
+"""The documentation names only what exists: files, links, options, components, commands, names of the Python API."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+import shlex
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import tomli
+
+import nanogpt_kit
+from nanogpt_kit import api
+from nanogpt_kit.cli import main as command_line
+from nanogpt_kit.core import kinds
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.hooks import RunHooks
+from nanogpt_kit.core.options import Component, Options
+from nanogpt_kit.core.registry import OURS, Registry
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINKED = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "plugins").glob("*/README.md"))]
+MOST_LINES = {"README.md": 130}
+MOST_LINES_OF_A_STOP = 260  # "about 250" in the reading order
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+GENERATED = re.compile(r"<!-- [a-z]+: [^>]* -->.*?<!-- end -->", re.DOTALL)
+SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
+KEY = r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*"
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def code(page: Path, language: str) -> list[str]:
+    return [text for name, text in BLOCK.findall(page.read_text(encoding="utf-8")) if name == language]
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks and its generated blocks."""
+    return BLOCK.sub("", GENERATED.sub("", page.read_text(encoding="utf-8")))
+
+
+# Blocks that come from the code
+
+
+def test_the_generated_parts_are_those_that_the_code_gives() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    stale = [
+        ids(page) for page in PAGES if generate.generated(page.read_text(encoding="utf-8")) != page.read_text("utf-8")
+    ]
+    assert not stale, f"`make docs` rewrites {', '.join(stale)}"
+
+
+# Files, links, lengths
+
+
+@pytest.mark.parametrize("page", LINKED, ids=ids)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    wrong = [
+        f"[{text}]({target})" for text, target in LINK.findall(prose(page)) if not leads_somewhere(page, text, target)
+    ]
+    assert not wrong, wrong
+
+
+def leads_somewhere(page: Path, text: str, target: str) -> bool:
+    """A link to a test names the test; one to a line stays within the file."""
+    if target.startswith("https://"):
+        return True
+    name, _, anchor = target.partition("#")
+    path = (page.parent / name) if name else page
+    if not path.exists():
+        return False
+    content = path.read_text(encoding="utf-8") if path.suffix in (".md", ".py", ".toml") else ""
+    if re.fullmatch(r"`test_\w+`", text):
+        return f"def {text.strip('`')}(" in content
+    line = re.fullmatch(r"L(\d+)", anchor)
+    if line:
+        return int(line[1]) <= content.count("\n")
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", content), re.MULTILINE)
+    return not anchor or anchor in {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_pages_are_no_longer_than_promised() -> None:
+    for name, most in MOST_LINES.items():
+        assert (ROOT / name).read_text(encoding="utf-8").count("\n") <= most, name
+
+
+def test_each_stop_of_the_reading_order_is_short_and_the_package_names_the_same() -> None:
+    _, _, section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Read the code\n")
+    stops = [target for _, target in LINK.findall(section.partition("\n## ")[0])]
+    assert len(stops) == 5
+    for stop in stops:
+        assert (ROOT / stop).read_text(encoding="utf-8").count("\n") <= MOST_LINES_OF_A_STOP, stop
+    order = " ".join((nanogpt_kit.__doc__ or "").split())
+    positions = [order.find(stop.removeprefix("nanogpt_kit/")) for stop in stops]
+    assert -1 not in positions, order
+    assert positions == sorted(positions), order
+
+
+# Names
+
+
+def classes_in(annotation: Any) -> list[type[Options]]:
+    """The models below an annotation: `tuple[Sampler, ...]` gives Sampler, `Sweep | None` Sweep."""
+    if inspect.isclass(annotation) and issubclass(annotation, Options):
+        return [annotation]
+    return [found for part in typing.get_args(annotation) for found in classes_in(part)]
+
+
+def built_in(kind: str) -> list[type[Component]]:
+    entries = [entry for entry in Registry.installed().of_kind(kind) if entry.distribution == OURS]
+    targets = [entry.target.partition(":") for entry in entries]
+    return [getattr(importlib.import_module(module), name) for module, _, name in targets]
+
+
+def candidates(model: type[Options]) -> list[type[Options]]:
+    """Where a kind is meant, each of its components."""
+    return [model, *built_in(model.kind)] if "kind" in vars(model) and issubclass(model, Component) else [model]
+
+
+KINDS = [model for field in Experiment.model_fields.values() for model in classes_in(field.annotation)]
+EXAMPLES = {"slope", "width"}  # options of the components that the documentation defines
+
+
+def is_key(key: str, models: tuple[type[Options], ...] = (Experiment,)) -> bool:
+    """Whether an experiment file may set a dotted key, for some choice of components."""
+    first, _, rest = key.partition(".")
+    if first in ("use", "extends") or (first in EXAMPLES and models != (Experiment,)):
+        return not rest
+    for model in models:
+        for candidate in candidates(model):
+            field = candidate.model_fields.get(first)
+            if field is None:
+                continue
+            rest = re.sub(r"^\d+\.?", "", rest)  # an element of a list
+            inner = tuple(classes_in(field.annotation))
+            if not rest or first == "space" or (inner and is_key(rest, inner)):
+                return True
+    return False
+
+
+def kinds_and_sections() -> Iterator[type[Options]]:
+    yield Experiment
+    waiting, seen = list(KINDS), set()
+    while waiting:
+        model = waiting.pop()
+        if model in seen:
+            continue
+        seen.add(model)
+        for candidate in candidates(model):
+            yield candidate
+            waiting += [inner for field in candidate.model_fields.values() for inner in classes_in(field.annotation)]
+
+
+def literals(annotation: Any) -> Iterator[str]:
+    if typing.get_origin(annotation) is typing.Literal:
+        yield from map(str, typing.get_args(annotation))
+    for part in typing.get_args(annotation):
+        yield from literals(part)
+
+
+def commands(group: click.Group = command_line, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{path}{name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path}{name} ")
+
+
+def flags_of(command: click.Command) -> set[str]:
+    """Those of a group include those of its commands: `sweep` has one that is not named."""
+    own = {flag for option in command.params for flag in option.opts} | {"--help"}
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    return own.union(*(flags_of(other) for other in inner))
+
+
+COMMANDS = dict(commands())
+FLAGS = flags_of(command_line)
+MODELS = list(kinds_and_sections())
+OPTIONS = {name for model in MODELS for name in model.model_fields}
+VALUES = {value for model in MODELS for field in model.model_fields.values() for value in literals(field.annotation)}
+COMPONENTS = {entry.name for entry in Registry.installed().entries if entry.distribution == OURS}
+SECTIONS = {f"[{name}]" for name in Experiment.model_fields} | {f"[[{name}]]" for name in Experiment.model_fields}
+API = {name: getattr(module, name) for module in (nanogpt_kit, api, kinds) for name in module.__all__}
+SUITES = {
+    name
+    for path in (ROOT / "nanogpt_kit" / "testing").glob("*.py")
+    for name in re.findall(r"^(?:class |    )(\w+)(?:\(|: |:$)", path.read_text(encoding="utf-8"), re.MULTILINE)
+}
+
+
+def members() -> dict[str, list[Any]]:
+    """What the attributes of public classes are, by name; those that only instances have are None."""
+    found: dict[str, list[Any]] = {}
+    generator = typing.get_type_hints(nanogpt_kit.load_run)["return"]
+    for value in (*API.values(), RunHooks, generator):
+        if inspect.isclass(value):
+            own = re.findall(r"^ +self\.([a-z]\w*)(?:: .*)? = ", inspect.getsource(value), re.MULTILINE)
+            for name in {*dir(value), *getattr(value, "__annotations__", {}), *own}:
+                if not name.startswith("_"):
+                    found.setdefault(name, []).append(getattr(value, name, None))
+    return found
+
+
+MEMBERS = members()
+ROOMS = {path.name for path in (ROOT / "nanogpt_kit").rglob("*") if path.is_dir()}
+SHIPPED = {name for path in (ROOT / "experiments").glob("*.toml") for name in (path.name, path.stem)}
+# What runs, sweeps, exports and others write, and what other programs call their files
+FILES = {
+    *(
+        "experiment.toml",
+        "provenance.json",
+        "dirty.patch",
+        "status.json",
+        "metrics.jsonl",
+        "samples.txt",
+        "report.html",
+    ),
+    *(
+        "best.toml",
+        "runs/",
+        "data/",
+        "tokenizer.json",
+        "train.bin",
+        "val.bin",
+        "meta.pkl",
+        "sample.py",
+        ".npy",
+        ".jsonl",
+    ),
+    *(".journal", "~/.pgpass"),
+}
+# Words of TOML, of other programs, and of records
+WORDS = {
+    *("true", "false", "null", "~", "$DATA", "VERB", "\\u001b", "started", "weights", "block_size"),
+    *("torch.compile", "datasets", "nn.Linear", "forward", "gzip -9", "xz -9", "nohup", "psycopg", "psycopg2"),
+    *("mysqlclient", "pymysql", "PGPASSWORD", "postgresql://...", "mysql://...", "grpc://HOST:PORT", "--rdzv-id"),
+    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY=passive", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", "--signal=USR1@60"),
+    *("NANOGPT_KIT_RUNS", "NANOGPT_KIT_DATA", "state_dict", "load_state_dict", "slow", "max-autotune", "device"),
+    *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
+    *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
+    *("hellaswag/accuracy", "hellaswag/accuracy_norm", "lambada/accuracy", "lambada/perplexity", "wiki/bits_per_byte"),
+    *(
+        "wiki/loss",
+        "wiki/perplexity",
+        "tensorboard --logdir runs",
+        "epoch",
+        "nanogpt-kit VERB --help",
+        ". .venv/bin/activate",
+        '-m "not slow"',
+    ),
+    *(
+        "--resume=RUN train.steps=<more>",
+        "choice.NAME",
+        "dataset.source=<local parquet>",
+        'tokenizer.from_run = "<run>"',
+    ),
+    *('use = "..."', 'use = "package-name/glu"', "trust_code=True", 'norm: Norm = slot("layernorm")'),
+    # of developers
+    *(
+        "make quick",
+        "make test",
+        "make check",
+        "make docs",
+        "make bench",
+        ".ci/run",
+        "lint-imports",
+        "ruff check",
+        "mypy",
+    ),
+    *(
+        "ruff format",
+        "pre-commit install",
+        "pytest tests/train/test_resume.py -k short_types",
+        "-m slow",
+        "gpu",
+        "data",
+    ),
+    *("NANOGPT_KIT_TEST_DATA", "tinyshakespeare.txt", "nanogpt_kit.<kind>", "file:line", "key=value", "n_"),
+    *("utils", "helpers", "common", "manager", "read", "check", "concurrent.futures.ProcessPoolExecutor"),
+    *("torch.multinomial", "datasets.map", "--version", "machine"),
+    *("space/", "study/", "work/", "report/"),
+    # the space of a sweep
+    *("log", "log = true", "step = 1e-3", "step = 2", "{ float = [1e-4, 1e-2], log = true }", "{ int = [2, 8] }"),
+    *('{ choice = ["learned", "rope"] }', '{ ..., when = { "other.key" = "rope" } }', '"optimizer.weight_decay" = 0.1'),
+}
+
+
+def is_explained(span: str) -> bool:
+    """Whether an inline piece of code names what exists."""
+    span = " ".join(span.split())  # a line may end within it
+    if span in WORDS or span.isdigit():
+        return True
+    known = {
+        *OPTIONS,
+        *VALUES,
+        *COMPONENTS,
+        *SECTIONS,
+        *API,
+        *MEMBERS,
+        *COMMANDS,
+        *SUITES,
+        *SHIPPED,
+        *ROOMS,
+        *FILES,
+        *WORDS,
+        *FLAGS,
+    }
+    bare = span.strip('"')
+    if bare in known or is_key(bare):
+        return True
+    if re.fullmatch(r"(nanogpt-kit )?[a-z ]+( .*)?", span) and is_command(span.removeprefix("nanogpt-kit ")):
+        return True
+    if re.fullmatch(r"test_\w+", span):  # which its link explains
+        return True
+    if span.startswith("nanogpt_kit"):
+        return importlib.util.find_spec(span) is not None
+    setting = re.fullmatch(rf"({KEY}) ?= ?(.+)", span)
+    if setting:
+        return setting[1] in OPTIONS | {"tracker", "relative"} or is_key(setting[1])
+    call = re.fullmatch(r"@?(?:\w+\.)?(\w+)(?:\((.*)\))?", span)
+    if call:
+        name, arguments = call.groups()
+        targets = [API[name]] if name in API else MEMBERS.get(name, [])
+        return any(arguments is None or takes(target, arguments) for target in targets)
+    if span.startswith("pip install "):
+        return is_installable(span)
+    if "/" in span or re.search(r"\.(py|toml|md)$", span):
+        return any((folder / span).exists() for folder in (ROOT, ROOT / "experiments", ROOT / "nanogpt_kit"))
+    return all(is_explained(part) for part in span.split()) if " " in span else False
+
+
+def is_installable(command: str) -> bool:
+    extras = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    return all(extra in extras for extra in re.findall(r"nanogpt-kit\[(\w+)\]", command))
+
+
+def takes(target: Any, arguments: str) -> bool:
+    """Whether a function has the arguments that a call names."""
+    names = re.findall(r"(?:^|, )([a-z_]+)(?=[,=]|$)", arguments)
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return not names
+    return set(names) <= {*parameters} or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def is_command(line: str) -> bool:
+    """Whether `nanogpt-kit LINE` names a verb, flags that it has, and keys that exist."""
+    words = shlex.split(line)
+    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), None)
+    if name is None:
+        return False
+    flags = flags_of(COMMANDS[name])
+    for word in words[len(name.split()) :]:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag not in flags:
+            return False
+        setting = re.fullmatch(rf"({KEY})=(.*)", word, re.DOTALL)
+        if setting and not is_key(setting[1]):
+            return False
+        if word.startswith("experiments/") and not (ROOT / word).exists():
+            return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_name_in_prose_exists(page: Path) -> None:
+    unknown = sorted({span for span in SPAN.findall(prose(page)) if not is_explained(span)})
+    assert not unknown, unknown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_command_exists_with_its_flags_and_keys(page: Path) -> None:
+    wrong = []
+    for block in code(page, "sh"):
+        for line in re.sub(r"\\\n", " ", block).splitlines():
+            words = line.partition("  #")[0].partition(" > ")[0].strip()
+            found = re.search(r"(?:^|/)nanogpt-kit (.*)|-m nanogpt_kit (.*)", words)
+            if found and not is_command(found[1] or found[2]):
+                wrong.append(words)
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_key_of_a_toml_block_exists(page: Path, tmp_path: Path) -> None:
+    for block in code(page, "toml"):
+        values = tomli.loads(block)
+        if "project" in values or "tool" in values:
+            continue
+        wrong = [key for key in flat(values) if not is_key(key)]
+        assert not wrong, wrong
+        if "extends" in values:
+            path = tmp_path / "example.toml"
+            path.write_text(block.replace('extends = "', f'extends = "{ROOT}/experiments/'), encoding="utf-8")
+            Experiment.load(path)
+
+
+def flat(values: dict[str, Any], before: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        key = f"{before}{name}"
+        if isinstance(value, dict) and key != "sweep.space":
+            yield from flat(value, f"{key}.")
+        else:
+            yield key
+
+
+# Python
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_import_of_a_python_block_works(page: Path) -> None:
+    for block in code(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nanogpt_kit"):
+                module = importlib.import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "kinds").glob("*.md")), ids=ids)
+def test_the_smallest_example_of_a_kind_is_a_component_of_it(page: Path) -> None:
+    (example,) = [block for block in code(page, "python") if block.startswith('"""')]
+    names: dict[str, Any] = {"__name__": page.stem}
+    exec(compile(example, str(page), "exec"), names)
+    found = [
+        value
+        for value in names.values()
+        if inspect.isclass(value) and issubclass(value, Component) and value.__module__ == page.stem
+    ]
+    (component,) = found
+    assert component.kind == page.stem
+    assert not inspect.isabstract(component)
+    component()
+
+
+def test_there_is_a_page_for_every_kind() -> None:
+    kinds = {entry.kind for entry in Registry.installed().entries if entry.distribution == OURS}
+    assert {page.stem for page in (ROOT / "docs" / "kinds").glob("*.md")} == kinds
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
+def test_the_python_examples_run(page: str, tiny: Path) -> None:
+    examples = [block for block in code(ROOT / page, "python") if "load_run" in block]
+    assert examples
+    for example in examples:
+        example = example.replace("experiments/quickstart.toml", str(tiny)).replace('"quickstart"', '"tiny"')
+        exec(example.replace("train.steps=200", "train.steps=2").replace("=100", "=3"), {})
