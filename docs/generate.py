@@ -56,7 +56,7 @@ def options_table(model: type[Options]) -> str:
             "required" if option["required"] else f"`{json.dumps(option['default'], ensure_ascii=False)}`",
             option["description"],
         ]
-        for option in options(model)
+        for option in option_records(model)
     ]
     return table(["option", "type", "default", "meaning"], rows) if rows else "No options.\n"
 
