@@ -115,9 +115,9 @@ def one(
     With `of_seeds`, `resume` continues what there is of this seed.
     """
     if of_seeds and resume is not None:
-        from nanogpt_kit.train.resume import of_seed
+        from nanogpt_kit.train.resume import done_or_unfinished
 
-        done, resume = of_seed(chosen)
+        done, resume = done_or_unfinished(chosen)
         if done:
             click.echo(f"finished already: {done}", err=True)
             return

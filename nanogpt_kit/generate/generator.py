@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.damaged import damaged, named_tensors
 from nanogpt_kit.checkpoint.fit import fit
+from nanogpt_kit.checkpoint.manifest import TOKENIZER, TRAINING, damage, step_of
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
@@ -231,7 +232,7 @@ def load_run(
     folder = RunFolder(path) if exported else runs.find(str(run))
     experiment = Experiment.load(folder.experiment, overrides, trust_code)
     checkpoint = folder.path if exported else chosen(folder, step)
-    encoder = restored_from(checkpoint / store.TOKENIZER, experiment)
+    encoder = restored_from(checkpoint / TOKENIZER, experiment)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     if weights is None:
         store.load_weights(checkpoint, model)
@@ -272,11 +273,11 @@ def chosen(folder: RunFolder, step: int | None) -> Path:
         if newest is None:
             raise KitError(f"{folder} has no checkpoint yet")
         return newest
-    found = {store.step_of(path): path for path in store.numbered(folder.checkpoints)}
+    found = {step_of(path): path for path in store.list_checkpoints(folder.checkpoints)}
     if step not in found:
         steps = ", ".join(map(str, found)) or "none"
         raise KitError(f"{folder} has no checkpoint of step {step}; there are: {steps}")
-    fault = store.damage(found[step])
+    fault = damage(found[step])
     if fault:
         raise KitError(f"{found[step]}: {fault}")
     return found[step]
@@ -285,7 +286,7 @@ def chosen(folder: RunFolder, step: int | None) -> Path:
 def kept_by(callback: str, checkpoint: Path) -> Mapping[str, Tensor]:
     """The weights that a callback has put into a checkpoint. Raises KitError where none of that name has."""
     states = store.load_training(checkpoint).get("callbacks", {})
-    with damaged(checkpoint / store.TRAINING):
+    with damaged(checkpoint / TRAINING):
         found = {name: state for name, state in states.items() if isinstance(state, Mapping) and "weights" in state}
         offered = {name.lower(): named_tensors(state["weights"]) for name, state in found.items()}
     if callback.lower() not in offered:

@@ -1,72 +1,44 @@
-"""The folder of a new run: all that is known before its first step is written down there."""
+"""The folder of a new run, with everything that is known before its first step."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nanogpt_kit.core.errors import KitError, dotted
-from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.data.manifest import Prepared
-from nanogpt_kit.data.record import MANIFEST, fingerprint
-from nanogpt_kit.data.vocabulary import kept_tokenizers, read_record
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
-from nanogpt_kit.runs.files import git_ignored_folder, read_json, write_atomically, write_json
+from nanogpt_kit.runs.files import git_ignored_folder, write_atomically, write_json
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.train.cores import Cores
-from nanogpt_kit.train.warm_start import WarmStart
-from nanogpt_kit.train.world import World
+from nanogpt_kit.train.data_record import record_data
+from nanogpt_kit.train.setup import Setup
 
 logger = logging.getLogger(__name__)
 
-# What decides what a run learns from: a key of `data_facts`, and what a run had where that differs.
-COMPARED = {"splits": "other tokens", "documents": "other document boundaries", "tokenizer": "another tokenizer"}
 
-
-def shared_folder(make: Callable[[], RunFolder], world: World) -> RunFolder:
-    """The new folder that rank 0 makes. Raises KitError where another rank does not see it."""
-    made = make().path if world.rank == 0 else None
-    folder = RunFolder(world.broadcast(made))
+def create_run_folder(setup: Setup, into: Path | None) -> RunFolder:
+    """A new folder, which rank 0 makes. Raises KitError where another rank does not see it."""
+    world = setup.placement.world
+    folder = RunFolder(world.broadcast(write_run_folder(setup, into).path if world.rank == 0 else None))
     blind = [rank for rank, sees in enumerate(world.all_gather(folder.experiment.exists())) if not sees]
     if blind:
         raise KitError(f"rank {blind[0]} does not see {folder}: runs have to lie on a disk that all nodes share")
     return folder
 
 
-def new_folder(
-    experiment: Experiment,
-    facts: dict[str, Any],
-    ctx: RunContext,
-    why: str,
-    cores: Cores,
-    start: WarmStart | None,
-    into: Path | None,
-) -> RunFolder:
-    """Makes the run folder and writes down all that is known before the first step."""
-    hardware: dict[str, Any] = {
-        "device": ctx.device,
-        "processes": ctx.world_size,
-        "precision": ctx.precision,
-        "precision_since": why,
-        "threads": cores.shares * cores.threads,
-        "shares": cores.shares,
-        "choices": choices(experiment, ctx),
-    }
-    if ctx.device == "cuda":
-        hardware["gpu"] = torch.cuda.get_device_name()
-    origin, patch = provenance.collect(experiment, facts, hardware)
-    origin["launch"] = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    if start:
-        origin["init_from"] = start.facts()
+def write_run_folder(setup: Setup, into: Path | None) -> RunFolder:
+    """Records everything that is known before the first step. Whatever fails, no folder is left."""
+    experiment = setup.experiment
+    record, patch = provenance.collect(experiment, record_data(setup.data), machine_record(setup))
+    record["launch"] = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    if setup.init_from:
+        record["init_from"] = setup.init_from
     toml = experiment.to_toml(with_copies=True)
     with git_ignored_folder(runs.runs_root()) if into is None else nullcontext():
         folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
@@ -74,77 +46,49 @@ def new_folder(
             for path, source in experiment.component_sources.items():
                 (folder.path / "components").mkdir(exist_ok=True)
                 write_atomically(folder.path / "components" / path.name, source)
-            write_json(folder.path / "provenance.json", origin)
+            write_json(folder.path / "provenance.json", record)
             write_patch(folder.path / "dirty.patch", patch)
-            write_atomically(folder.experiment, toml)
+            write_atomically(folder.experiment, toml)  # last: without it the folder is not a run
         except BaseException as error:
-            remove(folder, is_ours=into is None)
+            remove_run_folder(folder, with_parent=into is None)
             if isinstance(error, OSError):
                 raise KitError(f"cannot write the run folder {folder}: {error}") from None
             raise
-    left_out = provenance.left_out(origin)
+    left_out = provenance.left_out(record)
     if left_out:
         logger.info("not recorded in dirty.patch: %s; commit a file that the run needs", left_out)
     return folder
 
 
+def machine_record(setup: Setup) -> dict[str, Any]:
+    """How this machine computes the run, for its provenance."""
+    ctx, cores = setup.placement.ctx, setup.cores
+    record: dict[str, Any] = {
+        "device": ctx.device,
+        "processes": ctx.world_size,
+        "precision": ctx.precision,
+        "precision_since": setup.placement.precision_reason,
+        "threads": cores.shares * cores.threads,
+        "shares": cores.shares,
+        "choices": setup.choices(),
+    }
+    if ctx.device == "cuda":
+        record["gpu"] = torch.cuda.get_device_name()
+    return record
+
+
 def write_patch(path: Path, patch: bytes) -> None:
-    """Readable for its owner alone: it quotes files, some of which may be so themselves. Nothing where it is empty."""
-    path.unlink(missing_ok=True)  # of a run that was killed before it began
+    """Readable by its owner only, since files that it quotes may be private. An empty patch is not written."""
+    path.unlink(missing_ok=True)  # left by a run that was killed before it began
     if patch:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
             file.write(patch)
 
 
-def remove(folder: RunFolder, is_ours: bool) -> None:
-    """A run folder in which nothing has begun; that of its experiment, too, where it was made for this run."""
+def remove_run_folder(folder: RunFolder, with_parent: bool) -> None:
+    """Removes a run that has not begun, and the folder of its experiment where that is empty then."""
     shutil.rmtree(folder.path, ignore_errors=True)
-    if is_ours:
+    if with_parent:
         with suppress(OSError):  # other runs are in it
             folder.path.parent.rmdir()
-
-
-def check_data(folder: RunFolder, data: Prepared, facts: dict[str, Any]) -> None:
-    """Raises KitError where a run would continue with other tokens, or another tokenizer, than it began with."""
-    try:
-        origin = read_json(folder.path / "provenance.json")["data"]
-        before = {key: origin[key] for key in COMPARED}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise KitError(
-            f"{folder.path / 'provenance.json'} cannot be read, and it says which data the run saw"
-        ) from None
-    for key, other in COMPARED.items():
-        if before[key] != facts[key]:
-            raise KitError(
-                f"{folder} was trained on {other} than {data.path / MANIFEST} names now, and cannot continue with "
-                f"these; where the text is the same, remove {data.path} to prepare anew"
-            )
-    for path in kept_tokenizers(folder)[-1:]:
-        try:
-            record = read_record(path)
-            found = fingerprint(record)
-        except (KitError, ValueError, RecursionError):
-            continue  # a damaged checkpoint, which is passed over
-        if found == record.get("fingerprint") != facts["tokenizer"]:
-            raise KitError(
-                f"{path} is another tokenizer than {data.path / MANIFEST} has now; {folder} cannot continue with this "
-                f"one; where the text is the same, remove {data.path} to prepare anew"
-            )
-
-
-def data_facts(data: Prepared) -> dict[str, Any]:
-    """Which tokens the run is about to see."""
-    return {
-        "folder": str(data.path),
-        "dataset": data.manifest["dataset"]["fingerprint"],
-        "tokenizer": data.manifest["tokenizer"]["fingerprint"],
-        "splits": {split: values["sha256"] for split, values in data.splits.items()},
-        "documents": {split: values["documents_sha256"] for split, values in data.splits.items()},
-    }
-
-
-def choices(experiment: Experiment, ctx: RunContext) -> dict[str, str]:
-    """What components chose for this place, by their keys: {"model.attention": "backend flash"}."""
-    told = {dotted(key): component.explain_choices(ctx) for key, component in experiment.parts()}
-    return {key: words for key, words in told.items() if words}

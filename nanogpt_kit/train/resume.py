@@ -1,4 +1,4 @@
-"""Which run to go on with, and whether it may go on as asked."""
+"""Which run to resume, and whether it may continue as asked."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from nanogpt_kit.runs.status import Status
 logger = logging.getLogger(__name__)
 
 
-def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
-    """The run to go on with, and the experiment to go on by: the run's own, with what may change taken from `wanted`.
+def reopen(wanted: Experiment, name: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
+    """The run to resume, and its experiment, with the options that may change taken from `wanted`.
 
-    `named` is a run, which may have finished, with fewer steps than are asked for; "" is the newest of the experiment
-    that is not finished. Raises KitError where there is none, where it is done, or where the two differ in what
-    decides the training.
+    `name` is a run, which may have finished with fewer steps than are asked for; "" is the newest unfinished run of the
+    experiment. Raises KitError where there is none, where it is done, or where an option that decides the training has
+    changed.
     """
-    folder = runs.find(named) if named else newest_unfinished(wanted)
+    folder = runs.find(name) if name else newest_unfinished(wanted)
     status = folder.status()
     if status.cause == "other_format":
         raise KitError(f"{folder}: {status.reason}; without that file the run would continue")
@@ -36,11 +36,11 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
     if status.imported:
         raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
     folder.check_inside()
-    before, layers = begun(folder, trust_code)
+    before, layers = load_recorded(folder, trust_code)
     check_differences(before, wanted)
     if is_done(status, wanted):
         raise KitError(f"{folder} is finished; train.steps=<more> would continue it")
-    for path, source in wanted.component_sources.items():  # a callback, say, that this run has not had so far
+    for path, source in wanted.component_sources.items():  # such as a callback that this run did not have before
         copy = folder.path / "components" / path.name
         if not copy.exists():
             copy.parent.mkdir(exist_ok=True)
@@ -58,44 +58,43 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
 
 
 def is_done_in(folder: RunFolder, wanted: Experiment, trust_code: bool = False) -> bool:
-    """Whether this very run lies there and has ended. Raises KitError where another one lies there."""
+    """Whether the folder holds this run, and it is done. Raises KitError where it holds another run."""
     if not folder.experiment.exists() or not is_done(folder.status(), wanted):
         return False
-    check_differences(begun(folder, trust_code)[0], wanted)
+    check_differences(load_recorded(folder, trust_code)[0], wanted)
     return True
 
 
-def begun(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
-    """What a run began as. Raises KitError where it brings code of its own that was never run here."""
+def load_recorded(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
+    """The experiment that a run has recorded. Raises KitError where it contains code that was never run here."""
     experiment = Experiment.load(folder.experiment, trust_code=trust_code)
     return experiment, experiment.layers.copy()
 
 
 def newest_unfinished(wanted: Experiment) -> RunFolder:
-    """What a resume without a name continues: the newest run of the experiment that is not finished by its own terms,
-    of those with the seed of `wanted` where there are any.
+    """The newest unfinished run of the experiment; of the seed of `wanted`, where that has runs.
 
-    A finished run is never among them: to train it for more steps, name it. Raises KitError
-    where there is none, Busy where that one is at work.
+    A finished run is never continued unless it is named. Raises KitError where there is no unfinished run, Busy where
+    another process uses the only one.
     """
     parent = runs.runs_root() / wanted.name
-    found = runs.runs_of_experiment(parent)
-    mine = of_same_seed(found, wanted) or found
+    folders = runs.runs_of_experiment(parent)
+    candidates = of_same_seed(folders, wanted) or folders
     statuses: dict[RunFolder, Status] = {}
-    for folder in reversed(mine):
+    for folder in reversed(candidates):
         statuses[folder] = status = folder.status()
         if status.state not in ("running", "finished"):
             return folder
-    at_work = next((folder for folder, status in statuses.items() if status.state == "running"), None)
-    if at_work is not None:
-        raise Busy(f"{parent} has no unfinished run to resume but {at_work}, which is at work in another process")
+    busy = next((folder for folder, status in statuses.items() if status.state == "running"), None)
+    if busy is not None:
+        raise Busy(f"{parent} has no unfinished run to resume but {busy}, which is being used by another process")
     trained = [folder for folder, status in statuses.items() if not status.imported]
     more = f"; all are finished. To continue one, name it: {options_to_extend(trained[0])}" if trained else ""
     raise KitError(f"{parent} has no unfinished run to resume{more}")
 
 
-def of_same_seed(found: Sequence[RunFolder], wanted: Experiment) -> list[RunFolder]:
-    return [folder for folder in found if folder.seed() == wanted.train.seed]
+def of_same_seed(folders: Sequence[RunFolder], wanted: Experiment) -> list[RunFolder]:
+    return [folder for folder in folders if folder.seed() == wanted.train.seed]
 
 
 def options_to_extend(folder: RunFolder) -> str:
@@ -104,7 +103,7 @@ def options_to_extend(folder: RunFolder) -> str:
 
 
 def is_done(status: Status, wanted: Experiment) -> bool:
-    """Whether a run that ended so has spent all that is wanted now."""
+    """Whether a run with this status has used up the budgets of `wanted`."""
     if status.state != "finished":
         return False
     if status.seconds >= (wanted.train.max_seconds or math.inf):
@@ -113,7 +112,7 @@ def is_done(status: Status, wanted: Experiment) -> bool:
 
 
 def check_differences(before: Experiment, wanted: Experiment) -> None:
-    """Raises KitError for each key that decides the training and is not what it was."""
+    """Raises KitError with a fault for each changed option that decides the training."""
     faults = []
     changeable_train = {f"train.{option}" for option in changeable_options(Train)}
     for key, (then, now) in before.differences(wanted).items():
@@ -123,7 +122,7 @@ def check_differences(before: Experiment, wanted: Experiment) -> None:
         elif section in (*changeable_options(Experiment), "components") or key in changeable_train:
             continue
         else:
-            reason = "a resumed run goes on as it began"
+            reason = "this cannot change when a run is resumed"
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
             faults.append(Fault(f"{now!r} now, {then!r} in the run; {reason}", key, wanted.location(parts)))
@@ -132,20 +131,21 @@ def check_differences(before: Experiment, wanted: Experiment) -> None:
 
 
 def steps_cannot_change(before: Experiment, wanted: Experiment) -> str | None:
-    """The schedule is a pure function, so it can be asked whether the steps already planned would have differed."""
+    """Why the number of steps cannot change; None where the schedule gives the steps taken the same learning rates."""
     then, now = before.total_steps, wanted.total_steps
     if now < then:
         return "steps may only grow"
     multiplier = before.schedule.multiplier
     if any(multiplier(step, then) != multiplier(step, now) for step in range(then)):
-        return "the schedule depends on it, so the steps already made would have been others"
+        return "the schedule depends on it, so the steps already taken would have used other learning rates"
     return None
 
 
-def of_seed(wanted: Experiment) -> tuple[RunFolder | None, str | None]:
-    """Of the runs with the seed of `wanted`: one that is done, or what to resume; two times None where there are none.
+def done_or_unfinished(wanted: Experiment) -> tuple[RunFolder | None, str | None]:
+    """Of the runs with the seed of `wanted`: (one that is done, None), else (None, the unfinished one to resume);
+    (None, None) where there are no such runs.
 
-    Raises KitError where all are finished and none has done what is asked for, Busy where one is at work.
+    Raises KitError where all are finished with less than is asked for, Busy where another process uses one.
     """
     mine = of_same_seed(runs.runs_of_experiment(runs.runs_root() / wanted.name), wanted)
     for folder in reversed(mine):

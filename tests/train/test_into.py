@@ -14,7 +14,7 @@ from nanogpt_kit.core.errors import KitError, LostRank, NotFinite, OutOfMemory, 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read
-from nanogpt_kit.train import session, trainer
+from nanogpt_kit.train import run_log, session, trainer
 from nanogpt_kit.train.world import World
 
 QUIET = (
@@ -124,7 +124,7 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused(tiny: Path, into: Path, c
     with RunFolder(into).lock():
         told = command("run", tiny, *QUIET, f"--into={into}")
     assert told.code == 75
-    assert f"{into} is at work in another process" in told.err
+    assert f"{into} is being used by another process" in told.err
 
 
 @pytest.mark.parametrize("kind", ["link", "folder"])
@@ -235,7 +235,7 @@ def test_all_else_is_an_error(tiny: Path, into: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_full_disk_says_so(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.MetricsLog, "write", raises(OSError(28, "No space left on device")))
+    monkeypatch.setattr(run_log.MetricsLog, "write", raises(OSError(28, "No space left on device")))
     status, words = status_of(tiny, into)
     assert (status.state, status.cause) == ("failed", "disk")
     assert "No space left on device" in status.reason

@@ -235,7 +235,7 @@ def result(folder: RunFolder) -> dict[str, Any]:
     """All that two equal runs have in common, to the bit."""
     checkpoint = store.newest(folder.checkpoints)
     assert checkpoint is not None
-    state = store.read_state(checkpoint, lambda name: True)
+    state = store.read_training_file(checkpoint, lambda name: True)
     del state["seconds"]
     exact = ("train/", "val/", "optim/")
     lines = [{key: line[key] for key in line if key.startswith(exact)} for line in read(folder.metrics)]

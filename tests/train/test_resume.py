@@ -20,8 +20,8 @@ from nanogpt_kit.core.errors import Busy, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder, find, runs_root
 from nanogpt_kit.runs.metrics import read
-from nanogpt_kit.train import checkpoints, session
-from nanogpt_kit.train.resume import of_seed, reopen
+from nanogpt_kit.train import resume_point, session
+from nanogpt_kit.train.resume import done_or_unfinished, reopen
 
 Same = Callable[[Any, Any], None]
 
@@ -99,7 +99,7 @@ def test_a_checkpoint_without_random_state_would_not_resume_exactly(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Same
 ) -> None:
     killed = killed_run(tiny, 13)
-    monkeypatch.setattr(checkpoints, "set_rng_state", lambda state: None)
+    monkeypatch.setattr(resume_point, "set_rng_state", lambda state: None)
     session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
     with pytest.raises(AssertionError):
         assert_same(result(killed)["metrics"], result(whole_run(tiny))["metrics"])
@@ -242,7 +242,7 @@ def test_a_run_at_work_is_passed_over_and_named_where_there_is_no_other(tiny: Pa
     with working.lock():
         assert resumed(tiny) == older
         older.set_status("finished", ended_by="steps", step=20, total_steps=20)
-        with pytest.raises(Busy, match=f"{working}, which is at work in another process"):
+        with pytest.raises(Busy, match=f"{working}, which is being used by another process"):
             resumed(tiny)
 
 
@@ -259,17 +259,17 @@ def test_a_finished_run_goes_on_where_it_is_named_and_more_is_wanted(tiny: Path)
 @pytest.mark.parametrize("steps", [10, 20, 30])
 def test_a_seed_is_done_resumed_or_begun_and_no_finished_run_of_it_is_extended(tiny: Path, steps: int) -> None:
     wanted = Experiment.load(tiny, [f"train.steps={steps}", "train.seed=7"])
-    assert of_seed(wanted) == (None, None)
+    assert done_or_unfinished(wanted) == (None, None)
     ran(tiny, "05", steps=20)  # of another seed
-    assert of_seed(wanted) == (None, None)
+    assert done_or_unfinished(wanted) == (None, None)
     mine = ran(tiny, "06", steps=20, seed=7)
     if steps <= 20:
-        assert of_seed(wanted) == (mine, None)
+        assert done_or_unfinished(wanted) == (mine, None)
     else:
         with pytest.raises(KitError, match=f"--resume={mine} train.steps="):
-            of_seed(wanted)
+            done_or_unfinished(wanted)
     unfinished = ran(tiny, "07", "failed", seed=7)
-    assert of_seed(wanted) == ((mine, None) if steps <= 20 else (None, str(unfinished)))
+    assert done_or_unfinished(wanted) == ((mine, None) if steps <= 20 else (None, str(unfinished)))
 
 
 def test_a_run_of_another_format_is_refused_and_one_whose_status_is_damaged_goes_on(
@@ -288,7 +288,7 @@ def test_a_run_of_another_format_is_refused_and_one_whose_status_is_damaged_goes
 def test_a_run_at_work_is_not_resumed(tiny: Path) -> None:
     folder = session.run(Experiment.load(tiny, ["callback=[]"]))
     folder.set_status("failed", step=3)
-    with folder.lock(), pytest.raises(Busy, match="at work in another process"):
+    with folder.lock(), pytest.raises(Busy, match="being used by another process"):
         session.run(Experiment.load(tiny, ["callback=[]"]), resume=str(folder))
 
 
