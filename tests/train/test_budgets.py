@@ -178,7 +178,8 @@ def test_how_long_it_waited_is_remembered_over_a_resume(tiny: Path, monkeypatch:
     for stops in (3, 5, 7):
 
         def interrupted(self: trainer.Trainer, batch: Any, stops: int = stops) -> Any:
-            self.stop.name = "SIGTERM" if self.step + 1 == stops else self.stop.name
+            signals = self.stop.signals
+            signals.name = "SIGTERM" if self.step + 1 == stops else signals.name
             return update(self, batch)
 
         monkeypatch.setattr(trainer.Trainer, "update", interrupted)

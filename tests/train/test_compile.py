@@ -125,7 +125,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_written(tiny: Path, caplog: pytes
 def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     options = ["callback=['ema']", "train.compile=default", "train.steps=3"]
     monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
-    monkeypatch.setattr(Compile, "apply", lambda *_: None)
+    monkeypatch.setattr(Compile, "apply", lambda *_, **__: None)
     began = time.monotonic()
     accumulate = Trainer.accumulate
     monkeypatch.setattr(Trainer, "accumulate", lambda *_: (os.kill(os.getpid(), getattr(signal, name)), time.sleep(30)))
@@ -143,7 +143,7 @@ def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pyte
 
 def test_a_signal_before_it_compiles_saves_and_compiles_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "compiler_missing", lambda device: None)
-    monkeypatch.setattr(Compile, "apply", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Compile, "apply", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr(Compile, "warm_up", lambda *_: pytest.fail("it compiles"))
     with pytest.raises(KeyboardInterrupt):
         run(tiny, "train.compile=default")

@@ -296,7 +296,7 @@ def test_a_run_in_shares_is_told_exact_and_resumes_to_the_bit(
 ) -> None:
     caplog.set_level("INFO")
     whole = run(tiny)
-    assert any("cpu (2 threads, the windows in 2 shares)" in record.message for record in caplog.records)
+    assert any("on cpu: 2 threads" in record.message for record in caplog.records)
     machine = json.loads((whole.path / "provenance.json").read_text())["machine"]
     assert (machine["threads"], machine["shares"]) == (2, 2)
     part = run(tiny, "train.steps=10", "schedule.use=constant")
