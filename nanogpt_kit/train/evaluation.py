@@ -167,7 +167,7 @@ def evaluate_loaded(generator: TextGenerator, show: Callable[[Sequence[str]], No
         interrupted=lambda: False,
         show=show,
     )
-    with isolated_rng(experiment.train.seed), torch.no_grad(), precision.in_force():
+    with isolated_rng(experiment.train.seed), torch.no_grad(), precision.matmul_precision():
         return evaluation.measure(experiment.evaluator)
 
 

@@ -72,21 +72,25 @@ def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunConte
 
     `module` is the model on the meta device; None where it cannot be counted.
     """
-    most = memory_bytes()
-    if most is None:
+    available = memory_bytes()
+    if available is None:
         return
     if module is not None:
         try:  # weights and their gradients; GPUs together may have more memory than the machine that builds the model
             copies = 2 if experiment.total_steps and ctx.device == "cpu" and ctx.world_size == 1 else 1
-            check_size(experiment.model, copies * size_bytes(module), most, "of this machine's memory")
+            check_size(experiment.model, copies * size_bytes(module), available, "of this machine's memory")
         except KitError as error:
-            raise KitError(*(at_model(one, experiment) for one in error.faults)) from None
-    wanted = experiment.train.batch_tokens
-    needed = wanted * TOKEN_BYTES // ctx.world_size
-    if experiment.total_steps and needed > most:
-        reason = f"a batch of {wanted:,} tokens takes at least {needed:,} bytes, and this machine has {most:,}"
-        place = experiment.location(("train", "batch_tokens"))
-        raise KitError(Fault(f"{reason}; several updates with smaller batches need less", "train.batch_tokens", place))
+            raise KitError(*(at_model(fault, experiment) for fault in error.faults)) from None
+    batch_tokens = experiment.train.batch_tokens
+    needed = batch_tokens * TOKEN_BYTES // ctx.world_size
+    if experiment.total_steps and needed > available:
+        reason = (
+            f"a batch of {batch_tokens:,} tokens takes at least {needed:,} bytes, and this machine has {available:,}"
+        )
+        location = experiment.location(("train", "batch_tokens"))
+        raise KitError(
+            Fault(f"{reason}; several updates with smaller batches need less", "train.batch_tokens", location)
+        )
 
 
 def keep_freed_memory() -> None:

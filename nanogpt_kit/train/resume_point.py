@@ -10,7 +10,7 @@ from torch import nn
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.damaged import damaged, describe_error
-from nanogpt_kit.checkpoint.manifest import TRAINING, step_of
+from nanogpt_kit.checkpoint.manifest import TRAINING
 from nanogpt_kit.checkpoint.rng import seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.hooks import Hooks
@@ -59,7 +59,7 @@ class ResumePoint:
             return None
         saved = store.load_training(self.path)
         with damaged(self.path / TRAINING):
-            state = TrainingState.from_dict(saved, step_of(self.path))
+            state = TrainingState.from_dict(saved, self.path / TRAINING)
             check_groups(state.optimizer["param_groups"], optimizer.param_groups)
             check_tensors(state.optimizer, optimizer.param_groups)
             of_optimizer = dict(state.optimizer)

@@ -182,7 +182,7 @@ def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -
     torch.set_num_threads(cores.threads)
     keep_freed_memory()
     try:
-        with Precision(ctx.precision, ctx.device).in_force():
+        with Precision(ctx.precision, ctx.device).matmul_precision():
             yield cores
     finally:
         torch.set_num_threads(threads)

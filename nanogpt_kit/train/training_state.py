@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nanogpt_kit.checkpoint.manifest import step_of
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.status import Best
 from nanogpt_kit.train.progress import Progress
@@ -48,14 +50,18 @@ class TrainingState:
         return {"format": FORMAT, **progress, **parts}
 
     @classmethod
-    def from_dict(cls, saved: Mapping[str, Any], step: int) -> TrainingState:
+    def from_dict(cls, saved: Mapping[str, Any], file: Path) -> TrainingState:
         """Raises KitError for another format, KeyError or ValueError where it is not a training state of this step."""
         if type(saved["format"]) is int and saved["format"] != FORMAT:
-            raise KitError(f"the training state is of format {saved['format']}, and this version reads format {FORMAT}")
+            raise KitError(f"{file} is of format {saved['format']}, and this version reads format {FORMAT}")
         for key, kind in {"format": int, **TYPES}.items():
             if not isinstance(saved[key], kind) or isinstance(saved[key], bool):
                 raise ValueError(f"{key} is a {type(saved[key]).__name__}")
-        if saved["step"] != step or saved["micro_batch_size"] < 1 or not 0 <= saved["seconds"] < float("inf"):
+        if (
+            saved["step"] != step_of(file.parent)
+            or saved["micro_batch_size"] < 1
+            or not 0 <= saved["seconds"] < float("inf")
+        ):
             raise ValueError("its step, seconds or micro_batch_size cannot be")
         best = saved["best"] and Best(step=saved["best"]["step"], value=saved["best"]["value"])
         progress = Progress(**{**{key: saved[key] for key in PROGRESS_TYPES}, "best": best})

@@ -241,11 +241,11 @@ def test_a_signal_in_any_phase_ends_in_a_run_that_goes_on(tiny: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("device", "native", "expected"),
     [
-        ("cpu", True, ("bf16", "the CPU multiplies it natively")),
-        ("cpu", False, ("fp32", "this device gains nothing from bf16")),
-        ("mps", False, ("fp32", "this device gains nothing from bf16")),
-        ("cuda", True, ("bf16", "the GPU multiplies it natively")),
-        ("cuda", False, ("fp16", "the GPU has no bf16")),
+        ("cpu", True, ("bf16", "native on this CPU")),
+        ("cpu", False, ("fp32", "bf16 is not faster on this device")),
+        ("mps", False, ("fp32", "bf16 is not faster on this device")),
+        ("cuda", True, ("bf16", "native on this GPU")),
+        ("cuda", False, ("fp16", "this GPU has no bf16")),
     ],
 )
 def test_auto_is_what_the_device_is_good_at(
@@ -276,7 +276,7 @@ def test_tf32_is_refused_where_there_is_none(tiny: Path) -> None:
 @pytest.mark.parametrize(("name", "setting"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "high")])
 def test_products_of_fp32_are_exact_in_fp32_alone(name: str, setting: str) -> None:
     before = torch.get_float32_matmul_precision()
-    with Precision(name, "cuda").in_force():
+    with Precision(name, "cuda").matmul_precision():
         assert torch.get_float32_matmul_precision() == setting
     assert torch.get_float32_matmul_precision() == before
 

@@ -154,7 +154,7 @@ def test_the_command_starts_its_processes_and_tells_what_went_wrong_once(tiny: P
     command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), "--nproc", "2", "train.steps=2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "2 processes in fp32" in done.stderr
+    assert "2 processes, precision fp32" in done.stderr
     assert done.stderr.count("finished: ") == 1
     (tiny.parent / "bad.py").write_text(
         "from nanogpt_kit.api import Callback, hookimpl\n\nclass Bad(Callback):\n    def build(self, run):\n"

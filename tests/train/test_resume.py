@@ -23,6 +23,7 @@ from nanogpt_kit.runs.folder import RunFolder, find, runs_root
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.train import resume_point, session
 from nanogpt_kit.train.resume import done_or_unfinished, reopen
+from nanogpt_kit.train.training_state import TrainingState
 
 Same = Callable[[Any, Any], None]
 FOLDERS = {"NANOGPT_KIT_RUNS": "runs", "NANOGPT_KIT_DATA": "data", "XDG_CACHE_HOME": "cache", "XDG_STATE_HOME": "state"}
@@ -317,6 +318,13 @@ def test_a_run_at_work_is_not_resumed(tiny: Path) -> None:
     folder.set_status("failed", step=3)
     with folder.lock(), pytest.raises(Busy, match="being used by another process"):
         session.run(Experiment.load(tiny, ["callback=[]"]), resume=str(folder))
+
+
+def test_a_training_state_of_another_format_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "step-00000003" / store.TRAINING
+    with pytest.raises(KitError) as caught:
+        TrainingState.from_dict({"format": 2, "step": 3}, file)
+    assert all(part in str(caught.value) for part in (str(file), "format 2", "format 1"))
 
 
 COUNTER = """\
