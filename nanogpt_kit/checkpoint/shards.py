@@ -73,21 +73,21 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
         raise OSError(str(first)) from first
 
 
-def read_shards(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+def read_shards(folder: Path, is_needed: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
     """Full tensors on the CPU, by this process alone. Other objects would have to be unpickled, and are left out.
 
     A damaged file may raise any Exception.
     """
     reader = SafeReader(folder)
     entries = reader.read_metadata().state_dict_metadata
-    needed = sum(stored_bytes(entry) for name, entry in entries.items() if wanted(name))
+    needed = sum(stored_bytes(entry) for name, entry in entries.items() if is_needed(name))
     on_disk = sum(file.stat().st_size for file in folder.iterdir())
     if needed > on_disk:
         raise ValueError(f"its files have {on_disk:,} bytes, and the tensors would take {needed:,}")
     tensors: dict[str, Tensor] = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in entries.items()
-        if isinstance(entry, TensorStorageMetadata) and wanted(name)
+        if isinstance(entry, TensorStorageMetadata) and is_needed(name)
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

@@ -227,8 +227,8 @@ def load_training(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_training_file(path: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
-    """What `finish` was given, with the `wanted` ones of its spread tensors."""
+def read_training_file(path: Path, is_needed: Callable[[str], bool]) -> dict[str, Any]:
+    """The training state as it was given to `save`, with the sharded tensors that are needed."""
     with damaged(path / TRAINING):
         check_stored(path / TRAINING)
         state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
@@ -238,7 +238,7 @@ def read_training_file(path: Path, wanted: Callable[[str], bool]) -> dict[str, A
         from nanogpt_kit.checkpoint import shards
 
         with damaged(path / SHARDS):
-            tensors = shards.read_shards(path / SHARDS, wanted)
-            state = {key: value for key, value in state.items() if wanted(f"{key}/")}
+            tensors = shards.read_shards(path / SHARDS, is_needed)
+            state = {key: value for key, value in state.items() if is_needed(f"{key}/")}
             state = shards.join_sharded(state, tensors)
     return state

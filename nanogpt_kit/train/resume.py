@@ -20,14 +20,14 @@ from nanogpt_kit.runs.status import Status
 logger = logging.getLogger(__name__)
 
 
-def reopen(wanted: Experiment, name: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
-    """The run to resume, and its experiment, with the options that may change taken from `wanted`.
+def reopen(requested: Experiment, name: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
+    """The run to resume, and its experiment, with the options that may change taken from `requested`.
 
     `name` is a run, which may have finished with fewer steps than are asked for; "" is the newest unfinished run of the
     experiment. Raises KitError where there is none, where it is done, or where an option that decides the training has
     changed.
     """
-    folder = runs.find(name) if name else newest_unfinished(wanted)
+    folder = runs.find(name) if name else newest_unfinished(requested)
     status = folder.status()
     if status.cause == "other_format":
         raise KitError(f"{folder}: {status.reason}; without that file the run would continue")
@@ -37,16 +37,16 @@ def reopen(wanted: Experiment, name: str, trust_code: bool) -> tuple[Experiment,
         raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
     folder.check_inside()
     before, layers = load_recorded(folder, trust_code)
-    check_differences(before, wanted)
-    if is_done(status, wanted):
+    check_differences(before, requested)
+    if is_done(status, requested):
         raise KitError(f"{folder} is finished; train.steps=<more> would continue it")
-    for path, source in wanted.component_sources.items():  # such as a callback that this run did not have before
+    for path, source in requested.component_sources.items():  # such as a callback that this run did not have before
         copy = folder.path / "components" / path.name
         if not copy.exists():
             copy.parent.mkdir(exist_ok=True)
             write_atomically(copy, source)
             layers.values["components"].append(f"components/{path.name}")
-    values = wanted.resolved()
+    values = requested.resolved()
     for section in changeable_options(Experiment):
         layers.values[section] = values[section]
     for key in changeable_options(Train):
@@ -57,11 +57,11 @@ def reopen(wanted: Experiment, name: str, trust_code: bool) -> tuple[Experiment,
     return Experiment.of(layers, folder.path, trust_code), folder
 
 
-def is_done_in(folder: RunFolder, wanted: Experiment, trust_code: bool = False) -> bool:
+def is_done_in(folder: RunFolder, requested: Experiment, trust_code: bool = False) -> bool:
     """Whether the folder holds this run, and it is done. Raises KitError where it holds another run."""
-    if not folder.experiment.exists() or not is_done(folder.status(), wanted):
+    if not folder.experiment.exists() or not is_done(folder.status(), requested):
         return False
-    check_differences(load_recorded(folder, trust_code)[0], wanted)
+    check_differences(load_recorded(folder, trust_code)[0], requested)
     return True
 
 
@@ -71,15 +71,15 @@ def load_recorded(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Laye
     return experiment, experiment.layers.copy()
 
 
-def newest_unfinished(wanted: Experiment) -> RunFolder:
-    """The newest unfinished run of the experiment; of the seed of `wanted`, where that has runs.
+def newest_unfinished(requested: Experiment) -> RunFolder:
+    """The newest unfinished run of the experiment; of the seed of `requested`, where that has runs.
 
     A finished run is never continued unless it is named. Raises KitError where there is no unfinished run, Busy where
     another process uses the only one.
     """
-    parent = runs.runs_root() / wanted.name
+    parent = runs.runs_root() / requested.name
     folders = runs.runs_of_experiment(parent)
-    candidates = of_same_seed(folders, wanted) or folders
+    candidates = of_same_seed(folders, requested) or folders
     statuses: dict[RunFolder, Status] = {}
     for folder in reversed(candidates):
         statuses[folder] = status = folder.status()
@@ -93,8 +93,8 @@ def newest_unfinished(wanted: Experiment) -> RunFolder:
     raise KitError(f"{parent} has no unfinished run to resume{more}")
 
 
-def of_same_seed(folders: Sequence[RunFolder], wanted: Experiment) -> list[RunFolder]:
-    return [folder for folder in folders if folder.seed() == wanted.train.seed]
+def of_same_seed(folders: Sequence[RunFolder], requested: Experiment) -> list[RunFolder]:
+    return [folder for folder in folders if folder.seed() == requested.train.seed]
 
 
 def options_to_extend(folder: RunFolder) -> str:
@@ -102,37 +102,37 @@ def options_to_extend(folder: RunFolder) -> str:
     return f"--resume={shlex.quote(str(runs.relative_to_cwd(folder.path)))} train.steps=<more>"
 
 
-def is_done(status: Status, wanted: Experiment) -> bool:
-    """Whether a run with this status has used up the budgets of `wanted`."""
+def is_done(status: Status, requested: Experiment) -> bool:
+    """Whether a run with this status has used up the budgets of `requested`."""
     if status.state != "finished":
         return False
-    if status.seconds >= (wanted.train.max_seconds or math.inf):
+    if status.seconds >= (requested.train.max_seconds or math.inf):
         return True
-    return status.ended_by != "max_seconds" and status.total_steps >= wanted.total_steps
+    return status.ended_by != "max_seconds" and status.total_steps >= requested.total_steps
 
 
-def check_differences(before: Experiment, wanted: Experiment) -> None:
+def check_differences(before: Experiment, requested: Experiment) -> None:
     """Raises KitError with a fault for each changed option that decides the training."""
     faults = []
     changeable_train = {f"train.{option}" for option in changeable_options(Train)}
-    for key, (then, now) in before.differences(wanted).items():
+    for key, (then, now) in before.differences(requested).items():
         section = key.partition(".")[0]
         if key in ("train.steps", "train.max_tokens"):
-            reason = steps_cannot_change(before, wanted)
+            reason = steps_cannot_change(before, requested)
         elif section in (*changeable_options(Experiment), "components") or key in changeable_train:
             continue
         else:
             reason = "this cannot change when a run is resumed"
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-            faults.append(Fault(f"{now!r} now, {then!r} in the run; {reason}", key, wanted.location(parts)))
+            faults.append(Fault(f"{now!r} now, {then!r} in the run; {reason}", key, requested.location(parts)))
     if faults:
         raise KitError(*faults)
 
 
-def steps_cannot_change(before: Experiment, wanted: Experiment) -> str | None:
+def steps_cannot_change(before: Experiment, requested: Experiment) -> str | None:
     """Why the number of steps cannot change; None where the schedule gives the steps taken the same learning rates."""
-    then, now = before.total_steps, wanted.total_steps
+    then, now = before.total_steps, requested.total_steps
     if now < then:
         return "steps may only grow"
     multiplier = before.schedule.multiplier
@@ -141,14 +141,14 @@ def steps_cannot_change(before: Experiment, wanted: Experiment) -> str | None:
     return None
 
 
-def done_or_unfinished(wanted: Experiment) -> tuple[RunFolder | None, str | None]:
-    """Of the runs with the seed of `wanted`: (one that is done, None), else (None, the unfinished one to resume);
+def done_or_unfinished(requested: Experiment) -> tuple[RunFolder | None, str | None]:
+    """Of the runs with the seed of `requested`: (one that is done, None), else (None, the unfinished one to resume);
     (None, None) where there are no such runs.
 
     Raises KitError where all are finished with less than is asked for, Busy where another process uses one.
     """
-    mine = of_same_seed(runs.runs_of_experiment(runs.runs_root() / wanted.name), wanted)
+    mine = of_same_seed(runs.runs_of_experiment(runs.runs_root() / requested.name), requested)
     for folder in reversed(mine):
-        if is_done(folder.status(), wanted):
+        if is_done(folder.status(), requested):
             return folder, None
-    return None, str(newest_unfinished(wanted)) if mine else None
+    return None, str(newest_unfinished(requested)) if mine else None

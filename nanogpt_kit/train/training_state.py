@@ -100,6 +100,6 @@ def check_tensors(state: Mapping[str, Any], fresh: Sequence[Mapping[str, Any]]) 
 
 def same_type(one: Any, other: Any) -> bool:
     """All numbers are of one type, with tensors of one element; lists and tuples are of one, too."""
-    number = (int, float, Tensor)
-    both_numbers = all(isinstance(value, number) and not isinstance(value, bool) for value in (one, other))
+    numbers = (int, float, Tensor)
+    both_numbers = all(isinstance(value, numbers) and not isinstance(value, bool) for value in (one, other))
     return both_numbers or isinstance(one, type(other)) or {type(one), type(other)} <= {list, tuple}

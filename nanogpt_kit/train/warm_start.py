@@ -40,12 +40,12 @@ class WarmStart:
     tokenizer: Mapping[str, Any]  # the record in the checkpoint
 
     @classmethod
-    def find(cls, wanted: Experiment, resumed: RunFolder | None, trust_code: bool) -> WarmStart | None:
+    def find(cls, experiment: Experiment, resumed: RunFolder | None, trust_code: bool) -> WarmStart | None:
         """None where training starts from random weights, or continues from a checkpoint of the run.
 
         Downloads a published GPT-2. Raises KitError where the weights cannot be read or do not fit.
         """
-        name, location = wanted.model.init_from, wanted.location(("model", "init_from"))
+        name, location = experiment.model.init_from, experiment.location(("model", "init_from"))
         if name is None or (resumed and store.list_checkpoints(resumed.checkpoints)):
             return None
         try:
@@ -55,23 +55,23 @@ class WarmStart:
         folder = checkpoint.parents[1]
         before = Experiment.load(folder / "experiment.toml", trust_code=trust_code)
         logger.info("starting from %s", checkpoint)
-        for difference in model_differences(wanted, before):
+        for difference in model_differences(experiment, before):
             logger.warning("%s in %s", difference, checkpoint)
         tokenizer = read_record(checkpoint / TOKENIZER)
         vocab_size = tokenizer["vocab_size"]
-        weights = cropped_weights(checkpoint, before, vocab_size, wanted.model.block_size)
-        shapes = build_on_meta(wanted.model, vocab_size)
+        weights = cropped_weights(checkpoint, before, vocab_size, experiment.model.block_size)
+        shapes = build_on_meta(experiment.model, vocab_size)
         if shapes is not None:
             check_fit(shapes, weights, str(checkpoint))
         return cls(checkpoint, Manifest.read(checkpoint).weights_hash, weights, tokenizer)
 
-    def check_tokens(self, wanted: Experiment, data: Prepared) -> None:
+    def check_tokens(self, experiment: Experiment, data: Prepared) -> None:
         """Raises KitError where token ids stand for other text than in the checkpoint."""
         if token_semantics(self.tokenizer) != token_semantics(data.manifest["tokenizer"]):
             now = f"{data.manifest['tokenizer']['use']} of {data.encoder.vocab_size:,} tokens"
             then = f"{self.tokenizer['use']} of {self.tokenizer['vocab_size']:,}"
             reason = f"{self.checkpoint} was trained on other tokens: {then}, here {now}"
-            raise KitError(Fault(reason, "tokenizer", wanted.location(("tokenizer", "use"))))
+            raise KitError(Fault(reason, "tokenizer", experiment.location(("tokenizer", "use"))))
 
     def origin(self) -> dict[str, str]:
         """For the provenance of the run; see `original_checkpoint`."""
@@ -106,9 +106,9 @@ def original_checkpoint(resumed: RunFolder) -> Path:
     return checkpoint
 
 
-def model_differences(wanted: Experiment, before: Experiment) -> list[str]:
+def model_differences(experiment: Experiment, before: Experiment) -> list[str]:
     """Options of the model that differ, as sentences: weights may fit although the network is another one."""
-    changed = wanted.differences(before)
+    changed = experiment.differences(before)
     replaced = tuple(key.removesuffix("use") for key in changed if key.endswith(".use"))
     return [
         f"{key} is {now!r} here and was {then!r}"

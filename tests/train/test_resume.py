@@ -180,7 +180,7 @@ def newest_step() -> int:
 
 
 def test_killed_while_saving_it_always_leaves_a_whole_checkpoint(tiny: Path) -> None:
-    kill_while_saving(tiny, times=3)
+    kill_while_saving(tiny, times=2)  # once as it began, once as it was resumed
 
 
 @pytest.mark.slow

@@ -254,7 +254,9 @@ def test_a_prompt_that_cannot_be_encoded_is_told_before_the_training(tiny: Path)
     assert not (tiny.parent / "runs").exists()
 
 
-@pytest.mark.parametrize("name", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGHUP", "SIGUSR1"))]
+)  # test_stop.py has the others without a process
 def test_a_signal_saves_and_exits_130(tiny: Path, name: str) -> None:
     command = [
         sys.executable,
