@@ -136,11 +136,16 @@ max_new_tokens = 30
 """
 
 
+@pytest.fixture(scope="session")
+def tiny_source() -> str:
+    """The text that `tiny` learns from."""
+    return "".join(f"{n} times {n + 7} is {n * (n + 7)}, as everybody \u2603 knows.\n" for n in range(300))
+
+
 @pytest.fixture
-def text_file(tmp_path: Path) -> Path:
+def text_file(tmp_path: Path, tiny_source: str) -> Path:
     path = tmp_path / "text.txt"
-    lines = (f"{n} times {n + 7} is {n * (n + 7)}, as everybody \u2603 knows.\n" for n in range(300))
-    path.write_text("".join(lines), encoding="utf-8")
+    path.write_text(tiny_source, encoding="utf-8")
     return path
 
 

@@ -16,15 +16,11 @@ from typing import Any
 import torch
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.nn.flops import model_size
-from nanogpt_kit.nn.uninitialized import check_parts
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.train.context import context_of
-from nanogpt_kit.train.cores import Cores
-from nanogpt_kit.train.memory import keep_freed_memory, peak_bytes
-from nanogpt_kit.train.new_run import choices
-from nanogpt_kit.train.precision import DTYPES, Precision
+from nanogpt_kit.train.memory import peak_bytes
+from nanogpt_kit.train.precision import DTYPES
+from nanogpt_kit.train.setup import Placement, set_up
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World
@@ -39,36 +35,33 @@ class TimedTrainer:
     """The trainer of an experiment, ready to take steps."""
 
     def __init__(self, experiment: Experiment) -> None:
-        world = World()
-        ctx, why = context_of(experiment, world.size)
-        experiment.check_context(ctx)
-        check_parts(experiment)
-        data = prepare(experiment)
+        all_threads = torch.get_num_threads()
         self.stack = ExitStack()
-        self.stack.enter_context(Precision(ctx.precision, ctx.device).in_force())
-        keep_freed_memory()
-        self.peak = matmul_peak(ctx.device, ctx.precision)  # of all cores, also where a small step leaves some idle
-        if ctx.device == "cuda":  # its matrices are no part of what the run takes
+        placement = Placement.join(self.stack, experiment, World())
+        ctx, precision_reason = placement.ctx, placement.precision_reason
+        setup, _ = set_up(self.stack, experiment, placement, with_weights=False)
+        torch.set_num_threads(all_threads)  # a small step leaves some idle
+        self.peak = matmul_peak(ctx.device, ctx.precision)
+        torch.set_num_threads(setup.cores.threads)
+        if ctx.device == "cuda":  # the memory of its matrices does not count
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        cores = Cores.choose(experiment, ctx, data.encoder.vocab_size)
-        torch.set_num_threads(cores.threads)
         folder = RunFolder(Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="nanogpt-kit-bench-"))))
-        self.trainer = Trainer(experiment, data, folder, ctx, StopSignals(), world, cores)
+        self.trainer = Trainer(setup, folder, StopSignals())
         self.trainer.hooks.call("run_started", run=self.trainer)
         self.trainer.warm_up()
         self.trainer.model.train()
-        size = model_size(experiment.model, data.encoder.vocab_size)
+        size = model_size(experiment.model, setup.data.encoder.vocab_size)
         self.flops_per_token = size.flops_per_token if size else None
         self.facts: dict[str, Any] = {
             "name": experiment.name,
             "device": torch.cuda.get_device_name() if ctx.device == "cuda" else ctx.device,
-            "threads": str(cores),
+            "threads": str(setup.cores),
             "precision": ctx.precision,
-            "precision_since": why,
+            "precision_since": precision_reason,
             "compile": self.trainer.compile.mode,
             "compile_since": self.trainer.compile.why,
-            "choices": choices(experiment, ctx),
+            "choices": setup.choices(),
             "step_tokens": experiment.train.batch_tokens,
             "peak_flops": self.peak,
             "flops_per_token": self.flops_per_token,
@@ -81,7 +74,7 @@ class TimedTrainer:
         began = time.perf_counter()
         for _ in range(count):
             if trainer.step == trainer.total_steps:
-                trainer.step = 0  # batches and learning rates are functions of the step alone
+                trainer.progress.step = 0  # batches and learning rates are functions of the step alone
             trainer.take_step()
         wait_for(trainer.precision.device)
         return time.perf_counter() - began
@@ -111,9 +104,9 @@ class TimedTrainer:
 
             return timed_call
 
-        model: Any = timed(trainer.wrap, "forward", "backward")
-        model.sync, model.clip = trainer.wrap.sync, trainer.wrap.clip
-        trainer.wrap = model
+        parallel: Any = timed(trainer.parallel, "forward", "backward")
+        parallel.sync, parallel.clip = trainer.parallel.sync, trainer.parallel.clip
+        trainer.parallel = parallel
         boundaries: list[tuple[Any, str, str, str]] = [
             (trainer.batches, "at", "data", "other"),
             (trainer.scaler, "unscale_", "optimizer", "optimizer"),

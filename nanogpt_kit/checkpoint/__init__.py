@@ -1,1 +1,1 @@
-"""Saving and loading, whole or absent."""
+"""Saving and loading checkpoints, each whole or absent."""

@@ -1,6 +1,6 @@
-"""What a file of a checkpoint raises where it is not what was saved, as a sentence that names the file.
+"""Reading files of a checkpoint that may not be what was saved: every error becomes a sentence that names the file.
 
-A manifest's hashes protect against accidents; whoever passes on a run has written the manifest, too.
+The hashes of a manifest protect against accidents only: whoever passes on a run has written the manifest, too.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import KitError, RunFailed, shorten
 
-LONGEST = 200  # characters of a library's message
+MAX_MESSAGE = 200  # characters of a library's message
 
 
 @contextmanager
 def damaged(path: Path) -> Iterator[None]:
-    """Around the code that reads `path` and uses what is in it. Raises KitError for whatever that code raises."""
+    """Around code that reads `path` and uses its content. Raises KitError for every error of that code."""
     try:
         yield
     except (KitError, RunFailed):
         raise
-    except Exception as error:  # torch, safetensors, pickle and json have dozens of their own
+    except Exception as error:  # torch, safetensors, pickle and json raise dozens of types
         remedy = "remove its checkpoint, or choose another one with --step"
-        raise KitError(f"{path} is damaged, or not what a run has saved ({cause(error)}); {remedy}") from error
+        raise KitError(f"{path} is damaged, or not what a run has saved ({describe_error(error)}); {remedy}") from error
 
 
-def cause(error: Exception) -> str:
-    """One line that names what is wrong."""
+def describe_error(error: Exception) -> str:
+    """The error in one line."""
     if isinstance(error, pickle.UnpicklingError):  # torch's message advises to load the file unsafely
         return "it contains other objects than tensors and plain values; no code was executed"
     first = next((line for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, KeyError):
-        return f"it lacks {shorten(first, LONGEST)}"
+        return f"it lacks {shorten(first, MAX_MESSAGE)}"
     if isinstance(error, ValueError):
-        return shorten(first, LONGEST)
-    return f"{type(error).__name__}: {shorten(first, LONGEST)}"
+        return shorten(first, MAX_MESSAGE)
+    return f"{type(error).__name__}: {shorten(first, MAX_MESSAGE)}"
 
 
 def check_stored(path: Path) -> None:
-    """Raises ValueError where a file of torch.save would grow in memory, which only a compressed one does."""
+    """Raises ValueError where a file of torch.save is compressed, so that it could grow without limit in memory."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             total, size = sum(entry.file_size for entry in file.infolist()), path.stat().st_size
@@ -55,20 +55,21 @@ def check_stored(path: Path) -> None:
 
 
 def named_tensors(values: Any) -> dict[str, Tensor]:
-    """The same, where they are tensors by name that can be computed with. Raises ValueError."""
+    """The values, checked to be ordinary tensors by name. Raises ValueError."""
     if not isinstance(values, Mapping):
         raise ValueError("it does not contain tensors by name")
     for name, value in values.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(f"{name!r} is not a tensor")
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            raise ValueError(f"{name!r} is a tensor without plain values")
+            raise ValueError(f"{name!r} is not an ordinary tensor")
     return dict(values)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
     try:
         str(path).encode("utf-8")
-    except UnicodeEncodeError:  # safetensors opens no such name
+    except UnicodeEncodeError:  # safetensors cannot open such a name
         return load(path.read_bytes())
     return load_file(path)

@@ -1,4 +1,4 @@
-"""Every stream of random numbers that a run may draw from."""
+"""The state of every random number generator that a run may use."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def own_rng(seed: int) -> Iterator[None]:
-    """Random numbers of its own inside; outside it is as if nothing had been drawn."""
+def isolated_rng(seed: int) -> Iterator[None]:
+    """While entered, all generators start from `seed`; afterwards they continue as if nothing had been drawn."""
     before = rng_state()
     seed_everything(seed)
     try:

@@ -1,7 +1,7 @@
-"""State whose tensors are spread over processes: each writes its part, and any number of processes can read it.
+"""State whose tensors are sharded over processes: each writes its shards, and any number of processes can read them.
 
-The tensors go through `torch.distributed.checkpoint`; all else stays in the state, with a word in each one's place.
-What that library would pickle is not given to it.
+The tensors go through `torch.distributed.checkpoint`; the rest of the state is saved apart, with a placeholder for each
+tensor. Nothing that the library would pickle is given to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from nanogpt_kit.nn.sharded import distribute_like
 
 METADATA = "torch.distributed.checkpoint.metadata"
-ALLOWED = {  # what a description of shards is made of; the library itself would unpickle anything
+ALLOWED = {  # classes in the description of shards; the library itself would unpickle anything
     *((METADATA, name) for name in ("Metadata", "MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING")),
     *((METADATA, name) for name in ("TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata")),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
@@ -32,62 +32,62 @@ ALLOWED = {  # what a description of shards is made of; the library itself would
     *(("pathlib", name) for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *(("torch", name) for name in ("Size", "float32", "bfloat16", "float16", "float64", "int64", "int32", "bool")),
 }
-PLACE = "<sharded>"  # key of the word in a tensor's place
+PLACEHOLDER = "<sharded>"  # key of a tensor's placeholder
 
 
-def taken_out(state: Any, at: str = "") -> tuple[Any, dict[str, Tensor]]:
-    """The state without its spread tensors, and these by name."""
+def split_sharded(state: Any, path: str = "") -> tuple[Any, dict[str, Tensor]]:
+    """The state with placeholders for its sharded tensors, and these by name."""
     if isinstance(state, DTensor):
-        return {PLACE: at}, {at: state}
-    found: dict[str, Tensor] = {}
+        return {PLACEHOLDER: path}, {path: state}
+    sharded: dict[str, Tensor] = {}
 
-    def walked(key: object, value: Any) -> Any:
-        plain, tensors = taken_out(value, f"{at}/{key}" if at else str(key))
-        found.update(tensors)
+    def split_child(key: object, value: Any) -> Any:
+        plain, tensors = split_sharded(value, f"{path}/{key}" if path else str(key))
+        sharded.update(tensors)
         return plain
 
     if isinstance(state, Mapping):
-        return {key: walked(key, value) for key, value in state.items()}, found
+        return {key: split_child(key, value) for key, value in state.items()}, sharded
     if isinstance(state, list | tuple):
-        return type(state)(walked(key, value) for key, value in enumerate(state)), found
-    return state, found
+        return type(state)(split_child(key, value) for key, value in enumerate(state)), sharded
+    return state, sharded
 
 
-def put_back(state: Any, tensors: Mapping[str, Tensor]) -> Any:
+def join_sharded(state: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The opposite of `taken_out`."""
     if isinstance(state, Mapping):
-        if set(state) == {PLACE}:
-            return tensors[state[PLACE]]
-        return {key: put_back(value, tensors) for key, value in state.items()}
+        if set(state) == {PLACEHOLDER}:
+            return tensors[state[PLACEHOLDER]]
+        return {key: join_sharded(value, tensors) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(put_back(value, tensors) for value in state)
+        return type(state)(join_sharded(value, tensors) for value in state)
     return state
 
 
-def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """On all ranks at once. Raises OSError."""
+def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Called on all ranks. Raises OSError."""
     try:
         save(dict(tensors), storage_writer=FileSystemWriter(folder, single_file_per_rank=True, sync_files=True))
-    except CheckpointException as error:  # which is no Exception
+    except CheckpointException as error:  # which is not an Exception
         first = next((failure[0] for failure in error.failures.values()), error)
         raise OSError(str(first)) from first
 
 
-def read(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """Whole tensors on the CPU, by this process alone; what is not a tensor would be unpickled, and is passed over.
+def read_shards(folder: Path, is_needed: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """Full tensors on the CPU, by this process alone. Other objects would have to be unpickled, and are left out.
 
-    Raises whatever the library and a damaged file raise; always an Exception.
+    A damaged file may raise any Exception.
     """
-    reader = Reader(folder)
-    known = reader.read_metadata().state_dict_metadata
-    needed = sum(bytes_of(entry) for name, entry in known.items() if wanted(name))
+    reader = SafeReader(folder)
+    entries = reader.read_metadata().state_dict_metadata
+    needed = sum(stored_bytes(entry) for name, entry in entries.items() if is_needed(name))
     on_disk = sum(file.stat().st_size for file in folder.iterdir())
     if needed > on_disk:
         raise ValueError(f"its files have {on_disk:,} bytes, and the tensors would take {needed:,}")
     tensors: dict[str, Tensor] = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in known.items()
-        if isinstance(entry, TensorStorageMetadata) and wanted(name)
+        for name, entry in entries.items()
+        if isinstance(entry, TensorStorageMetadata) and is_needed(name)
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -98,39 +98,39 @@ def read(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dic
     return tensors
 
 
-def bytes_of(entry: object) -> int:
+def stored_bytes(entry: object) -> int:
     if not isinstance(entry, TensorStorageMetadata):
         return 0
     return entry.size.numel() * entry.properties.dtype.itemsize
 
 
-class Reader(FileSystemReader):
-    """Runs no code that a file brings."""
+class SafeReader(FileSystemReader):
+    """Reads the description of shards without running code from it."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with (Path(self.path) / ".metadata").open("rb") as file:
-            found = Plain(file).load()
-        if not isinstance(found, Metadata):
+            metadata = SafeUnpickler(file).load()
+        if not isinstance(metadata, Metadata):
             raise ValueError(".metadata does not describe shards")
-        found.storage_meta = found.storage_meta or StorageMeta()
-        return found
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        return metadata
 
 
-class Plain(pickle.Unpickler):
+class SafeUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint")
         return super().find_class(module, name)
 
 
-def optimizer_state_as(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state dict of whole tensors, laid out as its parameters are."""
+def distribute_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state dict of full tensors, sharded as its parameters are."""
     parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
-    spread = {
-        number: {
-            name: distribute_like(value, parameters[number]) if isinstance(value, Tensor) else value
+    sharded = {
+        index: {
+            name: distribute_like(value, parameters[index]) if isinstance(value, Tensor) else value
             for name, value in values.items()
         }
-        for number, values in state["state"].items()
+        for index, values in state["state"].items()
     }
-    return {**state, "state": spread}
+    return {**state, "state": sharded}

@@ -126,9 +126,9 @@ class Launch:
         seeded = type(experiment).of(layers, experiment.folder, self.trust_code)
         resume = self.resume
         if resume is not None:
-            from nanogpt_kit.train.resume import of_seed
+            from nanogpt_kit.train.resume import done_or_unfinished
 
-            finished, resume = of_seed(seeded)
+            finished, resume = done_or_unfinished(seeded)
             if finished:
                 click.echo(f"already finished: {finished}", err=True)
                 return

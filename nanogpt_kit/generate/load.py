@@ -11,6 +11,7 @@ from torch import Tensor
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.damaged import damaged, named_tensors
 from nanogpt_kit.checkpoint.fit import fit
+from nanogpt_kit.checkpoint.manifest import TOKENIZER, TRAINING, damage, step_of
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
@@ -49,7 +50,7 @@ def load_run(
     folder = RunFolder(path) if exported else runs.find(str(run))
     experiment = Experiment.load(folder.experiment, overrides, trust_code)
     checkpoint = folder.path if exported else checkpoint_of_step(folder, step)
-    encoder = encoder_of_checkpoint(checkpoint / store.TOKENIZER, experiment)
+    encoder = encoder_of_checkpoint(checkpoint / TOKENIZER, experiment)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     if weights is None:
         store.load_weights(checkpoint, model)
@@ -90,11 +91,11 @@ def checkpoint_of_step(folder: RunFolder, step: int | None) -> Path:
         if newest is None:
             raise KitError(f"{folder} has no checkpoint yet")
         return newest
-    by_step = {store.step_of(path): path for path in store.numbered(folder.checkpoints)}
+    by_step = {step_of(path): path for path in store.list_checkpoints(folder.checkpoints)}
     if step not in by_step:
         steps = ", ".join(map(str, by_step)) or "none"
         raise KitError(f"{folder} has no checkpoint of step {step}; there are: {steps}")
-    fault = store.damage(by_step[step])
+    fault = damage(by_step[step])
     if fault:
         raise KitError(f"{by_step[step]}: {fault}")
     return by_step[step]
@@ -103,7 +104,7 @@ def checkpoint_of_step(folder: RunFolder, step: int | None) -> Path:
 def callback_weights(callback: str, checkpoint: Path) -> Mapping[str, Tensor]:
     """The weights that a callback saved in a checkpoint. Raises KitError where there are none."""
     states = store.load_training(checkpoint).get("callbacks", {})
-    with damaged(checkpoint / store.TRAINING):
+    with damaged(checkpoint / TRAINING):
         holders = {name: state for name, state in states.items() if isinstance(state, Mapping) and "weights" in state}
         offered = {name.lower(): named_tensors(state["weights"]) for name, state in holders.items()}
     if callback.lower() not in offered:

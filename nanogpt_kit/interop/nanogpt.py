@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_kit.checkpoint.damaged import cause, check_stored
+from nanogpt_kit.checkpoint.damaged import check_stored, describe_error
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.reading import open_regular
@@ -142,7 +142,7 @@ def load_tensors_only(path: Path) -> dict[str, Any]:
     except Exception as error:  # a file that was made to harm may raise anything; none of it has run
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         if culprit is None:
-            raise KitError(f"{path} is damaged, or not a torch checkpoint ({cause(error)})") from None
+            raise KitError(f"{path} is damaged, or not a torch checkpoint ({describe_error(error)})") from None
         raise KitError(
             f"{path} holds more than tensors and plain values: loading it would call {culprit[1]}, so it is refused"
         ) from None

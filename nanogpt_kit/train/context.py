@@ -1,4 +1,4 @@
-"""What a run is about to happen on, by the experiment's settings and what this machine has."""
+"""The device and precision of a run, by the experiment's settings and this machine."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from nanogpt_kit.train.precision import Precision, choose_device, has_device
 
 
 def context_of(experiment: Experiment, world_size: int) -> tuple[RunContext, str]:
-    """The device and precision that the experiment's settings mean here, and why that precision. Raises KitError."""
+    """The device and precision that the settings mean on this machine, and why that precision. Raises KitError."""
     device = choose_device(experiment.train.device)
     if not has_device(device):
-        place = experiment.location(("train", "device"))
-        raise KitError(Fault(f"is {device!r}, but torch finds none here", "train.device", place))
+        location = experiment.location(("train", "device"))
+        raise KitError(Fault(f"is {device!r}, but torch finds none here", "train.device", location))
     precision, why = Precision.choose(experiment.train.precision, device)
     if precision.name == "tf32" and device != "cuda":
-        place = experiment.location(("train", "precision"))
-        raise KitError(Fault(f"'tf32' is arithmetic of CUDA devices, and this is {device}", "train.precision", place))
+        location = experiment.location(("train", "precision"))
+        raise KitError(
+            Fault(f"'tf32' is arithmetic of CUDA devices, and this is {device}", "train.precision", location)
+        )
     ctx = RunContext(
         device=device,
         precision=precision.name,

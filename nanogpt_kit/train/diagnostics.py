@@ -1,8 +1,8 @@
-"""What can be asked about the network while it trains; it is looked at on logged steps only.
+"""Diagnostics of the network while it trains, on logged steps only.
 
-- `updates`: how far a step moves each role's weights, as a share of their norm; about 1e-3 is usual for matrices.
-- `activations`: the largest features that leave a block.
-- `attention`: the largest attention logit of the first window; beyond some hundred, softmax has but one winner.
+- `updates`: how far a step moves each role's weights, as a fraction of their norm; about 1e-3 is usual for matrices.
+- `activations`: the largest magnitude of each block's output.
+- `attention`: the largest attention logit of the first window; beyond some hundred, softmax selects a single token.
 
 Source: Wortsman et al. 2023, "Small-scale proxies for large-scale Transformer training instabilities",
 arXiv:2309.14322.
@@ -25,25 +25,25 @@ from nanogpt_kit.train.compile import eager
 
 
 class Diagnostics:
-    """`begin` before a step that will be logged, `moving` before its optimizer's, `metrics` after it."""
+    """For each step: `begin` around it, `before_update` before the optimizer's step, `metrics` after a logged one."""
 
-    def __init__(self, model: nn.Module, wanted: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, watched: Sequence[str]) -> None:
         self.model = model
-        self.wanted = wanted
-        self.looking = False
-        self.largest: dict[str, Tensor] = {}
-        self.before: dict[str, list[Tensor]] = {}
+        self.watched = watched
+        self.is_active = False
+        self.largest: dict[str, Tensor] = {}  # by the name of the metric
+        self.weights_before: dict[str, list[Tensor]] = {}  # by role
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Listens to the modules meanwhile. Only then: hooks cost something, and keep threads from sharing a step."""
+    def hooked(self) -> Iterator[None]:
+        """Hooks the modules meanwhile; not longer, since hooks cost time and keep a batch from being split."""
         handles = []
-        for number, block in enumerate(transformer_blocks(self.model)):
-            if "activations" in self.wanted:
-                handles.append(block.register_forward_hook(self.see(f"activations/max_{number}")))
+        for index, block in enumerate(transformer_blocks(self.model)):
+            if "activations" in self.watched:
+                handles.append(block.register_forward_hook(self.output_hook(f"activations/max_{index}")))
             for name, part in block.named_modules():
-                if "attention" in self.wanted and name.rpartition(".")[2] == "attention":
-                    hook = self.see_logits(f"attention/max_logit_{number}")
+                if "attention" in self.watched and name.rpartition(".")[2] == "attention":
+                    hook = self.logits_hook(f"attention/max_logit_{index}")
                     handles.append(part.register_forward_pre_hook(hook))
         try:
             with eager(self.model):
@@ -52,48 +52,47 @@ class Diagnostics:
             for handle in handles:
                 handle.remove()
 
-    def see(self, name: str) -> Any:
+    def output_hook(self, metric: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                self.keep(name, output.detach().abs().amax())
+                self.update_largest(metric, output.detach().abs().amax())
 
         return hook
 
-    def see_logits(self, name: str) -> Any:
+    def logits_hook(self, metric: str) -> Any:
         def hook(module: nn.Module, inputs: Any) -> None:
             q, k = (part[:1].detach().float() for part in inputs[:2])  # (1, H, T, D), (1, Hkv, S, D)
             k = k.repeat_interleave(q.size(1) // k.size(1), dim=1)
-            self.keep(name, (q @ k.transpose(-1, -2)).tril().abs().amax() / math.sqrt(q.size(-1)))
+            self.update_largest(metric, (q @ k.transpose(-1, -2)).tril().abs().amax() / math.sqrt(q.size(-1)))
 
         return hook
 
-    def keep(self, name: str, value: Tensor) -> None:
-        self.largest[name] = torch.maximum(self.largest.get(name, value), value)
+    def update_largest(self, metric: str, value: Tensor) -> None:
+        self.largest[metric] = torch.maximum(self.largest.get(metric, value), value)
 
-    def begin(self, looking: bool) -> AbstractContextManager[None]:
-        """For the step: what is looked at computes as it is written, compiled or not."""
-        self.looking = looking and bool(self.wanted)
-        return self.watching() if self.looking else nullcontext()
+    def begin(self, is_logged: bool) -> AbstractContextManager[None]:
+        """Around a step, which runs uncompiled where modules are watched."""
+        self.is_active = is_logged and bool(self.watched)
+        return self.hooked() if self.is_active else nullcontext()
 
-    def moving(self) -> None:
-        if self.looking and "updates" in self.wanted:
-            self.before = {
-                role: [p.detach().clone() for p in part] for role, part in parameters_by_role(self.model).items()
-            }
+    def before_update(self) -> None:
+        if self.is_active and "updates" in self.watched:
+            roles = parameters_by_role(self.model)
+            self.weights_before = {role: [p.detach().clone() for p in weights] for role, weights in roles.items()}
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """{"updates/matrix": 1e-3, "activations/max_0": 3.1, ...}, and what modules say of themselves."""
-        found = {name: value.item() for name, value in self.largest.items()}
-        for role, parameters in parameters_by_role(self.model).items() if self.before else ():
-            moved = [after - before for after, before in zip(parameters, self.before[role], strict=True)]
-            found[f"updates/{role}"] = norm(moved) / max(norm(self.before[role]), 1e-30)
+        """{"updates/matrix": 1e-3, "activations/max_0": 3.1, ...}, and the metrics that modules offer."""
+        metrics = {name: value.item() for name, value in self.largest.items()}
+        for role, parameters in parameters_by_role(self.model).items() if self.weights_before else ():
+            moved = [after - before for after, before in zip(parameters, self.weights_before[role], strict=True)]
+            metrics[f"updates/{role}"] = norm(moved) / max(norm(self.weights_before[role]), 1e-30)
         for name, module in self.model.named_modules():
-            own = getattr(module, "metrics", None)
-            if callable(own):
-                found |= {f"{name}/{key}" if name else key: float(value) for key, value in own().items()}
-        self.largest, self.before, self.looking = {}, {}, False
-        return found
+            offered = getattr(module, "metrics", None)
+            if callable(offered):
+                metrics |= {f"{name}/{key}" if name else key: float(value) for key, value in offered().items()}
+        self.largest, self.weights_before, self.is_active = {}, {}, False
+        return metrics
 
 
 def norm(tensors: Sequence[Tensor]) -> float:

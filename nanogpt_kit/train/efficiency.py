@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: which share of the GPU's peak the tokens of a second amount to."""
+"""How fast a run trains: tokens per second, and the fraction of the GPU's peak FLOP/s that they amount to (MFU)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from nanogpt_kit.core.kinds import Model
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.flops import model_size, published_peak_flops
+from nanogpt_kit.train.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Efficiency:
 
     @classmethod
     def of(cls, model: Model, vocab_size: int, ctx: RunContext) -> Efficiency:
-        """Peaks are known of some GPUs and for short types only; elsewhere nothing is counted."""
+        """Peaks are known for some GPUs and 16-bit types only; elsewhere the MFU is not computed."""
         if ctx.device != "cuda" or ctx.precision == "fp32":
             return cls(None, None)
         peak = published_peak_flops(torch.cuda.get_device_name())
@@ -30,7 +31,23 @@ class Efficiency:
         return cls(size.flops_per_token if size else None, peak * ctx.world_size)
 
     def metrics(self, tokens_per_second: float) -> dict[str, float]:
-        """{"perf/mfu": 0.4}, or nothing where it cannot be told."""
+        """{"perf/mfu": 0.4}; empty where it is not known."""
         if self.flops_per_token is None or self.peak is None:
             return {}
         return {"perf/mfu": tokens_per_second * self.flops_per_token / self.peak}
+
+
+class Throughput:
+    """Tokens per second of the steps since the last logged one; evaluations and checkpoints do not count."""
+
+    def __init__(self, efficiency: Efficiency, progress: Progress) -> None:
+        self.efficiency = efficiency
+        self.progress = progress
+        self.tokens = 0
+        self.logged_seconds = progress.seconds
+
+    def metrics(self) -> dict[str, float]:
+        """Begins the next interval."""
+        speed = self.tokens / (self.progress.seconds - self.logged_seconds)
+        self.tokens, self.logged_seconds = 0, self.progress.seconds
+        return {"perf/tokens_per_second": speed, **self.efficiency.metrics(speed)}

@@ -1,151 +1,162 @@
-"""Checks that the numbers of a run are finite: each step's loss and gradient, its weights, its state, its evaluations.
+"""Checks that the numbers of a run are finite: each step's loss and gradient, its weights, its state, its metrics.
 
-What an update made shows in the loss of the next step, which is read while that step runs. Where nothing follows, at an
-evaluation or a checkpoint, the weights themselves are read: on the device, with one answer for all tensors of a type.
+Broken weights show in the loss of the next step. It is read one step later, so that the device never waits. Before an
+evaluation or a checkpoint the weights themselves are checked: on the device, with one answer for all tensors of a type.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanogpt_kit.core.errors import NotFinite, RunFailed
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.nn.sharded import is_sharded
 from nanogpt_kit.train.pending import PendingScalars
+from nanogpt_kit.train.progress import Progress
+from nanogpt_kit.train.world import World
 
-if TYPE_CHECKING:
-    from nanogpt_kit.train.trainer import Trainer
-
-SHOWN = 4  # names of tensors in a message; the rest is counted
+SHOWN = 4  # names of tensors in a message; the others are counted
 HELP = 'a lower optimizer.lr, a longer warmup or train.precision = "fp32" often helps'
 
 
 class FiniteChecks:
     """The checks of one run. Each raises NotFinite, on every rank where one rank has found something."""
 
-    def __init__(self, run: Trainer) -> None:
-        """For a model as it was built: buffers that are infinite by then, such as masks, are meant to be."""
-        self.run = run
-        self.unread: tuple[int, PendingScalars] | None = None  # loss and gradient norm of the newest step
-        self.known_good = -1  # how many updates the weights had that a finite loss was computed from
-        self.model_read = -1  # the step whose weights were found to be good
-        self.steps_read = self.steps_clipped = 0  # since the last logged step
-        self.infinite_buffers = set(non_finite(run.model.named_buffers()))
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: nn.Module,  # freshly built: buffers that are infinite already, such as masks, may be
+        world: World,
+        progress: Progress,
+        scaler: torch.amp.GradScaler,
+        windows_of: Callable[[int], Iterable[int]],  # the first tokens of a step's windows, of all ranks
+    ) -> None:
+        self.experiment = experiment
+        self.model = model
+        self.world = world
+        self.progress = progress
+        self.scaler = scaler
+        self.windows_of = windows_of
+        self.pending: tuple[int, PendingScalars] | None = None  # loss and gradient norm of the newest step
+        self.last_good_step = -1  # the newest step that started from weights whose loss was finite
+        self.checked_model_at = -1  # the step whose weights were found to be finite
+        self.infinite_buffers = set(non_finite(model.named_buffers()))
 
     def note(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-        """Of the step from the weights that have had `step` updates. `read_step` looks at them when they have come."""
-        self.unread = step, PendingScalars(loss, grad_norm)
+        """Takes the scalars of a step, whose weights have had `step` updates. `read_step` checks them later."""
+        self.pending = step, PendingScalars(loss, grad_norm)
 
     def read_step(self) -> None:
-        """Reads what `note` was given last, before its weights are evaluated, saved or trained on for long."""
-        if self.unread is None:
+        """Checks the scalars that `note` was given last; waits for the step that computes them."""
+        if self.pending is None:
             return
-        (step, numbers), self.unread = self.unread, None
-        run = self.run
-        loss, grad_norm = numbers.read()
-        self.steps_read += 1
-        self.steps_clipped += (run.experiment.train.grad_clip or math.inf) < grad_norm < math.inf
-        may_overflow = run.scaler.is_enabled()  # it skips steps whose gradient is not finite, and lowers its scale
+        (step, scalars), self.pending = self.pending, None
+        loss, grad_norm = scalars.read()
+        self.progress.steps_since_log += 1
+        self.progress.clipped_since_log += (self.experiment.train.grad_clip or math.inf) < grad_norm < math.inf
+        may_overflow = self.scaler.is_enabled()  # it skips steps whose gradient is not finite, and lowers its scale
         if not (math.isfinite(loss) and (may_overflow or math.isfinite(grad_norm))):
             wrong, value = ("norm of the gradient", grad_norm) if math.isfinite(loss) else ("loss", loss)
-            starts = run.batches.batches.starts(step)
-            shown = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
-            place = f"step {step + 1}, on the windows that start at tokens {shown} of train"
-            raise NotFinite(f"the {wrong} is {value} at {place}; {HELP}")
-        self.known_good = step
+            windows = [str(first) for first in self.windows_of(step)]
+            shown = ", ".join(windows[:8]) + (", ..." if len(windows) > 8 else "")
+            where = f"step {step + 1}, on the windows that start at tokens {shown} of train"
+            raise NotFinite(f"the {wrong} is {value} at {where}; {HELP}")
+        self.last_good_step = step
 
-    def stability(self) -> dict[str, float]:
-        """The share of the steps since the last call whose gradient was clipped, and the scale of fp16's gradients."""
-        found: dict[str, float] = {}
-        if self.run.experiment.train.grad_clip:
-            found["optim/clip_fraction"] = self.steps_clipped / max(1, self.steps_read)
-        if self.run.scaler.is_enabled():
-            found["optim/loss_scale"] = self.run.scaler.get_scale()
-        self.steps_read = self.steps_clipped = 0
-        return found
+    def stability_metrics(self) -> dict[str, float]:
+        """The fraction of steps since the last call whose gradient was clipped, and the scale of fp16's gradients."""
+        metrics: dict[str, float] = {}
+        progress = self.progress
+        if self.experiment.train.grad_clip:
+            metrics["optim/clip_fraction"] = progress.clipped_since_log / max(1, progress.steps_since_log)
+        if self.scaler.is_enabled():
+            metrics["optim/loss_scale"] = self.scaler.get_scale()
+        progress.steps_since_log = progress.clipped_since_log = 0
+        return metrics
 
-    def check_rate(self, rate: float) -> None:
-        """A learning rate, before the update that it would spoil."""
+    def check_learning_rate(self, rate: float) -> None:
+        """Called before the update that the rate would spoil."""
         if not 0 <= rate < math.inf:
-            schedule = type(self.run.experiment.schedule).__name__
-            reason = f"the learning rate of step {self.run.step + 1} is {rate} by schedule {schedule}"
+            schedule = type(self.experiment.schedule).__name__
+            reason = f"the learning rate of step {self.progress.step + 1} is {rate} by schedule {schedule}"
             expected = "expected a finite number that is not negative"
             raise (RunFailed if rate < 0 and math.isfinite(rate) else NotFinite)(f"{reason}; {expected}")
 
     def check_model(self) -> None:
-        """The weights that the newest update made, once a step.
+        """The weights after the newest update, once a step.
 
-        Finite but enormous ones show in an evaluation, or in the loss of the next step.
+        Finite but enormous weights show in an evaluation, or in the loss of the next step.
         """
-        if self.model_read == self.run.step:
+        if self.checked_model_at == self.progress.step:
             return
         self.read_step()
-        self._refuse("the weights are", self.run.model.state_dict().items(), self.infinite_buffers)
-        self.model_read = self.run.step
+        self._require_finite("the weights are", self.model.state_dict().items(), self.infinite_buffers)
+        self.checked_model_at = self.progress.step
 
-    def check_state(self, training: Mapping[str, Any]) -> None:
-        """Every tensor that is saved beside the weights: the optimizer's state, the callbacks'.
+    def check_training_state(self, state: Mapping[str, Any]) -> None:
+        """Every tensor that is saved beside the weights: of the optimizer and of the callbacks.
 
-        A bound that is infinite for now belongs into a Python float there, not into a tensor.
+        A bound that is infinite at first has to be a Python float there, not a tensor.
         """
-        self._refuse("the training state is", tensors_in(training))
+        self._require_finite("the training state is", tensors_in(state))
 
     def check_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Of evaluators that give finite numbers only."""
+        """The metrics of evaluators that give finite numbers only."""
         broken = {name: value for name, value in metrics.items() if not math.isfinite(value)}
-        found = next(filter(None, self.run.world.all_gather(broken)), None)
-        if found:
-            values = ", ".join(f"{name} is {value}" for name, value in found.items())
-            raise NotFinite(f"{values} at step {self.run.step}; {HELP}")
+        first = next(filter(None, self.world.all_gather(broken)), None)
+        if first:
+            values = ", ".join(f"{name} is {value}" for name, value in first.items())
+            raise NotFinite(f"{values} at step {self.progress.step}; {HELP}")
 
-    def _refuse(self, what: str, tensors: Iterable[tuple[str, Any]], allowed: Iterable[str] = ()) -> None:
-        found = self.run.world.all_gather(non_finite(tensors))
-        names = [name for name in dict.fromkeys(name for names in found for name in names) if name not in allowed]
+    def _require_finite(self, subject: str, tensors: Iterable[tuple[str, Any]], allowed: Iterable[str] = ()) -> None:
+        gathered = self.world.all_gather(non_finite(tensors))
+        names = [name for name in dict.fromkeys(name for names in gathered for name in names) if name not in allowed]
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             shown = ", ".join(names[:SHOWN])
-            raise NotFinite(f"{what} not finite after step {self.run.step}: {shown}{more}; {HELP}")
+            raise NotFinite(f"{subject} not finite after step {self.progress.step}: {shown}{more}; {HELP}")
 
 
 @torch.no_grad()
 def non_finite(tensors: Iterable[tuple[str, Any]]) -> list[str]:
-    """The names of those that hold NaN or infinity; of a spread tensor this rank's part counts.
+    """The names of tensors with NaN or infinite values; of a sharded tensor this rank's shard is checked.
 
-    The largest magnitude of a tensor is finite where all of it is. A sum of squares can overflow by itself, but costs a
-    CPU a fifteenth of the time, so that it chooses whom to ask.
+    The largest magnitude is finite exactly where all values are. The sum of squares may overflow for finite values, but
+    costs a CPU a fifteenth of the time, so it selects the tensors whose largest magnitude is computed.
     """
-    alike: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = defaultdict(dict)
+    groups: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors:
         if not isinstance(tensor, Tensor):
             continue
         part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
         if (part.is_floating_point() or part.is_complex()) and part.numel():
             part = part.float() if part.element_size() == 1 else part  # fp8 has no norms
-            alike[part.device, part.dtype][name] = part
-    return [name for group in alike.values() for name in suspects(suspects(group, 2.0), math.inf)]
+            groups[part.device, part.dtype][name] = part
+    return [name for group in groups.values() for name in overflowing(overflowing(group, 2.0), math.inf)]
 
 
-def suspects(tensors: Mapping[str, Tensor], order: float) -> dict[str, Tensor]:
-    """Those, all of one type on one device, whose norm of this order is not finite."""
+def overflowing(tensors: Mapping[str, Tensor], order: float) -> dict[str, Tensor]:
+    """The tensors, all of one type on one device, whose norm of this order is not finite."""
     if not tensors:
         return {}
     norms = torch.stack(list(torch._foreach_norm(list(tensors.values()), ord=order)))
-    found = zip(tensors.items(), norms.isfinite().tolist(), strict=True)
-    return dict(item for item, is_finite in found if not is_finite)
+    pairs = zip(tensors.items(), norms.isfinite().tolist(), strict=True)
+    return dict(item for item, is_finite in pairs if not is_finite)
 
 
-def tensors_in(state: Any, at: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors_in(state: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """All tensors in nested dicts and lists, each under the path to it: "optimizer.state.3.exp_avg"."""
     if isinstance(state, Tensor):
-        yield at, state
+        yield path, state
     elif isinstance(state, Mapping):
         for key, value in state.items():
-            yield from tensors_in(value, f"{at}.{key}" if at else str(key))
+            yield from tensors_in(value, f"{path}.{key}" if path else str(key))
     elif isinstance(state, list | tuple):
-        for number, value in enumerate(state):
-            yield from tensors_in(value, f"{at}.{number}")
+        for index, value in enumerate(state):
+            yield from tensors_in(value, f"{path}.{index}")

@@ -1,4 +1,4 @@
-"""Which metrics a run will have: options that name one are checked before anything is trained."""
+"""The names of a run's metrics, so that options that name one are checked before training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Callback
 from nanogpt_kit.nn.uninitialized import build_on_meta
 
-LOGGED = (  # on logged steps, the last three not on every device or in every precision
+LOGGED_METRICS = (  # the last three not on every device or in every precision
     "train/loss",
     "optim/lr",
     "optim/grad_norm",
@@ -19,8 +19,8 @@ LOGGED = (  # on logged steps, the last three not on every device or in every pr
 )
 
 
-def evaluated(experiment: Experiment) -> set[str] | None:
-    """The names of the evaluators' metrics; None where an evaluator does not declare its own."""
+def evaluator_metrics(experiment: Experiment) -> set[str] | None:
+    """The names of the evaluators' metrics; None where an evaluator does not declare them."""
     names: set[str] = set()
     for evaluator in experiment.evaluator:
         declared = evaluator.metric_names()
@@ -32,19 +32,19 @@ def evaluated(experiment: Experiment) -> set[str] | None:
 
 def check_metrics(experiment: Experiment) -> None:
     """Raises KitError where `checkpoint.keep_best` or a callback names a metric that no evaluator gives."""
-    names = evaluated(experiment)
+    names = evaluator_metrics(experiment)
     if names is None:
         return
     best = experiment.checkpoint.keep_best
-    wanted: list[tuple[Key, str]] = [] if best is None else [(("checkpoint", "keep_best"), best)]
+    named: list[tuple[Key, str]] = [] if best is None else [(("checkpoint", "keep_best"), best)]
     for key, part in experiment.parts():
         if isinstance(part, Callback):
-            wanted += [((*key, option), metric) for option, metric in part.metrics_read().items()]
+            named += [((*key, option), metric) for option, metric in part.metrics_read().items()]
     faults = [
         Fault(
             f"no evaluator gives {metric!r}{did_you_mean(metric, names)}", dotted(key), experiment.layers.location(key)
         )
-        for key, metric in wanted
+        for key, metric in named
         if metric not in names
     ]
     if faults:
@@ -52,16 +52,16 @@ def check_metrics(experiment: Experiment) -> None:
 
 
 def check_sweep_metric(experiment: Experiment, metric: str) -> None:
-    """Raises KitError where no record of a run of `experiment` can have `metric`, by which its sweep ranks."""
-    names = evaluated(experiment)
-    if names is None or metric in names or metric in LOGGED or is_watched(experiment, metric):
+    """Raises KitError where no run of `experiment` can have the metric that its sweep optimizes."""
+    names = evaluator_metrics(experiment)
+    if names is None or metric in names or metric in LOGGED_METRICS or may_be_diagnostic(experiment, metric):
         return
-    message = f"no run of it has a metric {metric!r}{did_you_mean(metric, {*names, *LOGGED})}"
+    message = f"no run of it has a metric {metric!r}{did_you_mean(metric, {*names, *LOGGED_METRICS})}"
     raise KitError(Fault(message, "sweep.metric", experiment.layers.location(("sweep", "metric"))))
 
 
-def is_watched(experiment: Experiment, metric: str) -> bool:
-    """Whether it may be of `train.watch`, or a module of the model may give it: those are known when it runs."""
+def may_be_diagnostic(experiment: Experiment, metric: str) -> bool:
+    """Whether `train.watch` or a module of the model may give the metric; those names are known only in a run."""
     if metric.partition("/")[0] in experiment.train.watch:
         return True
     model = build_on_meta(experiment.model)

@@ -1,4 +1,4 @@
-"""Numbers on their way from the device."""
+"""Scalars on their way from the device to the host."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 class PendingScalars:
-    """Asking for them waits for the step that made them, and not for the one that the device computes by then."""
+    """Scalars copied to the host asynchronously; reading them waits only for the step that computes them."""
 
-    def __init__(self, *numbers: Tensor) -> None:
+    def __init__(self, *scalars: Tensor) -> None:
         self.event: torch.cuda.Event | None = None
         self.values: Tensor | list[float]
-        if numbers[0].device.type == "cpu":  # they have arrived
-            self.values = [number.item() for number in numbers]
+        if scalars[0].device.type == "cpu":  # computed already
+            self.values = [scalar.item() for scalar in scalars]
             return
-        self.values = torch.stack([number.detach().float() for number in numbers])
+        self.values = torch.stack([scalar.detach().float() for scalar in scalars])
         if self.values.is_cuda:
             self.values = self.values.to("cpu", non_blocking=True)  # into pinned memory
             self.event = torch.cuda.Event()

@@ -1,4 +1,4 @@
-"""In which arithmetic a run computes, and why."""
+"""The number formats that a run computes in, and why."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Precision:
 
     @classmethod
     def choose(cls, setting: str, device: str) -> tuple[Precision, str]:
-        """What a `setting` of [train] means on a device, and why."""
+        """The precision that `train.precision` means on a device, and why."""
         if setting != "auto":
             return cls(setting, device), "as the experiment says"
         if multiplies_bf16(device):
-            return cls("bf16", device), f"the {device.replace('cuda', 'gpu').upper()} multiplies it natively"
+            return cls("bf16", device), f"native on this {device.replace('cuda', 'gpu').upper()}"
         if device == "cuda":
-            return cls("fp16", device), "the GPU has no bf16"
-        return cls("fp32", device), "this device gains nothing from bf16"
+            return cls("fp16", device), "this GPU has no bf16"
+        return cls("fp32", device), "bf16 is not faster on this device"
 
     @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """While entered, products of fp32 matrices keep 10 bits of their fractions where that is asked for.
+    def matmul_precision(self) -> Iterator[None]:
+        """While entered, products of fp32 matrices use tf32 (10 bits of fraction), except in the precision fp32.
 
-        With a short type they do too, since what autocast leaves in fp32 are products of little weight.
+        In bf16 and fp16 as well, since the products that autocast leaves in fp32 matter little.
         """
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest" if self.name == "fp32" else "high")
@@ -43,12 +43,12 @@ class Precision:
             torch.set_float32_matmul_precision(before)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Matrix products in the short type, sums and norms in fp32; nothing to do where there is none."""
+        """Matrix products in the 16-bit type, sums and norms in fp32; does nothing in the other precisions."""
         dtype = DTYPES.get(self.name)
         return nullcontext() if dtype is None else torch.autocast(self.device, dtype=dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Keeps fp16 gradients from vanishing; does nothing for the other types."""
+        """Keeps fp16 gradients from vanishing; does nothing in the other precisions."""
         return torch.amp.GradScaler(self.device, enabled=self.name == "fp16")
 
 

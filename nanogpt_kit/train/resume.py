@@ -1,4 +1,4 @@
-"""Which run to go on with, and whether it may go on as asked."""
+"""Which run to resume, and whether it may continue as asked."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from nanogpt_kit.runs.status import Status
 logger = logging.getLogger(__name__)
 
 
-def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
-    """The run to go on with, and the experiment to go on by: the run's own, with what may change taken from `wanted`.
+def reopen(requested: Experiment, name: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
+    """The run to resume, and its experiment, with the options that may change taken from `requested`.
 
-    `named` is a run, which may have finished, with fewer steps than are asked for; "" is the newest of the experiment
-    that is not finished. Raises KitError where there is none, where it is done, or where the two differ in what
-    decides the training.
+    `name` is a run, which may have finished with fewer steps than are asked for; "" is the newest unfinished run of the
+    experiment. Raises KitError where there is none, where it is done, or where an option that decides the training has
+    changed.
     """
-    folder = runs.find(named) if named else newest_unfinished(wanted)
+    folder = runs.find(name) if name else newest_unfinished(requested)
     status = folder.status()
     if status.cause == "other_format":
         raise KitError(f"{folder}: {status.reason}; without that file the run would continue")
@@ -36,17 +36,17 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
     if status.imported:
         raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
     folder.check_inside()
-    before, layers = begun(folder, trust_code)
-    check_differences(before, wanted)
-    if is_done(status, wanted):
+    before, layers = load_recorded(folder, trust_code)
+    check_differences(before, requested)
+    if is_done(status, requested):
         raise KitError(f"{folder} is finished; train.steps=<more> would continue it")
-    for path, source in wanted.component_sources.items():  # a callback, say, that this run has not had so far
+    for path, source in requested.component_sources.items():  # such as a callback that this run did not have before
         copy = folder.path / "components" / path.name
         if not copy.exists():
             copy.parent.mkdir(exist_ok=True)
             write_atomically(copy, source)
             layers.values["components"].append(f"components/{path.name}")
-    values = wanted.resolved()
+    values = requested.resolved()
     for section in changeable_options(Experiment):
         layers.values[section] = values[section]
     for key in changeable_options(Train):
@@ -57,45 +57,44 @@ def reopen(wanted: Experiment, named: str, trust_code: bool) -> tuple[Experiment
     return Experiment.of(layers, folder.path, trust_code), folder
 
 
-def is_done_in(folder: RunFolder, wanted: Experiment, trust_code: bool = False) -> bool:
-    """Whether this very run lies there and has ended. Raises KitError where another one lies there."""
-    if not folder.experiment.exists() or not is_done(folder.status(), wanted):
+def is_done_in(folder: RunFolder, requested: Experiment, trust_code: bool = False) -> bool:
+    """Whether the folder holds this run, and it is done. Raises KitError where it holds another run."""
+    if not folder.experiment.exists() or not is_done(folder.status(), requested):
         return False
-    check_differences(begun(folder, trust_code)[0], wanted)
+    check_differences(load_recorded(folder, trust_code)[0], requested)
     return True
 
 
-def begun(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
-    """What a run began as. Raises KitError where it brings code of its own that was never run here."""
+def load_recorded(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
+    """The experiment that a run has recorded. Raises KitError where it contains code that was never run here."""
     experiment = Experiment.load(folder.experiment, trust_code=trust_code)
     return experiment, experiment.layers.copy()
 
 
-def newest_unfinished(wanted: Experiment) -> RunFolder:
-    """What a resume without a name continues: the newest run of the experiment that is not finished by its own terms,
-    of those with the seed of `wanted` where there are any.
+def newest_unfinished(requested: Experiment) -> RunFolder:
+    """The newest unfinished run of the experiment; of the seed of `requested`, where that has runs.
 
-    A finished run is never among them: to train it for more steps, name it. Raises KitError
-    where there is none, Busy where that one is at work.
+    A finished run is never continued unless it is named. Raises KitError where there is no unfinished run, Busy where
+    another process uses the only one.
     """
-    parent = runs.runs_root() / wanted.name
-    found = runs.runs_of_experiment(parent)
-    mine = of_same_seed(found, wanted) or found
+    parent = runs.runs_root() / requested.name
+    folders = runs.runs_of_experiment(parent)
+    candidates = of_same_seed(folders, requested) or folders
     statuses: dict[RunFolder, Status] = {}
-    for folder in reversed(mine):
+    for folder in reversed(candidates):
         statuses[folder] = status = folder.status()
         if status.state not in ("running", "finished"):
             return folder
-    at_work = next((folder for folder, status in statuses.items() if status.state == "running"), None)
-    if at_work is not None:
-        raise Busy(f"{parent} has no unfinished run to resume but {at_work}, which is at work in another process")
+    busy = next((folder for folder, status in statuses.items() if status.state == "running"), None)
+    if busy is not None:
+        raise Busy(f"{parent} has no unfinished run to resume but {busy}, which is being used by another process")
     trained = [folder for folder, status in statuses.items() if not status.imported]
     more = f"; all are finished. To continue one, name it: {options_to_extend(trained[0])}" if trained else ""
     raise KitError(f"{parent} has no unfinished run to resume{more}")
 
 
-def of_same_seed(found: Sequence[RunFolder], wanted: Experiment) -> list[RunFolder]:
-    return [folder for folder in found if folder.seed() == wanted.train.seed]
+def of_same_seed(folders: Sequence[RunFolder], requested: Experiment) -> list[RunFolder]:
+    return [folder for folder in folders if folder.seed() == requested.train.seed]
 
 
 def options_to_extend(folder: RunFolder) -> str:
@@ -103,52 +102,53 @@ def options_to_extend(folder: RunFolder) -> str:
     return f"--resume={shlex.quote(str(runs.relative_to_cwd(folder.path)))} train.steps=<more>"
 
 
-def is_done(status: Status, wanted: Experiment) -> bool:
-    """Whether a run that ended so has spent all that is wanted now."""
+def is_done(status: Status, requested: Experiment) -> bool:
+    """Whether a run with this status has used up the budgets of `requested`."""
     if status.state != "finished":
         return False
-    if status.seconds >= (wanted.train.max_seconds or math.inf):
+    if status.seconds >= (requested.train.max_seconds or math.inf):
         return True
-    return status.ended_by != "max_seconds" and status.total_steps >= wanted.total_steps
+    return status.ended_by != "max_seconds" and status.total_steps >= requested.total_steps
 
 
-def check_differences(before: Experiment, wanted: Experiment) -> None:
-    """Raises KitError for each key that decides the training and is not what it was."""
+def check_differences(before: Experiment, requested: Experiment) -> None:
+    """Raises KitError with a fault for each changed option that decides the training."""
     faults = []
     changeable_train = {f"train.{option}" for option in changeable_options(Train)}
-    for key, (then, now) in before.differences(wanted).items():
+    for key, (then, now) in before.differences(requested).items():
         section = key.partition(".")[0]
         if key in ("train.steps", "train.max_tokens"):
-            reason = steps_cannot_change(before, wanted)
+            reason = steps_cannot_change(before, requested)
         elif section in (*changeable_options(Experiment), "components") or key in changeable_train:
             continue
         else:
-            reason = "a resumed run goes on as it began"
+            reason = "this cannot change when a run is resumed"
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-            faults.append(Fault(f"{now!r} now, {then!r} in the run; {reason}", key, wanted.location(parts)))
+            faults.append(Fault(f"{now!r} now, {then!r} in the run; {reason}", key, requested.location(parts)))
     if faults:
         raise KitError(*faults)
 
 
-def steps_cannot_change(before: Experiment, wanted: Experiment) -> str | None:
-    """The schedule is a pure function, so it can be asked whether the steps already planned would have differed."""
-    then, now = before.total_steps, wanted.total_steps
+def steps_cannot_change(before: Experiment, requested: Experiment) -> str | None:
+    """Why the number of steps cannot change; None where the schedule gives the steps taken the same learning rates."""
+    then, now = before.total_steps, requested.total_steps
     if now < then:
         return "steps may only grow"
     multiplier = before.schedule.multiplier
     if any(multiplier(step, then) != multiplier(step, now) for step in range(then)):
-        return "the schedule depends on it, so the steps already made would have been others"
+        return "the schedule depends on it, so the steps already taken would have used other learning rates"
     return None
 
 
-def of_seed(wanted: Experiment) -> tuple[RunFolder | None, str | None]:
-    """Of the runs with the seed of `wanted`: one that is done, or what to resume; two times None where there are none.
+def done_or_unfinished(requested: Experiment) -> tuple[RunFolder | None, str | None]:
+    """Of the runs with the seed of `requested`: (one that is done, None), else (None, the unfinished one to resume);
+    (None, None) where there are no such runs.
 
-    Raises KitError where all are finished and none has done what is asked for, Busy where one is at work.
+    Raises KitError where all are finished with less than is asked for, Busy where another process uses one.
     """
-    mine = of_same_seed(runs.runs_of_experiment(runs.runs_root() / wanted.name), wanted)
+    mine = of_same_seed(runs.runs_of_experiment(runs.runs_root() / requested.name), requested)
     for folder in reversed(mine):
-        if is_done(folder.status(), wanted):
+        if is_done(folder.status(), requested):
             return folder, None
-    return None, str(newest_unfinished(wanted)) if mine else None
+    return None, str(newest_unfinished(requested)) if mine else None

@@ -1,14 +1,17 @@
-"""Signals ask a run to save and end; a second Ctrl-C or SIGTERM ends it at once."""
+"""Why a run ends before its last step: signals, callbacks, budgets, and the decision that all ranks share."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from types import FrameType, TracebackType
 from typing import Any
 
 from nanogpt_kit.core import signals
+from nanogpt_kit.train.progress import Progress
+from nanogpt_kit.train.world import World
 
 
 class StopSignals:
@@ -19,34 +22,72 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.name = ""
-        self.is_urgent = False
-        self.before: dict[int, Any] = {}
-        self.insisting = 0  # SIGINT and SIGTERM received
+        self.raises_at_once = False
+        self.previous_handlers: dict[int, Any] = {}
+        self.insistent_count = 0  # SIGINT and SIGTERM received
 
     def __enter__(self) -> StopSignals:
         try:
             for number in signals.available():
-                self.before[number] = signal.signal(number, self._take)
+                self.previous_handlers[number] = signal.signal(number, self._handle)
         except ValueError:
             pass
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """While entered, the first signal raises KeyboardInterrupt, too."""
-        self.is_urgent = True
+        self.raises_at_once = True
         try:
             yield
         finally:
-            self.is_urgent = False
+            self.raises_at_once = False
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        self.insisting += name in signals.END_AT_ONCE
+        self.insistent_count += name in signals.END_AT_ONCE
         self.name = self.name or name
-        if self.is_urgent or self.insisting > 1:
+        if self.raises_at_once or self.insistent_count > 1:
             raise KeyboardInterrupt(self.name)
+
+
+class Decision(IntEnum):
+    """A rank's vote; the largest wins."""
+
+    CONTINUE = 0
+    FINISH = 1
+    INTERRUPT = 2
+
+
+class StopState:
+    """Whether the run stops after this step, and why."""
+
+    def __init__(self, signals: StopSignals, progress: Progress, world: World, max_seconds: float | None) -> None:
+        self.signals = signals  # sent by the user
+        self.progress = progress  # its stop_reason is a callback's
+        self.world = world
+        self.max_seconds = max_seconds
+        self.used_up = ""  # the budget that ended the run, as a sentence
+        self.decision = Decision.CONTINUE
+
+    def agree(self) -> Decision:
+        """The decision all ranks share; without it one rank could wait for another forever."""
+        limit, progress = self.max_seconds, self.progress
+        if self.world.rank == 0 and limit is not None and progress.seconds >= limit:  # by one clock
+            self.used_up = f"the budget train.max_seconds = {limit:g} is used up"
+        vote = Decision.FINISH if progress.stop_reason or self.used_up else Decision.CONTINUE
+        largest = self.world.max(Decision.INTERRUPT if self.signals.name else vote)
+        if largest > self.decision:
+            reasons = self.world.all_gather((self.signals.name, progress.stop_reason, self.used_up))
+            first = [next(filter(None, given), "") for given in zip(*reasons, strict=True)]
+            self.signals.name, progress.stop_reason, self.used_up = first
+            self.decision = Decision(largest)
+        return self.decision
+
+    def interrupted(self) -> bool:
+        """By a signal, on any rank."""
+        return self.agree() == Decision.INTERRUPT

@@ -173,12 +173,12 @@ def test_the_loop_costs_next_to_nothing_beside_the_bare_step(
     def train(run: Any) -> None:
         run.hooks.call("run_started", run=run)
         run.model.train()
-        parts = run.batches.batches.at(0).micro_batches(run.micro_batch_size)
+        parts = run.batches.batches.at(0).micro_batches(run.progress.micro_batch_size)
 
         def bare() -> None:
             for ids, targets, _ in parts:
                 with run.precision.autocast():
-                    loss = run.wrap(ids, targets)
+                    loss = run.parallel(ids, targets)
                 (loss / targets.numel()).backward()
             nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
             run.optimizer.step()

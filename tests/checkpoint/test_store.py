@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.checkpoint.rng import own_rng, rng_state, seed_everything, set_rng_state
+from nanogpt_kit.checkpoint.rng import isolated_rng, rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.runs.files import read_json, write_json
@@ -26,7 +26,7 @@ def model(features: int = 5) -> nn.Module:
 
 def saved(folder: Path, step: int, keep_last: int = 9) -> Path:
     return store.save(
-        folder, step, model(), {"step": step, "tensor": torch.ones(2)}, {"use": "byte"}, store.Keep(keep_last)
+        folder, step, model(), {"step": step, "tensor": torch.ones(2)}, {"use": "byte"}, store.Retention(keep_last)
     )
 
 
@@ -126,10 +126,10 @@ def test_random_numbers_apart_leave_the_others_alone() -> None:
     seed_everything(5)
     expected = draws()
     seed_everything(5)
-    with own_rng(7):
+    with isolated_rng(7):
         inside = draws()
     assert draws() == expected
-    with own_rng(7):
+    with isolated_rng(7):
         assert draws() == inside
 
 
@@ -147,7 +147,7 @@ def test_a_description_of_shards_that_would_run_code_is_refused(tmp_path: Path) 
     for bad in (Bomb(), Named()):
         (tmp_path / ".metadata").write_bytes(pickle.dumps(bad))
         with pytest.raises(pickle.UnpicklingError, match="has no place in a checkpoint"):
-            shards.read(tmp_path)
+            shards.read_shards(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -174,7 +174,7 @@ def test_a_link_is_not_a_checkpoint_and_nothing_is_touched_behind_it(
     (folder / ".step-00000003.17").symlink_to(elsewhere)
     assert store.newest(folder) == first
     assert "step-00000005: it is a link" in caplog.text
-    assert store.numbered(folder) == [first]
+    assert store.list_checkpoints(folder) == [first]
     assert saved(folder, 2, keep_last=1) == store.newest(folder)
     assert content(elsewhere) == before
     assert saved(folder, 5) == store.newest(folder)  # of the same name
@@ -227,7 +227,7 @@ def test_a_manifest_names_files_of_a_checkpoint_only(tmp_path: Path, name: str) 
 @pytest.mark.parametrize(
     ("manifest", "words"),
     [
-        ({"step": 5, "files": {}}, store.TRAINING),
+        ({"format": 1, "step": 5, "files": {}}, store.TRAINING),
         ({"step": 5}, "files"),
         ({"step": 5, "files": [store.MODEL]}, "files"),
         ({"step": 5, "files": {store.MODEL: 1}}, "files"),
@@ -238,12 +238,17 @@ def test_a_manifest_names_files_of_a_checkpoint_only(tmp_path: Path, name: str) 
         ("drop training", store.TRAINING),
         ({"step": 4}, "step 4"),
         ({"step": "5"}, "step '5'"),
+        ({"format": True}, "format"),
+        ("drop the format", "format"),
     ],
 )
 def test_a_manifest_that_lists_less_than_is_loaded_is_not_whole(tmp_path: Path, manifest: Any, words: str) -> None:
     path = saved(tmp_path, 5)
     whole = read_json(path / store.MANIFEST)
-    if isinstance(manifest, str):
+    if manifest == "drop the format":
+        del whole["format"]
+        manifest = whole
+    elif isinstance(manifest, str):
         dropped = next(name for name in whole["files"] if name.startswith(manifest.removeprefix("drop ")))
         del whole["files"][dropped]
         manifest = whole
@@ -272,6 +277,15 @@ def test_shards_behind_a_link_are_not_loaded(tmp_path: Path) -> None:
     manifest["files"] |= {"shards/.metadata": sha256_file(tmp_path / "outside" / ".metadata")}
     write_json(path / store.MANIFEST, manifest)
     assert "shards/.metadata is a link" in str(store.damage(path))
+
+
+def test_a_checkpoint_of_another_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    saved(tmp_path, 4)
+    path = saved(tmp_path, 5)
+    write_json(path / store.MANIFEST, {**read_json(path / store.MANIFEST), "format": 2})
+    with pytest.raises(KitError) as caught:
+        store.newest(tmp_path)
+    assert all(part in str(caught.value) for part in (str(path / store.MANIFEST), "format 2", "format 1"))
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "", "\0"])

@@ -85,7 +85,7 @@ class Training:
 
     def save(self, folder: Path, number: int) -> Path:
         training = {"optimizer": self.optimizer.state_dict(), "rng": rng_state()}
-        return store.save(folder, number, self.model, training, {}, store.Keep(1))
+        return store.save(folder, number, self.model, training, {}, store.Retention(1))
 
     def load(self, path: Path) -> None:
         training = store.load_training(path)

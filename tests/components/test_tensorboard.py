@@ -63,7 +63,7 @@ class Hand:
         if step == int(at) and how == "kill":
             raise SystemExit  # as a kill, it saves nothing
         if step == int(at):
-            run.stop.name = "SIGTERM"
+            run.stop.signals.name = "SIGTERM"
 """
 
 

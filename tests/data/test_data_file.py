@@ -447,7 +447,7 @@ def test_a_run_reads_the_data_on_one_rank_of_each_machine(
         raise KitError("as far as this goes")
 
     asked: list[bool] = []
-    monkeypatch.setattr(session, "prepare", prepare)
+    monkeypatch.setattr("nanogpt_kit.train.setup.prepare", prepare)
     for local_rank in (0, 1):
         monkeypatch.setattr(World, "of_environment", lambda local=local_rank: World(local_rank=local))
         with pytest.raises(KitError, match="as far as this goes"):

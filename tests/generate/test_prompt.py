@@ -122,7 +122,7 @@ def checkpointed(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Pa
 
 @pytest.mark.parametrize("content", RECORDS.values(), ids=RECORDS)
 def test_a_tokenizer_that_a_stranger_wrote_is_refused_by_its_file(checkpointed: Path, content: str) -> None:
-    (checkpoint,) = store.numbered(checkpointed / "checkpoints")
+    (checkpoint,) = store.list_checkpoints(checkpointed / "checkpoints")
     path, manifest = checkpoint / store.TOKENIZER, checkpoint / store.MANIFEST
     path.write_text(content)
     listed = json.loads(manifest.read_text())

@@ -72,7 +72,7 @@ def in_checkpoint(name: str, content: bytes | str | Callable[[bytes], bytes]) ->
 def rehash(checkpoint: Path) -> None:
     files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != store.MANIFEST]
     hashes = {path.relative_to(checkpoint).as_posix(): sha256_file(path) for path in files}
-    (checkpoint / store.MANIFEST).write_text(json.dumps({"step": 4, "files": hashes}))
+    (checkpoint / store.MANIFEST).write_text(json.dumps({"format": 1, "step": 4, "files": hashes}))
 
 
 def training(change: Callable[[dict[str, Any]], Any]) -> Callable[[Victim], None]:
@@ -124,11 +124,11 @@ def sharded(metadata: bytes | None) -> Callable[[Victim], None]:
         at = victim.checkpoint
         found = load_file(at / store.MODEL)
         state = torch.load(at / store.TRAINING, weights_only=True)
-        state["model"] = {name: {shards.PLACE: f"model/{name}"} for name in found}
+        state["model"] = {name: {shards.PLACEHOLDER: f"model/{name}"} for name in found}
         torch.save(state, at / store.TRAINING)
         (at / store.MODEL).unlink()
         with pytest.warns(UserWarning, match="distributed"):
-            shards.write({f"model/{name}": value for name, value in found.items()}, at / store.SHARDS)
+            shards.write_shards({f"model/{name}": value for name, value in found.items()}, at / store.SHARDS)
         if metadata is not None:
             (at / store.SHARDS / ".metadata").write_bytes(metadata)
         rehash(at)

@@ -74,16 +74,16 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
             if run.get("signal") == [rank, self.step]:
                 os.kill(os.getpid(), signal.SIGTERM)
-            clip = self.wrap.clip
+            clip = self.parallel.clip
             if run.get("ignore") and self.step == 0:
 
                 def kept(norm: float) -> torch.Tensor:
                     gradients.extend(full_tensor(p.grad).flatten().tolist() for p in self.model.parameters())
                     return clip(norm)
 
-                self.wrap.clip = kept
+                self.parallel.clip = kept
             found = super().update(self.thinned(batch) if run.get("ignore") else batch)
-            self.wrap.clip = clip
+            self.parallel.clip = clip
             masks.append(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
             return found
 

@@ -31,7 +31,7 @@ def losses(folder: RunFolder) -> list[float]:
 
 
 def steps_kept(folder: RunFolder) -> list[int]:
-    return [store.step_of(path) for path in store.numbered(folder.checkpoints)]
+    return [store.step_of(path) for path in store.list_checkpoints(folder.checkpoints)]
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------
@@ -178,7 +178,8 @@ def test_how_long_it_waited_is_remembered_over_a_resume(tiny: Path, monkeypatch:
     for stops in (3, 5, 7):
 
         def interrupted(self: trainer.Trainer, batch: Any, stops: int = stops) -> Any:
-            self.stop.name = "SIGTERM" if self.step + 1 == stops else self.stop.name
+            signals = self.stop.signals
+            signals.name = "SIGTERM" if self.step + 1 == stops else signals.name
             return update(self, batch)
 
         monkeypatch.setattr(trainer.Trainer, "update", interrupted)
@@ -215,7 +216,7 @@ def test_averages_are_the_sum_that_the_formula_says(tiny: Path) -> None:
     folder = session.run(Experiment.load(tiny, [*options, "train.steps=9", "sample.num_samples=0"]))
     name = "h.0.attn.c_attn.weight"
     average = None
-    for number, path in enumerate(store.numbered(folder.checkpoints), start=1):
+    for number, path in enumerate(store.list_checkpoints(folder.checkpoints), start=1):
         weight = store.read_weights(path)[name].double()
         decay = min(0.7, number / (number + 9))
         if average is None:

@@ -55,15 +55,16 @@ def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("nanogpt_kit.train.cores.MIN_SECONDS_PER_CHUNK", 1e-12)
-    real = compiling.warm_up
+    real = Compile.warm_up
 
     forbidden = ExitStack()
 
-    def warm_up_then_forbid(trainer: Any) -> None:
-        real(trainer)
+    def warm_up_then_forbid(*args: Any) -> Compile:
+        compiled = real(*args)
         forbidden.enter_context(torch._dynamo.config.patch(error_on_recompile=True))
+        return compiled
 
-    monkeypatch.setattr("nanogpt_kit.train.trainer.warm_up", warm_up_then_forbid)
+    monkeypatch.setattr(Compile, "warm_up", warm_up_then_forbid)
     options = ("evaluate.every_steps=3", "checkpoint.every_steps=4", 'train.watch=["activations", "attention"]')
     options = (*options, "train.log_every_steps=2", "train.batch_tokens=80", "train.micro_batch_size=2")  # 2, 2 and 1
     options = (*options, f"train.threads={threads}")
@@ -117,14 +118,14 @@ def test_what_cannot_be_compiled_runs_as_it_is_written(tiny: Path, caplog: pytes
     folder = run(tiny, "components=['broken.py']", "model.mlp=broken", "train.compile=default")
     assert (folder.status().state, folder.status().compile) == ("finished", "off")
     (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING)
-    assert "compiling failed, and the run goes on uncompiled: " in warning.message
+    assert "compiling failed, and the run continues uncompiled: " in warning.message
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     options = ["callback=['ema']", "train.compile=default", "train.steps=3"]
     monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
-    monkeypatch.setattr(Compile, "apply", lambda *_: None)
+    monkeypatch.setattr(Compile, "apply", lambda *_, **__: None)
     began = time.monotonic()
     accumulate = Trainer.accumulate
     monkeypatch.setattr(Trainer, "accumulate", lambda *_: (os.kill(os.getpid(), getattr(signal, name)), time.sleep(30)))
@@ -142,8 +143,8 @@ def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pyte
 
 def test_a_signal_before_it_compiles_saves_and_compiles_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
-    monkeypatch.setattr(Compile, "apply", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr("nanogpt_kit.train.trainer.warm_up", lambda run: pytest.fail("it compiles"))
+    monkeypatch.setattr(Compile, "apply", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Compile, "warm_up", lambda *_: pytest.fail("it compiles"))
     with pytest.raises(KeyboardInterrupt):
         run(tiny, "train.compile=default")
     assert find("tiny").status().state == "interrupted"

@@ -309,7 +309,7 @@ def test_a_split_run_is_logged_exact_and_resumes_bit_for_bit(
 ) -> None:
     caplog.set_level("INFO")
     whole = run(tiny)
-    assert any("cpu (2 threads, batch split in 2)" in record.message for record in caplog.records)
+    assert any("on cpu: 2 threads" in record.message for record in caplog.records)
     machine = json.loads((whole.path / "provenance.json").read_text())["machine"]
     assert (machine["threads"], machine["chunks"]) == (2, 2)
     part = run(tiny, "train.steps=10", "schedule.use=constant")

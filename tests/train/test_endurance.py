@@ -18,7 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.runs.metrics import read
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP"),
+    pytest.mark.usefixtures("real_processes"),  # they are found by their command lines
+]
 
 KINDS = {  # of similar length, by the clock
     "one process": ["train.steps=9000"],

@@ -75,9 +75,12 @@ def test_auto_takes_the_largest_micro_batch_that_fits(
 ) -> None:
     sizes = []
     update = trainer.Trainer.update
-    monkeypatch.setattr(
-        trainer.Trainer, "update", lambda self, batch: (sizes.append(self.micro_batch_size), update(self, batch))[1]
-    )
+
+    def watched(self: trainer.Trainer, batch: Any) -> Any:
+        sizes.append(self.progress.micro_batch_size)
+        return update(self, batch)
+
+    monkeypatch.setattr(trainer.Trainer, "update", watched)
     options = ["train.micro_batch_size=auto", "train.steps=3", "checkpoint.every_steps=2", "model.dropout=0.0"]
     monkeypatch.setattr(
         memory, "free_bytes", lambda device: 2 * windows_that_fit * (kept_of(tiny, 2) - kept_of(tiny, 1))
@@ -98,7 +101,7 @@ def kept_of(tiny: Path, windows: int) -> int:
     experiment = Experiment.load(tiny, ["model.dropout=0.0"])
     model = experiment.model.build(ModelContext(vocab_size=257))
     ids = torch.zeros(windows, 16, dtype=torch.int64)
-    return memory.kept_bytes(lambda size: model(ids[:size], ids[:size]), windows)
+    return memory.saved_bytes(lambda size: model(ids[:size], ids[:size]), windows)
 
 
 def test_what_is_kept_for_the_backward_pass_is_counted_once() -> None:
@@ -109,7 +112,7 @@ def test_what_is_kept_for_the_backward_pass_is_counted_once() -> None:
         y = x @ weight  # keeps x and weight
         return (y.exp() + y.exp()).sum()  # keeps two results
 
-    one, two = memory.kept_bytes(loss, 1), memory.kept_bytes(loss, 2)
+    one, two = memory.saved_bytes(loss, 1), memory.saved_bytes(loss, 2)
     assert two - one == 4 * 100 * 3
 
 
@@ -141,7 +144,7 @@ def test_data_that_vanishes_under_a_run_is_named(tiny: Path, monkeypatch: pytest
         return update(self, batch)
 
     monkeypatch.setattr(trainer.Trainer, "update", vanishing)
-    with pytest.raises(RunFailed, match=r"cannot go on: .*No such file or directory: '.*val\.bin'"):
+    with pytest.raises(RunFailed, match=r"cannot continue: .*No such file or directory: '.*val\.bin'"):
         run(tiny)
     monkeypatch.undo()
     os.environ |= {"NANOGPT_KIT_RUNS": str(tiny.parent / "runs"), "NANOGPT_KIT_DATA": str(tiny.parent / "data")}
@@ -186,11 +189,11 @@ def slow(function):
     return inner
 
 if phase == "saving":
-    store.finish = slow(store.finish)
+    store.write_files = slow(store.write_files)
 elif phase == "evaluating":
-    trainer.evaluate = slow(trainer.evaluate)
+    trainer.run_evaluators = slow(trainer.run_evaluators)
 elif phase == "building":
-    trainer.Trainer.groups = slow(trainer.Trainer.groups)
+    trainer.Trainer.parameter_groups = slow(trainer.Trainer.parameter_groups)
 elif phase == "sampling":
     session.write_samples = slow(session.write_samples)
 elif phase == "a step":
@@ -238,11 +241,11 @@ def test_a_signal_in_any_phase_ends_in_a_run_that_goes_on(tiny: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("device", "native", "expected"),
     [
-        ("cpu", True, ("bf16", "the CPU multiplies it natively")),
-        ("cpu", False, ("fp32", "this device gains nothing from bf16")),
-        ("mps", False, ("fp32", "this device gains nothing from bf16")),
-        ("cuda", True, ("bf16", "the GPU multiplies it natively")),
-        ("cuda", False, ("fp16", "the GPU has no bf16")),
+        ("cpu", True, ("bf16", "native on this CPU")),
+        ("cpu", False, ("fp32", "bf16 is not faster on this device")),
+        ("mps", False, ("fp32", "bf16 is not faster on this device")),
+        ("cuda", True, ("bf16", "native on this GPU")),
+        ("cuda", False, ("fp16", "this GPU has no bf16")),
     ],
 )
 def test_auto_is_what_the_device_is_good_at(
@@ -262,7 +265,7 @@ def test_what_was_chosen_and_why_is_told_and_recorded(tiny: Path, caplog: pytest
     caplog.set_level("INFO", logger="nanogpt_kit")
     folder = run(tiny, "train.precision=auto", "train.steps=1")
     machine = read_json(folder.path / "provenance.json")["machine"]
-    assert f"in {machine['precision']} ({machine['precision_since']})" in caplog.text
+    assert f"precision {machine['precision']} ({machine['precision_since']})" in caplog.text
 
 
 def test_tf32_is_refused_where_there_is_none(tiny: Path) -> None:
@@ -273,7 +276,7 @@ def test_tf32_is_refused_where_there_is_none(tiny: Path) -> None:
 @pytest.mark.parametrize(("name", "setting"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "high")])
 def test_products_of_fp32_are_exact_in_fp32_alone(name: str, setting: str) -> None:
     before = torch.get_float32_matmul_precision()
-    with Precision(name, "cuda").in_force():
+    with Precision(name, "cuda").matmul_precision():
         assert torch.get_float32_matmul_precision() == setting
     assert torch.get_float32_matmul_precision() == before
 

@@ -15,8 +15,8 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read
-from nanogpt_kit.train import finite, session
-from nanogpt_kit.train.finite import non_finite, tensors_in
+from nanogpt_kit.train import session
+from nanogpt_kit.train.finite import FiniteChecks, non_finite, tensors_in
 
 NAN, INF = math.nan, math.inf
 PLAIN = ("callback=[]", "sample.num_samples=0", "model.dropout=0.0", "schedule=constant", "train.steps=8")
@@ -41,7 +41,7 @@ def newest(tiny: Path) -> RunFolder:
 
 
 def saved(folder: RunFolder) -> list[int]:
-    return [store.step_of(path) for path in store.numbered(folder.checkpoints) if store.damage(path) is None]
+    return [store.step_of(path) for path in store.list_checkpoints(folder.checkpoints) if store.damage(path) is None]
 
 
 def component(tiny: Path, name: str, text: str) -> str:
@@ -203,8 +203,8 @@ def test_a_good_run_is_asked_about_its_weights_only_where_it_evaluates_or_saves(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     seen: list[int] = []
-    check = finite.FiniteChecks.check_model
-    monkeypatch.setattr(finite.FiniteChecks, "check_model", lambda self: (seen.append(self.run.step), check(self))[1])
+    check = FiniteChecks.check_model
+    monkeypatch.setattr(FiniteChecks, "check_model", lambda self: (seen.append(self.progress.step), check(self))[1])
     run(tiny, "checkpoint.every_steps=3", f"train.precision={precision}")
     assert sorted(set(seen)) == [3, 6, 8]
 
@@ -292,7 +292,7 @@ class Hand:
     @hookimpl
     def step_finished(self, run, step):
         if step == self.at:
-            run.stop.name = "SIGTERM"
+            run.stop.signals.name = "SIGTERM"
 """
 
 
@@ -300,8 +300,8 @@ def test_the_share_of_clipped_steps_counts_those_before_a_resume(tiny: Path) -> 
     more = ("train.log_every_steps=4", "train.grad_clip=1e-9", component(tiny, "stopping", STOPPING))
     with pytest.raises(KeyboardInterrupt):
         run(tiny, *more, "callback=[{use='stopping', at=6}]")
-    training = store.load_training(store.numbered(newest(tiny).checkpoints)[-1])
-    assert training["clipping"] == [2, 2]
+    training = store.load_training(store.list_checkpoints(newest(tiny).checkpoints)[-1])
+    assert (training["steps_since_log"], training["clipped_since_log"]) == (2, 2)
     folder = run(tiny, *more, resume="")
     assert [line["optim/clip_fraction"] for line in read(folder.metrics) if "train/loss" in line] == [1.0, 1.0, 1.0]
 

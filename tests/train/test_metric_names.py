@@ -12,7 +12,7 @@ import pytest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.train import session
-from nanogpt_kit.train.metric_names import LOGGED, check_sweep_metric, evaluated
+from nanogpt_kit.train.metric_names import LOGGED_METRICS, check_sweep_metric, evaluator_metrics
 
 SPACE = '[sweep.space]\n"optimizer.lr" = { choice = [3e-3, 1e-3] }\n'
 UNDECLARED = """\
@@ -40,9 +40,9 @@ def test_what_is_declared_is_what_a_run_records(tiny: Path) -> None:
     experiment = Experiment.load(tiny, options)
     folder = session.run(experiment)
     records = [set(record) - {"step", "tokens", "seconds"} for record in metrics.read(folder.metrics)]
-    assert [record for record in records if "train/loss" not in record] == [evaluated(experiment)] * 2
+    assert [record for record in records if "train/loss" not in record] == [evaluator_metrics(experiment)] * 2
     for record in records:
-        assert record <= {*LOGGED, *(evaluated(experiment) or ())}
+        assert record <= {*LOGGED_METRICS, *(evaluator_metrics(experiment) or ())}
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_the_command_starts_its_processes_and_tells_what_went_wrong_once(tiny: P
     command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), "--nproc", "2", "train.steps=2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "2 processes in fp32" in done.stderr
+    assert "2 processes, precision fp32" in done.stderr
     assert done.stderr.count("finished: ") == 1
     (tiny.parent / "bad.py").write_text(
         "from nanogpt_kit.api import Callback, hookimpl\n\nclass Bad(Callback):\n    def build(self, run):\n"
@@ -235,7 +235,7 @@ def result(folder: RunFolder) -> dict[str, Any]:
     """All that two equal runs have in common, to the bit."""
     checkpoint = store.newest(folder.checkpoints)
     assert checkpoint is not None
-    state = store.read_state(checkpoint, lambda name: True)
+    state = store.read_training_file(checkpoint, lambda name: True)
     del state["seconds"]
     exact = ("train/", "val/", "optim/")
     lines = [{key: line[key] for key in line if key.startswith(exact)} for line in read(folder.metrics)]

@@ -21,6 +21,7 @@ from nanogpt_kit.runs.folder import RunFolder, find
 from nanogpt_kit.runs.metrics import read
 from nanogpt_kit.train import session
 from nanogpt_kit.train.cores import Cores
+from nanogpt_kit.train.setup import Placement, Setup
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World
@@ -39,7 +40,8 @@ def fresh_trainer(tiny: Path, *overrides: str) -> Trainer:
     folder = RunFolder(tiny.parent / "by-hand")
     folder.path.mkdir(exist_ok=True)
     ctx = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=16)
-    return Trainer(experiment, prepare(experiment), folder, ctx, StopSignals(), World(), Cores(1, 1, 1))
+    setup = Setup(experiment, Placement(World(), ctx, "by hand"), prepare(experiment), Cores(1, 1, 1))
+    return Trainer(setup, folder, StopSignals())
 
 
 def test_how_often_it_evaluates_changes_no_training_loss(tiny: Path) -> None:
@@ -79,8 +81,10 @@ def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(tiny: Path
     expected = torch.autograd.grad(expected_loss, list(trainer.model.parameters()))
 
     seen: list[torch.Tensor] = []
-    clip = trainer.wrap.clip
-    trainer.wrap.clip = lambda norm: (seen.extend(p.grad.clone() for p in trainer.model.parameters()), clip(norm))[1]
+    clip = trainer.parallel.clip
+    trainer.parallel.clip = lambda norm: (seen.extend(p.grad.clone() for p in trainer.model.parameters()), clip(norm))[
+        1
+    ]
     loss, norm = trainer.update(batch)
     torch.testing.assert_close(loss, expected_loss.detach(), rtol=1e-6, atol=1e-6)
     for mine, theirs in zip(seen, expected, strict=True):
@@ -250,7 +254,9 @@ def test_a_prompt_that_cannot_be_encoded_is_told_before_the_training(tiny: Path)
     assert not (tiny.parent / "runs").exists()
 
 
-@pytest.mark.parametrize("name", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGHUP", "SIGUSR1"))]
+)  # test_stop.py has the others without a process
 def test_a_signal_saves_and_exits_130(tiny: Path, name: str) -> None:
     command = [
         sys.executable,

@@ -131,7 +131,6 @@ class LiveRun(Protocol):
 
     path: Path
     model: nn.Module
-    step: int  # optimizer updates done
     first_step: int  # of this process: 0, or the step that was resumed from
     total_steps: int
     rank: int
@@ -139,6 +138,10 @@ class LiveRun(Protocol):
 
     @property
     def experiment(self) -> RunExperiment: ...
+
+    @property
+    def step(self) -> int:
+        """Optimizer updates done."""
 
     def request_stop(self, reason: str) -> None:
         """Ends the run after this step, with its checkpoint, evaluation and samples."""

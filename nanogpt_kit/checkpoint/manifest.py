@@ -1,0 +1,105 @@
+"""What belongs to a whole checkpoint: its manifest names every file with its hash, and is written last."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.options import digest
+from nanogpt_kit.core.reading import sha256_file
+from nanogpt_kit.core.writing import sync_file
+from nanogpt_kit.runs.files import is_file, is_folder, is_link, read_json, write_json
+
+FORMAT = 1  # of a checkpoint; grows when a file or a key changes its meaning
+
+MODEL, TRAINING, TOKENIZER, MANIFEST = "model.safetensors", "training.pt", "tokenizer.json", "manifest.json"
+SHARDS = "shards"  # in place of MODEL where the weights were sharded over processes
+SHARDS_INDEX = f"{SHARDS}/.metadata"
+SHARD = re.compile(rf"{SHARDS}/[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # a plain name: not "..", no "/" or "\\"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json."""
+
+    step: int
+    files: Mapping[str, str]  # the SHA-256 of each file, by its path in the checkpoint
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Raises KitError for another format, ValueError or OSError for a file that is not a manifest of `path`."""
+        values = read_json(path / MANIFEST)
+        if fault := manifest_fault(values, path):
+            raise ValueError(f"its {MANIFEST} {fault}")
+        return cls(values["step"], values["files"], values["format"])
+
+    @classmethod
+    def write(cls, path: Path, step: int, folder: Path) -> None:
+        """For all files in `folder`, which reach the disk first; `path` is the file."""
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        for file in files:
+            sync_file(file)
+        hashes = {file.relative_to(folder).as_posix(): sha256_file(file) for file in files}
+        write_json(path, asdict(cls(step, hashes)))
+
+    @property
+    def weights_hash(self) -> str:
+        """Of the files that hold the weights."""
+        return self.files[MODEL] if MODEL in self.files else digest(dict(self.files))
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint's folder."""
+    return int(path.name.removeprefix("step-"))
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None where every file that is loaded is in its folder as it was saved.
+
+    Raises KitError for a checkpoint of another format.
+    """
+    try:
+        if not is_folder(path):
+            return "it is a link, or not a folder"
+        if not is_file(path / MANIFEST):
+            return f"no {MANIFEST}"
+        manifest = read_json(path / MANIFEST)
+        if fault := manifest_fault(manifest, path):
+            return f"its {MANIFEST} {fault}"
+        for name, expected in manifest["files"].items():
+            if not is_file(path / name) or is_link((path / name).parent):
+                return f"{name} is {'a link' if os.path.lexists(path / name) else 'missing'}"
+            if sha256_file(path / name) != expected:
+                return f"{name} is not what was saved"
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error})"
+    return None
+
+
+def manifest_fault(values: Any, path: Path) -> str | None:
+    """Why these values are not a manifest of this checkpoint. Raises KitError for another format."""
+    files = values.get("files") if isinstance(values, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
+        return 'has no table "files" of hashes'
+    if type(values.get("format")) is not int:
+        return 'has no number "format"'
+    if values["format"] != FORMAT:
+        raise KitError(f"{path / MANIFEST} is of format {values['format']}, and this version reads format {FORMAT}")
+    if values.get("step") != step_of(path):
+        return f"is of step {values.get('step')!r}"
+    lacking = [name for name in (MODEL if MODEL in files else SHARDS_INDEX, TRAINING, TOKENIZER) if name not in files]
+    if lacking:
+        return f"does not list {', '.join(lacking)}"
+    strange = [name for name in files if name not in (MODEL, TRAINING, TOKENIZER) and not SHARD.fullmatch(name)]
+    if strange:
+        return f"lists {strange[0]!r}, which is not a file of a checkpoint"
+    for name, listed in ((MODEL, MODEL), (SHARDS, SHARDS_INDEX)):
+        if os.path.lexists(path / name) and listed not in files:
+            return f"does not list {listed}, and {name} is there"
+    return None

@@ -1,0 +1,69 @@
+"""The log of a run in metrics.jsonl; a resumed run continues it at the step of its checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from nanogpt_kit.core.sections import Train
+from nanogpt_kit.runs import samples
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.metrics import MetricsLog, read, truncate_metrics
+from nanogpt_kit.train.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """The metrics of one run; only rank 0 writes them."""
+
+    def __init__(self, folder: RunFolder, options: Train, progress: Progress, is_resumed: bool, rank: int) -> None:
+        """Removes what was logged after the checkpoint that the run continues from."""
+        self.metrics = MetricsLog(folder.metrics)
+        self.options = options
+        self.progress = progress
+        self.is_writer = rank == 0
+        self.evaluation_before: Mapping[str, Any] = {}  # at the step resumed from, where the file has one
+        if self.is_writer:
+            self._truncate(folder, is_resumed)
+
+    def write(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Returns the metrics with the tokens and seconds so far."""
+        progress = self.progress
+        tokens = progress.step * self.options.batch_tokens
+        record = {"tokens": tokens, "seconds": round(progress.seconds, 3), **metrics}
+        if self.is_writer:
+            self.metrics.write({"step": progress.step, **record})
+        return record
+
+    def write_evaluation(self, metrics: Mapping[str, float]) -> bool:
+        """Returns False where a resumed run repeats an evaluation that the file has already."""
+        before = self.evaluation_before
+        if before.get("step") == self.progress.step and metrics.keys() <= before.keys():
+            return False
+        self.write(metrics)
+        return True
+
+    def sync(self) -> None:
+        """So that a power cut does not take lines from before a checkpoint."""
+        if self.is_writer:
+            self.metrics.sync()
+
+    def _truncate(self, folder: RunFolder, is_resumed: bool) -> None:
+        step, every = self.progress.step, self.options.log_every_steps
+        after = step if is_resumed else -1
+        reached = truncate_metrics(folder.metrics, after)
+        samples.truncate_samples(folder.samples, after)
+        last = next(iter(deque(read(folder.metrics), maxlen=1)), {})
+        if last.get("step") == step and "train/loss" not in last:
+            self.evaluation_before = last
+        if not is_resumed and reached:
+            logger.warning(
+                "%s has no checkpoint, but its metrics reach step %d: it starts again at 0", folder.path, reached
+            )
+        logged = step - step % every or min(1, step)
+        if reached < logged:
+            message = "%s ends at step %d, before the checkpoint of step %d: what was measured in between is missing"
+            logger.warning(message, folder.metrics, reached, step)

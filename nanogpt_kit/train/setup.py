@@ -1,0 +1,200 @@
+"""Everything that comes before the trainer, for a run and for a benchmark: checks, data, weights, this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import nanogpt_kit
+from nanogpt_kit.core.errors import KitError, dotted
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.integers import ceil_div
+from nanogpt_kit.core.kinds import OrderContext, WrappedModel
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.data.batches import Batches
+from nanogpt_kit.data.prepare import prepare
+from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.generate.prompt import check_prompt
+from nanogpt_kit.nn.flops import num_params
+from nanogpt_kit.nn.uninitialized import check_parts
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.provenance import InitFrom
+from nanogpt_kit.train.compile import Compile, checkpoint_activations
+from nanogpt_kit.train.context import context_of
+from nanogpt_kit.train.cores import Cores, ThreadedModel
+from nanogpt_kit.train.data_record import check_same_data, record_data
+from nanogpt_kit.train.efficiency import Efficiency
+from nanogpt_kit.train.evaluation import check_evaluators
+from nanogpt_kit.train.memory import check_memory, keep_freed_memory
+from nanogpt_kit.train.metric_names import check_metrics
+from nanogpt_kit.train.precision import Precision
+from nanogpt_kit.train.warm_start import WarmStart
+from nanogpt_kit.train.world import World
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a run computes: its processes, their device and their precision."""
+
+    world: World
+    ctx: RunContext
+    precision_reason: str
+
+    @classmethod
+    def join(cls, stack: ExitStack, experiment: Experiment, world: World) -> Placement:
+        """Connects the processes. Raises KitError where the experiment cannot run here."""
+        ctx, precision_reason = context_of(experiment, world.size)
+        if ctx.device == "cuda":
+            take_gpu(world)
+        experiment.check_context(ctx)
+        stack.enter_context(world.joined(ctx.device))
+        return cls(world, ctx, precision_reason)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A checked experiment and its data, in a process that is ready to train: what a trainer is made of."""
+
+    experiment: Experiment
+    placement: Placement
+    data: PreparedData
+    cores: Cores
+    resumed: RunFolder | None = None  # the run that continues
+    init_from: InitFrom | None = None  # where its first weights came from; see `WarmStart.origin`
+
+    def training_batches(self) -> Batches:
+        """The windows of each step, this rank's part of them."""
+        experiment, split, world = self.experiment, self.data.split("train"), self.placement.world
+        order = OrderContext(
+            n_tokens=len(split.tokens),
+            block_size=experiment.model.block_size,
+            batch_windows=experiment.batch_windows,
+            seed=experiment.train.seed,
+            documents=split.document_starts,
+        )
+        return Batches(
+            split,
+            experiment.order,
+            order,
+            with_segments=experiment.model.document_mask,
+            rank=world.rank,
+            world_size=world.size,
+            pin=self.placement.ctx.device == "cuda",
+        )
+
+    def parallel_model(self, model: nn.Module) -> WrappedModel:
+        """The model on its device, as the processes and threads of the run compute it together."""
+        ctx, train = self.placement.ctx, self.experiment.train
+        model.to(ctx.device)
+        if train.activation_checkpointing:
+            checkpoint_activations(model)
+        parallel = self.experiment.parallel.wrap(model, ctx)
+        return ThreadedModel(parallel, model, self.cores.chunks) if self.cores.chunks > 1 else parallel
+
+    def compile_model(self, model: nn.Module, micro_batch_size: int) -> Compile:
+        """Chooses whether to compile, the same on all ranks; the first pass compiles."""
+        experiment, ctx, world, cores = self.experiment, self.placement.ctx, self.placement.world, self.cores
+        choice = Compile.choose(experiment, ctx, num_params(model), cores.chunks * cores.threads)
+        choice = choice.agree(world, experiment.train.compile)
+        if choice.mode != "off":
+            choice.apply(model, ctx, micro_steps=ceil_div(self.windows_per_rank, micro_batch_size))
+        return choice
+
+    @property
+    def windows_per_rank(self) -> int:
+        """Of a step; the last rank may have fewer."""
+        return ceil_div(self.experiment.batch_windows, self.placement.world.size)
+
+    def efficiency(self) -> Efficiency:
+        return Efficiency.of(self.experiment.model, self.data.encoder.vocab_size, self.placement.ctx)
+
+    def choices(self) -> dict[str, str]:
+        """What components chose for this device, by their keys: {"model.attention": "backend flash"}."""
+        choices = {dotted(key): part.explain_choices(self.placement.ctx) for key, part in self.experiment.parts()}
+        return {key: choice for key, choice in choices.items() if choice}
+
+
+def set_up(
+    stack: ExitStack,
+    experiment: Experiment,
+    placement: Placement,
+    resumed: RunFolder | None = None,
+    trust_code: bool = False,
+    with_weights: bool = True,
+) -> tuple[Setup, Mapping[str, Tensor] | None]:
+    """Checks the experiment, gathers what it needs, and sets up this process until `stack` is closed.
+
+    Returns the weights to start from beside the setup, so that they can be freed. Raises KitError for each mistake that
+    shows before training.
+    """
+    check(experiment, placement, resumed)
+    start = find_warm_start(experiment, placement.world, resumed, trust_code) if with_weights else None
+    data = gather_data(experiment, placement.world, resumed, start)
+    cores = stack.enter_context(machine_settings(experiment, placement.ctx, data.encoder.vocab_size))
+    setup = Setup(experiment, placement, data, cores, resumed, start.origin() if start else None)
+    return setup, start.weights if start else None
+
+
+def check(experiment: Experiment, placement: Placement, resumed: RunFolder | None) -> None:
+    """What needs neither data nor weights; a resumed run may have other callbacks than were checked before."""
+    experiment.check_context(placement.ctx)
+    check_metrics(experiment)
+    if resumed is None and placement.world.rank == 0:
+        check_prompt(experiment)
+    check_memory(experiment, check_parts(experiment), placement.ctx)
+
+
+def find_warm_start(
+    experiment: Experiment, world: World, resumed: RunFolder | None, trust_code: bool
+) -> WarmStart | None:
+    """Rank 0 first: it may download weights, which the other ranks then find on the disk."""
+    start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
+    has_start = world.broadcast(start is not None)
+    if has_start and world.rank != 0:
+        start = WarmStart.find(experiment, resumed, trust_code)
+    return start
+
+
+def gather_data(
+    experiment: Experiment, world: World, resumed: RunFolder | None, start: WarmStart | None
+) -> PreparedData:
+    """The prepared data, the same on all ranks, which the weights and the evaluators fit."""
+    data = prepare(experiment, resumed=resumed, verify=world.local_rank == 0)  # for all ranks of this machine
+    check_prompt(experiment, data.encoder)  # a mistake there would show after the training
+    check_evaluators(experiment, data.encoder)
+    if start:
+        start.check_tokens(experiment, data)
+    if resumed is not None:
+        check_same_data(resumed, data)
+    versions: dict[str, Any] = {"nanogpt-kit": nanogpt_kit.__version__, "torch": torch.__version__}
+    record = record_data(data)
+    tokens = {"tokens": record.splits, "documents": record.documents, "the tokenizer": record.tokenizer}
+    world.require_same({"the experiment": experiment.fingerprint(), **versions, **tokens})
+    return data
+
+
+@contextmanager
+def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -> Iterator[Cores]:
+    """The process-wide settings of torch and of the C library; torch's are put back."""
+    threads = torch.get_num_threads()
+    cores = Cores.choose(experiment, ctx, vocab_size)
+    torch.set_num_threads(cores.threads)
+    keep_freed_memory()
+    try:
+        with Precision(ctx.precision, ctx.device).matmul_precision():
+            yield cores
+    finally:
+        torch.set_num_threads(threads)
+
+
+def take_gpu(world: World) -> None:
+    """A GPU for each process. Raises KitError where there are too few."""
+    count = torch.cuda.device_count()
+    if world.local_size > count:
+        raise KitError(f"{world.local_size} processes were started here, but there are {count} GPUs")
+    torch.cuda.set_device(world.local_rank)
