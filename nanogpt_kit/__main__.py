@@ -29,7 +29,6 @@ import click
 from nanogpt_kit.cli import main as cli
 from nanogpt_kit.cli import output
 from nanogpt_kit.cli.output import OutputClosed
-from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import (
     BUSY,
     DONE,
@@ -45,6 +44,7 @@ from nanogpt_kit.core.errors import (
 )
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.runs.secrets import hide_in_text
+from nanogpt_kit.system import signals
 
 
 class ConsoleHandler(logging.Handler):

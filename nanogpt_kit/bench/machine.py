@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import distributed
 
-from nanogpt_kit.core.system import available_cores
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 from nanogpt_kit.nn.compiler import compiler_obstacle
+from nanogpt_kit.system.folders import available_cores
 from nanogpt_kit.train.memory import free_bytes
 from nanogpt_kit.train.precision import Precision, choose_device
 

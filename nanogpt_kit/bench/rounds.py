@@ -20,10 +20,10 @@ from typing import Any
 import rich
 
 from nanogpt_kit.bench.training import TimedTrainer
-from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.processes import end_with_parent
+from nanogpt_kit.system import signals
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.core.reading import sha256_file
-from nanogpt_kit.core.writing import sync_file
 from nanogpt_kit.runs.files import is_file, is_folder, is_link, read_json, write_json
+from nanogpt_kit.system.reading import sha256_file
+from nanogpt_kit.system.writing import sync_file
 
 FORMAT = 1  # of a checkpoint; grows when a file or a key changes its meaning
 

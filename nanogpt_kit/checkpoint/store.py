@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from nanogpt_kit.checkpoint.damaged import check_stored, damaged, named_tensors, read_tensors
 from nanogpt_kit.checkpoint.fit import fit
 from nanogpt_kit.checkpoint.manifest import MANIFEST, MODEL, SHARDS, TOKENIZER, TRAINING, Manifest, damage, step_of
-from nanogpt_kit.core.writing import sync_folder
 from nanogpt_kit.nn.sharded import is_sharded
 from nanogpt_kit.runs.files import is_folder, write_json
+from nanogpt_kit.system.writing import sync_folder
 
 logger = logging.getLogger(__name__)
 

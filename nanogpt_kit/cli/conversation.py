@@ -56,7 +56,7 @@ class PromptHistory:
     """Earlier prompts at the arrow keys, those of earlier conversations included."""
 
     def __enter__(self) -> None:
-        from nanogpt_kit.core.system import state_dir
+        from nanogpt_kit.system.folders import state_dir
 
         self.file = state_dir() / "prompts"
         with suppress(ImportError, OSError):  # Windows has no readline

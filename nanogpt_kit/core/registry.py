@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from nanogpt_kit.core import trust
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
-from nanogpt_kit.core.reading import read_bytes
+from nanogpt_kit.system.reading import read_bytes
 
 logger = logging.getLogger(__name__)
 

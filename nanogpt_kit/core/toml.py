@@ -10,8 +10,8 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.paths import expand_path
-from nanogpt_kit.core.reading import read_bytes
 from nanogpt_kit.core.toml_lines import Malformed, parse_toml
+from nanogpt_kit.system.reading import read_bytes
 
 MAX_BYTES = 5_000_000  # of a file; an experiment has a few thousand
 MAX_FILES = 100  # in a chain of `extends`

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nanogpt_kit.core.reading import read_bytes
-from nanogpt_kit.core.system import state_dir
+from nanogpt_kit.system.folders import state_dir
+from nanogpt_kit.system.reading import read_bytes
 
 COPIES_FOLDER = "components"  # of such copies
 CONSENT_VARIABLE = "NANOGPT_KIT_CONSENTED"  # hashes for child processes, where the file cannot be written

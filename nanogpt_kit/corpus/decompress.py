@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.core.reading import open_regular
 from nanogpt_kit.corpus.formats import HEAD_BYTES, detect_format, encoding_by_bom, guess_utf16_or_32, is_text
+from nanogpt_kit.system.reading import open_regular
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 READ_BYTES = 1 << 19  # at once

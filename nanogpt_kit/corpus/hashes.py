@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.core.reading import read_bytes, sha256_file
-from nanogpt_kit.core.system import cache_dir
-from nanogpt_kit.core.writing import write_atomically
+from nanogpt_kit.system.folders import cache_dir
+from nanogpt_kit.system.reading import read_bytes, sha256_file
+from nanogpt_kit.system.writing import write_atomically
 
 CACHED_FROM_BYTES = 16_000_000  # smaller files are hashed in a hundredth of a second
 RECENT_SECONDS = 2  # file systems' clocks are this coarse: a younger file could change again unnoticed

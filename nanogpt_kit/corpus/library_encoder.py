@@ -16,10 +16,10 @@ import numpy as np
 
 from nanogpt_kit.core.errors import KitError, did_you_mean, no_panic
 from nanogpt_kit.core.kinds import Encoder, Stream
-from nanogpt_kit.core.reading import MAX_BYTES
 from nanogpt_kit.core.toml import read_text
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.corpus.library_decoder import LibraryDecoder, LibraryStream
+from nanogpt_kit.system.reading import MAX_BYTES
 
 MAX_UNCUT_CHARACTERS = 16_000_000  # of a document that cannot be cut; the library needs 130 bytes for each
 CUTTABLE_PATTERNS = {  # a piece ends at each BPEEncoder.border: the patterns of Llama 3, Qwen 2 and GPT-4

@@ -18,7 +18,6 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.core.writing import sync_folder
 from nanogpt_kit.data import pretokenized
 from nanogpt_kit.data.chunks import CorpusStats, TextChunk, text_chunks
 from nanogpt_kit.data.encode import encode_chunks, token_dtype
@@ -30,6 +29,7 @@ from nanogpt_kit.data.tokenizer_record import TokenizerRecord
 from nanogpt_kit.data.writer import JOURNAL, StalePartial, TokenWriter, check_free_space
 from nanogpt_kit.runs.files import check_inside
 from nanogpt_kit.runs.lock import is_locked
+from nanogpt_kit.system.writing import sync_folder
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nanogpt_kit.core.reading import open_regular
 from nanogpt_kit.corpus import hashes
+from nanogpt_kit.system.reading import open_regular
 
 READ_BYTES = 1 << 20  # a multiple of every dtype's width
 

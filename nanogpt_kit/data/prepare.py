@@ -12,7 +12,6 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.core.paths import expand_path
-from nanogpt_kit.core.system import available_cores
 from nanogpt_kit.data.build import build_data_folder
 from nanogpt_kit.data.encoders import state_from_run
 from nanogpt_kit.data.manifest import FORMAT_VERSION, MANIFEST, DatasetRecord, damaged_data_error
@@ -21,6 +20,7 @@ from nanogpt_kit.data.tokenizer_record import tokenizer_identity
 from nanogpt_kit.runs.files import check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock, is_locked
+from nanogpt_kit.system.folders import available_cores
 
 logger = logging.getLogger(__name__)
 

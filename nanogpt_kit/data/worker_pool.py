@@ -21,11 +21,11 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType, TracebackType
 from typing import Any, Generic, TypeVar
 
-from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.data.chunks import TextChunk
 from nanogpt_kit.data.encoders import EncoderRecipe
+from nanogpt_kit.system import signals
 
 Result = TypeVar("Result")
 

@@ -17,11 +17,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.reading import read_bytes
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.data.encode import EncodedChunk
 from nanogpt_kit.data.manifest import SplitRecord
 from nanogpt_kit.data.prepared_data import document_starts_file, tokens_file
+from nanogpt_kit.system.reading import read_bytes
+from nanogpt_kit.system.writing import write_atomically
 
 JOURNAL = "progress.json"
 SHARD_BYTES = 64_000_000  # of text: what a kill can cost, two seconds of BPE on two cores

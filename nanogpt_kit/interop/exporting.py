@@ -11,11 +11,11 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.data.tokenizer_record import TokenizerRecord
 from nanogpt_kit.interop import FORMATS, gpt2, nanogpt
 from nanogpt_kit.interop.weights import WRITE_ERRORS
 from nanogpt_kit.runs.files import check_writable, write_json
+from nanogpt_kit.system.writing import write_atomically
 
 
 def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: str, folder: Path) -> None:

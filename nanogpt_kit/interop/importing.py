@@ -18,8 +18,6 @@ from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.core.layers import Layers
-from nanogpt_kit.core.reading import sha256_file
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.corpus.library_decoder import byte_level_bytes
 from nanogpt_kit.data.encoders import restore_encoder
@@ -32,6 +30,8 @@ from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import check_writable, read_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import Imported, Machine
+from nanogpt_kit.system.reading import sha256_file
+from nanogpt_kit.system.writing import write_atomically
 
 logger = logging.getLogger(__name__)
 

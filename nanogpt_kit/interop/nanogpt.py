@@ -19,7 +19,6 @@ from torch import Tensor
 from nanogpt_kit.checkpoint.damaged import check_stored, describe_error
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.reading import open_regular
 from nanogpt_kit.corpus.meta_pickle import read_meta_characters
 from nanogpt_kit.interop.weights import (
     MAX_SIZE,
@@ -33,6 +32,7 @@ from nanogpt_kit.interop.weights import (
     resolve_weight_tying,
     weights_to_export,
 )
+from nanogpt_kit.system.reading import open_regular
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
-from nanogpt_kit.core import signals
 from nanogpt_kit.core.errors import FAILED, INTERRUPTED
+from nanogpt_kit.system import signals
 
 GRACE_SECONDS = 10.0  # for the other ranks to end by themselves, after one has failed
 POLL_SECONDS = 0.05

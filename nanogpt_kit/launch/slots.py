@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanogpt_kit.core.errors import Busy, Fault, KitError
-from nanogpt_kit.core.system import available_cores, state_dir
 from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.system.folders import available_cores, state_dir
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.reading import read_text
-from nanogpt_kit.core.writing import write_atomically
+from nanogpt_kit.system.reading import read_text
+from nanogpt_kit.system.writing import write_atomically
 
 
 def write_json(path: Path, values: Any) -> None:

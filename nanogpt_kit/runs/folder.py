@@ -12,12 +12,12 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.paths import expand_path
-from nanogpt_kit.core.writing import clear_temporary
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.runs.provenance import Provenance
 from nanogpt_kit.runs.record import Unreadable
 from nanogpt_kit.runs.status import State, Status
+from nanogpt_kit.system.writing import clear_temporary
 
 PROVENANCE = "provenance.json"
 WRITTEN_BEFORE_START = (PROVENANCE, "dirty.patch", "components")  # before experiment.toml, which makes it a run

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.core.reading import open_regular, read_bytes
-from nanogpt_kit.core.writing import sync_file, write_atomically
+from nanogpt_kit.system.reading import open_regular, read_bytes
+from nanogpt_kit.system.writing import sync_file, write_atomically
 
 logger = logging.getLogger(__name__)
 

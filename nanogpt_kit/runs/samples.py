@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanogpt_kit.core.reading import read_bytes
-from nanogpt_kit.core.writing import write_atomically
+from nanogpt_kit.system.reading import read_bytes
+from nanogpt_kit.system.writing import write_atomically
 
 HEADER = re.compile(rf"^{'=' * 60} step (\d+)\n", re.MULTILINE)
 BETWEEN = f"\n{'-' * 80}\n"

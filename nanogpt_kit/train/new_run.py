@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import git_ignored_folder
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import Machine
+from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.data_record import record_data
 from nanogpt_kit.train.setup import Setup
 

@@ -12,10 +12,10 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import changeable_options
 from nanogpt_kit.core.sections import Train
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import Status
+from nanogpt_kit.system.writing import write_atomically
 
 logger = logging.getLogger(__name__)
 

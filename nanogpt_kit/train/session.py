@@ -15,11 +15,11 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import Busy, KitError, LostRank, OutOfMemory, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import EndedBy, State, cause_of, error_chain, origin_of
+from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.evaluation import eval_mode, publish_samples
 from nanogpt_kit.train.memory import is_out_of_memory
 from nanogpt_kit.train.new_run import create_run_folder

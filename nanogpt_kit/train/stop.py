@@ -9,7 +9,7 @@ from enum import IntEnum
 from types import FrameType, TracebackType
 from typing import Any
 
-from nanogpt_kit.core import signals
+from nanogpt_kit.system import signals
 from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.world import World
 

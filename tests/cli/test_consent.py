@@ -21,10 +21,10 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.cli import experiment as asking
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import read_json, write_json
+from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import session
 
 EVIL = """\

@@ -21,10 +21,10 @@ import pytest
 import torch
 
 from nanogpt_kit.bench import machine
-from nanogpt_kit.core.system import available_cores
 from nanogpt_kit.nn import compiler
 from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.runs.files import read_json, write_json
+from nanogpt_kit.system.folders import available_cores
 from nanogpt_kit.train.precision import Precision, choose_device
 
 Command = Callable[..., Any]

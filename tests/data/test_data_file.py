@@ -18,7 +18,6 @@ import pytest
 from nanogpt_kit.api import KitError
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.corpus import hashes
 from nanogpt_kit.data import data_file
 from nanogpt_kit.data.data_file import DataFile
@@ -27,6 +26,7 @@ from nanogpt_kit.data.prepare import data_root, prepare
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.tokenizer_record import tokenizer_fingerprint
 from nanogpt_kit.runs.files import read_json, write_json
+from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import session
 from nanogpt_kit.train.world import World
 

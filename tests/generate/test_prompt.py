@@ -12,8 +12,8 @@ import tokenizers as hf
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.generate.load import load_run
+from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import session
 
 QUICK = ["callback=[]", "train.steps=1", "sample.num_samples=0"]

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanogpt_kit.checkpoint import shards, store
-from nanogpt_kit.core.reading import sha256_file
+from nanogpt_kit.system.reading import sha256_file
 
 Victim = Any  # of conftest.py
 VERBS = ("sample", "ema", "eval", "export", "check", "prepare", "into", "resume", "start", "again")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_kit.core import writing
-from nanogpt_kit.core.reading import sha256_file
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.runs import files
+from nanogpt_kit.system import writing
+from nanogpt_kit.system.reading import sha256_file
+from nanogpt_kit.system.writing import write_atomically
 
 
 def test_a_written_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:

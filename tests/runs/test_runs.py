@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from nanogpt_kit.api import KitError
-from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.runs import folder, metrics
 from nanogpt_kit.runs.folder import RunFolder, create, find, runs_root
+from nanogpt_kit.system.reading import sha256_file
 
 Holder = Callable[[Path], AbstractContextManager[subprocess.Popen[str]]]
 

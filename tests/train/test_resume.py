@@ -18,9 +18,9 @@ import torch
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import Busy, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.reading import sha256_file
 from nanogpt_kit.runs.folder import RunFolder, find, runs_root
 from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import resume_point, session
 from nanogpt_kit.train.resume import done_or_unfinished, reopen
 from nanogpt_kit.train.training_state import TrainingState

@@ -6,12 +6,12 @@ import os
 
 import tomli_w
 
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.sweep.space.parameters import format_json
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.runs import component_copy
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
+from nanogpt_kit.system.writing import write_atomically
 
 
 def write_best(study: Study, summary: SweepSummary) -> None:

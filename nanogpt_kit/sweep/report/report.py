@@ -9,7 +9,6 @@ from pathlib import Path
 
 import optuna
 
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.report.page import NO_FIGURES, Page, first_characters, format_number, has_figures
 from nanogpt_kit.sweep.report.findings import (
     Ranges,
@@ -22,6 +21,7 @@ from nanogpt_kit.sweep.report.findings import (
 )
 from nanogpt_kit.sweep.report.importances import ROUGH_TRIALS, measure_importances
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
+from nanogpt_kit.system.writing import write_atomically
 
 MAX_ROWS = 2_000  # of the table of trials
 MAX_REASON = 240  # characters of a reason in it

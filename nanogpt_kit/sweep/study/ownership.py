@@ -29,10 +29,10 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nanogpt_kit.core.reading import read_text
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.sweep.study.records import Owner
+from nanogpt_kit.system.reading import read_text
+from nanogpt_kit.system.writing import write_atomically
 
 HEARTBEAT_SECONDS = 60.0
 LOST_SECONDS = 600  # without a heartbeat

@@ -16,7 +16,6 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import is_locked
 from nanogpt_kit.sweep.space.parameters import Config
@@ -32,6 +31,7 @@ from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.records import Owner
 from nanogpt_kit.sweep.study.runs import TrialRun, component_copy, make_runs
 from nanogpt_kit.sweep.study.sampler import ResumableSampler, make_pruner
+from nanogpt_kit.system.writing import write_atomically
 
 LOCAL_STORAGES = ("journal", "sqlite")  # files that no other machine sees
 IS_QUEUED = "queued"  # study attribute: all trials are in the queue

@@ -17,7 +17,6 @@ import tomli_w
 from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, did_you_mean
-from nanogpt_kit.core.writing import write_atomically
 from nanogpt_kit.launch.slot_process import SlotProcess
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import Lock
@@ -29,6 +28,7 @@ from nanogpt_kit.sweep.study.runs import TrialRun, component_copy
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens, report_unit
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work.outcome import Outcome, WrongMetric, failed_outcome
+from nanogpt_kit.system.writing import write_atomically
 
 CRASH_RETRIES = 1  # of a run that reports an error
 DEATH_RETRIES = 3  # of a run whose process dies without a report: out of memory, or killed by somebody

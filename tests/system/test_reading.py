@@ -9,7 +9,7 @@ import pytest
 
 from nanogpt_kit.core import toml
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.reading import read_bytes, read_text
+from nanogpt_kit.system.reading import read_bytes, read_text
 
 ENDLESS = Path("/dev/zero")
 
