@@ -154,7 +154,7 @@ def test_a_metric_that_an_evaluator_does_not_give_nor_declare_is_named_at_the_fi
     odd = ('components=["odd.py"]', "evaluator=['odd']", "evaluate.every_steps=1")
     with pytest.raises(RunFailed, match=r"checkpoint\.keep_best: no evaluator .*'val/od'.*'val/odd'"):
         run(tiny, *odd, "checkpoint.keep_best=val/od")
-    with pytest.raises(RunFailed, match="no evaluator .*'val/accuracy'"):
+    with pytest.raises(RunFailed, match=r"no evaluator .*'val/accuracy'"):
         run(tiny, *odd, 'callback=[{use="early_stopping", metric="val/accuracy"}]')
 
 
