@@ -123,7 +123,7 @@ def test_mistakes_are_told_before_anything_is_measured(run: RunFolder, char_run:
         (["--evaluator", '{use="perplexity", file="none.txt"}'], "evaluator.0: no file 'none.txt'"),
         (["--evaluator", '{use="loss"'], "evaluator: not a TOML value: Unclosed inline table"),
         (["evaluator.0.spilt=val"], "evaluator.0.spilt: unknown key"),
-        (["evaluator.7.split=val"], "should be a number from 0 to 1, got '7'"),
+        (["evaluator.7.split=val"], "should be an index from 0 to 1, got '7'"),
         (["evaluate.batch_size=0"], "evaluate.batch_size: should be greater than or equal to 1"),
         (["model.n_layer=1"], "'model.n_layer=1': the model is already trained; only evaluate, evaluator, sample"),
         (["train.seed=5"], "'train.seed=5': the model is already trained"),

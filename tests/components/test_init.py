@@ -91,8 +91,8 @@ def test_biases_begin_at_zero_and_gains_at_one(init: Init, options: dict[str, ob
 def test_under_zero_residual_each_block_is_the_identity_until_it_is_trained(options: dict[str, object]) -> None:
     model = built(ZeroResidual(), **options)
     x, view = torch.randn(B, T, C), View.causal(torch.arange(T)[None])
-    for layer, block in enumerate(model.h):
-        assert torch.equal(block(x, model.position, view, layer, None), x)
+    for block in model.h:
+        assert torch.equal(block(x, model.position, view, None), x)
     ids = torch.randint(0, V, (B, T))
     embedded = model.position.embed(model.wte(ids), view.query_positions)
     torch.testing.assert_close(model(ids), model.ln_f(embedded) @ model.lm_head.weight[:V].T)

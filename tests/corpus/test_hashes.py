@@ -26,8 +26,8 @@ def large_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were hashed."""
     paths: list[Path] = []
-    hashed = hashes.sha256_of
-    monkeypatch.setattr(hashes, "sha256_of", lambda path: paths.append(path) or hashed(path))
+    hashed = hashes.sha256_file
+    monkeypatch.setattr(hashes, "sha256_file", lambda path: paths.append(path) or hashed(path))
     return paths
 
 
@@ -38,7 +38,7 @@ def file(path: Path, content: bytes, modified: float = OLD) -> Path:
 
 
 @pytest.mark.parametrize("size", [0, 999, 1000, 3_000_000])
-def test_it_is_the_sha256_of_the_content(tmp_path: Path, size: int) -> None:
+def test_it_is_the_sha256_file_the_content(tmp_path: Path, size: int) -> None:
     content = os.urandom(size)
     path = file(tmp_path / "a", content)
     for _ in range(2):
@@ -78,10 +78,10 @@ def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file(tmp_path / "a", b"x" * 2000)
-    hashed = hashes.sha256_of
-    monkeypatch.setattr(hashes, "sha256_of", lambda path: (hashed(path), file(path, b"y" * 2000, OLD + 1))[0])
+    hashed = hashes.sha256_file
+    monkeypatch.setattr(hashes, "sha256_file", lambda path: (hashed(path), file(path, b"y" * 2000, OLD + 1))[0])
     content_hash(path)
-    monkeypatch.setattr(hashes, "sha256_of", hashed)
+    monkeypatch.setattr(hashes, "sha256_file", hashed)
     assert content_hash(path) == hashlib.sha256(b"y" * 2000).hexdigest()
 
 
