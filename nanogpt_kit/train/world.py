@@ -15,6 +15,10 @@ import torch.distributed as dist
 from nanogpt_kit.core.errors import KitError, LostRank
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)  # one process may wait while another node prepares its data
+# Process groups, kept until the process ends. The destructor of a gloo group joins its threads while it holds Python's
+# lock, and a thread that is about to release its last tensor waits for that lock: with torch 2.13 a rank hung there after
+# its run had finished, in one of seven runs on a loaded machine.
+KEPT_GROUPS: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class World:
             dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, rank=self.rank, world_size=self.size)
         except (ValueError, RuntimeError) as error:
             raise KitError(f"rank {self.rank} of {self.size} could not reach the other ranks: {error}") from None
+        KEPT_GROUPS.append(dist.group.WORLD)
         try:
             yield
         except RuntimeError as error:

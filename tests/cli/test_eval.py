@@ -128,7 +128,7 @@ def test_mistakes_are_told_before_anything_is_measured(run: RunFolder, char_run:
         (["model.n_layer=1"], "'model.n_layer=1': the model is already trained; only evaluate, evaluator, sample"),
         (["train.seed=5"], "'train.seed=5': the model is already trained"),
         (["tokenizer=char"], "'tokenizer=char': the model is already trained"),
-        (["nobody"], "'nobody' is no run"),
+        (["nobody"], "no run 'nobody'"),
         (["--step", "7"], "has no checkpoint of step 7; there are: 100, 200"),
     ):
         assert told in refusal(command("eval", run, *words)), words

@@ -374,17 +374,13 @@ class Terminal:
     """Somebody at a terminal; `said` is all that was on it."""
 
     def __init__(self, words: Sequence[str], **options: Any) -> None:
-        import fcntl
         import pty
-        import termios
 
         self.master, slave = pty.openpty()
         self.said = ""
         program = [sys.executable, "-m", "nanogpt_kit", "sample", *words]
         options = {"stdin": slave, "stdout": slave, "stderr": slave, **options}
-        self.process = subprocess.Popen(
-            program, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), **options
-        )
+        self.process = subprocess.Popen(program, start_new_session=True, **options)
         os.close(slave)
 
     def type(self, keys: str | bytes) -> None:

@@ -1,15 +1,17 @@
-"""Starts `python -m nanogpt_kit ...` by forking a process that has imported torch already: 0.1 s instead of 2.5 s.
+"""Starts `python -m nanogpt_kit ...` and `python script.py ...` by forking a process that has imported torch already.
 
 `install` puts a Popen in place of subprocess.Popen that hands such commands to a server, which forks itself for each.
-The command runs in a process of its own with the working directory, environment, streams and session that Popen was
-asked for; it can be killed, and its exit status is the real one. What it starts itself with subprocess is forked as
-well. Everything else (other commands, other interpreter options, a `preexec_fn`) is started as usual, and so is all
-of a test that takes the fixture `real_processes`: for claims about imports, or about the death of a parent.
+The command runs in a separate process with the working directory, environment, streams and session that Popen was asked
+for; it can be killed, and its exit status is the real one. A new session takes its input as its terminal where that is
+one. What the command starts with subprocess is forked as well. Everything else (other programs, other options of the
+interpreter, a `preexec_fn`) is started as usual, and so is all of a test that takes the fixture `real_processes`: for
+claims about imports, or about the death of a parent.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import importlib
 import io
 import json
@@ -21,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +33,14 @@ RealPopen = subprocess.Popen
 EXECUTABLE = sys.executable
 ADDRESS = "NANOGPT_KIT_TEST_LAUNCHER"  # environment: the socket of the server
 PARENT = "NANOGPT_KIT_PARENT"  # environment: the process that a command ends with
-PRELOADED = ("torch", "torch.distributed", "torch._dynamo", "nanogpt_kit.__main__", "nanogpt_kit.train.session")
+PRELOADED = (
+    "torch",
+    "torch.distributed",
+    "torch.distributed.fsdp",
+    "torch._dynamo",
+    "nanogpt_kit.__main__",
+    "nanogpt_kit.train.session",
+)
 OPTIONAL = ("nanogpt_kit.sweep.session", "torch.utils.tensorboard")
 REFUSED = ("PYTHONIOENCODING", "PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONHASHSEED", "TORCH_LOGS")
 
@@ -45,13 +55,8 @@ class ForkedPopen(RealPopen):  # type: ignore[type-arg]
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, _, gid, gids, uid, umask, session, group = streams
         words = command_words(args)
         environment = dict(os.environ if env is None else {os.fsdecode(k): os.fsdecode(v) for k, v in env.items()})
-        plain = not (preexec_fn or pass_fds or shell or executable) and (gid, gids, uid, umask) == (
-            None,
-            None,
-            None,
-            -1,
-        )
-        if words is None or not plain or group not in (None, -1) or not is_served(environment):
+        special = preexec_fn or pass_fds or shell or executable or (gid, gids, uid, umask) != (None, None, None, -1)
+        if words is None or special or group not in (None, -1) or not is_served(environment):
             super()._execute_child(args, executable, preexec_fn, *rest)
             return
         request = {
@@ -99,12 +104,12 @@ class ForkedPopen(RealPopen):  # type: ignore[type-arg]
 
 
 def command_words(args: Any) -> list[str] | None:
-    """The words after `python -m nanogpt_kit`; None where that is not what is started."""
+    """The words after `python`: `-m nanogpt_kit ...` or `script.py ...`; None for other programs and other options."""
     words = [os.fsdecode(word) for word in args] if isinstance(args, list | tuple) else []
-    for start in ([EXECUTABLE, "-m", "nanogpt_kit"], [EXECUTABLE, "-P", "-m", "nanogpt_kit"]):
-        if words[: len(start)] == start:
-            return words[len(start) :]
-    return None
+    if words[:1] != [EXECUTABLE]:
+        return None
+    words = words[2:] if words[1:2] == ["-P"] else words[1:]
+    return words if words[:2] == ["-m", "nanogpt_kit"] or words[0].endswith(".py") else None
 
 
 def is_served(environment: dict[str, str]) -> bool:
@@ -227,6 +232,8 @@ def become(request: dict[str, Any]) -> None:
     """In the forked process: what a new interpreter would be, and its command."""
     if request["session"]:
         os.setsid()
+        if os.isatty(0):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.environ.clear()
     os.environ |= request["environment"]
     time.tzset()
@@ -236,14 +243,18 @@ def become(request: dict[str, Any]) -> None:
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw[1]), "utf-8", "strict", line_buffering=os.isatty(1))
     sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw[2]), "utf-8", "backslashreplace", line_buffering=True)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-    sys.argv = ["nanogpt_kit", *request["words"]]
+    command, *words = request["words"][request["words"][0] == "-m" :]
+    sys.argv = [command, *words]
     import torch
 
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     torch.set_num_threads(int(threads) if threads.isdecimal() and int(threads) else len(os.sched_getaffinity(0)))
     code = 0
     try:
-        runpy.run_module("nanogpt_kit", run_name="__main__", alter_sys=True)
+        if command.endswith(".py"):
+            runpy.run_path(command, run_name="__main__")
+        else:
+            runpy.run_module(command, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if code == 1 and isinstance(end.code, str):
