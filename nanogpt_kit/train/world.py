@@ -16,8 +16,8 @@ from nanogpt_kit.core.errors import KitError, LostRank
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)  # one process may wait while another node prepares its data
 # Process groups, kept until the process ends. The destructor of a gloo group joins its threads while it holds Python's
-# lock, and a thread that is about to release its last tensor waits for that lock: with torch 2.13 a rank hung there after
-# its run had finished, in one of seven runs on a loaded machine.
+# lock, and a thread that is about to release its last tensor waits for that lock: with torch 2.13 a rank hung there
+# after its run had finished, in one of seven runs on a loaded machine.
 KEPT_GROUPS: list[Any] = []
 
 
