@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -74,8 +75,6 @@ def run_command(
     more = [f"sweep.{key}={value}" for key, value in options.items() if value is not None]
     base = load_experiment(experiment, (*overrides, *more), trust_code, nproc)
     if preview:
-        import functools
-
         from nanogpt_kit.core.experiment import Experiment
         from nanogpt_kit.sweep.preview import preview_sweep
 
