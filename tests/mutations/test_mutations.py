@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("nanogpt_kit", "tests")  # the rest of the repository is linked
-SECONDS = 300  # for the tests of one mutation, which take a few
+SECONDS = 600  # for one start of pytest, which takes a few, and all tests 20
 
 
 @dataclass(frozen=True)
