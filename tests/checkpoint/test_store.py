@@ -78,6 +78,17 @@ def test_a_save_that_fails_leaves_the_last_one_alone(tmp_path: Path) -> None:
     assert store.newest(tmp_path) == whole
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str | int] = []  # inodes that were synced, and what was renamed
+    sync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.fstat(fd).st_ino), sync(fd))[1])
+    monkeypatch.setattr(Path, "rename", lambda path, to: (events.append("renamed"), rename(path, to))[1])
+    path = saved(tmp_path, 1)
+    at = events.index("renamed")
+    assert {file.stat().st_ino for file in path.iterdir()} <= set(events[:at])
+    assert tmp_path.stat().st_ino in events[at:]
+
+
 def test_what_a_killed_save_left_is_cleared_by_the_next(tmp_path: Path) -> None:
     (tmp_path / ".step-00000007.123").mkdir()
     (tmp_path / ".step-00000007.123" / store.MODEL).write_bytes(b"half")

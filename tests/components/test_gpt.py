@@ -192,6 +192,20 @@ def test_qk_norm_has_gains_of_its_own_for_queries_and_for_keys() -> None:
 
 
 @torch.no_grad()
+def test_queries_have_the_gain_of_q_norm_and_keys_that_of_k_norm() -> None:
+    model = built(qk_norm=True, norm="rmsnorm", position="none")
+    attn = model.h[1].attn
+    attn.q_norm.weight.fill_(3.0)
+    attn.k_norm.weight.fill_(5.0)
+    given: list[Tensor] = []
+    attn.attention.register_forward_pre_hook(lambda _, inputs: given.extend(inputs[:2]))
+    model(IDS)
+    for vectors, gain in zip(given, (3.0, 5.0), strict=True):
+        size = vectors.square().mean(-1).sqrt()
+        torch.testing.assert_close(size, torch.full_like(size, gain), rtol=1e-3, atol=0)
+
+
+@torch.no_grad()
 def test_a_soft_cap_bends_the_logits_and_the_loss_with_them() -> None:
     model = built(weight_tying=False)
     capped = built(weight_tying=False, logit_softcap=2.5)

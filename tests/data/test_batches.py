@@ -16,6 +16,7 @@ from nanogpt_kit.components.order.random import Random
 from nanogpt_kit.components.order.sequential import Sequential
 from nanogpt_kit.components.order.shuffled import Shuffled
 from nanogpt_kit.core.errors import RunFailed
+from nanogpt_kit.data import batches as batches_module
 from nanogpt_kit.data.batches import Batch, Batches, Prefetcher, evaluation_batches
 from nanogpt_kit.data.split import Split
 
@@ -136,7 +137,9 @@ def test_the_ranks_see_each_window_once_an_epoch_and_share_none(
         assert {share.all_tokens for share in shares} == {windows * BLOCK}
 
 
-def test_a_batch_made_ahead_is_the_same_batch(batches: Batches) -> None:
+@pytest.mark.parametrize("together", [1, 2, 6])
+def test_a_batch_made_ahead_is_the_same_batch(batches: Batches, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "PREFETCH_TOKENS", together * WINDOWS * BLOCK)
     ahead = Prefetcher(batches, total_steps=6)
     for step in (0, 1, 2, 5, 3, 4, 5):  # in turn, and not
         assert torch.equal(ahead.at(step).ids, batches.at(step).ids)

@@ -148,6 +148,20 @@ def test_each_step_is_in_the_metrics_once(tiny: Path, killed: RunFolder) -> None
     assert steps == list(range(1, 21))
 
 
+def test_metrics_are_on_the_disk_before_the_checkpoint_after_them(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[int, int] | str] = []  # inode and size of what was synced, and that a checkpoint was renamed
+    sync, rename = os.fsync, Path.rename
+
+    def watched_sync(fd: int) -> None:
+        events.append((os.fstat(fd).st_ino, os.fstat(fd).st_size))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(Path, "rename", lambda path, to: (events.append(to.name), rename(path, to))[1])
+    metrics = whole_run(tiny, "train.steps=3", "sample.num_samples=0").metrics.stat()  # nothing is logged after saving
+    assert (metrics.st_ino, metrics.st_size) in events[: events.index("step-00000003")]
+
+
 def kill_while_saving(tiny: Path, times: int) -> None:
     """Saves after every step, and is killed again and again at no particular moment of that."""
     dice = torch.Generator().manual_seed(0)
