@@ -72,7 +72,7 @@ def main() -> None:
         code = run_command()
         error = output.stdout_error()
         if error is not None and code in (DONE, FAILED):
-            lost = "part of the output is lost; redirect it to another place"
+            lost = "part of the output is lost; redirect it to another disk"
             click.echo(f"standard output: {error.strerror}: {lost}", err=True)
     exit_process(code)
 
@@ -90,7 +90,7 @@ def run_command() -> int:
     except KitError as error:
         report_error(f"error: {error}" if len(error.faults) == 1 else f"{len(error.faults)} errors:\n{error}", error)
         return BUSY if isinstance(error, Busy) else MISTAKE
-    except LostRank as error:  # torch's message may be of interest, but another rank knows the reason
+    except LostRank as error:  # torch's message may help, but another rank reports the reason
         report_error(f"run failed: {error}\n{error.__cause__}", error, delay=3.0)
         return FAILED
     except RunFailed as error:

@@ -63,7 +63,7 @@ def time_generation(
         while not batches or time.perf_counter() - began < round_seconds:
             decoder = generator.decoder([[0]] * texts, seeds, options, experiment.sampler, decoding_model)
             for _ in range(options.max_new_tokens):
-                decoder.draw()  # waits for the device
+                decoder.draw_next()  # waits for the device
             batches += 1
         seconds.append((time.perf_counter() - began) / batches)
     return GenerationTiming(

@@ -1,4 +1,4 @@
-"""`nanogpt-kit bench EXP`: its training speed here, relative to the peak of the machine, and where the time goes."""
+"""`nanogpt-kit bench EXP`: training speed, relative to the peak of the machine, and the time of each part of a step."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def bench(
         low, high = median_interval(ratios)
         click.echo(
             f"the first has {statistics.median(ratios):.3f} times the tokens/s of the second "
-            f"({low:.3f} to {high:.3f}, {count_rounds(rounds)} each)"
+            f"({low:.3f} to {high:.3f}, {rounds_text(rounds)} each)"
         )
 
 
@@ -112,13 +112,13 @@ def bench_generation(experiment: Experiment, texts: int, rounds: int, seconds: f
     batch = f"batches of {texts} texts" if texts > 1 else "one text"
     click.echo(f"  {batch} of {timing.tokens} tokens, {timing.precision}")
     rate = f"{statistics.median(timing.rates):,.1f} tokens/s ({low:,.1f} to {high:,.1f}"
-    click.echo(f"  {rate}, {count_rounds(rounds)})")
+    click.echo(f"  {rate}, {rounds_text(rounds)})")
     click.echo(
         f"  {used / 1e9:,.1f} GB/s of weights and cache read; memory copies {bandwidth / 1e9:,.1f} GB/s, both ways"
     )
 
 
-def count_rounds(count: int) -> str:
+def rounds_text(count: int) -> str:
     from nanogpt_kit.bench.rounds import MIN_ROUNDS
 
     return f"{count} round{'s' * (count > 1)}{', too few for 95%' * (count < MIN_ROUNDS)}"
@@ -147,7 +147,7 @@ def show_timing(timing: Timing) -> None:
     for key, choice in facts["choices"].items():
         click.echo(f"  {key}: {choice}")
     low, high = facts["interval"]
-    rounds = f"{count_rounds(len(timing.rounds))}; steps per round: {timing.steps}"
+    rounds = f"{rounds_text(len(timing.rounds))}; steps per round: {timing.steps}"
     click.echo(f"  {facts['tokens_per_second']:,.0f} tokens/s ({low:,.0f} to {high:,.0f}, {rounds})")
     parts = ", ".join(f"{part} {ms:,.2f}" for part, ms in facts["parts_ms"].items())
     click.echo(f"  {1000 * facts['step_tokens'] / facts['tokens_per_second']:,.2f} ms per step: {parts}")

@@ -1,4 +1,4 @@
-"""A conversation with a model: prompts are typed at a terminal."""
+"""Interactive generation: prompts are typed at a terminal."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def converse(
 
 
 class PromptHistory:
-    """Earlier prompts at the arrow keys, those of earlier conversations included."""
+    """Recalls earlier prompts with the arrow keys, also those of earlier sessions."""
 
     def __enter__(self) -> None:
         from nanogpt_kit.system.folders import state_dir

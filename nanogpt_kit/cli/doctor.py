@@ -36,8 +36,8 @@ def doctor(as_json: bool) -> None:
     from nanogpt_kit.bench.machine import collect_facts, machine_facts
 
     sections = machine_facts()
-    sections |= {"folders": collect_facts(folders), "prepared data": collect_facts(prepared_data)}
-    sections |= {"downloads": collect_facts(downloads)}
+    sections |= {"folders": collect_facts(folder_facts), "prepared data": collect_facts(prepared_data_facts)}
+    sections |= {"downloads": collect_facts(download_facts)}
     if as_json:
         values = {section: {fact.name: json_of_fact(fact) for fact in facts} for section, facts in sections.items()}
         click.echo(json.dumps(values, indent=2))
@@ -55,7 +55,7 @@ def json_of_fact(fact: Fact) -> dict[str, object]:
 
 
 def wrapped_line(start: str, text: str) -> str:
-    """On a terminal a long text continues below itself; elsewhere it is one line, for grep."""
+    """On a terminal a long text is wrapped and indented; elsewhere it is one line, for grep."""
     if not sys.stdout.isatty():
         return start + text
     width = max(shutil.get_terminal_size().columns - len(start), 30)
@@ -63,8 +63,8 @@ def wrapped_line(start: str, text: str) -> str:
     return start + f"\n{'':{len(start)}}".join(parts)
 
 
-def folders() -> Iterator[Fact]:
-    """Where runs and data are, and the free space there."""
+def folder_facts() -> Iterator[Fact]:
+    """The folders of runs and data, and the free space there."""
     from nanogpt_kit.bench.machine import feature, format_bytes
     from nanogpt_kit.core.errors import KitError
     from nanogpt_kit.data.prepare import data_root
@@ -83,7 +83,7 @@ def folders() -> Iterator[Fact]:
         yield feature(name, why, f"{path}, {format_bytes(free)} free{new}", path=str(path), free_bytes=free)
 
 
-def prepared_data() -> Iterator[Fact]:
+def prepared_data_facts() -> Iterator[Fact]:
     from nanogpt_kit.bench.machine import Fact
     from nanogpt_kit.data.manifest import OtherVersion
     from nanogpt_kit.data.prepare import data_root
@@ -94,7 +94,7 @@ def prepared_data() -> Iterator[Fact]:
         yield Fact("none", "prepare and run write it when an experiment needs it")
     for path in paths:
         try:
-            yield prepared_folder(path)
+            yield prepared_folder_fact(path)
         except OSError as error:
             yield Fact(path.name, f"cannot be read: {error.strerror} ({error.filename})", "unknown")
         except OtherVersion:
@@ -105,8 +105,8 @@ def prepared_data() -> Iterator[Fact]:
             yield Fact(path.name, why, "off")
 
 
-def prepared_folder(path: Path) -> Fact:
-    """Tokens by split. Raises the errors of a damaged manifest."""
+def prepared_folder_fact(path: Path) -> Fact:
+    """The tokens of each split of prepared data. Raises the errors of a damaged manifest."""
     from nanogpt_kit.bench.machine import feature, format_bytes
     from nanogpt_kit.data.build import folder_bytes
     from nanogpt_kit.data.manifest import load_manifest
@@ -126,8 +126,8 @@ def has_size(path: Path, size: int) -> bool:
     return path.exists() and path.stat().st_size == size
 
 
-def downloads() -> Iterator[Fact]:
-    """What vocabularies, and datasets from the hub, require."""
+def download_facts() -> Iterator[Fact]:
+    """The packages and folders that vocabularies and datasets from the hub require."""
     from nanogpt_kit.bench.machine import Fact, feature
 
     try:

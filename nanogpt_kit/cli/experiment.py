@@ -29,7 +29,7 @@ OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
 def load_experiment(path: str, overrides: Sequence[str], trust_code: bool = False, nproc: int = 1) -> Experiment:
-    """Loads it for a run of `nproc` processes, and prints on stderr which options a change of component dropped."""
+    """Loads an experiment for `nproc` processes, and prints on stderr which options a change of component dropped."""
     from nanogpt_kit.core.experiment import Experiment
 
     experiment = Experiment.load(path, overrides, trust_code, nproc)

@@ -1,6 +1,6 @@
 """Standard output and standard error whose reader may close them, or whose disk may be full.
 
-A closed pipe ends most commands quietly, as `head` expects it. Those that work for hours continue.
+A closed pipe ends most commands without a message, as `head` expects. Commands that run for hours continue.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def replace_standard_streams() -> None:
 
 
 def reopen(stream: TextIO, descriptor: int, continues: bool) -> TextIO:
-    """The same stream on an OutputFile."""
+    """The same stream, writing to an OutputFile."""
     if not isinstance(stream, io.TextIOWrapper):  # None, if it was closed before Python started
         return stream
     return io.TextIOWrapper(
@@ -61,13 +61,13 @@ def reopen(stream: TextIO, descriptor: int, continues: bool) -> TextIO:
 
 
 def continue_without_reader() -> None:
-    """For a command whose work matters more than its output: a closed standard output does not end it."""
+    """Lets this command continue when standard output is closed: its results matter more than its output."""
     if (file := stdout_file()) is not None:
         file.continues = True
 
 
 def stdout_error() -> OSError | None:
-    """Flushes standard output; why not all of it was written, or None. A reader that closed it is not an error."""
+    """Flushes standard output; the error if part of it was not written, else None. A closed pipe is not an error."""
     file = stdout_file()
     if file is None:
         return None

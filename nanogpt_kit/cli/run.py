@@ -105,7 +105,7 @@ class Launch:
     trust_code: bool
 
     def train_seeds(self, experiment: Experiment, count: int) -> None:
-        """Raises RunFailed at the end if a run failed."""
+        """Trains `count` runs in sequence. Raises RunFailed at the end if one failed."""
         first, failed = experiment.train.seed, []
         for seed in range(first, first + count):
             click.echo(f"seed {seed}", err=True)
@@ -119,7 +119,7 @@ class Launch:
             raise RunFailed(f"{len(failed)} of {count} runs, with seeds {', '.join(map(str, failed))}")
 
     def train_seed(self, experiment: Experiment, seed: int) -> None:
-        """One run of the experiment with that seed; with `resume` the newest of this seed continues."""
+        """Trains a run with that seed; with `resume` the newest run of this seed continues."""
         override = f"train.seed={seed}"
         layers = experiment.layers.copy()
         layers.override([override])
@@ -135,7 +135,7 @@ class Launch:
         replace(self, overrides=(*self.overrides, override), resume=resume).train(seeded)
 
     def train(self, experiment: Experiment) -> None:
-        """A run, in this process or in several."""
+        """Trains one run, in this process or in several."""
         if self.into:
             from nanogpt_kit.runs.folder import RunFolder
             from nanogpt_kit.train.resume import is_done_in
@@ -151,7 +151,7 @@ class Launch:
         from nanogpt_kit.runs import samples
         from nanogpt_kit.train import session
 
-        rich.reconfigure(stderr=True)  # progress on stderr, generated text on stdout
+        rich.reconfigure(stderr=True)  # progress goes to stderr, generated text to stdout
         folder = session.run(experiment, self.resume, self.trust_code, Path(self.into) if self.into else None)
         if int(os.environ.get("RANK", "0")):
             return

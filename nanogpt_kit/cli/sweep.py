@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from nanogpt_kit.sweep.study.summary import SweepSummary
 
 STORAGE = click.option(
-    "--storage", metavar="URL", envvar="NANOGPT_KIT_STORAGE", help="sweep.storage, to keep a password out of a file."
+    "--storage",
+    metavar="URL",
+    envvar="NANOGPT_KIT_STORAGE",
+    help="Replaces sweep.storage, to keep a password out of a file.",
 )
 
 
@@ -49,8 +52,8 @@ def sweep() -> None:
 @sweep.command("run", cls=DefaultCommand)
 @EXPERIMENT
 @OVERRIDES
-@click.option("--trials", type=click.IntRange(1), help="sweep.trials: total trials, including finished ones.")
-@click.option("--workers", type=click.IntRange(1), help="sweep.workers: parallel trials on this machine.")
+@click.option("--trials", type=click.IntRange(1), help="Replaces sweep.trials: total trials, including finished ones.")
+@click.option("--workers", type=click.IntRange(1), help="Replaces sweep.workers: parallel trials on this machine.")
 @STORAGE
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of each trial, as in `run --nproc`.")
 @click.option("--preview", is_flag=True, help="Show the plan and exit.")
@@ -65,7 +68,7 @@ def run_command(
     preview: bool,
     trust_code: bool,
 ) -> None:
-    """Run the sweep of EXPERIMENT's [sweep] table; each trial is an ordinary run in a process of its own.
+    """Run the sweep of EXPERIMENT's [sweep] table; each trial is an ordinary run in a separate process.
 
     The same command continues a sweep that was stopped or killed.
 
@@ -208,5 +211,5 @@ def print_status(summary: SweepSummary) -> None:
         click.echo(best_line(summary))
     console = rich.get_console()
     if not console.is_terminal:
-        console.width = 200  # a pipe has no width; a log's lines are not folded at 80
+        console.width = 200  # a pipe has no width; lines of a log are not wrapped at 80 columns
     console.print(trials_table(summary))

@@ -22,36 +22,36 @@ SEPARATOR = "-" * 80  # between texts
 
 @dataclass
 class TokenRate:
-    """Tokens per second, from the request for the first one on."""
+    """Tokens per second, measured from the request for the first token."""
 
     tokens: int = 0
     seconds: float = 0.0
 
-    def measure(self, pieces: Iterable[GeneratedToken]) -> Iterator[GeneratedToken]:
-        """Passes the pieces on and counts their tokens."""
+    def measure(self, generated: Iterable[GeneratedToken]) -> Iterator[GeneratedToken]:
+        """Yields the same items, counting tokens and seconds."""
         start = time.perf_counter()
-        for piece in pieces:
-            self.tokens += piece.token is not None
+        for token in generated:
+            self.tokens += token.token is not None
             self.seconds = time.perf_counter() - start
-            yield piece
+            yield token
 
     def __str__(self) -> str:
         rate = self.tokens / self.seconds if self.seconds else 0.0
         return f"{self.tokens:,} tokens in {self.seconds:.2f} s, {rate:,.1f} tokens/s"
 
 
-def print_texts(prompts: Sequence[str], pieces: Iterable[GeneratedToken], raw: bool = False) -> None:
-    """Texts are generated at once and printed in order; the first one that is not complete is printed as it grows."""
+def print_texts(prompts: Sequence[str], generated: Iterable[GeneratedToken], raw: bool = False) -> None:
+    """Prints texts in order while a batch is generated; the first one that is not complete is printed as it grows."""
     texts = list(prompts)
     complete: set[int] = set()
     current = 0
     print_generated(texts[0], raw)
-    for piece in pieces:
-        texts[piece.text_index] += piece.text
-        if piece.text_index == current:
-            print_generated(piece.text, raw)
-        if piece.finish_reason:
-            complete.add(piece.text_index)
+    for token in generated:
+        texts[token.text_index] += token.text
+        if token.text_index == current:
+            print_generated(token.text, raw)
+        if token.finish_reason:
+            complete.add(token.text_index)
         while current in complete:
             print_generated("\n")
             current += 1
@@ -60,25 +60,25 @@ def print_texts(prompts: Sequence[str], pieces: Iterable[GeneratedToken], raw: b
 
 
 def print_records(
-    records: Sequence[dict[str, Any]], pieces: Iterable[GeneratedToken], logprobs: bool, raw: bool = False
+    records: Sequence[dict[str, Any]], generated: Iterable[GeneratedToken], logprobs: bool, raw: bool = False
 ) -> None:
-    """A line of JSON for each text, in order: the record with its prompt, extended by what was generated."""
+    """Prints a line of JSON for each text, in order: the record with its prompt, and the generated text."""
     results = [
         {**record, "text": "", "tokens": 0, **({"token_ids": [], "logprobs": []} if logprobs else {})}
         for record in records
     ]
     complete: set[int] = set()
     current = 0
-    for piece in pieces:
-        result = results[piece.text_index]
-        result["text"] += piece.text
-        result["tokens"] += piece.token is not None
-        if logprobs and piece.token is not None:
-            result["token_ids"].append(piece.token)
-            result["logprobs"].append(piece.logprob)
-        if piece.finish_reason:
-            result["ended"] = piece.finish_reason
-            complete.add(piece.text_index)
+    for token in generated:
+        result = results[token.text_index]
+        result["text"] += token.text
+        result["tokens"] += token.token is not None
+        if logprobs and token.token is not None:
+            result["token_ids"].append(token.token)
+            result["logprobs"].append(token.logprob)
+        if token.finish_reason:
+            result["ended"] = token.finish_reason
+            complete.add(token.text_index)
         while current in complete:
             print_generated(json.dumps(results[current], ensure_ascii=False) + "\n", raw)
             current += 1

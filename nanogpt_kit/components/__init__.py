@@ -1,1 +1,1 @@
-"""The built-in components: one idea, one file, one citation. They import `nanogpt_kit.api` and nothing else of ours."""
+"""The built-in components: one idea, one file, one citation. Of the package they import only `nanogpt_kit.api`."""

@@ -1,1 +1,1 @@
-"""From a prompt to text."""
+"""Text generation: loading a trained model, decoding with a cache, drawing tokens."""

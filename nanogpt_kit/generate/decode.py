@@ -1,4 +1,4 @@
-"""The sampling loop: the model's logits through the sampler chain, then a draw, for several texts in a batch."""
+"""The sampling loop of a batch of texts: the model's logits, the chain of samplers, one token drawn for each text."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from nanogpt_kit.nn.cache import KVCache
 
 @dataclass(frozen=True)
 class DrawnTokens:
-    """A new token for each text."""
+    """One new token for each text."""
 
     tokens: list[int]
     logprobs: list[float] | None  # of the tokens by the model's logits, before any sampler; None unless asked for
 
 
 class Decoder:
-    """Texts that grow by one token in each step. Each has its own seed, so that it does not depend on its neighbours.
+    """Generates a batch of texts, one token of each in a step. A text depends on its seed, not on the other texts.
 
     A model attends to `block_size` tokens at most. When a text outgrows that, `on_overflow` decides:
 
     - "rolling": the newest token overwrites the oldest in the cache, and positions continue. For relative positions
-      only; forgotten tokens still influence what the cache holds of later ones.
-    - "refill": the older half is forgotten, and the newer half is read again, at positions from 0.
-    - "exact": all but the oldest token are read again for each new one, as nanoGPT does: as slow as without a cache.
+      only; dropped tokens still influence the cached keys and values of later ones.
+    - "refill": the older half is dropped, and the newer half is computed again, at positions from 0.
+    - "exact": all but the oldest token are computed again for each new one, as in nanoGPT: as slow as without a cache.
 
     With `static_cache`, which requires a DecodingModel, steps are compiled.
     """
@@ -65,13 +65,13 @@ class Decoder:
         longest = max(map(len, prompts))
         padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         self.ids = torch.tensor(padded, device=device)  # (B, T), -1 before a text begins
-        self.newest = self.ids[:, -1:]  # (B, 1); later a tensor of its own, with the same strides in each step
+        self.newest = self.ids[:, -1:]  # (B, 1); later a separate tensor, with the same strides in each step
         self.capacity = min(block_size, longest + max_new_tokens)
         self.cache: KVCache | StaticCache | None = None
         self.cached_tokens = [min(len(prompt), block_size) for prompt in prompts]  # of each text
 
-    def draw(self) -> DrawnTokens:
-        """The next token of each text. Raises KitError where the logits allow none."""
+    def draw_next(self) -> DrawnTokens:
+        """Draws the next token of each text. Raises KitError where the logits allow none."""
         with self.without_gradients():
             raw = logits = self.prefill() if self.cache is None else self.step(self.cache)  # (B, V)
             for sampler in self.samplers:
@@ -88,43 +88,43 @@ class Decoder:
             return DrawnTokens(tokens, logprobs)
 
     def without_gradients(self) -> AbstractContextManager[None]:
-        """inference_mode is cheaper, where nothing else uses the tensors and nothing is compiled."""
+        """inference_mode is faster; it requires that nothing else uses the tensors and nothing is compiled."""
         is_private = isinstance(self.model, DecodingModel) and self.model.is_copy and not self.static_cache
         return torch.inference_mode() if is_private else torch.no_grad()
 
     def prefill(self) -> Tensor:
-        """Reads the prompts in one pass, or as much of their ends as fits: the logits (B, V) of the first new token."""
+        """Computes the prompts in one pass, or the ends that fit; returns the logits (B, V) of the first new token."""
         ids = self.ids[:, -self.block_size :]
         padding = [ids.size(1) - count for count in self.cached_tokens]
         cache = KVCache(self.capacity, padding if any(padding) else None, rolling=self.on_overflow == "rolling")
-        logits = self.read(ids.clamp(min=0), cache)
-        self.cache = self.as_static(cache)
+        logits = self.next_logits(ids.clamp(min=0), cache)
+        self.cache = self.to_static_cache(cache)
         return logits
 
     def step(self, cache: KVCache | StaticCache) -> Tensor:
-        """Reads the newest token of each text: the logits (B, V) of the next one."""
+        """Computes the newest token of each text; returns the logits (B, V) of the next one."""
         full = [row for row, count in enumerate(self.cached_tokens) if count == self.block_size]
         if full and not cache.rolling:
-            cache = self.forget_oldest(full, cache)
+            cache = self.drop_oldest(full, cache)
         self.cached_tokens = [count + 1 for count in self.cached_tokens]
-        return self.read(self.newest, cache)
+        return self.next_logits(self.newest, cache)
 
-    def forget_oldest(self, rows: list[int], cache: KVCache | StaticCache) -> KVCache | StaticCache:
-        """Makes room in full rows: reads their newer tokens again, except the newest. Returns the cache to use."""
+    def drop_oldest(self, rows: list[int], cache: KVCache | StaticCache) -> KVCache | StaticCache:
+        """Frees columns in full rows: computes their newer tokens again, without the newest. Returns the new cache."""
         count = self.block_size - 1 if self.on_overflow == "exact" else self.block_size // 2
         again = KVCache(self.capacity)
         if count:
-            self.read(self.ids[rows, -1 - count : -1], again)
+            self.next_logits(self.ids[rows, -1 - count : -1], again)
         for row in rows:
             self.cached_tokens[row] = count
         if len(rows) < len(self.ids):
             cache.replace_rows(rows, again)
             return cache
-        self.cache = self.as_static(again)
+        self.cache = self.to_static_cache(again)
         return self.cache
 
-    def as_static(self, cache: KVCache) -> KVCache | StaticCache:
-        """The content of a cache in the static one, where steps are compiled."""
+    def to_static_cache(self, cache: KVCache) -> KVCache | StaticCache:
+        """Copies a cache into the static one where steps are compiled; otherwise returns it."""
         if not self.static_cache or not cache.layers:
             return cache
         if isinstance(self.cache, StaticCache):
@@ -135,14 +135,14 @@ class Decoder:
         weakref.finalize(self, self.model.return_cache, static)
         return static
 
-    def read(self, ids: Tensor, cache: KVCache | StaticCache) -> Tensor:
+    def next_logits(self, ids: Tensor, cache: KVCache | StaticCache) -> Tensor:
         """(B, V) fp32: the logits after the last of ids (B, T)."""
         cache.newest_only = True
         logits: Tensor = self.model(ids, cache=cache)
         return logits[:, -1].float()
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Continues with these texts only, in this order."""
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drops all texts except those of these rows, and orders them like this."""
         assert not isinstance(self.cache, StaticCache), "rows cannot be taken out of a static cache"
         index = torch.tensor(rows, device=self.ids.device)
         self.ids, self.newest = self.ids[index], self.newest[index]

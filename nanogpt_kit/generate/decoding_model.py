@@ -1,4 +1,4 @@
-"""The model as decoding computes it: a copy that shares its weights, but whose linear layers are packed."""
+"""A copy of the model for decoding: it shares the weights, except that its linear layers are packed."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ MIN_PRODUCTS_PER_THREAD = 16_000_000  # of one layer: at 9 million (0.14 ms) a s
 
 
 class DecodingModel(nn.Module):
-    """Called with ids and a cache, as the model itself; `rows` is the number of texts of a later call.
+    """Called with ids and a cache, like the model; `rows` is the number of texts in a call.
 
     In a 16-bit precision the weights and the products have that type. On a CPU everything else stays in fp32, where
     small operations and attention of one token are faster.
 
-    `compile` is about single tokens with a static cache: "graph" records them once and replays them (CUDA), "default"
-    compiles them; with "off" no static cache is used.
+    `compile` applies to steps of one token with a static cache: "graph" records the step once and replays it (CUDA),
+    "default" compiles it; with "off" no static cache is used.
     """
 
     def __init__(self, model: nn.Module, precision: str, rows: int, compile: str = "off") -> None:
         super().__init__()
         first = next(model.parameters(), torch.empty(0))
         self.device = first.device.type
-        self.dtype = weight_dtype(precision, self.device)
+        self.dtype = decoding_dtype(precision, self.device)
         self.compile_mode = compile
         can_copy = first.dtype == torch.float32
-        self.model = copy_with_parts(model, partial(self.decoding_part, rows=rows)) if can_copy else model
+        self.model = copy_with_replacements(model, partial(self.decoding_substitute, rows=rows)) if can_copy else model
         self.is_copy = self.model is not model  # then only decoding computes in it
-        self.mean_products, products = linear_products(model)
+        self.mean_products, products = multiplications_per_token(model)
         self.weight_bytes = products * self.dtype.itemsize  # read for each token; norms and embeddings not counted
-        self.caller_threads = 1  # that call it at once
+        self.caller_threads = 1  # threads that call it at once
         self.idle_caches: list[StaticCache] = []  # compiled for, and not in use
         if not self.is_copy and self.compile_mode == "graph":
             self.compile_mode = "off"  # a model sharded over processes communicates, which no graph records
 
-    def decoding_part(self, part: nn.Module, rows: int) -> nn.Module:
-        """What replaces a part of the model; the part itself where nothing does."""
+    def decoding_substitute(self, part: nn.Module, rows: int) -> nn.Module:
+        """The module to use in place of a part of the model; the part itself where it is not replaced."""
         if type(part) is nn.Dropout:
             return nn.Identity()  # saves 4 us a call
         if not isinstance(part, nn.Linear) or not is_plain_linear(part):
@@ -81,7 +81,7 @@ class DecodingModel(nn.Module):
         eager = partial(self.run_eager, cache=cache)
         try:
             if cache.compiled_step is None:
-                cache.compiled_step = self.compiled(eager, ids)
+                cache.compiled_step = self.compile_step(eager, ids)
             logits = cache.compiled_step(ids)
         except Exception as error:  # of the compiler, of C++, or of a part that cannot be recorded
             reason = str(error).strip().partition("\n")[0] or repr(error)
@@ -91,13 +91,13 @@ class DecodingModel(nn.Module):
         cache.count_token()
         return logits
 
-    def compiled(self, step: Callable[[Tensor], Tensor], ids: Tensor) -> Callable[[Tensor], Tensor]:
+    def compile_step(self, step: Callable[[Tensor], Tensor], ids: Tensor) -> Callable[[Tensor], Tensor]:
         if self.compile_mode == "graph":
             return record_cuda_graph(step, ids)
         return torch.compile(step, dynamic=False, mode="reduce-overhead" if self.device == "cuda" else "default")
 
     def borrow_cache(self, cache: KVCache, capacity: int) -> StaticCache:
-        """A static cache with the same content, preferably one that is compiled for; `return_cache` takes it back."""
+        """A static cache with the same content, preferably one with a compiled step; give it back to `return_cache`."""
         rows = len(next(iter(cache.layers.values()))[0])
         fitting = [idle for idle in self.idle_caches if (len(idle.starts), idle.capacity) == (rows, capacity)]
         static = fitting[-1] if fitting else StaticCache(cache, capacity)
@@ -109,8 +109,8 @@ class DecodingModel(nn.Module):
         self.idle_caches.append(cache)
 
 
-def weight_dtype(precision: str, device: str) -> torch.dtype:
-    """The type of the weights; "auto" is the fastest that the device reads or multiplies."""
+def decoding_dtype(precision: str, device: str) -> torch.dtype:
+    """The type of the weights for decoding; "auto" is the fastest type on the device."""
     if precision != "auto":
         return DTYPES[precision]
     if device == "cpu" and has_fbgemm_fp16():
@@ -118,14 +118,14 @@ def weight_dtype(precision: str, device: str) -> torch.dtype:
     return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
-def linear_products(model: nn.Module) -> tuple[float, int]:
-    """Multiplications for a token: of a linear layer on average, and of all of them."""
+def multiplications_per_token(model: nn.Module) -> tuple[float, int]:
+    """Multiplications for a token in linear layers: the mean of a layer, and the sum."""
     sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)]
     return sum(sizes) / max(1, len(sizes)), sum(sizes)
 
 
 def record_cuda_graph(function: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Tensor], Tensor]:
-    """The kernels of a call as one CUDA graph. Each call overwrites the result of the one before.
+    """Records the kernels of a call as one CUDA graph. Each replay overwrites the result of the one before.
 
     Source: torch.cuda.CUDAGraph's documentation, also for the warm-up calls on another stream.
     """
@@ -149,15 +149,15 @@ def record_cuda_graph(function: Callable[[Tensor], Tensor], like: Tensor) -> Cal
 
 
 def is_plain_linear(module: nn.Linear) -> bool:
-    """Whether it computes what nn.Linear does, unobserved, with a weight of its own."""
+    """Whether it computes what nn.Linear does, without hooks, and with a plain parameter as weight."""
     if type(module).forward is not nn.Linear.forward:
         return False
     has_hooks = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     return not has_hooks and type(module.weight) is nn.Parameter  # and not a shard, as with fsdp
 
 
-def copy_with_parts(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """A copy that shares all weights, with some modules changed; the model itself where it cannot be copied."""
+def copy_with_replacements(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A copy that shares all weights, with some modules replaced; the model itself where it cannot be copied."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     for module in model.modules():  # objects that observe modules are shared, not copied
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
@@ -171,15 +171,15 @@ def copy_with_parts(model: nn.Module, change: Callable[[nn.Module], nn.Module]) 
     for module in new.modules():
         if getattr(vars(module).get("forward"), "recomputes", False):  # it would call the module that was copied
             del module.forward
-    replace_parts(new, change)
+    replace_modules(new, change)
     return new
 
 
-def replace_parts(module: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
+def replace_modules(module: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
     """Replaces modules in place, from the outside in."""
     for name, part in module.named_children():
         changed = change(part)
         if changed is part:
-            replace_parts(part, change)
+            replace_modules(part, change)
         else:
             setattr(module, name, changed)

@@ -1,4 +1,4 @@
-"""A draw for each text that depends on the text's seed alone, and hardly on how the logits were rounded.
+"""Draws tokens by the seed of each text alone, almost independently of how the logits were rounded.
 
 Possible tokens race: each one's arrival time is drawn from an exponential distribution and divided by its probability,
 and the first to arrive wins, with exactly its probability. (A single random number in the running sum of probabilities

@@ -1,4 +1,4 @@
-"""A model, its tokenizer and its samplers: what generates text from prompts."""
+"""TextGenerator: a model, its tokenizer and its samplers, which together generate texts from prompts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
 from nanogpt_kit.core.sections import Sample
 from nanogpt_kit.generate.decode import Decoder
-from nanogpt_kit.generate.decoding_model import DecodingModel, linear_products
+from nanogpt_kit.generate.decoding_model import DecodingModel, multiplications_per_token
 from nanogpt_kit.generate.prompt import encode_prompt
 from nanogpt_kit.generate.text import StreamedText
-from nanogpt_kit.generate.threads import ThreadedDecoder, thread_chunks
+from nanogpt_kit.generate.threads import ThreadedDecoder, count_thread_chunks
 from nanogpt_kit.nn.compiler import compiler_obstacle
 
 # New tokens from which a CUDA graph is recorded: a guess, not measured yet. On a CPU (two cores of an AMD EPYC)
@@ -40,10 +40,10 @@ class GeneratedToken:
 
 @dataclass(frozen=True)
 class TextGenerator:
-    """From prompts to texts: `generate` whole ones, `stream` one as it is made, `stream_tokens` all token by token.
+    """Generates texts: `generate` returns whole ones, `stream` yields one in parts, `stream_tokens` yields tokens.
 
-    The way of a prompt: `stream_tokens` encodes it; `generate_batch` makes a `Decoder` for each batch of prompts over a
-    `DecodingModel`; the decoder draws one token of each text at a time; `StreamedText` turns tokens into characters.
+    Data flow: `stream_tokens` encodes the prompts; `generate_batch` makes a `Decoder` over a `DecodingModel` for each
+    batch; the decoder draws one token of each text in a step; `StreamedText` turns tokens into characters.
     """
 
     experiment: Experiment
@@ -151,7 +151,7 @@ class TextGenerator:
         indices = list(texts)  # by row
         is_compiled = isinstance(decoder, Decoder) and decoder.static_cache
         for count in range(1, max_new_tokens + 1):
-            drawn = decoder.draw()
+            drawn = decoder.draw_next()
             for row, index in enumerate(indices):
                 if index not in texts:
                     continue  # it has ended, and its row has not been taken out yet
@@ -165,10 +165,10 @@ class TextGenerator:
             if 2 * len(texts) <= len(indices) and not is_compiled:  # not earlier, since it copies the cache
                 rows = [row for row, index in enumerate(indices) if index in texts]
                 indices = [indices[row] for row in rows]
-                decoder.keep(rows)
+                decoder.keep_rows(rows)
 
     def add_token(self, text: StreamedText, token: int, is_last: bool) -> tuple[str, str | None]:
-        """What can be shown of a text once it has this token, and the reason if it ends with it."""
+        """The characters that can be shown once a text has this token, and the finish reason if it ends with it."""
         is_end = token == self.encoder.eot_id
         shown = "" if is_end else text.add(token)
         reason = "eot" if is_end else "stop" if text.stopped else "length" if is_last else None
@@ -178,7 +178,7 @@ class TextGenerator:
         return shown, reason
 
     def decoding_model(self, texts: int, options: Sample) -> DecodingModel:
-        """The model for a batch of `texts`; made anew where the weights or the hooks have changed."""
+        """The model for a batch of `texts`; made again where the weights or the hooks have changed."""
         mode: str = options.compile
         if mode == "auto":
             mode = "graph" if self.device == "cuda" and options.max_new_tokens >= MIN_TOKENS_FOR_GRAPH else "off"
@@ -186,7 +186,11 @@ class TextGenerator:
             logger.warning("decoding is not compiled: %s", obstacle)
             mode = "off"
         can_split = self.device == "cpu" and mode == "off"
-        threads = thread_chunks(self.experiment.model, texts, linear_products(self.model)[0]) if can_split else 1
+        threads = (
+            count_thread_chunks(self.experiment.model, texts, multiplications_per_token(self.model)[0])
+            if can_split
+            else 1
+        )
         rows = -(-texts // threads)  # of each thread, rounded up
         weight_changes = sum(parameter._version for parameter in self.model.parameters())
         hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self.model.modules())
@@ -200,5 +204,5 @@ class TextGenerator:
 
 
 def overflow_policy(setting: str, model: Model) -> str:
-    """What happens where a text gets longer than the model's context."""
+    """The policy for texts longer than the model's context: `setting`, or the best for the model if it is "auto"."""
     return setting if setting != "auto" else "rolling" if model.relative else "refill"

@@ -23,7 +23,7 @@ from nanogpt_kit.nn.uninitialized import build_uninitialized
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
 
-EXPORTED = "model.safetensors"  # of an exported run, beside its experiment.toml
+EXPORTED_WEIGHTS = "model.safetensors"  # of an exported run, beside its experiment.toml
 NANOGPT_CHECKPOINT = "ckpt.pt"
 
 
@@ -42,7 +42,7 @@ def load_run(
     such run, checkpoint or callback, and where the run has code that this user has never executed.
     """
     path = Path(run)
-    exported = is_foreign_model(path) or os.path.exists(path / EXPORTED)
+    exported = is_foreign_model(path) or os.path.exists(path / EXPORTED_WEIGHTS)
     if exported and (step is not None or weights is not None):
         raise KitError(f"{path} is an exported model, which has one step and one set of weights: omit step and weights")
     if is_foreign_model(path):

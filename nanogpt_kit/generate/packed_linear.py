@@ -1,4 +1,4 @@
-"""Linear layers as decoding reads them: a copy of the weights in the order and type that this CPU reads fastest.
+"""Linear layers for decoding: a copy of the weights in the order and type that this CPU reads fastest.
 
 Each new token goes through every weight once, so that decoding waits for memory. Microseconds on one core of an AMD
 EPYC (Zen 4; 20 to 24 GB/s are all that its memory gives), from fp32 to fp32, for a layer from 384 to 1536 features, 768
@@ -72,15 +72,15 @@ class PackedLinear(LinearSubstitute):
 def packed_product(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> Product:
     """The product with a copy of the weight (out, in) that is laid out for `rows` vectors."""
     if dtype == torch.float16 and has_fbgemm_fp16():
-        return fbgemm_fp16(weight, bias, rows)
+        return fbgemm_fp16_product(weight, bias, rows)
     if dtype == torch.float32 and rows == 1:
-        return fp32_by_columns(weight, bias)
-    if onednn_packs(dtype):
-        return onednn(weight, bias, dtype, rows)
-    return cast(weight, bias, dtype)
+        return fp32_column_product(weight, bias)
+    if has_onednn_packing(dtype):
+        return onednn_product(weight, bias, dtype, rows)
+    return cast_product(weight, bias, dtype)
 
 
-def fbgemm_fp16(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
+def fbgemm_fp16_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
     """fp16 weights, which FBGEMM widens to fp32 as it reads them."""
     if rows <= MAX_DIRECT_ROWS and has_direct_fbgemm_fp16():
         direct = torch.fbgemm_pack_gemm_matrix_fp16(weight)
@@ -90,12 +90,12 @@ def fbgemm_fp16(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
     return lambda x: product(x, packed)
 
 
-def fp32_by_columns(weight: Tensor, bias: Tensor | None) -> Product:
+def fp32_column_product(weight: Tensor, bias: Tensor | None) -> Product:
     by_columns = weight.t().contiguous().t() if weight.size(0) > weight.size(1) else weight
     return lambda x: F.linear(x, by_columns, bias)
 
 
-def onednn(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> Product:
+def onednn_product(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -> Product:
     """oneDNN's own order, in which torch's compiler packs weights that are frozen."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), rows)
     cast_bias = None if bias is None else bias.to(dtype)
@@ -105,7 +105,7 @@ def onednn(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int) -
     return lambda x: product(x.to(dtype), packed, cast_bias, "none", [], "").to(x.dtype)
 
 
-def cast(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Product:
+def cast_product(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Product:
     cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     return lambda x: F.linear(x.to(dtype), cast_weight, cast_bias).to(x.dtype)
 
@@ -134,7 +134,7 @@ def has_direct_fbgemm_fp16() -> bool:
     return True
 
 
-def onednn_packs(dtype: torch.dtype) -> bool:
+def has_onednn_packing(dtype: torch.dtype) -> bool:
     """Whether oneDNN packs weights of a type here; bf16 requires AVX-512."""
     if not torch.backends.mkldnn.is_available() or dtype == torch.float16:
         return False

@@ -1,4 +1,4 @@
-"""Prompts in tokens, and the check of sample.prompt before any data is prepared."""
+"""Encodes prompts, and checks sample.prompt before any data is prepared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nanogpt_kit.data.encoders import make_encoder, state_from_run
 
 
 def encode_prompt(encoder: Encoder, prompt: str, option: str = "sample.prompt") -> list[int]:
-    """The tokens of a prompt; of an empty one the end-of-text token. Raises KitError, which names `option`."""
+    """The tokens of a prompt; for an empty one the end-of-text token. Raises KitError, which names `option`."""
     try:
         ids: list[int] = encoder.encode_batch([prompt])[0].tolist()
     except (KitError, UnicodeEncodeError) as error:

@@ -18,7 +18,7 @@ MIN_CAPACITY = 64  # columns
 
 
 class StaticCache(nn.Module):
-    """A KVCache for single tokens. Its tensors are buffers, which stay where they are in memory."""
+    """A KVCache for steps of one token. Its tensors are buffers, whose addresses in memory never change."""
 
     next_index: Tensor  # (1,) index of the token that comes next
     starts: Tensor  # (B, 1) index of each row's first token
@@ -29,7 +29,7 @@ class StaticCache(nn.Module):
         self.capacity = capacity
         self.rolling = cache.rolling
         self.newest_only = True
-        self.compiled_step: Callable[[Tensor], Tensor] | None = None  # what was compiled for this cache
+        self.compiled_step: Callable[[Tensor], Tensor] | None = None  # compiled for this cache
         keys = next(iter(cache.layers.values()))[0]
         self.register_buffer("next_index", torch.zeros(1, dtype=torch.int64, device=keys.device))
         self.register_buffer("starts", torch.zeros(len(keys), 1, dtype=torch.int64, device=keys.device))
@@ -67,7 +67,7 @@ class StaticCache(nn.Module):
         return keys, values
 
     def advance(self, T: int) -> None:
-        """Nothing: `count_token` does it, outside of what is compiled."""
+        """Does nothing: `count_token` counts, outside the compiled step."""
 
     def count_token(self) -> None:
         self.next_index += 1
@@ -81,5 +81,5 @@ class StaticCache(nn.Module):
 
 
 def static_capacity(tokens: int, block_size: int) -> int:
-    """Columns for texts of `tokens`: a power of two, so that texts of many lengths share a compiled step."""
+    """Columns for texts of `tokens` tokens: a power of two, so that many lengths share a compiled step."""
     return min(block_size, max(MIN_CAPACITY, 1 << (tokens - 1).bit_length()))

@@ -1,4 +1,4 @@
-"""From tokens to text as they come: whole characters, up to a stop string."""
+"""Turns tokens into text while they are generated: whole characters, up to a stop string."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class StreamedText:
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """What can be shown once the text has this token."""
+        """The characters that can be shown once the text has this token."""
         return self._add_text(self.stream.add(token), is_last=False)
 
     def rest(self) -> str:
-        """What was held back, once the text has ended."""
+        """The characters that were held back, once the text has ended."""
         return "" if self.stopped else self._add_text(self.stream.rest(), is_last=True)
 
     def _add_text(self, text: str, is_last: bool) -> str:

@@ -1,3 +1,3 @@
-"""Models of other programs, in and out: Hugging Face's GPT-2 and nanoGPT's checkpoints."""
+"""Import and export of models of other programs: Hugging Face's GPT-2 and nanoGPT's checkpoints."""
 
 FORMATS = ("huggingface", "nanogpt", "safetensors")

@@ -1,4 +1,4 @@
-"""From a run to a folder that other programs load."""
+"""Exports the model of a run into a folder that other programs load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nanogpt_kit.system.writing import write_atomically
 
 
 def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: str, folder: Path) -> None:
-    """Writes a folder in one of FORMATS; it appears complete or not at all.
+    """Writes a folder in one of FORMATS; the folder is complete or absent.
 
     Raises KitError if the folder is not empty, or if the format cannot express the model.
     """

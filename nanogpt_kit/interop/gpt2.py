@@ -102,7 +102,7 @@ def read_gpt2(folder: Path, name: str) -> ImportedModel:
 
 
 def single_dropout(config: Mapping[str, Any], folder: Path) -> float:
-    """Our single rate for GPT-2's three."""
+    """The one dropout rate for GPT-2's three; warns where they differ."""
     rates = {key: float(config[key]) for key in DROPOUTS}
     if len(set(rates.values())) == 1:
         return rates[DROPOUTS[0]]
@@ -145,7 +145,7 @@ def find_weight_files(folder: Path) -> list[Path]:
         are_parts = all("-of-" in name for name in candidates)
         remedy = f"copy their {INDEX}, too" if are_parts else f"rename the right one to {WEIGHTS}"
         raise KitError(
-            f"{folder} has {', '.join(candidates)}, but no {WEIGHTS} or {INDEX} to say which are the model; {remedy}"
+            f"{folder} has {', '.join(candidates)}, but no {WEIGHTS} or {INDEX} that names the right ones; {remedy}"
         )
     else:
         files = candidates

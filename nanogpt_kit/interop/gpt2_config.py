@@ -87,14 +87,14 @@ IGNORED = {key for keys in IGNORED_BY_REASON.values() for key in keys}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """All keys, with the defaults of those left out. Raises KitError with each key that is not GPT-2's."""
+    """All keys of a config.json, with defaults of omitted ones. Raises KitError with each key that is not GPT-2's."""
     try:
         config = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise KitError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(config, dict) or config.get("model_type") != "gpt2":
         kind = config.get("model_type") if isinstance(config, dict) else None
-        remedy = "" if kind else '; if it is a GPT-2 (files of 2019 do not say), add "model_type": "gpt2"'
+        remedy = "" if kind else '; if it is a GPT-2 (files of 2019 do not state it), add "model_type": "gpt2"'
         raise KitError(f"{path} describes a model of type {format_value(kind)}; only gpt2 can be imported{remedy}")
     faults = []
     for alias in ALIASES.keys() & config.keys():

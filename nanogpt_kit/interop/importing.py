@@ -1,4 +1,4 @@
-"""From a model of another program to a run that can be sampled, evaluated and trained on."""
+"""Imports a model of another program as a run, for sampling, evaluation and further training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MAX_PADDING_ROWS = 64  # of the embedding, which no token has; more mean that th
 
 
 def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta: Path | None = None) -> RunFolder:
-    """A run folder with the weights of a published GPT-2, a folder saved by transformers, or nanoGPT's ckpt.pt.
+    """Creates a run folder with the weights of a published GPT-2, a folder saved by transformers, or nanoGPT's ckpt.pt.
 
     `name` names the run's experiment, `overrides` are its options, `meta` has the characters of a nanoGPT model. Raises
     KitError if the source cannot be read or is not a GPT-2; then no run is left behind.
@@ -92,7 +92,7 @@ def default_name(path: Path) -> str:
 
 
 def experiment_for(imported: ImportedModel, overrides: Sequence[str]) -> Experiment:
-    """The model's options and what else an experiment requires; of 0 steps, so it only evaluates."""
+    """An experiment with the model's options and the required ones; with 0 steps, so that it only evaluates."""
     layers = Layers()
     values: dict[str, Any] = {
         "name": imported.name,

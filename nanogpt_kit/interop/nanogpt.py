@@ -123,7 +123,7 @@ def find_meta_pickle(path: Path, dataset: object) -> Path | None:
 
 
 def load_tensors_only(path: Path) -> dict[str, Any]:
-    """Reads a file of `torch.save` without executing code. Raises KitError if it is damaged, foreign or hostile."""
+    """Reads a file of `torch.save` without executing code. Raises KitError for a damaged, foreign or malicious file."""
     try:
         with open_regular(path) as file:
             beginning = file.read(2)
@@ -139,7 +139,7 @@ def load_tensors_only(path: Path) -> dict[str, Any]:
     try:
         check_stored(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that was made to harm may raise anything; none of it has run
+    except Exception as error:  # a malicious file may raise anything; none of its code has run
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         if culprit is None:
             raise KitError(f"{path} is damaged, or not a torch checkpoint ({describe_error(error)})") from None
@@ -167,7 +167,9 @@ def write_nanogpt(
     }
     torch.save(checkpoint, folder / "ckpt.pt")
     if "characters" not in state and vocab_size != GPT2_TOKENS:
-        logger.warning("nanoGPT's sample.py will decode the %d tokens as GPT-2's, into nonsense", vocab_size)
+        logger.warning(
+            "nanoGPT's sample.py will decode the %d tokens as GPT-2's, which gives meaningless text", vocab_size
+        )
     if "characters" in state:
         characters = dict(enumerate(state["characters"]))
         meta = {

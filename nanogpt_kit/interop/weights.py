@@ -32,7 +32,7 @@ FLOAT_TYPES = (
     torch.float64,
 )  # fewer bits need scales
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # ddp, compile, fsdp
-OUTER_MODULES = {"transformer", "model"}  # they hold the whole network
+OUTER_MODULES = {"transformer", "model"}  # modules that contain the whole network
 MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask of attention without a fused kernel
 
 
@@ -65,7 +65,7 @@ class ImportedModel:
 
 
 def rename_weights(weights: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    """By the names of our model. Raises KitError unless all are named tensors and each name belongs to one of them."""
+    """The weights by the names of our model. Raises KitError unless all are tensors with distinct names."""
     renamed: dict[str, Tensor] = {}
     original_names: dict[str, str] = {}
     for name, value in weights.items():
@@ -106,7 +106,7 @@ def same_tensor(first: Tensor, second: Tensor) -> bool:
 
 
 def drop_mask_buffers(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Without the buffers that mask attention. Raises KitError for one that is not the causal mask."""
+    """The weights without the buffers that mask attention. Raises KitError for one that is not the causal mask."""
     parameters = {}
     for name, value in weights.items():
         kind = MASK_BUFFER.fullmatch(name)
@@ -118,13 +118,13 @@ def drop_mask_buffers(weights: Mapping[str, Tensor], path: Path) -> dict[str, Te
 
 
 def is_causal_mask(mask: Tensor) -> bool:
-    """(1, 1, T, T), ones at and below the diagonal and zeros above."""
+    """Whether it is (1, 1, T, T), ones at and below the diagonal and zeros above."""
     size = mask.size(-1) if mask.ndim == 4 else 0
     return mask.shape == (1, 1, size, size) and same_tensor(mask[0, 0], torch.ones(size, size, dtype=torch.bool).tril())
 
 
 def is_minus_infinity(value: Tensor) -> bool:
-    """What transformers adds to masked scores: -1e4 (in bfloat16 -9984), in later versions -1e9."""
+    """Whether it is transformers' constant for masked scores: -1e4 (in bfloat16 -9984), in later versions -1e9."""
     return value.numel() == 1 and value.is_floating_point() and value.item() <= -9984
 
 

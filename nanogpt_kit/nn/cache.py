@@ -1,4 +1,4 @@
-"""Keys and values of earlier tokens, so that each new token costs one column of attention and not a whole square."""
+"""Keys and values of earlier tokens, so that a new token costs one row of attention scores instead of a square."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class KVCache:
     at the end `advance` counts them. Keys are stored as attention uses them, rotated already.
 
     Texts of different lengths are padded on the left: the first `padding[row]` tokens of a row are not part of its
-    text, and nothing attends to them. The token at index i, padding included, lies in column i % capacity. When a
+    text, and nothing attends to them. The token at index i, padding included, is in column i % capacity. When a
     `rolling` cache is full, the newest token overwrites the oldest: positions continue, and each query attends to the
     `capacity` tokens up to its own. Any other cache is then full, except for rows given to `replace_rows`.
     """
@@ -36,7 +36,7 @@ class KVCache:
         return min(end, self.capacity) if self.rolling else end
 
     def view(self, T: int, device: torch.device, slopes: Tensor | None = None) -> View:
-        """Of T new tokens onto themselves and all before them."""
+        """The view of T new tokens onto themselves and all earlier tokens."""
         end, visible = self.length + T, self.visible_length(T)
         assert visible <= self.capacity, f"{visible} tokens do not fit a cache of {self.capacity}"
         assert T == 1 or end <= self.capacity, f"{T} tokens at once would overwrite some that the first attends to"

@@ -46,7 +46,7 @@ PUBLISHED_PEAKS = {
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Of a model, counted on the meta device: nothing is allocated."""
+    """The size of a model, counted on the meta device: nothing is allocated."""
 
     parameters: dict[Role, int]
     flops_per_token: float | None  # of training, forward and backward, at full context
@@ -72,7 +72,7 @@ def size_of_module(module: nn.Module, T: int) -> ModelSize:
 
 
 def num_params(module: nn.Module, non_embedding: bool = True) -> int:
-    """As nanoGPT counts: without position embeddings; token embeddings count, since the head shares them."""
+    """As in nanoGPT: without position embeddings; token embeddings count, since the head shares them."""
     count = sum(p.numel() for p in module.parameters())
     if non_embedding:
         positions = [m for m in module.modules() if isinstance(m, Positional)]

@@ -2,7 +2,7 @@
 
 Logits of 8 x 1024 tokens over 50,304 words are 1.65 GB in fp32, and the plain way keeps several such tensors until the
 backward pass. Here logits, loss and gradients are computed in chunks of tokens, all in the forward pass, since the
-gradient of a sum of losses needs nothing that comes later.
+gradient of a sum of losses does not depend on later operations.
 
 Source: the idea is that of Liger's fused linear cross-entropy (Hsu et al. 2024, arXiv:2410.10989); soft-capped logits
 are Gemma 2's (arXiv:2408.00118).

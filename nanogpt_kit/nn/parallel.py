@@ -1,4 +1,4 @@
-"""The base class of what `Parallel.wrap` returns."""
+"""ParallelModel, the base class of the models that `Parallel.wrap` returns."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ class View:
 
     query_positions: Tensor  # (1 or B, T)
     key_positions: Tensor  # (1 or B, S); a negative position marks a column without a key
-    causal_square: bool  # plain causal self-attention over T = S tokens of one segment: kernels may take a short cut
+    causal_square: bool  # plain causal self-attention over T = S tokens of one segment: kernels may use a fast path
     query_segments: Tensor | None = None  # (1 or B, T), of documents for example; both or neither
     key_segments: Tensor | None = None  # (1 or B, S)
     slopes: Tensor | None = None  # (H,): what each head's scores lose with each position of distance (ALiBi)
     unmasked: bool = False  # every query attends to every key, windows aside, so that no mask is needed
-    results: dict[Hashable, Any] = field(default_factory=dict, repr=False)  # of `cached`
+    results: dict[Hashable, Any] = field(default_factory=dict, repr=False)  # results of `cached`
 
     def __post_init__(self) -> None:
         both = (self.query_segments is None) == (self.key_segments is None)

@@ -38,7 +38,7 @@ def has_figures() -> bool:
 
 
 class Page:
-    """Parts, in the order in which they were added. Text is escaped: it is never read as HTML."""
+    """A report, whose parts have the order in which they were added. Text is escaped: it is never HTML."""
 
     def __init__(self, title: str) -> None:
         self.title = title

@@ -86,7 +86,7 @@ def add_dots(
         )
 
 
-def add_strip(figure: go.Figure, xs: Mapping[int, float], name: str, color: str) -> None:
+def add_crosses_above(figure: go.Figure, xs: Mapping[int, float], name: str, color: str) -> None:
     """Crosses above the figure, for trials without a comparable value: {trial number: x}."""
     if xs:
         marker = {"color": color, "symbol": "x", "size": 6}

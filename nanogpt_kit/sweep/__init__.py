@@ -1,4 +1,4 @@
-"""Sweeps: the same experiment with other values, chosen by Optuna, each trial a process.
+"""Sweeps: one experiment with many values of its options, chosen by Optuna; each trial is a process.
 
-Arrows between the rooms: preview -> session -> report, work -> study -> space.
+Imports between the parts: preview -> session -> report, work -> study -> space.
 """

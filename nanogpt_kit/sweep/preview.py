@@ -1,4 +1,4 @@
-"""What a sweep would do: how many trials, tokens and hours, before anything is started."""
+"""The preview of a sweep: its trials, tokens and estimated hours; nothing is started."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ START_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Rung:
-    """Where a pruner ends trials, and how many it is expected to leave."""
+    """A number of tokens at which a pruner ends trials, and how many trials it is expected to keep."""
 
     tokens: int
     trials: float
@@ -36,15 +36,18 @@ class Rung:
 
 @dataclass(frozen=True)
 class Speed:
-    """The speed of one run."""
+    """The measured or recorded speed of one run."""
 
     tokens_per_second: float
-    source: str  # how it is known
+    source: str  # of this figure, as text
     threads: int | None  # train.threads of the run; None: it had the whole machine
 
 
 def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc: int = 1) -> str:
-    """For people. `load_again` loads the experiment in another process. Raises KitError if the sweep is not valid."""
+    """The preview as text. Raises KitError if the sweep is not valid.
+
+    `load_again` loads the experiment in another process.
+    """
     space, first = check_sweep(base, nproc)
     options, tokens, points = space.options, space.trial_tokens, space.points()
     count = options.trials if points is None else min(options.trials, len(points))
@@ -70,16 +73,19 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
             f"then the best {confirmed} with {options.confirm_seeds} fresh seeds each: {confirming * tokens:,} tokens"
         )
     runs = count + (options.seeds - 1) * unpruned + confirming
-    speed = find_speed(base, load_again)
+    speed = estimate_speed(base, load_again)
     lines.append(describe_duration(base, options, speed, expected + confirming * tokens, runs, nproc))
     for key in ("max_tokens", "max_seconds"):
         if getattr(options, key) is not None:
-            lines.append(f"no trial begins after sweep.{key} = {getattr(options, key):,g}")
+            lines.append(f"no trial starts after sweep.{key} = {getattr(options, key):,g}")
     return "\n".join(lines)
 
 
 def expected_rungs(options: Sweep, count: int, tokens: int) -> list[Rung]:
-    """For asha and hyperband (its most eager bracket), with trials of `tokens`; other pruners promise no number."""
+    """The rungs of asha, or of hyperband's bracket with the earliest first rung, in trials of `tokens`.
+
+    Empty for other pruners: how many trials they end cannot be predicted.
+    """
     if options.pruner not in ("asha", "hyperband"):
         return []
     rungs, at, left = [], first_rung_tokens(options, tokens), float(count)
@@ -91,7 +97,7 @@ def expected_rungs(options: Sweep, count: int, tokens: int) -> list[Rung]:
 
 
 def expected_tokens(rungs: list[Rung], count: int, tokens: int) -> float:
-    """Over all trials, if those that do not continue end at their rung."""
+    """The tokens of all trials, if those that do not continue end at their rung."""
     total, before, left = 0.0, 0, float(count)
     for rung in rungs:
         total += left * (rung.tokens - before)
@@ -120,7 +126,7 @@ def describe_duration(base: Experiment, options: Sweep, speed: Speed, tokens: fl
     )
 
 
-def find_speed(base: Experiment, load_again: Callable[[], Experiment]) -> Speed:
+def estimate_speed(base: Experiment, load_again: Callable[[], Experiment]) -> Speed:
     """The speed of the newest trial or run of this experiment, otherwise measured now."""
     folder = sweep_folder(base.name)
     for run in (*reversed(runs_of_experiment(folder)), *reversed(runs_of_experiment(folder.parent))):

@@ -1,4 +1,4 @@
-"""A whole sweep: check the space, open the study, run its trials, confirm the best, write down the results."""
+"""A whole sweep: check the space, open the study, run its trials, confirm the best, write the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nanogpt_kit.launch.slots import MachineSlot, allocate_slots, hold_slots
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.secrets import hide_password
-from nanogpt_kit.sweep.report.best import write_best
+from nanogpt_kit.sweep.report.best import write_best_experiment
 from nanogpt_kit.sweep.report.report import write_report
 from nanogpt_kit.sweep.space.endpoints import check_endpoints
 from nanogpt_kit.sweep.space.parameters import Config
@@ -57,13 +57,13 @@ def run_sweep(base: Experiment, nproc: int = 1) -> SweepSummary:
 
 
 def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], nproc: int) -> SweepSummary:
-    """`first` are the values of trial 0."""
+    """Runs the sweep in these slots; `first` are the values of trial 0."""
     base = space.base
     folder = sweep_folder(base.name).absolute()
     check_writable(folder)
     with git_ignored_folder(runs_root()):
         folder.mkdir(parents=True, exist_ok=True)
-    check_inside(folder, besides="trial-*")  # each of those is checked by its own run
+    check_inside(folder, besides="trial-*")  # those folders are checked by their runs
     storage = open_storage(space.options.storage, folder)
     search = Study(SearchPlan(space, first, nproc), storage, folder)
     with StopSignals() as stop:
@@ -91,14 +91,14 @@ def run_study(
 
 
 class BestWriter(TrialWatcher):
-    """Writes best.toml as soon as there is a better trial, so that also a killed sweep leaves one."""
+    """Writes best.toml as soon as there is a better trial, so that a killed sweep leaves one, too."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
 
     def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
         if outcome.value is not None:
-            write_best(self.study, summarize(self.study))
+            write_best_experiment(self.study, summarize(self.study))
 
 
 # Checks
@@ -152,7 +152,7 @@ def summarize(study: Study) -> SweepSummary:
 def write_results(search: Study) -> SweepSummary:
     """Writes best.toml and report.html from the results so far."""
     summary = summarize(search)
-    write_best(search, summary)
+    write_best_experiment(search, summary)
     if any(trial.state in ("complete", "pruned", "failed") for trial in summary.trials):
         write_report(summary, search.optuna_study, search.folder / "report.html")
     return summary

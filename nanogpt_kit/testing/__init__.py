@@ -1,4 +1,4 @@
-"""Conformance suites: tests that every component of a kind must pass, inherited by the tests of its author.
+"""Conformance suites: tests that every component of a kind must pass; its author's tests inherit them.
 
     from nanogpt_kit.testing.norm import NormConformance
 

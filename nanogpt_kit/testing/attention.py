@@ -83,10 +83,10 @@ SCENES = {
 HARDEST = "slopes, segments and left padding"
 by_scene = pytest.mark.parametrize("scene", SCENES)
 by_some_scenes = pytest.mark.parametrize("scene", ["the causal square", "queries after a cache", HARDEST])
-by_groups = pytest.mark.parametrize("groups", [1, 2, 6])  # of query heads that share keys and values
+by_groups = pytest.mark.parametrize("groups", [1, 2, 6])  # query heads that share a key and value head
 
 
-def attended(view: View, window: int | None) -> Tensor:
+def attention_mask(view: View, window: int | None) -> Tensor:
     """(1 or B, 1, T, S): which keys each query attends to, by the definition of a View."""
     query, key = view.query_positions[:, None, :, None], view.key_positions[:, None, None, :]
     seen = (key >= 0) & (key <= query)
@@ -105,7 +105,7 @@ def plain_softmax(q: Tensor, k: Tensor, v: Tensor, view: View, window: int | Non
     if view.slopes is not None:
         distance = view.query_positions[:, None, :, None] - view.key_positions[:, None, None, :]
         scores = scores - view.slopes.double()[:, None, None] * distance
-    seen = attended(view, window)
+    seen = attention_mask(view, window)
     scores = torch.where(seen, scores, -torch.inf)
     highest = scores.amax(dim=-1, keepdim=True).clamp(min=-1e300).detach()  # a row that attends to nothing has none
     weights = torch.exp(scores - highest)
@@ -143,8 +143,8 @@ class AttentionConformance(PartConformance):
         out: Tensor = module(q, k, v, self.view(HARDEST))
         return out
 
-    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
-        """Through the causal square, where kernels take their short cuts."""
+    def concurrent_calls(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+        """Calls with the causal square, for which kernels have a fast path."""
         view, weights = self.view("the causal square"), trainable(module)
         batches = [self.leaves(*self.inputs(view, seed=seed)) for seed in (3, 30)]
         return [
@@ -208,7 +208,7 @@ class AttentionConformance(PartConformance):
     def test_a_later_key_never_changes_an_earlier_row(self, scene: str) -> None:
         view = self.view(scene)
         q, k, v = self.inputs(view)
-        module, seen = self.build(), attended(view, self.window).expand(B, self.context.n_head, -1, -1)
+        module, seen = self.build(), attention_mask(view, self.window).expand(B, self.context.n_head, -1, -1)
         before = module(q, k, v, view)
         for key in range(k.size(2)):
             keys, values = k.clone(), v.clone()

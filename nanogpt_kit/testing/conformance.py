@@ -1,11 +1,7 @@
-"""What the suites of several kinds share: options that survive TOML, modules that can be saved and compiled.
-
-The suites need no fixtures; they draw from their own generators, or from torch's after seeding it.
-"""
+"""The suites that components with a module share: it can be saved, compiled and called by two threads."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,17 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import tomli
-import tomli_w
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from nanogpt_kit.core.kinds import MLP, Attention, LayerContext, Norm, Position
-from nanogpt_kit.core.options import Component, dump
-from nanogpt_kit.core.registry import Registry
-from nanogpt_kit.nn.thread_probe import hazard
+from nanogpt_kit.nn.concurrent_calls import hazard_of_calls
+from nanogpt_kit.testing.component import ComponentConformance
 
 B, T = 2, 5
 
@@ -62,42 +54,6 @@ def value_and_gradients(
     return [value.detach(), *gradients]
 
 
-class ComponentConformance:
-    """For components of any kind: their options."""
-
-    component: ClassVar[Component]
-
-    def test_the_file_has_a_docstring(self) -> None:
-        assert sys.modules[type(self.component).__module__].__doc__, (
-            "the component's file has no docstring: say what it is, and its source"
-        )
-
-    def test_every_option_has_a_description(self) -> None:
-        for name, option in type(self.component).model_fields.items():
-            slot = isinstance(option.annotation, type) and issubclass(
-                option.annotation, Component
-            )  # described by its kind
-            assert slot or option.description, f"option {name} has no description: add Field(description=...)"
-
-    def test_options_are_frozen(self) -> None:
-        hash(self.component)  # fails for lists and dicts, which could change: use tuples
-        for name in (*type(self.component).model_fields, "another"):
-            with pytest.raises(ValidationError, match="frozen"):
-                setattr(self.component, name, None)
-
-    def test_unknown_options_are_refused(self) -> None:
-        with pytest.raises(ValidationError, match="no_such_option"):
-            type(self.component).model_validate({**self.as_toml(), "no_such_option": 1})
-
-    def test_options_survive_toml(self) -> None:
-        text = tomli_w.dumps(self.as_toml())
-        assert type(self.component).model_validate(tomli.loads(text)) == self.component
-
-    def as_toml(self) -> dict[str, Any]:
-        """The options as in an experiment file."""
-        return dump(self.component, Registry.installed())
-
-
 class Conformance(ComponentConformance):
     """For components of any kind that build a module."""
 
@@ -111,11 +67,11 @@ class Conformance(ComponentConformance):
         raise NotImplementedError
 
     def outputs(self, module: nn.Module) -> Tensor:
-        """Computed from fixed inputs, without gradients."""
+        """The outputs for fixed inputs, without gradients."""
         raise NotImplementedError
 
     def compiled(self, function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-        """Compiled as one graph; an error where that is impossible."""
+        """The function compiled as one graph. Raises an error where that is impossible."""
         if not self.compiles or (backend == "inductor" and not self.inductor):
             pytest.skip(f"{type(self).__name__}: compiles or inductor is False")
         torch._dynamo.reset()
@@ -141,7 +97,7 @@ class Conformance(ComponentConformance):
         torch.manual_seed(2)
         torch.testing.assert_close(self.outputs(module), before, rtol=0, atol=0)
 
-    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+    def concurrent_calls(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
         """Two calls that two threads could make at once."""
         return [lambda: [self.outputs(module)]] * 2
 
@@ -154,7 +110,7 @@ class Conformance(ComponentConformance):
         if not self.threads or self.device != "cpu":
             pytest.skip(f"{type(self).__name__} does not promise it: threads = False, or another device")
         module = self.in_training()
-        found = hazard(module, self.passes(module))
+        found = hazard_of_calls(module, self.concurrent_calls(module))
         remedy = "keep such state out of the module, or set threads = False here: runs then split no batch with it"
         assert found is None, f"two threads must not call it at once, since {found}; {remedy}"
 
@@ -168,12 +124,12 @@ class PartConformance(Conformance):
     )
     differentiable: ClassVar[bool] = True  # on this device; False skips all that needs a backward pass
     fast_gradcheck: ClassVar[bool] = False  # along random directions, which is faster but misses small errors
-    # Of finite differences. Small, since a kink may lie in between; suites of components that customarily compute in
-    # fp32, whatever their input, take larger steps.
+    # Step of finite differences: small, since it must not cross a kink; larger in suites of components that usually
+    # compute in fp32, whatever their input.
     gradcheck_step: ClassVar[float] = 1e-6
 
     def inputs(self) -> tuple[Tensor, ...]:
-        """In fp32, without gradients."""
+        """The inputs of the module, in fp32 and without gradients."""
         raise NotImplementedError
 
     def apply(self, module: Any, *inputs: Tensor) -> Tensor:
@@ -193,7 +149,7 @@ class PartConformance(Conformance):
     def outputs(self, module: nn.Module) -> Tensor:
         return self.apply(module, *self.inputs())
 
-    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+    def concurrent_calls(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
         batches = [self.leaves(*(scale * x for x in self.inputs())) for scale in (1.0, 0.5)]
         weights = trainable(module)
         return [partial(value_and_gradients, partial(self.apply, module), batch, weights) for batch in batches]
@@ -206,7 +162,7 @@ class PartConformance(Conformance):
             pytest.skip(f"{type(self.component).__name__} has no backward pass on {self.device}")
 
     def test_gradients_pass_gradcheck(self) -> None:
-        """Of the inputs, and of the weights."""
+        """The gradients of the inputs and of the weights."""
         self.needs_gradients()
         module, step = self.build().double(), self.gradcheck_step
         leaves, weights = self.leaves(*(x.double() for x in self.inputs())), trainable(module)

@@ -15,13 +15,13 @@ import tomli
 import tomli_w
 
 from nanogpt_kit.core.kinds import Dataset, Document
-from nanogpt_kit.testing.conformance import ComponentConformance
+from nanogpt_kit.testing.component import ComponentConformance
 
 MAX_NUL_FRACTION = 0.1  # of a document's characters
 
 
 class DatasetConformance(ComponentConformance):
-    """Subclass it with `component = MyDataset(...)`. Of one that holds tokens these are tested instead of text."""
+    """Subclass it with `component = MyDataset(...)`. For a dataset of tokens, tokens are tested instead of text."""
 
     component: ClassVar[Dataset]
 

@@ -42,11 +42,10 @@ class ModelConformance(Conformance):
     vocab_size: ClassVar[int] = 37
     init: ClassVar[Init | None] = None  # one whose initial loss is near that of uniform guessing; None: gpt2
 
-    def built(self, component: Model | None = None) -> Any:
-        """With the weights that training starts from."""
-        assert self.component.block_size >= T, (
-            f"the suite requires a block_size of at least {T}, got {self.component.block_size}"
-        )
+    def build_initialized(self, component: Model | None = None) -> Any:
+        """A module with the weights that training starts from."""
+        block_size = self.component.block_size
+        assert block_size >= T, f"the suite requires a block_size of at least {T}, got {block_size}"
         module = (component or self.component).build(ModelContext(vocab_size=self.vocab_size))
         init = self.init or Registry.installed().load(Init, "gpt2")()
         init.apply(module)
@@ -54,7 +53,7 @@ class ModelConformance(Conformance):
 
     def build(self, seed: int = 0) -> Any:
         torch.manual_seed(seed)
-        module = self.built()
+        module = self.build_initialized()
         perturb_weights(module, 0.1, seed)
         return module
 
@@ -62,11 +61,11 @@ class ModelConformance(Conformance):
         fields = type(self.component).model_fields
         component = self.component.model_copy(update={"dropout": 0.0} if "dropout" in fields else {})
         torch.manual_seed(0)
-        module: nn.Module = self.built(component)
+        module: nn.Module = self.build_initialized(component)
         perturb_weights(module, 0.1, seed=0)
         return module.train()
 
-    def passes(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
+    def concurrent_calls(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
         def train(ids: Tensor, targets: Tensor) -> list[Tensor]:
             loss = module(ids, targets)
             return [loss.detach(), *self.gradients(module, loss)]
@@ -85,8 +84,7 @@ class ModelConformance(Conformance):
 
     @torch.no_grad()
     def outputs(self, module: nn.Module) -> Tensor:
-        logits: Tensor = module(self.tokens())
-        return logits
+        return module(self.tokens())  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def cached(self, module: nn.Module, ids: Tensor, lengths: list[int]) -> Tensor:
@@ -146,7 +144,7 @@ class ModelConformance(Conformance):
     def test_the_initial_loss_is_near_uniform_guessing(self) -> None:
         torch.manual_seed(0)
         ids, targets = self.tokens(), self.targets()
-        loss = self.built()(ids, targets) / (targets >= 0).sum()
+        loss = self.build_initialized()(ids, targets) / (targets >= 0).sum()
         assert abs(loss.item() - math.log(self.vocab_size)) < 0.2
 
     def test_the_loss_is_the_cross_entropy_of_the_logits_and_so_are_its_gradients(self) -> None:
@@ -193,9 +191,8 @@ class ModelConformance(Conformance):
         assert sorted(roles) == sorted(id(parameter) for parameter in trainable(module))
         for name, parameter in module.named_parameters():
             has_gradient = parameter.grad is not None and parameter.grad.any()
-            assert has_gradient or not parameter.requires_grad, (
-                f"{name} gets no gradient: use it in forward, or set requires_grad = False"
-            )
+            remedy = "use it in forward, or set requires_grad = False"
+            assert has_gradient or not parameter.requires_grad, f"{name} gets no gradient: {remedy}"
 
     def test_only_embedding_and_head_grow_with_the_vocabulary(self) -> None:
         small, large = (
@@ -203,12 +200,11 @@ class ModelConformance(Conformance):
         )
         for role in ("matrix", "vector"):
             shapes = [[parameter.shape for parameter in roles.get(role, [])] for roles in (small, large)]
-            assert shapes[0] == shapes[1], (
-                f"a {role} grows with the vocabulary: make it an nn.Embedding or an api.HeadLinear"
-            )
+            remedy = "make it an nn.Embedding or an api.HeadLinear"
+            assert shapes[0] == shapes[1], f"a {role} grows with the vocabulary: {remedy}"
 
     def test_gradients_are_finite_differences(self) -> None:
-        """Those of the logits in float64, along one random direction."""
+        """Gradients of the logits in float64, along one random direction."""
         module, ids, step = self.build().double(), self.tokens(), 1e-4
         weights = trainable(module)
         mixture = standard_normal(B, T, self.vocab_size, seed=5).to(self.device)
@@ -249,6 +245,6 @@ class ModelConformance(Conformance):
         before = module(ids)
         module.crop(CROPPED_LENGTH)
         torch.testing.assert_close(module(ids), before, rtol=0, atol=0)
-        built = self.built(self.component.model_copy(update={"block_size": CROPPED_LENGTH}))
+        built = self.build_initialized(self.component.model_copy(update={"block_size": CROPPED_LENGTH}))
         built.load_state_dict(module.state_dict())
         torch.testing.assert_close(built(ids), before, rtol=0, atol=0)

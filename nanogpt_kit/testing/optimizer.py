@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.kinds import Optimizer
-from nanogpt_kit.testing.conformance import ComponentConformance, standard_normal
+from nanogpt_kit.testing.component import ComponentConformance
+from nanogpt_kit.testing.conformance import standard_normal
 
 SHAPES = {"matrix": (7, 5), "embedding": (11, 5), "head": (13, 5), "vector": (5,)}
 STEPS = 6
@@ -42,7 +43,7 @@ class OptimizerConformance(ComponentConformance):
             for role in SHAPES
         ]
 
-    def built(self, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    def build_optimizer(self, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
         return self.component.build(self.groups(parameters))
 
     def loss(self, parameters: dict[str, nn.Parameter], step: int) -> Tensor:
@@ -66,14 +67,14 @@ class OptimizerConformance(ComponentConformance):
     def test_it_descends(self) -> None:
         parameters = self.parameters()
         before = self.loss(parameters, 0).item()
-        self.take_steps(self.built(parameters), parameters, 0, 10 * STEPS)
+        self.take_steps(self.build_optimizer(parameters), parameters, 0, 10 * STEPS)
         after = self.loss(parameters, 0).item()
         assert after < before, f"after {10 * STEPS} steps the loss went from {before:.4f} to {after:.4f}"
 
     def test_every_role_moves_and_is_in_one_group(self) -> None:
         parameters = self.parameters()
         before = {name: p.detach().clone() for name, p in parameters.items()}
-        optimizer = self.built(parameters)
+        optimizer = self.build_optimizer(parameters)
         in_groups = [id(p) for group in optimizer.param_groups for p in group["params"]]
         assert sorted(in_groups) == sorted(map(id, parameters.values())), "a parameter is in no group, or in several"
         self.take_steps(optimizer, parameters, 0, 1)
@@ -95,7 +96,7 @@ class OptimizerConformance(ComponentConformance):
     def test_the_learning_rate_is_the_loops(self) -> None:
         """The loop sets it before every step."""
         parameters = self.parameters()
-        optimizer = self.built(parameters)
+        optimizer = self.build_optimizer(parameters)
         self.take_steps(optimizer, parameters, 0, 1)
         before = {name: p.detach().clone() for name, p in parameters.items()}
         for group in optimizer.param_groups:
@@ -107,13 +108,13 @@ class OptimizerConformance(ComponentConformance):
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
     def test_resumed_it_continues_bit_for_bit(self, dtype: torch.dtype) -> None:
         whole = {name: nn.Parameter(p.detach().to(dtype)) for name, p in self.parameters().items()}
-        first = self.built(whole)
+        first = self.build_optimizer(whole)
         self.take_steps(first, whole, 0, STEPS)
         file = io.BytesIO()
         torch.save(first.state_dict(), file)
         file.seek(0)
         resumed = {name: nn.Parameter(p.detach().clone()) for name, p in whole.items()}
-        second = self.built(resumed)
+        second = self.build_optimizer(resumed)
         second.load_state_dict(torch.load(file, weights_only=True))
         self.take_steps(first, whole, STEPS, 2 * STEPS)
         self.take_steps(second, resumed, STEPS, 2 * STEPS)
@@ -126,15 +127,15 @@ class OptimizerConformance(ComponentConformance):
         parameters = self.parameters()
         frozen = parameters["matrix_2"].requires_grad_(False)
         before = frozen.clone()
-        optimizer = self.built(parameters)
+        optimizer = self.build_optimizer(parameters)
         self.take_steps(optimizer, parameters, 0, STEPS)
         assert frozen not in optimizer.state
         assert torch.equal(frozen, before)
 
     def test_a_parameter_without_a_gradient_is_left_alone(self) -> None:
-        """As of an expert that got no token."""
+        """For example of an expert that got no token."""
         parameters = self.parameters()
-        optimizer = self.built(parameters)
+        optimizer = self.build_optimizer(parameters)
         self.loss(parameters, 0).backward()
         idle = parameters["matrix_2"]
         idle.grad, before = None, idle.detach().clone()

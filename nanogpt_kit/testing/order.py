@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nanogpt_kit.core.kinds import Order, OrderContext
-from nanogpt_kit.testing.conformance import ComponentConformance
+from nanogpt_kit.testing.component import ComponentConformance
 
 SIZES = [(17, 16), (33, 16), (49, 16), (50, 1), (1000, 7), (4111, 16)]  # (n_tokens, block_size), down to one window
 LATE_STEP = 10**6  # too late to get there step by step

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from nanogpt_kit.core.kinds import Sampler
-from nanogpt_kit.testing.conformance import ComponentConformance, standard_normal
+from nanogpt_kit.testing.component import ComponentConformance
+from nanogpt_kit.testing.conformance import standard_normal
 
 B, V, T = 3, 37, 5
 NEVER = float("-inf")

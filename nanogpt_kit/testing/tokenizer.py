@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanogpt_kit.core.kinds import Encoder, TextContext, Tokenizer
-from nanogpt_kit.testing.conformance import ComponentConformance
+from nanogpt_kit.testing.component import ComponentConformance
 
 SPECIAL = (  # texts with a special meaning in some vocabularies: marks of documents, bytes, spaces, parts of words
     *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>"),
@@ -143,7 +143,7 @@ class TokenizerConformance(ComponentConformance):
             assert self.encoder.decode_bytes([self.encoder.eot_id]) == b""
 
     def test_every_id_can_be_decoded_token_by_token(self) -> None:
-        """A model may draw any, in any order; texts are streamed."""
+        """A model may draw any id, in any order; texts are streamed."""
 
         def check(ids: list[int]) -> None:
             text = self.encoder.decode(ids)
@@ -193,7 +193,7 @@ class TokenizerConformance(ComponentConformance):
         self.for_all(check, self.text())
 
     def test_a_text_can_be_cut_where_it_reports(self) -> None:
-        """Whatever text follows."""
+        """The cut is right whatever text follows."""
 
         def check(text: str, follower: str) -> None:
             cut = self.encoder.cut(text)

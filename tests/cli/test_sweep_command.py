@@ -144,7 +144,7 @@ def foretold(command: Command, experiment: Path, *words: str) -> str:
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 tokens/s, and so 1.6 s a trial."""
-    monkeypatch.setattr(preview, "find_speed", lambda *_: Speed(1000.0, "measured", None))
+    monkeypatch.setattr(preview, "estimate_speed", lambda *_: Speed(1000.0, "measured", None))
 
 
 def test_the_starts_of_the_runs_are_counted(command: Command, experiment: Path, measured: None) -> None:

@@ -25,7 +25,7 @@ from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.draw import draw_tokens
 from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
-from nanogpt_kit.generate.threads import ThreadedDecoder, thread_chunks
+from nanogpt_kit.generate.threads import ThreadedDecoder, count_thread_chunks
 from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from tests.pairwise import pairwise_cases
 
@@ -59,7 +59,7 @@ def written(model: nn.Module, prompts: Sequence[Sequence[int]], new: int, **opti
     samplers, seeds = options.pop("samplers", [Temperature(value=1.3), TopK(k=9)]), options.pop("seeds", None)
     seeds = range(5, 5 + len(prompts)) if seeds is None else seeds
     decoder = Decoder(model, prompts, samplers, seeds, options.pop("block_size", BLOCK), new, **options)
-    return [list(text) for text in zip(*(decoder.draw().tokens for _ in range(new)), strict=True)]
+    return [list(text) for text in zip(*(decoder.draw_next().tokens for _ in range(new)), strict=True)]
 
 
 MASK = (1 << 64) - 1
@@ -149,7 +149,7 @@ def test_a_rolling_cache_is_a_window_over_a_text_that_goes_on(position: str) -> 
     longer.load_state_dict(rolling.state_dict())
     prompts = prompts_of(3, 6)
     decoder = Decoder(rolling, prompts, [], [1, 2], BLOCK, 30, on_overflow="rolling", with_logprobs=True)
-    found = [decoder.draw() for _ in range(30)]
+    found = [decoder.draw_next() for _ in range(30)]
     for row, prompt in enumerate(prompts):
         text = [*prompt, *(draw_tokens.tokens[row] for draw_tokens in found)]
         expected = longer(torch.tensor([text]))[0].log_softmax(-1)
@@ -192,9 +192,9 @@ def test_texts_that_are_kept_go_on_as_if_nothing_had_happened() -> None:
     model, prompts = untrained(), prompts_of(2, 5, 7, 3)
     whole = written(model, prompts, 20, on_overflow="refill")
     decoder = Decoder(model, prompts, [Temperature(value=1.3), TopK(k=9)], range(5, 9), BLOCK, 20, on_overflow="refill")
-    found = [decoder.draw().tokens for _ in range(7)]
-    decoder.keep([1, 3])
-    later = [decoder.draw().tokens for _ in range(13)]
+    found = [decoder.draw_next().tokens for _ in range(7)]
+    decoder.keep_rows([1, 3])
+    later = [decoder.draw_next().tokens for _ in range(13)]
     for row, before in enumerate((1, 3)):
         assert [tokens[before] for tokens in found] + [tokens[row] for tokens in later] == whole[before]
 
@@ -290,7 +290,7 @@ def through(model: DecodingModel, static_cache: bool, on_overflow: str, new: int
     prompts = prompts_of(2, 5, BLOCK, 2 * BLOCK)
     options = {"on_overflow": on_overflow, "static_cache": static_cache, "device": model.device}
     decoder = Decoder(model, prompts, [Temperature(value=1.3)], range(4), BLOCK, new, **options)
-    texts = [list(text) for text in zip(*(decoder.draw().tokens for _ in range(new)), strict=True)]
+    texts = [list(text) for text in zip(*(decoder.draw_next().tokens for _ in range(new)), strict=True)]
     assert isinstance(decoder.cache, StaticCache) == static_cache
     return texts
 
@@ -365,7 +365,7 @@ def test_two_texts_that_are_written_in_turns_keep_apart(monkeypatch: pytest.Monk
     found: list[list[int]] = [[], []]
     for _ in range(20):
         for text, decoder in zip(found, decoders, strict=True):
-            text += decoder.draw().tokens
+            text += decoder.draw_next().tokens
     assert [[text] for text in found] == alone
     del decoder, decoders
     assert len(model.idle_caches) == 2, "what they have borrowed is put back"
@@ -389,13 +389,13 @@ def test_texts_split_among_threads_are_those_of_one_batch() -> None:
 
     whole, threaded = decoder(0, 5), ThreadedDecoder([decoder(0, 2), decoder(2, 4), decoder(4, 5)])
     for _ in range(6):
-        one, other = whole.draw(), threaded.draw()
+        one, other = whole.draw_next(), threaded.draw_next()
         assert one.tokens == other.tokens
         assert other.logprobs == pytest.approx(one.logprobs)
     for kept in ([1, 2, 4], [0, 2], [1]):
-        whole.keep(kept)
-        threaded.keep(kept)
-        assert [whole.draw().tokens for _ in range(4)] == [threaded.draw().tokens for _ in range(4)]
+        whole.keep_rows(kept)
+        threaded.keep_rows(kept)
+        assert [whole.draw_next().tokens for _ in range(4)] == [threaded.draw_next().tokens for _ in range(4)]
 
 
 def test_the_error_of_any_thread_is_raised() -> None:
@@ -404,15 +404,15 @@ def test_the_error_of_any_thread_is_raised() -> None:
         bad.ln_f.weight.fill_(torch.nan)
     threaded = ThreadedDecoder([Decoder(model, [[1]], [], [0], BLOCK, 3) for model in (good, bad)])
     with pytest.raises(KitError, match="NaN or infinite"):
-        threaded.draw()
+        threaded.draw_next()
 
 
 def test_texts_are_split_where_that_pays_and_every_part_allows_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     plain = Experiment.load(tiny)  # with dropout, which decoding has none of
-    assert [thread_chunks(plain.model, texts, 10_000_000) for texts in (1, 4, 8, 16, 64)] == [1, 1, 2, 4, 4]
-    assert thread_chunks(plain.model, 16, 1000) == 1
-    assert thread_chunks(Experiment.load(tiny, ["model.attention=flex"]).model, 16, 10_000_000) == 1
+    assert [count_thread_chunks(plain.model, texts, 10_000_000) for texts in (1, 4, 8, 16, 64)] == [1, 1, 2, 4, 4]
+    assert count_thread_chunks(plain.model, 16, 1000) == 1
+    assert count_thread_chunks(Experiment.load(tiny, ["model.attention=flex"]).model, 16, 10_000_000) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert thread_chunks(plain.model, 16, 10_000_000) == 1
+    assert count_thread_chunks(plain.model, 16, 10_000_000) == 1

@@ -77,7 +77,7 @@ def test_auto_takes_the_short_type_that_the_processor_reads(
 ) -> None:
     monkeypatch.setattr(decoding_model, "multiplies_bf16", lambda device: bf16)
     monkeypatch.setattr(decoding_model, "has_fbgemm_fp16", lambda: fp16)
-    assert decoding_model.weight_dtype("auto", "cpu") == dtype
+    assert decoding_model.decoding_dtype("auto", "cpu") == dtype
 
 
 @torch.no_grad()

@@ -64,9 +64,9 @@ def test_an_imported_gpt2_has_the_logits_and_the_greedy_text_of_transformers(
     texts = [prompt.tolist() for prompt in prompts]
     for model in (ours.model, DecodingModel(ours.model, "fp32", 3)):
         decoder = Decoder(model, texts, [Greedy()], [0, 0, 0], sizes["n_positions"], 200)
-        assert [list(text) for text in zip(*(decoder.draw().tokens for _ in range(200)), strict=True)] == expected
+        assert [list(text) for text in zip(*(decoder.draw_next().tokens for _ in range(200)), strict=True)] == expected
     decoder = Decoder(DecodingModel(ours.model, "fp32", 1), texts[:1], [Greedy()], [0], sizes["n_positions"], 200)
-    assert [decoder.draw().tokens[0] for _ in range(200)] == expected[0]
+    assert [decoder.draw_next().tokens[0] for _ in range(200)] == expected[0]
 
 
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": False}, {"activation_function": "gelu"}], ids=str)

@@ -58,8 +58,8 @@ def test_a_trial_draws_no_random_numbers_and_changes_no_setting() -> None:
 
 def test_equal_questions_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     trials: list[object] = []
-    trial = thread_probe.hazard
-    monkeypatch.setattr(thread_probe, "hazard", lambda *args: trials.append(args) or trial(*args))
+    trial = thread_probe.hazard_of_calls
+    monkeypatch.setattr(thread_probe, "hazard_of_calls", lambda *args: trials.append(args) or trial(*args))
     for _ in range(3):
         decoding_hazard(GPT(**OPTIONS, vocab_multiple=7))
     assert len(trials) == 1
@@ -107,7 +107,7 @@ def test_a_strangers_model_is_tried_like_ours_and_what_cannot_be_tried_is_refuse
     assert decoding_hazard(strangers(Bare)) is None
     assert "without memory" in str(decoding_hazard(strangers(NeedsNumbers)))
     assert str(training_hazard(strangers(Fails), Single(), context())).endswith("no such kernel")
-    monkeypatch.setattr(thread_probe, "MOST_PARAMETERS", 1000)
+    monkeypatch.setattr(thread_probe, "MAX_PARAMETERS", 1000)
     assert "too large" in str(decoding_hazard(strangers(Bare)))
 
 

@@ -21,7 +21,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.metrics import MetricsLog
-from nanogpt_kit.sweep.report.best import write_best
+from nanogpt_kit.sweep.report.best import write_best_experiment
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study import summary
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan, ConfirmedTrial, confirmed_trials
@@ -365,7 +365,7 @@ def test_best_toml_names_the_sweeps_copy_of_a_local_component_and_loads(scene: A
     base = 'components = ["mine.py"]\n' + BASE.replace("n_layer = 2", 'n_layer = 2\nmlp = "mine"')
     play = scene("trials = 2", '"model.mlp" = { choice = ["mine", "relu2"] }\n' + PROMPT, base)
     play.end(1.0)
-    write_best(play.study, play.summary())
+    write_best_experiment(play.study, play.summary())
     (tmp_path / "mine.py").unlink()
     moved = tmp_path / "elsewhere"
     play.study.folder.rename(moved)
@@ -385,7 +385,7 @@ def test_best_toml_is_toml_whatever_the_values_are_and_says_where_it_comes_from(
     work = play.work()
     TrialResult(cause="complete", threads=3, values=(1.0, 1.5)).store(work.trial)
     play.study.optuna_study.tell(work.trial, 1.25)
-    write_best(play.study, play.summary())
+    write_best_experiment(play.study, play.summary())
     best = Experiment.load(play.study.folder / "best.toml")
     assert best.sample.prompt == "two\nlines = 3"
     assert (best.optimizer.lr, best.train.threads) == (0.0002, 3)
@@ -398,7 +398,7 @@ def test_best_toml_is_toml_whatever_the_values_are_and_says_where_it_comes_from(
 def test_without_a_complete_trial_there_is_no_best_toml(scene: Any) -> None:
     play = scene()
     play.end(None, "error", "a bug")
-    write_best(play.study, play.summary())
+    write_best_experiment(play.study, play.summary())
     assert not (play.study.folder / "best.toml").exists()
 
 

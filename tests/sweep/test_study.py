@@ -25,7 +25,7 @@ from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study import ownership
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
-from nanogpt_kit.sweep.study.ownership import LOST_SECONDS, UNOWNED_SECONDS, Life, folder_id
+from nanogpt_kit.sweep.study.ownership import LOST_SECONDS, UNOWNED_SECONDS, OwnershipState, folder_id
 from nanogpt_kit.sweep.study.plan import Plan, QueuedTrial
 from nanogpt_kit.sweep.study.records import FreshSeed, Owner, TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
@@ -393,31 +393,31 @@ def test_a_trial_goes_through_the_states_of_its_life(
 ) -> None:
     study = opened(space_of(tmp_path, "trials = 1"), storage, tmp_path / "sweep")
 
-    def state() -> Life:
+    def state() -> OwnershipState:
         return study.ownership.state(study.trials()[0])
 
-    assert state() is Life.WAITING
+    assert state() is OwnershipState.WAITING
     trial_id = study.trials()[0]._trial_id
     storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-    assert state() is Life.CLAIMED
+    assert state() is OwnershipState.CLAIMED
     now = time.time()
     with monkeypatch.context() as later:
         later.setattr(ownership.time, "time", lambda: now + UNOWNED_SECONDS + 1)
-        assert state() is Life.LOST
+        assert state() is OwnershipState.LOST
     process = next_of(controller_of(study))
     assert process is None, "nobody takes it over before"
     trial = optuna.Trial(study.optuna_study, trial_id)
     ownership.send_heartbeat(trial, study.folder)
-    assert state() is Life.LOST, "its lock is free"
+    assert state() is OwnershipState.LOST, "its lock is free"
     process = next_of(controller_of(study))
     assert process is not None
-    assert state() is Life.ALIVE
+    assert state() is OwnershipState.ALIVE
     process.release()
-    assert state() is Life.LOST
+    assert state() is OwnershipState.LOST
     Owner(folder=str(study.folder), folder_id="elsewhere", seen=now).store(trial)
-    assert state() is Life.ALIVE, "a heartbeat counts for another machine"
+    assert state() is OwnershipState.ALIVE, "a heartbeat counts for another machine"
     study.optuna_study.tell(trial, 1.0)
-    assert state() is Life.ENDED
+    assert state() is OwnershipState.ENDED
 
 
 def test_a_trial_of_this_machine_is_taken_over_when_its_lock_is_free(

@@ -32,7 +32,7 @@ from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work import trial as trial_module
 from nanogpt_kit.sweep.work.controller import Controller
-from nanogpt_kit.sweep.work.outcome import Outcome, WrongMetric, failed_outcome
+from nanogpt_kit.sweep.work.outcome import MissingMetric, Outcome, failed_outcome
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.train.stop import StopSignals
 
@@ -267,7 +267,7 @@ def test_a_metric_that_is_missing_is_told_with_the_nearest(scene: Any) -> None:
     def acts(folder: RunFolder) -> None:
         wrote(folder, "running", logged(5), evaluated(5, 1.0, "val/los"))
 
-    with pytest.raises(WrongMetric, match="'val/loss'; did you mean 'val/los'"):
+    with pytest.raises(MissingMetric, match="'val/loss'; did you mean 'val/los'"):
         scene().ends((acts, None))
 
 

@@ -35,7 +35,7 @@ from nanogpt_kit.api import (
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.parallel.single import Single
 from nanogpt_kit.components.position.rope import Rotary
-from nanogpt_kit.nn import thread_probe
+from nanogpt_kit.nn import concurrent_calls
 from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.testing.attention import HARDEST, AttentionConformance, plain_softmax
 from nanogpt_kit.testing.mlp import MLPConformance
@@ -543,7 +543,7 @@ def test_what_two_threads_must_not_call_at_once_is_caught(module: type[nn.Module
 
 
 def test_waiting_for_the_other_thread_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thread_probe, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(concurrent_calls, "PATIENCE_SECONDS", 0.2)
 
     class Locked(nn.Linear):
         lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""FlexAttention: a kernel compiled for the mask, which skips blocks that are masked entirely.
+"""FlexAttention: a kernel compiled for the mask, which skips blocks that are masked entirely. Trains on CUDA only.
 
 Source: Dong et al. 2024, arXiv:2412.05496; torch.nn.attention.flex_attention.
 """
@@ -46,7 +46,7 @@ class BlockSparseAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         grouped = k.size(1) != q.size(1)
-        if q.is_meta:  # for shapes and FLOPs, which flex does not provide
+        if q.is_meta:  # for shapes and FLOPs, which flex does not support on meta
             return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
         blocks = view.cached(("flex", self.window), lambda: block_mask(view, self.window, q, k))
         y: Tensor = attend(q, k, v, score_mod=penalty(view), block_mask=blocks, enable_gqa=grouped)  # (B, H, T, D)
@@ -79,7 +79,7 @@ def penalty(view: View) -> Callable[..., Tensor] | None:
 
 
 def attend(*args: Any, **kwargs: Any) -> Any:
-    """Flex, compiled on CUDA; elsewhere written out by torch, which is correct but slow."""
+    """flex_attention, compiled on CUDA; elsewhere torch's unfused version, which is correct but slow."""
     if torch.compiler.is_compiling():
         return flex_attention(*args, **kwargs)
     if args[0].is_cuda:

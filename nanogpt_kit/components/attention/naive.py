@@ -1,4 +1,4 @@
-"""Attention written out, as in the paper: slow, and the reference for every other one.
+"""Attention without a fused kernel, as in the paper: slow, and the reference for the others.
 
 Source: Vaswani et al. 2017, arXiv:1706.03762; windows: Child et al. 2019, arXiv:1904.10509.
 """

@@ -17,7 +17,7 @@ from nanogpt_kit.api import Callback, Field, LiveRun, hookimpl
 
 class EMA(Callback):
     decay: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.999, description="fraction of the average that is kept at each step"
+        0.999, description="fraction of the average that remains at each step"
     )
     evaluate: bool = Field(True, description="use of the average in evaluations and in the samples of the run")
 

@@ -1,7 +1,7 @@
 """Any dataset of the Hugging Face hub, or local files in its formats, through the `datasets` library.
 
-Streamed by default, since the text is read once: only tokens are stored, and a copy of the text would take several
-times their space. Each line of a .txt is a document, as in the library.
+Streamed by default, since the text is read only once: a stored copy would take several times the space of the tokens.
+Each line of a .txt is a document, as in the library.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""OpenWebText: 8,013,769 web pages, 38 GB of text, what nanoGPT trains on in place of GPT-2's WebText.
+"""OpenWebText: 8,013,769 web pages, 38 GB of text: nanoGPT's substitute for GPT-2's WebText.
 
-As there, one page in 2,000 is for validation; here a hash of its text decides. Streamed from the hub by default.
+As in nanoGPT, one page in 2,000 is for validation; here the hash of a page decides. Streamed from the hub by default.
 
 Source: Gokaslan & Cohen 2019, OpenWebText Corpus, https://skylion007.github.io/OpenWebTextCorpus.
 """

@@ -1,4 +1,4 @@
-"""Tiny Shakespeare: 40,000 lines, 1.1 MB, nanoGPT's first example. As there, the last tenth is for validation.
+"""Tiny Shakespeare: 40,000 lines, 1.1 MB, nanoGPT's first example. As in nanoGPT, the last tenth is for validation.
 
 Source: Karpathy 2015, "The Unreasonable Effectiveness of Recurrent Neural Networks" (char-rnn).
 """

@@ -1,7 +1,7 @@
 """Your own text, by path, glob or folder: .txt (one document), .jsonl (a document per line), .csv, .tsv, .parquet.
 
-Each also as .gz or .zst. Files are streamed: a line or a row is held in memory, a file never is. Documents are split by
-a hash of their text; a single document is split at its end.
+Each also as .gz or .zst. Files are streamed: memory holds one line or row, never a whole file. The hash of a document
+decides its split; the end of a single document is the validation split.
 """
 
 from __future__ import annotations

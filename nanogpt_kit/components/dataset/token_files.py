@@ -1,6 +1,6 @@
 """Token files of other programs: nanoGPT's train.bin and val.bin, shards of llm.c, modded-nanogpt and build-nanogpt.
 
-nanoGPT's files contain only tokens, of the type `dtype`. The others have a header: see TokenFile.
+nanoGPT's files contain only tokens, of the type `dtype`. The others have a header, or are .npy files, with the type.
 """
 
 from __future__ import annotations

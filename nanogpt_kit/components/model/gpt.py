@@ -129,7 +129,7 @@ class Transformer(nn.Module):
         return logits if self.logit_softcap is None else self.logit_softcap * torch.tanh(logits / self.logit_softcap)
 
     def features(self, ids: Tensor, view: View, cache: KVCache | None) -> Tensor:
-        """What the blocks make of ids (B, T), before the last norm: (B, T, C)."""
+        """The features of ids (B, T) after the blocks, before the last norm: (B, T, C)."""
         x: Tensor = self.wte(ids)  # (B, T, C)
         x = self.drop(self.position.embed(x, view.query_positions))
         for block in self.h:

@@ -1,4 +1,4 @@
-"""AdamW: Adam with decoupled weight decay, for all parameters but vectors (norm gains and biases).
+"""AdamW: Adam with decoupled weight decay, for all parameters except vectors (norm gains and biases).
 
 Source: Loshchilov & Hutter 2017, arXiv:1711.05101.
 """
@@ -19,7 +19,7 @@ class AdamW(Optimizer):
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="decay rates of the running mean and mean square")
     eps: float = Field(1e-8, gt=0, description="constant added to the root of the mean square")
-    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of all parameters but vectors")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of all parameters except vectors")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         fused = all(parameter.device.type in FUSED_DEVICES for group in groups for parameter in group["params"])

@@ -18,7 +18,7 @@ class SGD(Optimizer):
     lr: float = Field(0.1, gt=0, description="peak learning rate")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="fraction of the last update that is added")
     nesterov: bool = Field(False, description="Nesterov momentum in place of the classical one")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of all parameters but vectors")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of all parameters except vectors")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(

@@ -1,7 +1,7 @@
 """Each window once per epoch, in an order that is computed, not stored.
 
 The text is divided into windows of block_size tokens, with a new offset each epoch. A Feistel network permutes their
-indices, so that any step of any epoch is available at once, whatever the size of the dataset.
+indices, so that the windows of any step can be computed directly, whatever the size of the dataset.
 
 Source: Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains" (generalized Feistel cipher, cycle walking).
 """

@@ -21,7 +21,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 class FSDP(Parallel):
     reshard_after_forward: bool = Field(
-        True, description="free gathered layers between forward and backward pass: less memory, more traffic"
+        True, description="release of gathered layers between forward and backward pass: less memory, more traffic"
     )
 
     def refuses(self, ctx: RunContext) -> str | None:

@@ -1,6 +1,6 @@
 """ALiBi: no positions in the features; each head's scores lose a fixed slope with each token of distance.
 
-Source: Press et al. 2021, arXiv:2108.12409; numbers of heads between powers of two as in the authors' code.
+Source: Press et al. 2021, arXiv:2108.12409; where n_head is not a power of two, slopes as in the authors' code.
 """
 
 from __future__ import annotations

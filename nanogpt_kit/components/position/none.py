@@ -1,4 +1,4 @@
-"""No positions at all: a causal decoder can infer them from how many tokens each one attends to.
+"""No position information: a causal decoder can infer positions from the number of tokens that each one attends to.
 
 Source: Haviv et al. 2022, arXiv:2203.16634; Kazemnejad et al. 2023, arXiv:2305.19466.
 """

@@ -1,4 +1,4 @@
-"""Linear warmup, then decay with the inverse root of the step, whatever the run's length: runs may be extended.
+"""Linear warmup, then decay with the inverse root of the step. Independent of the length, so a run may be extended.
 
 Source: Vaswani et al. 2017, arXiv:1706.03762, section 5.3.
 """

@@ -1,7 +1,7 @@
 """Byte-level BPE, trained on the train split with Hugging Face's tokenizers: 256 bytes, merges, <|endoftext|>.
 
 Encoding uses tiktoken, which is faster and merges wherever the result is a token; the library merges only pairs that it
-merged in training. They differ on the rare text that builds a token out of other parts.
+merged in training. They differ on rare text in which other parts also form a token.
 
 Source: Sennrich et al. 2015, arXiv:1508.07909; Radford et al. 2019, section 2.2, for bytes and how text is split.
 """

@@ -1,4 +1,4 @@
-"""Any tokenizer.json of Hugging Face's tokenizers, run by that library with all its parts.
+"""Any tokenizer.json of Hugging Face's tokenizers, run by that library, normalizer and pre-tokenizer included.
 
 Text that looks like a special token is encoded as text. What a normalizer removes is lost.
 

@@ -1,1 +1,1 @@
-"""The report: what a sweep found, as report.html and best.toml."""
+"""The results of a sweep as report.html and best.toml."""

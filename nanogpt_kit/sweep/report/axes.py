@@ -1,4 +1,4 @@
-"""The axis of a parameter in a figure: where its values are, its ends and its ticks. Needs plotly."""
+"""The axis of a parameter in a figure: positions of values, ends and ticks. Needs plotly."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def is_log(distribution: BaseDistribution) -> bool:
 
 
 def axis_position(value: Any, distribution: BaseDistribution) -> float:
-    """Of a value on its axis: a number is its own, a choice has its index among all."""
+    """The position of a value on its axis: a number itself, or the index of a choice."""
     return float(distribution.to_internal_repr(value))
 
 
 def axis_ends(distribution: BaseDistribution) -> Point:
-    """Of the axis; of the exponents if it is logarithmic. Never equal."""
+    """The ends of an axis, or of the exponents if it is logarithmic; never equal."""
     if isinstance(distribution, CategoricalDistribution):
         return 0.0, max(0.5, len(distribution.choices) - 1.0)
     low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""best.toml: the best trial as an experiment of its own."""
+"""best.toml: the best trial as an experiment."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.system.writing import write_atomically
 
 
-def write_best(study: Study, summary: SweepSummary) -> None:
-    """Into the sweep's folder. On a CPU of the same kind it reproduces the trial's loss bit for bit."""
+def write_best_experiment(study: Study, summary: SweepSummary) -> None:
+    """Writes best.toml into the sweep's folder. On the same type of CPU it reproduces the trial's loss bit for bit."""
     best = summary.best()
     if best is None:
         return

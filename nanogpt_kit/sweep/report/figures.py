@@ -19,9 +19,7 @@ from nanogpt_kit.report.plots import (
     OPEN,
     PLAIN,
     Point,
-    add_dots,
     add_lines,
-    add_strip,
     bar_chart,
     empty_figure,
     evenly_spaced,
@@ -34,26 +32,32 @@ from nanogpt_kit.report.plots import (
 )
 from nanogpt_kit.sweep.report.axes import axis_ends, axis_position, axis_ticks, is_log
 from nanogpt_kit.sweep.report.findings import Ranges, cause_text, outcome_counts, value_of
+from nanogpt_kit.sweep.report.markers import (
+    MAX_TRIALS,
+    XOf,
+    mark_best,
+    mark_incomparable,
+    mark_trials,
+    trial_index,
+)
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
 MAX_CURVE_POINTS = 20_000  # of all curves together
-MAX_TRIALS = 2_000  # trials in a figure
 LOG_RATIO = 10.0  # of the largest to the smallest cost, above which their axis is logarithmic
 ABSENT_GAP = 0.15  # of a range, below it: where lines of trials without the parameter pass in parallel coordinates
-XOf = Callable[[TrialSummary], float | None]  # where a trial is on the horizontal axis; None: not in the figure
 
 
 def draw_history(summary: SweepSummary) -> go.Figure:
-    """The value of each trial, and the best so far."""
+    """The value of each trial, and the best value so far."""
     complete = summary.complete()
     figure = empty_figure(380, "trial", summary.options.metric)
-    add_trials(figure, complete, "complete", {"color": PLAIN, "size": 7}, index_of)
-    steps = improvements(summary, complete, index_of)
+    mark_trials(figure, complete, "complete", {"color": PLAIN, "size": 7}, trial_index)
+    steps = improvements(summary, complete, trial_index)
     if steps:
         steps.append((summary.trials[-1].index, steps[-1][1]))
         add_lines(figure, [steps], "best so far", {"color": BEST, "shape": "hv", "width": 2})
-    add_best(figure, summary, index_of)
-    add_others(figure, summary, index_of)
+    mark_best(figure, summary, trial_index)
+    mark_incomparable(figure, summary, trial_index)
     hide_outliers(figure, [value_of(trial) for trial in complete], summary.sign)
     return figure
 
@@ -83,7 +87,7 @@ def draw_curves(summary: SweepSummary) -> go.Figure:
 
 
 def max_curve_points(summary: SweepSummary) -> int:
-    """Points of each curve that are drawn."""
+    """The number of points drawn of each curve."""
     return max(8, MAX_CURVE_POINTS // max(1, min(MAX_TRIALS, len(summary.trials))))
 
 
@@ -131,9 +135,9 @@ def draw_slice(summary: SweepSummary, name: str, distribution: BaseDistribution)
         "colorscale": EARLY_TO_LATE,
         "size": 7,
     }
-    add_trials(figure, trials, "complete", late, x_of)
-    add_others(figure, summary, x_of)
-    add_best(figure, summary, x_of)
+    mark_trials(figure, trials, "complete", late, x_of)
+    mark_incomparable(figure, summary, x_of)
+    mark_best(figure, summary, x_of)
     at, words = axis_ticks(distribution)
     low, high = axis_ends(distribution)
     air = 0.6 if isinstance(distribution, CategoricalDistribution) else 0.05 * (high - low)
@@ -156,11 +160,11 @@ def draw_costs(summary: SweepSummary) -> list[go.Figure]:
         if len(values) < 2:
             continue
         figure = empty_figure(330, title, summary.options.metric)
-        add_trials(figure, trials, "complete", {"color": PLAIN, "size": 7}, cost)
+        mark_trials(figure, trials, "complete", {"color": PLAIN, "size": 7}, cost)
         cheapest_first = sorted(trials, key=lambda trial: (cost(trial) or 0.0, summary.sign * value_of(trial)))
         front = improvements(summary, cheapest_first, cost)
         add_lines(figure, [front], "Pareto front", {"color": BEST, "shape": "hv", "width": 1.8})
-        add_best(figure, summary, cost)
+        mark_best(figure, summary, cost)
         if values[-1] > LOG_RATIO * values[0]:
             figure.update_xaxes(type="log", tickvals=log_ticks(values[0], values[-1]), tickformat="~s")
         hide_outliers(figure, [value_of(trial) for trial in trials], summary.sign)
@@ -216,37 +220,3 @@ def parallel_axis(trials: Sequence[TrialSummary], name: str, distribution: BaseD
     at = [low] * (None in placed) + [scaled(value) for value in at]
     values = [round_for_plot(low if value is None else value) for value in placed]
     return {"label": plotly_label(name), "values": values, "range": [low, high], "tickvals": at, "ticktext": words}
-
-
-# Trials in figures
-
-
-def index_of(trial: TrialSummary) -> float:
-    return trial.index
-
-
-def add_trials(
-    figure: go.Figure, trials: Sequence[TrialSummary], name: str, marker: Mapping[str, Any], x_of: XOf
-) -> None:
-    drawn = evenly_spaced(trials, MAX_TRIALS)
-    points = [(x_of(trial) or 0.0, value_of(trial)) for trial in drawn]
-    add_dots(figure, points, [trial.index for trial in drawn], name, marker)
-
-
-def add_others(figure: go.Figure, summary: SweepSummary, x_of: XOf) -> None:
-    """Trials whose value does not compare: pruned ones have one after fewer tokens, others have none."""
-    groups = {
-        "pruned": (FAINT, [trial for trial in summary.trials if trial.is_pruned]),
-        "no result": (LOST, [trial for trial in summary.trials if trial.has_no_result]),
-    }
-    for name, (color, trials) in groups.items():
-        placed = [trial for trial in trials if x_of(trial) is not None]
-        add_strip(figure, {trial.index: x_of(trial) or 0.0 for trial in evenly_spaced(placed, MAX_TRIALS)}, name, color)
-
-
-def add_best(figure: go.Figure, summary: SweepSummary, x_of: XOf) -> None:
-    best = summary.best()
-    at = x_of(best) if best is not None else None
-    if best is not None and at is not None:
-        star = {"color": BEST, "symbol": "star", "size": 14, "line": {"width": 1, "color": "white"}}
-        add_dots(figure, [(at, value_of(best))], [best.index], f"best, trial {best.index}", star)

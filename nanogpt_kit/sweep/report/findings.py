@@ -1,4 +1,4 @@
-"""What can be said about a sweep besides its numbers: what to be careful about, and what fresh seeds changed."""
+"""Conclusions about a sweep as sentences: warnings, and what fresh seeds changed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nanogpt_kit.report.page import first_characters, format_number
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import STATES, SweepSummary, TrialSummary
 
-EDGE_FRACTION = 0.05  # of a range: a best trial so near to its end may have a better one beyond
-FEW_TRIALS = 10  # complete ones, below which importances are noise
+EDGE_FRACTION = 0.05  # of a range: if the best trial is this near to its end, a better value may be outside
+FEW_TRIALS = 10  # complete trials, below which importances are noise
 MANY_WITHOUT_RESULT = 0.1  # fraction of the ended trials
 MAX_REASONS = 3  # that are shown
 CAUSE_ORDER = ("complete", "pruned", "oom", "not_finite", "refused", "died", "lost_rank", "error", *STATES[2:])
@@ -30,7 +30,7 @@ def ranges_of(study: optuna.Study) -> dict[str, BaseDistribution]:
 
 
 def fraction_of_range(value: float, distribution: BaseDistribution) -> float | None:
-    """Where in its range a number is, from 0 to 1 and on the scale that it is drawn in. None for choices."""
+    """The position of a number in its range, from 0 to 1, on the scale that it is sampled on. None for choices."""
     if isinstance(distribution, CategoricalDistribution) or distribution.single():
         return None
     low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
@@ -49,13 +49,13 @@ def cause_text(cause: str) -> str:
 
 
 def outcome_counts(summary: SweepSummary) -> dict[str, int]:
-    """Trials by cause or, if they have not ended, by state; the good ones first."""
+    """The number of trials by cause or, if they have not ended, by state; complete ones first."""
     counts = Counter(trial.cause or trial.state for trial in summary.trials)
     counts["waiting"] += summary.counts()["waiting"]
     return {name: counts[name] for name in dict.fromkeys((*CAUSE_ORDER, *counts)) if counts[name]}
 
 
-# What to be careful about
+# Warnings
 
 
 def warnings_about(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
@@ -85,7 +85,7 @@ def warnings_about(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
 
 
 def edge_warnings(best: TrialSummary, complete: list[TrialSummary], ranges: Ranges) -> Iterator[str]:
-    """Ranges that should be wider, since the best trial is so near to one of their ends."""
+    """Warns of ranges that should be wider, since the best trial is near one of their ends."""
     for name, value in best.params.items():
         fraction = fraction_of_range(value, ranges[name]) if name in ranges else None
         if fraction is None or EDGE_FRACTION < fraction < 1 - EDGE_FRACTION:
@@ -95,16 +95,16 @@ def edge_warnings(best: TrialSummary, complete: list[TrialSummary], ranges: Rang
         top = having[: max(3, len(having) // 10)]
         fractions = [fraction_of_range(trial.params[name], ranges[name]) or 0.0 for trial in top]
         near = sum(abs(other - round(fraction)) <= EDGE_FRACTION for other in fractions)
-        also = f" So have {near} of the best {len(top)}." if len(having) > len(top) and near > 1 else ""
+        also = f" The same is true of {near} of the best {len(top)}." if len(having) > len(top) and near > 1 else ""
         yield (
             f"The best trial has {name} = {format_number(value)}, at the {side} edge of its range "
-            f"({format_number(getattr(ranges[name], bound))}).{also} Better values may lie beyond: widen the range on "
+            f"({format_number(getattr(ranges[name], bound))}).{also} Better values may be outside: widen the range on "
             "that side, if the option allows it."
         )
 
 
 def no_result_warnings(summary: SweepSummary) -> Iterator[str]:
-    """That many trials gave no result, or that some failed for a reason that is not in their values."""
+    """Warns if many trials gave no result, or if some failed for a reason other than their values."""
     ended = [trial for trial in summary.trials if trial.state in ("complete", "pruned", "failed")]
     without = [trial for trial in ended if trial.has_no_result]
     failed = [trial for trial in without if trial.state == "failed"]
@@ -122,7 +122,7 @@ def no_result_warnings(summary: SweepSummary) -> Iterator[str]:
 
 
 def confirmation_verdict(summary: SweepSummary) -> Iterator[str]:
-    """What fresh seeds say about the ranking of the sweep."""
+    """How fresh seeds change the ranking of the sweep."""
     ranks = {trial.index: rank for rank, trial in enumerate(summary.ranked())}
     before = sorted((trial.index for trial in summary.confirmed if trial.index in ranks), key=ranks.__getitem__)
     after = [trial.index for trial in summary.confirmed]
@@ -143,7 +143,7 @@ def confirmation_verdict(summary: SweepSummary) -> Iterator[str]:
 
 
 def separation_verdict(first: ConfirmedTrial, second: ConfirmedTrial) -> Iterator[str]:
-    """Whether the seeds suffice to tell the best two apart."""
+    """Whether the fresh seeds separate the best two trials."""
     if min(len(first.values), len(second.values)) < 2:
         return
     gap = abs(first.mean - second.mean)

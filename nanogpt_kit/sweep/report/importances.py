@@ -30,7 +30,7 @@ class Importances:
 
 
 def measure_importances(study: optuna.Study) -> list[Importances]:
-    """Of all parameters among all complete trials, then of those of each branch among its trials."""
+    """The importances among all complete trials, then among the trials of each branch."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     found = [importances_among(trials, ALL_TRIALS, study.direction)]
     for branch in branches(trials):
@@ -80,7 +80,7 @@ def importances_among(trials: list[FrozenTrial], title: str, direction: optuna.s
     if not names:
         return Importances(title, len(trials), {}, "no parameter varies among them")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the method is experimental
+        warnings.simplefilter("ignore")  # Optuna warns that the method is experimental
         try:
             study = optuna.create_study(direction=direction)
             study.add_trials(trials)

@@ -1,4 +1,4 @@
-"""report.html: what a sweep has found, in one file that any browser opens without a network."""
+"""report.html: the results of a sweep in one file, which any browser opens without a network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_REASON = 240  # characters of a reason in it
 
 
 def write_report(summary: SweepSummary, study: optuna.Study, path: Path) -> None:
-    """The report of a sweep, which may still be running; `path` is in the sweep's folder."""
+    """Writes the report of a sweep, which may still be running; `path` is in the sweep's folder."""
     write_atomically(path, build_page(summary, study, path.parent).html())
 
 
@@ -117,7 +117,7 @@ def add_confirmation(page: Page, summary: SweepSummary) -> None:
 
 
 def add_figures(page: Page, summary: SweepSummary, study: optuna.Study, ranges: Ranges) -> None:
-    from nanogpt_kit.sweep.report import figures
+    from nanogpt_kit.sweep.report import figures, markers
 
     if any(trial.value is not None or trial.reports for trial in summary.trials):
         page.section("History")
@@ -128,13 +128,13 @@ def add_figures(page: Page, summary: SweepSummary, study: optuna.Study, ranges: 
         )
         page.figure(figures.draw_history(summary))
         page.section("Curves")
-        omissions = list(omitted(summary, figures.max_curve_points(summary), figures.MAX_TRIALS))
+        omissions = list(omission_notes(summary, figures.max_curve_points(summary), markers.MAX_TRIALS))
         page.note(" ".join(["Every evaluation of every trial, for its first seed.", *omissions]))
         page.figure(figures.draw_curves(summary))
     add_importances(page, study)
     slices = figures.draw_slices(summary, ranges)
     if slices:
-        page.section("One parameter at a time")
+        page.section("Each parameter separately")
         page.note("A dot is a complete trial; pale ones are early, dark ones late, and the star is the best.")
         page.gallery(slices)
         parallel = figures.draw_parallel_coordinates(summary, ranges) if len(slices) > 1 else None
@@ -147,15 +147,17 @@ def add_figures(page: Page, summary: SweepSummary, study: optuna.Study, ranges: 
     costs = figures.draw_costs(summary)
     if costs:
         page.section("Value and cost")
-        page.note("The line joins the trials that no other beats in both. Seconds were measured with others running.")
+        page.note(
+            "The line joins the trials that no other beats in both. Seconds were measured while others were running."
+        )
         page.gallery(costs)
     if summary.trials or summary.count:
         page.section("How trials ended")
         page.figure(figures.draw_outcomes(summary))
 
 
-def omitted(summary: SweepSummary, max_points: int, max_trials: int) -> Iterator[str]:
-    """What the figures leave out."""
+def omission_notes(summary: SweepSummary, max_points: int, max_trials: int) -> Iterator[str]:
+    """Sentences about what the figures leave out."""
     if any(len(trial.reports) > max_points for trial in summary.trials):
         yield f"At most {max_points} evaluations of each are drawn, evenly spread."
     if len(summary.trials) > max_trials:
@@ -176,7 +178,7 @@ def add_importances(page: Page, study: optuna.Study) -> None:
         f"{overall.trials} complete trials.{rough}{branches}"
     )
     if has_figures():
-        from nanogpt_kit.sweep.report import figures
+        from nanogpt_kit.sweep.report import figures, markers
 
         page.gallery(figures.draw_importances(one.values, f"{one.title} ({one.trials})") for one in found)
     else:
@@ -217,7 +219,7 @@ def trial_cells(summary: SweepSummary, trial: TrialSummary, keys: list[str]) -> 
 
 
 def format_amount(count: float) -> str:
-    """12.3 million."""
+    """A large count as text: 12.3 million."""
     for unit, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if count >= unit:
             return f"{count / unit:.3g} {name}"
@@ -225,7 +227,7 @@ def format_amount(count: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """In seconds, minutes or hours, as a reader would say it."""
+    """Seconds as text, in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     if seconds < 90 * 60:

@@ -1,1 +1,1 @@
-"""The space: what a sweep tries. Reads [sweep.space], makes experiments of it and checks its endpoints."""
+"""The search space: reads [sweep.space], makes experiments from its points and checks its endpoints."""

@@ -126,7 +126,7 @@ class Validator:
         return ()
 
     def with_cause(self, fault: Fault, config: Config) -> Fault:
-        """The fault with the other values that it takes: each value without which it stays is left out.
+        """The fault, with those other values that it depends on; a value without which the fault remains is left out.
 
         Of twenty values the user sees the one or two that conflict.
         """

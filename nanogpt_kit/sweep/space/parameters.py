@@ -1,4 +1,4 @@
-"""One line of [sweep.space]: the values that an option may take, and when it is varied at all.
+"""One line of [sweep.space]: the values that an option may have, and the conditions under which it is varied.
 
 "key" = { float = [1e-4, 1e-2], log = true }      or step = 1e-4 instead of log
 "key" = { int = [2, 8] }                          or log = true, or step = 2
@@ -27,7 +27,7 @@ Config = dict[str, Any]  # dotted keys, and the values that a trial has for them
 
 @dataclass(frozen=True)
 class Condition:
-    """That another key has one of some values."""
+    """A condition: another key has one of some values."""
 
     key: str
     values: tuple[Any, ...]
@@ -98,7 +98,7 @@ class Parameter(SpaceEntry):
         return int(span // step) if self.kind == "int" else round(span / step)
 
     def after_steps(self, steps: int) -> Any:
-        """In decimals, as Optuna counts: 0.1 and two steps of 0.1 are exactly 0.3."""
+        """The value after `steps` steps, in decimals, as Optuna counts: 0.1 and two steps of 0.1 are exactly 0.3."""
         if self.kind == "int":
             return int(self.low) + steps * int(self.step or 1)
         return float(Decimal(str(self.low)) + steps * Decimal(str(self.step)))

@@ -133,7 +133,10 @@ class Space:
 
     def _check_duplicates(self) -> None:
         for entry, other in itertools.combinations(self.entries, 2):
-            keys = {entry.key.removesuffix(".use"), other.key.removesuffix(".use")}  # a slot is short for its use
+            keys = {
+                entry.key.removesuffix(".use"),
+                other.key.removesuffix(".use"),
+            }  # a slot is an abbreviation of its use
             if len(keys) == 1 and not entry.excludes(other):
                 self.faults.append(other.fault(f"is defined twice, also at {entry.location}, and both can be active"))
 
@@ -177,7 +180,7 @@ class Space:
         return config
 
     def to_optuna(self, config: Config) -> dict[str, Any]:
-        """The opposite of `from_optuna`."""
+        """The inverse of `from_optuna`."""
         active = [parameter for parameter in self.parameters if parameter.is_active(config) and parameter.key in config]
         return {
             parameter.name: optuna_choice(config[parameter.key])
@@ -219,7 +222,7 @@ class Space:
             yield from self.combinations(values, {**config, parameter.key: value}, index + 1)
 
     def describe(self) -> dict[str, str]:
-        """By name, as a study stores it: {"optimizer.lr": "float [0.0001, 0.01], log"}."""
+        """The parameters as text by name, as a study stores them: {"optimizer.lr": "float [0.0001, 0.01], log"}."""
         settings = {f"{one.key}, where {one.conditions_text}": f"= {format_value(one.value)}" for one in self.settings}
         return {parameter.name: str(parameter) for parameter in self.parameters} | settings
 

@@ -1,4 +1,4 @@
-"""Reads the table of one parameter of [sweep.space], and refuses what is wrong in it."""
+"""Reads and checks the table of one parameter of [sweep.space]."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PARAMETER_KINDS = ("float", "int", "choice")
 PARAMETER_KEYS = (*PARAMETER_KINDS, "log", "step", "when")
 MAX_INTEGER = 2**53  # Optuna stores all numbers as floats, which beyond this skip whole numbers
 MAX_CHOICES = 1000  # of a key
-Wrong = Callable[[str], KitError]  # makes the error of this parameter from a message
+ErrorFactory = Callable[[str], KitError]  # makes the error of this parameter from a message
 
 
 def read_parameter(key: str, table: Mapping[str, Any], when: tuple[Condition, ...], location: str) -> Parameter:
-    """Raises KitError if something is wrong in the table; `when` are the conditions of its branch."""
+    """The parameter of a table; `when` are the conditions of its branch. Raises KitError for a mistake in the table."""
 
     def wrong(message: str) -> KitError:
         return KitError(Fault(message, f"sweep.space.{key}", location))
@@ -48,7 +48,7 @@ def read_parameter(key: str, table: Mapping[str, Any], when: tuple[Condition, ..
     return parameter
 
 
-def read_bounds(bounds: Any, kind: str, wrong: Wrong) -> tuple[float, float]:
+def read_bounds(bounds: Any, kind: str, wrong: ErrorFactory) -> tuple[float, float]:
     if not (isinstance(bounds, list) and len(bounds) == 2 and all(is_number(bound, kind) for bound in bounds)):
         numbers = "whole numbers" if kind == "int" else "numbers"
         raise wrong(f"{kind} should be two {numbers}, [low, high], got {format_json(bounds)}")
@@ -60,7 +60,7 @@ def read_bounds(bounds: Any, kind: str, wrong: Wrong) -> tuple[float, float]:
     return low, high
 
 
-def check_step(parameter: Parameter, wrong: Wrong) -> None:
+def check_step(parameter: Parameter, wrong: ErrorFactory) -> None:
     """Raises KitError unless a whole number of steps leads from the lower to the upper bound."""
     low, high, step = parameter.low, parameter.high, parameter.step
     if not is_number(step, parameter.kind) or not step or step <= 0 or parameter.step_count < 1:
@@ -75,8 +75,8 @@ def is_number(value: Any, kind: str) -> bool:
     return isinstance(value, allowed) and not isinstance(value, bool) and abs(value) < MAX_INTEGER
 
 
-def read_choices(values: Any, wrong: Wrong) -> tuple[Any, ...]:
-    """From a list, or from a table of branches: their names, read as on the command line."""
+def read_choices(values: Any, wrong: ErrorFactory) -> tuple[Any, ...]:
+    """The choices of a list, or the names of a table of branches, parsed as on the command line."""
     if isinstance(values, dict):
         values = [parse_branch_name(name) for name in values]
     if not isinstance(values, list) or len(values) < 2:
@@ -101,7 +101,7 @@ def parse_branch_name(name: str) -> Any:
         return name
 
 
-def read_conditions(table: Any, wrong: Wrong) -> Iterator[Condition]:
+def read_conditions(table: Any, wrong: ErrorFactory) -> Iterator[Condition]:
     if not isinstance(table, dict):
         raise wrong(f'when should be a table such as {{ "optimizer.use" = "muon" }}, got {format_json(table)}')
     for key, value in flatten(table):

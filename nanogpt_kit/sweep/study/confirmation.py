@@ -1,4 +1,4 @@
-"""The plan of a confirmation: the best trials again, with seeds that none was chosen by.
+"""The plan of a confirmation: the best trials again, with seeds by which none was chosen.
 
 The best of many trials looks better than it is: of 50 trials that are all equally good, the best is expected 2.25
 standard deviations above their mean, if values are normally distributed.
@@ -44,7 +44,7 @@ class ConfirmationPlan(Plan):
         return [QueuedTrial(attributes={run.attribute: run.stored()}) for run in self.runs if run not in known]
 
     def count(self, queued: int) -> int:
-        return queued  # also those that were among the best of fewer trials
+        return queued  # including those that were the best when there were fewer trials
 
     def config(self, trial: optuna.Trial) -> Config:
         index = self.folder_index(trial)
@@ -69,7 +69,7 @@ def fresh_seed(trial: optuna.Trial | FrozenTrial) -> FreshSeed:
 
 @dataclass(frozen=True)
 class ConfirmedTrial:
-    """One of the best trials: the values that its fresh seeds gave. A seed that failed has none."""
+    """One of the best trials, with the values of its fresh seeds. A seed that failed has none."""
 
     index: int
     values: tuple[float, ...]
@@ -81,12 +81,12 @@ class ConfirmedTrial:
 
 
 def sign_of(direction: str) -> int:
-    """What to multiply a value by so that less is better."""
+    """1 or -1: the factor of a value that makes lower better."""
     return 1 if direction == "minimize" else -1
 
 
 def ranked(trials: Sequence[FrozenTrial], direction: str) -> list[FrozenTrial]:
-    """The best first."""
+    """The trials ordered by value, the best first."""
     return sorted(trials, key=lambda trial: sign_of(direction) * (trial.value or 0.0))
 
 

@@ -1,4 +1,4 @@
-"""The life of a trial: its states, which controller owns it, and who may change that.
+"""Which controller owns a trial: the states of ownership, and which controller may change them.
 
 state    in the study                        becomes
 -------  ----------------------------------  --------------------------------------------------------------------------
@@ -39,7 +39,7 @@ LOST_SECONDS = 600  # without a heartbeat
 UNOWNED_SECONDS = 10
 
 
-class Life(Enum):
+class OwnershipState(Enum):
     """The states of a trial; the module's docstring has the transitions."""
 
     WAITING = "waiting"
@@ -50,27 +50,27 @@ class Life(Enum):
 
 
 class Ownership:
-    """The trials of one study, as the controller of `folder` sees them."""
+    """The trials of one study, from the point of view of the controller of `folder`."""
 
     def __init__(self, folder: Path, suffix: str = "") -> None:
         self.folder, self.suffix = folder, suffix  # the studies of a sweep share its folder, and not their lock files
 
-    def state(self, trial: FrozenTrial) -> Life:
-        """Where a trial is in its life."""
+    def state(self, trial: FrozenTrial) -> OwnershipState:
+        """The state of a trial."""
         if trial.state == TrialState.WAITING:
-            return Life.WAITING
+            return OwnershipState.WAITING
         if trial.state.is_finished():
-            return Life.ENDED
+            return OwnershipState.ENDED
         owner = Owner.of(trial)
         if owner is None:
             claimed = trial.datetime_start
             is_old = claimed is None or time.time() - claimed.timestamp() > UNOWNED_SECONDS
-            return Life.LOST if is_old else Life.CLAIMED
+            return OwnershipState.LOST if is_old else OwnershipState.CLAIMED
         if is_on_this_machine(owner):
             is_alive = is_locked(self.trial_lock(trial.number, Path(owner.folder)).path)
         else:
             is_alive = time.time() - owner.seen <= LOST_SECONDS
-        return Life.ALIVE if is_alive else Life.LOST
+        return OwnershipState.ALIVE if is_alive else OwnershipState.LOST
 
     def acquire(self, trial: optuna.Trial) -> tuple[Path, Lock] | None:
         """Locks a trial that was claimed or lost. Returns the sweep folder of its runs and the lock.
@@ -113,7 +113,7 @@ def is_on_this_machine(owner: Owner) -> bool:
 
 
 def folder_id(folder: Path) -> str | None:
-    """What distinguishes a sweep's folder from one of the same path on another machine; None if it has none here."""
+    """An id that distinguishes folders of the same path on two machines; None if the folder has none here."""
     try:
         return read_text(folder / "trials" / "id")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The seam between a study and what it is for: a plan says which trials to queue, and what each of them runs.
+"""The interface between a study and its purpose: a plan decides which trials to queue, and what each of them runs.
 
 `Study` and the controller handle every plan alike, so a new kind of study is a subclass of `Plan`: `SearchPlan` queues
 trials whose values a sampler chooses, `ConfirmationPlan` the best of them again with fresh seeds.
@@ -26,7 +26,7 @@ class QueuedTrial:
     """A trial to be queued."""
 
     params: dict[str, Any] = field(default_factory=dict)  # as Optuna names them; the sampler chooses what is missing
-    attributes: dict[str, Any] = field(default_factory=dict)  # what `config` and `seeds` need to know later
+    attributes: dict[str, Any] = field(default_factory=dict)  # stored, for `config` and `seeds` of the plan
 
 
 class Plan(ABC):
@@ -86,5 +86,5 @@ class Plan(ABC):
         return trial.number
 
     def label(self, trial: optuna.Trial) -> str:
-        """The name of a trial, for people."""
+        """The name of a trial in messages."""
         return f"trial {trial.number}"

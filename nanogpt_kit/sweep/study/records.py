@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nanogpt_kit.core.errors import KitError, shorten
 from nanogpt_kit.runs.status import Cause, EndedBy
 
-FORMAT = 1  # of the records and of a study's attributes; grows when one of them changes its meaning
+FORMAT = 1  # of the records and of a study's attributes; increased when the meaning of one changes
 
 Ending = Literal["complete", "pruned"] | Cause  # of a trial
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.system.writing import write_atomically
 
 
 @dataclass
 class TrialRun:
-    """One run of a trial, and what it has measured so far."""
+    """One run of a trial, and its measurements so far."""
 
     folder: RunFolder
     experiment: Experiment
@@ -36,7 +40,7 @@ def make_runs(
     """
     runs = []
     for seed in seeds:
-        extra: list[tuple[str, Any]] = [("train.seed", seed), ("sample.num_samples", 0)]  # nobody reads their samples
+        extra: list[tuple[str, Any]] = [("train.seed", seed), ("sample.num_samples", 0)]  # their samples are not used
         if threads and space.base.train.threads is None and "train.threads" not in config:
             extra.append(("train.threads", threads))  # recorded, since another number of threads rounds differently
         runs.append(TrialRun(RunFolder(run_path(folder, index, seed)), space.experiment(config, extra)))
@@ -49,5 +53,14 @@ def run_path(folder: Path, index: int, seed: int) -> Path:
 
 
 def component_copy(component_file: Path, folder: Path) -> Path:
-    """Where a sweep's folder keeps a local component as it was when the sweep began; the user may edit the original."""
+    """The path of a copy of a local component from the start of the sweep; the user may edit the original."""
     return folder / "trials" / "components" / component_file.name
+
+
+def write_run_experiment(run: TrialRun, path: Path, folder: Path) -> None:
+    """Writes the experiment of a run, with its local components as they were when the sweep of `folder` began."""
+    values = run.experiment.resolved()
+    if run.experiment.component_files:
+        copies = (component_copy(file, folder) for file in run.experiment.component_files)
+        values["components"] = [os.path.relpath(copy, path.parent) for copy in copies]
+    write_atomically(path, tomli_w.dumps(values))

@@ -1,4 +1,4 @@
-"""What a sweep tries next (its sampler), and which trials it ends early (its pruner)."""
+"""The sampler of a sweep, which chooses the next values, and its pruner, which ends trials early."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ResumableSampler(BaseSampler):
     """Chooses all values of a trial at once, and no point again while there are others.
 
     The choice depends on the trial's index and on the results of earlier trials, so that a sweep which was stopped
-    continues as it would have. `study` is the whole study; set it before the first trial.
+    continues as if it had not been. `study` is the whole study; set it before the first trial.
     """
 
     def __init__(self, space: Space, options: Sweep) -> None:
@@ -114,13 +114,13 @@ class ResumableSampler(BaseSampler):
         seed = self.rng(draw).getrandbits(31)
         if self.options.sampler == "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        random_trials = max(5, min(10, self.options.trials // 3))  # before there is something to learn from
+        random_trials = max(5, min(10, self.options.trials // 3))  # before the sampler has trials to learn from
         with without_experimental_warnings():
             return optuna.samplers.TPESampler(seed=seed, n_startup_trials=random_trials, multivariate=True, group=True)
 
 
 def sobol_point(dimensions: int, seed: int, index: int) -> list[float]:
-    """Point `index` of a scrambled Sobol sequence: evenly spread, whoever asks for which point."""
+    """Point `index` of a scrambled Sobol sequence: evenly spread, in whichever order points are requested."""
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
@@ -160,7 +160,7 @@ def make_pruner(options: Sweep, tokens: int) -> optuna.pruners.BasePruner:
 
 @contextmanager
 def without_experimental_warnings() -> Iterator[None]:
-    """Optuna warns that these parts may change; tests hold the behaviour that we use."""
+    """Suppresses Optuna's warnings that these parts may change; tests check the behaviour that is used."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

@@ -42,7 +42,7 @@ class SearchPlan(Plan):
         }
 
     def check_facts(self, stored: Mapping[str, Any]) -> None:
-        """Raises KitError with each difference to the sweep as it began."""
+        """Raises KitError with each difference from the start of the sweep."""
         super().check_facts(stored)
         faults = list(self._changes(stored, self.facts()))
         if faults:

@@ -27,10 +27,10 @@ PROXY_URL = re.compile(r"grpc://(?P<host>[^:/]+):(?P<port>\d+)/?")
 PROXY_TIMEOUT_SECONDS = 10.0
 SQLITE_TIMEOUT_SECONDS = 60  # for which a writer waits for the others
 TABLE_ATTEMPTS = 5  # to find the tables of a database, or to create them
-DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("MySQLdb", "pymysql")}  # any of them will do
+DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("MySQLdb", "pymysql")}  # any of them is enough
 
 
-# What sweep.storage may be
+# Forms of sweep.storage
 
 
 def is_journal(storage: str) -> bool:
@@ -92,7 +92,7 @@ def driver_message(error: Exception, storage: str) -> str:
 class JournalLock(BaseJournalFileLock):
     """Held for each append to a journal, after repairing its end.
 
-    The system drops it with its holder; a kill would leave Optuna's own lock files behind.
+    The system releases it when its holder ends; a kill would leave Optuna's own lock files behind.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -125,7 +125,7 @@ def open_journal(path: Path, for_reading: bool) -> BaseStorage:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Removes a last line that a kill left incomplete: after the next append no reader would get past it."""
+    """Removes a last line that a kill left incomplete: after the next append no reader could read beyond it."""
     if not path.exists() or not path.stat().st_size:
         return
     with path.open("rb+") as file:

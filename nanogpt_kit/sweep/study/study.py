@@ -1,4 +1,4 @@
-"""A study: a plan's trials in their storage, which several controllers share without running a trial too many.
+"""A study: the trials of a plan in their storage, shared by several controllers, which together run the exact number.
 
 All trials are queued when the study is created, and a controller takes one from the queue by a change of its state that
 only one of them can make. Asking Optuna for new trials instead overshoots (its issue 3518).
@@ -20,8 +20,8 @@ from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import is_locked
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.study.ownership import (
-    Life,
     Ownership,
+    OwnershipState,
     create_folder_id,
     is_on_this_machine,
     owner_now,
@@ -69,7 +69,7 @@ class Study:
             except optuna.exceptions.DuplicatedStudyError:
                 self.optuna_study = optuna.load_study(**options)
                 self._check_is_sweep()
-                self._wait_for_maker()
+                self._wait_for_creator()
             sampler.study = self.optuna_study
             if IS_QUEUED not in self.optuna_study.user_attrs:
                 for key, value in self.plan.facts().items():
@@ -99,8 +99,8 @@ class Study:
         if "maker" in attributes:
             self.plan.check_format(attributes["maker"].get("format"))
 
-    def _wait_for_maker(self) -> None:
-        """Returns when all trials are queued, or when the controller that should have done so is gone."""
+    def _wait_for_creator(self) -> None:
+        """Returns when all trials are queued, or when the controller that should have done so has ended."""
         deadline = time.monotonic() + QUEUE_SECONDS
         while time.monotonic() < deadline and IS_QUEUED not in self.optuna_study.user_attrs:
             stored = self.optuna_study.user_attrs.get("maker")
@@ -145,7 +145,7 @@ class Study:
     def lost_trials(self, mine: Sequence[int]) -> list[FrozenTrial]:
         """Trials whose controller is gone; `mine` are the indices of those that this controller runs."""
         running = [trial for trial in self.trials(TrialState.RUNNING) if trial.number not in mine]
-        return [trial for trial in running if self.ownership.state(trial) is Life.LOST]
+        return [trial for trial in running if self.ownership.state(trial) is OwnershipState.LOST]
 
     def is_finished(self) -> bool:
         return sum(trial.state.is_finished() for trial in self.trials()) >= self.count

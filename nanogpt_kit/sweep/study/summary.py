@@ -1,4 +1,4 @@
-"""What a sweep has found so far, read from its study and its run folders; its controllers may be dead."""
+"""The results of a sweep so far, read from its study and run folders; no controller needs to be running."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sweep_folder(name: str) -> Path:
 
 @dataclass(frozen=True)
 class TrialSummary:
-    """One trial."""
+    """The state and results of one trial."""
 
     index: int
     state: str  # of STATES
@@ -74,7 +74,7 @@ class TrialSummary:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """A whole sweep."""
+    """The state and results of a whole sweep."""
 
     name: str
     options: Sweep
@@ -94,7 +94,7 @@ class SweepSummary:
         return f"nanogpt-kit run {shell_quoted(relative_to_cwd(folder / 'best.toml'))}{nproc}"
 
     def best(self) -> TrialSummary | None:
-        """By the fresh seeds if the best trials have ended with all of them, otherwise by the sweep's own metric."""
+        """The best trial: by fresh seeds if the best trials have ended with all of them, otherwise by the metric."""
         complete = self.ranked()
         if self.is_confirmed():
             return next(trial for trial in complete if trial.index == self.confirmed[0].index)
@@ -102,7 +102,7 @@ class SweepSummary:
 
     @property
     def sign(self) -> int:
-        """What to multiply a value by so that less is better."""
+        """1 or -1: the factor of a value that makes lower better."""
         return sign_of(self.options.direction)
 
     def complete(self) -> list[TrialSummary]:
@@ -134,7 +134,7 @@ class SweepSummary:
         return sum(trial.seconds for trial in self.trials)
 
     def seconds_left(self) -> float | None:
-        """Of training, with all workers; None if no trial has ended."""
+        """Estimated seconds left, with all workers; None if no trial has ended."""
         ended = [trial.seconds for trial in self.trials if trial.state in ("complete", "pruned") and trial.seconds]
         if not ended:
             return None
@@ -149,7 +149,7 @@ TRIAL_SUMMARY, SWEEP_SUMMARY = TypeAdapter(TrialSummary), TypeAdapter(SweepSumma
 
 
 def read_summary(name: str, options: Sweep, storage: BaseStorage) -> SweepSummary:
-    """From the study `name`. Raises KitError if there is none."""
+    """The summary of the study `name`. Raises KitError if there is none."""
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -223,7 +223,7 @@ def summarize_trial(trial: FrozenTrial, unit: int) -> TrialSummary:
 
 
 def with_progress(summary: TrialSummary) -> TrialSummary:
-    """How far a trial is that has not ended, if its runs are on this machine."""
+    """Adds the progress of a trial that has not ended, if its runs are on this machine."""
     paths = sorted(Path(summary.folder).glob(f"trial-{summary.index:04d}-s*")) if summary.folder else []
     runs = [RunFolder(path) for path in paths]
     if not runs:
@@ -240,7 +240,7 @@ def with_progress(summary: TrialSummary) -> TrialSummary:
 
 
 def shell_quoted(path: Path) -> str:
-    """For a shell; a name that is not UTF-8 by its bytes, so that any file can contain it."""
+    """A path quoted for a shell; one that is not UTF-8 by its bytes, so that any file can contain it."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:

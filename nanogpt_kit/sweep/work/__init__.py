@@ -1,1 +1,1 @@
-"""The work: one controller a machine, which runs each trial as a process in a machine slot and shows the progress."""
+"""Running trials: one controller on each machine starts each trial as a process in a machine slot."""

@@ -1,8 +1,8 @@
 """The loop of a sweep, top to bottom: claim, start, poll, report, prune, finish.
 
-There is one controller for each machine, and one process for each trial. Whatever is killed, and whenever: the study
-has the trials that are running and their run folders have how far they are, so the same command continues. The states
-of a trial are in `study.ownership`.
+There is one controller for each machine, and one process for each trial. Any of them may be killed at any moment: the
+study records which trials are running and their run folders how far they are, so the same command continues. The
+states of a trial are in `study.ownership`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from nanogpt_kit.train.stop import StopSignals
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.05  # between looks at the trials of this controller
-OTHERS_SECONDS = 2.0  # between looks whether other controllers have ended or lost trials
-IDLE_SECONDS = 0.5  # until the next look for a trial if there was none
+POLL_SECONDS = 0.05  # between checks of the trials of this controller
+OTHERS_SECONDS = 2.0  # between checks whether other controllers have ended or lost trials
+IDLE_SECONDS = 0.5  # until the next search for a trial if there was none
 EQUAL_FAILURES = 3  # trials in a row that end the sweep
 
 
@@ -45,7 +45,7 @@ class Controller:
         self.is_budget_spent = False
 
     def run(self) -> None:
-        """Raises KeyboardInterrupt if asked to stop, and RunFailed or KitError if it makes no sense to continue."""
+        """Raises KeyboardInterrupt if asked to stop, and RunFailed or KitError if further trials would fail, too."""
         try:
             while not self.stop.name:
                 self.fill_slots()
@@ -107,13 +107,13 @@ class Controller:
             return TrialProcess(self.study, trial, slot, folder, lock)
         except KitError as error:
             self.refuse(trial, error)
-        except optuna.exceptions.UpdateFinishedTrialError:  # another machine took it for lost, and has ended it
+        except optuna.exceptions.UpdateFinishedTrialError:  # another machine assumed that it was lost, and ended it
             pass
         lock.__exit__(None, None, None)
         return None
 
     def refuse(self, trial: optuna.Trial, error: KitError) -> None:
-        """Ends a trial whose values, between the endpoints, are not valid together: to the sampler, a bad place."""
+        """Ends a trial whose values, between the endpoints, are not valid together: to the sampler, a bad point."""
         reason = "; ".join(fault.message for fault in error.faults)
         TrialResult(cause="refused", reason=reason).store(trial)
         self.study.optuna_study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
@@ -169,8 +169,8 @@ class Controller:
             watcher.trial_ended(process, outcome)
 
     def drop(self, process: TrialProcess) -> None:
-        """Gives up a trial that another machine took for lost, and has ended."""
-        logger.warning("trial %d was ended by another controller, which took this one for dead", process.index)
+        """Drops a trial that another machine assumed to be lost, and ended."""
+        logger.warning("trial %d was ended by another controller, which assumed that this one was dead", process.index)
         process.kill()
         process.release()
         self.running.remove(process)

@@ -31,7 +31,7 @@ class HParamsWriter(TrialWatcher):
 
 
 def write_hparams(folder: Path, values: Mapping[str, Any], is_complete: bool) -> None:
-    """Into the TensorBoard folder of a run, if it has one."""
+    """Writes values into the TensorBoard folder of a run, if it has one."""
     if not folder.is_dir():
         return
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]

@@ -1,4 +1,4 @@
-"""How a trial can end."""
+"""The possible outcomes of a trial."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.status import Cause
 from nanogpt_kit.sweep.study.records import Ending
 
-# Running out of memory and a loss that is not finite are answers about a place in the space: to the sampler a pruned
-# trial is a bad one, whereas it does not see a failed one, and would go there again.
+# Running out of memory and a loss that is not finite are results for a point of the space: the sampler treats a pruned
+# trial as a bad one, but ignores a failed one and would choose the point again.
 PRUNING_CAUSES = ("oom", "not_finite", "refused", "died", "lost_rank")
 
 
@@ -31,5 +31,5 @@ def failed_outcome(cause: Cause, reason: str, origin: str = "") -> Outcome:
     return Outcome(state, cause, reason=reason, origin=origin)
 
 
-class WrongMetric(KitError):
+class MissingMetric(KitError):
     """No evaluator of the trials reports the sweep's metric."""

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a line for each trial that ended, and on a terminal a table of those that run."""
+"""The progress display of a sweep: a line for each trial that ended, and on a terminal a table of those that run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REDRAW_SECONDS = 0.25
 
 
 class ProgressDisplay(TrialWatcher):
-    """Shows the trials of a controller."""
+    """Shows the running and ended trials of a controller."""
 
     def __init__(self, study: Study, best: TrialSummary | None) -> None:
         """`best` is the best trial so far."""
@@ -129,7 +129,7 @@ def trials_table(summary: SweepSummary) -> Table:
 
 
 def plain_table(*columns: str) -> Table:
-    """A table without lines. Words of users enter it as Text: in a str, rich would look for markup and emoji names."""
+    """A table without lines. Users' text is added as rich Text: a str would be searched for markup and emoji names."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in columns:
         table.add_column(Text(name))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import optuna
 import tomli
-import tomli_w
 from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, did_you_mean
@@ -24,14 +23,14 @@ from nanogpt_kit.runs.metrics import MetricsReader
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.sweep.study.ownership import HEARTBEAT_SECONDS, send_heartbeat
 from nanogpt_kit.sweep.study.records import TrialResult
-from nanogpt_kit.sweep.study.runs import TrialRun, component_copy
+from nanogpt_kit.sweep.study.runs import TrialRun, write_run_experiment
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens, report_unit
 from nanogpt_kit.sweep.study.study import Study
-from nanogpt_kit.sweep.work.outcome import Outcome, WrongMetric, failed_outcome
+from nanogpt_kit.sweep.work.outcome import MissingMetric, Outcome, failed_outcome
 from nanogpt_kit.system.writing import write_atomically
 
 CRASH_RETRIES = 1  # of a run that reports an error
-DEATH_RETRIES = 3  # of a run whose process dies without a report: out of memory, or killed by somebody
+DEATH_RETRIES = 3  # of a run whose process dies without a status: out of memory, or killed
 ORPHAN_SECONDS = 10.0  # for the process of a controller that was killed to notice, and end
 
 
@@ -67,7 +66,7 @@ class TrialProcess:
         return self.runs[self.run_index]
 
     def send_heartbeat(self) -> None:
-        """Raises Optuna's UpdateFinishedTrialError if another controller took the trial over and ended it."""
+        """Raises Optuna's UpdateFinishedTrialError if another controller has taken over the trial and ended it."""
         self.heartbeat_at = time.monotonic()
         send_heartbeat(self.trial, self.folder)
 
@@ -87,7 +86,7 @@ class TrialProcess:
         if self.is_stopping:
             return None
         self.status_before = status = self.status()
-        if status is not None and status.state == "running":  # its controller was killed, and it is about to notice
+        if status is not None and status.state == "running":  # its controller was killed, which it will notice
             self.kill_orphan()
             return None
         self.read_metrics()
@@ -102,7 +101,7 @@ class TrialProcess:
         if self.is_pruned:
             return self.pruned_outcome()
         if not spec.exists():
-            self.write_spec(spec)
+            write_run_experiment(self.run, spec, self.folder)
         arguments = ["run", str(spec), f"--into={self.run.folder.path}"]
         if self.study.plan.nproc > 1:
             arguments.append(f"--nproc={self.study.plan.nproc}")
@@ -113,14 +112,6 @@ class TrialProcess:
     def run_file(self, suffix: str) -> Path:
         """A file of the sweep about the current run."""
         return self.folder / "trials" / f"{self.run.folder.path.name}{suffix}"
-
-    def write_spec(self, path: Path) -> None:
-        """Writes the experiment of the run, with its local components as they were when the sweep began."""
-        values = self.run.experiment.resolved()
-        if self.run.experiment.component_files:
-            copies = (component_copy(file, self.folder) for file in self.run.experiment.component_files)
-            values["components"] = [os.path.relpath(copy, path.parent) for copy in copies]
-        write_atomically(path, tomli_w.dumps(values))
 
     def status(self) -> Status | None:
         """None if the run has not begun."""
@@ -133,7 +124,7 @@ class TrialProcess:
         with suppress(OSError, ValueError):
             pid = int(self.run_file(".pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if os.fsencode(str(self.run.folder.path)) in command:  # the number may be another process's meanwhile
+            if os.fsencode(str(self.run.folder.path)) in command:  # the process id may have been reused
                 os.kill(pid, signal.SIGKILL)
         self.waiting_since = time.monotonic()
 
@@ -149,12 +140,12 @@ class TrialProcess:
                 run.value = math.nan if value is None else float(value)
                 self.report(run.tokens, run.value)
             elif "train/loss" not in record and self.metric not in run.metric_names:  # an evaluation without it
-                raise self.wrong_metric()
+                raise self.missing_metric()
 
-    def wrong_metric(self) -> WrongMetric:
+    def missing_metric(self) -> MissingMetric:
         names = self.run.metric_names - {"step", "tokens", "seconds"}
         hint = did_you_mean(self.metric, names)
-        return WrongMetric(f"sweep.metric: no run of this sweep has the metric {self.metric!r}{hint}")
+        return MissingMetric(f"sweep.metric: no run of this sweep has the metric {self.metric!r}{hint}")
 
     def report(self, tokens: int, value: float) -> None:
         step = tokens // self.report_unit
@@ -192,7 +183,7 @@ class TrialProcess:
         """Why a run failed: by its status, else by the record that its process left, else by its exit code."""
         if status is not None and status.state == "failed" and status != self.status_before:
             return failed_outcome(status.cause or "error", status.reason, status.origin)
-        record = process.failure()  # it failed before it had a run to write a status for
+        record = process.failure()  # it failed before there was a run folder for a status
         if record is not None:
             return failed_outcome(record.cause, record.reason, record.origin)
         if code == MISTAKE:
@@ -209,7 +200,7 @@ class TrialProcess:
     def run_finished(self, status: Status) -> Outcome | None:
         """Continues with the next run, or ends the trial."""
         if self.run.value is None:
-            raise self.wrong_metric()
+            raise self.missing_metric()
         if not math.isfinite(self.run.value):
             return failed_outcome("not_finite", f"{self.metric} is not finite")
         self.last_status = status
@@ -224,7 +215,7 @@ class TrialProcess:
     # Its end
 
     def store_result(self, outcome: Outcome) -> None:
-        """Before the state of the trial changes, since nothing can be stored after that."""
+        """Stores the result before the state of the trial changes: afterwards nothing can be stored."""
         TrialResult(
             cause=outcome.cause,
             reason=outcome.reason,
@@ -238,7 +229,7 @@ class TrialProcess:
         ).store(self.trial)
 
     def delete_checkpoints(self) -> None:
-        """For a trial that was pruned: nobody continues it."""
+        """Deletes the checkpoints of a pruned trial, which is never resumed."""
         for run in self.runs:
             shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
 

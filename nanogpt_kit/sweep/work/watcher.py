@@ -1,4 +1,4 @@
-"""What follows the trials of a controller: a display, TensorBoard's HParams, best.toml."""
+"""The interface of what observes the trials of a controller: the display, TensorBoard's HParams, best.toml."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from nanogpt_kit.sweep.work.trial import TrialProcess
 
 
 class TrialWatcher:
-    """Called by a controller, in its own thread. Override what is of interest."""
+    """Called by a controller, in its own thread. Override the methods that are needed."""
 
     def trial_started(self, process: TrialProcess) -> None:
         """A trial has a slot; it may continue an earlier controller's."""
 
     def trials_polled(self, processes: Sequence[TrialProcess]) -> None:
-        """All running trials have been looked at; several times a second."""
+        """All running trials have been polled; several times a second."""
 
     def trial_ending(self, process: TrialProcess, outcome: Outcome) -> None:
-        """Before the state of the trial changes; the trial of a controller that is killed here ends again."""
+        """Before the state of the trial changes; the trial of a controller that is killed here will end again."""
 
     def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
         """The trial has ended, and its slot is free."""
