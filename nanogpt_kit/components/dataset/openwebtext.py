@@ -1,4 +1,4 @@
-"""OpenWebText: 8,013,769 web pages, 38 GB of text: nanoGPT's substitute for GPT-2's WebText.
+"""OpenWebText: 8,013,769 web pages, 38 GB of text, nanoGPT's substitute for GPT-2's WebText.
 
 As in nanoGPT, one page in 2,000 is for validation; here the hash of a page decides. Streamed from the hub by default.
 

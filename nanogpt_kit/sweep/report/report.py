@@ -178,7 +178,7 @@ def add_importances(page: Page, study: optuna.Study) -> None:
         f"{overall.trials} complete trials.{rough}{branches}"
     )
     if has_figures():
-        from nanogpt_kit.sweep.report import figures, markers
+        from nanogpt_kit.sweep.report import figures
 
         page.gallery(figures.draw_importances(one.values, f"{one.title} ({one.trials})") for one in found)
     else:
