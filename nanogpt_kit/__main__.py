@@ -6,7 +6,7 @@ import os
 import sys
 
 # `python -m` puts the current folder first on the path, so a file in it could be imported in place of any library, and
-# anybody may have put it there. This package is already imported.
+# anyone may have put it there. This package is already imported.
 PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] == os.getcwd() != PACKAGE_PARENT:
     del sys.path[0]
@@ -128,7 +128,7 @@ def report_error(message: str, error: Exception, delay: float = 0.0) -> None:
 
 
 def record_failure(error: Exception) -> None:
-    """Writes a record of the error, if the process that started this one asked for it."""
+    """Writes a record of the error, if the process that started this one requested it."""
     if FAILURE in os.environ:
         from nanogpt_kit.runs.status import record_failure  # imported here since pydantic loads slowly
 

@@ -23,7 +23,7 @@ STEP = click.option("--step", type=click.IntRange(0), help="Use the checkpoint o
 WEIGHTS = click.option(
     "--weights",
     metavar="CALLBACK",
-    help="Use the weights kept by a callback, such as ema.  [default: the trained weights]",
+    help="Use the weights saved by a callback, such as ema.  [default: the trained weights]",
 )
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
@@ -40,7 +40,7 @@ def load_experiment(path: str, overrides: Sequence[str], trust_code: bool = Fals
 
 
 def ask_to_execute(path: Path, size: int) -> bool:
-    """The user's answer; False without a terminal to ask at, and in a process of several."""
+    """Whether the user agrees; False without a terminal, and where a run has several processes."""
     if "RANK" in os.environ or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path.absolute()))

@@ -14,7 +14,7 @@ CLOSED = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that wa
 
 
 class OutputClosed(Exception):
-    """Nobody reads what the command prints. Not a BrokenPipeError, for which click and rich exit with code 1."""
+    """The reader of the output has closed it. Not a BrokenPipeError, for which click and rich exit with code 1."""
 
 
 class OutputFile(io.FileIO):

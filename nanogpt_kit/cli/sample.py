@@ -69,9 +69,10 @@ def sample(
 ) -> None:
     """Generate text with RUN: a run folder, an experiment's name for its newest run, or an exported model.
 
-    The prompt is asked for on a terminal, or read from standard input; if that is empty, sample.prompt is used.
-    KEY=VALUE overrides [sample] and the samplers, as in sampler.0.value=0.5 or 'sampler=["top_p"]'. For a model in
-    another program's format it may also name the tokenizer, as in tokenizer=byte; the default is GPT-2's.
+    Without --prompt, --prompt-file and --jsonl, sample asks for prompts on a terminal, or reads standard input; if that
+    is empty, sample.prompt is used. KEY=VALUE overrides [sample] and the samplers, as in sampler.0.value=0.5 or
+    'sampler=["top_p"]'. For a model in another program's format it may also name the tokenizer, as in tokenizer=byte;
+    the default is GPT-2's.
     """
     if sum(source is not None for source in (prompt, prompt_file, jsonl)) > 1:
         raise KitError("--prompt, --prompt-file and --jsonl exclude each other; give one of them")
@@ -100,11 +101,11 @@ def sample(
     requests = [record for record in records.values() for _ in range(texts_per_prompt)]
     prompts = [request["prompt"] for request in requests]
     rate = TokenRate()
-    pieces = rate.measure(generator.stream_tokens(prompts, seed=seed, **options))
+    generated = rate.measure(generator.stream_tokens(prompts, seed=seed, **options))
     if as_json:
-        print_records(requests, pieces, logprobs, raw)
+        print_records(requests, generated, logprobs, raw)
     else:
-        print_texts(prompts, pieces, raw)
+        print_texts(prompts, generated, raw)
     click.echo(str(rate), err=True)
 
 

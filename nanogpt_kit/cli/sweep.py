@@ -117,7 +117,7 @@ def best_line(summary: SweepSummary) -> str:
     from nanogpt_kit.sweep.work.progress import format_config
 
     best = summary.best()
-    assert best is not None, "asked for only where there is one"
+    assert best is not None, "called only if there is one"
     return f"best: trial {best.index}, {summary.options.metric} {best.value:.4f}: {format_config(best.config)}"
 
 

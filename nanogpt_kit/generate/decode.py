@@ -23,7 +23,9 @@ class DrawnTokens:
     """One new token for each text."""
 
     tokens: list[int]
-    logprobs: list[float] | None  # of the tokens by the model's logits, before any sampler; None unless asked for
+    logprobs: (
+        list[float] | None
+    )  # of the tokens by the model's logits, before any sampler; None without `with_logprobs`
 
 
 class Decoder:
@@ -60,7 +62,7 @@ class Decoder:
         self.static_cache = static_cache
         self.with_logprobs = with_logprobs
         self.seeds = list(seeds)
-        self.next_index = 0  # of the token that comes next, from 0 after the prompt
+        self.next_index = 0  # index of the next token, from 0 after the prompt
         assert all(map(len, prompts)), "a prompt has at least one token"
         longest = max(map(len, prompts))
         padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]

@@ -165,7 +165,7 @@ def copy_with_replacements(model: nn.Module, change: Callable[[nn.Module], nn.Mo
             shared |= {} if owner is None or isinstance(owner, nn.Module) else {id(owner): owner}
     try:
         new = copy.deepcopy(model, shared)
-    except Exception as error:  # from a component that holds what cannot be copied
+    except Exception as error:  # from a component with an attribute that cannot be copied
         logger.debug("decoding uses the model itself, since it cannot be copied: %r", error)
         return model
     for module in new.modules():

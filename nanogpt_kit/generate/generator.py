@@ -34,7 +34,7 @@ class GeneratedToken:
     text_index: int  # of its prompt
     text: str  # to be shown now: whole characters, and no beginning of a stop string; may be empty
     token: int | None = None  # None where a text ends before its first token
-    logprob: float | None = None  # by the model's logits, before any sampler; None unless asked for
+    logprob: float | None = None  # by the model's logits, before any sampler; None without `logprobs`
     finish_reason: str | None = None  # "length", "stop" (a stop string), "eot" (end of text); None where more follows
 
 
@@ -62,7 +62,7 @@ class TextGenerator:
         return texts
 
     def stream(self, prompt: str, max_new_tokens: int | None = None, **options: Any) -> Iterator[str]:
-        """The prompt, then the text as it is made; a character of several bytes comes when it is complete."""
+        """Yields the prompt, then the text while it is generated, in whole characters."""
         tokens = self.stream_tokens([prompt], max_new_tokens, **options)  # raises before anything is shown
         yield prompt
         for token in tokens:
@@ -125,7 +125,7 @@ class TextGenerator:
         model: DecodingModel,
         logprobs: bool = False,
     ) -> Decoder | ThreadedDecoder:
-        """For one batch of prompts in tokens; on a CPU perhaps split among threads."""
+        """The decoder of one batch of encoded prompts; on a CPU it may be split among threads."""
         size = -(-len(prompts) // model.caller_threads)  # rounded up
         decoders = [
             Decoder(

@@ -34,7 +34,7 @@ def check_prompt(experiment: Experiment, encoder: Encoder | None = None) -> None
     if not experiment.sample.num_samples:
         return
     if encoder is None:
-        if experiment.tokenizer.known_vocab_size() is not None:  # a published one, which might have to be downloaded
+        if experiment.tokenizer.known_vocab_size() is not None:  # published; it might have to be downloaded
             return
         encoder, learns_from_text = untrained_encoder(experiment)
         if encoder is None or (learns_from_text and prompt):

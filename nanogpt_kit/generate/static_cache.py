@@ -20,7 +20,7 @@ MIN_CAPACITY = 64  # columns
 class StaticCache(nn.Module):
     """A KVCache for steps of one token. Its tensors are buffers, whose addresses in memory never change."""
 
-    next_index: Tensor  # (1,) index of the token that comes next
+    next_index: Tensor  # (1,) index of the next token
     starts: Tensor  # (B, 1) index of each row's first token
     columns: Tensor  # (1, S)
 
@@ -40,7 +40,7 @@ class StaticCache(nn.Module):
         self.copy_from(cache)
 
     def copy_from(self, cache: KVCache) -> None:
-        """Takes over the tokens of another cache with the same rows."""
+        """Copies the tokens of another cache with the same rows."""
         self.next_index.fill_(cache.length)
         self.starts.copy_(torch.tensor(cache.starts or [0] * len(self.starts))[:, None])
         length = min(cache.length, cache.capacity)
@@ -52,7 +52,7 @@ class StaticCache(nn.Module):
         return getattr(self, f"k{layer}"), getattr(self, f"v{layer}")
 
     def visible_length(self, T: int) -> int:
-        return 0  # so that the model accepts any: the decoder makes sure that there is room
+        return 0  # so that the model accepts any length: the decoder ensures that the tokens fit
 
     def view(self, T: int, device: torch.device, slopes: Tensor | None = None) -> View:
         assert T == 1, f"a static cache takes single tokens, got {T}"

@@ -38,7 +38,7 @@ class StreamedText:
         return shown
 
     def _undecided(self) -> int:
-        """How many characters at the end are the beginning of a stop string."""
+        """The number of characters at the end that are the beginning of a stop string."""
         longest = min(len(self.held_back), max(map(len, self.stops), default=1) - 1)
         sizes = range(longest, 0, -1)
         return next((size for size in sizes if any(stop.startswith(self.held_back[-size:]) for stop in self.stops)), 0)

@@ -58,7 +58,7 @@ EXPRESSIBLE = {  # options of [model] -> the values that nanoGPT's model.py has
 
 
 def read_nanogpt(path: Path, name: str, meta: Path | None) -> ImportedModel:
-    """Reads a ckpt.pt. `meta` is the meta.pkl of a character-level model; None: looked for where nanoGPT keeps it."""
+    """Reads a ckpt.pt. `meta` is the meta.pkl of a character-level model; None: searched where nanoGPT stores it."""
     checkpoint = load_tensors_only(path)
     arguments = checkpoint.get("model_args")
     if not isinstance(arguments, dict) or not isinstance(checkpoint.get("model"), dict):

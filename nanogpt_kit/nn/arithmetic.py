@@ -6,7 +6,7 @@ import torch
 
 
 def multiplies_bf16(device: str) -> bool:
-    """Natively: where bf16 is emulated, fp32 is many times faster."""
+    """Whether a device multiplies bf16 natively: where bf16 is emulated, fp32 is many times faster."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}

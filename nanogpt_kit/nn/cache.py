@@ -13,7 +13,7 @@ from nanogpt_kit.nn.view import View
 class KVCache:
     """Holds the last `capacity` tokens of each row; a layer's tensors are allocated when it first writes.
 
-    A model's forward pass asks for the `view` of its new tokens; each layer calls `extend` with their keys and values;
+    A model's forward pass gets the `view` of its new tokens; each layer calls `extend` with their keys and values;
     at the end `advance` counts them. Keys are stored as attention uses them, rotated already.
 
     Texts of different lengths are padded on the left: the first `padding[row]` tokens of a row are not part of its
@@ -31,7 +31,7 @@ class KVCache:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # each (B, Hkv, capacity, D)
 
     def visible_length(self, T: int) -> int:
-        """How many tokens of the longest text can be attended to after T more."""
+        """The number of tokens of the longest text that can be attended to after T more."""
         end = self.length + T - min(self.starts, default=0)
         return min(end, self.capacity) if self.rolling else end
 

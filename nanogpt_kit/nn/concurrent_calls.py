@@ -1,4 +1,4 @@
-"""Whether two threads may make two calls at once: both calls are made and compared, on a CPU.
+"""Whether two threads may make two calls concurrently: both are made and compared, on a CPU.
 
 A hazard is reported where a call
 
@@ -35,7 +35,7 @@ Call = Callable[[], Sequence[Tensor | None]]
 
 
 def hazard_of_calls(holder: object, calls: Sequence[Call]) -> str | None:
-    """Why two threads must not make these two calls at once; None if they may.
+    """Why two threads must not make these two calls concurrently; None if they may.
 
     `holder` is the module that the calls use, or an object that holds it.
     """
@@ -64,7 +64,7 @@ def hazard_of_calls(holder: object, calls: Sequence[Call]) -> str | None:
 
 
 class CallMonitor(TorchFunctionMode):
-    """Records a call of torch's API that two threads must not make at once, as a hazard."""
+    """Records a call of torch's API that two threads must not make concurrently, as a hazard."""
 
     def __init__(self) -> None:
         super().__init__()

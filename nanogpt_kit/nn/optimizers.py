@@ -17,7 +17,7 @@ NEVER_COMPILED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict
 
 
 def build_optimizer(optimizer: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """As `optimizer.build(groups)`; see above."""
+    """`optimizer.build(groups)` without importing torch's compiler."""
     unwrap_torch_optimizers()
     return optimizer.build(groups)
 

@@ -1,4 +1,4 @@
-"""Modules known by their class, so that inits and optimizers depend on no names of parameters."""
+"""Modules that inits and optimizers recognize by class, so that names of parameters do not matter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def transformer_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 class HeadLinear(nn.Linear):
-    """From features to logits; its weight has the role `head`, unless it is tied to an embedding."""
+    """The layer from features to logits; its weight has the role `head`, unless it is tied to an embedding."""
 
 
 class TwoLayerMLP(nn.Module):

@@ -1,4 +1,4 @@
-"""Whether threads may train or decode with a model at once: a small copy of it is tried, on a CPU.
+"""Whether threads may train or decode with one model concurrently: a small copy of it is tried, on a CPU.
 
 A batch is split among threads only where that changes nothing but the order of sums. The parts of a model need not
 declare it: two batches are passed through the copy, and `concurrent_calls` finds what threads would disturb. A model
@@ -42,7 +42,7 @@ def memoize(probe: Probe) -> Probe:
 
 @memoize
 def training_hazard(model: Model, parallel: Parallel, ctx: RunContext) -> str | None:
-    """Why threads must not train a module of `model` at once on a CPU; None where they may."""
+    """Why threads must not train a module of `model` concurrently on a CPU; None where they may."""
 
     def calls_of(module: nn.Module) -> tuple[Any, list[Call]]:
         wrapped = parallel.wrap(module.train(), ctx)
@@ -61,7 +61,7 @@ def training_hazard(model: Model, parallel: Parallel, ctx: RunContext) -> str | 
 
 @memoize
 def decoding_hazard(model: Model) -> str | None:
-    """Why threads must not generate with a module of `model` at once on a CPU; None where they may."""
+    """Why threads must not generate with a module of `model` concurrently on a CPU; None where they may."""
 
     def calls_of(module: nn.Module) -> tuple[Any, list[Call]]:
         @torch.no_grad()
@@ -77,7 +77,7 @@ def decoding_hazard(model: Model) -> str | None:
 
 
 def hazard_of_model(model: Model, calls_of: Callable[[nn.Module], tuple[Any, list[Call]]]) -> str | None:
-    """Why threads must not use a small copy of `model` at once; None where they may.
+    """Why threads must not use a small copy of `model` concurrently; None where they may.
 
     `calls_of(module)` returns an object that holds all state, and two calls.
     """

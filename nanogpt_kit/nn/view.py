@@ -1,4 +1,4 @@
-"""Which positions attend to which, described by positions rather than by masks."""
+"""The view: which positions attend to which, described by positions instead of masks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class View:
         return cls(positions, positions, segments is None, segments, segments, slopes)
 
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What a kernel derives from the view: made by the first layer that asks for `key`, reused by the others."""
+        """A value derived from the view: made in the first layer that needs `key`, and reused in the others."""
         if key not in self.results:
             self.results[key] = make()
         return self.results[key]

@@ -1,1 +1,1 @@
-"""Reports: one HTML file with tables and plotly figures. It knows no run; sweeps and comparisons write with it."""
+"""Reports: one HTML file with tables and plotly figures. It does not depend on runs; sweeps and comparisons use it."""

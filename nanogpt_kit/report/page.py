@@ -47,18 +47,18 @@ class Page:
         self.figure_count = 0
 
     def lead(self, text: str) -> None:
-        """The main result, in one line."""
+        """Adds the main result, in one line."""
         self.parts.append(f"<p>{html.escape(text)}</p>")
 
     def note(self, text: str) -> None:
-        """How to read the part below."""
+        """Adds a note on how to read the part below."""
         self.parts.append(f'<p class="note">{html.escape(text)}</p>')
 
     def warning(self, text: str) -> None:
         self.parts.append(f'<p class="warning" role="note">{html.escape(text)}</p>')
 
     def command(self, text: str) -> None:
-        """A command to copy into a shell."""
+        """Adds a command to copy into a shell."""
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
     def section(self, title: str) -> None:
@@ -66,7 +66,7 @@ class Page:
         self.parts.append(f'<h2 id="section-{len(self.sections)}">{html.escape(title)}</h2>')
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], marked: int | None = None) -> None:
-        """Cells are numbers, text, or None. `marked` is the index of a highlighted row."""
+        """Adds a table; cells are numbers, text, or None. `marked` is the index of a highlighted row."""
         lines = [list(row) for row in rows]
         kinds = [decimals_of_column([row[at] for row in lines]) for at in range(len(columns))]
         head = "".join(map(heading_cell, columns, (kind is not None for kind in kinds)))
@@ -79,12 +79,12 @@ class Page:
         )
 
     def figure(self, figure: Figure, min_width: int = 0) -> None:
-        """As wide as the page, but at least `min_width` pixels."""
+        """Adds a figure as wide as the page, but at least `min_width` pixels."""
         style = f' style="min-width: {min_width}px"' if min_width else ""
         self.parts.append(f'<div class="wide"><div class="figure"{style}>{self._figure_html(figure, True)}</div></div>')
 
     def gallery(self, figures: Iterable[Figure]) -> None:
-        """Small figures, as many in a row as fit."""
+        """Adds small figures, as many in a row as fit."""
         panels = [f"<div>{self._figure_html(figure, False)}</div>" for figure in figures]
         most = max(1, min(len(panels), 3))  # a figure is drawn before the next exists, and does not shrink for it
         self.parts.append(f'<div class="gallery" style="--most: {most}">{"".join(panels)}</div>')
@@ -136,7 +136,7 @@ def table_cell(value: object, decimals: int | None) -> str:
 
 
 def format_number(value: Any, digits: int = 5) -> str:
-    """With as many digits as readers compare: 12,345,678, 3.2841, 0.000312."""
+    """A number as text, rounded to `digits`: 12,345,678, 3.2841, 0.000312."""
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.{3 if abs(value) < 0.1 else digits}g}"

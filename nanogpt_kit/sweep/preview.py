@@ -106,7 +106,7 @@ def expected_tokens(rungs: list[Rung], count: int, tokens: int) -> float:
 
 
 def describe_duration(base: Experiment, options: Sweep, speed: Speed, tokens: float, runs: float, nproc: int) -> str:
-    """How long it takes to start `runs` runs and to train them on `tokens` tokens in all."""
+    """The time to start `runs` runs and to train them on `tokens` tokens in all, as text."""
     workers, rate, source = options.workers, speed.tokens_per_second, speed.source
     device = choose_device(base.train.device)
     slot = allocate_slots(workers, device, nproc)[0]

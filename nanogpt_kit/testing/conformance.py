@@ -98,7 +98,7 @@ class Conformance(ComponentConformance):
         torch.testing.assert_close(self.outputs(module), before, rtol=0, atol=0)
 
     def concurrent_calls(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
-        """Two calls that two threads could make at once."""
+        """Two calls of the module, which two threads make concurrently."""
         return [lambda: [self.outputs(module)]] * 2
 
     def in_training(self) -> nn.Module:
@@ -106,7 +106,7 @@ class Conformance(ComponentConformance):
         return self.build().train()
 
     def test_two_threads_may_call_it_at_once(self) -> None:
-        """Runs on a CPU find out by the same probe whether they may split a batch among threads."""
+        """Runs on a CPU use the same check to decide whether they may split a batch among threads."""
         if not self.threads or self.device != "cpu":
             pytest.skip(f"{type(self).__name__} does not promise it: threads = False, or another device")
         module = self.in_training()

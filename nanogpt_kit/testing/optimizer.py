@@ -33,7 +33,7 @@ class OptimizerConformance(ComponentConformance):
         }
 
     def groups(self, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
-        """As the training loop passes them."""
+        """The groups as the training loop passes them."""
         return [
             {
                 "params": [p for name, p in parameters.items() if name.split("_")[0] == role and p.requires_grad],

@@ -131,7 +131,7 @@ class TokenizerConformance(ComponentConformance):
         assert self.encoder.decode([]) == ""
 
     def test_no_text_ends_a_document(self) -> None:
-        """Even if it looks like an end-of-text token."""
+        """Not even one that looks like an end-of-text token."""
         for text in self.texts if not self.any_text else (*self.texts, *SPECIAL, *(f"a {name} b" for name in SPECIAL)):
             assert self.encoder.eot_id not in self.ids(text), (
                 f"{text!r} contains the end-of-text token: encode special tokens as ordinary text"

@@ -357,7 +357,7 @@ def controller_of(study: Study) -> Controller:
 
 def next_of(controller: Controller) -> TrialProcess | None:
     """As the controller takes it, at once."""
-    controller.looked_at_others = -float("inf")
+    controller.checked_others_at = -float("inf")
     work = controller.next_trial(MachineSlot(0))
     if work is not None:
         controller.running.append(work)

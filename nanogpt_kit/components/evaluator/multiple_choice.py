@@ -161,7 +161,7 @@ def parse_fields(format: str, record: dict[str, Any]) -> tuple[str, list[str], i
 
 
 def encode_question(question: Question, encoder: Encoder, block_size: int) -> EncodedQuestion:
-    """Where a question exceeds block_size, its prompt is cut at the beginning."""
+    """The tokens of a question; a prompt is cut at the beginning where the question exceeds block_size."""
     texts = [question.prompt, *(" " + text for text in question.choices)]
     try:
         prompt, *choices = (torch.from_numpy(ids.astype("int64")) for ids in encoder.encode_batch(texts))

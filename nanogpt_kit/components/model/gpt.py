@@ -139,7 +139,7 @@ class Transformer(nn.Module):
         return x
 
     def view(self, ids: Tensor, cache: KVCache | None, segments: Tensor | None) -> View:
-        """Which positions attend to which, the same for all blocks."""
+        """The view of these tokens, the same for all blocks."""
         T, slopes = ids.size(1), self.position.slopes()
         length = T if cache is None else cache.visible_length(T)
         assert length <= self.block_size, f"{length} tokens do not fit a block_size of {self.block_size}"
@@ -173,7 +173,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, parts: GPT, ctx: LayerContext, layer: int) -> None:
         super().__init__()
-        self.layer = layer  # its index, by which the cache knows it
+        self.layer = layer  # its index, which identifies it in the cache
         self.heads = [ctx.n_head, ctx.n_kv_head, ctx.n_kv_head]
         self.head_dim = ctx.head_dim
         self.c_attn = nn.Linear(ctx.n_embd, sum(self.heads) * ctx.head_dim, bias=ctx.bias)

@@ -92,7 +92,7 @@ def max_curve_points(summary: SweepSummary) -> int:
 
 
 def draw_outcomes(summary: SweepSummary) -> go.Figure:
-    """How trials ended, and why."""
+    """The number of trials by outcome."""
     counts = outcome_counts(summary)
     total = sum(counts.values())
     words = [f"{count}  ({count / total:.0%})" for count in counts.values()]
@@ -123,7 +123,7 @@ def draw_slice(summary: SweepSummary, name: str, distribution: BaseDistribution)
     def x_of(trial: TrialSummary) -> float | None:
         if name not in trial.params:
             return None
-        # Trials with the same choice are spread a little, so that equal values can be seen
+        # Trials with the same choice are spread a little, so that equal values are visible
         aside = (trial.index * 0.618 % 1 - 0.5) * 0.3 if isinstance(distribution, CategoricalDistribution) else 0.0
         return axis_position(trial.params[name], distribution) + aside
 

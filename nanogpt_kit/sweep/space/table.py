@@ -87,7 +87,7 @@ def read_choices(values: Any, wrong: ErrorFactory) -> tuple[Any, ...]:
         raise wrong(f"choice should have at most {MAX_CHOICES:,} values, got {len(values):,}; for a range use int")
     known: set[Any] = set()
     for choice in map(optuna_choice, values):
-        if choice in known:  # Optuna takes 1 for true
+        if choice in known:  # to Optuna 1 and true are the same
             raise wrong(f"the choice {format_json(choice)} is given twice")
         known.add(choice)
     return tuple(values)

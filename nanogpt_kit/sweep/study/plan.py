@@ -30,7 +30,7 @@ class QueuedTrial:
 
 
 class Plan(ABC):
-    """Which trials a study has, and which values and seeds each of them."""
+    """Decides which trials a study has, and the values and seeds of each."""
 
     kind: ClassVar[str]  # stored in the study
     suffix: ClassVar[str] = ""  # of the study's name and lock files, since the plans of a sweep share its folder

@@ -53,7 +53,7 @@ class TrialRecord(BaseModel):
 
 
 class Owner(TrialRecord):
-    """The controller that runs a trial: that of a sweep's folder, alive at the time of its last heartbeat."""
+    """The controller that runs a trial, by its sweep folder, and the time of its last heartbeat."""
 
     attribute = "owner"
 

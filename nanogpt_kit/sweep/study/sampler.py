@@ -32,7 +32,7 @@ def check_sampler_package(options: Sweep, location: str) -> None:
 
 
 class ResumableSampler(BaseSampler):
-    """Chooses all values of a trial at once, and no point again while there are others.
+    """Chooses all values of a trial together, and no point twice while others are left.
 
     The choice depends on the trial's index and on the results of earlier trials, so that a sweep which was stopped
     continues as if it had not been. `study` is the whole study; set it before the first trial.

@@ -20,7 +20,7 @@ COMPARABLE = ("metric", "direction", "seeds")  # options of [sweep] without whic
 
 
 class SearchPlan(Plan):
-    """As many trials as `sweep.trials`, or as the space has points."""
+    """A plan with `sweep.trials` trials, or fewer where the space has fewer points."""
 
     kind = "search"
 

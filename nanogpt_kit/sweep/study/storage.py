@@ -1,4 +1,4 @@
-"""Where a study is stored: a file beside its runs, or a file or server that several machines share."""
+"""Opens the storage of a study: a file beside its runs, or a file or server that several machines share."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from nanogpt_kit.sweep.study.runs import TrialRun, component_copy, make_runs
 from nanogpt_kit.sweep.study.sampler import ResumableSampler, make_pruner
 from nanogpt_kit.system.writing import write_atomically
 
-LOCAL_STORAGES = ("journal", "sqlite")  # files that no other machine sees
+LOCAL_STORAGES = ("journal", "sqlite")  # files that other machines cannot read
 IS_QUEUED = "queued"  # study attribute: all trials are in the queue
 QUEUE_SECONDS = 20  # for the controller that created the study to queue its trials
 POLL_SECONDS = 0.2
@@ -61,7 +61,7 @@ class Study:
         sampler = ResumableSampler(self.space, self.options)
         options: dict[str, Any] = {"storage": self.storage, "sampler": sampler, "study_name": self.plan.study_name}
         options["pruner"] = make_pruner(self.options, self.space.trial_tokens)
-        with self.ownership.lock("begin", wait=True):  # held by one controller of this folder at once
+        with self.ownership.lock("begin", wait=True):  # held by at most one controller of this folder
             create_folder_id(self.folder)
             try:
                 self.optuna_study = optuna.create_study(direction=self.options.direction, **options)
@@ -78,7 +78,7 @@ class Study:
                 self.optuna_study.set_user_attr(IS_QUEUED, True)
             self.plan.check_facts(self.optuna_study.user_attrs)
             self._keep_components()
-            self.queue_missing()  # more trials than before may be asked for
+            self.queue_missing()  # sweep.trials may have grown
             self.count = self.plan.count(len(self.trials()))
             self.optuna_study.set_user_attr("count", self.count)
 

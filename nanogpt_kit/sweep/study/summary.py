@@ -144,7 +144,7 @@ class SweepSummary:
         return (self.counts()["waiting"] * mean + rest) / self.options.workers
 
 
-# A study may be damaged, or somebody else's
+# A study may be damaged, or not be one of this program
 TRIAL_SUMMARY, SWEEP_SUMMARY = TypeAdapter(TrialSummary), TypeAdapter(SweepSummary)
 
 

@@ -40,7 +40,7 @@ class Controller:
         self.study, self.slots, self.stop, self.watchers = study, slots, stop, watchers
         self.running: list[TrialProcess] = []
         self.failures: list[tuple[str, str]] = []  # cause and origin of the newest trials, as long as they are equal
-        self.looked_at_others = self.idle_until = -float("inf")
+        self.checked_others_at = self.idle_until = -float("inf")
         self.is_waiting = False  # for other controllers
         self.is_budget_spent = False
 
@@ -83,12 +83,12 @@ class Controller:
 
     def next_trial(self, slot: MachineSlot) -> TrialProcess | None:
         """A trial that another controller has lost, otherwise the next one of the queue."""
-        if time.monotonic() - self.looked_at_others > OTHERS_SECONDS:
+        if time.monotonic() - self.checked_others_at > OTHERS_SECONDS:
             for lost in self.study.lost_trials([process.index for process in self.running]):
                 process = self.start_trial(optuna.Trial(self.study.optuna_study, lost._trial_id), slot)
                 if process is not None:
                     return process
-            self.looked_at_others = time.monotonic()
+            self.checked_others_at = time.monotonic()
         if self.check_budget():
             return None
         while (trial := self.study.claim()) is not None:
@@ -188,7 +188,9 @@ class Controller:
         self.failures = [*self.failures, failure] if failure in self.failures[-1:] else [failure]
         if len(self.failures) >= EQUAL_FAILURES:
             log = process.run_file(".log")
-            raise RunFailed(f"{EQUAL_FAILURES} trials in a row failed alike: {outcome.reason} (see {log})")
+            raise RunFailed(
+                f"{EQUAL_FAILURES} trials in a row failed for the same reason: {outcome.reason} (see {log})"
+            )
 
     def stop_trials(self) -> None:
         """Lets the running trials save and end; the same command continues them."""

@@ -17,7 +17,7 @@ PRUNING_CAUSES = ("oom", "not_finite", "refused", "died", "lost_rank")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. `reason` is for people; `origin` is equal for trials that fail alike, or empty."""
+    """How a trial ended. `reason` is for people; `origin` is equal for trials with the same error, or empty."""
 
     state: TrialState
     cause: Ending

@@ -18,7 +18,7 @@ class TrialWatcher:
         """All running trials have been polled; several times a second."""
 
     def trial_ending(self, process: TrialProcess, outcome: Outcome) -> None:
-        """Before the state of the trial changes; the trial of a controller that is killed here will end again."""
+        """Called before the state of the trial changes; if the controller is killed here, it will be called again."""
 
     def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
         """The trial has ended, and its slot is free."""
