@@ -56,12 +56,12 @@ def time_generation(
     experiment.init.apply(model)
     generator = TextGenerator(experiment, model.to(device).eval(), encoder, device)
     options, seconds = experiment.sample, []
-    decoding_model = generator.decoding_model(texts, options)
+    decoding_model = generator.get_decoding_model(texts, options)
     seeds = [options.seed + i for i in range(texts)]
     for _ in range(1 + rounds):  # the first round is not counted
         began, batches = time.perf_counter(), 0
         while not batches or time.perf_counter() - began < round_seconds:
-            decoder = generator.decoder([[0]] * texts, seeds, options, experiment.sampler, decoding_model)
+            decoder = generator.build_decoder([[0]] * texts, seeds, options, experiment.sampler, decoding_model)
             for _ in range(options.max_new_tokens):
                 decoder.draw_next()  # waits for the device
             batches += 1

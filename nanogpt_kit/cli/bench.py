@@ -93,10 +93,10 @@ def bench_generation(experiment: Experiment, texts: int, rounds: int, seconds: f
     from nanogpt_kit.bench.generation import time_generation
     from nanogpt_kit.bench.rounds import median_interval
     from nanogpt_kit.data.prepare import prepare
-    from nanogpt_kit.nn.uninitialized import check_parts
+    from nanogpt_kit.nn.uninitialized import check_model_parts
     from nanogpt_kit.train.precision import choose_device
 
-    check_parts(experiment)
+    check_model_parts(experiment)
     if not experiment.sample.max_new_tokens:
         raise KitError("sample.max_new_tokens is 0: there is nothing to time")
     device = choose_device(experiment.train.device)

@@ -34,11 +34,11 @@ def check(
 ) -> None:
     """Validate EXPERIMENT without running it, and whether this machine can run its [sweep]."""
     chosen = load_experiment(experiment, overrides, trust_code, nproc)
-    from nanogpt_kit.nn.uninitialized import check_parts
+    from nanogpt_kit.nn.uninitialized import check_model_parts
     from nanogpt_kit.train.metric_names import check_metrics
 
     known = chosen.tokenizer.known_vocab_size() if explain else None
-    module = check_parts(chosen, known or ASSUMED_VOCABULARY)
+    module = check_model_parts(chosen, known or ASSUMED_VOCABULARY)
     check_metrics(chosen)
     space = None
     if chosen.sweep is not None:

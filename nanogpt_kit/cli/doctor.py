@@ -46,7 +46,7 @@ def doctor(as_json: bool) -> None:
         click.echo(section)
         width = max([18, *(len(fact.name) for fact in facts)])
         for fact in facts:
-            click.echo(wrapped_line(printable(f"  {fact.name:{width}}  {fact.verdict:9}  "), printable(fact.text)))
+            click.echo(wrap_line(printable(f"  {fact.name:{width}}  {fact.verdict:9}  "), printable(fact.text)))
         click.echo()
 
 
@@ -54,7 +54,7 @@ def json_of_fact(fact: Fact) -> dict[str, object]:
     return {"verdict": fact.verdict or None, "text": fact.text, **fact.values}
 
 
-def wrapped_line(start: str, text: str) -> str:
+def wrap_line(start: str, text: str) -> str:
     """On a terminal a long text is wrapped and indented; elsewhere it is one line, for grep."""
     if not sys.stdout.isatty():
         return start + text

@@ -28,7 +28,7 @@ from nanogpt_kit.interop import FORMATS
 def export(run: str, folder: Path, format_: str, step: int | None, weights: str | None, trust_code: bool) -> None:
     """Write the model of RUN into a new FOLDER. RUN is a run folder, or an experiment's name for its newest run."""
     from nanogpt_kit.generate.load import load_run
-    from nanogpt_kit.interop.exporting import export as export_model
+    from nanogpt_kit.interop.exporting import export_model as export_model
 
     loaded = load_run(run, trust_code=trust_code, weights=weights, step=step)
     export_model(loaded.experiment, loaded.model, loaded.encoder, format_, folder)

@@ -44,10 +44,10 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def replace_standard_streams() -> None:
     """Replaces sys.stdout and sys.stderr. A closed standard error never ends a command."""
-    sys.stdout, sys.stderr = reopen(sys.stdout, 1, continues=False), reopen(sys.stderr, 2, continues=True)
+    sys.stdout, sys.stderr = reopen_stream(sys.stdout, 1, continues=False), reopen_stream(sys.stderr, 2, continues=True)
 
 
-def reopen(stream: TextIO, descriptor: int, continues: bool) -> TextIO:
+def reopen_stream(stream: TextIO, descriptor: int, continues: bool) -> TextIO:
     """The same stream, writing to an OutputFile."""
     if not isinstance(stream, io.TextIOWrapper):  # None, if it was closed before Python started
         return stream

@@ -82,7 +82,7 @@ def run(
     if into and (resume is not None or seeds):
         raise KitError("--into names the folder of a single run, new or not; remove --resume and --seeds")
     chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
-    launch = Launch(experiment, overrides, resume, into, nproc or 1, trust_code)
+    launch = RunLauncher(experiment, overrides, resume, into, nproc or 1, trust_code)
     if seeds is None:
         launch.train(chosen)
     else:
@@ -94,7 +94,7 @@ class FailedProcesses(SystemExit):
 
 
 @dataclass(frozen=True)
-class Launch:
+class RunLauncher:
     """Starts runs with the options of the command."""
 
     path: str

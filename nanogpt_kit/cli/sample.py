@@ -97,7 +97,7 @@ def sample(
         converse(generator, options, seed, texts_per_prompt, raw)
         return
     else:
-        records = single_prompt(generator, prompt, prompt_file)
+        records = read_single_prompt(generator, prompt, prompt_file)
     requests = [record for record in records.values() for _ in range(texts_per_prompt)]
     prompts = [request["prompt"] for request in requests]
     rate = TokenRate()
@@ -109,7 +109,9 @@ def sample(
     click.echo(str(rate), err=True)
 
 
-def single_prompt(generator: TextGenerator, prompt: str | None, prompt_file: Path | None) -> dict[str, dict[str, Any]]:
+def read_single_prompt(
+    generator: TextGenerator, prompt: str | None, prompt_file: Path | None
+) -> dict[str, dict[str, Any]]:
     """The prompt that was given, or that of stdin or of the experiment, by its location. Raises KitError."""
     option = "--prompt"
     location = option if prompt_file is None else f"--prompt-file {prompt_file}"

@@ -110,13 +110,13 @@ class TextGenerator:
             if not options.max_new_tokens:
                 yield from (GeneratedToken(index, "", finish_reason="length") for index in batch)
                 continue
-            model = self.decoding_model(batch_size, options)
+            model = self.get_decoding_model(batch_size, options)
             ids, seeds = [prompts[index] for index in batch], [seed + index for index in batch]
-            decoder = self.decoder(ids, seeds, options, samplers, model, logprobs)
+            decoder = self.build_decoder(ids, seeds, options, samplers, model, logprobs)
             texts = {index: StreamedText(self.encoder, stops, prompts[index]) for index in batch}
             yield from self.generate_batch(decoder, texts, options.max_new_tokens)
 
-    def decoder(
+    def build_decoder(
         self,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
@@ -177,7 +177,7 @@ class TextGenerator:
             reason = "stop" if text.stopped else reason
         return shown, reason
 
-    def decoding_model(self, texts: int, options: Sample) -> DecodingModel:
+    def get_decoding_model(self, texts: int, options: Sample) -> DecodingModel:
         """The model for a batch of `texts`; made again where the weights or the hooks have changed."""
         mode: str = options.compile
         if mode == "auto":

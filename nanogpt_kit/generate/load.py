@@ -76,9 +76,9 @@ def is_foreign_model(path: Path) -> bool:
 def load_foreign_model(path: Path, device: str, overrides: Sequence[str]) -> TextGenerator:
     file = path / NANOGPT_CHECKPOINT if (path / NANOGPT_CHECKPOINT).exists() else path
     meta = file.parent / "meta.pkl"
-    foreign = importing.read_model(str(file), "", meta if file.is_file() and meta.exists() else None)
-    experiment = importing.experiment_for(foreign, overrides)
-    encoder = importing.encoder_for(foreign, experiment)
+    foreign = importing.read_source_model(str(file), "", meta if file.is_file() and meta.exists() else None)
+    experiment = importing.experiment_of_import(foreign, overrides)
+    encoder = importing.encoder_of_import(foreign, experiment)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     fit(model, importing.pad_vocabulary(foreign, experiment, encoder.vocab_size), str(file))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)

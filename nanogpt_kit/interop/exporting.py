@@ -18,7 +18,7 @@ from nanogpt_kit.runs.files import check_writable, write_json
 from nanogpt_kit.system.writing import write_atomically
 
 
-def export(experiment: Experiment, model: nn.Module, encoder: Encoder, format: str, folder: Path) -> None:
+def export_model(experiment: Experiment, model: nn.Module, encoder: Encoder, format: str, folder: Path) -> None:
     """Writes a folder in one of FORMATS; the folder is complete or absent.
 
     Raises KitError if the folder is not empty, or if the format cannot express the model.

@@ -18,16 +18,16 @@ from torch import Tensor
 from nanogpt_kit.checkpoint.damaged import read_tensors
 from nanogpt_kit.core.errors import KitError, no_panic
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.interop.gpt2_config import ACTIVATIONS, DROPOUTS, REQUIRED, read_config
+from nanogpt_kit.interop.gpt2_config import ACTIVATIONS, DROPOUTS, REQUIRED, read_gpt2_config
 from nanogpt_kit.interop.weights import (
     HEAD,
     ImportedModel,
     check_expressible,
     drop_mask_buffers,
+    equal_tensors,
     format_value,
     rename_weights,
     resolve_weight_tying,
-    same_tensor,
     weights_to_export,
 )
 from nanogpt_kit.runs.files import read_json, write_json
@@ -69,7 +69,7 @@ def download_gpt2(name: str) -> Path:
 
 def read_gpt2(folder: Path, name: str) -> ImportedModel:
     """Reads a folder written by transformers' `save_pretrained`. Raises KitError if it is not a GPT-2."""
-    config = read_config(folder / "config.json")
+    config = read_gpt2_config(folder / "config.json")
     files = find_weight_files(folder)
     weights = drop_mask_buffers(rename_weights(read_weight_files(files), folder), folder)
     for key, value in weights.items():
@@ -122,7 +122,7 @@ def read_weight_files(files: Sequence[Path]) -> dict[str, Tensor]:
             raise
         except Exception as error:  # a hostile file may raise anything
             raise KitError(f"{file} is not a complete safetensors file: {error}") from None
-        differ = [name for name in found.keys() & weights.keys() if not same_tensor(found[name], weights[name])]
+        differ = [name for name in found.keys() & weights.keys() if not equal_tensors(found[name], weights[name])]
         if differ:
             raise KitError(f"{file} contains {min(differ)}, which differs from the one in another file of the model")
         weights |= found
@@ -140,7 +140,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     if WEIGHTS in candidates:
         files = [WEIGHTS]
     elif (folder / INDEX).exists():
-        files = read_index(folder / INDEX)
+        files = read_weight_index(folder / INDEX)
     elif len(candidates) > 1:
         are_parts = all("-of-" in name for name in candidates)
         remedy = f"copy their {INDEX}, too" if are_parts else f"rename the right one to {WEIGHTS}"
@@ -161,7 +161,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def read_index(index: Path) -> list[str]:
+def read_weight_index(index: Path) -> list[str]:
     """The names of a model's files. Raises KitError if one is outside the folder."""
     try:
         parts = set(map(str, read_json(index)["weight_map"].values()))

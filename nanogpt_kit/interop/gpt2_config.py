@@ -86,7 +86,7 @@ IGNORED_BY_REASON = {  # keys that do not change the logits
 IGNORED = {key for keys in IGNORED_BY_REASON.values() for key in keys}
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_gpt2_config(path: Path) -> dict[str, Any]:
     """All keys of a config.json, with defaults of omitted ones. Raises KitError with each key that is not GPT-2's."""
     try:
         config = read_json(path)

@@ -44,10 +44,10 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     `name` names the run's experiment, `overrides` are its options, `meta` has the characters of a nanoGPT model. Raises
     KitError if the source cannot be read or is not a GPT-2; then no run is left behind.
     """
-    imported = read_model(source, name, meta)
-    experiment = experiment_for(imported, overrides)
+    imported = read_source_model(source, name, meta)
+    experiment = experiment_of_import(imported, overrides)
     check_writable(runs.runs_root() / experiment.name)
-    encoder = encoder_for(imported, experiment)
+    encoder = encoder_of_import(imported, experiment)
     weights = pad_vocabulary(imported, experiment, encoder.vocab_size)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     fit(model, weights, str(imported.path))
@@ -67,17 +67,17 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     return folder
 
 
-def read_model(source: str, name: str, meta: Path | None) -> ImportedModel:
+def read_source_model(source: str, name: str, meta: Path | None) -> ImportedModel:
     """Reads a file, a folder or a published GPT-2. Raises KitError if `source` is none of them."""
     path = Path(source)
     if path.is_file():
-        return nanogpt.read_nanogpt(path, name or default_name(path.resolve().parent), meta)
+        return nanogpt.read_nanogpt(path, name or default_experiment_name(path.resolve().parent), meta)
     if meta is not None:
         raise KitError(f"--meta {meta} belongs to a ckpt.pt of nanoGPT, which {source} is not")
     if (path / "checkpoints").is_dir():
         raise KitError(f"{source} is a run already; model.init_from={source} starts from it")
     if (path / "config.json").exists():
-        return gpt2.read_gpt2(path, name or default_name(path.resolve()))
+        return gpt2.read_gpt2(path, name or default_experiment_name(path.resolve()))
     if source in gpt2.PUBLISHED:
         return gpt2.read_gpt2(gpt2.download_gpt2(source), name or source)
     if path.is_dir():
@@ -86,12 +86,12 @@ def read_model(source: str, name: str, meta: Path | None) -> ImportedModel:
     raise KitError(f"{source!r} is neither a file or folder nor a published GPT-2{guess}")
 
 
-def default_name(path: Path) -> str:
+def default_experiment_name(path: Path) -> str:
     """A name for the experiment, from that of the folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name).strip("-._") or "imported"
 
 
-def experiment_for(imported: ImportedModel, overrides: Sequence[str]) -> Experiment:
+def experiment_of_import(imported: ImportedModel, overrides: Sequence[str]) -> Experiment:
     """An experiment with the model's options and the required ones; with 0 steps, so that it only evaluates."""
     layers = Layers()
     values: dict[str, Any] = {
@@ -108,7 +108,7 @@ def experiment_for(imported: ImportedModel, overrides: Sequence[str]) -> Experim
     return Experiment.of(layers, Path.cwd())
 
 
-def encoder_for(imported: ImportedModel, experiment: Experiment) -> Encoder:
+def encoder_of_import(imported: ImportedModel, experiment: Experiment) -> Encoder:
     """The experiment's tokenizer. Raises KitError if its vocabulary is not the model's."""
     use, location = experiment.resolved()["tokenizer"]["use"], experiment.location(("tokenizer", "use"))
 

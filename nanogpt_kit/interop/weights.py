@@ -73,15 +73,15 @@ def rename_weights(weights: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
             raise KitError(f"{path} is not a GPT-2: its tensors have no names")
         if not is_plain_tensor(value):
             raise KitError(f"{path}: {format_value(name)} is not a plain tensor")
-        new_name = our_name(name)
-        if new_name in renamed and not same_tensor(renamed[new_name], value):
+        new_name = imported_name(name)
+        if new_name in renamed and not equal_tensors(renamed[new_name], value):
             raise KitError(f"{path}: {original_names[new_name]} and {name} differ, but both are {new_name} here")
         renamed.setdefault(new_name, value)
         original_names.setdefault(new_name, name)
     return renamed
 
 
-def our_name(name: str) -> str:
+def imported_name(name: str) -> str:
     """transformer.wpe.weight -> position.wpe.weight, without the parts that torch's wrappers add."""
     parts = [part for part in name.split(".") if part not in WRAPPERS]
     while parts and parts[0] in OUTER_MODULES:
@@ -101,7 +101,7 @@ def is_plain_tensor(value: Any) -> bool:
     )
 
 
-def same_tensor(first: Tensor, second: Tensor) -> bool:
+def equal_tensors(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and bool((first == second).all())
 
 
@@ -120,7 +120,9 @@ def drop_mask_buffers(weights: Mapping[str, Tensor], path: Path) -> dict[str, Te
 def is_causal_mask(mask: Tensor) -> bool:
     """Whether it is (1, 1, T, T), ones at and below the diagonal and zeros above."""
     size = mask.size(-1) if mask.ndim == 4 else 0
-    return mask.shape == (1, 1, size, size) and same_tensor(mask[0, 0], torch.ones(size, size, dtype=torch.bool).tril())
+    return mask.shape == (1, 1, size, size) and equal_tensors(
+        mask[0, 0], torch.ones(size, size, dtype=torch.bool).tril()
+    )
 
 
 def is_minus_infinity(value: Tensor) -> bool:
@@ -135,7 +137,7 @@ def resolve_weight_tying(weights: dict[str, Tensor], path: Path, claim: str) -> 
     """
     if EMBEDDING not in weights and HEAD in weights:
         weights[EMBEDDING] = weights[HEAD]
-    if HEAD not in weights or same_tensor(weights[HEAD], weights[EMBEDDING]):
+    if HEAD not in weights or equal_tensors(weights[HEAD], weights[EMBEDDING]):
         weights.pop(HEAD, None)
         return True
     logger.warning(
@@ -200,7 +202,7 @@ def weights_to_export(weights: Mapping[str, Tensor], vocab_size: int, tied: bool
 
     Raises KitError if the format has one matrix for embedding and head (`tied`), but the model has two.
     """
-    if tied and not same_tensor(weights[HEAD], weights[EMBEDDING]):
+    if tied and not equal_tensors(weights[HEAD], weights[EMBEDDING]):
         raise KitError("the model's lm_head.weight differs from its wte.weight, so they cannot be exported as tied")
     return {
         exported_name(name): (value[:vocab_size] if name in VOCABULARY_MATRICES else value).contiguous()

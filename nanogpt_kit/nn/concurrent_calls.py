@@ -43,21 +43,21 @@ def hazard_of_calls(holder: object, calls: Sequence[Call]) -> str | None:
     torch.set_num_threads(1)  # sums are the same in any thread then
     try:
         with preserved_random_state():
-            before, randomness = state_of(holder), random_state()
+            before, randomness = collect_state(holder), random_state()
             expected = []
             for call in calls:
                 with CallMonitor() as monitor:
                     expected.append(call())
                 if monitor.hazard or random_state() != randomness:
                     return monitor.hazard or "it draws random numbers"
-                if changed := changed_path(before, state_of(holder)):
+                if changed := changed_path(before, collect_state(holder)):
                     return f"its forward pass changes {changed}"
             alternation = Alternation()
             with ThreadPoolExecutor(2, "probe") as pool:
                 found = list(pool.map(alternation.run, range(2), calls))
             if alternation.is_stuck:
                 return "its threads wait for each other"
-            same = all(map(same_results, found, expected)) and not changed_path(before, state_of(holder))
+            same = all(map(same_results, found, expected)) and not changed_path(before, collect_state(holder))
             return None if same else "its results differ when two threads call it at once"
     finally:
         torch.set_num_threads(threads)
@@ -125,7 +125,7 @@ class AlternateCalls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def state_of(holder: object) -> dict[str, tuple[object, object]]:
+def collect_state(holder: object) -> dict[str, tuple[object, object]]:
     """All that an object holds, by path: the object itself (kept alive, so that its id is not reused) and its value."""
     state: dict[str, tuple[object, object]] = {}
     seen: set[int] = set()

@@ -21,7 +21,7 @@ CHUNK_LOGITS = 2**25  # logits of one chunk: 128 MiB in fp32, some hundred token
 IGNORED = -1  # the target of a token that is left out of the loss
 
 
-def softcapped(logits: Tensor, cap: float | None) -> Tensor:
+def apply_softcap(logits: Tensor, cap: float | None) -> Tensor:
     """Squashes logits into (-cap, cap); None leaves them."""
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -43,7 +43,7 @@ def linear_cross_entropy(
             x, weight = x.detach(), weight.detach()  # so that ChunkedLoss computes no gradients
         loss: Tensor = ChunkedLoss.apply(x, weight, targets, vocab_size, softcap)  # type: ignore[no-untyped-call]
         return loss
-    logits = softcapped(F.linear(x, weight)[:, :vocab_size].float(), softcap)  # (N, V)
+    logits = apply_softcap(F.linear(x, weight)[:, :vocab_size].float(), softcap)  # (N, V)
     return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
 
 
@@ -60,7 +60,7 @@ class ChunkedLoss(torch.autograd.Function):
         for start in range(0, x.size(0), size):
             part = slice(start, start + size)
             features, chunk_targets = x[part].to(dtype), targets[part]  # (n, C), (n,)
-            logits = softcapped((features @ short.T).float(), softcap)  # (n, rows)
+            logits = apply_softcap((features @ short.T).float(), softcap)  # (n, rows)
             logits[:, vocab_size:] = -torch.inf
             counted = (chunk_targets != IGNORED)[:, None]  # (n, 1)
             index = chunk_targets.masked_fill(chunk_targets == IGNORED, 0)[:, None]  # (n, 1)

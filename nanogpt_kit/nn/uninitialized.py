@@ -71,7 +71,7 @@ def machine_memory_bytes() -> int | None:
     return total
 
 
-def check_parts(experiment: Experiment, vocab_size: int = 1) -> nn.Module | None:
+def check_model_parts(experiment: Experiment, vocab_size: int = 1) -> nn.Module | None:
     """Builds the model on the meta device, before any data is touched.
 
     Raises KitError where its parts do not fit together, and where it is larger than any machine.
@@ -81,7 +81,7 @@ def check_parts(experiment: Experiment, vocab_size: int = 1) -> nn.Module | None
         if module is not None:
             check_model_size(experiment.model, tensor_bytes(module), MAX_MODEL_BYTES, "bytes")
     except KitError as error:
-        raise KitError(*(located_at_model(one, experiment) for one in error.faults)) from None
+        raise KitError(*(add_model_location(one, experiment) for one in error.faults)) from None
     takes = {"segments"} if module is None else inspect.signature(module.forward).parameters
     if experiment.model.document_mask and "segments" not in takes:
         use, place = experiment.entry_of(experiment.model).name, experiment.location(("model", "document_mask"))
@@ -90,7 +90,7 @@ def check_parts(experiment: Experiment, vocab_size: int = 1) -> nn.Module | None
     return module
 
 
-def located_at_model(fault: Fault, experiment: Experiment) -> Fault:
+def add_model_location(fault: Fault, experiment: Experiment) -> Fault:
     """The fault at the location of its option, or else of `model.use`."""
     key = tuple((fault.key or "model.use").split("."))
     return Fault(fault.message, fault.key or "model", fault.location or experiment.location(key))

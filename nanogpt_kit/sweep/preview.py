@@ -35,7 +35,7 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Speed:
+class RunSpeed:
     """The measured or recorded speed of one run."""
 
     tokens_per_second: float
@@ -105,7 +105,7 @@ def expected_tokens(rungs: list[Rung], count: int, tokens: int) -> float:
     return total + left * (tokens - before)
 
 
-def describe_duration(base: Experiment, options: Sweep, speed: Speed, tokens: float, runs: float, nproc: int) -> str:
+def describe_duration(base: Experiment, options: Sweep, speed: RunSpeed, tokens: float, runs: float, nproc: int) -> str:
     """The time to start `runs` runs and to train them on `tokens` tokens in all, as text."""
     workers, rate, source = options.workers, speed.tokens_per_second, speed.source
     device = choose_device(base.train.device)
@@ -126,16 +126,16 @@ def describe_duration(base: Experiment, options: Sweep, speed: Speed, tokens: fl
     )
 
 
-def estimate_speed(base: Experiment, load_again: Callable[[], Experiment]) -> Speed:
+def estimate_speed(base: Experiment, load_again: Callable[[], Experiment]) -> RunSpeed:
     """The speed of the newest trial or run of this experiment, otherwise measured now."""
     folder = sweep_folder(base.name)
     for run in (*reversed(runs_of_experiment(folder)), *reversed(runs_of_experiment(folder.parent))):
         rates = [record["perf/tokens_per_second"] for record in metrics.read(run.metrics) if "train/loss" in record]
         if rates:
             threads = tomli.loads(run.experiment.read_text(encoding="utf-8")).get("train", {}).get("threads")
-            return Speed(sorted(rates)[len(rates) // 2], f"the median of {run}", threads)
+            return RunSpeed(sorted(rates)[len(rates) // 2], f"the median of {run}", threads)
     try:
         timing = rounds.time_alternating([load_again], rounds=1, seconds=TIMED_SECONDS)[0]
     except RunFailed as error:
         raise RunFailed(f"the experiment as written cannot be timed: {error}") from error
-    return Speed(timing.tokens_per_second, f"measured for {TIMED_SECONDS:g} seconds", base.train.threads)
+    return RunSpeed(timing.tokens_per_second, f"measured for {TIMED_SECONDS:g} seconds", base.train.threads)

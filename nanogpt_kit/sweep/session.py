@@ -52,7 +52,7 @@ def run_sweep(base: Experiment, nproc: int = 1) -> SweepSummary:
         except Exception as error:
             if not is_storage_error(error):
                 raise
-            failure = storage_failure(error, space.options.storage)
+            failure = storage_failure_text(error, space.options.storage)
             raise RunFailed(f"{failure}; the same command continues when it works again") from None
 
 
@@ -85,7 +85,7 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
 def run_study(
     study: Study, slots: Sequence[MachineSlot], stop: StopSignals, watchers: Sequence[TrialWatcher] = ()
 ) -> None:
-    best = summarize(study).best() if study.plan.ranks_trials else None
+    best = summarize_sweep(study).best() if study.plan.ranks_trials else None
     with ProgressDisplay(study, best) as display:
         Controller(study, slots, stop, [HParamsWriter(), display, *watchers]).run()
 
@@ -98,7 +98,7 @@ class BestWriter(TrialWatcher):
 
     def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
         if outcome.value is not None:
-            write_best_experiment(self.study, summarize(self.study))
+            write_best_experiment(self.study, summarize_sweep(self.study))
 
 
 # Checks
@@ -145,13 +145,13 @@ def check_machine(base: Experiment, options: Sweep, nproc: int) -> None:
 # Results
 
 
-def summarize(study: Study) -> SweepSummary:
+def summarize_sweep(study: Study) -> SweepSummary:
     return read_summary(study.space.base.name, study.space.options, study.storage)
 
 
 def write_results(search: Study) -> SweepSummary:
     """Writes best.toml and report.html from the results so far."""
-    summary = summarize(search)
+    summary = summarize_sweep(search)
     write_best_experiment(search, summary)
     if any(trial.state in ("complete", "pruned", "failed") for trial in summary.trials):
         write_report(summary, search.optuna_study, search.folder / "report.html")
@@ -169,8 +169,8 @@ def read_sweep(base: Experiment) -> tuple[SweepSummary, optuna.Study, Path]:
     except Exception as error:
         if not is_storage_error(error):
             raise
-        raise RunFailed(storage_failure(error, options.storage)) from None
+        raise RunFailed(storage_failure_text(error, options.storage)) from None
 
 
-def storage_failure(error: Exception, storage: str) -> str:
+def storage_failure_text(error: Exception, storage: str) -> str:
     return f"sweep.storage: {hide_password(storage)} has failed: {driver_message(error, storage)}"

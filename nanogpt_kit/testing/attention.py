@@ -23,7 +23,7 @@ from nanogpt_kit.testing.conformance import (
     PartConformance,
     by_dtype,
     standard_normal,
-    trainable,
+    trainable_parameters,
     value_and_gradients,
 )
 
@@ -145,7 +145,7 @@ class AttentionConformance(PartConformance):
 
     def concurrent_calls(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
         """Calls with the causal square, for which kernels have a fast path."""
-        view, weights = self.view("the causal square"), trainable(module)
+        view, weights = self.view("the causal square"), trainable_parameters(module)
         batches = [self.leaves(*self.inputs(view, seed=seed)) for seed in (3, 30)]
         return [
             partial(value_and_gradients, lambda q, k, v: module(q, k, v, view), batch, weights) for batch in batches
@@ -161,7 +161,7 @@ class AttentionConformance(PartConformance):
         torch.testing.assert_close(out, self.expected(q, k, v, view), rtol=0, atol=2e-6)
 
     def assert_plain_gradients(self, view: View, groups: int = 2) -> None:
-        self.needs_gradients()
+        self.skip_without_gradients()
         module, leaves = self.build(n_kv_head=self.context.n_head // groups), self.leaves(*self.inputs(view, groups))
         found = value_and_gradients(lambda q, k, v: module(q, k, v, view), leaves)
         expected = value_and_gradients(lambda q, k, v: self.expected(q, k, v, view), leaves)

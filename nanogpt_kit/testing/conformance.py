@@ -38,7 +38,7 @@ def perturb_weights(module: nn.Module, scale: float, seed: int) -> None:
         parameter.add_(standard_normal(*parameter.shape, seed=1000 * seed + index).to(parameter), alpha=scale)
 
 
-def trainable(module: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
@@ -70,8 +70,8 @@ class Conformance(ComponentConformance):
         """The outputs for fixed inputs, without gradients."""
         raise NotImplementedError
 
-    def compiled(self, function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-        """The function compiled as one graph. Raises an error where that is impossible."""
+    def compile_or_skip(self, function: Callable[..., Any], backend: str) -> Callable[..., Any]:
+        """Compiles a function as one graph, which must be possible; skips the test if `compiles` is False."""
         if not self.compiles or (backend == "inductor" and not self.inductor):
             pytest.skip(f"{type(self).__name__}: compiles or inductor is False")
         torch._dynamo.reset()
@@ -151,21 +151,21 @@ class PartConformance(Conformance):
 
     def concurrent_calls(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
         batches = [self.leaves(*(scale * x for x in self.inputs())) for scale in (1.0, 0.5)]
-        weights = trainable(module)
+        weights = trainable_parameters(module)
         return [partial(value_and_gradients, partial(self.apply, module), batch, weights) for batch in batches]
 
     def leaves(self, *inputs: Tensor) -> list[Tensor]:
         return [x.detach().clone().requires_grad_(self.differentiable) for x in inputs]
 
-    def needs_gradients(self) -> None:
+    def skip_without_gradients(self) -> None:
         if not self.differentiable:
             pytest.skip(f"{type(self.component).__name__} has no backward pass on {self.device}")
 
     def test_gradients_pass_gradcheck(self) -> None:
         """The gradients of the inputs and of the weights."""
-        self.needs_gradients()
+        self.skip_without_gradients()
         module, step = self.build().double(), self.gradcheck_step
-        leaves, weights = self.leaves(*(x.double() for x in self.inputs())), trainable(module)
+        leaves, weights = self.leaves(*(x.double() for x in self.inputs())), trainable_parameters(module)
         fast = self.fast_gradcheck
         torch.autograd.gradcheck(partial(self.apply, module), leaves, eps=step, atol=max(1e-5, step), fast_mode=fast)
         if weights:  # gradcheck changes them in place
@@ -176,16 +176,16 @@ class PartConformance(Conformance):
     def test_extreme_features_stay_finite(self, scale: float, dtype: torch.dtype) -> None:
         module = self.build().to(dtype)
         inputs = self.leaves(*(scale * x.to(dtype) for x in self.inputs()))
-        for found in value_and_gradients(partial(self.apply, module), inputs, trainable(module)):
+        for found in value_and_gradients(partial(self.apply, module), inputs, trainable_parameters(module)):
             assert found.isfinite().all(), f"{(~found.isfinite()).sum()} of {found.numel()} values are not finite"
 
     @by_backend
     @ignore_torch_warnings
     def test_compiled_it_computes_the_same(self, backend: str) -> None:
         module = self.build()
-        function, weights = partial(self.apply, module), trainable(module)
+        function, weights = partial(self.apply, module), trainable_parameters(module)
         eager = value_and_gradients(function, self.leaves(*self.inputs()), weights)
-        other = value_and_gradients(self.compiled(function, backend), self.leaves(*self.inputs()), weights)
+        other = value_and_gradients(self.compile_or_skip(function, backend), self.leaves(*self.inputs()), weights)
         for expected, found in zip(eager, other, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

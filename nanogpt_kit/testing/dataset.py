@@ -26,7 +26,7 @@ class DatasetConformance(ComponentConformance):
     component: ClassVar[Dataset]
 
     def texts(self, split: str) -> list[str]:
-        return [whole_text(document) for document in self.component.documents(split)]
+        return [join_document(document) for document in self.component.documents(split)]
 
     def tokens(self, split: str) -> list[np.ndarray]:
         pieces = self.component.tokens(split)
@@ -36,11 +36,11 @@ class DatasetConformance(ComponentConformance):
     def has_tokens(self) -> bool:
         return self.component.tokens("train") is not None
 
-    def needs_text(self) -> None:
+    def skip_unless_text(self) -> None:
         if self.has_tokens():
             pytest.skip(f"{type(self.component).__name__} holds tokens")
 
-    def needs_tokens(self) -> None:
+    def skip_unless_tokens(self) -> None:
         if not self.has_tokens():
             pytest.skip(f"{type(self.component).__name__} holds text")
 
@@ -77,7 +77,7 @@ class DatasetConformance(ComponentConformance):
     # --- text ---
 
     def test_documents_are_strings_or_can_be_iterated_again(self) -> None:
-        self.needs_text()
+        self.skip_unless_text()
         for split in self.component.splits:
             for document in self.component.documents(split):
                 if not isinstance(document, str):
@@ -88,7 +88,7 @@ class DatasetConformance(ComponentConformance):
                     assert once == again, f"a document of {split} cannot be iterated again"
 
     def test_all_text_is_unicode(self) -> None:
-        self.needs_text()
+        self.skip_unless_text()
         for split in self.component.splits:
             for index, text in enumerate(self.texts(split)):
                 halves = [character for character in text if "\ud800" <= character <= "\udfff"]
@@ -98,7 +98,7 @@ class DatasetConformance(ComponentConformance):
 
     def test_text_is_decoded_correctly(self) -> None:
         """UTF-16 read as UTF-8 has a NUL after each ASCII character."""
-        self.needs_text()
+        self.skip_unless_text()
         for split in self.component.splits:
             for index, text in enumerate(self.texts(split)):
                 fraction = text.count("\0") / max(1, len(text))
@@ -107,17 +107,17 @@ class DatasetConformance(ComponentConformance):
                 )
 
     def test_documents_with_split_are_those_of_the_splits(self) -> None:
-        self.needs_text()
+        self.skip_unless_text()
         found: dict[str, list[str]] = defaultdict(list)
         for split, document in self.component.documents_with_split():
-            found[split].append(whole_text(document))
+            found[split].append(join_document(document))
         assert found.keys() <= set(self.component.splits)
         for split in self.component.splits:
             texts, assigned = ([text for text in some if text] for some in (self.texts(split), found[split]))
             assert assigned == texts, f"documents_with_split() and documents() disagree about {split}"
 
     def test_no_text_is_in_two_splits(self) -> None:
-        self.needs_text()
+        self.skip_unless_text()
         if self.component.has_own_splits:
             pytest.skip("it has its own splits")
         home: dict[str, str] = {}
@@ -128,7 +128,7 @@ class DatasetConformance(ComponentConformance):
     # --- tokens ---
 
     def test_tokens_are_flat_integer_arrays(self) -> None:
-        self.needs_tokens()
+        self.skip_unless_tokens()
         for split in self.component.splits:
             for piece in self.tokens(split):
                 assert piece.ndim == 1
@@ -136,13 +136,13 @@ class DatasetConformance(ComponentConformance):
                 assert not len(piece) or piece.min() >= 0, f"{split} holds the token {piece.min()}"
 
     def test_the_token_count_is_right_or_unknown(self) -> None:
-        self.needs_tokens()
+        self.skip_unless_tokens()
         count = self.component.token_count()
         there = sum(len(piece) for split in self.component.splits for piece in self.tokens(split))
         assert count is None or count == there, f"token_count() is {count}, but there are {there}"
 
     def test_a_token_has_a_location(self) -> None:
-        self.needs_tokens()
+        self.skip_unless_tokens()
         for split in self.component.splits:
             last = sum(len(piece) for piece in self.tokens(split)) - 1
             first, other = (self.component.token_place(split, index) for index in (0, last))
@@ -151,10 +151,10 @@ class DatasetConformance(ComponentConformance):
             assert last == 0 or first != other, f"the first and the last token of {split} are both at {first}"
 
     def test_a_vocabulary_survives_json(self) -> None:
-        self.needs_tokens()
+        self.skip_unless_tokens()
         vocabulary = self.component.vocabulary()
         assert vocabulary is None or json.loads(json.dumps(dict(vocabulary))) == dict(vocabulary)
 
 
-def whole_text(document: Document) -> str:
+def join_document(document: Document) -> str:
     return document if isinstance(document, str) else "".join(document)

@@ -26,7 +26,7 @@ from nanogpt_kit.testing.conformance import (
     ignore_torch_warnings,
     perturb_weights,
     standard_normal,
-    trainable,
+    trainable_parameters,
 )
 
 CHUNKS = {"at once": [11], "token by token": [1] * 11, "in uneven chunks": [3, 1, 5, 2]}
@@ -87,7 +87,7 @@ class ModelConformance(Conformance):
         return module(self.tokens())  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def cached(self, module: nn.Module, ids: Tensor, lengths: list[int]) -> Tensor:
+    def cached_logits(self, module: nn.Module, ids: Tensor, lengths: list[int]) -> Tensor:
         """The logits of ids fed in chunks of these lengths."""
         cache = KVCache(ids.size(1) + 3)
         logits = torch.cat([module(chunk, cache=cache) for chunk in ids.split(lengths, dim=1)], dim=1)
@@ -102,14 +102,14 @@ class ModelConformance(Conformance):
         assert logits.isfinite().all()
 
     def test_a_later_token_never_changes_an_earlier_logit(self) -> None:
-        self.probe(lambda module, ids: module(ids))
+        self.assert_causal(lambda module, ids: module(ids))
 
     @by_chunks
     def test_a_later_token_never_changes_an_earlier_logit_through_a_cache(self, lengths: list[int]) -> None:
-        self.probe(lambda module, ids: self.cached(module, ids, lengths))
+        self.assert_causal(lambda module, ids: self.cached_logits(module, ids, lengths))
 
     @torch.no_grad()
-    def probe(self, logits: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def assert_causal(self, logits: Callable[[nn.Module, Tensor], Tensor]) -> None:
         """One text in T rows, where row t has another token at t; in place, since batch sizes differ in rounding."""
         module, ids = self.build(), self.tokens()[:1].repeat(T, 1)  # (T, T)
         before = logits(module, ids)
@@ -123,13 +123,13 @@ class ModelConformance(Conformance):
     @by_chunks
     def test_cached_logits_are_those_of_one_pass(self, lengths: list[int]) -> None:
         module = self.build()
-        logits = self.cached(module, self.tokens(), lengths)
+        logits = self.cached_logits(module, self.tokens(), lengths)
         torch.testing.assert_close(logits, self.outputs(module), rtol=0, atol=1e-5)
 
     def test_cached_logits_stay_near_in_bfloat16(self) -> None:
         module = self.build()
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            once, fed = self.outputs(module), self.cached(module, self.tokens(), CHUNKS["in uneven chunks"])
+            once, fed = self.outputs(module), self.cached_logits(module, self.tokens(), CHUNKS["in uneven chunks"])
         torch.testing.assert_close(fed.float(), once.float(), rtol=0, atol=float(0.05 * once.abs().max()))
 
     @torch.no_grad()
@@ -157,7 +157,7 @@ class ModelConformance(Conformance):
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
     def gradients(self, module: nn.Module, loss: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss, trainable(module), materialize_grads=True)
+        return torch.autograd.grad(loss, trainable_parameters(module), materialize_grads=True)
 
     def test_without_targets_the_loss_is_zero(self) -> None:
         module, ids = self.build(), self.tokens()
@@ -188,7 +188,7 @@ class ModelConformance(Conformance):
         module = self.build()
         module(self.tokens(), self.targets()).backward()
         roles = [id(parameter) for parameters in parameters_by_role(module).values() for parameter in parameters]
-        assert sorted(roles) == sorted(id(parameter) for parameter in trainable(module))
+        assert sorted(roles) == sorted(id(parameter) for parameter in trainable_parameters(module))
         for name, parameter in module.named_parameters():
             has_gradient = parameter.grad is not None and parameter.grad.any()
             remedy = "use it in forward, or set requires_grad = False"
@@ -206,7 +206,7 @@ class ModelConformance(Conformance):
     def test_gradients_are_finite_differences(self) -> None:
         """Gradients of the logits in float64, along one random direction."""
         module, ids, step = self.build().double(), self.tokens(), 1e-4
-        weights = trainable(module)
+        weights = trainable_parameters(module)
         mixture = standard_normal(B, T, self.vocab_size, seed=5).to(self.device)
         direction = [standard_normal(*weight.shape, seed=6 + index).to(weight) for index, weight in enumerate(weights)]
 
@@ -231,7 +231,7 @@ class ModelConformance(Conformance):
             return module(ids), module(ids, targets)
 
         logits, loss = function(ids, targets)
-        found_logits, found_loss = self.compiled(function, backend)(ids, targets)
+        found_logits, found_loss = self.compile_or_skip(function, backend)(ids, targets)
         torch.testing.assert_close(found_logits, logits, rtol=0, atol=1e-5)
         torch.testing.assert_close(found_loss, loss, rtol=1e-5, atol=1e-5)
         for found, expected in zip(self.gradients(module, found_loss), self.gradients(module, loss), strict=True):

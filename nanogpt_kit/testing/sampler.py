@@ -29,13 +29,13 @@ def forbidden_tokens() -> Tensor:
     return logits.scatter(-1, logits.argmax(-1, keepdim=True), NEVER)
 
 
-def one_token_left() -> Tensor:
+def logits_with_one_token() -> Tensor:
     """A different one in each row, in the first two one that has occurred."""
     left, unlikely = torch.tensor([[0], [V - 1], [4]]), torch.tensor([[-9.0], [-MAX_FLOAT32], [0.0]])
     return torch.full((B, V), NEVER).scatter(-1, left, unlikely)
 
 
-def ends_of_float32() -> Tensor:
+def extreme_logits() -> Tensor:
     logits = typical_logits().sign() * MAX_FLOAT32
     logits[:, 5], logits[:, 6] = 0.0, NEVER
     return logits
@@ -44,11 +44,11 @@ def ends_of_float32() -> Tensor:
 SCENES: dict[str, Callable[[], Tensor]] = {
     "plain": typical_logits,
     "forbidden tokens": forbidden_tokens,
-    "one token left": one_token_left,
+    "one token left": logits_with_one_token,
     "all alike": lambda: torch.full((B, V), -2.0),
     "probabilities that underflow": lambda: typical_logits().argsort(-1) * -1000.0,
     "huge": lambda: typical_logits() * 1e30,
-    "the ends of float32": ends_of_float32,
+    "the ends of float32": extreme_logits,
     "tiny": lambda: typical_logits() * 1e-40,
 }
 by_scene = pytest.mark.parametrize("scene", SCENES)

@@ -69,7 +69,7 @@ class TokenizerConformance(ComponentConformance):
         parts = st.sampled_from((*SPECIAL, *self.added)), st.sampled_from(STRANGE), st.sampled_from(words), unicode
         return st.lists(st.one_of(parts)).map("".join)
 
-    def for_all(self, check: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
+    def check_examples(self, check: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
         """Runs a check on examples that are the same every time."""
         same = settings(
             max_examples=self.examples,
@@ -90,13 +90,13 @@ class TokenizerConformance(ComponentConformance):
         size = self.encoder.vocab_size
         return st.one_of(self.text().map(self.ids), st.lists(st.integers(0, size - 1)), st.just(list(range(size))))
 
-    def spaced(self) -> list[list[int]]:
+    def ids_with_spaces(self) -> list[list[int]]:
         """Ids of texts with blanks before, between and after words and added tokens."""
         words = [*self.texts[0].split()[:2], *self.added]
         texts = [blank + blank.join(words) + blank for blank in BLANKS] if self.any_text else []
         return list(map(self.ids, [*texts, *self.texts]))
 
-    def streamed(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
+    def decode_stream(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
         stream = self.encoder.stream(before)
         return "".join(map(stream.add, ids)) + stream.rest()
 
@@ -109,7 +109,7 @@ class TokenizerConformance(ComponentConformance):
             assert self.encoder.decode_bytes(ids) == text.encode("utf-8")
             assert self.encoder.decode(ids) == text
 
-        self.for_all(check, self.text())
+        self.check_examples(check, self.text())
 
     def test_ids_are_integers_in_the_vocabulary(self) -> None:
         def check(text: str) -> None:
@@ -118,13 +118,13 @@ class TokenizerConformance(ComponentConformance):
             assert (ids.ndim, ids.dtype.kind in "iu") == (1, True)
             assert all(0 <= token < self.encoder.vocab_size for token in ids.tolist())
 
-        self.for_all(check, self.text())
+        self.check_examples(check, self.text())
 
     def test_texts_of_a_batch_are_independent(self) -> None:
         def check(texts: list[str]) -> None:
             assert [ids.tolist() for ids in self.encoder.encode_batch(texts)] == [self.ids(text) for text in texts]
 
-        self.for_all(check, st.lists(self.text(), max_size=5))
+        self.check_examples(check, st.lists(self.text(), max_size=5))
 
     def test_an_empty_text_has_no_tokens(self) -> None:
         assert self.ids("") == []
@@ -147,11 +147,11 @@ class TokenizerConformance(ComponentConformance):
 
         def check(ids: list[int]) -> None:
             text = self.encoder.decode(ids)
-            assert self.streamed(ids) == text
+            assert self.decode_stream(ids) == text
             if "\ufffd" not in text:  # else there are bytes that text cannot show
                 assert self.encoder.decode_bytes(ids) == text.encode("utf-8")
 
-        self.for_all(check, self.any_ids())
+        self.check_examples(check, self.any_ids())
 
     def test_a_text_follows_its_prompt(self) -> None:
         """Streamed after its prompt, a text continues as when decoded as a whole."""
@@ -159,12 +159,12 @@ class TokenizerConformance(ComponentConformance):
         def check(ids: list[int], at: int) -> None:
             prompt, text = self.encoder.decode(ids[:at]), self.encoder.decode(ids)
             if text.startswith(prompt) and "\ufffd" not in prompt:  # else it ends within a character
-                assert prompt + self.streamed(ids[at:], before=ids[:at]) == text
+                assert prompt + self.decode_stream(ids[at:], before=ids[:at]) == text
 
-        for ids in self.spaced():
+        for ids in self.ids_with_spaces():
             for at in range(min(len(ids), 20)):
                 check(ids, at)
-        self.for_all(check, self.any_ids(), st.integers(0, 20))
+        self.check_examples(check, self.any_ids(), st.integers(0, 20))
 
     def test_decoding_is_that_of_its_library(self) -> None:
         if self.library([]) is None:
@@ -173,9 +173,9 @@ class TokenizerConformance(ComponentConformance):
         def check(ids: list[int]) -> None:
             assert self.encoder.decode(ids) == self.library([token for token in ids if token != self.encoder.eot_id])
 
-        for ids in self.spaced():
+        for ids in self.ids_with_spaces():
             check(ids)
-        self.for_all(check, self.any_ids())
+        self.check_examples(check, self.any_ids())
 
     def test_ids_may_come_as_any_iterable(self) -> None:
         ids = self.ids(self.texts[0])
@@ -190,7 +190,7 @@ class TokenizerConformance(ComponentConformance):
             assert unknown >= 0
             assert unknown == 0 or self.encoder.decode(ids) != text
 
-        self.for_all(check, self.text())
+        self.check_examples(check, self.text())
 
     def test_a_text_can_be_cut_where_it_reports(self) -> None:
         """The cut is right whatever text follows."""
@@ -202,7 +202,7 @@ class TokenizerConformance(ComponentConformance):
                 whole = text + follower
                 assert self.ids(whole[:cut]) + self.ids(whole[cut:]) == self.ids(whole)
 
-        self.for_all(check, self.text(), self.text())
+        self.check_examples(check, self.text(), self.text())
 
     def test_training_is_deterministic(self) -> None:
         assert self.component.build(self.context).state() == self.encoder.state()
@@ -220,7 +220,7 @@ class TokenizerConformance(ComponentConformance):
             (ids,) = restored.encode_batch([text])
             assert ids.tolist() == self.ids(text)
 
-        self.for_all(check, self.text())
+        self.check_examples(check, self.text())
 
     def test_the_vocabulary_has_the_announced_size(self) -> None:
         assert self.component.known_vocab_size() in (None, self.encoder.vocab_size)

@@ -20,7 +20,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.data.batches import Batch
 from nanogpt_kit.nn.sharded import reshard
-from nanogpt_kit.nn.uninitialized import check_model_size, located_at_model, machine_memory_bytes, tensor_bytes
+from nanogpt_kit.nn.uninitialized import add_model_location, check_model_size, machine_memory_bytes, tensor_bytes
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.world import World
 
@@ -80,7 +80,7 @@ def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunConte
             copies = 2 if experiment.total_steps and ctx.device == "cpu" and ctx.world_size == 1 else 1
             check_model_size(experiment.model, copies * tensor_bytes(module), available, "of this machine's memory")
         except KitError as error:
-            raise KitError(*(located_at_model(fault, experiment) for fault in error.faults)) from None
+            raise KitError(*(add_model_location(fault, experiment) for fault in error.faults)) from None
     batch_tokens = experiment.train.batch_tokens
     needed = batch_tokens * TOKEN_BYTES // ctx.world_size
     if experiment.total_steps and needed > available:

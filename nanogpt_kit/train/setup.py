@@ -21,7 +21,7 @@ from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.flops import num_params
-from nanogpt_kit.nn.uninitialized import check_parts
+from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom
 from nanogpt_kit.train.compile import Compile, checkpoint_activations
@@ -146,7 +146,7 @@ def check(experiment: Experiment, placement: Placement, resumed: RunFolder | Non
     check_metrics(experiment)
     if resumed is None and placement.world.rank == 0:
         check_prompt(experiment)
-    check_memory(experiment, check_parts(experiment), placement.ctx)
+    check_memory(experiment, check_model_parts(experiment), placement.ctx)
 
 
 def find_warm_start(

@@ -16,7 +16,7 @@ from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.launch import slots
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep import preview
-from nanogpt_kit.sweep.preview import START_SECONDS, Speed
+from nanogpt_kit.sweep.preview import START_SECONDS, RunSpeed
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.storage import STORAGE_FORMS, check_storage_form
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary, sweep_folder
@@ -144,7 +144,7 @@ def foretold(command: Command, experiment: Path, *words: str) -> str:
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 tokens/s, and so 1.6 s a trial."""
-    monkeypatch.setattr(preview, "estimate_speed", lambda *_: Speed(1000.0, "measured", None))
+    monkeypatch.setattr(preview, "estimate_speed", lambda *_: RunSpeed(1000.0, "measured", None))
 
 
 def test_the_starts_of_the_runs_are_counted(command: Command, experiment: Path, measured: None) -> None:

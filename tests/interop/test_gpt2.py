@@ -22,7 +22,7 @@ from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.load import load_run
-from nanogpt_kit.interop.exporting import export
+from nanogpt_kit.interop.exporting import export_model
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.runs.folder import find, runs_root
 from nanogpt_kit.train import session
@@ -74,7 +74,7 @@ def test_what_was_imported_is_exported_unchanged(tmp_path: Path, options: dict[s
     theirs = gpt2(tmp_path / "hf", **SMALL, **options)
     import_run(str(tmp_path / "hf"), "mine", BYTE)
     ours = load_run("mine")
-    export(ours.experiment, ours.model, ours.encoder, "huggingface", tmp_path / "back")
+    export_model(ours.experiment, ours.model, ours.encoder, "huggingface", tmp_path / "back")
     back = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "back").eval()
     assert list(back.state_dict()) == list(theirs.state_dict())
     for name, value in theirs.state_dict().items():
@@ -106,7 +106,7 @@ def test_a_model_that_gpt2_is_not_is_refused_with_each_reason(tiny: Path, tmp_pa
     session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0", *options]))
     run = load_run("tiny")
     with pytest.raises(KitError) as refused:
-        export(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "hf")
+        export_model(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "hf")
     for told in ("position.use = 'rope'", "norm.use = 'rmsnorm'", "n_kv_head = 1", "attention.window = 4"):
         assert told in str(refused.value)
     assert not (tmp_path / "hf").exists()
@@ -262,12 +262,12 @@ def test_a_head_that_is_not_the_embedding_is_imported_and_exported(
     assert "weight_tying = false" in caplog.text
     assert logits_agree(theirs, "mine")
     ours = load_run("mine")
-    export(ours.experiment, ours.model, ours.encoder, "huggingface", tmp_path / "back")
+    export_model(ours.experiment, ours.model, ours.encoder, "huggingface", tmp_path / "back")
     back = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "back").eval()
     assert torch.equal(back.lm_head.weight, theirs.lm_head.weight)
     assert not torch.equal(back.lm_head.weight, back.transformer.wte.weight)
     with pytest.raises(KitError, match=r"model\.weight_tying = False"):
-        export(ours.experiment, ours.model, ours.encoder, "nanogpt", tmp_path / "nanogpt")
+        export_model(ours.experiment, ours.model, ours.encoder, "nanogpt", tmp_path / "nanogpt")
     with pytest.raises(KitError, match=r"lm_head\.weight"):
         import_run(str(tmp_path / "hf"), "tied", [*BYTE, "model.weight_tying=true"])
 
@@ -290,7 +290,7 @@ def test_an_export_as_tied_proves_that_it_is(tiny: Path, tmp_path: Path) -> None
     run.model.lm_head.weight = torch.nn.Parameter(run.model.wte.weight * 2)
     for form in ("huggingface", "nanogpt"):
         with pytest.raises(KitError, match=r"lm_head\.weight"):
-            export(run.experiment, run.model, run.encoder, form, tmp_path / "out")
+            export_model(run.experiment, run.model, run.encoder, form, tmp_path / "out")
 
 
 def extra_file(folder: Path, name: str, factor: float = 3.0) -> None:
@@ -572,8 +572,8 @@ def test_an_attention_of_somebody_else_is_not_exported_as_gpt2s(tiny: Path, tmp_
     run = load_run("tiny")
     for form in ("huggingface", "nanogpt"):
         with pytest.raises(KitError, match=r"softmax attention, .*'loud'"):
-            export(run.experiment, run.model, run.encoder, form, tmp_path / "out")
-    export(run.experiment, run.model, run.encoder, "safetensors", tmp_path / "out")
+            export_model(run.experiment, run.model, run.encoder, form, tmp_path / "out")
+    export_model(run.experiment, run.model, run.encoder, "safetensors", tmp_path / "out")
     assert Experiment.load(tmp_path / "out" / "experiment.toml").resolved()["model"]["attention"]["use"] == "loud"
 
 

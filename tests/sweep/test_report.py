@@ -198,7 +198,7 @@ def rates(values: Sequence[float | None], lrs: Sequence[float] | None = None, **
 
 def warned(trials: Sequence[FrozenTrial], *rest: Any, space: Sequence[Parameter] = (LR,), **options: Any) -> str:
     summary, study = sweep_of(trials, *rest, space=space, **options)
-    return " ".join(findings.warnings_about(summary, findings.ranges_of(study)))
+    return " ".join(findings.warnings_about(summary, findings.parameter_ranges(study)))
 
 
 def test_the_page_refers_to_nothing_outside_of_itself(tmp_path: Path) -> None:
@@ -394,12 +394,12 @@ def test_trials_outside_of_a_branch_pass_below_its_axis() -> None:
     from nanogpt_kit.sweep.report import figures
 
     summary, study = realistic()
-    ranges = findings.ranges_of(study)
+    ranges = findings.parameter_ranges(study)
     figure = figures.draw_parallel_coordinates(summary, ranges)
     assert figure is not None
     axis = next(one for one in figure.data[0].dimensions if one.label == "optimizer.lr@muon")
     assert axis.ticktext[0] == "absent"
-    complete = summary.ranked()[::-1]
+    complete = summary.ranked_trials()[::-1]
     assert [value == axis.tickvals[0] for value in axis["values"]] == [
         row.config["optimizer.use"] == "adamw" for row in complete
     ]

@@ -20,7 +20,7 @@ from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep.space import endpoints
 from nanogpt_kit.sweep.space.endpoints import MAX_FAULTS, EndpointCombinations, check_endpoints, values_as_written
-from nanogpt_kit.sweep.space.parameters import Config, Parameter, is_same, optuna_choice
+from nanogpt_kit.sweep.space.parameters import Config, Parameter, is_same_value, optuna_choice
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.space.table import read_parameter
 
@@ -843,7 +843,7 @@ def test_a_space_of_twenty_keys_is_looked_at_from_every_endpoint(tmp_path: Path)
     corners = list(EndpointCombinations(space))
     for one in space.parameters:
         for value in one.endpoints:
-            assert any(one.is_active(corner) and is_same(corner[one.key], value) for corner in corners)
+            assert any(one.is_active(corner) and is_same_value(corner[one.key], value) for corner in corners)
     pairs = itertools.combinations([("optimizer.lr", 1e-2), ("model.n_layer", 2), ("model.bias", False)], 2)
     assert all(any(corner[a] == x and corner[b] == y for corner in corners) for (a, x), (b, y) in pairs)
 
@@ -902,7 +902,7 @@ def test_a_share_of_a_range_is_held_by_it_and_by_optuna(one: Parameter, share: f
         assert one.contains(value)
         told = one.distribution().to_internal_repr(optuna_choice(value) if one.kind == "choice" else value)
         assert one.distribution()._contains(told)
-        assert is_same(one.from_optuna(one.distribution().to_external_repr(told)), value)
+        assert is_same_value(one.from_optuna(one.distribution().to_external_repr(told)), value)
     if one.kind == "float" and one.step is None:  # but for the last digits
         tiny = 1e-12 * max(abs(one.low), abs(one.high))
         assert math.isclose(one.at_fraction(0.0), one.low, rel_tol=1e-12, abs_tol=0 if one.log else tiny)
@@ -910,8 +910,8 @@ def test_a_share_of_a_range_is_held_by_it_and_by_optuna(one: Parameter, share: f
             one.at_fraction(math.nextafter(1, 0)), one.high, rel_tol=1e-12, abs_tol=0 if one.log else tiny
         )
         return
-    assert is_same(one.at_fraction(0.0), one.endpoints[0])
-    assert is_same(one.at_fraction(math.nextafter(1, 0)), one.endpoints[-1])
+    assert is_same_value(one.at_fraction(0.0), one.endpoints[0])
+    assert is_same_value(one.at_fraction(math.nextafter(1, 0)), one.endpoints[-1])
 
 
 @settings(max_examples=100)

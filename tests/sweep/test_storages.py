@@ -23,7 +23,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep import session
 from nanogpt_kit.sweep.study import storage as storage_module
 from nanogpt_kit.sweep.study.records import Owner
-from nanogpt_kit.sweep.study.storage import cut_torn_line, open_storage
+from nanogpt_kit.sweep.study.storage import open_storage, remove_incomplete_line
 from nanogpt_kit.sweep.work.controller import Controller
 
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
@@ -141,7 +141,7 @@ def test_a_torn_journal_is_mended_and_a_whole_one_left_alone(tmp_path: Path, tor
     storage = open_storage("journal", tmp_path)
     optuna.create_study(study_name="a", storage=storage)
     whole = path.read_bytes()
-    cut_torn_line(path)
+    remove_incomplete_line(path)
     assert path.read_bytes() == whole
     path.write_bytes(whole + torn)
     again = open_storage("journal", tmp_path)

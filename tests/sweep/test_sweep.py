@@ -269,7 +269,7 @@ def test_a_password_is_written_nowhere(make_sweep: MakeSweep, tmp_path: Path) ->
 def test_status_and_preview_say_what_is_missing(
     make_sweep: MakeSweep, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preview, "estimate_speed", lambda *_: preview.Speed(1000.0, "measured", None))
+    monkeypatch.setattr(preview, "estimate_speed", lambda *_: preview.RunSpeed(1000.0, "measured", None))
     sweep = make_sweep("trials = 9", X)
     assert "no sweep has begun there" in command("sweep", "status", sweep.path).err
     plain = sweep.path.with_name("tiny.toml")

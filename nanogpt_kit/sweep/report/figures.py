@@ -31,7 +31,7 @@ from nanogpt_kit.report.plots import (
     round_for_plot,
 )
 from nanogpt_kit.sweep.report.axes import axis_ends, axis_position, axis_ticks, is_log
-from nanogpt_kit.sweep.report.findings import Ranges, cause_text, outcome_counts, value_of
+from nanogpt_kit.sweep.report.findings import Ranges, cause_text, outcome_counts, trial_value
 from nanogpt_kit.sweep.report.markers import (
     MAX_TRIALS,
     XOf,
@@ -49,16 +49,16 @@ ABSENT_GAP = 0.15  # of a range, below it: where lines of trials without the par
 
 def draw_history(summary: SweepSummary) -> go.Figure:
     """The value of each trial, and the best value so far."""
-    complete = summary.complete()
+    complete = summary.complete_trials()
     figure = empty_figure(380, "trial", summary.options.metric)
     mark_trials(figure, complete, "complete", {"color": PLAIN, "size": 7}, trial_index)
-    steps = improvements(summary, complete, trial_index)
+    steps = running_best_points(summary, complete, trial_index)
     if steps:
         steps.append((summary.trials[-1].index, steps[-1][1]))
         add_lines(figure, [steps], "best so far", {"color": BEST, "shape": "hv", "width": 2})
     mark_best(figure, summary, trial_index)
     mark_incomparable(figure, summary, trial_index)
-    hide_outliers(figure, [value_of(trial) for trial in complete], summary.sign)
+    hide_outliers(figure, [trial_value(trial) for trial in complete], summary.sign)
     return figure
 
 
@@ -111,7 +111,7 @@ def draw_importances(values: Mapping[str, float], title: str) -> go.Figure:
 
 def draw_slices(summary: SweepSummary, ranges: Ranges) -> list[go.Figure]:
     """The value against each parameter, of the trials that have it."""
-    names = [name for name in ranges if any_has_param(summary.complete(), name)]
+    names = [name for name in ranges if any_has_param(summary.complete_trials(), name)]
     return [draw_slice(summary, name, ranges[name]) for name in names]
 
 
@@ -127,7 +127,7 @@ def draw_slice(summary: SweepSummary, name: str, distribution: BaseDistribution)
         aside = (trial.index * 0.618 % 1 - 0.5) * 0.3 if isinstance(distribution, CategoricalDistribution) else 0.0
         return axis_position(trial.params[name], distribution) + aside
 
-    trials = [trial for trial in summary.complete() if name in trial.params]
+    trials = [trial for trial in summary.complete_trials() if name in trial.params]
     figure = empty_figure(270, name, summary.options.metric)
     figure.update_layout(showlegend=False, margin={"l": 56, "r": 14, "t": 12})
     late = {
@@ -143,7 +143,7 @@ def draw_slice(summary: SweepSummary, name: str, distribution: BaseDistribution)
     air = 0.6 if isinstance(distribution, CategoricalDistribution) else 0.05 * (high - low)
     kind = "log" if is_log(distribution) else "linear"
     figure.update_xaxes(type=kind, range=[low - air, high + air], tickvals=at, ticktext=words, tickangle=0)
-    hide_outliers(figure, [value_of(trial) for trial in trials], summary.sign)
+    hide_outliers(figure, [trial_value(trial) for trial in trials], summary.sign)
     return figure
 
 
@@ -155,38 +155,38 @@ def draw_costs(summary: SweepSummary) -> list[go.Figure]:
     }
     figures = []
     for title, cost in kinds.items():
-        trials = [trial for trial in summary.complete() if cost(trial) is not None]
+        trials = [trial for trial in summary.complete_trials() if cost(trial) is not None]
         values = sorted({cost(trial) or 0.0 for trial in trials})
         if len(values) < 2:
             continue
         figure = empty_figure(330, title, summary.options.metric)
         mark_trials(figure, trials, "complete", {"color": PLAIN, "size": 7}, cost)
-        cheapest_first = sorted(trials, key=lambda trial: (cost(trial) or 0.0, summary.sign * value_of(trial)))
-        front = improvements(summary, cheapest_first, cost)
+        cheapest_first = sorted(trials, key=lambda trial: (cost(trial) or 0.0, summary.sign * trial_value(trial)))
+        front = running_best_points(summary, cheapest_first, cost)
         add_lines(figure, [front], "Pareto front", {"color": BEST, "shape": "hv", "width": 1.8})
         mark_best(figure, summary, cost)
         if values[-1] > LOG_RATIO * values[0]:
             figure.update_xaxes(type="log", tickvals=log_ticks(values[0], values[-1]), tickformat="~s")
-        hide_outliers(figure, [value_of(trial) for trial in trials], summary.sign)
+        hide_outliers(figure, [trial_value(trial) for trial in trials], summary.sign)
         figures.append(figure)
     return figures
 
 
-def improvements(summary: SweepSummary, trials: Sequence[TrialSummary], x_of: XOf) -> list[Point]:
+def running_best_points(summary: SweepSummary, trials: Sequence[TrialSummary], x_of: XOf) -> list[Point]:
     """The trials whose value is better than those of all before."""
     front: list[Point] = []
     for trial in trials:
-        if not front or summary.sign * value_of(trial) < summary.sign * front[-1][1]:
-            front.append((x_of(trial) or 0.0, value_of(trial)))
+        if not front or summary.sign * trial_value(trial) < summary.sign * front[-1][1]:
+            front.append((x_of(trial) or 0.0, trial_value(trial)))
     return front
 
 
 def draw_parallel_coordinates(summary: SweepSummary, ranges: Ranges) -> go.Figure | None:
     """One line for each complete trial through all its values; below the axis of a parameter that it lacks."""
-    trials = evenly_spaced(summary.ranked(), MAX_TRIALS)[::-1]  # the best are drawn last
+    trials = evenly_spaced(summary.ranked_trials(), MAX_TRIALS)[::-1]  # the best are drawn last
     if len(trials) < 2:
         return None
-    values = [value_of(trial) for trial in trials]
+    values = [trial_value(trial) for trial in trials]
     low, high = range_without_outliers(values, summary.sign) or [min(values), max(values)]
     if low == high:
         low, high = low - 0.5, high + 0.5

@@ -22,7 +22,7 @@ CAUSE_ORDER = ("complete", "pruned", "oom", "not_finite", "refused", "died", "lo
 Ranges = Mapping[str, BaseDistribution]  # by the names that Optuna has for parameters
 
 
-def ranges_of(study: optuna.Study) -> dict[str, BaseDistribution]:
+def parameter_ranges(study: optuna.Study) -> dict[str, BaseDistribution]:
     ranges: dict[str, BaseDistribution] = {}
     for trial in study.get_trials(deepcopy=False):
         ranges.update(trial.distributions)
@@ -39,7 +39,7 @@ def fraction_of_range(value: float, distribution: BaseDistribution) -> float | N
     return float((value - low) / (high - low))
 
 
-def value_of(trial: TrialSummary) -> float:
+def trial_value(trial: TrialSummary) -> float:
     assert trial.value is not None, "only of trials that have a value"
     return trial.value
 
@@ -59,7 +59,7 @@ def outcome_counts(summary: SweepSummary) -> dict[str, int]:
 
 
 def warnings_about(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
-    complete = summary.ranked()
+    complete = summary.ranked_trials()
     best = summary.best()
     if best is not None:
         yield from edge_warnings(best, complete, ranges)
@@ -72,7 +72,8 @@ def warnings_about(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
             "confirm in [sweep], for example to 3, and run the sweep again: it runs only the best, with fresh seeds."
         )
     if 0 < len(complete) < FEW_TRIALS:
-        yield f"Only {plural(len(complete), 'trial is', 'trials are')} complete: too few to know which values matter."
+        trials = count_text(len(complete), "trial is", "trials are")
+        yield f"Only {trials} complete: too few to know which values matter."
     if (
         summary.options.pruner != "none"
         and len(complete) >= FEW_TRIALS
@@ -123,7 +124,7 @@ def no_result_warnings(summary: SweepSummary) -> Iterator[str]:
 
 def confirmation_verdict(summary: SweepSummary) -> Iterator[str]:
     """How fresh seeds change the ranking of the sweep."""
-    ranks = {trial.index: rank for rank, trial in enumerate(summary.ranked())}
+    ranks = {trial.index: rank for rank, trial in enumerate(summary.ranked_trials())}
     before = sorted((trial.index for trial in summary.confirmed if trial.index in ranks), key=ranks.__getitem__)
     after = [trial.index for trial in summary.confirmed]
     if not before:
@@ -155,7 +156,7 @@ def separation_verdict(first: ConfirmedTrial, second: ConfirmedTrial) -> Iterato
     )
 
 
-def plural(count: int, singular: str, plural_form: str) -> str:
+def count_text(count: int, singular: str, plural_form: str) -> str:
     return f"{count} {singular if count == 1 else plural_form}"
 
 

@@ -33,14 +33,14 @@ def measure_importances(study: optuna.Study) -> list[Importances]:
     """The importances among all complete trials, then among the trials of each branch."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     found = [importances_among(trials, ALL_TRIALS, study.direction)]
-    for branch in branches(trials):
+    for branch in branch_trials(trials):
         importances = importances_among(branch, branch_title(branch, trials), study.direction)
         if len(importances.values) > 1:
             found.append(importances)
     return found
 
 
-def branches(trials: list[FrozenTrial]) -> Iterator[list[FrozenTrial]]:
+def branch_trials(trials: list[FrozenTrial]) -> Iterator[list[FrozenTrial]]:
     """The trials that have a parameter which others lack; each set of trials once."""
     seen: set[tuple[int, ...]] = set()
     for name in dict.fromkeys(name for trial in trials for name in trial.params):

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from nanogpt_kit.report.plots import BEST, FAINT, LOST, add_crosses_above, add_dots, evenly_spaced
-from nanogpt_kit.sweep.report.findings import value_of
+from nanogpt_kit.sweep.report.findings import trial_value
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
 MAX_TRIALS = 2_000  # trials in a figure
@@ -25,7 +25,7 @@ def mark_trials(
 ) -> None:
     """Adds a dot for each trial."""
     drawn = evenly_spaced(trials, MAX_TRIALS)
-    points = [(x_of(trial) or 0.0, value_of(trial)) for trial in drawn]
+    points = [(x_of(trial) or 0.0, trial_value(trial)) for trial in drawn]
     add_dots(figure, points, [trial.index for trial in drawn], name, marker)
 
 
@@ -47,4 +47,4 @@ def mark_best(figure: go.Figure, summary: SweepSummary, x_of: XOf) -> None:
     at = x_of(best) if best is not None else None
     if best is not None and at is not None:
         star = {"color": BEST, "symbol": "star", "size": 14, "line": {"width": 1, "color": "white"}}
-        add_dots(figure, [(at, value_of(best))], [best.index], f"best, trial {best.index}", star)
+        add_dots(figure, [(at, trial_value(best))], [best.index], f"best, trial {best.index}", star)

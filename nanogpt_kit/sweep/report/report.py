@@ -15,8 +15,8 @@ from nanogpt_kit.sweep.report.findings import (
     cause_text,
     confirmation_verdict,
     outcome_counts,
-    ranges_of,
-    value_of,
+    parameter_ranges,
+    trial_value,
     warnings_about,
 )
 from nanogpt_kit.sweep.report.importances import ROUGH_TRIALS, measure_importances
@@ -34,7 +34,7 @@ def write_report(summary: SweepSummary, study: optuna.Study, path: Path) -> None
 
 def build_page(summary: SweepSummary, study: optuna.Study, folder: Path) -> Page:
     page = Page(f"Sweep of {summary.name}")
-    ranges = ranges_of(study)
+    ranges = parameter_ranges(study)
     add_headline(page, summary)
     for text in warnings_about(summary, ranges):
         page.warning(text)
@@ -67,17 +67,17 @@ def add_headline(page: Page, summary: SweepSummary) -> None:
 
 
 def best_text(summary: SweepSummary, best: TrialSummary) -> str:
-    text = f"The best is trial {best.index} with {summary.options.metric} = {format_number(value_of(best))}"
+    text = f"The best is trial {best.index} with {summary.options.metric} = {format_number(trial_value(best))}"
     if summary.confirmed and summary.confirmed[0].index == best.index:
         text += f", and {format_number(summary.confirmed[0].mean)} on average over fresh seeds"
-    first = next((trial for trial in summary.complete() if trial.index == 0), None)
+    first = next((trial for trial in summary.complete_trials() if trial.index == 0), None)
     if first is None:
         return f"{text}."
     if first == best:
         return f"{text}: the experiment as written, which no other trial beats."
-    gain = summary.sign * (value_of(first) - value_of(best))
+    gain = summary.sign * (trial_value(first) - trial_value(best))
     relation = f"{format_number(abs(gain), 3)} {'better' if gain >= 0 else 'worse'} than"
-    return f"{text}, {relation} trial 0, the experiment as written ({format_number(value_of(first))})."
+    return f"{text}, {relation} trial 0, the experiment as written ({format_number(trial_value(first))})."
 
 
 def add_best(page: Page, summary: SweepSummary, folder: Path) -> None:
@@ -101,8 +101,8 @@ def add_confirmation(page: Page, summary: SweepSummary) -> None:
         return
     page.section("Confirmation")
     page.note("The best trials again, with seeds that none was chosen by. Those that failed with a seed come last.")
-    values_before = {trial.index: value_of(trial) for trial in summary.complete()}
-    rank_before = {trial.index: rank for rank, trial in enumerate(summary.ranked(), 1)}
+    values_before = {trial.index: trial_value(trial) for trial in summary.complete_trials()}
+    rank_before = {trial.index: rank for rank, trial in enumerate(summary.ranked_trials(), 1)}
     most = max(len(trial.values) for trial in summary.confirmed)
     rows = []
     for rank, trial in enumerate(summary.confirmed, 1):
@@ -196,7 +196,7 @@ def add_trials(page: Page, summary: SweepSummary) -> None:
     if not summary.trials:
         return
     page.section("All trials")
-    complete = summary.ranked()
+    complete = summary.ranked_trials()
     indices = {trial.index for trial in complete}
     trials = [*complete, *(trial for trial in summary.trials if trial.index not in indices)]
     keys = list(dict.fromkeys(key for trial in trials for key in trial.config))

@@ -10,7 +10,7 @@ from typing import Any
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.nn.uninitialized import check_parts
+from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.sweep.space.parameters import (
     Config,
     Parameter,
@@ -18,9 +18,9 @@ from nanogpt_kit.sweep.space.parameters import (
     SpaceEntry,
     format_json,
     format_value,
-    is_same,
+    is_same_value,
 )
-from nanogpt_kit.sweep.space.space import Space, is_within
+from nanogpt_kit.sweep.space.space import Space, is_key_within
 from nanogpt_kit.train.context import context_of
 from nanogpt_kit.train.metric_names import check_metrics, check_sweep_metric
 
@@ -33,7 +33,7 @@ def check_endpoints(space: Space, nproc: int = 1) -> Config:
 
     Raises KitError if these are outside the space, or if endpoints are not valid together or on this machine.
     """
-    combinations, validator = EndpointCombinations(space), Validator(space, nproc)
+    combinations, validator = EndpointCombinations(space), SpaceValidator(space, nproc)
     never = [entry for entry in space.entries if combinations.config_activating(entry) is None]
     if never:
         raise KitError(*(entry.fault(f"is never varied: no point has {entry.conditions_text}") for entry in never))
@@ -42,7 +42,7 @@ def check_endpoints(space: Space, nproc: int = 1) -> Config:
         for fault in validator.faults(config):
             faults.setdefault((fault.key, fault.message), (fault, config))
     if faults:
-        first = [validator.with_cause(fault, config) for fault, config in list(faults.values())[:MAX_FAULTS]]
+        first = [validator.add_cause(fault, config) for fault, config in list(faults.values())[:MAX_FAULTS]]
         more = [Fault(f"and {len(faults) - len(first)} more")] if len(faults) > len(first) else []
         raise KitError(*first, *more)
     return values_as_written(space)
@@ -76,7 +76,7 @@ class EndpointCombinations:
         values = list(parameter.endpoints)
         for condition in (condition for entry in self.space.entries for condition in entry.when):
             for value in condition.values if condition.key == parameter.key else ():
-                if parameter.contains(value) and not any(is_same(value, known) for known in values):
+                if parameter.contains(value) and not any(is_same_value(value, known) for known in values):
                     values.append(value)
         return values
 
@@ -102,7 +102,7 @@ class EndpointCombinations:
         return next((config for config in self.space.combinations(allowed) if entry.is_active(config)), None)
 
 
-class Validator:
+class SpaceValidator:
     """Checks the experiments of a space, assembled without weights or data."""
 
     def __init__(self, space: Space, nproc: int) -> None:
@@ -117,7 +117,7 @@ class Validator:
             parts = {(type(part), repr(part), ctx) for _, part in experiment.parts()}
             if not parts <= self.valid_parts:
                 experiment.check_context(ctx)
-                check_parts(experiment)
+                check_model_parts(experiment)
                 check_metrics(experiment)
                 check_sweep_metric(experiment, self.space.options.metric)
                 self.valid_parts |= parts
@@ -125,7 +125,7 @@ class Validator:
             return error.faults
         return ()
 
-    def with_cause(self, fault: Fault, config: Config) -> Fault:
+    def add_cause(self, fault: Fault, config: Config) -> Fault:
         """The fault, with those other values that it depends on; a value without which the fault remains is left out.
 
         Of twenty values the user sees the one or two that conflict.
@@ -136,7 +136,9 @@ class Validator:
             same = [one for one in self.faults(rest) if (one.key, one.message) == (fault.key, fault.message)]
             if same:
                 config, location = rest, same[0].location or location  # a value without its condition has no location
-        causes = [f"{key} = {format_value(value)}" for key, value in config.items() if not is_within(fault.key, key)]
+        causes = [
+            f"{key} = {format_value(value)}" for key, value in config.items() if not is_key_within(fault.key, key)
+        ]
         message = fault.message + (f" (with {', '.join(causes)})" if causes else "")
         return Fault(message, fault.key, location or self.space.parameters[0].location)
 
@@ -149,7 +151,7 @@ def values_as_written(space: Space) -> Config:
     for parameter in space.parameters:
         if not parameter.is_active(config):
             continue
-        values = values_equal_to_base(space, parameter, value_at(resolved, parameter.key))
+        values = values_equal_to_base(space, parameter, value_at_key(resolved, parameter.key))
         if len(values) > 1:
             faults.append(
                 parameter.fault(
@@ -160,9 +162,9 @@ def values_as_written(space: Space) -> Config:
         if values:
             config[parameter.key] = values[0]
         else:
-            faults.append(parameter.fault(not_in_space(parameter, resolved)))
+            faults.append(parameter.fault(not_in_space_text(parameter, resolved)))
     for setting in space.settings:
-        if setting.is_active(config) and not is_as_base(space, setting, setting.value):
+        if setting.is_active(config) and not equals_base(space, setting, setting.value):
             faults.append(
                 setting.fault(
                     f"is {format_value(setting.value)} where {setting.conditions_text}, which the experiment as "
@@ -177,24 +179,25 @@ def values_as_written(space: Space) -> Config:
 def values_equal_to_base(space: Space, parameter: Parameter, value: Any) -> list[Any]:
     """The values of a parameter that equal the experiment's own `value`."""
     if parameter.kind == "choice":
-        return [choice for choice in parameter.choices if is_as_base(space, parameter, choice)]
+        return [choice for choice in parameter.choices if equals_base(space, parameter, choice)]
     if parameter.kind == "int" and isinstance(value, float) and value.is_integer():
         value = int(value)  # of an option that takes any number
     return [value] if parameter.contains(value) else []
 
 
-def not_in_space(parameter: Parameter, resolved: dict[str, Any]) -> str:
-    value = value_at(resolved, parameter.key)
+def not_in_space_text(parameter: Parameter, resolved: dict[str, Any]) -> str:
+    value = value_at_key(resolved, parameter.key)
     if value is None:
         return f"the experiment does not set it, and trial 0 is the experiment as written; set {parameter.values_text}"
     key = f"{parameter.key}.use" if isinstance(value, dict) and "use" in value else parameter.key
+    own_value = format_value(value_at_key(resolved, key))
     return (
-        f"the experiment has {key} = {format_value(value_at(resolved, key))}, which is not in {parameter.values_text}; "
+        f"the experiment has {key} = {own_value}, which is not in {parameter.values_text}; "
         "trial 0 is the experiment as written: add its value to the space, or change it"
     )
 
 
-def is_as_base(space: Space, entry: SpaceEntry, value: Any) -> bool:
+def equals_base(space: Space, entry: SpaceEntry, value: Any) -> bool:
     """Whether the experiment with this value is the experiment as written."""
     layers = space.layers.copy()
     try:
@@ -204,7 +207,7 @@ def is_as_base(space: Space, entry: SpaceEntry, value: Any) -> bool:
         return False
 
 
-def value_at(values: Any, key: str) -> Any:
+def value_at_key(values: Any, key: str) -> Any:
     """The value at a dotted key of nested tables and lists; None if there is none."""
     for part in key.split("."):
         if isinstance(values, dict):

@@ -33,11 +33,11 @@ class Condition:
     values: tuple[Any, ...]
 
     def holds(self, config: Mapping[str, Any]) -> bool:
-        return self.key in config and any(is_same(config[self.key], value) for value in self.values)
+        return self.key in config and any(is_same_value(config[self.key], value) for value in self.values)
 
     def excludes(self, other: Condition) -> bool:
         """Whether the two never hold together."""
-        return self.key == other.key and not any(is_same(a, b) for a in self.values for b in other.values)
+        return self.key == other.key and not any(is_same_value(a, b) for a in self.values for b in other.values)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Parameter(SpaceEntry):
 
     def contains(self, value: Any) -> bool:
         if self.kind == "choice":
-            return any(is_same(value, choice) for choice in self.choices)
+            return any(is_same_value(value, choice) for choice in self.choices)
         is_number = isinstance(value, int if self.kind == "int" else int | float) and not isinstance(value, bool)
         if not is_number or not self.low <= value <= self.high:
             return False
@@ -174,7 +174,7 @@ class Parameter(SpaceEntry):
         return text + (f", step {self.step}" if self.step else "")
 
 
-def is_same(one: object, other: object) -> bool:
+def is_same_value(one: object, other: object) -> bool:
     """Equal, and both or neither a boolean: Python's 1 equals True."""
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 

@@ -114,7 +114,7 @@ class Space:
 
     def _check_keys(self) -> None:
         for entry, (key, reason) in itertools.product(self.entries, CANNOT_VARY.items()):
-            if is_within(entry.key, key):
+            if is_key_within(entry.key, key):
                 self.faults.append(entry.fault(f"cannot be varied: {reason}"))
 
     def _check_conditions(self) -> None:
@@ -227,6 +227,6 @@ class Space:
         return {parameter.name: str(parameter) for parameter in self.parameters} | settings
 
 
-def is_within(key: str, table: str) -> bool:
+def is_key_within(key: str, table: str) -> bool:
     """Whether `key` is `table` or below it."""
     return f"{key}.".startswith(f"{table}.")

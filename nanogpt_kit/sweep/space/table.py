@@ -104,17 +104,17 @@ def parse_branch_name(name: str) -> Any:
 def read_conditions(table: Any, wrong: ErrorFactory) -> Iterator[Condition]:
     if not isinstance(table, dict):
         raise wrong(f'when should be a table such as {{ "optimizer.use" = "muon" }}, got {format_json(table)}')
-    for key, value in flatten(table):
+    for key, value in flatten_table(table):
         if value == []:
             raise wrong(f"when names no value of {key}, so this is never varied")
         yield Condition(key, tuple(value) if isinstance(value, list) else (value,))
 
 
-def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten_table(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and their values, whether the keys were quoted or written as nested tables."""
     for name, value in table.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict):
-            yield from flatten(value, f"{key}.")
+            yield from flatten_table(value, f"{key}.")
         else:
             yield key, value

@@ -31,7 +31,7 @@ class ConfirmationPlan(Plan):
         super().__init__(space, space.options.model_copy(update=unlimited), nproc)
         self.search_trials = search_trials
         complete = [trial for trial in search_trials() if trial.state == TrialState.COMPLETE]
-        best = ranked(complete, self.options.direction)[: self.options.confirm]
+        best = rank_trials(complete, self.options.direction)[: self.options.confirm]
         first = space.base.train.seed + self.options.seeds
         self.runs = [
             FreshSeed(trial=trial.number, seed=seed)
@@ -80,14 +80,14 @@ class ConfirmedTrial:
         return statistics.fmean(self.values)
 
 
-def sign_of(direction: str) -> int:
+def direction_sign(direction: str) -> int:
     """1 or -1: the factor of a value that makes lower better."""
     return 1 if direction == "minimize" else -1
 
 
-def ranked(trials: Sequence[FrozenTrial], direction: str) -> list[FrozenTrial]:
+def rank_trials(trials: Sequence[FrozenTrial], direction: str) -> list[FrozenTrial]:
     """The trials ordered by value, the best first."""
-    return sorted(trials, key=lambda trial: sign_of(direction) * (trial.value or 0.0))
+    return sorted(trials, key=lambda trial: direction_sign(direction) * (trial.value or 0.0))
 
 
 def confirmed_trials(trials: Sequence[FrozenTrial], direction: str) -> list[ConfirmedTrial]:
@@ -101,4 +101,4 @@ def confirmed_trials(trials: Sequence[FrozenTrial], direction: str) -> list[Conf
         values = tuple(run.value for run in ended if run.state == TrialState.COMPLETE and run.value is not None)
         if values:
             confirmed.append(ConfirmedTrial(index, values, len(ended) - len(values)))
-    return sorted(confirmed, key=lambda trial: (trial.failed, sign_of(direction) * trial.mean))
+    return sorted(confirmed, key=lambda trial: (trial.failed, direction_sign(direction) * trial.mean))

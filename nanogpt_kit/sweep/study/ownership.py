@@ -101,10 +101,10 @@ class Ownership:
 
 def send_heartbeat(trial: optuna.Trial, folder: Path) -> None:
     """Stores the controller of `folder` as the owner of a trial, alive now."""
-    owner_now(folder).store(trial)
+    make_owner_record(folder).store(trial)
 
 
-def owner_now(folder: Path) -> Owner:
+def make_owner_record(folder: Path) -> Owner:
     return Owner(folder=str(folder), folder_id=folder_id(folder), seen=time.time())
 
 

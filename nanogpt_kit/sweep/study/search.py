@@ -56,7 +56,7 @@ class SearchPlan(Plan):
         tables = [
             ("sweep.space.", before["space"], now["space"]),
             ("sweep.", before["sweep"], now["sweep"]),
-            ("", flat_leaves(before["experiment"]), flat_leaves(now["experiment"])),
+            ("", flatten_options(before["experiment"]), flatten_options(now["experiment"])),
         ]
         for prefix, old, new in tables:
             for name in dict.fromkeys((*old, *new)):
@@ -105,5 +105,5 @@ def change_fault(before: Any, now: Any, key: str, location: str) -> Fault:
     return Fault(f"was {before} when the sweep began and is {now} now", key, location)
 
 
-def flat_leaves(values: Any) -> dict[str, Any]:
+def flatten_options(values: Any) -> dict[str, Any]:
     return {dotted(key): value for key, value in leaves(values)}

@@ -101,7 +101,7 @@ class JournalLock(BaseJournalFileLock):
 
     def acquire(self) -> bool:
         self.lock.__enter__()
-        cut_torn_line(self.journal)
+        remove_incomplete_line(self.journal)
         return True
 
     def release(self) -> None:
@@ -124,7 +124,7 @@ def open_journal(path: Path, for_reading: bool) -> BaseStorage:
         raise KitError(f"sweep.storage: {path} is damaged before its last line: {error}") from None
 
 
-def cut_torn_line(path: Path) -> None:
+def remove_incomplete_line(path: Path) -> None:
     """Removes a last line that a kill left incomplete: after the next append no reader could read beyond it."""
     if not path.exists() or not path.stat().st_size:
         return

@@ -24,7 +24,7 @@ from nanogpt_kit.sweep.study.ownership import (
     OwnershipState,
     create_folder_id,
     is_on_this_machine,
-    owner_now,
+    make_owner_record,
     send_heartbeat,
 )
 from nanogpt_kit.sweep.study.plan import Plan
@@ -65,7 +65,7 @@ class Study:
             create_folder_id(self.folder)
             try:
                 self.optuna_study = optuna.create_study(direction=self.options.direction, **options)
-                self.optuna_study.set_user_attr("maker", owner_now(self.folder).stored())
+                self.optuna_study.set_user_attr("maker", make_owner_record(self.folder).stored())
             except optuna.exceptions.DuplicatedStudyError:
                 self.optuna_study = optuna.load_study(**options)
                 self._check_is_sweep()
@@ -77,7 +77,7 @@ class Study:
                 self.queue_missing()
                 self.optuna_study.set_user_attr(IS_QUEUED, True)
             self.plan.check_facts(self.optuna_study.user_attrs)
-            self._keep_components()
+            self._copy_components()
             self.queue_missing()  # sweep.trials may have grown
             self.count = self.plan.count(len(self.trials()))
             self.optuna_study.set_user_attr("count", self.count)
@@ -113,7 +113,7 @@ class Study:
                     return
             time.sleep(POLL_SECONDS)
 
-    def _keep_components(self) -> None:
+    def _copy_components(self) -> None:
         for path, source in self.space.base.component_sources.items():
             copy = component_copy(path, self.folder)
             copy.parent.mkdir(exist_ok=True)

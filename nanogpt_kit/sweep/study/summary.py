@@ -23,8 +23,8 @@ from nanogpt_kit.sweep.study.confirmation import (
     ConfirmationPlan,
     ConfirmedTrial,
     confirmed_trials,
+    direction_sign,
     fresh_seed,
-    sign_of,
 )
 from nanogpt_kit.sweep.study.records import FORMAT, Owner, TrialResult
 from nanogpt_kit.sweep.study.runs import run_path
@@ -91,11 +91,11 @@ class SweepSummary:
     def command(self, folder: Path) -> str:
         """The command that runs the best trial again; `folder` is the sweep's."""
         nproc = f" --nproc {self.nproc}" if self.nproc > 1 else ""
-        return f"nanogpt-kit run {shell_quoted(relative_to_cwd(folder / 'best.toml'))}{nproc}"
+        return f"nanogpt-kit run {quote_for_shell(relative_to_cwd(folder / 'best.toml'))}{nproc}"
 
     def best(self) -> TrialSummary | None:
         """The best trial: by fresh seeds if the best trials have ended with all of them, otherwise by the metric."""
-        complete = self.ranked()
+        complete = self.ranked_trials()
         if self.is_confirmed():
             return next(trial for trial in complete if trial.index == self.confirmed[0].index)
         return complete[0] if complete else None
@@ -103,20 +103,20 @@ class SweepSummary:
     @property
     def sign(self) -> int:
         """1 or -1: the factor of a value that makes lower better."""
-        return sign_of(self.options.direction)
+        return direction_sign(self.options.direction)
 
-    def complete(self) -> list[TrialSummary]:
+    def complete_trials(self) -> list[TrialSummary]:
         """The trials that ended with a value, by index."""
         return [trial for trial in self.trials if trial.state == "complete" and trial.value is not None]
 
-    def ranked(self) -> list[TrialSummary]:
+    def ranked_trials(self) -> list[TrialSummary]:
         """The complete trials, the best first by the sweep's own metric."""
-        return sorted(self.complete(), key=lambda trial: self.sign * (trial.value or 0.0))
+        return sorted(self.complete_trials(), key=lambda trial: self.sign * (trial.value or 0.0))
 
     def is_confirmed(self) -> bool:
         """Whether the best `sweep.confirm` trials have ended with every fresh seed."""
         done = [index for index, seeds in self.fresh_seeds.items() if seeds >= self.options.confirm_seeds]
-        best = [trial.index for trial in self.ranked()][: self.options.confirm or len(done)]
+        best = [trial.index for trial in self.ranked_trials()][: self.options.confirm or len(done)]
         return bool(self.confirmed) and bool(best) and set(best) <= set(done)
 
     def counts(self) -> dict[str, int]:
@@ -219,10 +219,10 @@ def summarize_trial(trial: FrozenTrial, unit: int) -> TrialSummary:
             values[name] = getattr(result, name)
         values["values"] = tuple(value for value in result.values if value is not None)  # a run that has ended early
     summary = TRIAL_SUMMARY.validate_python(values)
-    return with_progress(summary) if summary.state == "running" else summary
+    return add_progress(summary) if summary.state == "running" else summary
 
 
-def with_progress(summary: TrialSummary) -> TrialSummary:
+def add_progress(summary: TrialSummary) -> TrialSummary:
     """Adds the progress of a trial that has not ended, if its runs are on this machine."""
     paths = sorted(Path(summary.folder).glob(f"trial-{summary.index:04d}-s*")) if summary.folder else []
     runs = [RunFolder(path) for path in paths]
@@ -239,7 +239,7 @@ def with_progress(summary: TrialSummary) -> TrialSummary:
     )
 
 
-def shell_quoted(path: Path) -> str:
+def quote_for_shell(path: Path) -> str:
     """A path quoted for a shell; one that is not UTF-8 by its bytes, so that any file can contain it."""
     try:
         str(path).encode("utf-8")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.sweep.space.parameters import format_value
-from nanogpt_kit.sweep.study.confirmation import sign_of
+from nanogpt_kit.sweep.study.confirmation import direction_sign
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
@@ -83,7 +83,7 @@ class ProgressDisplay(TrialWatcher):
         return text if self.best is None else f"{text} (best {self.best[0]:.4f}, trial {self.best[1]})"
 
     def is_better(self, value: float) -> bool:
-        sign = sign_of(self.study.options.direction)
+        sign = direction_sign(self.study.options.direction)
         return self.best is None or sign * value < sign * self.best[0]
 
     def print_line(self, line: str) -> None:
@@ -112,7 +112,7 @@ class ProgressDisplay(TrialWatcher):
 
 def trials_table(summary: SweepSummary) -> Table:
     """All trials, the best first."""
-    sign = sign_of(summary.options.direction)
+    sign = direction_sign(summary.options.direction)
 
     def sort_key(trial: TrialSummary) -> tuple[bool, float]:
         return trial.state != "complete", float("inf") if trial.value is None else sign * trial.value
