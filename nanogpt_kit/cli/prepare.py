@@ -61,7 +61,7 @@ def verify_files(prepared: PreparedData) -> None:
     click.echo(f"{MANIFEST:24}as recorded")
     for file in prepared.files:
         damage = file.find_damage(reread=True)
-        click.echo(f"{file.path.name:24}{'damaged_data_error' if damage else 'as recorded'}, {file.size:,} bytes")
+        click.echo(f"{file.path.name:24}{'damaged' if damage else 'as recorded'}, {file.size:,} bytes")
         faults += damaged_data_error(prepared.path, file.path.name, damage).faults if damage else ()
     if faults:
         raise KitError(*faults)

@@ -369,6 +369,7 @@ def test_a_flip_that_hides_behind_its_old_time_is_found_by_verify(
     lines = {line.split()[0]: line for line in answer.out.splitlines()}
     assert set(lines) == {*FILES, MANIFEST}
     assert {name for name, line in lines.items() if "as recorded" not in line} == {"val.bin"}
+    assert lines["val.bin"].split()[1] == "damaged,"
     assert sorted(read) == sorted(FILES)
 
 

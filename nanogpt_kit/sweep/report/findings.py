@@ -72,8 +72,8 @@ def warnings_about(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
             "confirm in [sweep], for example to 3, and run the sweep again: it runs only the best, with fresh seeds."
         )
     if 0 < len(complete) < FEW_TRIALS:
-        trials = count_text(len(complete), "trial is", "trials are")
-        yield f"Only {trials} complete: too few to know which values matter."
+        are_complete = "trial is" if len(complete) == 1 else "trials are"
+        yield f"Only {len(complete)} {are_complete} complete: too few to know which values matter."
     if (
         summary.options.pruner != "none"
         and len(complete) >= FEW_TRIALS
@@ -154,10 +154,6 @@ def separation_verdict(first: ConfirmedTrial, second: ConfirmedTrial) -> Iterato
         f"The best two, trials {first.index} and {second.index}, differ by {format_number(gap, 3)}, with a "
         f"standard error of {format_number(error, 3)}{verdict}."
     )
-
-
-def count_text(count: int, singular: str, plural_form: str) -> str:
-    return f"{count} {singular if count == 1 else plural_form}"
 
 
 def ordinal(rank: int) -> str:
