@@ -35,6 +35,7 @@ SLOW_OF_THE_KIT = {
     ("checkpoint/store.py", "nanogpt_kit.checkpoint.shards"),  # torch.distributed.checkpoint
     ("train/resume_point.py", "nanogpt_kit.checkpoint.shards"),
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.figures"),  # plotly
+    ("sweep/report/report.py", "nanogpt_kit.sweep.report.markers"),
     ("__main__.py", "nanogpt_kit.runs.status"),  # pydantic
 }
 
