@@ -1,4 +1,4 @@
-"""How fast a model generates on this machine, and how close that is to the memory bandwidth.
+"""Measures how fast a model generates on this machine, and how close that is to the memory bandwidth.
 
 Each new token reads every weight and the whole cache, so memory bandwidth is the limit. It is measured by copying,
 counting both the bytes read and the bytes written.
@@ -25,7 +25,7 @@ COPIES = 8
 
 @dataclass(frozen=True)
 class GenerationTiming:
-    """Texts generated in one batch, again and again."""
+    """Measurements of repeatedly generating one batch of texts."""
 
     texts: int
     tokens: int  # per text
@@ -77,7 +77,7 @@ def time_generation(
 
 
 def cache_bytes(decoder: Decoder | ThreadedDecoder) -> float:
-    """Read per step, on average: half of the final size of a cache that grows."""
+    """Bytes of the cache that a step reads on average: half of the final size where the cache grows."""
     if isinstance(decoder, ThreadedDecoder):
         return sum(map(cache_bytes, decoder.decoders))
     cache = decoder.cache

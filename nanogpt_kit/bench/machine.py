@@ -1,4 +1,4 @@
-"""What this machine can do, and why a feature is off."""
+"""Facts about this machine: its software and hardware, which features are available, and why others are off."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from nanogpt_kit.train.precision import Precision, choose_device
 
 @dataclass(frozen=True)
 class Fact:
+    """One line of the report."""
+
     name: str
     text: str  # for people; of a feature that is off: why, and what would help
     verdict: str = ""  # available, off, unknown; empty where there is nothing to judge
@@ -35,7 +37,7 @@ def feature(name: str, off: str | None, text: str, **values: Any) -> Fact:
 
 
 def collect_facts(*sources: Callable[[], Iterator[Fact]]) -> list[Fact]:
-    """A source that fails gives one fact of verdict unknown, so that the others are reported all the same."""
+    """The facts of all sources; one that fails gives a single fact with the verdict unknown."""
     facts: list[Fact] = []
     with warnings.catch_warnings(record=True) as caught:  # such as: a GPU is too old for this torch
         warnings.simplefilter("always")
@@ -49,7 +51,7 @@ def collect_facts(*sources: Callable[[], Iterator[Fact]]) -> list[Fact]:
 
 
 def machine_facts() -> dict[str, list[Fact]]:
-    """{section: facts}"""
+    """The facts about this machine, by section of the report."""
     return {
         "machine": collect_facts(software, processor, memory),
         "training": collect_facts(arithmetic, gpus, attention, compiling, several_processes),

@@ -1,6 +1,6 @@
-"""Training speeds compared: experiments are timed in alternating rounds, each in a worker process of its own.
+"""Compares training speeds: experiments are timed in alternating rounds, each in a separate worker process.
 
-Whatever else slows the machine down affects all of them alike.
+Other load on the machine then affects all of them equally.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def time_alternating(loaders: Sequence[Callable[[], Experiment]], rounds: int, s
 
 @contextmanager
 def without_current_folder_on_path() -> Iterator[None]:
-    """Processes started within do not import from the current folder, which anybody may have filled."""
+    """While entered, new processes do not import from the current folder, where others may have put files."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -107,7 +107,7 @@ def report_killed_worker() -> Iterator[None]:
 
 
 def init_worker(parent: int) -> None:
-    """A worker prints nothing, leaves Ctrl-C to its parent, and ends with it."""
+    """Makes a worker print nothing, leave Ctrl-C to its parent, and end with it."""
     end_with_parent(parent)
     signals.ignore_group_signals()
     rich.reconfigure(file=open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
@@ -125,7 +125,7 @@ def time_steps(count: int) -> float:
 
 
 def profile_parts(count: int) -> tuple[dict[str, float], int | None]:
-    """The last call to a worker."""
+    """(seconds per step by part, peak memory). The last call to a worker: its trainer is closed."""
     timed = timed_trainer()
     memory, parts = timed.peak_memory(), timed.time_parts(count)
     timed.close()
@@ -143,7 +143,7 @@ def paired_ratios(first: Timing, second: Timing) -> list[float]:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Contains the true median with a probability of at least 95%, for any distribution, from MIN_ROUNDS values on.
+    """An interval with the true median, with a probability of at least 95%, for any distribution of MIN_ROUNDS values.
 
     It is bounded by two order statistics: how many of n values are below the true median is binomial (n, 1/2).
     """

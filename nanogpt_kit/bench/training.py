@@ -1,4 +1,4 @@
-"""How fast an experiment trains on this machine, and where the time of its steps goes.
+"""Measures how fast an experiment trains on this machine, and how the time of a step divides into parts.
 
 It times the trainer of a run, with its callbacks and its data, in a temporary folder; nothing is evaluated or saved.
 """
@@ -121,7 +121,7 @@ class TimedTrainer:
         return {part: spent[part] / count for part in PARTS}
 
     def peak_memory(self) -> int | None:
-        """Bytes: of the accelerator, or of the whole process."""
+        """The largest memory use so far in bytes: of the accelerator, or of the whole process."""
         return peak_bytes(self.trainer.precision.device)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""Reading files of a checkpoint that may not be what was saved: every error becomes a sentence that names the file.
+"""Reading files of a checkpoint that may be damaged or forged: every error becomes a sentence that names the file.
 
-The hashes of a manifest protect against accidents only: whoever passes on a run has written the manifest, too.
+The hashes of a manifest protect against accidents only: someone who forges a checkpoint also writes its manifest.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MAX_MESSAGE = 200  # characters of a library's message
 
 @contextmanager
 def damaged(path: Path) -> Iterator[None]:
-    """Around code that reads `path` and uses its content. Raises KitError for every error of that code."""
+    """Turns every error inside into a KitError: for code that reads `path` and uses its content."""
     try:
         yield
     except (KitError, RunFailed):
         raise
     except Exception as error:  # torch, safetensors, pickle and json raise dozens of types
-        remedy = "remove its checkpoint, or choose another one with --step"
-        raise KitError(f"{path} is damaged, or not what a run has saved ({describe_error(error)}); {remedy}") from error
+        remedy = "remove the checkpoint, or choose another one with --step"
+        raise KitError(f"{path} is damaged, or was not saved by a run ({describe_error(error)}); {remedy}") from error
 
 
 def describe_error(error: Exception) -> str:
@@ -51,7 +51,7 @@ def check_stored(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             total, size = sum(entry.file_size for entry in file.infolist()), path.stat().st_size
         if total > size:
-            raise ValueError(f"it has {size:,} bytes and contains {total:,}; torch.save does not compress")
+            raise ValueError(f"its {size:,} bytes unpack to {total:,}, although torch.save does not compress")
 
 
 def named_tensors(values: Any) -> dict[str, Tensor]:

@@ -27,9 +27,9 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> N
     for name, value in weights.items():
         twin = first.setdefault(id(tensors.get(name, value)), name)
         if twin != name and not torch.equal(value, weights[twin]):
-            faults.append(f"{twin} and {name} differ there, and are one tensor in the model")
+            faults.append(f"{twin} and {name} differ there, but are one tensor in the model")
         if name not in tensors:
-            faults.append(f"{name} has no place in the model")
+            faults.append(f"{name} is not a tensor of the model")
         elif tensors[name].shape != value.shape:
             faults.append(f"{name} is {list(value.shape)} there and {list(tensors[name].shape)} in the model")
         elif tensors[name].is_floating_point() != value.is_floating_point():

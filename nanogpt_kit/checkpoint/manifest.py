@@ -1,4 +1,4 @@
-"""What belongs to a whole checkpoint: its manifest names every file with its hash, and is written last."""
+"""The manifest of a checkpoint: it names every file with its hash, and is written last."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHARD = re.compile(rf"{SHARDS}/[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # 
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json."""
+    """manifest.json in a checkpoint."""
 
     step: int
     files: Mapping[str, str]  # the SHA-256 of each file, by its path in the checkpoint
@@ -41,7 +41,7 @@ class Manifest:
 
     @classmethod
     def write(cls, path: Path, step: int, folder: Path) -> None:
-        """For all files in `folder`, which reach the disk first; `path` is the file."""
+        """Writes the manifest of all files in `folder` to `path`, once those files are on the disk."""
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         for file in files:
             sync_file(file)
@@ -50,7 +50,7 @@ class Manifest:
 
     @property
     def weights_hash(self) -> str:
-        """Of the files that hold the weights."""
+        """The hash of the weights, or of all files where the weights are sharded."""
         return self.files[MODEL] if MODEL in self.files else digest(dict(self.files))
 
 
@@ -88,11 +88,11 @@ def manifest_fault(values: Any, path: Path) -> str | None:
     if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
         return 'has no table "files" of hashes'
     if type(values.get("format")) is not int:
-        return 'has no number "format"'
+        return 'has no integer "format"'
     if values["format"] != FORMAT:
         raise KitError(f"{path / MANIFEST} is of format {values['format']}, and this version reads format {FORMAT}")
     if values.get("step") != step_of(path):
-        return f"is of step {values.get('step')!r}"
+        return f"names step {values.get('step')!r}"
     lacking = [name for name in (MODEL if MODEL in files else SHARDS_INDEX, TRAINING, TOKENIZER) if name not in files]
     if lacking:
         return f"does not list {', '.join(lacking)}"

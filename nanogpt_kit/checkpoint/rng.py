@@ -12,13 +12,14 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
+    """Seeds the generators of torch, Python and NumPy."""
     torch.manual_seed(seed)  # the accelerators' generators too
     random.seed(seed)
     np.random.seed(seed % 2**32)  # NumPy takes 32 bits
 
 
 def rng_state() -> dict[str, Any]:
-    """Tensors and plain values only, so that it loads without unpickling code."""
+    """The state of all generators, as tensors and plain values only, so that it loads without unpickling code."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     return {
@@ -44,7 +45,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
-    """While entered, all generators start from `seed`; afterwards they continue as if nothing had been drawn."""
+    """While entered, all generators start from `seed`; afterwards they continue from their previous state."""
     before = rng_state()
     seed_everything(seed)
     try:

@@ -1,7 +1,7 @@
 """State whose tensors are sharded over processes: each writes its shards, and any number of processes can read them.
 
-The tensors go through `torch.distributed.checkpoint`; the rest of the state is saved apart, with a placeholder for each
-tensor. Nothing that the library would pickle is given to it.
+`torch.distributed.checkpoint` saves the tensors. The rest of the state is saved separately, with a placeholder for each
+tensor, since the library would pickle it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def split_sharded(state: Any, path: str = "") -> tuple[Any, dict[str, Tensor]]:
 
 
 def join_sharded(state: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The opposite of `taken_out`."""
+    """The inverse of `split_sharded`."""
     if isinstance(state, Mapping):
         if set(state) == {PLACEHOLDER}:
             return tensors[state[PLACEHOLDER]]
@@ -74,7 +74,7 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def read_shards(folder: Path, is_needed: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """Full tensors on the CPU, by this process alone. Other objects would have to be unpickled, and are left out.
+    """Full tensors on the CPU, read by this process alone. Other objects, which would be unpickled, are skipped.
 
     A damaged file may raise any Exception.
     """
@@ -117,9 +117,11 @@ class SafeReader(FileSystemReader):
 
 
 class SafeUnpickler(pickle.Unpickler):
+    """Refuses every class that is not ALLOWED."""
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a checkpoint")
         return super().find_class(module, name)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: each is a folder that is renamed into place when all of it is on the disk.
+"""Saving and loading checkpoints: each is a folder that is renamed into place when all of it is on the disk.
 
 Loading runs no code: safetensors for weights, `weights_only` for the rest. Where weights are sharded over processes,
 each writes its shards. Any number of processes can read both kinds of checkpoint.
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay when a new one is whole."""
+    """Which checkpoints are kept when a new one is complete."""
 
-    last: int = 1  # how many of the newest
+    last: int = 1  # number of the newest to keep
     every_steps: int | None = None  # all at multiples of this
     best_step: int | None = None
 
@@ -109,7 +109,7 @@ def save_sharded(
 
 
 def without_duplicates(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor under one name, also where two names share it."""
+    """The tensors of a state, each under one name only, even where several names share it."""
     first: dict[int, str] = {}
     for name, value in state.items():
         first.setdefault(id(value), name)
@@ -118,7 +118,7 @@ def without_duplicates(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder, which takes the name `path` when it is filled, and is removed where that fails."""
+    """A temporary folder, which is renamed to `path` on exit, or removed after an error."""
     delete_checkpoint(path)
     delete_partial(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -192,17 +192,17 @@ def delete_partial(folder: Path) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint; logs a warning for each that it passes over. Raises KitError for another format."""
+    """The newest whole checkpoint; logs a warning for each damaged one. Raises KitError for another format."""
     for path in reversed(checkpoint_paths(folder)):
         fault = damage(path)
         if fault is None:
             return path
-        logger.warning("passed over checkpoint %s: %s", path, fault)
+        logger.warning("skipped checkpoint %s: %s", path, fault)
     return None
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Each tensor under one name, also where two names share it."""
+    """Saves the weights as safetensors, each tensor under one name only, even where several names share it."""
     save_model(model, str(path))
 
 
@@ -234,7 +234,7 @@ def read_training_file(path: Path, is_needed: Callable[[str], bool]) -> dict[str
         check_stored(path / TRAINING)
         state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-            raise ValueError("it does not contain a state by name")
+            raise ValueError("it does not contain a dictionary of states")
     if (path / SHARDS).exists():
         from nanogpt_kit.checkpoint import shards
 

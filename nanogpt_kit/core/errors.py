@@ -1,4 +1,4 @@
-"""A user's mistake as a message: where, which key, what came, what is allowed, the nearest name."""
+"""Errors, and faults: a user's mistake with its location, its key, what is allowed, and the nearest name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """The first `limit` characters, and how many there are in all."""
+    """The first `limit` characters of a longer text, followed by its length."""
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text):,} characters)"
 
 
@@ -48,7 +48,7 @@ class Fault:
     location: str = ""
 
     def under(self, key: str, location: str) -> Fault:
-        """The same fault, reported at the option that led to it; its own location moves into the message."""
+        """The same fault, reported at the option that led to it; the location of the fault moves into the message."""
         return Fault(": ".join(part for part in (self.location, self.key, self.message) if part), key, location)
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class Busy(KitError):
 def no_panic(location: str) -> Iterator[None]:
     """Raises a KitError for a panic in a Rust library, which is not an Exception and would end the process.
 
-    `location` is what the library was working on, such as a file.
+    `location` names what the library was reading, such as a file.
     """
     try:
         yield

@@ -43,10 +43,12 @@ from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
 
 
 class Experiment(Options):
-    """A whole experiment. `Experiment.load` reads one and reports every mistake with its file and line."""
+    """Every choice of a run. `Experiment.load` reads a file and reports every mistake with its file and line."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="name of the folder below runs/"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description="name of the experiment and of its folder below runs/",
     )
     components: tuple[PathStr, ...] = Field((), description="local component files, relative to the experiment file")
     dataset: Dataset
@@ -88,7 +90,7 @@ class Experiment(Options):
 
     @classmethod
     def of(cls, layers: Layers, folder: Path, trust_code: bool = False) -> Self:
-        """From merged layers; `folder` is what local component files are relative to.
+        """Validates merged layers; `folder` is what local component files are relative to.
 
         Files that the command line names are consented to, as all are with `trust_code`.
         """
@@ -154,7 +156,7 @@ class Experiment(Options):
 
     @property
     def layers(self) -> Layers:
-        """The values as written, and where each was."""
+        """The values as written, and the location of each."""
         return self._layers
 
     @property
@@ -164,7 +166,7 @@ class Experiment(Options):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which options were dropped because another component was chosen."""
+        """Sentences about options that were dropped because another component was chosen."""
         return tuple(self._layers.notes)
 
     def location(self, key: Key) -> str:

@@ -25,7 +25,7 @@ class RunHooks:
 
     @hookspec
     def run_started(self, run: LiveRun) -> None:
-        """Everything is built and, on a resume, restored; the first step follows."""
+        """Everything is built and, in a resumed run, restored; the first step follows."""
 
     @hookspec
     def step_finished(self, run: LiveRun, step: int) -> None:
@@ -103,10 +103,10 @@ class Hooks:
             raise KitError(f"callback {name}: hook wrappers are not supported, only plain implementations")
 
     def call(self, hook: str, backwards: bool = False, trackers: bool = True, **arguments: Any) -> None:
-        """Calls all implementations of a hook, in the order of the file; a tracker that raises is reported and dropped.
+        """Calls all implementations of a hook in the order of the file; a tracker that raises is logged and dropped.
 
-        `trackers=False` leaves trackers out, for what an earlier process has already reported. Raises RunFailed where
-        another callback raises.
+        `trackers=False` leaves trackers out, for an event that they received from an earlier process. Raises RunFailed
+        where another callback raises.
         """
         implementations = getattr(self.manager.hook, hook).get_hookimpls()
         for implementation in implementations if backwards else reversed(implementations):

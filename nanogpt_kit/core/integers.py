@@ -1,4 +1,4 @@
-"""Integer arithmetic that Python has no name for."""
+"""Integer arithmetic that the standard library lacks."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Location = Callable[[Key], str]  # where the value of a key was written
 
 
 class Layers:
-    """The merged values, where each was written, and notes of what was dropped on the way."""
+    """The merged values, the location of each, and notes about the options that were dropped."""
 
     def __init__(self, is_free_form: FreeForm = lambda key, over_list: False) -> None:
         self.values: dict[str, Any] = {}
@@ -111,7 +111,7 @@ class Layers:
                 lower[key] = self._merge(lower.get(key), value, (*at, key), location)
             return lower
         if lower is None and not self.is_free_form(at, False) and addresses_elements(upper):
-            message = "no layer below has this list, so it has no elements to address; give the whole list"
+            message = "this list is not set before, so no element of it can be changed; give the whole list"
             raise KitError(Fault(message, dotted(at), location(at)))
         self._forget_locations(lower, at)
         return self._copy_in(upper, at, location)
@@ -169,12 +169,12 @@ def check_utf8(value: str, at: Key, location: str) -> None:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        message = f"{value!r} is not UTF-8, so no experiment file can hold it; rename it, or name the folder around it"
+        message = f"{value!r} is not UTF-8, so no experiment file can contain it; rename it, or name its folder"
         raise KitError(Fault(message, dotted(at), location)) from None
 
 
 def addresses_elements(value: Any) -> bool:
-    """Whether `value` is what `callback.0.every_steps = 5` gives for `callback`."""
+    """Whether `value` sets elements of a list, as `callback.0.every_steps = 5` does for `callback`."""
     return isinstance(value, dict) and bool(value) and all(key.isdecimal() for key in value)
 
 
@@ -198,9 +198,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
 
 
 def abbreviate(text: str) -> str:
-    """`repr` without the middle of a long text. Of a URL only its beginning: its end, by itself, may be the end of a
-    password, and nothing would recognise it as one.
-    """
+    """`repr` without the middle of a long text; of a URL only the scheme, since any other part may show a password."""
     before, mark, _ = text.partition("://")
     return repr(f"{before[-20:]}{mark}...") if mark else reprlib.repr(text)
 

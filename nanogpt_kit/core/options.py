@@ -1,4 +1,4 @@
-"""Options as frozen pydantic models, and slots: fields that take a component chosen by name."""
+"""Options as frozen pydantic models, and component slots: fields that take a component chosen by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_scalars_strict(schema: Any) -> None:
 
 
 def expand_option(value: Any) -> Any:
-    """`value` with its paths expanded, so that a run records which file it read; what is not a path is unchanged."""
+    """`value` with its paths expanded, so that a run records which file it read; other values are unchanged."""
     if isinstance(value, list | tuple):
         return tuple(expand_option(path) for path in value)
     if not isinstance(value, str):
@@ -81,7 +81,7 @@ class RunContext:
     block_size: int  # of the model
 
     def lacks(self, split: str) -> str | None:
-        """The reason to refuse where the dataset has no such split; None where it has one."""
+        """A sentence where the dataset has no such split, for `Component.refuses`; None where it has one."""
         return None if split in self.splits else f"the dataset has no split {split!r}{did_you_mean(split, self.splits)}"
 
 
@@ -91,11 +91,11 @@ class Component(Options):
     kind: ClassVar[str]
 
     def refuses(self, ctx: RunContext) -> str | None:
-        """Why this component cannot work there, with a remedy; None where it can. Called before anything is built."""
+        """Why this component cannot run in `ctx`, with a remedy; None where it can. Called before anything is built."""
         return None
 
     def explain_choices(self, ctx: RunContext) -> str | None:
-        """What it chose for `ctx` where its options leave the choice to it, and why; None where they do not."""
+        """What this component chose where its options say "auto", and why; None where they leave it no choice."""
         return None
 
     @classmethod
@@ -106,7 +106,7 @@ class Component(Options):
 
     @classmethod
     def _resolve(cls, value: Any, info: ValidationInfo) -> Self:
-        """A component from "sdpa", from {"use": "sdpa", ...} or from itself."""
+        """A component from "sdpa", from {"use": "sdpa", ...} or from a component."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
@@ -139,7 +139,7 @@ def slot(default: str | tuple[str, ...], **field: Any) -> Any:
 
 
 def changeable_options(options: type[Options]) -> tuple[str, ...]:
-    """The options that may have another value when a run is resumed: those whose field says MAY_CHANGE."""
+    """The options that may have another value when a run is resumed: those that are declared with MAY_CHANGE."""
     fields = options.model_fields.items()
     return tuple(name for name, field in fields if field.json_schema_extra == MAY_CHANGE)
 

@@ -1,6 +1,6 @@
-"""From a component's name to its class: names from installed metadata, code only for what is selected.
+"""Finds components by name: names come from installed metadata, and only the code of a selected component is imported.
 
-The base class of a kind is handed in by the caller, so this module depends on none of them.
+Callers pass the base class of a kind, so this module depends on none of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_SOURCE_BYTES = 10_000_000  # of a component file; handwritten code has a tho
 
 
 class HasKind(Protocol):
-    """What the registry needs of a component class."""
+    """The part of a component class that the registry uses."""
 
     kind: ClassVar[str]
 
@@ -58,7 +58,7 @@ class Entry:
         return "" if self.distribution == OURS else f"{self.qualified} {self.version}"
 
     def load(self, base: type[C]) -> type[C]:
-        """Imports the class, which should derive from `base`. Raises KitError: distribution, entry point, cause."""
+        """Imports the class, which should derive from `base`. Raises KitError with the distribution and the cause."""
         module_name, _, attribute = self.target.partition(":")
         try:
             loaded = getattr(importlib.import_module(module_name), attribute)
@@ -87,7 +87,7 @@ class LocalEntry(Entry):
     """The component of a local file, executed once for each content it has had."""
 
     path: Path
-    source: bytes  # what was consented to, and what a run keeps a copy of
+    source: bytes  # the content that was consented to, of which a run keeps a copy
     component: type[Any]
 
     def load(self, base: type[C]) -> type[C]:
@@ -207,8 +207,8 @@ def has_consent(path: Path, source: bytes, trust_code: bool) -> bool:
 
 
 def consent_fault(path: Path) -> Fault:
-    remedy = "it can do all that you can, so read it, then add --trust-code (in Python: trust_code=True)"
-    return Fault(f"component file {path} never ran here; {remedy}", "components")
+    remedy = "it can do everything that you can, so read it, then add --trust-code (in Python: trust_code=True)"
+    return Fault(f"component file {path} has never run on this machine; {remedy}", "components")
 
 
 def local_entry(base: type[HasKind], path: Path, source: bytes) -> LocalEntry:

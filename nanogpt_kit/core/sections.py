@@ -1,4 +1,4 @@
-"""The tables of an experiment that choose no component: how long, how often, how much."""
+"""The sections of an experiment that choose no component: training, evaluation, checkpoints, samples, sweep."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def expand_storage(storage: Any) -> Any:
 
 
 class Train(Options):
-    """[train]: how long, with what batches, in what arithmetic."""
+    """[train]: the length of the run, its batches, and how the machine computes them."""
 
     steps: int = Field(
         ge=0,
         le=10**12,
-        description="optimizer updates; 0 only evaluates the model that training would start from",
+        description="number of optimizer updates; 0: only evaluate the model that training would start from",
         json_schema_extra=MAY_CHANGE,
     )
-    batch_tokens: int = Field(ge=1, le=10**12, description="tokens in an update, over all ranks and micro-steps")
+    batch_tokens: int = Field(ge=1, le=10**12, description="tokens per update, over all ranks and micro-steps")
     micro_batch_size: Annotated[int, Field(ge=1, le=10**12)] | Literal["auto"] | None = Field(
         None,
-        description="windows in a forward and backward pass of a rank; left out: all; auto: as many as fit",
+        description="windows per forward and backward pass of a rank; left out: all; auto: as many as fit in memory",
     )
     max_tokens: int | None = Field(
         None,
@@ -46,18 +46,19 @@ class Train(Options):
     max_seconds: float | None = Field(
         None,
         gt=0,
-        description="seconds in steps after which the run ends, if that is before `steps`; schedules ignore it",
+        description="seconds spent in steps after which the run ends, if that is before `steps`; schedules ignore it",
         json_schema_extra=MAY_CHANGE,
     )
-    grad_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not limit it")
+    grad_clip: float = Field(1.0, ge=0, description="norm to which a larger gradient is scaled down; 0: no clipping")
     seed: int = Field(1337, ge=0, lt=2**63, description="seed for weights, batches and dropout")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="device; auto: cuda, else mps, else cpu")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
-        "auto", description="arithmetic; auto: bf16 where the device has it natively, else fp16 on cuda, fp32 on a CPU"
+        "auto",
+        description="number format; auto: bf16 where the device has it natively, else fp16 on cuda, fp32 elsewhere",
     )
     compile: Literal["auto", "off", "default", "max-autotune"] = Field(
         "auto",
-        description="mode of torch.compile; auto: default where the run is long enough to gain by it, else off",
+        description="mode of torch.compile; auto: default where the run is long enough to gain from it, else off",
         json_schema_extra=MAY_CHANGE,
     )
     activation_checkpointing: bool = Field(
@@ -69,7 +70,7 @@ class Train(Options):
         None,
         ge=1,
         le=4096,
-        description="largest number of CPU threads; left out: OMP_NUM_THREADS, else as many as a step can use",
+        description="maximum number of CPU threads; left out: OMP_NUM_THREADS, else as many as a step can use",
         json_schema_extra=MAY_CHANGE,
     )
     log_every_steps: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
@@ -83,15 +84,15 @@ class Evaluate(Options):
 
     every_steps: int = Field(1000, ge=1, description="steps between evaluations")
     batch_size: int | None = Field(
-        None, ge=1, le=10**12, description="windows in an evaluation batch; left out: as many as in a micro-batch"
+        None, ge=1, le=10**12, description="windows per evaluation batch; left out: as many as in a micro-batch"
     )
 
 
 class Checkpoint(Options):
-    """[checkpoint]: when the run is saved. It always is after the last step, and when it is interrupted."""
+    """[checkpoint]: when the run is saved, besides after the last step and when it is interrupted."""
 
     every_steps: int = Field(1000, ge=1, description="steps between checkpoints")
-    keep_last: int = Field(2, ge=1, description="newest checkpoints to keep")
+    keep_last: int = Field(2, ge=1, description="number of newest checkpoints to keep")
     keep_every_steps: int | None = Field(
         None, ge=1, description="also keep each checkpoint whose step is a multiple of this"
     )
@@ -104,36 +105,32 @@ class Sample(Options):
     """[sample]: the text that a finished run writes, and the defaults of `nanogpt-kit sample`."""
 
     prompt: str = Field("\n", description="beginning of each text")
-    num_samples: int = Field(1, ge=0, le=10**6, description="texts to write after the run; 0 writes none")
-    max_new_tokens: int = Field(500, ge=0, le=10**9, description="tokens to generate for each text")
+    num_samples: int = Field(1, ge=0, le=10**6, description="number of texts to write after the run")
+    max_new_tokens: int = Field(500, ge=0, le=10**9, description="number of tokens to generate for each text")
     seed: int = Field(1337, ge=0, lt=2**63, description="seed for sampling; text i uses seed + i")
     stop: tuple[str, ...] = Field((), description="strings before which a text ends, as it does at end-of-text")
     on_overflow: Literal["auto", "rolling", "refill", "exact"] = Field(
         "auto",
-        description="context of a text beyond block_size. rolling: the cache drops its oldest token (relative "
-        "positions only); refill: the newer half is recomputed; exact: the newest block_size tokens are recomputed "
-        "for each new one, as in nanoGPT; auto: rolling where possible, else refill",
+        description="treatment of a text longer than block_size; auto: rolling where possible, else refill",
     )
-    batch_size: int = Field(16, ge=1, le=10**6, description="texts generated in a batch")
+    batch_size: int = Field(16, ge=1, le=10**6, description="number of texts generated in a batch")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="type of the weights; auto: fp16 on an x86 CPU (products are summed in fp32), else bf16 where the "
-        "device has it natively, else fp32",
+        description="type of the weights; auto: fp16 on an x86 CPU, else bf16 where it is native, else fp32",
     )
     compile: Literal["auto", "off", "default"] = Field(
         "auto",
-        description="compilation of the step that adds a token; auto: a CUDA graph on a GPU, off elsewhere, since a "
-        "CPU gains nothing",
+        description="compilation of the step that adds a token; auto: a CUDA graph on a GPU, off elsewhere",
     )
 
 
 class Sweep(Options):
-    """[sweep]: the values to try for some options of the experiment, in how many trials, chosen how."""
+    """[sweep]: the values to try for some options of the experiment, and how trials choose among them."""
 
     metric: str = Field("val/loss", min_length=1, description="metric that ranks trials, as named in metrics.jsonl")
     direction: Literal["minimize", "maximize"] = Field("minimize", description="direction in which the metric improves")
     trials: int = Field(
-        20, ge=1, le=10**6, description="number of trials; a space with fewer points is tried once at each"
+        20, ge=1, le=10**6, description="number of trials; in a space with fewer points, each is tried once"
     )
     sampler: Literal["tpe", "random", "qmc", "grid", "cmaes"] = Field(
         "tpe",
@@ -143,8 +140,7 @@ class Sweep(Options):
     seed: int = Field(1337, ge=0, lt=2**31, description="seed of the sampler")
     pruner: Literal["none", "median", "asha", "hyperband", "patience"] = Field(
         "none",
-        description="rule that ends bad trials early: below the median, below the best of a rung (asha; hyperband: "
-        "with several first rungs), or no improvement for `patience` evaluations",
+        description="rule that ends bad trials early: compared with other trials, or without improvement (patience)",
     )
     min_tokens: int | None = Field(
         None,
@@ -153,7 +149,7 @@ class Sweep(Options):
         "squared",
     )
     reduction_factor: int = Field(
-        3, ge=2, description="asha, hyperband: the fraction of trials kept at each rung is 1 / this"
+        3, ge=2, description="asha and hyperband: 1 / this is the fraction of trials kept at each rung"
     )
     patience: int = Field(
         3, ge=1, description="evaluations without improvement after which pruner=patience ends a trial"
@@ -162,28 +158,30 @@ class Sweep(Options):
         "journal",
         min_length=1,
         repr=False,  # it may contain a password
-        description="place of the study: journal or sqlite (a file in the sweep's folder), or, for several machines, a "
-        "path that ends in .journal or a URL sqlite:///..., postgresql://..., mysql://..., grpc://host:port",
+        description="storage of the study: journal or sqlite in the sweep's folder; a path *.journal or a database URL",
     )
     workers: int = Field(
-        1, ge=1, le=4096, description="trials run in parallel on this machine, each on separate GPUs or cores"
+        1, ge=1, le=4096, description="number of trials run in parallel on this machine, each on separate GPUs or cores"
     )
     seeds: int = Field(
-        1, ge=1, le=10**4, description="runs in a trial, with train.seed, train.seed + 1, ...; their mean is its value"
+        1, ge=1, le=10**4, description="runs per trial, with train.seed, train.seed + 1, ...; their mean is its value"
     )
     confirm: int = Field(
-        0, ge=0, le=10**4, description="best trials to run again at the end with fresh seeds, which then rank them"
+        0,
+        ge=0,
+        le=10**4,
+        description="number of best trials to run again at the end with fresh seeds, which then rank them",
     )
-    confirm_seeds: int = Field(3, ge=2, le=10**4, description="fresh seeds of each confirmed trial")
+    confirm_seeds: int = Field(3, ge=2, le=10**4, description="number of fresh seeds per confirmed trial")
     max_tokens: int | None = Field(
         None, ge=1, description="training tokens of all trials together after which no further trial starts"
     )
     max_seconds: float | None = Field(
-        None, gt=0, description="seconds in steps of all trials together after which no further trial starts"
+        None, gt=0, description="seconds spent in steps of all trials together after which no further trial starts"
     )
     space: dict[str, Any] = Field(description="values to try, by dotted key of the experiment")
 
 
 def is_free_form(key: Key, over_list: bool) -> bool:
-    """For Layers: below sweep.space a number in a key may be part of another key or, below `choice`, a value."""
+    """The `FreeForm` of an experiment: numbers in a key below sweep.space may be names or, below `choice`, values."""
     return key[:2] == ("sweep", "space") and (not over_list or key[-1] == "choice")

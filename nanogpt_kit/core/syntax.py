@@ -39,7 +39,7 @@ HABITS = [  # text before the error, text from there on, the remedy with {1}, {2
     (VALUE_NEXT, r"=", "write a single ="),
     (VALUE_NEXT, r"\s*(?:#|\n|\Z)", "a value is missing; to leave an option unset, leave out its key as well"),
     (VALUE_NEXT, r",", "a value is missing before the comma"),
-    (r"\Z", r"[\u00a0\u2000-\u200b\u3000\ufeff]", "this is a blank character other than a plain space"),
+    (r"\Z", r"[\u00a0\u2000-\u200b\u3000\ufeff]", "this blank character is not a plain space"),
     (VALUE_NEXT, rf"({WITHOUT_QUOTES})", "write a string in quotes: {quote}{1}{quote}"),
     (KEY_DONE, r":\s*\n", "write a table as [name], and its keys below it with ="),
     (KEY_DONE, r":?=|[-+*/]=|:|(?=[\w\"'])", "write key = value"),
@@ -67,7 +67,7 @@ HABITS = [  # text before the error, text from there on, the remedy with {1}, {2
 
 
 def explain_syntax(error: tomli.TOMLDecodeError, key: Key, before: int) -> tuple[str, int, Key]:
-    """(What is wrong and what to write instead, the line, the key).
+    """(the fault and its remedy, the line, the key).
 
     `key` is the last one before the error, `before` the line where the same key was written earlier, or 0.
     """

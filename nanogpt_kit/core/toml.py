@@ -58,9 +58,7 @@ def read_chain(path: Path) -> list[TomlFile]:
     following: Path | None = path
     while following is not None:
         if len(files) == MAX_FILES:
-            raise extends_fault(
-                files[-1], f"is file {MAX_FILES} of a chain, and no more are allowed; merge some of them"
-            )
+            raise extends_fault(files[-1], f"more than {MAX_FILES} files extend one another; merge some of them")
         try:
             file = read_file(following)
         except KitError as error:

@@ -1,4 +1,4 @@
-"""TOML with what tomli does not report: the line of each key, and where a document stops being valid."""
+"""Parsing TOML with the line of each key, which tomli does not report, and with remedies for what is not TOML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN_VALUE = re.compile(r"[^,\]}#\n]+")  # a number, a boolean or a date: no st
 
 
 class Malformed(Exception):
-    """Text that is not TOML, or too deeply nested: why, on which line, at which key."""
+    """Text that is not TOML, or too deeply nested; with the reason, the line and the key."""
 
     def __init__(self, message: str, line: int, key: Key = ()) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
 """Consent to execute a component file, since code may come with somebody else's run or experiment.
 
-Consent is recorded by the hash of the content, so that a copy runs from any folder, and by path, so that a user's edits
-of a user's file run. Copies that runs, sweeps and exports write count by content alone, because such folders are passed
-on. No other file in a folder gives consent: its sender chose it.
+Consent is recorded by the hash of the content, so that a copy runs from any folder, and by path, so that users may edit
+their own files. Copies that runs, sweeps and exports write count by content alone, because people share such folders.
+A file beside the component cannot give consent: the sender of the folder wrote it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from nanogpt_kit.system.folders import state_dir
 from nanogpt_kit.system.reading import read_bytes
 
-COPIES_FOLDER = "components"  # of such copies
+COPIES_FOLDER = "components"  # in which runs, sweeps and exports keep their copies
 CONSENT_VARIABLE = "NANOGPT_KIT_CONSENTED"  # hashes for child processes, where the file cannot be written
 
-Question = Callable[[Path, int], bool]  # may this file of so many bytes be executed?
+Question = Callable[[Path, int], bool]  # (file, size in bytes): whether the user allows it to be executed
 _question: Question | None = None
 
 
@@ -30,7 +30,7 @@ def trusted_hashes_file() -> Path:
 
 @contextmanager
 def ask_with(question: Question) -> Iterator[None]:
-    """Inside, `question` is asked about each file that has never run here."""
+    """While entered, `question` is called for each file that has never run on this machine."""
     global _question
     before, _question = _question, question
     try:

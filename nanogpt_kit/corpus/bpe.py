@@ -65,7 +65,7 @@ def bytes_by_letter() -> dict[str, int]:
 
 @dataclass(frozen=True)
 class PublishedVocabulary:
-    """One of OpenAI's vocabularies: what tiktoken's file of it does not contain."""
+    """One of OpenAI's vocabularies: the facts that tiktoken's file of it does not contain."""
 
     file: str
     sha256: str
@@ -169,8 +169,8 @@ class BPEEncoder(Encoder):
                 raise
             except ValueError as error:  # its regular expression engine gives up on a million spaces in a row
                 longest = max(map(len, re.findall(r"\s+", text)), default=0)
-                what = f"a text of {len(text):,} characters with {longest:,} of white space in a row cannot be split"
-                raise KitError(f"{what}: {error}; remove such runs") from None
+                what = f"a text of {len(text):,} characters, {longest:,} of them white space in a row, cannot be split"
+                raise KitError(f"{what}: {error}; shorten the white space") from None
         return np.frombuffer(
             b"".join(map(self._piece_cache.__getitem__, self._split(text))), dtype=self._piece_cache.dtype
         )
@@ -183,7 +183,7 @@ class BPEEncoder(Encoder):
 
     @staticmethod
     def border(text: str) -> int:
-        """The last index that is inside a piece of none of the three patterns; 0 where there is none."""
+        """The last index that is a border of pieces in each of the three patterns; 0 where none is known."""
         match = SAFE_BORDER.match(text)
         return match.end() if match else 0
 
@@ -207,13 +207,14 @@ class PieceCache(dict[str, bytes]):
 
 @functools.cache
 def ascii_splitter(pattern: str) -> Callable[[str], list[str]]:
+    """A function that splits ASCII text into the pieces of `pattern`."""
     for classes, listed in ASCII_CLASSES.items():
         pattern = pattern.replace(classes, listed)
     return re.compile(pattern, re.ASCII).findall
 
 
 def download_ranks(name: str, vocabulary: PublishedVocabulary) -> Mapping[bytes, int]:
-    """Through tiktoken, which caches downloads."""
+    """The tokens of a vocabulary with their ranks, from tiktoken's cache or its download."""
     try:
         return tiktoken.get_encoding(name)._mergeable_ranks
     except (OSError, ValueError) as error:  # no network, or not the file that was expected
@@ -229,11 +230,12 @@ def read_ranks(path: Path, vocabulary: PublishedVocabulary) -> Mapping[bytes, in
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise KitError(f"{path}: cannot be read: {error.strerror}; tokenizer.file takes {vocabulary.file}") from None
+        expected = f"tokenizer.file should be a copy of {vocabulary.file}"
+        raise KitError(f"{path}: cannot be read: {error.strerror}; {expected}") from None
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != vocabulary.sha256:
         raise KitError(
-            f"{path}: its sha256 is {sha256}, that of the {vocabulary.file} that was published is {vocabulary.sha256}"
+            f"{path}: its SHA-256 is {sha256}; that of the published {vocabulary.file} is {vocabulary.sha256}"
         )
     pairs = (line.split() for line in content.splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in pairs}

@@ -62,13 +62,14 @@ def check_codec(path: Path, codec: str, head: bytes) -> None:
     if content == codec or (codec == "gzip" and head.startswith(b"\x1f\x8b")):  # what follows may be damaged
         return
     if not head:
-        raise file_error(path, f"is empty, and so not a {codec} file")
+        raise file_error(path, f"is empty, and therefore not a {codec} file")
     if content or is_text(head):
         ending = {None: "", "gzip": ".gz", "zstd": ".zst"}.get(content)
-        new_name = path.with_suffix(ending).name if ending is not None else "what it is"
-        actual = content or "plain text"
-        raise file_error(path, f"is {actual}, not {codec} although its name says so; rename it to {new_name}")
-    raise file_error(path, f"is not {codec} although its name says so, or damaged: it begins with {head[:4].hex(' ')}")
+        remedy = (
+            "give it the ending of its format" if ending is None else f"rename it to {path.with_suffix(ending).name}"
+        )
+        raise file_error(path, f"is {content or 'plain text'}, not {codec} as its name says; {remedy}")
+    raise file_error(path, f"is not {codec} as its name says, or is damaged: it begins with {head[:4].hex(' ')}")
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Text in files, streamed: .txt, .jsonl, .csv, .tsv and .parquet, each of them also as .gz or .zst.
 
-A record (a line, a row) is held in memory, a file never is: a long .txt is read in parts.
+Only one record (a line, a row) is in memory, never a whole file: a long .txt is read in parts.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class TextFile:
             yield self._without_half_pairs(text, line_number) if text and "\\u" in line else text or ""
 
     def _without_half_pairs(self, text: str, line: int) -> str:
-        """JSON may hold half a surrogate pair, UTF-8 may not."""
+        """The text, checked or repaired: JSON may contain half a surrogate pair, UTF-8 may not."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -193,7 +193,7 @@ class TextFile:
             yield text
 
     def without_nul(self, raw: bytes, line: int, offset: int) -> bytes:
-        """NULs are valid UTF-8, but a file that contains them is usually of another format."""
+        """The text without its NULs: they are valid UTF-8, but a file with them is usually of another format."""
         if self.errors == "strict":
             raise self.invalid_byte_error(raw, raw.index(0), line, offset)
         return raw.replace(b"\0", "\ufffd".encode())
@@ -211,7 +211,7 @@ class TextFile:
 
 
 class LongText(LongDocument):
-    """A .txt file read in parts, with its own line ends."""
+    """A .txt file read in parts; line ends stay as they are in the file."""
 
     def __init__(self, file: TextFile) -> None:
         self.file = file

@@ -42,13 +42,13 @@ MAGIC_PATTERNS = [  # at least four bytes each, since token ids may be any bytes
 ]
 IN_ZIP = [  # by the name of an archive's first file
     (rb"\[Content_Types\]\.xml|_rels/|docProps/|word/|xl/", "an Office document (.xlsx, .docx)"),
-    (rb"[^/]+/(data\.pkl|\.format_version|\.data/|byteorder|version)", "a checkpoint of PyTorch (.pt)"),
+    (rb"[^/]+/(data\.pkl|\.format_version|\.data/|byteorder|version)", "a PyTorch checkpoint (.pt)"),
     (rb"[^/]+\.npy", "an archive of NumPy arrays (.npz)"),
 ]
 BY_ENDING = {
     **dict.fromkeys((".bz2", ".xz", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar"), "compressed data"),
     **dict.fromkeys((".npz",), "NumPy arrays"),
-    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors", ".gguf", ".onnx"), "weights of a model"),
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors", ".gguf", ".onnx"), "model weights"),
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), "a pickle"),
     **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".duckdb"), "a database"),
     **dict.fromkeys((".h5", ".hdf5", ".feather", ".orc", ".avro", ".msgpack", ".mdb"), "a table or records"),
@@ -117,7 +117,7 @@ def why_not_text(path: Path) -> str | None:
     if ending in (".bin", ".npy"):
         return f'cannot be read as text; dataset.use = "token_files" reads the tokens of {ending}'
     content = BY_ENDING.get(ending)
-    return f"cannot be read as text: {ending} files contain {content}; unpack or convert it" if content else None
+    return f"cannot be read as text: {ending} files contain {content}; unpack or convert the file" if content else None
 
 
 def is_text(head: bytes, encoding: str = "utf-8") -> bool:

@@ -1,4 +1,4 @@
-"""Datasets without splits of their own: the hash of a document decides its split.
+"""Datasets that come without splits: the hash of a document decides its split.
 
 Equal documents are always in the same split and, once all splits are filled, adding a document moves no other.
 """
@@ -20,7 +20,7 @@ MAX_SCANNED_DOCUMENTS = 100_000  # distinct ones; a split that is still empty th
 
 
 class LongDocument(ABC):
-    """A document too long for memory that knows its length and can be read from the middle."""
+    """A document too long for memory, whose length can be counted and which can be read from any character on."""
 
     def __iter__(self) -> Iterator[str]:
         return self.since(0)
@@ -35,7 +35,7 @@ class LongDocument(ABC):
 
 
 class HashSplitDataset(Dataset):
-    """Splits `all_documents`; empty ones are not counted."""
+    """A dataset that splits `all_documents` by hash; empty documents belong to no split."""
 
     val_fraction: float = Field(
         0.1,
@@ -55,7 +55,8 @@ class HashSplitDataset(Dataset):
     def _something_is_left_to_train_on(self) -> Self:
         if self.val_fraction + self.test_fraction >= 1:
             raise option_error(
-                "val_fraction", f"and test_fraction ({self.test_fraction}) should leave a fraction for training"
+                "val_fraction",
+                f"plus test_fraction ({self.test_fraction}) should be less than 1, to leave text to train on",
             )
         return self
 
@@ -108,7 +109,7 @@ class HashSplitDataset(Dataset):
             return first, None
         if len(digests) < len(self.splits):
             raise self._fault(
-                f"contains {len(digests)} documents, too few for {len(self.splits)} splits; drop test_fraction"
+                f"contains {len(digests)} documents, too few for {len(self.splits)} splits; remove test_fraction"
             )
         names = (*self.splits[1:], *["train"] * len(digests))  # the lowest digest is for validation
         return None, dict(zip(sorted(digests), names, strict=False))
@@ -175,5 +176,5 @@ def document_digest(document: Document) -> bytes:
 
 
 def hash_fraction(digest: bytes) -> float:
-    """In [0, 1); depends on the text alone."""
+    """A number in [0, 1) that depends on the text alone."""
     return int.from_bytes(digest[:8]) / 2**64

@@ -1,4 +1,4 @@
-"""SHA-256 of files. Every start needs it, so results for large files are cached as long as the file is unchanged."""
+"""SHA-256 of files. Each start of a run needs it, so results for large files are cached until the file changes."""
 
 from __future__ import annotations
 

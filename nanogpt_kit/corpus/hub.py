@@ -84,7 +84,7 @@ class HubText:
         return [self.config, self.field, [[name, content_hash(path)] for name, path in zip(names, files, strict=True)]]
 
     def text_bytes(self, splits: Iterable[str]) -> int | None:
-        """From the sizes of the files, or the hub's description; None where they do not give it."""
+        """The size of the text by the sizes of the files or the hub's description; None where they do not give it."""
         files = [path for path in self._files() if path.name.lower().endswith(tuple(BUILDERS) + tuple(CODECS))]
         if files:
             all_known = all(path.name.lower().endswith(ENDINGS) for path in files)
@@ -100,7 +100,7 @@ class HubText:
         return None if None in sizes else sum(size or 0 for size in sizes)
 
     def _files(self) -> list[Path]:
-        """The local files; none for a name on the hub. Raises KitError for a source that is neither."""
+        """The local files; empty for a name on the hub. Raises KitError for a source that is neither."""
         files = matching_files(self.source, ("",))
         looks_local = self.source.lower().endswith((*BUILDERS, *CODECS)) or not HUB_NAME.fullmatch(self.source)
         if not files and Path(self.source).is_dir():
@@ -139,7 +139,7 @@ class HubText:
         if names and split.isidentifier() and split not in names:
             raise KitError(f"{self.source!r} has no split {split!r}{did_you_mean(split, names)}")
         if self.streaming and not split.isidentifier():
-            raise KitError(f"{split!r} is a part of a split, which needs dataset.streaming = false")
+            raise KitError(f"{split!r} is a part of a split, which requires dataset.streaming = false")
         paths = list(files.get(split, ()))
         if self.streaming and paths and all(map(is_read_by_kit, paths)) and has_default_reader_options(builder.config):
             # The library's own readers hold whole row groups, read NA as a missing value and do not locate faults; and
@@ -185,7 +185,7 @@ class HubText:
             remedy = (
                 f'dataset.revision="{PARQUET_BRANCH}" reads the hub\'s conversion (the first 5 GB of large datasets)'
             )
-            return KitError(f"{name} is a script, which is not supported; {remedy}")
+            return KitError(f"{name} requires its loading script, which is not supported; {remedy}")
         remote = not self._files()
         network = type(error).__module__.partition(".")[0] in NETWORK_MODULES or isinstance(
             error, ConnectionError | TimeoutError

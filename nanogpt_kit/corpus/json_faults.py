@@ -1,4 +1,4 @@
-"""Explains what is wrong with a line that should be a JSON object, and how to mend it."""
+"""Explains what is wrong with a line that should be a JSON object, and how to correct it."""
 
 from __future__ import annotations
 

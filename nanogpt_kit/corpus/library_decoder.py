@@ -35,7 +35,7 @@ BYTE_OF_LETTER = {letter: bytes([byte]) for letter, byte in BPEEncoder.letters.i
 class LibraryDecoder:
     """The decoder of a tokenizer.json: `tokenizer` is the library's, `decoder` its part of the JSON.
 
-    `silent` are the ids of special tokens, which are not decoded; `location` is named where the library fails.
+    `silent` are the ids of special tokens, which are not decoded. Errors of the library are reported with `location`.
     """
 
     def __init__(self, tokenizer: Any, decoder: Any, silent: set[int], location: str) -> None:
@@ -73,7 +73,7 @@ class LibraryDecoder:
         return text
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of the text; bytes that do not form a character are themselves, not U+FFFD."""
+        """The bytes of the text; bytes that do not form a character stay as they are, instead of becoming U+FFFD."""
         if self.bytes is not None:
             return b"".join(map(self.bytes.__getitem__, ids.tolist() if isinstance(ids, np.ndarray) else ids))
         tokens = list(map(int, ids))

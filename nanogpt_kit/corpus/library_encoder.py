@@ -65,13 +65,13 @@ class LibraryEncoder(Encoder):
         self.eot = eot or next((name for name in self.common_eot_tokens if name in vocabulary), None)
         if self.eot is not None and self.eot not in vocabulary:
             added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
-            what = f"it does not contain the token {self.eot!r} of tokenizer.eot"
+            what = f"it does not contain the token {self.eot!r}, which tokenizer.eot names"
             raise KitError(f"{location}: {what}{did_you_mean(self.eot, added)}")
         self.json = text
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
         if self.vocab_size > len(vocabulary) + MAX_UNUSED_IDS:
             raise KitError(
-                f"{location}: its highest id is {self.vocab_size - 1:,}, and it has {len(vocabulary):,} tokens"
+                f"{location}: its highest id is {self.vocab_size - 1:,}, but it has only {len(vocabulary):,} tokens"
             )
         self.eot_id = None if self.eot is None else vocabulary[self.eot]
         parts = json.loads(text)
@@ -126,7 +126,7 @@ class LibraryEncoder(Encoder):
         return np.concatenate([np.array(self.spelled.get(token, [token]), dtype=np.int64) for token in ids.tolist()])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """As the library does, without special tokens."""
+        """The text as the library decodes it, without special tokens."""
         return self.decoder.decode(ids)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

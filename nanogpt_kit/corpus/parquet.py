@@ -1,4 +1,4 @@
-"""A text column of parquet files, streamed."""
+"""Streams a text column of parquet files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_parquet(path: Path, codec: str | None) -> None:
         head = peek_head(file)
     content = detect_format(head) or ("plain text" if head and is_text(head) else None)
     if content and content != "parquet":
-        raise file_error(path, f"is {content}, not parquet although its name says so; rename it to what it is")
+        raise file_error(path, f"is {content}, not parquet as its name says; give it the ending of its format")
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def not_utf8_error(column: Any, first_row: int, field: str, location: str) -> Ki
 
 
 def column_bytes(file: ParquetFile, field: str) -> int:
-    """Uncompressed size of the column's pages; equal values may be stored once."""
+    """Uncompressed size of the column's pages; equal values may be stored only once."""
     groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
     columns = [group.column(index) for group in groups for index in range(group.num_columns)]
     return sum(int(column.total_uncompressed_size) for column in columns if column.path_in_schema == field)
@@ -107,7 +107,9 @@ def check_text_column(schema: pa.Schema, field: str, location: str) -> None:
         string_columns = [name for name in schema.names if schema.field(name).type in (pa.string(), pa.large_string())]
         hint = f"; columns of strings: {', '.join(string_columns)}" if string_columns else ""
         content = "values of several types" if "arrow.json" in str(column_type) else str(column_type)
-        raise KitError(Fault(f"dataset.field: column {field!r} holds {content}, not strings{hint}", location=location))
+        raise KitError(
+            Fault(f"dataset.field: column {field!r} contains {content}, not strings{hint}", location=location)
+        )
 
 
 def texts_of(column: Any, errors: str = "strict") -> list[str]:

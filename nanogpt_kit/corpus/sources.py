@@ -27,7 +27,7 @@ def matching_files(source: str, endings: tuple[str, ...]) -> list[Path]:
 def text_files(
     sources: str | tuple[str, ...], field: str, errors: Literal["strict", "replace"] = "strict"
 ) -> list[TextFile]:
-    """In the order of the sources, each file once. Raises KitError for a source without text files."""
+    """The text files of all sources, in their order, each file once. Raises KitError for a source without any."""
     files: list[Path] = []
     for source in (sources,) if isinstance(sources, str) else sources:
         paths = matching_files(source, ENDINGS)

@@ -35,6 +35,8 @@ MIN_LARGEST_ID = 1024  # of 16 bits in use
 
 @dataclass(frozen=True)
 class TokenFile:
+    """A file of token ids, with the facts of its header or of the dataset's options."""
+
     path: Path
     dtype: np.dtype[Any]  # of a token, with its byte order
     offset: int  # of the first token, in bytes
@@ -80,7 +82,7 @@ class TokenFile:
                 yield np.frombuffer(raw, dtype=self.dtype)
 
     def location(self, index: int) -> str:
-        """Names the token with an index (from 0), for messages."""
+        """The location of the token with an index (from 0), for messages."""
         read_as = "" if self.has_header else f", read as {self.dtype.name} (dataset.dtype)"
         return f"{self.path}: token {index} at byte {self.offset + index * self.dtype.itemsize}{read_as}"
 
@@ -106,7 +108,7 @@ def read_npy_header(path: Path, file: IO[bytes]) -> tuple[np.dtype[Any], int, in
 
 
 def read_llm_c_header(path: Path, head: bytes, size: int) -> tuple[np.dtype[Any], int, int | None] | None:
-    """As read_npy_header for a file with llm.c's header; None where it has none."""
+    """The same for a file with llm.c's header; None where it has no such header."""
     header = np.frombuffer(head[: min(len(head), HEADER_BYTES) // 4 * 4], dtype="<i4")
     if size == 0:
         raise KitError(f"{path} is empty")

@@ -51,7 +51,7 @@ class Batch:
         return list(zip(ids, targets, segments, strict=True))
 
     def pinned(self) -> Batch:
-        """In pinned memory, from which a GPU copies while it computes."""
+        """The same batch in pinned memory, from which a GPU copies while it computes."""
         return self._map(Tensor.pin_memory)
 
     def to(self, device: str) -> Batch:
@@ -90,7 +90,7 @@ class Batches:
         return self.at_steps([step])[0]
 
     def at_steps(self, steps: Sequence[int]) -> list[Batch]:
-        """The batches of several steps, in as few numpy and torch calls as one of them takes."""
+        """The batches of several steps, made together with as few numpy and torch calls as one batch takes."""
         starts = np.stack([self.starts(step).copy() for step in steps])  # (S, all ranks' W)
         rank_starts = np.array_split(starts, self.world_size, axis=1)
         mine, largest = rank_starts[self.rank], rank_starts[0].shape[1]
@@ -105,12 +105,12 @@ class Batches:
         ]
 
     def starts(self, step: int) -> np.ndarray:
-        """(W,) the first token of each window, of all ranks. Raises RunFailed for an order that leaves the split."""
+        """(W,) the first token of each window, of all ranks. Raises RunFailed where one is outside the split."""
         starts = self.order.starts(step, self.ctx)
         last = self.ctx.n_tokens - self.ctx.block_size - 1
         if starts.shape != (self.ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
             expected = f"expected {self.ctx.batch_windows} starts from 0 to {last}"
-            raise RunFailed(f"order {type(self.order).__name__} gave starts {starts} for step {step}; {expected}")
+            raise RunFailed(f"order {type(self.order).__name__} returned starts {starts} for step {step}; {expected}")
         return self.split.move_to_documents(starts, self.ctx.block_size) if self.order.at_documents else starts
 
 

@@ -41,7 +41,7 @@ References = dict[str, float]  # compressor -> bits per byte
 def build_data_folder(
     experiment: Experiment, dataset: DatasetRecord, path: Path, state: Mapping[str, Any] | None, workers: int
 ) -> None:
-    """Makes the folder `path`; work that a kill or a full disk left unfinished is continued.
+    """Makes the folder `path`, or continues where a killed process or a full disk left it unfinished.
 
     `state` is that of the tokenizer where it comes from a run.
     """
@@ -59,7 +59,7 @@ def build_data_folder(
             try:
                 manifest = write_data(experiment, dataset, partial, state, workers)
             except StalePartial as error:  # a branch on the hub moved, a library learns otherwise, a disk lost bits
-                logger.warning("an unfinished preparation was made of %s; starting again", error)
+                logger.warning("cannot continue an unfinished preparation: %s; starting again", error)
                 shutil.rmtree(partial)
                 partial.mkdir()
                 manifest = write_data(experiment, dataset, partial, state, workers)
@@ -87,7 +87,7 @@ def build_data_folder(
 
 
 def report_stale_folders(partial: Path, path: Path) -> None:
-    """Logs this machine's unfinished preparations of other text or options, which nothing continues."""
+    """Logs this machine's unfinished preparations of other text or options, which no command continues."""
     suffix, prefix = partial.name.removeprefix(f".{path.name}"), f".{path.name.rpartition('-')[0]}-"
     folders = [folder for folder in path.parent.glob(f"{prefix}*{suffix}/") if folder != partial]
     stale = [
@@ -161,7 +161,7 @@ def encode_dataset(
     compressing: ThreadPoolExecutor,
     workers: int,
 ) -> Future[References]:
-    """Encodes what `writer` does not have yet. Returns the references of the validation text."""
+    """Encodes the chunks that `writer` does not have yet. Returns the references of the validation text."""
     total = experiment.dataset.text_bytes()
     references: Future[References] | None = None
     with ProgressReport(total, "tokenizing") as progress:
@@ -178,7 +178,7 @@ def encode_dataset(
 
 
 def skip_written(chunks: Iterator[TextChunk], writer: TokenWriter, progress: ProgressReport) -> Iterator[TextChunk]:
-    """Without the first chunks, which are on disk: their text is read again, but not encoded."""
+    """The chunks that are not on disk yet; the text of the others is read again, but not encoded."""
     for chunk in chunks:
         if writer.skip(chunk.checksum):
             progress.add(sum(len(text.encode("utf-8", "replace")) for text in chunk.texts), processed=False)

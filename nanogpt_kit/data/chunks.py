@@ -1,4 +1,4 @@
-"""From documents to chunks of about half a megabyte of text; the same text is always cut alike."""
+"""Divides documents into chunks of about half a megabyte of text, always at the same indices."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class TextChunk:
 
 
 def text_chunks(dataset: Dataset, encoder: Encoder, stats: CorpusStats) -> Iterator[TextChunk]:
-    """All of a dataset, in an order that never changes. `stats` observes every text."""
+    """All text of a dataset, in an order that never changes. `stats` observes every text."""
     filling = {split: TextChunk(split, first_document=0, starts_document=True) for split in dataset.splits}
     sizes = dict.fromkeys(filling, 0)
     for split, document in dataset.documents_with_split():
         if split not in filling:
-            raise KitError(f"the dataset gave a document to {split!r}; its splits are {', '.join(filling)}")
+            raise KitError(f"the dataset yielded a document of split {split!r}; its splits are {', '.join(filling)}")
         chunk = filling[split]
         empty = True
         for text, is_end in document_parts(document, encoder):
@@ -88,7 +88,7 @@ def document_parts(document: Document, encoder: Encoder) -> Iterator[tuple[str, 
 
 
 def short_slices(document: Document) -> Iterator[str]:
-    """At most PART_CHARACTERS each."""
+    """The text in slices of at most PART_CHARACTERS."""
     for text in document_slices(document):
         for at in range(0, len(text), PART_CHARACTERS):
             yield text[at : at + PART_CHARACTERS]
@@ -114,11 +114,11 @@ class CorpusStats:
         self.observe_bytes(split, raw, is_end)
 
     def add_to_sample(self, raw: bytes) -> None:
-        """The next bytes of the validation text, as UTF-8."""
+        """Takes the next bytes of the validation text, as UTF-8."""
         self.validation_sample += raw[: self.sample_bytes - len(self.validation_sample)]
 
     def observe_bytes(self, split: str, raw: bytes, is_end: bool) -> None:
-        """The next bytes of a document, of its text or of its tokens; `is_end`: the document ends with them."""
+        """Takes the next bytes of a document, of its text or of its tokens; `is_end`: the document ends with them."""
         self.checksum = zlib.crc32(b"\0" if is_end else b"", zlib.crc32(raw, self.checksum))
         if self._compares:
             self._document_hash.update(raw)

@@ -33,7 +33,7 @@ class DataFile:
 
     @property
     def cache_key(self) -> str:
-        """What a cached result depends on besides the file."""
+        """The checks that a cached result stands for."""
         return f"{self.dtype} below {self.limit}{', ascending' * self.ascending}"
 
     def find_damage(self, reread: bool = False) -> str | None:
@@ -55,11 +55,11 @@ class DataFile:
         except OSError as error:
             return f"cannot be read ({error.strerror})"
         if sha256 != self.sha256:
-            return f"is not what was written: its SHA-256 is {sha256}, and the manifest says {self.sha256}"
+            return f"is not what was written: its SHA-256 is {sha256}, and the manifest records {self.sha256}"
         return invalid or None
 
     def cache_hash(self) -> None:
-        """For the process that wrote the file: it need not read it as well."""
+        """Caches the hash without reading the file. Called by the process that wrote it."""
         hashes.save_to_cache(self.path, self.cache_key, self.sha256)
 
     def hash_and_check(self, path: Path) -> str:
@@ -77,12 +77,15 @@ class DataFile:
         return digest.hexdigest() + invalid
 
     def first_invalid(self, values: np.ndarray, previous: np.ndarray, index: int) -> str:
-        """`index` is that of the first of the values; `previous` (1,) is the value before it."""
+        """A sentence about the first invalid value; "" where all are valid.
+
+        `index` is that of the first of the values; `previous` (1,) is the value before it.
+        """
         is_invalid = values >= self.limit
         if self.ascending:
             is_invalid |= values < np.concatenate([previous, values[:-1]])
         if not is_invalid.any():
             return ""
         at = int(np.argmax(is_invalid))
-        allowed = f"only numbers below {self.limit} are valid{', ascending' * self.ascending}"
+        allowed = f"only numbers below {self.limit} are valid{', in ascending order' * self.ascending}"
         return f" has {values[at]} at position {index + at}, and {allowed}"

@@ -1,4 +1,4 @@
-"""Chunks of text to tokens: in this process, or in one for each core."""
+"""Encodes chunks of text as tokens: in this process, or in one process for each core."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def token_dtype(encoder: Encoder) -> np.dtype[Any]:
 
 
 def encode_chunk(chunk: TextChunk, encoder: Encoder) -> EncodedChunk:
-    """Raises KitError for text that is not Unicode, and for ids outside the vocabulary."""
+    """The tokens of a chunk. Raises KitError for text that is not Unicode, and for ids outside the vocabulary."""
     document_indices = accumulate(chunk.ends, initial=chunk.first_document)  # of each text
     text_bytes = sum(
         utf8_size(text, index, chunk.split) for text, index in zip(chunk.texts, document_indices, strict=False)
@@ -59,7 +59,7 @@ def encode_chunk(chunk: TextChunk, encoder: Encoder) -> EncodedChunk:
 
 
 def check_ids(ids_of_texts: Sequence[np.ndarray], encoder: Encoder, chunk: TextChunk) -> None:
-    """A plugin's tokenizer may be wrong about its own vocabulary; the model would find out much later."""
+    """Raises KitError for ids outside the vocabulary, as a plugin with a wrong `vocab_size` would return."""
     together = np.concatenate(ids_of_texts) if ids_of_texts else np.array([])
     if not len(together) or 0 <= int(together.min()) <= int(together.max()) < encoder.vocab_size:
         return
@@ -70,7 +70,7 @@ def check_ids(ids_of_texts: Sequence[np.ndarray], encoder: Encoder, chunk: TextC
         if not 0 <= token < encoder.vocab_size
     )
     raise KitError(
-        f"the tokenizer gave id {invalid} in document {chunk.document_index(index)} of {chunk.split}, "
+        f"the tokenizer returned id {invalid} in document {chunk.document_index(index)} of {chunk.split}, "
         f"but its vocabulary ends at {encoder.vocab_size - 1}"
     )
 
@@ -78,7 +78,7 @@ def check_ids(ids_of_texts: Sequence[np.ndarray], encoder: Encoder, chunk: TextC
 def encode_chunks(
     chunks: Iterable[TextChunk], encoder: Encoder, experiment: Experiment, text_bytes: int | None, workers: int
 ) -> Iterator[tuple[TextChunk, EncodedChunk]]:
-    """Every chunk with its tokens, in order. Processes are started where they pay.
+    """Every chunk with its tokens, in order. Starts processes where they save time.
 
     Raises RunFailed where a process ends before its work is done.
     """

@@ -22,8 +22,8 @@ from nanogpt_kit.runs.folder import RunFolder
 def state_from_run(experiment: Experiment, resumed: RunFolder | None = None) -> dict[str, Any] | None:
     """The state of the tokenizer in the run that `tokenizer.from_run` names; None where the option is not set.
 
-    A run that is resumed has it in its own checkpoints, whatever became of the other run. Raises KitError where there
-    is no such run, or where it has another tokenizer.
+    A resumed run has the state in its own checkpoints, so the other run may have been removed since. Raises KitError
+    where no such run exists, or where it has another tokenizer.
     """
     name = experiment.tokenizer.from_run
     if name is None:
@@ -37,7 +37,7 @@ def state_from_run(experiment: Experiment, resumed: RunFolder | None = None) -> 
             raise KitError(f"{folder} has no checkpoint yet")
         record = read_tokenizer_record(records[-1])
         if record.use != use:
-            raise KitError(f"{folder} has {record.use} tokens, not {use}")
+            raise KitError(f"{folder} uses the tokenizer {record.use}, not {use}")
     except KitError as error:
         location = experiment.location(("tokenizer", "from_run"))
         raise KitError(*(fault.under("tokenizer.from_run", location) for fault in error.faults)) from None
@@ -50,13 +50,13 @@ def make_encoder(tokenizer: Tokenizer, dataset: Dataset, state: Mapping[str, Any
         state = dataset.vocabulary()
         if state is None:
             return tokenizer.build(TextContext(splits=dataset.splits, documents=lambda split: texts_of(dataset, split)))
-    keys = f"the vocabulary that comes with the tokens holds {', '.join(state)}"
+    keys = f"the vocabulary that comes with the tokens consists of {', '.join(state)}"
     try:
         encoder = restore_encoder(tokenizer, state)
     except KitError as error:
         raise KitError(Fault(f"{keys}; {error}", "tokenizer.use")) from error
     if encoder.state() != state:
-        raise KitError(Fault(f"{keys}, which {type(tokenizer).__name__} does not know", "tokenizer.use"))
+        raise KitError(Fault(f"{keys}, which {type(tokenizer).__name__} cannot use", "tokenizer.use"))
     return encoder
 
 
@@ -68,7 +68,7 @@ def restore_encoder(tokenizer: Tokenizer, state: Mapping[str, Any]) -> Encoder:
         raise
     except Exception as error:  # whatever a tokenizer meets in a state that it did not write
         reason = f"{type(error).__name__}: {error}"
-        raise KitError(f"{type(tokenizer).__name__} does not know such a vocabulary ({reason})") from error
+        raise KitError(f"{type(tokenizer).__name__} cannot use this vocabulary ({reason})") from error
 
 
 @dataclass(frozen=True)

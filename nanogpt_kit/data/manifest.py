@@ -1,4 +1,4 @@
-"""The manifest of prepared data: what its files hold, and the tokenizer that made them."""
+"""The manifest of prepared data: the contents of its files, and the tokenizer that made them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ Count = Annotated[int, Field(ge=0, le=2**56)]  # more than a disk has room for, 
 
 
 class DatasetRecord(Record):
+    """Which dataset the tokens were made from."""
+
     use: str
     code: str  # the identity of the component's code
     fingerprint: str
 
 
 class SplitRecord(Record):
+    """Counts and hashes of one split."""
+
     tokens: Count
     bytes: Count  # of text
     documents: Count
@@ -38,6 +42,8 @@ class SplitRecord(Record):
 
 
 class DataManifest(Record):
+    """manifest.json in a folder of prepared data."""
+
     version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
     dataset: DatasetRecord
     tokenizer: TokenizerRecord
@@ -67,10 +73,10 @@ class OtherVersion(ValueError):
 
 
 def load_manifest(folder: Path) -> DataManifest:
-    """Raises OSError, OtherVersion, and ValueError where it is not what was written."""
+    """The manifest of a folder. Raises OSError, OtherVersion, and ValueError where it is not what was written."""
     values = read_json(folder / MANIFEST)
     if isinstance(values, dict) and values.get("version", FORMAT_VERSION) != FORMAT_VERSION:
-        raise OtherVersion(f"version: should be {FORMAT_VERSION} for this nanogpt-kit, and is {values['version']!r}")
+        raise OtherVersion(f"version: should be {FORMAT_VERSION} for this nanogpt-kit, got {values['version']!r}")
     manifest = DataManifest.of_json(values)
     if manifest.tokenizer.compute_fingerprint() != manifest.tokenizer.fingerprint:
         raise ValueError("its tokenizer, vocabulary included, is not the one that made the tokens")
@@ -80,7 +86,7 @@ def load_manifest(folder: Path) -> DataManifest:
 
 
 def read_manifest(folder: Path) -> DataManifest:
-    """Raises KitError where it is not what was written."""
+    """The manifest of a folder. Raises KitError with a remedy where it is not what was written."""
     try:
         return load_manifest(folder)
     except OSError as error:
@@ -98,6 +104,6 @@ def damaged_data_error(folder: Path, name: str, damage: str) -> KitError:
 
 
 def manifest_hash(values: dict[str, Any]) -> str:
-    """Of all values except the hash itself. A vocabulary of megabytes enters by its fingerprint."""
+    """The hash of all values except the hash itself; a vocabulary of megabytes is included by its fingerprint."""
     tokenizer = {key: value for key, value in values["tokenizer"].items() if key != "state"}
     return digest({key: value for key, value in values.items() if key != "sha256"} | {"tokenizer": tokenizer})

@@ -1,4 +1,4 @@
-"""The prepared data of an experiment: found by its fingerprint, or made once and then found."""
+"""Prepares the data of an experiment once; afterwards it is found by its fingerprint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def data_root() -> Path:
 def prepare(
     experiment: Experiment, workers: int | None = None, resumed: RunFolder | None = None, verify: bool = True
 ) -> PreparedData:
-    """The experiment's text as tokens: found where it was prepared before, else made now by one process for each core.
+    """The experiment's text as tokens: those of an earlier preparation, else made now by one process for each core.
 
     `resumed` is the run that continues with them. Files that are not what was written are refused; without `verify`
     only the manifest is read, as where another process checks the files. Raises KitError for text or tokens that are
@@ -60,7 +60,7 @@ def prepare(
 
 
 def check_target_free(path: Path) -> None:
-    """Raises KitError where something is in the data's place; otherwise that would be found after an hour of work."""
+    """Raises KitError where `path` is taken by something else, before hours are spent on preparing the data."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise KitError(f"{path} is not a folder; remove it to prepare the data there")
     if path.exists() and any(path.iterdir()):
@@ -93,7 +93,7 @@ class DataIdentity:
         return f"{name}-{digest(values)[:12]}"
 
     def check(self, prepared: PreparedData, state: dict[str, Any] | None) -> None:
-        """Raises KitError where the folder holds other data than its name says, though intact."""
+        """Raises KitError where the folder contains other data than its name says, though undamaged."""
         recorded = prepared.manifest.tokenizer.as_json()
         computed = {"vocab_size", "eot_id"}  # the manifest records the results in place of the options of these names
         options = {key: value for key, value in self.tokenizer.items() if key not in computed}
@@ -104,5 +104,5 @@ class DataIdentity:
         }
         others = [name for name, is_same in same.items() if not is_same]
         if others:
-            damage = f"is of another {' and '.join(others)} than the folder's name says"
+            damage = f"records another {' and '.join(others)} than the folder's name says"
             raise damaged_data_error(prepared.path, MANIFEST, damage)

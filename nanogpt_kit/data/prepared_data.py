@@ -101,14 +101,14 @@ def data_files(folder: Path, manifest: DataManifest) -> list[DataFile]:
 
 
 def memory_map(path: Path, dtype: str, count: int) -> np.ndarray:
-    """Raises OSError where there is no such file, and RunFailed where it was cut after it was checked."""
+    """Raises OSError where there is no such file, and RunFailed where it was truncated after it was checked."""
     if not count:
         return np.zeros(0, dtype)
     try:
         return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
     except ValueError as error:
         remedy = f"remove {path.parent} to prepare the data again"
-        raise RunFailed(f"{path} was cut while it was in use ({error}); {remedy}") from None
+        raise RunFailed(f"{path} was truncated while it was in use ({error}); {remedy}") from None
 
 
 def check_block_size(splits: Mapping[str, SplitRecord], block_size: int) -> None:

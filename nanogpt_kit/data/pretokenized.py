@@ -1,4 +1,4 @@
-"""Datasets that are tokens already: checked, and copied into the same files as those of any other dataset."""
+"""Copies datasets that are tokenized already into the files of prepared data, and checks their ids."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def has_tokens(dataset: Dataset) -> bool:
 
 
 def copy_tokens(dataset: Dataset, encoder: Encoder, writer: TokenWriter, stats: CorpusStats) -> None:
-    """`stats` observes every token. Raises KitError for ids outside the vocabulary."""
+    """Copies the tokens of all splits; `stats` observes each. Raises KitError for ids outside the vocabulary."""
     width, count = token_dtype(encoder).itemsize, dataset.token_count()
     text_bytes = np.array([token_text_bytes(encoder, token) for token in range(encoder.vocab_size)])
     with ProgressReport(count and count * width, "copying") as progress:
@@ -48,7 +48,7 @@ def token_text_bytes(encoder: Encoder, token: int) -> int:
 
 
 def checked_ids(dataset: Dataset, split: str, encoder: Encoder) -> Iterator[np.ndarray]:
-    """(n,) ids of the dtype on disk, n > 0."""
+    """The ids in arrays (n,) of the dtype on disk, n > 0. Raises KitError for ids outside the vocabulary."""
     count = 0
     for ids in dataset.tokens(split) or ():
         if not len(ids):

@@ -1,4 +1,4 @@
-"""Reports how far a preparation is: a bar on a terminal, otherwise a plain line now and then."""
+"""Reports the progress of a preparation: a bar on a terminal, otherwise a log line every few seconds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressReport:
-    """Of `total_bytes`, where that is known."""
+    """The progress of one activity; `total_bytes` is None where it is not known."""
 
     def __init__(self, total_bytes: int | None, activity: str) -> None:
         import rich
 
         self.total_bytes, self.activity = total_bytes, activity
         self.bytes_read = 0
-        self.bytes_processed = 0  # without what an earlier preparation has done
+        self.bytes_processed = 0  # excluding those that an earlier preparation processed
         self.started = self.last_line = time.monotonic()
         self.bar = make_progress_bar(total_bytes, activity) if rich.get_console().is_terminal else None
 

@@ -1,4 +1,4 @@
-"""A split in memory: its tokens, and where its documents start."""
+"""A split of prepared data: its tokens, and where its documents start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenizer as prepared data and checkpoints keep it: which one it is, its options, and what it has learnt."""
+"""The record of a tokenizer in prepared data and checkpoints: its component, its options, and its learnt state."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Record(BaseModel):
 
 
 class TokenizerRecord(Record):
-    """The options of the tokenizer stand beside these keys."""
+    """A tokenizer: these keys, and beside them its options."""
 
     use: str
     code: str  # the identity of the component's code
@@ -58,12 +58,12 @@ class TokenizerRecord(Record):
         return cls(**values, fingerprint=tokenizer_fingerprint(values))
 
     def compute_fingerprint(self) -> str:
-        """What `fingerprint` is as long as nothing was changed."""
+        """Equals `fingerprint` unless the record was changed."""
         return tokenizer_fingerprint(self.as_json())
 
 
 def tokenizer_identity(experiment: Experiment) -> dict[str, Any]:
-    """Which tokenizer, with which options: all that decides it except the text."""
+    """The tokenizer's component and its options: everything that decides it except the text."""
     entry = experiment.entry_of(experiment.tokenizer)
     resolved, locations = experiment.resolved()["tokenizer"], experiment.tokenizer.location_options
     options = {key: value for key, value in resolved.items() if key not in locations}
@@ -71,7 +71,7 @@ def tokenizer_identity(experiment: Experiment) -> dict[str, Any]:
 
 
 def tokenizer_fingerprint(tokenizer: dict[str, Any]) -> str:
-    """Of a record's values: which tokenizer, with which options and which state. The code's identity is not in it."""
+    """A hash of a record's component, options and state, but not of the identity of its code."""
     excluded = {"code", "vocab_size", "eot_id", "fingerprint"}
     return digest({key: value for key, value in tokenizer.items() if key not in excluded})
 
@@ -87,5 +87,5 @@ def read_tokenizer_record(path: Path) -> TokenizerRecord:
 
 
 def tokenizer_records_of_run(folder: RunFolder) -> list[Path]:
-    """One for each checkpoint, the newest last."""
+    """The tokenizer's record in each checkpoint of a run, the newest last."""
     return sorted(folder.checkpoints.glob("step-*/tokenizer.json"))

@@ -1,7 +1,7 @@
-"""Processes that encode: a `ProcessPoolExecutor` whose workers start from nothing and end with this process.
+"""Processes that encode: a `ProcessPoolExecutor` whose workers inherit nothing and end with this process.
 
-What it adds to the standard library's: workers import nothing from the current folder and do not run the caller's
-script again; what a tokenizer prints in them stays out of this command's output; a Ctrl-C reaches this process alone;
+In contrast to the standard library's: workers import nothing from the current folder and do not run the caller's script
+again; the output of a tokenizer in a worker stays out of this command's output; a Ctrl-C reaches this process alone;
 and a worker that was killed is reported with its exit code.
 """
 
@@ -58,7 +58,7 @@ class WorkerPool(Generic[Result]):
                 process.kill()  # what they hold is also here
         self.executor.shutdown(cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
-            raise RunFailed(f"a process that tokenizes has ended{self._exit_code()}") from None
+            raise RunFailed(f"a process that tokenizes has ended unexpectedly{self._exit_code()}") from None
 
     def is_ready(self) -> bool:
         """True once a worker has its encoder. Raises the error of one that could not make it."""
@@ -71,20 +71,22 @@ class WorkerPool(Generic[Result]):
         return self.executor.submit(run_in_worker, self.work, chunk)
 
     def _exit_code(self) -> str:
-        """Of the worker that ended first; the executor then sends SIGTERM to the others."""
+        """The exit code of the worker that ended first, for a message; the executor sends SIGTERM to the others."""
         codes = [process.exitcode for process in self.processes if process.exitcode not in (None, 0, -signal.SIGTERM)]
-        hint = "; is there memory left?" if -9 in codes else ""
+        hint = "; perhaps memory ran out" if -9 in codes else ""
         return f", with exit code {codes[0]}{hint}" if codes else ""
 
 
 class IsolatedProcess(SpawnProcess):
+    """A process that starts with the ENVIRONMENT and without the caller's `__main__`."""
+
     def start(self) -> None:
         with isolated_start():
             super().start()
 
 
 class IsolatedContext(SpawnContext):
-    """Adds each process that it makes to `processes`."""
+    """Makes isolated processes, and adds each to `processes`."""
 
     def __init__(self, processes: list[SpawnProcess]) -> None:
         super().__init__()
@@ -98,10 +100,10 @@ class IsolatedContext(SpawnContext):
 
 @contextmanager
 def isolated_start() -> Iterator[None]:
-    """A process that starts meanwhile has the ENVIRONMENT, and no `__main__`.
+    """While entered, a process starts with the ENVIRONMENT and an empty `__main__`.
 
-    multiprocessing would run the caller's script again in each worker, and a script that prepares data without
-    `if __name__ == "__main__"` would do that again, too.
+    Otherwise multiprocessing would run the caller's script again in each worker, and a script that prepares data
+    without `if __name__ == "__main__"` would prepare it again in each.
     """
     main, before = sys.modules["__main__"], {name: os.environ.get(name) for name in ENVIRONMENT}
     sys.modules["__main__"] = ModuleType("__main__")
@@ -123,7 +125,7 @@ def init_worker(recipe: EncoderRecipe) -> None:
     global _recipe
     _recipe = recipe
     signals.ignore_group_signals()
-    os.dup2(2, 1)  # what a tokenizer prints must not get into what the command prints
+    os.dup2(2, 1)  # to stderr, so that the output of a tokenizer stays out of the command's output
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -155,5 +157,5 @@ def run_in_worker(work: Callable[[TextChunk, Encoder], Result], chunk: TextChunk
         return work(chunk, encoder)
     except KitError:
         raise
-    except BaseException as error:  # SystemExit, too, which would end the command without a word
+    except BaseException as error:  # SystemExit, too, which would end the command silently
         raise RunFailed(f"the tokenizer failed: {type(error).__name__}: {error}") from None

@@ -1,4 +1,4 @@
-"""Tokens to disk: in order, in shards that a kill leaves whole."""
+"""Writes tokens to disk in order, in shards that stay whole where the process is killed."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ RESERVED_BYTES = 50_000_000  # of disk, left to other programs
 
 
 class StalePartial(Exception):
-    """An unfinished preparation that cannot be continued: other text, another vocabulary, or damage."""
+    """An unfinished preparation that cannot be continued: its text or vocabulary has changed, or it is damaged."""
 
 
 @dataclass
 class SplitCounts:
-    """What is written of a split; see SplitRecord."""
+    """Counts of the tokens of a split that are written so far; see SplitRecord."""
 
     tokens: int = 0
     bytes: int = 0
@@ -47,7 +47,7 @@ class SplitCounts:
 
 
 class SplitState(BaseModel):
-    """What the journal records of a split: its counts, and what is on disk."""
+    """A split in the journal: its counts, and the size and hashes of its files."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     counts: dict[str, Annotated[int, Field(ge=0)]] = {}
@@ -57,7 +57,7 @@ class SplitState(BaseModel):
 
 
 class Journal(BaseModel):
-    """How far a preparation is."""
+    """progress.json: how far an unfinished preparation has come."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     encoder: str  # fingerprint
@@ -116,7 +116,7 @@ class TokenWriter:
         self.journal = folder / JOURNAL
         before = read_journal(self.journal) if os.path.lexists(self.journal) else Journal(encoder=fingerprint)
         if before.encoder != fingerprint:
-            raise StalePartial("another vocabulary")
+            raise StalePartial("it used another vocabulary")
         self.chunks_on_disk = before.chunks
         self.chunks = before.chunks
         self.checksum = before.checksum
@@ -134,12 +134,12 @@ class TokenWriter:
         try:
             counts = SplitCounts(**state.counts)
         except TypeError:
-            raise StalePartial(f"a damaged {JOURNAL}") from None
+            raise StalePartial(f"its {JOURNAL} is damaged") from None
         tokens, sha256 = reopen_at(tokens_file(self.folder, split), state.size, stack)
         starts, documents_sha256 = reopen_at(document_starts_file(self.folder, split), 8 * counts.documents, stack)
         files = SplitFiles(tokens, starts, counts, sha256, documents_sha256)
         if files.hashes != {"sha256": state.sha256, "documents_sha256": state.documents_sha256}:
-            raise StalePartial(f"tokens of {split} that have changed")
+            raise StalePartial(f"its tokens of {split} have changed")
         return files
 
     def __enter__(self) -> TokenWriter:
@@ -157,11 +157,11 @@ class TokenWriter:
             return False
         self.skipped += 1
         if self.skipped == self.chunks_on_disk and checksum != self.checksum:
-            raise StalePartial("other text")
+            raise StalePartial("its text has changed")
         return True
 
     def add(self, split: str, chunk: EncodedChunk, empty_documents: int = 0, checksum: int = 0) -> None:
-        """Raises OSError, as on a full disk, perhaps that of a chunk added before."""
+        """Queues a chunk to be written. Raises OSError, as on a full disk, for this chunk or one added before."""
         self.writes.append(self.write_thread.submit(self._write, split, chunk, empty_documents, checksum))
         while len(self.writes) > MAX_QUEUED_CHUNKS or (self.writes and self.writes[0].done()):
             self.writes.popleft().result()
@@ -198,11 +198,11 @@ class TokenWriter:
         self.flush = self.flush_thread.submit(sync)
 
     def finish(self) -> dict[str, SplitRecord]:
-        """What the manifest records; the files are whole and on disk then, and so is the journal."""
+        """Waits until all files and the journal are on disk. Returns the records for the manifest."""
         for write in self.writes:
             write.result()
         if self.skipped < self.chunks_on_disk:
-            raise StalePartial("other text")
+            raise StalePartial("its text has changed")
         self.start_flush()
         assert self.flush is not None, "it was just started"
         self.flush.result()
@@ -210,25 +210,25 @@ class TokenWriter:
 
 
 def read_journal(path: Path) -> Journal:
-    """Raises StalePartial where it is damaged."""
+    """The journal of an unfinished preparation. Raises StalePartial where it is damaged."""
     try:
         return Journal.model_validate_json(read_bytes(path))
     except (OSError, ValidationError):
-        raise StalePartial(f"a damaged {path.name}") from None
+        raise StalePartial(f"its {path.name} is damaged") from None
 
 
 def reopen_at(path: Path, size: int, stack: ExitStack) -> tuple[IO[bytes], Any]:
     """A file to append to after its first `size` bytes, and the running SHA-256 of these.
 
-    What follows the last whole shard is cut off. Links are not followed: they may lead to another user's files. Raises
+    Bytes after the last whole shard are cut off. Links are not followed: they may lead to another user's files. Raises
     StalePartial where bytes are missing.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise StalePartial(f"a {path.name} that is not a regular file")
+        raise StalePartial(f"its {path.name} is not a regular file")
     path.touch()
     file = stack.enter_context(path.open("rb+"))
     if path.stat().st_size < size:
-        raise StalePartial(f"a {path.name} that has lost bytes")
+        raise StalePartial(f"its {path.name} has lost bytes")
     file.truncate(size)
     digest = hashlib.sha256()
     while raw := file.read(1 << 20):

@@ -20,7 +20,7 @@ GRACE_SECONDS = 10.0  # for the other ranks to end by themselves, after one has 
 POLL_SECONDS = 0.05
 PARENT_POLL_SECONDS = 0.25
 PARENT = "NANOGPT_KIT_PARENT"  # id of the process that a rank ends with
-LAUNCHED = "NANOGPT_KIT_LAUNCHED"  # set in ranks: their parent has printed what does not concern one rank only
+LAUNCHED = "NANOGPT_KIT_LAUNCHED"  # set in ranks: their parent has printed the messages that concern all of them
 
 
 def run_ranks(count: int, arguments: Sequence[str]) -> int:
@@ -92,7 +92,7 @@ def rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def command_line(arguments: Sequence[str]) -> list[str]:
-    """-P: nothing is imported from the current folder, which may contain files of others."""
+    """`python -m nanogpt_kit ARGUMENTS`, without imports (-P) from the current folder: its files may be foreign."""
     return [sys.executable, "-P", "-m", "nanogpt_kit", *arguments]
 
 

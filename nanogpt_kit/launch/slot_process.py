@@ -1,4 +1,4 @@
-"""A command of the kit as a child process that keeps to a machine slot."""
+"""Runs a command of the kit as a child process that uses only a machine slot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG_TAIL_BYTES = 20_000  # of a process's log, in which its last line is looked 
 
 
 class SlotProcess:
-    """`python -m nanogpt_kit ARGUMENTS` in a slot. It ends when this process does, however this one ends."""
+    """`python -m nanogpt_kit ARGUMENTS` in a slot. It ends with this process, even if this one is killed."""
 
     def __init__(self, arguments: Sequence[str], slot: MachineSlot, log: Path) -> None:
         self.log = log

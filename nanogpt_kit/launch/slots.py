@@ -29,12 +29,12 @@ class MachineSlot:
     threads: int | None = None  # of each process; None: as many as a run without slots would choose
 
     def without_cores(self) -> MachineSlot:
-        """For a run that started with all cores of the machine: with other threads it would round differently."""
+        """The slot for a run that started with all cores: with fewer threads its sums would round differently."""
         return replace(self, cores=(), threads=None)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that keep a process to this slot."""
+        """Environment variables that restrict a process to this slot."""
         variables = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if self.gpus else {}
         return variables if self.threads is None else {**variables, "OMP_NUM_THREADS": str(self.threads)}
 
@@ -87,7 +87,7 @@ def too_few_free(slots: Sequence[MachineSlot], locked: Sequence[MachineSlot], bu
     free = [name for slot in slots for name in slot.resources if name not in busy]
     if busy[0].startswith("gpu-"):
         left = f"there is room for {len(locked)} of {workers} parallel trials" if locked else "none is free"
-        remedy = "wait until it ends, or lower workers" if locked else "wait until it ends"
+        remedy = "wait until it ends, or reduce workers" if locked else "wait until it ends"
         return f"another sweep on this machine uses GPU {format_ranges(busy)}; {left}; {remedy}"
     left = f"{len(free)} are free ({format_ranges(free)})" if free else "none is free"
     remedy = "wait until it ends"
@@ -97,7 +97,7 @@ def too_few_free(slots: Sequence[MachineSlot], locked: Sequence[MachineSlot], bu
 
 
 def format_ranges(names: Sequence[str]) -> str:
-    """cpu-0, cpu-1, cpu-2 and cpu-5 are "0-2,5"."""
+    """The indices in names of resources: "0-2,5" for cpu-0, cpu-1, cpu-2 and cpu-5."""
     ranges: list[str] = []
     for name in names:
         unit = name.partition("-")[2]
@@ -110,9 +110,9 @@ def format_ranges(names: Sequence[str]) -> str:
 
 
 def locks_folder() -> Path | None:
-    """The folder of this user's locks on this machine, whose home other machines may share.
+    """The folder of this user's locks on this machine; other machines may share the home folder.
 
-    None where it cannot be made: then everything counts as free.
+    None where it cannot be made: then all resources count as free.
     """
     try:
         machine = lock_name(platform.node() or "localhost").removesuffix(".lock")

@@ -19,7 +19,7 @@ from nanogpt_kit.system.writing import write_atomically
 
 
 def write_json(path: Path, values: Any) -> None:
-    """UTF-8; ASCII where a file name among the values is not UTF-8, so that Python holds lone surrogates."""
+    """Writes UTF-8; ASCII with escapes where a file name among the values is not UTF-8."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
     try:
         content = text.encode("utf-8")
@@ -37,17 +37,18 @@ def read_json(path: Path) -> Any:
 
 
 def is_folder(path: Path) -> bool:
-    """A folder, and not a link or a junction of Windows to one."""
+    """True for a folder, but not for a link to one."""
     return path.is_dir() and not is_link(path)
 
 
 def is_file(path: Path) -> bool:
-    """A file, and not a link to one."""
+    """True for a file, but not for a link to one."""
     return path.is_file() and not is_link(path)
 
 
 def is_link(path: Path) -> bool:
-    return path.is_symlink() or getattr(path, "is_junction", bool)()  # a junction: Python 3.12
+    """True for a symbolic link and for a junction of Windows."""
+    return path.is_symlink() or getattr(path, "is_junction", bool)()  # since Python 3.12
 
 
 def check_inside(folder: Path, besides: str = "") -> None:
@@ -75,7 +76,7 @@ def check_not_link(path: Path) -> None:
 
 @contextmanager
 def git_ignored_folder(folder: Path) -> Iterator[None]:
-    """Creates a folder that git ignores, where there is none; it is removed again if it stays empty."""
+    """Creates the folder, ignored by git, unless it exists; on exit a new folder that is still empty is removed."""
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if is_new:

@@ -1,4 +1,4 @@
-"""The folder of one run: its files, its state, and how to find it again."""
+"""The folder of a run: its files, its status, and finding it by name."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def runs_root() -> Path:
 
 @dataclass(frozen=True)
 class RunFolder:
+    """The folder of one run, with the paths of its files."""
+
     path: Path
 
     @property
@@ -57,7 +59,7 @@ class RunFolder:
         check_inside(self.path, besides=self.checkpoints.name)
 
     def clear_temporary(self) -> None:
-        """Removes what killed processes left half written. Called while the lock is held."""
+        """Removes temporary files that killed processes left. Called while the lock is held."""
         for folder in (self.path, self.path / "components"):
             if folder.exists():
                 clear_temporary(folder)
@@ -66,13 +68,13 @@ class RunFolder:
         return Lock(self.path / "lock")
 
     def set_status(self, state: State, **details: Any) -> None:
-        """`details` are fields of Status."""
+        """Writes status.json; `details` are fields of Status."""
         Status(state=state, **details).write(self.path / "status.json")
 
     def status(self) -> Status:
-        """status.json; but a run that no process holds is "interrupted", not "running".
+        """The content of status.json; but a "running" run whose lock no process holds is "interrupted".
 
-        So is one whose status cannot be read; its `cause` is then "unreadable" or "other_format".
+        So is a run whose status cannot be read; its `cause` is then "unreadable" or "other_format".
         """
         status = self._read_status()
         if status.state != "running":
@@ -137,8 +139,8 @@ class RunFolder:
 
 
 def create(experiment: str, seed: int, fingerprint: str, into: Path | None = None) -> RunFolder:
-    """A new folder runs/<experiment>/<UTC time>-s<seed>-<short hash> (see RUN_ID), or `into`, which may be there,
-    empty or killed before its run began. Raises KitError where it cannot be made."""
+    """Creates runs/<experiment>/<UTC time>-s<seed>-<short hash> (see RUN_ID), or uses `into`, which may exist if it is
+    empty or its run was killed before the start. Raises KitError where that fails."""
     parent = runs_root() / experiment
     if into is not None:
         try:
@@ -164,8 +166,8 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
 
 
 def start_time(parent: Path) -> str:
-    """Now, to the millisecond, as a run id begins; a later one where another run there has it, since runs are ordered
-    by their ids."""
+    """The current time in milliseconds, as a run id begins; a time that no other run in `parent` has, since runs are
+    ordered by their ids."""
     for _ in range(100):  # a clock may stand still
         now = time.time_ns()
         moment = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now // 10**9))}{now // 10**6 % 1000:03d}"
@@ -176,7 +178,7 @@ def start_time(parent: Path) -> str:
 
 
 def relative_to_cwd(path: Path) -> Path:
-    """Relative where it is below the current folder, as one would type it."""
+    """The path as a user would type it: relative where it is below the current folder."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

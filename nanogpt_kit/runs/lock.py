@@ -58,7 +58,7 @@ class Lock:
             except OSError as error:
                 self.file.close()
                 if error.errno in IS_HELD:
-                    raise BlockingIOError(error.errno, f"{self.path} is held by another process") from error
+                    raise BlockingIOError(error.errno, f"{self.path} is locked by another process") from error
                 raise KitError(f"{self.path} cannot be locked: {error.strerror}") from error
             except BaseException:  # a signal, while it waits
                 self.file.close()
@@ -91,7 +91,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock. It does not acquire it where the system can test it, nor need write permission.
+    """Whether a process holds the lock. Needs no write permission; acquires it only on systems that cannot test it.
 
     Raises KitError where that cannot be determined.
     """
@@ -124,7 +124,7 @@ def open_lock_file(path: Path, flags: int) -> int:
 
 
 def acquire(descriptor: int, wait: bool) -> None:
-    """Raises OSError, with an errno of IS_HELD where another holder has it."""
+    """Locks an open file. Raises OSError, with an errno of IS_HELD where another holder has the lock."""
     if sys.platform == "win32":
         retry_briefly(lambda: msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1), float("inf") if wait else RETRY_SECONDS)
         return
@@ -142,7 +142,7 @@ def acquire(descriptor: int, wait: bool) -> None:
 
 
 def is_held(descriptor: int) -> bool:
-    """Whether another holder has it. Raises OSError where that cannot be determined."""
+    """Whether another holder has locked an open file. Raises OSError where that cannot be determined."""
     if sys.platform == "linux":
         try:
             answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole_file(fcntl.F_WRLCK))
@@ -163,7 +163,7 @@ def is_held(descriptor: int) -> bool:
 
 
 def whole_file(kind: int) -> bytes:
-    """struct flock for a whole file. `kind`: F_RDLCK, F_WRLCK or F_UNLCK."""
+    """The struct flock of a lock on a whole file. `kind`: F_RDLCK, F_WRLCK or F_UNLCK."""
     return struct.pack(FLOCK, kind, os.SEEK_SET, 0, 0, 0)
 
 

@@ -23,11 +23,13 @@ REMEDY = "; resuming would lose the lines after it: repair or delete this line, 
 
 
 class MetricsLog:
+    """Appends to metrics.jsonl."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, record: Mapping[str, float]) -> None:
-        """NaN and infinity, which JSON lacks, become null."""
+        """Appends a line; NaN and infinity, which JSON lacks, become null."""
         finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
@@ -39,7 +41,7 @@ class MetricsLog:
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
-    """None where the line is not an object with a step."""
+    """The record of a line; None where it is not an object with a step."""
     try:
         record = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -53,7 +55,7 @@ def read_lines(path: Path) -> Iterable[bytes]:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """All whole records. A damaged line is reported in the log; an incomplete last line, left by a kill, is not."""
+    """All whole records. Logs a warning about damaged lines, but not about an incomplete last line, left by a kill."""
     damaged = []
     for line_number, line in enumerate(read_lines(path), start=1):
         record = parse_record(line)

@@ -1,4 +1,4 @@
-"""provenance.json: where a run came from: command, code, data, machine."""
+"""provenance.json: the origin of a run, that is its command, code, data and machine."""
 
 from __future__ import annotations
 
@@ -68,11 +68,15 @@ class InitFrom(Part):
 
 
 class Imported(Part):
+    """The source of a model that was imported, not trained."""
+
     source: AnyText
     files: dict[AnyText, str]  # SHA-256 by file name
 
 
 class Provenance(Record):
+    """The origin of a run."""
+
     max_bytes: ClassVar[int] = 1 << 24
 
     command: AnyText
@@ -99,7 +103,7 @@ class Provenance(Record):
 
 
 def collect(experiment: Experiment, machine: Machine, **origin: Any) -> tuple[Provenance, bytes]:
-    """provenance.json, and the patch from the commit to the code that runs (empty where nothing differs).
+    """The content of provenance.json, and the patch from the commit to the code that runs (empty where it is the same).
 
     `origin` are fields of Provenance that only the caller knows.
     """

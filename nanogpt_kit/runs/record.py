@@ -1,4 +1,4 @@
-"""Records: JSON files with a format version, typed, written and read whole."""
+"""Typed JSON files with a format version, called records; they are written and read as a whole."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Part(BaseModel):
 
 
 class Record(Part):
-    """A whole file. Fields that are None are left out of it."""
+    """A JSON object that is a whole file. Fields that are None are left out of it."""
 
     max_bytes: ClassVar[int] = 1 << 20  # of a file that is read
 
@@ -55,7 +55,7 @@ class Record(Part):
             raise Unreadable(f"{path.name} cannot be read: it is not a JSON object")
         found = values.get("format")
         if type(found) is not int or found != FORMAT:
-            named = f"is of format {str(found)[:20]}" if type(found) is int else "names no format"
+            named = f"is of format {str(found)[:20]}" if type(found) is int else "does not name its format"
             raise Unreadable(f"{path.name} {named}, and this version reads format {FORMAT}", "other_format")
         try:
             return cls.model_validate(values)

@@ -1,4 +1,4 @@
-"""samples.txt: generated texts, each under the step of the model."""
+"""samples.txt: generated texts, under a header with the step of the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BETWEEN = f"\n{'-' * 80}\n"
 
 
 def add_samples(path: Path, step: int, texts: Sequence[str]) -> bool:
-    """Idempotent: a resumed run repeats the samples of the step it stopped at. Returns whether they were new."""
+    """Appends texts unless the file has them: a resumed run generates those of its step again. Returns True if new."""
     before = read_samples(path)
     new = f"{'=' * 60} step {step}\n{BETWEEN.join(texts)}\n"
     if new in before:
@@ -37,7 +37,7 @@ def truncate_samples(path: Path, step: int) -> None:
 
 
 def read_samples(path: Path) -> str:
-    """Exactly, carriage returns included. Bytes that are not UTF-8 become lone surrogates."""
+    """The content of the file, line ends unchanged. Bytes that are not UTF-8 become lone surrogates."""
     return read_bytes(path).decode("utf-8", "surrogateescape") if path.exists() else ""
 
 

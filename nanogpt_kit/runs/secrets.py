@@ -41,7 +41,7 @@ STORAGE_LINE = re.compile(rf"(.*?)([\"']?)({SCHEME}.*)", re.IGNORECASE | re.DOTA
 
 
 def hide_password(storage: str) -> str:
-    """A value of `sweep.storage` to show: a URL without its password and query.
+    """A value of `sweep.storage` that may be shown: a URL has its password and query replaced by ***.
 
     Where it is not certain which part is the password, only the scheme is shown.
     """
@@ -78,7 +78,7 @@ def is_ambiguous(storage: str) -> bool:
 
 
 def parse_url(storage: str) -> URL | None:
-    """None where SQLAlchemy cannot read it."""
+    """The URL as SQLAlchemy reads it; None where it cannot."""
     from sqlalchemy.engine import make_url  # imported here, since it takes 0.25 s
     from sqlalchemy.exc import ArgumentError
 
@@ -102,7 +102,7 @@ def scrub(message: str, storage: str) -> str:
 
 
 def passwords(storage: str) -> set[str]:
-    """Decoded, and as written in the URL. For a URL that cannot be parsed: everything after the scheme."""
+    """The passwords in a URL, decoded and as written; where it cannot be parsed, everything after the scheme."""
     url, rest = parse_url(storage), storage.partition("://")[2]
     if url is None or not is_certain(url, storage):
         return {rest, *re.split(r"[@:/?&=]", rest)} - {""}
@@ -131,7 +131,7 @@ def encodings(secrets: Iterable[str]) -> set[str]:
 
 
 def hide_in_command(words: Sequence[str]) -> str:
-    """A command line to record."""
+    """A command line without passwords, to record."""
     hidden, is_storage = [], False
     for word in words:
         option, equals, value = word.partition("=")
@@ -149,11 +149,11 @@ def hide_in_command(words: Sequence[str]) -> str:
 
 
 def override_value(word: str) -> str:
-    """The value of KEY=VALUE. Anything but a single string may contain a storage somewhere."""
+    """The value of KEY=VALUE; "://", which is hidden completely, where it is not a string and may contain a storage."""
     try:
         value = parse_override(word)[1]
     except KitError:
-        return "://"  # hidden completely
+        return "://"
     return value if isinstance(value, str) else "://"
 
 
@@ -168,7 +168,7 @@ def hide_in_text(text: str) -> str:
 
 
 def hide_in_patch(patch: bytes) -> bytes:
-    """The same in the lines of a patch; the alphabet of binary patches has no colon, and so no URL."""
+    """Hides passwords in the lines of a patch; the alphabet of binary patches has no colon, so they contain no URL."""
     lines = patch.split(b"\n")
     for i, line in enumerate(lines):
         if b":/" in line:

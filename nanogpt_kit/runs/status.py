@@ -1,6 +1,6 @@
-"""status.json: the state of a run; and the record of a command that fails before it has a run folder.
+"""status.json, the state of a run; and the record of a command that fails before it has a run folder.
 
-Programs decide by the typed fields. `reason` is a sentence for people.
+Programs should read the typed fields; `reason` is a sentence for people.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Cause = Literal[
 
 
 def as_reason(value: Any) -> Any:
-    """The message of an error may contain a URL with its password, a file name that is not Unicode, or be endless."""
+    """A message as UTF-8 without passwords, at most MAX_REASON characters long."""
     if not isinstance(value, str):
         return value
     return hide_in_text(value.encode("utf-8", "backslashreplace").decode("utf-8")[:MAX_REASON])[:MAX_REASON]
@@ -103,7 +103,7 @@ def record_failure(error: BaseException) -> None:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Why something failed: by type and errno of an error and of those that led to it, never by a message."""
+    """The cause of a failure by the type and errno of an error and of those that led to it, never by a message."""
     own = error.cause if isinstance(error, KitError | RunFailed) else "error"
     if own in ("refused", "error") and any(
         isinstance(link, OSError) and link.errno in DISK_ERRNOS for link in error_chain(error)
@@ -115,7 +115,7 @@ def cause_of(error: BaseException) -> Cause:
 def origin_of(error: BaseException) -> str:
     """Type and location of the first error of a chain, "ValueError at mine.py:12", and the keys of its faults.
 
-    It is the same for two runs that fail alike, whatever numbers their messages contain.
+    It is the same for two runs that fail in the same way, whatever numbers their messages contain.
     """
     first = list(error_chain(error))[-1]
     frames = traceback.extract_tb(first.__traceback__)

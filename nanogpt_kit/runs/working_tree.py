@@ -1,4 +1,4 @@
-"""The code that a run executes: a commit, and a patch from it to the working tree. It changes nothing there."""
+"""Records the code that a run executes: a commit, and a patch from it to the working tree, which stays unchanged."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ NAMES_SHOWN = 3
 
 
 class GitState(Part):
+    """The commit of a run's code, and whether the working tree differed from it."""
+
     commit: str
     dirty: bool | AnyText  # "unknown: ..." where git failed
     left_out: Annotated[tuple[AnyText, ...], Field(strict=False)] = ()  # of dirty.patch; the first MAX_NAMES
@@ -34,7 +36,7 @@ class GitState(Part):
         shown = ", ".join(ascii(name)[1:-1] if not name.isprintable() else name for name in first)
         files = "1 file" if self.left_out_count == 1 else f"{self.left_out_count:,} files"
         more = ", ..." if self.left_out_count > len(first) else ""
-        return f"{files} that no commit has, or too large ({shown}{more})"
+        return f"{files} not in the commit or too large ({shown}{more})"
 
 
 def code_state(folder: Path, sources: Sequence[Path]) -> tuple[GitState | None, bytes]:
@@ -102,12 +104,12 @@ def is_source(top: Path, name: str, sources: Sequence[Path]) -> bool:
 
 
 def is_behind_link(path: Path) -> bool:
-    """Whether one of its folders is a link, so that the file that git tracked is gone."""
+    """Whether one of its folders was replaced by a link, so that the file that git tracked is gone."""
     return os.path.realpath(path.parent) != str(path.parent)
 
 
 def size(path: Path) -> int:
-    """In bytes; -1 for anything but a regular file."""
+    """The size in bytes; -1 for anything but a regular file."""
     try:
         found = path.lstat()
     except OSError:

@@ -1,1 +1,1 @@
-"""What the operating system gives: files that are read and written safely, the user's folders, cores, signals."""
+"""Access to the operating system: reading and writing files safely, the user's folders, cores, signals."""

@@ -34,7 +34,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """A whole regular file of at most `limit` bytes. Raises OSError as `open_regular` does, and where it is larger."""
+    """The content of a regular file. Raises OSError as `open_regular` does, and for more than `limit` bytes."""
     content = bytearray()
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size <= limit:
@@ -46,11 +46,11 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_text(path: Path, limit: int = MAX_BYTES) -> str:
-    """As `read_bytes`, decoded as UTF-8 with newlines unchanged. Raises UnicodeDecodeError, a ValueError."""
+    """The content decoded as UTF-8, newlines unchanged. Raises as `read_bytes` does, and UnicodeDecodeError."""
     return read_bytes(path, limit).decode("utf-8")
 
 
 def sha256_file(path: Path) -> str:
-    """Of a regular file. Raises OSError as `open_regular` does."""
+    """The SHA-256 of a regular file. Raises OSError as `open_regular` does."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

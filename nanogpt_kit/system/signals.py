@@ -20,6 +20,6 @@ def available(names: tuple[str, ...] = STOP) -> list[signal.Signals]:
 
 
 def ignore_group_signals() -> None:
-    """For a child process that its parent ends."""
+    """Makes this process ignore the signals that a terminal sends to its parent too, since the parent ends it."""
     for number in available(SENT_TO_GROUP):
         signal.signal(number, signal.SIG_IGN)

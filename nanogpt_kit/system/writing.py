@@ -11,9 +11,10 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
-    """Through a temporary file beside it, whose name cannot be guessed: nobody can have put a link there.
+    """Writes a file that appears complete or not at all, and survives a power cut.
 
-    `mode` are its permissions, less those that the umask takes.
+    It is written as a temporary file with a random name, so nobody can have put a link there, and then renamed. `mode`
+    are its permissions before the umask.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
@@ -31,7 +32,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
 
 
 def clear_temporary(folder: Path) -> None:
-    """Removes what killed processes left of `write_atomically`. Called by the only process that may write there."""
+    """Removes temporary files of `write_atomically` in killed processes. Only for the one process that writes there."""
     with os.scandir(folder) as entries:
         left = [entry.path for entry in entries if TEMPORARY.fullmatch(entry.name) and not entry.is_dir()]
     for path in left:
@@ -39,6 +40,7 @@ def clear_temporary(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
+    """Flushes the content of a file to the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

@@ -1,4 +1,4 @@
-"""When a run is saved, and which of its checkpoints stay."""
+"""Saves a run, and decides which of its checkpoints are kept."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Checkpoints:
         self.newest_is_proven = self.newest is None  # else the process before may have been killed right after saving
 
     def save(self) -> Path | None:
-        """Everything that the next step depends on. Returns the folder, or None where this step is saved already."""
+        """Saves everything that the next step depends on. Returns the folder, or None if this step was saved before."""
         progress = self.progress
         if self.saved_at == progress.step:
             return None
@@ -86,7 +86,7 @@ class Checkpoints:
         if name is None:
             return False
         if name not in metrics:
-            raise RunFailed(f"checkpoint.keep_best: no evaluator reports {name!r}{did_you_mean(name, metrics)}")
+            raise RunFailed(f"checkpoint.keep_best: no evaluator returns {name!r}{did_you_mean(name, metrics)}")
         lowest = math.inf if best is None or best.value is None else best.value
         if not -math.inf < metrics[name] < lowest:
             return False

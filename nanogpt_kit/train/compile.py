@@ -1,4 +1,4 @@
-"""Compiling the model: when it pays, and how a run continues where it fails.
+"""Compiles the model where that saves time; a run continues uncompiled where it fails.
 
 Modules are compiled in place, so that checkpoints and callbacks see the same names. Evaluation, sampling and
 diagnostics run the model uncompiled. Source: Ansel et al. 2024, "PyTorch 2" (ASPLOS), torch.compile.
@@ -43,6 +43,8 @@ UNKNOWN_PEAK = 100e12  # FLOP/s of a GPU that is not in the table
 
 @dataclass(frozen=True)
 class Compile:
+    """Whether and how the model of a run is compiled."""
+
     mode: str  # off, default, max-autotune
     why: str
 
@@ -51,12 +53,12 @@ class Compile:
         """The mode that `train.compile` means for a model of this size on this device, and why."""
         setting = experiment.train.compile
         if setting == "off":
-            return cls("off", "as the experiment says")
+            return cls("off", "set by the experiment")
         missing = compiler_obstacle(ctx.device)
         if missing:
             return cls("off", missing)
         if setting != "auto":
-            return cls(setting, "as the experiment says")
+            return cls(setting, "set by the experiment")
         seconds, gain = estimate_gain(experiment, ctx, parameters, cores)
         if not gain:
             return cls("off", f"no gain is expected for this model in {ctx.precision} on {ctx.device}")
@@ -65,7 +67,7 @@ class Compile:
         return cls("default" if gain * seconds > MIN_GAIN * COST_SECONDS else "off", why)
 
     def agree(self, world: World, setting: str) -> Compile:
-        """The same on all ranks: none compiles where one cannot, since their collectives would not match."""
+        """The choice for all ranks: none compiles where one cannot, since their collectives would not match."""
         choices: list[Compile] = world.all_gather(self)
         choice = next((choice for choice in choices if choice.mode == "off"), choices[0])
         if choice.mode == "off" and setting not in ("off", "auto") and world.rank == 0:
@@ -73,8 +75,8 @@ class Compile:
         return choice
 
     def apply(self, model: nn.Module, ctx: RunContext, micro_steps: int) -> None:
-        """Compiles at the first call. With several processes each block is compiled, so that they can synchronize
-        between blocks."""
+        """Makes the first call of the model compile it. With several processes each block is compiled separately, so
+        that they can synchronize between blocks."""
         from torch._inductor import list_mode_options  # and with it the compiler, which other runs never import
 
         mode = self.mode

@@ -1,4 +1,4 @@
-"""The device and precision of a run, by the experiment's settings and this machine."""
+"""The device and precision of a run, chosen by the experiment's settings and this machine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ def context_of(experiment: Experiment, world_size: int) -> tuple[RunContext, str
     device = choose_device(experiment.train.device)
     if not has_device(device):
         location = experiment.location(("train", "device"))
-        raise KitError(Fault(f"is {device!r}, but torch finds none here", "train.device", location))
+        raise KitError(Fault(f"is {device!r}, but torch finds no such device here", "train.device", location))
     precision, why = Precision.choose(experiment.train.precision, device)
     if precision.name == "tf32" and device != "cuda":
         location = experiment.location(("train", "precision"))
-        raise KitError(
-            Fault(f"'tf32' is arithmetic of CUDA devices, and this is {device}", "train.precision", location)
-        )
+        raise KitError(Fault(f"'tf32' requires a CUDA device, and this is {device}", "train.precision", location))
     ctx = RunContext(
         device=device,
         precision=precision.name,

@@ -1,12 +1,14 @@
-"""How the cores of a CPU divide the work of a step.
+"""Divides the work of a step among the cores of a CPU.
 
-OpenMP splits every single operation among its threads, which wait for each other after each one; on small networks that
-takes longer than computing. So the windows of a micro-step are first split into chunks, one for each thread, and each
-thread makes a whole forward and backward pass: the threads meet once. Measured on two cores of an AMD EPYC in bf16,
-compiled (kernels were called from Python then), milliseconds of a step with one core, two OpenMP threads, two chunks:
-40, 41, 23 (128 wide, 12 windows of 64 tokens) and 970, 560, 510 (384 wide, 8 windows of 256).
+OpenMP splits every single operation among its threads, which wait for each other after each one; in small networks the
+waiting takes longer than the computation. So the windows of a micro-step are first split into chunks, one for each
+thread, and each thread makes a whole forward and backward pass: the threads wait once.
 
-Which networks can be split, `nn.thread_probe` finds out.
+Measured on two cores of an AMD EPYC in bf16, compiled (kernels were called from Python then): a step with one core, two
+OpenMP threads or two chunks took 40, 41 or 23 ms (128 wide, 12 windows of 64 tokens) and 970, 560 or 510 ms (384 wide,
+8 windows of 256).
+
+`nn.thread_probe` finds out which networks can be split.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ class Cores:
 
 
 def best_chunks(windows: int, threads: int, seconds: float) -> int:
-    """The number of chunks whose slowest one is done first, where a pass over all windows takes `seconds`."""
+    """The number of chunks that makes the slowest chunk fastest, where a pass over all windows takes `seconds`."""
 
     def slowness(chunks: int) -> float:
         """Windows of the largest chunk, over what operations gain by threads: twice as many do not halve small ones."""
@@ -102,7 +104,7 @@ def hazard(experiment: Experiment, ctx: RunContext) -> str | None:
 
 
 class ThreadedModel:
-    """A ParallelModel whose windows are split among threads of this process.
+    """A ParallelModel that splits the windows of a batch among threads of this process.
 
     The chunks of the first batch of each shape are computed one after another, since that may compile; so are all
     chunks while modules have hooks. The sums are the same either way. While a parameter has hooks, nothing is split.
@@ -137,7 +139,7 @@ class ThreadedModel:
         return total
 
     def run_all(self, calls: Sequence[Callable[[], Any]], in_turn: bool) -> list[Any]:
-        """Their results, at once or one after another; this thread makes the first call."""
+        """The results of calls made at once or, `in_turn`, one after another; this thread makes the first call."""
         if in_turn:
             return [call() for call in calls]
         others = [self.pool.submit(call) for call in calls[1:]]

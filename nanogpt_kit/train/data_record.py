@@ -1,4 +1,4 @@
-"""Which tokens a run learns from: recorded as it begins, compared when it is resumed."""
+"""Records the data that a run is trained on, and compares it when the run is resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPARED = {"splits": "other tokens", "documents": "other document boundaries", 
 
 
 def record_data(data: PreparedData) -> TrainingData:
-    """For the provenance of a run."""
+    """The data of a run, for its provenance."""
     return TrainingData(
         folder=str(data.path),
         dataset=data.manifest.dataset.fingerprint,
@@ -32,7 +32,7 @@ def check_same_data(folder: RunFolder, data: PreparedData) -> None:
     remedy = f"where the text is the same, remove {data.path} to prepare it again"
     for key, difference in COMPARED.items():
         if getattr(before, key) != getattr(record, key):
-            reason = f"{folder} was trained on {difference} than {data.path / MANIFEST} names now"
+            reason = f"{folder} was trained on {difference} than {data.path / MANIFEST} records now"
             raise KitError(f"{reason}, and cannot continue with these; {remedy}")
     for path in tokenizer_records_of_run(folder)[-1:]:
         try:

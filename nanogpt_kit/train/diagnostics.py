@@ -2,7 +2,7 @@
 
 - `updates`: how far a step moves each role's weights, as a fraction of their norm; about 1e-3 is usual for matrices.
 - `activations`: the largest magnitude of each block's output.
-- `attention`: the largest attention logit of the first window; beyond some hundred, softmax selects a single token.
+- `attention`: the largest attention logit of the first window; beyond some hundreds, softmax selects a single token.
 
 Source: Wortsman et al. 2023, "Small-scale proxies for large-scale Transformer training instabilities",
 arXiv:2309.14322.
@@ -36,7 +36,7 @@ class Diagnostics:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Hooks the modules meanwhile; not longer, since hooks cost time and keep a batch from being split."""
+        """While entered, modules have hooks; not longer, since hooks cost time and prevent splitting a batch."""
         handles = []
         for index, block in enumerate(transformer_blocks(self.model)):
             if "activations" in self.watched:
@@ -71,7 +71,7 @@ class Diagnostics:
         self.largest[metric] = torch.maximum(self.largest.get(metric, value), value)
 
     def begin(self, is_logged: bool) -> AbstractContextManager[None]:
-        """Around a step, which runs uncompiled where modules are watched."""
+        """The context of a step, which runs uncompiled where modules are watched."""
         self.is_active = is_logged and bool(self.watched)
         return self.hooked() if self.is_active else nullcontext()
 

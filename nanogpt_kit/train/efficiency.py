@@ -14,7 +14,7 @@ from nanogpt_kit.train.progress import Progress
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Source and formula: `nanogpt_kit.nn.flops`."""
+    """The constants of a run's MFU. Source and formula: `nanogpt_kit.nn.flops`."""
 
     flops_per_token: float | None
     peak: float | None  # FLOP/s of all devices
@@ -47,7 +47,7 @@ class Throughput:
         self.logged_seconds = progress.seconds
 
     def metrics(self) -> dict[str, float]:
-        """Begins the next interval."""
+        """The speed since the last call, and the MFU."""
         speed = self.tokens / (self.progress.seconds - self.logged_seconds)
         self.tokens, self.logged_seconds = 0, self.progress.seconds
         return {"perf/tokens_per_second": speed, **self.efficiency.metrics(speed)}

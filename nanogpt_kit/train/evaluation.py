@@ -1,4 +1,4 @@
-"""Evaluation, during a run and after it: in eval mode, with separate random numbers, so that training never changes."""
+"""Evaluation during a run and after it: in eval mode, with separate random numbers, so that training never changes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from nanogpt_kit.train.finite import FiniteChecks
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.world import World
 
-DEFAULT_WINDOWS = 16  # of a batch, where the experiment does not say: enough to keep a processor busy
+DEFAULT_WINDOWS = 16  # of a batch, where the experiment sets no number: enough to keep a processor busy
 
 
 class Interrupted(Exception):
-    """A signal asks the run to stop; a long evaluation must not delay that."""
+    """Ends a long evaluation when a signal asks the run to stop."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Evaluation:
         return self.split_losses[split]
 
     def _batch_losses(self, split: Split) -> Iterator[float]:
-        """Of this rank's batches, as Python floats: the sum over a long split needs double precision."""
+        """The losses of this rank's batches, as Python floats: the sum over a long split needs double precision."""
         ranks = {"rank": self.world.rank, "world_size": self.world.size}
         masked = self.generator.experiment.model.document_mask
         for batch in evaluation_batches(split, self.block_size, self.batch_size, masked, **ranks):
@@ -113,7 +113,7 @@ class Evaluation:
             for name, value in measured.items():
                 if "/" not in name or name in metrics or not isinstance(value, int | float):
                     expected = "expected numbers under unique names such as val/loss"
-                    raise RunFailed(f"evaluator {type(evaluator).__name__} gave {name!r}: {value!r}; {expected}")
+                    raise RunFailed(f"evaluator {type(evaluator).__name__} returned {name!r}: {value!r}; {expected}")
             metrics |= measured
             if evaluator.finite:
                 self.finite_metrics |= measured.keys()
@@ -123,7 +123,7 @@ class Evaluation:
 def run_evaluators(
     evaluation: Evaluation, evaluators: Sequence[Evaluator], finite: FiniteChecks
 ) -> dict[str, float] | None:
-    """The metrics of all evaluators: {"val/loss": 1.9, ...}; None where a signal came meanwhile.
+    """The metrics of all evaluators: {"val/loss": 1.9, ...}; None where a signal interrupted them.
 
     Raises NotFinite where a metric is infinite or NaN, unless its evaluator allows that.
     """

@@ -26,7 +26,7 @@ HELP = 'a lower optimizer.lr, a longer warmup or train.precision = "fp32" often 
 
 
 class FiniteChecks:
-    """The checks of one run. Each raises NotFinite, on every rank where one rank has found something."""
+    """The checks of one run. Each raises NotFinite, on all ranks as soon as one rank finds a number that is not."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class FiniteChecks:
         return metrics
 
     def check_learning_rate(self, rate: float) -> None:
-        """Called before the update that the rate would spoil."""
+        """Called before the update that would use the rate."""
         if not 0 <= rate < math.inf:
             schedule = type(self.experiment.schedule).__name__
             reason = f"the learning rate of step {self.progress.step + 1} is {rate} by schedule {schedule}"
@@ -89,7 +89,7 @@ class FiniteChecks:
             raise (RunFailed if rate < 0 and math.isfinite(rate) else NotFinite)(f"{reason}; {expected}")
 
     def check_model(self) -> None:
-        """The weights after the newest update, once a step.
+        """Checks the weights after the newest update, at most once per step.
 
         Finite but enormous weights show in an evaluation, or in the loss of the next step.
         """
@@ -100,14 +100,14 @@ class FiniteChecks:
         self.checked_model_at = self.progress.step
 
     def check_training_state(self, state: Mapping[str, Any]) -> None:
-        """Every tensor that is saved beside the weights: of the optimizer and of the callbacks.
+        """Checks every tensor that is saved beside the weights: of the optimizer and of the callbacks.
 
         A bound that is infinite at first has to be a Python float there, not a tensor.
         """
         self._require_finite("the training state is", tensors_in(state))
 
     def check_metrics(self, metrics: Mapping[str, float]) -> None:
-        """The metrics of evaluators that give finite numbers only."""
+        """Checks the metrics of evaluators whose results must be finite."""
         broken = {name: value for name, value in metrics.items() if not math.isfinite(value)}
         first = next(filter(None, self.world.all_gather(broken)), None)
         if first:

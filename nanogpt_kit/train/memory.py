@@ -1,4 +1,4 @@
-"""How much memory a run needs, and how it fits into what there is."""
+"""The memory of a run: measuring it, and choosing micro-batches that fit."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def choose_micro_batch_size(
     precision: Precision,
     world: World,
 ) -> int:
-    """As the experiment says; left out, all windows at once; "auto" is the largest that fits on every rank."""
+    """The experiment's micro_batch_size; left out: all windows; "auto": the largest number that fits on every rank."""
     setting = options.micro_batch_size
     if setting != "auto":
         return min(setting or windows, windows)

@@ -1,4 +1,4 @@
-"""The folder of a new run, with everything that is known before its first step."""
+"""Creates the folder of a new run, with everything that is known before its first step."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def create_run_folder(setup: Setup, into: Path | None) -> RunFolder:
     folder = RunFolder(world.broadcast(write_run_folder(setup, into).path if world.rank == 0 else None))
     blind = [rank for rank, sees in enumerate(world.all_gather(folder.experiment.exists())) if not sees]
     if blind:
-        raise KitError(f"rank {blind[0]} does not see {folder}: runs have to lie on a disk that all nodes share")
+        raise KitError(f"rank {blind[0]} cannot find {folder}: the runs folder must be on a disk that all nodes share")
     return folder
 
 
 def write_run_folder(setup: Setup, into: Path | None) -> RunFolder:
-    """Records everything that is known before the first step. Whatever fails, no folder is left."""
+    """Creates the folder and its records; removes it again where one cannot be written."""
     experiment = setup.experiment
     launch, data = os.environ.get("TORCHELASTIC_RUN_ID", ""), record_data(setup.data)
     record, patch = provenance.collect(
@@ -86,7 +86,7 @@ def write_patch(path: Path, patch: bytes) -> None:
 
 
 def remove_run_folder(folder: RunFolder, with_parent: bool) -> None:
-    """Removes a run that has not begun, and the folder of its experiment where that is empty then."""
+    """Removes a run that has not begun, and the folder of its experiment if that is empty afterwards."""
     shutil.rmtree(folder.path, ignore_errors=True)
     if with_parent:
         with suppress(OSError):  # other runs are in it

@@ -1,4 +1,4 @@
-"""Scalars on their way from the device to the host."""
+"""Copies scalars from the device to the host without waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number formats that a run computes in, and why."""
+"""The device and the number format that a run computes with, and the reasons for the choice."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Precision:
+    """A number format on a device."""
+
     name: str  # fp32, tf32, bf16, fp16
     device: str  # cpu, cuda, mps
 
@@ -22,7 +24,7 @@ class Precision:
     def choose(cls, setting: str, device: str) -> tuple[Precision, str]:
         """The precision that `train.precision` means on a device, and why."""
         if setting != "auto":
-            return cls(setting, device), "as the experiment says"
+            return cls(setting, device), "set by the experiment"
         if multiplies_bf16(device):
             return cls("bf16", device), f"native on this {device.replace('cuda', 'gpu').upper()}"
         if device == "cuda":

@@ -1,4 +1,4 @@
-"""How far a run is: what a checkpoint restores besides tensors and random numbers."""
+"""How far a run has come: the values that a checkpoint restores besides tensors and random numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nanogpt_kit.runs.status import Best
 
 @dataclass
 class Progress:
-    """One object for everybody who counts: the trainer, the checks, the checkpoints."""
+    """The counters of a run, shared by the trainer, the checks and the checkpoints."""
 
     step: int = 0  # optimizer updates done
     seconds: float = 0.0  # spent in steps; evaluations and checkpoints are not counted

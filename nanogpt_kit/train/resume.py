@@ -1,4 +1,4 @@
-"""Which run to resume, and whether it may continue as asked."""
+"""Finds the run to resume, and checks that it may continue with the requested options."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 def reopen(requested: Experiment, name: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
     """The run to resume, and its experiment, with the options that may change taken from `requested`.
 
-    `name` is a run, which may have finished with fewer steps than are asked for; "" is the newest unfinished run of the
-    experiment. Raises KitError where there is none, where it is done, or where an option that decides the training has
-    changed.
+    `name` is a run, which may have finished with fewer steps than `requested` has; "" is the newest unfinished run of
+    the experiment. Raises KitError where there is none, where it is done, or where an option that decides the training
+    has changed.
     """
     folder = runs.find(name) if name else newest_unfinished(requested)
     status = folder.status()
@@ -39,7 +39,7 @@ def reopen(requested: Experiment, name: str, trust_code: bool) -> tuple[Experime
     before, layers = load_recorded(folder, trust_code)
     check_differences(before, requested)
     if is_done(status, requested):
-        raise KitError(f"{folder} is finished; train.steps=<more> would continue it")
+        raise KitError(f"{folder} is finished; train.steps=<more> continues it")
     for path, source in requested.component_sources.items():  # such as a callback that this run did not have before
         copy = folder.path / "components" / path.name
         if not copy.exists():
@@ -58,7 +58,7 @@ def reopen(requested: Experiment, name: str, trust_code: bool) -> tuple[Experime
 
 
 def is_done_in(folder: RunFolder, requested: Experiment, trust_code: bool = False) -> bool:
-    """Whether the folder holds this run, and it is done. Raises KitError where it holds another run."""
+    """Whether the folder contains the requested run, and it is done. Raises KitError where it contains another run."""
     if not folder.experiment.exists() or not is_done(folder.status(), requested):
         return False
     check_differences(load_recorded(folder, trust_code)[0], requested)
@@ -145,7 +145,7 @@ def done_or_unfinished(requested: Experiment) -> tuple[RunFolder | None, str | N
     """Of the runs with the seed of `requested`: (one that is done, None), else (None, the unfinished one to resume);
     (None, None) where there are no such runs.
 
-    Raises KitError where all are finished with less than is asked for, Busy where another process uses one.
+    Raises KitError where all are finished with fewer steps than requested, Busy where another process uses one.
     """
     mine = of_same_seed(runs.runs_of_experiment(runs.runs_root() / requested.name), requested)
     for folder in reversed(mine):

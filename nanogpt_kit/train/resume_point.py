@@ -1,4 +1,4 @@
-"""How training continues from the newest checkpoint: what is restored, and in which order."""
+"""Restores a run from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ResumePoint:
     """The newest checkpoint of a run; without a path the run begins at step 0."""
 
     path: Path | None
-    was_finished: bool  # the run had ended, and is asked for more steps now
+    was_finished: bool  # the run had ended, and continues with more steps
 
     @classmethod
     def find(cls, folder: RunFolder, world: World) -> ResumePoint:
@@ -41,11 +41,11 @@ class ResumePoint:
         mine = (store.newest(folder.checkpoints), folder.status().state) if world.rank == 0 else None
         path, state = world.broadcast(mine)
         if path is None and store.list_checkpoints(folder.checkpoints):
-            raise KitError(f"no checkpoint in {folder.checkpoints} is whole; remove them all to start from step 0")
+            raise KitError(f"every checkpoint in {folder.checkpoints} is damaged; remove them all to start from step 0")
         return cls(path, state == "finished")
 
     def load_weights(self, model: nn.Module) -> bool:
-        """Before the model is sharded. Returns False where there is no checkpoint."""
+        """Loads the weights; called before the model is sharded. Returns False where there is no checkpoint."""
         if self.path is None:
             return False
         store.load_weights(self.path, model)
@@ -54,7 +54,7 @@ class ResumePoint:
     def restore(
         self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> TrainingState | None:
-        """The progress and the optimizer. `restore_callbacks` takes the rest when the callbacks are built."""
+        """Restores the progress and the optimizer. `restore_callbacks` restores the rest once callbacks are built."""
         if self.path is None:
             return None
         saved = store.load_training(self.path)
@@ -76,7 +76,7 @@ class ResumePoint:
         return state
 
     def restore_callbacks(self, state: TrainingState | None, hooks: Hooks, seed: int, world: World) -> None:
-        """The state of callbacks, and last the random numbers: each rank's dropout has its own."""
+        """Restores the state of callbacks, and last the random numbers: they differ between ranks, for dropout."""
         rank_seed = seed + world.rank * RANK_STRIDE
         seed_everything(rank_seed % 2**63)
         if state is None or self.path is None:

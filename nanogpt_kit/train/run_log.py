@@ -30,7 +30,7 @@ class RunLog:
             self._truncate(folder, is_resumed)
 
     def write(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Returns the metrics with the tokens and seconds so far."""
+        """Appends a line. Returns the metrics with the tokens and seconds so far."""
         progress = self.progress
         tokens = progress.step * self.options.batch_tokens
         record = {"tokens": tokens, "seconds": round(progress.seconds, 3), **metrics}
@@ -39,7 +39,7 @@ class RunLog:
         return record
 
     def write_evaluation(self, metrics: Mapping[str, float]) -> bool:
-        """Returns False where a resumed run repeats an evaluation that the file has already."""
+        """Appends a line. Returns False, and writes nothing, where a resumed run repeats an evaluation in the file."""
         before = self.evaluation_before
         if before.get("step") == self.progress.step and metrics.keys() <= before.keys():
             return False
@@ -47,7 +47,7 @@ class RunLog:
         return True
 
     def sync(self) -> None:
-        """So that a power cut does not take lines from before a checkpoint."""
+        """Flushes the metrics to disk, so that a power cut cannot lose lines from before a checkpoint."""
         if self.is_writer:
             self.metrics.sync()
 
@@ -65,5 +65,5 @@ class RunLog:
             )
         logged = step - step % every or min(1, step)
         if reached < logged:
-            message = "%s ends at step %d, before the checkpoint of step %d: what was measured in between is missing"
+            message = "%s ends at step %d, before the checkpoint of step %d: the metrics in between are missing"
             logger.warning(message, folder.metrics, reached, step)

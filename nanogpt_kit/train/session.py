@@ -1,4 +1,4 @@
-"""A whole run: set everything up, record it in a folder, train, and generate samples."""
+"""A whole run: sets everything up, records it in a folder, trains, and generates samples."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run(
 
 
 def run_in_folder(folder: Path) -> str | None:
-    """What to resume where the run's folder is given: the run in it, if there is one."""
+    """The run to resume where the run's folder is given: the run in it, if there is one."""
     return str(folder) if RunFolder(folder).experiment.exists() else None
 
 
@@ -129,7 +129,7 @@ def lock(stack: ExitStack, folder: RunFolder, world: World) -> None:
 def build_trainer(
     setup: Setup, folder: RunFolder, signals: StopSignals, weights: Mapping[str, Tensor] | None
 ) -> Trainer:
-    """Where that fails, the folder of a new run is removed: nothing has happened in it yet."""
+    """The trainer of a run. Where that fails, the folder of a new run is removed: it contains no results yet."""
     try:
         trainer = Trainer(setup, folder, signals, weights)
     except BaseException as error:
@@ -183,7 +183,7 @@ class Outcome:
 
 
 def limit_reached(trainer: Trainer) -> EndedBy:
-    """What ended a run that was not interrupted."""
+    """The limit that ended a run that was not interrupted."""
     if trainer.progress.stop_reason:
         return "callback"
     if trainer.stop.used_up:
@@ -204,7 +204,7 @@ def explain_failure(error: BaseException, trainer: Trainer) -> BaseException:
 
 
 def as_run_failure(error: BaseException) -> BaseException:
-    """Maps an out-of-memory error outside a step to OutOfMemory; steps raise their own."""
+    """Converts an out-of-memory error outside a step to OutOfMemory; steps raise it themselves."""
     if isinstance(error, KitError | RunFailed) or not is_out_of_memory(error):
         return error
     return OutOfMemory(f"out of memory: {error}; a smaller model, or a smaller evaluate.batch_size, needs less")

@@ -1,4 +1,4 @@
-"""Everything that comes before the trainer, for a run and for a benchmark: checks, data, weights, this process."""
+"""Prepares training, for a run and for a benchmark: checks, data, weights, and the settings of this process."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Setup:
-    """A checked experiment and its data, in a process that is ready to train: what a trainer is made of."""
+    """A checked experiment and its data, in a process that is ready to train; a trainer is made from it."""
 
     experiment: Experiment
     placement: Placement
@@ -107,7 +107,7 @@ class Setup:
 
     @property
     def windows_per_rank(self) -> int:
-        """Of a step; the last rank may have fewer."""
+        """The windows of a step on each rank; the last rank may have fewer."""
         return ceil_div(self.experiment.batch_windows, self.placement.world.size)
 
     def efficiency(self) -> Efficiency:
@@ -141,7 +141,7 @@ def set_up(
 
 
 def check(experiment: Experiment, placement: Placement, resumed: RunFolder | None) -> None:
-    """What needs neither data nor weights; a resumed run may have other callbacks than were checked before."""
+    """The checks that need neither data nor weights; a resumed run may have other callbacks than before."""
     experiment.check_context(placement.ctx)
     check_metrics(experiment)
     if resumed is None and placement.world.rank == 0:
@@ -152,7 +152,7 @@ def check(experiment: Experiment, placement: Placement, resumed: RunFolder | Non
 def find_warm_start(
     experiment: Experiment, world: World, resumed: RunFolder | None, trust_code: bool
 ) -> WarmStart | None:
-    """Rank 0 first: it may download weights, which the other ranks then find on the disk."""
+    """The weights to start from. Rank 0 looks first: it may download them, and other ranks find them on the disk."""
     start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
     has_start = world.broadcast(start is not None)
     if has_start and world.rank != 0:
@@ -163,7 +163,7 @@ def find_warm_start(
 def gather_data(
     experiment: Experiment, world: World, resumed: RunFolder | None, start: WarmStart | None
 ) -> PreparedData:
-    """The prepared data, the same on all ranks, which the weights and the evaluators fit."""
+    """Prepares the data, and checks that it is the same on all ranks and fits the weights and the evaluators."""
     data = prepare(experiment, resumed=resumed, verify=world.local_rank == 0)  # for all ranks of this machine
     check_prompt(experiment, data.encoder)  # a mistake there would show after the training
     check_evaluators(experiment, data.encoder)
@@ -180,7 +180,7 @@ def gather_data(
 
 @contextmanager
 def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -> Iterator[Cores]:
-    """The process-wide settings of torch and of the C library; torch's are put back."""
+    """While entered, torch has the settings of the run; those of the C library stay until the process ends."""
     threads = torch.get_num_threads()
     cores = Cores.choose(experiment, ctx, vocab_size)
     torch.set_num_threads(cores.threads)
@@ -193,7 +193,7 @@ def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -
 
 
 def take_gpu(world: World) -> None:
-    """A GPU for each process. Raises KitError where there are too few."""
+    """Selects a separate GPU for each process. Raises KitError where there are too few."""
     count = torch.cuda.device_count()
     if world.local_size > count:
         raise KitError(f"{world.local_size} processes were started here, but there are {count} GPUs")

@@ -1,4 +1,4 @@
-"""Why a run ends before its last step: signals, callbacks, budgets, and the decision that all ranks share."""
+"""Decides whether a run ends before its last step: by signals, callbacks or budgets, and the same on all ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nanogpt_kit.train.world import World
 
 
 class StopSignals:
-    """While entered, the first signal leaves its name in `name`; a second SIGINT or SIGTERM raises KeyboardInterrupt.
+    """While entered, the first signal sets `name` to its name; a second SIGINT or SIGTERM raises KeyboardInterrupt.
 
     Python lets only the main thread take signals; elsewhere (a notebook's worker) this does nothing.
     """
@@ -56,7 +56,7 @@ class StopSignals:
 
 
 class Decision(IntEnum):
-    """A rank's vote; the largest wins."""
+    """What a rank decides after a step; the largest decision of all ranks applies."""
 
     CONTINUE = 0
     FINISH = 1
@@ -89,5 +89,5 @@ class StopState:
         return self.decision
 
     def interrupted(self) -> bool:
-        """By a signal, on any rank."""
+        """Whether a signal has interrupted the run, on any rank."""
         return self.agree() == Decision.INTERRUPT

@@ -45,7 +45,7 @@ class Trainer:
     def __init__(
         self, setup: Setup, folder: RunFolder, signals: StopSignals, weights: Mapping[str, Tensor] | None = None
     ) -> None:
-        """`weights` are those to start from; left out, the init draws them."""
+        """`weights` are those to start from; left out: random ones, drawn by the experiment's init."""
         self.experiment, self.data, self.cores = setup.experiment, setup.data, setup.cores
         self.folder, self.path = folder, folder.path
         self.world, self.rank = setup.placement.world, setup.placement.world.rank
@@ -191,7 +191,7 @@ class Trainer:
         self.hooks.call("logged", run=self, step=self.step, metrics=self.log.write(metrics))
 
     def evaluate(self) -> None:
-        """Runs the evaluators once a step, and saves the model where it is the best so far."""
+        """Runs the evaluators, at most once per step, and saves the model where it is the best so far."""
         if self.progress.evaluated_at == self.step:
             return
         self.finite.check_model()
@@ -242,7 +242,7 @@ class Trainer:
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The model's parameters for the optimizer, one group a role."""
+        """The model's parameters for the optimizer, one group per role."""
         return [
             {"params": parameters, "role": role, "lr_multiplier": self.experiment.init.lr_multiplier(role)}
             for role, parameters in parameters_by_role(self.model).items()

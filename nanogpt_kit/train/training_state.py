@@ -1,7 +1,7 @@
 """The training state in a checkpoint: everything that the next step depends on, except the weights.
 
-Hashes in a checkpoint protect against accidents only. What is not checked here would end in a library's own error, or
-in memory that a kernel should not touch.
+Hashes in a checkpoint protect against accidents only. A state that is not checked here could end in an unclear error of
+a library, or make a kernel access memory outside a tensor.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TYPES = {**PROGRESS_TYPES, "optimizer": dict, "scaler": dict, "rng": list, "call
 
 @dataclass(frozen=True)
 class TrainingState:
-    """One dictionary of tensors and plain values on the disk, so that it loads without unpickling code."""
+    """The training state; on the disk a dictionary of tensors and plain values, which loads without unpickling code."""
 
     progress: Progress
     optimizer: Mapping[str, Any]
@@ -62,7 +62,7 @@ class TrainingState:
             or saved["micro_batch_size"] < 1
             or not 0 <= saved["seconds"] < float("inf")
         ):
-            raise ValueError("its step, seconds or micro_batch_size cannot be")
+            raise ValueError("its step, seconds or micro_batch_size is impossible")
         best = saved["best"] and Best(step=saved["best"]["step"], value=saved["best"]["value"])
         progress = Progress(**{**{key: saved[key] for key in PROGRESS_TYPES}, "best": best})
         return cls(progress, saved["optimizer"], saved["scaler"], saved["rng"], saved["callbacks"])
@@ -99,7 +99,7 @@ def check_tensors(state: Mapping[str, Any], fresh: Sequence[Mapping[str, Any]]) 
 
 
 def same_type(one: Any, other: Any) -> bool:
-    """All numbers are of one type, with tensors of one element; lists and tuples are of one, too."""
+    """Whether two values are of one type; numbers and tensors count as one type, lists and tuples as another."""
     numbers = (int, float, Tensor)
     both_numbers = all(isinstance(value, numbers) and not isinstance(value, bool) for value in (one, other))
     return both_numbers or isinstance(one, type(other)) or {type(one), type(other)} <= {list, tuple}

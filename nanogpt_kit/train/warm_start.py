@@ -73,7 +73,7 @@ class WarmStart:
             raise KitError(Fault(reason, "tokenizer", experiment.location(("tokenizer", "use"))))
 
     def origin(self) -> InitFrom:
-        """For the provenance of the run; see `original_checkpoint`."""
+        """The checkpoint, for the provenance of the run; see `original_checkpoint`."""
         return InitFrom(checkpoint=str(self.checkpoint), sha256=self.sha256)
 
 
@@ -98,7 +98,7 @@ def original_checkpoint(resumed: RunFolder) -> Path:
         raise KitError(f"{resumed}: provenance.json does not name the weights that the run started from")
     checkpoint = Path(origin.checkpoint)
     if damage(checkpoint) or Manifest.read(checkpoint).weights_hash != origin.sha256:
-        raise KitError(f"{resumed} started from {checkpoint}, which is no longer there as it was; start a new run")
+        raise KitError(f"{resumed} started from {checkpoint}, which was changed or removed since; start a new run")
     return checkpoint
 
 
@@ -133,7 +133,7 @@ def cropped_weights(checkpoint: Path, before: Experiment, vocab_size: int, block
 
 
 def token_semantics(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides which text a token id stands for: the learnt state, or the options where nothing is learnt."""
+    """The values that decide which text a token id stands for: the learnt state, or the options where there is none."""
     left_out = {"code", "fingerprint", "files"}
     if record["state"]:
         return {key: record[key] for key in ("use", "vocab_size", "eot_id", "state")}

@@ -23,6 +23,8 @@ KEPT_GROUPS: list[Any] = []
 
 @dataclass(frozen=True)
 class World:
+    """This process among those of the run."""
+
     rank: int = 0
     size: int = 1
     local_rank: int = 0  # on its own machine
@@ -30,7 +32,7 @@ class World:
 
     @classmethod
     def of_environment(cls) -> World:
-        """What torchrun has set; one process without it."""
+        """The processes that torchrun has started; without it there is one."""
         variables = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
         return cls(*(int(os.environ.get(name, default)) for name, default in variables))
 
@@ -78,21 +80,23 @@ class World:
         return int(largest)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """In place, over all ranks."""
+        """Sums a tensor over all ranks, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def require_same(self, facts: dict[str, Any]) -> None:
-        """Raises KitError on every rank where one rank has other facts than rank 0."""
+        """Raises KitError on every rank if the facts of one differ from those of rank 0."""
         gathered = self.all_gather(facts)
         for rank, facts_there in enumerate(gathered):
             for name, value in facts_there.items():
                 if value != gathered[0][name]:
-                    raise KitError(f"rank {rank} has {name} {value}, and rank 0 {gathered[0][name]}; all need the same")
+                    raise KitError(
+                        f"rank {rank} has {name} {value}, and rank 0 {gathered[0][name]}; all ranks need the same"
+                    )
 
     def lost_rank(self, step: int | None = None) -> LostRank:
-        """To be raised from torch's error, which helps to find the fault, but is not the reason to report."""
+        """The error to raise from torch's error, which helps to find the fault but is not its cause."""
         at = "" if step is None else f" at step {step}"
         return LostRank(f"another process of the run was lost (rank {self.rank} of {self.size} noticed it{at})")
 

@@ -137,7 +137,7 @@ def test_nor_does_python(kind: str, sent: Callable[[str], Path], tiny: Path, can
     if kind not in ("flat", "export"):
         calls.append(lambda: session.run(Experiment.load(tiny, [f"model.init_from={file.parent}"])))
     for call in calls:
-        with pytest.raises(KitError, match=r"evil\.py never ran here|experiment\.toml is a link"):
+        with pytest.raises(KitError, match=r"evil\.py has never run on|experiment\.toml is a link"):
             call()
         assert not canary.exists()
     Experiment.load(file, trust_code=True)

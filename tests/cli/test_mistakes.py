@@ -114,7 +114,7 @@ def test_a_token_outside_the_vocabulary_is_told(tiny: Path, command: Callable[..
     )
     answer = command("run", tiny, "components=['wrong.py']", "tokenizer=wrong")
     assert answer.code == 2
-    assert "the tokenizer gave id 5 in document 0 of train, but its vocabulary ends at 4" in answer.err
+    assert "the tokenizer returned id 5 in document 0 of train, but its vocabulary ends at 4" in answer.err
     assert_nothing_is_left(tiny)
 
 

@@ -197,7 +197,7 @@ def test_how_a_description_says_that_files_are_read_is_followed(tmp_path: Path) 
 def test_a_part_of_a_split_is_read_whole_or_not_streamed(tmp_path: Path) -> None:
     source = str(write(tmp_path / "a.parquet", [*TEXTS]))
     parts = {"train": "train[:90%]", "val": "train[90%:]"}
-    told = "'train[90%:]' is a part of a split, which needs dataset.streaming = false"
+    told = "'train[90%:]' is a part of a split, which requires dataset.streaming = false"
     assert refusal(HuggingFace(source=source, **parts)) == told
     dataset = HuggingFace(source=source, streaming=False, **parts)
     assert [list(dataset.documents(split)) for split in ("train", "val")] == [TEXTS[:630], TEXTS[630:]]
@@ -537,7 +537,7 @@ def test_what_the_hub_converted_is_read_by_config(told: dict[str, Any], name: st
             "nobody",
             "Dataset 'nobody/nothing' doesn't exist on the Hub or cannot be accessed. Check the spelling;",
         ),
-        ("script", 'is a script, which is not supported; dataset.revision="refs/convert/parquet" reads'),
+        ("script", 'script, which is not supported; dataset.revision="refs/convert/parquet" reads'),
     ],
 )
 def test_what_the_hub_does_not_have_is_named(told: dict[str, Any], name: str, message: str) -> None:

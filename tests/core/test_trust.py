@@ -218,7 +218,7 @@ def test_where_the_home_cannot_be_written_to_the_processes_started_here_know(
     assert canary.exists()
     strange = write(tmp_path / "exp.toml", version=1)
     load = load.replace(str(path), str(strange))
-    assert b"never ran here" in subprocess.run([sys.executable, "-c", load], check=False, capture_output=True).stderr
+    assert b"has never run on" in subprocess.run([sys.executable, "-c", load], check=False, capture_output=True).stderr
 
 
 @pytest.mark.parametrize("answer", [True, False])

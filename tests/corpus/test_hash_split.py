@@ -153,11 +153,11 @@ def test_the_source_is_named_where_there_is_no_text() -> None:
     for documents in ([], ["", Pieces(""), Pieces()]):
         with pytest.raises(KitError, match=r"dataset\.source: 'here' contains no text: every document is empty"):
             found(held(documents, source="here"))
-    with pytest.raises(KitError, match="'here' contains 2 documents, too few for 3 splits; drop test_fraction"):
+    with pytest.raises(KitError, match=r"'here' contains 2 documents, too few for 3 splits; .* test_fraction"):
         found(held(["a", "b"] * 3, source="here", test_fraction=0.1))
 
 
 def test_shares_should_leave_something_to_train_on() -> None:
-    with pytest.raises(ValidationError, match="should leave a fraction for training"):
+    with pytest.raises(ValidationError, match=r"val_fraction.*test_fraction.*less than 1"):
         Held(val_fraction=0.5, test_fraction=0.5)
     assert Held(val_fraction=0.5, test_fraction=0.4).splits == ("train", "val", "test")

@@ -212,11 +212,11 @@ HOSTILE: dict[str, tuple[Damage, str, str]] = {
     ),
     "tokenizer is null": (changed(tokenizer=None), MANIFEST, "is damaged: tokenizer: "),
     "other characters": (other_vocabulary, MANIFEST, "is damaged: its tokenizer, vocabulary included, is not the one"),
-    "another dataset": (changed(dataset_fingerprint="0"), MANIFEST, "is of another text than the folder's name says"),
+    "another dataset": (changed(dataset_fingerprint="0"), MANIFEST, "another text than the folder's name says"),
     "another tokenizer": (
         changed(tokenizer_use="byte"),
         MANIFEST,
-        "is of another tokenizer than the folder's name says",
+        "another tokenizer than the folder's name says",
     ),
     "manifest is a folder": (a_folder(MANIFEST), MANIFEST, "cannot be read"),
     "manifest is a FIFO": (fifo(MANIFEST), MANIFEST, "cannot be read"),

@@ -63,7 +63,7 @@ class WordsEncoder(Encoder):
         for text in texts:
             if self.options.fails and "number 3900" in text:
                 if self.options.fails == "KitError":
-                    raise KitError("3900 is no number")
+                    raise KitError("3900 is not a number")
                 if self.options.fails == "killed" and multiprocessing.parent_process():
                     os.kill(os.getpid(), 9)
                 if self.options.fails == "ValueError":
@@ -180,7 +180,7 @@ def test_a_split_that_the_dataset_does_not_have_is_named() -> None:
         def documents_with_split(self) -> Iterator[tuple[str, Document]]:
             yield "validation", "text"
 
-    with pytest.raises(KitError, match=r"gave a document to 'validation'; its splits are train, val"):
+    with pytest.raises(KitError, match=r"document of split 'validation'; its splits are train, val"):
         list(text_chunks(Astray(train=()), ByteEncoder(), CorpusStats(("train", "val"), True, 100)))
 
 
@@ -277,7 +277,7 @@ def test_processes_do_not_run_the_callers_script_again(tiny: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("fails", "error", "told"),
     [
-        ("KitError", KitError, "3900 is no number"),
+        ("KitError", KitError, "3900 is not a number"),
         ("ValueError", (RunFailed, ValueError), "3900"),
     ],
 )
@@ -291,9 +291,7 @@ def test_the_error_of_a_tokenizer_is_told_from_any_process(
 
 def test_a_process_that_dies_is_told_and_what_was_done_stays(tiny: Path, tmp_path: Path, small: None) -> None:
     experiment = words(tiny, tmp_path, "tokenizer.fails=killed", "tokenizer.seconds=0.02", count=4000)
-    with pytest.raises(
-        RunFailed, match=r"a process that tokenizes has ended, with exit code -9; is there memory left\?; .*MB"
-    ):
+    with pytest.raises(RunFailed, match=r"a process that tokenizes has ended.*, with exit code -9; .* memory .*; .*MB"):
         prepare(experiment, workers=2)
     prepared = prepare(experiment, workers=1)  # here its own process is the one to survive
     assert prepared.splits["train"].documents + prepared.splits["val"].documents == 4000
@@ -446,7 +444,7 @@ def test_a_damaged_half_is_made_anew(
     (left,) = data_root().glob(".*/train.bin")
     flipped(left.name)(left.parent)
     damaged = files(prepare(experiment, workers=1).path)
-    assert "tokens of train that have changed; starting again" in caplog.text
+    assert "tokens of train have changed; starting again" in caplog.text
     shutil.rmtree(data_root())
     assert files(prepare(experiment, workers=1).path) == damaged
 
@@ -528,8 +526,8 @@ def test_what_was_made_of_something_else_is_not_gone_on_with(
 
         monkeypatch.setattr(dataset, "all_documents", other)
     prepared = files(prepare(experiment, workers=1).path)
-    told = "another vocabulary" if changed == "vocabulary" else "other text"
-    assert f"an unfinished preparation was made of {told}; starting again" in caplog.text
+    told = "it used another vocabulary" if changed == "vocabulary" else "its text has changed"
+    assert f"cannot continue an unfinished preparation: {told}; starting again" in caplog.text
     shutil.rmtree(data_root())
     assert files(prepare(experiment, workers=1).path) == prepared
 

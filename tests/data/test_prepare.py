@@ -319,7 +319,7 @@ def test_found_data_that_is_shorter_than_a_block_is_refused_and_kept(tiny: Path,
 @pytest.mark.parametrize(("up", "wrong"), [(65_500, 65_500 + 0x2603), (-40, -8)])
 def test_an_id_out_of_the_vocabulary_is_refused(tiny: Path, up: int, wrong: int) -> None:
     message = refused(load(tiny, *moved(up, 70_000), moved=MOVED))
-    assert message == f"the tokenizer gave id {wrong} in document 0 of train, but its vocabulary ends at 69999"
+    assert message == f"the tokenizer returned id {wrong} in document 0 of train, but its vocabulary ends at 69999"
 
 
 def test_documents_that_break_off_leave_nothing_behind(tiny: Path) -> None:

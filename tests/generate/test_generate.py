@@ -119,7 +119,7 @@ def test_a_run_of_its_own_code_needs_trust_where_that_code_never_ran(
     (tmp_path / "double.py").unlink()
     load_run(folder.path)  # the run has its copy, and this user ran it
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
-    with pytest.raises(KitError, match=r"double\.py never ran here.*--trust-code"):
+    with pytest.raises(KitError, match=r"double\.py has never run on.*--trust-code"):
         load_run(folder.path)
     assert load_run(folder.path, trust_code=True).generate(["1"], max_new_tokens=1)
     load_run(folder.path)  # that was consent
@@ -127,9 +127,9 @@ def test_a_run_of_its_own_code_needs_trust_where_that_code_never_ran(
     (folder.path / "provenance.json").unlink()
     (folder.path / "components").rename(folder.path / "code")
     folder.experiment.write_text(folder.experiment.read_text().replace("components/", "code/"))
-    with pytest.raises(KitError, match=r"double\.py never ran here"):
+    with pytest.raises(KitError, match=r"double\.py has never run on"):
         load_run(folder.path)
-    with pytest.raises(KitError, match=r"double\.py never ran here"):
+    with pytest.raises(KitError, match=r"double\.py has never run on"):
         session.run(Experiment.load(tiny, ["train.steps=1"]), resume=str(folder.path))
 
 

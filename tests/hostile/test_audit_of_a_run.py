@@ -14,7 +14,7 @@ import pytest
 
 Victim = Any  # of conftest.py
 NEWEST = "checkpoints/step-00000004"
-BEFORE = "passed over checkpoint"  # and the one of step 2 is taken
+BEFORE = "skipped checkpoint"  # and the one of step 2 is taken
 
 # File -> what `run --into` says where a byte is flipped and where half is missing, and what `sample` says then. "" is
 # exit code 0 without a word of it; BEFORE is exit code 0 with a warning; else the exit code is 1 or 2.

@@ -74,7 +74,7 @@ def test_a_lock_excludes_another_process_and_is_dropped_by_its_death(tmp_path: P
     assert not path.exists()
     with holder(path) as process:
         assert is_locked(path)
-        with pytest.raises(BlockingIOError, match="held by another process"), Lock(path):
+        with pytest.raises(BlockingIOError, match="locked by another process"), Lock(path):
             pass
         process.kill()  # -9
         process.wait()

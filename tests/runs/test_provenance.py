@@ -76,12 +76,12 @@ def test_file_names_that_are_not_utf8_are_read_as_they_were_written(recorded: Ru
     origin = recorded.provenance().model_copy(update={"folder": os.fsdecode(b"/d\xff"), "git": git})
     recorded.write_provenance(origin)
     assert recorded.provenance() == origin
-    assert git.describe_left_out() == r"1 file that no commit has, or too large (a\udcff.py)"
+    assert git.describe_left_out() == r"1 file not in the commit or too large (a\udcff.py)"
 
 
 DAMAGED: dict[str, tuple[dict[str, object], str]] = {
     "another format": ({"format": 2}, "is of format 2, and this version reads format 1"),
-    "no format": ({"format": None}, "names no format"),
+    "no format": ({"format": None}, "does not name its format"),
     "a seed in words": ({"seed": "3"}, "seed"),
     "an unknown key": ({"weather": "fine"}, "weather"),
     "data of another kind": ({"data": [1]}, "data"),

@@ -256,7 +256,7 @@ def test_auto_is_what_the_device_is_good_at(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: native)
     found, why = Precision.choose("auto", device)
     assert (found.name, why) == expected
-    assert Precision.choose("fp16", device) == (Precision("fp16", device), "as the experiment says")
+    assert Precision.choose("fp16", device) == (Precision("fp16", device), "set by the experiment")
 
 
 def test_what_was_chosen_and_why_is_told_and_recorded(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -269,7 +269,7 @@ def test_what_was_chosen_and_why_is_told_and_recorded(tiny: Path, caplog: pytest
 
 
 def test_tf32_is_refused_where_there_is_none(tiny: Path) -> None:
-    with pytest.raises(KitError, match=r"command line: train\.precision: 'tf32' is arithmetic of CUDA devices"):
+    with pytest.raises(KitError, match=r"command line: train\.precision: 'tf32' requires a CUDA device"):
         run(tiny, "train.precision=tf32", "train.device=cpu")
 
 

@@ -119,7 +119,7 @@ REFUSED = {
     "other tokens": (["tokenizer=char"], "tokenizer: .* was trained on other tokens: byte of 257, here char of"),
     "another width": (["model.n_embd=48"], r"wte.weight is \[320, 24\] there and \[320, 48\] in the model"),
     "more layers": (["model.n_layer=3"], "h.2.ln_1.weight is missing"),
-    "fewer layers": (["model.n_layer=1"], "h.1.ln_1.weight has no place in the model"),
+    "fewer layers": (["model.n_layer=1"], "h.1.ln_1.weight is not a tensor of the model"),
     "a longer context": (["model.block_size=20"], r"position.wpe.weight is \[16, 24\] there and \[20, 24\]"),
 }
 
@@ -152,7 +152,7 @@ def test_another_attention_and_a_window_are_named_and_the_same_softmax_is_not(
 
 def test_an_untied_head_is_not_squeezed_into_an_embedding(tiny: Path) -> None:
     session.run(Experiment.load(tiny, [*QUICK, "model.weight_tying=false"]))
-    with pytest.raises(KitError, match="differ there, and are one tensor in the model"):
+    with pytest.raises(KitError, match=r"differ there.* one tensor in the model"):
         run(tiny)
 
 
@@ -168,7 +168,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(t
         run(tiny, f"model.init_from={find('tiny')}", "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")
     shutil.rmtree(find("tiny").checkpoints)
     again = Experiment.load(tiny, [*QUICK, "name=tuned", f"model.init_from={find('tiny')}"])
-    with pytest.raises(KitError, match=r"model.init_from: .*step-00000020.* no longer there"):
+    with pytest.raises(KitError, match=r"model.init_from: .*step-00000020.* changed or removed"):
         session.run(again, resume=str(find("tuned")))
 
 

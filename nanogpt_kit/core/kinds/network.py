@@ -18,12 +18,14 @@ Role = Literal["matrix", "vector", "embedding", "head"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelContext:
+    """What a model depends on besides its options."""
+
     vocab_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerContext:
-    """The sizes of the network, for a part of it."""
+    """The sizes of the network that a part of it, such as an attention, depends on."""
 
     n_embd: int
     n_head: int
@@ -95,7 +97,7 @@ class Attention(Component):
 
 
 class Position(Component):
-    """Encodes positions: adds to embeddings, rotates queries and keys, or gives each head a slope for its scores."""
+    """Encodes positions: adds to embeddings, rotates queries and keys, or adds a bias to the attention scores."""
 
     kind: ClassVar[str] = "position"
     relative: ClassVar[bool] = False  # only distances matter, so positions may exceed block_size

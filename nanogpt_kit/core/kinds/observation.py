@@ -71,17 +71,17 @@ class EvaluateContext(Protocol):
     def generate(
         self, prompts: Sequence[str], max_new_tokens: int, seed: int, samplers: Sequence[Sampler] | None = None
     ) -> list[str]:
-        """A text for each prompt, which it begins with; text i is drawn with seed + i. Samplers left out: the run's."""
+        """The prompts with their continuations; text i is drawn with seed + i. Default samplers: those of the run."""
 
     def show(self, texts: Sequence[str]) -> None:
         """Writes texts to samples.txt and passes them to the callbacks' `sampled`."""
 
     def check_stop(self) -> None:
-        """Call it between batches: ends the evaluation where the user has asked the run to stop."""
+        """Ends the evaluation where the user has asked the run to stop. Call it between batches."""
 
 
 class Evaluator(Component):
-    """Measures a model. Called on all ranks, in eval mode, without gradients, with random numbers of the evaluation."""
+    """Measures a model. Called on all ranks, in eval mode, without gradients, with separate random numbers."""
 
     kind: ClassVar[str] = "evaluator"
     finite: ClassVar[bool] = True  # a run fails where one of its metrics is infinite or NaN
@@ -102,7 +102,7 @@ class Evaluator(Component):
 
 
 class RunExperiment(Protocol):
-    """The experiment of a run, as its callbacks may use it: what they need of `core.experiment.Experiment`."""
+    """The experiment of a run, as far as its callbacks may use it; see `core.experiment.Experiment`."""
 
     @property
     def name(self) -> str: ...
@@ -127,7 +127,7 @@ class RunExperiment(Protocol):
 
 
 class LiveRun(Protocol):
-    """A run, as its callbacks may use it."""
+    """A run in progress, as far as its callbacks may use it."""
 
     path: Path
     model: nn.Module

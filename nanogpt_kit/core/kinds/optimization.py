@@ -1,4 +1,4 @@
-"""Kinds that move the weights: optimizer, schedule, parallel."""
+"""Kinds of the optimization: optimizer, schedule, parallel."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class WarmedUp(Schedule):
 
 
 class WrappedModel(Protocol):
-    """What the training loop uses of a wrapped model; `api.ParallelModel` is the class to derive from."""
+    """A model as the training loop calls it; `api.ParallelModel` is the class to derive from."""
 
     def __call__(
         self, ids: torch.Tensor, targets: torch.Tensor, segments: torch.Tensor | None = None
@@ -73,7 +73,7 @@ class WrappedModel(Protocol):
 
 
 class Parallel(Component):
-    """Lays a model out over processes."""
+    """Distributes a model over processes."""
 
     kind: ClassVar[str] = "parallel"
 

@@ -153,12 +153,12 @@ class Encoder(ABC):
 
 
 class Tokenizer(Component):
-    """Makes an encoder, by learning from the text or from its options alone."""
+    """Builds an encoder, learnt from the text or from its options alone."""
 
     kind: ClassVar[str] = "tokenizer"
     location_options: ClassVar[frozenset[str]] = frozenset({"from_run"})  # options that say where, and not what
     from_run: PathStr | None = Field(
-        None, min_length=1, description="run whose vocabulary is used, as for fine-tuning it; left out: build one"
+        None, min_length=1, description="run whose vocabulary is used, as for fine-tuning it; left out: build a new one"
     )
 
     @abstractmethod
@@ -179,6 +179,8 @@ class Tokenizer(Component):
 
 @dataclass(frozen=True, kw_only=True)
 class OrderContext:
+    """The split and the batches that an order chooses windows for."""
+
     n_tokens: int  # in the split
     block_size: int
     batch_windows: int  # windows of one optimizer step, over all ranks
@@ -187,7 +189,7 @@ class OrderContext:
 
 
 class Order(Component):
-    """The windows of each step: a pure function of the step, so that resuming is arithmetic."""
+    """Chooses the windows of each step: a pure function of the step, so that a resumed run needs no saved state."""
 
     kind: ClassVar[str] = "order"
     at_documents: bool = Field(
