@@ -23,7 +23,7 @@ from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Options
-from nanogpt_kit.core.registry import OURS, Entry, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -62,7 +62,7 @@ def options_table(model: type[Options]) -> str:
 
 
 def built_in(kind: str) -> list[Entry]:
-    found = [entry for entry in Registry.installed().of_kind(kind) if entry.distribution == OURS]
+    found = [entry for entry in Registry.installed().of_kind(kind) if entry.distribution == KIT_DISTRIBUTION]
     assert found, f"no built-in component of kind {kind!r}"
     return found
 
@@ -91,7 +91,9 @@ def section_block(name: str) -> str:
 
 def components_block(_: str) -> str:
     """A line for each kind: its page and its built-ins."""
-    kinds = dict.fromkeys(entry.kind for entry in Registry.installed().entries if entry.distribution == OURS)
+    kinds = dict.fromkeys(
+        entry.kind for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION
+    )
     rows: list[list[object]] = [
         [f"[`{kind}`](kinds/{kind}.md)", ", ".join(f"`{entry.name}`" for entry in built_in(kind))] for kind in kinds
     ]

@@ -65,7 +65,7 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     code = INTERRUPTED
     with suppress(KeyboardInterrupt):  # a signal before the command started, or after it ended
-        for signum in signals.available():
+        for signum in signals.available_signals():
             if signal.getsignal(signum) != signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
                 signal.signal(signum, raise_keyboard_interrupt)  # so that unfinished work is cleaned up
         end_with_parent()

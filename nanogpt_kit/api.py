@@ -36,7 +36,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     TextContext,
     Tokenizer,
-    WarmedUp,
+    WarmupSchedule,
 )
 from nanogpt_kit.core.options import Options, PathStr, RunContext, slot
 from nanogpt_kit.corpus.files import TextFile
@@ -113,7 +113,7 @@ __all__ = [
     "Tokenizer",
     "TwoLayerMLP",
     "View",
-    "WarmedUp",
+    "WarmupSchedule",
     "content_hash",
     "hookimpl",
     "linear_cross_entropy",

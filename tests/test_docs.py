@@ -24,7 +24,7 @@ from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Component, Options
-from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -124,7 +124,7 @@ def classes_in(annotation: Any) -> list[type[Options]]:
 
 
 def built_in(kind: str) -> list[type[Component]]:
-    entries = [entry for entry in Registry.installed().of_kind(kind) if entry.distribution == OURS]
+    entries = [entry for entry in Registry.installed().of_kind(kind) if entry.distribution == KIT_DISTRIBUTION]
     targets = [entry.target.partition(":") for entry in entries]
     return [getattr(importlib.import_module(module), name) for module, _, name in targets]
 
@@ -194,7 +194,7 @@ FLAGS = flags_of(command_line)
 MODELS = list(kinds_and_sections())
 OPTIONS = {name for model in MODELS for name in model.model_fields}
 VALUES = {value for model in MODELS for field in model.model_fields.values() for value in literals(field.annotation)}
-COMPONENTS = {entry.name for entry in Registry.installed().entries if entry.distribution == OURS}
+COMPONENTS = {entry.name for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION}
 SECTIONS = {f"[{name}]" for name in Experiment.model_fields} | {f"[[{name}]]" for name in Experiment.model_fields}
 API = {name: getattr(module, name) for module in (nanogpt_kit, api, kinds) for name in module.__all__}
 SUITES = {
@@ -449,7 +449,7 @@ def test_the_smallest_example_of_a_kind_is_a_component_of_it(page: Path) -> None
 
 
 def test_there_is_a_page_for_every_kind() -> None:
-    kinds = {entry.kind for entry in Registry.installed().entries if entry.distribution == OURS}
+    kinds = {entry.kind for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION}
     assert {page.stem for page in (ROOT / "docs" / "kinds").glob("*.md")} == kinds
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.interop.importing import import_run
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.sweep.session import check_sweep
 from nanogpt_kit.train import session
 
@@ -61,7 +61,7 @@ def overrides(tmp_path: Path, prose: Path, gpt2_vocabulary: None) -> Callable[[P
 def test_every_experiment_takes_two_shrunken_steps(path: Path, overrides: Callable[[Path], list[str]]) -> None:
     folder = session.run(Experiment.load(path, overrides(path)))
     assert folder.status().state == "finished"
-    assert len([line for line in read(folder.metrics) if "train/loss" in line]) == 2
+    assert len([line for line in read_metrics(folder.metrics) if "train/loss" in line]) == 2
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if "sweep" in path.stem], ids=lambda path: path.stem)
@@ -82,7 +82,7 @@ def test_the_documented_sweep_is_sound(tmp_path: Path) -> None:
 def test_an_evaluation_of_gpt2_trains_nothing(overrides: Callable[[Path], list[str]]) -> None:
     path = ROOT / "experiments" / "eval_gpt2_medium.toml"
     folder = session.run(Experiment.load(path, [*overrides(path), "train.steps=0"]))
-    assert [line["step"] for line in read(folder.metrics)] == [0]
+    assert [line["step"] for line in read_metrics(folder.metrics)] == [0]
     assert not folder.samples.exists()
 
 

@@ -17,7 +17,7 @@ import nanogpt_kit
 from nanogpt_kit import api
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import Component, Options
-from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "nanogpt_kit").rglob("*.py"))
@@ -174,7 +174,7 @@ def models() -> Iterator[type[Options]]:
     for field in Experiment.model_fields.values():
         yield from below(field.annotation)
     for entry in Registry.installed().entries:
-        if entry.distribution == OURS:
+        if entry.distribution == KIT_DISTRIBUTION:
             module, _, name = entry.target.partition(":")
             yield getattr(__import__(module, fromlist=[name]), name)
 

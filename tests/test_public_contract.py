@@ -21,7 +21,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.kinds import KINDS, load_entry
 from nanogpt_kit.core.options import Options
-from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
 
 SNAPSHOT = Path(__file__).with_name("public_contract.txt")
@@ -72,7 +72,7 @@ def toml_keys() -> Iterator[str]:
         table = "" if section is Experiment else f"{section.__name__.lower()}."
         yield from (table + name + "*" * field.is_required() for name, field in section.model_fields.items())
     for entry in Registry.installed().entries:
-        if entry.distribution == OURS:
+        if entry.distribution == KIT_DISTRIBUTION:
             options = [name + "*" * field.is_required() for name, field in load_entry(entry).model_fields.items()]
             yield f"{entry.kind} = {entry.name}: {', '.join(options) or 'no options'}"
 

@@ -76,7 +76,7 @@ class TimedTrainer:
             if trainer.step == trainer.total_steps:
                 trainer.progress.step = 0  # batches and learning rates are functions of the step alone
             trainer.take_step()
-        wait_for(trainer.precision.device)
+        synchronize(trainer.precision.device)
         return time.perf_counter() - began
 
     def time_parts(self, count: int) -> dict[str, float]:
@@ -90,7 +90,7 @@ class TimedTrainer:
 
         def begin(part: str) -> None:
             nonlocal current, since
-            wait_for(device)
+            synchronize(device)
             now = time.perf_counter()
             spent[current] += now - since
             current, since = part, now
@@ -135,15 +135,15 @@ def matmul_peak(device: str, precision: str) -> float:
     for rows in PEAK_SIZES[device]:
         a, b = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
         for _ in range(PEAK_TRIALS):
-            wait_for(device)
+            synchronize(device)
             began = time.perf_counter()
             a @ b
-            wait_for(device)
+            synchronize(device)
             best = max(best, 2.0 * rows**3 / (time.perf_counter() - began))
     return best
 
 
-def wait_for(device: str) -> None:
+def synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":

@@ -22,7 +22,7 @@ MAX_MESSAGE = 200  # characters of a library's message
 
 
 @contextmanager
-def damaged(path: Path) -> Iterator[None]:
+def damage_as_kit_error(path: Path) -> Iterator[None]:
     """Turns every error inside into a KitError: for code that reads `path` and uses its content."""
     try:
         yield

@@ -12,13 +12,13 @@ from nanogpt_kit.core.errors import KitError
 SHOWN = 8  # tensors in a message; the others are counted
 
 
-def fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+def load_matching_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
     """Loads weights into a model; tied ones stay tied. Raises KitError that names each tensor that does not fit."""
-    check_fit(model, weights, origin)
+    check_weights_match(model, weights, origin)
     model.load_state_dict(dict(weights), strict=False)
 
 
-def check_fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+def check_weights_match(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
     """Raises KitError where the weights do not fit; the model may be on the meta device."""
     tensors = model.state_dict(keep_vars=True)
     given = {id(tensors[name]) for name in weights if name in tensors}  # a tied tensor needs only one of its names

@@ -59,7 +59,7 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def damage(path: Path) -> str | None:
+def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint; None where every file that is loaded is in its folder as it was saved.
 
     Raises KitError for a checkpoint of another format.

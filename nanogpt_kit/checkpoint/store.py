@@ -22,9 +22,9 @@ import torch.distributed as dist
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from nanogpt_kit.checkpoint.damaged import check_stored, damaged, named_tensors, read_tensors
-from nanogpt_kit.checkpoint.fit import fit
-from nanogpt_kit.checkpoint.manifest import MANIFEST, MODEL, SHARDS, TOKENIZER, TRAINING, Manifest, damage, step_of
+from nanogpt_kit.checkpoint.damaged import check_stored, damage_as_kit_error, named_tensors, read_tensors
+from nanogpt_kit.checkpoint.fit import load_matching_weights
+from nanogpt_kit.checkpoint.manifest import MANIFEST, MODEL, SHARDS, TOKENIZER, TRAINING, Manifest, find_damage, step_of
 from nanogpt_kit.nn.sharded import is_sharded
 from nanogpt_kit.runs.files import is_folder, write_json
 from nanogpt_kit.system.writing import sync_folder
@@ -44,7 +44,7 @@ class Retention:
         return step == self.best_step or bool(self.every_steps and step % self.every_steps == 0)
 
 
-def save(
+def save_checkpoint(
     folder: Path,
     step: int,
     model: nn.Module,
@@ -60,18 +60,18 @@ def save(
     path = folder / f"step-{step:08d}"
     first = rank() == 0
     if has_shards(model):
-        if broadcast(first and path.exists() and damage(path) is None):
+        if broadcast(first and path.exists() and find_damage(path) is None):
             return path
         save_sharded(path, step, model, training, tokenizer)
     elif first:
-        if path.exists() and damage(path) is None:
+        if path.exists() and find_damage(path) is None:
             return path  # of the same step of the same run
         with atomic_folder(path) as partial:
             check_disk_space(folder, [*model.state_dict().values(), training])
             save_weights(model, partial / MODEL)
             write_files(partial, step, training, tokenizer)
     if first:
-        prune(folder, path, retention)
+        prune_checkpoints(folder, path, retention)
     return path
 
 
@@ -154,7 +154,7 @@ def tensor_bytes(state: Any) -> int:
     return sum(map(tensor_bytes, state)) if isinstance(state, list | tuple) else 0
 
 
-def prune(folder: Path, newest: Path, retention: Retention) -> None:
+def prune_checkpoints(folder: Path, newest: Path, retention: Retention) -> None:
     """Deletes the checkpoints that `retention` does not keep, and all later than `newest`."""
     saved = list_checkpoints(folder)
     index = saved.index(newest)
@@ -191,10 +191,10 @@ def delete_partial(folder: Path) -> None:
         delete_checkpoint(path)
 
 
-def newest(folder: Path) -> Path | None:
+def newest_whole_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint; logs a warning for each damaged one. Raises KitError for another format."""
     for path in reversed(checkpoint_paths(folder)):
-        fault = damage(path)
+        fault = find_damage(path)
         if fault is None:
             return path
         logger.warning("skipped checkpoint %s: %s", path, fault)
@@ -208,16 +208,16 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Loads a checkpoint into a model of the same shapes. Raises KitError where they do not fit."""
-    fit(model, read_weights(path), str(path))
+    load_matching_weights(model, read_weights(path), str(path))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The full weights of a checkpoint, on the CPU; a tied tensor may have only one of its names."""
     if (path / MODEL).exists():
-        with damaged(path / MODEL):
+        with damage_as_kit_error(path / MODEL):
             return read_tensors(path / MODEL)
     weights = read_training_file(path, lambda name: name.startswith("model/")).get("model")
-    with damaged(path / SHARDS):
+    with damage_as_kit_error(path / SHARDS):
         return named_tensors(weights)
 
 
@@ -229,8 +229,8 @@ def load_training(path: Path) -> dict[str, Any]:
 
 
 def read_training_file(path: Path, is_needed: Callable[[str], bool]) -> dict[str, Any]:
-    """The training state as it was given to `save`, with the sharded tensors that are needed."""
-    with damaged(path / TRAINING):
+    """The training state as it was given to `save_checkpoint`, with the sharded tensors that are needed."""
+    with damage_as_kit_error(path / TRAINING):
         check_stored(path / TRAINING)
         state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
@@ -238,7 +238,7 @@ def read_training_file(path: Path, is_needed: Callable[[str], bool]) -> dict[str
     if (path / SHARDS).exists():
         from nanogpt_kit.checkpoint import shards
 
-        with damaged(path / SHARDS):
+        with damage_as_kit_error(path / SHARDS):
             tensors = shards.read_shards(path / SHARDS, is_needed)
             state = {key: value for key, value in state.items() if is_needed(f"{key}/")}
             state = shards.join_sharded(state, tensors)

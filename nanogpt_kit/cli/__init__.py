@@ -24,7 +24,7 @@ from nanogpt_kit.core import trust
 @click.version_option(__version__, prog_name="nanogpt-kit")
 def main() -> None:
     """Experiments with GPT-sized language models: an idea is one file, an experiment is one TOML file."""
-    click.get_current_context().with_resource(trust.ask_with(ask_to_execute))
+    click.get_current_context().with_resource(trust.consent_question(ask_to_execute))
 
 
 for verb in (run, prepare, sample, evaluate, sweep, import_model, export, check, plugins, bench, doctor):

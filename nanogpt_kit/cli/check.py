@@ -35,11 +35,11 @@ def check(
     """Validate EXPERIMENT without running it, and whether this machine can run its [sweep]."""
     chosen = load_experiment(experiment, overrides, trust_code, nproc)
     from nanogpt_kit.nn.uninitialized import check_model_parts
-    from nanogpt_kit.train.metric_names import check_metrics
+    from nanogpt_kit.train.metric_names import check_metric_options
 
     known = chosen.tokenizer.known_vocab_size() if explain else None
     module = check_model_parts(chosen, known or ASSUMED_VOCABULARY)
-    check_metrics(chosen)
+    check_metric_options(chosen)
     space = None
     if chosen.sweep is not None:
         from nanogpt_kit.sweep.session import check_sweep

@@ -56,7 +56,7 @@ def evaluate(
         overrides.insert(0, f"evaluator=[{chosen}]")
     from nanogpt_kit.generate.load import is_foreign_model, load_run
     from nanogpt_kit.runs import folder, samples
-    from nanogpt_kit.train.evaluation import evaluate_loaded
+    from nanogpt_kit.train.evaluation import evaluate_trained_model
     from nanogpt_kit.train.precision import choose_device
 
     def print_samples(texts: Sequence[str]) -> None:
@@ -64,14 +64,14 @@ def evaluate(
 
     for run in names:
         if not is_foreign_model(Path(run)):
-            folder.find(run)  # a misspelt name is reported before the others are evaluated
+            folder.find_run(run)  # a misspelt name is reported before the others are evaluated
     results: dict[str, dict[str, float | None]] = {}
     try:
         for run in names:
             loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
             if len(names) > 1 and not as_json:
                 click.echo(f"{run}:")
-            metrics = evaluate_loaded(loaded, print_samples)
+            metrics = evaluate_trained_model(loaded, print_samples)
             results[run] = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
             width = max(map(len, metrics), default=0)
             for name, value in metrics.items() if not as_json else ():

@@ -126,9 +126,9 @@ class RunLauncher:
         seeded = type(experiment).of(layers, experiment.folder, self.trust_code)
         resume = self.resume
         if resume is not None:
-            from nanogpt_kit.train.resume import done_or_unfinished
+            from nanogpt_kit.train.resume import find_done_or_unfinished
 
-            finished, resume = done_or_unfinished(seeded)
+            finished, resume = find_done_or_unfinished(seeded)
             if finished:
                 click.echo(f"already finished: {finished}", err=True)
                 return
@@ -138,9 +138,9 @@ class RunLauncher:
         """Trains one run, in this process or in several."""
         if self.into:
             from nanogpt_kit.runs.folder import RunFolder
-            from nanogpt_kit.train.resume import is_done_in
+            from nanogpt_kit.train.resume import has_done_run
 
-            if is_done_in(RunFolder(Path(self.into)), experiment, self.trust_code):
+            if has_done_run(RunFolder(Path(self.into)), experiment, self.trust_code):
                 click.echo(f"already finished: {self.into}", err=True)
                 return
         if self.nproc > 1:

@@ -47,7 +47,7 @@ class Fault:
     key: str = ""
     location: str = ""
 
-    def under(self, key: str, location: str) -> Fault:
+    def reported_at(self, key: str, location: str) -> Fault:
         """The same fault, reported at the option that led to it; the location of the fault moves into the message."""
         return Fault(": ".join(part for part in (self.location, self.key, self.message) if part), key, location)
 
@@ -79,7 +79,7 @@ class Busy(KitError):
 
 
 @contextmanager
-def no_panic(location: str) -> Iterator[None]:
+def catch_rust_panic(location: str) -> Iterator[None]:
     """Raises a KitError for a panic in a Rust library, which is not an Exception and would end the process.
 
     `location` names what the library was reading, such as a file.

@@ -10,7 +10,7 @@ import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, option_error
-from nanogpt_kit.core.faults import explain
+from nanogpt_kit.core.faults import explain_validation_error
 from nanogpt_kit.core.kinds import (
     Callback,
     Dataset,
@@ -33,9 +33,9 @@ from nanogpt_kit.core.options import (
     RunContext,
     components_in,
     digest,
-    dump,
     leaves,
     slot,
+    to_toml_values,
 )
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
@@ -107,7 +107,7 @@ class Experiment(Options):
         try:
             experiment = cls.model_validate(layers.values, context={"registry": registry})
         except ValidationError as error:
-            raise KitError(*explain(error, cls, layers, registry)) from None
+            raise KitError(*explain_validation_error(error, cls, layers, registry)) from None
         experiment._layers, experiment._registry, experiment._folder = layers, registry, folder
         return experiment
 
@@ -180,7 +180,7 @@ class Experiment(Options):
         """Raises KitError with the reason of every component that refuses `ctx`."""
         faults = []
         for key, component in self.parts():
-            reason = component.refuses(ctx)
+            reason = component.refusal_reason(ctx)
             if reason:
                 faults.append(Fault(reason, dotted(key), self._layers.location(key)))
         if faults:
@@ -209,7 +209,7 @@ class Experiment(Options):
 
         The sweep is left out, since it is not part of a run.
         """
-        return dump(self.model_copy(update={"sweep": None}), self._registry)
+        return to_toml_values(self.model_copy(update={"sweep": None}), self._registry)
 
     def to_toml(self, with_copies: bool = False) -> str:
         """An experiment file; `with_copies`: it names copies of its component files in components/ beside it."""

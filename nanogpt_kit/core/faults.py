@@ -24,7 +24,9 @@ TOML_TERMS = {  # pydantic's term -> TOML's
 }
 
 
-def explain(error: ValidationError, root: type[Options], layers: Layers, registry: Registry) -> list[Fault]:
+def explain_validation_error(
+    error: ValidationError, root: type[Options], layers: Layers, registry: Registry
+) -> list[Fault]:
     """One fault for each key; where a union refused a value in several ways, the reasons are joined by "or".
 
     Faults beyond those that a message shows keep pydantic's text: looking for the nearest name takes long.
@@ -62,7 +64,7 @@ def has_part(values: Any, part: str | int) -> bool:
 
 def fault_message(detail: ErrorDetails, key: Key, root: type[Options], values: Any, registry: Registry) -> str:
     kind, message, got = detail["type"], detail["msg"], as_toml(detail["input"])
-    owner = table_at(key[:-1], root, values, registry)
+    owner = options_class_at(key[:-1], root, values, registry)
     field = owner.model_fields.get(str(key[-1])) if key else None
     if field and not field.repr:
         got = f"a {type(detail['input']).__name__} that is not shown because it may contain a password"
@@ -95,7 +97,7 @@ def as_toml(value: Any) -> str:
     return str(value.isoformat()) if hasattr(value, "isoformat") else reprlib.repr(value)
 
 
-def table_at(key: Key, root: type[Options], values: Any, registry: Registry) -> type[Options]:
+def options_class_at(key: Key, root: type[Options], values: Any, registry: Registry) -> type[Options]:
     """The class whose fields are the keys of the table at `key`."""
     owner = root
     for part in key:

@@ -69,17 +69,17 @@ class Hooks:
         self.callbacks: dict[str, Any] = {}
         self.trackers: set[str] = set()
         for option in options:
-            if option.tracker and run.rank != 0:
+            if option.is_tracker and run.rank != 0:
                 continue
             count = sum(name.split("#")[0] == type(option).__name__ for name in self.callbacks)
             name = type(option).__name__ + (f"#{count + 1}" if count else "")
             try:
                 self.callbacks[name] = option.build(run)
             except Exception as error:
-                if not option.tracker:
+                if not option.is_tracker:
                     raise
                 self._report(name, "build", error)
-            if option.tracker:
+            if option.is_tracker:
                 self.trackers.add(name)
         for name, callback in reversed(self.callbacks.items()):  # pluggy calls the last registered first
             self._register(name, callback)

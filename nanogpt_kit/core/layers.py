@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
-from nanogpt_kit.core.toml import read_chain
-from nanogpt_kit.core.toml_lines import Malformed, parse_toml
+from nanogpt_kit.core.toml import read_extended_files
+from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 
 COMMAND_LINE = "command line"
 MAX_BITS = 64  # of TOML's integers, by its specification
@@ -38,7 +38,7 @@ class Layers:
         """`path` over all that it extends, then `overrides` ("model.n_layer=6"). Raises KitError."""
         layers = cls(is_free_form) if is_free_form else cls()
         layers.locations[()] = str(path)
-        for file in read_chain(path):
+        for file in read_extended_files(path):
             layers.add(file.values, file.location)
         layers.override(overrides)
         return layers
@@ -189,7 +189,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
         return key, right
     try:
         values, _ = parse_toml(f"value = {right}")
-    except Malformed as error:
+    except MalformedToml as error:
         if right[:1] in tuple("[{\"'"):
             message = f"not a TOML value: {error.message}, in {abbreviate(right)}"
             raise KitError(Fault(message, dotted(key), COMMAND_LINE)) from None
@@ -207,7 +207,7 @@ def parse_key(text: str) -> tuple[str, ...]:
     """The parts of a dotted key; empty where `text` is not one."""
     try:
         node, _ = parse_toml(f"{text} = 0")
-    except Malformed:
+    except MalformedToml:
         return ()
     key: tuple[str, ...] = ()
     while isinstance(node, dict) and len(node) == 1:

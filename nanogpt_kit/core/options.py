@@ -72,7 +72,7 @@ class Options(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """The device and data of a run that is about to start; see `Component.refuses`."""
+    """The device and data of a run that is about to start; see `Component.refusal_reason`."""
 
     device: str  # "cpu", "cuda", "mps"
     precision: str  # "fp32", "bf16", "fp16"
@@ -80,8 +80,8 @@ class RunContext:
     splits: tuple[str, ...]  # of the dataset
     block_size: int  # of the model
 
-    def lacks(self, split: str) -> str | None:
-        """A sentence where the dataset has no such split, for `Component.refuses`; None where it has one."""
+    def missing_split_reason(self, split: str) -> str | None:
+        """A sentence where the dataset has no such split, for `Component.refusal_reason`; None where it has one."""
         return None if split in self.splits else f"the dataset has no split {split!r}{did_you_mean(split, self.splits)}"
 
 
@@ -90,7 +90,7 @@ class Component(Options):
 
     kind: ClassVar[str]
 
-    def refuses(self, ctx: RunContext) -> str | None:
+    def refusal_reason(self, ctx: RunContext) -> str | None:
         """Why this component cannot run in `ctx`, with a remedy; None where it can. Called before anything is built."""
         return None
 
@@ -144,14 +144,14 @@ def changeable_options(options: type[Options]) -> tuple[str, ...]:
     return tuple(name for name, field in fields if field.json_schema_extra == MAY_CHANGE)
 
 
-def dump(options: Options, registry: Registry) -> dict[str, Any]:
+def to_toml_values(options: Options, registry: Registry) -> dict[str, Any]:
     """Every option, defaults included, as TOML values. TOML has no null, so what is None is left out."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Component):
-            return {"use": registry.name_of(type(value)), **dump(value, registry)}
+            return {"use": registry.name_of(type(value)), **to_toml_values(value, registry)}
         if isinstance(value, Options):
-            return dump(value, registry)
+            return to_toml_values(value, registry)
         if isinstance(value, tuple | list):
             return [plain(item) for item in value]
         if isinstance(value, dict):

@@ -24,7 +24,7 @@ from nanogpt_kit.system.reading import read_bytes
 logger = logging.getLogger(__name__)
 
 GROUP = "nanogpt_kit."  # the entry-point group of kind "norm" is "nanogpt_kit.norm"
-OURS = "nanogpt-kit"  # its bare names always mean the built-ins
+KIT_DISTRIBUTION = "nanogpt-kit"  # its bare names always mean the built-ins
 LOCAL = "local file"
 MAX_SOURCE_BYTES = 10_000_000  # of a component file; handwritten code has a thousandth of that
 
@@ -55,7 +55,7 @@ class Entry:
     @property
     def identity(self) -> str:
         """Distribution, name and version; empty for built-ins, which the commit in a run's provenance identifies."""
-        return "" if self.distribution == OURS else f"{self.qualified} {self.version}"
+        return "" if self.distribution == KIT_DISTRIBUTION else f"{self.qualified} {self.version}"
 
     def load(self, base: type[C]) -> type[C]:
         """Imports the class, which should derive from `base`. Raises KitError with the distribution and the cause."""
@@ -124,8 +124,8 @@ class Registry:
             for other in (*local[:index], *self.entries):
                 is_same = other.name == entry.name and other.kind == entry.kind
                 has_same_copy = other.name == entry.name and isinstance(other, LocalEntry)  # in the folder of a run
-                if has_same_copy or (is_same and other.distribution in (OURS, LOCAL)):
-                    article = "the built-in" if other.distribution == OURS else "another"
+                if has_same_copy or (is_same and other.distribution in (KIT_DISTRIBUTION, LOCAL)):
+                    article = "the built-in" if other.distribution == KIT_DISTRIBUTION else "another"
                     hidden = f"{article} {other.kind} {entry.name!r}"
                     raise KitError(Fault(f"{entry.path} would hide {hidden}; give the file another name", "components"))
         return Registry([*local, *self.entries])
@@ -140,7 +140,7 @@ class Registry:
             matches = [entry for entry in entries if entry.qualified == name]
         else:
             matches = [entry for entry in entries if entry.name == name]
-            matches = [entry for entry in matches if entry.distribution in (OURS, LOCAL)][:1] or matches
+            matches = [entry for entry in matches if entry.distribution in (KIT_DISTRIBUTION, LOCAL)][:1] or matches
         if not matches:
             names = {entry.name for entry in entries} | ({e.qualified for e in entries} if "/" in name else set())
             raise KitError(f"unknown {kind} {name!r}{did_you_mean(name, names)}")
@@ -203,7 +203,7 @@ def read_component_file(path: Path) -> bytes:
 
 
 def has_consent(path: Path, source: bytes, trust_code: bool) -> bool:
-    return trust.consents(path, hashlib.sha256(source).hexdigest(), len(source), trust_code)
+    return trust.obtain_consent(path, hashlib.sha256(source).hexdigest(), len(source), trust_code)
 
 
 def consent_fault(path: Path) -> Fault:

@@ -66,7 +66,7 @@ HABITS = [  # text before the error, text from there on, the remedy with {1}, {2
 ]
 
 
-def explain_syntax(error: tomli.TOMLDecodeError, key: Key, before: int) -> tuple[str, int, Key]:
+def explain_syntax_error(error: tomli.TOMLDecodeError, key: Key, before: int) -> tuple[str, int, Key]:
     """(the fault and its remedy, the line, the key).
 
     `key` is the last one before the error, `before` the line where the same key was written earlier, or 0.

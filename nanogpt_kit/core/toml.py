@@ -10,7 +10,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.paths import expand_path
-from nanogpt_kit.core.toml_lines import Malformed, parse_toml
+from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 from nanogpt_kit.system.reading import read_bytes
 
 MAX_BYTES = 5_000_000  # of a file; an experiment has a few thousand
@@ -29,15 +29,15 @@ class TomlFile:
         return f"{self.path}:{self.lines[key]}"
 
 
-def read_file(path: Path) -> TomlFile:
+def read_toml_file(path: Path) -> TomlFile:
     """Reads one file. Raises KitError where it is missing, not UTF-8 or not TOML."""
     try:
-        return TomlFile(path, *parse_toml(read_text(path)))
-    except Malformed as error:
+        return TomlFile(path, *parse_toml(read_utf8_file(path)))
+    except MalformedToml as error:
         raise KitError(Fault(f"not TOML: {error.message}", dotted(error.key), f"{path}:{error.line}")) from None
 
 
-def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+def read_utf8_file(path: Path, limit: int = MAX_BYTES) -> str:
     """A whole UTF-8 file of at most `limit` bytes, without byte order mark. Raises KitError with the reason."""
     try:
         return read_bytes(path, limit).decode("utf-8-sig")
@@ -51,7 +51,7 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
         raise KitError(Fault(f"cannot be read: {error}", location=str(path))) from None
 
 
-def read_chain(path: Path) -> list[TomlFile]:
+def read_extended_files(path: Path) -> list[TomlFile]:
     """Reads `path` and the files that it extends: the base first, `path` last."""
     files: list[TomlFile] = []
     seen: set[str] = set()
@@ -60,7 +60,7 @@ def read_chain(path: Path) -> list[TomlFile]:
         if len(files) == MAX_FILES:
             raise extends_fault(files[-1], f"more than {MAX_FILES} files extend one another; merge some of them")
         try:
-            file = read_file(following)
+            file = read_toml_file(following)
         except KitError as error:
             if not files or file_exists(following):
                 raise

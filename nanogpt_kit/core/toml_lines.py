@@ -10,7 +10,7 @@ from typing import Any
 import tomli
 
 from nanogpt_kit.core.errors import Key
-from nanogpt_kit.core.syntax import explain_syntax
+from nanogpt_kit.core.syntax import explain_syntax_error
 
 MAX_LEVELS = 64  # of nested tables and lists
 MAX_DIGITS = 1000  # of a number
@@ -19,7 +19,7 @@ BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 PLAIN_VALUE = re.compile(r"[^,\]}#\n]+")  # a number, a boolean or a date: no strings, no brackets
 
 
-class Malformed(Exception):
+class MalformedToml(Exception):
     """Text that is not TOML, or too deeply nested; with the reason, the line and the key."""
 
     def __init__(self, message: str, line: int, key: Key = ()) -> None:
@@ -28,15 +28,15 @@ class Malformed(Exception):
 
 
 def parse_toml(text: str) -> tuple[dict[str, Any], dict[Key, int]]:
-    """The values, and the line of every key and array element. Raises Malformed."""
+    """The values, and the line of every key and array element. Raises MalformedToml."""
     try:
         values = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         before = Scanner(error.doc[: error.pos]).scan_broken()
-        raise Malformed(*explain_syntax(error, before.last, before.earlier)) from None
+        raise MalformedToml(*explain_syntax_error(error, before.last, before.earlier)) from None
     except (RecursionError, ValueError) as error:  # more levels than tomli takes; a number of thousands of digits
         scanner = Scanner(text).scan_broken()  # raises where it reaches either
-        raise Malformed(f"too long: {error}", scanner.line, scanner.last) from None
+        raise MalformedToml(f"too long: {error}", scanner.line, scanner.last) from None
     return values, Scanner(text).scan()
 
 
@@ -73,7 +73,7 @@ class Scanner:
         return self.lines
 
     def scan_broken(self) -> Scanner:
-        """Walks a document as far as it is valid. Raises Malformed as `scan` does."""
+        """Walks a document as far as it is valid. Raises MalformedToml as `scan` does."""
         with suppress(ValueError, IndexError, AssertionError):
             self.scan()
         return self
@@ -83,9 +83,9 @@ class Scanner:
         return bisect(self.newlines, self.at) + 1
 
     def record(self, key: Key) -> None:
-        """Records the line of `key` and of the tables in it. Raises Malformed."""
+        """Records the line of `key` and of the tables in it. Raises MalformedToml."""
         if len(key) > MAX_LEVELS:
-            raise Malformed(
+            raise MalformedToml(
                 f"more than {MAX_LEVELS} levels; no option is nested so deeply", self.line, key[:MAX_LEVELS]
             )
         line, self.earlier = self.line, self.lines.get(key, 0)
@@ -159,7 +159,7 @@ class Scanner:
             match = PLAIN_VALUE.match(self.text, self.at)
             assert match, f"a valid document has a value at offset {self.at}"
             if match.end() - self.at > MAX_DIGITS:
-                raise Malformed(f"a value of {match.end() - self.at:,} characters without quotes", self.line, key)
+                raise MalformedToml(f"a value of {match.end() - self.at:,} characters without quotes", self.line, key)
             self.at = match.end()
 
     def scan_string(self) -> str:

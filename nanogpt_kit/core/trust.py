@@ -29,7 +29,7 @@ def trusted_hashes_file() -> Path:
 
 
 @contextmanager
-def ask_with(question: Question) -> Iterator[None]:
+def consent_question(question: Question) -> Iterator[None]:
     """While entered, `question` is called for each file that has never run on this machine."""
     global _question
     before, _question = _question, question
@@ -39,7 +39,7 @@ def ask_with(question: Question) -> Iterator[None]:
         _question = before
 
 
-def consents(path: Path, content: str, size: int, trust_code: bool) -> bool:
+def obtain_consent(path: Path, content: str, size: int, trust_code: bool) -> bool:
     """Whether a file with this content (its SHA-256) may be executed; records that it may.
 
     `trust_code`: the user consents now. A file at a path that was consented to may change, unless it is a copy.

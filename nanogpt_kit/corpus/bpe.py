@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tiktoken
 
-from nanogpt_kit.core.errors import KitError, no_panic
+from nanogpt_kit.core.errors import KitError, catch_rust_panic
 from nanogpt_kit.core.kinds import Encoder
 
 EOT = "<|endoftext|>"
@@ -118,7 +118,7 @@ class BPEEncoder(Encoder):
         highest = max(state["special"].values())
         if not 0 <= highest < len(tokens) + MAX_SPECIAL_IDS:
             raise KitError(f"a vocabulary of {len(tokens):,} tokens has a special token with id {highest}")
-        with no_panic("a vocabulary of bytes"):
+        with catch_rust_panic("a vocabulary of bytes"):
             self.encoding = tiktoken.Encoding(
                 "kit",
                 pat_str=state["pattern"],
@@ -158,7 +158,7 @@ class BPEEncoder(Encoder):
         """Text that looks like a special token is encoded as text."""
         if len(self._piece_cache) > MAX_CACHED_PIECES:
             self._piece_cache.clear()
-        with no_panic("a vocabulary of bytes"):
+        with catch_rust_panic("a vocabulary of bytes"):
             return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> np.ndarray:
@@ -178,7 +178,7 @@ class BPEEncoder(Encoder):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return b"".join(map(self._bytes.__getitem__, ids.tolist() if isinstance(ids, np.ndarray) else ids))
 
-    def cut(self, text: str) -> int:
+    def last_safe_cut(self, text: str) -> int:
         return self.border(text) if self._state["pattern"] in (R50K, CL100K, O200K) else 0
 
     @staticmethod

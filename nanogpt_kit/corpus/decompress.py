@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.corpus.formats import HEAD_BYTES, detect_format, encoding_by_bom, guess_utf16_or_32, is_text
-from nanogpt_kit.system.reading import open_regular
+from nanogpt_kit.system.reading import open_regular_file
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 READ_BYTES = 1 << 19  # at once
@@ -29,7 +29,7 @@ REMEDIES = {  # for files that are not text
 def open_decompressed(path: Path, codec: str | None) -> Iterator[io.BufferedReader[Any]]:
     """A file's bytes without the compression that its name declares. Raises KitError, also while they are read."""
     try:
-        opened = open_regular(path)
+        opened = open_regular_file(path)
     except ValueError as error:  # of a name with NUL in it
         raise file_error(path, f"cannot be read: {error}") from None
     except OSError as error:

@@ -16,7 +16,7 @@ from nanogpt_kit.core.syntax import escape_remedy
 from nanogpt_kit.corpus.decompress import CODECS
 from nanogpt_kit.corpus.files import ENDINGS, TextFile
 from nanogpt_kit.corpus.hashes import content_hash
-from nanogpt_kit.corpus.parquet import check_text_column, parquet_texts, texts_of
+from nanogpt_kit.corpus.parquet import check_text_column, column_texts, parquet_texts
 from nanogpt_kit.corpus.sources import matching_files
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class HubText:
             dataset = dataset.select_columns([self.field])
         for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
             check_text_column(table.schema, self.field, self.source)
-            yield from texts_of(table[self.field])
+            yield from column_texts(table[self.field])
 
     def _read(self, path: str) -> Iterator[Document]:
         """A local file, or a .parquet on the hub where the path has a scheme."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogpt_kit.core.errors import KitError, no_panic
+from nanogpt_kit.core.errors import KitError, catch_rust_panic
 from nanogpt_kit.corpus.bpe import BPEEncoder
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")  # a token that ByteFallback decodes to a byte
@@ -57,7 +57,7 @@ class LibraryDecoder:
             part = build_stages(before) if before else None
             for token, token_id in vocabulary.items():
                 try:
-                    with no_panic(location):
+                    with catch_rust_panic(location):
                         match = BYTE_TOKEN.fullmatch(part.decode([token]) if part else token)
                 except KitError:  # no text with this token can be decoded
                     continue
@@ -68,7 +68,7 @@ class LibraryDecoder:
         shown = [token for token in map(int, ids) if token not in self.silent]
         if not shown:  # a Strip in the library fails on an empty text
             return ""
-        with no_panic(self.location):
+        with catch_rust_panic(self.location):
             text: str = self.tokenizer.decode(shown)
         return text
 

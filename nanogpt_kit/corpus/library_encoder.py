@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nanogpt_kit.core.errors import KitError, did_you_mean, no_panic
+from nanogpt_kit.core.errors import KitError, catch_rust_panic, did_you_mean
 from nanogpt_kit.core.kinds import Encoder, Stream
-from nanogpt_kit.core.toml import read_text
+from nanogpt_kit.core.toml import read_utf8_file
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.corpus.library_decoder import LibraryDecoder, LibraryStream
 from nanogpt_kit.system.reading import MAX_BYTES
@@ -50,7 +50,7 @@ class LibraryEncoder(Encoder):
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the kit encodes in several processes at once
         self.location = location
         try:
-            with no_panic(location):
+            with catch_rust_panic(location):
                 self.tokenizer = hf.Tokenizer.from_str(text)
         except KitError:
             raise
@@ -82,7 +82,7 @@ class LibraryEncoder(Encoder):
     @classmethod
     def read(cls, path: str, eot: str | None) -> LibraryEncoder:
         """Reads a tokenizer.json. Raises KitError for another file."""
-        return cls(read_text(Path(path), MAX_BYTES), eot, path)
+        return cls(read_utf8_file(Path(path), MAX_BYTES), eot, path)
 
     def _find_special_tokens(self, parts: dict[str, Any], vocabulary: dict[str, int]) -> None:
         """Finds what the library does not report: the unknown token, and the tokens that text is never encoded as."""
@@ -112,7 +112,7 @@ class LibraryEncoder(Encoder):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
-            with no_panic(self.location):
+            with catch_rust_panic(self.location):
                 encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError:
             "".join(texts).encode("utf-8")  # raises an error that locates half a surrogate pair
@@ -135,10 +135,10 @@ class LibraryEncoder(Encoder):
     def stream(self, before: Sequence[int] = ()) -> Stream:
         return super().stream() if self.decoder.bytes is not None else LibraryStream(self.decoder, before)
 
-    def unknown(self, text: str, ids: np.ndarray) -> int:
+    def count_unknown(self, text: str, ids: np.ndarray) -> int:
         return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
 
-    def cut(self, text: str) -> int:
+    def last_safe_cut(self, text: str) -> int:
         if not self.is_cuttable and len(text) > MAX_UNCUT_CHARACTERS:
             raise KitError(
                 f"a document of more than {MAX_UNCUT_CHARACTERS:,} characters, which this tokenizer.json encodes only "

@@ -69,7 +69,7 @@ def parquet_texts(file: ParquetFile, field: str, location: str, errors: str = "s
     rows_before = 0
     for batch in file.iter_batches(rows, columns=[field], use_threads=False):
         try:
-            yield from texts_of(batch.column(0), errors)
+            yield from column_texts(batch.column(0), errors)
         except UnicodeDecodeError:
             raise not_utf8_error(batch.column(0), rows_before, field, location) from None
         rows_before += len(batch)
@@ -77,7 +77,7 @@ def parquet_texts(file: ParquetFile, field: str, location: str, errors: str = "s
 
 def not_utf8_error(column: Any, first_row: int, field: str, location: str) -> KitError:
     """`first_row` is the index of the column's first row, from 0."""
-    for row, raw in enumerate(raw_bytes_of(column), start=first_row):
+    for row, raw in enumerate(raw_column_values(column), start=first_row):
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -112,17 +112,17 @@ def check_text_column(schema: pa.Schema, field: str, location: str) -> None:
         )
 
 
-def texts_of(column: Any, errors: str = "strict") -> list[str]:
+def column_texts(column: Any, errors: str = "strict") -> list[str]:
     """An arrow array or column of strings; null becomes "". Raises UnicodeDecodeError: parquet may hold any bytes."""
     try:
         return [text or "" for text in column.to_pylist()]
     except UnicodeDecodeError:
         if errors == "strict":
             raise
-        return [raw.decode("utf-8", errors) for raw in raw_bytes_of(column)]
+        return [raw.decode("utf-8", errors) for raw in raw_column_values(column)]
 
 
-def raw_bytes_of(column: Any) -> list[bytes]:
+def raw_column_values(column: Any) -> list[bytes]:
     """The bytes of an array of strings, also of invalid ones."""
     import pyarrow as pa
 

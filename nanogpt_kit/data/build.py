@@ -26,7 +26,7 @@ from nanogpt_kit.data.manifest import MANIFEST, DataManifest, DatasetRecord
 from nanogpt_kit.data.prepared_data import check_block_size, data_files
 from nanogpt_kit.data.progress import ProgressReport
 from nanogpt_kit.data.tokenizer_record import TokenizerRecord
-from nanogpt_kit.data.writer import JOURNAL, StalePartial, TokenWriter, check_free_space
+from nanogpt_kit.data.writer import JOURNAL, StalePreparation, TokenWriter, check_free_space
 from nanogpt_kit.runs.files import check_inside
 from nanogpt_kit.runs.lock import is_locked
 from nanogpt_kit.system.writing import sync_folder
@@ -58,7 +58,7 @@ def build_data_folder(
         if not (partial / MANIFEST).exists():
             try:
                 manifest = write_data(experiment, dataset, partial, state, workers)
-            except StalePartial as error:  # a branch on the hub moved, a library learns otherwise, a disk lost bits
+            except StalePreparation as error:  # a branch on the hub moved, a library learns otherwise, a disk lost bits
                 logger.warning("cannot continue an unfinished preparation: %s; starting again", error)
                 shutil.rmtree(partial)
                 partial.mkdir()
@@ -73,15 +73,15 @@ def build_data_folder(
         if (path / MANIFEST).exists():  # another machine was faster, and its data is the same
             shutil.rmtree(partial, ignore_errors=True)
             return
-        raise KitError(f"the data of {path} cannot be prepared: {error}{kept_note(partial)}") from error
+        raise KitError(f"the data of {path} cannot be prepared: {error}{partial_data_note(partial)}") from error
     except RunFailed as error:
-        raise RunFailed(f"{error}{kept_note(partial)}") from error
+        raise RunFailed(f"{error}{partial_data_note(partial)}") from error
     except KeyboardInterrupt:
-        logger.info("stopped before %s was complete%s", path, kept_note(partial))
+        logger.info("stopped before %s was complete%s", path, partial_data_note(partial))
         raise
     except BaseException as error:
         if continues and isinstance(error, KitError):  # no network, no space: the data on disk is still good
-            raise KitError(f"{error}{kept_note(partial)}") from error
+            raise KitError(f"{error}{partial_data_note(partial)}") from error
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
@@ -109,7 +109,7 @@ def folder_bytes(folder: Path) -> int:
     return size
 
 
-def kept_note(partial: Path) -> str:
+def partial_data_note(partial: Path) -> str:
     """The end of a message: where the unfinished data is. Removes a folder that cannot be continued."""
     if not (partial / JOURNAL).exists():
         shutil.rmtree(partial, ignore_errors=True)

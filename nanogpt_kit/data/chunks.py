@@ -78,7 +78,7 @@ def document_parts(document: Document, encoder: Encoder) -> Iterator[tuple[str, 
         size += len(text)
         if size >= limit:
             whole = buffer[0] if len(buffer) == 1 else "".join(buffer)
-            at = encoder.cut(whole)
+            at = encoder.last_safe_cut(whole)
             if at:
                 yield whole[:at], False
                 buffer, size, limit = [whole[at:]] if at < size else [], size - at, PART_CHARACTERS

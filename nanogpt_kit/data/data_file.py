@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nanogpt_kit.corpus import hashes
-from nanogpt_kit.system.reading import open_regular
+from nanogpt_kit.system.reading import open_regular_file
 
 READ_BYTES = 1 << 20  # a multiple of every dtype's width
 
@@ -66,7 +66,7 @@ class DataFile:
         """The SHA-256 and, after a space, a sentence about the first invalid integer if there is one."""
         digest, invalid, index, previous = hashlib.sha256(), "", 0, np.zeros(1, self.dtype)
         width = previous.itemsize
-        with open_regular(path) as file:
+        with open_regular_file(path) as file:
             while raw := file.read(READ_BYTES):
                 digest.update(raw)
                 values = np.frombuffer(raw, self.dtype, len(raw) // width)

@@ -53,8 +53,8 @@ def encode_chunk(chunk: TextChunk, encoder: Encoder) -> EncodedChunk:
     lengths += np.array(chunk.ends, dtype=bool) * len(eot)
     text_starts = np.cumsum(lengths) - lengths
     unknown = 0
-    if type(encoder).unknown is not Encoder.unknown:
-        unknown = sum(map(encoder.unknown, chunk.texts, ids_of_texts))
+    if type(encoder).count_unknown is not Encoder.count_unknown:
+        unknown = sum(map(encoder.count_unknown, chunk.texts, ids_of_texts))
     return EncodedChunk(all_ids, text_starts[np.array(chunk.starts, dtype=bool)], text_bytes, unknown)
 
 

@@ -31,7 +31,7 @@ def state_from_run(experiment: Experiment, resumed: RunFolder | None = None) -> 
     use = experiment.entry_of(experiment.tokenizer).name
     try:
         records = tokenizer_records_of_run(resumed) if resumed else []
-        folder = resumed if resumed and records else runs.find(name)
+        folder = resumed if resumed and records else runs.find_run(name)
         records = records or tokenizer_records_of_run(folder)
         if not records:
             raise KitError(f"{folder} has no checkpoint yet")
@@ -40,7 +40,7 @@ def state_from_run(experiment: Experiment, resumed: RunFolder | None = None) -> 
             raise KitError(f"{folder} uses the tokenizer {record.use}, not {use}")
     except KitError as error:
         location = experiment.location(("tokenizer", "from_run"))
-        raise KitError(*(fault.under("tokenizer.from_run", location) for fault in error.faults)) from None
+        raise KitError(*(fault.reported_at("tokenizer.from_run", location) for fault in error.faults)) from None
     return record.state
 
 
@@ -49,7 +49,9 @@ def make_encoder(tokenizer: Tokenizer, dataset: Dataset, state: Mapping[str, Any
     if state is None:
         state = dataset.vocabulary()
         if state is None:
-            return tokenizer.build(TextContext(splits=dataset.splits, documents=lambda split: texts_of(dataset, split)))
+            return tokenizer.build(
+                TextContext(splits=dataset.splits, documents=lambda split: texts_of_split(dataset, split))
+            )
     keys = f"the vocabulary that comes with the tokens consists of {', '.join(state)}"
     try:
         encoder = restore_encoder(tokenizer, state)
@@ -91,7 +93,7 @@ class EncoderRecipe:
         return tokenizer.model_validate(options, context={"registry": registry}).restore(self.state)
 
 
-def texts_of(dataset: Dataset, split: str) -> Iterator[str]:
+def texts_of_split(dataset: Dataset, split: str) -> Iterator[str]:
     """The documents of a split, long ones in parts. Raises KitError for half a surrogate pair."""
     for index, document in enumerate(dataset.documents(split)):
         for text in document_slices(document):

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.data.tokenizer_record import Record, Sha256, TokenizerRecord
+from nanogpt_kit.data.tokenizer_record import JsonRecord, Sha256, TokenizerRecord
 from nanogpt_kit.runs.files import read_json, write_json
 
 FORMAT_VERSION = 3  # of the files in a data folder, and of the way text is cut into chunks
@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 Count = Annotated[int, Field(ge=0, le=2**56)]  # more than a disk has room for, and few enough to compute with
 
 
-class DatasetRecord(Record):
+class DatasetRecord(JsonRecord):
     """Which dataset the tokens were made from."""
 
     use: str
@@ -26,7 +26,7 @@ class DatasetRecord(Record):
     fingerprint: str
 
 
-class SplitRecord(Record):
+class SplitRecord(JsonRecord):
     """Counts and hashes of one split."""
 
     tokens: Count
@@ -41,7 +41,7 @@ class SplitRecord(Record):
     references: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # bits per byte, by compressor
 
 
-class DataManifest(Record):
+class DataManifest(JsonRecord):
     """manifest.json in a folder of prepared data."""
 
     version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Dataset, Encoder
-from nanogpt_kit.core.kinds.text import train_last
+from nanogpt_kit.core.kinds.text import order_train_last
 from nanogpt_kit.data.chunks import CorpusStats
 from nanogpt_kit.data.encode import EncodedChunk, token_dtype
 from nanogpt_kit.data.progress import ProgressReport
@@ -22,9 +22,9 @@ def has_tokens(dataset: Dataset) -> bool:
 def copy_tokens(dataset: Dataset, encoder: Encoder, writer: TokenWriter, stats: CorpusStats) -> None:
     """Copies the tokens of all splits; `stats` observes each. Raises KitError for ids outside the vocabulary."""
     width, count = token_dtype(encoder).itemsize, dataset.token_count()
-    text_bytes = np.array([token_text_bytes(encoder, token) for token in range(encoder.vocab_size)])
+    text_bytes = np.array([text_bytes_of_token(encoder, token) for token in range(encoder.vocab_size)])
     with ProgressReport(count and count * width, "copying") as progress:
-        for split in train_last(dataset.splits):
+        for split in order_train_last(dataset.splits):
             at_start = True  # the next token is the first of a document
             for ids in checked_ids(dataset, split, encoder):
                 ends = np.flatnonzero(ids == (-1 if encoder.eot_id is None else encoder.eot_id))
@@ -42,7 +42,7 @@ def copy_tokens(dataset: Dataset, encoder: Encoder, writer: TokenWriter, stats: 
                 stats.observe_bytes(split, b"", is_end=True)  # the last document, which no end-of-text token ends
 
 
-def token_text_bytes(encoder: Encoder, token: int) -> int:
+def text_bytes_of_token(encoder: Encoder, token: int) -> int:
     """Bytes of text that a token stands for within a text: some vocabularies drop a space at the beginning of one."""
     return len(encoder.decode_bytes([token, token])) - len(encoder.decode_bytes([token]))
 
@@ -56,7 +56,7 @@ def checked_ids(dataset: Dataset, split: str, encoder: Encoder) -> Iterator[np.n
         if not 0 <= int(ids.min()) <= int(ids.max()) < encoder.vocab_size:
             first = int(np.flatnonzero((ids < 0) | (ids >= encoder.vocab_size))[0])
             raise KitError(
-                f"{dataset.token_place(split, count + first)}: id {ids[first]}, but the tokenizer's vocabulary ends "
+                f"{dataset.token_location(split, count + first)}: id {ids[first]}, but the tokenizer's vocabulary ends "
                 f"at {encoder.vocab_size - 1}; set [tokenizer] to the tokenizer that made these tokens"
             )
         count += len(ids)

@@ -18,7 +18,7 @@ from nanogpt_kit.runs.folder import RunFolder
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Record(BaseModel):
+class JsonRecord(BaseModel):
     """A JSON object in a file. Nothing is converted, and unknown keys are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
@@ -37,7 +37,7 @@ class Record(BaseModel):
         return self.model_dump()
 
 
-class TokenizerRecord(Record):
+class TokenizerRecord(JsonRecord):
     """A tokenizer: these keys, and beside them its options."""
 
     use: str

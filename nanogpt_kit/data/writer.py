@@ -29,7 +29,7 @@ MAX_QUEUED_CHUNKS = 4  # that wait for the disk, so that memory is bounded
 RESERVED_BYTES = 50_000_000  # of disk, left to other programs
 
 
-class StalePartial(Exception):
+class StalePreparation(Exception):
     """An unfinished preparation that cannot be continued: its text or vocabulary has changed, or it is damaged."""
 
 
@@ -106,7 +106,7 @@ class TokenWriter:
     """Takes encoded chunks in order, and continues what a killed preparation left in `folder`.
 
     `chunks_on_disk` must not be added again. One thread writes and another flushes shards to disk, so that neither the
-    processor nor the disk waits for the other. Raises StalePartial where the partial data was made by another encoder
+    processor nor the disk waits for the other. Raises StalePreparation where the partial data was made by another encoder
     (its `fingerprint`), or is not what was written.
     """
 
@@ -116,7 +116,7 @@ class TokenWriter:
         self.journal = folder / JOURNAL
         before = read_journal(self.journal) if os.path.lexists(self.journal) else Journal(encoder=fingerprint)
         if before.encoder != fingerprint:
-            raise StalePartial("it used another vocabulary")
+            raise StalePreparation("it used another vocabulary")
         self.chunks_on_disk = before.chunks
         self.chunks = before.chunks
         self.checksum = before.checksum
@@ -134,12 +134,14 @@ class TokenWriter:
         try:
             counts = SplitCounts(**state.counts)
         except TypeError:
-            raise StalePartial(f"its {JOURNAL} is damaged") from None
-        tokens, sha256 = reopen_at(tokens_file(self.folder, split), state.size, stack)
-        starts, documents_sha256 = reopen_at(document_starts_file(self.folder, split), 8 * counts.documents, stack)
+            raise StalePreparation(f"its {JOURNAL} is damaged") from None
+        tokens, sha256 = reopen_truncated(tokens_file(self.folder, split), state.size, stack)
+        starts, documents_sha256 = reopen_truncated(
+            document_starts_file(self.folder, split), 8 * counts.documents, stack
+        )
         files = SplitFiles(tokens, starts, counts, sha256, documents_sha256)
         if files.hashes != {"sha256": state.sha256, "documents_sha256": state.documents_sha256}:
-            raise StalePartial(f"its tokens of {split} have changed")
+            raise StalePreparation(f"its tokens of {split} have changed")
         return files
 
     def __enter__(self) -> TokenWriter:
@@ -151,13 +153,13 @@ class TokenWriter:
     def skip(self, checksum: int) -> bool:
         """True where the next chunk is on disk already. `checksum` is that of all text up to its end.
 
-        Raises StalePartial where the text is not the one that was written.
+        Raises StalePreparation where the text is not the one that was written.
         """
         if self.skipped == self.chunks_on_disk:
             return False
         self.skipped += 1
         if self.skipped == self.chunks_on_disk and checksum != self.checksum:
-            raise StalePartial("its text has changed")
+            raise StalePreparation("its text has changed")
         return True
 
     def add(self, split: str, chunk: EncodedChunk, empty_documents: int = 0, checksum: int = 0) -> None:
@@ -202,7 +204,7 @@ class TokenWriter:
         for write in self.writes:
             write.result()
         if self.skipped < self.chunks_on_disk:
-            raise StalePartial("its text has changed")
+            raise StalePreparation("its text has changed")
         self.start_flush()
         assert self.flush is not None, "it was just started"
         self.flush.result()
@@ -210,25 +212,25 @@ class TokenWriter:
 
 
 def read_journal(path: Path) -> Journal:
-    """The journal of an unfinished preparation. Raises StalePartial where it is damaged."""
+    """The journal of an unfinished preparation. Raises StalePreparation where it is damaged."""
     try:
         return Journal.model_validate_json(read_bytes(path))
     except (OSError, ValidationError):
-        raise StalePartial(f"its {path.name} is damaged") from None
+        raise StalePreparation(f"its {path.name} is damaged") from None
 
 
-def reopen_at(path: Path, size: int, stack: ExitStack) -> tuple[IO[bytes], Any]:
+def reopen_truncated(path: Path, size: int, stack: ExitStack) -> tuple[IO[bytes], Any]:
     """A file to append to after its first `size` bytes, and the running SHA-256 of these.
 
     Bytes after the last whole shard are cut off. Links are not followed: they may lead to another user's files. Raises
-    StalePartial where bytes are missing.
+    StalePreparation where bytes are missing.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise StalePartial(f"its {path.name} is not a regular file")
+        raise StalePreparation(f"its {path.name} is not a regular file")
     path.touch()
     file = stack.enter_context(path.open("rb+"))
     if path.stat().st_size < size:
-        raise StalePartial(f"its {path.name} has lost bytes")
+        raise StalePreparation(f"its {path.name} has lost bytes")
     file.truncate(size)
     digest = hashlib.sha256()
     while raw := file.read(1 << 20):

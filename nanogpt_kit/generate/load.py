@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.checkpoint.damaged import damaged, named_tensors
-from nanogpt_kit.checkpoint.fit import fit
-from nanogpt_kit.checkpoint.manifest import TOKENIZER, TRAINING, damage, step_of
+from nanogpt_kit.checkpoint.damaged import damage_as_kit_error, named_tensors
+from nanogpt_kit.checkpoint.fit import load_matching_weights
+from nanogpt_kit.checkpoint.manifest import TOKENIZER, TRAINING, find_damage, step_of
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
@@ -47,7 +47,7 @@ def load_run(
         raise KitError(f"{path} is an exported model, which has one step and one set of weights: omit step and weights")
     if is_foreign_model(path):
         return load_foreign_model(path, device, overrides)
-    folder = RunFolder(path) if exported else runs.find(str(run))
+    folder = RunFolder(path) if exported else runs.find_run(str(run))
     experiment = Experiment.load(folder.experiment, overrides, trust_code)
     checkpoint = folder.path if exported else checkpoint_of_step(folder, step)
     encoder = encoder_of_checkpoint(checkpoint / TOKENIZER, experiment)
@@ -55,7 +55,7 @@ def load_run(
     if weights is None:
         store.load_weights(checkpoint, model)
     else:
-        fit(model, callback_weights(weights, checkpoint), str(checkpoint))
+        load_matching_weights(model, callback_weights(weights, checkpoint), str(checkpoint))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
 
 
@@ -80,14 +80,14 @@ def load_foreign_model(path: Path, device: str, overrides: Sequence[str]) -> Tex
     experiment = importing.experiment_of_import(foreign, overrides)
     encoder = importing.encoder_of_import(foreign, experiment)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
-    fit(model, importing.pad_vocabulary(foreign, experiment, encoder.vocab_size), str(file))
+    load_matching_weights(model, importing.pad_vocabulary(foreign, experiment, encoder.vocab_size), str(file))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
 
 
 def checkpoint_of_step(folder: RunFolder, step: int | None) -> Path:
     """The checkpoint of a step, or the newest. Raises KitError."""
     if step is None:
-        newest = store.newest(folder.checkpoints)
+        newest = store.newest_whole_checkpoint(folder.checkpoints)
         if newest is None:
             raise KitError(f"{folder} has no checkpoint yet")
         return newest
@@ -95,7 +95,7 @@ def checkpoint_of_step(folder: RunFolder, step: int | None) -> Path:
     if step not in by_step:
         steps = ", ".join(map(str, by_step)) or "none"
         raise KitError(f"{folder} has no checkpoint of step {step}; there are: {steps}")
-    fault = damage(by_step[step])
+    fault = find_damage(by_step[step])
     if fault:
         raise KitError(f"{by_step[step]}: {fault}")
     return by_step[step]
@@ -104,7 +104,7 @@ def checkpoint_of_step(folder: RunFolder, step: int | None) -> Path:
 def callback_weights(callback: str, checkpoint: Path) -> Mapping[str, Tensor]:
     """The weights that a callback saved in a checkpoint. Raises KitError where there are none."""
     states = store.load_training(checkpoint).get("callbacks", {})
-    with damaged(checkpoint / TRAINING):
+    with damage_as_kit_error(checkpoint / TRAINING):
         holders = {name: state for name, state in states.items() if isinstance(state, Mapping) and "weights" in state}
         offered = {name.lower(): named_tensors(state["weights"]) for name, state in holders.items()}
     if callback.lower() not in offered:

@@ -43,7 +43,7 @@ def check_prompt(experiment: Experiment, encoder: Encoder | None = None) -> None
         encode_prompt(encoder, prompt)
     except KitError as error:
         location = experiment.location(("sample", "prompt"))
-        raise KitError(*(fault.under("sample.prompt", location) for fault in error.faults)) from None
+        raise KitError(*(fault.reported_at("sample.prompt", location) for fault in error.faults)) from None
 
 
 def untrained_encoder(experiment: Experiment) -> tuple[Encoder | None, bool]:

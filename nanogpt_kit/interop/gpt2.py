@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nanogpt_kit.checkpoint.damaged import read_tensors
-from nanogpt_kit.core.errors import KitError, no_panic
+from nanogpt_kit.core.errors import KitError, catch_rust_panic
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.interop.gpt2_config import ACTIVATIONS, DROPOUTS, REQUIRED, read_gpt2_config
 from nanogpt_kit.interop.weights import (
@@ -116,7 +116,7 @@ def read_weight_files(files: Sequence[Path]) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for file in files:
         try:
-            with no_panic(str(file)):
+            with catch_rust_panic(str(file)):
                 found = read_tensors(file)
         except KitError:
             raise

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.checkpoint.fit import check_fit, fit
+from nanogpt_kit.checkpoint.fit import check_weights_match, load_matching_weights
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
@@ -50,12 +50,16 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     encoder = encoder_of_import(imported, experiment)
     weights = pad_vocabulary(imported, experiment, encoder.vocab_size)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
-    fit(model, weights, str(imported.path))
+    load_matching_weights(model, weights, str(imported.path))
     files = {file.name: sha256_file(file) for file in imported.files}
-    origin, _ = provenance.collect(experiment, Machine.here(), imported=Imported(source=source, files=files))
-    folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint())
+    origin, _ = provenance.collect_provenance(
+        experiment, Machine.of_this_machine(), imported=Imported(source=source, files=files)
+    )
+    folder = runs.new_run_folder(experiment.name, experiment.train.seed, experiment.fingerprint())
     try:
-        store.save(folder.checkpoints, 0, model, {"step": 0}, TokenizerRecord.of(experiment, encoder).as_json())
+        store.save_checkpoint(
+            folder.checkpoints, 0, model, {"step": 0}, TokenizerRecord.of(experiment, encoder).as_json()
+        )
         folder.write_provenance(origin)
         folder.set_status("finished", step=0, total_steps=0, imported=True)
         write_atomically(folder.experiment, experiment.to_toml())  # last: a folder without it is not a run
@@ -182,7 +186,7 @@ def pad_vocabulary(imported: ImportedModel, experiment: Experiment, vocab_size: 
         for name, value in imported.weights.items()
     }
     if shapes is not None:
-        check_fit(shapes, weights, str(imported.path))
+        check_weights_match(shapes, weights, str(imported.path))
     not_finite = [name for name, value in weights.items() if not value.isfinite().all()]
     if not_finite:
         raise KitError(f"{imported.path}: these tensors contain NaN or infinity: {', '.join(not_finite)}")

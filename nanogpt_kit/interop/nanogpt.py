@@ -32,7 +32,7 @@ from nanogpt_kit.interop.weights import (
     resolve_weight_tying,
     weights_to_export,
 )
-from nanogpt_kit.system.reading import open_regular
+from nanogpt_kit.system.reading import open_regular_file
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def find_meta_pickle(path: Path, dataset: object) -> Path | None:
 def load_tensors_only(path: Path) -> dict[str, Any]:
     """Reads a file of `torch.save` without executing code. Raises KitError for a damaged, foreign or malicious file."""
     try:
-        with open_regular(path) as file:
+        with open_regular_file(path) as file:
             beginning = file.read(2)
     except OSError as error:
         raise KitError(f"{path} cannot be read: {error.strerror}") from None

@@ -181,10 +181,11 @@ def check_expressible(experiment: Experiment, allowed: Mapping[str, tuple[Any, .
     """Raises KitError with each option of [model] that `program` cannot express; `allowed` is by dotted key."""
     faults = []
     attention = getattr(experiment.model, "attention", None)
-    if isinstance(attention, Attention) and attention.computes != "softmax":
+    if isinstance(attention, Attention) and attention.computed_function != "softmax":
         name = experiment.entry_of(attention).name
         faults.append(
-            f'{program} has softmax attention, and model.attention = {name!r} does not declare computes = "softmax"'
+            f"{program} has softmax attention, and model.attention = {name!r} does not declare "
+            'computed_function = "softmax"'
         )
     for key, values in allowed.items():
         found: Any = experiment.resolved()["model"]

@@ -25,7 +25,7 @@ LAUNCHED = "NANOGPT_KIT_LAUNCHED"  # set in ranks: their parent has printed the 
 
 def run_ranks(count: int, arguments: Sequence[str]) -> int:
     """Runs `python -m nanogpt_kit ARGUMENTS` as `count` ranks of one run. Returns the first exit code that is not 0."""
-    command = command_line(arguments)
+    command = kit_command(arguments)
     port = free_port()
     # In separate sessions: a Ctrl-C reaches them once, from here, and not from the terminal as well
     ranks = [
@@ -41,7 +41,7 @@ def run_ranks(count: int, arguments: Sequence[str]) -> int:
             with suppress(ProcessLookupError):
                 rank.send_signal(signal_number) if repeats < 3 else rank.kill()
 
-    before = {number: signal.signal(number, forward) for number in signals.available()}
+    before = {number: signal.signal(number, forward) for number in signals.available_signals()}
     try:
         code = wait_for_ranks(ranks, sent)
     finally:
@@ -91,7 +91,7 @@ def rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
     }
 
 
-def command_line(arguments: Sequence[str]) -> list[str]:
+def kit_command(arguments: Sequence[str]) -> list[str]:
     """`python -m nanogpt_kit ARGUMENTS`, without imports (-P) from the current folder: its files may be foreign."""
     return [sys.executable, "-P", "-m", "nanogpt_kit", *arguments]
 

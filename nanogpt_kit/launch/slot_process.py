@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nanogpt_kit.core.errors import FAILURE
-from nanogpt_kit.launch.processes import PARENT, command_line, import_path
+from nanogpt_kit.launch.processes import PARENT, import_path, kit_command
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.record import Unreadable
 from nanogpt_kit.runs.status import Failure
@@ -29,7 +29,7 @@ class SlotProcess:
         kit = {"PYTHONPATH": import_path(), FAILURE: str(self.failure_file), PARENT: str(os.getpid())}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                command_line(arguments),
+                kit_command(arguments),
                 env={**os.environ, **kit, **slot.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

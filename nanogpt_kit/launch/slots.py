@@ -61,7 +61,7 @@ def hold_slots(workers: int, device: str, nproc: int = 1) -> Iterator[list[Machi
                 try_lock(folder / "choosing", choosing, wait=True)  # two that choose at once might both find too few
             locked, busy = lock_free_slots(slots, workers, folder, locks)
         if len(locked) < workers:
-            raise Busy(Fault(too_few_free(slots, locked, busy, workers), "sweep.workers"))
+            raise Busy(Fault(too_few_free_message(slots, locked, busy, workers), "sweep.workers"))
         yield [replace(slot, index=index) for index, slot in enumerate(locked)]
 
 
@@ -83,7 +83,9 @@ def lock_free_slots(
     return locked, busy
 
 
-def too_few_free(slots: Sequence[MachineSlot], locked: Sequence[MachineSlot], busy: Sequence[str], workers: int) -> str:
+def too_few_free_message(
+    slots: Sequence[MachineSlot], locked: Sequence[MachineSlot], busy: Sequence[str], workers: int
+) -> str:
     free = [name for slot in slots for name in slot.resources if name not in busy]
     if busy[0].startswith("gpu-"):
         left = f"there is room for {len(locked)} of {workers} parallel trials" if locked else "none is free"

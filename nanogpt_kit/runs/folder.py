@@ -17,7 +17,7 @@ from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.runs.provenance import Provenance
 from nanogpt_kit.runs.record import Unreadable
 from nanogpt_kit.runs.status import State, Status
-from nanogpt_kit.system.writing import clear_temporary
+from nanogpt_kit.system.writing import remove_temporary_files
 
 PROVENANCE = "provenance.json"
 WRITTEN_BEFORE_START = (PROVENANCE, "dirty.patch", "components")  # before experiment.toml, which makes it a run
@@ -58,11 +58,11 @@ class RunFolder:
         """
         check_inside(self.path, besides=self.checkpoints.name)
 
-    def clear_temporary(self) -> None:
+    def remove_temporary_files(self) -> None:
         """Removes temporary files that killed processes left. Called while the lock is held."""
         for folder in (self.path, self.path / "components"):
             if folder.exists():
-                clear_temporary(folder)
+                remove_temporary_files(folder)
 
     def lock(self) -> Lock:
         return Lock(self.path / "lock")
@@ -138,7 +138,7 @@ class RunFolder:
         return str(self.path)
 
 
-def create(experiment: str, seed: int, fingerprint: str, into: Path | None = None) -> RunFolder:
+def new_run_folder(experiment: str, seed: int, fingerprint: str, into: Path | None = None) -> RunFolder:
     """Creates runs/<experiment>/<UTC time>-s<seed>-<short hash> (see RUN_ID), or uses `into`, which may exist if it is
     empty or its run was killed before the start. Raises KitError where that fails."""
     parent = runs_root() / experiment
@@ -153,7 +153,7 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
         return RunFolder(into)
     while True:
         unique = hashlib.sha256(f"{fingerprint} {time.time_ns()} {os.getpid()}".encode()).hexdigest()[:6]
-        path = parent / f"{start_time(parent)}-s{seed}-{unique}"
+        path = parent / f"{unique_start_time(parent)}-s{seed}-{unique}"
         try:
             with git_ignored_folder(runs_root()):
                 path.mkdir(parents=True)
@@ -165,7 +165,7 @@ def create(experiment: str, seed: int, fingerprint: str, into: Path | None = Non
             raise KitError(f"cannot make the run folder {path}: {error.strerror}") from None
 
 
-def start_time(parent: Path) -> str:
+def unique_start_time(parent: Path) -> str:
     """The current time in milliseconds, as a run id begins; a time that no other run in `parent` has, since runs are
     ordered by their ids."""
     for _ in range(100):  # a clock may stand still
@@ -199,7 +199,7 @@ def runs_of_experiment(folder: Path) -> list[RunFolder]:
     return sorted(folders, key=lambda run: (run.started(), run.path.name))
 
 
-def find(text: str) -> RunFolder:
+def find_run(text: str) -> RunFolder:
     """A run by its folder, or the newest of an experiment by name or folder. Raises KitError."""
     for path in (Path(text), runs_root() / text):
         if os.path.exists(path / "experiment.toml"):  # unlike Path.exists, a name may be longer than a file's can be

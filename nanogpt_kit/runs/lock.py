@@ -54,7 +54,7 @@ class Lock:
             self.file = os.fdopen(open_lock_file(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
             lock_files.add(self.file)
             try:
-                acquire(self.file.fileno(), self.wait)
+                acquire_lock(self.file.fileno(), self.wait)
             except OSError as error:
                 self.file.close()
                 if error.errno in IS_HELD:
@@ -100,7 +100,7 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return is_held(descriptor)
+        return is_lock_held(descriptor)
     except OSError as error:
         raise KitError(f"{path}: cannot test whether it is locked: {error.strerror}") from error
     finally:
@@ -123,14 +123,14 @@ def open_lock_file(path: Path, flags: int) -> int:
     return descriptor
 
 
-def acquire(descriptor: int, wait: bool) -> None:
+def acquire_lock(descriptor: int, wait: bool) -> None:
     """Locks an open file. Raises OSError, with an errno of IS_HELD where another holder has the lock."""
     if sys.platform == "win32":
         retry_briefly(lambda: msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1), float("inf") if wait else RETRY_SECONDS)
         return
     if sys.platform == "linux":
         try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, whole_file(fcntl.F_WRLCK))
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, whole_file_flock(fcntl.F_WRLCK))
             return
         except OSError as error:
             if error.errno not in NO_OFD:
@@ -141,11 +141,11 @@ def acquire(descriptor: int, wait: bool) -> None:
         retry_briefly(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
 
-def is_held(descriptor: int) -> bool:
+def is_lock_held(descriptor: int) -> bool:
     """Whether another holder has locked an open file. Raises OSError where that cannot be determined."""
     if sys.platform == "linux":
         try:
-            answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole_file(fcntl.F_WRLCK))
+            answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole_file_flock(fcntl.F_WRLCK))
             return bool(struct.unpack(FLOCK, answer)[0] != fcntl.F_UNLCK)
         except OSError as error:
             if error.errno not in NO_OFD:
@@ -162,7 +162,7 @@ def is_held(descriptor: int) -> bool:
     return False
 
 
-def whole_file(kind: int) -> bytes:
+def whole_file_flock(kind: int) -> bytes:
     """The struct flock of a lock on a whole file. `kind`: F_RDLCK, F_WRLCK or F_UNLCK."""
     return struct.pack(FLOCK, kind, os.SEEK_SET, 0, 0, 0)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.system.reading import open_regular, read_bytes
+from nanogpt_kit.system.reading import open_regular_file, read_bytes
 from nanogpt_kit.system.writing import sync_file, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class MetricsLog:
             sync_file(self.path)
 
 
-def parse_record(line: bytes) -> dict[str, Any] | None:
+def parse_metrics_line(line: bytes) -> dict[str, Any] | None:
     """The record of a line; None where it is not an object with a step."""
     try:
         record = json.loads(line.decode("utf-8"))
@@ -50,15 +50,15 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     return record if type(step) is int and step >= 0 else None  # a bool is an int, too
 
 
-def read_lines(path: Path) -> Iterable[bytes]:
+def metrics_lines(path: Path) -> Iterable[bytes]:
     return BytesIO(read_bytes(path)) if path.exists() else ()
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """All whole records. Logs a warning about damaged lines, but not about an incomplete last line, left by a kill."""
     damaged = []
-    for line_number, line in enumerate(read_lines(path), start=1):
-        record = parse_record(line)
+    for line_number, line in enumerate(metrics_lines(path), start=1):
+        record = parse_metrics_line(line)
         if record is not None:
             yield record
         elif line.strip() and line.endswith(b"\n"):
@@ -75,8 +75,8 @@ def truncate_metrics(path: Path, step: int) -> int:
     line is damaged or its step is smaller than the one before.
     """
     remaining, last = bytearray(), 0
-    for line_number, line in enumerate(read_lines(path), start=1):
-        record = parse_record(line)
+    for line_number, line in enumerate(metrics_lines(path), start=1):
+        record = parse_metrics_line(line)
         if record is None and not line.endswith(b"\n"):
             break
         if record is None and line.strip():
@@ -110,14 +110,14 @@ class MetricsReader:
             self.position, self.inode, self.line_number = 0, status.st_ino, 0
         if status.st_size == self.position:
             return
-        with open_regular(self.path) as file:
+        with open_regular_file(self.path) as file:
             file.seek(self.position)
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         self.position += len(whole)
         for line in whole.split(b"\n")[:-1]:
             self.line_number += 1
-            record = parse_record(line)
+            record = parse_metrics_line(line)
             if record is not None:
                 yield record
             elif line.strip():

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.record import AnyText, Part, Record
+from nanogpt_kit.runs.record import AnyText, Record, RecordPart
 from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch
 from nanogpt_kit.runs.working_tree import GitState, code_state
 
 LIBRARIES = ("torch", "numpy", "pydantic", "safetensors")
 
 
-class TrainingData(Part):
+class TrainingData(RecordPart):
     """Which tokens a run is trained on, by fingerprints and SHA-256."""
 
     folder: AnyText
@@ -30,7 +30,7 @@ class TrainingData(Part):
     documents: dict[str, str]  # SHA-256 of the document boundaries, by split
 
 
-class Machine(Part):
+class Machine(RecordPart):
     """Where a run was started. An imported model has no fields below `cores`."""
 
     host: AnyText
@@ -48,7 +48,7 @@ class Machine(Part):
     choices: dict[str, str] | None = None  # what components chose for the device, by their keys
 
     @classmethod
-    def here(cls, **training: Any) -> Self:
+    def of_this_machine(cls, **training: Any) -> Self:
         """This machine; `training` are the fields below `cores`."""
         return cls(
             host=platform.node(),
@@ -60,14 +60,14 @@ class Machine(Part):
         )
 
 
-class InitFrom(Part):
+class InitFrom(RecordPart):
     """The checkpoint whose weights a run began with."""
 
     checkpoint: AnyText
     sha256: str  # of its weights
 
 
-class Imported(Part):
+class Imported(RecordPart):
     """The source of a model that was imported, not trained."""
 
     source: AnyText
@@ -102,7 +102,7 @@ class Provenance(Record):
             raise ValueError("too deeply nested") from None
 
 
-def collect(experiment: Experiment, machine: Machine, **origin: Any) -> tuple[Provenance, bytes]:
+def collect_provenance(experiment: Experiment, machine: Machine, **origin: Any) -> tuple[Provenance, bytes]:
     """The content of provenance.json, and the patch from the commit to the code that runs (empty where it is the same).
 
     `origin` are fields of Provenance that only the caller knows.

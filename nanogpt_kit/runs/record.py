@@ -24,13 +24,13 @@ class Unreadable(ValueError):
         self.cause: Literal["unreadable", "other_format"] = cause
 
 
-class Part(BaseModel):
+class RecordPart(BaseModel):
     """A JSON object within a record. Nothing is converted, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Record(Part):
+class Record(RecordPart):
     """A JSON object that is a whole file. Fields that are None are left out of it."""
 
     max_bytes: ClassVar[int] = 1 << 20  # of a file that is read

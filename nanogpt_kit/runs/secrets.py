@@ -51,7 +51,7 @@ def hide_password(storage: str) -> str:
     if not re.fullmatch(SCHEME, scheme + mark, re.IGNORECASE):
         return HIDDEN
     url = parse_url(storage)
-    if url is None or not is_certain(url, storage):
+    if url is None or not is_password_certain(url, storage):
         return f"{scheme}://{HIDDEN}"
     if url.password is None and not url.query:
         return storage
@@ -62,7 +62,7 @@ def hide_password(storage: str) -> str:
     return f"{text}?{HIDDEN}" if url.query else text
 
 
-def is_certain(url: URL, storage: str) -> bool:
+def is_password_certain(url: URL, storage: str) -> bool:
     """Whether the whole password is where SQLAlchemy finds it."""
     is_path = url.get_backend_name() == "sqlite"
     return not is_ambiguous(storage) and (is_path or bool(DATABASE_NAME.fullmatch(url.database or "")))
@@ -88,23 +88,23 @@ def parse_url(storage: str) -> URL | None:
         return None
 
 
-def scrub(message: str, storage: str) -> str:
+def hide_password_in_message(message: str, storage: str) -> str:
     """The message of a database driver, without the password of the storage in any encoding."""
     if "://" not in storage:
         return hide_in_text(message)
     message = message.replace(storage, hide_password(storage))
-    secrets = passwords(storage)
+    secrets = passwords_in_url(storage)
     if any(len(password) < MIN_CHARACTERS for password in secrets):
         return NOT_SHOWN
-    for form in sorted(encodings(secrets), key=len, reverse=True):
+    for form in sorted(password_encodings(secrets), key=len, reverse=True):
         message = message.replace(form, HIDDEN)
     return hide_in_text(message)
 
 
-def passwords(storage: str) -> set[str]:
+def passwords_in_url(storage: str) -> set[str]:
     """The passwords in a URL, decoded and as written; where it cannot be parsed, everything after the scheme."""
     url, rest = parse_url(storage), storage.partition("://")[2]
-    if url is None or not is_certain(url, storage):
+    if url is None or not is_password_certain(url, storage):
         return {rest, *re.split(r"[@:/?&=]", rest)} - {""}
     user = USER.match(rest)
     raw = user[0].partition(":")[2][:-1] if user else ""
@@ -116,7 +116,7 @@ def passwords(storage: str) -> set[str]:
     return found - {""}
 
 
-def encodings(secrets: Iterable[str]) -> set[str]:
+def password_encodings(secrets: Iterable[str]) -> set[str]:
     """Each password as a URL, Python, JSON and a shell write it; and its parts, as other parsers split it."""
     made = set()
     for password in {form for secret in secrets for form in (secret, unquote(secret))}:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 from pydantic import BeforeValidator, Field
 
 from nanogpt_kit.core.errors import FAILURE, KitError, RunFailed
-from nanogpt_kit.runs.record import Part, Record
+from nanogpt_kit.runs.record import Record, RecordPart
 from nanogpt_kit.runs.secrets import hide_in_text
 
 MAX_REASON = 100_000  # characters, each of up to six bytes in JSON
@@ -40,17 +40,17 @@ Cause = Literal[
 ]
 
 
-def as_reason(value: Any) -> Any:
+def sanitize_reason(value: Any) -> Any:
     """A message as UTF-8 without passwords, at most MAX_REASON characters long."""
     if not isinstance(value, str):
         return value
     return hide_in_text(value.encode("utf-8", "backslashreplace").decode("utf-8")[:MAX_REASON])[:MAX_REASON]
 
 
-Reason = Annotated[str, BeforeValidator(as_reason)]
+Reason = Annotated[str, BeforeValidator(sanitize_reason)]
 
 
-class Best(Part):
+class Best(RecordPart):
     """The best value of the metric that checkpoint.keep_best names; None where it is not finite."""
 
     step: int = Field(ge=0, lt=2**63)

@@ -13,14 +13,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nanogpt_kit.runs.record import AnyText, Part
+from nanogpt_kit.runs.record import AnyText, RecordPart
 
 MAX_BYTES = 10_000_000  # a larger file is data, not code: it is named, not copied
 MAX_NAMES = 100  # of files that were left out; their count is complete
 NAMES_SHOWN = 3
 
 
-class GitState(Part):
+class GitState(RecordPart):
     """The commit of a run's code, and whether the working tree differed from it."""
 
     commit: str
@@ -46,12 +46,12 @@ def code_state(folder: Path, sources: Sequence[Path]) -> tuple[GitState | None, 
     others may be keys, passwords or data, and are only named.
     """
     try:
-        top = Path(os.path.realpath(os.fsdecode(git(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n"))))
-        commit = git(top, "rev-parse", "HEAD").decode().strip()
+        top = Path(os.path.realpath(os.fsdecode(run_git(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n"))))
+        commit = run_git(top, "rev-parse", "HEAD").decode().strip()
     except (OSError, subprocess.CalledProcessError):  # no repository, or no git
         return None, b""
     try:
-        left_out, patch = difference(top, sources)
+        left_out, patch = patch_from_head(top, sources)
     except (OSError, subprocess.CalledProcessError) as error:  # provenance must never stop a run
         return GitState(commit=commit, dirty=f"unknown: {error}"), b""
     dirty = bool(patch or left_out)
@@ -59,7 +59,7 @@ def code_state(folder: Path, sources: Sequence[Path]) -> tuple[GitState | None, 
     return state, patch
 
 
-def difference(top: Path, sources: Sequence[Path]) -> tuple[list[str], bytes]:
+def patch_from_head(top: Path, sources: Sequence[Path]) -> tuple[list[str], bytes]:
     """Names of files that are left out, and the patch from HEAD to everything else in the working tree."""
     with tempfile.TemporaryDirectory() as scratch:  # an index and objects of our own: those of the user stay unchanged
         objects, index = (top / git_path(top, name) for name in ("objects", "index"))
@@ -71,34 +71,36 @@ def difference(top: Path, sources: Sequence[Path]) -> tuple[list[str], bytes]:
         if index.exists():  # its time stamps save reading every file
             shutil.copy2(index, f"{scratch}/index")
         else:
-            git(top, "read-tree", "HEAD", env=own)
-        git(top, "update-index", "-q", "--refresh", env=own)
-        changed = split_names(git(top, "diff-files", "--name-only", "--ignore-submodules=dirty", "-z", env=own))
-        untracked = split_names(git(top, "ls-files", "--others", "--exclude-standard", "-z", env=own))
+            run_git(top, "read-tree", "HEAD", env=own)
+        run_git(top, "update-index", "-q", "--refresh", env=own)
+        changed = split_names(run_git(top, "diff-files", "--name-only", "--ignore-submodules=dirty", "-z", env=own))
+        untracked = split_names(run_git(top, "ls-files", "--others", "--exclude-standard", "-z", env=own))
         code = [name for name in untracked if is_source(top, name, sources)]
-        included = [name for name in (*changed, *code) if size(top / name) <= MAX_BYTES]
+        included = [name for name in (*changed, *code) if regular_file_size(top / name) <= MAX_BYTES]
         gone = [name for name in included if is_behind_link(top / name)]
         for option, these in (("--force-remove", gone), ("--remove", sorted({*included} - {*gone}))):
             stdin = os.fsencode("".join(f"{name}\0" for name in these))  # command lines are limited in length
-            git(top, "update-index", "--add", option, "-z", "--stdin", env=own, stdin=stdin)
+            run_git(top, "update-index", "--add", option, "-z", "--stdin", env=own, stdin=stdin)
         # A file that was only moved is not new: the commit contains it
-        added = git(top, "diff-index", "--cached", "-M100%", "--diff-filter=A", "--name-only", "-z", "HEAD", env=own)
+        added = run_git(
+            top, "diff-index", "--cached", "-M100%", "--diff-filter=A", "--name-only", "-z", "HEAD", env=own
+        )
         new = [name for name in split_names(added) if not is_source(top, name, sources)]
         stdin = os.fsencode("".join(f"{name}\0" for name in new))
-        git(top, "update-index", "--force-remove", "-z", "--stdin", env=own, stdin=stdin)
-        differing = split_names(git(top, "diff-index", "--cached", "--name-only", "-z", "HEAD", env=own))
-        large = [name for name in differing if size(top / name) > MAX_BYTES]
+        run_git(top, "update-index", "--force-remove", "-z", "--stdin", env=own, stdin=stdin)
+        differing = split_names(run_git(top, "diff-index", "--cached", "--name-only", "-z", "HEAD", env=own))
+        large = [name for name in differing if regular_file_size(top / name) > MAX_BYTES]
         without = [f":(top,exclude,literal){name}" for name in large]
         # not `diff`, which uses the configured colours
-        patch = git(top, "diff-index", "--cached", "--binary", "HEAD", "--", *without, env=own)
-        others = split_names(git(top, "diff-files", "--name-only", "--ignore-submodules=untracked", "-z", env=own))
+        patch = run_git(top, "diff-index", "--cached", "--binary", "HEAD", "--", *without, env=own)
+        others = split_names(run_git(top, "diff-files", "--name-only", "--ignore-submodules=untracked", "-z", env=own))
     return sorted({*untracked, *new, *large, *others} - set(code)), patch
 
 
 def is_source(top: Path, name: str, sources: Sequence[Path]) -> bool:
     """Whether it is a Python file in or below one of `sources`, not reached through a link."""
     path = top / name
-    if path.suffix != ".py" or "site-packages" in Path(name).parts or not 0 <= size(path) <= MAX_BYTES:
+    if path.suffix != ".py" or "site-packages" in Path(name).parts or not 0 <= regular_file_size(path) <= MAX_BYTES:
         return False
     return any(source in (path, *path.parents) for source in sources)
 
@@ -108,7 +110,7 @@ def is_behind_link(path: Path) -> bool:
     return os.path.realpath(path.parent) != str(path.parent)
 
 
-def size(path: Path) -> int:
+def regular_file_size(path: Path) -> int:
     """The size in bytes; -1 for anything but a regular file."""
     try:
         found = path.lstat()
@@ -118,14 +120,14 @@ def size(path: Path) -> int:
 
 
 def git_path(top: Path, name: str) -> str:
-    return os.fsdecode(git(top, "rev-parse", "--git-path", name).removesuffix(b"\n"))
+    return os.fsdecode(run_git(top, "rev-parse", "--git-path", name).removesuffix(b"\n"))
 
 
 def split_names(listed: bytes) -> list[str]:
     return os.fsdecode(listed).split("\0")[:-1]
 
 
-def git(folder: Path, *words: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> bytes:
+def run_git(folder: Path, *words: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> bytes:
     """The output of a git command, which runs no hooks and writes no shared index."""
     quiet = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", "-c", "core.splitIndex=false")
     command = ["git", "-C", str(folder), *quiet, *words]

@@ -130,7 +130,9 @@ def estimate_speed(base: Experiment, load_again: Callable[[], Experiment]) -> Ru
     """The speed of the newest trial or run of this experiment, otherwise measured now."""
     folder = sweep_folder(base.name)
     for run in (*reversed(runs_of_experiment(folder)), *reversed(runs_of_experiment(folder.parent))):
-        rates = [record["perf/tokens_per_second"] for record in metrics.read(run.metrics) if "train/loss" in record]
+        rates = [
+            record["perf/tokens_per_second"] for record in metrics.read_metrics(run.metrics) if "train/loss" in record
+        ]
         if rates:
             threads = tomli.loads(run.experiment.read_text(encoding="utf-8")).get("train", {}).get("threads")
             return RunSpeed(sorted(rates)[len(rates) // 2], f"the median of {run}", threads)

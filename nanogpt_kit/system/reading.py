@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 20
 FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
 
 
-def open_regular(path: Path) -> BufferedReader:
+def open_regular_file(path: Path) -> BufferedReader:
     """A regular file, open for reading. Raises OSError for anything else, and ValueError for a name with NUL in it."""
     descriptor = os.open(path, FLAGS)
     try:
@@ -34,9 +34,9 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The content of a regular file. Raises OSError as `open_regular` does, and for more than `limit` bytes."""
+    """The content of a regular file. Raises OSError as `open_regular_file` does, and for more than `limit` bytes."""
     content = bytearray()
-    with open_regular(path) as file:
+    with open_regular_file(path) as file:
         if os.fstat(file.fileno()).st_size <= limit:
             while len(content) <= limit and (chunk := file.read(CHUNK_BYTES)):
                 content += chunk
@@ -51,6 +51,6 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a regular file. Raises OSError as `open_regular` does."""
-    with open_regular(path) as file:
+    """The SHA-256 of a regular file. Raises OSError as `open_regular_file` does."""
+    with open_regular_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

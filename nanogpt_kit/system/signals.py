@@ -13,7 +13,7 @@ END_AT_ONCE = ("SIGINT", "SIGTERM")  # if sent twice; a closed terminal sends SI
 SENT_TO_GROUP = ("SIGINT", "SIGHUP", "SIGUSR1")  # also reach the children of a command
 
 
-def available(names: tuple[str, ...] = STOP) -> list[signal.Signals]:
+def available_signals(names: tuple[str, ...] = STOP) -> list[signal.Signals]:
     """The signals that this system has; without SIGHUP where it is ignored, as under `nohup`."""
     known: list[signal.Signals] = [getattr(signal, name) for name in names if hasattr(signal, name)]
     return [number for number in known if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
@@ -21,5 +21,5 @@ def available(names: tuple[str, ...] = STOP) -> list[signal.Signals]:
 
 def ignore_group_signals() -> None:
     """Makes this process ignore the signals that a terminal sends to its parent too, since the parent ends it."""
-    for number in available(SENT_TO_GROUP):
+    for number in available_signals(SENT_TO_GROUP):
         signal.signal(number, signal.SIG_IGN)

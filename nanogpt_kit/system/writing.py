@@ -31,7 +31,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
     sync_folder(path.parent)
 
 
-def clear_temporary(folder: Path) -> None:
+def remove_temporary_files(folder: Path) -> None:
     """Removes temporary files of `write_atomically` in killed processes. Only for the one process that writes there."""
     with os.scandir(folder) as entries:
         left = [entry.path for entry in entries if TEMPORARY.fullmatch(entry.name) and not entry.is_dir()]

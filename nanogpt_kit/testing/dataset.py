@@ -145,7 +145,7 @@ class DatasetConformance(ComponentConformance):
         self.skip_unless_tokens()
         for split in self.component.splits:
             last = sum(len(piece) for piece in self.tokens(split)) - 1
-            first, other = (self.component.token_place(split, index) for index in (0, last))
+            first, other = (self.component.token_location(split, index) for index in (0, last))
             assert isinstance(first, str)
             assert first
             assert last == 0 or first != other, f"the first and the last token of {split} are both at {first}"

@@ -46,7 +46,7 @@ class Checkpoints:
     def __post_init__(self) -> None:
         # A fresh model is saved at step 0 only where it is evaluated there
         self.saved_at = self.progress.evaluated_at if self.newest is None else self.progress.step
-        self.newest_is_proven = self.newest is None  # else the process before may have been killed right after saving
+        self.newest_is_verified = self.newest is None  # else the process before may have been killed right after saving
 
     def save(self) -> Path | None:
         """Saves everything that the next step depends on. Returns the folder, or None if this step was saved before."""
@@ -62,25 +62,25 @@ class Checkpoints:
             callbacks=self.hooks.state_dict(),
         ).to_dict()
         self.finite.check_training_state(state)
-        self.prune_if_proven()
+        self.prune_once_verified()
         self.log.sync()
         self.newest = self._write(state, self._retention(self.options.keep_last + 1))  # the one before stays for now
         self.world.broadcast(None)  # rank 0 may write for long; a rank that ended meanwhile would be taken for lost
-        self.saved_at, self.newest_is_proven = progress.step, False
+        self.saved_at, self.newest_is_verified = progress.step, False
         return self.newest
 
-    def prune_if_proven(self, run_ends: bool = False) -> None:
+    def prune_once_verified(self, run_ends: bool = False) -> None:
         """Deletes older checkpoints once the newest is known to be good: by the first step from it, or as the run ends.
 
         Finite weights may give a gradient that is not finite.
         """
-        if self.newest_is_proven or not (run_ends or self.finite.last_good_step >= self.saved_at):
+        if self.newest_is_verified or not (run_ends or self.finite.last_good_step >= self.saved_at):
             return
-        self.newest_is_proven = True
+        self.newest_is_verified = True
         if self.world.rank == 0 and self.newest is not None:
-            store.prune(self.folder, self.newest, self._retention(self.options.keep_last))
+            store.prune_checkpoints(self.folder, self.newest, self._retention(self.options.keep_last))
 
-    def note_if_best(self, metrics: Mapping[str, float]) -> bool:
+    def update_best(self, metrics: Mapping[str, float]) -> bool:
         """Whether the metric that `keep_best` names is its lowest so far. Raises RunFailed where it is not there."""
         name, best = self.options.keep_best, self.progress.best
         if name is None:
@@ -100,9 +100,9 @@ class Checkpoints:
     def _write(self, state: Mapping[str, Any], retention: store.Retention) -> Path:
         step = self.progress.step
         try:
-            return store.save(self.folder, step, self.model, state, self.tokenizer, retention)
+            return store.save_checkpoint(self.folder, step, self.model, state, self.tokenizer, retention)
         except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors call a full disk
-            if self.world.means_lost_rank(error):
+            if self.world.is_lost_rank_error(error):
                 raise
             free = shutil.disk_usage(self.folder.parent).free
             reason = f"the checkpoint of step {step} cannot be written: {error} ({free:,} bytes are free there)"

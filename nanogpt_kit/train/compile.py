@@ -42,14 +42,14 @@ UNKNOWN_PEAK = 100e12  # FLOP/s of a GPU that is not in the table
 
 
 @dataclass(frozen=True)
-class Compile:
+class CompileChoice:
     """Whether and how the model of a run is compiled."""
 
     mode: str  # off, default, max-autotune
     why: str
 
     @classmethod
-    def choose(cls, experiment: Experiment, ctx: RunContext, parameters: int, cores: int) -> Compile:
+    def choose(cls, experiment: Experiment, ctx: RunContext, parameters: int, cores: int) -> CompileChoice:
         """The mode that `train.compile` means for a model of this size on this device, and why."""
         setting = experiment.train.compile
         if setting == "off":
@@ -66,9 +66,9 @@ class Compile:
         why = f"{saved} {COST_SECONDS:.0f} s"
         return cls("default" if gain * seconds > MIN_GAIN * COST_SECONDS else "off", why)
 
-    def agree(self, world: World, setting: str) -> Compile:
+    def agree(self, world: World, setting: str) -> CompileChoice:
         """The choice for all ranks: none compiles where one cannot, since their collectives would not match."""
-        choices: list[Compile] = world.all_gather(self)
+        choices: list[CompileChoice] = world.all_gather(self)
         choice = next((choice for choice in choices if choice.mode == "off"), choices[0])
         if choice.mode == "off" and setting not in ("off", "auto") and world.rank == 0:
             logger.warning("the run continues uncompiled: %s", choice.why)
@@ -89,7 +89,9 @@ class Compile:
             module.compile(options=options, dynamic=False)
             COMPILED_BY_US.add(module)
 
-    def warm_up(self, model: nn.Module, one_pass: Callable[[], None], world: World, device: str, seed: int) -> Compile:
+    def warm_up(
+        self, model: nn.Module, one_pass: Callable[[], None], world: World, device: str, seed: int
+    ) -> CompileChoice:
         """Compiles now, by a forward and backward pass, so that no step pays for it.
 
         Where that fails on one rank, the modules of all ranks are uncompiled again, and the result says why.
@@ -111,7 +113,7 @@ class Compile:
                 module._compiled_call_impl = None  # which nn.Module.compile has set
         if world.rank == 0:
             logger.warning("compiling failed, and the run continues uncompiled: %s", first)
-        return Compile("off", f"compiling failed: {first}")
+        return CompileChoice("off", f"compiling failed: {first}")
 
 
 def estimate_gain(experiment: Experiment, ctx: RunContext, parameters: int, cores: int) -> tuple[float, float]:
@@ -129,7 +131,7 @@ def estimate_gain(experiment: Experiment, ctx: RunContext, parameters: int, core
 
 
 @contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
+def eager_mode(model: nn.Module) -> Iterator[None]:
     """While entered, modules that the run has compiled run uncompiled: other shapes and modes compile nothing.
 
     Modules that a component compiles by itself stay compiled.
@@ -150,10 +152,10 @@ def checkpoint_activations(model: nn.Module) -> None:
     Source: Chen et al. 2016, arXiv:1604.06174.
     """
     for block in transformer_blocks(model):
-        block.forward = recomputing(block.forward)
+        block.forward = with_recomputation(block.forward)
 
 
-def recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+def with_recomputation(forward: Callable[..., Any]) -> Callable[..., Any]:
     def in_training(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)

@@ -8,7 +8,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.train.precision import Precision, choose_device, has_device
 
 
-def context_of(experiment: Experiment, world_size: int) -> tuple[RunContext, str]:
+def resolve_run_context(experiment: Experiment, world_size: int) -> tuple[RunContext, str]:
     """The device and precision that the settings mean on this machine, and why that precision. Raises KitError."""
     device = choose_device(experiment.train.device)
     if not has_device(device):

@@ -42,27 +42,27 @@ MIN_SECONDS_PER_THREAD = 0.02  # of a pass: at 18 ms (4 layers, 128 wide, bf16) 
 
 
 @dataclass(frozen=True)
-class Cores:
+class CoreAllocation:
     """How a step uses the CPU: its windows are computed in `chunks` at once, each by `threads` threads of torch.
 
-    Passes that are not split, as in evaluation and sampling, use `undivided` threads.
+    Passes that are not split, as in evaluation and sampling, use `unsplit_threads` threads.
     """
 
     chunks: int
     threads: int
-    undivided: int
-    why_whole: str = field(
+    unsplit_threads: int
+    unsplit_reason: str = field(
         default="", compare=False
     )  # why the windows are not split, where that would have been faster
 
     def __str__(self) -> str:
         count = self.chunks * self.threads
         split = f", batch split in {self.chunks}" if self.chunks > 1 else ""
-        whole = f", batch not split: {self.why_whole}" if self.why_whole else ""
+        whole = f", batch not split: {self.unsplit_reason}" if self.unsplit_reason else ""
         return f"{count} thread{'s' if count > 1 else ''}{split}{whole}"
 
     @classmethod
-    def choose(cls, experiment: Experiment, ctx: RunContext, vocab_size: int) -> Cores:
+    def choose(cls, experiment: Experiment, ctx: RunContext, vocab_size: int) -> CoreAllocation:
         """As many threads as the experiment or OMP_NUM_THREADS says; else as many as a pass can use."""
         asked = experiment.train.threads
         most = asked or torch.get_num_threads()
@@ -73,17 +73,17 @@ class Cores:
         if isinstance(experiment.train.micro_batch_size, int):
             windows = min(windows, experiment.train.micro_batch_size)
         seconds = 6 * num_params(module) * windows * ctx.block_size / CORE_FLOPS[ctx.precision]
-        chunks, why_whole = best_chunks(windows, most, seconds), ""
+        chunks, unsplit_reason = best_chunk_count(windows, most, seconds), ""
         if chunks > 1:
-            why_whole = hazard(experiment, ctx) or ""
-            chunks = 1 if why_whole else chunks
+            unsplit_reason = split_obstacle(experiment, ctx) or ""
+            chunks = 1 if unsplit_reason else chunks
         if asked or "OMP_NUM_THREADS" in os.environ:
-            return cls(chunks, most // chunks, most, why_whole)
+            return cls(chunks, most // chunks, most, unsplit_reason)
         useful = int(seconds / MIN_SECONDS_PER_THREAD)
-        return cls(chunks, max(1, min(most // chunks, useful // chunks)), max(1, min(most, useful)), why_whole)
+        return cls(chunks, max(1, min(most // chunks, useful // chunks)), max(1, min(most, useful)), unsplit_reason)
 
 
-def best_chunks(windows: int, threads: int, seconds: float) -> int:
+def best_chunk_count(windows: int, threads: int, seconds: float) -> int:
     """The number of chunks that makes the slowest chunk fastest, where a pass over all windows takes `seconds`."""
 
     def slowness(chunks: int) -> float:
@@ -94,7 +94,7 @@ def best_chunks(windows: int, threads: int, seconds: float) -> int:
     return min(range(1, max(1, most) + 1), key=slowness)
 
 
-def hazard(experiment: Experiment, ctx: RunContext) -> str | None:
+def split_obstacle(experiment: Experiment, ctx: RunContext) -> str | None:
     """Why threads must not compute parts of a batch at once."""
     if ctx.world_size > 1:
         return "each process computes its own windows"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.nn.sharded import full_tensor
-from nanogpt_kit.train.compile import eager
+from nanogpt_kit.train.compile import eager_mode
 
 
 class Diagnostics:
@@ -46,7 +46,7 @@ class Diagnostics:
                     hook = self.logits_hook(f"attention/max_logit_{index}")
                     handles.append(part.register_forward_pre_hook(hook))
         try:
-            with eager(self.model):
+            with eager_mode(self.model):
                 yield
         finally:
             for handle in handles:

@@ -24,7 +24,7 @@ from nanogpt_kit.data.split import Split
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.nn.sharded import reshard
 from nanogpt_kit.runs import samples
-from nanogpt_kit.train.compile import eager
+from nanogpt_kit.train.compile import eager_mode
 from nanogpt_kit.train.finite import FiniteChecks
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.world import World
@@ -115,7 +115,7 @@ class Evaluation:
                     expected = "expected numbers under unique names such as val/loss"
                     raise RunFailed(f"evaluator {type(evaluator).__name__} returned {name!r}: {value!r}; {expected}")
             metrics |= measured
-            if evaluator.finite:
+            if evaluator.requires_finite:
                 self.finite_metrics |= measured.keys()
         return metrics
 
@@ -142,7 +142,7 @@ def publish_samples(texts: Sequence[str], run: LiveRun, hooks: Hooks, file: Path
     hooks.call("sampled", trackers=bool(is_new or not resumed_here), run=run, step=run.step, texts=texts)
 
 
-def evaluate_loaded(generator: TextGenerator, show: Callable[[Sequence[str]], None]) -> dict[str, float]:
+def evaluate_trained_model(generator: TextGenerator, show: Callable[[Sequence[str]], None]) -> dict[str, float]:
     """Runs the evaluators of an experiment on a loaded model. Raises KitError where one refuses."""
     experiment = generator.experiment
     precision, _ = Precision.choose(experiment.train.precision, generator.device)
@@ -154,7 +154,7 @@ def evaluate_loaded(generator: TextGenerator, show: Callable[[Sequence[str]], No
         block_size=experiment.model.block_size,
     )
     for index, evaluator in enumerate(experiment.evaluator):
-        if reason := evaluator.refuses(ctx):
+        if reason := evaluator.refusal_reason(ctx):
             raise KitError(Fault(reason, f"evaluator.{index}", evaluator_location(experiment, index)))
     check_evaluators(experiment, generator.encoder)
     windows = experiment.evaluate.batch_size or experiment.train.micro_batch_size
@@ -179,7 +179,7 @@ def check_evaluators(experiment: Experiment, encoder: Encoder) -> None:
             evaluator.check(encoder, experiment.model.block_size)
         except KitError as error:
             location = evaluator_location(experiment, index)
-            faults += [fault.under(f"evaluator.{index}", location) for fault in error.faults]
+            faults += [fault.reported_at(f"evaluator.{index}", location) for fault in error.faults]
     if faults:
         raise KitError(*faults)
 
@@ -203,7 +203,7 @@ def eval_mode(model: nn.Module, threads: int, seed: int) -> Iterator[None]:
     model.eval()
     torch.set_num_threads(threads)
     try:
-        with isolated_rng(seed), torch.no_grad(), eager(model):
+        with isolated_rng(seed), torch.no_grad(), eager_mode(model):
             yield
     finally:
         torch.set_num_threads(threads_before)

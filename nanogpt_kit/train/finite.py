@@ -48,12 +48,12 @@ class FiniteChecks:
         self.checked_model_at = -1  # the step whose weights were found to be finite
         self.infinite_buffers = set(non_finite(model.named_buffers()))
 
-    def note(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-        """Takes the scalars of a step, whose weights have had `step` updates. `read_step` checks them later."""
+    def note_step(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
+        """Takes the scalars of a step, whose weights have had `step` updates. `check_noted_step` checks them later."""
         self.pending = step, PendingScalars(loss, grad_norm)
 
-    def read_step(self) -> None:
-        """Checks the scalars that `note` was given last; waits for the step that computes them."""
+    def check_noted_step(self) -> None:
+        """Checks the scalars that `note_step` was given last; waits for the step that computes them."""
         if self.pending is None:
             return
         (step, scalars), self.pending = self.pending, None
@@ -95,7 +95,7 @@ class FiniteChecks:
         """
         if self.checked_model_at == self.progress.step:
             return
-        self.read_step()
+        self.check_noted_step()
         self._require_finite("the weights are", self.model.state_dict().items(), self.infinite_buffers)
         self.checked_model_at = self.progress.step
 

@@ -152,12 +152,12 @@ def choose_micro_batch_size(
         return loss
 
     with isolated_rng(options.seed):
-        size = largest_that_fits(windows, loss_of, device, 1 if device == "cuda" else world.local_size)
+        size = largest_micro_batch(windows, loss_of, device, 1 if device == "cuda" else world.local_size)
     reshard(model)
     return -world.max(-size)  # the smallest
 
 
-def largest_that_fits(windows: int, step: Callable[[int], Tensor], device: str, processes: int) -> int:
+def largest_micro_batch(windows: int, step: Callable[[int], Tensor], device: str, processes: int) -> int:
     """The largest micro-batch, up to `windows`, whose activations fit where `processes` share the device.
 
     `step` gives the loss of a micro-batch of that many windows. The memory that one more window keeps for the backward

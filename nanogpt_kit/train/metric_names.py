@@ -30,7 +30,7 @@ def evaluator_metrics(experiment: Experiment) -> set[str] | None:
     return names
 
 
-def check_metrics(experiment: Experiment) -> None:
+def check_metric_options(experiment: Experiment) -> None:
     """Raises KitError where `checkpoint.keep_best` or a callback names a metric that no evaluator returns."""
     names = evaluator_metrics(experiment)
     if names is None:

@@ -37,12 +37,12 @@ def write_run_folder(setup: Setup, into: Path | None) -> RunFolder:
     """Creates the folder and its records; removes it again where one cannot be written."""
     experiment = setup.experiment
     launch, data = os.environ.get("TORCHELASTIC_RUN_ID", ""), record_data(setup.data)
-    record, patch = provenance.collect(
+    record, patch = provenance.collect_provenance(
         experiment, machine_record(setup), data=data, launch=launch, init_from=setup.init_from
     )
     toml = experiment.to_toml(with_copies=True)
     with git_ignored_folder(runs.runs_root()) if into is None else nullcontext():
-        folder = runs.create(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
+        folder = runs.new_run_folder(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
         try:
             for path, source in experiment.component_sources.items():
                 (folder.path / "components").mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def write_run_folder(setup: Setup, into: Path | None) -> RunFolder:
 def machine_record(setup: Setup) -> Machine:
     """How this machine computes the run, for its provenance."""
     ctx, cores = setup.placement.ctx, setup.cores
-    return Machine.here(
+    return Machine.of_this_machine(
         device=ctx.device,
         gpu=torch.cuda.get_device_name() if ctx.device == "cuda" else None,
         processes=ctx.world_size,

@@ -20,14 +20,14 @@ from nanogpt_kit.system.writing import write_atomically
 logger = logging.getLogger(__name__)
 
 
-def reopen(requested: Experiment, name: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
+def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
     """The run to resume, and its experiment, with the options that may change taken from `requested`.
 
     `name` is a run, which may have finished with fewer steps than `requested` has; "" is the newest unfinished run of
     the experiment. Raises KitError where there is none, where it is done, or where an option that decides the training
     has changed.
     """
-    folder = runs.find(name) if name else newest_unfinished(requested)
+    folder = runs.find_run(name) if name else newest_unfinished(requested)
     status = folder.status()
     if status.cause == "other_format":
         raise KitError(f"{folder}: {status.reason}; without that file the run would continue")
@@ -36,7 +36,7 @@ def reopen(requested: Experiment, name: str, trust_code: bool) -> tuple[Experime
     if status.imported:
         raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
     folder.check_inside()
-    before, layers = load_recorded(folder, trust_code)
+    before, layers = load_recorded_experiment(folder, trust_code)
     check_differences(before, requested)
     if is_done(status, requested):
         raise KitError(f"{folder} is finished; train.steps=<more> continues it")
@@ -57,15 +57,15 @@ def reopen(requested: Experiment, name: str, trust_code: bool) -> tuple[Experime
     return Experiment.of(layers, folder.path, trust_code), folder
 
 
-def is_done_in(folder: RunFolder, requested: Experiment, trust_code: bool = False) -> bool:
+def has_done_run(folder: RunFolder, requested: Experiment, trust_code: bool = False) -> bool:
     """Whether the folder contains the requested run, and it is done. Raises KitError where it contains another run."""
     if not folder.experiment.exists() or not is_done(folder.status(), requested):
         return False
-    check_differences(load_recorded(folder, trust_code)[0], requested)
+    check_differences(load_recorded_experiment(folder, trust_code)[0], requested)
     return True
 
 
-def load_recorded(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
+def load_recorded_experiment(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
     """The experiment that a run has recorded. Raises KitError where it contains code that was never run here."""
     experiment = Experiment.load(folder.experiment, trust_code=trust_code)
     return experiment, experiment.layers.copy()
@@ -79,7 +79,7 @@ def newest_unfinished(requested: Experiment) -> RunFolder:
     """
     parent = runs.runs_root() / requested.name
     folders = runs.runs_of_experiment(parent)
-    candidates = of_same_seed(folders, requested) or folders
+    candidates = runs_of_same_seed(folders, requested) or folders
     statuses: dict[RunFolder, Status] = {}
     for folder in reversed(candidates):
         statuses[folder] = status = folder.status()
@@ -93,7 +93,7 @@ def newest_unfinished(requested: Experiment) -> RunFolder:
     raise KitError(f"{parent} has no unfinished run to resume{more}")
 
 
-def of_same_seed(folders: Sequence[RunFolder], requested: Experiment) -> list[RunFolder]:
+def runs_of_same_seed(folders: Sequence[RunFolder], requested: Experiment) -> list[RunFolder]:
     return [folder for folder in folders if folder.seed() == requested.train.seed]
 
 
@@ -141,13 +141,13 @@ def steps_cannot_change(before: Experiment, requested: Experiment) -> str | None
     return None
 
 
-def done_or_unfinished(requested: Experiment) -> tuple[RunFolder | None, str | None]:
+def find_done_or_unfinished(requested: Experiment) -> tuple[RunFolder | None, str | None]:
     """Of the runs with the seed of `requested`: (one that is done, None), else (None, the unfinished one to resume);
     (None, None) where there are no such runs.
 
     Raises KitError where all are finished with fewer steps than requested, Busy where another process uses one.
     """
-    mine = of_same_seed(runs.runs_of_experiment(runs.runs_root() / requested.name), requested)
+    mine = runs_of_same_seed(runs.runs_of_experiment(runs.runs_root() / requested.name), requested)
     for folder in reversed(mine):
         if is_done(folder.status(), requested):
             return folder, None

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.checkpoint.damaged import damaged, describe_error
+from nanogpt_kit.checkpoint.damaged import damage_as_kit_error, describe_error
 from nanogpt_kit.checkpoint.manifest import TRAINING
 from nanogpt_kit.checkpoint.rng import seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed
@@ -38,7 +38,7 @@ class ResumePoint:
 
         Raises KitError where there are checkpoints and none is whole.
         """
-        mine = (store.newest(folder.checkpoints), folder.status().state) if world.rank == 0 else None
+        mine = (store.newest_whole_checkpoint(folder.checkpoints), folder.status().state) if world.rank == 0 else None
         path, state = world.broadcast(mine)
         if path is None and store.list_checkpoints(folder.checkpoints):
             raise KitError(f"every checkpoint in {folder.checkpoints} is damaged; remove them all to start from step 0")
@@ -58,7 +58,7 @@ class ResumePoint:
         if self.path is None:
             return None
         saved = store.load_training(self.path)
-        with damaged(self.path / TRAINING):
+        with damage_as_kit_error(self.path / TRAINING):
             state = TrainingState.from_dict(saved, self.path / TRAINING)
             check_groups(state.optimizer["param_groups"], optimizer.param_groups)
             check_tensors(state.optimizer, optimizer.param_groups)
@@ -81,7 +81,7 @@ class ResumePoint:
         seed_everything(rank_seed % 2**63)
         if state is None or self.path is None:
             return
-        with damaged(self.path / TRAINING):
+        with damage_as_kit_error(self.path / TRAINING):
             hooks.load_state_dict(distribute_state_like(dict(state.callbacks), hooks.state_dict()))
             if world.rank < len(state.rng):
                 set_rng_state(state.rng[world.rank])
@@ -95,7 +95,7 @@ class ResumePoint:
         """
         if self.path is None or not isinstance(error, MISMATCHES):
             return error
-        if is_out_of_memory(error) or world.means_lost_rank(error):
+        if is_out_of_memory(error) or world.is_lost_rank_error(error):
             return error
         reason = f"the first step from {self.path} failed ({describe_error(error)}); its {TRAINING} may be damaged"
         return RunFailed(f"{reason}: remove this checkpoint to continue from the one before")

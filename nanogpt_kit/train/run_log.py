@@ -10,7 +10,7 @@ from typing import Any
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import samples
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import MetricsLog, read, truncate_metrics
+from nanogpt_kit.runs.metrics import MetricsLog, read_metrics, truncate_metrics
 from nanogpt_kit.train.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class RunLog:
         after = step if is_resumed else -1
         reached = truncate_metrics(folder.metrics, after)
         samples.truncate_samples(folder.samples, after)
-        last = next(iter(deque(read(folder.metrics), maxlen=1)), {})
+        last = next(iter(deque(read_metrics(folder.metrics), maxlen=1)), {})
         if last.get("step") == step and "train/loss" not in last:
             self.evaluation_before = last
         if not is_resumed and reached:

@@ -23,7 +23,7 @@ from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.evaluation import eval_mode, publish_samples
 from nanogpt_kit.train.memory import is_out_of_memory
 from nanogpt_kit.train.new_run import create_run_folder
-from nanogpt_kit.train.resume import reopen
+from nanogpt_kit.train.resume import load_run_to_resume
 from nanogpt_kit.train.setup import Placement, Setup, set_up
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
@@ -43,7 +43,7 @@ def run(
     status.json has the outcome, too.
     """
     if into is not None:
-        resume = run_in_folder(into)
+        resume = resumable_run_in(into)
     world = World.of_environment()
     if world.rank:
         logging.getLogger("nanogpt_kit").setLevel(logging.WARNING)  # rank 0 logs for all
@@ -54,14 +54,14 @@ def run(
         setup, weights = set_up(stack, experiment, placement, resumed, trust_code)
         folder = resumed or create_run_folder(setup, into)
         log_setup(setup, folder)
-        lock(stack, folder, world)
+        lock_run(stack, folder, world)
         trainer = build_trainer(setup, folder, stack.enter_context(StopSignals()), weights)
         del weights  # the model has its own copy now, and they may be gigabytes
         train_and_sample(trainer)
     return folder
 
 
-def run_in_folder(folder: Path) -> str | None:
+def resumable_run_in(folder: Path) -> str | None:
     """The run to resume where the run's folder is given: the run in it, if there is one."""
     return str(folder) if RunFolder(folder).experiment.exists() else None
 
@@ -78,8 +78,8 @@ def run_to_resume(
     if resume is None:
         return experiment, None
     if world.rank != 0:
-        return reopen(experiment, str(world.broadcast(None)), trust_code)
-    recorded, folder = reopen(experiment, resume, trust_code)
+        return load_run_to_resume(experiment, str(world.broadcast(None)), trust_code)
+    recorded, folder = load_run_to_resume(experiment, resume, trust_code)
     world.broadcast(folder.path)
     return recorded, folder
 
@@ -116,14 +116,14 @@ def log_setup(setup: Setup, folder: RunFolder) -> None:
         logger.info("%s: %s", part, choice)
 
 
-def lock(stack: ExitStack, folder: RunFolder, world: World) -> None:
+def lock_run(stack: ExitStack, folder: RunFolder, world: World) -> None:
     """Rank 0 holds the lock of the run. Raises Busy where another process does."""
     try:
         stack.enter_context(folder.lock() if world.rank == 0 else nullcontext())
     except BlockingIOError:
         raise Busy(f"{folder} is being used by another process") from None
     if world.rank == 0:
-        folder.clear_temporary()
+        folder.remove_temporary_files()
 
 
 def build_trainer(
@@ -158,7 +158,7 @@ def train_and_sample(trainer: Trainer) -> None:
             write_samples(trainer)
         if stop.interrupted():
             raise KeyboardInterrupt(stop.signals.name)
-        outcome = Outcome("finished", limit_reached(trainer), trainer.progress.stop_reason or stop.used_up)
+        outcome = Outcome("finished", limit_reached(trainer), trainer.progress.stop_reason or stop.exhausted_budget)
     except KeyboardInterrupt as error:
         outcome = Outcome("interrupted", "signal", str(error) or "SIGINT")
         raise
@@ -186,7 +186,7 @@ def limit_reached(trainer: Trainer) -> EndedBy:
     """The limit that ended a run that was not interrupted."""
     if trainer.progress.stop_reason:
         return "callback"
-    if trainer.stop.used_up:
+    if trainer.stop.exhausted_budget:
         return "max_seconds"
     return "steps" if trainer.experiment.total_steps == trainer.experiment.train.steps else "max_tokens"
 
@@ -194,8 +194,8 @@ def limit_reached(trainer: Trainer) -> EndedBy:
 def explain_failure(error: BaseException, trainer: Trainer) -> BaseException:
     """The error that ended a run, or a RunFailed in its place where the cause is known."""
     world = trainer.world
-    if any(world.means_lost_rank(link) for link in error_chain(error)):  # perhaps raised within a callback
-        return world.lost_rank(trainer.step)
+    if any(world.is_lost_rank_error(link) for link in error_chain(error)):  # perhaps raised within a callback
+        return world.lost_rank_error(trainer.step)
     if isinstance(error, OSError):
         return RunFailed(f"{trainer.folder} cannot continue: {error}")
     if trainer.step == trainer.first_step:
@@ -241,7 +241,7 @@ def write_samples(trainer: Trainer) -> None:
     """Generates the samples of a finished run, for samples.txt and the callbacks."""
     options, stop = trainer.experiment.sample, trainer.stop
     texts = [options.prompt] * options.num_samples
-    with trainer.hooks.evaluation(trainer), eval_mode(trainer.model, trainer.cores.undivided, options.seed):
+    with trainer.hooks.evaluation(trainer), eval_mode(trainer.model, trainer.cores.unsplit_threads, options.seed):
         tokens = trainer.generator().stream_tokens(texts)  # on all ranks, since each may have only a shard of the model
         for token in takewhile(lambda _: not stop.interrupted(), tokens):
             texts[token.text_index] += token.text

@@ -24,14 +24,14 @@ from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom
-from nanogpt_kit.train.compile import Compile, checkpoint_activations
-from nanogpt_kit.train.context import context_of
-from nanogpt_kit.train.cores import Cores, ThreadedModel
+from nanogpt_kit.train.compile import CompileChoice, checkpoint_activations
+from nanogpt_kit.train.context import resolve_run_context
+from nanogpt_kit.train.cores import CoreAllocation, ThreadedModel
 from nanogpt_kit.train.data_record import check_same_data, record_data
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluation import check_evaluators
 from nanogpt_kit.train.memory import check_memory, keep_freed_memory
-from nanogpt_kit.train.metric_names import check_metrics
+from nanogpt_kit.train.metric_names import check_metric_options
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.warm_start import WarmStart
 from nanogpt_kit.train.world import World
@@ -48,9 +48,9 @@ class Placement:
     @classmethod
     def join(cls, stack: ExitStack, experiment: Experiment, world: World) -> Placement:
         """Connects the processes. Raises KitError where the experiment cannot run here."""
-        ctx, precision_reason = context_of(experiment, world.size)
+        ctx, precision_reason = resolve_run_context(experiment, world.size)
         if ctx.device == "cuda":
-            take_gpu(world)
+            select_gpu(world)
         experiment.check_context(ctx)
         stack.enter_context(world.joined(ctx.device))
         return cls(world, ctx, precision_reason)
@@ -63,7 +63,7 @@ class Setup:
     experiment: Experiment
     placement: Placement
     data: PreparedData
-    cores: Cores
+    cores: CoreAllocation
     resumed: RunFolder | None = None  # the run that continues
     init_from: InitFrom | None = None  # where its first weights came from; see `WarmStart.origin`
 
@@ -96,10 +96,10 @@ class Setup:
         parallel = self.experiment.parallel.wrap(model, ctx)
         return ThreadedModel(parallel, model, self.cores.chunks) if self.cores.chunks > 1 else parallel
 
-    def compile_model(self, model: nn.Module, micro_batch_size: int) -> Compile:
+    def compile_model(self, model: nn.Module, micro_batch_size: int) -> CompileChoice:
         """Chooses whether to compile, the same on all ranks; the first pass compiles."""
         experiment, ctx, world, cores = self.experiment, self.placement.ctx, self.placement.world, self.cores
-        choice = Compile.choose(experiment, ctx, num_params(model), cores.chunks * cores.threads)
+        choice = CompileChoice.choose(experiment, ctx, num_params(model), cores.chunks * cores.threads)
         choice = choice.agree(world, experiment.train.compile)
         if choice.mode != "off":
             choice.apply(model, ctx, micro_steps=ceil_div(self.windows_per_rank, micro_batch_size))
@@ -132,18 +132,18 @@ def set_up(
     Returns the weights to start from beside the setup, so that they can be freed. Raises KitError for each mistake that
     shows before training.
     """
-    check(experiment, placement, resumed)
+    check_before_data(experiment, placement, resumed)
     start = find_warm_start(experiment, placement.world, resumed, trust_code) if with_weights else None
-    data = gather_data(experiment, placement.world, resumed, start)
+    data = prepare_checked_data(experiment, placement.world, resumed, start)
     cores = stack.enter_context(machine_settings(experiment, placement.ctx, data.encoder.vocab_size))
     setup = Setup(experiment, placement, data, cores, resumed, start.origin() if start else None)
     return setup, start.weights if start else None
 
 
-def check(experiment: Experiment, placement: Placement, resumed: RunFolder | None) -> None:
+def check_before_data(experiment: Experiment, placement: Placement, resumed: RunFolder | None) -> None:
     """The checks that need neither data nor weights; a resumed run may have other callbacks than before."""
     experiment.check_context(placement.ctx)
-    check_metrics(experiment)
+    check_metric_options(experiment)
     if resumed is None and placement.world.rank == 0:
         check_prompt(experiment)
     check_memory(experiment, check_model_parts(experiment), placement.ctx)
@@ -160,7 +160,7 @@ def find_warm_start(
     return start
 
 
-def gather_data(
+def prepare_checked_data(
     experiment: Experiment, world: World, resumed: RunFolder | None, start: WarmStart | None
 ) -> PreparedData:
     """Prepares the data, and checks that it is the same on all ranks and fits the weights and the evaluators."""
@@ -179,10 +179,10 @@ def gather_data(
 
 
 @contextmanager
-def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -> Iterator[Cores]:
+def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -> Iterator[CoreAllocation]:
     """While entered, torch has the settings of the run; those of the C library stay until the process ends."""
     threads = torch.get_num_threads()
-    cores = Cores.choose(experiment, ctx, vocab_size)
+    cores = CoreAllocation.choose(experiment, ctx, vocab_size)
     torch.set_num_threads(cores.threads)
     keep_freed_memory()
     try:
@@ -192,7 +192,7 @@ def machine_settings(experiment: Experiment, ctx: RunContext, vocab_size: int) -
         torch.set_num_threads(threads)
 
 
-def take_gpu(world: World) -> None:
+def select_gpu(world: World) -> None:
     """Selects a separate GPU for each process. Raises KitError where there are too few."""
     count = torch.cuda.device_count()
     if world.local_size > count:

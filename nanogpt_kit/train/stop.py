@@ -22,13 +22,13 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.name = ""
-        self.raises_at_once = False
+        self.raises_on_first = False
         self.previous_handlers: dict[int, Any] = {}
-        self.insistent_count = 0  # SIGINT and SIGTERM received
+        self.immediate_stop_signals = 0  # SIGINT and SIGTERM received
 
     def __enter__(self) -> StopSignals:
         try:
-            for number in signals.available():
+            for number in signals.available_signals():
                 self.previous_handlers[number] = signal.signal(number, self._handle)
         except ValueError:
             pass
@@ -39,19 +39,19 @@ class StopSignals:
             signal.signal(number, handler)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def raise_on_first(self) -> Iterator[None]:
         """While entered, the first signal raises KeyboardInterrupt, too."""
-        self.raises_at_once = True
+        self.raises_on_first = True
         try:
             yield
         finally:
-            self.raises_at_once = False
+            self.raises_on_first = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        self.insistent_count += name in signals.END_AT_ONCE
+        self.immediate_stop_signals += name in signals.END_AT_ONCE
         self.name = self.name or name
-        if self.raises_at_once or self.insistent_count > 1:
+        if self.raises_on_first or self.immediate_stop_signals > 1:
             raise KeyboardInterrupt(self.name)
 
 
@@ -71,20 +71,20 @@ class StopState:
         self.progress = progress  # its stop_reason is a callback's
         self.world = world
         self.max_seconds = max_seconds
-        self.used_up = ""  # the budget that ended the run, as a sentence
+        self.exhausted_budget = ""  # the budget that ended the run, as a sentence
         self.decision = Decision.CONTINUE
 
     def agree(self) -> Decision:
         """The decision all ranks share; without it one rank could wait for another forever."""
         limit, progress = self.max_seconds, self.progress
         if self.world.rank == 0 and limit is not None and progress.seconds >= limit:  # by one clock
-            self.used_up = f"the budget train.max_seconds = {limit:g} is used up"
-        vote = Decision.FINISH if progress.stop_reason or self.used_up else Decision.CONTINUE
+            self.exhausted_budget = f"the budget train.max_seconds = {limit:g} is used up"
+        vote = Decision.FINISH if progress.stop_reason or self.exhausted_budget else Decision.CONTINUE
         largest = self.world.max(Decision.INTERRUPT if self.signals.name else vote)
         if largest > self.decision:
-            reasons = self.world.all_gather((self.signals.name, progress.stop_reason, self.used_up))
+            reasons = self.world.all_gather((self.signals.name, progress.stop_reason, self.exhausted_budget))
             first = [next(filter(None, given), "") for given in zip(*reasons, strict=True)]
-            self.signals.name, progress.stop_reason, self.used_up = first
+            self.signals.name, progress.stop_reason, self.exhausted_budget = first
             self.decision = Decision(largest)
         return self.decision
 

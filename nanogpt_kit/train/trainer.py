@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_kit.checkpoint.fit import fit
+from nanogpt_kit.checkpoint.fit import load_matching_weights
 from nanogpt_kit.checkpoint.rng import seed_everything
 from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.hooks import Hooks
@@ -65,7 +65,7 @@ class Trainer:
         starts = self.batches.batches.starts
         self.finite = FiniteChecks(self.experiment, self.model, self.world, self.progress, self.scaler, starts)
         if not self.resume_point.load_weights(self.model) and weights is not None:
-            fit(self.model, weights, str(self.experiment.model.init_from))
+            load_matching_weights(self.model, weights, str(self.experiment.model.init_from))
         self.diagnostics = Diagnostics(self.model, self.experiment.train.watch)
         self.parallel = setup.parallel_model(self.model)
         self.optimizer = build_optimizer(self.experiment.optimizer, self.parameter_groups())
@@ -100,7 +100,7 @@ class Trainer:
 
         while self.step < self.total_steps and self.stop.agree() == Decision.CONTINUE:
             self.take_step()
-            self.checkpoints.prune_if_proven()
+            self.checkpoints.prune_once_verified()
             if self.step % evaluate_every == 0:
                 self.evaluate()
             if self.step % save_every == 0:
@@ -109,7 +109,7 @@ class Trainer:
         if not self.stop.interrupted():
             self.evaluate()
         self.save()
-        self.checkpoints.prune_if_proven(run_ends=self.progress.evaluated_at == self.step)
+        self.checkpoints.prune_once_verified(run_ends=self.progress.evaluated_at == self.step)
 
     def warm_up(self) -> None:
         """Compiles the model. A signal ends the run at once meanwhile: there is nothing new to save."""
@@ -123,7 +123,7 @@ class Trainer:
             finally:
                 self.optimizer.zero_grad(set_to_none=True)
 
-        with self.stop.signals.at_once():
+        with self.stop.signals.raise_on_first():
             seed = self.experiment.train.seed
             self.compile = self.compile.warm_up(self.model, one_pass, self.world, self.precision.device, seed)
 
@@ -135,12 +135,12 @@ class Trainer:
         learning_rate = self.set_learning_rate()
         with self.diagnostics.begin(is_logged):
             loss, grad_norm = self.update(batch)
-        self.finite.read_step()  # the step before, so that the device computes this one meanwhile
-        self.finite.note(self.step, loss, grad_norm)
+        self.finite.check_noted_step()  # the step before, so that the device computes this one meanwhile
+        self.finite.note_step(self.step, loss, grad_norm)
         self.progress.step = next_step
         self.throughput.tokens += batch.all_tokens
         if is_logged:
-            self.finite.read_step()  # waits for the device, so the clock is read after it
+            self.finite.check_noted_step()  # waits for the device, so the clock is read after it
         self.progress.seconds += time.perf_counter() - began
         if is_logged:
             self.log_step(loss, grad_norm, learning_rate)
@@ -195,13 +195,13 @@ class Trainer:
         if self.progress.evaluated_at == self.step:
             return
         self.finite.check_model()
-        with self.hooks.evaluation(self), eval_mode(self.model, self.cores.undivided, self.experiment.train.seed):
+        with self.hooks.evaluation(self), eval_mode(self.model, self.cores.unsplit_threads, self.experiment.train.seed):
             metrics = run_evaluators(self.evaluation(), self.experiment.evaluator, self.finite)
         if metrics is not None:  # else a signal came meanwhile; a resumed run evaluates here again
             self.progress.evaluated_at = self.step
             is_new = self.log.write_evaluation(metrics)
             self.hooks.call("evaluated", trackers=is_new, run=self, step=self.step, metrics=metrics)
-            if self.checkpoints.note_if_best(metrics):
+            if self.checkpoints.update_best(metrics):
                 self.save()
 
     def evaluation(self) -> Evaluation:

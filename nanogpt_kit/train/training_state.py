@@ -74,7 +74,7 @@ def check_groups(saved: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str
         raise ValueError(f"the optimizer has {len(saved)} groups there and {len(fresh)} in the experiment")
     for there, here in zip(saved, fresh, strict=True):
         for key, value in here.items():
-            if value is not None and there[key] is not None and not same_type(there[key], value):
+            if value is not None and there[key] is not None and not have_same_type(there[key], value):
                 raise ValueError(f"the optimizer's {key} is a {type(there[key]).__name__}")
 
 
@@ -98,7 +98,7 @@ def check_tensors(state: Mapping[str, Any], fresh: Sequence[Mapping[str, Any]]) 
                     )
 
 
-def same_type(one: Any, other: Any) -> bool:
+def have_same_type(one: Any, other: Any) -> bool:
     """Whether two values are of one type; numbers and tensors count as one type, lists and tuples as another."""
     numbers = (int, float, Tensor)
     both_numbers = all(isinstance(value, numbers) and not isinstance(value, bool) for value in (one, other))

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.checkpoint.fit import check_fit
-from nanogpt_kit.checkpoint.manifest import TOKENIZER, Manifest, damage
+from nanogpt_kit.checkpoint.fit import check_weights_match
+from nanogpt_kit.checkpoint.manifest import TOKENIZER, Manifest, find_damage
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepared_data import PreparedData
@@ -50,7 +50,7 @@ class WarmStart:
         try:
             checkpoint = original_checkpoint(resumed) if resumed else newest_checkpoint(name)
         except KitError as error:
-            raise KitError(*(fault.under("model.init_from", location) for fault in error.faults)) from None
+            raise KitError(*(fault.reported_at("model.init_from", location) for fault in error.faults)) from None
         folder = checkpoint.parents[1]
         before = Experiment.load(folder / "experiment.toml", trust_code=trust_code)
         logger.info("starting from %s", checkpoint)
@@ -61,7 +61,7 @@ class WarmStart:
         weights = cropped_weights(checkpoint, before, vocab_size, experiment.model.block_size)
         shapes = build_on_meta(experiment.model, vocab_size)
         if shapes is not None:
-            check_fit(shapes, weights, str(checkpoint))
+            check_weights_match(shapes, weights, str(checkpoint))
         return cls(checkpoint, Manifest.read(checkpoint).weights_hash, weights, tokenizer.as_json())
 
     def check_tokens(self, experiment: Experiment, data: PreparedData) -> None:
@@ -80,12 +80,12 @@ class WarmStart:
 def newest_checkpoint(name: str) -> Path:
     """The newest checkpoint of a run; a published GPT-2 is imported where no run has its name."""
     try:
-        folder = runs.find(name)
+        folder = runs.find_run(name)
     except KitError:
         if name not in PUBLISHED:
             raise
         folder = import_run(name)
-    checkpoint = store.newest(folder.checkpoints)
+    checkpoint = store.newest_whole_checkpoint(folder.checkpoints)
     if checkpoint is None:
         raise KitError(f"{folder} has no checkpoint yet")
     return checkpoint
@@ -97,7 +97,7 @@ def original_checkpoint(resumed: RunFolder) -> Path:
     if origin is None:
         raise KitError(f"{resumed}: provenance.json does not name the weights that the run started from")
     checkpoint = Path(origin.checkpoint)
-    if damage(checkpoint) or Manifest.read(checkpoint).weights_hash != origin.sha256:
+    if find_damage(checkpoint) or Manifest.read(checkpoint).weights_hash != origin.sha256:
         raise KitError(f"{resumed} started from {checkpoint}, which was changed or removed since; start a new run")
     return checkpoint
 
@@ -118,7 +118,9 @@ def model_differences(experiment: Experiment, before: Experiment) -> list[str]:
 
 def compute_same_attention(*experiments: Experiment) -> bool:
     """Whether their attentions compute the same function, whatever their kernels."""
-    functions = {getattr(getattr(experiment.model, "attention", None), "computes", None) for experiment in experiments}
+    functions = {
+        getattr(getattr(experiment.model, "attention", None), "computed_function", None) for experiment in experiments
+    }
     return len(functions) == 1 and None not in functions
 
 

@@ -51,9 +51,9 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            if not self.means_lost_rank(error):
+            if not self.is_lost_rank_error(error):
                 raise
-            raise self.lost_rank() from error
+            raise self.lost_rank_error() from error
         dist.destroy_process_group()  # not after a failure: it could wait for processes that are gone
 
     def broadcast(self, value: Any) -> Any:
@@ -95,12 +95,12 @@ class World:
                         f"rank {rank} has {name} {value}, and rank 0 {gathered[0][name]}; all ranks need the same"
                     )
 
-    def lost_rank(self, step: int | None = None) -> LostRank:
+    def lost_rank_error(self, step: int | None = None) -> LostRank:
         """The error to raise from torch's error, which helps to find the fault but is not its cause."""
         at = "" if step is None else f" at step {step}"
         return LostRank(f"another process of the run was lost (rank {self.rank} of {self.size} noticed it{at})")
 
-    def means_lost_rank(self, error: BaseException) -> bool:
+    def is_lost_rank_error(self, error: BaseException) -> bool:
         """Whether torch raised this error because another process has gone.
 
         Only the message shows it: torch raises plain RuntimeErrors for what gloo and NCCL report, in the middle of a

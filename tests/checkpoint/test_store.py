@@ -25,14 +25,14 @@ def model(features: int = 5) -> nn.Module:
 
 
 def saved(folder: Path, step: int, keep_last: int = 9) -> Path:
-    return store.save(
+    return store.save_checkpoint(
         folder, step, model(), {"step": step, "tensor": torch.ones(2)}, {"use": "byte"}, store.Retention(keep_last)
     )
 
 
 def test_weights_come_back_and_tied_ones_stay_tied(tmp_path: Path) -> None:
     before = model()
-    path = store.save(tmp_path, 3, before, {"step": 3}, {})
+    path = store.save_checkpoint(tmp_path, 3, before, {"step": 3}, {})
     after = model()
     store.load_weights(path, after)
     assert torch.equal(after["one"].weight, before["one"].weight)
@@ -58,24 +58,24 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, harm: st
         broken.write_bytes(content[: len(content) // 2])
     else:
         broken.write_bytes(b"\x00" + content[1:])
-    assert store.newest(tmp_path) == whole
+    assert store.newest_whole_checkpoint(tmp_path) == whole
 
 
 def test_a_damaged_newer_checkpoint_never_costs_the_one_just_saved(tmp_path: Path) -> None:
     saved(tmp_path, 3)
     (saved(tmp_path, 9) / store.MANIFEST).unlink()
     (tmp_path / "step-notes.txt").touch()
-    assert store.newest(tmp_path) == tmp_path / "step-00000003"
-    assert saved(tmp_path, 4, keep_last=1) == store.newest(tmp_path)
+    assert store.newest_whole_checkpoint(tmp_path) == tmp_path / "step-00000003"
+    assert saved(tmp_path, 4, keep_last=1) == store.newest_whole_checkpoint(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-notes.txt"]
 
 
 def test_a_save_that_fails_leaves_the_last_one_alone(tmp_path: Path) -> None:
     whole = saved(tmp_path, 1)
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
-        store.save(tmp_path, 2, model(), {"bad": lambda: None}, {})
+        store.save_checkpoint(tmp_path, 2, model(), {"bad": lambda: None}, {})
     assert [path.name for path in tmp_path.iterdir()] == [whole.name]
-    assert store.newest(tmp_path) == whole
+    assert store.newest_whole_checkpoint(tmp_path) == whole
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_shape_are_refused_with_a_sentence(tmp_path: Path) -> None:
-    path = store.save(tmp_path, 1, model(5), {}, {})
+    path = store.save_checkpoint(tmp_path, 1, model(5), {}, {})
     with pytest.raises(KitError, match="do not fit the model"):
         store.load_weights(path, model(6))
 
@@ -183,12 +183,12 @@ def test_a_link_is_not_a_checkpoint_and_nothing_is_touched_behind_it(
     first = saved(folder, 1)
     (folder / "step-00000005").symlink_to(elsewhere)
     (folder / ".step-00000003.17").symlink_to(elsewhere)
-    assert store.newest(folder) == first
+    assert store.newest_whole_checkpoint(folder) == first
     assert "step-00000005: it is a link" in caplog.text
     assert store.list_checkpoints(folder) == [first]
-    assert saved(folder, 2, keep_last=1) == store.newest(folder)
+    assert saved(folder, 2, keep_last=1) == store.newest_whole_checkpoint(folder)
     assert content(elsewhere) == before
-    assert saved(folder, 5) == store.newest(folder)  # of the same name
+    assert saved(folder, 5) == store.newest_whole_checkpoint(folder)  # of the same name
     assert not (folder / "step-00000005").is_symlink()
     assert content(elsewhere) == before
     assert not (folder / ".step-00000003.17").is_symlink()
@@ -267,7 +267,7 @@ def test_a_manifest_that_lists_less_than_is_loaded_is_not_whole(tmp_path: Path, 
         manifest = {**whole, **manifest}
     write_json(path / store.MANIFEST, manifest)
     assert words in str(store.damage(path))
-    assert store.newest(tmp_path) is None
+    assert store.newest_whole_checkpoint(tmp_path) is None
 
 
 def test_weights_that_a_manifest_does_not_list_are_not_loaded(tmp_path: Path, elsewhere: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_checkpoint_of_another_format_is_refused_and_not_passed_over(tmp_path:
     path = saved(tmp_path, 5)
     write_json(path / store.MANIFEST, {**read_json(path / store.MANIFEST), "format": 2})
     with pytest.raises(KitError) as caught:
-        store.newest(tmp_path)
+        store.newest_whole_checkpoint(tmp_path)
     assert all(part in str(caught.value) for part in (str(path / store.MANIFEST), "format 2", "format 1"))
 
 

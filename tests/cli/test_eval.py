@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 
 Command = Callable[..., Any]
 OWN = ("val/loss", "val/bits_per_byte")
@@ -30,7 +30,7 @@ def refusal(answer: Any) -> str:
 
 
 def in_metrics(run: RunFolder) -> dict[int, dict[str, float]]:
-    return {line["step"]: {key: line[key] for key in OWN} for line in read(run.metrics) if "val/loss" in line}
+    return {line["step"]: {key: line[key] for key in OWN} for line in read_metrics(run.metrics) if "val/loss" in line}
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from nanogpt_kit import __version__
 from nanogpt_kit.__main__ import run_command
 from nanogpt_kit.cli import main
 from nanogpt_kit.core.kinds import load_entry
-from nanogpt_kit.core.registry import OURS, Entry, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 
 LIGHT = [["--help"], ["--version"], ["plugins", "list"], ["plugins", "list", "--json"], ["run", "--help"]]
 COMPONENTS = Path(nanogpt_kit.__path__[0]) / "components"
-BUILT_IN = [entry for entry in Registry.installed().entries if entry.distribution == OURS]
+BUILT_IN = [entry for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION]
 
 
 def ask(*arguments: str) -> str:

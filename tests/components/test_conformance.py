@@ -27,7 +27,7 @@ from nanogpt_kit.components.sampler.temperature import Temperature
 from nanogpt_kit.components.sampler.top_k import TopK
 from nanogpt_kit.components.sampler.top_p import TopP
 from nanogpt_kit.core.kinds import load_entry
-from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import ModelConformance
@@ -205,7 +205,7 @@ class TestGreedy(SamplerConformance):
 def test_every_built_in_passes_a_suite() -> None:
     cases = [case for name, case in globals().items() if name.startswith("Test")]
     for entry in Registry.installed().entries:
-        if entry.kind in SUITES and entry.distribution == OURS:
+        if entry.kind in SUITES and entry.distribution == KIT_DISTRIBUTION:
             mine = [case for case in cases if type(case.component) is load_entry(entry)]
             assert any(issubclass(case, SUITES[entry.kind]) for case in mine), f"{entry.qualified} passes no suite"
 

@@ -22,11 +22,11 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import ModelContext
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.nn import loss as loss_module
 from nanogpt_kit.nn.parts import ResidualLinear
 from nanogpt_kit.nn.roles import parameters_by_role
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
 
 B, T, C, H, L, V = 2, 11, 24, 3, 4, 37
@@ -291,7 +291,7 @@ def test_flex_refuses_dropout() -> None:
 def test_the_model_names_no_component_but_as_the_default_of_a_slot() -> None:
     tree = ast.parse(inspect.getsource(gpt_module))
     kinds, registry = ("attention", "position", "norm", "mlp"), Registry.installed()
-    entries = [entry for kind in kinds for entry in registry.of_kind(kind) if entry.distribution == OURS]
+    entries = [entry for kind in kinds for entry in registry.of_kind(kind) if entry.distribution == KIT_DISTRIBUTION]
     named = {entry.name for entry in entries} | {entry.target.partition(":")[2].lower() for entry in entries}
     slots = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "slot"]
     assert sorted(ast.literal_eval(slot.args[0]) for slot in slots) == ["gelu", "layernorm", "learned", "sdpa"]
@@ -344,9 +344,9 @@ def test_a_run_keeps_documents_apart_in_training_and_evaluation(tiny: Path, monk
         return forward(self, ids, targets, cache, segments)
 
     monkeypatch.setattr(gpt_module.Transformer, "forward", spied)
-    masked = next(read(session.run(Experiment.load(tiny, [*options, "model.document_mask=true"])).metrics))
+    masked = next(read_metrics(session.run(Experiment.load(tiny, [*options, "model.document_mask=true"])).metrics))
     assert {(training, segments is None) for training, segments in seen} == {(True, False), (False, False)}
-    plain = next(read(session.run(Experiment.load(tiny, options)).metrics))
+    plain = next(read_metrics(session.run(Experiment.load(tiny, options)).metrics))
     assert masked["train/loss"] != plain["train/loss"]
 
 

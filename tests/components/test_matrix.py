@@ -16,7 +16,7 @@ from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.optimizer.adamw import AdamW
-from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.nn.roles import parameters_by_role
 from tests.pairwise import covering
 
@@ -25,14 +25,15 @@ CPU = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", 
 
 KINDS = ("attention", "position", "norm", "mlp")
 NAMES = {
-    kind: [entry.name for entry in Registry.installed().of_kind(kind) if entry.distribution == OURS] for kind in KINDS
+    kind: [entry.name for entry in Registry.installed().of_kind(kind) if entry.distribution == KIT_DISTRIBUTION]
+    for kind in KINDS
 }
 HEADS = {"full": None, "grouped": 2}
 Parts = tuple[str, str, str, str, str]
 
 
 def trains_here(attention: str) -> bool:
-    return Registry.installed().load(Attention, attention)().refuses(CPU) is None
+    return Registry.installed().load(Attention, attention)().refusal_reason(CPU) is None
 
 
 TRAINABLE = [name for name in NAMES["attention"] if trains_here(name)]
@@ -85,7 +86,7 @@ class Training:
 
     def save(self, folder: Path, number: int) -> Path:
         training = {"optimizer": self.optimizer.state_dict(), "rng": rng_state()}
-        return store.save(folder, number, self.model, training, {}, store.Retention(1))
+        return store.save_checkpoint(folder, number, self.model, training, {}, store.Retention(1))
 
     def load(self, path: Path) -> None:
         training = store.load_training(path)

@@ -345,20 +345,22 @@ RUN = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", 
 def test_a_fault_says_where_and_what_is_expected(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "q.jsonl"
     file.write_bytes(b"\n\n" + line.encode("utf-8", "surrogateescape") + b"\n")
-    reason = str(MultipleChoice(file=str(file)).refuses(RUN))
+    reason = str(MultipleChoice(file=str(file)).refusal_reason(RUN))
     assert reason.startswith(f"{file}:3: ")
     assert message in reason
 
 
 def test_a_file_of_no_questions_or_of_two_forms_is_refused(tmp_path: Path) -> None:
-    assert "nowhere.jsonl: cannot be read: No such file" in str(MultipleChoice(file="nowhere.jsonl").refuses(RUN))
+    assert "nowhere.jsonl: cannot be read: No such file" in str(
+        MultipleChoice(file="nowhere.jsonl").refusal_reason(RUN)
+    )
     file = written(tmp_path / "q.jsonl", [])
-    assert f"{file}: no questions; expected one per line" in str(MultipleChoice(file=file).refuses(RUN))
+    assert f"{file}: no questions; expected one per line" in str(MultipleChoice(file=file).refusal_reason(RUN))
     file = written(tmp_path / "q.jsonl", [PLAIN[0], LAMBADA[0]])
     assert f'{file}:2: another format than the lines before; expected {{"prompt"' in str(
-        MultipleChoice(file=file).refuses(RUN)
+        MultipleChoice(file=file).refusal_reason(RUN)
     )
-    assert MultipleChoice(file=file, limit=1).refuses(RUN) is None
+    assert MultipleChoice(file=file, limit=1).refusal_reason(RUN) is None
 
 
 def test_what_cannot_be_encoded_is_told_by_its_line(tmp_path: Path, standing: Any) -> None:

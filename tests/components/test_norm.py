@@ -129,7 +129,7 @@ def test_a_norm_of_a_local_file_trains_resumes_and_writes(tiny: Path) -> None:
     folder = session.run(Experiment.load(tiny, [*options, *steps]))
     assert folder.status().state == "finished"
     session.run(Experiment.load(tiny, [*options, *steps, "train.steps=5"]), resume=str(folder))
-    checkpoint = store.newest(folder.checkpoints)
+    checkpoint = store.newest_whole_checkpoint(folder.checkpoints)
     assert checkpoint is not None
     weights = load_file(checkpoint / store.MODEL)
     names = {"ln_f.gain", *(f"h.{n}.{part}.gain" for n in (0, 1) for part in ("ln_1", "ln_2"))}

@@ -17,7 +17,7 @@ from nanogpt_kit.components.optimizer.adamw import AdamW
 from nanogpt_kit.components.optimizer.muon import Muon
 from nanogpt_kit.components.optimizer.sgd import SGD
 from nanogpt_kit.core.kinds import load_entry
-from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.testing.optimizer import SHAPES, OptimizerConformance
 
 OPTIONS = {"lr": 3e-3, "betas": (0.8, 0.97), "eps": 1e-6, "weight_decay": 0.3}
@@ -108,7 +108,9 @@ class TestMuonWithSGD(OptimizerConformance):
 def test_every_built_in_passes_the_suite() -> None:
     tested = {type(case.component) for case in OptimizerConformance.__subclasses__() if case.__module__ == __name__}
     assert {
-        load_entry(entry) for entry in Registry.installed().of_kind("optimizer") if entry.distribution == OURS
+        load_entry(entry)
+        for entry in Registry.installed().of_kind("optimizer")
+        if entry.distribution == KIT_DISTRIBUTION
     } <= tested
 
 

@@ -146,7 +146,7 @@ class SpacesOnly(ByteEncoder):
     def __init__(self) -> None:
         self.encoded: list[str] = []
 
-    def cut(self, text: str) -> int:
+    def last_safe_cut(self, text: str) -> int:
         return text.rfind(" ") + 1
 
     def encode_batch(self, texts: Any) -> Any:
@@ -172,7 +172,7 @@ def test_a_document_that_cannot_be_cut_is_looked_at_ever_more_rarely(monkeypatch
     monkeypatch.setattr(perplexity, "CHUNK_CHARACTERS", 5)
     looked: list[str] = []
     encoder = ByteEncoder()
-    monkeypatch.setattr(encoder, "cut", lambda text: looked.append(text) or 0)
+    monkeypatch.setattr(encoder, "last_safe_cut", lambda text: looked.append(text) or 0)
     assert list(perplexity.chunks_to_encode(["x"] * 1000, encoder)) == ["x" * 1000]
     assert [len(text) for text in looked] == [5, 10, 20, 40, 80, 160, 320, 640]
 
@@ -224,15 +224,15 @@ RUN = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", 
 
 def test_what_cannot_work_is_refused_before_training(tmp_path: Path) -> None:
     file = written(tmp_path / "t.txt", TEXT)
-    assert Perplexity(file=file).refuses(RUN) is None
-    assert Perplexity(file=file, stride=8).refuses(RUN) is None
-    assert "no file 'nowhere.txt'" in str(Perplexity(file="nowhere.txt").refuses(RUN))
-    assert "no file" in str(Perplexity(file=str(tmp_path)).refuses(RUN))
-    reason = str(Perplexity(file=file, stride=9).refuses(RUN))
+    assert Perplexity(file=file).refusal_reason(RUN) is None
+    assert Perplexity(file=file, stride=8).refusal_reason(RUN) is None
+    assert "no file 'nowhere.txt'" in str(Perplexity(file="nowhere.txt").refusal_reason(RUN))
+    assert "no file" in str(Perplexity(file=str(tmp_path)).refusal_reason(RUN))
+    reason = str(Perplexity(file=file, stride=9).refusal_reason(RUN))
     assert all(part in reason for part in ("stride of 9", "block_size", " is 8"))
     named = Perplexity(file=written(tmp_path / "val.txt", TEXT))
-    assert "val/loss" in str(named.refuses(RUN))
-    assert named.model_copy(update={"name": "mine"}).refuses(RUN) is None
+    assert "val/loss" in str(named.refusal_reason(RUN))
+    assert named.model_copy(update={"name": "mine"}).refusal_reason(RUN) is None
 
 
 def test_without_that_question_the_faults_are_told_all_the_same(tmp_path: Path, standing: Any) -> None:

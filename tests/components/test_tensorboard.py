@@ -14,7 +14,7 @@ from tensorboard.summary.writer import event_file_writer
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
 
 
@@ -32,7 +32,9 @@ def test_tensorboard_reads_curves_and_samples(tiny: Path) -> None:
     assert "perf/tokens_per_second" in scalars
     for tag in ("train/loss", "val/loss"):
         written = [(event.step, event.value) for event in found.Scalars(tag)]
-        assert written == [(line["step"], pytest.approx(line[tag])) for line in read(folder.metrics) if tag in line]
+        assert written == [
+            (line["step"], pytest.approx(line[tag])) for line in read_metrics(folder.metrics) if tag in line
+        ]
     text = found.Tensors("sample/1/text_summary")[0].tensor_proto.string_val[0].decode()
     assert text.splitlines()[1].strip() in folder.samples.read_text(encoding="utf-8")
     assert "n_layer = 2" in found.Tensors("experiment/text_summary")[0].tensor_proto.string_val[0].decode()
@@ -118,7 +120,7 @@ def test_a_run_that_was_stopped_shows_each_step_once(
     assert found.pop("sample/1/text_summary") == [9]
     for tag, steps in found.items():
         assert steps == ([4, 8, 9] if tag.startswith("val/") else [*range(1, 10)]), tag
-    assert [line["step"] for line in read(folder.metrics)] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 9]
+    assert [line["step"] for line in read_metrics(folder.metrics)] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 9]
 
 
 def test_an_evaluation_that_was_repeated_is_shown_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +141,7 @@ def test_an_evaluation_that_was_repeated_is_shown_once(tiny: Path, monkeypatch: 
     folder = session.run(Experiment.load(tiny, more), resume="")
     found = steps_by_tag(folder)
     assert (found["val/loss"], found["sample/0/text_summary"]) == ([4, 7], [4, 7])
-    assert [line["step"] for line in read(folder.metrics) if "val/loss" in line] == [4, 7]
+    assert [line["step"] for line in read_metrics(folder.metrics) if "val/loss" in line] == [4, 7]
     assert folder.samples.read_text(encoding="utf-8").count("= step 4") == 1
 
 

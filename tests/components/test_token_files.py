@@ -290,7 +290,7 @@ def test_a_token_is_placed_by_file_and_byte(tmp_path: Path, form: str) -> None:
             shard(path.with_suffix(".bin"), [1] * count)
         else:
             save(path.with_suffix(".npy"), np.ones(count, dtype=np.uint16))
-    place = TokenFiles(source=str(tmp_path)).token_place("train", 13)
+    place = TokenFiles(source=str(tmp_path)).token_location("train", 13)
     ending, begin = (".npy", 128) if form == ".npy" else (".bin", 1024 if form == "llm.c" else 0)
     assert place.startswith(f"{tmp_path / 'a_train_2'}{ending}: token 3 at byte {begin + 6}")
     assert ("uint16 (dataset.dtype)" in place) == (form == "headerless")

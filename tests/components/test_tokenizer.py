@@ -27,7 +27,7 @@ from nanogpt_kit.components.tokenizer.gpt2 import GPT2
 from nanogpt_kit.components.tokenizer.huggingface import HuggingFace
 from nanogpt_kit.components.tokenizer.tiktoken import VOCAB_SIZES, Tiktoken
 from nanogpt_kit.core.kinds import load_entry
-from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.corpus import bpe as bpe_module
 from nanogpt_kit.corpus import library_decoder, library_encoder
 from nanogpt_kit.corpus.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
@@ -324,7 +324,7 @@ class TestHuggingFaceGPT1(TestHuggingFace):
 def test_every_built_in_passes_the_suite() -> None:
     kinds = {type(getattr(case, "component", None)) for name, case in globals().items() if name.startswith("Test")}
     for entry in Registry.installed().of_kind("tokenizer"):
-        if entry.distribution == OURS:
+        if entry.distribution == KIT_DISTRIBUTION:
             assert load_entry(entry) in {*kinds, HuggingFace}, f"{entry.qualified} passes no suite"
 
 
@@ -388,7 +388,7 @@ def test_char_leaves_out_and_counts_what_it_does_not_know_where_it_is_told_to() 
     for text, kept in {"a\0bz": "ab", "\U0001f600a\u2603": "a\u2603", "xyz": "", "dcba": "dcba"}.items():
         (ids,) = encoder.encode_batch([text])
         assert encoder.decode(ids) == kept
-        assert encoder.unknown(text, ids) == len(text) - len(kept)
+        assert encoder.count_unknown(text, ids) == len(text) - len(kept)
 
 
 # --- published vocabularies -------------------------------------------------------------------------------------
@@ -440,7 +440,7 @@ def test_states_of_the_first_version_are_restored(gpt2: Encoder, oracle: tiktoke
         restore_encoder = kind.restore(json.loads(json.dumps(first.state())))
         assert ids_of(restore_encoder, "To be,") == oracle.encode_ordinary("To be,")
         assert (restore_encoder.vocab_size, restore_encoder.eot_id) == (50_257, 50_256)
-        assert restore_encoder.cut("what is not known, is not cut ") == 0
+        assert restore_encoder.last_safe_cut("what is not known, is not cut ") == 0
 
 
 @pytest.mark.parametrize("kind", [GPT2, Tiktoken])
@@ -572,7 +572,7 @@ def check_cuts(encoder: Encoder) -> None:
     @given(adversarial, adversarial)
     def check(text: str, follower: str) -> None:
         whole = "a " + text + follower
-        cut = encoder.cut("a " + text)
+        cut = encoder.last_safe_cut("a " + text)
         assert cut >= 1
         assert ids_of(encoder, whole[:cut]) + ids_of(encoder, whole[cut:]) == ids_of(encoder, whole)
 
@@ -607,7 +607,7 @@ def test_no_cut_goes_through_an_added_token(token: hf.AddedToken, cuts: bool, tm
     tokenizer = byte_level()
     (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
     encoder = learnt(HuggingFace(file=saved(tokenizer, tmp_path)))
-    assert bool(encoder.cut("some words in New York ")) == cuts
+    assert bool(encoder.last_safe_cut("some words in New York ")) == cuts
 
 
 def test_a_tokenizer_file_may_have_the_size_of_large_vocabularies(tmp_path: Path) -> None:
@@ -627,9 +627,9 @@ def test_the_dropout_of_a_tokenizer_file_is_off(tmp_path: Path) -> None:
 
 def test_a_document_that_a_tokenizer_file_cannot_cut_has_a_limit(tmp_path: Path) -> None:
     encoder = learnt(HuggingFace(file=saved(words(), tmp_path)))
-    assert encoder.cut("some words " * 100_000) == 0
+    assert encoder.last_safe_cut("some words " * 100_000) == 0
     with pytest.raises(KitError, match=r"a document of more than 16,000,000 characters, which this tokenizer\.json"):
-        encoder.cut("some words " * 2_000_000)
+        encoder.last_safe_cut("some words " * 2_000_000)
 
 
 @pytest.mark.parametrize(
@@ -761,7 +761,7 @@ def test_sentencepiece_gives_text_back_but_for_spaces_before_it(tmp_path: Path) 
             text = text.replace(name, "")
         (ids,) = encoder.encode_batch([text])
         assert encoder.decode(ids).lstrip(" ") == text.lstrip(" ")
-        assert encoder.unknown(text, ids) == 0
+        assert encoder.count_unknown(text, ids) == 0
 
     check()
 
@@ -926,7 +926,7 @@ def test_unknown_words_are_counted(tmp_path: Path) -> None:
         encoder = learnt(HuggingFace(file=saved(tokenizer, tmp_path)))
         text = "times \u00e9 is \U0001f600"
         (ids,) = encoder.encode_batch([text])
-        assert encoder.unknown(text, ids) == 2
+        assert encoder.count_unknown(text, ids) == 2
         assert encoder.decode(ids).split() == ["times", "is"]
 
 

@@ -457,7 +457,7 @@ from nanogpt_kit.api import Norm, Attention
 class Refuses({base}):
     def build(self, ctx): ...
 
-    def refuses(self, ctx):
+    def refusal_reason(self, ctx):
         return f"not on {{ctx.device}}" if ctx.device == "cpu" else None
 """
 

@@ -58,7 +58,7 @@ def test_a_slip_is_named_with_its_line_and_key_and_remedy(text: str, tmp_path: P
     path.write_text(text, encoding="utf-8")
     line, key, remedy = HABITS[text]
     with pytest.raises(KitError) as refused:
-        toml.read_file(path)
+        toml.read_toml_file(path)
     (fault,) = refused.value.faults
     assert (fault.location, fault.key) == (f"{path}:{line}", key)
     assert [words for words in remedy if words not in fault.message] == []
@@ -129,22 +129,22 @@ def test_a_name_with_nul_or_too_long_to_extend_is_refused_at_its_line(tmp_path: 
     for name in ("x\\u0000y", "x" * 5000):
         (tmp_path / "a.toml").write_text(f'extends = "{name}"')
         with pytest.raises(KitError, match=r"a\.toml:1: extends: "):
-            toml.read_chain(tmp_path / "a.toml")
+            toml.read_extended_files(tmp_path / "a.toml")
 
 
 def test_a_long_chain_is_refused_where_it_becomes_too_long(tmp_path: Path) -> None:
     for number in range(toml.MAX_FILES):
         (tmp_path / f"{number}.toml").write_text(f'extends = "{number + 1}.toml"')
     with pytest.raises(KitError, match=rf"{toml.MAX_FILES - 1}\.toml:1: extends: .*{toml.MAX_FILES}"):
-        toml.read_chain(tmp_path / "0.toml")
+        toml.read_extended_files(tmp_path / "0.toml")
     (tmp_path / f"{toml.MAX_FILES - 1}.toml").write_text("")
-    assert len(toml.read_chain(tmp_path / "0.toml")) == toml.MAX_FILES
+    assert len(toml.read_extended_files(tmp_path / "0.toml")) == toml.MAX_FILES
 
 
 def test_a_large_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("#" * (toml.MAX_BYTES + 1))
     with pytest.raises(KitError, match=rf"a\.toml: .*larger than {toml.MAX_BYTES:,} bytes"):
-        toml.read_file(tmp_path / "a.toml")
+        toml.read_toml_file(tmp_path / "a.toml")
 
 
 @pytest.mark.parametrize("before", ["", "[model]\n", "[train]\n"])

@@ -143,7 +143,7 @@ def every(values: Any, at: tuple[str | int, ...] = ()) -> list[tuple[tuple[str |
 def test_every_key_and_element_is_found_on_its_line(name: str, newline: str, tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_bytes(DOCUMENTS[name].replace("\n", newline).encode())
-    document = toml.read_file(path)
+    document = toml.read_toml_file(path)
     assert document.values == tomli.loads(DOCUMENTS[name])
     assert document.lines.keys() == {key for key, _ in every(document.values)}
     for key, value in every(document.values):
@@ -206,7 +206,7 @@ def test_extends_gives_the_base_first(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     write(tmp_path, top='extends = "below/middle.toml"\na = 1', ground="a = 3")
     write(tmp_path / "below", middle='extends = "../ground.toml"\na = 2')
-    documents = toml.read_chain(tmp_path / "top.toml")
+    documents = toml.read_extended_files(tmp_path / "top.toml")
     assert [document.values for document in documents] == [{"a": 3}, {"a": 2}, {"a": 1}]
 
 
@@ -216,7 +216,7 @@ def test_a_circle_of_files_is_refused_where_it_closes(base: str, tmp_path: Path)
     folder.mkdir()
     write(folder, a='extends = "b.toml"', b=f'\nextends = "{base}"')
     with pytest.raises(KitError, match="extend each other in a circle") as refused:
-        toml.read_chain(folder / "a.toml")
+        toml.read_extended_files(folder / "a.toml")
     circle = f"{folder / 'a.toml'} -> {folder / 'b.toml'} -> {folder / base}"
     assert str(refused.value).startswith(f"{folder / 'b.toml'}:2: extends: ")
     assert str(refused.value).endswith(circle)
@@ -225,7 +225,7 @@ def test_a_circle_of_files_is_refused_where_it_closes(base: str, tmp_path: Path)
 def test_a_missing_base_is_named_at_the_line_of_extends(tmp_path: Path) -> None:
     write(tmp_path, a='# x\n\nextends = "gone.toml"')
     with pytest.raises(KitError) as refused:
-        toml.read_chain(tmp_path / "a.toml")
+        toml.read_extended_files(tmp_path / "a.toml")
     message = str(refused.value)
     assert message.startswith(
         f"{tmp_path / 'a.toml'}:3: extends: {tmp_path / 'gone.toml'}: cannot be read: No such file"
@@ -236,19 +236,19 @@ def test_a_missing_base_is_named_at_the_line_of_extends(tmp_path: Path) -> None:
 def test_a_fault_in_a_base_is_told_in_the_base(tmp_path: Path) -> None:
     write(tmp_path, a='extends = "b.toml"', b="x = \n")
     with pytest.raises(KitError, match=r"b\.toml:1: x: not TOML"):
-        toml.read_chain(tmp_path / "a.toml")
+        toml.read_extended_files(tmp_path / "a.toml")
 
 
 @pytest.mark.parametrize("base", ["3", '["b.toml"]', "{ x = 1 }"])
 def test_extends_takes_one_path(base: str, tmp_path: Path) -> None:
     write(tmp_path, a=f"\nextends = {base}")
     with pytest.raises(KitError, match=r"a\.toml:2: extends: should be the path of one file, got "):
-        toml.read_chain(tmp_path / "a.toml")
+        toml.read_extended_files(tmp_path / "a.toml")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(KitError, match=r"gone\.toml: cannot be read: No such file"):
-        toml.read_file(tmp_path / "gone.toml")
+        toml.read_toml_file(tmp_path / "gone.toml")
 
 
 @pytest.mark.parametrize(
@@ -257,17 +257,17 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_syntax_error_has_its_line(text: str, line: int, tmp_path: Path) -> None:
     write(tmp_path, a=text)
     with pytest.raises(KitError, match=rf"a\.toml:{line}: (\w+: )?not TOML: "):
-        toml.read_file(tmp_path / "a.toml")
+        toml.read_toml_file(tmp_path / "a.toml")
 
 
 def test_a_file_that_is_not_utf8_names_the_byte_and_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b'a = 1\r\nb = "caf\xe9"\r\n')
     with pytest.raises(KitError, match=r"a\.toml:2: not UTF-8: byte 0xe9 at offset 15; save the file as UTF-8"):
-        toml.read_file(tmp_path / "a.toml")
+        toml.read_toml_file(tmp_path / "a.toml")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfa = 1\n")
-    document = toml.read_file(tmp_path / "a.toml")
+    document = toml.read_toml_file(tmp_path / "a.toml")
     assert document.values == {"a": 1}
     assert document.lines == {("a",): 1}

@@ -161,13 +161,13 @@ def test_what_was_checked_is_what_is_executed_and_kept(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "exp.toml")
-    source, consents = (tmp_path / "mine.py").read_bytes(), trust.consents
+    source, consents = (tmp_path / "mine.py").read_bytes(), trust.obtain_consent
 
     def swapped_meanwhile(*values: object) -> bool:
         (tmp_path / "mine.py").write_text("raise RuntimeError('executed without consent')")
         return consents(*values)
 
-    monkeypatch.setattr(trust, "consents", swapped_meanwhile)
+    monkeypatch.setattr(trust, "obtain_consent", swapped_meanwhile)
     experiment = Experiment.load(path, trust_code=True)
     assert experiment.component_sources == {tmp_path / "mine.py": source}
 
@@ -231,7 +231,7 @@ def test_who_is_asked_decides(
         asked.append((path, size))
         return answer
 
-    with trust.ask_with(question):
+    with trust.consent_question(question):
         if answer:
             Experiment.load(path)
             Experiment.load(path)

@@ -32,7 +32,7 @@ from nanogpt_kit.data.encode import EncodedChunk, encode_chunk
 from nanogpt_kit.data.encoders import EncoderRecipe
 from nanogpt_kit.data.prepare import data_root, prepare
 from nanogpt_kit.data.worker_pool import WorkerPool
-from nanogpt_kit.data.writer import StalePartial, TokenWriter
+from nanogpt_kit.data.writer import StalePreparation, TokenWriter
 from nanogpt_kit.runs.lock import Lock
 
 # A tokenizer worth other processes; told to, it fails at a word.
@@ -70,7 +70,7 @@ class WordsEncoder(Encoder):
                     raise ValueError("3900")
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
 
-    def cut(self, text):
+    def last_safe_cut(self, text):
         return text.rfind(" ") + 1
 
     def decode_bytes(self, ids):
@@ -96,7 +96,7 @@ class AfterSpaces(ByteEncoder):
 
     is_expensive = True
 
-    def cut(self, text: str) -> int:
+    def last_safe_cut(self, text: str) -> int:
         return text.rfind(" ") + 1
 
 
@@ -150,7 +150,7 @@ def test_a_document_that_nowhere_may_be_cut_stays_whole(monkeypatch: pytest.Monk
     looked = []
 
     class Nowhere(ByteEncoder):
-        def cut(self, text: str) -> int:
+        def last_safe_cut(self, text: str) -> int:
             looked.append(len(text))
             return 0
 
@@ -428,7 +428,7 @@ def test_what_is_damaged_of_an_earlier_preparation_is_not_gone_on_with(
     TokenWriter(folder, ("train", "val"), "us").stack.close()  # as long as nothing is wrong, it would be
     harm(folder)
     outside = files(tmp_path) if (tmp_path / "outside").is_file() else {}
-    with pytest.raises(StalePartial, match=names):
+    with pytest.raises(StalePreparation, match=names):
         TokenWriter(folder, ("train", "val"), "us")
     assert all((tmp_path / name).read_bytes() == content for name, content in outside.items())
 

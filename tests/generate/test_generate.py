@@ -18,7 +18,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.generate.prompt import encode_prompt
-from nanogpt_kit.runs.folder import find
+from nanogpt_kit.runs.folder import find_run
 from nanogpt_kit.train import session
 
 
@@ -134,7 +134,7 @@ def test_a_run_of_its_own_code_needs_trust_where_that_code_never_ran(
 
 
 def test_a_run_without_a_checkpoint_says_so(loaded: TextGenerator) -> None:
-    folder = find("tiny")
+    folder = find_run("tiny")
     shutil.rmtree(folder.checkpoints)
     with pytest.raises(KitError, match="no checkpoint yet"):
         load_run(folder.path)
@@ -142,7 +142,7 @@ def test_a_run_without_a_checkpoint_says_so(loaded: TextGenerator) -> None:
 
 def test_weights_come_from_the_newest_whole_checkpoint(tiny: Path) -> None:
     folder = session.run(Experiment.load(tiny, ["callback=[]"]))
-    newest = store.newest(folder.checkpoints)
+    newest = store.newest_whole_checkpoint(folder.checkpoints)
     assert newest is not None
     (newest / store.MODEL).unlink()
     assert load_run(folder.path).generate(["1"], max_new_tokens=2)

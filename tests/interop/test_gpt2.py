@@ -24,7 +24,7 @@ from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.interop.exporting import export_model
 from nanogpt_kit.interop.importing import import_run
-from nanogpt_kit.runs.folder import find, runs_root
+from nanogpt_kit.runs.folder import find_run, runs_root
 from nanogpt_kit.train import session
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -216,7 +216,7 @@ def test_an_imported_run_writes_is_found_by_name_and_is_not_resumed(
 ) -> None:
     gpt2(tmp_path / "hf", **SMALL)
     folder = import_run(str(tmp_path / "hf"), overrides=BYTE)
-    assert find("hf") == folder
+    assert find_run("hf") == folder
     assert folder.status().state == "finished"
     assert "imported" in json.loads((folder.path / "provenance.json").read_text())
     assert command("sample", "hf", "--max-new-tokens", "5", "--prompt", "abc").out.startswith("abc")
@@ -553,7 +553,7 @@ def test_an_import_that_is_killed_leaves_nothing_that_is_taken_for_a_run(
     (left,) = (runs_root() / "mine").iterdir()
     assert (left / "checkpoints").exists()
     with pytest.raises(KitError, match="no run"):
-        find("mine")
+        find_run("mine")
 
 
 def test_a_folder_of_any_name_gets_a_name_that_a_run_may_have(tmp_path: Path) -> None:
@@ -586,12 +586,17 @@ def test_an_attention_computes_what_its_base_class_does_unless_it_builds_another
             raise NotImplementedError
 
     class Kernel(SDPA):
-        computes = "softmax"
+        computed_function = "softmax"
 
         def build(self, ctx: LayerContext) -> nn.Module:
             raise NotImplementedError
 
-    assert [found.computes for found in (SDPA, Windowed, Other, Kernel)] == ["softmax", "softmax", None, "softmax"]
+    assert [found.computed_function for found in (SDPA, Windowed, Other, Kernel)] == [
+        "softmax",
+        "softmax",
+        None,
+        "softmax",
+    ]
 
 
 def test_meta_belongs_to_nanogpts_checkpoints(tmp_path: Path, command: Callable[..., object]) -> None:

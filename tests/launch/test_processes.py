@@ -17,7 +17,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch import processes
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
 
 RUN = [sys.executable, "-m", "nanogpt_kit", "run"]
@@ -29,7 +29,7 @@ def newest(tiny: Path) -> RunFolder:
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [line["train/loss"] for line in read(folder.metrics) if "train/loss" in line]
+    return [line["train/loss"] for line in read_metrics(folder.metrics) if "train/loss" in line]
 
 
 def wait_for_step(tiny: Path, step: int, process: subprocess.Popen[str]) -> None:
@@ -38,7 +38,11 @@ def wait_for_step(tiny: Path, step: int, process: subprocess.Popen[str]) -> None
         assert process.poll() is None, process.communicate()[1]
         root = tiny.parent / "runs" / "tiny"
         found = runs.runs_of_experiment(root) if root.exists() else []
-        if found and found[-1].metrics.exists() and any(line["step"] >= step for line in read(found[-1].metrics)):
+        if (
+            found
+            and found[-1].metrics.exists()
+            and any(line["step"] >= step for line in read_metrics(found[-1].metrics))
+        ):
             return
         time.sleep(0.05)
     raise AssertionError("it does not come that far")
@@ -141,7 +145,7 @@ def test_torchrun_starts_again_and_the_run_goes_on(tiny: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     (folder,) = runs.runs_of_experiment(tiny.parent / "runs" / "tiny")
     assert folder.status().state == "finished"
-    steps = [line["step"] for line in read(folder.metrics) if "train/loss" in line]
+    steps = [line["step"] for line in read_metrics(folder.metrics) if "train/loss" in line]
     assert steps == list(range(1, 21))
 
 

@@ -194,7 +194,7 @@ def test_a_lock_that_cannot_be_made_is_none(monkeypatch: pytest.MonkeyPatch, err
 def test_a_file_system_without_locks_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(monkeypatch, 2)
     no = OSError(errno.ENOLCK, "no locks available")
-    monkeypatch.setattr("nanogpt_kit.runs.lock.acquire", lambda *_: (_ for _ in ()).throw(no))
+    monkeypatch.setattr("nanogpt_kit.runs.lock.acquire_lock", lambda *_: (_ for _ in ()).throw(no))
     with hold_slots(2, "cpu") as one, hold_slots(2, "cpu") as two:
         assert one == two == allocate_slots(2, "cpu")
 

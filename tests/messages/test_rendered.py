@@ -13,7 +13,7 @@ import pytest
 
 import nanogpt_kit
 from nanogpt_kit.cli import main
-from nanogpt_kit.core.registry import OURS, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 
 FOLDER = Path(__file__).parent / "rendered"
 QUICKSTART = Path(nanogpt_kit.__path__[0]).parent / "experiments" / "quickstart.toml"
@@ -87,7 +87,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {  # what is wrong -> the command
 @pytest.fixture(autouse=True)
 def reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is installed beside the package, and however wide the terminal is."""
-    built_in = Registry([entry for entry in Registry.installed().entries if entry.distribution == OURS])
+    built_in = Registry([entry for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION])
     monkeypatch.setattr(Registry, "installed", classmethod(lambda cls: built_in))
     monkeypatch.setenv("COLUMNS", "110")
     monkeypatch.setattr(sys.modules["__main__"], "__package__", "")  # from which click takes the name of the command

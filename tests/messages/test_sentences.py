@@ -23,7 +23,7 @@ SHOWN_CALLS = {  # each positional string is shown; Fault and option_error take 
     *("echo", "confirm", "request_stop", "info", "warning", "error"),
 }
 SHOWN_KEYWORDS = {"help", "description"}
-SHOWN_RETURNS = {"refuses", "explain_choices", "lacks"}  # methods whose strings are shown
+SHOWN_RETURNS = {"refusal_reason", "explain_choices", "missing_split_reason"}  # methods whose strings are shown
 PROSE = re.compile(r"[^\W\d_]{3,}[,;:]? [\w{(]|[\w})][,;:]? [^\W\d_]{3,}")  # a word before or after another
 PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 MARKUP = re.compile(r"<[^<>]*>?")

@@ -59,7 +59,7 @@ def test_what_killed_processes_left_is_cleared_and_nothing_else(tmp_path: Path) 
     for name in (".a.0123456789abcdef.tmp", "a", ".a.tmp", ".hidden", "b.0123456789abcdef.tmp"):
         (tmp_path / name).write_text("text")
     (tmp_path / ".l.0123456789abcdef.tmp").symlink_to("outside")
-    writing.clear_temporary(tmp_path)
+    writing.remove_temporary_files(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"a", ".a.tmp", ".hidden", "b.0123456789abcdef.tmp", "outside"}
     assert (tmp_path / "outside").read_text() == "precious"
 

@@ -36,7 +36,7 @@ def recorded(tmp_path: Path, tiny: Path) -> RunFolder:
         fingerprint=experiment.fingerprint(),
         components={},
         distributions={},
-        machine=Machine.here(),
+        machine=Machine.of_this_machine(),
     )
     run.write_provenance(origin)
     return run
@@ -50,7 +50,7 @@ def test_provenance_tells_command_code_components_and_data(
     monkeypatch.setattr(sys, "argv", ["nanogpt-kit", "run", "two words.toml"])
     experiment = Experiment.load(tiny, ["train.seed=29"])
     data = TrainingData(folder="data", dataset="print", tokenizer="print", splits={}, documents={})
-    values, patch = provenance.collect(experiment, Machine.here(device="cpu"), data=data)
+    values, patch = provenance.collect_provenance(experiment, Machine.of_this_machine(device="cpu"), data=data)
     assert values.command == "nanogpt-kit run 'two words.toml'"
     head = subprocess.run(
         ["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, check=True, text=True

@@ -16,14 +16,14 @@ import pytest
 
 from nanogpt_kit.api import KitError
 from nanogpt_kit.runs import folder, metrics
-from nanogpt_kit.runs.folder import RunFolder, create, find, runs_root
+from nanogpt_kit.runs.folder import RunFolder, find_run, new_run_folder, runs_root
 from nanogpt_kit.system.reading import sha256_file
 
 Holder = Callable[[Path], AbstractContextManager[subprocess.Popen[str]]]
 
 
 def a_run(experiment: str = "tiny", seed: int = 7) -> RunFolder:
-    run = create(experiment, seed, fingerprint="print")
+    run = new_run_folder(experiment, seed, fingerprint="print")
     run.experiment.write_text("")
     return run
 
@@ -32,14 +32,14 @@ def a_run(experiment: str = "tiny", seed: int = 7) -> RunFolder:
 
 
 def test_a_run_is_named_by_time_seed_and_hash() -> None:
-    run = create("tiny", seed=7, fingerprint="print")
+    run = new_run_folder("tiny", seed=7, fingerprint="print")
     assert run.path.parent == runs_root() / "tiny"
     assert re.fullmatch(r"\d{8}-\d{9}-s7-[0-9a-f]{6}", run.path.name)
     assert run.path.is_dir()
 
 
 def test_runs_of_the_same_second_have_names_in_the_order_of_their_start() -> None:
-    paths = [create("tiny", seed=7, fingerprint="print").path for _ in range(20)]
+    paths = [new_run_folder("tiny", seed=7, fingerprint="print").path for _ in range(20)]
     assert paths == sorted(set(paths))
 
 
@@ -48,7 +48,7 @@ def test_runs_that_cannot_be_written_are_refused(tmp_path: Path, file: str) -> N
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).touch()
     with pytest.raises(KitError, match=r"Not a directory|not a folder"):
-        create("tiny", seed=7, fingerprint="print")
+        new_run_folder("tiny", seed=7, fingerprint="print")
     with pytest.raises(KitError, match=f"cannot write to {tmp_path}/runs/tiny"):
         folder.check_runs_writable("tiny")
 
@@ -67,10 +67,10 @@ def test_a_run_is_found_by_its_folder_and_an_experiment_by_its_newest_run(
     oldest, middle, newest = (a_run("tiny", seed) for seed in (9, 8, 7))
     a_run("other")
     monkeypatch.chdir(tmp_path)
-    assert find(str(oldest.path)) == oldest
-    assert find(f"tiny/{oldest.path.name}") == oldest
-    assert find("tiny") == newest
-    assert find("runs/tiny").path.absolute() == newest.path
+    assert find_run(str(oldest.path)) == oldest
+    assert find_run(f"tiny/{oldest.path.name}") == oldest
+    assert find_run("tiny") == newest
+    assert find_run("runs/tiny").path.absolute() == newest.path
     assert folder.runs_of_experiment(runs_root() / "tiny") == [oldest, middle, newest]
 
 
@@ -136,17 +136,17 @@ def test_a_run_whose_provenance_cannot_be_read_is_the_oldest(tmp_path: Path, con
 
 def test_a_folder_that_was_never_a_run_is_passed_over() -> None:
     run = a_run()
-    create("tiny", seed=8, fingerprint="killed before its experiment was written")
-    assert find("tiny") == run
+    new_run_folder("tiny", seed=8, fingerprint="killed before its experiment was written")
+    assert find_run("tiny") == run
 
 
 def test_an_unknown_run_is_told_the_nearest_experiment() -> None:
     with pytest.raises(KitError, match=r"no run 'tinny'.*There are none\."):
-        find("tinny")
+        find_run("tinny")
     a_run("tiny")
     a_run("owt-gpt2")
     with pytest.raises(KitError, match=r"no run 'tinny'.*did you mean 'tiny'\? Allowed: owt-gpt2, tiny\."):
-        find("tinny")
+        find_run("tinny")
 
 
 # --- status -----------------------------------------------------------------------------------------------------
@@ -224,15 +224,15 @@ def test_metrics_are_read_as_they_were_written_and_appended_to(tmp_path: Path) -
     first, second = {"step": 1, "train/loss": 0.1 + 0.2}, {"step": 2, "val/loss": 1e-300}
     log = metrics.MetricsLog(tmp_path / "m.jsonl")
     log.write(first)
-    assert list(metrics.read(log.path)) == [first]  # while the run goes on
+    assert list(metrics.read_metrics(log.path)) == [first]  # while the run goes on
     log_of(log.path, second)
-    assert list(metrics.read(log.path)) == [first, second]
-    assert list(metrics.read(tmp_path / "none.jsonl")) == []
+    assert list(metrics.read_metrics(log.path)) == [first, second]
+    assert list(metrics.read_metrics(tmp_path / "none.jsonl")) == []
 
 
 def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
     path = log_of(tmp_path / "m.jsonl", {"step": 1, "a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 0.5})
-    assert list(metrics.read(path)) == [{"step": 1, "a": None, "b": None, "c": None, "d": 0.5}]
+    assert list(metrics.read_metrics(path)) == [{"step": 1, "a": None, "b": None, "c": None, "d": 0.5}]
     json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
@@ -242,7 +242,7 @@ def test_a_line_that_a_kill_tore_is_passed_over(tmp_path: Path) -> None:
     first = whole.index(b"\n")
     for end in range(first + 1, len(whole) - 1):
         path.write_bytes(whole[:end])
-        assert [record["step"] for record in metrics.read(path)] == [1]
+        assert [record["step"] for record in metrics.read_metrics(path)] == [1]
 
 
 def test_a_resumed_log_forgets_what_came_after_its_step(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_resumed_log_forgets_what_came_after_its_step(tmp_path: Path) -> None:
     metrics.truncate_metrics(path, 5)
     log_of(path, {"step": 6, "loss": float("nan")})
     expected = [*({"step": step, "loss": 1 / 3 + step} for step in range(1, 6)), {"step": 6, "loss": None}]
-    assert list(metrics.read(path)) == expected
+    assert list(metrics.read_metrics(path)) == expected
     assert path.read_text().endswith("}\n")
     metrics.truncate_metrics(path, 0)
     assert path.read_text() == ""
@@ -270,9 +270,9 @@ def test_a_tail_that_a_kill_tore_is_dropped(tmp_path: Path, tail: bytes, caplog:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b"".join(WHOLE) + tail)
     expected = [json.loads(line) for line in (*WHOLE, *([tail] if tail.endswith(b"}") else []))]
-    assert list(metrics.read(path)) == expected
+    assert list(metrics.read_metrics(path)) == expected
     assert metrics.truncate_metrics(path, 5) == 5
-    assert list(metrics.read(path)) == expected
+    assert list(metrics.read_metrics(path)) == expected
     assert path.read_bytes().endswith(b"}\n")
     assert not caplog.records
 
@@ -304,7 +304,7 @@ def test_a_damaged_line_is_named_and_nothing_is_deleted(
         metrics.truncate_metrics(path, 1)
     assert caught.value.faults[0].location == f"{path}:{at + 1}"
     assert path.read_bytes() == whole
-    steps = [record["step"] for record in metrics.read(path)]
+    steps = [record["step"] for record in metrics.read_metrics(path)]
     tail = metrics.MetricsReader(path)
     assert [record["step"] for record in tail.new_records()] == steps
     shown = [step for step in range(1, 6) if step != at + 1]
@@ -330,4 +330,4 @@ def test_lines_without_text_are_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b"\r\n".join([WHOLE[0].strip(), b"", WHOLE[1].strip(), b""]))
     assert metrics.truncate_metrics(path, 5) == 2
-    assert [record["step"] for record in metrics.read(path)] == [1, 2]
+    assert [record["step"] for record in metrics.read_metrics(path)] == [1, 2]

@@ -16,7 +16,13 @@ import pytest
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch import processes
-from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch, hide_in_text, hide_password, scrub
+from nanogpt_kit.runs.secrets import (
+    hide_in_command,
+    hide_in_patch,
+    hide_in_text,
+    hide_password,
+    hide_password_in_message,
+)
 from nanogpt_kit.sweep.study.storage import check_storage_form, is_journal, open_storage
 
 # Each URL's secrets, and what may be shown of it. A port that nobody listens at, where one is reached.
@@ -107,7 +113,7 @@ def test_no_message_of_a_driver_has_it(url: str, secrets: list[str], shown: str)
     host = url.rpartition("@")[2].partition("/")[0]
     tails = [f"{url.split('@')[-2]}@{host}" if "@" in url else "", *secrets, *map(repr, secrets), *map(quote, secrets)]
     said = f"could not connect with {url} or {tails!r} or {json.dumps(tails)} or {shlex.join(tails)}"
-    free_of([one for one in secrets if len(one) > 3], scrub(said, url) if "://" in url else "")
+    free_of([one for one in secrets if len(one) > 3], hide_password_in_message(said, url) if "://" in url else "")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +147,7 @@ def test_a_drivers_message_is_scrubbed_where_it_is_printed(tmp_path: Path, monke
 
 
 def test_a_message_that_may_hold_a_short_password_is_not_shown() -> None:
-    assert "host" not in scrub("no such host", "postgresql://me:o@h/db")
+    assert "host" not in hide_password_in_message("no such host", "postgresql://me:o@h/db")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.launch import slot_process
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.sweep import session
 from nanogpt_kit.sweep.study.storage import open_storage
 
@@ -105,7 +105,9 @@ def measured(folder: Path) -> dict[str, Any]:
     """What each trial has written down of its training, to the bit, and what TensorBoard shows of it."""
     found: dict[str, Any] = {}
     for trial in sorted(folder.glob("trial-*")):
-        lines = [{key: line[key] for key in line if "loss" in key or key == "step"} for line in read(trial / METRICS)]
+        lines = [
+            {key: line[key] for key in line if "loss" in key or key == "step"} for line in read_metrics(trial / METRICS)
+        ]
         events = EventAccumulator(str(trial / "tensorboard"), size_guidance={"scalars": 0})
         events.Reload()
         curves = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in ("train/loss", "val/loss")}
@@ -172,5 +174,7 @@ def test_trials_of_two_processes_and_a_branch_are_had_again_from_best_toml(make_
     again = sweep.path.parent / "again"
     subprocess.run([sys.executable, "-m", "nanogpt_kit", *command.split(), f"--into={again}"], check=True)
     run = sweep.folder / f"trial-{best['number']:04d}-s1337"
-    mine, theirs = ([one["val/loss"] for one in read(at / "metrics.jsonl") if "val/loss" in one] for at in (again, run))
+    mine, theirs = (
+        [one["val/loss"] for one in read_metrics(at / "metrics.jsonl") if "val/loss" in one] for at in (again, run)
+    )
     assert mine == theirs

@@ -17,7 +17,7 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.sweep import preview
 from nanogpt_kit.sweep.study.records import TrialResult
 
@@ -54,7 +54,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
 
 
 def records(sweep: Any, trial: int, seed: int = 1337) -> list[dict[str, Any]]:
-    return list(read(sweep.folder / f"trial-{trial:04d}-s{seed}" / "metrics.jsonl"))
+    return list(read_metrics(sweep.folder / f"trial-{trial:04d}-s{seed}" / "metrics.jsonl"))
 
 
 def test_each_way_a_trial_can_end(make_sweep: MakeSweep) -> None:
@@ -134,7 +134,7 @@ def test_two_controllers_share_a_sweep_confirm_its_best_and_best_toml_gives_the_
     again = sweep.path.parent / "again"
     best_file = sweep.folder / "best.toml"
     subprocess.run([sys.executable, "-m", "nanogpt_kit", "run", str(best_file), f"--into={again}"], check=True)
-    mine = [record for record in read(again / "metrics.jsonl") if "val/loss" in record]
+    mine = [record for record in read_metrics(again / "metrics.jsonl") if "val/loss" in record]
     theirs = [record for record in records(sweep, best.number) if "val/loss" in record]
     assert [record["val/loss"] for record in mine] == [record["val/loss"] for record in theirs]
     assert mine[-1]["val/loss"] == best.value

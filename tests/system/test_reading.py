@@ -58,11 +58,11 @@ def test_what_is_not_a_regular_file_is_refused_at_once(no_file: Path) -> None:
 
 def test_toml_is_read_from_regular_files_only(no_file: Path) -> None:
     with pytest.raises(KitError, match=str(no_file)):
-        toml.read_file(no_file)
+        toml.read_toml_file(no_file)
 
 
 def test_what_a_file_extends_is_a_regular_file(tmp_path: Path, no_file: Path) -> None:
     path = tmp_path / "exp.toml"
     path.write_text(f'extends = "{no_file}"\n')
     with pytest.raises(KitError, match=str(no_file)):
-        toml.read_chain(path)
+        toml.read_extended_files(path)

@@ -90,8 +90,8 @@ class BrokenTokens(Broken):
     def token_count(self) -> int | None:
         return 15 if self.how == "a token too few" else 16
 
-    def token_place(self, split: str, index: int) -> str:
-        return "somewhere" if self.how == "tokens without places" else super().token_place(split, index)
+    def token_location(self, split: str, index: int) -> str:
+        return "somewhere" if self.how == "tokens without places" else super().token_location(split, index)
 
     def vocabulary(self) -> Mapping[str, Any] | None:
         return {"characters": {1, 2}} if self.how == "a vocabulary that is a set" else {"characters": "ab"}

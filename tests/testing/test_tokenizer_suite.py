@@ -35,7 +35,7 @@ class Sound(Encoder):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return bytes((int(token) + self.first) % 256 for token in ids if token != 256)
 
-    def cut(self, text: str) -> int:
+    def last_safe_cut(self, text: str) -> int:
         return len(text)
 
     def state(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class DecodesArraysInTheirOwnType(Sound):
 
 
 class FindsSpacesStrange(Sound):
-    def unknown(self, text: str, ids: np.ndarray) -> int:
+    def count_unknown(self, text: str, ids: np.ndarray) -> int:
         return text.count(" ")
 
 
@@ -198,7 +198,7 @@ class PairsLetters(Sound):
 
 
 class CutsBeyondTheText(Sound):
-    def cut(self, text: str) -> int:
+    def last_safe_cut(self, text: str) -> int:
         return len(text) + 1
 
 

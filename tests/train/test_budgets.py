@@ -15,7 +15,7 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.runs.status import Best
 from nanogpt_kit.train import session, trainer
 
@@ -27,7 +27,7 @@ def run(tiny: Path, *overrides: str, resume: str | None = None) -> RunFolder:
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [line["train/loss"] for line in read(folder.metrics) if "train/loss" in line]
+    return [line["train/loss"] for line in read_metrics(folder.metrics) if "train/loss" in line]
 
 
 def steps_kept(folder: RunFolder) -> list[int]:
@@ -202,7 +202,7 @@ def test_averages_are_evaluated_and_training_does_not_notice(tiny: Path) -> None
     averaged = session.run(Experiment.load(tiny, options))
     unseen = session.run(Experiment.load(tiny, ['callback=[{use="ema", decay=0.9, evaluate=false}]']))
     assert losses(averaged) == losses(plain) == losses(unseen)
-    value = {folder: list(read(folder.metrics))[-1]["val/loss"] for folder in (plain, averaged, unseen)}
+    value = {folder: list(read_metrics(folder.metrics))[-1]["val/loss"] for folder in (plain, averaged, unseen)}
     assert value[unseen] == value[plain] != value[averaged]
     weights, kept = (load_run(averaged.path, weights=name).model.state_dict() for name in (None, "ema"))
     trained = load_run(plain.path).model.state_dict()

@@ -21,12 +21,12 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.generate.load import load_run
-from nanogpt_kit.runs.folder import RunFolder, find
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.folder import RunFolder, find_run
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from nanogpt_kit.train import compile as compiling
 from nanogpt_kit.train import session
-from nanogpt_kit.train.compile import Compile
+from nanogpt_kit.train.compile import CompileChoice
 from nanogpt_kit.train.trainer import Trainer
 
 pytestmark = ignore_torch_warnings
@@ -39,11 +39,11 @@ def run(tiny: Path, *overrides: str) -> RunFolder:
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [line["train/loss"] for line in read(folder.metrics) if "train/loss" in line]
+    return [line["train/loss"] for line in read_metrics(folder.metrics) if "train/loss" in line]
 
 
 def weights(folder: RunFolder) -> Any:
-    newest = store.newest(folder.checkpoints)
+    newest = store.newest_whole_checkpoint(folder.checkpoints)
     assert newest is not None
     return store.read_weights(newest)
 
@@ -55,16 +55,16 @@ def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("nanogpt_kit.train.cores.MIN_SECONDS_PER_CHUNK", 1e-12)
-    real = Compile.warm_up
+    real = CompileChoice.warm_up
 
     forbidden = ExitStack()
 
-    def warm_up_then_forbid(*args: Any) -> Compile:
+    def warm_up_then_forbid(*args: Any) -> CompileChoice:
         compiled = real(*args)
         forbidden.enter_context(torch._dynamo.config.patch(error_on_recompile=True))
         return compiled
 
-    monkeypatch.setattr(Compile, "warm_up", warm_up_then_forbid)
+    monkeypatch.setattr(CompileChoice, "warm_up", warm_up_then_forbid)
     options = ("evaluate.every_steps=3", "checkpoint.every_steps=4", 'train.watch=["activations", "attention"]')
     options = (*options, "train.log_every_steps=2", "train.batch_tokens=80", "train.micro_batch_size=2")  # 2, 2 and 1
     options = (*options, f"train.threads={threads}")
@@ -125,7 +125,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_written(tiny: Path, caplog: pytes
 def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     options = ["callback=['ema']", "train.compile=default", "train.steps=3"]
     monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
-    monkeypatch.setattr(Compile, "apply", lambda *_, **__: None)
+    monkeypatch.setattr(CompileChoice, "apply", lambda *_, **__: None)
     began = time.monotonic()
     accumulate = Trainer.accumulate
     monkeypatch.setattr(Trainer, "accumulate", lambda *_: (os.kill(os.getpid(), getattr(signal, name)), time.sleep(30)))
@@ -133,7 +133,7 @@ def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pyte
         session.run(Experiment.load(tiny, options))
     monkeypatch.setattr(Trainer, "accumulate", accumulate)
     assert time.monotonic() - began < 10
-    folder = find("tiny")
+    folder = find_run("tiny")
     status = folder.status()
     assert (status.state, status.reason, status.step) == ("interrupted", name, 0)
     assert not folder.checkpoints.exists()
@@ -143,11 +143,11 @@ def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pyte
 
 def test_a_signal_before_it_compiles_saves_and_compiles_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
-    monkeypatch.setattr(Compile, "apply", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(Compile, "warm_up", lambda *_: pytest.fail("it compiles"))
+    monkeypatch.setattr(CompileChoice, "apply", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(CompileChoice, "warm_up", lambda *_: pytest.fail("it compiles"))
     with pytest.raises(KeyboardInterrupt):
         run(tiny, "train.compile=default")
-    assert find("tiny").status().state == "interrupted"
+    assert find_run("tiny").status().state == "interrupted"
 
 
 def test_without_a_compiler_there_is_one_warning(
@@ -175,7 +175,7 @@ def test_auto_weighs_what_compiling_costs(
     monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)
     experiment = Experiment.load(tiny, [f"train.steps={steps}"])
     ctx = RunContext(**{**vars(CPU), "precision": precision})
-    assert Compile.choose(experiment, ctx, parameters, cores=2).mode == mode
+    assert CompileChoice.choose(experiment, ctx, parameters, cores=2).mode == mode
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it was not measured")
@@ -183,7 +183,7 @@ def test_auto_weighs_what_compiling_costs(
 def test_on_a_cpu_kernels_are_called_without_pythons_lock(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(nn.Module, "compile", lambda module, **options: asked.append(options["options"]))
-    Compile(mode, "").apply(nn.Linear(2, 2), CPU, micro_steps=1)
+    CompileChoice(mode, "").apply(nn.Linear(2, 2), CPU, micro_steps=1)
     assert asked == [{**list_mode_options(mode), "cpp_wrapper": True}]
 
 

@@ -18,7 +18,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train import cores, session
-from nanogpt_kit.train.cores import Cores, ThreadedModel
+from nanogpt_kit.train.cores import CoreAllocation, ThreadedModel
 
 CPU: dict[str, Any] = {"device": "cpu", "world_size": 1, "splits": ("train", "val"), "block_size": 16}
 TWO = ("model.dropout=0.0", "train.threads=2", "train.batch_tokens=112", "train.micro_batch_size=5")  # 5 and 2 windows
@@ -30,8 +30,10 @@ def split_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "MIN_SECONDS_PER_CHUNK", 1e-12)
 
 
-def chosen(tiny: Path, *overrides: str, precision: str = "fp32", **changes: Any) -> Cores:
-    return Cores.choose(Experiment.load(tiny, overrides), RunContext(precision=precision, **{**CPU, **changes}), 257)
+def chosen(tiny: Path, *overrides: str, precision: str = "fp32", **changes: Any) -> CoreAllocation:
+    return CoreAllocation.choose(
+        Experiment.load(tiny, overrides), RunContext(precision=precision, **{**CPU, **changes}), 257
+    )
 
 
 @pytest.fixture
@@ -43,19 +45,25 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("windows", "expected"),
-    [(1, Cores(1, 1, 1)), (2, Cores(2, 1, 1)), (4, Cores(4, 1, 1)), (5, Cores(3, 1, 1)), (1_000_000, Cores(4, 2, 8))],
+    [
+        (1, CoreAllocation(1, 1, 1)),
+        (2, CoreAllocation(2, 1, 1)),
+        (4, CoreAllocation(4, 1, 1)),
+        (5, CoreAllocation(3, 1, 1)),
+        (1_000_000, CoreAllocation(4, 2, 8)),
+    ],
 )
 def test_windows_are_split_before_operations_are(
-    tiny: Path, eight_cores: None, split_however_small: None, windows: int, expected: Cores
+    tiny: Path, eight_cores: None, split_however_small: None, windows: int, expected: CoreAllocation
 ) -> None:
     options = ["model.dropout=0.0", f"train.batch_tokens={16 * windows}", f"train.micro_batch_size={windows}"]
     assert chosen(tiny, *options) == expected
-    assert chosen(tiny, *options, "train.threads=1") == Cores(1, 1, 1)
+    assert chosen(tiny, *options, "train.threads=1") == CoreAllocation(1, 1, 1)
 
 
 def test_small_passes_are_left_whole(tiny: Path, eight_cores: None) -> None:
     options = ["model.dropout=0.0", "train.batch_tokens=64", "train.micro_batch_size=4"]
-    assert chosen(tiny, *options) == Cores(1, 1, 1)
+    assert chosen(tiny, *options) == CoreAllocation(1, 1, 1)
     assert chosen(tiny, *options, "model.n_embd=384", "model.n_layer=6", "model.block_size=64").chunks == 1  # 1 window
     wide = chosen(tiny, "model.dropout=0.0", "model.n_embd=384", "model.n_layer=6", "train.micro_batch_size=5")
     assert wide.chunks == 3
@@ -74,9 +82,9 @@ def test_all_threads_are_taken_where_somebody_says_how_many(
     tiny: Path, eight_cores: None, split_however_small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["model.dropout=0.0", "train.batch_tokens=32", "train.micro_batch_size=2"]
-    assert chosen(tiny, *options, "train.threads=6") == Cores(2, 3, 6)
+    assert chosen(tiny, *options, "train.threads=6") == CoreAllocation(2, 3, 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert chosen(tiny, *options) == Cores(2, 4, 8)
+    assert chosen(tiny, *options) == CoreAllocation(2, 4, 8)
 
 
 DERIVED = """\
@@ -126,8 +134,8 @@ def test_what_threads_must_not_call_at_once_is_not_split_and_the_reason_is_logge
     (tiny.parent / "counting.py").write_text(COUNTING, encoding="utf-8")
     cores = chosen(tiny, "model.dropout=0.0", "components=['counting.py']", option)
     assert cores.chunks == 1
-    assert why in cores.why_whole
-    assert cores.why_whole in str(cores)
+    assert why in cores.unsplit_reason
+    assert cores.unsplit_reason in str(cores)
 
 
 @pytest.mark.parametrize("option", ["model.mlp=mine", "parallel=ddp", "model.document_mask=true"])
@@ -140,7 +148,7 @@ def test_what_is_safe_is_split_without_saying_so(
 
 def test_processes_and_gpus_split_by_themselves(tiny: Path, eight_cores: None, split_however_small: None) -> None:
     assert chosen(tiny, "model.dropout=0.0", world_size=2).chunks == 1
-    assert chosen(tiny, "model.dropout=0.0", device="cuda") == Cores(1, 8, 8)
+    assert chosen(tiny, "model.dropout=0.0", device="cuda") == CoreAllocation(1, 8, 8)
 
 
 class Alone:

@@ -16,7 +16,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,12 +63,13 @@ def wait_for_the_end(folder: Path) -> None:
 
 def result(folder: Path) -> dict[str, Any]:
     """All that two equal runs have in common, to the bit."""
-    checkpoint = store.newest(folder / "checkpoints")
+    checkpoint = store.newest_whole_checkpoint(folder / "checkpoints")
     assert checkpoint is not None
     training = store.load_training(checkpoint)
     del training["seconds"]
     lines = [
-        {key: value for key, value in line.items() if key not in TIMING} for line in read(folder / "metrics.jsonl")
+        {key: value for key, value in line.items() if key not in TIMING}
+        for line in read_metrics(folder / "metrics.jsonl")
     ]
     samples = (folder / "samples.txt").read_text(encoding="utf-8")
     return {"weights": store.read_weights(checkpoint), "training": training, "metrics": lines, "samples": samples}

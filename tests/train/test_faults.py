@@ -23,7 +23,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepare import data_root
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import memory, session, trainer
 from nanogpt_kit.train.precision import Precision
 
@@ -35,7 +35,7 @@ def run(tiny: Path, *overrides: str, resume: str | None = None) -> RunFolder:
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [line["train/loss"] for line in read(folder.metrics) if "train/loss" in line]
+    return [line["train/loss"] for line in read_metrics(folder.metrics) if "train/loss" in line]
 
 
 def newest(tiny: Path) -> RunFolder:
@@ -91,7 +91,7 @@ def test_auto_takes_the_largest_micro_batch_that_fits(
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**12)
     other = run(tiny, *options, "train.steps=3", "schedule=constant", "name=other")
     run(tiny, *options, "train.steps=4", "schedule=constant", "name=other", resume=str(other))
-    assert store.load_training(store.newest(folder.checkpoints))["micro_batch_size"] == expected
+    assert store.load_training(store.newest_whole_checkpoint(folder.checkpoints))["micro_batch_size"] == expected
 
 
 def kept_of(tiny: Path, windows: int) -> int:
@@ -286,7 +286,7 @@ def test_products_of_fp32_are_exact_in_fp32_alone(name: str, setting: str) -> No
 
 def test_what_is_watched_is_in_the_metrics_and_changes_nothing(tiny: Path) -> None:
     folder = run(tiny, 'train.watch=["updates", "activations", "attention"]', "train.log_every_steps=5")
-    lines = [line for line in read(folder.metrics) if "train/loss" in line]
+    lines = [line for line in read_metrics(folder.metrics) if "train/loss" in line]
     for line in lines:
         for name in ("updates/matrix", "updates/embedding", "updates/vector", "activations/max_0", "activations/max_1"):
             assert line[name] > 0
@@ -298,20 +298,22 @@ def test_what_is_watched_is_in_the_metrics_and_changes_nothing(tiny: Path) -> No
 
 
 def test_the_share_of_clipped_steps_is_that_of_the_norms(tiny: Path) -> None:
-    every = [line["optim/grad_norm"] for line in read(run(tiny, "train.grad_clip=0").metrics) if "train/loss" in line]
+    every = [
+        line["optim/grad_norm"] for line in read_metrics(run(tiny, "train.grad_clip=0").metrics) if "train/loss" in line
+    ]
     limit = sorted(every)[len(every) // 2]
     folder = run(tiny, f"train.grad_clip={limit}", "train.log_every_steps=5")
-    lines = {line["step"]: line for line in read(folder.metrics) if "train/loss" in line}
+    lines = {line["step"]: line for line in read_metrics(folder.metrics) if "train/loss" in line}
     assert 0 < sum(line["optim/clip_fraction"] for line in lines.values()) < len(lines)
     first = run(tiny, f"train.grad_clip={limit}")
-    norms = [line["optim/grad_norm"] for line in read(first.metrics) if "train/loss" in line]
+    norms = [line["optim/grad_norm"] for line in read_metrics(first.metrics) if "train/loss" in line]
     for begin, end in ((0, 1), (1, 5), (5, 10), (10, 15), (15, 20)):
         share = sum(norm > limit for norm in norms[begin:end]) / (end - begin)
         assert lines[end]["optim/clip_fraction"] == pytest.approx(share)
 
 
 def test_the_scale_of_fp16_is_in_the_metrics(tiny: Path) -> None:
-    lines = [line for line in read(run(tiny, "train.precision=fp16").metrics) if "train/loss" in line]
+    lines = [line for line in read_metrics(run(tiny, "train.precision=fp16").metrics) if "train/loss" in line]
     assert {line["optim/loss_scale"] for line in lines} <= {2.0**power for power in range(17)}
 
 
@@ -324,6 +326,6 @@ def test_a_module_may_give_metrics_of_its_own(tiny: Path, command: Callable[...,
         "    def metrics(self):\n        return {'gain': self.weight.mean()}\n"
     )
     folder = run(tiny, 'components=["telling.py"]', "model.norm=telling", "train.steps=3")
-    lines = [line for line in read(folder.metrics) if "train/loss" in line]
+    lines = [line for line in read_metrics(folder.metrics) if "train/loss" in line]
     assert lines[0]["ln_f/gain"] == pytest.approx(1.0, abs=0.01)
     assert data_root().exists()

@@ -14,7 +14,7 @@ from nanogpt_kit.core.errors import NotFinite, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
 from nanogpt_kit.train.finite import FiniteChecks, non_finite, tensors_in
 
@@ -303,7 +303,11 @@ def test_the_share_of_clipped_steps_counts_those_before_a_resume(tiny: Path) -> 
     training = store.load_training(store.list_checkpoints(newest(tiny).checkpoints)[-1])
     assert (training["steps_since_log"], training["clipped_since_log"]) == (2, 2)
     folder = run(tiny, *more, resume="")
-    assert [line["optim/clip_fraction"] for line in read(folder.metrics) if "train/loss" in line] == [1.0, 1.0, 1.0]
+    assert [line["optim/clip_fraction"] for line in read_metrics(folder.metrics) if "train/loss" in line] == [
+        1.0,
+        1.0,
+        1.0,
+    ]
 
 
 # --- evaluations ------------------------------------------------------------------------------------------------
@@ -313,7 +317,7 @@ from nanogpt_kit.api import Evaluator
 
 class Odd(Evaluator):
     value: str
-    finite = {finite}
+    requires_finite = {finite}
 
     def evaluate(self, ctx):
         return {{"val/odd": float(self.value), "val/even": 2.0}}
@@ -332,7 +336,7 @@ def test_a_metric_that_is_not_finite_fails_the_run(tiny: Path, value: str) -> No
 def test_an_evaluator_may_declare_that_its_metrics_need_not_be_finite(tiny: Path) -> None:
     odd = component(tiny, "odd", ODD.format(finite=False))
     folder = run(tiny, odd, "evaluator=['loss', {use='odd', value='-inf'}]", "checkpoint.keep_best=val/odd")
-    assert [line["val/odd"] for line in read(folder.metrics) if "val/even" in line] == [None]
+    assert [line["val/odd"] for line in read_metrics(folder.metrics) if "val/even" in line] == [None]
     assert "best" not in folder.status()
 
 

@@ -13,7 +13,7 @@ import torch
 from nanogpt_kit.core.errors import KitError, LostRank, NotFinite, OutOfMemory, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import run_log, session, trainer
 from nanogpt_kit.train.world import World
 
@@ -29,7 +29,7 @@ Command = Callable[..., Any]
 
 
 def steps(folder: Path) -> list[int]:
-    return [line["step"] for line in read(folder / "metrics.jsonl") if "train/loss" in line]
+    return [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "train/loss" in line]
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_an_interrupted_run_goes_on_in_the_folder_as_it_would_have(
     assert command("run", tiny, *QUIET, f"--into={whole}").code == 0
 
     def losses(folder: Path) -> list[float]:
-        return [line["train/loss"] for line in read(folder / "metrics.jsonl") if "train/loss" in line]
+        return [line["train/loss"] for line in read_metrics(folder / "metrics.jsonl") if "train/loss" in line]
 
     assert losses(into) == losses(whole)
 

@@ -39,7 +39,7 @@ def test_what_is_declared_is_what_a_run_records(tiny: Path) -> None:
     options.append('evaluator=["loss", "bits_per_byte", {use="samples", max_new_tokens=2}]')
     experiment = Experiment.load(tiny, options)
     folder = session.run(experiment)
-    records = [set(record) - {"step", "tokens", "seconds"} for record in metrics.read(folder.metrics)]
+    records = [set(record) - {"step", "tokens", "seconds"} for record in metrics.read_metrics(folder.metrics)]
     assert [record for record in records if "train/loss" not in record] == [evaluator_metrics(experiment)] * 2
     for record in records:
         assert record <= {*LOGGED_METRICS, *(evaluator_metrics(experiment) or ())}

@@ -17,8 +17,8 @@ import torch
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.load import load_run
-from nanogpt_kit.runs.folder import RunFolder, find
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.folder import RunFolder, find_run
+from nanogpt_kit.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its ranks")
 
@@ -43,11 +43,11 @@ def run(tiny: Path, size: int, *overrides: str, **more: Any) -> dict[str, Any]:
 
 
 def losses(answer: dict[str, Any], key: str = "train/loss") -> list[float]:
-    return [line[key] for line in read(RunFolder(Path(answer["ranks"][0]["folder"])).metrics) if key in line]
+    return [line[key] for line in read_metrics(RunFolder(Path(answer["ranks"][0]["folder"])).metrics) if key in line]
 
 
 def weights(answer: dict[str, Any]) -> dict[str, torch.Tensor]:
-    path = store.newest(RunFolder(Path(answer["ranks"][0]["folder"])).checkpoints)
+    path = store.newest_whole_checkpoint(RunFolder(Path(answer["ranks"][0]["folder"])).checkpoints)
     assert path is not None
     return store.read_weights(path)
 
@@ -94,7 +94,9 @@ def test_a_run_goes_from_ddp_to_fsdp_to_single_and_back(tiny: Path) -> None:
     assert all(-9 in answer["codes"] for answer in killed)
     assert last["codes"] == [0, 0, 0]
     assert [
-        line["step"] for line in read(RunFolder(Path(last["ranks"][0]["folder"])).metrics) if "train/loss" in line
+        line["step"]
+        for line in read_metrics(RunFolder(Path(last["ranks"][0]["folder"])).metrics)
+        if "train/loss" in line
     ] == [*range(1, 17)]
     assert losses(last) == pytest.approx(losses(whole), abs=1e-5)
     assert_close(weights(last), weights(whole))
@@ -115,7 +117,7 @@ def test_ranks_killed_and_resumed_are_bit_for_bit_as_if_they_were_not(tiny: Path
     assert killed["codes"][1] == -9
     assert killed["codes"][0] == 1
     assert killed["ranks"][0]["error"] == "LostRank"
-    status = find("left").status()
+    status = find_run("left").status()
     assert (status.state, status.ended_by, status.cause, status.rank) == ("failed", "fault", "lost_rank", 0)
     assert status.reason == left["ranks"][0]["told"]
     assert "rank 0 of 2 noticed it at step 6" in status.reason
@@ -226,19 +228,19 @@ def test_killed_ten_times_at_any_moment_it_ends_in_the_same_bits(
     ]
     answers = runs(*killed, run(tiny, size, *options, "name=killed", resume=""))
     assert sum(-9 in answer["codes"] for answer in answers) >= 8, [answer["codes"] for answer in answers]
-    folders = [find(name) for name in ("killed", "whole")]
+    folders = [find_run(name) for name in ("killed", "whole")]
     assert [folder.status().state for folder in folders] == ["finished", "finished"]
     assert_same(*map(result, folders))
 
 
 def result(folder: RunFolder) -> dict[str, Any]:
     """All that two equal runs have in common, to the bit."""
-    checkpoint = store.newest(folder.checkpoints)
+    checkpoint = store.newest_whole_checkpoint(folder.checkpoints)
     assert checkpoint is not None
     state = store.read_training_file(checkpoint, lambda name: True)
     del state["seconds"]
     exact = ("train/", "val/", "optim/")
-    lines = [{key: line[key] for key in line if key.startswith(exact)} for line in read(folder.metrics)]
+    lines = [{key: line[key] for key in line if key.startswith(exact)} for line in read_metrics(folder.metrics)]
     return {"state": state, "weights": store.read_weights(checkpoint), "metrics": lines}
 
 
@@ -303,8 +305,8 @@ def test_weights_that_are_not_finite_on_one_rank_are_saved_by_none(tiny: Path) -
     ):
         assert [rank["error"] for rank in answer["ranks"]] == ["NotFinite"] * 2
         assert all("not finite after step 6: h.1.mlp.c_proj.weight;" in rank["told"] for rank in answer["ranks"])
-        folder = find(kind)
+        folder = find_run(kind)
         assert folder.status().cause == "not_finite"
-        newest = store.newest(folder.checkpoints)
+        newest = store.newest_whole_checkpoint(folder.checkpoints)
         assert newest is not None
         assert newest.name == "step-00000003"

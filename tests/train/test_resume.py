@@ -18,11 +18,11 @@ import torch
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import Busy, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.folder import RunFolder, find, runs_root
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.folder import RunFolder, find_run, runs_root
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import resume_point, session
-from nanogpt_kit.train.resume import done_or_unfinished, reopen
+from nanogpt_kit.train.resume import find_done_or_unfinished, load_run_to_resume
 from nanogpt_kit.train.training_state import TrainingState
 
 Same = Callable[[Any, Any], None]
@@ -56,7 +56,7 @@ def killed_run(tiny: Path, at: int, *overrides: str) -> RunFolder:
     command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), 'components=["killer.py"]', callback, *overrides]
     died = subprocess.run(command, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
-    return find("tiny")
+    return find_run("tiny")
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +81,7 @@ def killed(dead_folder: Path, tiny: Path) -> RunFolder:
             shutil.copytree(source, tiny.parent / name)
         elif source.exists():
             shutil.copy(source, tiny.parent / name)
-    run = find("tiny")
+    run = find_run("tiny")
     for name in ("experiment.toml", "provenance.json"):
         text = (run.path / name).read_text(encoding="utf-8")
         (run.path / name).write_text(text.replace(str(dead_folder), str(tiny.parent)), encoding="utf-8")
@@ -89,7 +89,7 @@ def killed(dead_folder: Path, tiny: Path) -> RunFolder:
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [line["train/loss"] for line in read(folder.metrics) if "train/loss" in line]
+    return [line["train/loss"] for line in read_metrics(folder.metrics) if "train/loss" in line]
 
 
 def whole_run(tiny: Path, *overrides: str) -> RunFolder:
@@ -98,10 +98,12 @@ def whole_run(tiny: Path, *overrides: str) -> RunFolder:
 
 def result(folder: RunFolder) -> dict[str, Any]:
     """All that two equal runs have in common, to the bit."""
-    checkpoint = store.newest(folder.checkpoints)
+    checkpoint = store.newest_whole_checkpoint(folder.checkpoints)
     assert checkpoint is not None
     timing = ("seconds", "perf/tokens_per_second", "memory/peak_bytes")
-    metrics = [{key: value for key, value in line.items() if key not in timing} for line in read(folder.metrics)]
+    metrics = [
+        {key: value for key, value in line.items() if key not in timing} for line in read_metrics(folder.metrics)
+    ]
     training = store.load_training(checkpoint)
     del training["seconds"], training["callbacks"]
     return {"weights": sha256_file(checkpoint / store.MODEL), "training": training, "metrics": metrics}
@@ -144,7 +146,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny: Path, asser
 
 def test_each_step_is_in_the_metrics_once(tiny: Path, killed: RunFolder) -> None:
     session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
-    steps = [line["step"] for line in read(killed.metrics) if "train/loss" in line]
+    steps = [line["step"] for line in read_metrics(killed.metrics) if "train/loss" in line]
     assert steps == list(range(1, 21))
 
 
@@ -178,16 +180,16 @@ def kill_while_saving(tiny: Path, times: int) -> None:
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        checkpoint = store.newest(find("tiny").checkpoints)
+        checkpoint = store.newest_whole_checkpoint(find_run("tiny").checkpoints)
         assert checkpoint is not None
         assert store.load_training(checkpoint)["step"] == json.loads((checkpoint / store.MANIFEST).read_text())["step"]
-    leftovers = list(find("tiny").checkpoints.glob(".step-*"))
+    leftovers = list(find_run("tiny").checkpoints.glob(".step-*"))
     assert len(leftovers) <= 1, "each process clears what the one before it left"
 
 
 def newest_step() -> int:
     try:
-        found = sorted(find("tiny").checkpoints.glob("step-*"))
+        found = sorted(find_run("tiny").checkpoints.glob("step-*"))
     except KitError:
         return 0
     return int(found[-1].name.removeprefix("step-")) if found else 0
@@ -211,7 +213,7 @@ def test_evaluation_and_callbacks_may_change_on_resume(tiny: Path, killed: RunFo
     folder = session.run(
         Experiment.load(tiny, ["callback=[]", "evaluate.every_steps=4", "checkpoint.keep_last=1"]), resume=""
     )
-    assert [line["step"] for line in read(folder.metrics) if "val/loss" in line] == [10, 12, 16, 20]
+    assert [line["step"] for line in read_metrics(folder.metrics) if "val/loss" in line] == [10, 12, 16, 20]
     assert len(list(folder.checkpoints.glob("step-*"))) == 1
 
 
@@ -243,7 +245,7 @@ def ran(
 
 
 def resumed(tiny: Path, *overrides: str) -> RunFolder:
-    return reopen(Experiment.load(tiny, overrides), "", trust_code=False)[1]
+    return load_run_to_resume(Experiment.load(tiny, overrides), "", trust_code=False)[1]
 
 
 CONSTANT = "schedule={use='constant'}"
@@ -292,26 +294,28 @@ def test_a_finished_run_goes_on_where_it_is_named_and_more_is_wanted(tiny: Path)
     older = ran(tiny, "05", steps=10)
     ran(tiny, "06", steps=20)
     older.experiment.write_text(Experiment.load(tiny, [CONSTANT, "train.steps=10"]).to_toml())
-    found, folder = reopen(Experiment.load(tiny, [CONSTANT, "train.steps=15"]), str(older.path), trust_code=False)
+    found, folder = load_run_to_resume(
+        Experiment.load(tiny, [CONSTANT, "train.steps=15"]), str(older.path), trust_code=False
+    )
     assert (folder, found.total_steps) == (older, 15)
     with pytest.raises(KitError, match="is finished"):
-        reopen(Experiment.load(tiny, [CONSTANT, "train.steps=10"]), str(older.path), trust_code=False)
+        load_run_to_resume(Experiment.load(tiny, [CONSTANT, "train.steps=10"]), str(older.path), trust_code=False)
 
 
 @pytest.mark.parametrize("steps", [10, 20, 30])
 def test_a_seed_is_done_resumed_or_begun_and_no_finished_run_of_it_is_extended(tiny: Path, steps: int) -> None:
     wanted = Experiment.load(tiny, [f"train.steps={steps}", "train.seed=7"])
-    assert done_or_unfinished(wanted) == (None, None)
+    assert find_done_or_unfinished(wanted) == (None, None)
     ran(tiny, "05", steps=20)  # of another seed
-    assert done_or_unfinished(wanted) == (None, None)
+    assert find_done_or_unfinished(wanted) == (None, None)
     mine = ran(tiny, "06", steps=20, seed=7)
     if steps <= 20:
-        assert done_or_unfinished(wanted) == (mine, None)
+        assert find_done_or_unfinished(wanted) == (mine, None)
     else:
         with pytest.raises(KitError, match=f"--resume={mine} train.steps="):
-            done_or_unfinished(wanted)
+            find_done_or_unfinished(wanted)
     unfinished = ran(tiny, "07", "failed", seed=7)
-    assert done_or_unfinished(wanted) == ((mine, None) if steps <= 20 else (None, str(unfinished)))
+    assert find_done_or_unfinished(wanted) == ((mine, None) if steps <= 20 else (None, str(unfinished)))
 
 
 def test_a_run_of_another_format_is_refused_and_one_whose_status_is_damaged_goes_on(
@@ -384,7 +388,7 @@ def test_a_local_callback_may_join_on_resume(tiny: Path, killed: RunFolder) -> N
 
 def test_time_spent_goes_on(tiny: Path, killed: RunFolder) -> None:
     session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
-    seconds = [line["seconds"] for line in read(killed.metrics)]
+    seconds = [line["seconds"] for line in read_metrics(killed.metrics)]
     assert seconds == sorted(seconds)
 
 
@@ -392,7 +396,7 @@ def test_where_no_checkpoint_is_whole_it_does_not_start_again_unasked(tiny: Path
     (killed.checkpoints / "step-00000010" / store.MANIFEST).unlink()
     with pytest.raises(KitError, match=r"every checkpoint in .* is damaged"):
         session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
-    assert len(list(read(killed.metrics))) > 10
+    assert len(list(read_metrics(killed.metrics))) > 10
 
 
 def test_other_data_is_refused_on_resume(tiny: Path, text_file: Path, killed: RunFolder) -> None:
@@ -418,7 +422,7 @@ def dead_run(tiny: Path, step: int, *overrides: str) -> RunFolder:
     callback = f'callback=[{{use="killer", at={step}}}]'
     with pytest.raises(RunFailed):
         session.run(Experiment.load(tiny, ['components=["killer.py"]', callback, *overrides]))
-    return find("tiny")
+    return find_run("tiny")
 
 
 @pytest.mark.parametrize("checkpoints", ["none", "deleted"])

@@ -17,10 +17,10 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.runs.files import read_json
-from nanogpt_kit.runs.folder import RunFolder, find
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.folder import RunFolder, find_run
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
-from nanogpt_kit.train.cores import Cores
+from nanogpt_kit.train.cores import CoreAllocation
 from nanogpt_kit.train.setup import Placement, Setup
 from nanogpt_kit.train.stop import StopSignals
 from nanogpt_kit.train.trainer import Trainer
@@ -28,7 +28,7 @@ from nanogpt_kit.train.world import World
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [line["train/loss"] for line in read(folder.metrics) if "train/loss" in line]
+    return [line["train/loss"] for line in read_metrics(folder.metrics) if "train/loss" in line]
 
 
 def run(tiny: Path, *overrides: str) -> RunFolder:
@@ -113,7 +113,7 @@ def test_the_gradient_is_clipped(tiny: Path, precision: str) -> None:
 def test_the_learning_rate_follows_the_schedule_for_every_group(tiny: Path) -> None:
     folder = run(tiny)
     experiment = Experiment.load(tiny)
-    rates = [line["optim/lr"] for line in read(folder.metrics) if "optim/lr" in line]
+    rates = [line["optim/lr"] for line in read_metrics(folder.metrics) if "optim/lr" in line]
     assert rates == [3e-3 * experiment.schedule.multiplier(step, 20) for step in range(20)]
 
 
@@ -128,7 +128,7 @@ def test_validation_loss_is_the_mean_over_every_token_of_the_split(tiny: Path) -
         with torch.no_grad():
             logits = trainer.model(window[None, :-1])[0].double()
         nats -= float(logits.log_softmax(-1).gather(1, window[1:, None]).sum())
-    *_, last = (line for line in read(trainer.folder.metrics) if "val/loss" in line)
+    *_, last = (line for line in read_metrics(trainer.folder.metrics) if "val/loss" in line)
     assert last["val/loss"] == pytest.approx(nats / (len(tokens) - 1), abs=1e-6)
     text_bytes = trainer.data.splits["val"].bytes - 1
     assert last["val/bits_per_byte"] == pytest.approx(nats / 0.6931471805599453 / text_bytes, abs=1e-6)
@@ -166,7 +166,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_named(tiny: Path) -> None:
     options = ("components=['broken.py']", 'model.mlp={use="broken", at=7}', "model.n_layer=1", "train.batch_tokens=32")
     with pytest.raises(RunFailed, match=r"the loss is nan at step 8, on the windows that start at tokens \d+, \d+ of"):
         run(tiny, *options, "checkpoint.every_steps=2")
-    folder = find("tiny")
+    folder = find_run("tiny")
     assert folder.status().state == "failed"
     assert "step 8" in folder.status().reason
     assert max(folder.checkpoints.glob("step-*")).name == "step-00000006"
@@ -177,7 +177,7 @@ def test_a_loss_that_is_no_number_never_reaches_a_checkpoint(tiny: Path) -> None
     options = ("components=['broken.py']", 'model.mlp={use="broken", at=7}', "model.n_layer=1", "train.batch_tokens=32")
     with pytest.raises(RunFailed, match="step 8"):
         run(tiny, *options, "checkpoint.every_steps=1", "train.log_every_steps=1000")
-    assert max(find("tiny").checkpoints.glob("step-*")).name == "step-00000007"
+    assert max(find_run("tiny").checkpoints.glob("step-*")).name == "step-00000007"
 
 
 NO_GRADIENT = """\
@@ -202,7 +202,7 @@ def test_a_gradient_that_is_no_number_never_reaches_a_checkpoint(tiny: Path) -> 
     (tiny.parent / "steep.py").write_text(NO_GRADIENT, encoding="utf-8")
     with pytest.raises(RunFailed, match="the norm of the gradient is nan at step 1"):
         run(tiny, "components=['steep.py']", "model.norm=steep", "checkpoint.every_steps=1")
-    assert not list(find("tiny").checkpoints.glob("step-*"))
+    assert not list(find_run("tiny").checkpoints.glob("step-*"))
 
 
 def test_a_metric_must_have_a_name_of_its_own(tiny: Path) -> None:
@@ -232,12 +232,12 @@ def test_a_signal_does_not_wait_for_a_long_evaluation(tiny: Path) -> None:
     (tiny.parent / "hit.py").write_text(source, encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):
         run(tiny, "components=['hit.py']", "evaluator=['hit']", "evaluate.every_steps=4")
-    folder = find("tiny")
+    folder = find_run("tiny")
     assert folder.status().state == "interrupted"
     assert (folder.checkpoints / "step-00000004").exists()
-    assert not [line for line in read(folder.metrics) if "val/nats" in line]
+    assert not [line for line in read_metrics(folder.metrics) if "val/nats" in line]
     resumed = session.run(Experiment.load(tiny, ["callback=[]", "evaluate.every_steps=4"]), resume="")
-    assert [line["step"] for line in read(resumed.metrics) if "val/loss" in line] == [4, 8, 12, 16, 20]
+    assert [line["step"] for line in read_metrics(resumed.metrics) if "val/loss" in line] == [4, 8, 12, 16, 20]
 
 
 def test_a_callback_that_cannot_be_built_leaves_no_run(tiny: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_signal_saves_and_exits_130(tiny: Path, name: str) -> None:
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     assert "Traceback" not in told
-    folder = find("tiny")
+    folder = find_run("tiny")
     status = folder.status()
     assert (status.state, status.reason) == ("interrupted", name)
     (saved,) = folder.checkpoints.glob("step-*")
@@ -311,7 +311,7 @@ def test_a_callback_may_stop_a_run(tiny: Path) -> None:
     folder = session.run(Experiment.load(tiny, ["components=['enough.py']", "callback=['enough']"]))
     status = folder.status()
     assert (status.state, status.step, status.reason) == ("finished", 7, "seven is enough")
-    assert [line["step"] for line in read(folder.metrics) if "val/loss" in line] == [7]
+    assert [line["step"] for line in read_metrics(folder.metrics) if "val/loss" in line] == [7]
     assert folder.samples.exists()
 
 
@@ -348,7 +348,7 @@ def test_a_callback_that_fails_ends_the_run(tiny: Path) -> None:
     )
     with pytest.raises(RunFailed, match="Bad failed in step_finished: ZeroDivisionError"):
         session.run(Experiment.load(tiny, ["components=['bad.py']", "callback=['bad']"]))
-    assert find("tiny").status().state == "failed"
+    assert find_run("tiny").status().state == "failed"
 
 
 def test_fsdp_in_one_process_is_refused_in_a_sentence(tiny: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.load import load_run
-from nanogpt_kit.runs.folder import RunFolder, find, runs_root
-from nanogpt_kit.runs.metrics import read
+from nanogpt_kit.runs.folder import RunFolder, find_run, runs_root
+from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.warm_start import WarmStart
@@ -34,7 +34,7 @@ def run(tiny: Path, *options: str) -> RunFolder:
 
 
 def evaluations(folder: RunFolder) -> dict[int, float]:
-    return {line["step"]: line["val/loss"] for line in read(folder.metrics) if "val/loss" in line}
+    return {line["step"]: line["val/loss"] for line in read_metrics(folder.metrics) if "val/loss" in line}
 
 
 def test_training_starts_where_the_other_run_ended(tiny: Path, trained: RunFolder) -> None:
@@ -94,7 +94,7 @@ def test_a_resumed_run_needs_no_other(tiny: Path, trained: RunFolder) -> None:
     whole = run(tiny)
     with pytest.raises(RunFailed, match="enough"):
         run(tiny, "callback=['stopper']", f"components=['{stopper(tiny)}']")
-    part = find("tuned")
+    part = find_run("tuned")
     shutil.rmtree(trained.path.parent)
     experiment = Experiment.load(tiny, [*QUICK, "name=tuned", "model.init_from=tiny"])
     session.run(experiment, resume=str(part.path))
@@ -138,7 +138,7 @@ def test_options_that_fit_and_mean_something_else_are_named(
 ) -> None:
     run(tiny, "model.n_head=2", "model.dropout=0.0", "train.steps=0")
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warned == [f"model.n_head is 2 here and was 3 in {find('tiny').checkpoints / 'step-00000020'}"]
+    assert warned == [f"model.n_head is 2 here and was 3 in {find_run('tiny').checkpoints / 'step-00000020'}"]
 
 
 def test_another_attention_and_a_window_are_named_and_the_same_softmax_is_not(
@@ -159,17 +159,17 @@ def test_an_untied_head_is_not_squeezed_into_an_embedding(tiny: Path) -> None:
 def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(tiny: Path, trained: RunFolder) -> None:
     with pytest.raises(RunFailed, match="enough"):
         run(tiny, "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")
-    part = find("tuned")
+    part = find_run("tuned")
     session.run(Experiment.load(tiny, [*QUICK, "train.seed=2"]))  # a newer run of the name that it began from
     experiment = Experiment.load(tiny, [*QUICK, "name=tuned", "model.init_from=tiny"])
     session.run(experiment, resume=str(part.path))
     assert evaluations(part)[0] == evaluations(trained)[20]
     with pytest.raises(RunFailed, match="enough"):
-        run(tiny, f"model.init_from={find('tiny')}", "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")
-    shutil.rmtree(find("tiny").checkpoints)
-    again = Experiment.load(tiny, [*QUICK, "name=tuned", f"model.init_from={find('tiny')}"])
+        run(tiny, f"model.init_from={find_run('tiny')}", "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")
+    shutil.rmtree(find_run("tiny").checkpoints)
+    again = Experiment.load(tiny, [*QUICK, "name=tuned", f"model.init_from={find_run('tiny')}"])
     with pytest.raises(KitError, match=r"model.init_from: .*step-00000020.* changed or removed"):
-        session.run(again, resume=str(find("tuned")))
+        session.run(again, resume=str(find_run("tuned")))
 
 
 def test_weights_that_do_not_fit_are_named_before_any_data_is_touched(

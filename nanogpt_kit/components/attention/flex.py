@@ -19,12 +19,12 @@ from nanogpt_kit.api import Attention, Field, KitError, LayerContext, RunContext
 
 
 class Flex(Attention):
-    computes = "softmax"
+    computed_function = "softmax"
     window: int | None = Field(
         None, ge=1, description="positions that a query attends to, its own included; omitted: all"
     )
 
-    def refuses(self, ctx: RunContext) -> str | None:
+    def refusal_reason(self, ctx: RunContext) -> str | None:
         if ctx.device == "cuda":
             return None
         return (

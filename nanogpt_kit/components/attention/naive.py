@@ -13,7 +13,7 @@ from nanogpt_kit.api import Attention, Field, LayerContext, View
 
 
 class Naive(Attention):
-    computes = "softmax"
+    computed_function = "softmax"
     window: int | None = Field(
         None, ge=1, description="positions that a query attends to, its own included; omitted: all"
     )

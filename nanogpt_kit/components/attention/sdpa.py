@@ -28,7 +28,7 @@ MAX_WRITTEN_OUT = 256
 
 
 class SDPA(Attention):
-    computes = "softmax"
+    computed_function = "softmax"
     window: int | None = Field(
         None, ge=1, description="positions that a query attends to, its own included; omitted: all"
     )
@@ -37,7 +37,7 @@ class SDPA(Attention):
         description="kernel of plain causal attention; auto: math for short bf16 contexts on a CPU, else torch chooses",
     )
 
-    def refuses(self, ctx: RunContext) -> str | None:
+    def refusal_reason(self, ctx: RunContext) -> str | None:
         if ctx.device != "cuda" and self.backend in ("efficient", "cudnn"):
             return f"backend = {self.backend!r} requires cuda, and the device is {ctx.device}; use auto or math"
         return None

@@ -13,7 +13,7 @@ from nanogpt_kit.api import Callback, Field, LiveRun, hookimpl
 
 
 class Console(Callback):
-    tracker = True
+    is_tracker = True
     every_seconds: float = Field(
         5.0, ge=0, description="least time between plain lines in seconds, where there is no terminal"
     )

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Profiler(Callback):
-    tracker = True
+    is_tracker = True
     first_step: int = Field(10, ge=2, description="first step to trace; after resuming, at least the second step")
     steps: int = Field(5, ge=1, description="number of steps to trace; each takes some megabytes")
     shapes: bool = Field(False, description="recording of the input shapes of operations")

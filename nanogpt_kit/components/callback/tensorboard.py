@@ -17,7 +17,7 @@ from nanogpt_kit.api import Callback, LiveRun, hookimpl
 
 
 class TensorBoard(Callback):
-    tracker = True
+    is_tracker = True
 
     def build(self, run: LiveRun) -> object:
         folder = run.path / "tensorboard"

@@ -50,12 +50,12 @@ class TokenFiles(Dataset):
     def token_count(self) -> int:
         return sum(file.count for split in self.splits for file in self._open(split))
 
-    def token_place(self, split: str, index: int) -> str:
+    def token_location(self, split: str, index: int) -> str:
         for file in self._open(split):
             if index < file.count:
                 return file.location(index)
             index -= file.count
-        return super().token_place(split, index)
+        return super().token_location(split, index)
 
     def vocabulary(self) -> Mapping[str, Any] | None:
         return TokenFile.vocabulary(Path(self.source))

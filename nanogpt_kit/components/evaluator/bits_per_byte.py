@@ -16,8 +16,8 @@ class BitsPerByte(Evaluator):
         "val", description="split to evaluate: val, or test where the dataset has one"
     )
 
-    def refuses(self, ctx: RunContext) -> str | None:
-        return ctx.lacks(self.split)
+    def refusal_reason(self, ctx: RunContext) -> str | None:
+        return ctx.missing_split_reason(self.split)
 
     def metric_names(self) -> tuple[str, ...]:
         return (f"{self.split}/bits_per_byte",)

@@ -12,8 +12,8 @@ class Loss(Evaluator):
         "val", description="split to evaluate: val, or test where the dataset has one"
     )
 
-    def refuses(self, ctx: RunContext) -> str | None:
-        return ctx.lacks(self.split)
+    def refusal_reason(self, ctx: RunContext) -> str | None:
+        return ctx.missing_split_reason(self.split)
 
     def metric_names(self) -> tuple[str, ...]:
         return (f"{self.split}/loss",)

@@ -57,7 +57,7 @@ class MultipleChoice(Evaluator):
     def prefix(self) -> str:
         return self.name or TextFile(Path(self.file), field="").stem
 
-    def refuses(self, ctx: RunContext) -> str | None:
+    def refusal_reason(self, ctx: RunContext) -> str | None:
         try:
             self.questions()
         except KitError as error:
@@ -71,7 +71,7 @@ class MultipleChoice(Evaluator):
     def metric_names(self) -> tuple[str, ...] | None:
         try:
             format = self.questions(limit=1)[0].format
-        except KitError:  # reported by `refuses`
+        except KitError:  # reported by `refusal_reason`
             return None
         other = "perplexity" if format == "text" else "accuracy_norm"
         return f"{self.prefix}/accuracy", f"{self.prefix}/{other}"

@@ -42,7 +42,7 @@ class Perplexity(Evaluator):
     def prefix(self) -> str:
         return self.name or TextFile(Path(self.file), field="").stem
 
-    def refuses(self, ctx: RunContext) -> str | None:
+    def refusal_reason(self, ctx: RunContext) -> str | None:
         if not Path(self.file).is_file():
             return f"no file {self.file!r} (from {Path.cwd()})"
         if self.prefix in ctx.splits:
@@ -112,7 +112,7 @@ def chunks_to_encode(document: Document, encoder: Encoder) -> Iterator[str]:
     for text in (document,) if isinstance(document, str) else document:
         waiting += text
         if len(waiting) >= limit:
-            at = encoder.cut(waiting)
+            at = encoder.last_safe_cut(waiting)
             if at:
                 yield waiting[:at]
             waiting, limit = (

@@ -24,7 +24,7 @@ class FSDP(Parallel):
         True, description="release of gathered layers between forward and backward pass: less memory, more traffic"
     )
 
-    def refuses(self, ctx: RunContext) -> str | None:
+    def refusal_reason(self, ctx: RunContext) -> str | None:
         if ctx.device == "mps":
             return "fsdp requires cuda or cpu"
         if ctx.world_size == 1:

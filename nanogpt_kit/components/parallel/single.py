@@ -8,7 +8,7 @@ from nanogpt_kit.api import Parallel, ParallelModel, RunContext
 
 
 class Single(Parallel):
-    def refuses(self, ctx: RunContext) -> str | None:
+    def refusal_reason(self, ctx: RunContext) -> str | None:
         if ctx.world_size > 1:
             return f"single is for one process, and {ctx.world_size} were started; choose ddp or fsdp"
         return None

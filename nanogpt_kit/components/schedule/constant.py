@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nanogpt_kit.api import WarmedUp
+from nanogpt_kit.api import WarmupSchedule
 
 
-class Constant(WarmedUp):
+class Constant(WarmupSchedule):
     def after_warmup(self, step: int, total_steps: int) -> float:
         return 1.0

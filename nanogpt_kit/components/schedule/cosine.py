@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 
-from nanogpt_kit.api import Field, WarmedUp
+from nanogpt_kit.api import Field, WarmupSchedule
 
 
-class Cosine(WarmedUp):
+class Cosine(WarmupSchedule):
     warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
     decay_steps: int | None = Field(None, ge=1, description="step at which the decay ends; omitted: the last step")
     final_fraction: float = Field(0.1, ge=0, le=1, description="fraction of the peak from the end of the decay on")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 
-from nanogpt_kit.api import Field, WarmedUp
+from nanogpt_kit.api import Field, WarmupSchedule
 
 
-class InverseSqrt(WarmedUp):
+class InverseSqrt(WarmupSchedule):
     warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
 
     def after_warmup(self, step: int, total_steps: int) -> float:

@@ -6,10 +6,10 @@ Source: Devlin et al. 2018, arXiv:1810.04805, appendix A.2; at least as good as 
 
 from __future__ import annotations
 
-from nanogpt_kit.api import Field, WarmedUp
+from nanogpt_kit.api import Field, WarmupSchedule
 
 
-class Linear(WarmedUp):
+class Linear(WarmupSchedule):
     warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
     final_fraction: float = Field(0.0, ge=0, le=1, description="fraction of the peak to reach just after the last step")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from nanogpt_kit.api import Field, WarmedUp
+from nanogpt_kit.api import Field, WarmupSchedule
 
 
-class WSD(WarmedUp):
+class WSD(WarmupSchedule):
     warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
     decay_fraction: float = Field(0.2, ge=0, le=1, description="fraction of the run's steps that decay")
     shape: Literal["linear", "sqrt"] = Field("linear", description="shape of the decay")

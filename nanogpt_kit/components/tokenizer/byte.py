@@ -36,5 +36,5 @@ class ByteEncoder(Encoder):
         tokens = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
         return tokens[tokens < 256].astype(np.uint8).tobytes()
 
-    def cut(self, text: str) -> int:
+    def last_safe_cut(self, text: str) -> int:
         return len(text)

@@ -74,10 +74,10 @@ class CharEncoder(Encoder):
         tokens = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
         return self.points[tokens].tobytes().decode("utf-32-le").encode("utf-8")
 
-    def cut(self, text: str) -> int:
+    def last_safe_cut(self, text: str) -> int:
         return len(text)
 
-    def unknown(self, text: str, ids: np.ndarray) -> int:
+    def count_unknown(self, text: str, ids: np.ndarray) -> int:
         return len(text) - len(ids)
 
     def state(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from nanogpt_kit.core.kinds.optimization import (
     Optimizer,
     Parallel,
     Schedule,
-    WarmedUp,
+    WarmupSchedule,
     WrappedModel,
 )
 from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Order, OrderContext, Stream, TextContext, Tokenizer
@@ -48,7 +48,7 @@ __all__ = [
     "Stream",
     "TextContext",
     "Tokenizer",
-    "WarmedUp",
+    "WarmupSchedule",
     "WrappedModel",
     "load_entry",
 ]

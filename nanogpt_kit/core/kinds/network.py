@@ -85,12 +85,12 @@ class Attention(Component):
     kind: ClassVar[str] = "attention"
     # The function it computes, whatever the kernel, such as "softmax" for that of q k^T / sqrt(D). Weights that were
     # trained with one attention fit every other that computes the same. None: it computes what no other does.
-    computes: ClassVar[str | None] = None
+    computed_function: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "build" in vars(cls) and "computes" not in vars(cls):  # another module than its base class builds
-            cls.computes = None
+        if "build" in vars(cls) and "computed_function" not in vars(cls):  # another module than its base class builds
+            cls.computed_function = None
 
     @abstractmethod
     def build(self, ctx: LayerContext) -> nn.Module: ...

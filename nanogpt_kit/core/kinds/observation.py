@@ -84,7 +84,7 @@ class Evaluator(Component):
     """Measures a model. Called on all ranks, in eval mode, without gradients, with separate random numbers."""
 
     kind: ClassVar[str] = "evaluator"
-    finite: ClassVar[bool] = True  # a run fails where one of its metrics is infinite or NaN
+    requires_finite: ClassVar[bool] = True  # a run fails where one of its metrics is infinite or NaN
 
     def check(self, encoder: Encoder, block_size: int) -> None:
         """Raises KitError where the vocabulary or the context is unfit for its texts. Called before training."""
@@ -156,7 +156,7 @@ class Callback(Component):
     """
 
     kind: ClassVar[str] = "callback"
-    tracker: ClassVar[bool] = False  # only reports: where it fails it is dropped and the run continues
+    is_tracker: ClassVar[bool] = False  # only reports: where it fails it is dropped and the run continues
 
     def metrics_read(self) -> dict[str, str]:
         """The options that name a metric of the evaluators, with their values: {"metric": "val/loss"}."""

@@ -45,7 +45,7 @@ class Schedule(Component):
         """The fraction of the peak learning rate for step `step`, counted from 0."""
 
 
-class WarmedUp(Schedule):
+class WarmupSchedule(Schedule):
     """A schedule that first rises linearly to the peak."""
 
     warmup_steps: int = Field(0, ge=0, description="steps of linear warmup")

@@ -43,7 +43,7 @@ class Dataset(Component):
 
     def documents_with_split(self) -> Iterator[tuple[str, Document]]:
         """Every document of every split, once, with its split. Where splits follow each other, `train` comes last."""
-        for split in train_last(self.splits):
+        for split in order_train_last(self.splits):
             for document in self.documents(split):
                 yield split, document
 
@@ -63,7 +63,7 @@ class Dataset(Component):
         """The number of tokens in all splits, if it is known without reading them; else None."""
         return None
 
-    def token_place(self, split: str, index: int) -> str:
+    def token_location(self, split: str, index: int) -> str:
         """The location of token `index` (from 0) of a split, for messages."""
         return f"token {index} of {split}"
 
@@ -72,7 +72,7 @@ class Dataset(Component):
         return None
 
 
-def train_last(splits: Iterable[str]) -> list[str]:
+def order_train_last(splits: Iterable[str]) -> list[str]:
     """Splits in the order of their names, `train` last: duplicates are looked up in the smaller splits."""
     return sorted(splits, key=lambda split: split == "train")
 
@@ -125,14 +125,14 @@ class Encoder(ABC):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of `ids` as a whole text; special tokens have none."""
 
-    def cut(self, text: str) -> int:
+    def last_safe_cut(self, text: str) -> int:
         """The last index at which the beginning of a document may be cut: both sides encode to the ids of the whole.
 
         Long documents are encoded in such parts; 0 where no safe index is known.
         """
         return 0
 
-    def unknown(self, text: str, ids: np.ndarray) -> int:
+    def count_unknown(self, text: str, ids: np.ndarray) -> int:
         """How many characters or tokens of `text` are unknown, so that its `ids` do not represent them."""
         return 0
 

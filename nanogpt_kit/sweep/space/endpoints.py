@@ -21,8 +21,8 @@ from nanogpt_kit.sweep.space.parameters import (
     is_same_value,
 )
 from nanogpt_kit.sweep.space.space import Space, is_key_within
-from nanogpt_kit.train.context import context_of
-from nanogpt_kit.train.metric_names import check_metrics, check_sweep_metric
+from nanogpt_kit.train.context import resolve_run_context
+from nanogpt_kit.train.metric_names import check_metric_options, check_sweep_metric
 
 MAX_COMBINATIONS = 1000  # of endpoints that are checked; each takes 1 to 10 ms, mostly for its model
 MAX_FAULTS = 8  # of combinations that are reported
@@ -113,12 +113,12 @@ class SpaceValidator:
         """The faults of these values together, and on this machine."""
         try:
             experiment = self.space.experiment(config)
-            ctx, _ = context_of(experiment, self.nproc)
+            ctx, _ = resolve_run_context(experiment, self.nproc)
             parts = {(type(part), repr(part), ctx) for _, part in experiment.parts()}
             if not parts <= self.valid_parts:
                 experiment.check_context(ctx)
                 check_model_parts(experiment)
-                check_metrics(experiment)
+                check_metric_options(experiment)
                 check_sweep_metric(experiment, self.space.options.metric)
                 self.valid_parts |= parts
         except KitError as error:

@@ -17,7 +17,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.secrets import hide_password, is_ambiguous, parse_url, scrub
+from nanogpt_kit.runs.secrets import hide_password, hide_password_in_message, is_ambiguous, parse_url
 
 STORAGE_FORMS = (
     "journal, sqlite, a path that ends in .journal, sqlite:///PATH, postgresql://..., mysql://..., grpc://HOST:PORT"
@@ -83,7 +83,7 @@ def is_storage_error(error: Exception) -> bool:
 
 def driver_message(error: Exception, storage: str) -> str:
     """The first line of a driver's message about `storage`, without the password."""
-    return scrub(str(error).strip(), storage).split("\n")[0] or type(error).__name__
+    return hide_password_in_message(str(error).strip(), storage).split("\n")[0] or type(error).__name__
 
 
 # Journals

@@ -228,7 +228,7 @@ def add_progress(summary: TrialSummary) -> TrialSummary:
     runs = [RunFolder(path) for path in paths]
     if not runs:
         return summary
-    newest = [record for run in runs for record in list(metrics.read(run.metrics))[-1:]]
+    newest = [record for run in runs for record in list(metrics.read_metrics(run.metrics))[-1:]]
     is_running = any(run.status().state == "running" for run in runs)
     return replace(
         summary,
