@@ -332,7 +332,7 @@ def is_explained(span: str) -> bool:
         return importlib.util.find_spec(span) is not None
     setting = re.fullmatch(rf"({KEY}) ?= ?(.+)", span)
     if setting:
-        return setting[1] in OPTIONS | {"tracker", "relative"} or is_key(setting[1])
+        return setting[1] in OPTIONS | {"is_tracker", "relative"} or is_key(setting[1])
     call = re.fullmatch(r"@?(?:\w+\.)?(\w+)(?:\((.*)\))?", span)
     if call:
         name, arguments = call.groups()

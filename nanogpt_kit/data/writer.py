@@ -106,8 +106,8 @@ class TokenWriter:
     """Takes encoded chunks in order, and continues what a killed preparation left in `folder`.
 
     `chunks_on_disk` must not be added again. One thread writes and another flushes shards to disk, so that neither the
-    processor nor the disk waits for the other. Raises StalePreparation where the partial data was made by another encoder
-    (its `fingerprint`), or is not what was written.
+    processor nor the disk waits for the other. Raises StalePreparation where the partial data was made by another
+    encoder (its `fingerprint`), or was changed since.
     """
 
     def __init__(self, folder: Path, splits: tuple[str, ...], fingerprint: str) -> None:

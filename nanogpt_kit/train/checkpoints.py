@@ -86,7 +86,7 @@ class Checkpoints:
         if name is None:
             return False
         if name not in metrics:
-            raise RunFailed(f"checkpoint.keep_best: no evaluator returns {name!r}{did_you_mean(name, metrics)}")
+            raise RunFailed(f"checkpoint.keep_best: no evaluator reports {name!r}{did_you_mean(name, metrics)}")
         lowest = math.inf if best is None or best.value is None else best.value
         if not -math.inf < metrics[name] < lowest:
             return False

@@ -29,7 +29,7 @@ from nanogpt_kit.train.finite import FiniteChecks
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.world import World
 
-DEFAULT_WINDOWS = 16  # of a batch, where the experiment sets no number: enough to keep a processor busy
+DEFAULT_WINDOWS = 16  # of a batch where the experiment does not set it: enough to keep a processor busy
 
 
 class Interrupted(Exception):

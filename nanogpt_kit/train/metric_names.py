@@ -31,7 +31,7 @@ def evaluator_metrics(experiment: Experiment) -> set[str] | None:
 
 
 def check_metric_options(experiment: Experiment) -> None:
-    """Raises KitError where `checkpoint.keep_best` or a callback names a metric that no evaluator returns."""
+    """Raises KitError where `checkpoint.keep_best` or a callback names a metric that no evaluator reports."""
     names = evaluator_metrics(experiment)
     if names is None:
         return
@@ -42,7 +42,7 @@ def check_metric_options(experiment: Experiment) -> None:
             named += [((*key, option), metric) for option, metric in part.metrics_read().items()]
     faults = [
         Fault(
-            f"no evaluator returns {metric!r}{did_you_mean(metric, names)}",
+            f"no evaluator reports {metric!r}{did_you_mean(metric, names)}",
             dotted(key),
             experiment.layers.location(key),
         )

@@ -27,6 +27,6 @@ def broken() -> Experiment:
     raise KitError("a mistake")
 
 
-def test_a_mistake_in_the_process_that_times_is_told_here() -> None:
+def test_a_mistake_in_a_worker_process_is_raised_in_its_parent() -> None:
     with pytest.raises(KitError, match="a mistake"):
         time_alternating([broken], rounds=1, seconds=0.1)

@@ -93,7 +93,7 @@ print(page_faults())
     assert kept < given_back / 4
 
 
-def test_numbers_that_arrive_are_those_that_left() -> None:
+def test_pending_scalars_arrive_unchanged() -> None:
     assert PendingScalars(torch.tensor(1.5), torch.tensor(float("inf"))).read() == [1.5, float("inf")]
 
 
@@ -227,9 +227,7 @@ def seconds_to_first_step(command: list[str], **environment: str) -> float:
 
 
 @pytest.mark.slow
-def test_the_first_step_is_soon_had_however_many_components_are_installed(
-    tiny: Path, thousand_components: Path
-) -> None:
+def test_the_first_step_comes_soon_with_many_installed_components(tiny: Path, thousand_components: Path) -> None:
     options = [*SMALL, "train.compile=off", 'callback=["console", "tensorboard"]']
     command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), *options]
     seconds_to_first_step(command)  # prepares the data

@@ -48,7 +48,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [store.MODEL, store.TRAINING, store.TOKENIZER, store.MANIFEST])
 @pytest.mark.parametrize("harm", ["missing", "cut short", "one byte changed"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, harm: str) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, name: str, harm: str) -> None:
     whole = saved(tmp_path, 1)
     broken = saved(tmp_path, 2) / name
     content = broken.read_bytes()
@@ -133,7 +133,7 @@ def test_every_stream_of_random_numbers_is_restored(tmp_path: Path) -> None:
     assert [draws(), draws()] == expected
 
 
-def test_random_numbers_apart_leave_the_others_alone() -> None:
+def test_isolated_random_numbers_leave_the_others_unchanged() -> None:
     seed_everything(5)
     expected = draws()
     seed_everything(5)
@@ -175,7 +175,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_link_is_not_a_checkpoint_and_nothing_is_touched_behind_it(
+def test_a_link_is_not_a_checkpoint_and_its_target_stays_unchanged(
     tmp_path: Path, elsewhere: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = content(elsewhere)
@@ -207,7 +207,7 @@ def test_files_of_a_checkpoint_are_regular_files(tmp_path: Path, elsewhere: Path
         os.mkfifo(path / name)
     else:
         (path / name).symlink_to("/dev/zero")
-    assert name in str(store.damage(path))
+    assert name in str(store.find_damage(path))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_manifest_names_files_of_a_checkpoint_only(tmp_path: Path, name: str) 
     manifest = read_json(path / store.MANIFEST)
     manifest["files"][name] = "0" * 64
     write_json(path / store.MANIFEST, manifest)
-    assert repr(name) in str(store.damage(path))
+    assert repr(name) in str(store.find_damage(path))
 
 
 @pytest.mark.parametrize(
@@ -266,17 +266,17 @@ def test_a_manifest_that_lists_less_than_is_loaded_is_not_whole(tmp_path: Path, 
     elif isinstance(manifest, dict) and "files" not in manifest and words != "files":
         manifest = {**whole, **manifest}
     write_json(path / store.MANIFEST, manifest)
-    assert words in str(store.damage(path))
+    assert words in str(store.find_damage(path))
     assert store.newest_whole_checkpoint(tmp_path) is None
 
 
 def test_weights_that_a_manifest_does_not_list_are_not_loaded(tmp_path: Path, elsewhere: Path) -> None:
     path = saved(tmp_path / "mine", 5)
     (path / store.SHARDS).symlink_to(elsewhere)
-    assert "shards" in str(store.damage(path))
+    assert "shards" in str(store.find_damage(path))
     (path / store.SHARDS).unlink()
     (path / store.SHARDS).mkdir()
-    assert "shards" in str(store.damage(path))
+    assert "shards" in str(store.find_damage(path))
 
 
 def test_shards_behind_a_link_are_not_loaded(tmp_path: Path) -> None:
@@ -287,10 +287,10 @@ def test_shards_behind_a_link_are_not_loaded(tmp_path: Path) -> None:
     manifest = read_json(path / store.MANIFEST)
     manifest["files"] |= {"shards/.metadata": sha256_file(tmp_path / "outside" / ".metadata")}
     write_json(path / store.MANIFEST, manifest)
-    assert "shards/.metadata is a link" in str(store.damage(path))
+    assert "shards/.metadata is a link" in str(store.find_damage(path))
 
 
-def test_a_checkpoint_of_another_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_format_is_refused_and_not_skipped(tmp_path: Path) -> None:
     saved(tmp_path, 4)
     path = saved(tmp_path, 5)
     write_json(path / store.MANIFEST, {**read_json(path / store.MANIFEST), "format": 2})
@@ -303,4 +303,4 @@ def test_a_checkpoint_of_another_format_is_refused_and_not_passed_over(tmp_path:
 def test_a_manifest_that_cannot_be_read_is_not_whole(tmp_path: Path, text: str) -> None:
     path = saved(tmp_path, 5)
     (path / store.MANIFEST).write_text(text)
-    assert "cannot be read" in str(store.damage(path))
+    assert "cannot be read" in str(store.find_damage(path))

@@ -149,7 +149,10 @@ MISTAKES = {
         ('[schedule]\nuse = "cosine"\n', ""),
         "exp.toml: schedule: missing; add [schedule] with use = one of: constant, cosine",
     ),
-    "missing key": (("steps = 20\n", ""), "exp.toml:18: train.steps: missing (optimizer updates; 0 only evaluates"),
+    "missing key": (
+        ("steps = 20\n", ""),
+        "exp.toml:18: train.steps: missing (number of optimizer updates; 0: only evaluate",
+    ),
     "missing option": (
         ('"python_stdlib"', '"text"'),
         "exp.toml:2: dataset.source: missing (text files, globs or folders, ",
@@ -175,7 +178,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_with_line_key_and_remedy(mistake: str, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_with_line_key_and_remedy(mistake: str, tmp_path: Path) -> None:
     (old, new), told = MISTAKES[mistake]
     assert old in VALID
     (found,) = faults(tmp_path, VALID.replace(old, new, 1))
@@ -192,7 +195,7 @@ def test_a_whole_number_may_stand_for_a_number(tmp_path: Path) -> None:
     assert (lr, type(lr)) == (1.0, float)
 
 
-def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_of_a_file_are_reported_at_once(tmp_path: Path) -> None:
     text = VALID
     for old, new in [("n_head", "n_heads"), ("eps", "epsilon"), ("= 20", "= -1"), ("cosine", "cosin"), ("lr", "rl")]:
         text = text.replace(old, new, 1)
@@ -200,19 +203,19 @@ def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     assert sorted(keys) == ["model.n_heads", "model.norm.epsilon", "optimizer.rl", "schedule.use", "train.steps"]
 
 
-def test_a_fault_on_the_command_line_is_told_there(tmp_path: Path) -> None:
+def test_a_fault_on_the_command_line_is_located_there(tmp_path: Path) -> None:
     told = faults(tmp_path, VALID, "train.steps=-1", "model.norm.epsilon=1", "sampler=[3]")
     assert all(fault.startswith("command line: ") for fault in told)
     assert [fault.split(": ")[1] for fault in told] == ["model.norm.epsilon", "train.steps", "sampler.0"]
 
 
-def test_a_fault_is_told_in_the_file_that_made_it(tmp_path: Path) -> None:
+def test_a_fault_is_located_in_the_file_that_contains_it(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text(VALID.replace("= 20", "= -1"), encoding="utf-8")
     (found,) = faults(tmp_path, 'extends = "base.toml"\n[optimizer]\nlr = 1')
     assert found.startswith("base.toml:19: train.steps: ")
 
 
-def test_a_local_component_that_is_not_there_is_told_where_it_is_named(tmp_path: Path) -> None:
+def test_a_missing_component_file_is_reported_where_it_is_named(tmp_path: Path) -> None:
     (found,) = faults(tmp_path, VALID.replace('"x"', '"x"\ncomponents = ["gone.py"]'))
     assert (
         found
@@ -243,7 +246,7 @@ ANYTHING = st.recursive(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(every(COMPLETE)), st.none() | ANYTHING), min_size=1, max_size=3))
-def test_whatever_is_written_is_valid_or_told_with_its_place(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:
+def test_any_document_is_valid_or_refused_with_its_location(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:
     values = copy.deepcopy(COMPLETE)
     for key, value in changes:
         table: Any = values
@@ -340,7 +343,7 @@ def experiments(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(deadline=None)
 @given(experiments())
-def test_what_is_written_down_loads_back_as_the_same_experiment(values: dict[str, Any]) -> None:
+def test_a_recorded_experiment_loads_as_the_same_experiment(values: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         first = load(Path(folder), tomli_w.dumps(values))
         again = load(Path(folder), first.to_toml())
@@ -353,7 +356,7 @@ def test_what_is_written_down_loads_back_as_the_same_experiment(values: dict[str
 
 @settings(deadline=None)
 @given(experiments())
-def test_every_value_of_the_file_is_in_what_is_written_down(values: dict[str, Any]) -> None:
+def test_every_value_of_the_file_is_recorded(values: dict[str, Any]) -> None:
     def holds(written: Any, resolved: Any) -> bool:
         if isinstance(written, dict):
             return all(holds(value, resolved[key]) for key, value in written.items())
@@ -382,7 +385,7 @@ CHANGES = [
 ]
 
 
-def test_the_fingerprint_tells_every_change_but_the_name(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_everything_except_the_name(tmp_path: Path) -> None:
     prints = [load(tmp_path, VALID, *change).fingerprint() for change in [(), *zip(CHANGES, strict=True)]]
     assert len(set(prints)) == len(prints)
     assert load(tmp_path, VALID, "name=y").fingerprint() == prints[0]
@@ -426,7 +429,7 @@ def test_a_difference_shows_both_values_and_none_where_there_is_none(tmp_path: P
         (("sampler", 0, "use"), "default"),
     ],
 )
-def test_every_value_knows_where_it_comes_from(key: tuple[str | int, ...], where: str, tmp_path: Path) -> None:
+def test_every_value_has_its_location(key: tuple[str | int, ...], where: str, tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text(VALID, encoding="utf-8")
     top = 'extends = "base.toml"\nname = "y"\n[optimizer]\nlr = 1\n[model]\nmlp = "gelu"'
     experiment = load(tmp_path, top, "train.steps=30", "callback.0.every_seconds=3")

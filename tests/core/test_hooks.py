@@ -36,7 +36,7 @@ def option(listener: object, name: str = "Given", tracker: bool = False) -> Call
             raise listener
         return listener
 
-    made = type(name, (Callback,), {"build": build, "tracker": tracker, "__module__": __name__})
+    made = type(name, (Callback,), {"build": build, "is_tracker": tracker, "__module__": __name__})
     return cast(Callback, made())
 
 
@@ -63,7 +63,7 @@ def test_a_misspelt_argument_is_refused() -> None:
 
 
 @pytest.mark.parametrize("tracker", [False, True])
-def test_a_callback_that_hears_nothing_is_refused(tracker: bool) -> None:
+def test_a_callback_without_hooks_is_refused(tracker: bool) -> None:
     class Unmarked:
         def step_finished(self, step: int) -> None: ...
 
@@ -71,7 +71,7 @@ def test_a_callback_that_hears_nothing_is_refused(tracker: bool) -> None:
         Hooks([option(Unmarked(), tracker=tracker)], RUN)
 
 
-def test_a_wrapper_is_refused() -> None:
+def test_a_hook_wrapper_is_refused() -> None:
     class Wrapper:
         @hookimpl(wrapper=True)
         def step_finished(self, step: int) -> Any:
@@ -106,7 +106,9 @@ def test_an_implementation_takes_the_arguments_it_uses() -> None:
     assert heard == [(RUN, {"val/loss": 1.5}), "finished"]
 
 
-def test_a_failing_tracker_is_told_once_and_dropped_while_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_tracker_is_reported_once_and_dropped_while_the_others_continue(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     heard: list[Any] = []
     failing = option(Ear("failing", heard, fails=True), "Failing", tracker=True)
     hooks = Hooks([option(Ear("a", heard), "A"), failing, option(Ear("b", heard), "B")], RUN)
@@ -120,7 +122,7 @@ def test_a_failing_tracker_is_told_once_and_dropped_while_the_others_go_on(caplo
     )
 
 
-def test_a_tracker_that_cannot_be_built_is_told_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tracker_that_cannot_be_built_is_reported_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
     heard: list[Any] = []
     hooks = Hooks([option(OSError("no server"), "Failing", tracker=True), option(Ear("a", heard))], RUN)
     step(hooks, 1)
@@ -141,7 +143,7 @@ def test_any_other_failing_callback_fails_the_run() -> None:
     assert heard == [("failing", 1)]
 
 
-def test_an_interrupt_is_no_failure_of_a_tracker() -> None:
+def test_an_interrupt_does_not_count_as_a_failure_of_a_tracker() -> None:
     class Interrupted:
         @hookimpl
         def run_started(self) -> None:
@@ -173,14 +175,14 @@ class Counting:
         self.count = state["count"]
 
 
-def test_two_equal_callbacks_both_hear() -> None:
+def test_two_equal_callbacks_are_both_called() -> None:
     assert Counter() == Counter()
     hooks = Hooks([Counter(), Counter(), Counter()], RUN)
     step(hooks, 1)
     assert hooks.state_dict() == {"Counter": {"count": 1}, "Counter#2": {"count": 1}, "Counter#3": {"count": 1}}
 
 
-def test_what_a_callback_knows_survives_a_checkpoint() -> None:
+def test_the_state_of_a_callback_survives_a_checkpoint() -> None:
     before = Hooks([Counter(), option(Ear("no state", [])), Counter()], RUN)
     step(before, 1)
     before.callbacks["Counter#2"].count = 7
@@ -190,7 +192,7 @@ def test_what_a_callback_knows_survives_a_checkpoint() -> None:
     assert after.state_dict() == {"Counter": {"count": 2}, "Counter#2": {"count": 8}}
 
 
-def test_a_checkpoint_may_know_more_or_fewer_callbacks_than_the_run() -> None:
+def test_a_checkpoint_may_have_more_or_fewer_callbacks_than_the_run() -> None:
     one, two = Hooks([Counter()], RUN), Hooks([Counter(), Counter()], RUN)
     step(two, 1)
     one.load_state_dict(two.state_dict())

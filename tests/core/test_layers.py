@@ -27,7 +27,7 @@ def place(layers: Layers, *key: str | int) -> str:
     return Path(layers.location(key)).name
 
 
-def test_the_file_holds_over_its_base_and_the_command_line_over_both(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file_and_the_file_its_base(tmp_path: Path) -> None:
     found = layers(tmp_path, "[train]\nb = 2\nc = 2", "train.c=3", base="\n[train]\na = 1\nb = 1\nc = 1")
     assert found.values == {"train": {"a": 1, "b": 2, "c": 3}}
     places = [place(found, "train", key) for key in "abc"]
@@ -67,20 +67,20 @@ def test_the_same_component_keeps_its_options(same: str, tmp_path: Path) -> None
     assert found.notes == []
 
 
-def test_a_name_over_a_name_drops_nothing_and_says_nothing(tmp_path: Path) -> None:
+def test_a_name_that_replaces_a_name_drops_no_options(tmp_path: Path) -> None:
     found = layers(tmp_path, 'norm = "b"', base='norm = "a"')
     assert found.values == {"norm": "b"}
     assert found.notes == []
 
 
-def test_a_name_over_a_table_is_short_for_its_use(tmp_path: Path) -> None:
+def test_a_name_that_replaces_a_table_is_short_for_its_use(tmp_path: Path) -> None:
     found = layers(tmp_path, 'norm = "b"', base='[norm]\nuse = "a"\nx = 1')
     assert found.values == {"norm": {"use": "b"}}
     assert place(found, "norm", "use") == "top.toml:2"
     assert "dropped its x" in found.notes[0]
 
 
-def test_options_over_a_name_join_it(tmp_path: Path) -> None:
+def test_options_that_follow_a_name_extend_it(tmp_path: Path) -> None:
     found = layers(tmp_path, "[norm]\nx = 2", "norm.y=3", base='norm = "a"')
     assert found.values == {"norm": {"use": "a", "x": 2, "y": 3}}
     assert [place(found, "norm", key) for key in ("use", "x", "y")] == ["base.toml:1", "top.toml:3", "command line"]
@@ -179,7 +179,7 @@ def test_a_bound_of_a_range_may_be_addressed(tmp_path: Path) -> None:
     assert found.values == {"sweep": {"space": {"lr": {"float": [1, 3]}}}}
 
 
-def test_all_faulty_overrides_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faulty_overrides_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(KitError) as refused:
         layers(tmp_path, 'callback = ["a"]', "nonsense", "x=[1", "callback.7=b", "fine=1", "=3")
     assert len(refused.value.faults) == 4
@@ -250,7 +250,7 @@ def keys(values: Any, at: tuple[str | int, ...] = ()) -> set[tuple[str | int, ..
 
 @settings(deadline=None)
 @given(TREE, TREE, OVERRIDES)
-def test_whatever_holds_has_a_place_and_what_is_gone_has_none(base: Any, top: Any, overrides: list[str]) -> None:
+def test_every_value_has_a_location_and_dropped_ones_have_none(base: Any, top: Any, overrides: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = layers(Path(folder), tomli_w.dumps(top), *overrides, base=tomli_w.dumps(base))
     assert found.locations.keys() == keys(found.values)
@@ -262,7 +262,7 @@ def test_whatever_holds_has_a_place_and_what_is_gone_has_none(base: Any, top: An
 
 @settings(deadline=None)
 @given(TREE, TREE)
-def test_what_the_file_says_holds_and_the_base_fills_in_the_rest(base: Any, top: Any) -> None:
+def test_the_file_overrides_its_base(base: Any, top: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = layers(Path(folder), tomli_w.dumps(top), base=tomli_w.dumps(base)).values
 

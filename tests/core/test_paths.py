@@ -179,7 +179,7 @@ def test_every_path_on_the_command_line_is_expanded(tiny: Path, command: Command
 @pytest.mark.parametrize(
     "words", [["prepare", "~/a"], ["sample", "~/a"], ["import", "~/a"], ["check", "tiny.toml", "dataset.source=~/a"]]
 )
-def test_what_is_not_there_is_shown_expanded(tiny: Path, command: Command, words: list[str], home: Path) -> None:
+def test_a_missing_path_is_reported_expanded(tiny: Path, command: Command, words: list[str], home: Path) -> None:
     answer = command("prepare" if words[0] == "check" else words[0], *words[1:])
     assert answer.code == 2
     assert f"{home}/a" in answer.err

@@ -105,7 +105,7 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_stranger_is_found_by_its_bare_name(tmp_path: Path, install: Install) -> None:
+def test_a_plugin_is_found_by_its_bare_name(tmp_path: Path, install: Install) -> None:
     install("poly-plugin", POLY, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
     experiment = load(tmp_path, 'schedule = { use = "poly", power = 3 }')
     assert experiment.schedule.multiplier(5, 10) == 0.125
@@ -114,7 +114,7 @@ def test_a_stranger_is_found_by_its_bare_name(tmp_path: Path, install: Install) 
     assert (entry.distribution, entry.version) == ("poly-plugin", "1.0")
 
 
-def test_options_of_a_stranger_are_checked_like_any_other(tmp_path: Path, install: Install) -> None:
+def test_options_of_a_plugin_are_checked_like_any_other(tmp_path: Path, install: Install) -> None:
     install("poly-plugin", POLY, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
     message = told(tmp_path, '[schedule]\nuse = "poly"\npowr = 3')
     assert message.endswith("exp.toml:8: schedule.powr: unknown key; did you mean 'power'? Allowed: power.")
@@ -129,7 +129,7 @@ def test_an_installed_plugin_changes_nothing_until_it_is_named(tmp_path: Path, i
     assert "poly_plugin" not in sys.modules
 
 
-def test_a_bare_name_means_the_built_in_and_a_qualified_one_the_stranger(tmp_path: Path, install: Install) -> None:
+def test_a_bare_name_means_the_built_in_and_a_qualified_name_the_plugin(tmp_path: Path, install: Install) -> None:
     source = SCHEDULE.format(name="Constant", power=2.0)
     install("A.Strange_Plugin", "[nanogpt_kit.schedule]\nconstant = strange:Constant\n", strange=source)
     assert load(tmp_path).resolved()["schedule"] == {"use": "constant", "warmup_steps": 0}
@@ -204,7 +204,7 @@ def test_an_entry_point_may_lead_to_where_a_class_was_imported(tmp_path: Path, i
     assert experiment.fingerprint()
 
 
-def test_a_default_that_lacks_an_option_is_told_at_the_part_that_chose_it(tmp_path: Path, install: Install) -> None:
+def test_a_missing_option_of_a_default_component_is_reported_at_its_table(tmp_path: Path, install: Install) -> None:
     source = """\
 from nanogpt_kit.api import Field, Norm, Schedule, slot
 
@@ -224,13 +224,15 @@ class Needy(Norm):
 @pytest.mark.parametrize(
     "damaged", [b"[nanogpt_kit.norm\npoly = x", b"[nanogpt_kit.norm]\nx = caf\xe9", b"nanogpt_kit."]
 )
-def test_damaged_metadata_of_a_stranger_breaks_nothing(damaged: bytes, tmp_path: Path, install: Install) -> None:
+def test_damaged_metadata_of_another_distribution_breaks_nothing(
+    damaged: bytes, tmp_path: Path, install: Install
+) -> None:
     install("damaged-plugin", damaged)
     install("poly-plugin", POLY, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
     load(tmp_path, 'schedule = "poly"')
 
 
-def test_a_distribution_without_a_name_is_skipped_and_told(
+def test_a_distribution_without_a_name_is_skipped_with_a_warning(
     tmp_path: Path, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     install("poly-plugin", POLY)
@@ -251,7 +253,7 @@ def test_a_local_file_is_a_component_under_its_stem(tmp_path: Path) -> None:
     assert "unknown schedule 'my_poly'" in told(tmp_path, 'schedule = "my_poly"')
 
 
-def test_a_local_file_may_share_its_name_with_a_stranger_and_then_it_is_meant(tmp_path: Path, install: Install) -> None:
+def test_a_local_file_takes_precedence_over_a_plugin_of_its_name(tmp_path: Path, install: Install) -> None:
     install("poly-plugin", POLY, poly_plugin="1 / 0")
     (tmp_path / "poly.py").write_text(SCHEDULE.format(name="Poly", power=7.0), encoding="utf-8")
     assert load(tmp_path, 'schedule = "poly"', "poly.py").resolved()["schedule"] == {"use": "poly", "power": 7.0}
@@ -273,7 +275,7 @@ TWO = SCHEDULE.format(name="One", power=1.0) + SCHEDULE.format(name="Two", power
         ("cosine.py", SCHEDULE.format(name="X", power=1.0), "would hide the built-in schedule 'cosine'; give the file"),
     ],
 )
-def test_a_local_file_that_will_not_do_says_why(file: str, source: str, why: str, tmp_path: Path) -> None:
+def test_an_invalid_component_file_is_refused_with_the_reason(file: str, source: str, why: str, tmp_path: Path) -> None:
     (tmp_path / file).write_text(source, encoding="utf-8")
     message = told(tmp_path, 'schedule = "constant"', file)
     assert message.startswith(f"{tmp_path}/exp.toml:2: components: ")

@@ -53,7 +53,7 @@ HABITS = {  # the line, the key, words of the remedy
 
 
 @pytest.mark.parametrize("text", HABITS)
-def test_a_slip_is_named_with_its_line_and_key_and_remedy(text: str, tmp_path: Path) -> None:
+def test_a_syntax_error_is_reported_with_line_key_and_remedy(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text(text, encoding="utf-8")
     line, key, remedy = HABITS[text]
@@ -64,7 +64,7 @@ def test_a_slip_is_named_with_its_line_and_key_and_remedy(text: str, tmp_path: P
     assert [words for words in remedy if words not in fault.message] == []
 
 
-def test_a_slip_on_the_command_line_has_the_same_remedy(tmp_path: Path) -> None:
+def test_a_syntax_error_on_the_command_line_has_the_same_remedy(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text("")
     with pytest.raises(KitError) as refused:
@@ -96,7 +96,7 @@ DEEP = {
 
 
 @pytest.mark.parametrize("name", DEEP)
-def test_what_is_deep_or_long_is_named_with_its_line(name: str, tmp_path: Path) -> None:
+def test_deep_nesting_and_long_numbers_are_reported_with_their_line(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text(DEEP[name])
     line = 2 if DEEP[name].startswith("\n") else 1
@@ -116,7 +116,7 @@ def test_what_is_deep_or_long_is_named_with_its_line(name: str, tmp_path: Path) 
         "a.b=0xffffffffffffffffff",
     ],
 )
-def test_what_is_deep_or_long_on_the_command_line_is_refused_there(override: str, tmp_path: Path) -> None:
+def test_deep_nesting_and_long_numbers_on_the_command_line_are_refused(override: str, tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text("")
     with pytest.raises(KitError) as refused:
@@ -167,7 +167,7 @@ def test_of_many_unknown_keys_the_first_are_shown_and_all_are_counted(
     assert len(looked_up) <= 51  # comparing each with every name takes minutes
 
 
-def test_laying_values_takes_time_in_proportion_to_them(tmp_path: Path) -> None:
+def test_merging_values_takes_linear_time(tmp_path: Path) -> None:
     class Places(dict[object, str]):
         scans = 0
 

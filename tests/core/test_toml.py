@@ -233,7 +233,7 @@ def test_a_missing_base_is_named_at_the_line_of_extends(tmp_path: Path) -> None:
     assert "relative to the file that extends" in message
 
 
-def test_a_fault_in_a_base_is_told_in_the_base(tmp_path: Path) -> None:
+def test_a_fault_in_a_base_file_is_located_in_the_base_file(tmp_path: Path) -> None:
     write(tmp_path, a='extends = "b.toml"', b="x = \n")
     with pytest.raises(KitError, match=r"b\.toml:1: x: not TOML"):
         toml.read_extended_files(tmp_path / "a.toml")

@@ -96,7 +96,9 @@ def test_all_files_that_never_ran_are_named_before_any_is_executed(
     assert "mine.py" not in message
 
 
-def test_consent_is_asked_for_once_and_own_edits_run(write: Callable[..., Path], canary: Path, tmp_path: Path) -> None:
+def test_consent_is_asked_for_once_and_the_users_edits_run(
+    write: Callable[..., Path], canary: Path, tmp_path: Path
+) -> None:
     path = write(tmp_path / "exp.toml")
     Experiment.load(path, trust_code=True)
     assert canary.exists()
@@ -133,7 +135,7 @@ def test_the_copies_of_runs_and_sweeps_are_consented_to_by_content_alone(
     assert "mine.py" in refused(path)
 
 
-def test_a_copy_under_another_path_is_held_by_content_too(
+def test_a_copy_at_another_path_needs_consent_for_its_content(
     write: Callable[..., Path], refused: Callable[..., str], tmp_path: Path
 ) -> None:
     run = write(tmp_path / "run" / "experiment.toml", "components/mine.py")
@@ -147,7 +149,7 @@ def test_a_copy_under_another_path_is_held_by_content_too(
     assert "mine.py" in refused(by_detour)
 
 
-def test_a_copy_of_consented_code_runs_wherever_it_lies(
+def test_a_copy_of_consented_code_runs_in_any_folder(
     write: Callable[..., Path], refused: Callable[..., str], tmp_path: Path
 ) -> None:
     Experiment.load(write(tmp_path / "exp.toml"), trust_code=True)
@@ -172,7 +174,7 @@ def test_what_was_checked_is_what_is_executed_and_kept(
     assert experiment.component_sources == {tmp_path / "mine.py": source}
 
 
-def test_the_ledger_is_the_users_alone_and_says_which_file(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_file_of_consents_is_private_and_names_each_file(write: Callable[..., Path], tmp_path: Path) -> None:
     Experiment.load(write(tmp_path / "exp.toml"), trust_code=True)
     assert trust.trusted_hashes_file().stat().st_mode & 0o777 == 0o600
     (line,) = trust.trusted_hashes_file().read_text().splitlines()
@@ -181,7 +183,7 @@ def test_the_ledger_is_the_users_alone_and_says_which_file(write: Callable[..., 
     assert json.loads(path) == str(tmp_path / "mine.py")
 
 
-def test_a_ledger_that_is_damaged_only_costs_a_question(
+def test_a_damaged_file_of_consents_only_costs_a_question(
     write: Callable[..., Path], refused: Callable[..., str], tmp_path: Path
 ) -> None:
     path = write(tmp_path / "exp.toml")
@@ -193,7 +195,7 @@ def test_a_ledger_that_is_damaged_only_costs_a_question(
     refused(path)
 
 
-def test_several_processes_add_to_the_ledger_at_a_time(tmp_path: Path) -> None:
+def test_several_processes_add_consents_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from nanogpt_kit.core import trust\n"
         "for n in range(200): trust.record_consent(f'{sys.argv[1]}-{n}', '/' + 'p' * 500)"
@@ -222,7 +224,7 @@ def test_where_the_home_cannot_be_written_to_the_processes_started_here_know(
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_who_is_asked_decides(
+def test_the_consent_question_decides(
     answer: bool, write: Callable[..., Path], refused: Callable[..., str], tmp_path: Path
 ) -> None:
     path, asked = write(tmp_path / "exp.toml"), []
@@ -260,7 +262,7 @@ def test_a_component_file_is_a_regular_file(odd: str, tiny: Path, tmp_path: Path
         Experiment.load(tiny, trust_code=True)
 
 
-def test_an_experiment_file_that_is_a_link_does_not_lend_its_consent(
+def test_an_experiment_file_that_is_a_link_gives_no_consent(
     write: Callable[..., Path], refused: Callable[..., str], tmp_path: Path
 ) -> None:
     Experiment.load(write(tmp_path / "own" / "exp.toml"), trust_code=True)

@@ -66,7 +66,7 @@ def test_records_with_a_byte_order_mark_are_read(tmp_path: Path, name: str, cont
     assert texts(path) == ["\u2603"]
 
 
-def test_a_byte_order_mark_that_does_not_fit_is_named_with_the_place(tmp_path: Path) -> None:
+def test_a_wrong_byte_order_mark_is_reported_with_its_location(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(ENGLISH.encode("utf-16") + b"\x00\xd8a\x00")
     assert f"offset {2 + 2 * len(ENGLISH)}" in refusal(path)
@@ -259,7 +259,7 @@ def test_what_is_text_is_known_where_its_last_character_is_cut(head: bytes) -> N
         ("a.parquet.gz", BINARY["parquet"](), "parquet, not gzip "),
     ],
 )
-def test_a_name_that_says_another_format_is_named_with_the_right_one(
+def test_a_file_with_the_ending_of_another_format_is_refused_with_the_right_name(
     tmp_path: Path, name: str, content: bytes, told: str
 ) -> None:
     (tmp_path / name).write_bytes(content)

@@ -76,7 +76,7 @@ def test_a_hash_of_the_text_decides() -> None:
     assert found(held(MANY, val_fraction=0.2)) == list(zip(without, MANY, strict=True))
 
 
-def test_a_document_in_pieces_goes_where_its_text_goes() -> None:
+def test_a_document_in_slices_gets_the_split_of_its_text() -> None:
     whole = {text: split for split, text in found(held(MANY))}
     in_pieces = found(held([Pieces(text[:3], "", text[3:]) for text in MANY]))
     assert {text: split for split, text in in_pieces} == whole
@@ -135,7 +135,7 @@ def test_a_document_alone_is_not_hashed(monkeypatch: pytest.MonkeyPatch) -> None
     assert [split for split, _ in found(held(["alone", "", Pieces("")]))] == ["train", "val"]
 
 
-def test_only_as_many_documents_are_remembered_as_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_bounded_number_of_documents_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hash_split, "MAX_SCANNED_DOCUMENTS", 50)
     seen = []
 
@@ -157,7 +157,7 @@ def test_the_source_is_named_where_there_is_no_text() -> None:
         found(held(["a", "b"] * 3, source="here", test_fraction=0.1))
 
 
-def test_shares_should_leave_something_to_train_on() -> None:
-    with pytest.raises(ValidationError, match=r"val_fraction.*test_fraction.*less than 1"):
+def test_fractions_of_splits_leave_text_to_train_on() -> None:
+    with pytest.raises(ValidationError, match=r"test_fraction \(0\.5\) should be less than 1"):
         Held(val_fraction=0.5, test_fraction=0.5)
     assert Held(val_fraction=0.5, test_fraction=0.4).splits == ("train", "val", "test")

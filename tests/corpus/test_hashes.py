@@ -66,7 +66,7 @@ def test_a_file_that_changed_is_hashed_again(tmp_path: Path, change: str) -> Non
     assert content_hash(path) == hashlib.sha256(content).hexdigest()
 
 
-def test_a_file_that_is_two_seconds_young_is_not_remembered(tmp_path: Path, read: list[Path]) -> None:
+def test_the_hash_of_a_file_changed_two_seconds_ago_is_not_cached(tmp_path: Path, read: list[Path]) -> None:
     path = file(tmp_path / "a", b"x" * 2000, time.time())
     content_hash(path)
     file(path, b"y" * 2000, path.stat().st_mtime)  # within the clock's grain
@@ -88,7 +88,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(
 @pytest.mark.parametrize(
     "damage", ["{", "[1, 2]", '{"a": 3}', '{"%s": [2000, 1]}', '{"%s": [2000, 1, 1, "a"]}', "\udc00", "[" * 100_000]
 )
-def test_a_damaged_memory_is_no_error(tmp_path: Path, read: list[Path], damage: str) -> None:
+def test_a_damaged_cache_of_hashes_is_ignored(tmp_path: Path, read: list[Path], damage: str) -> None:
     path = file(tmp_path / "a", b"x" * 2000)
     hashes.cache_file().parent.mkdir(parents=True)
     hashes.cache_file().write_bytes(damage.replace("%s", str(path)).encode("utf-8", "surrogatepass"))
@@ -97,7 +97,7 @@ def test_a_damaged_memory_is_no_error(tmp_path: Path, read: list[Path], damage: 
     assert read == [path]
 
 
-def test_each_question_has_an_answer_of_its_own_and_may_be_asked_anew(tmp_path: Path) -> None:
+def test_each_check_has_its_own_cached_result_and_may_be_repeated(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def reader(question: str) -> Callable[[Path], str]:
@@ -113,7 +113,7 @@ def test_each_question_has_an_answer_of_its_own_and_may_be_asked_anew(tmp_path: 
         assert hashes.cached_result(path, "first", reader("first"), anew) == "first y"
 
 
-def test_who_wrote_a_file_need_not_read_it(tmp_path: Path, read: list[Path]) -> None:
+def test_the_writer_of_a_file_need_not_read_it(tmp_path: Path, read: list[Path]) -> None:
     path = file(tmp_path / "a", b"x" * 2000, time.time())
     hashes.save_to_cache(path, "sha256", "as written")
     assert content_hash(path) == "as written"
@@ -122,7 +122,7 @@ def test_who_wrote_a_file_need_not_read_it(tmp_path: Path, read: list[Path]) -> 
     assert read == [path]
 
 
-def test_a_link_in_place_of_the_memory_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_cache_of_hashes_is_not_followed(tmp_path: Path) -> None:
     hashes.cache_file().parent.mkdir(parents=True)
     (tmp_path / "precious").write_text("precious", encoding="utf-8")
     hashes.cache_file().symlink_to(tmp_path / "precious")
@@ -137,7 +137,7 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         content_hash(tmp_path / "a")
 
 
-def test_a_memory_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_of_hashes_that_cannot_be_written_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "no folder").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no folder"))
     assert content_hash(file(tmp_path / "a", b"x" * 2000)) == hashlib.sha256(b"x" * 2000).hexdigest()

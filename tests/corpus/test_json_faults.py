@@ -78,7 +78,7 @@ def test_a_json_array_under_the_name_of_json_lines_is_named(tmp_path: Path, cont
         list(TextFile(path, "text").documents())
 
 
-def test_what_a_line_holds_besides_its_text_may_be_nan(tmp_path: Path) -> None:
+def test_other_values_of_a_json_line_may_be_nan(tmp_path: Path) -> None:
     """Python writes it so, and it is not read."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "score": NaN}\n' + json.dumps({"text": "b\0"}) + "\n")

@@ -72,7 +72,7 @@ def test_the_order_decides_the_windows(batches: Batches, tokens: np.ndarray) -> 
 
 
 @pytest.mark.parametrize(("size", "lengths"), [(1, [1] * 7), (3, [3, 3, 1]), (4, [4, 3]), (7, [7]), (9, [7])])
-def test_micro_batches_are_the_batch_in_pieces(batches: Batches, size: int, lengths: list[int]) -> None:
+def test_micro_batches_are_the_parts_of_the_batch(batches: Batches, size: int, lengths: list[int]) -> None:
     batch = batches.at(0)
     pieces = batch.micro_batches(size)
     assert [len(ids) for ids, _, _ in pieces] == lengths
@@ -170,7 +170,7 @@ def test_an_order_may_give_the_same_array_again(batches: Batches) -> None:
     assert [batch.starts.tolist() for batch in made] == [[step] * WINDOWS for step in range(3)]
 
 
-def test_batches_are_made_ahead_up_to_the_last_step_and_no_further(batches: Batches) -> None:
+def test_batches_are_prefetched_up_to_the_last_step_and_no_further(batches: Batches) -> None:
     asked = []
 
     class Counting(Batches):
@@ -195,7 +195,7 @@ def test_the_error_of_a_batch_made_ahead_is_raised_where_the_batch_is_wanted(bat
         ahead.at(1)
 
 
-def test_the_batch_of_step_one_million_is_had_in_under_a_millisecond() -> None:
+def test_the_batch_of_step_one_million_takes_less_than_a_millisecond() -> None:
     n_tokens = 10**12  # as many as no disk here holds: one token, told a trillion times
     split = split_of(np.broadcast_to(np.array([7], dtype=np.uint16), (n_tokens,)))
     ctx = OrderContext(n_tokens=n_tokens, block_size=64, batch_windows=12, seed=3)

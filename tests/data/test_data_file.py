@@ -212,11 +212,11 @@ HOSTILE: dict[str, tuple[Damage, str, str]] = {
     ),
     "tokenizer is null": (changed(tokenizer=None), MANIFEST, "is damaged: tokenizer: "),
     "other characters": (other_vocabulary, MANIFEST, "is damaged: its tokenizer, vocabulary included, is not the one"),
-    "another dataset": (changed(dataset_fingerprint="0"), MANIFEST, "another text than the folder's name says"),
+    "another dataset": (changed(dataset_fingerprint="0"), MANIFEST, "records another text than the folder's name says"),
     "another tokenizer": (
         changed(tokenizer_use="byte"),
         MANIFEST,
-        "another tokenizer than the folder's name says",
+        "records another tokenizer than the folder's name says",
     ),
     "manifest is a folder": (a_folder(MANIFEST), MANIFEST, "cannot be read"),
     "manifest is a FIFO": (fifo(MANIFEST), MANIFEST, "cannot be read"),
@@ -241,12 +241,12 @@ def test_hostile_content_is_refused_in_a_sentence(
     )
 
 
-def test_what_a_stranger_named_reaches_no_terminal_as_it_is(experiment: Experiment, folder: Path) -> None:
+def test_control_characters_in_foreign_names_are_escaped(experiment: Experiment, folder: Path) -> None:
     changed(splits={"\x1b]0;pwned\x07": 3})(folder)
     assert refusal(experiment).isprintable()
 
 
-def test_the_command_says_so_and_ends_with_two(tiny: Path, folder: Path, command: Command) -> None:
+def test_the_command_reports_it_and_exits_with_two(tiny: Path, folder: Path, command: Command) -> None:
     (folder / MANIFEST).write_text("{", encoding="utf-8")
     answer = command("prepare", tiny, "tokenizer.use=char")
     assert (answer.code, answer.out) == (2, "")
@@ -255,7 +255,7 @@ def test_the_command_says_so_and_ends_with_two(tiny: Path, folder: Path, command
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/nowhere")], ids=["file", "link"])
 @pytest.mark.parametrize("partial", [False, True], ids=["the folder", "half of it"])
-def test_what_lies_in_the_datas_place_is_left_alone(
+def test_files_in_place_of_the_data_stay_unchanged(
     experiment: Experiment, folder: Path, make: Damage, partial: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(folder)
@@ -279,7 +279,7 @@ def test_what_lies_in_the_datas_place_is_left_alone(
         ("train.documents.bin", -1, 0, r"0 at position \d+, .*ascending"),
     ],
 )
-def test_a_number_that_cannot_be_right_is_named_with_its_place(
+def test_an_invalid_integer_is_reported_with_its_index(
     tiny: Path, tmp_path: Path, name: str, at: int, value: int, says: str
 ) -> None:
     lines = "".join(json.dumps({"text": f"line {number}"}) + "\n" for number in range(99))
@@ -295,7 +295,9 @@ def test_a_number_that_cannot_be_right_is_named_with_its_place(
 
 
 @pytest.mark.parametrize("at", [0, 1, 6, 7, 8, 15, 16, 19])
-def test_the_first_wrong_number_is_found_in_any_piece(tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_invalid_integer_is_found_in_any_chunk(
+    tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(data_file, "READ_BYTES", 64)  # eight numbers
     numbers = np.arange(10, 30)
     numbers[at:] -= 100
@@ -354,7 +356,7 @@ def test_another_vocabulary_is_another_question(experiment: Experiment, read: li
     assert "only numbers below 3 are valid" in str(DataFile(**{**vars(file), "limit": 3}).find_damage())
 
 
-def test_a_flip_that_hides_behind_its_old_time_is_found_by_verify(
+def test_a_flipped_bit_with_an_old_modification_time_is_found_by_verify(
     tiny: Path, experiment: Experiment, read: list[str], command: Command
 ) -> None:
     folder = prepare(experiment).path
@@ -373,7 +375,7 @@ def test_a_flip_that_hides_behind_its_old_time_is_found_by_verify(
     assert sorted(read) == sorted(FILES)
 
 
-def test_verify_remembers_what_it_found(tiny: Path, experiment: Experiment, read: list[str], command: Command) -> None:
+def test_verify_caches_its_results(tiny: Path, experiment: Experiment, read: list[str], command: Command) -> None:
     folder = prepare(experiment).path
     grown_old(folder)
     prepare(experiment)

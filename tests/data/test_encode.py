@@ -145,7 +145,7 @@ def test_a_long_document_is_cut_where_its_encoder_allows(document: Document, mon
     assert len(found) >= 2
 
 
-def test_a_document_that_nowhere_may_be_cut_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_without_a_safe_cut_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutting, "PART_CHARACTERS", 6)
     looked = []
 
@@ -158,7 +158,7 @@ def test_a_document_that_nowhere_may_be_cut_stays_whole(monkeypatch: pytest.Monk
     assert sum(looked) < 4 * 1000  # not again and again
 
 
-def test_jobs_hold_every_document_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_contain_every_document_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutting, "CHUNK_CHARACTERS", 10)
     monkeypatch.setattr(cutting, "PART_CHARACTERS", 10)
     train = ("first", "", "second and longer than a job", "third", "", "last")
@@ -216,7 +216,7 @@ def test_the_beginning_of_validation_is_kept_in_bytes() -> None:
 # --- encoding ---------------------------------------------------------------------------------------------------
 
 
-def test_a_job_becomes_tokens_with_ends_and_places() -> None:
+def test_a_chunk_is_encoded_with_document_ends_and_starts() -> None:
     job = cutting.TextChunk(
         "train", first_document=4, starts_document=False, texts=["rest", "ab\u2603", "c"], ends=[True, True, False]
     )
@@ -281,7 +281,7 @@ def test_processes_do_not_run_the_callers_script_again(tiny: Path, tmp_path: Pat
         ("ValueError", (RunFailed, ValueError), "3900"),
     ],
 )
-def test_the_error_of_a_tokenizer_is_told_from_any_process(
+def test_the_error_of_a_tokenizer_is_reported_from_any_process(
     tiny: Path, tmp_path: Path, small: None, workers: int, fails: str, error: Any, told: str
 ) -> None:
     experiment = words(tiny, tmp_path, f"tokenizer.fails={fails}", "tokenizer.seconds=0.02", count=4000)
@@ -289,7 +289,7 @@ def test_the_error_of_a_tokenizer_is_told_from_any_process(
         prepare(experiment, workers)
 
 
-def test_a_process_that_dies_is_told_and_what_was_done_stays(tiny: Path, tmp_path: Path, small: None) -> None:
+def test_a_killed_worker_is_reported_and_finished_work_stays(tiny: Path, tmp_path: Path, small: None) -> None:
     experiment = words(tiny, tmp_path, "tokenizer.fails=killed", "tokenizer.seconds=0.02", count=4000)
     with pytest.raises(RunFailed, match=r"a process that tokenizes has ended.*, with exit code -9; .* memory .*; .*MB"):
         prepare(experiment, workers=2)
@@ -334,7 +334,7 @@ def test_a_writer_counts_what_it_writes(tmp_path: Path) -> None:
     assert found["val"].longest == 1
 
 
-def test_a_writer_goes_on_after_the_last_whole_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_continues_after_the_last_whole_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [encoded([n] * (n % 5 + 1), [n, n], opens=n % 3 != 2) for n in range(1, 20)]
     (tmp_path / "whole").mkdir()
     with TokenWriter(tmp_path / "whole", ("train",), "") as writer:
@@ -421,7 +421,7 @@ LEFT: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("harm", "names"), LEFT.values(), ids=LEFT)
-def test_what_is_damaged_of_an_earlier_preparation_is_not_gone_on_with(
+def test_a_damaged_unfinished_preparation_is_not_continued(
     tmp_path: Path, harm: Callable[[Path], object], names: str
 ) -> None:
     folder = half_written(tmp_path / "half")
@@ -433,7 +433,7 @@ def test_what_is_damaged_of_an_earlier_preparation_is_not_gone_on_with(
     assert all((tmp_path / name).read_bytes() == content for name, content in outside.items())
 
 
-def test_a_damaged_half_is_made_anew(
+def test_a_damaged_unfinished_preparation_starts_again(
     tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     experiment = words(tiny, tmp_path)
@@ -449,7 +449,7 @@ def test_a_damaged_half_is_made_anew(
     assert files(prepare(experiment, workers=1).path) == damaged
 
 
-def test_room_is_looked_for_before_the_disk_is_full(
+def test_free_space_is_checked_before_the_disk_is_full(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -478,7 +478,7 @@ def filled_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[TokenWriter], None]:
     return save
 
 
-def test_a_full_disk_keeps_whole_shards_and_says_so(
+def test_a_full_disk_keeps_whole_shards_and_is_reported(
     tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = words(tiny, tmp_path)
@@ -498,7 +498,7 @@ def test_a_full_disk_keeps_whole_shards_and_says_so(
 
 
 @pytest.mark.parametrize("changed", ["text", "less", "vocabulary"])
-def test_what_was_made_of_something_else_is_not_gone_on_with(
+def test_an_unfinished_preparation_of_other_text_is_not_continued(
     tiny: Path,
     tmp_path: Path,
     small: None,
@@ -532,7 +532,7 @@ def test_what_was_made_of_something_else_is_not_gone_on_with(
     assert files(prepare(experiment, workers=1).path) == prepared
 
 
-def test_what_others_left_is_mentioned(
+def test_stale_unfinished_preparations_are_logged(
     tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     save = filled_up(monkeypatch)
@@ -663,7 +663,7 @@ def test_a_file_that_lost_bytes_is_not_taken_for_the_data(tiny: Path) -> None:
         prepare(Experiment.load(tiny))
 
 
-def test_a_waiting_preparation_says_so(
+def test_a_waiting_preparation_logs_it(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="nanogpt_kit")
@@ -672,12 +672,12 @@ def test_a_waiting_preparation_says_so(
     assert "waiting for another process that prepares" in caplog.text
 
 
-def test_encoders_are_light_or_heavy() -> None:
+def test_encoders_are_expensive_by_default_and_bytes_are_not() -> None:
     assert Encoder.is_expensive
     assert not ByteEncoder.is_expensive
 
 
-def test_what_an_earlier_preparation_left_survives_a_mistake_of_this_one(
+def test_unfinished_data_survives_a_mistake_of_a_later_preparation(
     tiny: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = words(tiny, tmp_path)

@@ -69,7 +69,7 @@ def test_a_damaged_tokenizer_of_another_run_is_named(tiny: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("state", [{}, {"characters": 3}, {"characters": ["ab"]}])
-def test_a_vocabulary_of_another_run_that_is_none_is_refused(tiny: Path, state: dict[str, object]) -> None:
+def test_a_vocabulary_that_the_tokenizer_cannot_use_is_refused(tiny: Path, state: dict[str, object]) -> None:
     experiment = Experiment.load(tiny, ["tokenizer.use=char"])
     with pytest.raises(KitError, match=r"tokenizer\.use: .*Char cannot use"):
         encoders.make_encoder(experiment.tokenizer, experiment.dataset, state)
@@ -118,7 +118,7 @@ def nanogpt_folder(tmp_path: Path, characters: str, text: str) -> str:
     return f"dataset={{use='token_files', source='{folder}'}}"
 
 
-def test_nanogpts_tokens_are_taken_as_they_are(tiny: Path, tmp_path: Path) -> None:
+def test_nanogpts_tokens_are_copied_unchanged(tiny: Path, tmp_path: Path) -> None:
     text = "banana and a band; " * 50
     alphabet = "".join(sorted(set(text), reverse=True))  # an order that ours would not give
     dataset = nanogpt_folder(tmp_path, alphabet, text)
@@ -165,7 +165,9 @@ def test_tokens_are_compared_between_splits_and_need_room(
 
 
 @pytest.mark.parametrize("wrong", [-1, 300])
-def test_a_plugins_tokens_are_checked(tiny: Path, tmp_path: Path, wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ids_of_a_plugins_tokenizer_are_checked(
+    tiny: Path, tmp_path: Path, wrong: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = Experiment.load(tiny, [nanogpt_folder(tmp_path, "ab", "ab" * 200), "tokenizer.use=char"])
     given = np.array([0, 1, wrong] * 30)
     monkeypatch.setattr(type(experiment.dataset), "tokens", lambda self, split: iter([given]))
@@ -182,7 +184,7 @@ def test_long_texts_are_learnt_from_in_words(text: str, monkeypatch: pytest.Monk
     assert " " not in text or all(piece.startswith(" ") for piece in pieces[1:])
 
 
-def test_ids_that_no_token_has_are_refused(tiny: Path, tmp_path: Path) -> None:
+def test_ids_without_a_token_are_refused(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
     np.array([*range(200)], dtype=np.uint16).tofile(folder / "train_1.bin")

@@ -204,7 +204,7 @@ def test_the_tokens_are_the_documents_each_ended(tiny: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char"])
-def test_the_manifest_says_what_is_there(tiny: Path, text_file: Path, tokenizer: str) -> None:
+def test_the_manifest_records_counts_and_hashes(tiny: Path, text_file: Path, tokenizer: str) -> None:
     experiment = load(tiny, f"tokenizer.use={tokenizer}")
     prepared = prepare(experiment)
     manifest = json.loads((prepared.path / "manifest.json").read_text(encoding="utf-8"))
@@ -225,7 +225,7 @@ def test_the_manifest_says_what_is_there(tiny: Path, text_file: Path, tokenizer:
         assert entry["sha256"] == hashlib.sha256(raw).hexdigest()
 
 
-def test_the_tokenizers_fingerprint_tells_what_it_is_and_what_it_learnt(tiny: Path, text_file: Path) -> None:
+def test_the_tokenizers_fingerprint_depends_on_its_options_and_its_state(tiny: Path, text_file: Path) -> None:
     def fingerprint(tokenizer: str, text: str) -> str:
         text_file.write_text(text * 100)
         return str(prepare(load(tiny, f"tokenizer.use={tokenizer}")).manifest.tokenizer.fingerprint)
@@ -269,7 +269,7 @@ def test_references_are_what_gzip_and_xz_need_for_the_validation_text(tiny: Path
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char"])
-def test_strange_text_survives_byte_for_byte(tiny: Path, text_file: Path, tokenizer: str) -> None:
+def test_unusual_text_survives_byte_for_byte(tiny: Path, text_file: Path, tokenizer: str) -> None:
     text = "bell \a, mark \ufeff, old\r\nlines\r\u2028, \u2603 \U0001f600\U0001f469\u200d\U0001f680 \U0010ffff\n" * 20
     text_file.write_bytes(b"\xef\xbb\xbf" + text.encode())  # the mark at the start is the file's, not the text's
     prepared = prepare(load(tiny, f"tokenizer.use={tokenizer}"))
@@ -391,7 +391,7 @@ def test_data_that_another_machine_finished_first_is_taken(tiny: Path, monkeypat
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_killed_preparation_leaves_no_data_that_is_taken_for_whole(tiny: Path) -> None:
+def test_a_killed_preparation_leaves_no_data_that_seems_complete(tiny: Path) -> None:
     answer = subprocess.run([sys.executable, "-c", KILLED, tiny], capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
     assert int(answer.stdout) > 5  # of 25 kills that left half of the data

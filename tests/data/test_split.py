@@ -88,7 +88,7 @@ def test_an_option_of_every_order_moves_the_windows(tiny: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("with_segments", [True, False])
-def test_evaluation_is_told_of_documents_too(with_segments: bool) -> None:
+def test_evaluation_masks_documents_too(with_segments: bool) -> None:
     split = split_of([5, 6, 3, 9], has_eot=True)
     batches = list(evaluation_batches(split, 8, 2, with_segments))
     assert all((batch.segments is not None) == with_segments for batch in batches)

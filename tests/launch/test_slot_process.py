@@ -172,7 +172,7 @@ def test_a_run_ends_when_its_controller_is_killed(tiny: Path, tmp_path: Path) ->
         time.sleep(0.05)
 
 
-def test_a_trial_does_not_go_on_holding_what_its_controller_held(
+def test_a_trial_does_not_inherit_the_locks_of_its_controller(
     monkeypatch: pytest.MonkeyPatch, python: Callable[[str], None], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(slots, "available_cores", lambda: [10, 11])

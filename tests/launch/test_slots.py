@@ -41,14 +41,14 @@ def test_slots_have_cores_of_their_own_and_as_many_each(
     assert {slot.threads for slot in made} == {count // workers}
 
 
-def test_a_single_worker_has_the_whole_machine_as_a_run_of_its_own_would(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_worker_has_the_whole_machine_as_a_separate_run_has(monkeypatch: pytest.MonkeyPatch) -> None:
     assert allocate_slots(1, "cpu") == [MachineSlot(0)]
     assert MachineSlot(0).threads is None
     assert allocate_slots(1, "mps") == [MachineSlot(0)]
 
 
 @pytest.mark.parametrize(("workers", "nproc"), [(5, 1), (2, 3)])
-def test_more_than_there_is_is_refused(monkeypatch: pytest.MonkeyPatch, workers: int, nproc: int) -> None:
+def test_more_slots_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch, workers: int, nproc: int) -> None:
     cores(monkeypatch, 4)
     with pytest.raises(KitError, match=rf"^sweep\.workers: {workers} .* 4 cores, .* {nproc}$"):
         allocate_slots(workers, "cpu", nproc)
@@ -123,7 +123,7 @@ def test_two_programs_have_gpus_of_their_own(eight_gpus: None) -> None:
         assert len(all_of_them) == 8
 
 
-def test_a_refusal_holds_nothing_and_says_what_there_is(eight_gpus: None) -> None:
+def test_a_refused_sweep_locks_nothing_and_is_given_the_free_slots(eight_gpus: None) -> None:
     with hold_slots(6, "cuda"):
         for _ in range(2):
             with pytest.raises(Busy, match=r"GPU 0-5; .* room for 2 of 3 "):
@@ -132,7 +132,7 @@ def test_a_refusal_holds_nothing_and_says_what_there_is(eight_gpus: None) -> Non
             assert gpus(two) == ["6,7"]
 
 
-def test_a_gpu_is_the_same_by_whatever_place_it_has_among_the_visible(
+def test_a_gpu_is_locked_by_its_own_id_whatever_its_index_among_the_visible(
     eight_gpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with hold_slots(2, "cuda"):
@@ -184,14 +184,14 @@ def test_a_state_folder_that_cannot_be_written_means_no_locks(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), OSError(errno.EROFS, "read-only")])
-def test_a_lock_that_cannot_be_made_is_none(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+def test_a_lock_that_cannot_be_created_is_not_held(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     cores(monkeypatch, 2)
     monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(error))
     with hold_slots(2, "cpu") as one:
         assert one == allocate_slots(2, "cpu")
 
 
-def test_a_file_system_without_locks_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_counts_as_unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(monkeypatch, 2)
     no = OSError(errno.ENOLCK, "no locks available")
     monkeypatch.setattr("nanogpt_kit.runs.lock.acquire_lock", lambda *_: (_ for _ in ()).throw(no))
@@ -211,7 +211,7 @@ with slots.hold_slots(2, "cpu") as held:
 
 
 @pytest.mark.parametrize("end", ["kill", "end"])
-def test_what_another_process_held_is_free_when_it_has_ended(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+def test_slots_of_another_process_are_free_once_it_has_ended(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     cores(monkeypatch, 2)
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", HOLDING], stdin=pipe, stdout=pipe, text=True) as other:

@@ -54,7 +54,7 @@ def test_the_temporary_name_cannot_be_guessed(tmp_path: Path, monkeypatch: pytes
     assert all(writing.TEMPORARY.fullmatch(name) for name in names)
 
 
-def test_what_killed_processes_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+def test_only_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("precious")
     for name in (".a.0123456789abcdef.tmp", "a", ".a.tmp", ".hidden", "b.0123456789abcdef.tmp"):
         (tmp_path / name).write_text("text")

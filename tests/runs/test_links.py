@@ -91,7 +91,7 @@ def test_a_run_with_a_link_in_it_is_refused_by_name_before_anything_is_written(
     assert session.run(more, into=run)
 
 
-def test_a_fifo_in_a_run_does_not_hold_it_up(run: Path, more: Experiment) -> None:
+def test_a_fifo_in_a_run_does_not_block_it(run: Path, more: Experiment) -> None:
     for name in ("metrics.jsonl", "lock", "samples.txt"):
         (run / name).unlink(missing_ok=True)
         os.mkfifo(run / name)
@@ -121,7 +121,7 @@ def test_the_run_itself_and_all_runs_may_be_links(
     assert last_step(session.run(more)) == 3
 
 
-def test_a_linked_checkpoint_is_passed_over_and_what_it_links_to_stays(
+def test_a_linked_checkpoint_is_skipped_and_its_target_stays(
     run: Path, more: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(run, tmp_path / "other")
@@ -134,7 +134,7 @@ def test_a_linked_checkpoint_is_passed_over_and_what_it_links_to_stays(
     assert not (run / "checkpoints" / "step-00000003").is_symlink()
 
 
-def test_what_a_killed_run_left_half_written_is_cleared_when_it_is_opened_again(run: Path, more: Experiment) -> None:
+def test_temporary_files_of_a_killed_run_are_removed_on_resume(run: Path, more: Experiment) -> None:
     (run / "components").mkdir()
     for name in (".samples.txt.0123456789abcdef.tmp", "components/.mine.py.0123456789abcdef.tmp"):
         (run / name).write_text("half")

@@ -85,7 +85,7 @@ def test_a_lock_excludes_another_process_and_is_dropped_by_its_death(tmp_path: P
 
 
 @kinds
-def test_two_who_look_do_not_take_each_other_for_a_holder(tmp_path: Path, kind: str) -> None:
+def test_two_tests_of_a_lock_do_not_take_each_other_for_a_holder(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "lock"
     path.touch()
     for count, found in side_by_side(path, 0.4, kind, LOOKS, LOOKS, LOOKS):
@@ -94,7 +94,7 @@ def test_two_who_look_do_not_take_each_other_for_a_holder(tmp_path: Path, kind: 
 
 
 @kinds
-def test_who_takes_a_lock_beside_those_who_look_is_never_refused(tmp_path: Path, kind: str) -> None:
+def test_acquiring_a_lock_while_others_test_it_never_fails(tmp_path: Path, kind: str) -> None:
     (count, found), *others = side_by_side(tmp_path / "lock", 0.4, kind, STARTS, LOOKS, LOOKS)
     assert count == found > 2
     assert all(looks > 2 for looks, _ in others)

@@ -43,7 +43,7 @@ def recorded(tmp_path: Path, tiny: Path) -> RunFolder:
 
 
 @needs_git
-def test_provenance_tells_command_code_components_and_data(
+def test_provenance_records_command_code_components_and_data(
     repository: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repository)

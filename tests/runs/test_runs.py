@@ -108,9 +108,7 @@ ORIGIN = {
         (7, 0),
     ],
 )
-def test_a_run_that_has_a_name_of_its_own_has_its_place_by_when_it_was_started(
-    tmp_path: Path, started: object, place: int
-) -> None:
+def test_a_renamed_run_is_ordered_by_its_start_time(tmp_path: Path, started: object, place: int) -> None:
     for name in ("20260102-030405500-s1-aaaaaa", "20260102-030406500-s1-aaaaaa", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "experiment.toml").touch()
@@ -134,7 +132,7 @@ def test_a_run_whose_provenance_cannot_be_read_is_the_oldest(tmp_path: Path, con
     assert RunFolder(a).seed() is None
 
 
-def test_a_folder_that_was_never_a_run_is_passed_over() -> None:
+def test_a_folder_that_is_not_a_run_is_skipped() -> None:
     run = a_run()
     new_run_folder("tiny", seed=8, fingerprint="killed before its experiment was written")
     assert find_run("tiny") == run
@@ -153,7 +151,7 @@ def test_an_unknown_run_is_told_the_nearest_experiment() -> None:
 
 
 @pytest.mark.parametrize("state", ["finished", "failed", "interrupted"])
-def test_a_run_that_ended_says_how(state: str) -> None:
+def test_the_status_of_a_run_says_how_it_ended(state: str) -> None:
     run = a_run()
     run.set_status("running", step=3)
     run.set_status(state, step=9, reason="because \u2603")
@@ -230,13 +228,13 @@ def test_metrics_are_read_as_they_were_written_and_appended_to(tmp_path: Path) -
     assert list(metrics.read_metrics(tmp_path / "none.jsonl")) == []
 
 
-def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_become_null(tmp_path: Path) -> None:
     path = log_of(tmp_path / "m.jsonl", {"step": 1, "a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 0.5})
     assert list(metrics.read_metrics(path)) == [{"step": 1, "a": None, "b": None, "c": None, "d": 0.5}]
     json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
-def test_a_line_that_a_kill_tore_is_passed_over(tmp_path: Path) -> None:
+def test_an_incomplete_line_left_by_a_kill_is_skipped(tmp_path: Path) -> None:
     path = log_of(tmp_path / "m.jsonl", {"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25})
     whole = path.read_bytes()
     first = whole.index(b"\n")
@@ -245,7 +243,7 @@ def test_a_line_that_a_kill_tore_is_passed_over(tmp_path: Path) -> None:
         assert [record["step"] for record in metrics.read_metrics(path)] == [1]
 
 
-def test_a_resumed_log_forgets_what_came_after_its_step(tmp_path: Path) -> None:
+def test_a_resumed_log_drops_the_lines_after_its_step(tmp_path: Path) -> None:
     path = log_of(tmp_path / "m.jsonl", *({"step": step, "loss": 1 / 3 + step} for step in range(1, 8)))
     with path.open("ab") as file:
         file.write(b'{"step": 8, "lo')
@@ -266,7 +264,9 @@ WHOLE = [b'{"step": %d, "train/loss": 2.5}\n' % step for step in range(1, 6)]
     [b"", b'{"step": 6, "trai', b'{"step": 6, "note": "\xe2\x98', b"\0" * 9, b"6", WHOLE[-1][:-1]],
     ids=["whole", "torn", "torn in a character", "zeros", "a number", "without its end"],
 )
-def test_a_tail_that_a_kill_tore_is_dropped(tmp_path: Path, tail: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_incomplete_last_line_left_by_a_kill_is_dropped(
+    tmp_path: Path, tail: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b"".join(WHOLE) + tail)
     expected = [json.loads(line) for line in (*WHOLE, *([tail] if tail.endswith(b"}") else []))]
@@ -318,7 +318,7 @@ def test_a_damaged_line_is_named_and_nothing_is_deleted(
     ]
 
 
-def test_a_line_of_a_file_that_a_kill_tore_twice_is_still_named(tmp_path: Path) -> None:
+def test_a_damaged_line_after_two_kills_is_still_reported(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(WHOLE[0] + b'{"step": 2, "tr' + b"".join(WHOLE[2:]))
     with pytest.raises(KitError) as caught:

@@ -31,7 +31,7 @@ def test_texts_stay_as_they_are_when_others_come(path: Path) -> None:
     assert path.read_bytes().decode() == f"{'=' * 60} step 1\n{strange}\n"
 
 
-def test_what_is_written_again_at_its_step_is_there_once(path: Path) -> None:
+def test_samples_written_again_at_their_step_appear_once(path: Path) -> None:
     samples.add_samples(path, 5, ["same"])
     samples.add_samples(path, 10, ["same"])
     whole = path.read_bytes()
@@ -42,7 +42,7 @@ def test_what_is_written_again_at_its_step_is_there_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, 0), (4, 0), (5, 1), (9, 1), (10, 3), (11, 3), (100, 4)])
-def test_what_comes_after_a_step_is_forgotten(path: Path, step: int, kept: int) -> None:
+def test_samples_after_a_step_are_dropped(path: Path, step: int, kept: int) -> None:
     parts = [(5, ["a"]), (10, ["b", "c"]), (10, ["d"]), (100, ["e"])]
     for number, texts in parts:
         samples.add_samples(path, number, texts)
@@ -54,6 +54,6 @@ def test_what_comes_after_a_step_is_forgotten(path: Path, step: int, kept: int) 
     assert path.read_bytes() == other.read_bytes()
 
 
-def test_where_nothing_was_written_nothing_is_forgotten(path: Path) -> None:
+def test_truncating_a_missing_file_of_samples_does_nothing(path: Path) -> None:
     samples.truncate_samples(path, 0)
     assert not path.exists()

@@ -81,7 +81,7 @@ def test_a_storage_is_shown_without_its_password(url: str, secrets: list[str], s
 
 @CASES
 @pytest.mark.parametrize("form", ["--storage {}", "--storage={}", "sweep.storage={}", "sweep={{storage={}}}"])
-def test_no_recorded_command_has_it(url: str, secrets: list[str], shown: str, form: str) -> None:
+def test_no_recorded_command_contains_the_password(url: str, secrets: list[str], shown: str, form: str) -> None:
     option = json.dumps(url, ensure_ascii=False) if "{storage" in form else url
     words = [word.format(option) for word in form.split(" ")]
     free_of(secrets, hide_in_command(["nanogpt-kit", "sweep", "x.toml", *words, "train.steps=5"]))
@@ -92,7 +92,7 @@ def test_no_recorded_command_has_it(url: str, secrets: list[str], shown: str, fo
 
 @CASES
 @pytest.mark.parametrize("line", ["storage = {}", "NANOGPT_KIT_STORAGE={}", '"sweep.storage"={}  # caf\xe9', "s='{}'"])
-def test_no_patch_has_it(url: str, secrets: list[str], shown: str, line: str) -> None:
+def test_no_patch_contains_the_password(url: str, secrets: list[str], shown: str, line: str) -> None:
     if "://" not in url or (line.startswith("s=") and (shown == "***" or shown.endswith("://***"))):
         pytest.skip("nothing says that it is a URL, or that it is a storage's")
     text = line.format(url if "'" in line or "KIT" in line else json.dumps(url)).encode("latin-1")
@@ -100,7 +100,7 @@ def test_no_patch_has_it(url: str, secrets: list[str], shown: str, line: str) ->
 
 
 @CASES
-def test_no_message_of_a_sweep_has_it(url: str, secrets: list[str], shown: str) -> None:
+def test_no_message_of_a_sweep_contains_the_password(url: str, secrets: list[str], shown: str) -> None:
     assert not is_journal(url)
     try:
         check_storage_form(url)
@@ -109,7 +109,7 @@ def test_no_message_of_a_sweep_has_it(url: str, secrets: list[str], shown: str) 
 
 
 @CASES
-def test_no_message_of_a_driver_has_it(url: str, secrets: list[str], shown: str) -> None:
+def test_no_message_of_a_driver_contains_the_password(url: str, secrets: list[str], shown: str) -> None:
     host = url.rpartition("@")[2].partition("/")[0]
     tails = [f"{url.split('@')[-2]}@{host}" if "@" in url else "", *secrets, *map(repr, secrets), *map(quote, secrets)]
     said = f"could not connect with {url} or {tails!r} or {json.dumps(tails)} or {shlex.join(tails)}"
@@ -125,7 +125,7 @@ def test_no_message_of_a_driver_has_it(url: str, secrets: list[str], shown: str)
         ("grpc://me:s3cret@h:1", "grpc://HOST:PORT"),
     ],
 )
-def test_a_url_that_cannot_be_meant_is_refused_with_a_remedy(url: str, remedy: str, tmp_path: Path) -> None:
+def test_an_ambiguous_url_is_refused_with_a_remedy(url: str, remedy: str, tmp_path: Path) -> None:
     with pytest.raises(KitError, match=remedy) as raised:
         open_storage(url, tmp_path)
     assert raised.value.faults[0].key == "sweep.storage"
@@ -133,7 +133,7 @@ def test_a_url_that_cannot_be_meant_is_refused_with_a_remedy(url: str, remedy: s
     assert not list(tmp_path.iterdir())
 
 
-def test_a_drivers_message_is_scrubbed_where_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drivers_message_is_printed_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nanogpt_kit.sweep.study import storage
 
     def fail(url: str, engine: Any) -> None:
@@ -177,7 +177,7 @@ def test_a_message_that_may_hold_a_short_password_is_not_shown() -> None:
         "postgresql://me:***@h/db cannot be reached: x",
     ],
 )
-def test_what_is_not_a_password_stays(text: str) -> None:
+def test_text_that_is_not_a_password_stays(text: str) -> None:
     assert hide_in_text(text) == text
     assert hide_in_patch(b"+" + text.encode()) == b"+" + text.encode()
     assert hide_in_command([text]) == shlex.join([text])
@@ -224,7 +224,7 @@ def test_long_lines_take_no_longer_than_their_length(piece: str) -> None:
 
 
 @pytest.mark.parametrize("override", ["sweep.storage={}", '"sweep"."storage"={}', "sweep={{storage={}}}"])
-def test_no_rank_has_it_on_its_command_line(
+def test_no_rank_has_the_password_on_its_command_line(
     override: str, tiny: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
@@ -236,7 +236,7 @@ def test_no_rank_has_it_on_its_command_line(
     assert started == ["run", str(tiny), "train.steps=1", space]
 
 
-def test_no_file_of_a_run_and_no_word_that_is_printed_has_it(
+def test_no_file_of_a_run_and_no_output_contains_the_password(
     tiny: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = "12/34secret"

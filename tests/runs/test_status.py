@@ -55,7 +55,7 @@ def test_a_status_holds_only_what_it_may(details: dict[str, object]) -> None:
         Status.model_validate({"state": "failed", **details})
 
 
-def test_the_best_value_may_be_infinite_and_is_null_then() -> None:
+def test_an_infinite_best_value_is_recorded_as_null() -> None:
     assert Best.of({}) is None
     assert Best.of({"step": 3, "value": -float("inf")}) == Best(step=3, value=None)
 
@@ -108,7 +108,7 @@ def test_a_status_that_is_not_a_file_is_interrupted_with_the_reason(run: RunFold
     assert (run.status().state, run.status().cause) == ("interrupted", "unreadable")
 
 
-def test_a_run_whose_lock_is_a_link_is_not_at_work(run: RunFolder) -> None:
+def test_a_run_whose_lock_is_a_link_is_not_busy(run: RunFolder) -> None:
     run.set_status("running", step=3)
     (run.path / "lock").symlink_to(run.path / "elsewhere")
     with Lock(run.path / "elsewhere"):
@@ -116,7 +116,9 @@ def test_a_run_whose_lock_is_a_link_is_not_at_work(run: RunFolder) -> None:
         assert "it is a link" in run.status().reason
 
 
-def test_a_run_that_ends_while_one_looks_has_ended_as_it_says(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_ends_while_its_status_is_read_has_its_last_status(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It writes its last word and then drops its lock, between the two looks of another process."""
     run.set_status("running")
 
@@ -163,7 +165,7 @@ def causes() -> Iterator[tuple[BaseException, str]]:
 
 
 @pytest.mark.parametrize(("error", "cause"), list(causes()))
-def test_a_cause_is_found_by_types_and_never_by_words(error: BaseException, cause: str) -> None:
+def test_a_cause_is_found_by_error_types_and_never_by_messages(error: BaseException, cause: str) -> None:
     assert cause_of(error) == cause
 
 

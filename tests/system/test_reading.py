@@ -27,7 +27,7 @@ def test_a_link_to_a_regular_file_is_read(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "link") == b"text"
 
 
-def test_a_file_is_read_up_to_its_most_bytes(tmp_path: Path) -> None:
+def test_a_file_is_read_up_to_the_limit_of_bytes(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")
     assert read_bytes(path, limit=5) == b"12345"

@@ -53,14 +53,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "time", Clock())
 
 
-def test_a_budget_of_tokens_ends_the_run_and_the_schedule_goes_by_it(tiny: Path) -> None:
+def test_a_budget_of_tokens_ends_the_run_and_sets_the_length_of_the_schedule(tiny: Path) -> None:
     limited = run(tiny, "train.max_tokens=1000")  # 12.5 steps of 80
     assert limited.status().step == limited.status().total_steps == 12
     assert losses(limited) == losses(run(tiny, "train.steps=12"))
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_budget_of_seconds_is_spent_once_also_over_resumes(tiny: Path) -> None:
+def test_a_budget_of_seconds_counts_across_resumes(tiny: Path) -> None:
     constant = ("schedule=constant", "checkpoint.every_steps=4")
     folder = run(tiny, *constant, "train.max_seconds=3")
     spent = folder.status().seconds
@@ -127,7 +127,7 @@ class Odd(Evaluator):
 """
 
 
-def test_the_best_the_last_and_every_so_many_stay(tiny: Path) -> None:
+def test_retention_keeps_the_best_the_last_and_multiples_of_a_step(tiny: Path) -> None:
     (tiny.parent / "odd.py").write_text(ODD)
     options = ["train.steps=12", "evaluate.every_steps=2", "checkpoint.every_steps=3", "checkpoint.keep_last=1"]
     options += ['components=["odd.py"]', "evaluator=['odd']", "checkpoint.keep_best=val/odd"]
@@ -139,7 +139,7 @@ def test_the_best_the_last_and_every_so_many_stay(tiny: Path) -> None:
         load_run(folder.path, step=4, trust_code=True)
 
 
-def test_the_best_is_remembered_over_a_resume(tiny: Path) -> None:
+def test_the_best_checkpoint_survives_a_resume(tiny: Path) -> None:
     options = ["schedule=constant", "evaluate.every_steps=2", "checkpoint.keep_last=1", "optimizer.lr=0.3"]
     best = ["checkpoint.keep_best=val/loss"]
     folder = run(tiny, *options, *best, "train.steps=8")
@@ -173,7 +173,7 @@ def test_a_run_that_gets_no_better_is_ended(tiny: Path) -> None:
     assert folder.samples.exists()
 
 
-def test_how_long_it_waited_is_remembered_over_a_resume(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_patience_of_early_stopping_survives_a_resume(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["evaluate.every_steps=2", "checkpoint.every_steps=2", "sample.num_samples=0", STOPPING.format(3, "max")]
     whole = session.run(Experiment.load(tiny, [*options, "name=whole"]))
     update = trainer.Trainer.update
@@ -249,6 +249,6 @@ def test_a_run_that_was_stopped_early_and_killed_while_it_wrote_stays_stopped(
     assert folder.samples.exists()
 
 
-def test_what_is_kept_for_good_has_to_be_made(tiny: Path) -> None:
+def test_keep_every_steps_should_be_a_multiple_of_every_steps(tiny: Path) -> None:
     with pytest.raises(KitError, match=r"keep_every_steps: should be a multiple of checkpoint\.every_steps"):
         Experiment.load(tiny, ["checkpoint.keep_every_steps=15"])

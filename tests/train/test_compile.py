@@ -50,7 +50,7 @@ def weights(folder: RunFolder) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])  # 2 share the windows
-def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
+def test_a_compiled_run_has_the_same_losses_and_compiles_nothing_after_its_warm_up(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, threads: int
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -80,7 +80,7 @@ def test_a_compiled_run_is_the_run_and_compiles_nothing_after_its_warm_up(
 
 
 @pytest.mark.slow
-def test_a_compiled_run_resumes_exactly_and_goes_on_uncompiled(tiny: Path, assert_same: Callable[..., None]) -> None:
+def test_a_compiled_run_resumes_exactly_and_continues_uncompiled(tiny: Path, assert_same: Callable[..., None]) -> None:
     options = ("train.compile=default", "schedule=constant", "model.dropout=0.1")
     whole = run(tiny, *options, "train.steps=8")
     parts = run(tiny, *options, "train.steps=4")
@@ -113,7 +113,7 @@ class Backwards(nn.Module):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_compiled_runs_as_it_is_written(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_compiled_runs_uncompiled(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tiny.parent / "broken.py").write_text(BROKEN, encoding="utf-8")
     folder = run(tiny, "components=['broken.py']", "model.mlp=broken", "train.compile=default")
     assert (folder.status().state, folder.status().compile) == ("finished", "off")
@@ -169,7 +169,7 @@ def test_without_a_compiler_there_is_one_warning(
         (10_000_000, "bf16", 124_000_000, "default"),
     ],
 )
-def test_auto_weighs_what_compiling_costs(
+def test_auto_compiles_where_the_gain_exceeds_the_cost(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, steps: int, precision: str, parameters: int, mode: str
 ) -> None:
     monkeypatch.setattr(compiling, "compiler_obstacle", lambda device: None)

@@ -61,7 +61,7 @@ def test_windows_are_split_before_operations_are(
     assert chosen(tiny, *options, "train.threads=1") == CoreAllocation(1, 1, 1)
 
 
-def test_small_passes_are_left_whole(tiny: Path, eight_cores: None) -> None:
+def test_small_passes_are_not_split(tiny: Path, eight_cores: None) -> None:
     options = ["model.dropout=0.0", "train.batch_tokens=64", "train.micro_batch_size=4"]
     assert chosen(tiny, *options) == CoreAllocation(1, 1, 1)
     assert chosen(tiny, *options, "model.n_embd=384", "model.n_layer=6", "model.block_size=64").chunks == 1  # 1 window
@@ -70,7 +70,7 @@ def test_small_passes_are_left_whole(tiny: Path, eight_cores: None) -> None:
 
 
 @pytest.mark.parametrize(("threads", "windows", "taken"), [(5, 12, 4), (6, 12, 6), (7, 12, 6), (16, 5, 15), (3, 4, 2)])
-def test_few_threads_are_left_over(
+def test_small_models_use_few_threads(
     tiny: Path, split_however_small: None, threads: int, windows: int, taken: int
 ) -> None:
     options = (f"train.batch_tokens={16 * windows}", f"train.micro_batch_size={windows}", f"train.threads={threads}")
@@ -78,7 +78,7 @@ def test_few_threads_are_left_over(
     assert found.chunks * found.threads == taken
 
 
-def test_all_threads_are_taken_where_somebody_says_how_many(
+def test_all_threads_are_used_where_their_number_is_set(
     tiny: Path, eight_cores: None, split_however_small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["model.dropout=0.0", "train.batch_tokens=32", "train.micro_batch_size=2"]
@@ -128,7 +128,7 @@ class Module(nn.Linear):
         ("train.threads=1", ""),
     ],
 )
-def test_what_threads_must_not_call_at_once_is_not_split_and_the_reason_is_logged(
+def test_unsafe_networks_are_not_split_and_the_reason_is_logged(
     tiny: Path, eight_cores: None, split_however_small: None, option: str, why: str
 ) -> None:
     (tiny.parent / "counting.py").write_text(COUNTING, encoding="utf-8")
@@ -139,7 +139,7 @@ def test_what_threads_must_not_call_at_once_is_not_split_and_the_reason_is_logge
 
 
 @pytest.mark.parametrize("option", ["model.mlp=mine", "parallel=ddp", "model.document_mask=true"])
-def test_what_is_safe_is_split_without_saying_so(
+def test_safe_networks_are_split_without_a_message(
     tiny: Path, eight_cores: None, split_however_small: None, option: str
 ) -> None:
     (tiny.parent / "mine.py").write_text(DERIVED, encoding="utf-8")
@@ -210,7 +210,7 @@ def test_chunks_have_the_gradients_of_the_whole(
         assert torch.equal(one, same)  # in whatever order threads were done
 
 
-def test_threads_take_their_share_except_where_hooks_look_on(model: nn.Module) -> None:
+def test_threads_split_the_batch_unless_parameters_have_hooks(model: nn.Module) -> None:
     ids = torch.randint(0, VOCAB - 1, (4, 12))
     alone = Alone(model)
     shared = ThreadedModel(alone, model, 2)
@@ -291,7 +291,7 @@ def test_layers_used_again_have_the_same_bits_in_bf16_too() -> None:
     assert model.a.grad.data_ptr() != model.b.grad.data_ptr()
 
 
-def test_the_error_of_any_share_is_raised(model: nn.Module) -> None:
+def test_the_error_of_any_chunk_is_raised(model: nn.Module) -> None:
     shared = ThreadedModel(Alone(model), model, 2)
     fine = torch.zeros(4, 12, dtype=torch.int64)
     for rows in (slice(0, 2), slice(2, 4)):

@@ -88,7 +88,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_is_killed_fifteen_times_ends_as_one_that_is_not(
+def test_a_run_killed_fifteen_times_ends_like_an_uninterrupted_run(
     tiny: Path, tmp_path: Path, assert_same: Callable[[Any, Any], None], kind: str
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"

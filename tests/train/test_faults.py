@@ -104,7 +104,7 @@ def kept_of(tiny: Path, windows: int) -> int:
     return memory.saved_bytes(lambda size: model(ids[:size], ids[:size]), windows)
 
 
-def test_what_is_kept_for_the_backward_pass_is_counted_once() -> None:
+def test_storages_saved_for_the_backward_pass_are_counted_once() -> None:
     weight = torch.randn(100, 100, requires_grad=True)
 
     def loss(windows: int) -> torch.Tensor:
@@ -119,7 +119,7 @@ def test_what_is_kept_for_the_backward_pass_is_counted_once() -> None:
 # --- disks and files --------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_that_has_no_room_is_not_begun(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_not_started_without_disk_space_for_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tiny.parent)
     written = []
     monkeypatch.setattr(store, "save_weights", lambda *_: written.append(1))
@@ -214,7 +214,7 @@ program.main()
         ),
     ],
 )
-def test_a_signal_in_any_phase_ends_in_a_run_that_goes_on(tiny: Path, tmp_path: Path, phase: str, name: str) -> None:
+def test_a_run_resumes_after_a_signal_in_any_phase(tiny: Path, tmp_path: Path, phase: str, name: str) -> None:
     marker = tmp_path / "marker"
     options = ["train.steps=6", "checkpoint.every_steps=2", "evaluate.every_steps=3", "callback=[]"]
     command = [sys.executable, "-c", SLOW, phase, str(marker), "run", str(tiny), *options]
@@ -248,7 +248,7 @@ def test_a_signal_in_any_phase_ends_in_a_run_that_goes_on(tiny: Path, tmp_path: 
         ("cuda", False, ("fp16", "this GPU has no bf16")),
     ],
 )
-def test_auto_is_what_the_device_is_good_at(
+def test_auto_precision_is_what_the_device_computes_natively(
     device: str, native: bool, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"avx512_bf16": native}
@@ -259,7 +259,7 @@ def test_auto_is_what_the_device_is_good_at(
     assert Precision.choose("fp16", device) == (Precision("fp16", device), "set by the experiment")
 
 
-def test_what_was_chosen_and_why_is_told_and_recorded(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_choices_and_their_reasons_are_logged_and_recorded(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     from nanogpt_kit.runs.files import read_json
 
     caplog.set_level("INFO", logger="nanogpt_kit")
@@ -284,7 +284,7 @@ def test_products_of_fp32_are_exact_in_fp32_alone(name: str, setting: str) -> No
 # --- what can be asked ------------------------------------------------------------------------------------------
 
 
-def test_what_is_watched_is_in_the_metrics_and_changes_nothing(tiny: Path) -> None:
+def test_diagnostics_are_in_the_metrics_and_change_nothing(tiny: Path) -> None:
     folder = run(tiny, 'train.watch=["updates", "activations", "attention"]', "train.log_every_steps=5")
     lines = [line for line in read_metrics(folder.metrics) if "train/loss" in line]
     for line in lines:
@@ -297,7 +297,7 @@ def test_what_is_watched_is_in_the_metrics_and_changes_nothing(tiny: Path) -> No
     assert not any(name.startswith(("updates", "activations")) for name in lines[0] if not lines)
 
 
-def test_the_share_of_clipped_steps_is_that_of_the_norms(tiny: Path) -> None:
+def test_the_fraction_of_clipped_steps_follows_the_norms(tiny: Path) -> None:
     every = [
         line["optim/grad_norm"] for line in read_metrics(run(tiny, "train.grad_clip=0").metrics) if "train/loss" in line
     ]
@@ -317,7 +317,7 @@ def test_the_scale_of_fp16_is_in_the_metrics(tiny: Path) -> None:
     assert {line["optim/loss_scale"] for line in lines} <= {2.0**power for power in range(17)}
 
 
-def test_a_module_may_give_metrics_of_its_own(tiny: Path, command: Callable[..., Any]) -> None:
+def test_a_module_may_offer_metrics(tiny: Path, command: Callable[..., Any]) -> None:
     (tiny.parent / "telling.py").write_text(
         "import torch\nfrom torch import nn\nfrom nanogpt_kit.api import Norm\n\nclass Telling(Norm):\n"
         "    def build(self, ctx):\n        return Scale(ctx.n_embd)\n\nclass Scale(nn.Module):\n"

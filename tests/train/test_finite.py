@@ -41,7 +41,9 @@ def newest(tiny: Path) -> RunFolder:
 
 
 def saved(folder: RunFolder) -> list[int]:
-    return [store.step_of(path) for path in store.list_checkpoints(folder.checkpoints) if store.damage(path) is None]
+    return [
+        store.step_of(path) for path in store.list_checkpoints(folder.checkpoints) if store.find_damage(path) is None
+    ]
 
 
 def component(tiny: Path, name: str, text: str) -> str:
@@ -61,7 +63,7 @@ def test_tensors_that_hold_nan_or_infinity_are_found_by_name(dtype: torch.dtype)
     assert found == list(bad)
 
 
-def test_what_holds_no_fractions_is_finite() -> None:
+def test_only_tensors_of_floating_point_are_checked() -> None:
     others = [("ids", torch.arange(3)), ("mask", torch.tensor([True])), ("text", "nan"), ("number", NAN)]
     assert non_finite(others) == []
     assert non_finite([("short", torch.tensor([NAN]).to(torch.float8_e5m2)), *others]) == ["short"]
@@ -86,7 +88,7 @@ ENORMOUS = ("optimizer.use=sgd", "optimizer.lr=1e38", "train.grad_clip=1e30")  #
         (("evaluator=['loss']", *ENORMOUS), "val/loss is nan at step 1"),
     ],
 )
-def test_a_last_update_that_made_no_finite_model_fails_the_run(
+def test_a_last_update_that_makes_weights_infinite_fails_the_run(
     tiny: Path, overrides: tuple[str, ...], expected: str
 ) -> None:
     folder, told = failed(tiny, "train.steps=1", *overrides)
@@ -199,7 +201,7 @@ def test_buffers_that_are_built_infinite_are_saved(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_a_good_run_is_asked_about_its_weights_only_where_it_evaluates_or_saves(
+def test_the_weights_of_a_good_run_are_checked_only_where_it_evaluates_or_saves(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     seen: list[int] = []
@@ -296,7 +298,7 @@ class Hand:
 """
 
 
-def test_the_share_of_clipped_steps_counts_those_before_a_resume(tiny: Path) -> None:
+def test_the_fraction_of_clipped_steps_counts_those_before_a_resume(tiny: Path) -> None:
     more = ("train.log_every_steps=4", "train.grad_clip=1e-9", component(tiny, "stopping", STOPPING))
     with pytest.raises(KeyboardInterrupt):
         run(tiny, *more, "callback=[{use='stopping', at=6}]")
@@ -354,7 +356,7 @@ class Rate(Schedule):
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1.0"])
-def test_a_learning_rate_that_is_none_is_named_before_its_update(tiny: Path, value: str) -> None:
+def test_an_invalid_learning_rate_is_reported_before_its_update(tiny: Path, value: str) -> None:
     with pytest.raises(RunFailed, match=r"the learning rate of step 7 is .* by schedule Rate") as caught:
         run(
             tiny, component(tiny, "rate", RATE), f"schedule={{use='rate', value='{value}'}}", "checkpoint.every_steps=3"

@@ -65,7 +65,7 @@ class Listener:
 """
 
 
-def test_every_hook_is_heard_at_its_moment(tiny: Path) -> None:
+def test_every_hook_is_called_at_its_time(tiny: Path) -> None:
     tiny.with_name("ear.py").write_text(LISTENER)
     options = ["components=['ear.py']", "callback=['ear']", "train.log_every_steps=5", "sample.num_samples=3"]
     heard = (session.run(Experiment.load(tiny, options)).path / "heard").read_text().splitlines()

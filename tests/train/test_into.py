@@ -49,7 +49,7 @@ def test_a_run_begins_in_the_folder_ends_there_and_is_not_made_twice(tiny: Path,
     assert not (tiny.parent / "runs" / "tiny").exists()
 
 
-def test_an_interrupted_run_goes_on_in_the_folder_as_it_would_have(
+def test_an_interrupted_run_continues_exactly_in_its_folder(
     tiny: Path, into: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as there:
@@ -69,7 +69,7 @@ def test_an_interrupted_run_goes_on_in_the_folder_as_it_would_have(
 
 
 @pytest.mark.parametrize("left", [(), ("provenance.json",), ("provenance.json", "components", "dirty.patch")])
-def test_a_folder_that_a_kill_left_before_its_run_began_is_used(
+def test_a_folder_of_a_run_killed_before_its_start_is_used(
     tiny: Path, into: Path, command: Command, left: tuple[str, ...]
 ) -> None:
     into.mkdir(parents=True)
@@ -86,7 +86,7 @@ def test_a_folder_that_a_kill_left_before_its_run_began_is_used(
 
 
 @pytest.mark.parametrize("other", ["notes.txt", "step-1/x", "metrics.jsonl"])
-def test_a_folder_that_holds_other_things_is_refused_and_left_as_it_is(
+def test_a_folder_with_other_files_is_refused_and_stays_unchanged(
     tiny: Path, into: Path, command: Command, other: str
 ) -> None:
     (into / other).parent.mkdir(parents=True)
@@ -100,7 +100,7 @@ def test_a_folder_that_holds_other_things_is_refused_and_left_as_it_is(
     assert (into / other).read_text() == "mine"
 
 
-def test_a_file_is_no_folder(tiny: Path, tmp_path: Path, command: Command) -> None:
+def test_a_file_is_not_taken_for_a_folder(tiny: Path, tmp_path: Path, command: Command) -> None:
     (tmp_path / "file").write_text("mine")
     for place in ("file", "file/below"):
         told = command("run", tiny, *QUIET, f"--into={tmp_path / place}")
@@ -118,7 +118,7 @@ def test_another_experiment_in_the_folder_is_refused(tiny: Path, into: Path, com
     assert all(part in told.err for part in ("optimizer.lr", "0.5", "0.003", "resumed"))
 
 
-def test_a_folder_in_which_a_run_is_at_work_is_refused(tiny: Path, into: Path, command: Command) -> None:
+def test_a_folder_with_a_busy_run_is_refused(tiny: Path, into: Path, command: Command) -> None:
     assert command("run", tiny, *QUIET, f"--into={into}").code == 0
     RunFolder(into).set_status("running")
     with RunFolder(into).lock():
@@ -183,7 +183,7 @@ MEMORY = (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeEr
 
 
 @pytest.mark.parametrize("error", MEMORY)
-def test_memory_that_runs_out_in_a_step_says_so(
+def test_running_out_of_memory_in_a_step_is_reported(
     tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     monkeypatch.setattr(trainer.Trainer, "accumulate", raises(error))
@@ -193,7 +193,7 @@ def test_memory_that_runs_out_in_a_step_says_so(
 
 
 @pytest.mark.parametrize("error", MEMORY)
-def test_memory_that_runs_out_in_an_evaluation_says_so(
+def test_running_out_of_memory_in_an_evaluation_is_reported(
     tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     monkeypatch.setattr(trainer, "run_evaluators", raises(error))
@@ -216,7 +216,7 @@ def test_memory_that_runs_out_while_the_model_is_built_is_one_sentence_and_leave
     assert not into.exists()
 
 
-def test_a_loss_that_is_no_number_says_so(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_is_reported(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trainer.Trainer.accumulate
     monkeypatch.setattr(trainer.Trainer, "accumulate", lambda run, batch: whole(run, batch) * float("nan"))
     status, words = status_of(tiny, into, told=NotFinite)
@@ -225,7 +225,9 @@ def test_a_loss_that_is_no_number_says_so(tiny: Path, into: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KitError("a mistake"), RunFailed("no room"), KeyError()])
-def test_all_else_is_an_error(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def test_any_other_error_is_recorded_as_a_failure(
+    tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
     monkeypatch.setattr(trainer, "run_evaluators", raises(error))
     status, words = status_of(tiny, into, told=type(error))
     cause = "refused" if isinstance(error, KitError) else "error"
@@ -234,7 +236,7 @@ def test_all_else_is_an_error(tiny: Path, into: Path, monkeypatch: pytest.Monkey
     assert status.reason == (words or repr(error))
 
 
-def test_a_full_disk_says_so(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_log.MetricsLog, "write", raises(OSError(28, "No space left on device")))
     status, words = status_of(tiny, into)
     assert (status.state, status.cause) == ("failed", "disk")

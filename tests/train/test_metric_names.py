@@ -102,7 +102,7 @@ def test_a_metric_that_only_some_values_of_the_space_give_is_named_with_them(
         (['components=["counting.py"]', "model.norm=counting"], "h.0.norm_1/count"),
     ],
 )
-def test_a_metric_that_may_be_recorded_is_taken(tiny: Path, options: list[str], metric: str) -> None:
+def test_a_metric_that_may_be_recorded_is_accepted(tiny: Path, options: list[str], metric: str) -> None:
     (tiny.parent / "odd.py").write_text(UNDECLARED)
     (tiny.parent / "counting.py").write_text(WITH_METRICS)
     check_sweep_metric(Experiment.load(tiny, options), metric)

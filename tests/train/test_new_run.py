@@ -27,7 +27,7 @@ class Mine(RMSNorm):
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), UnicodeEncodeError("utf-8", "\udce9", 0, 1, "no")])
 @pytest.mark.parametrize("into", [None, "into"])
-def test_whatever_stops_its_making_leaves_no_folder(
+def test_a_failed_creation_leaves_no_run_folder(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, into: str | None
 ) -> None:
     def fail(*_: Any) -> None:

@@ -138,7 +138,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tiny: Path) -> None:
     assert losses(resumed) == losses(whole)
 
 
-def test_ranks_that_were_given_different_experiments_are_told_apart(tiny: Path, tmp_path: Path) -> None:
+def test_ranks_with_different_experiments_are_refused(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "lr.py").write_text(
         "import os\nfrom nanogpt_kit.api import Schedule\n\nclass Lr(Schedule):\n"
         "    slow: bool = os.environ['RANK'] == '1'\n"
@@ -152,7 +152,7 @@ def test_ranks_that_were_given_different_experiments_are_told_apart(tiny: Path, 
     assert not (tmp_path / "runs" / "tiny").exists() or not list((tmp_path / "runs" / "tiny").iterdir())
 
 
-def test_the_command_starts_its_processes_and_tells_what_went_wrong_once(tiny: Path) -> None:
+def test_the_command_starts_its_processes_and_reports_a_failure_once(tiny: Path) -> None:
     command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), "--nproc", "2", "train.steps=2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -280,7 +280,7 @@ def test_of_several_seeds_that_of_the_experiment_is_resumed(tiny: Path) -> None:
     assert resumed(tiny, "train.seed=7") == other
 
 
-def test_a_run_at_work_is_passed_over_and_named_where_there_is_no_other(tiny: Path) -> None:
+def test_a_busy_run_is_skipped_and_named_where_it_is_the_only_one(tiny: Path) -> None:
     older = ran(tiny, "05", "interrupted", step=3)
     working = ran(tiny, "06", "running")
     with working.lock():
@@ -290,7 +290,7 @@ def test_a_run_at_work_is_passed_over_and_named_where_there_is_no_other(tiny: Pa
             resumed(tiny)
 
 
-def test_a_finished_run_goes_on_where_it_is_named_and_more_is_wanted(tiny: Path) -> None:
+def test_a_finished_run_that_is_named_continues_with_more_steps(tiny: Path) -> None:
     older = ran(tiny, "05", steps=10)
     ran(tiny, "06", steps=20)
     older.experiment.write_text(Experiment.load(tiny, [CONSTANT, "train.steps=10"]).to_toml())
@@ -318,7 +318,7 @@ def test_a_seed_is_done_resumed_or_begun_and_no_finished_run_of_it_is_extended(t
     assert find_done_or_unfinished(wanted) == ((mine, None) if steps <= 20 else (None, str(unfinished)))
 
 
-def test_a_run_of_another_format_is_refused_and_one_whose_status_is_damaged_goes_on(
+def test_a_run_of_another_format_is_refused_and_one_with_a_damaged_status_resumes(
     tiny: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = ran(tiny, "05", "interrupted", step=3)
@@ -331,7 +331,7 @@ def test_a_run_of_another_format_is_refused_and_one_whose_status_is_damaged_goes
     assert "status.json cannot be read" in caplog.text
 
 
-def test_a_run_at_work_is_not_resumed(tiny: Path) -> None:
+def test_a_busy_run_is_not_resumed(tiny: Path) -> None:
     folder = session.run(Experiment.load(tiny, ["callback=[]"]))
     folder.set_status("failed", step=3)
     with folder.lock(), pytest.raises(Busy, match="being used by another process"):
@@ -372,7 +372,7 @@ class Listener:
 """
 
 
-def test_a_callback_goes_on_with_its_state(tiny: Path) -> None:
+def test_a_callback_resumes_with_its_state(tiny: Path) -> None:
     (tiny.parent / "counter.py").write_text(COUNTER, encoding="utf-8")
     options = ["components=['counter.py']", "callback=['counter']", "schedule=constant"]
     folder = session.run(Experiment.load(tiny, options))
@@ -386,13 +386,13 @@ def test_a_local_callback_may_join_on_resume(tiny: Path, killed: RunFolder) -> N
     assert (killed.path / "counted").read_text() == "10"
 
 
-def test_time_spent_goes_on(tiny: Path, killed: RunFolder) -> None:
+def test_the_seconds_of_a_run_continue_after_a_resume(tiny: Path, killed: RunFolder) -> None:
     session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
     seconds = [line["seconds"] for line in read_metrics(killed.metrics)]
     assert seconds == sorted(seconds)
 
 
-def test_where_no_checkpoint_is_whole_it_does_not_start_again_unasked(tiny: Path, killed: RunFolder) -> None:
+def test_a_run_with_only_damaged_checkpoints_does_not_start_again(tiny: Path, killed: RunFolder) -> None:
     (killed.checkpoints / "step-00000010" / store.MANIFEST).unlink()
     with pytest.raises(KitError, match=r"every checkpoint in .* is damaged"):
         session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
@@ -405,7 +405,7 @@ def test_other_data_is_refused_on_resume(tiny: Path, text_file: Path, killed: Ru
         session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(
+def test_a_damaged_newest_checkpoint_is_skipped(
     tiny: Path, caplog: pytest.LogCaptureFixture, assert_same: Same
 ) -> None:
     killed = killed_run(tiny, 13, "checkpoint.every_steps=5")

@@ -30,7 +30,7 @@ def handlers() -> Iterator[None]:
 
 @posix
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
-def test_the_first_signal_asks_and_leaves_its_name(name: str, handlers: None) -> None:
+def test_the_first_signal_asks_for_a_stop_and_sets_its_name(name: str, handlers: None) -> None:
     with StopSignals() as stop:
         signal.raise_signal(getattr(signal, name))
         assert stop.name == name
@@ -38,7 +38,7 @@ def test_the_first_signal_asks_and_leaves_its_name(name: str, handlers: None) ->
 
 @posix
 @pytest.mark.parametrize("first", ["SIGHUP", "SIGUSR1"])
-def test_what_a_closed_terminal_or_slurm_sends_does_not_break_off_the_saving(first: str, handlers: None) -> None:
+def test_signals_of_a_closed_terminal_or_slurm_do_not_interrupt_saving(first: str, handlers: None) -> None:
     with StopSignals() as stop:
         for name in (first, first, "SIGHUP", "SIGTERM"):
             signal.raise_signal(getattr(signal, name))

@@ -161,7 +161,7 @@ class Module(torch.nn.Module):
 """
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_is_named(tiny: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_reported(tiny: Path) -> None:
     (tiny.parent / "broken.py").write_text(NOT_A_NUMBER, encoding="utf-8")
     options = ("components=['broken.py']", 'model.mlp={use="broken", at=7}', "model.n_layer=1", "train.batch_tokens=32")
     with pytest.raises(RunFailed, match=r"the loss is nan at step 8, on the windows that start at tokens \d+, \d+ of"):
@@ -172,7 +172,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_named(tiny: Path) -> None:
     assert max(folder.checkpoints.glob("step-*")).name == "step-00000006"
 
 
-def test_a_loss_that_is_no_number_never_reaches_a_checkpoint(tiny: Path) -> None:
+def test_a_loss_that_is_not_finite_never_reaches_a_checkpoint(tiny: Path) -> None:
     (tiny.parent / "broken.py").write_text(NOT_A_NUMBER, encoding="utf-8")
     options = ("components=['broken.py']", 'model.mlp={use="broken", at=7}', "model.n_layer=1", "train.batch_tokens=32")
     with pytest.raises(RunFailed, match="step 8"):
@@ -198,21 +198,21 @@ class Module(torch.nn.Module):
 """
 
 
-def test_a_gradient_that_is_no_number_never_reaches_a_checkpoint(tiny: Path) -> None:
+def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tiny: Path) -> None:
     (tiny.parent / "steep.py").write_text(NO_GRADIENT, encoding="utf-8")
     with pytest.raises(RunFailed, match="the norm of the gradient is nan at step 1"):
         run(tiny, "components=['steep.py']", "model.norm=steep", "checkpoint.every_steps=1")
     assert not list(find_run("tiny").checkpoints.glob("step-*"))
 
 
-def test_a_metric_must_have_a_name_of_its_own(tiny: Path) -> None:
+def test_a_metric_without_a_group_in_its_name_is_refused(tiny: Path) -> None:
     source = "from nanogpt_kit.api import Evaluator\nclass Odd(Evaluator):\n    def evaluate(self, ctx):\n"
     (tiny.parent / "odd.py").write_text(source + "        return {'step': 99}\n", encoding="utf-8")
-    with pytest.raises(RunFailed, match="evaluator Odd gave 'step': 99"):
+    with pytest.raises(RunFailed, match="evaluator Odd returned 'step': 99"):
         run(tiny, "components=['odd.py']", "evaluator=['odd']")
 
 
-def test_an_order_that_leaves_the_text_is_named(tiny: Path) -> None:
+def test_an_order_with_starts_outside_the_split_is_refused(tiny: Path) -> None:
     source = (
         "import numpy as np\nfrom nanogpt_kit.api import Order\nclass Off(Order):\n    def starts(self, step, ctx):\n"
     )
@@ -249,7 +249,7 @@ def test_a_callback_that_cannot_be_built_leaves_no_run(tiny: Path) -> None:
     assert not list((tiny.parent / "runs" / "tiny").iterdir())
 
 
-def test_a_prompt_that_cannot_be_encoded_is_told_before_the_training(tiny: Path) -> None:
+def test_a_prompt_that_cannot_be_encoded_is_reported_before_the_training(tiny: Path) -> None:
     with pytest.raises(KitError, match="the prompt cannot be encoded"):
         session.run(Experiment.load(tiny, ["callback=[]", "tokenizer=char", "sample.prompt=Q"]))
     assert not (tiny.parent / "runs").exists()
@@ -315,7 +315,7 @@ def test_a_callback_may_stop_a_run(tiny: Path) -> None:
     assert folder.samples.exists()
 
 
-def test_a_run_writes_down_where_it_came_from(tiny: Path) -> None:
+def test_a_run_records_its_provenance(tiny: Path) -> None:
     folder = run(tiny)
     origin = read_json(folder.path / "provenance.json")
     assert origin["components"]["model.attention"] == "nanogpt-kit/sdpa"

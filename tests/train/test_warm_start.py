@@ -150,7 +150,7 @@ def test_another_attention_and_a_window_are_named_and_the_same_softmax_is_not(
     assert "model.attention.window is 2 here and was None" in caplog.text
 
 
-def test_an_untied_head_is_not_squeezed_into_an_embedding(tiny: Path) -> None:
+def test_untied_weights_do_not_fit_a_model_with_tied_weights(tiny: Path) -> None:
     session.run(Experiment.load(tiny, [*QUICK, "model.weight_tying=false"]))
     with pytest.raises(KitError, match=r"differ there.* one tensor in the model"):
         run(tiny)
@@ -179,7 +179,7 @@ def test_weights_that_do_not_fit_are_named_before_any_data_is_touched(
         run(tiny, "model.n_embd=48", f"dataset.source={tmp_path / 'nowhere.txt'}")
 
 
-def test_what_a_part_fills_by_hand_is_there_again_when_it_is_loaded(tiny: Path) -> None:
+def test_buffers_that_a_constructor_computes_survive_loading(tiny: Path) -> None:
     tiny.with_name("scaled.py").write_text(
         '"""Twice the features."""\nimport torch\nfrom torch import nn\nfrom nanogpt_kit.api import Norm\n'
         "class Scaled(Norm):\n    def build(self, ctx):\n        return Twice(ctx.n_embd)\n"
