@@ -199,13 +199,13 @@ def test_torch_agrees_on_whether_there_is_a_compiler(changed: dict[str, str]) ->
     code = """
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
-from nanogpt_kit.nn.compiler import compiler_missing
+from nanogpt_kit.nn.compiler import compiler_obstacle
 try:
     get_cpp_compiler()
     found = True
 except InvalidCxxCompiler:
     found = False
-assert (compiler_missing("cpu") is None) == found, (found, compiler_missing("cpu"))
+assert (compiler_obstacle("cpu") is None) == found, (found, compiler_obstacle("cpu"))
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **changed})
 

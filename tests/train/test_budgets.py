@@ -152,9 +152,7 @@ def test_the_best_checkpoint_survives_a_resume(tiny: Path) -> None:
 def test_a_metric_that_an_evaluator_does_not_give_nor_declare_is_named_at_the_first_evaluation(tiny: Path) -> None:
     (tiny.parent / "odd.py").write_text(ODD.replace("VALUES.pop(0)", "1.0"))
     odd = ('components=["odd.py"]', "evaluator=['odd']", "evaluate.every_steps=1")
-    with pytest.raises(
-        RunFailed, match=r"checkpoint\.keep_best: no evaluator returns 'val/od'; did you mean 'val/odd'"
-    ):
+    with pytest.raises(RunFailed, match=r"checkpoint\.keep_best: no evaluator .*'val/od'.*'val/odd'"):
         run(tiny, *odd, "checkpoint.keep_best=val/od")
     with pytest.raises(RunFailed, match=r"no evaluator .*'val/accuracy'"):
         run(tiny, *odd, 'callback=[{use="early_stopping", metric="val/accuracy"}]')
