@@ -107,9 +107,7 @@ def check_text_column(schema: pa.Schema, field: str, location: str) -> None:
         string_columns = [name for name in schema.names if schema.field(name).type in (pa.string(), pa.large_string())]
         hint = f"; columns of strings: {', '.join(string_columns)}" if string_columns else ""
         content = "values of several types" if "arrow.json" in str(column_type) else str(column_type)
-        raise KitError(
-            Fault(f"dataset.field: column {field!r} contains {content}, not strings{hint}", location=location)
-        )
+        raise KitError(Fault(f"dataset.field: column {field!r} holds {content}, not strings{hint}", location=location))
 
 
 def column_texts(column: Any, errors: str = "strict") -> list[str]:

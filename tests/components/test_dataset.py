@@ -165,7 +165,7 @@ def test_text_that_is_not_utf8_is_named_by_file_line_and_offset(tmp_path: Path) 
         ("c.XLSX", ": .xlsx files contain a spreadsheet; "),
         ("d.npy.gz", '; dataset.use = "token_files" reads '),
         ("e.tar.gz", ": .tar files contain compressed data; "),
-        ("f.safetensors", ": .safetensors files contain weights"),
+        ("f.safetensors", ": .safetensors files contain model weights"),
     ],
 )
 def test_a_file_of_another_kind_is_not_taken_for_text(tmp_path: Path, name: str, told: str) -> None:
