@@ -13,7 +13,7 @@ import tomli
 import tomli_w
 from pydantic import ValidationError
 
-from nanogpt_kit.core.options import Component, dump
+from nanogpt_kit.core.options import Component, to_toml_values
 from nanogpt_kit.core.registry import Registry
 
 
@@ -49,4 +49,4 @@ class ComponentConformance:
 
     def as_toml(self) -> dict[str, Any]:
         """The options as in an experiment file."""
-        return dump(self.component, Registry.installed())
+        return to_toml_values(self.component, Registry.installed())

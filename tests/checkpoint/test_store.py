@@ -89,7 +89,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monk
     assert tmp_path.stat().st_ino in events[at:]
 
 
-def test_what_a_killed_save_left_is_cleared_by_the_next(tmp_path: Path) -> None:
+def test_the_partial_folder_of_a_killed_save_is_removed_by_the_next(tmp_path: Path) -> None:
     (tmp_path / ".step-00000007.123").mkdir()
     (tmp_path / ".step-00000007.123" / store.MODEL).write_bytes(b"half")
     saved(tmp_path, 8)

@@ -138,7 +138,7 @@ def test_the_ranks_see_each_window_once_an_epoch_and_share_none(
 
 
 @pytest.mark.parametrize("together", [1, 2, 6])
-def test_a_batch_made_ahead_is_the_same_batch(batches: Batches, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefetched_batch_is_the_same_batch(batches: Batches, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches_module, "PREFETCH_TOKENS", together * WINDOWS * BLOCK)
     ahead = Prefetcher(batches, total_steps=6)
     for step in (0, 1, 2, 5, 3, 4, 5):  # in turn, and not

@@ -40,7 +40,7 @@ def fresh_trainer(tiny: Path, *overrides: str, precision: str = "fp32") -> Train
     folder = RunFolder(tiny.parent / "by-hand")
     folder.path.mkdir(exist_ok=True)
     ctx = RunContext(device="cpu", precision=precision, world_size=1, splits=("train", "val"), block_size=16)
-    setup = Setup(experiment, Placement(World(), ctx, "by hand"), prepare(experiment), Cores(1, 1, 1))
+    setup = Setup(experiment, Placement(World(), ctx, "by hand"), prepare(experiment), CoreAllocation(1, 1, 1))
     return Trainer(setup, folder, StopSignals())
 
 
