@@ -39,11 +39,11 @@ from nanogpt_kit.core.kinds import (
     WarmupSchedule,
 )
 from nanogpt_kit.core.options import Options, PathStr, RunContext, slot
-from nanogpt_kit.corpus.files import TextFile
 from nanogpt_kit.corpus.hash_split import HashSplitDataset
 from nanogpt_kit.corpus.hashes import content_hash
 from nanogpt_kit.corpus.hub import HubText
 from nanogpt_kit.corpus.sources import text_files
+from nanogpt_kit.corpus.text_files import TextFile
 
 if TYPE_CHECKING:
     from nanogpt_kit.corpus.bpe import BPEEncoder

@@ -49,7 +49,7 @@ class TimedTrainer:
         folder = RunFolder(Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="nanogpt-kit-bench-"))))
         self.trainer = Trainer(setup, folder, StopSignals())
         self.trainer.hooks.call("run_started", run=self.trainer)
-        self.trainer.warm_up()
+        self.trainer.warm_up_compile()
         self.trainer.model.train()
         size = model_size(experiment.model, setup.data.encoder.vocab_size)
         self.flops_per_token = size.flops_per_token if size else None

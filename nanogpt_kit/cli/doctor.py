@@ -18,7 +18,7 @@ import click
 from nanogpt_kit.core.errors import printable
 
 if TYPE_CHECKING:
-    from nanogpt_kit.bench.machine import Fact
+    from nanogpt_kit.bench.machine_facts import Fact
 
 PREPARED_FOLDER = re.compile(r".+-[0-9a-f]{12}")  # names of folders of prepared data
 VARIABLES = {  # reported where they are set
@@ -33,7 +33,7 @@ VARIABLES = {  # reported where they are set
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def doctor(as_json: bool) -> None:
     """Show what this machine can do, and why a feature is off."""
-    from nanogpt_kit.bench.machine import collect_facts, machine_facts
+    from nanogpt_kit.bench.machine_facts import collect_facts, machine_facts
 
     sections = machine_facts()
     sections |= {"folders": collect_facts(folder_facts), "prepared data": collect_facts(prepared_data_facts)}
@@ -65,7 +65,7 @@ def wrap_line(start: str, text: str) -> str:
 
 def folder_facts() -> Iterator[Fact]:
     """The folders of runs and data, and the free space there."""
-    from nanogpt_kit.bench.machine import feature, format_bytes
+    from nanogpt_kit.bench.machine_facts import feature, format_bytes
     from nanogpt_kit.core.errors import KitError
     from nanogpt_kit.data.prepare import data_root
     from nanogpt_kit.runs.files import check_writable
@@ -84,7 +84,7 @@ def folder_facts() -> Iterator[Fact]:
 
 
 def prepared_data_facts() -> Iterator[Fact]:
-    from nanogpt_kit.bench.machine import Fact
+    from nanogpt_kit.bench.machine_facts import Fact
     from nanogpt_kit.data.manifest import OtherVersion
     from nanogpt_kit.data.prepare import data_root
 
@@ -107,7 +107,7 @@ def prepared_data_facts() -> Iterator[Fact]:
 
 def prepared_folder_fact(path: Path) -> Fact:
     """The tokens of each split of prepared data. Raises the errors of a damaged manifest."""
-    from nanogpt_kit.bench.machine import feature, format_bytes
+    from nanogpt_kit.bench.machine_facts import feature, format_bytes
     from nanogpt_kit.data.build import folder_bytes
     from nanogpt_kit.data.manifest import load_manifest
     from nanogpt_kit.data.prepared_data import data_files
@@ -128,7 +128,7 @@ def has_size(path: Path, size: int) -> bool:
 
 def download_facts() -> Iterator[Fact]:
     """The packages and folders that vocabularies and datasets from the hub require."""
-    from nanogpt_kit.bench.machine import Fact, feature
+    from nanogpt_kit.bench.machine_facts import Fact, feature
 
     try:
         why, version = None, metadata.version("tokenizers")

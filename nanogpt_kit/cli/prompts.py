@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.corpus.decompress import check_is_text
-from nanogpt_kit.corpus.formats import HEAD_BYTES, encoding_by_bom
+from nanogpt_kit.corpus.file_signatures import HEAD_BYTES, encoding_by_bom
 from nanogpt_kit.corpus.json_faults import explain_json_fault
 
 if TYPE_CHECKING:

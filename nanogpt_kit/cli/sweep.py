@@ -114,7 +114,7 @@ def print_result(summary: SweepSummary) -> None:
 
 
 def best_line(summary: SweepSummary) -> str:
-    from nanogpt_kit.sweep.work.progress import format_config
+    from nanogpt_kit.sweep.work.status_table import format_config
 
     best = summary.best()
     assert best is not None, "called only if there is one"
@@ -198,7 +198,7 @@ def status_json(summary: SweepSummary) -> dict[str, Any]:
 def print_status(summary: SweepSummary) -> None:
     import rich
 
-    from nanogpt_kit.sweep.work.progress import format_duration, trials_table
+    from nanogpt_kit.sweep.work.status_table import format_duration, trials_table
 
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts().items() if count)
     click.echo(f"sweep {summary.name}: {summary.count} trials: {counts}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.corpus.formats import HEAD_BYTES, detect_format, encoding_by_bom, guess_utf16_or_32, is_text
+from nanogpt_kit.corpus.file_signatures import HEAD_BYTES, detect_format, encoding_by_bom, guess_utf16_or_32, is_text
 from nanogpt_kit.system.reading import open_regular_file
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}

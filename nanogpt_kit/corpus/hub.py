@@ -14,10 +14,10 @@ from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.text import Document
 from nanogpt_kit.core.syntax import escape_remedy
 from nanogpt_kit.corpus.decompress import CODECS
-from nanogpt_kit.corpus.files import ENDINGS, TextFile
 from nanogpt_kit.corpus.hashes import content_hash
 from nanogpt_kit.corpus.parquet import check_text_column, column_texts, parquet_texts
 from nanogpt_kit.corpus.sources import matching_files
+from nanogpt_kit.corpus.text_files import ENDINGS, TextFile
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.corpus.decompress import READ_BYTES, file_error, open_decompressed, peek_head
-from nanogpt_kit.corpus.formats import detect_format, is_text
+from nanogpt_kit.corpus.file_signatures import detect_format, is_text
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]

@@ -9,8 +9,8 @@ from typing import Literal
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.syntax import escape_remedy
 from nanogpt_kit.corpus.decompress import CODECS
-from nanogpt_kit.corpus.files import ENDINGS, FORMATS, TextFile
-from nanogpt_kit.corpus.formats import why_not_text
+from nanogpt_kit.corpus.file_signatures import why_not_text
+from nanogpt_kit.corpus.text_files import ENDINGS, FORMATS, TextFile
 
 
 def matching_files(source: str, endings: tuple[str, ...]) -> list[Path]:

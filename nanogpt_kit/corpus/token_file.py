@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.corpus.formats import HEAD_BYTES, detect_format, is_text
+from nanogpt_kit.corpus.file_signatures import HEAD_BYTES, detect_format, is_text
 from nanogpt_kit.corpus.meta_pickle import read_meta_characters
 
 HEADER_BYTES = 1024

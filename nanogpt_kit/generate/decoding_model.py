@@ -43,7 +43,7 @@ class DecodingModel(nn.Module):
         can_copy = first.dtype == torch.float32
         self.model = copy_with_replacements(model, partial(self.decoding_substitute, rows=rows)) if can_copy else model
         self.is_copy = self.model is not model  # then only decoding computes in it
-        self.mean_products, products = multiplications_per_token(model)
+        self.mean_products, products = count_linear_multiplications(model)
         self.weight_bytes = products * self.dtype.itemsize  # read for each token; norms and embeddings not counted
         self.caller_threads = 1  # threads that call it at once
         self.idle_caches: list[StaticCache] = []  # compiled for, and not in use
@@ -118,7 +118,7 @@ def decoding_dtype(precision: str, device: str) -> torch.dtype:
     return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
-def multiplications_per_token(model: nn.Module) -> tuple[float, int]:
+def count_linear_multiplications(model: nn.Module) -> tuple[float, int]:
     """Multiplications for a token in linear layers: the mean of a layer, and the sum."""
     sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)]
     return sum(sizes) / max(1, len(sizes)), sum(sizes)

@@ -13,7 +13,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, Model, Sampler
 from nanogpt_kit.core.sections import Sample
 from nanogpt_kit.generate.decode import Decoder
-from nanogpt_kit.generate.decoding_model import DecodingModel, multiplications_per_token
+from nanogpt_kit.generate.decoding_model import DecodingModel, count_linear_multiplications
 from nanogpt_kit.generate.prompt import encode_prompt
 from nanogpt_kit.generate.text import StreamedText
 from nanogpt_kit.generate.threads import ThreadedDecoder, count_thread_chunks
@@ -187,7 +187,7 @@ class TextGenerator:
             mode = "off"
         can_split = self.device == "cpu" and mode == "off"
         threads = (
-            count_thread_chunks(self.experiment.model, texts, multiplications_per_token(self.model)[0])
+            count_thread_chunks(self.experiment.model, texts, count_linear_multiplications(self.model)[0])
             if can_split
             else 1
         )

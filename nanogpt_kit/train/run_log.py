@@ -38,7 +38,7 @@ class RunLog:
             self.metrics.write({"step": progress.step, **record})
         return record
 
-    def write_evaluation(self, metrics: Mapping[str, float]) -> bool:
+    def write_evaluation_once(self, metrics: Mapping[str, float]) -> bool:
         """Appends a line. Returns False, and writes nothing, where a resumed run repeats an evaluation in the file."""
         before = self.evaluation_before
         if before.get("step") == self.progress.step and metrics.keys() <= before.keys():

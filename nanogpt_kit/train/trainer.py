@@ -93,7 +93,7 @@ class Trainer:
         """Trains to the last step, or until the run is asked to stop. Raises RunFailed where the loss is not finite."""
         evaluate_every, save_every = self.experiment.evaluate.every_steps, self.experiment.checkpoint.every_steps
         self.hooks.call("run_started", run=self)
-        self.warm_up()
+        self.warm_up_compile()
         self.model.train()
         if self.step % evaluate_every == 0:
             self.evaluate()  # where the process before was stopped during it
@@ -111,7 +111,7 @@ class Trainer:
         self.save()
         self.checkpoints.prune_once_verified(run_ends=self.progress.evaluated_at == self.step)
 
-    def warm_up(self) -> None:
+    def warm_up_compile(self) -> None:
         """Compiles the model. A signal ends the run at once meanwhile: there is nothing new to save."""
         if self.compile.mode == "off" or self.stop.agree() != Decision.CONTINUE:
             return
@@ -199,7 +199,7 @@ class Trainer:
             metrics = run_evaluators(self.evaluation(), self.experiment.evaluator, self.finite)
         if metrics is not None:  # else a signal came meanwhile; a resumed run evaluates here again
             self.progress.evaluated_at = self.step
-            is_new = self.log.write_evaluation(metrics)
+            is_new = self.log.write_evaluation_once(metrics)
             self.hooks.call("evaluated", trackers=is_new, run=self, step=self.step, metrics=metrics)
             if self.checkpoints.update_best(metrics):
                 self.save()

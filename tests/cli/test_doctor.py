@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanogpt_kit.bench import machine
+from nanogpt_kit.bench import machine_facts
 from nanogpt_kit.nn import compiler
 from nanogpt_kit.nn.compiler import compiler_obstacle
 from nanogpt_kit.runs.files import read_json, write_json
@@ -37,8 +37,8 @@ def told(command: Command) -> dict[str, dict[str, Any]]:
     return {name: fact for facts in json.loads(answer.out).values() for name, fact in facts.items()}
 
 
-def by_name(question: Callable[[], Iterator[machine.Fact]]) -> dict[str, machine.Fact]:
-    return {fact.name: fact for fact in machine.collect_facts(question)}
+def by_name(question: Callable[[], Iterator[machine_facts.Fact]]) -> dict[str, machine_facts.Fact]:
+    return {fact.name: fact for fact in machine_facts.collect_facts(question)}
 
 
 def test_each_fact_is_one_line_with_its_verdict_and_json_tells_the_same(command: Command) -> None:
@@ -66,8 +66,8 @@ def test_it_tells_the_versions_and_what_a_run_would_take(command: Command) -> No
 @pytest.mark.parametrize("multiplies", [True, False])
 def test_native_bf16_decides_what_auto_takes_on_a_cpu(multiplies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": multiplies})
-    monkeypatch.setattr(machine, "choose_device", lambda setting: "cpu")
-    facts = by_name(machine.arithmetic)
+    monkeypatch.setattr(machine_facts, "choose_device", lambda setting: "cpu")
+    facts = by_name(machine_facts.arithmetic)
     assert facts["bf16 on the CPU"].verdict == ("available" if multiplies else "off")
     assert facts["auto settings"].values["precision"] == ("bf16" if multiplies else "fp32")
 
@@ -76,12 +76,12 @@ def test_threads_are_told_as_openmp_has_them(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    facts = by_name(machine.processor)
+    facts = by_name(machine_facts.processor)
     assert facts["threads"].text.startswith("3, set by OMP_NUM_THREADS")
     assert facts["waiting threads"].text.startswith("sleep")
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.delenv("OMP_WAIT_POLICY")
-    facts = by_name(machine.processor)
+    facts = by_name(machine_facts.processor)
     assert facts["threads"].text.startswith("up to 3, ")
     assert facts["waiting threads"].text.startswith("spin")
     assert "set OMP_WAIT_POLICY=passive (OMP_WAIT_POLICY is not set)" in facts["waiting threads"].text
@@ -227,7 +227,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_gpu_has_a_line(two_gpus: None) -> None:
-    facts = by_name(machine.gpus)
+    facts = by_name(machine_facts.gpus)
     assert facts["CUDA 0"].text == "GPU 7.5, 70.0 GB, compute capability 7.5, no bf16"
     assert facts["CUDA 1"].text == "GPU 9.0, 90.0 GB, compute capability 9.0, bf16"
     assert facts["CUDA 0"].values["bf16"] is False
@@ -238,8 +238,8 @@ def test_kernels_of_attention_are_told_with_what_they_need(two_gpus: None, monke
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     monkeypatch.setattr(torch.backends.cuda, "mem_efficient_sdp_enabled", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: False)
-    monkeypatch.setattr(machine, "compiler_obstacle", lambda device: f"nothing for {device}")
-    facts = by_name(machine.attention)
+    monkeypatch.setattr(machine_facts, "compiler_obstacle", lambda device: f"nothing for {device}")
+    facts = by_name(machine_facts.attention)
     assert facts["flash attention"].text == "requires a GPU of compute capability 8.0"
     assert facts["efficient attention"].verdict == "available"
     assert facts["cudnn attention"].text == "this torch is built without it"
@@ -248,7 +248,7 @@ def test_kernels_of_attention_are_told_with_what_they_need(two_gpus: None, monke
 
 def test_without_a_gpu_flex_attention_is_off_and_the_other_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    flex = by_name(machine.attention)["flex attention"]
+    flex = by_name(machine_facts.attention)["flex attention"]
     assert flex.verdict == "off"
     assert '"sdpa"' in flex.text
 
@@ -261,13 +261,13 @@ def test_why_there_is_no_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
     for program, driver in ((None, "no NVIDIA driver was found"), ("/nvidia-smi", "an NVIDIA driver is installed")):
         monkeypatch.setattr(shutil, "which", {"nvidia-smi": program}.get)
-        assert f"torch is built without CUDA, and {driver}; " in by_name(machine.gpus)["CUDA"].text
+        assert f"torch is built without CUDA, and {driver}; " in by_name(machine_facts.gpus)["CUDA"].text
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "init", refuse)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert by_name(machine.gpus)["CUDA"].text == "no GPU: Found no NVIDIA driver on your system. Please check it."
+    assert by_name(machine_facts.gpus)["CUDA"].text == "no GPU: Found no NVIDIA driver on your system. Please check it."
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "CUDA_VISIBLE_DEVICES= hides all GPUs" in by_name(machine.gpus)["CUDA"].text
+    assert "CUDA_VISIBLE_DEVICES= hides all GPUs" in by_name(machine_facts.gpus)["CUDA"].text
 
 
 # --- folders ----------------------------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ def test_a_fact_that_cannot_be_read_is_unknown_and_the_others_are_told(
     def fail() -> None:
         raise OSError("no such luck")
 
-    monkeypatch.setattr(machine, "free_bytes", lambda device: None)
+    monkeypatch.setattr(machine_facts, "free_bytes", lambda device: None)
     monkeypatch.setattr(platform, "platform", fail)
     facts = told(command)
     assert facts["memory"]["verdict"] == "unknown"
@@ -383,12 +383,12 @@ def test_a_fact_that_cannot_be_read_is_unknown_and_the_others_are_told(
 
 
 def test_warnings_of_torch_become_a_fact(monkeypatch: pytest.MonkeyPatch) -> None:
-    def warn() -> Iterator[machine.Fact]:
+    def warn() -> Iterator[machine_facts.Fact]:
         for _ in range(2):
             warnings.warn("this GPU\n  is too old", stacklevel=1)
-        yield machine.Fact("gpu", "old")
+        yield machine_facts.Fact("gpu", "old")
 
-    assert [(fact.name, fact.text) for fact in machine.collect_facts(warn)] == [
+    assert [(fact.name, fact.text) for fact in machine_facts.collect_facts(warn)] == [
         ("gpu", "old"),
         ("warnings", "this GPU is too old"),
     ]

@@ -388,7 +388,10 @@ REFUSED = {
         lambda hf: with_tensor(hf, "h.1.attn.masked_bias", torch.tensor(-1.0)),
         r"h\.1\.attn\.masked_bias",
     ),
-    "a bias of the head": (lambda hf: with_tensor(hf, "lm_head.bias", torch.ones(257)), r"lm_head\.bias is not a tensor of the model"),
+    "a bias of the head": (
+        lambda hf: with_tensor(hf, "lm_head.bias", torch.ones(257)),
+        r"lm_head\.bias is not a tensor of the model",
+    ),
     "a head of another size": (
         lambda hf: with_tensor(hf, "lm_head.weight", torch.ones(300, 48)),
         r"lm_head\.weight is \[\d+, 48\] there",

@@ -31,7 +31,8 @@ from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.work import hparams
 from nanogpt_kit.sweep.work.outcome import Outcome
-from nanogpt_kit.sweep.work.progress import ProgressDisplay, trials_table
+from nanogpt_kit.sweep.work.progress import ProgressDisplay
+from nanogpt_kit.sweep.work.status_table import trials_table
 from nanogpt_kit.sweep.work.trial import TrialProcess
 
 BASE = (

@@ -24,8 +24,8 @@ from nanogpt_kit.api import KitError, TextFile
 from nanogpt_kit.components.dataset.huggingface import HuggingFace
 from nanogpt_kit.components.dataset.shakespeare import Shakespeare
 from nanogpt_kit.components.dataset.text import Text
-from nanogpt_kit.corpus.files import LONG_BYTES
-from nanogpt_kit.corpus.formats import detect_format, is_text
+from nanogpt_kit.corpus.file_signatures import detect_format, is_text
+from nanogpt_kit.corpus.text_files import LONG_BYTES
 from nanogpt_kit.corpus.token_file import TokenFile
 
 ENGLISH = "To be, or not to be, that is the question.\n" * 40

@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.text import Document
 from nanogpt_kit.corpus.decompress import CODECS, READ_BYTES, file_error, open_as_utf8
-from nanogpt_kit.corpus.formats import why_not_text
+from nanogpt_kit.corpus.file_signatures import why_not_text
 from nanogpt_kit.corpus.hash_split import LongDocument
 from nanogpt_kit.corpus.json_faults import ARRAY_FAULT, explain_json_fault
 from nanogpt_kit.corpus.parquet import UTF8_REMEDY, check_parquet, column_bytes, parquet_file, parquet_texts
