@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -268,6 +269,11 @@ def saved(tokenizer: hf.Tokenizer, folder: Path) -> str:
     return str(path)
 
 
+@functools.cache
+def made_once(make: Callable[[], hf.Tokenizer]) -> hf.Tokenizer:
+    return make()
+
+
 class TestHuggingFace(TokenizerConformance):
     """Of bytes."""
 
@@ -275,7 +281,7 @@ class TestHuggingFace(TokenizerConformance):
 
     @pytest.fixture(autouse=True)
     def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        tokenizer = self.make()
+        tokenizer = made_once(self.make)
         added = tuple(token.content for token in tokenizer.get_added_tokens_decoder().values())
         monkeypatch.setattr(type(self), "component", HuggingFace(file=saved(tokenizer, tmp_path)), raising=False)
         monkeypatch.setattr(type(self), "added", added)
