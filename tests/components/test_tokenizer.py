@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tiktoken
 import tokenizers as hf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_kit.api import BPEEncoder, Encoder, KitError, TextContext, Tokenizer
@@ -882,7 +882,6 @@ def test_each_decoder_of_the_library_decodes_as_there_whole_and_streamed(
     def decode(ids: list[int]) -> str:
         return library.decode(ids) if set(ids) - {0} else ""  # it strips the end of no text by a panic
 
-    @settings(max_examples=40)
     @given(every, every)
     def check(before: list[int], ids: list[int]) -> None:
         prompt, whole = decode(before), decode([*before, *ids])
