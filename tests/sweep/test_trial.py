@@ -475,7 +475,7 @@ def test_a_process_that_does_not_notice_that_its_controller_is_gone_is_killed(
     wrote(folder, "running")
     holder = "import sys, time; from nanogpt_kit.runs.lock import *\nwith Lock(Path(sys.argv[1]) / 'lock'): "
     holder += "print(flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-Pc", holder, str(folder.path)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", holder, str(folder.path)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     (play.study.folder / "trials" / f"{folder.path.name}.pid").write_text(str(process.pid))
