@@ -72,7 +72,7 @@ class TokenizerConformance(ComponentConformance):
     def for_all(self, check: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
         """Runs a check on examples that are the same every time."""
         same = settings(
-            max_examples=self.examples or settings.default.max_examples,
+            max_examples=self.examples or settings().max_examples,
             derandomize=True,
             database=None,
             deadline=None,

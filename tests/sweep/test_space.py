@@ -866,7 +866,7 @@ def test_what_hangs_on_a_chain_of_conditions_is_looked_at_in_a_large_space(tmp_p
 # Whatever the values
 
 
-EXAMPLES = settings.default.max_examples  # of hypothesis' profile
+EXAMPLES = settings().max_examples  # of hypothesis' profile
 ALL_KINDS = ("choice", "int", "int log", "int step", "float", "float log", "float step")
 
 
