@@ -42,7 +42,7 @@ class TokenizerConformance(ComponentConformance):
     )
     lossless: ClassVar[bool] = True  # whether decoding returns any text unchanged
     added: ClassVar[tuple[str, ...]] = ()  # added tokens, as text
-    examples: ClassVar[int] = 100  # texts that hypothesis tries in each test
+    examples: ClassVar[int | None] = None  # texts that hypothesis tries in each test; None: as its profile says
     any_text: ClassVar[bool] = True  # whether it encodes all of Unicode; False: only characters of `texts`
 
     @property
@@ -72,7 +72,7 @@ class TokenizerConformance(ComponentConformance):
     def check_examples(self, check: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
         """Runs a check on examples that are the same every time."""
         same = settings(
-            max_examples=self.examples,
+            max_examples=self.examples or settings().max_examples,
             derandomize=True,
             database=None,
             deadline=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import tiktoken
 import tokenizers as hf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_kit.api import BPEEncoder, Encoder, KitError, TextContext, Tokenizer
@@ -268,6 +269,11 @@ def saved(tokenizer: hf.Tokenizer, folder: Path) -> str:
     return str(path)
 
 
+@functools.cache
+def made_once(make: Callable[[], hf.Tokenizer]) -> hf.Tokenizer:
+    return make()
+
+
 class TestHuggingFace(TokenizerConformance):
     """Of bytes."""
 
@@ -275,7 +281,7 @@ class TestHuggingFace(TokenizerConformance):
 
     @pytest.fixture(autouse=True)
     def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        tokenizer = self.make()
+        tokenizer = made_once(self.make)
         added = tuple(token.content for token in tokenizer.get_added_tokens_decoder().values())
         monkeypatch.setattr(type(self), "component", HuggingFace(file=saved(tokenizer, tmp_path)), raising=False)
         monkeypatch.setattr(type(self), "added", added)
@@ -878,7 +884,6 @@ def test_each_decoder_of_the_library_decodes_as_there_whole_and_streamed(
     def decode(ids: list[int]) -> str:
         return library.decode(ids) if set(ids) - {0} else ""  # it strips the end of no text by a panic
 
-    @settings(max_examples=40)
     @given(every, every)
     def check(before: list[int], ids: list[int]) -> None:
         prompt, whole = decode(before), decode([*before, *ids])

@@ -200,7 +200,7 @@ def test_several_processes_add_consents_at_once(tmp_path: Path) -> None:
         "import sys; from nanogpt_kit.core import trust\n"
         "for n in range(200): trust.record_consent(f'{sys.argv[1]}-{n}', '/' + 'p' * 500)"
     )
-    both = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "ab"]
+    both = [subprocess.Popen([sys.executable, "-Pc", code, name]) for name in "ab"]
     assert [process.wait() for process in both] == [0, 0]
     contents, paths = trust.read_consents()
     assert contents == {f"{name}-{n}" for name in "ab" for n in range(200)}
@@ -216,11 +216,11 @@ def test_where_the_home_cannot_be_written_to_the_processes_started_here_know(
     Experiment.load(path, trust_code=True)
     canary.unlink()
     load = f"from nanogpt_kit.core.experiment import Experiment; Experiment.load({str(path)!r})"
-    assert subprocess.run([sys.executable, "-c", load], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-Pc", load], check=False).returncode == 0
     assert canary.exists()
     strange = write(tmp_path / "exp.toml", version=1)
     load = load.replace(str(path), str(strange))
-    assert b"has never run on" in subprocess.run([sys.executable, "-c", load], check=False, capture_output=True).stderr
+    assert b"has never run on" in subprocess.run([sys.executable, "-Pc", load], check=False, capture_output=True).stderr
 
 
 @pytest.mark.parametrize("answer", [True, False])

@@ -598,7 +598,7 @@ print(gone_on)
 @pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_preparation_killed_at_any_moment_ends_in_the_same_bytes(tiny: Path, tmp_path: Path, kills: int) -> None:
     options = [*word_options(tmp_path, 4000), "tokenizer.seconds=0.01"]
-    command = [sys.executable, "-c", KILLED, tiny, str(kills), *options]
+    command = [sys.executable, "-Pc", KILLED, tiny, str(kills), *options]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert int(answer.stdout.split()[-1]) >= kills // 5  # found whole shards and went on with them

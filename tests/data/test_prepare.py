@@ -368,7 +368,7 @@ def test_two_preparations_at_once_make_the_data_once(tiny: Path, tmp_path: Path)
         "print(prepare(Experiment.load(sys.argv[1], trust_code=True)).path)"
     )
     both = [
-        subprocess.Popen([sys.executable, "-c", code, tiny], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-Pc", code, tiny], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     answers = [process.communicate(timeout=60) for process in both]
@@ -392,6 +392,6 @@ def test_data_that_another_machine_finished_first_is_taken(tiny: Path, monkeypat
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_preparation_leaves_no_data_that_seems_complete(tiny: Path) -> None:
-    answer = subprocess.run([sys.executable, "-c", KILLED, tiny], capture_output=True, text=True, timeout=120)
+    answer = subprocess.run([sys.executable, "-Pc", KILLED, tiny], capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
     assert int(answer.stdout) > 5  # of 25 kills that left half of the data

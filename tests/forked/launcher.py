@@ -1,17 +1,18 @@
-"""Starts `python -m nanogpt_kit ...` and `python script.py ...` by forking a process that has imported torch already.
+"""Starts `python -m nanogpt_kit`, `python script.py` and `python -Pc code` by forking a process that imported torch.
 
 `install` puts a Popen in place of subprocess.Popen that hands such commands to a server, which forks itself for each.
 The command runs in a separate process with the working directory, environment, streams and session that Popen was asked
 for; it can be killed, and its exit status is the real one. A new session takes its input as its terminal where that is
 one. What the command starts with subprocess is forked as well. Everything else (other programs, other options of the
-interpreter, a `preexec_fn`) is started as usual, and so is all of a test that takes the fixture `real_processes`: for
-claims about imports, or about the death of a parent.
+interpreter such as a plain `-c`, a `preexec_fn`) is started as usual, and so is all of a test that takes the fixture
+`real_processes`: for claims about imports, or about the death of a parent.
 """
 
 from __future__ import annotations
 
 import atexit
 import fcntl
+import gc
 import importlib
 import io
 import json
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import termios
 import time
+import types
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -104,12 +106,12 @@ class ForkedPopen(RealPopen):  # type: ignore[type-arg]
 
 
 def command_words(args: Any) -> list[str] | None:
-    """The words after `python`: `-m nanogpt_kit ...` or `script.py ...`; None for other programs and other options."""
+    """The words after `python`: `-m nanogpt_kit ...`, `script.py ...` or `-Pc code ...`; None for all others."""
     words = [os.fsdecode(word) for word in args] if isinstance(args, list | tuple) else []
     if words[:1] != [EXECUTABLE]:
         return None
     words = words[2:] if words[1:2] == ["-P"] else words[1:]
-    return words if words[:2] == ["-m", "nanogpt_kit"] or words[0].endswith(".py") else None
+    return words if words[:2] == ["-m", "nanogpt_kit"] or words[0] == "-Pc" or words[0].endswith(".py") else None
 
 
 def is_served(environment: dict[str, str]) -> bool:
@@ -152,12 +154,14 @@ def install() -> None:
 
 
 def serve() -> None:
+    gc.disable()
     for name in PRELOADED:
         importlib.import_module(name)
     for name in OPTIONAL:
         with suppress(ImportError):
             importlib.import_module(name)
     del sys.modules["nanogpt_kit.__main__"]  # each command executes it
+    gc.freeze()  # memory that no child's garbage collector touches stays shared
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(SOCKETS[0])
     listener.listen(64)
@@ -234,6 +238,7 @@ def become(request: dict[str, Any]) -> None:
         os.setsid()
         if os.isatty(0):
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    gc.enable()
     os.environ.clear()
     os.environ |= request["environment"]
     time.tzset()
@@ -244,31 +249,35 @@ def become(request: dict[str, Any]) -> None:
     sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw[2]), "utf-8", "backslashreplace", line_buffering=True)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     command, *words = request["words"][request["words"][0] == "-m" :]
-    sys.argv = [command, *words]
+    code = words.pop(0) if command == "-Pc" else None
+    sys.argv = ["-c" if code else command, *words]
     import torch
 
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     torch.set_num_threads(int(threads) if threads.isdecimal() and int(threads) else len(os.sched_getaffinity(0)))
-    code = 0
+    status = 0
     try:
-        if command.endswith(".py"):
+        if code is not None:
+            main = sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(compile(code, "<string>", "exec"), main.__dict__)
+        elif command.endswith(".py"):
             runpy.run_path(command, run_name="__main__")
         else:
             runpy.run_module(command, run_name="__main__", alter_sys=True)
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if code == 1 and isinstance(end.code, str):
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if status == 1 and isinstance(end.code, str):
             print(end.code, file=sys.stderr)
     except BaseException:
         sys.excepthook(*sys.exc_info())
-        code = 1
+        status = 1
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
-            code = code or 120
-    os._exit(code)
+            status = status or 120
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ with slots.hold_slots(2, "cpu") as held:
 def test_slots_of_another_process_are_free_once_it_has_ended(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     cores(monkeypatch, 2)
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", HOLDING], stdin=pipe, stdout=pipe, text=True) as other:
+    with subprocess.Popen([sys.executable, "-Pc", HOLDING], stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "(11,)\n"
         with pytest.raises(Busy, match="core 10-11; none"):
@@ -228,7 +228,7 @@ def test_slots_of_another_process_are_free_once_it_has_ended(monkeypatch: pytest
 
 def test_of_two_that_begin_at_once_one_is_refused_and_never_both(tmp_path: Path) -> None:
     pipe: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    both = [subprocess.Popen([sys.executable, "-c", HOLDING], text=True, **pipe) for _ in range(2)]
+    both = [subprocess.Popen([sys.executable, "-Pc", HOLDING], text=True, **pipe) for _ in range(2)]
     deadline = time.monotonic() + 60
     while all(process.poll() is None for process in both):  # the one that is refused ends, the other waits for us
         assert time.monotonic() < deadline

@@ -866,6 +866,7 @@ def test_what_hangs_on_a_chain_of_conditions_is_looked_at_in_a_large_space(tmp_p
 # Whatever the values
 
 
+EXAMPLES = settings().max_examples  # of hypothesis' profile
 ALL_KINDS = ("choice", "int", "int log", "int step", "float", "float log", "float step")
 
 
@@ -895,7 +896,7 @@ def parameters(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS, most: int = 
     return Parameter(**{**vars(one), "name": "a.b"})
 
 
-@settings(max_examples=300)
+@settings(max_examples=4 * EXAMPLES)
 @given(parameters(), st.floats(0, 1, exclude_max=True))
 def test_a_share_of_a_range_is_held_by_it_and_by_optuna(one: Parameter, share: float) -> None:
     for value in (one.at_fraction(share), one.at_fraction(0.0), one.at_fraction(math.nextafter(1, 0)), *one.endpoints):
@@ -914,7 +915,7 @@ def test_a_share_of_a_range_is_held_by_it_and_by_optuna(one: Parameter, share: f
     assert is_same_value(one.at_fraction(math.nextafter(1, 0)), one.endpoints[-1])
 
 
-@settings(max_examples=100)
+@settings(max_examples=2 * EXAMPLES)
 @given(parameters(("int", "int step", "float step"), 100))
 def test_every_value_of_a_finite_range_has_a_share_of_it(one: Parameter) -> None:
     values = list(one.values or ())
@@ -937,7 +938,6 @@ PIECES = [
 ]
 
 
-@settings(max_examples=60)
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=5, unique=True), st.integers(0, 9999))
 def test_whatever_a_valid_space_gives_is_an_experiment_and_comes_back_from_optuna(pieces: list[str], seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -990,7 +990,7 @@ def test_trial_0_is_taken_from_the_queue_as_it_is(tmp_path: Path) -> None:
     assert space.experiment(space.suggest(study.ask())) == space.base
 
 
-@settings(max_examples=150)
+@settings(max_examples=2 * EXAMPLES)
 @given(
     st.dictionaries(
         st.sampled_from(["float", "int", "choice", "log", "step", "when", "flaot"]),

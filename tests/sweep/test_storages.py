@@ -81,7 +81,7 @@ optuna.storages.run_grpc_proxy_server(optuna.storages.RDBStorage(sys.argv[1]), h
 def proxy(folder: Path) -> Iterator[str]:
     folder.mkdir()
     port = free_port()
-    process = subprocess.Popen([sys.executable, "-c", SERVER, f"sqlite:///{folder}/behind.db", str(port)])
+    process = subprocess.Popen([sys.executable, "-Pc", SERVER, f"sqlite:///{folder}/behind.db", str(port)])
     try:
         yield f"grpc://127.0.0.1:{port}"
     finally:
@@ -183,7 +183,7 @@ def test_a_lock_that_a_kill_left_does_not_stop_the_next_controller(tmp_path: Pat
         f"JournalLock(Path({str(tmp_path / 'study.journal')!r})).acquire()\n"
         "print('held', flush=True); time.sleep(60)"
     )
-    process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-Pc", holder], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     process.kill()

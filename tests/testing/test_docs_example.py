@@ -19,7 +19,8 @@ def test_the_documented_component_passes_its_documented_test(tmp_path: Path) -> 
     (settings,) = [block for block in blocks("toml") if "pytest" in block]
     for name, text in {"glu.py": component, "test_glu.py": test, "pyproject.toml": settings}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-W", "error", "-m", "not slow"]
+    code = "import sys, pytest; sys.path.insert(0, ''); sys.exit(pytest.main())"  # as python -m pytest
+    command = [sys.executable, "-Pc", code, "-q", "--strict-markers", "-W", "error", "-m", "not slow"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d\d passed, (\d skipped, )?1 deselected", done.stdout), done.stdout

@@ -217,7 +217,7 @@ program.main()
 def test_a_run_resumes_after_a_signal_in_any_phase(tiny: Path, tmp_path: Path, phase: str, name: str) -> None:
     marker = tmp_path / "marker"
     options = ["train.steps=6", "checkpoint.every_steps=2", "evaluate.every_steps=3", "callback=[]"]
-    command = [sys.executable, "-c", SLOW, phase, str(marker), "run", str(tiny), *options]
+    command = [sys.executable, "-Pc", SLOW, phase, str(marker), "run", str(tiny), *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not marker.exists():
         assert process.poll() is None, process.communicate()[1]
