@@ -11,7 +11,6 @@ interpreter such as a plain `-c`, a `preexec_fn`) is started as usual, and so is
 from __future__ import annotations
 
 import atexit
-import fcntl
 import gc
 import importlib
 import io
@@ -24,7 +23,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 import types
 from contextlib import suppress
@@ -150,7 +148,9 @@ def received(connection: socket.socket, count: int) -> bytes:
 
 
 def install() -> None:
-    subprocess.Popen = ForkedPopen  # type: ignore[misc]
+    """Where processes can be forked: on Linux and macOS."""
+    if hasattr(os, "fork"):
+        subprocess.Popen = ForkedPopen  # type: ignore[misc]
 
 
 def serve() -> None:
@@ -237,6 +237,9 @@ def become(request: dict[str, Any]) -> None:
     if request["session"]:
         os.setsid()
         if os.isatty(0):
+            import fcntl
+            import termios
+
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     gc.enable()
     os.environ.clear()
@@ -253,8 +256,10 @@ def become(request: dict[str, Any]) -> None:
     sys.argv = ["-c" if code else command, *words]
     import torch
 
+    from nanogpt_kit.system.folders import available_cores
+
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    torch.set_num_threads(int(threads) if threads.isdecimal() and int(threads) else len(os.sched_getaffinity(0)))
+    torch.set_num_threads(int(threads) if threads.isdecimal() and int(threads) else len(available_cores()))
     status = 0
     try:
         if code is not None:
