@@ -87,10 +87,10 @@ def manifest_fault(values: Any, path: Path) -> str | None:
     files = values.get("files") if isinstance(values, dict) else None
     if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
         return 'has no table "files" of hashes'
-    if type(values.get("format")) is not int:
-        return 'has no integer "format"'
-    if values["format"] != FORMAT:
-        raise KitError(f"{path / MANIFEST} is of format {values['format']}, and this version reads format {FORMAT}")
+    if type(values.get("format")) is not int or values["format"] != FORMAT:
+        found = f"is of format {str(values['format'])[:20]}" if "format" in values else "does not name its format"
+        remedy = "train again, or use the version that wrote it"
+        raise KitError(f"{path / MANIFEST} {found}, and this version of nanogpt-kit reads format {FORMAT}; {remedy}")
     if values.get("step") != step_of(path):
         return f"names step {values.get('step')!r}"
     lacking = [name for name in (MODEL if MODEL in files else SHARDS_INDEX, TRAINING, TOKENIZER) if name not in files]

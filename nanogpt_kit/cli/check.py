@@ -32,7 +32,7 @@ ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
 def check(
     experiment: str, overrides: tuple[str, ...], explain: bool, as_json: bool, nproc: int, trust_code: bool
 ) -> None:
-    """Validate EXPERIMENT without running it, and whether this machine can run its [sweep]."""
+    """Validate EXPERIMENT without running it; for a sweep, also whether this machine can run its trials."""
     chosen = load_experiment(experiment, overrides, trust_code, nproc)
     from nanogpt_kit.nn.uninitialized import check_model_parts
     from nanogpt_kit.train.metric_names import check_metric_options

@@ -77,7 +77,7 @@ def print_records(
             result["token_ids"].append(token.token)
             result["logprobs"].append(token.logprob)
         if token.finish_reason:
-            result["ended"] = token.finish_reason
+            result["finish_reason"] = token.finish_reason
             complete.add(token.text_index)
         while current in complete:
             print_generated(json.dumps(results[current], ensure_ascii=False) + "\n", raw)

@@ -125,7 +125,7 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     close = difflib.get_close_matches(name, names, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{guess} Allowed: {', '.join(names)}." if names else f"{guess} There are none."
+    return f"{guess} Allowed: {', '.join(names)}." if names else f"{guess} None is available."
 
 
 def option_error(key: str, message: str) -> ValidationError:

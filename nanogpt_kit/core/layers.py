@@ -111,7 +111,7 @@ class Layers:
                 lower[key] = self._merge(lower.get(key), value, (*at, key), location)
             return lower
         if lower is None and not self.is_free_form(at, False) and addresses_elements(upper):
-            message = "this list is not set before, so no element of it can be changed; give the whole list"
+            message = "no earlier layer sets this list, so there is no element to change; give the whole list"
             raise KitError(Fault(message, dotted(at), location(at)))
         self._forget_locations(lower, at)
         return self._copy_in(upper, at, location)

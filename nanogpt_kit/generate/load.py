@@ -48,6 +48,7 @@ def load_run(
     if is_foreign_model(path):
         return load_foreign_model(path, device, overrides)
     folder = RunFolder(path) if exported else runs.find_run(str(run))
+    folder.check_format()
     experiment = Experiment.load(folder.experiment, overrides, trust_code)
     checkpoint = folder.path if exported else checkpoint_of_step(folder, step)
     encoder = encoder_of_checkpoint(checkpoint / TOKENIZER, experiment)

@@ -90,6 +90,13 @@ class RunFolder:
         died = {"state": "interrupted", "cause": "died", "reason": "its process exited without reporting a status"}
         return status.model_copy(update=died)
 
+    def check_format(self) -> None:
+        """Raises KitError for a run that another version of nanogpt-kit wrote in another format."""
+        status = self._read_status()
+        if status.cause == "other_format":
+            remedy = "train again, or use the version that wrote it"
+            raise KitError(f"{self} was written by another version: {status.reason}; {remedy}")
+
     def _read_status(self) -> Status:
         try:
             return Status.read(self.path / "status.json")

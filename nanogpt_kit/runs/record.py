@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError
 from nanogpt_kit.runs.files import write_json
 from nanogpt_kit.system.reading import read_bytes
 
-FORMAT = 1  # of all records of a run folder; grows when a field changes its meaning
+FORMAT = 2  # of all records of a run folder; grows when a field changes its meaning
 
 AnyText = InstanceOf[str]  # may hold lone surrogates, as Python's names of files that are not UTF-8
 
@@ -35,7 +35,7 @@ class Record(RecordPart):
 
     max_bytes: ClassVar[int] = 1 << 20  # of a file that is read
 
-    format: Literal[1] = 1  # FORMAT
+    format: Literal[2] = 2  # FORMAT
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(exclude_none=True))
@@ -56,7 +56,9 @@ class Record(RecordPart):
         found = values.get("format")
         if type(found) is not int or found != FORMAT:
             named = f"is of format {str(found)[:20]}" if type(found) is int else "does not name its format"
-            raise Unreadable(f"{path.name} {named}, and this version reads format {FORMAT}", "other_format")
+            raise Unreadable(
+                f"{path.name} {named}, and this version of nanogpt-kit reads format {FORMAT}", "other_format"
+            )
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -139,7 +139,7 @@ def choose_micro_batch_size(
     precision: Precision,
     world: World,
 ) -> int:
-    """The experiment's micro_batch_size; left out: all windows; "auto": the largest number that fits on every rank."""
+    """The experiment's micro_batch_size; omitted: all windows; "auto": the largest number that fits on every rank."""
     setting = options.micro_batch_size
     if setting != "auto":
         return min(setting or windows, windows)

@@ -28,9 +28,8 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> tu
     has changed.
     """
     folder = runs.find_run(name) if name else newest_unfinished(requested)
+    folder.check_format()
     status = folder.status()
-    if status.cause == "other_format":
-        raise KitError(f"{folder}: {status.reason}; without that file the run would continue")
     if status.cause == "unreadable":
         logger.info("%s: %s; it continues from its newest checkpoint", folder, status.reason)
     if status.imported:

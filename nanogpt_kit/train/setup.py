@@ -142,6 +142,8 @@ def set_up(
 
 def check_before_data(experiment: Experiment, placement: Placement, resumed: RunFolder | None) -> None:
     """The checks that need neither data nor weights; a resumed run may have other callbacks than before."""
+    if resumed is not None:
+        resumed.provenance()  # one of another format is refused before the data is prepared
     experiment.check_context(placement.ctx)
     check_metric_options(experiment)
     if resumed is None and placement.world.rank == 0:

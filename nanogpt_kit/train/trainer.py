@@ -45,7 +45,7 @@ class Trainer:
     def __init__(
         self, setup: Setup, folder: RunFolder, signals: StopSignals, weights: Mapping[str, Tensor] | None = None
     ) -> None:
-        """`weights` are those to start from; left out: random ones, drawn by the experiment's init."""
+        """`weights` are those to start from; omitted: random ones, drawn by the experiment's init."""
         self.experiment, self.data, self.cores = setup.experiment, setup.data, setup.cores
         self.folder, self.path = folder, folder.path
         self.world, self.rank = setup.placement.world, setup.placement.world.rank

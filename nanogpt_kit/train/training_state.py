@@ -53,7 +53,9 @@ class TrainingState:
     def from_dict(cls, saved: Mapping[str, Any], file: Path) -> TrainingState:
         """Raises KitError for another format, KeyError or ValueError where it is not a training state of this step."""
         if type(saved["format"]) is int and saved["format"] != FORMAT:
-            raise KitError(f"{file} is of format {saved['format']}, and this version reads format {FORMAT}")
+            raise KitError(
+                f"{file} is of format {saved['format']}, and this version of nanogpt-kit reads format {FORMAT}"
+            )
         for key, kind in {"format": int, **TYPES}.items():
             if not isinstance(saved[key], kind) or isinstance(saved[key], bool):
                 raise ValueError(f"{key} is a {type(saved[key]).__name__}")

@@ -91,7 +91,7 @@ def sent(tiny: Path, tmp_path: Path, canary: Path) -> Callable[[str], Path]:
         if kind == "run":
             for name in MARKERS:
                 (folder / name).write_text(
-                    '{"format": 1, "state": "interrupted", "time": 0.0}' if name == "status.json" else "{}"
+                    '{"format": 2, "state": "interrupted", "time": 0.0}' if name == "status.json" else "{}"
                 )
         elif kind == "export":
             (folder / "model.safetensors").touch()

@@ -95,7 +95,7 @@ def test_prompts_that_cannot_be_read_are_told(run: RunFolder, tmp_path: Path, as
 def test_each_line_of_jsonl_comes_back_in_order_with_its_text_and_all_it_had(run: RunFolder, ask: Ask) -> None:
     asked = [
         {"id": 3, "prompt": "7 times", "tags": ["a", None]},
-        {"prompt": "41 times 48 is 1968, as every", "ended": "long ago", "id": "\u2603"},
+        {"prompt": "41 times 48 is 1968, as every", "finish_reason": "long ago", "id": "\u2603"},
         {"prompt": "12\u2028", "text": "", "tokens": 0},  # a line ends there for str.splitlines, not for JSON
     ]
     text = "\n\n".join(json.dumps(record, ensure_ascii=False) for record in asked) + "\n \n"
@@ -107,7 +107,7 @@ def test_each_line_of_jsonl_comes_back_in_order_with_its_text_and_all_it_had(run
     for number, record in enumerate(found):
         (alone,) = lines(ask(run, "--prompt", record["prompt"], "--json", "--seed", 5 + number, *stop))
         assert {key: record[key] for key in alone} == alone
-        assert alone["ended"] in ("stop", "length")
+        assert alone["finish_reason"] in ("stop", "length")
     assert len({record["tokens"] for record in found}) > 1
 
 
@@ -164,25 +164,25 @@ def test_a_text_ends_before_the_first_of_the_stops_that_comes(run: RunFolder, as
         options = [word for stop in stops for word in ("--stop", stop)]
         assert ask(run, "--prompt", "7 times", GREEDY, *options).out == f"7 times{until}\n"
         (record,) = lines(ask(run, "--prompt", "7 times", "--json", GREEDY, *options))
-        assert (record["text"], record["ended"]) == (until, "stop")
+        assert (record["text"], record["finish_reason"]) == (until, "stop")
     assert ask(run, "--prompt", "7 times", GREEDY, f"sample.stop=[{json.dumps(first)}]").out == f"7 times{until}\n"
     (record,) = lines(ask(run, "--prompt", "7 times", "--json", GREEDY, "--stop", "never written"))
-    assert (record["text"], record["ended"], record["tokens"]) == (whole, "length", 30)
+    assert (record["text"], record["finish_reason"], record["tokens"]) == (whole, "length", 30)
 
 
 def test_a_text_ends_at_end_of_text_which_is_not_shown(short_run: RunFolder, ask: Ask) -> None:
     assert ask(short_run, "--prompt", "12a", GREEDY).out == "12ab\n"
     (record,) = lines(ask(short_run, "--prompt", "12a", "--json", GREEDY))
-    assert record == {"prompt": "12a", "text": "b", "tokens": 2, "ended": "eot"}
+    assert record == {"prompt": "12a", "text": "b", "tokens": 2, "finish_reason": "eot"}
     (record,) = lines(ask(short_run, "--prompt", "", "--json"))  # it begins after one
-    assert (record["ended"], record["text"][:1].isdigit()) == ("eot", True)
+    assert (record["finish_reason"], record["text"][:1].isdigit()) == ("eot", True)
     (record,) = lines(ask(short_run, "--prompt", "12ab", "--logprobs", GREEDY))
     assert (record["text"], record["token_ids"]) == ("", [256])
 
 
 def test_no_new_tokens_are_no_text(run: RunFolder, ask: Ask) -> None:
     (record,) = lines(ask(run, "--prompt", "7", "--json", "--max-new-tokens", 0))
-    assert record == {"prompt": "7", "text": "", "tokens": 0, "ended": "length"}
+    assert record == {"prompt": "7", "text": "", "tokens": 0, "finish_reason": "length"}
     assert ask(run, "--prompt", "7", "--max-new-tokens", 0).out == "7\n"
 
 
@@ -482,7 +482,7 @@ def test_where_the_text_goes_elsewhere_nobody_is_asked(run: RunFolder, terminal:
     assert shown.startswith(b"12 times")
     assert user.end() == 0
     user = terminal(run, "--max-new-tokens", "5", "--json")
-    user.wait_for(r'"ended": "length"')
+    user.wait_for(r'"finish_reason": "length"')
     assert user.end() == 0
 
 

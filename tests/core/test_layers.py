@@ -133,7 +133,7 @@ def test_a_file_may_address_an_element_of_its_base(tmp_path: Path) -> None:
         ("callback.-1.x=1", "callback", ["from 0 to 1", "got '-1'"]),
         ("callback.x=1", "callback", ["from 0 to 1", "got 'x'"]),
         ("empty.0=1", "empty", ["is a list", "is empty", "got '0'"]),
-        ("gone.0.x=1", "gone", ["not set before", "whole list"]),
+        ("gone.0.x=1", "gone", ["no earlier layer", "whole list"]),
     ],
 )
 def test_an_element_that_is_not_there_cannot_be_addressed(

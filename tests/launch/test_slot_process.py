@@ -82,7 +82,7 @@ LEAVES = """\
 import os, sys
 if sys.argv[-1] == "fail":
     with open(os.environ["NANOGPT_KIT_FAILURE"], "w") as file:
-        file.write('{"format": 1, "cause": "oom", "reason": "3 GB"}')
+        file.write('{"format": 2, "cause": "oom", "reason": "3 GB"}')
 """
 
 

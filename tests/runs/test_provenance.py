@@ -66,7 +66,7 @@ def test_provenance_records_command_code_components_and_data(
     assert {"nanogpt-kit", "torch", "numpy"} <= set(values.distributions)
     values.write(repository / "provenance.json")
     assert Provenance.read(repository / "provenance.json") == values
-    assert json.loads((repository / "provenance.json").read_text())["format"] == 1
+    assert json.loads((repository / "provenance.json").read_text())["format"] == 2
 
 
 def test_file_names_that_are_not_utf8_are_read_as_they_were_written(recorded: RunFolder) -> None:
@@ -80,7 +80,7 @@ def test_file_names_that_are_not_utf8_are_read_as_they_were_written(recorded: Ru
 
 
 DAMAGED: dict[str, tuple[dict[str, object], str]] = {
-    "another format": ({"format": 2}, "is of format 2, and this version reads format 1"),
+    "another format": ({"format": 3}, "is of format 3, and this version of nanogpt-kit reads format 2"),
     "no format": ({"format": None}, "does not name its format"),
     "a seed in words": ({"seed": "3"}, "seed"),
     "an unknown key": ({"weather": "fine"}, "weather"),
@@ -106,8 +106,8 @@ def test_a_run_folder_of_another_format_is_not_resumed(tiny: Path) -> None:
     run = session.run(Experiment.load(tiny, [*options, "train.steps=1"]))
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     path = run.path / "provenance.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with pytest.raises(KitError, match=r"provenance\.json is of format 2, and this version reads format 1"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
+    with pytest.raises(KitError, match=r"provenance\.json is of format 3, and this version .* reads format 2"):
         session.run(Experiment.load(tiny, [*options, "train.steps=2"]), resume=str(run))
     assert run.status().step == 1
     assert {file: file.read_bytes() for file in before if file != path} == {

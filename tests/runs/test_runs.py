@@ -86,7 +86,7 @@ def test_the_newest_run_is_the_one_started_last_also_in_a_copy(tmp_path: Path) -
 
 
 ORIGIN = {
-    "format": 1,
+    "format": 2,
     "command": "",
     "folder": "",
     "seed": 3,
@@ -139,7 +139,7 @@ def test_a_folder_that_is_not_a_run_is_skipped() -> None:
 
 
 def test_an_unknown_run_is_told_the_nearest_experiment() -> None:
-    with pytest.raises(KitError, match=r"no run 'tinny'.*There are none\."):
+    with pytest.raises(KitError, match=r"no run 'tinny'.*None is available\."):
         find_run("tinny")
     a_run("tiny")
     a_run("owt-gpt2")

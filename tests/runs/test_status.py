@@ -33,7 +33,7 @@ def test_a_status_is_read_as_it_was_written(run: RunFolder) -> None:
     assert found.best == Best(step=2, value=1.5)
     assert found.reason == "\u2603 \\udcff"
     written = json.loads((run.path / "status.json").read_text(encoding="utf-8"))
-    assert written["format"] == 1
+    assert written["format"] == 2
     assert "parameters" not in written
 
 
@@ -66,23 +66,23 @@ def test_an_infinite_best_value_is_recorded_as_null() -> None:
         (b"[]", "unreadable"),
         (b"null", "unreadable"),
         (b'"running"', "unreadable"),
-        (b'{"format": 1}', "unreadable"),
-        (b'{"format": 1, "state": 3}', "unreadable"),
-        (b'{"format": 1, "state": "finished", "seconds": "3"}', "unreadable"),
-        (b'{"format": 1, "state": "finished", "seconds": NaN}', "unreadable"),
-        (b'{"format": 1, "state": "finished", "best": [3]}', "unreadable"),
-        (b'{"format": 1, "state": "finished", "\\u001b[2J": 3}', "unreadable"),
-        (b'{"format": 1, "state": "finished", "reason": "\\ud800"}', "unreadable"),
-        (b'{"format": 1, "state": "fini', "unreadable"),
+        (b'{"format": 2}', "unreadable"),
+        (b'{"format": 2, "state": 3}', "unreadable"),
+        (b'{"format": 2, "state": "finished", "seconds": "3"}', "unreadable"),
+        (b'{"format": 2, "state": "finished", "seconds": NaN}', "unreadable"),
+        (b'{"format": 2, "state": "finished", "best": [3]}', "unreadable"),
+        (b'{"format": 2, "state": "finished", "\\u001b[2J": 3}', "unreadable"),
+        (b'{"format": 2, "state": "finished", "reason": "\\ud800"}', "unreadable"),
+        (b'{"format": 2, "state": "fini', "unreadable"),
         (b"", "unreadable"),
         (b"\x00", "unreadable"),
         (b"\xff\xfe{", "unreadable"),
         (b"[" * 200_000, "unreadable"),
         (b'{"a":' * 200_000, "unreadable"),
-        (b'{"format": 1, "reason": "' + b"x" * (1 << 20) + b'"}', "unreadable"),
+        (b'{"format": 2, "reason": "' + b"x" * (1 << 20) + b'"}', "unreadable"),
         (b"{}", "other_format"),
         (b'{"state": "finished"}', "other_format"),
-        (b'{"format": 2, "state": "resting"}', "other_format"),
+        (b'{"format": 3, "state": "resting"}', "other_format"),
         (b'{"format": true, "state": "finished"}', "other_format"),
         (b'{"format": "1", "state": "finished"}', "other_format"),
     ],

@@ -322,10 +322,15 @@ def test_a_run_of_another_format_is_refused_and_one_with_a_damaged_status_resume
     tiny: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = ran(tiny, "05", "interrupted", step=3)
-    (run.path / "status.json").write_text('{"format": 2, "state": "interrupted"}')
-    with pytest.raises(KitError, match=rf"{run}: status\.json is of format 2, and this version reads format 1"):
-        resumed(tiny)
-    (run.path / "status.json").write_text('{"format": 1, "state": "interr')
+    for content, found in (
+        ('{"format": 3}', "is of format 3"),
+        ('{"state": "interrupted"}', "does not name its format"),
+    ):
+        (run.path / "status.json").write_text(content)
+        with pytest.raises(KitError) as refused:
+            resumed(tiny)
+        assert all(part in str(refused.value) for part in (str(run), f"status.json {found}", "format 2", "train again"))
+    (run.path / "status.json").write_text('{"format": 2, "state": "interr')
     with caplog.at_level("INFO", "nanogpt_kit"):
         assert resumed(tiny) == run
     assert "status.json cannot be read" in caplog.text

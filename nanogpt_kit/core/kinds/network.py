@@ -53,7 +53,7 @@ class Model(Component):
     init_from: PathStr | None = Field(
         None,
         min_length=1,
-        description="run or published model, such as gpt2, whose weights training starts from; left out: random",
+        description="run or published model, such as gpt2, whose weights training starts from; omitted: random",
     )
 
     @abstractmethod

@@ -158,7 +158,7 @@ class Tokenizer(Component):
     kind: ClassVar[str] = "tokenizer"
     location_options: ClassVar[frozenset[str]] = frozenset({"from_run"})  # options that say where, and not what
     from_run: PathStr | None = Field(
-        None, min_length=1, description="run whose vocabulary is used, as for fine-tuning it; left out: build a new one"
+        None, min_length=1, description="run whose vocabulary is used, as for fine-tuning it; omitted: build a new one"
     )
 
     @abstractmethod
