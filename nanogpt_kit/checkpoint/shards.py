@@ -24,12 +24,13 @@ from torch.distributed.tensor import DTensor
 from nanogpt_kit.nn.sharded import distribute_like
 
 METADATA = "torch.distributed.checkpoint.metadata"
+PATHS = ("pathlib", "pathlib._local")  # the second in Python 3.13
 ALLOWED = {  # classes in the description of shards; the library itself would unpickle anything
     *((METADATA, name) for name in ("Metadata", "MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING")),
     *((METADATA, name) for name in ("TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata")),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     ("torch.serialization", "_get_layout"),
-    *(("pathlib", name) for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *((module, name) for module in PATHS for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *(("torch", name) for name in ("Size", "float32", "bfloat16", "float16", "float64", "int64", "int32", "bool")),
 }
 PLACEHOLDER = "<sharded>"  # key of a tensor's placeholder
