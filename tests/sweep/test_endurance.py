@@ -46,7 +46,8 @@ def test_twelve_trials_end_once_each_though_all_are_killed_at_twenty_moments(mak
         process = sweep.start()
         time.sleep(dice.uniform(1.0, 6.0))
         if process.poll() is not None:
-            assert process.returncode == 0, process.communicate()
+            output = process.communicate()
+            assert process.returncode == 0, output
             break
         victims = dice.choice(["controller", "trials", "both", "trials first"])
         if victims in ("trials", "both", "trials first"):
