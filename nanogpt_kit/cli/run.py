@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.cli.texts import print_generated
@@ -148,8 +148,9 @@ class RunLauncher:
             return
         import rich
 
-        from nanogpt_kit.runs import samples
-        from nanogpt_kit.train import session
+        with without_garbage_collection():
+            from nanogpt_kit.runs import samples
+            from nanogpt_kit.train import session
 
         rich.reconfigure(stderr=True)  # progress goes to stderr, generated text to stdout
         folder = session.run(experiment, self.resume, self.trust_code, Path(self.into) if self.into else None)
