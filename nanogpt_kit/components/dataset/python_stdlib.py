@@ -56,7 +56,10 @@ class PythonStdlib(Dataset):
 def distinct_sources(root: Path) -> tuple[tuple[Path, int], ...]:
     """(path, bytes) of every UTF-8 source below `root` that is not empty; of equal files the first."""
     sources: dict[bytes, tuple[Path, int]] = {}
-    paths = [path for path in root.rglob("*.py") if not EXCLUDED_FOLDERS.intersection(path.relative_to(root).parts)]
+    paths: list[Path] = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in EXCLUDED_FOLDERS]  # not visited: they are large
+        paths += [Path(folder, name) for name in files if name.endswith(".py")]
     for path in sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.relative_to(root).as_posix())).digest()):
         content = path.read_bytes()
         try:
