@@ -60,12 +60,15 @@ def experiment_record(group: str, name: str, path: Path) -> dict[str, str]:
 
 
 def format_record(record: dict[str, str]) -> str:
-    """The name, and beside it what the experiment is and what to expect, wrapped at the width of a terminal."""
+    """The name, and beside it what the experiment is and what to expect."""
     texts = [record["purpose"], EXPECTED + record["expected"] if record["expected"] else ""]
-    width = min(MAX_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else sys.maxsize
     indent = f"  {'':{NAME_WIDTH}} "
-    wrapped = [textwrap.wrap(text, width - len(indent), break_on_hyphens=False) for text in texts if text]
-    lines = [line for lines in wrapped for line in lines]
-    return "\n".join(
-        [f"  {record['name']:{NAME_WIDTH}} {''.join(lines[:1])}".rstrip(), *(indent + line for line in lines[1:])]
-    )
+    wrapper = textwrap.TextWrapper(terminal_width() - len(indent), break_long_words=False, break_on_hyphens=False)
+    lines = [line for text in texts for line in wrapper.wrap(text)]
+    name = f"  {record['name']:{NAME_WIDTH}} "
+    return "\n".join([(name + "".join(lines[:1])).rstrip(), *(indent + line for line in lines[1:])])
+
+
+def terminal_width() -> int:
+    """Columns at which lines are wrapped; in a pipe they are not."""
+    return min(MAX_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else sys.maxsize

@@ -56,7 +56,7 @@ def new(file: str, template: str, sources: tuple[str, ...]) -> None:
         write_schema(path.parent)
     except OSError as error:
         raise KitError(f"{path}: cannot be written: {error.strerror}") from None
-    print_next_steps(path, template, is_ready=bool(sources))
+    print_next_steps(path, template, verb="sweep" if "\n[sweep]\n" in text else "run", is_ready=bool(sources))
 
 
 def new_path(file: str) -> Path:
@@ -67,9 +67,8 @@ def new_path(file: str) -> Path:
     if os.path.lexists(path):
         raise KitError(f"{path} exists, and nothing is overwritten; choose another name")
     if not path.parent.is_dir():
-        raise KitError(
-            f"{path}: the folder {path.parent} does not exist; `mkdir -p {shlex.quote(str(path.parent))}` makes it"
-        )
+        folder = shlex.quote(str(path.parent))
+        raise KitError(f"{path}: the folder {folder} does not exist; `mkdir -p {folder}` makes it")
     return path
 
 
@@ -122,10 +121,10 @@ def write_schema(folder: Path) -> None:
     write_atomically(folder / SCHEMA, json.dumps(experiment_schema(), indent=2) + "\n")
 
 
-def print_next_steps(path: Path, template: str, is_ready: bool) -> None:
+def print_next_steps(path: Path, template: str, verb: str, is_ready: bool) -> None:
     is_named = path.parent == Path() and not os.path.lexists(path.stem)
     word = shlex.quote(path.stem if is_named else str(path))
     edit = f"edit {path}" if template != OWN_TEXT else f"set dataset.source in {path} to a file or folder of text"
-    steps = [*([] if is_ready else [edit]), f"nanogpt-kit check {word}", f"nanogpt-kit run {word}"]
+    steps = [*([] if is_ready else [edit]), f"nanogpt-kit check {word}", f"nanogpt-kit {verb} {word}"]
     click.echo(printable(f"written: {path}, from the shipped {template}, and {path.parent / SCHEMA}"))
     click.echo(printable("\n".join(["next:", *(f"  {step}" for step in steps)])))

@@ -64,7 +64,7 @@ def find_experiment(text: str) -> Path:
         return Path(text)
     if is_bare_name(text):
         in_folder, shipped = Path(f"{text}{SUFFIX}"), shipped_experiments().get(text.removesuffix(SUFFIX))
-        if in_folder.is_file():
+        if os.path.isfile(in_folder):  # unlike Path.is_file, accepts a name that is longer than a file's can be
             return in_folder
         if shipped is not None:
             return shipped
