@@ -9,7 +9,6 @@ import difflib
 import errno
 import os
 import shlex
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +46,14 @@ def local_experiments() -> dict[str, Path]:
 
 
 def is_experiment(path: Path) -> bool:
-    """Whether a file is TOML that sets what experiments set; it need not be valid."""
-    with suppress(OSError, UnicodeDecodeError, MalformedToml):
+    """Whether a file sets what experiments set; one that is not TOML yet may be meant as an experiment."""
+    try:
         values, _ = parse_toml(read_text(path, MAX_BYTES))
-        return any(mark in values for mark in MARKS)
-    return False
+    except (OSError, UnicodeDecodeError):
+        return False
+    except MalformedToml:
+        return True
+    return any(mark in values for mark in MARKS)
 
 
 def find_experiment(text: str) -> Path:

@@ -95,11 +95,12 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_with_all(text: str, su
     Path("mine.toml").write_text(LOCAL)
     Path("pyproject.toml").write_text('[project]\nname = "x"\n')
     Path("broken.toml").write_text("[model\n")
+    Path("large.toml").write_text("#" * 200_000)
     with pytest.raises(KitError) as refused:
         find_experiment(text)
     message = refused.value.faults[0].message
     assert message.startswith(
-        f"no experiment {text!r}{suggestion}In the current folder: mine.toml. Shipped: quickstart, "
+        f"no experiment {text!r}{suggestion}In the current folder: broken.toml, mine.toml. Shipped: quickstart, "
     )
     assert message.endswith("`nanogpt-kit new FILE.toml` writes a new one")
 
