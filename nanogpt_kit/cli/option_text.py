@@ -76,8 +76,8 @@ def option_lines(found: FoundOption) -> Iterator[str]:
     yield from wrapped(f"{'.'.join(found.key)}{owner}: {option.description}", "", "  ")
     yield from labelled("type", option.type_and_bounds)
     yield from labelled("unit", option.unit)
-    default = json.dumps(option.default, ensure_ascii=False) if has_default(option) else "none"
-    yield from labelled("default", f"{default}: it is required" if option.required else default)
+    default = json.dumps(option.default, ensure_ascii=False) if has_default(option) else "not set"
+    yield from labelled("default", "none; it is required" if option.required else default)
     if found.key[0] != "sweep":  # which is not part of a run
         may_change = "may change" if option.may_change_on_resume else "cannot change"
         yield from labelled("resume", f"{may_change} when a run is resumed")

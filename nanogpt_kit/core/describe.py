@@ -112,7 +112,7 @@ def type_text(schema: JsonSchema, index: int = 0) -> str:
         elements = schema["prefixItems"]
         if all(element == elements[0] for element in elements):
             return f"{word} of {len(elements)} {bounded_type_text(elements[0], 1)}"
-        return f"{word} of {', '.join(map(bounded_type_text, elements))}"
+        return f"{word}: {', '.join(map(bounded_type_text, elements))}"
     return f"{word} of {bounded_type_text(schema['items'], 1)}" if schema.get("items") else word
 
 

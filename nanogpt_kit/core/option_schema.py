@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
@@ -22,6 +23,7 @@ class AnyTypeSchema(GenerateJsonSchema):
         return {}
 
 
+@functools.cache
 def option_schemas(options: type[Options]) -> dict[str, JsonSchema]:
     """The schema of each option by its name, without default and description: its type and bounds.
 
@@ -30,6 +32,7 @@ def option_schemas(options: type[Options]) -> dict[str, JsonSchema]:
     """
     table = options.model_json_schema(schema_generator=AnyTypeSchema)
     definitions = table.get("$defs", {})
+    table = definitions[table["$ref"].removeprefix(DEFINITION)] if "$ref" in table else table  # it contains itself
     schemas = {name: written_out(schema, definitions, ()) for name, schema in table.get("properties", {}).items()}
     return {name: without_null(schema) for name, schema in schemas.items()}
 
