@@ -60,11 +60,15 @@ class FoundKind:
 Found = FoundOption | FoundComponent | FoundKind
 
 
-@functools.cache
 def components_of_kind(kind: str) -> tuple[FoundComponent, ...]:
     """The installed components of a kind. One that cannot be imported is left out, with a warning."""
+    return import_components(Registry.installed(), kind)
+
+
+@functools.cache
+def import_components(registry: Registry, kind: str) -> tuple[FoundComponent, ...]:
     found = []
-    for entry in Registry.installed().of_kind(kind):
+    for entry in registry.of_kind(kind):
         try:
             found.append(FoundComponent(entry, load_entry(entry)))
         except KitError as error:
@@ -154,9 +158,14 @@ def slots_of_kind(kind: str) -> tuple[FoundOption, ...]:
     return tuple(option for option in all_options() if option.kind == kind)
 
 
-@functools.cache
 def all_options() -> tuple[FoundOption, ...]:
     """Every option of the sections and of all installed components."""
+    return options_of_registry(Registry.installed())
+
+
+@functools.cache
+def options_of_registry(registry: Registry) -> tuple[FoundOption, ...]:
+    assert registry is Registry.installed(), "the key of the cache"
     return tuple(walk_options(Experiment, (), None, False, ()))
 
 
