@@ -29,19 +29,7 @@ def main() -> None:
     click.get_current_context().with_resource(trust.consent_question(ask_to_execute))
 
 
-for verb in (
-    run,
-    prepare,
-    sample,
-    evaluate,
-    sweep,
-    import_model,
-    export,
-    check,
-    explain,
-    schema,
-    plugins,
-    bench,
-    doctor,
-):
+for verb in (run, prepare, sample, evaluate, sweep, import_model, export, check, plugins, bench, doctor):
+    main.add_command(verb)
+for verb in (explain, schema):
     main.add_command(verb)

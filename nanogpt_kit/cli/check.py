@@ -23,7 +23,7 @@ ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
     is_flag=True,
     help="Print every option, its value, where it was set and the default it differs from; and the model's size.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the same as a JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print what --explain prints as a JSON object.")
 @click.option(
     "--nproc", type=click.IntRange(1), default=1, help="Processes per trial of a sweep, as in `sweep --nproc`."
 )

@@ -9,11 +9,12 @@ import click
 from nanogpt_kit.core.errors import printable
 
 
-@click.command()
+@click.command(short_help="Explain an option, a section, a component or a kind.")
 @click.argument("key", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def explain(key: str | None, as_json: bool) -> None:
-    """Explain KEY: an option such as optimizer.betas, a section such as train, a component such as rope, a kind.
+    """Explain KEY: an option such as optimizer.betas, a section such as train, a component such as rope, or a kind
+    such as attention.
 
     Without KEY, list the sections and kinds. The last part of a key is enough, as in lr.
     """

@@ -21,7 +21,7 @@ from nanogpt_kit.core.lookup import Found, FoundComponent, FoundKind, FoundOptio
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import Registry
 
-MAX_WIDTH = 110  # columns
+MAX_WIDTH = 120  # columns, those of docstrings
 EXAMPLES = (
     "nanogpt-kit explain train             a section",
     "nanogpt-kit explain optimizer.betas   an option, of each component that has it",

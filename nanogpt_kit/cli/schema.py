@@ -11,7 +11,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.system.writing import write_atomically
 
 
-@click.command()
+@click.command(short_help="Write a JSON Schema with which editors check experiments.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to FILE.  [default: print it]")
 def schema(output: Path | None) -> None:
     """Write a JSON Schema of experiment files with all components that are installed, for editors.
@@ -23,7 +23,7 @@ def schema(output: Path | None) -> None:
     with without_garbage_collection():  # components import torch
         from nanogpt_kit.core.schema import experiment_schema
 
-        text = json.dumps(experiment_schema(), indent=1) + "\n"
+        text = json.dumps(experiment_schema(), indent=2) + "\n"
     if output is None:
         click.echo(text, nl=False)
         return

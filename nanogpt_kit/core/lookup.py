@@ -18,7 +18,8 @@ from nanogpt_kit.core.registry import Entry, Registry
 
 logger = logging.getLogger(__name__)
 
-MAX_NEAREST = 5  # names that an error shows
+MAX_NEAREST = 3  # names that an error shows
+MIN_SIMILARITY = 0.7  # of those, as difflib measures it
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def nearest_names(text: str) -> str:
         *(option.option.name for option in options),
         *(".".join(option.key) for option in options),
     }
-    close = difflib.get_close_matches(text, sorted(names), n=MAX_NEAREST)
+    close = difflib.get_close_matches(text, sorted(names), MAX_NEAREST, MIN_SIMILARITY)
     close += difflib.get_close_matches(text.rpartition(".")[2], sorted(names), n=1) if not close else []
     nearest = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
     return f"{nearest} `nanogpt-kit explain` lists sections and kinds."

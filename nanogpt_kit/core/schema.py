@@ -24,8 +24,9 @@ from nanogpt_kit.core.options import SLOT_KEYWORD, Options
 from nanogpt_kit.core.registry import Registry
 
 TITLE = "Experiment of nanogpt-kit"
-EXTENDS = "experiment file that this one builds on: its path, relative to this file"
+EXTENDS = "experiment that this one builds on: a file, relative to this one, or the name of a shipped experiment"
 INDEX = "^[0-9]+$"  # `callback.0.every_steps` is an option of an element of a list that a base file has
+TABLE: JsonSchema = {"type": "object", "additionalProperties": False}
 ANYTHING: JsonSchema = {"type": "object", "additionalProperties": True}
 
 
@@ -65,7 +66,7 @@ def table_schema(options: type[Options], use: JsonSchema | None = None) -> JsonS
         if is_insertable(option.default):
             properties[name]["default"] = option.default
     required = {"required": ["use"]} if use else {}
-    return {"type": "object", "properties": properties, "additionalProperties": False, **required}
+    return {**TABLE, "properties": properties, **required}
 
 
 def is_insertable(default: Any) -> bool:
@@ -76,15 +77,14 @@ def is_insertable(default: Any) -> bool:
 def written_slot(kind: str) -> JsonSchema:
     """A component by its name or as a table; of one whose `use` a base file may set, the options of all of its kind."""
     components = components_of_kind(kind)
-    names = [name for found in components for name in names_of(found)]
     tables = [table_schema(found.component, use_schema(found)) for found in components]
-    unknown = {"type": "string", "not": {"enum": names}} if names else {"type": "string"}
+    unknown = name_except(components)
     return {
         "anyOf": [
             *(use_schema(found) for found in components),
             unknown,
             *tables,
-            {"type": "object", "properties": merged_options(tables), "additionalProperties": False},
+            {**TABLE, "properties": merged_options(tables)},
             {**ANYTHING, "properties": {"use": unknown}, "required": ["use"]},
         ]
     }
@@ -103,6 +103,16 @@ def names_of(found: FoundComponent) -> list[str]:
     except KitError:  # several distributions offer that name
         is_meant = False
     return [entry.name, entry.qualified] if is_meant else [entry.qualified]
+
+
+def names_in(components: Iterable[FoundComponent]) -> list[str]:
+    return [name for found in components for name in names_of(found)]
+
+
+def name_except(components: Iterable[FoundComponent]) -> JsonSchema:
+    """Any name but those of some components."""
+    names = names_in(components)
+    return {"type": "string", "not": {"enum": names}} if names else {"type": "string"}
 
 
 def merged_options(tables: Iterable[JsonSchema]) -> JsonSchema:
@@ -139,8 +149,20 @@ def for_editors(schema: JsonSchema) -> JsonSchema:
     if result.get("type") != "array":
         return result
     element = result.get("items") or {}
-    by_index = {"type": "object", "patternProperties": {INDEX: element}, "additionalProperties": False}
-    return {"anyOf": [result, by_index]}
+    kind = slot_kind(schema)
+    return {"anyOf": [result, elements_table(kind) if kind else {**TABLE, "patternProperties": {INDEX: element}}]}
+
+
+def elements_table(kind: str) -> JsonSchema:
+    """A table that sets options of components in a list: `[callback.console]`, `sampler.temperature = 0.6`."""
+    by_name: JsonSchema = {}
+    for found in components_of_kind(kind):
+        table = table_schema(found.component, {"type": "string"})
+        options = [schema for name, schema in table["properties"].items() if name != "use"]
+        del table["required"]
+        by_name |= dict.fromkeys(names_of(found), {"anyOf": [table, *options]} if len(options) == 1 else table)
+    by_index = {INDEX: {"$ref": f"#/definitions/{kind}"}}
+    return {**ANYTHING, "properties": by_name, "patternProperties": by_index, "not": {"required": ["use"]}}
 
 
 def translated(keyword: str, value: Any) -> Any:
@@ -161,7 +183,10 @@ def constraints(options: type[Options], part: str) -> JsonSchema:
         kind, inner = slot_kind(schema), inner_options(options, name)
         if kind:
             one = {"$ref": f"#/definitions/{part}-{kind}"}
-            properties[name] = one if SLOT_KEYWORD in schema else {"type": "array", "items": one}
+            names: JsonSchema = {name: {} for name in names_in(components_of_kind(kind))}
+            known = {**TABLE, "properties": names, "patternProperties": {INDEX: {}}}
+            elements = [{"type": "array", "items": one}, known if part == "known" else ANYTHING]
+            properties[name] = one if SLOT_KEYWORD in schema else {"anyOf": elements}
         elif inner:
             properties[name] = constraints(inner, part)
     required = [name for name, field in options.model_fields.items() if field.is_required()]
@@ -171,13 +196,11 @@ def constraints(options: type[Options], part: str) -> JsonSchema:
 
 def complete_slot(kind: str) -> JsonSchema:
     """A slot that names its component and every option that has no default."""
-    needing = [found for found in components_of_kind(kind) if needs_options(found)]
-    names = [name for found in needing for name in names_of(found)]
-    other = {"type": "string", "not": {"enum": names}} if names else {"type": "string"}
-    tables = [complete_table(found) for found in components_of_kind(kind) if has_constraints(found)]
-    constrained = [name for found in components_of_kind(kind) if has_constraints(found) for name in names_of(found)]
-    free = {"type": "string", "not": {"enum": constrained}} if constrained else {"type": "string"}
-    return {"anyOf": [other, *tables, {**ANYTHING, "properties": {"use": free}, "required": ["use"]}]}
+    components = components_of_kind(kind)
+    alone = name_except(found for found in components if needs_options(found))
+    free = name_except(found for found in components if has_constraints(found))
+    tables = [complete_table(found) for found in components if has_constraints(found)]
+    return {"anyOf": [alone, *tables, {**ANYTHING, "properties": {"use": free}, "required": ["use"]}]}
 
 
 def needs_options(found: FoundComponent) -> bool:
@@ -197,10 +220,10 @@ def complete_table(found: FoundComponent) -> JsonSchema:
 def known_slot(kind: str) -> JsonSchema:
     """A slot whose component is installed."""
     components = components_of_kind(kind)
-    names = [name for found in components for name in names_of(found)]
-    if not names:
+    if not components:
         return {}
+    name: JsonSchema = {"enum": names_in(components)}
     inner: JsonSchema = {}
     for found in components:
         inner |= constraints(found.component, "known")["properties"]
-    return {"anyOf": [{"enum": names}, {**ANYTHING, "properties": {"use": {"enum": names}, **inner}}]}
+    return {"anyOf": [name, {**ANYTHING, "properties": {"use": name, **inner}}]}

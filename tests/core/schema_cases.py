@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tomli
 
+import nanogpt_kit
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.layers import Layers
-from nanogpt_kit.core.sections import is_free_form
-from nanogpt_kit.core.toml import read_extended_files
 
 Values = dict[str, Any]
+SHIPPED = Path(nanogpt_kit.__path__[0]).parent / "experiments"
 
 OTHER_VALUES = (
     *(0, 1, -1, 2, 10**13, 0.0, 1.0, 0.5, 1.5, True, "", "x", "auto", "gelu", "adamw", "nanogpt-kit/adamw"),
@@ -61,6 +61,9 @@ MISTAKES = {  # what is wrong -> an experiment file
     "a required option of a component is missing": BASE.replace('"python_stdlib"', '"text"'),
     "a table names no component": f"{NO_OPTIMIZER}[optimizer]\nlr = 1e-3",
     "a list of components is a table": f"{BASE}[sampler]\nuse = 'top_k'",
+    "a component of a list is misspelt in a key": f"{BASE}sampler.temprature = 0.5",
+    "an option of a component of a list is misspelt": f"{BASE}[sampler.top_k]\nkk = 5",
+    "the only option of a component of a list is wrong": f"{BASE}sampler.temperature = -1",
     "a component of a list is misspelt": f"{BASE}[[callback]]\nuse = 'tensorbord'",
     "a sampler of a sweep is unknown": f"{BASE}[sweep]\nsampler = 'tpee'\nspace = {{}}",
     "a sweep has no space": f"{BASE}[sweep]\ntrials = 3",
@@ -73,6 +76,9 @@ CLEAN = {  # what is allowed -> an experiment file
     "an option that several components have": "extends = 'base.toml'\n[optimizer]\nlr = 0.2",
     "required options in the base": "extends = 'base.toml'\n[dataset]\nuse = 'text'",
     "an element of a list of the base": "extends = 'base.toml'\ncallback.0.every_seconds = 2",
+    "an option of a component of a list": "extends = 'base.toml'\n[callback.console]\nevery_seconds = 2",
+    "the only option of a component of a list": f"{BASE}sampler.temperature = 0.5",
+    "an option of a local component of a list": "extends = 'base.toml'\ncallback.mine.every_steps = 5",
     "a local component file": f"{WHOLE}components = ['mine.py']\n[model]\nuse = 'gpt'\nmlp = 'mine'",
     "a local component file with options": f"{NO_OPTIMIZER}components = ['my.py']\n[optimizer]\nuse = 'my'\nx = [1]",
     "a local component file of the base": "extends = 'base.toml'\nmodel.mlp = { use = 'mine', slope = 0.1 }",
@@ -119,14 +125,18 @@ def changed(values: Values, key: tuple[str | int, ...], change: Callable[[Any, A
 
 def refusal(values: Values, path: Path) -> str:
     """What the loader says about an experiment with these values in place of the file's; empty where it is valid."""
-    layers, values = Layers(is_free_form), copy.deepcopy(values)
-    layers.locations[()] = str(path)
+    values = copy.deepcopy(values)
+    base = values.pop("extends", None)
+    layers = loaded(path.parent / base if base else SHIPPED / "quickstart.toml").layers.copy()
+    if base is None:
+        layers.values.clear()
+        layers.locations.clear()
     try:
-        if values.pop("extends", None) is not None:
-            for file in read_extended_files(path)[:-1]:
-                layers.add(copy.deepcopy(file.values), file.location)
         layers.add(values, lambda key: "here")
         Experiment.of(layers, path.parent)
     except KitError as error:
         return str(error)
     return ""
+
+
+loaded = functools.cache(Experiment.load)
