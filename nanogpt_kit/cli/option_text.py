@@ -52,14 +52,14 @@ def section_text(found: FoundOption) -> str:
     assert found.table is not None
     options = describe_options(found.table, found.option.may_change_on_resume)
     lines = [line for option in options for line in ["", *listed_option(option)]]
-    return "\n".join([*wrapped(f"[{'.'.join(found.key)}]: {found.option.description}"), *lines])
+    return "\n".join([*wrapped(with_description(f"[{'.'.join(found.key)}]", found.option)), *lines])
 
 
 def listed_option(option: OptionDescription) -> list[str]:
     """One option in the list of its table."""
     default = f" = {json.dumps(option.default, ensure_ascii=False)}" if has_default(option) else ""
     notes = [option.type_and_bounds]
-    if not default:
+    if option.default is None:
         notes.append("required" if option.required else "unset by default")
     if option.may_change_on_resume:
         notes.append("may change on resume")
@@ -73,7 +73,7 @@ def option_lines(found: FoundOption) -> Iterator[str]:
     """One option by itself."""
     option = found.option
     owner = f" of {found.entry.kind} {found.entry.name}" if found.entry else ""
-    yield from wrapped(f"{'.'.join(found.key)}{owner}: {option.description}", "", "  ")
+    yield from wrapped(with_description(f"{'.'.join(found.key)}{owner}", option), "", "  ")
     yield from labelled("type", option.type_and_bounds)
     yield from labelled("unit", option.unit)
     default = json.dumps(option.default, ensure_ascii=False) if has_default(option) else "not set"
@@ -100,6 +100,10 @@ def choice_lines(kind: str) -> Iterator[str]:
 def slot_text(slot: FoundOption) -> str:
     owner = f" of {slot.entry.kind} {slot.entry.name}" if slot.entry else ""
     return f"{'.'.join(slot.key)}{owner}"
+
+
+def with_description(title: str, option: OptionDescription) -> str:
+    return f"{title}: {option.description}" if option.description else title
 
 
 def has_default(option: OptionDescription) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, to_jsonable_python
 
-from nanogpt_kit.core.options import MAY_CHANGE, SLOT_KEYWORD, Component, Options, option_classes
+from nanogpt_kit.core.options import MAY_CHANGE, SLOT_KEYWORD, Component, Options
 
 JsonSchema = dict[str, Any]
 DEFINITION = "#/$defs/"
@@ -80,6 +81,8 @@ def slot_kind(schema: JsonSchema) -> str | None:
 
 def inner_options(options: type[Options], name: str) -> type[Options] | None:
     """The class of the table that an option takes, such as Train; None for another option and for component slots."""
-    classes = option_classes(options.model_fields[name].annotation)
-    is_table = len(classes) == 1 and "kind" not in vars(classes[0]) and not issubclass(classes[0], Component)
-    return classes[0] if is_table else None
+    annotation = options.model_fields[name].annotation
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    only = [part for part in parts if part is not type(None)]
+    is_table = len(only) == 1 and isinstance(only[0], type) and issubclass(only[0], Options)
+    return only[0] if is_table and not issubclass(only[0], Component) else None

@@ -110,7 +110,7 @@ def names_in(components: Iterable[FoundComponent]) -> list[str]:
 
 
 def name_except(components: Iterable[FoundComponent]) -> JsonSchema:
-    """Any name but those of some components."""
+    """Any name except those of some components."""
     names = names_in(components)
     return {"type": "string", "not": {"enum": names}} if names else {"type": "string"}
 

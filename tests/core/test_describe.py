@@ -113,6 +113,12 @@ def test_only_a_section_is_a_table_with_options() -> None:
     assert inner_options(Experiment, "sweep") is Sweep
     assert [inner_options(Experiment, name) for name in ("model", "sampler", "name")] == [None, None, None]
 
+    class Several(Options):
+        listed: tuple[Train, ...]
+        named: dict[str, Train]
+
+    assert [inner_options(Several, name) for name in ("listed", "named")] == [None, None]
+
 
 def test_a_schema_has_no_null() -> None:
     assert option_schemas(Train)["max_tokens"] == {"minimum": 1, "type": "integer"}

@@ -19,7 +19,7 @@ from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.core.lookup import components_of_kind
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 from nanogpt_kit.core.schema import experiment_schema
-from tests.core.schema_cases import BASE, CLEAN, MISTAKES, SHIPPED, Values, mutations, refusal, values_of
+from tests.core.schema_cases import BASE, CLEAN, MISTAKES, SHIPPED, WHOLE, Values, mutations, refusal, values_of
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -232,12 +232,61 @@ def test_every_option_has_a_description(schema: dict[str, Any]) -> None:
                     assert "description" in option or all("description" in one for one in option["anyOf"]), name
 
 
+PLUGIN = """
+from nanogpt_kit.api import Field, Norm, Options
+
+class Inner(Options):
+    x: int = Field(1, description="whatever x is")
+    y: float | None = None
+
+class Odd(Norm):
+    made: tuple[int, ...] = Field(default_factory=lambda: (1, 2))
+    table: Inner = Inner()
+    several: tuple[Inner, ...] = ()
+    pair: tuple[int, str] = (1, "a")
+    by_name: dict[str, float] = {}
+    either: Inner | bool = False
+
+    def build(self, ctx): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ("made = [1], table = { x = 2 }, several = [{ y = 0.5 }], by_name = { a = 0.5 }, pair = [2, 'b']", True),
+        ("either = true", True),
+        ("either = { x = 3 }", True),
+        ("table = { x = 2.5 }", False),
+        ("table = { z = 1 }", False),
+        ("several = [{ z = 1 }]", False),
+        ("several = { x = 1 }", False),
+        ("by_name = { a = 'b' }", False),
+    ],
+)
+def test_the_tables_of_a_plugin_are_checked(
+    options: str, allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_tables.py").write_text(PLUGIN, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "odd_tables", raising=False)
+    install(monkeypatch, Entry("norm", "odd", "odd-plugin", "1.0", "odd_tables:Odd"))
+    experiment = tomli.loads(f"{WHOLE}model = {{ use = 'gpt', norm = {{ use = 'odd', {options} }} }}")
+    assert (refusal(experiment, Path("x.toml")) == "") == allowed
+    schema = experiment_schema()
+    for draft in (jsonschema.Draft4Validator, jsonschema.Draft202012Validator):
+        assert draft(schema).is_valid(experiment) == allowed
+
+
+def install(monkeypatch: pytest.MonkeyPatch, entry: Entry) -> None:
+    registry = Registry([*Registry.installed().entries, entry])
+    monkeypatch.setattr(Registry, "installed", classmethod(lambda cls: registry))
+
+
 def test_a_plugin_that_cannot_be_imported_is_left_out_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = Entry("norm", "broken", "odd-plugin", "1.0", "nothing_of_that_name:Norm")
-    registry = Registry([*Registry.installed().entries, broken])
-    monkeypatch.setattr(Registry, "installed", classmethod(lambda cls: registry))
+    install(monkeypatch, Entry("norm", "broken", "odd-plugin", "1.0", "nothing_of_that_name:Norm"))
     schema = experiment_schema()
     assert "left out: norm 'broken' cannot be imported from distribution odd-plugin" in caplog.text
     assert "odd-plugin" not in json.dumps(schema)
