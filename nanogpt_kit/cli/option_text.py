@@ -81,7 +81,7 @@ def option_lines(found: FoundOption) -> Iterator[str]:
     if found.key[0] != "sweep":  # which is not part of a run
         may_change = "may change" if option.may_change_on_resume else "cannot change"
         yield from labelled("resume", f"{may_change} when a run is resumed")
-    if issubclass(found.owner, Component):
+    if issubclass(found.owner, Component) and not found.kind:
         yield from labelled("source", component_source(found.owner))
     if found.kind:
         yield from choice_lines(found.kind)
