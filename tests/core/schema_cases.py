@@ -127,7 +127,7 @@ def refusal(values: Values, path: Path) -> str:
     """What the loader says about an experiment with these values in place of the file's; empty where it is valid."""
     values = copy.deepcopy(values)
     base = values.pop("extends", None)
-    layers = loaded(path.parent / base if base else SHIPPED / "quickstart.toml").layers.copy()
+    layers = loaded(SHIPPED / f"{(base or 'quickstart').removesuffix('.toml')}.toml").layers.copy()
     if base is None:
         layers.values.clear()
         layers.locations.clear()
