@@ -11,6 +11,7 @@ from nanogpt_kit.cli.doctor import doctor
 from nanogpt_kit.cli.evaluate import evaluate
 from nanogpt_kit.cli.experiment import ask_to_execute
 from nanogpt_kit.cli.experiments import experiments
+from nanogpt_kit.cli.explain import explain
 from nanogpt_kit.cli.export import export
 from nanogpt_kit.cli.import_model import import_model
 from nanogpt_kit.cli.new import new
@@ -18,6 +19,7 @@ from nanogpt_kit.cli.plugins import plugins
 from nanogpt_kit.cli.prepare import prepare
 from nanogpt_kit.cli.run import run
 from nanogpt_kit.cli.sample import sample
+from nanogpt_kit.cli.schema import schema
 from nanogpt_kit.cli.sweep import sweep
 from nanogpt_kit.core import trust
 
@@ -29,6 +31,8 @@ def main() -> None:
     click.get_current_context().with_resource(trust.consent_question(ask_to_execute))
 
 
-verbs = (run, prepare, sample, evaluate, sweep, import_model, export, new, experiments, check, plugins, bench, doctor)
-for verb in verbs:
+for verb in (
+    *(new, experiments, check, run, sample, evaluate, sweep, prepare, import_model, export),
+    *(explain, schema, plugins, bench, doctor),
+):
     main.add_command(verb)

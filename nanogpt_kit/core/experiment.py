@@ -51,7 +51,9 @@ class Experiment(Options):
         description="name of the experiment and of its folder below runs/",
     )
     components: tuple[PathStr, ...] = Field(
-        (), description="local component files, relative to the file that names them"
+        (),
+        description="local component files, relative to the file that names them",
+        json_schema_extra=MAY_CHANGE,
     )
     dataset: Dataset
     tokenizer: Tokenizer
