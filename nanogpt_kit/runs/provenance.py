@@ -67,6 +67,13 @@ class InitFrom(RecordPart):
     sha256: str  # of its weights
 
 
+class TokenizerFrom(RecordPart):
+    """The checkpoint whose tokenizer a run took."""
+
+    checkpoint: AnyText
+    fingerprint: str  # of the tokenizer
+
+
 class Imported(RecordPart):
     """The source of a model that was imported, not trained."""
 
@@ -91,6 +98,7 @@ class Provenance(Record):
     machine: Machine
     launch: AnyText = ""  # torchrun's id
     init_from: InitFrom | None = None
+    tokenizer_from: TokenizerFrom | None = None
     imported: Imported | None = None
 
     @classmethod
