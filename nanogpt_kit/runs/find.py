@@ -56,7 +56,7 @@ def find_run(reference: str | os.PathLike[str], step: int | None = None) -> Foun
         if folders is None:
             continue
         if step is not None and named_step not in (None, step):
-            raise KitError(f"{text!r} names step {named_step}, and the option step {step}; give one of them")
+            raise KitError(f"{text!r} names step {named_step}, and step {step} is requested, too; give one of them")
         wanted = step if named_step is None else named_step
         if isinstance(folders, RunFolder):
             return FoundRun(folders, checkpoint_step(folders, wanted, is_best))
