@@ -155,23 +155,24 @@ def unknown_run(text: str) -> KitError:
     """That no run is found, with what is there and what to do."""
     known = runs_here()
     names = [*known, *(run.path.name for folders in known.values() for run in folders)]
-    close = difflib.get_close_matches(text, names, n=1)
+    *_, (bare, _, _) = readings(text)
+    close = difflib.get_close_matches(bare, names, n=1)
     guess = f"; did you mean {one_line(close[0])!r}?" if close else "."
-    remedies = "".join(f" {remedy}." for remedy in remedies_for(text, known))
+    remedies = "".join(f" {remedy}." for remedy in remedies_for(text, bare, known))
     here = f" Runs here: {listed(list(known))}." if known else " There are no runs yet."
     return KitError(
         f"no run {text!r}, and no experiment of that name has runs in {runs_root()}/{guess}{remedies}{here}"
     )
 
 
-def remedies_for(text: str, known: Collection[str]) -> Iterator[str]:
-    """What may have been meant, as sentences without their full stops."""
+def remedies_for(text: str, bare: str, known: Collection[str]) -> Iterator[str]:
+    """What may have been meant, as sentences without their full stops; `bare` is the reference without suffixes."""
     if text.endswith(".toml") and os.path.isfile(text):
         yield f"It is an experiment: `nanogpt-kit run {one_line(text)}` trains it, and its runs are found by its `name`"
     name, _, suffix = text.rpartition("@")
     if name in known and suffix:
         yield f"After a name stands @best or @STEP, as in {name}@best and {name}@500"
-    published = difflib.get_close_matches(text.rpartition("/")[2], PUBLISHED_MODELS, n=1, cutoff=0.8)
+    published = difflib.get_close_matches(bare.rpartition("/")[2], PUBLISHED_MODELS, n=1, cutoff=0.8)
     if published:
         yield f"`nanogpt-kit import {published[0]}` downloads the published model and makes a run of that name"
 
