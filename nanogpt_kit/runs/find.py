@@ -10,10 +10,13 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.shipped import find_experiment
+from nanogpt_kit.core.toml import read_toml_file
 from nanogpt_kit.runs.description import describe_choice, describe_run, one_line
 from nanogpt_kit.runs.folder import RunFolder, runs_of_experiment, runs_root
 from nanogpt_kit.runs.ranking import rank_runs
@@ -167,11 +170,13 @@ def unknown_run(text: str) -> KitError:
 
 def remedies_for(text: str, bare: str, known: Collection[str]) -> Iterator[str]:
     """What may have been meant, as sentences without their full stops; `bare` is the reference without suffixes."""
-    if text.endswith(".toml") and os.path.isfile(text):
-        yield f"It is an experiment: `nanogpt-kit run {one_line(text)}` trains it, and its runs are found by its `name`"
     name, _, suffix = text.rpartition("@")
     if name in known and suffix:
-        yield f"After a name stands @best or @STEP, as in {name}@best and {name}@500"
+        yield f"A name may be followed by @best or @STEP, as in {name}@best and {name}@500"
+    with suppress(KitError):
+        name = str(read_toml_file(find_experiment(bare)).values.get("name"))
+        remedy = f"its runs have the name {name}" if name in known else f"`nanogpt-kit run {bare}` trains it"
+        yield one_line(f"{bare} is an experiment; {remedy}")
     published = difflib.get_close_matches(bare.rpartition("/")[2], PUBLISHED_MODELS, n=1, cutoff=0.8)
     if published:
         yield f"`nanogpt-kit import {published[0]}` downloads the published model and makes a run of that name"

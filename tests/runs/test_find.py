@@ -160,7 +160,7 @@ def test_an_unknown_name_gets_the_nearest_experiment_or_run() -> None:
     assert told.startswith(f"no run 'tinny', and no experiment of that name has runs in {runs_root()}/; ")
     assert "did you mean 'tiny'? Runs here: owt-gpt2, tiny." in told
     assert f"did you mean {run.path.name!r}?" in refusal(run.path.name[:-1])
-    assert "After a name stands @best or @STEP, as in tiny@best and tiny@500." in refusal("tiny@bset")
+    assert "A name may be followed by @best or @STEP, as in tiny@best and tiny@500." in refusal("tiny@bset")
 
 
 @pytest.mark.parametrize("name", ["gpt2-medium", "gpt2-meduim", "openai-community/gpt2-medium"])
@@ -168,9 +168,17 @@ def test_the_name_of_a_published_model_gets_the_command_that_imports_it(name: st
     assert "`nanogpt-kit import gpt2-medium` downloads the published model" in refusal(name)
 
 
-def test_an_experiment_file_is_no_run() -> None:
-    Path("mine.toml").write_text('name = "tiny"')
-    assert "It is an experiment: `nanogpt-kit run mine.toml` trains it" in refusal("mine.toml")
+def test_an_experiment_without_runs_gets_the_command_that_trains_it() -> None:
+    Path("mine.toml").write_text('name = "tiny"\n[model]')
+    for name in ("mine", "mine.toml", "quickstart"):
+        assert f"{name} is an experiment; `nanogpt-kit run {name}` trains it." in refusal(name)
+    assert "`nanogpt-kit run quickstart` trains it." in refusal("quickstart@best@500")
+    make_run("tiny")
+    assert "mine is an experiment; its runs have the name tiny. Runs here: tiny." in refusal("mine@best")
+    Path("mine.toml").write_text('name = ["tiny"]\n[model]')
+    assert "mine is an experiment; `nanogpt-kit run mine` trains it." in refusal("mine")
+    Path("mine.toml").write_text("name =")
+    assert "experiment;" not in refusal("mine")
 
 
 def test_many_experiments_are_listed_in_part() -> None:
