@@ -116,7 +116,7 @@ def is_finite_number(value: Any) -> bool:
 
 
 def lines_from_the_end(path: Path) -> Iterator[bytes]:
-    """The lines of a file, the last one first. Ends early at a line that is too long; nothing where it is not a file."""
+    """The lines of a file, the last one first. Ends at a line that is too long; empty where it is not a file."""
     try:
         with open_regular_file(path) as file:
             position = file.seek(0, os.SEEK_END)

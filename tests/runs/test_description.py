@@ -85,6 +85,8 @@ def test_an_unfinished_run_has_its_state() -> None:
     make_run(state="interrupted", steps=[])
     told = find_run("tiny").described()
     assert told.startswith(line(run, "step 10 of 20, val/loss 4.5000 (failed; newest with a checkpoint of 2; newer: "))
+    killed = make_run("killed", state="running", steps=[10])
+    assert find_run("killed").described() == f"run runs/killed/{killed.path.name}: step 10 of 20 (interrupted)"
     other = make_run("other", state="failed", steps=[])
     assert find_run("other").described() == f"run runs/other/{other.path.name}: no checkpoint yet (failed)"
 

@@ -24,6 +24,13 @@ def test_runs_with_the_same_tokens_are_ranked_by_the_loss() -> None:
     assert (ranking.reference_value, ranking.count) == (4.75, 3)
 
 
+def test_the_loss_decides_where_it_compares_although_there_are_bits_per_byte() -> None:
+    runs = [make_run(evaluations=both(4.5, 6.0)), make_run(evaluations=both(4.25, 6.5))]
+    ranking = rank_runs(runs, runs[0])
+    assert ranking is not None
+    assert (ranking.best, ranking.metric) == (runs[1], "val/loss")
+
+
 def test_of_equal_runs_the_newest_is_the_best() -> None:
     runs = [make_run(evaluations=losses(s20=4.5)) for _ in range(3)]
     assert rank_runs(runs, runs[0]).best == runs[2]  # type: ignore[union-attr]
