@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -175,7 +176,8 @@ def remedies_for(text: str, bare: str, known: Collection[str]) -> Iterator[str]:
         yield f"A name may be followed by @best or @STEP, as in {name}@best and {name}@500"
     with suppress(KitError):
         name = str(read_toml_file(find_experiment(bare)).values.get("name"))
-        remedy = f"its runs have the name {name}" if name in known else f"`nanogpt-kit run {bare}` trains it"
+        command = f"nanogpt-kit run {shlex.quote(bare)}"
+        remedy = f"its runs have the name {name}" if name in known else f"`{command}` trains it"
         yield one_line(f"{bare} is an experiment; {remedy}")
     published = difflib.get_close_matches(bare.rpartition("/")[2], PUBLISHED_MODELS, n=1, cutoff=0.8)
     if published:

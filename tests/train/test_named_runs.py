@@ -14,6 +14,7 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.generate.load import load_run
+from nanogpt_kit.interop.exporting import export_model
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train import session
@@ -104,6 +105,24 @@ def test_a_run_without_a_checkpoint_resumes_from_the_weights_that_it_began_with(
 def test_a_run_resumes_only_from_its_newest_checkpoint(tiny: Path, best: RunFolder) -> None:
     with pytest.raises(KitError, match=r"not from step 10; model.init_from=tiny@best@10 starts a new run from"):
         session.run(Experiment.load(tiny, QUICK), resume="tiny@best@10")
+
+
+def test_the_name_of_an_experiment_resumes_its_newest_unfinished_run(tiny: Path, best: RunFolder) -> None:
+    part = fail_at_step_3(tiny, *QUICK, "name=tuned", "model.init_from=tiny")
+    tuned = [*QUICK, "name=tuned", "model.init_from=tiny"]
+    session.run(Experiment.load(tiny, tuned))
+    assert session.run(Experiment.load(tiny, tuned), resume="tuned") == part
+    with pytest.raises(KitError, match=r"is finished; train.steps=<more> continues it"):
+        session.run(Experiment.load(tiny, tuned), resume="tuned")
+
+
+def test_a_run_folder_object_is_a_path(tiny: Path, best: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "mine")
+    experiment = Experiment.load(tiny, [*QUICK, "train.steps=1"])
+    assert session.run(experiment, into=folder) == folder
+    loaded = load_run(best)
+    export_model(loaded.experiment, loaded.model, loaded.encoder, "safetensors", RunFolder(tmp_path / "out"))
+    assert load_run(RunFolder(tmp_path / "out")).model.wte.weight.equal(loaded.model.wte.weight)
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------
