@@ -79,16 +79,17 @@ def tokenizer_record_of_run(found: FoundRun) -> Path:
 
 def original_tokenizer(experiment: Experiment, resumed: RunFolder) -> TokenizerOfRun:
     """The tokenizer that a run took when it started, for one that has not saved it yet."""
-    origin = resumed.provenance().tokenizer_from
+    provenance = resumed.provenance()
+    origin = provenance.tokenizer_from
     if origin is None:
         raise KitError(f"{resumed}: provenance.json does not name the run that its tokenizer is from")
-    path = Path(origin.checkpoint) / "tokenizer.json"
+    path = provenance.recorded_path(origin.checkpoint) / "tokenizer.json"
     changed = KitError(f"{resumed} took its tokenizer from {path}, which was changed or removed since; start a new run")
     try:
         taken = read_tokenizer_of_run(experiment, path)
     except KitError:
         raise changed from None
-    if taken.origin() != origin:
+    if taken.origin().fingerprint != origin.fingerprint:
         raise changed
     return taken
 

@@ -101,6 +101,11 @@ class Provenance(Record):
     tokenizer_from: TokenizerFrom | None = None
     imported: Imported | None = None
 
+    def recorded_path(self, text: str) -> Path:
+        """A path of this record, which may be relative to the folder that the run was started in."""
+        here = Path(text)
+        return here if here.exists() else Path(self.folder, text)
+
     @classmethod
     def parse_json(cls, content: bytes) -> Any:
         """File names that are not UTF-8 are lone surrogates, which only Python's own parser takes."""

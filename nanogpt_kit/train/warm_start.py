@@ -98,10 +98,11 @@ def named_checkpoint(name: str) -> Path:
 
 def original_checkpoint(resumed: RunFolder) -> Path:
     """The checkpoint that a run started from, for a run that has not saved one yet."""
-    origin = resumed.provenance().init_from
+    record = resumed.provenance()
+    origin = record.init_from
     if origin is None:
         raise KitError(f"{resumed}: provenance.json does not name the weights that the run started from")
-    checkpoint = Path(origin.checkpoint)
+    checkpoint = record.recorded_path(origin.checkpoint)
     if find_damage(checkpoint) or Manifest.read(checkpoint).weights_hash != origin.sha256:
         raise KitError(f"{resumed} started from {checkpoint}, which was changed or removed since; start a new run")
     logger.info("model.init_from: %s, as before", checkpoint)

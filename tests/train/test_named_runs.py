@@ -102,6 +102,20 @@ def test_a_run_without_a_checkpoint_resumes_from_the_weights_that_it_began_with(
     assert load_run(resumed, trust_code=True).model.wte.weight.equal(load_run(whole).model.wte.weight)
 
 
+def test_a_run_that_began_with_relative_paths_resumes_from_another_folder(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NANOGPT_KIT_RUNS", "runs")
+    options = [*CHAR, "name=tuned", "model.init_from=tiny", "tokenizer.from_run=tiny"]
+    session.run(Experiment.load(tiny, CHAR))
+    part = fail_at_step_3(tiny, *options).path.absolute()
+    assert origins(RunFolder(part))["init_from"]["checkpoint"].startswith("runs/tiny/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert session.run(Experiment.load(tiny, options), resume=part).status().state == "finished"
+
+
 def test_a_run_resumes_only_from_its_newest_checkpoint(tiny: Path, best: RunFolder) -> None:
     with pytest.raises(KitError, match=r"not from step 10; model.init_from=tiny@best@10 starts a new run from"):
         session.run(Experiment.load(tiny, QUICK), resume="tiny@best@10")
