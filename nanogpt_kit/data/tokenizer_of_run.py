@@ -58,6 +58,12 @@ def find_tokenizer_of_run(
         return read_tokenizer_of_run(experiment, path)
 
 
+def state_from_run(experiment: Experiment) -> dict[str, Any] | None:
+    """The state of the tokenizer in the run that `tokenizer.from_run` names, for a run that has not begun."""
+    taken = find_tokenizer_of_run(experiment)
+    return taken.state if taken else None
+
+
 def read_tokenizer_of_run(experiment: Experiment, path: Path) -> TokenizerOfRun:
     """Raises KitError where the file is damaged, and where it is another tokenizer than the experiment's."""
     record = read_tokenizer_record(path)

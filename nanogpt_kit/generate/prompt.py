@@ -8,7 +8,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.data.encoders import make_encoder
-from nanogpt_kit.data.tokenizer_of_run import find_tokenizer_of_run
+from nanogpt_kit.data.tokenizer_of_run import state_from_run
 
 
 def encode_prompt(encoder: Encoder, prompt: str, option: str = "sample.prompt") -> list[int]:
@@ -56,9 +56,9 @@ def untrained_encoder(experiment: Experiment) -> tuple[Encoder | None, bool]:
         requested.append(split)
         return iter(())
 
-    taken = find_tokenizer_of_run(experiment)
+    taken = state_from_run(experiment)
     if taken is not None or dataset.vocabulary() is not None:
-        return make_encoder(experiment.tokenizer, dataset, taken.state if taken else None), False
+        return make_encoder(experiment.tokenizer, dataset, taken), False
     try:
         return experiment.tokenizer.build(TextContext(splits=dataset.splits, documents=no_text)), bool(requested)
     except Exception:  # a tokenizer may need text; any other fault shows with the text, too
