@@ -128,11 +128,16 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     return f"{guess} Allowed: {', '.join(names)}." if names else f"{guess} None is available."
 
 
-def option_error(key: str, message: str) -> ValidationError:
-    """For a component's validator: `raise option_error("n_head", "...")` reports the message at that option's line."""
+def option_error(key: str, message: str, *partners: str) -> ValidationError:
+    """For a component's validator: `raise option_error("n_head", "...")` reports the message at that option's line.
+
+    `partners` are the other options of a relation such as "n_embd should be a multiple of n_head". The fault is
+    reported at the option that was written last: on the command line, else in the file, else in the file it extends;
+    at `key` where that is no other. The message should name the options and their values, to read well at each.
+    """
     from pydantic import ValidationError  # imported here, so that listing components stays fast
     from pydantic_core import InitErrorDetails, PydanticCustomError
 
-    problem = PydanticCustomError("kit", "{message}", {"message": message})
+    problem = PydanticCustomError("kit", "{message}", {"message": message, "key": key, "partners": partners})
     details = InitErrorDetails(type=problem, loc=tuple(key.split(".")), input=None)
     return ValidationError.from_exception_data(key, [details])

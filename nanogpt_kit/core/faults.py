@@ -34,7 +34,7 @@ def explain_validation_error(
     messages: dict[Key, list[str]] = {}
     path_faults: dict[Key, str] = {}
     for detail in error.errors(include_url=False):
-        key = written_key(detail, layers.values)
+        key = reported_key(detail, layers)
         is_shown = key in messages or len(messages) < MAX_SHOWN
         message = fault_message(detail, key, root, layers.values, registry) if is_shown else detail["msg"]
         if detail["type"] == "path":  # one path or several: what is wrong with the path matters, not the union
@@ -54,6 +54,16 @@ def written_key(detail: ErrorDetails, values: Any) -> Key:
         values = values[part] if has_part(values, part) else None
         key = (*key, part)
     return key
+
+
+def reported_key(detail: ErrorDetails, layers: Layers) -> Key:
+    """The key in the file that an error is reported at: of a relation's options the one that was written last."""
+    relation = detail.get("ctx", {})
+    if relation.get("partners"):
+        table = detail["loc"][: -len(relation["key"].split("."))]
+        keys = [(*table, *key.split(".")) for key in (relation["key"], *relation["partners"])]
+        detail = {**detail, "loc": max(keys, key=layers.height)}  # the first of those that are equal
+    return written_key(detail, layers.values)
 
 
 def has_part(values: Any, part: str | int) -> bool:

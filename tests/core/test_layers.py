@@ -12,15 +12,23 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Key, KitError
+from nanogpt_kit.core.key_rules import KeyRules
 from nanogpt_kit.core.layers import Layers, parse_override
 from nanogpt_kit.core.sections import is_free_form
+
+
+class SpaceKeys(KeyRules):
+    """Of the experiment only what concerns a sweep."""
+
+    def is_free_form(self, key: Key, over_list: bool) -> bool:
+        return is_free_form(key, over_list)
 
 
 def layers(folder: Path, top: str, *overrides: str, base: str = "") -> Layers:
     (folder / "base.toml").write_text(base, encoding="utf-8")
     (folder / "top.toml").write_text('extends = "base.toml"\n' + top, encoding="utf-8")
-    return Layers.load(folder / "top.toml", overrides, is_free_form)
+    return Layers.load(folder / "top.toml", overrides, SpaceKeys())
 
 
 def place(layers: Layers, *key: str | int) -> str:
