@@ -123,9 +123,15 @@ def dotted(key: Key) -> str:
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest name, then all of them."""
     names = sorted(allowed)
-    close = difflib.get_close_matches(name, names, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{guess} Allowed: {', '.join(names)}." if names else f"{guess} None is available."
+    by_lower = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"{f'; did you mean {by_lower[close[0]]!r}?' if close else '.'}{allowed_text(names)}"
+
+
+def allowed_text(allowed: Iterable[str]) -> str:
+    """The last sentence of a message about an unknown name."""
+    names = ", ".join(sorted(allowed))
+    return f" Allowed: {names}." if names else " None is available."
 
 
 def option_error(key: str, message: str, *partners: str) -> ValidationError:

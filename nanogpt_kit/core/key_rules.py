@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from nanogpt_kit.core.errors import Fault, Key, KitError, did_you_mean, dotted
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
+from nanogpt_kit.core.foreign_names import did_you_mean_component
 
 
 class KeyRules:
@@ -59,7 +60,7 @@ def addressed_element(
         allowed = f"an index from 0 to {len(elements) - 1}" if elements else "left out: the list is empty"
         if names:
             allowed = f"{allowed} or a component's name" if elements else "a component's name"
-        guess = did_you_mean(part, names) if names else ""
+        guess = did_you_mean_component(str(at[-1]), part, names) if names else ""
         message = f"is a list, so the next part of the key should be {allowed}, got {part!r}{guess}"
         raise KitError(Fault(message, dotted(at)))
     option = None if isinstance(value, dict) else only_option(rules, (*at, part))

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
 from pydantic.config import JsonDict
@@ -142,6 +142,13 @@ def changeable_options(options: type[Options]) -> tuple[str, ...]:
     """The options that may have another value when a run is resumed: those that are declared with MAY_CHANGE."""
     fields = options.model_fields.items()
     return tuple(name for name, field in fields if field.json_schema_extra == MAY_CHANGE)
+
+
+def option_classes(annotation: Any) -> list[type[Options]]:
+    """The option classes that an annotation mentions: `tuple[Sampler, ...]` gives [Sampler]."""
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return [annotation]
+    return [options for part in get_args(annotation) for options in option_classes(part)]
 
 
 def to_toml_values(options: Options, registry: Registry) -> dict[str, Any]:

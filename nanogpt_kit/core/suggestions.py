@@ -1,0 +1,168 @@
+"""What to write instead of a key that does not exist: another program's name, an option elsewhere, a misspelt name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_origin
+
+from nanogpt_kit.core.errors import Key, KitError, dotted
+from nanogpt_kit.core.foreign_names import FOREIGN_NAMES, Answer, foreign_option, plain
+from nanogpt_kit.core.key_rules import name_of_element
+from nanogpt_kit.core.options import Component, Options, option_classes
+from nanogpt_kit.core.registry import Registry
+
+NEAR, NEAR_ELSEWHERE = 0.6, 0.8  # similarity from which a name is suggested: of the same table, of another one
+MAX_KEYS = 3  # in one suggestion
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An option that takes components of a kind: one, or a list."""
+
+    key: str
+    kind: type[Component]
+    is_list: bool
+
+
+@dataclass
+class KeySuggestions:
+    """Suggestions for the keys of one experiment: `values` choose the components whose options come first."""
+
+    root: type[Options]
+    values: dict[str, Any]
+    registry: Registry
+
+    def suggest(self, key: Key, value: Any, owner: type[Options]) -> str:
+        """What to write instead of `key`, which `owner` does not have, as in "did you mean optimizer.lr?"; or empty."""
+        written, name = str(key[-1]), plain(str(key[-1]))
+        answer = foreign_option(name, str(key[0]))
+        if answer and answer[0] != dotted(key):
+            return answer_text(answer)
+        others = self.components_with(name, owner) if issubclass(owner, Component) else []
+        if others and issubclass(owner, Component):
+            verb, name_of_owner = "has" if len(others) == 1 else "have", self.registry.name_of(owner)
+            return f"{alternatives(others, 'and')} {verb} this option, but {name_of_owner!r} does not."
+        if name in self.chosen:
+            return question(self.chosen[name])
+        near = self.nearest(written, owner)
+        if not near and len(key) == 1 and isinstance(value, dict):  # config.n_layer=3
+            near = next(filter(None, (self.exact(inner) for inner in value)), "")
+        return near or (question(self.available[name]) if name in self.available else "")
+
+    def exact(self, name: str) -> str:
+        """For a name without its section, as `suggest`."""
+        answer = foreign_option(name)
+        keys = self.chosen.get(plain(name)) or self.available.get(plain(name))
+        return answer_text(answer) if answer else question(keys) if keys else ""
+
+    def nearest(self, name: str, owner: type[Options]) -> str:
+        """The most similar name of the table, of another one, or of another program; or empty."""
+        own, likeness = most_similar(name, owner.model_fields)
+        other, other_likeness = most_similar(plain(name), self.chosen.keys() | FOREIGN_NAMES.keys())
+        if likeness >= NEAR and (likeness >= other_likeness or other_likeness < NEAR_ELSEWHERE):
+            return question([repr(own)])
+        return self.exact(other) if other_likeness >= NEAR_ELSEWHERE else ""
+
+    def components_with(self, option: str, owner: type[Component]) -> list[str]:
+        """The other components of the owner's kind that have this option."""
+        kind = next((base for base in owner.__mro__ if "kind" in vars(base)), None)
+        if kind is None or kind is owner or not issubclass(kind, Component):
+            return []
+        return [name for name, fields in self.options_by_name(kind).items() if option in fields]
+
+    def options_by_name(self, kind: type[Component]) -> dict[str, Iterable[str]]:
+        """The options of every component of a kind that can be imported."""
+        found: dict[str, Iterable[str]] = {}
+        for entry in self.registry.of_kind(kind.kind):
+            component = self.load(kind, entry.name)
+            if component is not None:
+                found[entry.name] = component.model_fields
+        return found
+
+    def load(self, kind: type[Component], use: Any) -> type[Component] | None:
+        try:
+            return self.registry.load(kind, use) if isinstance(use, str) else None
+        except KitError:
+            return None
+
+    @cached_property
+    def chosen(self) -> dict[str, list[str]]:
+        """The keys of this experiment by their last part: {"lr": ["optimizer.lr"]}."""
+        return by_name((key.rpartition(".")[2], key) for key in self.keys if self.is_set(key))
+
+    @cached_property
+    def keys(self) -> dict[str, Slot | None]:
+        """Every key of this experiment, and its slot where it takes components."""
+        return dict(self.walk(self.root, self.values, ()))
+
+    def is_set(self, key: str) -> bool:
+        """Whether the experiment has the section of a key; it may have no [sweep]."""
+        section = key.partition(".")[0]
+        return self.values.get(section, self.root.model_fields[section].default) is not None
+
+    @cached_property
+    def available(self) -> dict[str, list[str]]:
+        """What the experiment does not have, but may: {"muon": ["optimizer=muon"]}, and the options of components."""
+        found = [(key.rpartition(".")[2], key) for key in self.keys if not self.is_set(key)]
+        for slot in filter(None, self.keys.values()):
+            for name, options in self.options_by_name(slot.kind).items():
+                found.append((name, f"{slot.key}.{name}" if slot.is_list else f"{slot.key}={name}"))
+                for option in options:
+                    key = f"{slot.key}.{name}.{option}" if slot.is_list else f"{slot.key}.{option} of {slot.key}={name}"
+                    found.append((option, key))
+        return by_name(found)
+
+    def walk(self, owner: type[Options], values: Any, at: Key) -> Iterator[tuple[str, Slot | None]]:
+        """Every key at or below the table `at`, and its slot where it takes components."""
+        for name, field in owner.model_fields.items():
+            key = (*at, name)
+            classes = option_classes(field.annotation)
+            value = values[name] if isinstance(values, dict) and name in values else field.default
+            kind = classes[0] if classes and issubclass(classes[0], Component) else None
+            if kind is None:
+                yield dotted(key), None
+                if classes:
+                    yield from self.walk(classes[0], value, key)
+                continue
+            is_list = get_origin(field.annotation) is tuple
+            yield dotted(key), Slot(dotted(key), kind, is_list)
+            for element in (value if isinstance(value, list | tuple) else ()) if is_list else [value]:
+                use = name_of_element(element)
+                component = self.load(kind, use)
+                if component is not None:
+                    yield from self.walk(component, element, (*key, use) if is_list else key)
+
+
+def by_name(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, key in pairs:
+        keys = found.setdefault(plain(name), [])
+        if key not in keys:
+            keys.append(key)
+    return found
+
+
+def most_similar(name: str, names: Iterable[str]) -> tuple[str, float]:
+    """(the most similar of `names`, its similarity from 0 to 1)."""
+    close = difflib.get_close_matches(name, sorted(names), n=1)
+    return (close[0], difflib.SequenceMatcher(None, name, close[0]).ratio()) if close else ("", 0.0)
+
+
+def alternatives(names: list[str], last: str = "or") -> str:
+    """ "a, b or c"; of many the first ones."""
+    names = names[:MAX_KEYS]
+    return f" {last} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def question(keys: list[str]) -> str:
+    return f"did you mean {alternatives(keys)}?"
+
+
+def answer_text(answer: Answer) -> str:
+    key, remark = answer
+    if not key:
+        return f"{remark}."
+    return f"did you mean {key} ({remark})?" if remark else question([key])
