@@ -11,11 +11,10 @@ from pathlib import Path
 import click
 
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
+from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.cli.texts import print_generated
 from nanogpt_kit.core.errors import KitError, printable
 from nanogpt_kit.core.paths import expand_path
-
-OVERRIDABLE = ("evaluate", "evaluator", "sample", "sampler", "train.precision")
 
 
 @click.command("eval")
@@ -50,7 +49,7 @@ def evaluate(
     names = [expand_path(text, "RUN", "command line") for text in runs if text not in overrides]
     if not names:
         raise KitError("eval: expected a run before the options")
-    check_overrides(overrides, OVERRIDABLE, names)
+    check_overrides(overrides, OVERRIDABLE["eval"], names)
     if evaluators:
         chosen = ", ".join(text if text.lstrip().startswith("{") else json.dumps(text) for text in evaluators)
         overrides.insert(0, f"evaluator=[{chosen}]")

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.paths import expand_path_argument
+from nanogpt_kit.cli.argument_order import experiment_argument, override_arguments
+from nanogpt_kit.cli.option_remedy import trained_model_remedy
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.launch.processes import LAUNCHED
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
-EXPERIMENT = click.argument("experiment", callback=expand_path_argument, metavar="EXPERIMENT.toml")
+EXPERIMENT = click.argument("experiment", callback=experiment_argument, metavar="EXPERIMENT.toml")
 TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that never ran on this machine.")
 STEP = click.option("--step", type=click.IntRange(0), help="Use the checkpoint of this step.  [default: the newest]")
 WEIGHTS = click.option(
@@ -27,7 +28,7 @@ WEIGHTS = click.option(
     metavar="CALLBACK",
     help="Use the weights saved by a callback, such as ema.  [default: the trained weights]",
 )
-OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+OVERRIDES = click.argument("overrides", nargs=-1, callback=override_arguments, metavar="[KEY=VALUE]...")
 
 
 @contextmanager
@@ -79,4 +80,5 @@ def check_overrides(overrides: Sequence[str], allowed: Sequence[str], runs: Sequ
             if all(is_foreign_model(Path(run)) for run in runs):
                 continue
         keys = f"{', '.join(allowed[:-1])} and {allowed[-1]}"
-        raise KitError(f"command line: {text!r}: the model is already trained; only {keys} can be overridden")
+        remedy = trained_model_remedy(key, allowed) or f"only {keys} can be overridden"
+        raise KitError(f"command line: {text!r}: the model is already trained; {remedy}")

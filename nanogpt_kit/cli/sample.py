@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.conversation import converse
-from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
+from nanogpt_kit.cli.experiment import OVERRIDES, STEP, TRUST, WEIGHTS, check_overrides
+from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.cli.prompts import check_prompts, read_prompt, read_prompt_records
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", callback=expand_path_argument)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@OVERRIDES
 @click.option("--prompt", help="Beginning of the text.")
 @click.option(
     "--prompt-file",
@@ -79,7 +80,7 @@ def sample(
     words = [text for text in overrides if "=" not in text]
     if words:
         raise KitError(f"command line: expected key=value, got {words[0]!r}; a prompt is given with --prompt")
-    check_overrides(overrides, ("sample", "sampler"), [run])
+    check_overrides(overrides, OVERRIDABLE["sample"], [run])
     records = None if jsonl is None else read_prompt_records(jsonl)  # mistakes are found before the model is loaded
     if prompt_file is not None:
         prompt = read_prompt(prompt_file, "--prompt-file")

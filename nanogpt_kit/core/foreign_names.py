@@ -1,14 +1,10 @@
-"""Other programs' names of options and components, and what is written here instead.
+"""Other programs' names of options, and what is written here instead.
 
 Sources: train.py and sample.py of nanoGPT, TrainingArguments and the model configurations of Hugging Face transformers,
 the Trainer of PyTorch Lightning, and names that papers use.
 """
 
 from __future__ import annotations
-
-from collections.abc import Collection
-
-from nanogpt_kit.core.errors import allowed_text, did_you_mean
 
 # A name -> (what to write here, a remark where that is not one to one). A name with a section counts in that section
 # only. Where there is nothing to write, the remark is the whole answer.
@@ -64,7 +60,7 @@ NANOGPT: dict[str, Answer] = {
     "max_new_tokens": ("sample.max_new_tokens", ""),
     "temperature": ("sampler.temperature", ""),
     "top_k": ("sampler.top_k", ""),
-    "seed": ("train.seed", "of training; sample.seed is for sampling"),
+    "seed": ("train.seed", ""),
 }
 
 HUGGING_FACE: dict[str, Answer] = {
@@ -283,75 +279,6 @@ COMMON: dict[str, Answer] = {
 
 FOREIGN_NAMES = COMMON | HUGGING_FACE | NANOGPT
 
-# By kind: a component's name elsewhere -> (its name here, or a remark).
-FOREIGN_COMPONENTS: dict[str, dict[str, Answer]] = {
-    "attention": {
-        "flash": ("sdpa", "torch's choice of kernel, flash attention among them"),
-        "flash_attention": ("sdpa", "torch's choice of kernel, flash attention among them"),
-        "flash_attention_2": ("sdpa", "torch's choice of kernel, flash attention among them"),
-        "eager": ("naive", ""),
-        "flex_attention": ("flex", ""),
-    },
-    "callback": {
-        "wandb": ("tensorboard", ""),
-        "progress_bar": ("console", ""),
-        "earlystopping": ("early_stopping", ""),
-    },
-    "dataset": {
-        "shakespeare_char": ("shakespeare", "with tokenizer=char"),
-        "tinyshakespeare": ("shakespeare", ""),
-        "owt": ("openwebtext", ""),
-        "hf": ("huggingface", "with dataset.source"),
-        "file": ("text", "with dataset.source"),
-        "folder": ("text", "with dataset.source"),
-        "txt": ("text", "with dataset.source"),
-        "bin": ("token_files", "with dataset.source"),
-    },
-    "evaluator": {"ppl": ("perplexity", ""), "bpb": ("bits_per_byte", ""), "val_loss": ("loss", "")},
-    "mlp": {
-        "relu_squared": ("relu2", ""),
-        "squared_relu": ("relu2", ""),
-        "silu": ("swiglu", "which gates by SiLU"),
-        "swish": ("swiglu", "which gates by SiLU"),
-        "gelu_new": ("gelu", 'with model.mlp.approximate="tanh"'),
-    },
-    "norm": {"ln": ("layernorm", ""), "rms": ("rmsnorm", "")},
-    "optimizer": {
-        "adam": ("adamw", "with optimizer.weight_decay=0 it is Adam"),
-        "adam_w": ("adamw", ""),
-        "adamw_torch": ("adamw", ""),
-        "adamw_torch_fused": ("adamw", ""),
-        "fused_adamw": ("adamw", ""),
-    },
-    "order": {"shuffle": ("shuffled", ""), "in_order": ("sequential", ""), "none": ("sequential", "")},
-    "parallel": {"zero": ("fsdp", ""), "deepspeed": ("fsdp", ""), "none": ("single", ""), "dp": ("ddp", "")},
-    "position": {
-        "rotary": ("rope", ""),
-        "absolute": ("learned", ""),
-        "nope": ("none", ""),
-        "embedding": ("learned", ""),
-    },
-    "sampler": {"nucleus": ("top_p", ""), "argmax": ("greedy", "")},
-    "schedule": {
-        "cosine_with_warmup": ("cosine", "with schedule.warmup_steps"),
-        "warmup_cosine": ("cosine", "with schedule.warmup_steps"),
-        "constant_with_warmup": ("constant", "with schedule.warmup_steps"),
-        "linear_with_warmup": ("linear", "with schedule.warmup_steps"),
-        "warmup_stable_decay": ("wsd", ""),
-        "trapezoidal": ("wsd", ""),
-        "none": ("constant", ""),
-    },
-    "tokenizer": {
-        "bytes": ("byte", ""),
-        "character": ("char", ""),
-        "characters": ("char", ""),
-        "cl100k_base": ("tiktoken", "with tokenizer.encoding"),
-        "o200k_base": ("tiktoken", "with tokenizer.encoding"),
-        "r50k_base": ("gpt2", ""),
-        "hf": ("huggingface", ""),
-    },
-}
-
 
 def plain(name: str) -> str:
     """A name as the tables above have it: HF's `--weight-decay` is `weight_decay`."""
@@ -362,11 +289,3 @@ def foreign_option(name: str, section: str = "") -> Answer | None:
     """What to write for another program's option, in a section of an experiment or without one."""
     name = plain(name)
     return FOREIGN_NAMES.get(f"{section}.{name}") or FOREIGN_NAMES.get(name)
-
-
-def did_you_mean_component(kind: str, name: str, allowed: Collection[str]) -> str:
-    """As `did_you_mean`, for a component: other programs' names count too."""
-    ours, remark = FOREIGN_COMPONENTS.get(kind, {}).get(plain(name), ("", ""))
-    if ours not in allowed:
-        return did_you_mean(name, allowed)
-    return f"; did you mean {ours!r}{f' ({remark})' if remark else ''}?{allowed_text(allowed)}"

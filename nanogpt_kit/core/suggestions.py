@@ -40,7 +40,7 @@ class KeySuggestions:
         written, name = str(key[-1]), plain(str(key[-1]))
         answer = foreign_option(name, str(key[0]))
         if answer and answer[0] != dotted(key):
-            return answer_text(answer)
+            return question([answer])
         others = self.components_with(name, owner) if issubclass(owner, Component) else []
         if others and issubclass(owner, Component):
             verb, name_of_owner = "has" if len(others) == 1 else "have", self.registry.name_of(owner)
@@ -49,22 +49,30 @@ class KeySuggestions:
             return question(self.chosen[name])
         near = self.nearest(written, owner)
         if not near and len(key) == 1 and isinstance(value, dict):  # config.n_layer=3
-            near = next(filter(None, (self.exact(inner) for inner in value)), "")
-        return near or (question(self.available[name]) if name in self.available else "")
+            near = next(filter(None, (question(self.find(inner)) for inner in value)), "")
+        return near or question(self.available.get(name, []))
 
-    def exact(self, name: str) -> str:
-        """For a name without its section, as `suggest`."""
+    def find(self, name: str) -> list[Answer]:
+        """What a name without its section may mean, here or in another program; the likeliest first."""
         answer = foreign_option(name)
-        keys = self.chosen.get(plain(name)) or self.available.get(plain(name))
-        return answer_text(answer) if answer else question(keys) if keys else ""
+        return [answer] if answer else self.chosen.get(plain(name)) or self.available.get(plain(name), [])
 
     def nearest(self, name: str, owner: type[Options]) -> str:
         """The most similar name of the table, of another one, or of another program; or empty."""
         own, likeness = most_similar(name, owner.model_fields)
-        other, other_likeness = most_similar(plain(name), self.chosen.keys() | FOREIGN_NAMES.keys())
+        other, other_likeness = most_similar(plain(name), self.known_names)
         if likeness >= NEAR and (likeness >= other_likeness or other_likeness < NEAR_ELSEWHERE):
-            return question([repr(own)])
-        return self.exact(other) if other_likeness >= NEAR_ELSEWHERE else ""
+            return question([(repr(own), "")])
+        return question(self.find(other)) if other_likeness >= NEAR_ELSEWHERE else ""
+
+    def nearest_name(self, name: str) -> str:
+        """The most similar name of an option, here or in another program; or empty."""
+        other, likeness = most_similar(plain(name), self.known_names)
+        return other if likeness >= NEAR_ELSEWHERE else ""
+
+    @property
+    def known_names(self) -> set[str]:
+        return self.chosen.keys() | FOREIGN_NAMES.keys()
 
     def components_with(self, option: str, owner: type[Component]) -> list[str]:
         """The other components of the owner's kind that have this option."""
@@ -89,9 +97,9 @@ class KeySuggestions:
             return None
 
     @cached_property
-    def chosen(self) -> dict[str, list[str]]:
-        """The keys of this experiment by their last part: {"lr": ["optimizer.lr"]}."""
-        return by_name((key.rpartition(".")[2], key) for key in self.keys if self.is_set(key))
+    def chosen(self) -> dict[str, list[Answer]]:
+        """The keys of this experiment by their last part: {"lr": [("optimizer.lr", "")]}."""
+        return by_name((last_part(key), (key, "")) for key in self.keys if self.is_set(key))
 
     @cached_property
     def keys(self) -> dict[str, Slot | None]:
@@ -104,15 +112,14 @@ class KeySuggestions:
         return self.values.get(section, self.root.model_fields[section].default) is not None
 
     @cached_property
-    def available(self) -> dict[str, list[str]]:
-        """What the experiment does not have, but may: {"muon": ["optimizer=muon"]}, and the options of components."""
-        found = [(key.rpartition(".")[2], key) for key in self.keys if not self.is_set(key)]
+    def available(self) -> dict[str, list[Answer]]:
+        """What the experiment does not have, but may: {"muon": [("optimizer=muon", "")]}, and options of components."""
+        found = [(last_part(key), (key, "")) for key in self.keys if not self.is_set(key)]
         for slot in filter(None, self.keys.values()):
             for name, options in self.options_by_name(slot.kind).items():
-                found.append((name, f"{slot.key}.{name}" if slot.is_list else f"{slot.key}={name}"))
-                for option in options:
-                    key = f"{slot.key}.{name}.{option}" if slot.is_list else f"{slot.key}.{option} of {slot.key}={name}"
-                    found.append((option, key))
+                element = f"{slot.key}.{name}" if slot.is_list else f"{slot.key}={name}"
+                table, remark = (element, "") if slot.is_list else (slot.key, f"of {element}")
+                found += [(name, (element, "")), *((option, (f"{table}.{option}", remark)) for option in options)]
         return by_name(found)
 
     def walk(self, owner: type[Options], values: Any, at: Key) -> Iterator[tuple[str, Slot | None]]:
@@ -136,12 +143,16 @@ class KeySuggestions:
                     yield from self.walk(component, element, (*key, use) if is_list else key)
 
 
-def by_name(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, key in pairs:
-        keys = found.setdefault(plain(name), [])
-        if key not in keys:
-            keys.append(key)
+def last_part(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def by_name(pairs: Iterable[tuple[str, Answer]]) -> dict[str, list[Answer]]:
+    found: dict[str, list[Answer]] = {}
+    for name, answer in pairs:
+        answers = found.setdefault(plain(name), [])
+        if answer not in answers:
+            answers.append(answer)
     return found
 
 
@@ -157,12 +168,10 @@ def alternatives(names: list[str], last: str = "or") -> str:
     return f" {last} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def question(keys: list[str]) -> str:
-    return f"did you mean {alternatives(keys)}?"
-
-
-def answer_text(answer: Answer) -> str:
-    key, remark = answer
-    if not key:
-        return f"{remark}."
-    return f"did you mean {key} ({remark})?" if remark else question([key])
+def question(answers: list[Answer]) -> str:
+    """ "did you mean optimizer.lr?", the remark of an answer that names no key, or nothing where there is none."""
+    if not answers:
+        return ""
+    if not answers[0][0]:
+        return f"{answers[0][1]}."
+    return f"did you mean {alternatives([f'{key} ({remark})' if remark else key for key, remark in answers])}?"
