@@ -12,8 +12,8 @@ from typing import IO, Any
 import click
 
 from nanogpt_kit.cli.foreign_words import FOREIGN_VERBS
-from nanogpt_kit.cli.option_remedy import PROGRAM, WORDS, OptionRemedy
-from nanogpt_kit.core.errors import printable
+from nanogpt_kit.cli.option_remedy import WORDS, OptionRemedy
+from nanogpt_kit.core.errors import did_you_mean, printable
 from nanogpt_kit.core.foreign_names import plain
 from nanogpt_kit.runs.secrets import hide_in_text
 
@@ -40,7 +40,8 @@ class VerbGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if not ctx.resilient_parsing and args[0] not in self.commands and not args[0].startswith("-"):
-            raise UsageMistake(f"there is no command {args[0]!r}{verb_remedy(args, list(self.commands))}", ctx)
+            remedy = verb_remedy(ctx.command_path, args, list(self.commands))
+            raise UsageMistake(f"there is no command {args[0]!r}{remedy}", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -71,27 +72,30 @@ def remedies(group: click.Group) -> Iterator[None]:
 
 
 def sentence(error: click.UsageError) -> str:
+    name = getattr(error, "command_name", None)  # of click.NoSuchCommand, which click 8.1 does not have
+    if name is not None and isinstance(error.cmd, click.Group):
+        return f"there is no command {name!r}{did_you_mean(name, error.cmd.commands)}"
     message = error.format_message()
     return message[:1].lower() + message[1:]
 
 
-def verb_remedy(words: Sequence[str], verbs: Sequence[str]) -> str:
+def verb_remedy(program: str, words: Sequence[str], verbs: Sequence[str]) -> str:
     """What to write instead of a command that does not exist, the first of `words`."""
     word, *rest = words
     known = next((later for later in rest if later in verbs), None)
     verb = FOREIGN_VERBS.get(plain(word))
     if verb == "--help":
-        return f"; write {PROGRAM} {known} --help" if known else f"; write {PROGRAM} --help"
+        return f"; write {program} {known} --help" if known else f"; write {program} --help"
     if verb and " " not in verb:
-        return f"; write {shlex.join([PROGRAM, verb, *rest])}"
+        return f"; write {program} {shlex.join([verb, *rest])}"
     if verb:
         name = shlex.quote(rest[0]) if rest else "EXPERIMENT"
-        return f"; write {PROGRAM} {verb.format(name=name)}"
+        return f"; write {program} {verb.format(name=name)}"
     if known:
         rest.remove(known)
         order = [*rest, word] if "=" in word else [word, *rest]
-        return f"; the verb comes first: {shlex.join([PROGRAM, known, *order])}"
+        return f"; the verb comes first: {program} {shlex.join([known, *order])}"
     if word.endswith(".toml") or os.path.exists(f"{word}.toml"):
-        return f"; to train an experiment, write {shlex.join([PROGRAM, 'run', *words])}"
+        return f"; to train an experiment, write {program} {shlex.join(['run', *words])}"
     close = difflib.get_close_matches(word.lower(), verbs, n=1)
     return f"; did you mean {close[0]!r}?" if close else f". Commands: {', '.join(sorted(verbs))}."

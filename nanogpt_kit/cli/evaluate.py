@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
+from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides, print_notes
 from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.cli.texts import print_generated
 from nanogpt_kit.core.errors import KitError, printable
@@ -68,6 +68,7 @@ def evaluate(
     try:
         for run in names:
             loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
+            print_notes(loaded.experiment)
             if len(names) > 1 and not as_json:
                 click.echo(f"{run}:")
             metrics = evaluate_trained_model(loaded, print_samples)

@@ -44,15 +44,19 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def load_experiment(path: str, overrides: Sequence[str], trust_code: bool = False, nproc: int = 1) -> Experiment:
-    """Loads an experiment for `nproc` processes, and prints on stderr which options a change of component dropped."""
+    """Loads an experiment for `nproc` processes, and prints its notes on stderr."""
     from nanogpt_kit.core.experiment import Experiment
 
     with without_garbage_collection():  # components import torch
         experiment = Experiment.load(path, overrides, trust_code, nproc)
+    print_notes(experiment)
+    return experiment
+
+
+def print_notes(experiment: Experiment) -> None:
     if not int(os.environ.get("RANK", "0")) and LAUNCHED not in os.environ:  # else another process prints the same
         for note in experiment.notes:
             click.echo(f"note: {note}", err=True)
-    return experiment
 
 
 def ask_to_execute(path: Path, size: int) -> bool:

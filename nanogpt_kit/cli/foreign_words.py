@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FOREIGN_VERBS = {  # a verb -> what to write in its place; with a blank it is a whole command, in which {name} is the next word
+FOREIGN_VERBS = {  # a verb -> what to write instead; with a blank it is a whole command, {name} the word that follows
     "train": "run",
     "fit": "run",
     "start": "run",
@@ -27,7 +27,6 @@ FOREIGN_VERBS = {  # a verb -> what to write in its place; with a blank it is a 
     "convert": "export",
     "save": "export",
     "load": "import",
-    "explain": "check {name} --explain",
     "config": "check {name} --explain",
     "finetune": "run {name} model.init_from=RUN",
     "resume": "run {name} --resume",

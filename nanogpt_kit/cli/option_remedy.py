@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from nanogpt_kit.core.suggestions import KeySuggestions
 
 WORDS = "nanogpt_kit.words"  # in a context's meta: all words of the command
-PROGRAM = "nanogpt-kit"
 OVERRIDABLE = {  # of a trained model, by verb
     "sample": ("sample", "sampler"),
     "eval": ("evaluate", "evaluator", "sample", "sampler", "train.precision"),
@@ -34,14 +33,15 @@ class OptionRemedy:
     def __init__(self, option: str, ctx: click.Context, group: click.Group) -> None:
         self.command, self.group = ctx.command, group
         self.words: list[str] = ctx.meta[WORDS]
-        path = ctx.command_path.removeprefix(ctx.find_root().command_path).split()
+        self.program = ctx.find_root().command_path
+        path = ctx.command_path.removeprefix(self.program).split()
         self.verb = path[0] if path else ""
         self.name, self.value = find_option(option, self.words)
 
     def text(self) -> str:
         if not self.verb:
             verb = next((word for word in self.words if word in self.group.commands), None)
-            return f"; options follow the verb: {PROGRAM} {verb}" if verb else ""
+            return f"; options follow the verb: {self.program} {verb}" if verb else ""
         own = long_options(self.command)
         if self.name in own:
             return f"; write {own[self.name]}"

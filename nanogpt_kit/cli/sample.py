@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.conversation import converse
-from nanogpt_kit.cli.experiment import OVERRIDES, STEP, TRUST, WEIGHTS, check_overrides
+from nanogpt_kit.cli.experiment import OVERRIDES, STEP, TRUST, WEIGHTS, check_overrides, print_notes
 from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.paths import expand_path_argument
@@ -89,6 +89,7 @@ def sample(
     from nanogpt_kit.train.precision import choose_device
 
     generator = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
+    print_notes(generator.experiment)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or None, "logprobs": logprobs}
     texts_per_prompt = num_samples or max(1, generator.experiment.sample.num_samples)
     if records is not None:

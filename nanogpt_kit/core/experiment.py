@@ -178,7 +178,7 @@ class Experiment(Options):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about options that were dropped because another component was chosen."""
+        """Sentences about options that were dropped with their component, and about components that were appended."""
         return tuple(self._layers.notes)
 
     def location(self, key: Key) -> str:

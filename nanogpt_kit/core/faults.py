@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from nanogpt_kit.core.errors import MAX_SHOWN, Fault, Key, KitError, allowed_text, dotted
 from nanogpt_kit.core.experiment_keys import component_of_list
+from nanogpt_kit.core.key_rules import name_of_element
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options, option_classes
 from nanogpt_kit.core.registry import Registry
@@ -89,7 +90,7 @@ def fault_message(detail: ErrorDetails, key: Key, suggestions: KeySuggestions) -
         return f"{message}; the default is use = {default!r}" if isinstance(default, str) else message
     if kind == "extra_forbidden":
         allowed = {*owner.model_fields, "extends"} if owner is root else set(owner.model_fields)
-        suggestion = suggestions.suggest(key, detail["input"], owner)
+        suggestion = suggestions.suggest(key, detail["input"], owner, allowed)
         return f"unknown key{f'; {suggestion}' if suggestion else '.'}{allowed_text(allowed)}"
     if kind == "missing":
         base = (
@@ -102,7 +103,8 @@ def fault_message(detail: ErrorDetails, key: Key, suggestions: KeySuggestions) -
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"should be a table, got {got}"
     if kind == "tuple_type" and component_of_list(root, key):
-        name = detail["input"] if isinstance(detail["input"], str) else "NAME"
+        use = name_of_element(detail["input"])
+        name = use if isinstance(use, str) else "NAME"
         return f"should be a list of components, as in {key[0]}=['{name}'] or [[{key[0]}]], got {got}"
     for term, toml_term in TOML_TERMS.items():
         message = message.replace(term, toml_term)
@@ -127,8 +129,9 @@ def options_class_at(key: Key, root: type[Options], values: Any, registry: Regis
                 return owner
             owner = classes[0]
         if "kind" in vars(owner) and issubclass(owner, Component) and not isinstance(values, list):
+            use = name_of_element(values)
             try:
-                owner = registry.load(owner, values if isinstance(values, str) else values["use"])
-            except (KitError, KeyError, TypeError):
+                owner = registry.load(owner, use) if isinstance(use, str) else owner
+            except KitError:
                 return owner
     return owner

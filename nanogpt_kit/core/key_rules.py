@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
-from nanogpt_kit.core.foreign_components import did_you_mean_component
+from nanogpt_kit.core.foreign_component_names import did_you_mean_component
 
 
 class KeyRules:

@@ -24,7 +24,7 @@ Location = Callable[[Key], str]  # where the value of a key was written
 
 
 class Layers:
-    """The merged values, the location of each, and notes about the options that were dropped."""
+    """The merged values, the location of each, and notes about what was dropped and appended."""
 
     def __init__(self, rules: KeyRules | None = None) -> None:
         self.values: dict[str, Any] = {}
@@ -113,7 +113,7 @@ class Layers:
             return self._merge_elements(lower, upper, at, location)
         if isinstance(upper, dict) and isinstance(lower, str):  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             lower = {"use": lower}
-            self.locations[(*at, "use")], self.heights[(*at, "use")] = self.locations[at], self.heights[at]
+            self.locations[(*at, "use")], self.heights[(*at, "use")] = self.locations[at], self.height(at)
         if isinstance(upper, str) and isinstance(lower, dict):
             name_location = location(at)
             upper, location = {"use": upper}, lambda _: name_location

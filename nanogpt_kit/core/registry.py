@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from nanogpt_kit.core import trust
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.core.foreign_components import did_you_mean_component
+from nanogpt_kit.core.foreign_component_names import did_you_mean_component
 from nanogpt_kit.system.reading import read_bytes
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_origin
@@ -35,19 +35,24 @@ class KeySuggestions:
     values: dict[str, Any]
     registry: Registry
 
-    def suggest(self, key: Key, value: Any, owner: type[Options]) -> str:
-        """What to write instead of `key`, which `owner` does not have, as in "did you mean optimizer.lr?"; or empty."""
+    def suggest(self, key: Key, value: Any, owner: type[Options], allowed: Collection[str]) -> str:
+        """What to write instead of `key`, as in "did you mean optimizer.lr?"; or empty.
+
+        `owner` has no such option; `allowed` are the keys of its table.
+        """
         written, name = str(key[-1]), plain(str(key[-1]))
         answer = foreign_option(name, str(key[0]))
         if answer and answer[0] != dotted(key):
-            return question([answer])
+            own = (*key[:-1], last_part(answer[0]))  # of model.norm.epsilon: not optimizer.eps
+            is_own = own[-1] in allowed and dotted(own) != answer[0]
+            return question([(dotted(own), "")] if is_own else [answer])
         others = self.components_with(name, owner) if issubclass(owner, Component) else []
         if others and issubclass(owner, Component):
             verb, name_of_owner = "has" if len(others) == 1 else "have", self.registry.name_of(owner)
             return f"{alternatives(others, 'and')} {verb} this option, but {name_of_owner!r} does not."
         if name in self.chosen:
             return question(self.chosen[name])
-        near = self.nearest(written, owner)
+        near = self.nearest(written, allowed)
         if not near and len(key) == 1 and isinstance(value, dict):  # config.n_layer=3
             near = next(filter(None, (question(self.find(inner)) for inner in value)), "")
         return near or question(self.available.get(name, []))
@@ -57,9 +62,9 @@ class KeySuggestions:
         answer = foreign_option(name)
         return [answer] if answer else self.chosen.get(plain(name)) or self.available.get(plain(name), [])
 
-    def nearest(self, name: str, owner: type[Options]) -> str:
+    def nearest(self, name: str, allowed: Collection[str]) -> str:
         """The most similar name of the table, of another one, or of another program; or empty."""
-        own, likeness = most_similar(name, owner.model_fields)
+        own, likeness = most_similar(name, allowed)
         other, other_likeness = most_similar(plain(name), self.known_names)
         if likeness >= NEAR and (likeness >= other_likeness or other_likeness < NEAR_ELSEWHERE):
             return question([(repr(own), "")])

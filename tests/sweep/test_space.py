@@ -541,7 +541,7 @@ UNFIT: dict[str, tuple[str, list[Expected]]] = {
     ),
     "a batch of broken windows": (
         '"model.block_size" = { choice = [16, 32, 64] }\n"model.dropout" = { float = [0.0, 0.1] }',
-        [(21, "train.batch_tokens", "480", "512", "(with model.block_size = 64)")],
+        [(24, "model.block_size", "train.batch_tokens (480)", "model.block_size (64)", "512")],
     ),
     "an endpoint of one branch": (
         (

@@ -219,9 +219,8 @@ def value_at_key(values: Any, key: str) -> Any:
             values = next((element for element in values if is_named(element, part)), None)
         else:
             return None
+    # sampler.temperature is the only option of that sampler
     last = key.rpartition(".")[2]
-    if (
-        isinstance(values, dict) and is_named(values, last) and len(values) == 2
-    ):  # sampler.temperature is the only option of that sampler
+    if isinstance(values, dict) and is_named(values, last) and len(values) == 2:
         return next(value for option, value in values.items() if option != "use")
     return values
