@@ -151,7 +151,6 @@ def test_a_local_components_relation_names_its_partners_too(tmp_path: Path) -> N
     overrides = ["components=['mine.py']", "schedule=mine"]
     fault = only_fault(tmp_path, "", *overrides, "schedule.low=0.5", "schedule.high=0.25")
     assert (fault.location, fault.key) == ("command line", "schedule.low")
-    fault = only_fault(
-        tmp_path, 'components = ["mine.py"]\nschedule = { use = "mine", low = 0.5 }', *overrides, "schedule.high=0.25"
-    )
+    text = 'schedule = { use = "mine", low = 0.5 }'
+    fault = only_fault(tmp_path, text, overrides[0], "schedule.high=0.25")
     assert (fault.key, fault.message) == ("schedule.high", "low (0.5) exceeds high (0.25)")
