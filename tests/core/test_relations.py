@@ -8,6 +8,7 @@ import pytest
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.nn.uninitialized import check_model_parts
 
 BASE = """\
 name = "exp"
@@ -132,6 +133,28 @@ def test_a_file_is_blamed_before_what_it_extends(relation: str, tmp_path: Path) 
 def test_an_option_of_the_file_is_blamed_before_a_default(tmp_path: Path) -> None:
     fault = only_fault(tmp_path, "[checkpoint]\nkeep_every_steps = 15\n")
     assert (fault.location, fault.key) == (f"{tmp_path / 'exp.toml'}:3", "checkpoint.keep_every_steps")
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "key", "location"),
+    [
+        ('[model]\nposition = "rope"', ["model.n_head=8"], "model.n_head", "command line"),
+        ("[model]\nn_head = 8", ["model.position=rope"], "model.position", "command line"),
+        ("", ["model.position=rope", "model.n_head=8"], "model", "command line"),
+        ('[model]\nn_head = 8\nposition = "rope"', [], "model", "exp.toml:2"),
+        ('[model]\nuse = "gpt"\nn_head = 8\nposition = "rope"', [], "model", "exp.toml:3"),
+        ("[model]\ndropout = 0.5", ["model.attention=flex"], "model.attention", "command line"),
+    ],
+)
+def test_parts_that_do_not_fit_are_reported_at_what_was_written_last(
+    text: str, overrides: list[str], key: str, location: str, tmp_path: Path
+) -> None:
+    (tmp_path / "base.toml").write_text(BASE, encoding="utf-8")
+    (tmp_path / "exp.toml").write_text(f'extends = "base.toml"\n{text}', encoding="utf-8")
+    with pytest.raises(KitError) as refused:
+        check_model_parts(Experiment.load(tmp_path / "exp.toml", overrides))
+    (fault,) = refused.value.faults
+    assert (fault.key, fault.location.removeprefix(f"{tmp_path}/")) == (key, location)
 
 
 def test_a_local_components_relation_names_its_partners_too(tmp_path: Path) -> None:
