@@ -42,8 +42,9 @@ def evaluate(
 ) -> None:
     """Evaluate each RUN: a run folder, an experiment's name for its newest run, or an exported model.
 
-    KEY=VALUE sets options of evaluators, as in evaluator.0.file=a.txt, and evaluate.batch_size or train.precision. For
-    a model in another program's format it may also name the tokenizer, as in tokenizer=byte; the default is GPT-2's.
+    KEY=VALUE sets options of evaluators, as in evaluator.perplexity.file=a.txt, and evaluate.batch_size or
+    train.precision. For a model in another program's format it may also name the tokenizer, as in tokenizer=byte; the
+    default is GPT-2's.
     """
     overrides = [text for text in runs if "=" in text and not os.path.exists(text)]
     names = [expand_path(text, "RUN", "command line") for text in runs if text not in overrides]

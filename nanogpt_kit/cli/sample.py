@@ -71,7 +71,7 @@ def sample(
     """Generate text with RUN: a run folder, an experiment's name for its newest run, or an exported model.
 
     Without --prompt, --prompt-file and --jsonl, sample asks for prompts on a terminal, or reads standard input; if that
-    is empty, sample.prompt is used. KEY=VALUE overrides [sample] and the samplers, as in sampler.0.value=0.5 or
+    is empty, sample.prompt is used. KEY=VALUE overrides [sample] and the samplers, as in sampler.temperature=0.5 or
     'sampler=["top_p"]'. For a model in another program's format it may also name the tokenizer, as in tokenizer=byte;
     the default is GPT-2's.
     """

@@ -139,7 +139,7 @@ def option_error(key: str, message: str, *partners: str) -> ValidationError:
 
     `partners` are the other options of a relation such as "n_embd should be a multiple of n_head". The fault is
     reported at the option that was written last: on the command line, else in the file, else in the file it extends;
-    at `key` where that is no other. The message should name the options and their values, to read well at each.
+    at `key` among equals. The message should name the options and their values, to read well at each.
     """
     from pydantic import ValidationError  # imported here, so that listing components stays fast
     from pydantic_core import InitErrorDetails, PydanticCustomError
