@@ -19,8 +19,9 @@ KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)+")
 def experiment_argument(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """The experiment, its path expanded. Raises KitError for an override in its place."""
     if isinstance(value, str) and "=" in value and not os.path.exists(value):
-        words = ctx.meta[WORDS]
-        later = [word for word in words[words.index(value) :] if "=" not in word and not word.startswith("-")]
+        words: list[str] = ctx.meta.get(WORDS, [])
+        following = words[words.index(value) :] if value in words else []
+        later = [word for word in following if "=" not in word and not word.startswith("-")]
         name = shlex.quote(later[0]) if later else "EXPERIMENT"
         raise KitError(f"command line: the experiment comes first: {ctx.command_path} {name} {shlex.quote(value)}")
     return expand_path_argument(ctx, param, value)

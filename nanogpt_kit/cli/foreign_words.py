@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+LISTS = "experiments list, or nanogpt-kit plugins list"
 FOREIGN_VERBS = {  # a verb -> what to write instead; with a blank it is a whole command, {name} the word that follows
     "train": "run",
     "fit": "run",
@@ -33,8 +34,8 @@ FOREIGN_VERBS = {  # a verb -> what to write instead; with a blank it is a whole
     "continue": "run {name} --resume",
     "init": "new my.toml",
     "create": "new my.toml",
-    "list": "experiments list, or nanogpt-kit plugins list",
-    "ls": "experiments list, or nanogpt-kit plugins list",
+    "list": LISTS,
+    "ls": LISTS,
     "components": "plugins list",
     "show": "plugins show {name}",
     "status": "sweep status {name}",
@@ -46,6 +47,12 @@ FOREIGN_VERBS = {  # a verb -> what to write instead; with a blank it is a whole
 AFTER_VERB = "name the experiment right after the verb, as in nanogpt-kit {verb} quickstart"
 RUN_AFTER_VERB = "name the run right after the verb, as in nanogpt-kit {verb} quickstart"
 INTO = "write --into {value}, or name=NAME for a folder below runs/"
+NPROC = "write --nproc {value}"
+PROMPT = "write --prompt {value}"
+COUNT = "write --num-samples {value}"
+LENGTH = "write --max-new-tokens {value}"
+EVALUATOR = "write --evaluator {value}"
+STEP = "write --step {value}"
 FOREIGN_OPTIONS = {  # (verb, option) -> what to write; the verb "" is for all that take an experiment
     ("", "config"): AFTER_VERB,
     ("", "experiment"): AFTER_VERB,
@@ -53,25 +60,25 @@ FOREIGN_OPTIONS = {  # (verb, option) -> what to write; the verb "" is for all t
     ("run", "out_dir"): INTO,
     ("run", "output_dir"): INTO,
     ("run", "save_dir"): INTO,
-    ("run", "n_gpus"): "write --nproc {value}",
-    ("run", "nproc_per_node"): "write --nproc {value}",
-    ("run", "devices"): "write --nproc {value}",
-    ("run", "gpus"): "write --nproc {value}",
-    ("run", "num_gpus"): "write --nproc {value}",
+    ("run", "n_gpus"): NPROC,
+    ("run", "nproc_per_node"): NPROC,
+    ("run", "devices"): NPROC,
+    ("run", "gpus"): NPROC,
+    ("run", "num_gpus"): NPROC,
     ("run", "resume_from_checkpoint"): "write --resume {value}",
     ("run", "continue"): "write --resume",
     ("sample", "out_dir"): RUN_AFTER_VERB,
     ("sample", "model"): RUN_AFTER_VERB,
     ("sample", "run"): RUN_AFTER_VERB,
-    ("sample", "start"): "write --prompt {value}",
-    ("sample", "text"): "write --prompt {value}",
-    ("sample", "n"): "write --num-samples {value}",
-    ("sample", "max_length"): "write --max-new-tokens {value}",
-    ("sample", "max_tokens"): "write --max-new-tokens {value}",
-    ("sample", "length"): "write --max-new-tokens {value}",
-    ("sample", "num_return_sequences"): "write --num-samples {value}",
-    ("sample", "checkpoint"): "write --step {value}",
-    ("eval", "tasks"): "write --evaluator {value}",
-    ("eval", "metrics"): "write --evaluator {value}",
-    ("eval", "checkpoint"): "write --step {value}",
+    ("sample", "start"): PROMPT,
+    ("sample", "text"): PROMPT,
+    ("sample", "n"): COUNT,
+    ("sample", "max_length"): LENGTH,
+    ("sample", "max_tokens"): LENGTH,
+    ("sample", "length"): LENGTH,
+    ("sample", "num_return_sequences"): COUNT,
+    ("sample", "checkpoint"): STEP,
+    ("eval", "tasks"): EVALUATOR,
+    ("eval", "metrics"): EVALUATOR,
+    ("eval", "checkpoint"): STEP,
 }

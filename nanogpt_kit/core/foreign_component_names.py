@@ -7,12 +7,14 @@ from collections.abc import Collection
 from nanogpt_kit.core.errors import allowed_text, did_you_mean
 from nanogpt_kit.core.foreign_names import Answer, plain
 
-# By kind: a component's name elsewhere -> (its name here, or a remark).
+FLASH_KERNELS = ("sdpa", "torch's choice of kernel, flash attention among them")
+TEXT_FILES = ("text", "with dataset.source")
+# By kind: a component's name elsewhere -> (its name here, a remark).
 FOREIGN_COMPONENTS: dict[str, dict[str, Answer]] = {
     "attention": {
-        "flash": ("sdpa", "torch's choice of kernel, flash attention among them"),
-        "flash_attention": ("sdpa", "torch's choice of kernel, flash attention among them"),
-        "flash_attention_2": ("sdpa", "torch's choice of kernel, flash attention among them"),
+        "flash": FLASH_KERNELS,
+        "flash_attention": FLASH_KERNELS,
+        "flash_attention_2": FLASH_KERNELS,
         "eager": ("naive", ""),
         "flex_attention": ("flex", ""),
     },
@@ -26,9 +28,9 @@ FOREIGN_COMPONENTS: dict[str, dict[str, Answer]] = {
         "tinyshakespeare": ("shakespeare", ""),
         "owt": ("openwebtext", ""),
         "hf": ("huggingface", "with dataset.source"),
-        "file": ("text", "with dataset.source"),
-        "folder": ("text", "with dataset.source"),
-        "txt": ("text", "with dataset.source"),
+        "file": TEXT_FILES,
+        "folder": TEXT_FILES,
+        "txt": TEXT_FILES,
         "bin": ("token_files", "with dataset.source"),
     },
     "evaluator": {"ppl": ("perplexity", ""), "bpb": ("bits_per_byte", ""), "val_loss": ("loss", "")},

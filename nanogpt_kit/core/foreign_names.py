@@ -15,7 +15,13 @@ BATCH = ("train.batch_tokens", "batch_size x model.block_size x accumulation ste
 MICRO_BATCH = ("train.micro_batch_size", "the batch of a step is train.batch_tokens, in tokens")
 BETAS = ("optimizer.betas", "a list of both, as in [0.9, 0.95]")
 MLP_WIDTH = ("model.mlp.width", "as a multiple of model.n_embd")
-TRACKERS = ("callback.tensorboard", "a default; other trackers are callbacks of plugins")
+FLASH = ("model.attention=sdpa", "torch's choice of kernel, flash attention among them")
+SCHEDULE = ("schedule", "as in schedule=cosine")
+MLP = ("model.mlp", "as in model.mlp=gelu")
+VOCABULARY = ("tokenizer.vocab_size", "of tokenizer=bpe; other tokenizers have their own size")
+TEXT = ("dataset.source", "of dataset=text")
+MIXED = ("train.precision", "bf16, or fp16 with loss scaling")
+TRACKERS = ("callback.tensorboard", "on by default; other trackers are callbacks of plugins")
 RESUME = ("", "to resume a run, use nanogpt-kit run --resume")
 PROCESSES = ("", "the number of processes is given with --nproc, or by torchrun")
 FRESH_FOLDER = ("", "leave it out: every run has a new folder below runs/")
@@ -86,8 +92,8 @@ HUGGING_FACE: dict[str, Answer] = {
     "epochs": EPOCHS,
     "max_steps": ("train.steps", ""),
     "optim": ("optimizer", "as in optimizer=adamw"),
-    "lr_scheduler": ("schedule", "as in schedule=cosine"),
-    "lr_scheduler_type": ("schedule", "as in schedule=cosine"),
+    "lr_scheduler": SCHEDULE,
+    "lr_scheduler_type": SCHEDULE,
     "lr_scheduler_kwargs": ("schedule", "its options are keys, as in schedule.final_fraction"),
     "warmup_steps": ("schedule.warmup_steps", ""),
     "warmup_ratio": ("schedule.warmup_steps", "warmup_ratio x train.steps"),
@@ -120,7 +126,7 @@ HUGGING_FACE: dict[str, Answer] = {
     "tokenizer_name": ("tokenizer", "as in tokenizer=gpt2"),
     "dataset_name": ("dataset.source", "of dataset=huggingface"),
     "dataset_config_name": ("dataset.config", "of dataset=huggingface"),
-    "train_file": ("dataset.source", "of dataset=text"),
+    "train_file": TEXT,
     "text_column": ("dataset.field", ""),
     "validation_split_percentage": ("dataset.val_fraction", "a fraction from 0 to 1"),
     "hidden_size": ("model.n_embd", ""),
@@ -129,8 +135,8 @@ HUGGING_FACE: dict[str, Answer] = {
     "num_key_value_heads": ("model.n_kv_head", ""),
     "intermediate_size": MLP_WIDTH,
     "n_inner": MLP_WIDTH,
-    "hidden_act": ("model.mlp", "as in model.mlp=gelu"),
-    "activation_function": ("model.mlp", "as in model.mlp=gelu"),
+    "hidden_act": MLP,
+    "activation_function": MLP,
     "max_position_embeddings": ("model.block_size", ""),
     "n_positions": ("model.block_size", ""),
     "n_ctx": ("model.block_size", ""),
@@ -162,8 +168,8 @@ COMMON: dict[str, Answer] = {
     "b2": BETAS,
     "epsilon": ("optimizer.eps", ""),
     "warmup": ("schedule.warmup_steps", ""),
-    "scheduler": ("schedule", "as in schedule=cosine"),
-    "lr_schedule": ("schedule", "as in schedule=cosine"),
+    "scheduler": SCHEDULE,
+    "lr_schedule": SCHEDULE,
     "final_lr": ("schedule.final_fraction", "final_lr / optimizer.lr"),
     "bs": BATCH,
     "batch": BATCH,
@@ -210,8 +216,8 @@ COMMON: dict[str, Answer] = {
     "sample.length": ("sample.max_new_tokens", ""),
     "random_seed": ("train.seed", ""),
     "random_state": ("train.seed", ""),
-    "amp": ("train.precision", "bf16, or fp16 with loss scaling"),
-    "mixed_precision": ("train.precision", "bf16, or fp16 with loss scaling"),
+    "amp": MIXED,
+    "mixed_precision": MIXED,
     "accelerator": ("train.device", ""),
     "cuda": ("train.device=cuda", ""),
     "cpu": ("train.device=cpu", ""),
@@ -233,7 +239,7 @@ COMMON: dict[str, Answer] = {
     "n_embed": ("model.n_embd", ""),
     "d_ff": MLP_WIDTH,
     "ffn_dim": MLP_WIDTH,
-    "activation": ("model.mlp", "as in model.mlp=gelu"),
+    "activation": MLP,
     "depth": ("model.n_layer", ""),
     "layers": ("model.n_layer", ""),
     "n_layers": ("model.n_layer", ""),
@@ -255,22 +261,22 @@ COMMON: dict[str, Answer] = {
     "dropout_rate": ("model.dropout", ""),
     "use_bias": ("model.bias", ""),
     "tie_weights": ("model.weight_tying", ""),
-    "flash": ("model.attention=sdpa", "torch's choice of kernel, flash attention among them"),
-    "flash_attention": ("model.attention=sdpa", "torch's choice of kernel, flash attention among them"),
-    "vocab_size": ("tokenizer.vocab_size", "of tokenizer=bpe; other tokenizers have their own size"),
-    "model.vocab_size": ("tokenizer.vocab_size", "of tokenizer=bpe; other tokenizers have their own size"),
-    "use_flash": ("model.attention=sdpa", "torch's choice of kernel, flash attention among them"),
+    "flash": FLASH,
+    "flash_attention": FLASH,
+    "vocab_size": VOCABULARY,
+    "model.vocab_size": VOCABULARY,
+    "use_flash": FLASH,
     "pretrained": ("model.init_from", ""),
     "checkpoint_path": ("model.init_from", "to resume a run, use nanogpt-kit run --resume"),
     "resume": RESUME,
     "early_stopping": ("callback.early_stopping.patience", ""),
     "ema_decay": ("callback.ema.decay", ""),
     "wandb": TRACKERS,
-    "corpus": ("dataset.source", "of dataset=text"),
+    "corpus": TEXT,
     "data": ("dataset", "as in dataset=text dataset.source=FILE"),
-    "data_dir": ("dataset.source", "of dataset=text"),
-    "data_path": ("dataset.source", "of dataset=text"),
-    "train_data": ("dataset.source", "of dataset=text"),
+    "data_dir": TEXT,
+    "data_path": TEXT,
+    "train_data": TEXT,
     "val_split": ("dataset.val_fraction", ""),
     "validation_split": ("dataset.val_fraction", ""),
     "length": ("sample.max_new_tokens", ""),
