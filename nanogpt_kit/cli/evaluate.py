@@ -69,7 +69,7 @@ def evaluate(
     try:
         for run in names:
             loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
-            print_notes(loaded.experiment)
+            print_notes(loaded.experiment.layers.notes)
             if len(names) > 1 and not as_json:
                 click.echo(f"{run}:")
             metrics = evaluate_trained_model(loaded, print_samples)

@@ -49,13 +49,13 @@ def load_experiment(path: str, overrides: Sequence[str], trust_code: bool = Fals
 
     with without_garbage_collection():  # components import torch
         experiment = Experiment.load(path, overrides, trust_code, nproc)
-    print_notes(experiment)
+    print_notes(experiment.notes)
     return experiment
 
 
-def print_notes(experiment: Experiment) -> None:
+def print_notes(notes: Sequence[str]) -> None:
     if not int(os.environ.get("RANK", "0")) and LAUNCHED not in os.environ:  # else another process prints the same
-        for note in experiment.notes:
+        for note in notes:
             click.echo(f"note: {note}", err=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -88,15 +87,14 @@ class OptionRemedy:
 
     @cached_property
     def suggestions(self) -> KeySuggestions:
-        """For the experiment file that the command names, or else for any experiment."""
+        """For the experiment that the command names, or else for any."""
         from nanogpt_kit.core.layers import Layers
 
-        values: dict[str, Any] = {}
-        file = next((word for word in self.words if word.endswith(".toml") and os.path.isfile(word)), None)
-        if file is not None:
-            with suppress(KitError):  # reported once the words are right
-                values = Layers.load(Path(file)).values
-        return suggestions_for(values)
+        for word in self.words[1:]:
+            if "=" not in word and not word.startswith("-"):
+                with suppress(KitError):  # not an experiment, or one whose faults are reported once the words are right
+                    return suggestions_for(Layers.load(Path(word)).values)
+        return suggestions_for({})
 
     def other_verb(self) -> str:
         verbs = [verb for verb, command in self.group.commands.items() if self.name in long_options(command)]

@@ -89,7 +89,7 @@ def sample(
     from nanogpt_kit.train.precision import choose_device
 
     generator = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
-    print_notes(generator.experiment)
+    print_notes(generator.experiment.layers.notes)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or None, "logprobs": logprobs}
     texts_per_prompt = num_samples or max(1, generator.experiment.sample.num_samples)
     if records is not None:

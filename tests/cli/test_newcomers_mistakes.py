@@ -168,12 +168,17 @@ def test_long_lists_come_after_the_remedy(command: Command) -> None:
 
 
 def test_a_mistake_in_the_words_also_shows_how_they_are_used(command: Command) -> None:
-    first, *rest = command("run", "tiny.toml", "--lr", "3").err.splitlines()
+    first, usage, remedy = command("run", "tiny.toml", "--lr", "3").err.splitlines()
     assert first.startswith("error: ")
-    assert rest == [
-        "Usage: nanogpt-kit run [OPTIONS] EXPERIMENT.toml [KEY=VALUE]...",
-        "Try 'nanogpt-kit run --help' for help.",
-    ]
+    assert usage.startswith("Usage: nanogpt-kit run [OPTIONS] EXPERIMENT")
+    assert remedy == "Try 'nanogpt-kit run --help' for help."
+
+
+def test_the_experiment_of_the_command_decides_which_component_has_an_option(tiny: Path, command: Command) -> None:
+    answer = command("check", "tiny.toml", "--momentum=0.9")
+    assert "write optimizer.momentum=VALUE (of optimizer=muon)" in answer.err
+    tiny.write_text(tiny.read_text(encoding="utf-8").replace("adamw", "sgd"), encoding="utf-8")
+    assert "write optimizer.momentum=0.9\n" in command("check", "tiny.toml", "--momentum=0.9").err
 
 
 def test_a_value_that_hides_a_password_is_not_repeated(command: Command) -> None:
