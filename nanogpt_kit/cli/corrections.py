@@ -12,7 +12,7 @@ from typing import IO, Any
 import click
 
 from nanogpt_kit.cli.foreign_words import FOREIGN_VERBS
-from nanogpt_kit.cli.option_remedy import WORDS, OptionRemedy
+from nanogpt_kit.cli.option_remedy import WORDS, OptionRemedy, experiment_values
 from nanogpt_kit.core.errors import did_you_mean, printable
 from nanogpt_kit.core.foreign_names import plain
 from nanogpt_kit.runs.secrets import hide_in_text
@@ -95,7 +95,7 @@ def verb_remedy(program: str, words: Sequence[str], verbs: Sequence[str]) -> str
         rest.remove(known)
         order = [*rest, word] if "=" in word else [word, *rest]
         return f"; the verb comes first: {program} {shlex.join([known, *order])}"
-    if word.endswith(".toml") or os.path.exists(f"{word}.toml"):
+    if word.endswith(".toml") or os.path.exists(f"{word}.toml") or experiment_values(word) is not None:
         return f"; to train an experiment, write {program} {shlex.join(['run', *words])}"
     close = difflib.get_close_matches(word.lower(), verbs, n=1)
     return f"; did you mean {close[0]!r}?" if close else f". Commands: {', '.join(sorted(verbs))}."

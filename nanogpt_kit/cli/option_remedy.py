@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,7 @@ class OptionRemedy:
     def text(self) -> str:
         if not self.verb:
             verb = next((word for word in self.words if word in self.group.commands), None)
-            return f"; options follow the verb: {self.program} {verb}" if verb else ""
+            return f"; options follow the verb, as in {self.program} {verb or 'run quickstart'}"
         own = long_options(self.command)
         if self.name in own:
             return f"; write {own[self.name]}"
@@ -88,13 +87,8 @@ class OptionRemedy:
     @cached_property
     def suggestions(self) -> KeySuggestions:
         """For the experiment that the command names, or else for any."""
-        from nanogpt_kit.core.layers import Layers
-
-        for word in self.words[1:]:
-            if "=" not in word and not word.startswith("-"):
-                with suppress(KitError):  # not an experiment, or one whose faults are reported once the words are right
-                    return suggestions_for(Layers.load(Path(word)).values)
-        return suggestions_for({})
+        words = (word for word in self.words[1:] if "=" not in word and not word.startswith("-"))
+        return suggestions_for(next(filter(None, map(experiment_values, words)), {}))
 
     def other_verb(self) -> str:
         verbs = [verb for verb, command in self.group.commands.items() if self.name in long_options(command)]
@@ -114,6 +108,16 @@ class OptionRemedy:
             self.name = key
             return self.key_text() or known
         return f"; the options of an experiment are written as in optimizer.lr=3e-4{known}"
+
+
+def experiment_values(word: str) -> dict[str, Any] | None:
+    """The values of an experiment as written; None where the word does not name one, or its file has faults."""
+    from nanogpt_kit.core.layers import Layers
+
+    try:
+        return Layers.load(Path(word)).values
+    except KitError:
+        return None
 
 
 def suggestions_for(values: dict[str, Any]) -> KeySuggestions:

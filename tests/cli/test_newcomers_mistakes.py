@@ -106,7 +106,8 @@ DASHES = {
     "sample tiny temperature=0.6": "did you mean sampler.temperature?",
     "sample --out_dir=out": "name the run right after the verb",
     "eval tiny --batch_size 3": "write evaluate.batch_size=3",
-    "--lr 3 run tiny.toml": "options follow the verb",
+    "--lr 3 run tiny.toml": "options follow the verb, as in nanogpt-kit run",
+    "--lr 3 tiny.toml": "options follow the verb, as in nanogpt-kit run quickstart",
 }
 VERBS = {
     "rnu tiny.toml": "there is no command 'rnu'; did you mean 'run'?",
