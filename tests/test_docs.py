@@ -24,7 +24,7 @@ from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Component, Options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 from nanogpt_kit.runs.folder import RUN_ID
 
 ROOT = Path(__file__).parents[1]
@@ -140,6 +140,10 @@ KINDS = [model for field in Experiment.model_fields.values() for model in classe
 EXAMPLES = {"slope", "width"}  # options of the components that the documentation defines
 
 
+def components_of(kind: type[Options]) -> list[Entry]:
+    return Registry.installed().of_kind(kind.kind) if issubclass(kind, Component) and "kind" in vars(kind) else []
+
+
 def is_key(key: str, models: tuple[type[Options], ...] = (Experiment,)) -> bool:
     """Whether an experiment file may set a dotted key, for some choice of components."""
     first, _, rest = key.partition(".")
@@ -150,8 +154,10 @@ def is_key(key: str, models: tuple[type[Options], ...] = (Experiment,)) -> bool:
             field = candidate.model_fields.get(first)
             if field is None:
                 continue
-            rest = re.sub(r"^\d+\.?", "", rest)  # an element of a list
             inner = tuple(classes_in(field.annotation))
+            if typing.get_origin(field.annotation) is tuple:  # an element of a list, by its index or name
+                names = "|".join(entry.name for kind in inner for entry in components_of(kind)) or "0"
+                rest = re.sub(rf"^(\d+|{names})(\.|$)", "", rest)
             if not rest or first == "space" or (inner and is_key(rest, inner)):
                 return True
     return False

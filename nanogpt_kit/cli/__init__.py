@@ -7,6 +7,7 @@ import click
 from nanogpt_kit import __version__
 from nanogpt_kit.cli.bench import bench
 from nanogpt_kit.cli.check import check
+from nanogpt_kit.cli.corrections import VerbGroup
 from nanogpt_kit.cli.doctor import doctor
 from nanogpt_kit.cli.evaluate import evaluate
 from nanogpt_kit.cli.experiment import ask_to_execute
@@ -24,7 +25,7 @@ from nanogpt_kit.cli.sweep import sweep
 from nanogpt_kit.core import trust
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="nanogpt-kit")
 def main() -> None:
     """Experiments with GPT-sized language models: an idea is one file, an experiment is one TOML file."""

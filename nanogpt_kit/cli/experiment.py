@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.paths import expand_path_argument
+from nanogpt_kit.cli.argument_order import experiment_argument, override_arguments
+from nanogpt_kit.cli.option_remedy import trained_model_remedy
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.shipped import find_experiment, is_bare_name
 from nanogpt_kit.launch.processes import LAUNCHED
@@ -22,7 +23,7 @@ from nanogpt_kit.launch.processes import LAUNCHED
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
-EXPERIMENT = click.argument("experiment", callback=expand_path_argument, metavar="EXPERIMENT")
+EXPERIMENT = click.argument("experiment", callback=experiment_argument, metavar="EXPERIMENT")
 TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that never ran on this machine.")
 STEP = click.option("--step", type=click.IntRange(0), help="Use the checkpoint of this step.  [default: the newest]")
 WEIGHTS = click.option(
@@ -30,7 +31,7 @@ WEIGHTS = click.option(
     metavar="CALLBACK",
     help="Use the weights saved by a callback, such as ema.  [default: the trained weights]",
 )
-OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+OVERRIDES = click.argument("overrides", nargs=-1, callback=override_arguments, metavar="[KEY=VALUE]...")
 
 
 @contextmanager
@@ -46,15 +47,13 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def load_experiment(path: str, overrides: Sequence[str], trust_code: bool = False, nproc: int = 1) -> Experiment:
-    """Loads an experiment for `nproc` processes, and prints on stderr which options a change of component dropped."""
+    """Loads an experiment for `nproc` processes, and prints its notes on stderr."""
     from nanogpt_kit.core.experiment import Experiment
 
     check_experiment_exists(path)
     with without_garbage_collection():  # components import torch
         experiment = Experiment.load(path, overrides, trust_code, nproc)
-    if not int(os.environ.get("RANK", "0")) and LAUNCHED not in os.environ:  # else another process prints the same
-        for note in experiment.notes:
-            click.echo(f"note: {note}", err=True)
+    print_notes(experiment.notes)
     return experiment
 
 
@@ -70,6 +69,12 @@ def check_experiment_exists(text: str) -> None:
         command = shlex.join(["nanogpt-kit", "run", "--resume", text])
         runs = f"but {runs_root() / text} has runs of this name"
         raise KitError(f"no experiment {text!r}, {runs}: `{command}` continues the newest unfinished one") from None
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    if not int(os.environ.get("RANK", "0")) and LAUNCHED not in os.environ:  # else another process prints the same
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
 
 
 def ask_to_execute(path: Path, size: int) -> bool:
@@ -97,4 +102,5 @@ def check_overrides(overrides: Sequence[str], allowed: Sequence[str], runs: Sequ
             if all(is_foreign_model(Path(run)) for run in runs):
                 continue
         keys = f"{', '.join(allowed[:-1])} and {allowed[-1]}"
-        raise KitError(f"command line: {text!r}: the model is already trained; only {keys} can be overridden")
+        remedy = trained_model_remedy(key, allowed) or f"only {keys} can be overridden"
+        raise KitError(f"command line: {text!r}: the model is already trained; {remedy}")

@@ -123,16 +123,27 @@ def dotted(key: Key) -> str:
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest name, then all of them."""
     names = sorted(allowed)
-    close = difflib.get_close_matches(name, names, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{guess} Allowed: {', '.join(names)}." if names else f"{guess} None is available."
+    by_lower = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"{f'; did you mean {by_lower[close[0]]!r}?' if close else '.'}{allowed_text(names)}"
 
 
-def option_error(key: str, message: str) -> ValidationError:
-    """For a component's validator: `raise option_error("n_head", "...")` reports the message at that option's line."""
+def allowed_text(allowed: Iterable[str]) -> str:
+    """The last sentence of a message about an unknown name."""
+    names = ", ".join(sorted(allowed))
+    return f" Allowed: {names}." if names else " None is available."
+
+
+def option_error(key: str, message: str, *partners: str) -> ValidationError:
+    """For a component's validator: `raise option_error("n_head", "...")` reports the message at that option's line.
+
+    `partners` are the other options of a relation such as "n_embd should be a multiple of n_head". The fault is
+    reported at the option that was written last: on the command line, else in the file, else in the file it extends;
+    at `key` among equals. The message should name the options and their values, to read well at each.
+    """
     from pydantic import ValidationError  # imported here, so that listing components stays fast
     from pydantic_core import InitErrorDetails, PydanticCustomError
 
-    problem = PydanticCustomError("kit", "{message}", {"message": message})
+    problem = PydanticCustomError("kit", "{message}", {"message": message, "key": key, "partners": partners})
     details = InitErrorDetails(type=problem, loc=tuple(key.split(".")), input=None)
     return ValidationError.from_exception_data(key, [details])

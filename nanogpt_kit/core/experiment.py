@@ -10,6 +10,7 @@ import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, option_error
+from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.faults import explain_validation_error
 from nanogpt_kit.core.kinds import (
     Callback,
@@ -24,7 +25,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     Tokenizer,
 )
-from nanogpt_kit.core.layers import COMMAND_LINE, Layers
+from nanogpt_kit.core.layers import COMMAND_LINE, DEFAULT, Layers
 from nanogpt_kit.core.options import (
     MAY_CHANGE,
     Component,
@@ -39,7 +40,7 @@ from nanogpt_kit.core.options import (
 )
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
-from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train, is_free_form
+from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
 
 
 class Experiment(Options):
@@ -88,7 +89,7 @@ class Experiment(Options):
         of processes of its run. Raises KitError with every fault of the stage that found some: syntax; consent; names,
         types and bounds; relations.
         """
-        layers = Layers.load(Path(path), overrides, is_free_form)
+        layers = Layers.load(Path(path), overrides, ExperimentKeys(cls))
         if n_processes > 1:
             layers.set_default("parallel", cls.parallel_of_several)
         return cls.of(layers, Path(path).parent, trust_code)
@@ -122,8 +123,9 @@ class Experiment(Options):
             nearest = max(1, round(self.train.batch_tokens / self.model.block_size)) * self.model.block_size
             raise option_error(
                 "train.batch_tokens",
-                f"should be a multiple of model.block_size ({self.model.block_size}), got {self.train.batch_tokens}; "
-                f"the nearest is {nearest}",
+                f"train.batch_tokens ({self.train.batch_tokens}) should be a multiple of model.block_size "
+                f"({self.model.block_size}); the nearest is {nearest}",
+                "model.block_size",
             )
         return self
 
@@ -131,22 +133,32 @@ class Experiment(Options):
     def _check_keep_every_steps(self) -> Self:
         saved, kept = self.checkpoint.every_steps, self.checkpoint.keep_every_steps
         if kept is not None and kept % saved:
-            expected = f"should be a multiple of checkpoint.every_steps ({saved})"
-            raise option_error("checkpoint.keep_every_steps", f"{expected}, got {kept}")
+            raise option_error(
+                "checkpoint.keep_every_steps",
+                f"checkpoint.keep_every_steps ({kept}) should be a multiple of checkpoint.every_steps ({saved})",
+                "checkpoint.every_steps",
+            )
         return self
 
     @model_validator(mode="after")
     def _check_on_overflow(self) -> Self:
         if self.sample.on_overflow == "rolling" and not self.model.relative:
-            expected = "auto, refill or exact, as this model has no relative positions"
-            raise option_error("sample.on_overflow", f"should be {expected}, got 'rolling'")
+            raise option_error(
+                "sample.on_overflow",
+                "on_overflow = 'rolling' requires a model with relative positions; use auto, refill or exact",
+                *("model.use", "model.position.use"),
+            )
         return self
 
     @model_validator(mode="after")
     def _check_max_tokens(self) -> Self:
         if self.train.max_tokens is not None and self.train.max_tokens < self.train.batch_tokens:
-            expected = f"should be at least train.batch_tokens ({self.train.batch_tokens})"
-            raise option_error("train.max_tokens", f"{expected}, got {self.train.max_tokens}")
+            raise option_error(
+                "train.max_tokens",
+                f"train.max_tokens ({self.train.max_tokens}) should be at least train.batch_tokens "
+                f"({self.train.batch_tokens})",
+                "train.batch_tokens",
+            )
         return self
 
     @property
@@ -171,7 +183,7 @@ class Experiment(Options):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about options that were dropped because another component was chosen."""
+        """Sentences about options that were dropped with their component, and about components that were appended."""
         return tuple(self._layers.notes)
 
     def location(self, key: Key) -> str:
@@ -179,7 +191,7 @@ class Experiment(Options):
         locations = self._layers.locations
         if key not in locations and key[-1] == "use":  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             key = key[:-1]
-        return locations.get(key, "default")
+        return locations.get(key, DEFAULT)
 
     def check_context(self, ctx: RunContext) -> None:
         """Raises KitError with the reason of every component that refuses `ctx`."""

@@ -168,7 +168,12 @@ def test_sample_writes_from_a_run(tiny: Path, command: Callable[..., object]) ->
     assert two.startswith("7 times")
     assert one != two
     assert command(*words).out == first.out
-    assert command(*words, "sampler.0.value=2.5").out != first.out
+    hot = command(*words, "sampler.0.value=2.5")
+    assert hot.out != first.out
+    assert command(*words, "sampler.temperature=2.5").out == hot.out
+    nucleus = command(*words, "sampler.top_p=0.3")
+    assert nucleus.out not in ("", first.out)
+    assert "note: sampler: top_p (command line) appended; the list is now temperature, top_k, top_p" in nucleus.err
     refused = command(*words, "model.n_layer=1")
     assert (refused.code, "only sample and sampler" in refused.err) == (2, True)
 

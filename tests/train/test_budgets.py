@@ -248,5 +248,5 @@ def test_a_run_that_was_stopped_early_and_killed_while_it_wrote_stays_stopped(
 
 
 def test_keep_every_steps_should_be_a_multiple_of_every_steps(tiny: Path) -> None:
-    with pytest.raises(KitError, match=r"keep_every_steps: should be a multiple of checkpoint\.every_steps"):
+    with pytest.raises(KitError, match=r"keep_every_steps \(\d+\) should be a multiple of checkpoint\.every_steps"):
         Experiment.load(tiny, ["checkpoint.keep_every_steps=15"])

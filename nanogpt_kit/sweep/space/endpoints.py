@@ -9,6 +9,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.key_rules import is_named
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.sweep.space.parameters import (
@@ -214,6 +215,12 @@ def value_at_key(values: Any, key: str) -> Any:
             values = values.get(part)
         elif isinstance(values, list) and part.isdecimal() and int(part) < len(values):
             values = values[int(part)]
+        elif isinstance(values, list):
+            values = next((element for element in values if is_named(element, part)), None)
         else:
             return None
+    # sampler.temperature is the only option of that sampler
+    last = key.rpartition(".")[2]
+    if isinstance(values, dict) and is_named(values, last) and len(values) == 2:
+        return next(value for option, value in values.items() if option != "use")
     return values
