@@ -17,10 +17,11 @@ from nanogpt_kit.cli.prepare import prepare
 from nanogpt_kit.cli.run import run
 from nanogpt_kit.cli.sample import sample
 from nanogpt_kit.cli.sweep import sweep
+from nanogpt_kit.cli.top_help import TopHelp
 from nanogpt_kit.core import trust
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=TopHelp, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="nanogpt-kit")
 def main() -> None:
     """Experiments with GPT-sized language models: an idea is one file, an experiment is one TOML file."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.launch.processes import LAUNCHED
@@ -50,7 +51,7 @@ def load_experiment(path: str, overrides: Sequence[str], trust_code: bool = Fals
         experiment = Experiment.load(path, overrides, trust_code, nproc)
     if not int(os.environ.get("RANK", "0")) and LAUNCHED not in os.environ:  # else another process prints the same
         for note in experiment.notes:
-            click.echo(f"note: {note}", err=True)
+            print_lines(f"note: {note}", err=True)
     return experiment
 
 

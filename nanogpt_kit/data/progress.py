@@ -22,7 +22,7 @@ class ProgressReport:
         self.bytes_read = 0
         self.bytes_processed = 0  # excluding those that an earlier preparation processed
         self.started = self.last_line = time.monotonic()
-        self.bar = make_progress_bar(total_bytes, activity) if rich.get_console().is_terminal else None
+        self.bar = make_progress_bar(total_bytes, activity) if rich.get_console().is_interactive else None
 
     def __enter__(self) -> ProgressReport:
         if self.bar is not None:

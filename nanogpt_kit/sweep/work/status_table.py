@@ -1,4 +1,4 @@
-"""The table of `sweep status`, and how values and times are written in it."""
+"""The table of `sweep status`, and how values are written in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.study.confirmation import direction_sign
@@ -44,9 +45,3 @@ def format_config(config: Mapping[str, Any]) -> str:
     """optimizer.lr=0.0003  model.norm=rmsnorm."""
     texts = {key: f"{value:.4g}" if isinstance(value, float) else format_value(value) for key, value in config.items()}
     return printable("  ".join(f"{key}={text}" for key, text in texts.items()))
-
-
-def format_duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
