@@ -164,7 +164,7 @@ class RunLauncher:
             return
         if folder.samples.exists():
             print_generated(samples.newest_samples(folder.samples))
-        print_lines(outcome_text(folder), err=True)
+        print_lines(outcome_text(folder, with_next=not self.follows_seed), err=True)
 
     def start_processes(self) -> None:
         """Runs the same command in `nproc` processes; if one fails, this process exits with its code.

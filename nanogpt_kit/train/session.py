@@ -26,7 +26,7 @@ from nanogpt_kit.train.new_run import create_run_folder
 from nanogpt_kit.train.resume import load_run_to_resume
 from nanogpt_kit.train.setup import Placement, Setup, set_up
 from nanogpt_kit.train.stop import StopSignals
-from nanogpt_kit.train.summary import explain_run
+from nanogpt_kit.train.summary import log_reasons, own_lines
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World
 
@@ -63,7 +63,9 @@ def run(
         trainer = build_trainer(setup, folder, stack.enter_context(StopSignals()), weights)
         del weights  # the model has its own copy now, and they may be gigabytes
         if brief:
-            trainer.summary = {key: trainer.summary[key] for key in ("folder", "start") if key in trainer.summary}
+            trainer.summary = own_lines(trainer.summary)
+        else:
+            log_reasons(setup, trainer.compile)
         train_and_sample(trainer)
     return folder
 
@@ -136,8 +138,6 @@ def build_trainer(
         if failure is error:
             raise
         raise failure from error
-    for choice, reason in explain_run(setup, trainer.compile).items():
-        logger.debug("%s: %s", choice, reason)
     return trainer
 
 

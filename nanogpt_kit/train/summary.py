@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.train.compile import CompileChoice
 from nanogpt_kit.train.setup import Setup
+
+logger = logging.getLogger(__name__)
 
 
 def summarize_run(setup: Setup, folder: Path, model: nn.Module, step: int, compile_mode: str) -> dict[str, str]:
@@ -63,13 +66,22 @@ def describe_data(setup: Setup) -> str:
     return f"{dataset} as {data.manifest.tokenizer.use} tokens: {counts}"
 
 
-def explain_run(setup: Setup, compile_choice: CompileChoice) -> Mapping[str, str]:
-    """Why the device computes the run as it does, by what was chosen: {"precision bf16": "native on this CPU"}."""
-    placement = setup.placement
-    threads = {"threads": str(setup.cores)} if placement.ctx.device == "cpu" else {}
-    return {
-        **threads,
+def own_lines(summary: Mapping[str, str]) -> dict[str, str]:
+    """The lines in which a run differs from another that has only another seed."""
+    return {label: line for label, line in summary.items() if label in ("folder", "start")}
+
+
+def log_reasons(setup: Setup, compile_choice: CompileChoice) -> None:
+    """Logs why the device computes the run as it does, at the level DEBUG."""
+    placement, cores = setup.placement, setup.cores
+    split = f"split in {cores.chunks} parts, a thread for each" if cores.chunks > 1 else ""
+    whole = f"not split among threads: {cores.unsplit_reason}" if cores.unsplit_reason else ""
+    reasons = {
+        "batch": split or whole,
         f"precision {placement.ctx.precision}": placement.precision_reason,
         **setup.choices(),
         f"compile {compile_choice.mode}": compile_choice.why,
     }
+    for choice, reason in reasons.items():
+        if reason:
+            logger.debug("%s: %s", choice, reason)
