@@ -28,7 +28,7 @@ import click
 
 from nanogpt_kit.cli import main as cli
 from nanogpt_kit.cli import output
-from nanogpt_kit.cli.lines import print_lines, wrap_lines
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import OutputClosed
 from nanogpt_kit.core.errors import (
     BUSY,
@@ -46,6 +46,7 @@ from nanogpt_kit.core.errors import (
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.runs.secrets import hide_in_text
 from nanogpt_kit.system import signals
+from nanogpt_kit.system.terminal import wrap_lines
 
 
 class ConsoleHandler(logging.Handler):

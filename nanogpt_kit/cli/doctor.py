@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.lines import terminal_width, wrap_line
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.core.errors import printable
+from nanogpt_kit.system.terminal import terminal_width, wrap_line
 
 if TYPE_CHECKING:
     from nanogpt_kit.bench.machine_facts import Fact

@@ -159,7 +159,7 @@ class RunLauncher:
 
         rich.reconfigure(stderr=True)  # progress goes to stderr, generated text to stdout
         into = Path(self.into) if self.into else None
-        folder = session.run(experiment, self.resume, self.trust_code, into, brief=self.follows_seed)
+        folder = session.run(experiment, self.resume, self.trust_code, into, self.follows_seed)
         if int(os.environ.get("RANK", "0")):
             return
         if folder.samples.exists():

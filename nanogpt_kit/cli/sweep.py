@@ -214,4 +214,4 @@ def print_status(summary: SweepSummary) -> None:
     console = rich.get_console()
     if not console.is_terminal:
         console.width = 200  # a pipe has no width; lines of a log are not wrapped at 80 columns
-    console.print(trials_table(summary))
+    console.print(trials_table(summary, console.width))

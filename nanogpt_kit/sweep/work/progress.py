@@ -22,6 +22,7 @@ from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.status_table import format_config, plain_table
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
+from nanogpt_kit.system.terminal import wrap_lines
 
 REDRAW_SECONDS = 0.25
 
@@ -87,7 +88,8 @@ class ProgressDisplay(TrialWatcher):
         return self.best is None or sign * value < sign * self.best[0]
 
     def print_line(self, line: str) -> None:
-        rich.get_console().out(printable(line), highlight=False)
+        console, line = rich.get_console(), printable(line)
+        console.out(wrap_lines(line, console.width) if console.is_terminal else line, highlight=False)
 
     def running_table(self, processes: Sequence[TrialProcess]) -> Table:
         table = plain_table("trial", "step", self.study.options.metric, "tokens/s", "values")
