@@ -97,7 +97,7 @@ def print_prompt(text: str, raw: bool = False) -> None:
 
 def has_plain_terminal() -> bool:
     """Whether styles are off: by NO_COLOR (https://no-color.org), or since the terminal does not know them."""
-    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in (None, "dumb", "unknown")
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
 
 
 def print_generated(text: str, raw: bool = False, err: bool = False) -> None:

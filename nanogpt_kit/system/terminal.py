@@ -28,7 +28,7 @@ def wrap_lines(text: str, width: int) -> str:
 
 def wrap_line(line: str, width: int, start: str = "") -> str:
     """`start` and the line, whose rest is indented by as much; where that leaves little space, it begins below."""
-    if start and width - len(start) < MIN_WIDTH:
+    if start.strip() and width - len(start) < MIN_WIDTH:
         return f"{start.rstrip()}\n{wrap_line(line, width, ' ' * 2 * HANG)}"
     indent = len(start) or len(line) - len(line.lstrip(" ")) + HANG
     parts = textwrap.wrap(

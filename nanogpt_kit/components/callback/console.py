@@ -23,7 +23,7 @@ from nanogpt_kit.api import Callback, Field, LiveRun
 from nanogpt_kit.components.callback.run_display import RunDisplay
 
 MIN_BAR, MAX_BAR = 5, 40  # columns
-DROPPED_FIRST = ("elapsed", "speed", "val", "loss")  # fields, where the line is too long
+DROPPED_FIRST = ("elapsed", "speed", "val")  # fields, where the line is too long
 HANG = 4  # columns by which the rest of a wrapped line is indented
 
 
@@ -72,18 +72,12 @@ class TerminalDisplay(RunDisplay):
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> Iterator[Table]:
         step, total = f"step {self.step}/{self.run.total_steps}", max(1, self.run.total_steps)
-        fields, width = self.fields(), options.max_width
-        bar = width - len(step) - 1 - line_length(fields)
-        for name in DROPPED_FIRST:
-            if bar >= MIN_BAR:
-                break
-            fields.pop(name, None)
-            bar = width - len(step) - 1 - line_length(fields)
-        table = Table.grid(padding=(0, 1, 0, 0))
+        fields, space = fitting_fields(self.fields(), options.max_width - len(step))
         cells: list[Text | ProgressBar] = [Text(step, no_wrap=True)]
-        if bar >= MIN_BAR:
-            cells.append(ProgressBar(total, min(self.step, total), width=min(bar, MAX_BAR)))
-        cells.append(Text("  ".join(fields.values()), no_wrap=True))
+        if space > MIN_BAR:
+            cells.append(ProgressBar(total, min(self.step, total), width=min(space - 1, MAX_BAR)))
+        cells.append(Text("  ".join(fields), no_wrap=True))
+        table = Table.grid(padding=(0, 1, 0, 0))
         table.add_row(*cells)
         yield table
 
@@ -133,8 +127,18 @@ class PlainDisplay(RunDisplay):
         self.timer.cancel()
 
 
+def fitting_fields(fields: Mapping[str, str], width: int) -> tuple[list[str], int]:
+    """Those that fit beside a bar, the most important ones in any case; and the columns that they leave."""
+    fitting = dict(fields)
+    for name in DROPPED_FIRST:
+        if width - line_length(fitting) > MIN_BAR:
+            break
+        fitting.pop(name, None)
+    return list(fitting.values()), width - line_length(fitting)
+
+
 def line_length(fields: Mapping[str, str]) -> int:
-    """Columns of the fields of a line, with the space before each."""
+    """Columns of the fields of a line, with the spaces before each."""
     return sum(2 + len(text) for text in fields.values())
 
 
