@@ -80,7 +80,7 @@ class RunDisplay(ABC):
     @hookimpl
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
         self.logged_count += 1
-        if self.logged_count == 2:  # the first steps warm up the device: they count only while there are no others
+        if self.logged_count == 2:  # the first steps warm up the device, so their speed says little
             self.speed = ExponentialMean(self.smoothing)
         self.loss.add(metrics["train/loss"])
         self.speed.add(metrics["perf/tokens_per_second"])
@@ -127,8 +127,8 @@ class RunDisplay(ABC):
         return texts
 
     def seconds_left(self) -> float | None:
-        """An estimate for the steps and evaluations that remain; None before the first step."""
-        if self.speed.value is None:
+        """An estimate for the steps and evaluations that remain; None before a second speed is known."""
+        if self.speed.value is None or self.logged_count < 2:
             return None
         train, every = self.run.experiment.train, self.run.experiment.evaluate.every_steps
         seconds = (self.run.total_steps - self.step) * train.batch_tokens / self.speed.value
