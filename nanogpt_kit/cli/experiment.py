@@ -60,7 +60,7 @@ def ask_to_execute(path: Path, size: int) -> bool:
     if "RANK" in os.environ or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path.absolute()))
-    click.echo(f"component file {name} ({size:,} bytes) never ran here; it can do anything that you can", err=True)
+    print_lines(f"component file {name} ({size:,} bytes) never ran here; it can do anything that you can", err=True)
     return click.confirm("execute it?", err=True)
 
 

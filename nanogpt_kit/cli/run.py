@@ -134,7 +134,7 @@ class RunLauncher:
 
             finished, resume = find_done_or_unfinished(seeded)
             if finished:
-                click.echo(f"already finished: {finished}", err=True)
+                print_lines(f"already finished: {finished}", err=True)
                 return
         replace(self, overrides=(*self.overrides, override), resume=resume).train(seeded)
 
@@ -145,7 +145,7 @@ class RunLauncher:
             from nanogpt_kit.train.resume import has_done_run
 
             if has_done_run(RunFolder(Path(self.into)), experiment, self.trust_code):
-                click.echo(f"already finished: {self.into}", err=True)
+                print_lines(f"already finished: {self.into}", err=True)
                 return
         if self.nproc > 1:
             self.start_processes()

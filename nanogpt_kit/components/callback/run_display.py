@@ -15,10 +15,10 @@ ACTIVITIES = {"evaluation": "evaluating", "sampling": "generating samples"}  # b
 
 
 class ExponentialMean:
-    """A mean in which each value counts less than the next; its weights have the mean age of the last `count` values.
+    """A mean in which each value counts less than the next; on average as old as the mean of the last `count` values.
 
-    The decay is 1 - 2 / (count + 1). As long as there are few values the weights are scaled to sum to 1, so that the
-    first value is its own mean.
+    The decay is 1 - 2 / (count + 1). While there are few values their weights are scaled to sum to 1, so that the first
+    value is its own mean.
     """
 
     def __init__(self, count: int) -> None:
