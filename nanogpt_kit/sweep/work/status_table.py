@@ -25,7 +25,8 @@ def trials_table(summary: SweepSummary, width: int = 200) -> Table:
         return trial.state != "complete", float("inf") if trial.value is None else sign * trial.value
 
     rows = [cells_of(trial, summary.options.metric) for trial in sorted(summary.trials, key=sort_key)]
-    names = [name for name in rows[0] if name != "reason" or any(row["reason"] for row in rows)] if rows else []
+    reasons = ["reason"] if any(row["reason"] for row in rows) else []
+    names = ["trial", "state", summary.options.metric, "tokens", "time", "values", *reasons]
     for dropped in DROPPED_FIRST:
         if sum(2 + min_width(name, [row[name] for row in rows]) for name in names) <= width:
             break
