@@ -172,6 +172,18 @@ def test_what_is_left_counts_evaluations_and_max_seconds_and_forgets_the_first_s
     assert [format_seconds(x) for x in (0.9, 61, 3_725)] == ["0:00", "1:01", "1:02:05"]
 
 
+def test_the_bar_is_that_of_steps_or_of_max_seconds(console: Show) -> None:
+    console()
+    run = make_run()
+    display = PlainDisplay(run, 10, 1e9)
+    log(display, 300, seconds=30.0)
+    assert display.fraction() == 0.2
+    run.experiment.train.max_seconds = 40.0
+    assert display.fraction() == 0.75
+    log(display, 1_500, seconds=41.0)
+    assert display.fraction() == 1.0
+
+
 def test_plain_lines_come_every_few_seconds_and_at_the_end(console: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = console()
     now = 100.0

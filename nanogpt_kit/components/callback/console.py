@@ -71,11 +71,11 @@ class TerminalDisplay(RunDisplay):
         self.live.stop()
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> Iterator[Table]:
-        step, total = f"step {self.step}/{self.run.total_steps}", max(1, self.run.total_steps)
+        step = f"step {self.step}/{self.run.total_steps}"
         fields, space = fitting_fields(self.fields(), options.max_width - len(step))
         cells: list[Text | ProgressBar] = [Text(step, no_wrap=True)]
         if space > MIN_BAR:
-            cells.append(ProgressBar(total, min(self.step, total), width=min(space - 1, MAX_BAR)))
+            cells.append(ProgressBar(1.0, self.fraction(), width=min(space - 1, MAX_BAR)))
         cells.append(Text("  ".join(fields), no_wrap=True))
         table = Table.grid(padding=(0, 1, 0, 0))
         table.add_row(*cells)

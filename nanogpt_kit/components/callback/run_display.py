@@ -126,6 +126,12 @@ class RunDisplay(ABC):
             texts["now"] = f"{format_seconds(left)} left"
         return texts
 
+    def fraction(self) -> float:
+        """How much of the run is done, from 0 to 1: of its steps or of max_seconds, whichever is further."""
+        max_seconds = self.run.experiment.train.max_seconds
+        of_seconds = self.training_seconds / max_seconds if max_seconds else 0.0
+        return min(1.0, max(self.step / max(1, self.run.total_steps), of_seconds))
+
     def seconds_left(self) -> float | None:
         """An estimate for the steps and evaluations that remain; None before a second speed is known."""
         if self.speed.value is None or self.logged_count < 2:
