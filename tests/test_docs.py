@@ -302,6 +302,7 @@ WORDS = {
         "gpu",
         "data",
     ),
+    *("NO_COLOR", "TERM=dumb"),
     *("NANOGPT_KIT_TEST_DATA", "tinyshakespeare.txt", "nanogpt_kit.<kind>", "file:line", "key=value", "n_"),
     *("utils", "helpers", "common", "manager", "read", "check", "concurrent.futures.ProcessPoolExecutor"),
     *("torch.multinomial", "datasets.map", "--version", "machine"),

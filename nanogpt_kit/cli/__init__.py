@@ -22,10 +22,15 @@ from nanogpt_kit.cli.run import run
 from nanogpt_kit.cli.sample import sample
 from nanogpt_kit.cli.schema import schema
 from nanogpt_kit.cli.sweep import sweep
+from nanogpt_kit.cli.top_help import TopHelp
 from nanogpt_kit.core import trust
 
 
-@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Main(VerbGroup, TopHelp):
+    """The verbs: their help in sections, and remedies for mistakes in their words."""
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="nanogpt-kit")
 def main() -> None:
     """Experiments with GPT-sized language models: an idea is one file, an experiment is one TOML file."""

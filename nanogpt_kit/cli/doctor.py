@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.core.errors import printable
+from nanogpt_kit.system.terminal import terminal_width, wrap_line
 
 if TYPE_CHECKING:
     from nanogpt_kit.bench.machine_facts import Fact
@@ -46,7 +47,7 @@ def doctor(as_json: bool) -> None:
         click.echo(section)
         width = max([18, *(len(fact.name) for fact in facts)])
         for fact in facts:
-            click.echo(wrap_line(printable(f"  {fact.name:{width}}  {fact.verdict:9}  "), printable(fact.text)))
+            click.echo(fact_line(printable(f"  {fact.name:{width}}  {fact.verdict:9}  "), printable(fact.text)))
         click.echo()
 
 
@@ -54,13 +55,9 @@ def json_of_fact(fact: Fact) -> dict[str, object]:
     return {"verdict": fact.verdict or None, "text": fact.text, **fact.values}
 
 
-def wrap_line(start: str, text: str) -> str:
+def fact_line(start: str, text: str) -> str:
     """On a terminal a long text is wrapped and indented; elsewhere it is one line, for grep."""
-    if not sys.stdout.isatty():
-        return start + text
-    width = max(shutil.get_terminal_size().columns - len(start), 30)
-    parts = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-    return start + f"\n{'':{len(start)}}".join(parts)
+    return wrap_line(text, terminal_width(sys.stdout), start) if is_terminal(sys.stdout) else start + text
 
 
 def folder_facts() -> Iterator[Fact]:

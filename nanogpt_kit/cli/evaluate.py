@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides, print_notes
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.cli.texts import print_generated
 from nanogpt_kit.core.errors import KitError, printable
@@ -74,7 +75,7 @@ def evaluate(
     try:
         for run in names:
             source = find_model(run, step, weights)
-            click.echo(source.described(), err=True)
+            print_lines(source.described(), err=True)
             loaded = load_model(source, choose_device("auto"), trust_code, overrides, weights)
             print_notes(loaded.experiment.layers.notes)
             if len(names) > 1 and not as_json:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanogpt_kit.cli.argument_order import experiment_argument, override_arguments
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.option_remedy import trained_model_remedy
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.shipped import find_experiment, is_bare_name
@@ -74,7 +75,7 @@ def check_experiment_exists(text: str) -> None:
 def print_notes(notes: Sequence[str]) -> None:
     if not int(os.environ.get("RANK", "0")) and LAUNCHED not in os.environ:  # else another process prints the same
         for note in notes:
-            click.echo(f"note: {note}", err=True)
+            print_lines(f"note: {note}", err=True)
 
 
 def ask_to_execute(path: Path, size: int) -> bool:
@@ -82,7 +83,7 @@ def ask_to_execute(path: Path, size: int) -> bool:
     if "RANK" in os.environ or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path.absolute()))
-    click.echo(f"component file {name} ({size:,} bytes) never ran here; it can do anything that you can", err=True)
+    print_lines(f"component file {name} ({size:,} bytes) never ran here; it can do anything that you can", err=True)
     return click.confirm("execute it?", err=True)
 
 

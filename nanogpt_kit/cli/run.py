@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.cli.texts import print_generated
+from nanogpt_kit.cli.verbose import VERBOSE, is_verbose
 from nanogpt_kit.core.errors import FAILED, KitError, RunFailed
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class RunCommand(click.Command):
 @click.option(
     "--nproc", type=click.IntRange(1), help="Processes on this machine; for several machines start it with torchrun."
 )
+@VERBOSE
 @TRUST
 def run(
     experiment: str,
@@ -105,6 +108,7 @@ class RunLauncher:
     into: str | None
     nproc: int
     trust_code: bool
+    follows_seed: bool = False  # a run that differs in its seed came before, and printed what both have in common
 
     def train_seeds(self, experiment: Experiment, count: int) -> None:
         """Trains `count` runs in sequence. Raises RunFailed at the end if one failed."""
@@ -112,10 +116,10 @@ class RunLauncher:
         for seed in range(first, first + count):
             click.echo(f"seed {seed}", err=True)
             try:
-                self.train_seed(experiment, seed)
+                replace(self, follows_seed=seed > first).train_seed(experiment, seed)
             except (RunFailed, FailedProcesses) as error:
                 if isinstance(error, RunFailed):
-                    click.echo(f"run failed: {error}", err=True)
+                    print_lines(f"run failed: {error}", err=True)
                 failed.append(seed)
         if failed:
             raise RunFailed(f"{len(failed)} of {count} runs, with seeds {', '.join(map(str, failed))}")
@@ -132,7 +136,7 @@ class RunLauncher:
 
             finished, resume = find_done_or_unfinished(seeded)
             if finished:
-                click.echo(f"already finished: {finished}", err=True)
+                print_lines(f"already finished: {finished}", err=True)
                 return
         replace(self, overrides=(*self.overrides, override), resume=resume).train(seeded)
 
@@ -143,7 +147,7 @@ class RunLauncher:
             from nanogpt_kit.train.resume import has_done_run
 
             if has_done_run(RunFolder(Path(self.into)), experiment, self.trust_code):
-                click.echo(f"already finished: {self.into}", err=True)
+                print_lines(f"already finished: {self.into}", err=True)
                 return
         if self.nproc > 1:
             self.start_processes()
@@ -151,16 +155,18 @@ class RunLauncher:
         import rich
 
         with without_garbage_collection():
+            from nanogpt_kit.cli.outcome import outcome_text
             from nanogpt_kit.runs import samples
             from nanogpt_kit.train import session
 
         rich.reconfigure(stderr=True)  # progress goes to stderr, generated text to stdout
-        folder = session.run(experiment, self.resume, self.trust_code, Path(self.into) if self.into else None)
+        into = Path(self.into) if self.into else None
+        folder = session.run(experiment, self.resume, self.trust_code, into, self.follows_seed)
         if int(os.environ.get("RANK", "0")):
             return
         if folder.samples.exists():
             print_generated(samples.newest_samples(folder.samples))
-        click.echo(f"finished: {folder}", err=True)
+        print_lines(outcome_text(folder, with_next=not self.follows_seed), err=True)
 
     def start_processes(self) -> None:
         """Runs the same command in `nproc` processes; if one fails, this process exits with its code.
@@ -172,6 +178,7 @@ class RunLauncher:
 
         overrides = [text for text in self.overrides if parse_override(text)[0][0] != "sweep" or "storage" not in text]
         arguments = ["run", self.path, *overrides, *(["--trust-code"] if self.trust_code else [])]
+        arguments += ["--verbose"] if is_verbose() else []
         if self.resume is not None:
             arguments += [f"--resume={self.resume}"]
         if self.into:

@@ -10,6 +10,7 @@ import click
 
 from nanogpt_kit.cli.conversation import converse
 from nanogpt_kit.cli.experiment import OVERRIDES, STEP, TRUST, WEIGHTS, check_overrides, print_notes
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.paths import expand_path_argument
@@ -93,7 +94,7 @@ def sample(
     from nanogpt_kit.train.precision import choose_device
 
     source = find_model(run, step, weights)
-    click.echo(source.described(), err=True)
+    print_lines(source.described(), err=True)
     generator = load_model(source, choose_device("auto"), trust_code, overrides, weights)
     print_notes(generator.experiment.layers.notes)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or None, "logprobs": logprobs}

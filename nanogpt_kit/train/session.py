@@ -26,6 +26,7 @@ from nanogpt_kit.train.new_run import create_run_folder
 from nanogpt_kit.train.resume import load_run_to_resume
 from nanogpt_kit.train.setup import Placement, Setup, set_up
 from nanogpt_kit.train.stop import StopSignals
+from nanogpt_kit.train.summary import log_reasons, own_lines
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World
 
@@ -37,10 +38,12 @@ def run(
     resume: str | os.PathLike[str] | None = None,
     trust_code: bool = False,
     into: str | os.PathLike[str] | None = None,
+    brief: bool = False,
 ) -> RunFolder:
     """Trains an experiment in a new folder, or resumes a run of it that is not done.
 
     `resume` names the run; "" is the newest unfinished one. `into` is the run's folder, whether it exists yet or not.
+    With `brief`, the summary has only the folder and the start, as after a run that differs in its seed.
     Started by torchrun, each process is one rank of the run. Raises KitError before anything is written (Busy where
     another process uses the run), RunFailed where the run itself fails, KeyboardInterrupt where it was asked to stop;
     status.json has the outcome, too.
@@ -57,10 +60,13 @@ def run(
         runs.check_runs_writable(experiment.name)
         setup, weights = set_up(stack, experiment, placement, resumed, trust_code)
         folder = resumed or create_run_folder(setup, into)
-        log_setup(setup, folder)
         lock_run(stack, folder, world)
         trainer = build_trainer(setup, folder, stack.enter_context(StopSignals()), weights)
         del weights  # the model has its own copy now, and they may be gigabytes
+        if brief:
+            trainer.summary = own_lines(trainer.summary)
+        else:
+            log_reasons(setup, trainer.compile)
         train_and_sample(trainer)
     return folder
 
@@ -110,16 +116,6 @@ def torchrun_id() -> str:
     return run_id if run_id != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" else ""
 
 
-def log_setup(setup: Setup, folder: RunFolder) -> None:
-    ctx, size = setup.placement.ctx, setup.placement.world.size
-    threads = [f"{setup.cores}"] if ctx.device == "cpu" else []
-    processes = [f"{size} processes"] if size > 1 else []
-    precision = f"precision {ctx.precision} ({setup.placement.precision_reason})"
-    logger.info("run %s on %s: %s", folder, ctx.device, ", ".join([*threads, *processes, precision]))
-    for part, choice in setup.choices().items():
-        logger.info("%s: %s", part, choice)
-
-
 def lock_run(stack: ExitStack, folder: RunFolder, world: World) -> None:
     """Rank 0 holds the lock of the run. Raises Busy where another process does."""
     try:
@@ -143,8 +139,6 @@ def build_trainer(
         if failure is error:
             raise
         raise failure from error
-    logger.info("compile: %s (%s)", trainer.compile.mode, trainer.compile.why)
-    logger.info("%.2fM parameters, excluding position embeddings", num_params(trainer.model) / 1e6)
     return trainer
 
 
@@ -245,7 +239,8 @@ def write_samples(trainer: Trainer) -> None:
     """Generates the samples of a finished run, for samples.txt and the callbacks."""
     options, stop = trainer.experiment.sample, trainer.stop
     texts = [options.prompt] * options.num_samples
-    with trainer.hooks.evaluation(trainer), eval_mode(trainer.model, trainer.cores.unsplit_threads, options.seed):
+    threads = trainer.cores.unsplit_threads
+    with trainer.hooks.evaluation(trainer, "sampling"), eval_mode(trainer.model, threads, options.seed):
         tokens = trainer.generator().stream_tokens(texts)  # on all ranks, since each may have only a shard of the model
         for token in takewhile(lambda _: not stop.interrupted(), tokens):
             texts[token.text_index] += token.text

@@ -420,12 +420,14 @@ def test_variables_of_the_hub_are_told_where_they_are_set(
 
 
 def test_on_a_terminal_long_lines_go_on_below_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = sys.modules["nanogpt_kit.cli.doctor"].wrap_line
+    line = sys.modules["nanogpt_kit.cli.doctor"].fact_line
     words = "why it is off and what would help, told at length"
     assert line("name  off  ", words) == f"name  off  {words}"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "45")
     assert line("name  off  ", words) == ("name  off  why it is off and what would help,\n           told at length")
+    monkeypatch.setenv("COLUMNS", "35")  # too narrow for a text beside its name
+    assert line("name  off  ", words) == "name  off\n        why it is off and what\n        would help, told at length"
 
 
 def test_it_imports_nothing_that_takes_seconds_but_torch() -> None:

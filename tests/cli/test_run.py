@@ -268,3 +268,32 @@ def test_a_text_with_bom_crlf_and_emoji_trains_and_writes(
         assert answer.code == 0, answer.err
         answer = command("sample", "tiny", "--prompt", "\U0001f600\r\n", "--max-new-tokens", 0)
         assert answer.out == "\U0001f600\r\n\n"
+
+
+def test_runs_with_several_seeds_print_what_they_have_in_common_once(tiny: Path, command: Callable[..., Any]) -> None:
+    options = ("tokenizer=char", "schedule=constant", "train.steps=1", "callback=['console']", "sample.num_samples=0")
+    answer = command("run", tiny, *options, "--seeds=2")
+    assert answer.code == 0, answer.err
+    lines = answer.err.splitlines()
+    starts = [line.split()[0] for line in lines]
+    assert starts.count("seed") == starts.count("folder") == starts.count("finished:") == 2
+    assert starts.count("device") == starts.count("model") == starts.count("compile") == starts.count("more") == 1
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert len(notes) == len(set(notes)) > 0
+
+
+def test_reasons_are_printed_where_they_are_asked_for(tiny: Path, command: Callable[..., Any]) -> None:
+    logger = logging.getLogger("nanogpt_kit")
+    level = logger.level
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        for words in ((), ("--verbose",)):
+            messages.clear()
+            command("run", tiny, "train.steps=1", "callback=[]", "sample.num_samples=0", *words)
+            assert any(message.startswith("precision fp32: ") for message in messages) == bool(words)
+            assert logger.level == level, "it lasts as long as the command"
+    finally:
+        logger.removeHandler(handler)

@@ -64,7 +64,7 @@ def test_a_valid_file_loads_and_defaults_fill_in_the_rest(tmp_path: Path) -> Non
     assert values["model"]["attention"] == {"use": "sdpa", "backend": "auto"}
     assert values["train"]["grad_clip"] == 1.0
     assert [sampler["use"] for sampler in values["sampler"]] == ["temperature", "top_k"]
-    assert values["callback"] == [{"use": "console", "every_seconds": 1.0}]
+    assert values["callback"] == [{"use": "console", "every_seconds": 1.0, "smoothing": 10}]
 
 
 MISTAKES = {

@@ -32,7 +32,7 @@ from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.work import hparams
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.progress import ProgressDisplay
-from nanogpt_kit.sweep.work.status_table import trials_table
+from nanogpt_kit.sweep.work.status_table import format_config, trials_table
 from nanogpt_kit.sweep.work.trial import TrialProcess
 
 BASE = (
@@ -194,6 +194,31 @@ def test_the_status_table_has_the_best_first_and_text_as_it_is(scene: Any, conso
     assert [row[0] for row in rows] == ["2", "0", "1"]
     assert f"sample.prompt={MARKUP}" in shown(console)
     assert "a [red]bug[/red] :bug:" in shown(console)
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_no_divided_word(scene: Any, console: Console) -> None:
+    play = scene("trials = 9")
+    for value in (2.0, 1.0):
+        play.end(value)
+    for width, header in {100: "trial state val/loss tokens time values", 56: "trial state val/loss values"}.items():
+        console.width = width
+        before = len(shown(console))
+        console.print(trials_table(play.summary(), width))
+        lines = [line.rstrip() for line in shown(console)[before:].splitlines()]
+        assert lines[0].split() == header.split()
+        whole = {word for trial in play.summary().trials for word in format_config(trial.config).split()}
+        assert whole <= {word for line in lines for word in line.split()}
+        assert max(map(len, lines)) <= width
+
+
+def test_on_a_terminal_a_line_about_a_trial_is_wrapped_between_its_values(
+    scene: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = scene("trials = 9")
+    narrow = Console(force_terminal=True, file=io.StringIO(), width=44, color_system=None)
+    monkeypatch.setattr(rich, "get_console", lambda: narrow)
+    ProgressDisplay(play.study, None).print_line("trial 3: val/loss 2.8182  optimizer.lr=0.009322  model.mlp=gelu")
+    assert shown(narrow) == "trial 3: val/loss 2.8182\n    optimizer.lr=0.009322  model.mlp=gelu\n"
 
 
 # What is known of it

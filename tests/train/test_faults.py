@@ -262,10 +262,10 @@ def test_auto_precision_is_what_the_device_computes_natively(
 def test_choices_and_their_reasons_are_logged_and_recorded(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     from nanogpt_kit.runs.files import read_json
 
-    caplog.set_level("INFO", logger="nanogpt_kit")
+    caplog.set_level("DEBUG", logger="nanogpt_kit")
     folder = run(tiny, "train.precision=auto", "train.steps=1")
     machine = read_json(folder.path / "provenance.json")["machine"]
-    assert f"precision {machine['precision']} ({machine['precision_since']})" in caplog.text
+    assert f"precision {machine['precision']}: {machine['precision_since']}" in caplog.text
 
 
 def test_tf32_is_refused_where_there_is_none(tiny: Path) -> None:
