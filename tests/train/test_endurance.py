@@ -77,7 +77,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows."""
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     shown = {}
     for tag in events.Tags()["scalars"]:
