@@ -310,7 +310,8 @@ def test_hparams_are_the_options_of_all_runs_with_the_losses_beside(tiny: Path) 
         "optimizer.use",
         "optimizer.weight_decay",
     }
-    assert groups[f"tiny/{adamw.path.name}"].hparams["optimizer.betas"].string_value == "[0.9, 0.999]"
+    assert groups[f"tiny/{adamw.path.name}"].hparams["optimizer.betas"].string_value == "[0.9, 0.95]"
+    assert not [name for name in infos if name.startswith(("callback", "sample", "checkpoint", "name"))]
     metrics = [info.name.tag for info in columns.metric_infos]
     assert metrics[:3] == ["Loss/train", "Loss/val", "Loss/val_bits_per_byte"]
     loss = groups[f"tiny/{sgd.path.name}"].metric_values[1].value

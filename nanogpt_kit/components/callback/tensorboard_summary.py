@@ -21,6 +21,7 @@ from tensorboard.util import tensor_util  # type: ignore[import-untyped]
 LOSS = "Loss"  # TensorBoard sorts groups of charts by name, capital letters first
 LOSSES = {"loss": "", "bits_per_byte": "_bits_per_byte"}  # the same quantity in two units
 BYTES_PER_GB = 10**9
+OUTPUT_ONLY = {"name", "components", "callback", "checkpoint", "sample", "sampler"}  # no hyperparameters
 # Tags that have a single value for a run; of several TensorBoard shows the first
 DESCRIPTIONS = (
     layout_metadata.CONFIG_SUMMARY_TAG,
@@ -50,9 +51,9 @@ def loss_layout() -> Summary:
 
 
 def hparams(options: Mapping[str, Any]) -> Summary:
-    """The options of an experiment, as `resolved()` gives them, by dotted key."""
+    """The options of an experiment, as `resolved()` gives them, by dotted key; without those of its output."""
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
-    for key, value in dotted_options(options):
+    for key, value in dotted_options({key: value for key, value in options.items() if key not in OUTPUT_ONLY}):
         if isinstance(value, bool):
             start.hparams[key].bool_value = value
         elif isinstance(value, int | float):
