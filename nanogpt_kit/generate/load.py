@@ -28,7 +28,7 @@ NANOGPT_CHECKPOINT = "ckpt.pt"
 
 
 def load_run(
-    run: str | Path,
+    run: str | os.PathLike[str],
     device: str = "cpu",
     trust_code: bool = False,
     overrides: Sequence[str] = (),
@@ -47,7 +47,7 @@ def load_run(
         raise KitError(f"{path} is an exported model, which has one step and one set of weights: omit step and weights")
     if is_foreign_model(path):
         return load_foreign_model(path, device, overrides)
-    folder = RunFolder(path) if exported else runs.find_run(str(run))
+    folder = RunFolder(path) if exported else runs.find_run(os.fspath(run))
     folder.check_format()
     experiment = Experiment.load(folder.experiment, overrides, trust_code)
     checkpoint = folder.path if exported else checkpoint_of_step(folder, step)

@@ -144,6 +144,9 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
 
 def new_run_folder(experiment: str, seed: int, fingerprint: str, into: Path | None = None) -> RunFolder:
     """Creates runs/<experiment>/<UTC time>-s<seed>-<short hash> (see RUN_ID), or uses `into`, which may exist if it is

@@ -1,7 +1,8 @@
 """Curves, samples and options for TensorBoard, in event files in the folder of the run.
 
 The x axis is steps. Names are those of metrics.jsonl, except that losses come first (`Loss/train`, `Loss/val`,
-`Loss/val_bits_per_byte`) and memory is in GB. Custom Scalars has both losses on one chart, HParams every option.
+`Loss/val_bits_per_byte`) and memory is in GB. Custom Scalars has both losses on one chart, HParams the options of the
+model and its training.
 """
 
 from __future__ import annotations
