@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -112,9 +113,14 @@ class Experiment(Options):
         layers.set(parse_changes([*changes, options], self._registry))
         return type(self).of(layers, self._folder)
 
-    def run(self, **options: Any) -> Any:
-        """Trains it: `nanogpt_kit.run(experiment, resume=None, trust_code=False, into=None)`, which returns a Run."""
-        return importlib.import_module("nanogpt_kit").run(self, **options)
+    def run(
+        self,
+        resume: str | os.PathLike[str] | bool | None = None,
+        trust_code: bool = False,
+        into: str | os.PathLike[str] | None = None,
+    ) -> Any:
+        """Trains it, and returns a Run: `nanogpt_kit.run(experiment, resume, trust_code, into)`."""
+        return importlib.import_module("nanogpt_kit").run(self, resume, trust_code, into)
 
     @model_validator(mode="after")
     def _check_batch_tokens(self) -> Self:
