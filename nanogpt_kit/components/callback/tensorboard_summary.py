@@ -21,7 +21,7 @@ from tensorboard.util import tensor_util  # type: ignore[import-untyped]
 LOSS = "Loss"  # TensorBoard sorts groups of charts by name, capital letters first
 LOSSES = {"loss": "", "bits_per_byte": "_bits_per_byte"}  # the same quantity in two units
 BYTES_PER_GB = 10**9
-OUTPUT_ONLY = {"name", "components", "callback", "checkpoint", "sample", "sampler"}  # no hyperparameters
+OUTPUT_ONLY = {"name", "components", "evaluate", "callback", "checkpoint", "sample", "sampler"}  # no hyperparameters
 # Tags that have a single value for a run; of several TensorBoard shows the first
 DESCRIPTIONS = (
     layout_metadata.CONFIG_SUMMARY_TAG,
