@@ -34,7 +34,7 @@ OPTIONS = [
     *("train.micro_batch_size=2", "train.compile=off", "sample.num_samples=1", "callback=['tensorboard', 'ema']"),
 ]
 KILLS = 15  # of each kind
-TIMING = ("seconds", "perf/tokens_per_second", "perf/mfu", "memory/peak_bytes")
+TIMING = ("seconds", "perf/tokens_per_second", "perf/mfu", "memory/peak_bytes", "memory/peak_gb")
 
 
 def started(tiny: Path, folder: Path, kind: str) -> subprocess.Popen[str]:
