@@ -13,7 +13,7 @@ import rich
 
 from nanogpt_kit.components.callback import notebook
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.folder import find_run
+from nanogpt_kit.runs.folder import runs_of_experiment, runs_root
 from nanogpt_kit.train import session
 
 QUICK = ("callback=['console']", "sample.num_samples=0", "train.steps=6", "evaluate.every_steps=2")
@@ -107,4 +107,4 @@ def test_an_interrupted_run_says_how_it_continues(tiny: Path, output: Output) ->
         session.run(Experiment.load(tiny, [*QUICK, "components=['stopping.py']", "callback=['console', 'stopping']"]))
     expected = "interrupted at step 1; experiment.run(resume=True) continues the run"
     assert expected in output.contents[-1]["text/plain"].splitlines()
-    assert find_run("tiny").status().state == "interrupted"
+    assert runs_of_experiment(runs_root() / "tiny")[-1].status().state == "interrupted"

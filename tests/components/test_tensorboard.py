@@ -17,7 +17,7 @@ from tensorboard.summary.writer import event_file_writer
 from nanogpt_kit.components.callback.tensorboard_summary import DESCRIPTIONS, chart_value
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.folder import RunFolder, find_run
+from nanogpt_kit.runs.folder import RunFolder, runs_of_experiment, runs_root
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
 
@@ -331,7 +331,7 @@ def test_hparams_have_the_newest_outcome_and_options_of_a_resumed_run(
     monkeypatch.setenv("STOP_AT", "1 save")
     with pytest.raises(KeyboardInterrupt):
         session.run(Experiment.load(tiny, more))
-    folder = find_run("tiny")
+    folder = runs_of_experiment(runs_root() / "tiny")[-1]
     assert outcome(folder) == api_pb2.STATUS_FAILURE
     monkeypatch.delenv("STOP_AT")
     session.run(Experiment.load(tiny, [*more, "train.steps=3"]), resume="")
