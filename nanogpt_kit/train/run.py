@@ -144,7 +144,8 @@ class Run(os.PathLike[str]):
         steps = f", step {step:,}" + (f" of {status.total_steps:,}" if status.total_steps else "")
         losses = [row["val/loss"] for row in rows if "val/loss" in row]
         loss = f", val/loss {losses[-1]:.4f}" if losses else ""
-        return printable(f"<Run {relative_to_cwd(self.path)}: {status.state}{steps}{loss}>")
+        checkpoint = "" if self.step is None else f", checkpoint of step {self.step:,}"
+        return printable(f"<Run {relative_to_cwd(self.path)}: {status.state}{steps}{loss}{checkpoint}>")
 
 
 def print_texts(texts: Sequence[str]) -> None:

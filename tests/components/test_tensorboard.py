@@ -166,6 +166,25 @@ def test_a_file_that_is_a_link_is_left_alone(tiny: Path) -> None:
     assert elsewhere.read_bytes() == before
 
 
+def test_what_a_kill_leaves_of_a_rewritten_file_is_removed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = ["callback=['tensorboard']", "schedule=constant", "train.steps=2", "sample.num_samples=0"]
+    folder = session.run(Experiment.load(tiny, more))
+    replace = Path.replace
+
+    def stop(self: Path, target: Path) -> Path:
+        if "tfevents" in target.name:
+            raise OSError(5, "killed")
+        return replace(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", stop)
+        session.run(Experiment.load(tiny, [*more, "train.steps=3"]), resume=str(folder))
+    [left] = folder.path.glob(".*")
+    assert "tfevents" not in left.name, "TensorBoard would read it, and show its steps twice"
+    session.run(Experiment.load(tiny, [*more, "train.steps=4"]), resume=str(folder))
+    assert not list(folder.path.glob(".*"))
+
+
 @pytest.mark.parametrize("damage", ["torn", "flipped"])
 def test_a_damaged_file_is_read_as_far_as_it_goes(tiny: Path, damage: str) -> None:
     more = ["callback=['tensorboard']", "schedule=constant", "sample.num_samples=0", "train.log_every_steps=1"]

@@ -123,6 +123,7 @@ def test_the_newest_unfinished_run_is_resumed_and_a_folder_may_be_named(experime
 def test_the_reprs_are_one_line(run: Run) -> None:
     loss = run.metrics()["val/loss"].iloc[-1]
     assert repr(run) == f"<Run {run.path}: finished, step 4 of 4, val/loss {loss:.4f}>"
+    assert repr(Run(run.folder, step=2)).endswith(f"{loss:.4f}, checkpoint of step 2>")
     assert repr(run.folder) == f"RunFolder('{run.path}')"
     generator = run.generator()
     size = sum(parameter.numel() for parameter in generator.model.parameters())

@@ -66,7 +66,8 @@ def remove_events(path: Path, last_step: int) -> None:
         start = end
     kept += content[start:]
     if kept != content:
-        partial = path.with_name(f".{secrets.token_hex(8)}")
+        # TensorBoard reads every file with "tfevents" in its name; the run removes what a kill leaves of this one
+        partial = path.with_name(f".curves.{secrets.token_hex(8)}.tmp")
         with partial.open("xb") as file:  # does not follow a link
             file.write(kept)
         partial.replace(path)
