@@ -43,6 +43,8 @@ def members(cls: type) -> Iterator[str]:
         if not name.startswith("_"):
             yield f"{name}{'*' if name in fields and fields[name].is_required() else ''}: {annotation}"
     for name, member in sorted(vars(cls).items()):
+        if name == "model_post_init":  # pydantic's, where a class has private attributes
+            continue
         member = member.__func__ if isinstance(member, classmethod | staticmethod) else member
         if isinstance(member, property):
             yield f"{name} -> {inspect.signature(member.fget).return_annotation}"  # type: ignore[arg-type]
