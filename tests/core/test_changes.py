@@ -109,3 +109,11 @@ def test_the_repr_is_one_short_line(experiment: Experiment) -> None:
     assert ", adamw lr=0.025, 1,500 steps of " in line
     assert len(line) < 150
     assert str(experiment) == repr(experiment)
+
+
+def test_a_notebook_shows_a_mistake_without_a_traceback(experiment: Experiment) -> None:
+    """IPython prints the lines that `_render_traceback_` returns."""
+    with pytest.raises(KitError) as caught:
+        experiment.with_("train.steps=-1", "train.sed=2")
+    assert "\n".join(caught.value._render_traceback_()) == f"KitError: {caught.value}"
+    assert len(caught.value.faults) == 2
