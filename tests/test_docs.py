@@ -282,6 +282,10 @@ WORDS = {
         'tokenizer.from_run = "<run>"',
     ),
     *('use = "..."', 'use = "package-name/glu"', "trust_code=True", 'norm: Norm = slot("layernorm")'),
+    # of Python and TensorBoard
+    *("None", "resume=True", "resume=run", 'logging.basicConfig(level="INFO")', "experiment.with_(model=other.model)"),
+    *('{"use": "temperature", "value": 0.5}', "Loss/train", "Loss/val", "Loss/val_bits_per_byte"),
+    *("seconds", "val/", "samplers"),
     # of developers
     *(
         "make quick",
@@ -482,7 +486,7 @@ def test_there_is_a_page_for_every_kind() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
 def test_the_python_examples_run(page: str, tiny: Path) -> None:
-    examples = [block for block in code(ROOT / page, "python") if "load_run" in block]
+    examples = [block for block in code(ROOT / page, "python") if "from nanogpt_kit import" in block]
     assert examples
     for example in examples:
         example = example.replace("experiments/quickstart.toml", str(tiny)).replace('"quickstart"', '"tiny"')

@@ -71,6 +71,10 @@ class KitError(Exception):
         more = len(self.faults) - MAX_SHOWN
         super().__init__("\n".join([*lines, f"and {more:,} more"] if more > 0 else lines))
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints for it: the faults, without a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class Busy(KitError):
     """Another process is using the run or folder; the same command may succeed once that process has ended."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from nanogpt_kit.core.changes import parse_changes
+from nanogpt_kit.core.component_files import load_registry
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, option_error
 from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.faults import explain_validation_error
@@ -25,7 +29,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     Tokenizer,
 )
-from nanogpt_kit.core.layers import COMMAND_LINE, DEFAULT, Layers
+from nanogpt_kit.core.layers import DEFAULT, Layers
 from nanogpt_kit.core.options import (
     MAY_CHANGE,
     Component,
@@ -38,7 +42,6 @@ from nanogpt_kit.core.options import (
     slot,
     to_toml_values,
 )
-from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
 
@@ -96,26 +99,34 @@ class Experiment(Options):
 
     @classmethod
     def of(cls, layers: Layers, folder: Path, trust_code: bool = False) -> Self:
-        """Validates merged layers; `folder` is what local component files are relative to.
-
-        Files that the command line names are consented to, as all are with `trust_code`.
-        """
-        paths = component_paths(layers, folder)
-        from_command_line = [path for key, path in paths.items() if layers.location(key) == COMMAND_LINE]
-        files = list(paths.values())
-        registry = Registry.installed()
-        try:
-            if files:
-                registry = registry.with_files(Component, files, files if trust_code else from_command_line)
-        except KitError as error:
-            location = layers.location(("components",))
-            raise KitError(*(Fault(fault.message, fault.key, location) for fault in error.faults)) from error
+        """Validates merged layers; the other arguments are those of `load_registry`."""
+        registry = load_registry(layers, folder, trust_code)
         try:
             experiment = cls.model_validate(layers.values, context={"registry": registry})
         except ValidationError as error:
             raise KitError(*explain_validation_error(error, cls, layers, registry)) from None
         experiment._layers, experiment._registry, experiment._folder = layers, registry, folder
         return experiment
+
+    def with_(self, *changes: str | Mapping[str, Any], **options: Any) -> Self:
+        """A changed copy: `with_("optimizer.lr=3e-4", model={"n_layer": 2})` or `with_({"optimizer.lr": 3e-4})`.
+
+        Texts are those of the command line; keys of mappings may be dotted; a value may be a component or a section.
+        None leaves an option out. Another component drops the options of the one that it replaces. Raises KitError
+        with every fault of the stage that found some.
+        """
+        layers = self._layers.copy()
+        layers.set(parse_changes([*changes, options], self._registry))
+        return type(self).of(layers, self._folder)
+
+    def run(
+        self,
+        resume: str | os.PathLike[str] | bool | None = None,
+        trust_code: bool = False,
+        into: str | os.PathLike[str] | None = None,
+    ) -> Any:
+        """Trains it, and returns a Run: `nanogpt_kit.run(experiment, resume, trust_code, into)`."""
+        return importlib.import_module("nanogpt_kit").run(self, resume, trust_code, into)
 
     @model_validator(mode="after")
     def _check_batch_tokens(self) -> Self:
@@ -247,16 +258,19 @@ class Experiment(Options):
         keys = [*mine, *(key for key in theirs if key not in mine)]
         return {dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
 
+    def __repr__(self) -> str:
+        """One line; `resolved` has every value."""
+        model, optimizer = self.entry_of(self.model).name, self.entry_of(self.optimizer).name
+        written = ((name, value) for name, value in self.model if name in self.model.model_fields_set)
+        sizes = "".join(f" {name}={value}" for name, value in written if type(value) is int)
+        rate = f" lr={self.optimizer.lr:g}" if hasattr(self.optimizer, "lr") else ""
+        steps = f"{self.total_steps:,} steps of {self.train.batch_tokens:,} tokens"
+        return f"<Experiment {self.name}: {model}{sizes}, {optimizer}{rate}, {steps}>"
+
+    __str__ = __repr__
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Experiment) and self.resolved() == other.resolved()
 
     def __hash__(self) -> int:
         return hash(self.to_toml())
-
-
-def component_paths(layers: Layers, folder: Path) -> dict[Key, Path]:
-    """The component files that loading an experiment executes, by key; `folder` is the experiment file's."""
-    files = layers.values.get("components")
-    indexed = enumerate(files) if isinstance(files, list) else ()
-    keys = {("components", index): file for index, file in indexed if isinstance(file, str)}
-    return {key: folder / expand_path(file, "components", layers.location(key)) for key, file in keys.items()}

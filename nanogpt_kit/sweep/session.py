@@ -28,7 +28,6 @@ from nanogpt_kit.sweep.study.storage import check_storage_form, driver_message, 
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary, sweep_folder
 from nanogpt_kit.sweep.work.controller import Controller
-from nanogpt_kit.sweep.work.hparams import HParamsWriter
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.progress import ProgressDisplay
 from nanogpt_kit.sweep.work.trial import TrialProcess
@@ -87,7 +86,7 @@ def run_study(
 ) -> None:
     best = summarize_sweep(study).best() if study.plan.ranks_trials else None
     with ProgressDisplay(study, best) as display:
-        Controller(study, slots, stop, [HParamsWriter(), display, *watchers]).run()
+        Controller(study, slots, stop, [display, *watchers]).run()
 
 
 class BestWriter(TrialWatcher):

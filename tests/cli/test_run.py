@@ -28,8 +28,9 @@ def test_run_trains_evaluates_samples_and_leaves_a_whole_run(tiny: Path) -> None
     names = {path.name for path in folder.path.iterdir()}
     assert names >= {
         *("experiment.toml", "provenance.json", "status.json", "metrics.jsonl"),
-        *("tensorboard", "checkpoints", "samples.txt"),
+        *("checkpoints", "samples.txt"),
     }
+    assert sum(name.startswith("events.out.tfevents.") for name in names) == 1
     assert folder.status().state == "finished"
     assert "evaluated at step 20:  val/loss" in done.stderr
     assert "gzip -9" in done.stderr

@@ -1,4 +1,4 @@
-"""What a run prints: its summary, its evaluations, and in between a progress bar on a terminal, elsewhere plain lines.
+"""What a run prints: its summary, its evaluations, and in between a progress bar, or plain lines in a file.
 
 The loss and the speed are exponential means of the logged steps. What remains is estimated from that speed and from the
 duration of the last evaluation.
@@ -6,6 +6,7 @@ duration of the last evaluation.
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nanogpt_kit.api import Callback, Field, LiveRun
+from nanogpt_kit.components.callback.notebook import NotebookDisplay
 from nanogpt_kit.components.callback.run_display import RunDisplay
 
 MIN_BAR, MAX_BAR = 5, 40  # columns
@@ -40,6 +42,8 @@ class Console(Callback):
     )
 
     def build(self, run: LiveRun) -> object:
+        if rich.get_console().is_jupyter:
+            return NotebookDisplay(run, self.smoothing, importlib.import_module("IPython.display").display)
         if rich.get_console().is_interactive:  # not where TERM is dumb
             return TerminalDisplay(run, self.smoothing)
         return PlainDisplay(run, self.smoothing, self.every_seconds)

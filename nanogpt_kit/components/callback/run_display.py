@@ -106,7 +106,7 @@ class RunDisplay(ABC):
         self.print_parts(f"evaluated at step {step}:", evaluation_parts(run, metrics))
 
     @hookimpl
-    def run_finished(self) -> None:
+    def run_finished(self, status: str) -> None:
         self.stop()
 
     def fields(self) -> dict[str, str]:
