@@ -43,8 +43,8 @@ def run(
 
 
 def open_run(reference: str | os.PathLike[str], trust_code: bool = False) -> Run:
-    """An old run, or one that is being trained: a run folder, a run id, or an experiment's name, each perhaps with @best
-    or @STEP behind it.
+    """An old run, or one that is being trained: a run folder, a run id, or an experiment's name, each perhaps with
+    @best or @STEP behind it.
 
     Raises KitError where there is none. `trust_code` consents to component files that never ran on this machine.
     """

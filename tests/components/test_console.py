@@ -212,7 +212,7 @@ def test_a_long_evaluation_is_a_plain_line_and_a_short_one_is_none(console: Show
     slow.timer.join(timeout=10)
     for display in (slow, fast):
         display.evaluation_ended()
-        display.run_finished()
+        display.run_finished(status="finished")
     assert written(shown) == "evaluating at step 12\n"
 
 
