@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
+from nanogpt_kit.cli.slow_note import note_if_slow
 from nanogpt_kit.core.errors import dotted, printable
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.nn.flops import ModelSize
     from nanogpt_kit.sweep.space.space import Space
-
-ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
 
 
 @click.command()
@@ -32,24 +31,31 @@ ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
 def check(
     experiment: str, overrides: tuple[str, ...], explain: bool, as_json: bool, nproc: int, trust_code: bool
 ) -> None:
-    """Validate EXPERIMENT without running it; for a sweep, also whether this machine can run its trials."""
-    chosen = load_experiment(experiment, overrides, trust_code, nproc)
-    from nanogpt_kit.nn.uninitialized import check_model_parts
-    from nanogpt_kit.train.metric_names import check_metric_options
+    """Validate EXPERIMENT without running it: its options, model, text and named runs, and the trials of a sweep.
 
-    known = chosen.tokenizer.known_vocab_size() if explain else None
-    module = check_model_parts(chosen, known or ASSUMED_VOCABULARY)
-    check_metric_options(chosen)
+    What `run` would refuse before it reads the text is refused with the same message. Nothing is downloaded.
+    """
+    with note_if_slow("importing torch and the components"):
+        chosen = load_experiment(experiment, overrides, trust_code, nproc)
+    with (
+        note_if_slow("checking the model, its memory, the text and the runs that are named"),
+        without_garbage_collection(),
+    ):
+        from nanogpt_kit.train.before_data import check_without_running
+
+        module = check_without_running(chosen, nproc, trust_code)
     space = None
     if chosen.sweep is not None:
-        from nanogpt_kit.sweep.session import check_sweep
+        with note_if_slow("checking the endpoints of the sweep"):
+            from nanogpt_kit.sweep.session import check_sweep
 
-        space, _ = check_sweep(chosen, nproc)
+            space, _ = check_sweep(chosen, nproc)
     if not explain:
         click.echo(f"{experiment} is valid")
         return
     from nanogpt_kit.nn.flops import size_of_module
 
+    known = chosen.tokenizer.known_vocab_size()
     size = None if module is None else size_of_module(module, chosen.model.block_size)
     values, parameters = options_with_origins(chosen), {} if space is None else describe_space(space)
     if as_json:
@@ -85,6 +91,8 @@ def describe_space(space: Space) -> dict[str, tuple[str, str]]:
 
 
 def print_model_size(size: ModelSize | None, known: int | None) -> None:
+    from nanogpt_kit.train.before_data import ASSUMED_VOCABULARY
+
     if size is None:
         click.echo("the size of the model is unknown until it is built")
         return

@@ -166,8 +166,9 @@ class Experiment(Options):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about options that were dropped because another component was chosen."""
-        return tuple(self._layers.notes)
+        """Sentences about options that were dropped because another component was chosen, or that have no effect."""
+        note = self.schedule.note(self.total_steps)
+        return (*self._layers.notes, *([note] if note else []))
 
     def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.syntax import escape_remedy
 from nanogpt_kit.corpus.file_signatures import why_not_text
 from nanogpt_kit.corpus.hash_split import document_slices
@@ -72,10 +72,10 @@ def text_sources(
         paths = matching_files(source)
         if not paths:
             where = f"relative to {Path.cwd()}{escape_remedy(source)}"
-            raise KitError(f"dataset.source: {source!r} matches no file or folder, {where}")
+            raise source_error(f"{source!r} matches no file or folder, {where}")
         for path in paths:
             if reason := why_not_text(path):
-                raise KitError(f"dataset.source: {path} {reason}")
+                raise source_error(f"{path} {reason}")
         yield [TextFile(path, field, errors) for path in paths]
 
 
@@ -89,16 +89,21 @@ def no_text_error(
 ) -> KitError:
     """The error for a folder without text: what it holds, and how that can be read."""
     if not content.left_out:
-        return KitError(f"dataset.source: {source!r} is an empty folder")
+        return source_error(f"{source!r} is an empty folder")
     for path in (path for reason in NAMED for path in content.left_out.get(reason, ())):
         if error := reading_error(TextFile(path, field, errors, is_plain=is_plain(path))):
             return error
     others = content.left_out.get("of other suffixes")
     if others:
         found = suffix_counts(others)
-        return KitError(f"dataset.suffixes: {source!r} has no text in {', '.join(suffixes)} files; it has {found}")
+        message = f"{source!r} has no text in {', '.join(suffixes)} files; it has {found}"
+        return KitError(Fault(message, "dataset.suffixes"))
     remedy = next((remedy for reason, remedy in REMEDIES.items() if reason in content.left_out), "")
-    return KitError(f"dataset.source: {source!r} is a folder without plain text: {content.left_out_counts()}{remedy}")
+    return source_error(f"{source!r} is a folder without plain text: {content.left_out_counts()}{remedy}")
+
+
+def source_error(message: str) -> KitError:
+    return KitError(Fault(message, "dataset.source"))
 
 
 def reading_error(file: TextFile) -> KitError | None:

@@ -22,6 +22,7 @@ from nanogpt_kit.sweep.space.parameters import (
 )
 from nanogpt_kit.sweep.space.space import Space, is_key_within
 from nanogpt_kit.train.context import resolve_run_context
+from nanogpt_kit.train.memory import check_memory
 from nanogpt_kit.train.metric_names import check_metric_options, check_sweep_metric
 
 MAX_COMBINATIONS = 1000  # of endpoints that are checked; each takes 1 to 10 ms, mostly for its model
@@ -117,7 +118,7 @@ class SpaceValidator:
             parts = {(type(part), repr(part), ctx) for _, part in experiment.parts()}
             if not parts <= self.valid_parts:
                 experiment.check_context(ctx)
-                check_model_parts(experiment)
+                check_memory(experiment, check_model_parts(experiment), ctx)
                 check_metric_options(experiment)
                 check_sweep_metric(experiment, self.space.options.metric)
                 self.valid_parts |= parts
