@@ -66,7 +66,7 @@ def other_tokens_error(experiment: Experiment, checkpoint: Path, record: Mapping
     settings = [] if experiment.entry_of(experiment.tokenizer).name == use else [f'tokenizer.use = "{use}"']
     if record["state"]:
         settings.append(f"tokenizer.from_run = {name}")
-    remedy = f"{' and '.join(settings)} takes its tokenizer" if settings else "set the same options of [tokenizer]"
+    remedy = f"to use its tokenizer, set {' and '.join(settings) or 'the same options in [tokenizer]'}"
     then = f"{use} of {record['vocab_size']:,} tokens"
     reason = f"{checkpoint} was trained on other tokens: {then}, here {now}; {remedy}"
     return KitError(Fault(reason, "tokenizer", experiment.location(("tokenizer", "use"))))
