@@ -31,14 +31,10 @@ def check_before_data(
     """
     modules: list[nn.Module | None] = []
 
-    def check_model() -> None:
-        modules.append(check_model_parts(experiment, experiment.tokenizer.known_vocab_size() or ASSUMED_VOCABULARY))
-        check_memory(experiment, modules[0], ctx)
-
     checks: list[Callable[[], object]] = [
         lambda: experiment.check_context(ctx),
         lambda: check_metric_options(experiment),
-        check_model,
+        lambda: modules.append(check_model(experiment, ctx)),
     ]
     if resumed is not None:  # one of another format is refused before the data is prepared
         checks.insert(0, resumed.provenance)
@@ -61,6 +57,16 @@ def check_without_running(experiment: Experiment, n_processes: int, trust_code: 
         start = WarmStart.find(experiment, None, trust_code)
         if start:
             start.check_tokenizer_options(experiment)
+    return module
+
+
+def check_model(experiment: Experiment, ctx: RunContext) -> nn.Module | None:
+    """The model on the meta device; None where it cannot be built there.
+
+    Raises KitError where its parts do not fit together, or where it or a batch does not fit this machine's memory.
+    """
+    module = check_model_parts(experiment, experiment.tokenizer.known_vocab_size() or ASSUMED_VOCABULARY)
+    check_memory(experiment, module, ctx)
     return module
 
 

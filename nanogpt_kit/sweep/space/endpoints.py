@@ -10,7 +10,6 @@ from typing import Any
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.sweep.space.parameters import (
     Config,
     Parameter,
@@ -21,8 +20,8 @@ from nanogpt_kit.sweep.space.parameters import (
     is_same_value,
 )
 from nanogpt_kit.sweep.space.space import Space, is_key_within
+from nanogpt_kit.train.before_data import check_model
 from nanogpt_kit.train.context import resolve_run_context
-from nanogpt_kit.train.memory import check_memory
 from nanogpt_kit.train.metric_names import check_metric_options, check_sweep_metric
 
 MAX_COMBINATIONS = 1000  # of endpoints that are checked; each takes 1 to 10 ms, mostly for its model
@@ -118,7 +117,7 @@ class SpaceValidator:
             parts = {(type(part), repr(part), ctx) for _, part in experiment.parts()}
             if not parts <= self.valid_parts:
                 experiment.check_context(ctx)
-                check_memory(experiment, check_model_parts(experiment), ctx)
+                check_model(experiment, ctx)
                 check_metric_options(experiment)
                 check_sweep_metric(experiment, self.space.options.metric)
                 self.valid_parts |= parts
