@@ -44,6 +44,10 @@ REFUSED = {
     "a prompt": (["sample.num_samples=1", "sample.prompt=", "tokenizer=char"], ["sample.prompt: "]),
     "a metric": (["checkpoint.keep_best=val/los"], ["checkpoint.keep_best: ", "did you mean 'val/loss'?"]),
     "a component that cannot run here": (["parallel=fsdp"], ["parallel: fsdp requires several processes"]),
+    "a missing package": (
+        ["components=['needs.py']", "model.mlp=needs"],
+        ["needs.py", "No module named 'absent_package'"],
+    ),
     "too large a batch": (["train.batch_tokens=16_000_000_000_000"], ["train.batch_tokens: "]),
     "several at once": (
         ["dataset.source=nowhere", "tokenizer.from_run=tinny", "checkpoint.keep_best=val/los"],
@@ -56,6 +60,7 @@ REFUSED = {
 def test_check_and_run_refuse_alike(
     tiny: Path, command: Command, monkeypatch: pytest.MonkeyPatch, overrides: list[str], expected: list[str]
 ) -> None:
+    tiny.with_name("needs.py").write_text("import absent_package\n")
     monkeypatch.setattr(setup, "prepare", lambda *args, **options: pytest.fail("the data is prepared"))
     checked, run = (command(verb, tiny, *QUICK, *overrides) for verb in ("check", "run"))
     assert (checked.code, checked.out) == (2, "")

@@ -27,7 +27,6 @@ from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.runs.folder import find_run, runs_root
 from nanogpt_kit.train import session
 
-tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
 SMALL = {"n_layer": 3, "n_head": 4, "n_embd": 48, "n_positions": 240, "vocab_size": 257}
