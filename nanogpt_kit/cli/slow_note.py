@@ -14,7 +14,7 @@ PATIENCE_SECONDS = 1.5  # importing torch takes one second of an idle core
 
 @contextmanager
 def note_if_slow(text: str, seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Prints `text` on stderr, if that is a terminal, once the block has taken so many seconds."""
+    """Prints `text` on stderr, if that is a terminal, once the block has taken `seconds`."""
     if not (sys.stderr and sys.stderr.isatty()):
         yield
         return

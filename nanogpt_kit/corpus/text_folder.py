@@ -92,7 +92,6 @@ def find_text_files(
     """The text in a folder; links to folders are not followed. `suffixes` are all that names may end with."""
     content = FolderContent(folder)
     search_folder(folder, content, field_name, errors, suffixes)
-    content.files.sort(key=lambda file: file.path)
     return content
 
 
@@ -145,7 +144,7 @@ def is_generated(folder: Path) -> bool:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether files of this name have no format of their own, so that they are read like .txt."""
+    """Whether this name has the ending of no known format, so that the file is read like .txt."""
     return not path.name.lower().endswith(ENDINGS)
 
 

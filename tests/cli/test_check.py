@@ -191,6 +191,7 @@ def test_a_sweep_is_checked_like_a_run(tiny: Path, command: Command, monkeypatch
     for verb in ("check", "sweep"):
         answer = command(verb, tiny, "dataset.source=nowhere")
         assert (answer.code, "dataset.source: 'nowhere' matches no file" in answer.err) == (2, True)
+        assert not (tiny.parent / "runs").exists()
     assert command("check", tiny).code == 0
     monkeypatch.setattr(memory, "machine_memory_bytes", lambda: 400_000)  # enough for 2 layers, not for 3
     answer = command("check", tiny)

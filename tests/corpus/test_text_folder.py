@@ -164,6 +164,19 @@ def test_of_a_large_binary_only_the_beginning_is_read(tmp_path: Path, monkeypatc
     assert names(tmp_path) == ["a.md"]
 
 
+@pytest.mark.parametrize(("end", "reason"), [(LATIN, "not UTF-8"), (b"a\0b", "binary")])
+def test_files_are_decoded_to_their_end_unless_they_are_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, end: bytes, reason: str
+) -> None:
+    make_files(tmp_path, {"a.md": "text", "b.md": b"letters\n" * 2000 + end})
+    assert f"left out: 1 {reason}" in logged(tmp_path, caplog)[0]
+    make_files(tmp_path, {"b.md": b"letters\n" * 3000 + end})
+    monkeypatch.setattr(plain_text, "READ_WHOLE_BYTES", 20_000)
+    assert names(tmp_path) == ["a.md", "b.md"]
+    with pytest.raises(KitError, match=r"b\.md:3001: "):
+        list(Text(source=str(tmp_path)).all_documents())
+
+
 def test_a_folder_that_cannot_be_read_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,7 @@ def test_a_model_or_batch_beyond_this_machines_memory_is_refused_by_run_and_chec
     tiny: Path, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (memory, uninitialized):
-        monkeypatch.setattr(module, "machine_memory_bytes", lambda: 300_000)
+        monkeypatch.setattr(module, "machine_memory_bytes", lambda: 360_000)
     for override in ("model.n_embd=240", "train.batch_tokens=48000"):
         answer = command("run", tiny, override)
         assert command("check", tiny, override).err == answer.err
