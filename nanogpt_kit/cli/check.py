@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="With --explain: print a JSON object.")
 @click.option(
-    "--nproc", type=click.IntRange(1), default=1, help="Processes per trial of a sweep, as in `sweep --nproc`."
+    "--nproc", type=click.IntRange(1), default=1, help="Processes of the run, or of each trial of a sweep."
 )
 @TRUST
 def check(

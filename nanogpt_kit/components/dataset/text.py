@@ -24,7 +24,6 @@ class Text(HashSplitDataset):
     errors: Literal["strict", "replace"] = Field(
         "strict", description="treatment of invalid UTF-8 and NULs: an error, or replacement by U+FFFD"
     )
-
     suffixes: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description='endings of the files that are read in folders, such as [".md", ".py"]; empty: all plain text'
     )
