@@ -30,7 +30,7 @@ class Optimizer(Component):
         """The optimizer of all parameters in `groups`."""
 
     def state_copies(self) -> int:
-        """The least number of values that its state holds for each parameter; the memory of a run is estimated from it."""
+        """The least number of values that its state holds for each parameter: to estimate the memory of a run."""
         return 0
 
     @staticmethod
