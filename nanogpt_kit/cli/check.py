@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     "--explain", is_flag=True, help="Print every option, its value and where it was set; and the model's size."
 )
 @click.option("--json", "as_json", is_flag=True, help="With --explain: print a JSON object.")
-@click.option(
-    "--nproc", type=click.IntRange(1), default=1, help="Processes of the run, or of each trial of a sweep."
-)
+@click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of the run, or of each trial of a sweep.")
 @TRUST
 def check(
     experiment: str, overrides: tuple[str, ...], explain: bool, as_json: bool, nproc: int, trust_code: bool
