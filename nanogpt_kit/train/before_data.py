@@ -9,7 +9,7 @@ from torch import nn
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.data.encoders import state_from_run
+from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.runs.folder import RunFolder

@@ -38,7 +38,12 @@ def write_run_folder(setup: Setup, into: Path | None) -> RunFolder:
     experiment = setup.experiment
     launch, data = os.environ.get("TORCHELASTIC_RUN_ID", ""), record_data(setup.data)
     record, patch = provenance.collect_provenance(
-        experiment, machine_record(setup), data=data, launch=launch, init_from=setup.init_from
+        experiment,
+        machine_record(setup),
+        data=data,
+        launch=launch,
+        init_from=setup.init_from,
+        tokenizer_from=setup.tokenizer_from,
     )
     toml = experiment.to_toml(with_copies=True)
     with git_ignored_folder(runs.runs_root()) if into is None else nullcontext():

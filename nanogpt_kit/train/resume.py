@@ -13,6 +13,7 @@ from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import changeable_options
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import folder as runs
+from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
@@ -27,7 +28,7 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> tu
     the experiment. Raises KitError where there is none, where it is done, or where an option that decides the training
     has changed.
     """
-    folder = runs.find_run(name) if name else newest_unfinished(requested)
+    folder = run_by_reference(name) if name else newest_unfinished(requested)
     folder.check_format()
     status = folder.status()
     if status.cause == "unreadable":
@@ -54,6 +55,18 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> tu
         if value is not None:
             layers.values["train"][key] = value
     return Experiment.of(layers, folder.path, trust_code), folder
+
+
+def run_by_reference(name: str) -> RunFolder:
+    """The run that a reference stands for; of an experiment its newest unfinished run, else its newest."""
+    found = find_run(name)
+    if found.step is not None:
+        remedy = f"model.init_from={name} starts a new run from that checkpoint"
+        raise KitError(f"{found.folder} continues from its newest checkpoint, not from step {found.step}; {remedy}")
+    if not found.runs or found.is_best:
+        return found.folder
+    unfinished = (folder for folder in reversed(found.runs) if folder.status().state not in ("running", "finished"))
+    return next(unfinished, found.runs[-1])
 
 
 def has_done_run(folder: RunFolder, requested: Experiment, trust_code: bool = False) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.data.encoders import state_from_run
+from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.data.tokenizer_record import TokenizerRecord, tokenizer_identity
 from nanogpt_kit.generate.prompt import untrained_encoder
 
