@@ -12,14 +12,13 @@ import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from click.testing import CliRunner
 
 from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
-from nanogpt_kit.cli.plugins import option_records
 from nanogpt_kit.core import kinds
+from nanogpt_kit.core.describe import OptionDescription, describe_options
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Options
@@ -42,21 +41,18 @@ def table(header: list[str], rows: list[list[object]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def type_text(option: dict[str, Any]) -> str:
-    """`Literal['a', 'b'] | None` becomes `"a", "b" or None`, as TOML writes strings."""
-    text = re.sub(r"Literal\[(.*?)\]", r"\1", option["type"]).replace("'", '"').replace(" | ", " or ")
-    return f"{text}{option['bounds']}"
+def default_text(option: OptionDescription) -> str:
+    if option.required:
+        return "required"
+    if option.type == "table":
+        return "not set" if option.default is None else "its defaults"
+    return "not set" if option.default is None else f"`{json.dumps(option.default, ensure_ascii=False)}`"
 
 
 def options_table(model: type[Options]) -> str:
-    rows = [
-        [
-            f"`{option['name']}`",
-            type_text(option),
-            "required" if option["required"] else f"`{json.dumps(option['default'], ensure_ascii=False)}`",
-            option["description"],
-        ]
-        for option in option_records(model)
+    rows: list[list[object]] = [
+        [f"`{option.name}`", option.type_and_bounds, default_text(option), option.description]
+        for option in describe_options(model)
     ]
     return table(["option", "type", "default", "meaning"], rows) if rows else "No options.\n"
 
@@ -79,7 +75,9 @@ def options_block(kind: str) -> str:
 
 
 def section_block(name: str) -> str:
-    """The options of a section that chooses no component, such as [train]."""
+    """The options of a section that chooses no component, such as [train]; of `experiment` the top level."""
+    if name == "experiment":
+        return options_table(Experiment)
     annotation = Experiment.model_fields[name].annotation
     (model,) = [
         part

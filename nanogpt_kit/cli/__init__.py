@@ -10,12 +10,14 @@ from nanogpt_kit.cli.check import check
 from nanogpt_kit.cli.doctor import doctor
 from nanogpt_kit.cli.evaluate import evaluate
 from nanogpt_kit.cli.experiment import ask_to_execute
+from nanogpt_kit.cli.explain import explain
 from nanogpt_kit.cli.export import export
 from nanogpt_kit.cli.import_model import import_model
 from nanogpt_kit.cli.plugins import plugins
 from nanogpt_kit.cli.prepare import prepare
 from nanogpt_kit.cli.run import run
 from nanogpt_kit.cli.sample import sample
+from nanogpt_kit.cli.schema import schema
 from nanogpt_kit.cli.sweep import sweep
 from nanogpt_kit.core import trust
 
@@ -28,4 +30,6 @@ def main() -> None:
 
 
 for verb in (run, prepare, sample, evaluate, sweep, import_model, export, check, plugins, bench, doctor):
+    main.add_command(verb)
+for verb in (explain, schema):
     main.add_command(verb)

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
 from nanogpt_kit.cli.slow_note import note_if_slow
-from nanogpt_kit.core.errors import dotted, printable
 
 if TYPE_CHECKING:
-    from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.nn.flops import ModelSize
-    from nanogpt_kit.sweep.space.space import Space
 
 
 @click.command()
 @EXPERIMENT
 @OVERRIDES
 @click.option(
-    "--explain", is_flag=True, help="Print every option, its value and where it was set; and the model's size."
+    "--explain",
+    is_flag=True,
+    help="Print every option, its value, where it was set and the default it differs from; and the model's size.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --explain: print a JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print what --explain prints as a JSON object.")
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of the run, or of each trial of a sweep.")
 @TRUST
 def check(
@@ -48,44 +47,22 @@ def check(
             from nanogpt_kit.sweep.session import check_sweep
 
             space, _ = check_sweep(chosen, nproc)
-    if not explain:
+    if not (explain or as_json):
         click.echo(f"{experiment} is valid")
         return
+    from nanogpt_kit.cli.explained import option_values_record, print_option_values
     from nanogpt_kit.nn.flops import size_of_module
 
     known = chosen.tokenizer.known_vocab_size()
     size = None if module is None else size_of_module(module, chosen.model.block_size)
-    values, parameters = options_with_origins(chosen), {} if space is None else describe_space(space)
     if as_json:
-        origins = {key: {"value": value, "from": origin} for key, (value, origin) in (values | parameters).items()}
         counts = {"parameters": size.parameters, "flops_per_token": size.flops_per_token} if size else {}
-        click.echo(json.dumps({"options": origins, "model": {"vocab_size": known, **counts}}, indent=2))
+        options = option_values_record(chosen, space)
+        click.echo(json.dumps({"options": options, "model": {"vocab_size": known, **counts}}, indent=2))
         return
-    lines = [(f"{key} = {json.dumps(value)}", origin) for key, (value, origin) in values.items()]
-    lines += [(f"{key}: {text}", origin) for key, (text, origin) in parameters.items()]
-    width = min(60, max(len(text) for text, _ in lines))
-    for text, origin in lines:
-        click.echo(printable(f"{text:{width}}  # {origin}"))
+    print_option_values(chosen, space)
     click.echo()
     print_model_size(size, known)
-
-
-def options_with_origins(chosen: Experiment) -> dict[str, tuple[Any, str]]:
-    """Every dotted key with its value and where it was set; of [sweep] all but the space."""
-    from nanogpt_kit.core.options import leaves
-    from nanogpt_kit.runs.secrets import hide_password
-
-    values = chosen.resolved()
-    if chosen.sweep is not None:
-        values["sweep"] = chosen.sweep.model_dump(exclude={"space"}, exclude_none=True)
-        values["sweep"]["storage"] = hide_password(chosen.sweep.storage)
-    return {dotted(key): (value, chosen.location(key)) for key, value in leaves(values)}
-
-
-def describe_space(space: Space) -> dict[str, tuple[str, str]]:
-    """Every parameter of a search space as text, and where it was written."""
-    parameters = zip(space.describe().items(), space.entries, strict=True)
-    return {f"sweep.space.{name}": (text, parameter.location) for (name, text), parameter in parameters}
 
 
 def print_model_size(size: ModelSize | None, known: int | None) -> None:

@@ -50,7 +50,9 @@ class Experiment(Options):
         max_length=100,
         description="name of the experiment and of its folder below runs/",
     )
-    components: tuple[PathStr, ...] = Field((), description="local component files, relative to the experiment file")
+    components: tuple[PathStr, ...] = Field(
+        (), description="local component files, relative to the experiment file", json_schema_extra=MAY_CHANGE
+    )
     dataset: Dataset
     tokenizer: Tokenizer
     order: Order = slot("shuffled")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nanogpt_kit.core.errors import MAX_SHOWN, Fault, Key, KitError, did_you_mean, dotted
 from nanogpt_kit.core.layers import Layers
-from nanogpt_kit.core.options import Component, Options
+from nanogpt_kit.core.options import Component, Options, option_classes
 from nanogpt_kit.core.registry import Registry
 
 TOML_TERMS = {  # pydantic's term -> TOML's
@@ -114,10 +114,3 @@ def options_class_at(key: Key, root: type[Options], values: Any, registry: Regis
             except (KitError, KeyError, TypeError):
                 return owner
     return owner
-
-
-def option_classes(annotation: Any) -> list[type[Options]]:
-    """The option classes that an annotation mentions: `tuple[Sampler, ...]` gives [Sampler]."""
-    if isinstance(annotation, type) and issubclass(annotation, Options):
-        return [annotation]
-    return [options for part in get_args(annotation) for options in option_classes(part)]

@@ -6,10 +6,19 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+)
 from pydantic.config import JsonDict
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from nanogpt_kit.core.errors import Key, KitError, did_you_mean, option_error
@@ -18,6 +27,7 @@ from nanogpt_kit.core.registry import Registry
 
 SCALARS = ("int", "float", "bool", "str")
 MAY_CHANGE: JsonDict = {"may_change_on_resume": True}  # json_schema_extra of such an option
+SLOT_KEYWORD = "component of kind"  # in the JSON Schema of a component slot: the kind
 
 
 def make_scalars_strict(schema: Any) -> None:
@@ -105,6 +115,12 @@ class Component(Options):
         return super().__get_pydantic_core_schema__(source, handler)
 
     @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        if "kind" in cls.__dict__:
+            return {SLOT_KEYWORD: cls.kind}
+        return super().__get_pydantic_json_schema__(core, handler)
+
+    @classmethod
     def _resolve(cls, value: Any, info: ValidationInfo) -> Self:
         """A component from "sdpa", from {"use": "sdpa", ...} or from a component."""
         if isinstance(value, cls):
@@ -142,6 +158,13 @@ def changeable_options(options: type[Options]) -> tuple[str, ...]:
     """The options that may have another value when a run is resumed: those that are declared with MAY_CHANGE."""
     fields = options.model_fields.items()
     return tuple(name for name, field in fields if field.json_schema_extra == MAY_CHANGE)
+
+
+def option_classes(annotation: Any) -> list[type[Options]]:
+    """The option classes that an annotation mentions: `tuple[Sampler, ...]` gives [Sampler]."""
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return [annotation]
+    return [options for part in get_args(annotation) for options in option_classes(part)]
 
 
 def to_toml_values(options: Options, registry: Registry) -> dict[str, Any]:

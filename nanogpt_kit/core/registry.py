@@ -57,6 +57,11 @@ class Entry:
         """Distribution, name and version; empty for built-ins, which the commit in a run's provenance identifies."""
         return "" if self.distribution == KIT_DISTRIBUTION else f"{self.qualified} {self.version}"
 
+    @property
+    def record(self) -> dict[str, str]:
+        """What identifies it, for programs."""
+        return {key: getattr(self, key) for key in ("kind", "name", "distribution", "version")}
+
     def load(self, base: type[C]) -> type[C]:
         """Imports the class, which should derive from `base`. Raises KitError with the distribution and the cause."""
         module_name, _, attribute = self.target.partition(":")

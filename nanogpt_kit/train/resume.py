@@ -48,7 +48,8 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> tu
             layers.values["components"].append(f"components/{path.name}")
     values = requested.resolved()
     for section in changeable_options(Experiment):
-        layers.values[section] = values[section]
+        if section != "components":  # its files were copied above
+            layers.values[section] = values[section]
     for key in changeable_options(Train):
         value = values["train"].get(key)
         layers.values["train"].pop(key, None)
@@ -131,7 +132,7 @@ def check_differences(before: Experiment, requested: Experiment) -> None:
         section = key.partition(".")[0]
         if key in ("train.steps", "train.max_tokens"):
             reason = steps_cannot_change(before, requested)
-        elif section in (*changeable_options(Experiment), "components") or key in changeable_train:
+        elif section in changeable_options(Experiment) or key in changeable_train:
             continue
         else:
             reason = "this cannot change when a run is resumed"

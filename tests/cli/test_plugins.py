@@ -79,7 +79,7 @@ def test_show_tells_what_a_component_is_and_every_option() -> None:
     shown = ask("plugins", "show", "gpt")
     assert shown.startswith(f"model gpt, from nanogpt-kit {__version__}\n\nGPT: ")
     lines = [line.strip() for line in shown.splitlines()]
-    at = next(number for number, line in enumerate(lines) if line.startswith("n_head = 12   (int"))
+    at = next(number for number, line in enumerate(lines) if line.startswith("n_head = 12   (whole number"))
     assert lines[at + 1].startswith("attention heads")
     assert 'attention = "sdpa"   (component of kind attention)' in lines
     assert any(line.startswith("block_size = ") for line in lines)
@@ -87,8 +87,9 @@ def test_show_tells_what_a_component_is_and_every_option() -> None:
 
 def test_show_tells_a_required_option_without_a_default() -> None:
     shown = ask("plugins", "show", "dataset:text").splitlines()
-    assert "  source   (str | tuple[str, ...], required)" in shown
-    assert "  decay_steps   (int | None, >= 1, unset by default)" in ask("plugins", "show", "cosine").splitlines()
+    assert "  source   (string or list of strings, required)" in shown
+    decay_steps = "  decay_steps   (whole number, at least 1, unset by default)"
+    assert decay_steps in ask("plugins", "show", "cosine").splitlines()
 
 
 @pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: f"{entry.kind}:{entry.name}")
@@ -135,7 +136,7 @@ def test_any_default_can_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(str(tmp_path))
     registry = Registry([Entry("norm", "odd", "odd-plugin", "1.0", "odd_defaults:Odd")])
     monkeypatch.setattr(Registry, "installed", classmethod(lambda cls: registry))
-    assert "\n  made = [1, 2]   (tuple[int, ...])" in ask("plugins", "show", "odd")
+    assert "\n  made = [1, 2]   (list of whole numbers)" in ask("plugins", "show", "odd")
     (shown,) = json.loads(ask("plugins", "show", "odd", "--json"))
     assert shown["options"][1]["default"] == {"x": 1}
 

@@ -176,13 +176,13 @@ def test_sample_writes_from_a_run(tiny: Path, command: Callable[..., object]) ->
 def test_check_explains_where_every_value_comes_from(tiny: Path, command: Callable[..., object]) -> None:
     answer = command("check", tiny, "optimizer.lr=1e-3", "--explain")
     options, _, size = answer.out.partition("\n\n")
-    lines = dict(line.split("  # ") for line in options.splitlines())
+    lines = dict(line.split("  # ") for line in options.splitlines() if not line.startswith("#"))
     lines = {key.strip(): place for key, place in lines.items()}
     assert lines["optimizer.lr = 0.001"] == "command line"
-    assert lines["model.n_layer = 2"] == f"{tiny}:12"
+    assert lines["model.n_layer = 2"] == f"{tiny}:12; default: 12"
     assert lines['model.norm.use = "layernorm"'] == "default"
     told = json.loads(command("check", tiny, "--explain", "--json").out)
-    assert told["options"]["model.n_layer"] == {"value": 2, "from": f"{tiny}:12"}
+    assert told["options"]["model.n_layer"] == {"value": 2, "from": f"{tiny}:12", "default": 12}
     matrices, tokens = 2 * (4 * 24 * 24 + 8 * 24 * 24), 320 * 24  # 257 tokens are padded to 320
     assert told["model"]["parameters"] == {"embedding": tokens + 16 * 24, "vector": 5 * 24, "matrix": matrices}
     assert told["model"]["flops_per_token"] == 6 * (matrices + tokens) + 12 * 2 * 24 * 16  # PaLM, appendix B
@@ -206,11 +206,12 @@ def test_check_explains_a_sweep_and_hides_its_password(tiny: Path, command: Call
     tiny.write_text(tiny.read_text(encoding="utf-8") + SWEPT, encoding="utf-8")
     answer = command("check", tiny, "--explain")
     assert answer.code == 0, answer.err
-    lines = dict(line.split("  # ") for line in answer.out.partition("\n\n")[0].splitlines())
+    listed = answer.out.partition("\n\n")[0].splitlines()
+    lines = dict(line.split("  # ") for line in listed if not line.startswith("#"))
     lines = {words.strip(): origin for words, origin in lines.items() if words.startswith("sweep.")}
     assert lines['sweep.metric = "val/loss"'] == "default"
-    assert lines["sweep.trials = 3"] == f"{tiny}:{before + 3}"
-    assert lines['sweep.storage = "postgresql://me:***@host/db"'] == f"{tiny}:{before + 4}"
+    assert lines["sweep.trials = 3"] == f"{tiny}:{before + 3}; default: 20"
+    assert lines['sweep.storage = "postgresql://me:***@host/db"'] == f'{tiny}:{before + 4}; default: "journal"'
     assert lines['sweep.space.optimizer.use: choice ["adamw", "muon"]'] == f"{tiny}:{before + 5}"
     rate = "sweep.space.optimizer.lr: float [0.0001, 0.1], log, where optimizer.use is adamw"
     assert lines[rate] == f"{tiny}:{before + 6}"

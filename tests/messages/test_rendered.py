@@ -26,6 +26,11 @@ SHOWN_COMPONENTS = (  # one of each kind, by its kind
     *("callback:early_stopping", "parallel:single"),
 )
 
+LOOKED_UP: list[tuple[str, ...]] = [  # sections, options, a slot, a kind
+    *((), ("train",), ("train.max_seconds",), ("optimizer.betas",), ("seed",), ("model.attention",), ("mlp",)),
+    *(("sampler.top_k.k",), ("optimizer.betas", "--json")),
+]
+
 MISTAKES: dict[str, tuple[str, ...]] = {  # what is wrong -> the command
     "an unknown verb": ("rnu",),
     "no experiment": ("run",),
@@ -80,6 +85,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {  # what is wrong -> the command
     "two names": ("import", "gpt2", "one", "two"),
     "an unknown format": ("export", "tiny", "folder", "--format=onnx"),
     "an unknown component": ("plugins", "show", "rmsnrom"),
+    "an unknown option to explain": ("explain", "train.setps"),
     "two sides of bench that exclude each other": ("bench", "tiny.toml", "--vs=tiny.toml", "--sample=2"),
 }
 
@@ -158,6 +164,11 @@ def test_components_are_listed_and_described_as_reviewed(command: Command, tmp_p
     words = [("list",), *(("show", name) for name in SHOWN_COMPONENTS)]
     pages = [rendered(command, ("plugins", *more)) for more in words]
     golden(FOLDER / "plugins.txt", same_everywhere("\n".join(pages), tmp_path))
+
+
+def test_options_are_looked_up_as_reviewed(command: Command, tmp_path: Path, golden: Golden) -> None:
+    pages = [rendered(command, ("explain", *words)) for words in LOOKED_UP]
+    golden(FOLDER / "lookup.txt", same_everywhere("\n".join(pages), tmp_path))
 
 
 def test_every_kind_has_a_component_that_is_shown() -> None:

@@ -1,0 +1,133 @@
+"""Every option of an experiment with its value, where that was set, and the default that it differs from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nanogpt_kit.cli.option_text import wrapped
+from nanogpt_kit.core.describe import OptionDescription, describe_options
+from nanogpt_kit.core.errors import Key, dotted, printable
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import Options, leaves
+
+if TYPE_CHECKING:
+    from nanogpt_kit.sweep.space.space import Space
+
+MAX_WIDTH = 60  # columns of the keys and values, before the comments
+NO_DEFAULT: Any = object()
+
+
+@dataclass(frozen=True)
+class OptionValue:
+    """An option of an experiment, or one element of a list; `description` only where it is not set."""
+
+    key: str
+    value: Any  # a TOML value; None where it is not set
+    location: str  # "file:line", "command line" or "default"
+    default: Any  # NO_DEFAULT for a required option
+    description: OptionDescription | None = None
+
+    @property
+    def differs(self) -> bool:
+        return self.default is not NO_DEFAULT and self.default != self.value
+
+    @property
+    def assignment(self) -> str:
+        """The option as in a file; as comments where it is not set."""
+        if self.description is None:
+            return f"{self.key} = {json.dumps(self.value, ensure_ascii=False)}"
+        about = f"{self.key} is not set ({self.description.type_and_bounds}): {self.description.description}"
+        return "\n".join(wrapped(about, "# ", "#     "))
+
+    @property
+    def comment(self) -> str:
+        """Where it was set; empty where it is not set."""
+        default = f"; default: {default_text(self.default)}" if self.differs else ""
+        return "" if self.description else f"{self.location}{default}"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        default = {} if self.default is NO_DEFAULT else {"default": self.default}
+        return {"value": self.value, "from": self.location, **default}
+
+
+def default_text(default: Any) -> str:
+    return "not set" if default is None else json.dumps(default, ensure_ascii=False)
+
+
+def option_values(experiment: Experiment) -> list[OptionValue]:
+    """Every option in the order of the sections, those that are not set included; of [sweep] all but the space."""
+    values = experiment.resolved()
+    if experiment.sweep is not None:
+        from nanogpt_kit.runs.secrets import hide_password
+
+        values["sweep"] = experiment.sweep.model_dump(exclude={"space"}, exclude_none=True)
+        values["sweep"]["storage"] = hide_password(experiment.sweep.storage)
+    return list(values_below(experiment, experiment, values, ()))
+
+
+def values_below(experiment: Experiment, options: Options, values: dict[str, Any], at: Key) -> Iterator[OptionValue]:
+    """The options of the table at key `at`, and of all tables within it; `values` are its TOML values."""
+    for description in describe_options(type(options)):
+        key, value = (*at, description.name), getattr(options, description.name)
+        default = NO_DEFAULT if description.required else description.default
+        if value is None:
+            yield OptionValue(dotted(key), None, "default", default, description)
+        elif key == ("sweep", "space"):
+            continue
+        elif isinstance(value, Options):
+            yield from values_of_table(experiment, value, values[description.name], key, default)
+        elif isinstance(value, tuple) and any(isinstance(item, Options) for item in value):
+            names = [item.get("use") for item in values[description.name]]
+            same_length = isinstance(default, list) and len(default) == len(names)
+            for index, item in enumerate(value):
+                one = default[index] if same_length else default if not index else NO_DEFAULT
+                yield from values_of_table(experiment, item, values[description.name][index], (*key, index), one)
+        else:
+            yield from values_of_leaf(experiment, values[description.name], key, default)
+
+
+def values_of_table(
+    experiment: Experiment, options: Options, values: dict[str, Any], at: Key, default: Any
+) -> Iterator[OptionValue]:
+    """A component's name, if the table is one, and the options of the table; `default` is that of the table."""
+    if "use" in values and "use" not in type(options).model_fields:
+        key = (*at, "use")
+        yield OptionValue(dotted(key), values["use"], experiment.location(key), default)
+    yield from values_below(experiment, options, values, at)
+
+
+def values_of_leaf(experiment: Experiment, value: Any, key: Key, default: Any) -> Iterator[OptionValue]:
+    """A value, or the elements of a list; where its default has another length, the first element has all of it."""
+    by_element = isinstance(default, list) and isinstance(value, list) and len(default) == len(value)
+    for index, (leaf, item) in enumerate(leaves(value, key)):
+        one = default[index] if by_element and value else default if not index else NO_DEFAULT
+        yield OptionValue(dotted(leaf), item, experiment.location(leaf), one)
+
+
+def space_values(space: Space | None) -> dict[str, tuple[str, str]]:
+    """Every parameter of a search space as text, and where it was written."""
+    if space is None:
+        return {}
+    parameters = zip(space.describe().items(), space.entries, strict=True)
+    return {f"sweep.space.{name}": (text, parameter.location) for (name, text), parameter in parameters}
+
+
+def print_option_values(experiment: Experiment, space: Space | None) -> None:
+    """As lines that an experiment file might have; what is not set is commented out."""
+    lines = [(value.assignment, value.comment) for value in option_values(experiment)]
+    lines += [(f"{key}: {text}", origin) for key, (text, origin) in space_values(space).items()]
+    width = min(MAX_WIDTH, max(len(text) for text, comment in lines if comment))
+    for text, comment in lines:
+        click.echo(printable(f"{text:{width}}  # {comment}" if comment else text))
+
+
+def option_values_record(experiment: Experiment, space: Space | None) -> dict[str, Any]:
+    """The same for programs: value, origin and default of each key; the value of an option that is not set is null."""
+    record = {value.key: value.record for value in option_values(experiment)}
+    return record | {key: {"value": text, "from": origin} for key, (text, origin) in space_values(space).items()}

@@ -1,0 +1,200 @@
+"""Finds what a key or a name may mean: options, sections, components and kinds."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from nanogpt_kit.core.describe import OptionDescription, describe_options
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import KINDS, load_entry
+from nanogpt_kit.core.option_schema import inner_options, option_schemas, slot_kind
+from nanogpt_kit.core.options import Component, Options
+from nanogpt_kit.core.registry import Entry, Registry
+
+logger = logging.getLogger(__name__)
+
+MAX_NEAREST = 3  # names that an error shows
+MIN_SIMILARITY = 0.7  # of those, as difflib measures it
+
+
+@dataclass(frozen=True)
+class FoundOption:
+    """An option, and the key under which an experiment sets it."""
+
+    key: tuple[str, ...]  # without the indices of lists
+    owner: type[Options]
+    entry: Entry | None  # of the component that has it; None for a section's
+    option: OptionDescription
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of the components that it takes."""
+        return slot_kind(option_schemas(self.owner)[self.option.name])
+
+    @property
+    def table(self) -> type[Options] | None:
+        """The class of the table that it takes."""
+        return inner_options(self.owner, self.option.name)
+
+
+@dataclass(frozen=True)
+class FoundComponent:
+    """An installed component."""
+
+    entry: Entry
+    component: type[Component]
+
+
+@dataclass(frozen=True)
+class FoundKind:
+    """A kind, and the options that take its components."""
+
+    kind: str
+    slots: tuple[FoundOption, ...]
+
+
+Found = FoundOption | FoundComponent | FoundKind
+
+
+def components_of_kind(kind: str) -> tuple[FoundComponent, ...]:
+    """The installed components of a kind. One that cannot be imported is left out, with a warning."""
+    return import_components(Registry.installed(), kind)
+
+
+@functools.cache
+def import_components(registry: Registry, kind: str) -> tuple[FoundComponent, ...]:
+    found = []
+    for entry in registry.of_kind(kind):
+        try:
+            found.append(FoundComponent(entry, load_entry(entry)))
+        except KitError as error:
+            logger.warning("left out: %s", error)
+    return tuple(found)
+
+
+def find_by_name(text: str) -> list[Found]:
+    """Everything that `text` may mean; where it is neither a key nor a name, the options whose keys end with it.
+
+    Raises KitError with the nearest names where there is nothing.
+    """
+    parts = tuple(part for part in text.split(".") if not part.isdecimal())
+    found = [*find_key(parts, Experiment), *find_components(text), *find_in_kind(parts)]
+    found = [one for index, one in enumerate(found) if one not in found[:index]]
+    found = found or [option for option in all_options() if option.key[-len(parts) :] == parts]
+    if not parts or not found:
+        raise KitError(f"no section, option, kind or component is named {text!r}{nearest_names(text)}")
+    return found
+
+
+def find_key(
+    parts: tuple[str, ...],
+    owner: type[Options],
+    above: tuple[str, ...] = (),
+    entry: Entry | None = None,
+    may_change: bool = False,
+) -> Iterator[Found]:
+    """What the rest of a dotted key means below `above`, the table of `owner`.
+
+    Below a component slot stands an option of any component of its kind, or the name of one.
+    """
+    for option in describe_options(owner, may_change):
+        if not parts or option.name != parts[0]:
+            continue
+        found = FoundOption((*above, option.name), owner, entry, option)
+        rest = parts[1:]
+        if not rest or (rest == ("use",) and found.kind):
+            yield found
+        elif found.table:
+            yield from find_key(rest, found.table, found.key, entry, option.may_change_on_resume)
+        elif found.kind:
+            for one in components_of_kind(found.kind):
+                is_named = rest[0] == one.entry.name
+                if is_named and len(rest) == 1:
+                    yield one
+                below = rest[1:] if is_named else rest
+                yield from find_key(below, one.component, found.key, one.entry, option.may_change_on_resume)
+
+
+def find_components(text: str) -> Iterator[FoundComponent]:
+    """Components named as in "gpt", "norm:layernorm", "distribution/lion" or "schedule:distribution/cosine"."""
+    for entry in find_entries(text):
+        yield FoundComponent(entry, load_entry(entry))
+
+
+def find_entries(text: str) -> list[Entry]:
+    """Components with that name, not imported; the name may be qualified by kind or distribution."""
+    kind, _, name = text.rpartition(":")
+    return [
+        entry
+        for entry in Registry.installed().entries
+        if (not kind or entry.kind == kind) and name in (entry.name, entry.qualified)
+    ]
+
+
+def find_in_kind(parts: tuple[str, ...]) -> Iterator[Found]:
+    """What a key means that begins with a kind that is not a section, or with the name of a component."""
+    if not parts:
+        return
+    first, rest = parts[0], parts[1:]
+    if first in KINDS and first not in Experiment.model_fields:
+        slots = slots_of_kind(first)
+        if not rest:
+            yield FoundKind(first, slots)
+        for slot in slots if rest else ():
+            yield from find_key((slot.option.name, *rest), slot.owner, slot.key[:-1], slot.entry)
+    elif rest:
+        for entry in find_entries(first):
+            yield from (
+                option for option in all_options() if option.entry == entry and option.key[-len(rest) :] == rest
+            )
+
+
+def slots_of_kind(kind: str) -> tuple[FoundOption, ...]:
+    """The options that take components of a kind."""
+    return tuple(option for option in all_options() if option.kind == kind)
+
+
+def all_options() -> tuple[FoundOption, ...]:
+    """Every option of the sections and of all installed components."""
+    return options_of_registry(Registry.installed())
+
+
+@functools.cache
+def options_of_registry(registry: Registry) -> tuple[FoundOption, ...]:
+    assert registry is Registry.installed(), "the key of the cache"
+    return tuple(walk_options(Experiment, (), None, False, ()))
+
+
+def walk_options(
+    owner: type[Options], above: tuple[str, ...], entry: Entry | None, may_change: bool, kinds: tuple[str, ...]
+) -> Iterator[FoundOption]:
+    """The options of `owner` and of all tables and components below it; `kinds` are those of the slots above it."""
+    for option in describe_options(owner, may_change):
+        found = FoundOption((*above, option.name), owner, entry, option)
+        yield found
+        if found.table:
+            yield from walk_options(found.table, found.key, entry, option.may_change_on_resume, kinds)
+        elif found.kind and found.kind not in kinds:  # muon takes an optimizer
+            for one in components_of_kind(found.kind):
+                below = (*kinds, found.kind)
+                yield from walk_options(one.component, found.key, one.entry, option.may_change_on_resume, below)
+
+
+def nearest_names(text: str) -> str:
+    """The end of a message about an unknown name: the nearest keys, option names, components and kinds."""
+    options = all_options()
+    names: Iterable[str] = {
+        *KINDS,
+        *(entry.name for entry in Registry.installed().entries),
+        *(option.option.name for option in options),
+        *(".".join(option.key) for option in options),
+    }
+    close = difflib.get_close_matches(text, sorted(names), MAX_NEAREST, MIN_SIMILARITY)
+    close += difflib.get_close_matches(text.rpartition(".")[2], sorted(names), n=1) if not close else []
+    nearest = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
+    return f"{nearest} `nanogpt-kit explain` lists sections and kinds."
