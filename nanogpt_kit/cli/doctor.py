@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,7 @@ def doctor(as_json: bool) -> None:
         values = {section: {fact.name: json_of_fact(fact) for fact in facts} for section, facts in sections.items()}
         click.echo(json.dumps(values, indent=2))
         return
-    for section, facts in sections.items():
+    for section, facts in ((section, facts) for section, facts in sections.items() if facts):
         click.echo(section)
         width = max([18, *(len(fact.name) for fact in facts)])
         for fact in facts:
@@ -124,14 +123,9 @@ def has_size(path: Path, size: int) -> bool:
 
 
 def download_facts() -> Iterator[Fact]:
-    """The packages and folders that vocabularies and datasets from the hub require."""
-    from nanogpt_kit.bench.machine_facts import Fact, feature
+    """The variables that decide where vocabularies and datasets from the hub are kept."""
+    from nanogpt_kit.bench.machine_facts import Fact
 
-    try:
-        why, version = None, metadata.version("tokenizers")
-    except metadata.PackageNotFoundError:
-        why, version = 'requires tokenizers: pip install "nanogpt-kit[bpe]"', None
-    yield feature("bpe, huggingface", why, f"tokenizers {version}", version=version)
     for variable, meaning in VARIABLES.items():
         value = os.environ.get(variable)
         if value is not None:

@@ -37,7 +37,10 @@ OVERRIDES = click.argument("overrides", nargs=-1, callback=override_arguments, m
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """For imports: those of torch make many objects and no garbage, and take 0.82 s like this instead of 1.0 s."""
+    """For imports and large models, which make many objects and no garbage.
+
+    Importing torch takes 0.82 s like this instead of 1.0 s; a model of 10,000 layers on meta 2.8 s instead of 7.6 s.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

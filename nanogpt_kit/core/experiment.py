@@ -194,8 +194,9 @@ class Experiment(Options):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about options that were dropped with their component, and about components that were appended."""
-        return tuple(self._layers.notes)
+        """Sentences about options that were dropped, components that were appended, and a schedule without effect."""
+        note = self.schedule.note(self.total_steps)
+        return (*self._layers.notes, *([note] if note else []))
 
     def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""

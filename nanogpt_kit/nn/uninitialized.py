@@ -49,14 +49,18 @@ def tensor_bytes(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def check_model_size(model: Model, needed: int, most: int, what: str) -> None:
-    """Raises KitError where `needed` bytes exceed `most`; it names the options that make the model large."""
+def check_model_size(model: Model, needed: int, most: int, what: str, purpose: str = "") -> None:
+    """Raises KitError where `needed` bytes exceed `most`; it names the options that make the model large.
+
+    `purpose` says what the bytes are, where they are more than the weights.
+    """
     if needed > most:
         sizes = {key: value for key, value in model if isinstance(value, int) and not isinstance(value, bool)}
         written = model.model_fields_set & sizes.keys() or sizes.keys()
         largest = max(sorted(written), key=lambda key: sizes[key], default="")
         options = ", ".join(f"{key} = {value}" for key, value in sizes.items())
-        reason = f"needs at least {needed:,} bytes with {options}, more than the {most:,} {what}; make it smaller"
+        bytes_text = f"{needed:,} bytes for {purpose}" if purpose else f"{needed:,} bytes"
+        reason = f"needs at least {bytes_text} with {options}, more than the {most:,} {what}; make it smaller"
         raise KitError(Fault(f"the model {reason}", f"model.{largest}" if largest else "model"))
 
 

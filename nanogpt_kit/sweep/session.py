@@ -32,6 +32,7 @@ from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.progress import ProgressDisplay
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
+from nanogpt_kit.train.before_data import check_without_running
 from nanogpt_kit.train.precision import choose_device
 from nanogpt_kit.train.stop import StopSignals
 
@@ -45,6 +46,7 @@ def run_sweep(base: Experiment, nproc: int = 1) -> SweepSummary:
     if asked to stop; the same call continues then.
     """
     space, first = check_sweep(base, nproc)
+    check_without_running(base, nproc)
     with hold_slots(space.options.workers, choose_device(base.train.device), nproc) as slots:
         try:
             return run_in_slots(space, first, slots, nproc)

@@ -12,7 +12,6 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -392,19 +391,6 @@ def test_warnings_of_torch_become_a_fact(monkeypatch: pytest.MonkeyPatch) -> Non
         ("gpu", "old"),
         ("warnings", "this GPU is too old"),
     ]
-
-
-@pytest.mark.parametrize("installed", [True, False])
-def test_the_extra_for_bpe_is_told(installed: bool, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        if installed:
-            return "0.99"
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", version)
-    fact = told(command)["bpe, huggingface"]
-    assert fact["verdict"] == ("available" if installed else "off")
-    assert ("tokenizers 0.99" if installed else 'pip install "nanogpt-kit[bpe]"') in fact["text"]
 
 
 def test_variables_of_the_hub_are_told_where_they_are_set(

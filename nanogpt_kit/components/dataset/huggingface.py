@@ -88,6 +88,9 @@ class HuggingFace(HashSplitDataset):
         fractions = [] if self.val else [self.val_fraction, self.test_fraction]
         return sha256(json.dumps([self._text().identity(), self._names(), fractions]).encode()).hexdigest()
 
+    def check_source(self) -> None:
+        self._text().check_source()
+
     def text_bytes(self) -> int | None:
         return self._text().text_bytes(self._names().values())
 

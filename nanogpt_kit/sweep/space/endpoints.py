@@ -11,7 +11,6 @@ from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.key_rules import is_named
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.sweep.space.parameters import (
     Config,
     Parameter,
@@ -22,6 +21,7 @@ from nanogpt_kit.sweep.space.parameters import (
     is_same_value,
 )
 from nanogpt_kit.sweep.space.space import Space, is_key_within
+from nanogpt_kit.train.before_data import check_model
 from nanogpt_kit.train.context import resolve_run_context
 from nanogpt_kit.train.metric_names import check_metric_options, check_sweep_metric
 
@@ -118,7 +118,7 @@ class SpaceValidator:
             parts = {(type(part), repr(part), ctx) for _, part in experiment.parts()}
             if not parts <= self.valid_parts:
                 experiment.check_context(ctx)
-                check_model_parts(experiment)
+                check_model(experiment, ctx)
                 check_metric_options(experiment)
                 check_sweep_metric(experiment, self.space.options.metric)
                 self.valid_parts |= parts
