@@ -40,6 +40,7 @@ from nanogpt_kit.core.errors import (
     KitError,
     LostRank,
     RunFailed,
+    notes_of,
     printable,
 )
 from nanogpt_kit.launch.processes import end_with_parent
@@ -96,9 +97,9 @@ def run_command() -> int:
     except RunFailed as error:
         report_error(f"run failed: {error}", error)
         return FAILED
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         if not rank():
-            click.echo("interrupted", err=True)
+            click.echo(printable("\n".join(notes_of(error) or ["interrupted"])), err=True)
         return INTERRUPTED
     except OutputClosed:
         return DONE
@@ -123,7 +124,7 @@ def report_error(message: str, error: Exception, delay: float = 0.0) -> None:
     except KeyboardInterrupt:
         return  # another rank was first
     record_failure(error)
-    message = printable(hide_in_text(message))
+    message = printable(hide_in_text("\n".join([message, *notes_of(error)])))
     click.echo(f"rank {rank()}: {message}" if rank() else message, err=True)
 
 

@@ -15,16 +15,19 @@ from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experi
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.cli.texts import print_generated
-from nanogpt_kit.core.errors import FAILED, KitError, RunFailed
+from nanogpt_kit.core.errors import FAILED, INTERRUPTED, KitError, RunFailed, notes_of, printable
+from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
+    from nanogpt_kit.cli.run_reference import NamedRun
     from nanogpt_kit.core.experiment import Experiment
 
 
 class RunCommand(click.Command):
     """`--resume` takes a run or nothing: in `--resume optimizer.lr=1` and `--resume mine.toml` it has no value.
 
-    The next word is a run unless it has a "=" or is a file; it then keeps its place among the arguments.
+    The next word is a run unless it has a "=" or is a file; it then keeps its place among the arguments. Without an
+    experiment, `--resume RUN` is the same as `RUN --resume`.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -33,7 +36,21 @@ class RunCommand(click.Command):
             is_run = os.path.exists(following) if "=" in following else not os.path.isfile(following)
             if word == "--resume" and not is_run:
                 args[index] = "--resume="
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, self.with_experiment(ctx, args))
+
+    def with_experiment(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The arguments, with the run that --resume names as the first one where there is no experiment."""
+        try:
+            given = self.make_parser(ctx).parse_args(list(args))[0]
+        except click.UsageError:  # reported by the parser that follows
+            return args
+        first, run = given.get("experiment"), given.get("resume")
+        is_override = isinstance(first, str) and "=" in first and not os.path.exists(first)
+        if not isinstance(run, str) or not run or (isinstance(first, str) and not is_override):
+            return args
+        index = args.index(f"--resume={run}") if f"--resume={run}" in args else args.index("--resume")
+        length = 1 if args[index] != "--resume" else 2
+        return [run, *args[:index], "--resume=", *args[index + length :]]
 
 
 @click.command(cls=RunCommand)
@@ -45,7 +62,13 @@ class RunCommand(click.Command):
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
-    help="Resume RUN, or the newest unfinished run of this experiment.",
+    help="Resume RUN, or the newest unfinished run of EXPERIMENT.",
+)
+@click.option(
+    "--extend",
+    type=click.IntRange(1),
+    metavar="STEPS",
+    help="Train a run for this many steps more than it was made for.",
 )
 @click.option(
     "--into",
@@ -64,6 +87,7 @@ def run(
     experiment: str,
     overrides: tuple[str, ...],
     resume: str | None,
+    extend: int | None,
     into: str | None,
     seeds: int | None,
     nproc: int | None,
@@ -72,6 +96,8 @@ def run(
     """Train EXPERIMENT: prepare its data if needed, train, evaluate, sample.
 
     KEY=VALUE overrides any option, as in optimizer.lr=3e-4 or model.attention=naive.
+
+    EXPERIMENT may also be a run folder or a run id: that run continues with its own settings.
     """
     continue_without_reader()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -81,12 +107,51 @@ def run(
         raise KitError("--seeds resumes the newest run of each seed; remove the run after --resume")
     if into and (resume is not None or seeds):
         raise KitError("--into names the folder of a single run, new or not; remove --resume and --seeds")
-    chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
+    from nanogpt_kit.cli import run_reference
+
+    named = run_reference.find_named_run(experiment)
+    if named is None and resume == "" and seeds is None and run_reference.is_bare_name(experiment):
+        named = run_reference.newest_unfinished_run(experiment, overrides, trust_code)
+    if named is None:
+        if extend:
+            raise KitError("--extend takes a run that was trained: nanogpt-kit run RUN --extend STEPS")
+        chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
+    else:
+        check_continues_alone(named, resume, into, seeds)
+        if extend:
+            overrides = run_reference.extended_overrides(named, overrides, extend, trust_code)
+        chosen = run_reference.load_own_settings(named, overrides, trust_code, nproc or world_size)
+        experiment = resume = str(named)
+        if named.step is None and is_finished(named, chosen, trust_code):
+            return
     launch = RunLauncher(experiment, overrides, resume, into, nproc or 1, trust_code)
     if seeds is None:
         launch.train(chosen)
     else:
         launch.train_seeds(chosen, seeds)
+
+
+def check_continues_alone(named: NamedRun, resume: str | None, into: str | None, seeds: int | None) -> None:
+    """Raises KitError for options that exclude a run as the first argument."""
+    if resume and resume != str(named):
+        raise KitError(f"{named} and --resume={resume} are two runs; remove one of them")
+    if into or seeds:
+        raise KitError(
+            f"{named} continues in its own folder with its own seed; remove {'--into' if into else '--seeds'}"
+        )
+
+
+def is_finished(named: NamedRun, requested: Experiment, trust_code: bool) -> bool:
+    """Whether the run is finished; prints so, and how it trains longer."""
+    from nanogpt_kit.train.extension import extension_hint
+    from nanogpt_kit.train.resume import has_done_run
+
+    if not has_done_run(named.folder, requested, trust_code):
+        return False
+    if not int(os.environ.get("RANK", "0")):
+        hint = extension_hint(named.folder, requested, named.folder.status())
+        click.echo(printable(f"already finished: {named.folder}\n{hint}"), err=True)
+    return True
 
 
 class FailedProcesses(SystemExit):
@@ -113,8 +178,15 @@ class RunLauncher:
                 self.train_seed(experiment, seed)
             except (RunFailed, FailedProcesses) as error:
                 if isinstance(error, RunFailed):
-                    click.echo(f"run failed: {error}", err=True)
+                    click.echo("\n".join([f"run failed: {error}", *notes_of(error)]), err=True)
                 failed.append(seed)
+            except KeyboardInterrupt as error:
+                error.add_note(remaining_seeds_note(range(seed, first + count)))
+                raise
+            except SystemExit as error:  # of a run in several processes, which has printed its own note
+                if error.code == INTERRUPTED:
+                    click.echo(remaining_seeds_note(range(seed, first + count)), err=True)
+                raise
         if failed:
             raise RunFailed(f"{len(failed)} of {count} runs, with seeds {', '.join(map(str, failed))}")
 
@@ -151,6 +223,7 @@ class RunLauncher:
         with without_garbage_collection():
             from nanogpt_kit.runs import samples
             from nanogpt_kit.train import session
+            from nanogpt_kit.train.extension import extension_hint
 
         rich.reconfigure(stderr=True)  # progress goes to stderr, generated text to stdout
         folder = session.run(experiment, self.resume, self.trust_code, Path(self.into) if self.into else None)
@@ -159,6 +232,8 @@ class RunLauncher:
         if folder.samples.exists():
             print_generated(samples.newest_samples(folder.samples))
         click.echo(f"finished: {folder}", err=True)
+        if folder.status().ended_by == "max_seconds":
+            click.echo(extension_hint(folder, experiment, folder.status()), err=True)
 
     def start_processes(self) -> None:
         """Runs the same command in `nproc` processes; if one fails, this process exits with its code.
@@ -179,3 +254,11 @@ class RunLauncher:
             raise FailedProcesses(code)
         if code:
             sys.exit(code)
+
+
+def remaining_seeds_note(seeds: range) -> str:
+    """Which seeds an interrupted series has not finished, and the command that continues it."""
+    names = f"seeds {seeds[0]} to {seeds[-1]} remain" if len(seeds) > 1 else f"seed {seeds[0]} remains"
+    words = ["nanogpt-kit", *sys.argv[1:]]
+    resume = [] if any(word.partition("=")[0] == "--resume" for word in words) else ["--resume"]
+    return f"{names}; continue with: {hide_in_command([*words, *resume])}"

@@ -67,6 +67,13 @@ class InitFrom(RecordPart):
     sha256: str  # of its weights
 
 
+class BranchedFrom(RecordPart):
+    """The checkpoint of another run from which a run began, with its whole training state."""
+
+    checkpoint: AnyText
+    sha256: str  # of its weights
+
+
 class Imported(RecordPart):
     """The source of a model that was imported, not trained."""
 
@@ -91,6 +98,7 @@ class Provenance(Record):
     machine: Machine
     launch: AnyText = ""  # torchrun's id
     init_from: InitFrom | None = None
+    branched_from: BranchedFrom | None = None
     imported: Imported | None = None
 
     @classmethod
