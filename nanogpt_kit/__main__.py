@@ -99,7 +99,8 @@ def run_command() -> int:
         return FAILED
     except (click.Abort, KeyboardInterrupt) as error:
         if not rank():
-            click.echo(printable("\n".join(notes_of(error) or ["interrupted"])), err=True)
+            notes = notes_of(error.__cause__ or error)  # click raises its Abort from a KeyboardInterrupt
+            click.echo(printable("\n".join(notes or ["interrupted"])), err=True)
         return INTERRUPTED
     except OutputClosed:
         return DONE

@@ -121,7 +121,7 @@ def run(
         if extend:
             overrides = run_reference.extended_overrides(named, overrides, extend, trust_code)
         chosen = run_reference.load_own_settings(named, overrides, trust_code, nproc or world_size)
-        experiment = resume = str(named)
+        experiment, resume = named.as_argument(), str(named)
         if named.step is None and is_finished(named, chosen, trust_code):
             return
     launch = RunLauncher(experiment, overrides, resume, into, nproc or 1, trust_code)

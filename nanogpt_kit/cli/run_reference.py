@@ -12,6 +12,7 @@ from nanogpt_kit.cli.experiment import load_experiment
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.layers import parse_override
 from nanogpt_kit.runs.folder import RUN_ID, RunFolder, runs_root
+from nanogpt_kit.runs.resume_command import run_argument
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
@@ -26,6 +27,11 @@ class NamedRun:
 
     def __str__(self) -> str:
         return str(self.folder) if self.step is None else f"{self.folder}@{self.step}"
+
+    def as_argument(self) -> str:
+        """The first argument of `run` that names it."""
+        path = run_argument(self.folder)
+        return path if self.step is None else f"{path}@{self.step}"
 
 
 def find_named_run(text: str) -> NamedRun | None:

@@ -17,6 +17,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import truncate_metrics
 from nanogpt_kit.runs.provenance import BranchedFrom
+from nanogpt_kit.runs.resume_command import resume_command
 from nanogpt_kit.runs.samples import truncate_samples
 from nanogpt_kit.system.writing import sync_file
 
@@ -32,13 +33,16 @@ class BranchPoint:
     def checkpoint(self) -> Path:
         return self.folder.checkpoints / f"step-{self.step:08d}"
 
-    def check(self, requested: Experiment) -> None:
-        """Raises KitError where no run of `requested` can begin here."""
+    def check(self, before: Experiment, requested: Experiment) -> None:
+        """Raises KitError where no run of `requested` can begin here; `before` is that of the checkpoint's run."""
         if not self.checkpoint.exists():
             steps = ", ".join(str(step_of(saved)) for saved in store.list_checkpoints(self.folder.checkpoints))
             raise KitError(f"{self.folder} has no checkpoint of step {self.step}; there are: {steps or 'none'}")
         if damage := find_damage(self.checkpoint):
             raise KitError(f"the checkpoint {self.checkpoint} is damaged: {damage}")
+        if requested.total_steps == before.total_steps:
+            command = resume_command(self.folder, "--extend", "STEPS", step=self.step)
+            raise KitError(f"a new run from step {self.step}: {command}; the run itself: {resume_command(self.folder)}")
         if requested.total_steps <= self.step:
             expected = f"should be more than {self.step}, the step to begin from"
             raise KitError(f"train.steps {expected}, got {requested.total_steps}")

@@ -67,7 +67,7 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> Ru
     folder.check_inside()
     before, layers = load_recorded_experiment(folder, trust_code)
     if step is not None:
-        BranchPoint(folder, step).check(requested)
+        BranchPoint(folder, step).check(before, requested)
     check_differences(folder, before, requested, step)
     if step is None and is_done(status, requested):
         error = KitError(f"{folder} is finished: {status.step} steps")
