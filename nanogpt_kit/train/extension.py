@@ -48,7 +48,7 @@ def ways_to_extend(folder: RunFolder, before: Experiment, total_steps: int, step
     if step is not None:
         command = resume_command(folder, "--extend", steps, step=step)
         ways.append(f"a new run from its checkpoint of step {step}, where both schedules are still equal: {command}")
-    elif shared >= every:
+    elif shared >= max(every, before.total_steps / 2):  # of less than half, little would be gained
         kept = f"both schedules are equal up to step {shared}, but no checkpoint of these steps was kept"
         ways.append(f"{kept}; in the next run, checkpoint.keep_every_steps={every} keeps them")
     return "\n".join(["to train longer:", *(f"  {way}" for way in ways)])
