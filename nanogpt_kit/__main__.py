@@ -98,9 +98,11 @@ def run_command() -> int:
         report_error(f"run failed: {error}", error)
         return FAILED
     except (click.Abort, KeyboardInterrupt) as error:
+        reason = error.__cause__ or error  # click raises its Abort from a KeyboardInterrupt
+        if not notes_of(reason):
+            reason.add_note("interrupted")
         if not rank():
-            notes = notes_of(error.__cause__ or error)  # click raises its Abort from a KeyboardInterrupt
-            click.echo(printable("\n".join(notes or ["interrupted"])), err=True)
+            print_notes(reason)
         return INTERRUPTED
     except OutputClosed:
         return DONE
@@ -125,8 +127,15 @@ def report_error(message: str, error: Exception, delay: float = 0.0) -> None:
     except KeyboardInterrupt:
         return  # another rank was first
     record_failure(error)
-    message = printable(hide_in_text("\n".join([message, *notes_of(error)])))
+    message = printable(hide_in_text(message))
     click.echo(f"rank {rank()}: {message}" if rank() else message, err=True)
+    print_notes(error)
+
+
+def print_notes(error: BaseException) -> None:
+    """Prints what a user can do next. The lines are never wrapped, since commands in them are copied."""
+    for note in notes_of(error):
+        click.echo(printable(hide_in_text(note)), err=True)
 
 
 def record_failure(error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def newest_unfinished_run(name: str, overrides: Sequence[str], trust_code: bool)
     """
     from nanogpt_kit.train.resume import newest_unfinished
 
-    if not any(runs_root().glob(f"{name}/*/experiment.toml")):
+    if not any(runs_root().glob(f"{glob.escape(name)}/*/experiment.toml")):
         name = load_experiment(name, overrides, trust_code).name
     seeds = [value for key, value in map(parse_override, overrides) if key == ("train", "seed")]
     return NamedRun(newest_unfinished(name, seeds[-1] if seeds else None))

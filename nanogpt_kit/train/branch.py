@@ -1,6 +1,6 @@
 """A new run that begins from a checkpoint of another one, with its whole training state.
 
-Trained with more steps it equals, to the bit, the run that was made for them from the start. The other run stays as it
+Trained for more steps it equals, bit for bit, the run that was made for them from the start. The other run stays as it
 is.
 """
 
