@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import click
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.paths import expand_path_argument
+from nanogpt_kit.cli.resume_option import RunCommand
 from nanogpt_kit.cli.texts import print_generated
 from nanogpt_kit.core.errors import FAILED, INTERRUPTED, KitError, RunFailed, notes_of, printable
 from nanogpt_kit.runs.secrets import hide_in_command
@@ -21,36 +21,6 @@ from nanogpt_kit.runs.secrets import hide_in_command
 if TYPE_CHECKING:
     from nanogpt_kit.cli.run_reference import NamedRun
     from nanogpt_kit.core.experiment import Experiment
-
-
-class RunCommand(click.Command):
-    """`--resume` takes a run or nothing: in `--resume optimizer.lr=1` and `--resume mine.toml` it has no value.
-
-    The next word is a run unless it has a "=" or is a file; it then keeps its place among the arguments. Without an
-    experiment, `--resume RUN` is the same as `RUN --resume`.
-    """
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for index, (word, following) in enumerate(pairwise(args)):
-            # os.path.exists, unlike Path.exists, accepts an override that is longer than a file's name can be
-            is_run = os.path.exists(following) if "=" in following else not os.path.isfile(following)
-            if word == "--resume" and not is_run:
-                args[index] = "--resume="
-        return super().parse_args(ctx, self.with_experiment(ctx, args))
-
-    def with_experiment(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """The arguments, with the run that --resume names as the first one where there is no experiment."""
-        try:
-            given = self.make_parser(ctx).parse_args(list(args))[0]
-        except click.UsageError:  # reported by the parser that follows
-            return args
-        first, run = given.get("experiment"), given.get("resume")
-        is_override = isinstance(first, str) and "=" in first and not os.path.exists(first)
-        if not isinstance(run, str) or not run or (isinstance(first, str) and not is_override):
-            return args
-        index = args.index(f"--resume={run}") if f"--resume={run}" in args else args.index("--resume")
-        length = 1 if args[index] != "--resume" else 2
-        return [run, *args[:index], "--resume=", *args[index + length :]]
 
 
 @click.command(cls=RunCommand)
@@ -117,7 +87,7 @@ def run(
             raise KitError("--extend takes a run that was trained: nanogpt-kit run RUN --extend STEPS")
         chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
     else:
-        check_continues_alone(named, resume, into, seeds)
+        named.check_alone(resume, into, seeds)
         if extend:
             overrides = run_reference.extended_overrides(named, overrides, extend, trust_code)
         chosen = run_reference.load_own_settings(named, overrides, trust_code, nproc or world_size)
@@ -129,16 +99,6 @@ def run(
         launch.train(chosen)
     else:
         launch.train_seeds(chosen, seeds)
-
-
-def check_continues_alone(named: NamedRun, resume: str | None, into: str | None, seeds: int | None) -> None:
-    """Raises KitError for options that exclude a run as the first argument."""
-    if resume and resume != str(named):
-        raise KitError(f"{named} and --resume={resume} are two runs; remove one of them")
-    if into or seeds:
-        raise KitError(
-            f"{named} continues in its own folder with its own seed; remove {'--into' if into else '--seeds'}"
-        )
 
 
 def is_finished(named: NamedRun, requested: Experiment, trust_code: bool) -> bool:
@@ -178,7 +138,7 @@ class RunLauncher:
                 self.train_seed(experiment, seed)
             except (RunFailed, FailedProcesses) as error:
                 if isinstance(error, RunFailed):
-                    click.echo("\n".join([f"run failed: {error}", *notes_of(error)]), err=True)
+                    click.echo(printable("\n".join([f"run failed: {error}", *notes_of(error)])), err=True)
                 failed.append(seed)
             except KeyboardInterrupt as error:
                 error.add_note(remaining_seeds_note(range(seed, first + count)))
@@ -233,7 +193,7 @@ class RunLauncher:
             print_generated(samples.newest_samples(folder.samples))
         click.echo(f"finished: {folder}", err=True)
         if folder.status().ended_by == "max_seconds":
-            click.echo(extension_hint(folder, experiment, folder.status()), err=True)
+            click.echo(printable(extension_hint(folder, experiment, folder.status())), err=True)
 
     def start_processes(self) -> None:
         """Runs the same command in `nproc` processes; if one fails, this process exits with its code.

@@ -34,6 +34,14 @@ class NamedRun:
         path = run_argument(self.folder)
         return path if self.step is None else f"{path}@{self.step}"
 
+    def check_alone(self, resume: str | None, into: str | None, seeds: int | None) -> None:
+        """Raises KitError for options that exclude a run as the first argument."""
+        if resume and resume != str(self):
+            raise KitError(f"{self} and --resume={resume} are two runs; remove one of them")
+        if into or seeds:
+            option = "--into" if into else "--seeds"
+            raise KitError(f"{self} continues in its own folder with its own seed; remove {option}")
+
 
 def find_named_run(text: str) -> NamedRun | None:
     """The run that a folder, a run id, or one of these with @STEP names; None for an experiment.

@@ -15,10 +15,8 @@ from nanogpt_kit.checkpoint.manifest import Manifest, find_damage, step_of
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.metrics import truncate_metrics
 from nanogpt_kit.runs.provenance import BranchedFrom
 from nanogpt_kit.runs.resume_command import resume_command
-from nanogpt_kit.runs.samples import truncate_samples
 from nanogpt_kit.system.writing import sync_file
 
 
@@ -51,7 +49,7 @@ class BranchPoint:
         return BranchedFrom(checkpoint=str(self.checkpoint), sha256=Manifest.read(self.checkpoint).weights_hash)
 
     def copy_into(self, folder: RunFolder) -> None:
-        """Copies the checkpoint, and the metrics and samples up to it. Raises OSError, KitError for damaged metrics."""
+        """Copies the checkpoint, the metrics and the samples; the run removes those after its step. Raises OSError."""
         copy = folder.checkpoints / self.checkpoint.name
         shutil.copytree(self.checkpoint, copy)
         for file in copy.rglob("*"):
@@ -60,5 +58,3 @@ class BranchPoint:
         for source, target in ((self.folder.metrics, folder.metrics), (self.folder.samples, folder.samples)):
             if source.exists():
                 shutil.copyfile(source, target)
-        truncate_metrics(folder.metrics, self.step)
-        truncate_samples(folder.samples, self.step)

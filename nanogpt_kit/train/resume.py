@@ -109,7 +109,8 @@ def is_branch(name: str) -> bool:
 
 def has_done_run(folder: RunFolder, requested: Experiment, trust_code: bool = False) -> bool:
     """Whether the folder contains the requested run, and it is done. Raises KitError where it contains another run."""
-    if not folder.experiment.exists() or not is_done(folder.status(), requested):
+    status = folder.status()
+    if not folder.experiment.exists() or status.imported or not is_done(status, requested):
         return False
     check_differences(folder, load_recorded_experiment(folder, trust_code)[0], requested)
     return True

@@ -120,6 +120,12 @@ def test_a_finished_run_says_so_and_how_it_trains_longer(stopped: RunFolder, com
     assert f"nanogpt-kit run {stopped}/experiment.toml model.init_from={stopped} train.steps=STEPS" in told.err
 
 
+def test_an_imported_run_is_not_continued(stopped: RunFolder, command: Command) -> None:
+    stopped.set_status("finished", imported=True, total_steps=6)
+    told = command("run", stopped)
+    assert (told.code, f"model.init_from={stopped} starts from it" in told.err) == (2, True)
+
+
 def test_a_run_at_work_is_busy(stopped: RunFolder, command: Command) -> None:
     stopped.set_status("running")
     with stopped.lock():
