@@ -70,7 +70,7 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> Ru
         BranchPoint(folder, step).check(before, requested)
     check_differences(folder, before, requested, step)
     if step is None and is_done(status, requested):
-        error = KitError(f"{folder} is finished: {status.step} steps")
+        error = KitError(f"{folder} is finished: {status.step:,} steps")
         error.add_note(extension_hint(folder, before, status))
         raise error
     copies = {} if step is not None else requested.component_sources  # a new run copies them itself
@@ -140,7 +140,8 @@ def newest_unfinished(name: str, seed: int | None = None) -> RunFolder:
     if busy is not None:
         raise Busy(f"{parent} has no unfinished run to resume but {busy}, which is being used by another process")
     trained = [folder for folder, status in statuses.items() if not status.imported]
-    error = KitError(f"{parent} has no unfinished run to resume{'; all are finished' * bool(trained)}")
+    finished = "; all are finished" if trained else ""
+    error = KitError(f"{parent} has no unfinished run to resume{finished}")
     if trained:
         error.add_note(f"to train the newest one longer: {resume_command(trained[0], '--extend', 'STEPS')}")
     raise error
