@@ -24,6 +24,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Options
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
+from nanogpt_kit.core.shipped import read_header, shipped_experiments
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -133,13 +134,10 @@ def help_block(name: str) -> str:
 def experiments_block(_: str) -> str:
     """Every experiment that is shipped: what its header says, and what it expects."""
     rows: list[list[object]] = []
-    for path in sorted((ROOT / "experiments").glob("*.toml")):
-        lines = re.match(r"(?:#.*\n)+", path.read_text(encoding="utf-8"))
-        assert lines, f"{path.name} has no header"
-        header = " ".join(line.lstrip("# ") for line in lines[0].splitlines())
-        about, _, expected = header.partition("Expected: ")
-        rows.append([f"[`{path.name}`](../experiments/{path.name})", about.strip(), expected])
-    return table(["file", "what it is", "what to expect"], rows)
+    for name, path in shipped_experiments().items():
+        header = read_header(path)
+        rows.append([f"[`{name}`](../experiments/{path.name})", header.purpose, header.expected])
+    return table(["name", "what it is", "what to expect"], rows)
 
 
 BLOCKS: dict[str, Callable[[str], str]] = {

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.shipped import Header, read_header
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.sweep.session import check_sweep
@@ -75,7 +76,7 @@ def test_the_documented_sweep_is_sound(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     (table,) = (block for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if "[sweep]" in block)
     path = tmp_path / "which_optimizer.toml"
-    path.write_text(table.replace('"quickstart.toml"', f'"{ROOT}/experiments/quickstart.toml"'), encoding="utf-8")
+    path.write_text(table, encoding="utf-8")
     check_sweep(Experiment.load(path))
 
 
@@ -87,10 +88,16 @@ def test_an_evaluation_of_gpt2_trains_nothing(overrides: Callable[[Path], list[s
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_experiment_says_at_its_top_what_to_expect(path: Path) -> None:
-    header = re.split(r"\n(?=\w)", path.read_text(encoding="utf-8"))[0]
-    assert all(line.startswith("#") for line in header.splitlines())
-    assert re.search(r"Expected: .*\d", header), "the loss, the time and the device"
+def test_every_experiment_says_in_its_first_lines_what_it_is_and_what_to_expect(path: Path) -> None:
+    purpose, expected = path.read_text(encoding="utf-8").splitlines()[:2]
+    assert re.fullmatch(r"# \S.*\.", purpose)
+    assert re.fullmatch(r"# Expected: .*\d.*\.", expected), "the loss, the time and the device"
+    assert read_header(path) == Header(purpose.removeprefix("# "), expected.removeprefix("# Expected: "))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_name_of_every_experiment_is_that_of_its_file(path: Path) -> None:
+    assert Experiment.load(path).name == path.stem
 
 
 def test_the_documented_component_trains_from_a_local_file(tiny: Path) -> None:

@@ -10,8 +10,10 @@ from nanogpt_kit.cli.check import check
 from nanogpt_kit.cli.doctor import doctor
 from nanogpt_kit.cli.evaluate import evaluate
 from nanogpt_kit.cli.experiment import ask_to_execute
+from nanogpt_kit.cli.experiments import experiments
 from nanogpt_kit.cli.export import export
 from nanogpt_kit.cli.import_model import import_model
+from nanogpt_kit.cli.new import new
 from nanogpt_kit.cli.plugins import plugins
 from nanogpt_kit.cli.prepare import prepare
 from nanogpt_kit.cli.run import run
@@ -27,5 +29,6 @@ def main() -> None:
     click.get_current_context().with_resource(trust.consent_question(ask_to_execute))
 
 
-for verb in (run, prepare, sample, evaluate, sweep, import_model, export, check, plugins, bench, doctor):
+verbs = (run, prepare, sample, evaluate, sweep, import_model, export, new, experiments, check, plugins, bench, doctor)
+for verb in verbs:
     main.add_command(verb)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--vs",
     callback=expand_path_argument,
-    metavar="OTHER.toml",
+    metavar="OTHER",
     help="Compare with another experiment, timed in alternation; KEY=VALUE does not apply to it.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Rounds per experiment.")

@@ -1,4 +1,4 @@
-"""`nanogpt-kit check EXPERIMENT.toml`: whether it is valid, all its options with defaults, the size of its model."""
+"""`nanogpt-kit check EXPERIMENT`: whether it is valid, all its options with defaults, the size of its model."""
 
 from __future__ import annotations
 

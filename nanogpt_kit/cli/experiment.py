@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import glob
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +16,13 @@ import click
 
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.shipped import find_experiment, is_bare_name
 from nanogpt_kit.launch.processes import LAUNCHED
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
-EXPERIMENT = click.argument("experiment", callback=expand_path_argument, metavar="EXPERIMENT.toml")
+EXPERIMENT = click.argument("experiment", callback=expand_path_argument, metavar="EXPERIMENT")
 TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that never ran on this machine.")
 STEP = click.option("--step", type=click.IntRange(0), help="Use the checkpoint of this step.  [default: the newest]")
 WEIGHTS = click.option(
@@ -46,12 +49,27 @@ def load_experiment(path: str, overrides: Sequence[str], trust_code: bool = Fals
     """Loads an experiment for `nproc` processes, and prints on stderr which options a change of component dropped."""
     from nanogpt_kit.core.experiment import Experiment
 
+    check_experiment_exists(path)
     with without_garbage_collection():  # components import torch
         experiment = Experiment.load(path, overrides, trust_code, nproc)
     if not int(os.environ.get("RANK", "0")) and LAUNCHED not in os.environ:  # else another process prints the same
         for note in experiment.notes:
             click.echo(f"note: {note}", err=True)
     return experiment
+
+
+def check_experiment_exists(text: str) -> None:
+    """Raises KitError where `text` names no experiment; if it names runs, with the command that continues one."""
+    try:
+        find_experiment(text)
+    except KitError:
+        from nanogpt_kit.runs.folder import runs_root
+
+        if not is_bare_name(text) or not any(runs_root().glob(f"{glob.escape(text)}/*/experiment.toml")):
+            raise
+        command = shlex.join(["nanogpt-kit", "run", "--resume", text])
+        runs = f"but {runs_root() / text} has runs of this name"
+        raise KitError(f"no experiment {text!r}, {runs}: `{command}` continues the newest unfinished one") from None
 
 
 def ask_to_execute(path: Path, size: int) -> bool:

@@ -1,4 +1,4 @@
-"""`nanogpt-kit prepare EXPERIMENT.toml`: prepare the data without training."""
+"""`nanogpt-kit prepare EXPERIMENT`: prepare the data without training."""
 
 from __future__ import annotations
 

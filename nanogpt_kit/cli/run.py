@@ -1,4 +1,4 @@
-"""`nanogpt-kit run EXPERIMENT.toml`: prepare the data if needed, train, sample."""
+"""`nanogpt-kit run EXPERIMENT`: prepare the data if needed, train, sample."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def run(
 ) -> None:
     """Train EXPERIMENT: prepare its data if needed, train, evaluate, sample.
 
-    KEY=VALUE overrides any option, as in optimizer.lr=3e-4 or model.attention=naive.
+    EXPERIMENT is a .toml file, or a name: that of a file in the current folder without .toml, or of an experiment that
+    is shipped (`nanogpt-kit experiments list`). KEY=VALUE overrides any option, as in optimizer.lr=3e-4 or
+    model.attention=naive.
 
     EXPERIMENT may also be a run folder or a run id: that run continues with its own settings.
     """

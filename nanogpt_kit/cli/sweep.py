@@ -74,7 +74,7 @@ def run_command(
 
     The same command continues a sweep that was stopped or killed.
 
-    `nanogpt-kit sweep status EXPERIMENT.toml` shows the results so far.
+    `nanogpt-kit sweep status EXPERIMENT` shows the results so far.
     """
     options = {"trials": trials, "workers": workers, "storage": storage and toml_string(storage)}
     more = [f"sweep.{key}={value}" for key, value in options.items() if value is not None]

@@ -50,7 +50,9 @@ class Experiment(Options):
         max_length=100,
         description="name of the experiment and of its folder below runs/",
     )
-    components: tuple[PathStr, ...] = Field((), description="local component files, relative to the experiment file")
+    components: tuple[PathStr, ...] = Field(
+        (), description="local component files, relative to the file that names them"
+    )
     dataset: Dataset
     tokenizer: Tokenizer
     order: Order = slot("shuffled")
@@ -79,9 +81,10 @@ class Experiment(Options):
     ) -> Self:
         """Reads an experiment file and all that it extends, then applies "key=value" overrides.
 
-        Local component files are executed; `trust_code` consents to those that never ran here. `n_processes` is the
-        number of processes of its run. Raises KitError with every fault of the stage that found some: syntax; consent;
-        names, types and bounds; relations.
+        `path` may be a name: that of NAME.toml in the current folder, or of an experiment that is shipped. Local
+        component files are executed; `trust_code` consents to those that never ran here. `n_processes` is the number
+        of processes of its run. Raises KitError with every fault of the stage that found some: syntax; consent; names,
+        types and bounds; relations.
         """
         layers = Layers.load(Path(path), overrides, is_free_form)
         if n_processes > 1:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
+from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.toml import read_extended_files
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 
@@ -35,10 +36,14 @@ class Layers:
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = (), is_free_form: FreeForm | None = None) -> Layers:
-        """`path` over all that it extends, then `overrides` ("model.n_layer=6"). Raises KitError."""
+        """The experiment `path` (a file, or a name) over all that it extends, then `overrides` ("model.n_layer=6").
+
+        Raises KitError.
+        """
         layers = cls(is_free_form) if is_free_form else cls()
-        layers.locations[()] = str(path)
-        for file in read_extended_files(path):
+        file_path = find_experiment(str(path))
+        layers.locations[()] = path_in_messages(file_path)
+        for file in read_extended_files(file_path, path.parent):
             layers.add(file.values, file.location)
         layers.override(overrides)
         return layers

@@ -10,6 +10,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.paths import expand_path
+from nanogpt_kit.core.shipped import find_base, is_bare_name, nearest_names, path_in_messages, shipped_experiments
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 from nanogpt_kit.system.reading import read_bytes
 
@@ -26,7 +27,7 @@ class TomlFile:
     lines: dict[Key, int]
 
     def location(self, key: Key) -> str:
-        return f"{self.path}:{self.lines[key]}"
+        return f"{path_in_messages(self.path)}:{self.lines[key]}"
 
 
 def read_toml_file(path: Path) -> TomlFile:
@@ -51,11 +52,15 @@ def read_utf8_file(path: Path, limit: int = MAX_BYTES) -> str:
         raise KitError(Fault(f"cannot be read: {error}", location=str(path))) from None
 
 
-def read_extended_files(path: Path) -> list[TomlFile]:
-    """Reads `path` and the files that it extends: the base first, `path` last."""
+def read_extended_files(path: Path, folder: Path | None = None) -> list[TomlFile]:
+    """Reads `path` and the files that it extends: the base first, `path` last.
+
+    Local component files that a file outside `folder` (the one of `path`) names become absolute paths.
+    """
     files: list[TomlFile] = []
     seen: set[str] = set()
     following: Path | None = path
+    base: Any = None  # what the last file extends
     while following is not None:
         if len(files) == MAX_FILES:
             raise extends_fault(files[-1], f"more than {MAX_FILES} files extend one another; merge some of them")
@@ -64,7 +69,8 @@ def read_extended_files(path: Path) -> list[TomlFile]:
         except KitError as error:
             if not files or file_exists(following):
                 raise
-            raise extends_fault(files[-1], f"{error} (paths are relative to the file that extends)") from None
+            note = "paths are relative to the file that extends"
+            raise extends_fault(files[-1], f"{error} ({note}){suggest_shipped(base)}") from None
         identity = os.path.realpath(following)
         if identity in seen:
             circle = " -> ".join(str(file.path) for file in files)
@@ -76,8 +82,27 @@ def read_extended_files(path: Path) -> list[TomlFile]:
             raise extends_fault(file, f"should be the path of one file, got {reprlib.repr(base)}")
         if base is not None:
             base = expand_path(base, "extends", file.location(("extends",)))
-        following = following.parent / base if base is not None else None
+        following = find_base(base, following) if base is not None else None
+    for file in files:
+        anchor_components(file, path.parent if folder is None else folder)
     return files[::-1]
+
+
+def anchor_components(file: TomlFile, folder: Path) -> None:
+    """Makes the component files that `file` names absolute, unless it is in `folder`, which they are relative to."""
+    names, home = file.values.get("components"), file.path.parent
+    if home == folder or not isinstance(names, list):
+        return
+    for index, name in enumerate(names):
+        if isinstance(name, str):
+            expanded = expand_path(name, "components", file.location(("components", index)))
+            names[index] = os.path.abspath(home / expanded)
+
+
+def suggest_shipped(text: str) -> str:
+    """For a base that does not exist: the nearest experiment that is shipped, if its name is near."""
+    close = nearest_names(text, [*shipped_experiments()]) if is_bare_name(text) else []
+    return f"; did you mean the shipped {close[0]!r}?" if close else ""
 
 
 def file_exists(path: Path) -> bool:

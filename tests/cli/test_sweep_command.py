@@ -22,7 +22,7 @@ from nanogpt_kit.sweep.study.storage import STORAGE_FORMS, check_storage_form
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary, sweep_folder
 
 Command = Callable[..., Any]
-USAGE = "Usage: nanogpt-kit sweep [OPTIONS] EXPERIMENT.toml [KEY=VALUE]...\n"
+USAGE = "Usage: nanogpt-kit sweep [OPTIONS] EXPERIMENT [KEY=VALUE]...\n"
 SPACE = '\n[sweep]\n[sweep.space]\n"optimizer.lr" = { float = [1e-3, 1e-2], log = true }\n'
 
 
@@ -48,7 +48,7 @@ def typed(*words: str) -> Result:
 def test_help_shows_the_command_as_it_is_typed() -> None:
     told = typed("--help")
     assert told.output.startswith(USAGE)
-    assert "`nanogpt-kit sweep status EXPERIMENT.toml`" in told.output
+    assert "`nanogpt-kit sweep status EXPERIMENT`" in told.output
     assert "sweep run" not in told.output
 
 
@@ -60,7 +60,7 @@ def test_a_mistake_shows_the_same_usage(words: tuple[str, ...]) -> None:
 
 
 def test_the_usage_of_status_names_it() -> None:
-    assert typed("status", "--help").output.startswith("Usage: nanogpt-kit sweep status [OPTIONS] EXPERIMENT.toml")
+    assert typed("status", "--help").output.startswith("Usage: nanogpt-kit sweep status [OPTIONS] EXPERIMENT")
 
 
 # What cannot be on this machine

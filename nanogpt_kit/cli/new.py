@@ -1,0 +1,130 @@
+"""`nanogpt-kit new FILE.toml`: a commented experiment to edit, copied from one that is shipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import tomli_w
+
+from nanogpt_kit.cli.paths import expand_path_argument
+from nanogpt_kit.core.errors import KitError, did_you_mean, printable
+from nanogpt_kit.core.shipped import SUFFIX, explain_other_file, shipped_experiments
+from nanogpt_kit.system.reading import read_text
+from nanogpt_kit.system.writing import write_atomically
+
+OWN_TEXT = "my_text"  # the shipped experiment that trains on the user's text
+SCHEMA = "nanogpt-kit.schema.json"
+DEFAULT_NAME = "experiment"  # where a file name has no letter that a name may have
+MAX_NAME = 100  # characters
+SOURCE = re.compile(r"^source = (?P<value>.+?)(?P<gap> *)(?P<comment>#.*)?$", re.MULTILINE)
+
+
+@click.command()
+@click.argument("file", callback=expand_path_argument, metavar="FILE.toml")
+@click.option(
+    "--from",
+    "template",
+    default=OWN_TEXT,
+    show_default=True,
+    metavar="NAME",
+    help="Shipped experiment to copy; `nanogpt-kit experiments list` shows them.",
+)
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="PATH",
+    help="Text to train on: a file, folder or glob, for dataset.source; may be repeated.",
+)
+def new(file: str, template: str, sources: tuple[str, ...]) -> None:
+    """Write FILE.toml, a commented experiment to edit and run, and beside it a JSON schema for editors.
+
+    Nothing is overwritten. The name of the experiment is that of the file.
+    """
+    path, text = new_path(file), read_template(template)
+    text = set_value(text, "name", experiment_name(path.stem))
+    if sources:
+        text = set_source(text, template, sources)
+    try:
+        write_atomically(path, f"#:schema {SCHEMA}\n{text}")
+        write_schema(path.parent)
+    except OSError as error:
+        raise KitError(f"{path}: cannot be written: {error.strerror}") from None
+    print_next_steps(path, template, verb="sweep" if "\n[sweep]\n" in text else "run", is_ready=bool(sources))
+
+
+def new_path(file: str) -> Path:
+    """The file to write. Raises KitError where it exists, or its folder does not."""
+    if not file.endswith(SUFFIX) and os.path.lexists(file):
+        raise KitError(explain_other_file(file))
+    path = Path(file if file.endswith(SUFFIX) else f"{file}{SUFFIX}")
+    if os.path.lexists(path):
+        raise KitError(f"{path} exists, and nothing is overwritten; choose another name")
+    if not path.parent.is_dir():
+        folder = shlex.quote(str(path.parent))
+        raise KitError(f"{path}: the folder {folder} does not exist; `mkdir -p {folder}` makes it")
+    return path
+
+
+def read_template(name: str) -> str:
+    """The text of a shipped experiment. Raises KitError where there is none of that name."""
+    shipped = shipped_experiments()
+    file = shipped.get(name.removesuffix(SUFFIX))
+    if file is None:
+        raise KitError(f"--from: no shipped experiment {name!r}{did_you_mean(name, shipped)}")
+    return read_text(file)
+
+
+def experiment_name(stem: str) -> str:
+    """A file's name without what the name of an experiment may not have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:MAX_NAME] or DEFAULT_NAME
+
+
+def set_value(text: str, key: str, value: str) -> str:
+    return re.sub(rf"^{key} = .*$", lambda _: f"{key} = {json.dumps(value)}", text, count=1, flags=re.MULTILINE)
+
+
+def set_source(text: str, template: str, sources: Sequence[str]) -> str:
+    """Sets dataset.source, and keeps the comment behind it. Raises KitError where the template has no such option."""
+    try:
+        "".join(sources).encode("utf-8")
+    except UnicodeEncodeError:
+        raise KitError("--source: the name is not UTF-8, so no experiment file can contain it; rename it") from None
+    if not SOURCE.search(text):
+        able = [name for name, path in shipped_experiments().items() if SOURCE.search(read_text(path))]
+        raise KitError(f"--source: {template} has no dataset.source; these have one: {', '.join(able)}")
+    strings = [toml_string(source) for source in sources]
+    value = strings[0] if len(strings) == 1 else f"[{', '.join(strings)}]"
+
+    def replace(match: re.Match[str]) -> str:
+        column = len("source = ") + len(match["value"]) + len(match["gap"])
+        line = f"source = {value}"
+        return f"{line:{column - 2}}  {match['comment']}" if match["comment"] else line
+
+    return SOURCE.sub(replace, text, count=1)
+
+
+def toml_string(text: str) -> str:
+    return tomli_w.dumps({"x": text}).partition("= ")[2].strip()
+
+
+def write_schema(folder: Path) -> None:
+    """Writes the schema that editors check experiment files with; one that is there may be of another version."""
+    from nanogpt_kit.core.schema import experiment_schema
+
+    write_atomically(folder / SCHEMA, json.dumps(experiment_schema(), indent=2) + "\n")
+
+
+def print_next_steps(path: Path, template: str, verb: str, is_ready: bool) -> None:
+    is_named = path.parent == Path() and not os.path.lexists(path.stem)
+    word = shlex.quote(path.stem if is_named else str(path))
+    edit = f"edit {path}" if template != OWN_TEXT else f"set dataset.source in {path} to a file or folder of text"
+    steps = [*([] if is_ready else [edit]), f"nanogpt-kit check {word}", f"nanogpt-kit {verb} {word}"]
+    click.echo(printable(f"written: {path}, from the shipped {template}, and {path.parent / SCHEMA}"))
+    click.echo(printable("\n".join(["next:", *(f"  {step}" for step in steps)])))
