@@ -25,6 +25,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.runs.folder import RUN_ID
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -257,6 +258,7 @@ WORDS = {
     *("NANOGPT_KIT_RUNS", "NANOGPT_KIT_DATA", "state_dict", "load_state_dict", "slow", "max-autotune", "device"),
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
+    *("val/loss", "val/bits_per_byte"),
     *("hellaswag/accuracy", "hellaswag/accuracy_norm", "lambada/accuracy", "lambada/perplexity", "wiki/bits_per_byte"),
     *(
         "wiki/loss",
@@ -329,6 +331,8 @@ def is_explained(span: str) -> bool:
         return True
     if re.fullmatch(r"(nanogpt-kit )?[a-z ]+( .*)?", span) and is_command(span.removeprefix("nanogpt-kit ")):
         return True
+    if is_run_reference(span.replace("/sweep", "")):
+        return True
     if re.fullmatch(r"test_\w+", span):  # which its link explains
         return True
     if span.startswith("nanogpt_kit"):
@@ -346,6 +350,13 @@ def is_explained(span: str) -> bool:
     if "/" in span or re.search(r"\.(py|toml|md)$", span):
         return any((folder / span).exists() for folder in (ROOT, ROOT / "experiments", ROOT / "nanogpt_kit"))
     return all(is_explained(part) for part in span.split()) if " " in span else False
+
+
+def is_run_reference(span: str) -> bool:
+    """Whether it is a run id, or the name of a shipped experiment, each with or without @best and @STEP."""
+    name, *suffixes = span.split("@")
+    is_name = not name or RUN_ID.fullmatch(name.rpartition("/")[2]) or name in SHIPPED
+    return bool(is_name and span) and all(suffix in ("best", "STEP") or suffix.isdigit() for suffix in suffixes)
 
 
 def is_installable(command: str) -> bool:

@@ -41,7 +41,10 @@ def evaluate(
     weights: str | None,
     trust_code: bool,
 ) -> None:
-    """Evaluate each RUN: a run folder, an experiment's name for its newest run, or an exported model.
+    """Evaluate each RUN: a run folder, a run id, an experiment's name, or an exported model.
+
+    NAME is the newest finished run of an experiment, NAME@best the one with the lowest validation loss, and RUN@STEP
+    an earlier checkpoint. Each run is printed on standard error.
 
     KEY=VALUE sets options of evaluators, as in evaluator.0.file=a.txt, and evaluate.batch_size or train.precision. For
     a model in another program's format it may also name the tokenizer, as in tokenizer=byte; the default is GPT-2's.
@@ -54,8 +57,10 @@ def evaluate(
     if evaluators:
         chosen = ", ".join(text if text.lstrip().startswith("{") else json.dumps(text) for text in evaluators)
         overrides.insert(0, f"evaluator=[{chosen}]")
-    from nanogpt_kit.generate.load import is_foreign_model, load_run
-    from nanogpt_kit.runs import folder, samples
+    from nanogpt_kit.generate.load import load_model
+    from nanogpt_kit.generate.source import find_model, is_foreign_model
+    from nanogpt_kit.runs import samples
+    from nanogpt_kit.runs.find import find_run
     from nanogpt_kit.train.evaluation import evaluate_trained_model
     from nanogpt_kit.train.precision import choose_device
 
@@ -64,11 +69,13 @@ def evaluate(
 
     for run in names:
         if not is_foreign_model(Path(run)):
-            folder.find_run(run)  # a misspelt name is reported before the others are evaluated
+            find_run(run, step)  # a misspelt name is reported before the others are evaluated
     results: dict[str, dict[str, float | None]] = {}
     try:
         for run in names:
-            loaded = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
+            source = find_model(run, step, weights)
+            click.echo(source.described(), err=True)
+            loaded = load_model(source, choose_device("auto"), trust_code, overrides, weights)
             if len(names) > 1 and not as_json:
                 click.echo(f"{run}:")
             metrics = evaluate_trained_model(loaded, print_samples)

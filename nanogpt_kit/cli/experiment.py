@@ -92,7 +92,7 @@ def check_overrides(overrides: Sequence[str], allowed: Sequence[str], runs: Sequ
         if key in allowed or kind in allowed:
             continue
         if kind == "tokenizer":
-            from nanogpt_kit.generate.load import is_foreign_model
+            from nanogpt_kit.generate.source import is_foreign_model
 
             if all(is_foreign_model(Path(run)) for run in runs):
                 continue

@@ -26,11 +26,18 @@ from nanogpt_kit.interop import FORMATS
 @WEIGHTS
 @TRUST
 def export(run: str, folder: Path, format_: str, step: int | None, weights: str | None, trust_code: bool) -> None:
-    """Write the model of RUN into a new FOLDER. RUN is a run folder, or an experiment's name for its newest run."""
-    from nanogpt_kit.generate.load import load_run
-    from nanogpt_kit.interop.exporting import export_model as export_model
+    """Write the model of RUN into a new FOLDER.
 
-    loaded = load_run(run, trust_code=trust_code, weights=weights, step=step)
+    RUN is a run folder, a run id, or an experiment's name for its newest finished run; NAME@best is its run with the
+    lowest validation loss, and RUN@STEP an earlier checkpoint.
+    """
+    from nanogpt_kit.generate.load import load_model
+    from nanogpt_kit.generate.source import find_model
+    from nanogpt_kit.interop.exporting import export_model
+
+    source = find_model(run, step, weights)
+    click.echo(source.described(), err=True)
+    loaded = load_model(source, trust_code=trust_code, weights=weights)
     export_model(loaded.experiment, loaded.model, loaded.encoder, format_, folder)
     for path in sorted(folder.iterdir()):
         click.echo(str(path))

@@ -44,7 +44,7 @@ class NamedRun:
 
 
 def find_named_run(text: str) -> NamedRun | None:
-    """The run that a folder, a run id, or one of these with @STEP names; None for an experiment.
+    """The run that a folder, a run id, or a reference with @best or @STEP names; None for an experiment.
 
     A bare name is that of an experiment, even where a run folder in the current folder has it.
     """
@@ -53,7 +53,7 @@ def find_named_run(text: str) -> NamedRun | None:
         return NamedRun(folder)
     from nanogpt_kit.train.resume import CHECKPOINT_OF_RUN, find_run_or_checkpoint
 
-    if os.path.isfile(text) or not CHECKPOINT_OF_RUN.fullmatch(text):
+    if os.path.isfile(text) or not (CHECKPOINT_OF_RUN.fullmatch(text) or text.endswith("@best")):
         return None
     return NamedRun(*find_run_or_checkpoint(text))
 

@@ -67,7 +67,10 @@ def sample(
     weights: str | None,
     trust_code: bool,
 ) -> None:
-    """Generate text with RUN: a run folder, an experiment's name for its newest run, or an exported model.
+    """Generate text with RUN: a run folder, a run id, an experiment's name, or an exported model.
+
+    NAME is the newest finished run of an experiment, NAME@best the one with the lowest validation loss, and RUN@STEP
+    an earlier checkpoint. The run is printed on standard error.
 
     Without --prompt, --prompt-file and --jsonl, sample asks for prompts on a terminal, or reads standard input; if that
     is empty, sample.prompt is used. KEY=VALUE overrides [sample] and the samplers, as in sampler.0.value=0.5 or
@@ -84,10 +87,13 @@ def sample(
     if prompt_file is not None:
         prompt = read_prompt(prompt_file, "--prompt-file")
     as_json = as_json or logprobs or jsonl is not None
-    from nanogpt_kit.generate.load import load_run
+    from nanogpt_kit.generate.load import load_model
+    from nanogpt_kit.generate.source import find_model
     from nanogpt_kit.train.precision import choose_device
 
-    generator = load_run(run, choose_device("auto"), trust_code, overrides, weights, step)
+    source = find_model(run, step, weights)
+    click.echo(source.described(), err=True)
+    generator = load_model(source, choose_device("auto"), trust_code, overrides, weights)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or None, "logprobs": logprobs}
     texts_per_prompt = num_samples or max(1, generator.experiment.sample.num_samples)
     if records is not None:

@@ -14,34 +14,6 @@ from nanogpt_kit.core.options import Component
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.corpus.hash_split import document_slices
 from nanogpt_kit.data.chunks import PART_CHARACTERS
-from nanogpt_kit.data.tokenizer_record import read_tokenizer_record, tokenizer_records_of_run
-from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs.folder import RunFolder
-
-
-def state_from_run(experiment: Experiment, resumed: RunFolder | None = None) -> dict[str, Any] | None:
-    """The state of the tokenizer in the run that `tokenizer.from_run` names; None where the option is not set.
-
-    A resumed run has the state in its own checkpoints, so the other run may have been removed since. Raises KitError
-    where no such run exists, or where it has another tokenizer.
-    """
-    name = experiment.tokenizer.from_run
-    if name is None:
-        return None
-    use = experiment.entry_of(experiment.tokenizer).name
-    try:
-        records = tokenizer_records_of_run(resumed) if resumed else []
-        folder = resumed if resumed and records else runs.find_run(name)
-        records = records or tokenizer_records_of_run(folder)
-        if not records:
-            raise KitError(f"{folder} has no checkpoint yet")
-        record = read_tokenizer_record(records[-1])
-        if record.use != use:
-            raise KitError(f"{folder} uses the tokenizer {record.use}, not {use}")
-    except KitError as error:
-        location = experiment.location(("tokenizer", "from_run"))
-        raise KitError(*(fault.reported_at("tokenizer.from_run", location) for fault in error.faults)) from None
-    return record.state
 
 
 def make_encoder(tokenizer: Tokenizer, dataset: Dataset, state: Mapping[str, Any] | None = None) -> Encoder:

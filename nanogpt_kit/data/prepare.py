@@ -13,12 +13,11 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.data.build import build_data_folder
-from nanogpt_kit.data.encoders import state_from_run
 from nanogpt_kit.data.manifest import FORMAT_VERSION, MANIFEST, DatasetRecord, damaged_data_error
 from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.data.tokenizer_of_run import find_tokenizer_of_run
 from nanogpt_kit.data.tokenizer_record import tokenizer_identity
 from nanogpt_kit.runs.files import check_writable, git_ignored_folder
-from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.system.folders import available_cores
 
@@ -30,15 +29,20 @@ def data_root() -> Path:
 
 
 def prepare(
-    experiment: Experiment, workers: int | None = None, resumed: RunFolder | None = None, verify: bool = True
+    experiment: Experiment,
+    workers: int | None = None,
+    tokenizer_state: dict[str, Any] | None = None,
+    verify: bool = True,
 ) -> PreparedData:
     """The experiment's text as tokens: those of an earlier preparation, else made now by one process for each core.
 
-    `resumed` is the run that continues with them. Files that are not what was written are refused; without `verify`
-    only the manifest is read, as where another process checks the files. Raises KitError for text or tokens that are
-    not valid; then nothing is left behind.
+    `tokenizer_state` is that of the tokenizer that `tokenizer.from_run` names, where the caller has it. Files that are
+    not what was written are refused; without `verify` only the manifest is read, as where another process checks them.
+    Raises KitError for text or tokens that are not valid; then nothing is left behind.
     """
-    state = state_from_run(experiment, resumed)
+    state = tokenizer_state
+    if state is None and (taken := find_tokenizer_of_run(experiment, with_log=True)):
+        state = taken.state
     identity = DataIdentity.of(experiment, state)
     path = data_root() / identity.folder_name
     if not (path / MANIFEST).exists():

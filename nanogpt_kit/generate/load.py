@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os  # whose functions report that a name is not there also where it is too long, unlike pathlib's
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,24 +11,20 @@ from torch import Tensor
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.damaged import damage_as_kit_error, named_tensors
 from nanogpt_kit.checkpoint.fit import load_matching_weights
-from nanogpt_kit.checkpoint.manifest import TOKENIZER, TRAINING, find_damage, step_of
+from nanogpt_kit.checkpoint.manifest import TOKENIZER, TRAINING
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.data.encoders import restore_encoder
 from nanogpt_kit.data.tokenizer_record import read_tokenizer_record
 from nanogpt_kit.generate.generator import TextGenerator
+from nanogpt_kit.generate.source import NANOGPT_CHECKPOINT, ModelSource, find_model
 from nanogpt_kit.interop import importing
 from nanogpt_kit.nn.uninitialized import build_uninitialized
-from nanogpt_kit.runs import folder as runs
-from nanogpt_kit.runs.folder import RunFolder
-
-EXPORTED_WEIGHTS = "model.safetensors"  # of an exported run, beside its experiment.toml
-NANOGPT_CHECKPOINT = "ckpt.pt"
 
 
 def load_run(
-    run: str | Path,
+    run: str | os.PathLike[str],
     device: str = "cpu",
     trust_code: bool = False,
     overrides: Sequence[str] = (),
@@ -37,20 +33,26 @@ def load_run(
 ) -> TextGenerator:
     """The newest checkpoint of a run, or that of `step`; `overrides` are those of the command line.
 
-    `run` is a folder, the name of an experiment, or what `export` has written, in any format. `weights` names a
-    callback that keeps weights, such as "ema"; omitted, they are the trained ones. Raises KitError where there is no
-    such run, checkpoint or callback, and where the run has code that this user has never executed.
+    `run` is a run folder, a run id, the name of an experiment, each perhaps with @best or @STEP behind it, or what
+    `export` has written, in any format. `weights` names a callback that keeps weights, such as "ema"; omitted, they are
+    the trained ones. Raises KitError where there is no such run, checkpoint or callback, and where the run has code
+    that this user has never executed.
     """
-    path = Path(run)
-    exported = is_foreign_model(path) or os.path.exists(path / EXPORTED_WEIGHTS)
-    if exported and (step is not None or weights is not None):
-        raise KitError(f"{path} is an exported model, which has one step and one set of weights: omit step and weights")
-    if is_foreign_model(path):
-        return load_foreign_model(path, device, overrides)
-    folder = RunFolder(path) if exported else runs.find_run(str(run))
-    folder.check_format()
-    experiment = Experiment.load(folder.experiment, overrides, trust_code)
-    checkpoint = folder.path if exported else checkpoint_of_step(folder, step)
+    return load_model(find_model(run, step, weights), device, trust_code, overrides, weights)
+
+
+def load_model(
+    source: ModelSource,
+    device: str = "cpu",
+    trust_code: bool = False,
+    overrides: Sequence[str] = (),
+    weights: str | None = None,
+) -> TextGenerator:
+    """The model of a source; the other arguments are those of `load_run`."""
+    if source.format in ("huggingface", "nanogpt"):
+        return load_foreign_model(source.path, device, overrides)
+    checkpoint = source.path
+    experiment = Experiment.load(source.folder.experiment, overrides, trust_code)
     encoder = encoder_of_checkpoint(checkpoint / TOKENIZER, experiment)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     if weights is None:
@@ -69,11 +71,6 @@ def encoder_of_checkpoint(path: Path, experiment: Experiment) -> Encoder:
         raise KitError(*(text if str(path) in text else f"{path}: {text}" for text in messages)) from None
 
 
-def is_foreign_model(path: Path) -> bool:
-    """Whether a path is a model in transformers' format or in nanoGPT's."""
-    return os.path.isfile(path) or any(os.path.exists(path / name) for name in ("config.json", NANOGPT_CHECKPOINT))
-
-
 def load_foreign_model(path: Path, device: str, overrides: Sequence[str]) -> TextGenerator:
     file = path / NANOGPT_CHECKPOINT if (path / NANOGPT_CHECKPOINT).exists() else path
     meta = file.parent / "meta.pkl"
@@ -83,23 +80,6 @@ def load_foreign_model(path: Path, device: str, overrides: Sequence[str]) -> Tex
     model = build_uninitialized(experiment.model, encoder.vocab_size)
     load_matching_weights(model, importing.pad_vocabulary(foreign, experiment, encoder.vocab_size), str(file))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
-
-
-def checkpoint_of_step(folder: RunFolder, step: int | None) -> Path:
-    """The checkpoint of a step, or the newest. Raises KitError."""
-    if step is None:
-        newest = store.newest_whole_checkpoint(folder.checkpoints)
-        if newest is None:
-            raise KitError(f"{folder} has no checkpoint yet")
-        return newest
-    by_step = {step_of(path): path for path in store.list_checkpoints(folder.checkpoints)}
-    if step not in by_step:
-        steps = ", ".join(map(str, by_step)) or "none"
-        raise KitError(f"{folder} has no checkpoint of step {step}; there are: {steps}")
-    fault = find_damage(by_step[step])
-    if fault:
-        raise KitError(f"{by_step[step]}: {fault}")
-    return by_step[step]
 
 
 def callback_weights(callback: str, checkpoint: Path) -> Mapping[str, Tensor]:

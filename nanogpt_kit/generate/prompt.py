@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder, TextContext
-from nanogpt_kit.data.encoders import make_encoder, state_from_run
+from nanogpt_kit.data.encoders import make_encoder
+from nanogpt_kit.data.tokenizer_of_run import state_from_run
 
 
 def encode_prompt(encoder: Encoder, prompt: str, option: str = "sample.prompt") -> list[int]:

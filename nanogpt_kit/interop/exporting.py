@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from nanogpt_kit.runs.files import check_writable, write_json
 from nanogpt_kit.system.writing import write_atomically
 
 
-def export_model(experiment: Experiment, model: nn.Module, encoder: Encoder, format: str, folder: Path) -> None:
+def export_model(
+    experiment: Experiment, model: nn.Module, encoder: Encoder, format: str, folder: str | os.PathLike[str]
+) -> None:
     """Writes a folder in one of FORMATS; the folder is complete or absent.
 
     Raises KitError if the folder is not empty, or if the format cannot express the model.
     """
-    folder = folder.absolute()
+    folder = Path(folder).absolute()
     if format not in FORMATS:
         raise KitError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
-PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 WITH_BIAS = ("ln_1.weight", "ln_2.weight", "ln_f.weight", *TRANSPOSED)
 EXPRESSIBLE = {  # options of [model] -> the values that the format can express

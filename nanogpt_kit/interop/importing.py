@@ -28,6 +28,7 @@ from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import check_writable, read_json
+from nanogpt_kit.runs.find import PUBLISHED_MODELS
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import Imported, Machine
 from nanogpt_kit.system.reading import sha256_file
@@ -82,11 +83,11 @@ def read_source_model(source: str, name: str, meta: Path | None) -> ImportedMode
         raise KitError(f"{source} is a run already; model.init_from={source} starts from it")
     if (path / "config.json").exists():
         return gpt2.read_gpt2(path, name or default_experiment_name(path.resolve()))
-    if source in gpt2.PUBLISHED:
+    if source in PUBLISHED_MODELS:
         return gpt2.read_gpt2(gpt2.download_gpt2(source), name or source)
     if path.is_dir():
         raise KitError(f"{source} has no config.json, so it is not a model saved by transformers")
-    guess = did_you_mean(source, gpt2.PUBLISHED)
+    guess = did_you_mean(source, PUBLISHED_MODELS)
     raise KitError(f"{source!r} is neither a file or folder nor a published GPT-2{guess}")
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, its status, and finding it by name."""
+"""The folder of a run: its files and its status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpt_kit.core.errors import KitError, did_you_mean
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.lock import Lock, is_locked
@@ -22,6 +22,7 @@ from nanogpt_kit.system.writing import remove_temporary_files
 PROVENANCE = "provenance.json"
 WRITTEN_BEFORE_START = (PROVENANCE, "dirty.patch", "components")  # before experiment.toml, which makes it a run
 RUN_ID = re.compile(r"(\d{8})-(\d{6})(\d{3})?-s(\d+)-[0-9a-f]{6}")  # UTC date, time with milliseconds; seed; hash
+CHECKPOINT = re.compile(r"step-([0-9]{8,})")
 STARTED = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z")  # as provenance.json has it
 
 
@@ -46,6 +47,19 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint of a step, whether it exists or not."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of its checkpoints in order, by the names of their folders; each may be damaged."""
+        try:
+            with os.scandir(self.checkpoints) as entries:
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:  # there are none yet
+            return []
+        return sorted(int(match[1]) for match in map(CHECKPOINT.fullmatch, names) if match)
 
     @property
     def samples(self) -> Path:
@@ -111,7 +125,7 @@ class RunFolder:
         run_id = RUN_ID.fullmatch(self.path.name)
         if run_id:
             return run_id[1] + run_id[2] + (run_id[3] or "000")
-        origin = self._provenance_or_none()
+        origin = self.provenance_or_none()
         started = STARTED.fullmatch(origin.started) if origin else None
         return "".join(started.groups()) + "000" if started else ""
 
@@ -120,7 +134,7 @@ class RunFolder:
         run_id = RUN_ID.fullmatch(self.path.name)
         if run_id:
             return int(run_id[4])
-        origin = self._provenance_or_none()
+        origin = self.provenance_or_none()
         return origin.seed if origin else None
 
     def provenance(self) -> Provenance:
@@ -135,7 +149,7 @@ class RunFolder:
     def write_provenance(self, origin: Provenance) -> None:
         origin.write(self.path / PROVENANCE)
 
-    def _provenance_or_none(self) -> Provenance | None:
+    def provenance_or_none(self) -> Provenance | None:
         try:
             return self.provenance()
         except KitError:
@@ -143,6 +157,12 @@ class RunFolder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
 
 
 def new_run_folder(experiment: str, seed: int, fingerprint: str, into: Path | None = None) -> RunFolder:
@@ -204,16 +224,3 @@ def runs_of_experiment(folder: Path) -> list[RunFolder]:
     """The runs of runs/<experiment> by start time, then by name; the newest is last."""
     folders = [RunFolder(path) for path in folder.glob("*") if (path / "experiment.toml").exists()]
     return sorted(folders, key=lambda run: (run.started(), run.path.name))
-
-
-def find_run(text: str) -> RunFolder:
-    """A run by its folder, or the newest of an experiment by name or folder. Raises KitError."""
-    for path in (Path(text), runs_root() / text):
-        if os.path.exists(path / "experiment.toml"):  # unlike Path.exists, a name may be longer than a file's can be
-            return RunFolder(path)
-        runs = runs_of_experiment(path) if os.path.isdir(path) else []
-        if runs:
-            return runs[-1]
-    known = [path.name for path in runs_root().glob("*") if runs_of_experiment(path)] if runs_root().is_dir() else []
-    hint = did_you_mean(text, known)
-    raise KitError(f"no run {text!r}, and no experiment of that name has runs in {runs_root()}/{hint}")

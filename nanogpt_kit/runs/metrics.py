@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,10 @@ from nanogpt_kit.system.reading import open_regular_file, read_bytes
 from nanogpt_kit.system.writing import sync_file, write_atomically
 
 logger = logging.getLogger(__name__)
+
+MAX_BYTES_BACK = 1 << 26  # from the end, searched for an evaluation: 200,000 logged steps
+MAX_LINE = 1 << 20  # bytes; a longer line is not one of ours
+CHUNK_BYTES = 1 << 16
 
 REMEDY = "; resuming would lose the lines after it: repair or delete this line, then resume"
 
@@ -91,6 +96,41 @@ def truncate_metrics(path: Path, step: int) -> int:
             remaining += line if line.endswith(b"\n") else line + b"\n"
     write_atomically(path, bytes(remaining))
     return last
+
+
+def last_evaluation(path: Path, until_step: int | None = None) -> dict[str, Any]:
+    """The newest record with a finite val/loss, at or before `until_step`; empty where there is none.
+
+    It is searched from the end, so that the length of the file does not matter. Damaged lines are passed over.
+    """
+    for line in lines_from_the_end(path):
+        record = parse_metrics_line(line) if b'"val/loss"' in line else None
+        if record and is_finite_number(record.get("val/loss")) and (until_step is None or record["step"] <= until_step):
+            return record
+    return {}
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value read from JSON is a finite float, or an integer that a float can hold."""
+    return type(value) in (int, float) and -1e300 < value < 1e300
+
+
+def lines_from_the_end(path: Path) -> Iterator[bytes]:
+    """The lines of a file, the last one first. Ends at a line that is too long; empty where it is not a file."""
+    try:
+        with open_regular_file(path) as file:
+            position = file.seek(0, os.SEEK_END)
+            end, rest = position, b""
+            while position > 0 and end - position < MAX_BYTES_BACK and len(rest) <= MAX_LINE:
+                size = min(CHUNK_BYTES, position)
+                position = file.seek(position - size)
+                first, *others = (file.read(size) + rest).split(b"\n")
+                yield from reversed(others)
+                rest = first
+            if position == 0:
+                yield rest
+    except (OSError, ValueError):  # missing, not a regular file, or a name with NUL in it
+        return
 
 
 class MetricsReader:

@@ -74,6 +74,13 @@ class BranchedFrom(RecordPart):
     sha256: str  # of its weights
 
 
+class TokenizerFrom(RecordPart):
+    """The checkpoint whose tokenizer a run took."""
+
+    checkpoint: AnyText
+    fingerprint: str  # of the tokenizer
+
+
 class Imported(RecordPart):
     """The source of a model that was imported, not trained."""
 
@@ -98,8 +105,14 @@ class Provenance(Record):
     machine: Machine
     launch: AnyText = ""  # torchrun's id
     init_from: InitFrom | None = None
+    tokenizer_from: TokenizerFrom | None = None
     branched_from: BranchedFrom | None = None
     imported: Imported | None = None
+
+    def recorded_path(self, text: str) -> Path:
+        """A path of this record, which may be relative to the folder that the run was started in."""
+        here = Path(text)
+        return here if here.exists() else Path(self.folder, text)
 
     @classmethod
     def parse_json(cls, content: bytes) -> Any:

@@ -29,7 +29,7 @@ class BranchPoint:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder.checkpoints / f"step-{self.step:08d}"
+        return self.folder.checkpoint(self.step)
 
     def check(self, before: Experiment, requested: Experiment) -> None:
         """Raises KitError where no run of `requested` can begin here; `before` is that of the checkpoint's run."""

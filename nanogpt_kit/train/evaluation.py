@@ -190,7 +190,8 @@ def evaluator_location(experiment: Experiment, index: int) -> str:
 
 def evaluation_data(generator: TextGenerator) -> PreparedData:
     """The tokens of the model's experiment. Raises KitError where the vocabulary has changed since the run."""
-    data = prepare(generator.experiment)
+    state = generator.encoder.state() if generator.experiment.tokenizer.from_run else None  # that run may be gone
+    data = prepare(generator.experiment, tokenizer_state=state)
     if data.encoder.state() != generator.encoder.state():
         raise KitError("the experiment's text has changed since the run, and with it its vocabulary")
     return data

@@ -42,9 +42,11 @@ def write_run_folder(setup: Setup, into: Path | None, branch: BranchPoint | None
     """Creates the folder and its records; removes it again where one cannot be written."""
     experiment = setup.experiment
     launch, data = os.environ.get("TORCHELASTIC_RUN_ID", ""), record_data(setup.data)
-    origin: dict[str, Any] = {"init_from": setup.init_from}
+    origin: dict[str, Any] = {"init_from": setup.init_from, "tokenizer_from": setup.tokenizer_from}
     if branch is not None:
-        origin = {"init_from": branch.folder.provenance().init_from, "branched_from": branch.origin()}
+        before = branch.folder.provenance()
+        origin = {"init_from": before.init_from, "tokenizer_from": before.tokenizer_from}
+        origin["branched_from"] = branch.origin()
     record, patch = provenance.collect_provenance(experiment, machine_record(setup), data=data, launch=launch, **origin)
     toml = experiment.to_toml(with_copies=True)
     with git_ignored_folder(runs.runs_root()) if into is None else nullcontext():

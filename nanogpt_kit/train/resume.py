@@ -18,6 +18,7 @@ from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import changeable_options, leaves
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import folder as runs
+from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.resume_command import new_run_command, resume_command
 from nanogpt_kit.runs.status import Status
@@ -92,14 +93,15 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> Ru
 
 
 def find_run_or_checkpoint(name: str) -> tuple[RunFolder, int | None]:
-    """The run that `name` stands for, and the step where it is RUN@STEP. Raises KitError where there is none."""
-    try:
-        return runs.find_run(name), None
-    except KitError:
-        match = CHECKPOINT_OF_RUN.fullmatch(name)
-        if match is None:
-            raise
-        return runs.find_run(match[1]), int(match[2])
+    """The run that a reference stands for, and the step where it names one; of an experiment its newest unfinished run.
+
+    Raises KitError where there is none.
+    """
+    found = find_run(name)
+    if found.step is not None or not found.runs or found.is_best:
+        return found.folder, found.step
+    unfinished = (folder for folder in reversed(found.runs) if folder.status().state not in ("running", "finished"))
+    return next(unfinished, found.runs[-1]), None
 
 
 def is_branch(name: str) -> bool:

@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-    experiment: Experiment, resume: str | None = None, trust_code: bool = False, into: Path | None = None
+    experiment: Experiment,
+    resume: str | os.PathLike[str] | None = None,
+    trust_code: bool = False,
+    into: str | os.PathLike[str] | None = None,
 ) -> RunFolder:
     """Trains an experiment in a new folder, or resumes a run of it that is not done.
 
@@ -44,6 +47,7 @@ def run(
     KeyboardInterrupt where it was asked to stop; status.json has the outcome, too. The notes of an exception say what
     is saved and which command continues.
     """
+    resume, into = None if resume is None else os.fspath(resume), None if into is None else Path(into)
     if into is not None:
         resume = resumable_run_in(into)
     world = World.of_environment()
@@ -153,7 +157,7 @@ def train_and_sample(trainer: Trainer) -> None:
     outcome = Outcome("failed", "fault")
     try:
         if trainer.rank == 0:
-            folder.set_status("running")
+            folder.set_status("running", step=trainer.step, total_steps=trainer.total_steps)
             toml = trainer.experiment.to_toml(with_copies=True)  # a resumed run may train for more steps
             write_atomically(folder.experiment, toml)
         trainer.train()

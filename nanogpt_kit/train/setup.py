@@ -19,11 +19,12 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import Batches
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.data.tokenizer_of_run import TokenizerOfRun, find_tokenizer_of_run, read_tokenizer_of_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.provenance import InitFrom
+from nanogpt_kit.runs.provenance import InitFrom, TokenizerFrom
 from nanogpt_kit.train.compile import CompileChoice, checkpoint_activations
 from nanogpt_kit.train.context import resolve_run_context
 from nanogpt_kit.train.cores import CoreAllocation, ThreadedModel
@@ -66,6 +67,7 @@ class Setup:
     cores: CoreAllocation
     resumed: RunFolder | None = None  # the run that continues
     init_from: InitFrom | None = None  # where its first weights came from; see `WarmStart.origin`
+    tokenizer_from: TokenizerFrom | None = None  # where its tokenizer came from; see `TokenizerOfRun.origin`
 
     def training_batches(self) -> Batches:
         """The windows of each step, this rank's part of them."""
@@ -134,9 +136,11 @@ def set_up(
     """
     check_before_data(experiment, placement, resumed)
     start = find_warm_start(experiment, placement.world, resumed, trust_code) if with_weights else None
-    data = prepare_checked_data(experiment, placement.world, resumed, start)
+    taken = find_shared_tokenizer(experiment, placement.world, resumed)
+    data = prepare_checked_data(experiment, placement.world, resumed, start, taken)
     cores = stack.enter_context(machine_settings(experiment, placement.ctx, data.encoder.vocab_size))
-    setup = Setup(experiment, placement, data, cores, resumed, start.origin() if start else None)
+    origins = (start.origin() if start else None, taken.origin() if taken else None)
+    setup = Setup(experiment, placement, data, cores, resumed, *origins)
     return setup, start.weights if start else None
 
 
@@ -154,19 +158,33 @@ def check_before_data(experiment: Experiment, placement: Placement, resumed: Run
 def find_warm_start(
     experiment: Experiment, world: World, resumed: RunFolder | None, trust_code: bool
 ) -> WarmStart | None:
-    """The weights to start from. Rank 0 looks first: it may download them, and other ranks find them on the disk."""
+    """The weights to start from. Rank 0 finds them, and may download them; other ranks read the same checkpoint."""
     start = WarmStart.find(experiment, resumed, trust_code) if world.rank == 0 else None
-    has_start = world.broadcast(start is not None)
-    if has_start and world.rank != 0:
-        start = WarmStart.find(experiment, resumed, trust_code)
+    checkpoint = world.broadcast(start.checkpoint if start else None)
+    if checkpoint is not None and world.rank != 0:
+        start = WarmStart.read(experiment, checkpoint, trust_code)
     return start
 
 
+def find_shared_tokenizer(experiment: Experiment, world: World, resumed: RunFolder | None) -> TokenizerOfRun | None:
+    """The tokenizer that `tokenizer.from_run` names; all ranks use the one that rank 0 finds."""
+    taken = find_tokenizer_of_run(experiment, resumed, with_log=True) if world.rank == 0 else None
+    path = world.broadcast(taken.path if taken else None)
+    if path is not None and world.rank != 0:
+        taken = read_tokenizer_of_run(experiment, path)
+    return taken
+
+
 def prepare_checked_data(
-    experiment: Experiment, world: World, resumed: RunFolder | None, start: WarmStart | None
+    experiment: Experiment,
+    world: World,
+    resumed: RunFolder | None,
+    start: WarmStart | None,
+    taken: TokenizerOfRun | None,
 ) -> PreparedData:
     """Prepares the data, and checks that it is the same on all ranks and fits the weights and the evaluators."""
-    data = prepare(experiment, resumed=resumed, verify=world.local_rank == 0)  # for all ranks of this machine
+    state = taken.state if taken else None
+    data = prepare(experiment, tokenizer_state=state, verify=world.local_rank == 0)  # for all ranks of this machine
     check_prompt(experiment, data.encoder)  # a mistake there would show after the training
     check_evaluators(experiment, data.encoder)
     if start:

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.fit import check_weights_match
-from nanogpt_kit.checkpoint.manifest import TOKENIZER, Manifest, find_damage
+from nanogpt_kit.checkpoint.manifest import TOKENIZER, Manifest, find_damage, step_of
+from nanogpt_kit.checkpoint.of_run import checkpoint_of_run
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.tokenizer_record import read_tokenizer_record
-from nanogpt_kit.interop.gpt2 import PUBLISHED
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
-from nanogpt_kit.runs import folder as runs
+from nanogpt_kit.runs.find import PUBLISHED_MODELS, FoundRun, find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom
 
@@ -48,12 +48,15 @@ class WarmStart:
         if name is None or (resumed and store.list_checkpoints(resumed.checkpoints)):
             return None
         try:
-            checkpoint = original_checkpoint(resumed) if resumed else newest_checkpoint(name)
+            checkpoint = original_checkpoint(resumed) if resumed else named_checkpoint(name)
         except KitError as error:
             raise KitError(*(fault.reported_at("model.init_from", location) for fault in error.faults)) from None
-        folder = checkpoint.parents[1]
-        before = Experiment.load(folder / "experiment.toml", trust_code=trust_code)
-        logger.info("starting from %s", checkpoint)
+        return cls.read(experiment, checkpoint, trust_code)
+
+    @classmethod
+    def read(cls, experiment: Experiment, checkpoint: Path, trust_code: bool) -> WarmStart:
+        """The weights of a checkpoint, for the model of `experiment`. Raises KitError where they do not fit."""
+        before = Experiment.load(checkpoint.parents[1] / "experiment.toml", trust_code=trust_code)
         for difference in model_differences(experiment, before):
             logger.warning("%s in %s", difference, checkpoint)
         tokenizer = read_tokenizer_record(checkpoint / TOKENIZER)
@@ -77,28 +80,32 @@ class WarmStart:
         return InitFrom(checkpoint=str(self.checkpoint), sha256=self.sha256)
 
 
-def newest_checkpoint(name: str) -> Path:
-    """The newest checkpoint of a run; a published GPT-2 is imported where no run has its name."""
+def named_checkpoint(name: str) -> Path:
+    """The checkpoint that a reference to a run stands for; logs which run it is.
+
+    A published GPT-2 is imported where no run has its name.
+    """
     try:
-        folder = runs.find_run(name)
+        found = find_run(name)
     except KitError:
-        if name not in PUBLISHED:
+        if name not in PUBLISHED_MODELS:
             raise
-        folder = import_run(name)
-    checkpoint = store.newest_whole_checkpoint(folder.checkpoints)
-    if checkpoint is None:
-        raise KitError(f"{folder} has no checkpoint yet")
+        found = FoundRun(import_run(name))
+    checkpoint = checkpoint_of_run(found)
+    logger.info("model.init_from: %s", found.described(step_of(checkpoint)))
     return checkpoint
 
 
 def original_checkpoint(resumed: RunFolder) -> Path:
     """The checkpoint that a run started from, for a run that has not saved one yet."""
-    origin = resumed.provenance().init_from
+    record = resumed.provenance()
+    origin = record.init_from
     if origin is None:
         raise KitError(f"{resumed}: provenance.json does not name the weights that the run started from")
-    checkpoint = Path(origin.checkpoint)
+    checkpoint = record.recorded_path(origin.checkpoint)
     if find_damage(checkpoint) or Manifest.read(checkpoint).weights_hash != origin.sha256:
         raise KitError(f"{resumed} started from {checkpoint}, which was changed or removed since; start a new run")
+    logger.info("model.init_from: %s, as before", checkpoint)
     return checkpoint
 
 

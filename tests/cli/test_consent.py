@@ -22,8 +22,8 @@ from nanogpt_kit.cli import experiment as asking
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.load import load_run
-from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.files import read_json, write_json
+from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import session
 
@@ -183,7 +183,7 @@ def test_ranks_and_trials_need_no_ledger(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))  # nothing can be written there
     file, quick = sent("flat"), ("train.steps=1", "callback=[]", "sample.num_samples=0", "evaluator=['loss']")
     command("run", file, *quick, *words, "--nproc", 2)
-    assert read_json(runs.find_run("tiny").path / "status.json")["state"] == "finished"
+    assert read_json(find_run("tiny").folder.path / "status.json")["state"] == "finished"
     space = ("sweep.metric=val/loss", "sweep.trials=1", "sweep.space.optimizer.lr.choice=[1e-3,3e-3]")
     assert command("sweep", file, *quick, *space, *words).code == 0
 

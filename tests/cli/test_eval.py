@@ -111,7 +111,7 @@ def test_texts_are_shown_and_keep_out_of_the_json(run: RunFolder, command: Comma
     assert two.startswith(prompts[1])
     assert two.splitlines()[-1].startswith("val/loss  ")
     answer = command("eval", run, f"evaluator=[{table}]", "--json")
-    assert (found(answer), answer.err) == ({str(run): {}}, shown.out.rpartition("val/loss")[0])
+    assert (found(answer), answer.err) == ({str(run): {}}, shown.err + shown.out.rpartition("val/loss")[0])
 
 
 def test_mistakes_are_told_before_anything_is_measured(run: RunFolder, char_run: RunFolder, command: Command) -> None:

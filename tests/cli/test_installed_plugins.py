@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nanogpt_kit.runs.files import read_json
-from nanogpt_kit.runs.folder import find_run
+from nanogpt_kit.runs.find import find_run
 
 LION = Path(__file__).parents[2] / "plugins" / "nanogpt-kit-lion"
 
@@ -61,7 +61,7 @@ def test_installed_plugins_work_and_a_broken_one_breaks_only_who_names_it(tiny: 
 
     done = kit("run", tiny, "optimizer={use='lion', lr=1e-3, weight_decay=0.3}", "train.steps=3")
     assert done.returncode == 0, done.stderr
-    origin = read_json(find_run("tiny").path / "provenance.json")
+    origin = read_json(find_run("tiny").folder.path / "provenance.json")
     assert origin["components"]["optimizer"] == "nanogpt-kit-lion/lion"
     assert origin["distributions"]["nanogpt-kit-lion"] == "0.1.0"
 

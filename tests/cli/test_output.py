@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_kit.runs.folder import find_run
+from nanogpt_kit.runs.find import find_run
 
 PROGRAM = [sys.executable, "-m", "nanogpt_kit"]
 SLOW = pytest.mark.slow
@@ -61,7 +61,7 @@ def test_a_run_ends_as_its_training_does_whatever_becomes_of_its_output(tiny: Pa
         code, words = on_a_full_disk("run", tiny, *options)
         assert "standard output: No space left on device" in words.splitlines()[-1]
     assert code == 0
-    assert find_run("tiny").status().state == "finished"
+    assert find_run("tiny").folder.status().state == "finished"
 
 
 @SLOW

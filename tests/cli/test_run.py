@@ -16,14 +16,15 @@ import pytest
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
-from nanogpt_kit.runs.folder import RunFolder, find_run
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train import session
 
 
 def test_run_trains_evaluates_samples_and_leaves_a_whole_run(tiny: Path) -> None:
     words = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     names = {path.name for path in folder.path.iterdir()}
     assert names >= {
         *("experiment.toml", "provenance.json", "status.json", "metrics.jsonl"),
@@ -51,7 +52,7 @@ def test_a_closed_pipe_does_not_end_a_run(tiny: Path) -> None:
     process.stdout.readline()
     process.stdout.close()
     process.wait(timeout=60)
-    assert find_run("tiny").status().state == "finished"
+    assert find_run("tiny").folder.status().state == "finished"
 
 
 def test_sigterm_during_preparation_leaves_nothing(tiny: Path) -> None:
@@ -126,7 +127,7 @@ def test_processes_of_a_run_print_its_notes_once_and_use_ddp(tiny: Path) -> None
     words = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), *CHANGED, "train.device=cpu", "--nproc", "2"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stderr.count("note: optimizer: 'sgd'") == 1
-    assert '[parallel]\nuse = "ddp"\n' in find_run("tiny").experiment.read_text(encoding="utf-8")
+    assert '[parallel]\nuse = "ddp"\n' in find_run("tiny").folder.experiment.read_text(encoding="utf-8")
 
 
 def test_several_processes_keep_the_parallel_component_that_is_given(tiny: Path) -> None:
@@ -138,10 +139,10 @@ def test_several_processes_keep_the_parallel_component_that_is_given(tiny: Path)
 
 def test_a_bare_resume_before_an_override_is_understood(tiny: Path, command: Callable[..., object]) -> None:
     assert command("run", tiny, "train.steps=4", "schedule=constant", "callback=[]").code == 0
-    find_run("tiny").set_status("interrupted", step=4, total_steps=4)
+    find_run("tiny").folder.set_status("interrupted", step=4, total_steps=4)
     answer = command("run", tiny, "schedule=constant", "callback=[]", "--resume", "train.steps=6")
     assert answer.code == 0, answer.err
-    assert find_run("tiny").status().step == 6
+    assert find_run("tiny").folder.status().step == 6
 
 
 def test_prepare_then_run_prepares_once(

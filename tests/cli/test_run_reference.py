@@ -12,7 +12,8 @@ import pytest
 from nanogpt_kit.cli.run_reference import find_named_run
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.folder import RunFolder, find_run
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train import session, trainer
 
 Command = Callable[..., Any]
@@ -42,7 +43,7 @@ def stopped(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
         patch.setattr(trainer.Trainer, "update", interrupt)
         with pytest.raises(KeyboardInterrupt):
             session.run(Experiment.load(tiny, [*QUIET, "optimizer.lr=0.01", "train.seed=7"]))
-    run = find_run("tiny")
+    run = find_run("tiny").folder
     assert (run.status().state, run.status().step) == ("interrupted", 5)
     return run
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.folder import RunFolder, find_run
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session, trainer
 
@@ -71,12 +72,12 @@ def test_a_stopped_run_prints_where_it_is_saved_and_the_command_that_continues_i
     tiny: Path, here: Path, command: Command
 ) -> None:
     told = command("run", "tiny.toml", *stopping(7))
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     line = f"stopped at step 7 of 20; saved in {folder}; continue with: nanogpt-kit run {folder}"
     assert (told.code, told.err.splitlines()[-1]) == (130, line)
     assert not folder.path.is_absolute()
     told = command(*continuation(told.err))
-    assert (told.code, find_run("tiny")) == (0, folder), told.err
+    assert (told.code, find_run("tiny").folder) == (0, folder), told.err
     whole = session.run(Experiment.load("tiny.toml", [*QUIET, "callback=[]", "name=whole"]))
     assert losses(folder) == losses(whole)
 
@@ -92,7 +93,7 @@ def test_a_second_signal_says_what_the_newest_checkpoint_is(
     tiny: Path, here: Path, command: Command, at: int, signals: int, expected: str
 ) -> None:
     told = command("run", "tiny.toml", *stopping(at, signals))
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     assert (told.code, told.err.splitlines()[-1]) == (130, f"{expected.format(run=folder)}nanogpt-kit run {folder}")
     assert command(*continuation(told.err), "callback=[]").code == 0
     assert folder.status().step == 20
@@ -126,7 +127,7 @@ def test_after_the_last_step_the_training_is_complete(
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, lambda *words: os.kill(os.getpid(), signal.SIGINT))
         told = command("run", "tiny.toml", *options)
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     complete = f"the training is complete at step 20, saved in {folder}; still missing: {missing}; continue with: "
     assert told.err.splitlines()[-1] == f"{complete}nanogpt-kit run {folder}"
     assert command(*continuation(told.err)).code == 0
@@ -157,7 +158,7 @@ def test_code_without_recorded_consent_needs_the_option_again(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/none")  # consents cannot be written there
     told = command("run", "tiny.toml", *stopping(2))
-    assert told.err.splitlines()[-1].endswith(f"nanogpt-kit run {find_run('tiny')} --trust-code")
+    assert told.err.splitlines()[-1].endswith(f"nanogpt-kit run {find_run('tiny').folder} --trust-code")
 
 
 def test_interrupted_seeds_name_those_that_remain(tiny: Path, here: Path, command: Command) -> None:
@@ -177,7 +178,7 @@ def test_interrupted_seeds_name_those_that_remain(tiny: Path, here: Path, comman
 def test_several_processes_print_the_command_once(tiny: Path, here: Path) -> None:
     script = [sys.executable, "-m", "nanogpt_kit", "run", "tiny.toml", *stopping(3), "train.device=cpu", "--nproc", "2"]
     told = subprocess.run(script, capture_output=True, text=True)
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     line = f"stopped at step 3 of 20; saved in {folder}; continue with: nanogpt-kit run {folder} --nproc 2"
     assert (told.returncode, told.stderr.splitlines()[-1]) == (130, line)
     assert told.stderr.count("stopped at step") == 1
@@ -202,7 +203,7 @@ def test_a_failed_run_prints_what_is_saved(
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "accumulate", fail)
         told = command("run", "tiny.toml", *QUIET, "callback=[]")
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     expected = f"the checkpoint of step 4 of 20 is saved in {folder}; continue with: nanogpt-kit run {folder}"
     assert (told.code, told.err.splitlines()[-1]) == (1, expected)
     assert told.err.splitlines()[-2].startswith("run failed: step 7: out of memory")
@@ -218,7 +219,7 @@ def test_a_loss_that_is_not_finite_is_not_repeated(
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "accumulate", lambda run, batch: whole(run, batch) * factor.get(run.step, 1.0))
         told = command("run", "tiny.toml", *QUIET, "callback=[]")
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     if at == 1:
         assert told.err.splitlines()[-1] == "no checkpoint is saved"
         return
@@ -231,7 +232,7 @@ def test_a_loss_that_is_not_finite_is_not_repeated(
 
 def test_a_budget_of_seconds_names_the_command_that_continues(tiny: Path, here: Path, command: Command) -> None:
     told = command("run", "tiny.toml", *QUIET, "callback=[]", "train.max_seconds=1e-9")
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     step = folder.status().step
     assert step < 20
     assert told.err.splitlines()[-1].startswith(f"continue with: nanogpt-kit run {folder} train.max_seconds=")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.folder import RunFolder, find_run, runs_root
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder, runs_root
 from nanogpt_kit.runs.samples import HEADER
 from nanogpt_kit.train import session
 
@@ -99,7 +100,7 @@ def killed_run(tiny: Path, hook: str, at: int, options: list[str]) -> RunFolder:
     words = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), 'components=["killer.py"]', killer, *options]
     died = subprocess.run(words, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
-    return find_run("tiny")
+    return find_run("tiny").folder
 
 
 @pytest.mark.parametrize(

@@ -445,7 +445,7 @@ def test_a_resumed_run_refuses_another_vocabulary_over_the_same_tokens(tiny: Pat
 def test_a_run_reads_the_data_on_one_rank_of_each_machine(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def prepare(experiment: Experiment, resumed: object, verify: bool) -> None:
+    def prepare(experiment: Experiment, tokenizer_state: object, verify: bool) -> None:
         asked.append(verify)
         raise KitError("as far as this goes")
 

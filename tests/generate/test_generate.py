@@ -18,7 +18,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.generate.prompt import encode_prompt
-from nanogpt_kit.runs.folder import find_run
+from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.train import session
 
 
@@ -134,7 +134,7 @@ def test_a_run_of_its_own_code_needs_trust_where_that_code_never_ran(
 
 
 def test_a_run_without_a_checkpoint_says_so(loaded: TextGenerator) -> None:
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     shutil.rmtree(folder.checkpoints)
     with pytest.raises(KitError, match="no checkpoint yet"):
         load_run(folder.path)

@@ -24,7 +24,8 @@ from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.interop.exporting import export_model
 from nanogpt_kit.interop.importing import import_run
-from nanogpt_kit.runs.folder import find_run, runs_root
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.train import session
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -216,7 +217,7 @@ def test_an_imported_run_writes_is_found_by_name_and_is_not_resumed(
 ) -> None:
     gpt2(tmp_path / "hf", **SMALL)
     folder = import_run(str(tmp_path / "hf"), overrides=BYTE)
-    assert find_run("hf") == folder
+    assert find_run("hf").folder == folder
     assert folder.status().state == "finished"
     assert "imported" in json.loads((folder.path / "provenance.json").read_text())
     assert command("sample", "hf", "--max-new-tokens", "5", "--prompt", "abc").out.startswith("abc")

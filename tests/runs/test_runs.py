@@ -16,7 +16,8 @@ import pytest
 
 from nanogpt_kit.api import KitError
 from nanogpt_kit.runs import folder, metrics
-from nanogpt_kit.runs.folder import RunFolder, find_run, new_run_folder, runs_root
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder, new_run_folder, runs_root
 from nanogpt_kit.system.reading import sha256_file
 
 Holder = Callable[[Path], AbstractContextManager[subprocess.Popen[str]]]
@@ -67,10 +68,10 @@ def test_a_run_is_found_by_its_folder_and_an_experiment_by_its_newest_run(
     oldest, middle, newest = (a_run("tiny", seed) for seed in (9, 8, 7))
     a_run("other")
     monkeypatch.chdir(tmp_path)
-    assert find_run(str(oldest.path)) == oldest
-    assert find_run(f"tiny/{oldest.path.name}") == oldest
-    assert find_run("tiny") == newest
-    assert find_run("runs/tiny").path.absolute() == newest.path
+    assert find_run(str(oldest.path)).folder == oldest
+    assert find_run(f"tiny/{oldest.path.name}").folder == oldest
+    assert find_run("tiny").folder == newest
+    assert find_run("runs/tiny").folder.path.absolute() == newest.path
     assert folder.runs_of_experiment(runs_root() / "tiny") == [oldest, middle, newest]
 
 
@@ -135,15 +136,15 @@ def test_a_run_whose_provenance_cannot_be_read_is_the_oldest(tmp_path: Path, con
 def test_a_folder_that_is_not_a_run_is_skipped() -> None:
     run = a_run()
     new_run_folder("tiny", seed=8, fingerprint="killed before its experiment was written")
-    assert find_run("tiny") == run
+    assert find_run("tiny").folder == run
 
 
 def test_an_unknown_run_is_told_the_nearest_experiment() -> None:
-    with pytest.raises(KitError, match=r"no run 'tinny'.*None is available\."):
+    with pytest.raises(KitError, match=r"no run 'tinny'.*There are no runs yet\."):
         find_run("tinny")
     a_run("tiny")
     a_run("owt-gpt2")
-    with pytest.raises(KitError, match=r"no run 'tinny'.*did you mean 'tiny'\? Allowed: owt-gpt2, tiny\."):
+    with pytest.raises(KitError, match=r"no run 'tinny'.*did you mean 'tiny'\? Runs here: owt-gpt2, tiny\."):
         find_run("tinny")
 
 
@@ -331,3 +332,62 @@ def test_lines_without_text_are_no_damage(tmp_path: Path) -> None:
     path.write_bytes(b"\r\n".join([WHOLE[0].strip(), b"", WHOLE[1].strip(), b""]))
     assert metrics.truncate_metrics(path, 5) == 2
     assert [record["step"] for record in metrics.read_metrics(path)] == [1, 2]
+
+
+# --- the last evaluation ----------------------------------------------------------------------------------------
+
+
+def test_the_last_evaluation_is_the_newest_line_with_a_finite_loss(tmp_path: Path) -> None:
+    whole, path = {"step": 4, "val/loss": 2.5, "val/bits_per_byte": 3.5}, tmp_path / "m.jsonl"
+    assert metrics.last_evaluation(path) == {}
+    log_of(path, {"step": 2, "val/loss": 3.0}, {"step": 3, "train/loss": 1.0})
+    assert metrics.last_evaluation(path) == {"step": 2, "val/loss": 3.0}
+    log_of(path, whole, {"step": 5, "train/loss": 1.0}, {"step": 6, "val/loss": float("nan")}, {"step": 7, "x/loss": 1})
+    assert metrics.last_evaluation(path) == whole
+    assert metrics.last_evaluation(path, until_step=4) == whole
+    assert metrics.last_evaluation(path, until_step=3) == {"step": 2, "val/loss": 3.0}
+    assert metrics.last_evaluation(path, until_step=1) == {}
+
+
+@pytest.mark.parametrize("value", ['"2.5"', "true", "null", "[2.5]", "{}", "1e999", "-1e999", "9" * 400, "NaN"])
+def test_a_loss_that_is_no_finite_number_is_passed_over(tmp_path: Path, value: str) -> None:
+    path = log_of(tmp_path / "m.jsonl", {"step": 2, "val/loss": 3.0})
+    with path.open("a") as file:
+        file.write(f'{{"step": 3, "val/loss": {value}}}\n')
+    assert metrics.last_evaluation(path) == {"step": 2, "val/loss": 3.0}
+
+
+@pytest.mark.parametrize("line", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_lines_are_passed_over_in_the_search_for_an_evaluation(tmp_path: Path, line: bytes) -> None:
+    path = log_of(tmp_path / "m.jsonl", {"step": 2, "val/loss": 3.0})
+    with path.open("ab") as file:
+        file.write(line + line.replace(b"note", b"val/loss") + b'{"step": 9, "val/loss": 1.')  # killed while writing
+    assert metrics.last_evaluation(path) == {"step": 2, "val/loss": 3.0}
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 1 << 16])
+def test_lines_are_read_from_the_end_whatever_the_size_of_a_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(metrics, "CHUNK_BYTES", size)
+    for content in (b"", b"\n", b"one", b"one\n", b"one\ntwo", b"\n\none\n\ntwo three\n", b"a\nbb\nccc\ndddd\n"):
+        (tmp_path / "file").write_bytes(content)
+        assert list(metrics.lines_from_the_end(tmp_path / "file")) == content.split(b"\n")[::-1]
+
+
+def test_the_search_for_an_evaluation_ends_early_in_a_file_that_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, first = tmp_path / "m.jsonl", b'{"step": 2, "val/loss": 3.0}\n'
+    path.write_bytes(first + b" " * 100 + b"\n")
+    assert metrics.last_evaluation(path)["step"] == 2
+    monkeypatch.setattr(metrics, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(metrics, "MAX_LINE", 50)
+    assert metrics.last_evaluation(path) == {}
+    path.write_bytes(first + b" \n" * 50)
+    assert metrics.last_evaluation(path)["step"] == 2
+    monkeypatch.setattr(metrics, "MAX_BYTES_BACK", 60)
+    assert metrics.last_evaluation(path) == {}
+    os.mkfifo(tmp_path / "fifo")
+    for other in (tmp_path, tmp_path / "fifo", tmp_path / "none", Path("a\0b")):
+        assert metrics.last_evaluation(other) == {}

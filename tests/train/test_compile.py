@@ -21,7 +21,8 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.generate.load import load_run
-from nanogpt_kit.runs.folder import RunFolder, find_run
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from nanogpt_kit.train import compile as compiling
@@ -133,7 +134,7 @@ def test_a_signal_ends_a_run_that_compiles_at_once(tiny: Path, monkeypatch: pyte
         session.run(Experiment.load(tiny, options))
     monkeypatch.setattr(Trainer, "accumulate", accumulate)
     assert time.monotonic() - began < 10
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     status = folder.status()
     assert (status.state, status.reason, status.step) == ("interrupted", name, 0)
     assert not folder.checkpoints.exists()
@@ -147,7 +148,7 @@ def test_a_signal_before_it_compiles_saves_and_compiles_nothing(tiny: Path, monk
     monkeypatch.setattr(CompileChoice, "warm_up", lambda *_: pytest.fail("it compiles"))
     with pytest.raises(KeyboardInterrupt):
         run(tiny, "train.compile=default")
-    assert find_run("tiny").status().state == "interrupted"
+    assert find_run("tiny").folder.status().state == "interrupted"
 
 
 def test_without_a_compiler_there_is_one_warning(

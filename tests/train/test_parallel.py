@@ -17,7 +17,8 @@ import torch
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.load import load_run
-from nanogpt_kit.runs.folder import RunFolder, find_run
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its ranks")
@@ -117,7 +118,7 @@ def test_ranks_killed_and_resumed_are_bit_for_bit_as_if_they_were_not(tiny: Path
     assert killed["codes"][1] == -9
     assert killed["codes"][0] == 1
     assert killed["ranks"][0]["error"] == "LostRank"
-    status = find_run("left").status()
+    status = find_run("left").folder.status()
     assert (status.state, status.ended_by, status.cause, status.rank) == ("failed", "fault", "lost_rank", 0)
     assert status.reason == left["ranks"][0]["told"]
     assert "rank 0 of 2 noticed it at step 6" in status.reason
@@ -228,7 +229,7 @@ def test_killed_ten_times_at_any_moment_it_ends_in_the_same_bits(
     ]
     answers = runs(*killed, run(tiny, size, *options, "name=killed", resume=""))
     assert sum(-9 in answer["codes"] for answer in answers) >= 8, [answer["codes"] for answer in answers]
-    folders = [find_run(name) for name in ("killed", "whole")]
+    folders = [find_run(name).folder for name in ("killed", "whole")]
     assert [folder.status().state for folder in folders] == ["finished", "finished"]
     assert_same(*map(result, folders))
 
@@ -305,7 +306,7 @@ def test_weights_that_are_not_finite_on_one_rank_are_saved_by_none(tiny: Path) -
     ):
         assert [rank["error"] for rank in answer["ranks"]] == ["NotFinite"] * 2
         assert all("not finite after step 6: h.1.mlp.c_proj.weight;" in rank["told"] for rank in answer["ranks"])
-        folder = find_run(kind)
+        folder = find_run(kind).folder
         assert folder.status().cause == "not_finite"
         newest = store.newest_whole_checkpoint(folder.checkpoints)
         assert newest is not None

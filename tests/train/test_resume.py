@@ -18,7 +18,8 @@ import torch
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.core.errors import Busy, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.folder import RunFolder, find_run, runs_root
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder, runs_root
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import resume_point, session
@@ -56,7 +57,7 @@ def killed_run(tiny: Path, at: int, *overrides: str) -> RunFolder:
     command = [sys.executable, "-m", "nanogpt_kit", "run", str(tiny), 'components=["killer.py"]', callback, *overrides]
     died = subprocess.run(command, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
-    return find_run("tiny")
+    return find_run("tiny").folder
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +82,7 @@ def killed(dead_folder: Path, tiny: Path) -> RunFolder:
             shutil.copytree(source, tiny.parent / name)
         elif source.exists():
             shutil.copy(source, tiny.parent / name)
-    run = find_run("tiny")
+    run = find_run("tiny").folder
     for name in ("experiment.toml", "provenance.json"):
         text = (run.path / name).read_text(encoding="utf-8")
         (run.path / name).write_text(text.replace(str(dead_folder), str(tiny.parent)), encoding="utf-8")
@@ -180,16 +181,16 @@ def kill_while_saving(tiny: Path, times: int) -> None:
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        checkpoint = store.newest_whole_checkpoint(find_run("tiny").checkpoints)
+        checkpoint = store.newest_whole_checkpoint(find_run("tiny").folder.checkpoints)
         assert checkpoint is not None
         assert store.load_training(checkpoint)["step"] == json.loads((checkpoint / store.MANIFEST).read_text())["step"]
-    leftovers = list(find_run("tiny").checkpoints.glob(".step-*"))
+    leftovers = list(find_run("tiny").folder.checkpoints.glob(".step-*"))
     assert len(leftovers) <= 1, "each process clears what the one before it left"
 
 
 def newest_step() -> int:
     try:
-        found = sorted(find_run("tiny").checkpoints.glob("step-*"))
+        found = sorted(find_run("tiny").folder.checkpoints.glob("step-*"))
     except KitError:
         return 0
     return int(found[-1].name.removeprefix("step-")) if found else 0
@@ -425,7 +426,7 @@ def dead_run(tiny: Path, step: int, *overrides: str) -> RunFolder:
     callback = f'callback=[{{use="killer", at={step}}}]'
     with pytest.raises(RunFailed):
         session.run(Experiment.load(tiny, ['components=["killer.py"]', callback, *overrides]))
-    return find_run("tiny")
+    return find_run("tiny").folder
 
 
 @pytest.mark.parametrize("checkpoints", ["none", "deleted"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_kit.runs.folder import find_run
+from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.train.stop import StopSignals
 
 posix = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP and SIGUSR1")
@@ -72,7 +72,7 @@ def test_a_run_whose_terminal_is_closed_saves(tiny: Path) -> None:
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 130, shown
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     assert folder.status().state == "interrupted"
     assert [int(path.name[-8:]) for path in folder.checkpoints.glob("step-*")] == [folder.status().step]
 
@@ -89,4 +89,4 @@ def test_nohup_keeps_a_run_alive(tiny: Path) -> None:
     process.send_signal(signal.SIGHUP)
     _, words = process.communicate(timeout=120)
     assert process.returncode == 0, words
-    assert find_run("tiny").status().state == "finished"
+    assert find_run("tiny").folder.status().state == "finished"

@@ -17,7 +17,8 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.runs.files import read_json
-from nanogpt_kit.runs.folder import RunFolder, find_run
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
 from nanogpt_kit.train.cores import CoreAllocation
@@ -166,7 +167,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_reported(tiny: Path) -> N
     options = ("components=['broken.py']", 'model.mlp={use="broken", at=7}', "model.n_layer=1", "train.batch_tokens=32")
     with pytest.raises(RunFailed, match=r"the loss is nan at step 8, on the windows that start at tokens \d+, \d+ of"):
         run(tiny, *options, "checkpoint.every_steps=2")
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     assert folder.status().state == "failed"
     assert "step 8" in folder.status().reason
     assert max(folder.checkpoints.glob("step-*")).name == "step-00000006"
@@ -177,7 +178,7 @@ def test_a_loss_that_is_not_finite_never_reaches_a_checkpoint(tiny: Path) -> Non
     options = ("components=['broken.py']", 'model.mlp={use="broken", at=7}', "model.n_layer=1", "train.batch_tokens=32")
     with pytest.raises(RunFailed, match="step 8"):
         run(tiny, *options, "checkpoint.every_steps=1", "train.log_every_steps=1000")
-    assert max(find_run("tiny").checkpoints.glob("step-*")).name == "step-00000007"
+    assert max(find_run("tiny").folder.checkpoints.glob("step-*")).name == "step-00000007"
 
 
 NO_GRADIENT = """\
@@ -202,7 +203,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tiny: Path) ->
     (tiny.parent / "steep.py").write_text(NO_GRADIENT, encoding="utf-8")
     with pytest.raises(RunFailed, match="the norm of the gradient is nan at step 1"):
         run(tiny, "components=['steep.py']", "model.norm=steep", "checkpoint.every_steps=1")
-    assert not list(find_run("tiny").checkpoints.glob("step-*"))
+    assert not list(find_run("tiny").folder.checkpoints.glob("step-*"))
 
 
 def test_a_metric_without_a_group_in_its_name_is_refused(tiny: Path) -> None:
@@ -232,7 +233,7 @@ def test_a_signal_does_not_wait_for_a_long_evaluation(tiny: Path) -> None:
     (tiny.parent / "hit.py").write_text(source, encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):
         run(tiny, "components=['hit.py']", "evaluator=['hit']", "evaluate.every_steps=4")
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     assert folder.status().state == "interrupted"
     assert (folder.checkpoints / "step-00000004").exists()
     assert not [line for line in read_metrics(folder.metrics) if "val/nats" in line]
@@ -277,7 +278,7 @@ def test_a_signal_saves_and_exits_130(tiny: Path, name: str) -> None:
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     assert "Traceback" not in told
-    folder = find_run("tiny")
+    folder = find_run("tiny").folder
     status = folder.status()
     assert (status.state, status.reason) == ("interrupted", name)
     (saved,) = folder.checkpoints.glob("step-*")
@@ -348,7 +349,7 @@ def test_a_callback_that_fails_ends_the_run(tiny: Path) -> None:
     )
     with pytest.raises(RunFailed, match="Bad failed in step_finished: ZeroDivisionError"):
         session.run(Experiment.load(tiny, ["components=['bad.py']", "callback=['bad']"]))
-    assert find_run("tiny").status().state == "failed"
+    assert find_run("tiny").folder.status().state == "failed"
 
 
 def test_fsdp_in_one_process_is_refused_in_a_sentence(tiny: Path) -> None:

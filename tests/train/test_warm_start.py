@@ -15,7 +15,8 @@ import torch
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.load import load_run
-from nanogpt_kit.runs.folder import RunFolder, find_run, runs_root
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder, runs_root
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.train import session
 from nanogpt_kit.train.trainer import Trainer
@@ -94,7 +95,7 @@ def test_a_resumed_run_needs_no_other(tiny: Path, trained: RunFolder) -> None:
     whole = run(tiny)
     with pytest.raises(RunFailed, match="enough"):
         run(tiny, "callback=['stopper']", f"components=['{stopper(tiny)}']")
-    part = find_run("tuned")
+    part = find_run("tuned").runs[-1]
     shutil.rmtree(trained.path.parent)
     experiment = Experiment.load(tiny, [*QUICK, "name=tuned", "model.init_from=tiny"])
     session.run(experiment, resume=str(part.path))
@@ -138,7 +139,7 @@ def test_options_that_fit_and_mean_something_else_are_named(
 ) -> None:
     run(tiny, "model.n_head=2", "model.dropout=0.0", "train.steps=0")
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warned == [f"model.n_head is 2 here and was 3 in {find_run('tiny').checkpoints / 'step-00000020'}"]
+    assert warned == [f"model.n_head is 2 here and was 3 in {find_run('tiny').folder.checkpoints / 'step-00000020'}"]
 
 
 def test_another_attention_and_a_window_are_named_and_the_same_softmax_is_not(
@@ -159,17 +160,18 @@ def test_untied_weights_do_not_fit_a_model_with_tied_weights(tiny: Path) -> None
 def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(tiny: Path, trained: RunFolder) -> None:
     with pytest.raises(RunFailed, match="enough"):
         run(tiny, "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")
-    part = find_run("tuned")
+    part = find_run("tuned").folder
     session.run(Experiment.load(tiny, [*QUICK, "train.seed=2"]))  # a newer run of the name that it began from
     experiment = Experiment.load(tiny, [*QUICK, "name=tuned", "model.init_from=tiny"])
     session.run(experiment, resume=str(part.path))
     assert evaluations(part)[0] == evaluations(trained)[20]
+    start = f"model.init_from={find_run('tiny').folder}"
     with pytest.raises(RunFailed, match="enough"):
-        run(tiny, f"model.init_from={find_run('tiny')}", "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")
-    shutil.rmtree(find_run("tiny").checkpoints)
-    again = Experiment.load(tiny, [*QUICK, "name=tuned", f"model.init_from={find_run('tiny')}"])
+        run(tiny, start, "callback=['stopper']", f"components=['{stopper(tiny, 3)}']")
+    shutil.rmtree(find_run("tiny").folder.checkpoints)
+    again = Experiment.load(tiny, [*QUICK, "name=tuned", start])
     with pytest.raises(KitError, match=r"model.init_from: .*step-00000020.* changed or removed"):
-        session.run(again, resume=str(find_run("tuned")))
+        session.run(again, resume=find_run("tuned").runs[-1])
 
 
 def test_weights_that_do_not_fit_are_named_before_any_data_is_touched(
