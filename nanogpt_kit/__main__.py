@@ -41,6 +41,7 @@ from nanogpt_kit.core.errors import (
     KitError,
     LostRank,
     RunFailed,
+    notes_of,
     printable,
 )
 from nanogpt_kit.launch.processes import end_with_parent
@@ -101,9 +102,12 @@ def run_command() -> int:
     except RunFailed as error:
         report_error(f"run failed: {error}", error)
         return FAILED
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        reason = error.__cause__ or error  # click raises its Abort from a KeyboardInterrupt
+        if not notes_of(reason):
+            reason.add_note("interrupted")
         if not rank():
-            click.echo("interrupted", err=True)
+            print_notes(reason)
         return INTERRUPTED
     except OutputClosed:
         return DONE
@@ -130,6 +134,13 @@ def report_error(message: str, error: Exception, delay: float = 0.0) -> None:
     record_failure(error)
     message = hide_in_text(message)
     print_lines(f"rank {rank()}: {message}" if rank() else message, err=True)
+    print_notes(error)
+
+
+def print_notes(error: BaseException) -> None:
+    """Prints what a user can do next. The lines are never wrapped, since commands in them are copied."""
+    for note in notes_of(error):
+        click.echo(printable(hide_in_text(note)), err=True)
 
 
 def record_failure(error: Exception) -> None:

@@ -276,7 +276,6 @@ WORDS = {
         '-m "not slow"',
     ),
     *(
-        "--resume=RUN train.steps=<more>",
         "choice.NAME",
         "dataset.source=<local parquet>",
         'tokenizer.from_run = "<run>"',

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections import deque
 
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.runs.folder import RunFolder, runs_root
-from nanogpt_kit.runs.metrics import read_metrics
+from nanogpt_kit.runs.metrics import last_evaluation
 
 
 def outcome_text(folder: RunFolder, with_next: bool = True) -> str:
     """What is printed of a run that has just finished; `with_next` names a command to continue with."""
     status = folder.status()
-    evaluated = (record["val/loss"] for record in read_metrics(folder.metrics) if record.get("val/loss") is not None)
-    loss = [f"val/loss {value:.4f}" for value in deque(evaluated, maxlen=1)]
+    evaluation = last_evaluation(folder.metrics)
+    loss = [f"val/loss {evaluation['val/loss']:.4f}"] if evaluation else []
     planned = "" if status.step == status.total_steps else f" of {status.total_steps:,}"
     reason = f" ({status.reason})" if status.reason else ""
     steps = f"{status.step:,}{planned} steps{reason}, {format_duration(status.seconds)} of training"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import printable
+from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
     from nanogpt_kit.sweep.study.summary import SweepSummary
@@ -92,7 +94,20 @@ def run_command(
 
     continue_without_reader()
     rich.reconfigure(stderr=True)
-    print_result(run_sweep(base, nproc))
+    try:
+        summary = run_sweep(base, nproc)
+    except KeyboardInterrupt as error:
+        error.add_note(interruption_note(base.name))
+        raise
+    print_result(summary)
+
+
+def interruption_note(name: str) -> str:
+    """What a sweep that was asked to stop has saved, and the command that continues it."""
+    from nanogpt_kit.sweep.study.summary import sweep_folder
+
+    saved = f"the sweep is saved in {sweep_folder(name)}"
+    return f"stopped; {saved}; continue with: {hide_in_command(['nanogpt-kit', *sys.argv[1:]])}"
 
 
 def toml_string(text: str) -> str:

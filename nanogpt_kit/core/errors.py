@@ -60,6 +60,11 @@ class Fault:
         return ": ".join(shown.values())
 
 
+def notes_of(error: BaseException) -> list[str]:
+    """The notes of an exception: what a user can do next, as lines to print after its message."""
+    return list(getattr(error, "__notes__", ()))
+
+
 class KitError(Exception):
     """A mistake the user can correct. Carries every fault its stage found; its text shows the first ones."""
 
