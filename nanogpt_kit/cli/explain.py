@@ -9,7 +9,7 @@ import click
 from nanogpt_kit.core.errors import printable
 
 
-@click.command(short_help="Explain an option, a section, a component or a kind.")
+@click.command()
 @click.argument("key", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def explain(key: str | None, as_json: bool) -> None:
