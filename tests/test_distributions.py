@@ -98,5 +98,5 @@ def test_a_value_of_a_shipped_experiment_is_located_in_the_package(site: Path, t
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.search(
-        r"^model\.n_embd = 128 +# nanogpt_kit/experiments/quickstart\.toml:\d+$", done.stdout, re.MULTILINE
+        r"^model\.n_embd = 128 .*# nanogpt_kit/experiments/quickstart\.toml:\d+", done.stdout, re.MULTILINE
     )

@@ -53,7 +53,7 @@ def describe_other_tokens(experiment: Experiment, before: Experiment, record: Ma
 def learns_alike(experiment: Experiment, before: Experiment) -> bool:
     """Whether two experiments may learn the same tokenizer: with the same options, from text with the same options.
 
-    A vocabulary without a size of its own consists of what occurs in the text, such as its characters, so that of
+    A vocabulary whose size is not an option consists of what occurs in the text, such as its characters, so that of
     another text may be the same.
     """
     one, other = experiment.resolved(), before.resolved()
@@ -61,7 +61,7 @@ def learns_alike(experiment: Experiment, before: Experiment) -> bool:
     options = [
         {key: value for key, value in each["tokenizer"].items() if key not in locations} for each in (one, other)
     ]
-    is_same_text = one["dataset"] == other["dataset"] or experiment.tokenizer.known_vocab_size() is None
+    is_same_text = one["dataset"] == other["dataset"] or "vocab_size" not in options[0]
     return is_same_text and options[0] == options[1]
 
 

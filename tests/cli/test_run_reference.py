@@ -71,7 +71,7 @@ def test_a_run_continues_with_its_own_settings_however_it_is_named(
 ) -> None:
     tiny.write_text("this is not TOML any more: the run has its own experiment")
     done = command("run", *forms(stopped)[form])
-    assert (done.code, f"finished: {stopped}" in done.err) == (0, True), done.err
+    assert (done.code, f"{stopped.path.name}\nval/loss " in done.err) == (0, True), done.err
     assert (stopped.status().state, stopped.status().step) == ("finished", 6)
     assert "lr = 0.01" in stopped.experiment.read_text()
     assert ("every_steps = 3" in stopped.experiment.read_text()) == ("override" in form)
