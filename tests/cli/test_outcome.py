@@ -16,6 +16,7 @@ def folder(tmp_path: Path) -> RunFolder:
     """A finished run of an experiment whose name has a space."""
     folder = RunFolder(tmp_path / "runs" / "my text" / "20261128-125635898-s1337-6fb559")
     folder.path.mkdir(parents=True)
+    folder.experiment.touch()
     records = [{"step": 500, "val/loss": 1.7}, {"step": 1500, "train/loss": 1.2}, {"step": 1500, "val/loss": 1.44184}]
     folder.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
     folder.set_status("finished", ended_by="steps", step=1500, total_steps=1500, seconds=33.4)
