@@ -10,7 +10,9 @@ from pathlib import Path
 
 import click
 
+from nanogpt_kit.cli.candidates import evaluator_candidates
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
+from nanogpt_kit.cli.override_candidates import run_override_candidates
 from nanogpt_kit.cli.texts import print_generated
 from nanogpt_kit.core.errors import KitError, printable
 from nanogpt_kit.core.paths import expand_path
@@ -19,12 +21,19 @@ OVERRIDABLE = ("evaluate", "evaluator", "sample", "sampler", "train.precision")
 
 
 @click.command("eval")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN... [KEY=VALUE]...")
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    metavar="RUN... [KEY=VALUE]...",
+    shell_complete=run_override_candidates(*OVERRIDABLE),
+)
 @click.option(
     "--evaluator",
     "evaluators",
     multiple=True,
     metavar="NAME",
+    shell_complete=evaluator_candidates,
     help='Use this evaluator instead of the run\'s; repeatable. With options: \'{use="perplexity", file="a.txt"}\'.',
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object with the metrics of each run.")

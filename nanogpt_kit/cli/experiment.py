@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nanogpt_kit.cli.candidates import callback_candidates, experiment_candidates, step_candidates
+from nanogpt_kit.cli.override_candidates import override_candidates
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.shipped import find_experiment, is_bare_name
@@ -22,15 +24,23 @@ from nanogpt_kit.launch.processes import LAUNCHED
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
-EXPERIMENT = click.argument("experiment", callback=expand_path_argument, metavar="EXPERIMENT")
+EXPERIMENT = click.argument(
+    "experiment", callback=expand_path_argument, metavar="EXPERIMENT", shell_complete=experiment_candidates
+)
 TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that never ran on this machine.")
-STEP = click.option("--step", type=click.IntRange(0), help="Use the checkpoint of this step.  [default: the newest]")
+STEP = click.option(
+    "--step",
+    type=click.IntRange(0),
+    shell_complete=step_candidates,
+    help="Use the checkpoint of this step.  [default: the newest]",
+)
 WEIGHTS = click.option(
     "--weights",
     metavar="CALLBACK",
+    shell_complete=callback_candidates,
     help="Use the weights saved by a callback, such as ema.  [default: the trained weights]",
 )
-OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=override_candidates)
 
 
 @contextmanager

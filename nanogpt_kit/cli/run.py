@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nanogpt_kit.cli.candidates import folder_candidates, run_candidates
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.paths import expand_path_argument
@@ -45,12 +46,14 @@ class RunCommand(click.Command):
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
+    shell_complete=run_candidates,
     help="Resume RUN, or the newest unfinished run of this experiment.",
 )
 @click.option(
     "--into",
     callback=expand_path_argument,
     metavar="FOLDER",
+    shell_complete=folder_candidates,
     help="Folder of the run: created, or resumed if a run is in it.",
 )
 @click.option(

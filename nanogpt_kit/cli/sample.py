@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nanogpt_kit.cli.candidates import run_candidates
 from nanogpt_kit.cli.conversation import converse
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
 from nanogpt_kit.cli.output import is_terminal
+from nanogpt_kit.cli.override_candidates import run_override_candidates
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.cli.prompts import check_prompts, read_prompt, read_prompt_records
 from nanogpt_kit.cli.texts import TokenRate, print_records, print_texts
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", callback=expand_path_argument)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("run", callback=expand_path_argument, shell_complete=run_candidates)
+@click.argument(
+    "overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=run_override_candidates("sample", "sampler")
+)
 @click.option("--prompt", help="Beginning of the text.")
 @click.option(
     "--prompt-file",
