@@ -29,6 +29,7 @@ import click
 from nanogpt_kit.cli import main as cli
 from nanogpt_kit.cli import output
 from nanogpt_kit.cli.completion import COMPLETE
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import OutputClosed
 from nanogpt_kit.core.errors import (
     BUSY,
@@ -41,11 +42,13 @@ from nanogpt_kit.core.errors import (
     KitError,
     LostRank,
     RunFailed,
+    notes_of,
     printable,
 )
 from nanogpt_kit.launch.processes import end_with_parent
 from nanogpt_kit.runs.secrets import hide_in_text
 from nanogpt_kit.system import signals
+from nanogpt_kit.system.terminal import wrap_lines
 
 
 class ConsoleHandler(logging.Handler):
@@ -55,7 +58,8 @@ class ConsoleHandler(logging.Handler):
         import rich
 
         rich.reconfigure(stderr=True)
-        rich.get_console().out(printable(self.format(record)), highlight=False)
+        console, text = rich.get_console(), printable(self.format(record))
+        console.out(wrap_lines(text, console.width) if console.is_terminal else text, highlight=False)
 
 
 def main() -> None:
@@ -86,7 +90,9 @@ def run_command() -> int:
     try:
         cli(standalone_mode=False, complete_var=COMPLETE)
     except click.ClickException as error:
-        error.show()
+        message = io.StringIO()
+        error.show(message)
+        print_lines(message.getvalue().rstrip("\n"), err=True)
         return MISTAKE
     except KitError as error:
         report_error(f"error: {error}" if len(error.faults) == 1 else f"{len(error.faults)} errors:\n{error}", error)
@@ -97,9 +103,12 @@ def run_command() -> int:
     except RunFailed as error:
         report_error(f"run failed: {error}", error)
         return FAILED
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        reason = error.__cause__ or error  # click raises its Abort from a KeyboardInterrupt
+        if not notes_of(reason):
+            reason.add_note("interrupted")
         if not rank():
-            click.echo("interrupted", err=True)
+            print_notes(reason)
         return INTERRUPTED
     except OutputClosed:
         return DONE
@@ -124,8 +133,15 @@ def report_error(message: str, error: Exception, delay: float = 0.0) -> None:
     except KeyboardInterrupt:
         return  # another rank was first
     record_failure(error)
-    message = printable(hide_in_text(message))
-    click.echo(f"rank {rank()}: {message}" if rank() else message, err=True)
+    message = hide_in_text(message)
+    print_lines(f"rank {rank()}: {message}" if rank() else message, err=True)
+    print_notes(error)
+
+
+def print_notes(error: BaseException) -> None:
+    """Prints what a user can do next. The lines are never wrapped, since commands in them are copied."""
+    for note in notes_of(error):
+        click.echo(printable(hide_in_text(note)), err=True)
 
 
 def record_failure(error: Exception) -> None:

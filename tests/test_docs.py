@@ -24,7 +24,7 @@ from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Component, Options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 from nanogpt_kit.runs.folder import RUN_ID
 
 ROOT = Path(__file__).parents[1]
@@ -140,6 +140,10 @@ KINDS = [model for field in Experiment.model_fields.values() for model in classe
 EXAMPLES = {"slope", "width"}  # options of the components that the documentation defines
 
 
+def components_of(kind: type[Options]) -> list[Entry]:
+    return Registry.installed().of_kind(kind.kind) if issubclass(kind, Component) and "kind" in vars(kind) else []
+
+
 def is_key(key: str, models: tuple[type[Options], ...] = (Experiment,)) -> bool:
     """Whether an experiment file may set a dotted key, for some choice of components."""
     first, _, rest = key.partition(".")
@@ -150,8 +154,10 @@ def is_key(key: str, models: tuple[type[Options], ...] = (Experiment,)) -> bool:
             field = candidate.model_fields.get(first)
             if field is None:
                 continue
-            rest = re.sub(r"^\d+\.?", "", rest)  # an element of a list
             inner = tuple(classes_in(field.annotation))
+            if typing.get_origin(field.annotation) is tuple:  # an element of a list, by its index or name
+                names = "|".join(entry.name for kind in inner for entry in components_of(kind)) or "0"
+                rest = re.sub(rf"^(\d+|{names})(\.|$)", "", rest)
             if not rest or first == "space" or (inner and is_key(rest, inner)):
                 return True
     return False
@@ -270,12 +276,15 @@ WORDS = {
         '-m "not slow"',
     ),
     *(
-        "--resume=RUN train.steps=<more>",
         "choice.NAME",
         "dataset.source=<local parquet>",
         'tokenizer.from_run = "<run>"',
     ),
     *('use = "..."', 'use = "package-name/glu"', "trust_code=True", 'norm: Norm = slot("layernorm")'),
+    # of Python and TensorBoard
+    *("None", "resume=True", "resume=run", 'logging.basicConfig(level="INFO")', "experiment.with_(model=other.model)"),
+    *('{"use": "temperature", "value": 0.5}', "Loss/train", "Loss/val", "Loss/val_bits_per_byte"),
+    *("seconds", "val/", "samplers"),
     # of developers
     *(
         "make quick",
@@ -296,6 +305,7 @@ WORDS = {
         "gpu",
         "data",
     ),
+    *("NO_COLOR", "TERM=dumb"),
     *("NANOGPT_KIT_TEST_DATA", "tinyshakespeare.txt", "nanogpt_kit.<kind>", "file:line", "key=value", "n_"),
     *("utils", "helpers", "common", "manager", "read", "check", "concurrent.futures.ProcessPoolExecutor"),
     *("torch.multinomial", "datasets.map", "--version", "machine"),
@@ -475,7 +485,7 @@ def test_there_is_a_page_for_every_kind() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
 def test_the_python_examples_run(page: str, tiny: Path) -> None:
-    examples = [block for block in code(ROOT / page, "python") if "load_run" in block]
+    examples = [block for block in code(ROOT / page, "python") if "from nanogpt_kit import" in block]
     assert examples
     for example in examples:
         example = example.replace("experiments/quickstart.toml", str(tiny)).replace('"quickstart"', '"tiny"')

@@ -16,6 +16,7 @@ SLOW = {
     "huggingface_hub",
     "numpy",
     "optuna",
+    "pandas",
     "plotly",
     "pyarrow",
     "pydantic",

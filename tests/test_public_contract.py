@@ -1,4 +1,4 @@
-"""The public contract, held by a snapshot: what plugins import, hooks, TOML keys, commands, entry-point groups.
+"""The public contract, held by a snapshot: what programs and plugins import, hooks, TOML keys, commands, entry points.
 
 `pytest tests/test_public_contract.py --regenerate` writes public_contract.txt. Read its difference, and record in
 CHANGELOG.md what plugin authors and experiment files have to change.
@@ -10,11 +10,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import click
 import pytest
 
+import nanogpt_kit
 from nanogpt_kit import api
 from nanogpt_kit.cli import main
 from nanogpt_kit.core.experiment import Experiment
@@ -41,6 +43,8 @@ def members(cls: type) -> Iterator[str]:
         if not name.startswith("_"):
             yield f"{name}{'*' if name in fields and fields[name].is_required() else ''}: {annotation}"
     for name, member in sorted(vars(cls).items()):
+        if name == "model_post_init":  # pydantic's, where a class has private attributes
+            continue
         member = member.__func__ if isinstance(member, classmethod | staticmethod) else member
         if isinstance(member, property):
             yield f"{name} -> {inspect.signature(member.fget).return_annotation}"  # type: ignore[arg-type]
@@ -49,9 +53,9 @@ def members(cls: type) -> Iterator[str]:
             yield f"{name}{signature(member)}{abstract}"
 
 
-def names_of_api() -> Iterator[str]:
-    for name in sorted(api.__all__):
-        thing: Any = getattr(api, name)
+def names_of(module: ModuleType) -> Iterator[str]:
+    for name in sorted(module.__all__):
+        thing: Any = getattr(module, name)
         if not getattr(thing, "__module__", "").startswith("nanogpt_kit"):
             yield name
         elif inspect.isclass(thing):
@@ -91,7 +95,8 @@ def commands(command: click.Command = main, path: str = "nanogpt-kit") -> Iterat
 
 def contract() -> str:
     parts = {
-        "nanogpt_kit.api": names_of_api(),
+        "nanogpt_kit": names_of(nanogpt_kit),
+        "nanogpt_kit.api": names_of(api),
         "hooks, with the arguments that an implementation may take": hooks(),
         "TOML keys; * marks required ones": toml_keys(),
         "command line": commands(),

@@ -8,6 +8,7 @@ from nanogpt_kit import __version__
 from nanogpt_kit.cli.bench import bench
 from nanogpt_kit.cli.check import check
 from nanogpt_kit.cli.completion import completion
+from nanogpt_kit.cli.corrections import VerbGroup
 from nanogpt_kit.cli.doctor import doctor
 from nanogpt_kit.cli.evaluate import evaluate
 from nanogpt_kit.cli.experiment import ask_to_execute
@@ -22,10 +23,15 @@ from nanogpt_kit.cli.run import run
 from nanogpt_kit.cli.sample import sample
 from nanogpt_kit.cli.schema import schema
 from nanogpt_kit.cli.sweep import sweep
+from nanogpt_kit.cli.top_help import TopHelp
 from nanogpt_kit.core import trust
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Main(VerbGroup, TopHelp):
+    """The verbs: their help in sections, and remedies for mistakes in their words."""
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="nanogpt-kit")
 def main() -> None:
     """Experiments with GPT-sized language models: an idea is one file, an experiment is one TOML file."""

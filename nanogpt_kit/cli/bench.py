@@ -12,6 +12,7 @@ import click
 
 from nanogpt_kit.cli.candidates import experiment_candidates
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 
@@ -81,11 +82,11 @@ def bench(
         click.echo(json.dumps(report, indent=2))
         return
     for (path, changes), timing in zip(experiments, timings, strict=True):
-        click.echo(" ".join([path, *changes]))
+        print_lines(" ".join([path, *changes]))
         show_timing(timing)
     if vs:
         low, high = median_interval(ratios)
-        click.echo(
+        print_lines(
             f"the first has {statistics.median(ratios):.3f} times the tokens/s of the second "
             f"({low:.3f} to {high:.3f}, {rounds_text(rounds)} each)"
         )
@@ -112,10 +113,10 @@ def bench_generation(experiment: Experiment, texts: int, rounds: int, seconds: f
         click.echo(json.dumps({"sample": report}, indent=2))
         return
     batch = f"batches of {texts} texts" if texts > 1 else "one text"
-    click.echo(f"  {batch} of {timing.tokens} tokens, {timing.precision}")
+    print_lines(f"  {batch} of {timing.tokens} tokens, {timing.precision}")
     rate = f"{statistics.median(timing.rates):,.1f} tokens/s ({low:,.1f} to {high:,.1f}"
-    click.echo(f"  {rate}, {rounds_text(rounds)})")
-    click.echo(
+    print_lines(f"  {rate}, {rounds_text(rounds)})")
+    print_lines(
         f"  {used / 1e9:,.1f} GB/s of weights and cache read; memory copies {bandwidth / 1e9:,.1f} GB/s, both ways"
     )
 
@@ -144,22 +145,22 @@ def json_of_timing(timing: Timing) -> dict[str, Any]:
 def show_timing(timing: Timing) -> None:
     facts = json_of_timing(timing)
     threads = f" ({facts['threads']})" if facts["device"] == "cpu" else ""
-    click.echo(f"  {facts['device']}{threads}, {facts['precision']} ({facts['precision_since']})")
-    click.echo(f"  compile: {facts['compile']} ({facts['compile_since']})")
+    print_lines(f"  {facts['device']}{threads}, {facts['precision']} ({facts['precision_since']})")
+    print_lines(f"  compile: {facts['compile']} ({facts['compile_since']})")
     for key, choice in facts["choices"].items():
-        click.echo(f"  {key}: {choice}")
+        print_lines(f"  {key}: {choice}")
     low, high = facts["interval"]
     rounds = f"{rounds_text(len(timing.rounds))}; steps per round: {timing.steps}"
-    click.echo(f"  {facts['tokens_per_second']:,.0f} tokens/s ({low:,.0f} to {high:,.0f}, {rounds})")
+    print_lines(f"  {facts['tokens_per_second']:,.0f} tokens/s ({low:,.0f} to {high:,.0f}, {rounds})")
     parts = ", ".join(f"{part} {ms:,.2f}" for part, ms in facts["parts_ms"].items())
-    click.echo(f"  {1000 * facts['step_tokens'] / facts['tokens_per_second']:,.2f} ms per step: {parts}")
+    print_lines(f"  {1000 * facts['step_tokens'] / facts['tokens_per_second']:,.2f} ms per step: {parts}")
     peak = f"{facts['peak_flops'] / 1e9:,.0f} GFLOP/s"
     if timing.mfu is None:
-        click.echo(
+        print_lines(
             f"  MFU unknown: the FLOPs of the model cannot be counted; {facts['precision']} products reach {peak}"
         )
     else:
         flops = f"{facts['flops_per_token'] / 1e6:,.1f} MFLOPs per token"
-        click.echo(f"  MFU {timing.mfu:.1%}: {flops}, relative to {peak} of {facts['precision']} matrix products here")
+        print_lines(f"  MFU {timing.mfu:.1%}: {flops}, relative to {peak} of {facts['precision']} matrix products here")
     if timing.memory is not None:
-        click.echo(f"  {timing.memory / 2**20:,.0f} MiB peak memory")
+        print_lines(f"  {timing.memory / 2**20:,.0f} MiB peak memory")

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
+from nanogpt_kit.cli.slow_note import note_if_slow
 
 if TYPE_CHECKING:
     from nanogpt_kit.nn.flops import ModelSize
-
-ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
 
 
 @click.command()
@@ -24,32 +23,37 @@ ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
     help="Print every option, its value, where it was set and the default it differs from; and the model's size.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what --explain prints as a JSON object.")
-@click.option(
-    "--nproc", type=click.IntRange(1), default=1, help="Processes per trial of a sweep, as in `sweep --nproc`."
-)
+@click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of the run, or of each trial of a sweep.")
 @TRUST
 def check(
     experiment: str, overrides: tuple[str, ...], explain: bool, as_json: bool, nproc: int, trust_code: bool
 ) -> None:
-    """Validate EXPERIMENT without running it; for a sweep, also whether this machine can run its trials."""
-    chosen = load_experiment(experiment, overrides, trust_code, nproc)
-    from nanogpt_kit.nn.uninitialized import check_model_parts
-    from nanogpt_kit.train.metric_names import check_metric_options
+    """Validate EXPERIMENT without running it: its options, model, text and named runs, and the trials of a sweep.
 
-    known = chosen.tokenizer.known_vocab_size() if explain or as_json else None
-    module = check_model_parts(chosen, known or ASSUMED_VOCABULARY)
-    check_metric_options(chosen)
+    What `run` would refuse before it reads the text is refused with the same message. Nothing is downloaded.
+    """
+    with note_if_slow("importing torch and the components"):
+        chosen = load_experiment(experiment, overrides, trust_code, nproc)
+    with (
+        note_if_slow("checking the model, its memory, the text and the runs that are named"),
+        without_garbage_collection(),
+    ):
+        from nanogpt_kit.train.before_data import check_without_running
+
+        module = check_without_running(chosen, nproc, trust_code)
     space = None
     if chosen.sweep is not None:
-        from nanogpt_kit.sweep.session import check_sweep
+        with note_if_slow("checking the endpoints of the sweep"):
+            from nanogpt_kit.sweep.session import check_sweep
 
-        space, _ = check_sweep(chosen, nproc)
+            space, _ = check_sweep(chosen, nproc)
     if not (explain or as_json):
         click.echo(f"{experiment} is valid")
         return
     from nanogpt_kit.cli.explained import option_values_record, print_option_values
     from nanogpt_kit.nn.flops import size_of_module
 
+    known = chosen.tokenizer.known_vocab_size()
     size = None if module is None else size_of_module(module, chosen.model.block_size)
     if as_json:
         counts = {"parameters": size.parameters, "flops_per_token": size.flops_per_token} if size else {}
@@ -62,6 +66,8 @@ def check(
 
 
 def print_model_size(size: ModelSize | None, known: int | None) -> None:
+    from nanogpt_kit.train.before_data import ASSUMED_VOCABULARY
+
     if size is None:
         click.echo("the size of the model is unknown until it is built")
         return

@@ -77,6 +77,8 @@ class BashCompletion(KitCompletion):
 
     def answer(self, items: list[CompletionItem], incomplete: str) -> list[str]:
         typed = os.environ.get(WORD, "")
+        if typed.endswith("\\"):  # it would escape what follows
+            return []
         is_open = len(items) == 1 and items[0].value.endswith(OPEN_ENDS)
         rests = [escape_for_bash(item.value[len(incomplete) :], self.open_quote) for item in items]
         return ["nospace" if is_open else "", *(typed + rest for rest in rests if rest is not None)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.texts import TokenRate, print_texts
 from nanogpt_kit.core.errors import INTERRUPTED, KitError
 
@@ -25,7 +26,7 @@ def converse(
     # __main__ turns SIGTERM into KeyboardInterrupt, like Ctrl-C, which ends a text here and not the command
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     next_seed = generator.experiment.sample.seed if seed is None else seed
-    click.echo("Type the beginning of a text. Ctrl-C stops a text, Ctrl-D ends the conversation.", err=True)
+    print_lines("Type the beginning of a text. Ctrl-C stops a text, Ctrl-D ends the conversation.", err=True)
     with PromptHistory():
         while True:
             try:
@@ -37,14 +38,14 @@ def converse(
                 click.echo(err=True)
                 continue
             except UnicodeDecodeError as error:
-                click.echo(f"error: {error}", err=True)
+                print_lines(f"error: {error}", err=True)
                 continue
             rate = TokenRate()
             prompts = [prompt] * num_samples
             try:
                 print_texts(prompts, rate.measure(generator.stream_tokens(prompts, seed=next_seed, **options)), raw)
             except KitError as error:
-                click.echo(f"error: {error}", err=True)
+                print_lines(f"error: {error}", err=True)
                 continue
             except KeyboardInterrupt:
                 click.echo()

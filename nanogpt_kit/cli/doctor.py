@@ -7,15 +7,15 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.core.errors import printable
+from nanogpt_kit.system.terminal import terminal_width, wrap_line
 
 if TYPE_CHECKING:
     from nanogpt_kit.bench.machine_facts import Fact
@@ -42,11 +42,11 @@ def doctor(as_json: bool) -> None:
         values = {section: {fact.name: json_of_fact(fact) for fact in facts} for section, facts in sections.items()}
         click.echo(json.dumps(values, indent=2))
         return
-    for section, facts in sections.items():
+    for section, facts in ((section, facts) for section, facts in sections.items() if facts):
         click.echo(section)
         width = max([18, *(len(fact.name) for fact in facts)])
         for fact in facts:
-            click.echo(wrap_line(printable(f"  {fact.name:{width}}  {fact.verdict:9}  "), printable(fact.text)))
+            click.echo(fact_line(printable(f"  {fact.name:{width}}  {fact.verdict:9}  "), printable(fact.text)))
         click.echo()
 
 
@@ -54,13 +54,9 @@ def json_of_fact(fact: Fact) -> dict[str, object]:
     return {"verdict": fact.verdict or None, "text": fact.text, **fact.values}
 
 
-def wrap_line(start: str, text: str) -> str:
+def fact_line(start: str, text: str) -> str:
     """On a terminal a long text is wrapped and indented; elsewhere it is one line, for grep."""
-    if not sys.stdout.isatty():
-        return start + text
-    width = max(shutil.get_terminal_size().columns - len(start), 30)
-    parts = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-    return start + f"\n{'':{len(start)}}".join(parts)
+    return wrap_line(text, terminal_width(sys.stdout), start) if is_terminal(sys.stdout) else start + text
 
 
 def folder_facts() -> Iterator[Fact]:
@@ -127,14 +123,9 @@ def has_size(path: Path, size: int) -> bool:
 
 
 def download_facts() -> Iterator[Fact]:
-    """The packages and folders that vocabularies and datasets from the hub require."""
-    from nanogpt_kit.bench.machine_facts import Fact, feature
+    """The variables that decide where vocabularies and datasets from the hub are kept."""
+    from nanogpt_kit.bench.machine_facts import Fact
 
-    try:
-        why, version = None, metadata.version("tokenizers")
-    except metadata.PackageNotFoundError:
-        why, version = 'requires tokenizers: pip install "nanogpt-kit[bpe]"', None
-    yield feature("bpe, huggingface", why, f"tokenizers {version}", version=version)
     for variable, meaning in VARIABLES.items():
         value = os.environ.get(variable)
         if value is not None:

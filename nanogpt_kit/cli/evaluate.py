@@ -11,22 +11,18 @@ from pathlib import Path
 import click
 
 from nanogpt_kit.cli.candidates import evaluator_candidates
-from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
-from nanogpt_kit.cli.override_candidates import run_override_candidates
+from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides, print_notes
+from nanogpt_kit.cli.lines import print_lines
+from nanogpt_kit.cli.option_remedy import OVERRIDABLE
+from nanogpt_kit.cli.override_candidates import run_or_override_candidates
 from nanogpt_kit.cli.texts import print_generated
 from nanogpt_kit.core.errors import KitError, printable
 from nanogpt_kit.core.paths import expand_path
 
-OVERRIDABLE = ("evaluate", "evaluator", "sample", "sampler", "train.precision")
-
 
 @click.command("eval")
 @click.argument(
-    "runs",
-    nargs=-1,
-    required=True,
-    metavar="RUN... [KEY=VALUE]...",
-    shell_complete=run_override_candidates(*OVERRIDABLE),
+    "runs", nargs=-1, required=True, metavar="RUN... [KEY=VALUE]...", shell_complete=run_or_override_candidates
 )
 @click.option(
     "--evaluator",
@@ -55,14 +51,15 @@ def evaluate(
     NAME is the newest finished run of an experiment, NAME@best the one with the lowest validation loss, and RUN@STEP
     an earlier checkpoint. Each run is printed on standard error.
 
-    KEY=VALUE sets options of evaluators, as in evaluator.0.file=a.txt, and evaluate.batch_size or train.precision. For
-    a model in another program's format it may also name the tokenizer, as in tokenizer=byte; the default is GPT-2's.
+    KEY=VALUE sets options of evaluators, as in evaluator.perplexity.file=a.txt, and evaluate.batch_size or
+    train.precision. For a model in another program's format it may also name the tokenizer, as in tokenizer=byte; the
+    default is GPT-2's.
     """
     overrides = [text for text in runs if "=" in text and not os.path.exists(text)]
     names = [expand_path(text, "RUN", "command line") for text in runs if text not in overrides]
     if not names:
         raise KitError("eval: expected a run before the options")
-    check_overrides(overrides, OVERRIDABLE, names)
+    check_overrides(overrides, OVERRIDABLE["eval"], names)
     if evaluators:
         chosen = ", ".join(text if text.lstrip().startswith("{") else json.dumps(text) for text in evaluators)
         overrides.insert(0, f"evaluator=[{chosen}]")
@@ -83,8 +80,9 @@ def evaluate(
     try:
         for run in names:
             source = find_model(run, step, weights)
-            click.echo(source.described(), err=True)
+            print_lines(source.described(), err=True)
             loaded = load_model(source, choose_device("auto"), trust_code, overrides, weights)
+            print_notes(loaded.experiment.layers.notes)
             if len(names) > 1 and not as_json:
                 click.echo(f"{run}:")
             metrics = evaluate_trained_model(loaded, print_samples)

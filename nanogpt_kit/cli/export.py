@@ -8,6 +8,7 @@ import click
 
 from nanogpt_kit.cli.candidates import run_candidates
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.interop import FORMATS
 
@@ -37,7 +38,7 @@ def export(run: str, folder: Path, format_: str, step: int | None, weights: str 
     from nanogpt_kit.interop.exporting import export_model
 
     source = find_model(run, step, weights)
-    click.echo(source.described(), err=True)
+    print_lines(source.described(), err=True)
     loaded = load_model(source, trust_code=trust_code, weights=weights)
     export_model(loaded.experiment, loaded.model, loaded.encoder, format_, folder)
     for path in sorted(folder.iterdir()):

@@ -6,6 +6,7 @@ from their classes once, when an experiment first names one of them, and again w
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import importlib.util
@@ -28,20 +29,22 @@ FORMAT = 1  # of the files
 
 def component_words(entry: Entry) -> dict[str, OptionWords]:
     """The options of a component; none where it cannot be imported."""
-    entries = [other for other in Registry.installed().entries if other.distribution == entry.distribution]
-    identity = [
-        FORMAT,
-        __version__,
-        entry.version,
-        [[name_of_entry(e), e.target, change_time(e.target)] for e in entries],
-    ]
-    options = read_cache(entry.distribution, identity)
+    with suppress(TypeError, KeyError, AttributeError):  # absent, or changed by somebody
+        return words_from_record(words_of_distribution(entry.distribution, entry.version)[name_of_entry(entry)])
+    return {}
+
+
+@functools.cache
+def words_of_distribution(distribution: str, version: str) -> dict[str, Any]:
+    """The options of each of its components, as JSON values, from the cache where it is up to date."""
+    entries = [entry for entry in Registry.installed().entries if entry.distribution == distribution]
+    sources = [[name_of_entry(entry), entry.target, change_time(entry.target)] for entry in entries]
+    identity = [FORMAT, __version__, version, sources]
+    options = read_cache(distribution, identity)
     if options is None:
         options = options_of_entries(entries)
-        write_cache(entry.distribution, identity, options)
-    with suppress(TypeError, KeyError, AttributeError):  # absent, or changed by somebody
-        return words_from_record(options[name_of_entry(entry)])
-    return {}
+        write_cache(distribution, identity, options)
+    return options
 
 
 def name_of_entry(entry: Entry) -> str:

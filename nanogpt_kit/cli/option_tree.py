@@ -10,11 +10,20 @@ from typing import Any
 from nanogpt_kit.cli.candidates import component_names
 from nanogpt_kit.cli.option_cache import component_words
 from nanogpt_kit.cli.option_words import OptionWords, words_of_options
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Key, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.experiment_keys import ExperimentKeys, component_of_list
 from nanogpt_kit.core.registry import Registry
 
 Word = tuple[str, str]  # and its help
+
+
+class CompletionKeys(ExperimentKeys):
+    """The rules of an experiment's keys, without importing a component."""
+
+    def option_names(self, key: Key, name: str) -> Sequence[str] | None:
+        base = component_of_list(self.root, key)
+        return list(component_node(base.kind, name).options) if base else None
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class TableNode:
     kind: str = ""
     by_name: bool = False  # whether the components of every slot are addressed by their names, as in a list
 
-    def keys(self) -> Iterator[Word]:
+    def next_parts(self) -> Iterator[Word]:
         """The next part of the key, with "=" where a value follows and "." where another part may."""
         if self.kind:
             yield "use=", f"component of kind {self.kind}"
@@ -54,7 +63,7 @@ class TableNode:
         if option.table is not None:
             return TableNode(option.table, given if isinstance(given, dict) else {}, by_name=self.by_name)
         if option.is_list or (option.kind and self.by_name):
-            return ListNode(option.kind, given if isinstance(given, list) else list(option.default or ()))
+            return ListNode(option.kind, given if isinstance(given, list) else list(option.default or ()), self.by_name)
         return component_node(option.kind, option.default if given is None else given) if option.kind else None
 
 
@@ -64,17 +73,25 @@ class ListNode:
 
     kind: str
     given: list[Any]
+    by_name: bool = False  # whether every component can be named, with options or without
 
-    def keys(self) -> Iterator[Word]:
+    def next_parts(self) -> Iterator[Word]:
         for name, distribution in component_names(self.kind):
-            yield f"{name}.", distribution
+            options = component_node(self.kind, name).options
+            if len(options) == 1 and not self.by_name:  # sampler.temperature=0.6
+                yield f"{name}=", next(iter(options.values())).help
+            elif options or self.by_name:
+                yield f"{name}.", distribution
 
     def values(self, name: str) -> Iterator[Word]:
         if name.isdecimal():
             yield from component_names(self.kind)
+        options = component_node(self.kind, name).options
+        yield from ((value, "") for option in options.values() if len(options) == 1 for value in option.values)
 
     def takes_path(self, name: str) -> bool:
-        return False
+        options = component_node(self.kind, name).options
+        return len(options) == 1 and any(option.is_path for option in options.values())
 
     def below(self, name: str) -> TableNode | None:
         if not name.isdecimal():

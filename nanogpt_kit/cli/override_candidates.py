@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,48 +12,42 @@ import click
 from click.shell_completion import CompletionItem
 
 from nanogpt_kit.cli.candidates import component_candidates, is_path, items_of, path_candidates, run_candidates
+from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.layers import Layers
 
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
-
 
 def override_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """KEY=VALUE for the experiment, or the run, that the command names."""
-    overrides = ctx.params.get("overrides") or ()
-    return complete_override(ctx, param, read_values(ctx.params.get("experiment"), overrides), incomplete)
+    """KEY=VALUE for the experiment, or the run, that the command names; of a trained model what the verb may change."""
+    words = [ctx.params.get("experiment"), ctx.params.get("run"), *(ctx.params.get(str(param.name)) or ())]
+    sources = [word for word in words if word and "=" not in word]
+    values = read_values(sources[0], [word for word in words if word and "=" in word]) if sources else {}
+    items = complete_override(ctx, param, values, incomplete)
+    allowed = OVERRIDABLE.get(str(ctx.command.name))
+    return items if allowed is None else [item for item in items if is_allowed(item.value, allowed)]
 
 
-def run_override_candidates(*allowed: str) -> Complete:
-    """Completes RUN, and KEY=VALUE of trained models: keys that are `allowed`, or below one that is."""
-
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        words = [*([ctx.params["run"]] if "run" in ctx.params else []), *(ctx.params.get(str(param.name)) or ())]
-        runs = [word for word in words if "=" not in word]
-        items = run_candidates(ctx, param, incomplete) if param.name == "runs" and "=" not in incomplete else []
-        if not runs:
-            return items
-        keys = complete_override(ctx, param, read_values(runs[0], [word for word in words if "=" in word]), incomplete)
-        return [*items, *(item for item in keys if is_allowed(item.value, allowed))]
-
-    return complete
+def run_or_override_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What `eval` takes: runs, and KEY=VALUE once there is one."""
+    runs = run_candidates(ctx, param, incomplete) if "=" not in incomplete else []
+    return runs + (override_candidates(ctx, param, incomplete) if ctx.params.get(str(param.name)) else [])
 
 
 def is_allowed(word: str, allowed: Sequence[str]) -> bool:
-    key = word.partition("=")[0]
-    return any(key.rstrip(".") == one or key.startswith(f"{one}.") or f"{one}.".startswith(key) for one in allowed)
+    """Whether a key is one of `allowed` or below it, or may become one when it is continued."""
+    key = word.partition("=")[0].rstrip(".")
+    return any(f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}.") for one in allowed)
 
 
-def read_values(source: str | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """The values of an experiment or a run with overrides, as far as they can be read. No component is executed."""
-    if not source:
-        return {}
-    from nanogpt_kit.core.sections import is_free_form  # pydantic
+def read_values(source: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of an experiment or a run with overrides, where they can be read. No component is executed."""
+    from nanogpt_kit.cli.option_tree import CompletionKeys  # pydantic
+    from nanogpt_kit.core.experiment import Experiment
 
     for changes in (overrides, ()):  # without the overrides where one has a fault
         for find in (str, recorded_experiment):
             with suppress(KitError, OSError, ValueError):
-                return Layers.load(Path(find(source)), changes, is_free_form).values
+                return Layers.load(Path(find(source)), changes, CompletionKeys(Experiment)).values
     return {}
 
 
@@ -76,7 +70,7 @@ def complete_override(
     if node is None:
         return []
     if not equals:
-        return items_of((f"{above}{dot}{word}", text) for word, text in node.keys() if word.startswith(last))
+        return items_of((f"{above}{dot}{word}", text) for word, text in node.next_parts() if word.startswith(last))
     items = items_of(node.values(last))
     if node.takes_path(last):
         items += path_candidates(value)

@@ -31,7 +31,9 @@ def prepare(
     continue_without_reader()
     chosen = load_experiment(experiment, overrides, trust_code)
     from nanogpt_kit.data import prepare as preparation
+    from nanogpt_kit.train.before_data import check_source
 
+    check_source(chosen)
     prepared = preparation.prepare(chosen, workers, verify=not verify)
     if verify:
         verify_files(prepared)

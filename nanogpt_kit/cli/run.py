@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,28 +12,18 @@ import click
 
 from nanogpt_kit.cli.candidates import folder_candidates, run_candidates
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.paths import expand_path_argument
+from nanogpt_kit.cli.resume_option import RunCommand
 from nanogpt_kit.cli.texts import print_generated
-from nanogpt_kit.core.errors import FAILED, KitError, RunFailed
+from nanogpt_kit.cli.verbose import VERBOSE, is_verbose
+from nanogpt_kit.core.errors import FAILED, INTERRUPTED, KitError, RunFailed, notes_of, printable
+from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
+    from nanogpt_kit.cli.run_reference import NamedRun
     from nanogpt_kit.core.experiment import Experiment
-
-
-class RunCommand(click.Command):
-    """`--resume` takes a run or nothing: in `--resume optimizer.lr=1` and `--resume mine.toml` it has no value.
-
-    The next word is a run unless it has a "=" or is a file; it then keeps its place among the arguments.
-    """
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for index, (word, following) in enumerate(pairwise(args)):
-            # os.path.exists, unlike Path.exists, accepts an override that is longer than a file's name can be
-            is_run = os.path.exists(following) if "=" in following else not os.path.isfile(following)
-            if word == "--resume" and not is_run:
-                args[index] = "--resume="
-        return super().parse_args(ctx, args)
 
 
 @click.command(cls=RunCommand)
@@ -47,7 +36,13 @@ class RunCommand(click.Command):
     flag_value="",
     metavar="[RUN]",
     shell_complete=run_candidates,
-    help="Resume RUN, or the newest unfinished run of this experiment.",
+    help="Resume RUN, or the newest unfinished run of EXPERIMENT.",
+)
+@click.option(
+    "--extend",
+    type=click.IntRange(1),
+    metavar="STEPS",
+    help="Train a run for this many steps more than it was made for.",
 )
 @click.option(
     "--into",
@@ -62,11 +57,13 @@ class RunCommand(click.Command):
 @click.option(
     "--nproc", type=click.IntRange(1), help="Processes on this machine; for several machines start it with torchrun."
 )
+@VERBOSE
 @TRUST
 def run(
     experiment: str,
     overrides: tuple[str, ...],
     resume: str | None,
+    extend: int | None,
     into: str | None,
     seeds: int | None,
     nproc: int | None,
@@ -77,6 +74,8 @@ def run(
     EXPERIMENT is a .toml file, or a name: that of a file in the current folder without .toml, or of an experiment that
     is shipped (`nanogpt-kit experiments list`). KEY=VALUE overrides any option, as in optimizer.lr=3e-4 or
     model.attention=naive.
+
+    EXPERIMENT may also be a run folder or a run id: that run continues with its own settings.
     """
     continue_without_reader()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -86,12 +85,41 @@ def run(
         raise KitError("--seeds resumes the newest run of each seed; remove the run after --resume")
     if into and (resume is not None or seeds):
         raise KitError("--into names the folder of a single run, new or not; remove --resume and --seeds")
-    chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
+    from nanogpt_kit.cli import run_reference
+
+    named = run_reference.find_named_run(experiment)
+    if named is None and resume == "" and seeds is None and run_reference.is_bare_name(experiment):
+        named = run_reference.newest_unfinished_run(experiment, overrides, trust_code)
+    if named is None:
+        if extend:
+            raise KitError("--extend takes a run that was trained: nanogpt-kit run RUN --extend STEPS")
+        chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
+    else:
+        named.check_alone(resume, into, seeds)
+        if extend:
+            overrides = run_reference.extended_overrides(named, overrides, extend, trust_code)
+        chosen = run_reference.load_own_settings(named, overrides, trust_code, nproc or world_size)
+        experiment, resume = named.as_argument(), str(named)
+        if named.step is None and is_finished(named, chosen, trust_code):
+            return
     launch = RunLauncher(experiment, overrides, resume, into, nproc or 1, trust_code)
     if seeds is None:
         launch.train(chosen)
     else:
         launch.train_seeds(chosen, seeds)
+
+
+def is_finished(named: NamedRun, requested: Experiment, trust_code: bool) -> bool:
+    """Whether the run is finished; prints so, and how it trains longer."""
+    from nanogpt_kit.train.extension import extension_hint
+    from nanogpt_kit.train.resume import has_done_run
+
+    if not has_done_run(named.folder, requested, trust_code):
+        return False
+    if not int(os.environ.get("RANK", "0")):
+        hint = extension_hint(named.folder, requested, named.folder.status())
+        click.echo(printable(f"already finished: {named.folder}\n{hint}"), err=True)
+    return True
 
 
 class FailedProcesses(SystemExit):
@@ -108,6 +136,7 @@ class RunLauncher:
     into: str | None
     nproc: int
     trust_code: bool
+    follows_seed: bool = False  # a run that differs in its seed came before, and printed what both have in common
 
     def train_seeds(self, experiment: Experiment, count: int) -> None:
         """Trains `count` runs in sequence. Raises RunFailed at the end if one failed."""
@@ -115,11 +144,19 @@ class RunLauncher:
         for seed in range(first, first + count):
             click.echo(f"seed {seed}", err=True)
             try:
-                self.train_seed(experiment, seed)
+                replace(self, follows_seed=seed > first).train_seed(experiment, seed)
             except (RunFailed, FailedProcesses) as error:
                 if isinstance(error, RunFailed):
-                    click.echo(f"run failed: {error}", err=True)
+                    print_lines(f"run failed: {error}", err=True)
+                    click.echo(printable("\n".join(notes_of(error))), err=True)
                 failed.append(seed)
+            except KeyboardInterrupt as error:
+                error.add_note(remaining_seeds_note(range(seed, first + count)))
+                raise
+            except SystemExit as error:  # of a run in several processes, which has printed its own note
+                if error.code == INTERRUPTED:
+                    click.echo(remaining_seeds_note(range(seed, first + count)), err=True)
+                raise
         if failed:
             raise RunFailed(f"{len(failed)} of {count} runs, with seeds {', '.join(map(str, failed))}")
 
@@ -135,7 +172,7 @@ class RunLauncher:
 
             finished, resume = find_done_or_unfinished(seeded)
             if finished:
-                click.echo(f"already finished: {finished}", err=True)
+                print_lines(f"already finished: {finished}", err=True)
                 return
         replace(self, overrides=(*self.overrides, override), resume=resume).train(seeded)
 
@@ -146,7 +183,7 @@ class RunLauncher:
             from nanogpt_kit.train.resume import has_done_run
 
             if has_done_run(RunFolder(Path(self.into)), experiment, self.trust_code):
-                click.echo(f"already finished: {self.into}", err=True)
+                print_lines(f"already finished: {self.into}", err=True)
                 return
         if self.nproc > 1:
             self.start_processes()
@@ -154,16 +191,21 @@ class RunLauncher:
         import rich
 
         with without_garbage_collection():
+            from nanogpt_kit.cli.outcome import outcome_text
             from nanogpt_kit.runs import samples
             from nanogpt_kit.train import session
+            from nanogpt_kit.train.extension import extension_hint
 
         rich.reconfigure(stderr=True)  # progress goes to stderr, generated text to stdout
-        folder = session.run(experiment, self.resume, self.trust_code, Path(self.into) if self.into else None)
+        into = Path(self.into) if self.into else None
+        folder = session.run(experiment, self.resume, self.trust_code, into, self.follows_seed)
         if int(os.environ.get("RANK", "0")):
             return
         if folder.samples.exists():
             print_generated(samples.newest_samples(folder.samples))
-        click.echo(f"finished: {folder}", err=True)
+        print_lines(outcome_text(folder, with_next=not self.follows_seed), err=True)
+        if folder.status().ended_by == "max_seconds":
+            click.echo(printable(extension_hint(folder, experiment, folder.status())), err=True)
 
     def start_processes(self) -> None:
         """Runs the same command in `nproc` processes; if one fails, this process exits with its code.
@@ -175,6 +217,7 @@ class RunLauncher:
 
         overrides = [text for text in self.overrides if parse_override(text)[0][0] != "sweep" or "storage" not in text]
         arguments = ["run", self.path, *overrides, *(["--trust-code"] if self.trust_code else [])]
+        arguments += ["--verbose"] if is_verbose() else []
         if self.resume is not None:
             arguments += [f"--resume={self.resume}"]
         if self.into:
@@ -184,3 +227,11 @@ class RunLauncher:
             raise FailedProcesses(code)
         if code:
             sys.exit(code)
+
+
+def remaining_seeds_note(seeds: range) -> str:
+    """Which seeds an interrupted series has not finished, and the command that continues it."""
+    names = f"seeds {seeds[0]} to {seeds[-1]} remain" if len(seeds) > 1 else f"seed {seeds[0]} remains"
+    words = ["nanogpt-kit", *sys.argv[1:]]
+    resume = [] if any(word.partition("=")[0] == "--resume" for word in words) else ["--resume"]
+    return f"{names}; continue with: {hide_in_command([*words, *resume])}"

@@ -10,9 +10,10 @@ import click
 
 from nanogpt_kit.cli.candidates import run_candidates
 from nanogpt_kit.cli.conversation import converse
-from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides
+from nanogpt_kit.cli.experiment import OVERRIDES, STEP, TRUST, WEIGHTS, check_overrides, print_notes
+from nanogpt_kit.cli.lines import print_lines
+from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.cli.output import is_terminal
-from nanogpt_kit.cli.override_candidates import run_override_candidates
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.cli.prompts import check_prompts, read_prompt, read_prompt_records
 from nanogpt_kit.cli.texts import TokenRate, print_records, print_texts
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", callback=expand_path_argument, shell_complete=run_candidates)
-@click.argument(
-    "overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=run_override_candidates("sample", "sampler")
-)
+@OVERRIDES
 @click.option("--prompt", help="Beginning of the text.")
 @click.option(
     "--prompt-file",
@@ -77,7 +76,7 @@ def sample(
     an earlier checkpoint. The run is printed on standard error.
 
     Without --prompt, --prompt-file and --jsonl, sample asks for prompts on a terminal, or reads standard input; if that
-    is empty, sample.prompt is used. KEY=VALUE overrides [sample] and the samplers, as in sampler.0.value=0.5 or
+    is empty, sample.prompt is used. KEY=VALUE overrides [sample] and the samplers, as in sampler.temperature=0.5 or
     'sampler=["top_p"]'. For a model in another program's format it may also name the tokenizer, as in tokenizer=byte;
     the default is GPT-2's.
     """
@@ -86,7 +85,7 @@ def sample(
     words = [text for text in overrides if "=" not in text]
     if words:
         raise KitError(f"command line: expected key=value, got {words[0]!r}; a prompt is given with --prompt")
-    check_overrides(overrides, ("sample", "sampler"), [run])
+    check_overrides(overrides, OVERRIDABLE["sample"], [run])
     records = None if jsonl is None else read_prompt_records(jsonl)  # mistakes are found before the model is loaded
     if prompt_file is not None:
         prompt = read_prompt(prompt_file, "--prompt-file")
@@ -96,8 +95,9 @@ def sample(
     from nanogpt_kit.train.precision import choose_device
 
     source = find_model(run, step, weights)
-    click.echo(source.described(), err=True)
+    print_lines(source.described(), err=True)
     generator = load_model(source, choose_device("auto"), trust_code, overrides, weights)
+    print_notes(generator.experiment.layers.notes)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or None, "logprobs": logprobs}
     texts_per_prompt = num_samples or max(1, generator.experiment.sample.num_samples)
     if records is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import suppress
 
-CURSOR = "|"  # any character that is not special in a shell's quotes
+CURSOR = "|"  # any character that is not special to shlex
+QUOTES = ("", "'", '"')
 SPECIAL = re.compile(r"[^\w@%+=:,./-]")  # what is escaped outside quotes
 
 
@@ -14,17 +16,11 @@ def split_command(line: str) -> tuple[list[str], str]:
 
     The last word is the one that is being typed; it may be empty.
     """
-    lexer = shlex.shlex(line + CURSOR, posix=True)
-    lexer.whitespace_split, lexer.commenters = True, ""
-    words: list[str] = []
-    quote = ""
-    try:
-        words.extend(lexer)
-    except ValueError:  # a quote is open
-        words.append(lexer.token)
-        quote = lexer.state or ""
-    words[-1] = words[-1].removesuffix(CURSOR)
-    return words, quote
+    for quote in QUOTES:
+        with suppress(ValueError):  # another quote is open
+            *words, last = shlex.split(line + CURSOR + quote)
+            return [*words, last.removesuffix(CURSOR)], quote
+    raise AssertionError("one of the quotes is open")
 
 
 def is_one_line(word: str) -> bool:

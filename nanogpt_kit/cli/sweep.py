@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
+from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import printable
+from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
     from nanogpt_kit.sweep.study.summary import SweepSummary
@@ -49,7 +53,7 @@ def sweep() -> None:
     """Vary an experiment's options; see its [sweep] table."""
 
 
-@sweep.command("run", cls=DefaultCommand)
+@sweep.command("run", cls=DefaultCommand, epilog="Example: nanogpt-kit sweep sweep_lr --preview")
 @EXPERIMENT
 @OVERRIDES
 @click.option("--trials", type=click.IntRange(1), help="Replaces sweep.trials: total trials, including finished ones.")
@@ -82,7 +86,7 @@ def run_command(
         from nanogpt_kit.sweep.preview import preview_sweep
 
         load_again = functools.partial(Experiment.load, experiment, (*overrides, *more), trust_code, nproc)
-        click.echo(printable(preview_sweep(base, load_again, nproc)))
+        print_lines(preview_sweep(base, load_again, nproc))
         return
     import rich
 
@@ -90,7 +94,20 @@ def run_command(
 
     continue_without_reader()
     rich.reconfigure(stderr=True)
-    print_result(run_sweep(base, nproc))
+    try:
+        summary = run_sweep(base, nproc)
+    except KeyboardInterrupt as error:
+        error.add_note(interruption_note(base.name))
+        raise
+    print_result(summary)
+
+
+def interruption_note(name: str) -> str:
+    """What a sweep that was asked to stop has saved, and the command that continues it."""
+    from nanogpt_kit.sweep.study.summary import sweep_folder
+
+    saved = f"the sweep is saved in {sweep_folder(name)}"
+    return f"stopped; {saved}; continue with: {hide_in_command(['nanogpt-kit', *sys.argv[1:]])}"
 
 
 def toml_string(text: str) -> str:
@@ -101,16 +118,16 @@ def print_result(summary: SweepSummary) -> None:
     from nanogpt_kit.sweep.study.summary import sweep_folder
 
     if summary.best() is None:
-        click.echo("no trial has produced a value", err=True)
+        print_lines("no trial has produced a value", err=True)
         return
     for line in (*confirmation_lines(summary), best_line(summary)):
-        click.echo(line, err=True)
+        print_lines(line, err=True)
     if not summary.confirmed and len(summary.trials) > 1:
-        click.echo(
+        print_lines(
             "the best of many trials is optimistic; sweep.confirm=3 runs the best again with fresh seeds", err=True
         )
     folder = sweep_folder(summary.name)
-    click.echo(f"finished: {folder / 'best.toml'}, {folder / 'report.html'}", err=True)
+    print_lines(f"finished: {folder / 'best.toml'}, {folder / 'report.html'}", err=True)
 
 
 def best_line(summary: SweepSummary) -> str:
@@ -130,7 +147,7 @@ def confirmation_lines(summary: SweepSummary) -> list[str]:
     return lines
 
 
-@sweep.command("status")
+@sweep.command("status", epilog="Example: nanogpt-kit sweep status sweep_lr")
 @EXPERIMENT
 @OVERRIDES
 @STORAGE
@@ -198,18 +215,18 @@ def status_json(summary: SweepSummary) -> dict[str, Any]:
 def print_status(summary: SweepSummary) -> None:
     import rich
 
-    from nanogpt_kit.sweep.work.status_table import format_duration, trials_table
+    from nanogpt_kit.sweep.work.status_table import trials_table
 
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts().items() if count)
-    click.echo(f"sweep {summary.name}: {summary.count} trials: {counts}")
+    print_lines(f"sweep {summary.name}: {summary.count} trials: {counts}")
     left = summary.seconds_left()
     about = f", about {format_duration(left)} left" if left else ""
-    click.echo(f"{summary.tokens:,} tokens in {format_duration(summary.seconds)} of training{about}")
+    print_lines(f"{summary.tokens:,} tokens in {format_duration(summary.seconds)} of training{about}")
     for line in confirmation_lines(summary):
-        click.echo(line)
+        print_lines(line)
     if summary.best() is not None:
-        click.echo(best_line(summary))
+        print_lines(best_line(summary))
     console = rich.get_console()
     if not console.is_terminal:
         console.width = 200  # a pipe has no width; lines of a log are not wrapped at 80 columns
-    console.print(trials_table(summary))
+    console.print(trials_table(summary, console.width))

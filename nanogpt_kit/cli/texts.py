@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,7 +46,7 @@ def print_texts(prompts: Sequence[str], generated: Iterable[GeneratedToken], raw
     texts = list(prompts)
     complete: set[int] = set()
     current = 0
-    print_generated(texts[0], raw)
+    print_prompt(texts[0], raw)
     for token in generated:
         texts[token.text_index] += token.text
         if token.text_index == current:
@@ -56,7 +57,9 @@ def print_texts(prompts: Sequence[str], generated: Iterable[GeneratedToken], raw
             print_generated("\n")
             current += 1
             if current < len(texts):
-                print_generated(f"{SEPARATOR}\n{texts[current]}", raw)
+                print_generated(f"{SEPARATOR}\n")
+                print_prompt(prompts[current], raw)
+                print_generated(texts[current].removeprefix(prompts[current]), raw)
 
 
 def print_records(
@@ -82,6 +85,19 @@ def print_records(
         while current in complete:
             print_generated(json.dumps(results[current], ensure_ascii=False) + "\n", raw)
             current += 1
+
+
+def print_prompt(text: str, raw: bool = False) -> None:
+    """Prints the beginning of a text: in bold on a terminal, unless it shows no styles."""
+    if raw or not text or not is_terminal(sys.stdout) or has_plain_terminal():
+        print_generated(text, raw)
+    else:
+        click.echo(click.style(printable(text), bold=True), nl=False, color=True)
+
+
+def has_plain_terminal() -> bool:
+    """Whether styles are off: by NO_COLOR (https://no-color.org), or since the terminal does not know them."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
 
 
 def print_generated(text: str, raw: bool = False, err: bool = False) -> None:

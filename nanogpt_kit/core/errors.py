@@ -60,6 +60,11 @@ class Fault:
         return ": ".join(shown.values())
 
 
+def notes_of(error: BaseException) -> list[str]:
+    """The notes of an exception: what a user can do next, as lines to print after its message."""
+    return list(getattr(error, "__notes__", ()))
+
+
 class KitError(Exception):
     """A mistake the user can correct. Carries every fault its stage found; its text shows the first ones."""
 
@@ -70,6 +75,10 @@ class KitError(Exception):
         lines = [str(fault) for fault in self.faults[:MAX_SHOWN]]
         more = len(self.faults) - MAX_SHOWN
         super().__init__("\n".join([*lines, f"and {more:,} more"] if more > 0 else lines))
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints for it: the faults, without a traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class Busy(KitError):
@@ -123,16 +132,27 @@ def dotted(key: Key) -> str:
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest name, then all of them."""
     names = sorted(allowed)
-    close = difflib.get_close_matches(name, names, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{guess} Allowed: {', '.join(names)}." if names else f"{guess} None is available."
+    by_lower = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"{f'; did you mean {by_lower[close[0]]!r}?' if close else '.'}{allowed_text(names)}"
 
 
-def option_error(key: str, message: str) -> ValidationError:
-    """For a component's validator: `raise option_error("n_head", "...")` reports the message at that option's line."""
+def allowed_text(allowed: Iterable[str]) -> str:
+    """The last sentence of a message about an unknown name."""
+    names = ", ".join(sorted(allowed))
+    return f" Allowed: {names}." if names else " None is available."
+
+
+def option_error(key: str, message: str, *partners: str) -> ValidationError:
+    """For a component's validator: `raise option_error("n_head", "...")` reports the message at that option's line.
+
+    `partners` are the other options of a relation such as "n_embd should be a multiple of n_head". The fault is
+    reported at the option that was written last: on the command line, else in the file, else in the file it extends;
+    at `key` among equals. The message should name the options and their values, to read well at each.
+    """
     from pydantic import ValidationError  # imported here, so that listing components stays fast
     from pydantic_core import InitErrorDetails, PydanticCustomError
 
-    problem = PydanticCustomError("kit", "{message}", {"message": message})
+    problem = PydanticCustomError("kit", "{message}", {"message": message, "key": key, "partners": partners})
     details = InitErrorDetails(type=problem, loc=tuple(key.split(".")), input=None)
     return ValidationError.from_exception_data(key, [details])

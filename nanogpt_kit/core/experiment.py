@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from nanogpt_kit.core.changes import parse_changes
+from nanogpt_kit.core.component_files import load_registry
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, option_error
+from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.faults import explain_validation_error
 from nanogpt_kit.core.kinds import (
     Callback,
@@ -24,7 +29,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     Tokenizer,
 )
-from nanogpt_kit.core.layers import COMMAND_LINE, Layers
+from nanogpt_kit.core.layers import DEFAULT, Layers
 from nanogpt_kit.core.options import (
     MAY_CHANGE,
     Component,
@@ -37,9 +42,8 @@ from nanogpt_kit.core.options import (
     slot,
     to_toml_values,
 )
-from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
-from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train, is_free_form
+from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
 
 
 class Experiment(Options):
@@ -88,27 +92,15 @@ class Experiment(Options):
         of processes of its run. Raises KitError with every fault of the stage that found some: syntax; consent; names,
         types and bounds; relations.
         """
-        layers = Layers.load(Path(path), overrides, is_free_form)
+        layers = Layers.load(Path(path), overrides, ExperimentKeys(cls))
         if n_processes > 1:
             layers.set_default("parallel", cls.parallel_of_several)
         return cls.of(layers, Path(path).parent, trust_code)
 
     @classmethod
     def of(cls, layers: Layers, folder: Path, trust_code: bool = False) -> Self:
-        """Validates merged layers; `folder` is what local component files are relative to.
-
-        Files that the command line names are consented to, as all are with `trust_code`.
-        """
-        paths = component_paths(layers, folder)
-        from_command_line = [path for key, path in paths.items() if layers.location(key) == COMMAND_LINE]
-        files = list(paths.values())
-        registry = Registry.installed()
-        try:
-            if files:
-                registry = registry.with_files(Component, files, files if trust_code else from_command_line)
-        except KitError as error:
-            location = layers.location(("components",))
-            raise KitError(*(Fault(fault.message, fault.key, location) for fault in error.faults)) from error
+        """Validates merged layers; the other arguments are those of `load_registry`."""
+        registry = load_registry(layers, folder, trust_code)
         try:
             experiment = cls.model_validate(layers.values, context={"registry": registry})
         except ValidationError as error:
@@ -116,14 +108,35 @@ class Experiment(Options):
         experiment._layers, experiment._registry, experiment._folder = layers, registry, folder
         return experiment
 
+    def with_(self, *changes: str | Mapping[str, Any], **options: Any) -> Self:
+        """A changed copy: `with_("optimizer.lr=3e-4", model={"n_layer": 2})` or `with_({"optimizer.lr": 3e-4})`.
+
+        Texts are those of the command line; keys of mappings may be dotted; a value may be a component or a section.
+        None leaves an option out. Another component drops the options of the one that it replaces. Raises KitError
+        with every fault of the stage that found some.
+        """
+        layers = self._layers.copy()
+        layers.set(parse_changes([*changes, options], self._registry))
+        return type(self).of(layers, self._folder)
+
+    def run(
+        self,
+        resume: str | os.PathLike[str] | bool | None = None,
+        trust_code: bool = False,
+        into: str | os.PathLike[str] | None = None,
+    ) -> Any:
+        """Trains it, and returns a Run: `nanogpt_kit.run(experiment, resume, trust_code, into)`."""
+        return importlib.import_module("nanogpt_kit").run(self, resume, trust_code, into)
+
     @model_validator(mode="after")
     def _check_batch_tokens(self) -> Self:
         if self.train.batch_tokens % self.model.block_size:
             nearest = max(1, round(self.train.batch_tokens / self.model.block_size)) * self.model.block_size
             raise option_error(
                 "train.batch_tokens",
-                f"should be a multiple of model.block_size ({self.model.block_size}), got {self.train.batch_tokens}; "
-                f"the nearest is {nearest}",
+                f"train.batch_tokens ({self.train.batch_tokens}) should be a multiple of model.block_size "
+                f"({self.model.block_size}); the nearest is {nearest}",
+                "model.block_size",
             )
         return self
 
@@ -131,22 +144,32 @@ class Experiment(Options):
     def _check_keep_every_steps(self) -> Self:
         saved, kept = self.checkpoint.every_steps, self.checkpoint.keep_every_steps
         if kept is not None and kept % saved:
-            expected = f"should be a multiple of checkpoint.every_steps ({saved})"
-            raise option_error("checkpoint.keep_every_steps", f"{expected}, got {kept}")
+            raise option_error(
+                "checkpoint.keep_every_steps",
+                f"checkpoint.keep_every_steps ({kept}) should be a multiple of checkpoint.every_steps ({saved})",
+                "checkpoint.every_steps",
+            )
         return self
 
     @model_validator(mode="after")
     def _check_on_overflow(self) -> Self:
         if self.sample.on_overflow == "rolling" and not self.model.relative:
-            expected = "auto, refill or exact, as this model has no relative positions"
-            raise option_error("sample.on_overflow", f"should be {expected}, got 'rolling'")
+            raise option_error(
+                "sample.on_overflow",
+                "on_overflow = 'rolling' requires a model with relative positions; use auto, refill or exact",
+                *("model.use", "model.position.use"),
+            )
         return self
 
     @model_validator(mode="after")
     def _check_max_tokens(self) -> Self:
         if self.train.max_tokens is not None and self.train.max_tokens < self.train.batch_tokens:
-            expected = f"should be at least train.batch_tokens ({self.train.batch_tokens})"
-            raise option_error("train.max_tokens", f"{expected}, got {self.train.max_tokens}")
+            raise option_error(
+                "train.max_tokens",
+                f"train.max_tokens ({self.train.max_tokens}) should be at least train.batch_tokens "
+                f"({self.train.batch_tokens})",
+                "train.batch_tokens",
+            )
         return self
 
     @property
@@ -171,15 +194,16 @@ class Experiment(Options):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about options that were dropped because another component was chosen."""
-        return tuple(self._layers.notes)
+        """Sentences about options that were dropped, components that were appended, and a schedule without effect."""
+        note = self.schedule.note(self.total_steps)
+        return (*self._layers.notes, *([note] if note else []))
 
     def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""
         locations = self._layers.locations
         if key not in locations and key[-1] == "use":  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             key = key[:-1]
-        return locations.get(key, "default")
+        return locations.get(key, DEFAULT)
 
     def check_context(self, ctx: RunContext) -> None:
         """Raises KitError with the reason of every component that refuses `ctx`."""
@@ -235,16 +259,19 @@ class Experiment(Options):
         keys = [*mine, *(key for key in theirs if key not in mine)]
         return {dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
 
+    def __repr__(self) -> str:
+        """One line; `resolved` has every value."""
+        model, optimizer = self.entry_of(self.model).name, self.entry_of(self.optimizer).name
+        written = ((name, value) for name, value in self.model if name in self.model.model_fields_set)
+        sizes = "".join(f" {name}={value}" for name, value in written if type(value) is int)
+        rate = f" lr={self.optimizer.lr:g}" if hasattr(self.optimizer, "lr") else ""
+        steps = f"{self.total_steps:,} steps of {self.train.batch_tokens:,} tokens"
+        return f"<Experiment {self.name}: {model}{sizes}, {optimizer}{rate}, {steps}>"
+
+    __str__ = __repr__
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Experiment) and self.resolved() == other.resolved()
 
     def __hash__(self) -> int:
         return hash(self.to_toml())
-
-
-def component_paths(layers: Layers, folder: Path) -> dict[Key, Path]:
-    """The component files that loading an experiment executes, by key; `folder` is the experiment file's."""
-    files = layers.values.get("components")
-    indexed = enumerate(files) if isinstance(files, list) else ()
-    keys = {("components", index): file for index, file in indexed if isinstance(file, str)}
-    return {key: folder / expand_path(file, "components", layers.location(key)) for key, file in keys.items()}

@@ -8,10 +8,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nanogpt_kit.core.errors import MAX_SHOWN, Fault, Key, KitError, did_you_mean, dotted
+from nanogpt_kit.core.errors import MAX_SHOWN, Fault, Key, KitError, allowed_text, dotted
+from nanogpt_kit.core.experiment_keys import component_of_list
+from nanogpt_kit.core.key_rules import name_of_element
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options, option_classes
 from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.suggestions import KeySuggestions
 
 TOML_TERMS = {  # pydantic's term -> TOML's
     "Input should": "should",
@@ -33,10 +36,11 @@ def explain_validation_error(
     """
     messages: dict[Key, list[str]] = {}
     path_faults: dict[Key, str] = {}
+    suggestions = KeySuggestions(root, layers.values, registry)
     for detail in error.errors(include_url=False):
-        key = written_key(detail, layers.values)
+        key = reported_key(detail, layers)
         is_shown = key in messages or len(messages) < MAX_SHOWN
-        message = fault_message(detail, key, root, layers.values, registry) if is_shown else detail["msg"]
+        message = fault_message(detail, key, suggestions) if is_shown else detail["msg"]
         if detail["type"] == "path":  # one path or several: what is wrong with the path matters, not the union
             path_faults[key] = message
         if message not in messages.setdefault(key, []):
@@ -56,13 +60,24 @@ def written_key(detail: ErrorDetails, values: Any) -> Key:
     return key
 
 
+def reported_key(detail: ErrorDetails, layers: Layers) -> Key:
+    """The key in the file that an error is reported at: of a relation's options the one that was written last."""
+    relation = detail.get("ctx", {})
+    if relation.get("partners"):
+        table = detail["loc"][: -len(relation["key"].split("."))]
+        keys = [(*table, *key.split(".")) for key in (relation["key"], *relation["partners"])]
+        detail = {**detail, "loc": max(keys, key=layers.height)}  # the first of those that are equal
+    return written_key(detail, layers.values)
+
+
 def has_part(values: Any, part: str | int) -> bool:
     if isinstance(values, list):
         return isinstance(part, int) and part < len(values)
     return isinstance(values, dict) and part in values
 
 
-def fault_message(detail: ErrorDetails, key: Key, root: type[Options], values: Any, registry: Registry) -> str:
+def fault_message(detail: ErrorDetails, key: Key, suggestions: KeySuggestions) -> str:
+    root, values, registry = suggestions.root, suggestions.values, suggestions.registry
     kind, message, got = detail["type"], detail["msg"], as_toml(detail["input"])
     owner = options_class_at(key[:-1], root, values, registry)
     field = owner.model_fields.get(str(key[-1])) if key else None
@@ -75,7 +90,8 @@ def fault_message(detail: ErrorDetails, key: Key, root: type[Options], values: A
         return f"{message}; the default is use = {default!r}" if isinstance(default, str) else message
     if kind == "extra_forbidden":
         allowed = {*owner.model_fields, "extends"} if owner is root else set(owner.model_fields)
-        return f"unknown key{did_you_mean(str(key[-1]), allowed)}"
+        suggestion = suggestions.suggest(key, detail["input"], owner, allowed)
+        return f"unknown key{f'; {suggestion}' if suggestion else '.'}{allowed_text(allowed)}"
     if kind == "missing":
         base = (
             next((kind for kind in option_classes(field.annotation) if "kind" in vars(kind)), None) if field else None
@@ -86,6 +102,10 @@ def fault_message(detail: ErrorDetails, key: Key, root: type[Options], values: A
         return f"missing{f' ({field.description})' if field and field.description else ''}; it has no default"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"should be a table, got {got}"
+    if kind == "tuple_type" and component_of_list(root, key):
+        use = name_of_element(detail["input"])
+        name = use if isinstance(use, str) else "NAME"
+        return f"should be a list of components, as in {key[0]}=['{name}'] or [[{key[0]}]], got {got}"
     for term, toml_term in TOML_TERMS.items():
         message = message.replace(term, toml_term)
     return f"{message}, got {got}"
@@ -109,8 +129,9 @@ def options_class_at(key: Key, root: type[Options], values: Any, registry: Regis
                 return owner
             owner = classes[0]
         if "kind" in vars(owner) and issubclass(owner, Component) and not isinstance(values, list):
+            use = name_of_element(values)
             try:
-                owner = registry.load(owner, values if isinstance(values, str) else values["use"])
-            except (KitError, KeyError, TypeError):
+                owner = registry.load(owner, use) if isinstance(use, str) else owner
+            except KitError:
                 return owner
     return owner

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pluggy
 
@@ -40,8 +40,9 @@ class RunHooks:
         """An evaluation has finished: {"val/loss": 1.9, ...}."""
 
     @hookspec
-    def evaluation_started(self, run: LiveRun) -> None:
-        """An evaluation or sampling starts; callbacks may swap in other weights until `evaluation_ended`."""
+    def evaluation_started(self, run: LiveRun, purpose: str) -> None:
+        """An evaluation or sampling starts; callbacks may swap in other weights until `evaluation_ended`. `purpose` is
+        "evaluation" or "sampling"."""
 
     @hookspec
     def evaluation_ended(self, run: LiveRun) -> None:
@@ -123,9 +124,9 @@ class Hooks:
                 del self.callbacks[name]
 
     @contextmanager
-    def evaluation(self, run: LiveRun) -> Iterator[None]:
+    def evaluation(self, run: LiveRun, purpose: Literal["evaluation", "sampling"]) -> Iterator[None]:
         """Entered around evaluation and sampling; callbacks may swap in other weights inside."""
-        self.call("evaluation_started", run=run)
+        self.call("evaluation_started", run=run, purpose=purpose)
         try:
             yield
         finally:

@@ -12,35 +12,36 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
+from nanogpt_kit.core.key_rules import KeyRules, addressed_element, is_element_table, name_of_element
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.toml import read_extended_files
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 
 COMMAND_LINE = "command line"
+DEFAULT = "default"  # the location of a value that no layer has written
 MAX_BITS = 64  # of TOML's integers, by its specification
 
-# Whether the keys of a table at this key are free names, so that a number among them is not the index of a list
-# element; the second argument says whether a lower layer has a list there.
-FreeForm = Callable[[Key, bool], bool]
 Location = Callable[[Key], str]  # where the value of a key was written
 
 
 class Layers:
-    """The merged values, the location of each, and notes about the options that were dropped."""
+    """The merged values, the location of each, and notes about what was dropped and appended."""
 
-    def __init__(self, is_free_form: FreeForm = lambda key, over_list: False) -> None:
+    def __init__(self, rules: KeyRules | None = None) -> None:
         self.values: dict[str, Any] = {}
         self.locations: dict[Key, str] = {}  # key -> "file:line" or "command line"
+        self.heights: dict[Key, int] = {}  # key -> the layer that wrote it, counted from 1
         self.notes: list[str] = []
-        self.is_free_form = is_free_form
+        self.rules = rules or KeyRules()
+        self.top = 0  # the height of the highest layer
 
     @classmethod
-    def load(cls, path: Path, overrides: Sequence[str] = (), is_free_form: FreeForm | None = None) -> Layers:
+    def load(cls, path: Path, overrides: Sequence[str] = (), rules: KeyRules | None = None) -> Layers:
         """The experiment `path` (a file, or a name) over all that it extends, then `overrides` ("model.n_layer=6").
 
         Raises KitError.
         """
-        layers = cls(is_free_form) if is_free_form else cls()
+        layers = cls(rules)
         file_path = find_experiment(str(path))
         layers.locations[()] = path_in_messages(file_path)
         for file in read_extended_files(file_path, path.parent):
@@ -49,6 +50,7 @@ class Layers:
         return layers
 
     def add(self, values: dict[str, Any], location: Location) -> None:
+        self.top += 1
         self._merge(self.values, values, (), location)
 
     def override(self, overrides: Sequence[str]) -> None:
@@ -69,6 +71,7 @@ class Layers:
 
     def set(self, values: Sequence[tuple[tuple[str, ...], Any, str]]) -> None:
         """Merges (key, value, location) over all, components before their options. Raises KitError with every fault."""
+        self.top += 1
         faults: list[Fault] = []
         for key, value, location in sorted(values, key=lambda item: len(item[0]) - (item[0][-1] == "use")):
             for part in reversed(key):
@@ -86,8 +89,9 @@ class Layers:
 
     def copy(self) -> Layers:
         """A copy that can be changed by itself. It starts without notes, so that none is printed twice."""
-        other = Layers(self.is_free_form)
+        other = Layers(self.rules)
         other.values, other.locations = copy.deepcopy(self.values), dict(self.locations)
+        other.heights, other.top = dict(self.heights), self.top
         return other
 
     def location(self, key: Key) -> str:
@@ -96,13 +100,25 @@ class Layers:
             key = key[:-1]
         return self.locations.get(key, "")
 
+    def height(self, key: Key) -> int:
+        """The layer that wrote `key`, counted from 1; 0 where none did."""
+        if key not in self.heights and key[-1:] == ("use",):  # norm = "rmsnorm" is short for { use = "rmsnorm" }
+            key = key[:-1]
+        return self.heights.get(key, 0)
+
+    def _record(self, at: Key, location: str) -> None:
+        self.locations[at], self.heights[at] = location, self.top
+
     def _merge(self, lower: Any, upper: Any, at: Key, location: Location) -> Any:
         """Merges `upper` over `lower`, both the value at key `at`, and returns the result."""
-        if isinstance(upper, dict) and isinstance(lower, list) and not self.is_free_form(at, True):
+        if lower is None and is_element_table(upper):
+            default = self.rules.default_list(at)
+            lower = None if default is None else self._copy_in(default, at, lambda _: DEFAULT)
+        if isinstance(upper, dict) and isinstance(lower, list) and not self.rules.is_free_form(at, True):
             return self._merge_elements(lower, upper, at, location)
         if isinstance(upper, dict) and isinstance(lower, str):  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             lower = {"use": lower}
-            self.locations[(*at, "use")] = self.locations[at]
+            self.locations[(*at, "use")], self.heights[(*at, "use")] = self.locations[at], self.height(at)
         if isinstance(upper, str) and isinstance(lower, dict):
             name_location = location(at)
             upper, location = {"use": upper}, lambda _: name_location
@@ -111,34 +127,46 @@ class Layers:
             if isinstance(before, str) and isinstance(use, str) and before != use:  # a sweep's `use` is a table
                 self._drop_options(lower, use, at, location((*at, "use")))
             if at:
-                self.locations[at] = location(at)
+                self._record(at, location(at))
             for key, value in upper.items():
                 lower[key] = self._merge(lower.get(key), value, (*at, key), location)
             return lower
-        if lower is None and not self.is_free_form(at, False) and addresses_elements(upper):
+        if lower is None and not self.rules.is_free_form(at, False) and addresses_elements(upper):
             message = "no earlier layer sets this list, so there is no element to change; give the whole list"
             raise KitError(Fault(message, dotted(at), location(at)))
         self._forget_locations(lower, at)
         return self._copy_in(upper, at, location)
 
     def _merge_elements(self, lower: list[Any], upper: dict[str, Any], at: Key, location: Location) -> list[Any]:
-        """`callback.0.every_steps = 5`: into an element that is already there."""
+        """`callback.0.every_steps = 5` or `callback.console.every_steps = 5`: into an element of the list.
+
+        A component that the list lacks is appended; `sampler.temperature = 0.6` sets a component's only option.
+        """
+        count = len(lower)
         for part, value in upper.items():
-            if not part.isdecimal() or int(part) >= len(lower):
-                allowed = f"an index from 0 to {len(lower) - 1}" if lower else "left out: the list is empty"
-                message = f"is a list, so the next part of the key should be {allowed}, got {part!r}"
-                raise KitError(Fault(message, dotted(at), location(at)))
+            place = location((*at, part))
+            try:
+                index, option = addressed_element(self.rules, lower, part, value, at, self.values)
+            except KitError as error:
+                raise KitError(*(Fault(fault.message, fault.key, place) for fault in error.faults)) from None
+            if index == len(lower):
+                lower.append(self._copy_in({"use": part}, (*at, index), lambda _, place=place: place))  # type: ignore[misc]
 
-            def element_location(key: Key, part: str = part) -> str:  # element 0 below is key "0" in this layer
-                return location((*at, part, *key[len(at) + 1 :]))
+            def element_location(key: Key, part: str = part, option: str | None = option) -> str:
+                return location((*at, part, *(() if option else key[len(at) + 1 :])))  # element 0 is key "0" here
 
-            index = int(part)
-            lower[index] = self._merge(lower[index], value, (*at, index), element_location)
+            lower[index] = self._merge(
+                lower[index], {option: value} if option else value, (*at, index), element_location
+            )
+        if len(lower) > count:
+            names = [str(name_of_element(element)) for element in lower]
+            added = f"{', '.join(names[count:])} ({location(at)})"
+            self.notes.append(printable(f"{dotted(at)}: {added} appended; the list is now {', '.join(names)}"))
         return lower
 
     def _copy_in(self, value: Any, at: Key, location: Location) -> Any:
         """A copy of `value`, its locations recorded."""
-        self.locations[at] = location(at)
+        self._record(at, location(at))
         if isinstance(value, str):
             check_utf8(value, at, location(at))
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
@@ -164,6 +192,7 @@ class Layers:
     def _forget_locations(self, value: Any, at: Key) -> None:
         """Removes the locations of `value` at key `at`, and of everything in it."""
         self.locations.pop(at, None)
+        self.heights.pop(at, None)
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         for key, item in items:
             self._forget_locations(item, (*at, key))

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from nanogpt_kit.core import trust
-from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.foreign_component_names import did_you_mean_component
 from nanogpt_kit.system.reading import read_bytes
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class Registry:
             matches = [entry for entry in matches if entry.distribution in (KIT_DISTRIBUTION, LOCAL)][:1] or matches
         if not matches:
             names = {entry.name for entry in entries} | ({e.qualified for e in entries} if "/" in name else set())
-            raise KitError(f"unknown {kind} {name!r}{did_you_mean(name, names)}")
+            raise KitError(f"unknown {kind} {name!r}{did_you_mean_component(kind, name, names)}")
         if len(matches) > 1:
             choices = " or ".join(repr(entry.qualified) for entry in matches)
             raise KitError(f"several distributions offer {kind} {name!r}; choose one: use = {choices}")

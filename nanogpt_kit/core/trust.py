@@ -61,9 +61,15 @@ def is_copy(path: Path) -> bool:
     return any(at.name.casefold() == "trials" or (at / "experiment.toml").exists() for at in copies)
 
 
-def read_consents() -> tuple[set[str], set[str]]:
-    """The contents and the paths that this user consented to."""
-    contents, paths = set(os.environ.get(CONSENT_VARIABLE, "").split()), set[str]()
+def is_consent_recorded(content: str) -> bool:
+    """Whether the file has consent to this content (its SHA-256), so that later commands need not ask again."""
+    return content in read_consents(environment="")[0]
+
+
+def read_consents(environment: str | None = None) -> tuple[set[str], set[str]]:
+    """The contents and the paths that this user consented to; `environment` replaces the variable's contents."""
+    variable = os.environ.get(CONSENT_VARIABLE, "") if environment is None else environment
+    contents, paths = set(variable.split()), set[str]()
     try:
         lines = read_bytes(trusted_hashes_file()).decode("utf-8", "replace").splitlines()
     except (OSError, RuntimeError):  # no file, or no home

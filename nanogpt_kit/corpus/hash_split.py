@@ -56,7 +56,9 @@ class HashSplitDataset(Dataset):
         if self.val_fraction + self.test_fraction >= 1:
             raise option_error(
                 "val_fraction",
-                f"plus test_fraction ({self.test_fraction}) should be less than 1, to leave text to train on",
+                f"val_fraction ({self.val_fraction}) plus test_fraction ({self.test_fraction}) should be less than 1, "
+                "to leave text to train on",
+                "test_fraction",
             )
         return self
 

@@ -83,6 +83,10 @@ class HubText:
         names = [path.relative_to(self.source).as_posix() if folder else "".join(path.suffixes) for path in files]
         return [self.config, self.field, [[name, content_hash(path)] for name, path in zip(names, files, strict=True)]]
 
+    def check_source(self) -> None:
+        """Raises KitError for a local file or folder that does not exist; names on the hub are not looked up."""
+        self._files()
+
     def text_bytes(self, splits: Iterable[str]) -> int | None:
         """The size of the text by the sizes of the files or the hub's description; None where they do not give it."""
         files = [path for path in self._files() if path.name.lower().endswith(tuple(BUILDERS) + tuple(CODECS))]
@@ -101,7 +105,7 @@ class HubText:
 
     def _files(self) -> list[Path]:
         """The local files; empty for a name on the hub. Raises KitError for a source that is neither."""
-        files = matching_files(self.source, ("",))
+        files = matching_files(self.source)
         looks_local = self.source.lower().endswith((*BUILDERS, *CODECS)) or not HUB_NAME.fullmatch(self.source)
         if not files and Path(self.source).is_dir():
             raise KitError(f"dataset.source: {self.source!r} is a folder without files")

@@ -43,10 +43,8 @@ class LibraryEncoder(Encoder):
     )
 
     def __init__(self, text: str, eot: str | None, location: str) -> None:
-        try:
-            import tokenizers as hf
-        except ImportError:
-            raise KitError('the tokenizer huggingface requires tokenizers: pip install "nanogpt-kit[bpe]"') from None
+        import tokenizers as hf
+
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the kit encodes in several processes at once
         self.location = location
         try:

@@ -45,6 +45,7 @@ class TextFile:
     path: Path
     field: str  # key or column
     errors: Literal["strict", "replace"] = "strict"  # what to do with invalid UTF-8
+    is_plain: bool = False  # its content is known to be plain text, whatever its name says
 
     @property
     def codec(self) -> str | None:
@@ -63,7 +64,7 @@ class TextFile:
 
     def documents(self) -> Iterator[Document]:
         """Raises KitError that names the file, the line or row, and what is wrong there."""
-        if reason := why_not_text(self.path):
+        if not self.is_plain and (reason := why_not_text(self.path)):
             raise self._fault(reason)
         readers = {".txt": self._txt, ".jsonl": self._jsonl, ".parquet": self._parquet}
         return readers.get(self.format, self._csv)()

@@ -77,7 +77,8 @@ def build_data_folder(
     except RunFailed as error:
         raise RunFailed(f"{error}{partial_data_note(partial)}") from error
     except KeyboardInterrupt:
-        logger.info("stopped before %s was complete%s", path, partial_data_note(partial))
+        kept = partial_data_note(partial) or "; nothing is kept, so the same command starts again"
+        logger.info("stopped before %s was complete%s", path, kept)
         raise
     except BaseException as error:
         if continues and isinstance(error, KitError):  # no network, no space: the data on disk is still good

@@ -14,6 +14,7 @@ from nanogpt_kit.core.options import Component
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.corpus.hash_split import document_slices
 from nanogpt_kit.data.chunks import PART_CHARACTERS
+from nanogpt_kit.data.progress import ProgressReport
 
 
 def make_encoder(tokenizer: Tokenizer, dataset: Dataset, state: Mapping[str, Any] | None = None) -> Encoder:
@@ -22,7 +23,7 @@ def make_encoder(tokenizer: Tokenizer, dataset: Dataset, state: Mapping[str, Any
         state = dataset.vocabulary()
         if state is None:
             return tokenizer.build(
-                TextContext(splits=dataset.splits, documents=lambda split: texts_of_split(dataset, split))
+                TextContext(splits=dataset.splits, documents=lambda split: texts_with_progress(dataset, split))
             )
     keys = f"the vocabulary that comes with the tokens consists of {', '.join(state)}"
     try:
@@ -71,6 +72,14 @@ def texts_of_split(dataset: Dataset, split: str) -> Iterator[str]:
         for text in document_slices(document):
             utf8_size(text, index, split)
             yield from split_at_spaces(text)
+
+
+def texts_with_progress(dataset: Dataset, split: str) -> Iterator[str]:
+    """The same; how much was read is shown meanwhile."""
+    with ProgressReport(dataset.text_bytes(), f"reading {split} for the tokenizer") as progress:
+        for text in texts_of_split(dataset, split):
+            yield text
+            progress.add(len(text), processed=True)
 
 
 def split_at_spaces(text: str) -> Iterator[str]:

@@ -17,6 +17,8 @@ from nanogpt_kit.data.encoders import restore_encoder
 from nanogpt_kit.data.manifest import MANIFEST, DataManifest, SplitRecord, damaged_data_error, read_manifest
 from nanogpt_kit.data.split import Split
 
+SHORTEST_BLOCK_SIZE = 8  # that a message proposes
+
 
 @dataclass(frozen=True)
 class PreparedData:
@@ -116,7 +118,7 @@ def check_block_size(splits: Mapping[str, SplitRecord], block_size: int) -> None
     short = {name: split.tokens for name, split in splits.items() if split.tokens <= block_size}
     if short:
         counts = ", ".join(f"{name} has {count} tokens" for name, count in short.items())
-        raise KitError(
-            f"{counts}, but model.block_size = {block_size} needs at least {block_size + 1}; "
-            "reduce block_size or use more text"
-        )
+        shorter = 1 << (min(short.values()) - 1).bit_length() >> 1 if min(short.values()) > 1 else 0
+        remedy = f", or set model.block_size = {shorter}" if shorter >= SHORTEST_BLOCK_SIZE else ""
+        needed = f"model.block_size = {block_size} needs at least {block_size + 1}"
+        raise KitError(f"{counts}, but {needed}; use more text{remedy}")

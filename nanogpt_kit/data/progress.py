@@ -10,6 +10,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_UPDATES = 0.1  # of a bar: documents may be short
 
 
 class ProgressReport:
@@ -21,8 +22,8 @@ class ProgressReport:
         self.total_bytes, self.activity = total_bytes, activity
         self.bytes_read = 0
         self.bytes_processed = 0  # excluding those that an earlier preparation processed
-        self.started = self.last_line = time.monotonic()
-        self.bar = make_progress_bar(total_bytes, activity) if rich.get_console().is_terminal else None
+        self.started = self.shown_at = time.monotonic()
+        self.bar = make_progress_bar(total_bytes, activity) if rich.get_console().is_interactive else None
 
     def __enter__(self) -> ProgressReport:
         if self.bar is not None:
@@ -38,10 +39,12 @@ class ProgressReport:
         self.bytes_read += size
         self.bytes_processed += size if processed else 0
         now = time.monotonic()
+        if now - self.shown_at < (SECONDS_BETWEEN_LINES if self.bar is None else SECONDS_BETWEEN_UPDATES):
+            return
+        self.shown_at = now
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=self.bytes_read, speed=self.speed(now))
-        elif now - self.last_line >= SECONDS_BETWEEN_LINES:
-            self.last_line = now
+        else:
             of = f" of {self.total_bytes / 1e6:,.0f}" if self.total_bytes else ""
             logger.info("%s: %s%s MB, %s", self.activity, f"{self.bytes_read / 1e6:,.0f}", of, self.speed(now))
 
@@ -59,6 +62,7 @@ def make_progress_bar(total_bytes: int | None, activity: str) -> Any:
     from rich import progress
 
     columns = (progress.TextColumn(activity), progress.BarColumn(), progress.DownloadColumn())
-    bar = progress.Progress(*columns, progress.TextColumn("{task.fields[speed]}"), console=rich.get_console())
+    speed = progress.TextColumn("{task.fields[speed]}")
+    bar = progress.Progress(*columns, speed, console=rich.get_console(), transient=True)
     bar.add_task(activity, total=total_bytes, speed="")
     return bar

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ class GeneratedToken:
     finish_reason: str | None = None  # "length", "stop" (a stop string), "eot" (end of text); None where more follows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TextGenerator:
     """Generates texts: `generate` returns whole ones, `stream` yields one in parts, `stream_tokens` yields tokens.
 
@@ -54,9 +54,14 @@ class TextGenerator:
         default_factory=dict, repr=False, compare=False
     )
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int | None = None, **options: Any) -> list[str]:
-        """A text for each prompt, prompt included. The options are those of `stream_tokens`."""
-        texts = list(prompts)
+    def __repr__(self) -> str:
+        """One line: the experiment, the size of the model, where it is."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"<TextGenerator {self.experiment.name}: {parameters:,} parameters on {self.device}>"
+
+    def generate(self, prompts: str | Sequence[str], max_new_tokens: int | None = None, **options: Any) -> list[str]:
+        """A text for each prompt, prompt included; one text is one prompt. The options are those of `stream_tokens`."""
+        texts = list_of_prompts(prompts)
         for token in self.stream_tokens(prompts, max_new_tokens, **options):
             texts[token.text_index] += token.text
         return texts
@@ -70,29 +75,33 @@ class TextGenerator:
 
     def stream_tokens(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         max_new_tokens: int | None = None,
         *,
         seed: int | None = None,
-        samplers: Sequence[Sampler] | None = None,
+        samplers: Sequence[str | Mapping[str, Any] | Sampler] | None = None,
         stop: Sequence[str] | None = None,
         logprobs: bool = False,
     ) -> Iterator[GeneratedToken]:
         """The texts that follow the prompts, one token of each in turn. Omitted arguments are as in [sample].
 
-        Text i draws with seed + i, and does not depend on the others. Raises KitError for a prompt that cannot be
+        One text is one prompt. Text i draws with seed + i, and does not depend on the others. A sampler is a name, a
+        table such as {"use": "temperature", "value": 0.5}, or a component. Raises KitError for a prompt that cannot be
         encoded, before anything is generated, and where the samplers leave no token.
         """
-        if isinstance(prompts, str):
-            raise TypeError("prompts: expected a list of texts, got one text")
         options = self.experiment.sample
         if max_new_tokens is not None:
             options = options.model_copy(update={"max_new_tokens": max_new_tokens})
-        samplers = self.experiment.sampler if samplers is None else samplers
+        chosen = self.experiment.sampler if samplers is None else self.resolve_samplers(samplers)
         seed = options.seed if seed is None else seed
         stops = [text for text in (options.stop if stop is None else stop) if text]
-        encoded = [encode_prompt(self.encoder, prompt) for prompt in prompts]
-        return self.generate_batches(encoded, options, samplers, seed, stops, logprobs)
+        encoded = [encode_prompt(self.encoder, prompt) for prompt in list_of_prompts(prompts)]
+        return self.generate_batches(encoded, options, chosen, seed, stops, logprobs)
+
+    def resolve_samplers(self, samplers: Sequence[str | Mapping[str, Any] | Sampler]) -> Sequence[Sampler]:
+        """The components of samplers that may be names or tables. Raises KitError with every fault."""
+        components = [sampler for sampler in samplers if isinstance(sampler, Sampler)]
+        return components if len(components) == len(samplers) else self.experiment.with_(sampler=samplers).sampler
 
     def generate_batches(
         self,
@@ -201,6 +210,10 @@ class TextGenerator:
         model = self.decoding_models[key]
         model.caller_threads = threads if model.is_copy else 1
         return model
+
+
+def list_of_prompts(prompts: str | Sequence[str]) -> list[str]:
+    return [prompts] if isinstance(prompts, str) else list(prompts)
 
 
 def overflow_policy(setting: str, model: Model) -> str:

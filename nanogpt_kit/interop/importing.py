@@ -16,6 +16,7 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.fit import check_weights_match, load_matching_weights
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.kinds import Encoder, TextContext
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.corpus.bpe import BPEEncoder
@@ -98,7 +99,7 @@ def default_experiment_name(path: Path) -> str:
 
 def experiment_of_import(imported: ImportedModel, overrides: Sequence[str]) -> Experiment:
     """An experiment with the model's options and the required ones; with 0 steps, so that it only evaluates."""
-    layers = Layers()
+    layers = Layers(ExperimentKeys(Experiment))
     values: dict[str, Any] = {
         "name": imported.name,
         "dataset": {"use": "python_stdlib"},

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Model, ModelContext
+from nanogpt_kit.core.layers import Layers
 
 MAX_MODEL_BYTES = 10**15  # more than the GPUs of any one cluster hold
 
@@ -48,14 +49,18 @@ def tensor_bytes(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def check_model_size(model: Model, needed: int, most: int, what: str) -> None:
-    """Raises KitError where `needed` bytes exceed `most`; it names the options that make the model large."""
+def check_model_size(model: Model, needed: int, most: int, what: str, purpose: str = "") -> None:
+    """Raises KitError where `needed` bytes exceed `most`; it names the options that make the model large.
+
+    `purpose` says what the bytes are, where they are more than the weights.
+    """
     if needed > most:
         sizes = {key: value for key, value in model if isinstance(value, int) and not isinstance(value, bool)}
         written = model.model_fields_set & sizes.keys() or sizes.keys()
         largest = max(sorted(written), key=lambda key: sizes[key], default="")
         options = ", ".join(f"{key} = {value}" for key, value in sizes.items())
-        reason = f"needs at least {needed:,} bytes with {options}, more than the {most:,} {what}; make it smaller"
+        bytes_text = f"{needed:,} bytes for {purpose}" if purpose else f"{needed:,} bytes"
+        reason = f"needs at least {bytes_text} with {options}, more than the {most:,} {what}; make it smaller"
         raise KitError(Fault(f"the model {reason}", f"model.{largest}" if largest else "model"))
 
 
@@ -91,9 +96,23 @@ def check_model_parts(experiment: Experiment, vocab_size: int = 1) -> nn.Module 
 
 
 def add_model_location(fault: Fault, experiment: Experiment) -> Fault:
-    """The fault at the location of its option, or else of `model.use`."""
-    key = tuple((fault.key or "model.use").split("."))
-    return Fault(fault.message, fault.key or "model", fault.location or experiment.location(key))
+    """The fault at the location of its option; of one between parts, at what was written last of the model."""
+    if fault.key:
+        return Fault(fault.message, fault.key, fault.location or experiment.location(tuple(fault.key.split("."))))
+    key = last_written(experiment.layers, ("model",))
+    heights = experiment.layers.height
+    use: Key = ("model", "use")
+    is_of_one_layer = key == ("model",) and heights(use) == heights(key)
+    return Fault(fault.message, dotted(key), fault.location or experiment.location(use if is_of_one_layer else key))
+
+
+def last_written(layers: Layers, table: Key) -> Key:
+    """The only option in a table that the highest of its layers has written; the table where there are several."""
+    inside = [key for key in layers.heights if key[: len(table)] == table]
+    options = [key for key in inside if not any(other[:-1] == key for other in inside)]
+    top = max(map(layers.height, options), default=0)
+    highest = [key for key in options if layers.height(key) == top]
+    return highest[0] if len(highest) == 1 else table
 
 
 class SkipInit(TorchFunctionMode):

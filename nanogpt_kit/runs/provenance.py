@@ -67,6 +67,13 @@ class InitFrom(RecordPart):
     sha256: str  # of its weights
 
 
+class BranchedFrom(RecordPart):
+    """The checkpoint of another run from which a run began, with its whole training state."""
+
+    checkpoint: AnyText
+    sha256: str  # of its weights
+
+
 class TokenizerFrom(RecordPart):
     """The checkpoint whose tokenizer a run took."""
 
@@ -99,6 +106,7 @@ class Provenance(Record):
     launch: AnyText = ""  # torchrun's id
     init_from: InitFrom | None = None
     tokenizer_from: TokenizerFrom | None = None
+    branched_from: BranchedFrom | None = None
     imported: Imported | None = None
 
     def recorded_path(self, text: str) -> Path:

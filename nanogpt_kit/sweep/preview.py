@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import tomli
 
 from nanogpt_kit.bench import rounds
+from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep
@@ -17,7 +18,6 @@ from nanogpt_kit.runs.folder import runs_of_experiment
 from nanogpt_kit.sweep.session import check_sweep
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens
 from nanogpt_kit.sweep.study.summary import sweep_folder
-from nanogpt_kit.sweep.work.status_table import format_duration
 from nanogpt_kit.train.precision import choose_device
 
 TIMED_SECONDS = 2.0  # of steps, if no run of the experiment has recorded its speed

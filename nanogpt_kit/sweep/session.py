@@ -28,11 +28,11 @@ from nanogpt_kit.sweep.study.storage import check_storage_form, driver_message, 
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary, sweep_folder
 from nanogpt_kit.sweep.work.controller import Controller
-from nanogpt_kit.sweep.work.hparams import HParamsWriter
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.progress import ProgressDisplay
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
+from nanogpt_kit.train.before_data import check_without_running
 from nanogpt_kit.train.precision import choose_device
 from nanogpt_kit.train.stop import StopSignals
 
@@ -46,6 +46,7 @@ def run_sweep(base: Experiment, nproc: int = 1) -> SweepSummary:
     if asked to stop; the same call continues then.
     """
     space, first = check_sweep(base, nproc)
+    check_without_running(base, nproc)
     with hold_slots(space.options.workers, choose_device(base.train.device), nproc) as slots:
         try:
             return run_in_slots(space, first, slots, nproc)
@@ -87,7 +88,7 @@ def run_study(
 ) -> None:
     best = summarize_sweep(study).best() if study.plan.ranks_trials else None
     with ProgressDisplay(study, best) as display:
-        Controller(study, slots, stop, [HParamsWriter(), display, *watchers]).run()
+        Controller(study, slots, stop, [display, *watchers]).run()
 
 
 class BestWriter(TrialWatcher):

@@ -96,7 +96,7 @@ class CompileChoice:
 
         Where that fails on one rank, the modules of all ranks are uncompiled again, and the result says why.
         """
-        logger.info("compiling the model (%s)", self.why)
+        logger.info("compiling the model")
         began, failure = time.perf_counter(), ""
         try:
             with isolated_rng(seed):

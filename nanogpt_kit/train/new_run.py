@@ -7,6 +7,7 @@ import os
 import shutil
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,34 +18,36 @@ from nanogpt_kit.runs.files import git_ignored_folder
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import Machine
 from nanogpt_kit.system.writing import write_atomically
+from nanogpt_kit.train.branch import BranchPoint
 from nanogpt_kit.train.data_record import record_data
 from nanogpt_kit.train.setup import Setup
 
 logger = logging.getLogger(__name__)
 
 
-def create_run_folder(setup: Setup, into: Path | None) -> RunFolder:
-    """A new folder, which rank 0 makes. Raises KitError where another rank does not see it."""
+def create_run_folder(setup: Setup, into: Path | None, branch: BranchPoint | None = None) -> RunFolder:
+    """A new folder, which rank 0 makes; its run begins from `branch`, or at step 0.
+
+    Raises KitError where another rank does not see it.
+    """
     world = setup.placement.world
-    folder = RunFolder(world.broadcast(write_run_folder(setup, into).path if world.rank == 0 else None))
+    folder = RunFolder(world.broadcast(write_run_folder(setup, into, branch).path if world.rank == 0 else None))
     blind = [rank for rank, sees in enumerate(world.all_gather(folder.experiment.exists())) if not sees]
     if blind:
         raise KitError(f"rank {blind[0]} cannot find {folder}: the runs folder must be on a disk that all nodes share")
     return folder
 
 
-def write_run_folder(setup: Setup, into: Path | None) -> RunFolder:
+def write_run_folder(setup: Setup, into: Path | None, branch: BranchPoint | None) -> RunFolder:
     """Creates the folder and its records; removes it again where one cannot be written."""
     experiment = setup.experiment
     launch, data = os.environ.get("TORCHELASTIC_RUN_ID", ""), record_data(setup.data)
-    record, patch = provenance.collect_provenance(
-        experiment,
-        machine_record(setup),
-        data=data,
-        launch=launch,
-        init_from=setup.init_from,
-        tokenizer_from=setup.tokenizer_from,
-    )
+    origin: dict[str, Any] = {"init_from": setup.init_from, "tokenizer_from": setup.tokenizer_from}
+    if branch is not None:
+        before = branch.folder.provenance()
+        origin = {"init_from": before.init_from, "tokenizer_from": before.tokenizer_from}
+        origin["branched_from"] = branch.origin()
+    record, patch = provenance.collect_provenance(experiment, machine_record(setup), data=data, launch=launch, **origin)
     toml = experiment.to_toml(with_copies=True)
     with git_ignored_folder(runs.runs_root()) if into is None else nullcontext():
         folder = runs.new_run_folder(experiment.name, experiment.train.seed, experiment.fingerprint(), into)
@@ -54,6 +57,8 @@ def write_run_folder(setup: Setup, into: Path | None) -> RunFolder:
                 write_atomically(folder.path / "components" / path.name, source)
             folder.write_provenance(record)
             write_patch(folder.path / "dirty.patch", patch)
+            if branch is not None:
+                branch.copy_into(folder)
             write_atomically(folder.experiment, toml)  # last: without it the folder is not a run
         except BaseException as error:
             remove_run_folder(folder, with_parent=into is None)

@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-import shlex
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from nanogpt_kit.core.errors import Busy, Fault, KitError
+from nanogpt_kit.checkpoint import store
+from nanogpt_kit.checkpoint.manifest import step_of
+from nanogpt_kit.core.errors import Busy, Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
-from nanogpt_kit.core.options import changeable_options
+from nanogpt_kit.core.options import changeable_options, leaves
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.resume_command import new_run_command, resume_command
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
+from nanogpt_kit.train.branch import BranchPoint
+from nanogpt_kit.train.extension import equal_steps, extension_hint, ways_to_extend
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINT_OF_RUN = re.compile(r"(.+)@([0-9]{1,18})", re.DOTALL)  # RUN@STEP
+WORD = re.compile(r"[A-Za-z_][\w./-]*")
 
-def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> tuple[Experiment, RunFolder]:
+
+@dataclass(frozen=True)
+class RunToResume:
+    """A run to resume, and its experiment; with a step, a new run begins from that checkpoint of it."""
+
+    experiment: Experiment
+    folder: RunFolder
+    step: int | None = None
+
+    @property
+    def branch(self) -> BranchPoint | None:
+        return None if self.step is None else BranchPoint(self.folder, self.step)
+
+    def __str__(self) -> str:
+        """The reference that finds it again."""
+        return str(self.folder) if self.step is None else f"{self.folder}@{self.step}"
+
+
+def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> RunToResume:
     """The run to resume, and its experiment, with the options that may change taken from `requested`.
 
-    `name` is a run, which may have finished with fewer steps than `requested` has; "" is the newest unfinished run of
-    the experiment. Raises KitError where there is none, where it is done, or where an option that decides the training
-    has changed.
+    `name` is a run, which may have finished with fewer steps than `requested` has, or RUN@STEP; "" is the newest
+    unfinished run of the experiment. Raises KitError where there is none, where it is done, or where an option that
+    decides the training has changed.
     """
-    folder = run_by_reference(name) if name else newest_unfinished(requested)
+    folder, step = (
+        find_run_or_checkpoint(name) if name else (newest_unfinished(requested.name, requested.train.seed), None)
+    )
     folder.check_format()
     status = folder.status()
     if status.cause == "unreadable":
@@ -37,10 +67,15 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> tu
         raise KitError(f"{folder} was imported, not trained; model.init_from={folder} starts from it")
     folder.check_inside()
     before, layers = load_recorded_experiment(folder, trust_code)
-    check_differences(before, requested)
-    if is_done(status, requested):
-        raise KitError(f"{folder} is finished; train.steps=<more> continues it")
-    for path, source in requested.component_sources.items():  # such as a callback that this run did not have before
+    if step is not None:
+        BranchPoint(folder, step).check(before, requested)
+    check_differences(folder, before, requested, step)
+    if step is None and is_done(status, requested):
+        error = KitError(f"{folder} is finished: {status.step:,} steps")
+        error.add_note(extension_hint(folder, before, status))
+        raise error
+    copies = {} if step is not None else requested.component_sources  # a new run copies them itself
+    for path, source in copies.items():  # such as a callback that this run did not have before
         copy = folder.path / "components" / path.name
         if not copy.exists():
             copy.parent.mkdir(exist_ok=True)
@@ -55,26 +90,32 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> tu
         layers.values["train"].pop(key, None)
         if value is not None:
             layers.values["train"][key] = value
-    return Experiment.of(layers, folder.path, trust_code), folder
+    return RunToResume(Experiment.of(layers, folder.path, trust_code), folder, step)
 
 
-def run_by_reference(name: str) -> RunFolder:
-    """The run that a reference stands for; of an experiment its newest unfinished run, else its newest."""
+def find_run_or_checkpoint(name: str) -> tuple[RunFolder, int | None]:
+    """The run that a reference stands for, and the step where it names one; of an experiment its newest unfinished run.
+
+    Raises KitError where there is none.
+    """
     found = find_run(name)
-    if found.step is not None:
-        remedy = f"model.init_from={name} starts a new run from that checkpoint"
-        raise KitError(f"{found.folder} continues from its newest checkpoint, not from step {found.step}; {remedy}")
-    if not found.runs or found.is_best:
-        return found.folder
+    if found.step is not None or not found.runs or found.is_best:
+        return found.folder, found.step
     unfinished = (folder for folder in reversed(found.runs) if folder.status().state not in ("running", "finished"))
-    return next(unfinished, found.runs[-1])
+    return next(unfinished, found.runs[-1]), None
+
+
+def is_branch(name: str) -> bool:
+    """Whether this is RUN@STEP, with which a new run begins."""
+    return CHECKPOINT_OF_RUN.fullmatch(name) is not None
 
 
 def has_done_run(folder: RunFolder, requested: Experiment, trust_code: bool = False) -> bool:
     """Whether the folder contains the requested run, and it is done. Raises KitError where it contains another run."""
-    if not folder.experiment.exists() or not is_done(folder.status(), requested):
+    status = folder.status()
+    if not folder.experiment.exists() or status.imported or not is_done(status, requested):
         return False
-    check_differences(load_recorded_experiment(folder, trust_code)[0], requested)
+    check_differences(folder, load_recorded_experiment(folder, trust_code)[0], requested)
     return True
 
 
@@ -84,15 +125,15 @@ def load_recorded_experiment(folder: RunFolder, trust_code: bool) -> tuple[Exper
     return experiment, experiment.layers.copy()
 
 
-def newest_unfinished(requested: Experiment) -> RunFolder:
-    """The newest unfinished run of the experiment; of the seed of `requested`, where that has runs.
+def newest_unfinished(name: str, seed: int | None = None) -> RunFolder:
+    """The newest unfinished run of the experiment of that name; of the seed, where one is given that has runs.
 
     A finished run is never continued unless it is named. Raises KitError where there is no unfinished run, Busy where
     another process uses the only one.
     """
-    parent = runs.runs_root() / requested.name
+    parent = runs.runs_root() / name
     folders = runs.runs_of_experiment(parent)
-    candidates = runs_of_same_seed(folders, requested) or folders
+    candidates = runs_of_seed(folders, seed) or folders
     statuses: dict[RunFolder, Status] = {}
     for folder in reversed(candidates):
         statuses[folder] = status = folder.status()
@@ -102,17 +143,15 @@ def newest_unfinished(requested: Experiment) -> RunFolder:
     if busy is not None:
         raise Busy(f"{parent} has no unfinished run to resume but {busy}, which is being used by another process")
     trained = [folder for folder, status in statuses.items() if not status.imported]
-    more = f"; all are finished. To continue one, name it: {options_to_extend(trained[0])}" if trained else ""
-    raise KitError(f"{parent} has no unfinished run to resume{more}")
+    finished = "; all are finished" if trained else ""
+    error = KitError(f"{parent} has no unfinished run to resume{finished}")
+    if trained:
+        error.add_note(f"to train the newest one longer: {resume_command(trained[0], '--extend', 'STEPS')}")
+    raise error
 
 
-def runs_of_same_seed(folders: Sequence[RunFolder], requested: Experiment) -> list[RunFolder]:
-    return [folder for folder in folders if folder.seed() == requested.train.seed]
-
-
-def options_to_extend(folder: RunFolder) -> str:
-    """The options of `run` that continue a finished run."""
-    return f"--resume={shlex.quote(str(runs.relative_to_cwd(folder.path)))} train.steps=<more>"
+def runs_of_seed(folders: Sequence[RunFolder], seed: int | None) -> list[RunFolder]:
+    return [folder for folder in folders if seed is not None and folder.seed() == seed]
 
 
 def is_done(status: Status, requested: Experiment) -> bool:
@@ -124,34 +163,65 @@ def is_done(status: Status, requested: Experiment) -> bool:
     return status.ended_by != "max_seconds" and status.total_steps >= requested.total_steps
 
 
-def check_differences(before: Experiment, requested: Experiment) -> None:
-    """Raises KitError with a fault for each changed option that decides the training."""
-    faults = []
+def check_differences(folder: RunFolder, before: Experiment, requested: Experiment, step: int | None = None) -> None:
+    """Raises KitError with a fault for each changed option that decides the training, and notes with what works.
+
+    With a step, only the steps up to it have to be the same.
+    """
+    faults, other_options = [], []
     changeable_train = {f"train.{option}" for option in changeable_options(Train)}
     for key, (then, now) in before.differences(requested).items():
         section = key.partition(".")[0]
         if key in ("train.steps", "train.max_tokens"):
-            reason = steps_cannot_change(before, requested)
+            reason = steps_cannot_change(folder, before, requested, step)
         elif section in changeable_options(Experiment) or key in changeable_train:
             continue
         else:
             reason = "this cannot change when a run is resumed"
+            other_options.append(key)
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-            faults.append(Fault(f"{now!r} now, {then!r} in the run; {reason}", key, requested.location(parts)))
-    if faults:
-        raise KitError(*faults)
+            faults.append(Fault(f"{now!r} now, {then!r} in {folder}; {reason}", key, requested.location(parts)))
+    if not faults:
+        return
+    error = KitError(*faults)
+    more_steps = requested.total_steps - before.total_steps
+    if more_steps > 0 and not other_options:
+        error.add_note(ways_to_extend(folder, before, requested.total_steps, str(more_steps)))
+    else:
+        error.add_note(f"continue with the run's own settings: {resume_command(folder)}")
+        error.add_note(new_run_note(folder, requested, other_options))
+    raise error
 
 
-def steps_cannot_change(before: Experiment, requested: Experiment) -> str | None:
+def new_run_note(folder: RunFolder, requested: Experiment, keys: Sequence[str]) -> str:
+    """How a new run is trained with the requested options."""
+    if requested.layers.location(()) != str(folder.experiment):
+        return "train a new run: the same command without --resume, or with another folder after --into"
+    values = {dotted(key): value for key, value in leaves(requested.resolved())}
+    changed = [f"{key}={override_text(values[key])}" for key in keys if key in values]
+    return f"train a new run: {new_run_command(folder, *changed)}"
+
+
+def override_text(value: Any) -> str:
+    """A value as a user writes it after "=": names without quotes."""
+    is_name = isinstance(value, str) and WORD.fullmatch(value) and value not in ("true", "false", "inf", "nan")
+    return str(value) if is_name else json.dumps(value, ensure_ascii=False)
+
+
+def steps_cannot_change(folder: RunFolder, before: Experiment, requested: Experiment, step: int | None) -> str | None:
     """Why the number of steps cannot change; None where the schedule gives the steps taken the same learning rates."""
-    then, now = before.total_steps, requested.total_steps
-    if now < then:
+    if step is None and requested.total_steps < before.total_steps:
         return "steps may only grow"
-    multiplier = before.schedule.multiplier
-    if any(multiplier(step, then) != multiplier(step, now) for step in range(then)):
+    taken = steps_taken(folder) if step is None else step
+    if equal_steps(before, requested.total_steps) < min(taken, before.total_steps):
         return "the schedule depends on it, so the steps already taken would have used other learning rates"
     return None
+
+
+def steps_taken(folder: RunFolder) -> int:
+    """The step of the newest checkpoint: steps after it are taken again."""
+    return max(map(step_of, store.list_checkpoints(folder.checkpoints)), default=0)
 
 
 def find_done_or_unfinished(requested: Experiment) -> tuple[RunFolder | None, str | None]:
@@ -160,8 +230,8 @@ def find_done_or_unfinished(requested: Experiment) -> tuple[RunFolder | None, st
 
     Raises KitError where all are finished with fewer steps than requested, Busy where another process uses one.
     """
-    mine = runs_of_same_seed(runs.runs_of_experiment(runs.runs_root() / requested.name), requested)
+    mine = runs_of_seed(runs.runs_of_experiment(runs.runs_root() / requested.name), requested.train.seed)
     for folder in reversed(mine):
         if is_done(folder.status(), requested):
             return folder, None
-    return None, str(newest_unfinished(requested)) if mine else None
+    return None, str(newest_unfinished(requested.name, requested.train.seed)) if mine else None

@@ -23,9 +23,11 @@ from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.evaluation import eval_mode, publish_samples
 from nanogpt_kit.train.memory import is_out_of_memory
 from nanogpt_kit.train.new_run import create_run_folder
-from nanogpt_kit.train.resume import load_run_to_resume
+from nanogpt_kit.train.resume import RunToResume, is_branch, load_run_to_resume
+from nanogpt_kit.train.resume_hint import failure_note, interruption_note
 from nanogpt_kit.train.setup import Placement, Setup, set_up
 from nanogpt_kit.train.stop import StopSignals
+from nanogpt_kit.train.summary import log_reasons, own_lines
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.world import World
 
@@ -37,13 +39,16 @@ def run(
     resume: str | os.PathLike[str] | None = None,
     trust_code: bool = False,
     into: str | os.PathLike[str] | None = None,
+    brief: bool = False,
 ) -> RunFolder:
     """Trains an experiment in a new folder, or resumes a run of it that is not done.
 
-    `resume` names the run; "" is the newest unfinished one. `into` is the run's folder, whether it exists yet or not.
-    Started by torchrun, each process is one rank of the run. Raises KitError before anything is written (Busy where
-    another process uses the run), RunFailed where the run itself fails, KeyboardInterrupt where it was asked to stop;
-    status.json has the outcome, too.
+    `resume` names the run; "" is the newest unfinished one; with RUN@STEP a new run begins from that checkpoint. `into`
+    is the run's folder, whether it exists yet or not. With `brief`, the summary has only the folder and the start, as
+    after a run that differs in its seed. Started by torchrun, each process is one rank of the run. Raises KitError
+    before anything is written (Busy where another process uses the run), RunFailed where the run itself fails,
+    KeyboardInterrupt where it was asked to stop; status.json has the outcome, too. The notes of an exception say what
+    is saved and which command continues.
     """
     resume, into = None if resume is None else os.fspath(resume), None if into is None else Path(into)
     if into is not None:
@@ -53,14 +58,19 @@ def run(
         logging.getLogger("nanogpt_kit").setLevel(logging.WARNING)  # rank 0 logs for all
     with ExitStack() as stack:
         placement = Placement.join(stack, experiment, world)
-        experiment, resumed = run_to_resume(experiment, resume, trust_code, world)
+        found = run_to_resume(experiment, resume, trust_code, world)
+        experiment, resumed = (found.experiment, found.folder) if found else (experiment, None)
         runs.check_runs_writable(experiment.name)
         setup, weights = set_up(stack, experiment, placement, resumed, trust_code)
-        folder = resumed or create_run_folder(setup, into)
-        log_setup(setup, folder)
+        branch = found.branch if found else None
+        folder = create_run_folder(setup, into, branch) if branch or resumed is None else resumed
         lock_run(stack, folder, world)
         trainer = build_trainer(setup, folder, stack.enter_context(StopSignals()), weights)
         del weights  # the model has its own copy now, and they may be gigabytes
+        if brief:
+            trainer.summary = own_lines(trainer.summary)
+        else:
+            log_reasons(setup, trainer.compile)
         train_and_sample(trainer)
     return folder
 
@@ -70,22 +80,21 @@ def resumable_run_in(folder: Path) -> str | None:
     return str(folder) if RunFolder(folder).experiment.exists() else None
 
 
-def run_to_resume(
-    experiment: Experiment, resume: str | None, trust_code: bool, world: World
-) -> tuple[Experiment, RunFolder | None]:
-    """The experiment to train, and the folder of a run to resume. All ranks resume the run that rank 0 finds."""
-    if resume is None:  # rank 0 decides: the process of a node that came back counts no restarts
+def run_to_resume(experiment: Experiment, resume: str | None, trust_code: bool, world: World) -> RunToResume | None:
+    """The run to resume; None where a new run begins. All ranks resume the run that rank 0 finds."""
+    if resume is None or is_branch(resume):  # rank 0 decides: the process of a node that came back counts no restarts
         started = run_of_this_torchrun(experiment) if world.rank == 0 else None
-        resume = world.broadcast(None if started is None else str(started))
-        if resume:
-            logger.info("torchrun has restarted: resuming %s", resume)
+        unfinished: str | None = world.broadcast(None if started is None else str(started))
+        if unfinished:
+            logger.info("torchrun has restarted: resuming %s", unfinished)
+        resume = unfinished or resume
     if resume is None:
-        return experiment, None
+        return None
     if world.rank != 0:
         return load_run_to_resume(experiment, str(world.broadcast(None)), trust_code)
-    recorded, folder = load_run_to_resume(experiment, resume, trust_code)
-    world.broadcast(folder.path)
-    return recorded, folder
+    found = load_run_to_resume(experiment, resume, trust_code)
+    world.broadcast(str(found))
+    return found
 
 
 def run_of_this_torchrun(experiment: Experiment) -> RunFolder | None:
@@ -110,16 +119,6 @@ def torchrun_id() -> str:
     return run_id if run_id != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" else ""
 
 
-def log_setup(setup: Setup, folder: RunFolder) -> None:
-    ctx, size = setup.placement.ctx, setup.placement.world.size
-    threads = [f"{setup.cores}"] if ctx.device == "cpu" else []
-    processes = [f"{size} processes"] if size > 1 else []
-    precision = f"precision {ctx.precision} ({setup.placement.precision_reason})"
-    logger.info("run %s on %s: %s", folder, ctx.device, ", ".join([*threads, *processes, precision]))
-    for part, choice in setup.choices().items():
-        logger.info("%s: %s", part, choice)
-
-
 def lock_run(stack: ExitStack, folder: RunFolder, world: World) -> None:
     """Rank 0 holds the lock of the run. Raises Busy where another process does."""
     try:
@@ -137,14 +136,12 @@ def build_trainer(
     try:
         trainer = Trainer(setup, folder, signals, weights)
     except BaseException as error:
-        if setup.resumed is None and setup.placement.world.rank == 0:
+        if folder != setup.resumed and setup.placement.world.rank == 0:
             shutil.rmtree(folder.path, ignore_errors=True)
         failure = as_run_failure(error)
         if failure is error:
             raise
         raise failure from error
-    logger.info("compile: %s (%s)", trainer.compile.mode, trainer.compile.why)
-    logger.info("%.2fM parameters, excluding position embeddings", num_params(trainer.model) / 1e6)
     return trainer
 
 
@@ -165,10 +162,12 @@ def train_and_sample(trainer: Trainer) -> None:
         outcome = Outcome("finished", limit_reached(trainer), trainer.progress.stop_reason or stop.exhausted_budget)
     except KeyboardInterrupt as error:
         outcome = Outcome("interrupted", "signal", str(error) or "SIGINT")
+        error.add_note(interruption_note(trainer))
         raise
     except BaseException as error:
         failure = explain_failure(error, trainer)
         outcome = Outcome("failed", "fault", str(failure) or repr(failure), failure)
+        failure.add_note(failure_note(trainer, failure))
         if failure is not error:
             raise failure from error
         raise
@@ -245,7 +244,8 @@ def write_samples(trainer: Trainer) -> None:
     """Generates the samples of a finished run, for samples.txt and the callbacks."""
     options, stop = trainer.experiment.sample, trainer.stop
     texts = [options.prompt] * options.num_samples
-    with trainer.hooks.evaluation(trainer), eval_mode(trainer.model, trainer.cores.unsplit_threads, options.seed):
+    threads = trainer.cores.unsplit_threads
+    with trainer.hooks.evaluation(trainer, "sampling"), eval_mode(trainer.model, threads, options.seed):
         tokens = trainer.generator().stream_tokens(texts)  # on all ranks, since each may have only a shard of the model
         for token in takewhile(lambda _: not stop.interrupted(), tokens):
             texts[token.text_index] += token.text

@@ -22,17 +22,16 @@ from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.tokenizer_of_run import TokenizerOfRun, find_tokenizer_of_run, read_tokenizer_of_run
 from nanogpt_kit.generate.prompt import check_prompt
 from nanogpt_kit.nn.flops import num_params
-from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom, TokenizerFrom
+from nanogpt_kit.train.before_data import check_before_data
 from nanogpt_kit.train.compile import CompileChoice, checkpoint_activations
 from nanogpt_kit.train.context import resolve_run_context
 from nanogpt_kit.train.cores import CoreAllocation, ThreadedModel
 from nanogpt_kit.train.data_record import check_same_data, record_data
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluation import check_evaluators
-from nanogpt_kit.train.memory import check_memory, keep_freed_memory
-from nanogpt_kit.train.metric_names import check_metric_options
+from nanogpt_kit.train.memory import keep_freed_memory
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.warm_start import WarmStart
 from nanogpt_kit.train.world import World
@@ -134,25 +133,16 @@ def set_up(
     Returns the weights to start from beside the setup, so that they can be freed. Raises KitError for each mistake that
     shows before training.
     """
-    check_before_data(experiment, placement, resumed)
+    check_before_data(experiment, placement.ctx, resumed, is_first_rank=placement.world.rank == 0)
     start = find_warm_start(experiment, placement.world, resumed, trust_code) if with_weights else None
+    if start and resumed is None:
+        start.check_tokenizer_options(experiment)
     taken = find_shared_tokenizer(experiment, placement.world, resumed)
     data = prepare_checked_data(experiment, placement.world, resumed, start, taken)
     cores = stack.enter_context(machine_settings(experiment, placement.ctx, data.encoder.vocab_size))
     origins = (start.origin() if start else None, taken.origin() if taken else None)
     setup = Setup(experiment, placement, data, cores, resumed, *origins)
     return setup, start.weights if start else None
-
-
-def check_before_data(experiment: Experiment, placement: Placement, resumed: RunFolder | None) -> None:
-    """The checks that need neither data nor weights; a resumed run may have other callbacks than before."""
-    if resumed is not None:
-        resumed.provenance()  # one of another format is refused before the data is prepared
-    experiment.check_context(placement.ctx)
-    check_metric_options(experiment)
-    if resumed is None and placement.world.rank == 0:
-        check_prompt(experiment)
-    check_memory(experiment, check_model_parts(experiment), placement.ctx)
 
 
 def find_warm_start(

@@ -37,6 +37,7 @@ from nanogpt_kit.train.resume_point import ResumePoint
 from nanogpt_kit.train.run_log import RunLog
 from nanogpt_kit.train.setup import Setup
 from nanogpt_kit.train.stop import Decision, StopSignals, StopState
+from nanogpt_kit.train.summary import summarize_run
 
 
 class Trainer:
@@ -79,6 +80,7 @@ class Trainer:
                 self.experiment.train, windows, first_batch, self.model, self.precision, self.world
             )
         self.compile = setup.compile_model(self.model, self.progress.micro_batch_size)
+        self.summary: Mapping[str, str] = summarize_run(setup, self.path, self.model, self.step, self.compile.mode)
         self.throughput = Throughput(setup.efficiency(), self.progress)
         self.log = RunLog(folder, self.experiment.train, self.progress, state is not None, self.rank)
         self.hooks = Hooks(self.experiment.callback, self)
@@ -195,7 +197,8 @@ class Trainer:
         if self.progress.evaluated_at == self.step:
             return
         self.finite.check_model()
-        with self.hooks.evaluation(self), eval_mode(self.model, self.cores.unsplit_threads, self.experiment.train.seed):
+        threads, seed = self.cores.unsplit_threads, self.experiment.train.seed
+        with self.hooks.evaluation(self, "evaluation"), eval_mode(self.model, threads, seed):
             metrics = run_evaluators(self.evaluation(), self.experiment.evaluator, self.finite)
         if metrics is not None:  # else a signal came meanwhile; a resumed run evaluates here again
             self.progress.evaluated_at = self.step

@@ -14,7 +14,7 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.fit import check_weights_match
 from nanogpt_kit.checkpoint.manifest import TOKENIZER, Manifest, find_damage, step_of
 from nanogpt_kit.checkpoint.of_run import checkpoint_of_run
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.tokenizer_record import read_tokenizer_record
@@ -23,6 +23,7 @@ from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs.find import PUBLISHED_MODELS, FoundRun, find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom
+from nanogpt_kit.train.starting_tokens import describe_other_tokens, other_tokens_error, token_semantics
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class WarmStart:
     sha256: str
     weights: Mapping[str, Tensor]
     tokenizer: Mapping[str, Any]  # the record in the checkpoint
+    before: Experiment  # that of the weights
 
     @classmethod
     def find(cls, experiment: Experiment, resumed: RunFolder | None, trust_code: bool) -> WarmStart | None:
@@ -65,19 +67,35 @@ class WarmStart:
         shapes = build_on_meta(experiment.model, vocab_size)
         if shapes is not None:
             check_weights_match(shapes, weights, str(checkpoint))
-        return cls(checkpoint, Manifest.read(checkpoint).weights_hash, weights, tokenizer.as_json())
+        return cls(checkpoint, Manifest.read(checkpoint).weights_hash, weights, tokenizer.as_json(), before)
 
     def check_tokens(self, experiment: Experiment, data: PreparedData) -> None:
         """Raises KitError where token ids stand for other text than in the checkpoint."""
         if token_semantics(self.tokenizer) != token_semantics(data.manifest.tokenizer.as_json()):
             now = f"{data.manifest.tokenizer.use} of {data.encoder.vocab_size:,} tokens"
-            then = f"{self.tokenizer['use']} of {self.tokenizer['vocab_size']:,}"
-            reason = f"{self.checkpoint} was trained on other tokens: {then}, here {now}"
-            raise KitError(Fault(reason, "tokenizer", experiment.location(("tokenizer", "use"))))
+            raise other_tokens_error(experiment, self.checkpoint, self.tokenizer, now)
+
+    def check_tokenizer_options(self, experiment: Experiment) -> None:
+        """As `check_tokens`, before there is data: where the options alone show that token ids differ."""
+        now = describe_other_tokens(experiment, self.before, self.tokenizer)
+        if now:
+            raise other_tokens_error(experiment, self.checkpoint, self.tokenizer, now)
 
     def origin(self) -> InitFrom:
         """The checkpoint, for the provenance of the run; see `original_checkpoint`."""
         return InitFrom(checkpoint=str(self.checkpoint), sha256=self.sha256)
+
+
+def is_download(experiment: Experiment) -> bool:
+    """Whether the weights to start from are published ones that have not been imported yet."""
+    name = experiment.model.init_from
+    if name not in PUBLISHED_MODELS:
+        return False
+    try:
+        find_run(name)
+    except KitError:
+        return True
+    return False
 
 
 def named_checkpoint(name: str) -> Path:
@@ -139,11 +157,3 @@ def cropped_weights(checkpoint: Path, before: Experiment, vocab_size: int, block
     if crop is not None and block_size < before.model.block_size:
         crop(block_size)
     return model.state_dict()
-
-
-def token_semantics(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that decide which text a token id stands for: the learnt state, or the options where there is none."""
-    left_out = {"code", "fingerprint", "files"}
-    if record["state"]:
-        return {key: record[key] for key in ("use", "vocab_size", "eot_id", "state")}
-    return {key: value for key, value in record.items() if key not in left_out}

@@ -12,7 +12,6 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -394,19 +393,6 @@ def test_warnings_of_torch_become_a_fact(monkeypatch: pytest.MonkeyPatch) -> Non
     ]
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_the_extra_for_bpe_is_told(installed: bool, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        if installed:
-            return "0.99"
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", version)
-    fact = told(command)["bpe, huggingface"]
-    assert fact["verdict"] == ("available" if installed else "off")
-    assert ("tokenizers 0.99" if installed else 'pip install "nanogpt-kit[bpe]"') in fact["text"]
-
-
 def test_variables_of_the_hub_are_told_where_they_are_set(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -420,12 +406,14 @@ def test_variables_of_the_hub_are_told_where_they_are_set(
 
 
 def test_on_a_terminal_long_lines_go_on_below_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = sys.modules["nanogpt_kit.cli.doctor"].wrap_line
+    line = sys.modules["nanogpt_kit.cli.doctor"].fact_line
     words = "why it is off and what would help, told at length"
     assert line("name  off  ", words) == f"name  off  {words}"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "45")
     assert line("name  off  ", words) == ("name  off  why it is off and what would help,\n           told at length")
+    monkeypatch.setenv("COLUMNS", "35")  # too narrow for a text beside its name
+    assert line("name  off  ", words) == "name  off\n        why it is off and what\n        would help, told at length"
 
 
 def test_it_imports_nothing_that_takes_seconds_but_torch() -> None:

@@ -68,11 +68,14 @@ def test_other_evaluators_take_the_place_of_its_own(run: RunFolder, tmp_path: Pa
     wide = found(command(*words))[str(run)]
     assert "poem/perplexity" in wide
     assert found(command(*words, "--evaluator", "loss"))[str(run)].keys() == {*wide, "val/loss"}
-    close = found(command(*words, "evaluator.0.stride=1", "evaluator.0.name=verse"))[str(run)]
+    close = found(command(*words, "evaluator.0.stride=1", "evaluator.perplexity.name=verse"))[str(run)]
     assert close.keys() == {name.replace("poem", "verse") for name in wide}
     assert close["verse/perplexity"] != wide["poem/perplexity"]
     again = found(command("eval", run, "--json", f"evaluator=[{table}]"))[str(run)]
     assert again == wide
+    beside = command("eval", run, "--json", f"evaluator.perplexity.file={text}")
+    assert found(beside)[str(run)].keys() == {"val/loss", "val/bits_per_byte", *wide}
+    assert "evaluator: perplexity (command line) appended; the list is now loss, bits_per_byte, " in beside.err
 
 
 def test_several_runs_are_measured_one_after_the_other(
@@ -123,7 +126,7 @@ def test_mistakes_are_told_before_anything_is_measured(run: RunFolder, char_run:
         (["--evaluator", '{use="perplexity", file="none.txt"}'], "evaluator.0: no file 'none.txt'"),
         (["--evaluator", '{use="loss"'], "evaluator: not a TOML value: Unclosed inline table"),
         (["evaluator.0.spilt=val"], "evaluator.0.spilt: unknown key"),
-        (["evaluator.7.split=val"], "should be an index from 0 to 1, got '7'"),
+        (["evaluator.7.split=val"], "should be an index from 0 to 1 or a component's name, got '7'"),
         (["evaluate.batch_size=0"], "evaluate.batch_size: should be greater than or equal to 1"),
         (["model.n_layer=1"], "'model.n_layer=1': the model is already trained; only evaluate, evaluator, sample"),
         (["train.seed=5"], "'train.seed=5': the model is already trained"),
@@ -135,7 +138,7 @@ def test_mistakes_are_told_before_anything_is_measured(run: RunFolder, char_run:
     table = '{use="samples", prompts=["Q"]}'
     assert "not in the vocabulary" in refusal(command("eval", char_run, "--evaluator", table))
     assert "eval: expected a run" in refusal(command("eval", "evaluate.batch_size=1"))
-    assert "Missing argument 'RUN" in refusal(command("eval"))
+    assert "missing argument 'RUN" in refusal(command("eval"))
 
 
 def test_data_that_is_gone_is_told(run: RunFolder, copied: Any, tmp_path: Path, command: Command) -> None:

@@ -13,7 +13,7 @@ import pytest
     [
         ("nmae=x", r"nmae: unknown key; did you mean 'name'?"),
         ("train.setps=3", "train.setps: unknown key; did you mean 'steps'?"),
-        ("model.n_layers=3", "model.n_layers: unknown key; did you mean 'n_layer'?"),
+        ("model.n_layers=3", "model.n_layers: unknown key; did you mean model.n_layer?"),
         ('model.norm={use="layernorm", epz=1}', "model.norm.epz: unknown key; did you mean 'eps'?"),
         ("sampler=[{use='top_k', kk=1}]", "sampler.0.kk: unknown key; did you mean 'k'?"),
         ("train.steps=2.5", "train.steps: should be a whole number, got 2.5"),
@@ -23,8 +23,8 @@ import pytest
         ("optimizer.lr=inf", "optimizer.lr: should be a finite number, got inf"),
         ("optimizer.betas=[0.9, 1.5]", "optimizer.betas.1: should be less than 1, got 1.5"),
         ("model.attention=sdpaa", "model.attention: unknown attention 'sdpaa'; did you mean 'sdpa'?"),
-        ("model.n_head=5", "model.n_embd: should be a multiple of n_head (5), got 24"),
-        ("train.batch_tokens=81", "train.batch_tokens: should be a multiple of model.block_size (16), got 81"),
+        ("model.n_head=5", "command line: model.n_head: n_embd (24) should be a multiple of n_head (5)"),
+        ("train.batch_tokens=81", "train.batch_tokens (81) should be a multiple of model.block_size (16)"),
         ("dataset.source=nowhere.txt", "dataset.source: 'nowhere.txt' matches no file or folder"),
         ("model.block_size=80000", "model.block_size = 80000 needs at least 80001"),
         ("model.block_size", "expected key=value, as in optimizer.lr=3e-4, got 'model.block_size'"),
@@ -50,7 +50,7 @@ def test_a_mistake_in_the_file_is_told_with_its_line(tiny: Path, command: Callab
     tiny.write_text(tiny.read_text().replace("n_embd", "n_embed").replace("steps = 20", "steps = -20"))
     answer = command("run", tiny)
     assert answer.code == 2
-    assert f"{tiny}:14: model.n_embed: unknown key; did you mean 'n_embd'?" in answer.err
+    assert f"{tiny}:14: model.n_embed: unknown key; did you mean model.n_embd?" in answer.err
     assert f"{tiny}:28: train.steps: should be greater than or equal to 0, got -20" in answer.err
     assert_nothing_is_left(tiny)
 
@@ -121,7 +121,7 @@ def test_a_token_outside_the_vocabulary_is_told(tiny: Path, command: Callable[..
 
 def test_an_unknown_verb_is_told(command: Callable[..., object]) -> None:
     answer = command("rnu")
-    assert (answer.code, "No such command 'rnu'" in answer.err) == (2, True)
+    assert (answer.code, "there is no command 'rnu'; did you mean 'run'?" in answer.err) == (2, True)
 
 
 def test_sampling_from_nothing_is_told(command: Callable[..., object]) -> None:

@@ -152,10 +152,28 @@ def test_a_component_of_a_kind_that_is_not_there_is_told(monkeypatch: pytest.Mon
 # --- what a built-in component owes -----------------------------------------------------------------------------
 
 
-def test_there_are_built_in_components_and_each_file_is_one() -> None:
+def imports_of_ours(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {f"{'.' * node.level}{node.module or ''}" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name for name in imported if name.startswith((".", "nanogpt_kit"))}
+
+
+def parts_beside(path: Path) -> set[str]:
+    """The modules in the folder of a component that are not components: parts of one."""
+    components = {entry.target.partition(":")[0] for entry in BUILT_IN}
+    package = f"nanogpt_kit.components.{path.parent.name}"
+    return {f"{package}.{file.stem}" for file in path.parent.glob("*.py") if file.stem != "__init__"} - components
+
+
+def test_there_are_built_in_components_and_each_file_is_one_or_a_part_that_one_imports() -> None:
     files = {(path.parent.name, path.stem) for path in COMPONENTS.glob("*/*.py") if path.stem != "__init__"}
     assert ("model", "gpt") in files
-    assert {(entry.kind, entry.name) for entry in BUILT_IN} == files
+    components = {(entry.kind, entry.name) for entry in BUILT_IN}
+    assert components <= files
+    for kind, name in components:
+        files -= {(kind, part.rpartition(".")[2]) for part in imports_of_ours(COMPONENTS / kind / f"{name}.py")}
+    assert files == components
 
 
 @pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: f"{entry.kind}-{entry.name}")
@@ -172,9 +190,8 @@ def test_a_built_in_component_is_one_file_one_name_one_explanation(entry: Entry)
 
 @pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: f"{entry.kind}-{entry.name}")
 def test_a_built_in_component_stands_on_the_api_alone(entry: Entry) -> None:
-    source = (COMPONENTS / entry.kind / f"{entry.name}.py").read_text("utf-8")
-    nodes = list(ast.walk(ast.parse(source)))
-    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {f"{'.' * node.level}{node.module or ''}" for node in nodes if isinstance(node, ast.ImportFrom)}
-    ours = {name for name in imported if name.startswith((".", "nanogpt_kit"))}
-    assert ours == {"nanogpt_kit.api"}
+    path = COMPONENTS / entry.kind / f"{entry.name}.py"
+    parts = parts_beside(path)
+    assert imports_of_ours(path) - parts == {"nanogpt_kit.api"}
+    for part in parts:
+        assert imports_of_ours(path.with_name(f"{part.rpartition('.')[2]}.py")) - parts <= {"nanogpt_kit.api"}

@@ -28,8 +28,9 @@ def test_run_trains_evaluates_samples_and_leaves_a_whole_run(tiny: Path) -> None
     names = {path.name for path in folder.path.iterdir()}
     assert names >= {
         *("experiment.toml", "provenance.json", "status.json", "metrics.jsonl"),
-        *("tensorboard", "checkpoints", "samples.txt"),
+        *("checkpoints", "samples.txt"),
     }
+    assert sum(name.startswith("events.out.tfevents.") for name in names) == 1
     assert folder.status().state == "finished"
     assert "evaluated at step 20:  val/loss" in done.stderr
     assert "gzip -9" in done.stderr
@@ -168,7 +169,12 @@ def test_sample_writes_from_a_run(tiny: Path, command: Callable[..., object]) ->
     assert two.startswith("7 times")
     assert one != two
     assert command(*words).out == first.out
-    assert command(*words, "sampler.0.value=2.5").out != first.out
+    hot = command(*words, "sampler.0.value=2.5")
+    assert hot.out != first.out
+    assert command(*words, "sampler.temperature=2.5").out == hot.out
+    nucleus = command(*words, "sampler.top_p=0.3")
+    assert nucleus.out not in ("", first.out)
+    assert "note: sampler: top_p (command line) appended; the list is now temperature, top_k, top_p" in nucleus.err
     refused = command(*words, "model.n_layer=1")
     assert (refused.code, "only sample and sampler" in refused.err) == (2, True)
 
@@ -263,3 +269,32 @@ def test_a_text_with_bom_crlf_and_emoji_trains_and_writes(
         assert answer.code == 0, answer.err
         answer = command("sample", "tiny", "--prompt", "\U0001f600\r\n", "--max-new-tokens", 0)
         assert answer.out == "\U0001f600\r\n\n"
+
+
+def test_runs_with_several_seeds_print_what_they_have_in_common_once(tiny: Path, command: Callable[..., Any]) -> None:
+    options = ("tokenizer=char", "schedule=constant", "train.steps=1", "callback=['console']", "sample.num_samples=0")
+    answer = command("run", tiny, *options, "--seeds=2")
+    assert answer.code == 0, answer.err
+    lines = answer.err.splitlines()
+    starts = [line.split()[0] for line in lines]
+    assert starts.count("seed") == starts.count("folder") == starts.count("finished:") == 2
+    assert starts.count("device") == starts.count("model") == starts.count("compile") == starts.count("more") == 1
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert len(notes) == len(set(notes)) > 0
+
+
+def test_reasons_are_printed_where_they_are_asked_for(tiny: Path, command: Callable[..., Any]) -> None:
+    logger = logging.getLogger("nanogpt_kit")
+    level = logger.level
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        for words in ((), ("--verbose",)):
+            messages.clear()
+            command("run", tiny, "train.steps=1", "callback=[]", "sample.num_samples=0", *words)
+            assert any(message.startswith("precision fp32: ") for message in messages) == bool(words)
+            assert logger.level == level, "it lasts as long as the command"
+    finally:
+        logger.removeHandler(handler)

@@ -426,7 +426,7 @@ def test_a_conversation_goes_on_after_mistakes_and_remembers_what_was_asked(
     char_run: RunFolder, tmp_path: Path, ask: Ask, terminal: Callable[..., Terminal]
 ) -> None:
     words = (char_run, "--max-new-tokens", "9", "--seed", "40")
-    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in most locales
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict", "NO_COLOR": "1"}  # as in most locales
     user = terminal(*words, env=strict)
     assert "Ctrl-D ends" in user.wait_for("> ")
     user.type("7 times\n")

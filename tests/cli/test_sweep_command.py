@@ -56,7 +56,8 @@ def test_help_shows_the_command_as_it_is_typed() -> None:
 def test_a_mistake_shows_the_same_usage(words: tuple[str, ...]) -> None:
     told = typed(*words)
     assert told.exit_code == 2
-    assert told.output.startswith(USAGE + "Try 'nanogpt-kit sweep --help' for help.\n")
+    assert told.output.startswith("error: ")
+    assert told.output.endswith(USAGE + "Try 'nanogpt-kit sweep --help' for help.\n")
 
 
 def test_the_usage_of_status_names_it() -> None:

@@ -21,6 +21,8 @@ ESCAPED = "a\\u001b]0;owned\\u0007b\\u009b2Jc\\u007f\\u000dd\\u202ee\tf\ng"
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "is_terminal", lambda stream: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
 
 
 def pieces() -> list[GeneratedToken]:
@@ -33,7 +35,21 @@ def pieces() -> list[GeneratedToken]:
 @pytest.mark.usefixtures("terminal")
 def test_on_a_terminal_controls_are_escaped_wherever_pieces_are_divided(capfd: pytest.CaptureFixture[str]) -> None:
     texts.print_texts([HOSTILE], pieces())
-    assert capfd.readouterr().out == ESCAPED + ESCAPED + "\n"
+    assert capfd.readouterr().out == f"\x1b[1m{ESCAPED}\x1b[0m{ESCAPED}\n"
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_the_prompt_is_bold_unless_styles_are_off(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], variable: str, value: str
+) -> None:
+    two = [GeneratedToken(n, letter, token=1, finish_reason="length") for n, letter in enumerate("xy")]
+    texts.print_texts(["one", "two"], reversed(two))
+    bar = "-" * 80
+    assert capfd.readouterr().out == f"\x1b[1mone\x1b[0mx\n{bar}\n\x1b[1mtwo\x1b[0my\n"
+    monkeypatch.setenv(variable, value)
+    texts.print_texts(["one", "two"], reversed(two))
+    assert capfd.readouterr().out == f"onex\n{bar}\ntwoy\n"
 
 
 @pytest.mark.usefixtures("terminal")

@@ -63,21 +63,21 @@ def refusal(dataset: Dataset, use: Callable[[Dataset], object] = splits_of) -> s
 # --- text: what is found ----------------------------------------------------------------------------------------
 
 
-TREE = {"b.txt": "B", "a.txt": "A", "deep/er/c.txt": "C", "d.jsonl": '{"text": "D"}\n{"text": "E"}\n', "skip.md": "no"}
+TREE = {"b.txt": "B", "a.txt": "A", "deep/er/c.txt": "C", "d.jsonl": '{"text": "D"}\n{"text": "E"}\n', "n.md": "N"}
 HIDDEN = {"hidden/h.txt": "H", "hidden/i.txt": "I", "hidden/.h.txt": "no", "hidden/.cache/h.txt": "no"}
 
 
 @pytest.mark.parametrize(
     ("sources", "found"),
     [
-        ([""], "ABDEC"),
+        ([""], "ABDECN"),
         (["*.txt"], "AB"),
         (["**/*.txt"], "ABC"),
         (["d.jsonl", "a.txt"], "DEA"),
-        (["b.txt", "", "*.txt"], "BADEC"),  # each once, where it was first named
+        (["b.txt", "", "*.txt"], "BADECN"),  # each once, where it was first named
         (["deep", "d.jsonl"], "CDE"),
         (["hidden"], "HI"),
-        (["skip.md", "a.txt"], ["no", "A"]),  # a file that is named is taken, whatever its ending
+        (["n.md", "a.txt"], "NA"),
     ],
 )
 def test_text_is_found_by_file_glob_and_folder(tmp_path: Path, sources: list[str], found: str | list[str]) -> None:
@@ -104,7 +104,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> Non
     [
         ("none.txt", "matches no file or folder"),
         ("*.text", "matches no file or folder"),
-        ("empty", "a folder without .txt, .jsonl"),
+        ("empty", "is an empty folder"),
     ],
 )
 def test_a_source_without_files_is_named(tmp_path: Path, source: str, told: str) -> None:

@@ -118,9 +118,9 @@ def test_dropout_drops_in_training_only() -> None:
 
 
 def test_heads_that_do_not_divide_are_named(tiny: Path) -> None:
-    with pytest.raises(KitError, match=r"model\.n_kv_head: should divide n_head \(3\), got 2"):
+    with pytest.raises(KitError, match=r"model\.n_kv_head: n_head \(3\) should be a multiple of n_kv_head \(2\)"):
         Experiment.load(tiny, ["model.n_kv_head=2"])
-    with pytest.raises(KitError, match=r"model\.n_embd: should be a multiple of n_head \(3\), got 25"):
+    with pytest.raises(KitError, match=r"n_embd \(25\) should be a multiple of n_head \(3\)"):
         Experiment.load(tiny, ["model.n_embd=25"])
     assert Experiment.load(tiny, ["model.n_kv_head=1"]).model.n_kv_head == 1
 

@@ -284,13 +284,13 @@ def test_on_the_hub_the_fingerprint_is_what_was_asked_for_and_asks_nobody(monkey
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"test": "test"}, "requires val; or omit it and set test_fraction"),
+        ({"test": "test"}, "test = 'test' requires val to name a split; or omit test and set test_fraction"),
         (
             {"val": "val", "test_fraction": 0.1},
-            "should be 0 where val names a split ('val'); name the test split with test",
+            "should be 0 where val names a split ('val'); set test",
         ),
-        ({"val": "train"}, "should differ from the other splits, and 'train' is named twice"),
-        ({"val": "dev", "test": "dev"}, "should differ from the other splits, and 'dev' is named twice"),
+        ({"val": "train"}, "train and val should be different splits, and both are 'train'"),
+        ({"val": "dev", "test": "dev"}, "val and test should be different splits, and both are 'dev'"),
     ],
 )
 def test_splits_are_either_named_or_cut(options: dict[str, Any], told: str) -> None:

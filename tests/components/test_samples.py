@@ -40,7 +40,7 @@ def test_samples_grow_at_each_evaluation_and_tensorboard_hears_them(tiny: Path) 
         assert [text[:7] == "7 times" or text[:1] == "9" for text in texts] == [True] * 4
         assert texts[0] != texts[1]
     assert len({texts[0] for _, texts in found}) > 1  # the same seed, another model
-    told = EventAccumulator(str(folder.path / "tensorboard"), size_guidance={"tensors": 0})
+    told = EventAccumulator(str(folder.path), size_guidance={"tensors": 0})
     told.Reload()
     for number in range(4):
         heard = told.Tensors(f"sample/{number}/text_summary")

@@ -739,13 +739,6 @@ def test_the_same_text_trains_the_same_tokens_in_every_process(tmp_path: Path) -
     assert answers[0].stdout == answers[1].stdout != ""
 
 
-@pytest.mark.parametrize("kind", [BPE(), HuggingFace(file=__file__)], ids=["bpe", "huggingface"])
-def test_without_the_library_it_says_how_to_install_it(kind: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(KitError, match=r'requires tokenizers: pip install "nanogpt-kit\[bpe\]"$'):
-        learnt(kind, PROSE)
-
-
 # --- any tokenizer.json -----------------------------------------------------------------------------------------
 
 

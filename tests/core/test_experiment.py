@@ -64,7 +64,7 @@ def test_a_valid_file_loads_and_defaults_fill_in_the_rest(tmp_path: Path) -> Non
     assert values["model"]["attention"] == {"use": "sdpa", "backend": "auto"}
     assert values["train"]["grad_clip"] == 1.0
     assert [sampler["use"] for sampler in values["sampler"]] == ["temperature", "top_k"]
-    assert values["callback"] == [{"use": "console", "every_seconds": 1.0}]
+    assert values["callback"] == [{"use": "console", "every_seconds": 1.0, "smoothing": 10}]
 
 
 MISTAKES = {
@@ -80,10 +80,10 @@ MISTAKES = {
         ("steps = 20", "steps = 20\nsed = 1"),
         "exp.toml:20: train.sed: unknown key; did you mean 'seed'? Allowed: ",
     ),
-    "misspelt in a slot": (("n_head", "n_heads"), "exp.toml:8: model.n_heads: unknown key; did you mean 'n_head'?"),
+    "misspelt in a slot": (("n_head", "n_heads"), "exp.toml:8: model.n_heads: unknown key; did you mean model.n_head?"),
     "misspelt in a slot within a slot": (
         ("eps =", "epsilon ="),
-        "exp.toml:11: model.norm.epsilon: unknown key; did you mean 'eps'? Allowed: bias, eps.",
+        "exp.toml:11: model.norm.epsilon: unknown key; did you mean model.norm.eps? Allowed: bias, eps.",
     ),
     "misspelt in an element": (
         ("every_seconds", "every_second"),
@@ -109,7 +109,10 @@ MISTAKES = {
         ('"adamw"', "3"),
         "exp.toml:13: optimizer.use: should be the name of a component of kind optimizer, ",
     ),
-    "table for a list": (("[[callback]]", "[callback]"), "exp.toml:21: callback: should be a list, got {"),
+    "table for a list": (
+        ("[[callback]]", "[callback]"),
+        "as in callback=['console'] or [[callback]], got {",
+    ),
     "a name with a slash": (('"x"', '"a/b"'), "exp.toml:1: name: should match pattern "),
     "an unknown choice": (
         ("= 20", '= 20\nprecision = "fp64"'),
@@ -163,15 +166,15 @@ MISTAKES = {
     ),
     "a batch of broken windows": (
         ("= 80", "= 100"),
-        "exp.toml:20: train.batch_tokens: should be a multiple of model.block_size (16), got 100; the nearest is 96",
+        "exp.toml:20: train.batch_tokens: train.batch_tokens (100) should be a multiple of model.block_size (16); ",
     ),
     "a batch below one window": (
         ("= 80", "= 3"),
-        "should be a multiple of model.block_size (16), got 3; the nearest is 16",
+        "train.batch_tokens (3) should be a multiple of model.block_size (16); the nearest is 16",
     ),
     "heads that do not share": (
         ("= 24", "= 25"),
-        "exp.toml:9: model.n_embd: should be a multiple of n_head (3), got 25",
+        "exp.toml:9: model.n_embd: n_embd (25) should be a multiple of n_head (3)",
     ),
     "no list of files": (('"x"', '"x"\ncomponents = "a.py"'), "exp.toml:2: components: should be a list, got 'a.py'"),
 }
@@ -493,7 +496,7 @@ def test_a_budget_of_tokens_is_whole_steps_within_it(most: int, steps: int, tmp_
 
 
 def test_a_budget_of_less_than_a_step_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(KitError, match=r"train\.max_tokens: should be at least train\.batch_tokens \(80\), got 79"):
+    with pytest.raises(KitError, match=r"train\.max_tokens \(79\) should be at least train\.batch_tokens \(80\)"):
         load(tmp_path, VALID.replace("batch_tokens = 80", "batch_tokens = 80\nmax_tokens = 79"))
 
 

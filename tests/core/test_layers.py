@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,23 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Key, KitError
+from nanogpt_kit.core.key_rules import KeyRules
 from nanogpt_kit.core.layers import Layers, parse_override
 from nanogpt_kit.core.sections import is_free_form
+
+
+class SpaceKeys(KeyRules):
+    """Of the experiment only what concerns a sweep."""
+
+    def is_free_form(self, key: Key, over_list: bool) -> bool:
+        return is_free_form(key, over_list)
 
 
 def layers(folder: Path, top: str, *overrides: str, base: str = "") -> Layers:
     (folder / "base.toml").write_text(base, encoding="utf-8")
     (folder / "top.toml").write_text('extends = "base.toml"\n' + top, encoding="utf-8")
-    return Layers.load(folder / "top.toml", overrides, is_free_form)
+    return Layers.load(folder / "top.toml", overrides, SpaceKeys())
 
 
 def place(layers: Layers, *key: str | int) -> str:
@@ -144,6 +153,102 @@ def test_an_element_that_is_not_there_cannot_be_addressed(
     (fault,) = refused.value.faults
     assert (fault.location, fault.key) == ("command line", key)
     assert [part for part in parts if part not in fault.message] == []
+
+
+class WithSamplers(KeyRules):
+    """A list "sampler" that is ["a", "b"] where no layer sets it; c has two options, d none, e is not loaded yet."""
+
+    def default_list(self, key: Key) -> list[Any] | None:
+        return ["a", "b"] if key == ("sampler",) else None
+
+    def component_names(self, key: Key, values: dict[str, Any]) -> Collection[str]:
+        return list("abcde") if key == ("sampler",) else []
+
+    def option_names(self, key: Key, name: str) -> Sequence[str] | None:
+        return {"a": ["x"], "b": ["y"], "c": ["p", "q"], "d": [], "e": None}[name]
+
+
+def with_samplers(folder: Path, text: str, *overrides: str) -> Layers:
+    (folder / "top.toml").write_text(text, encoding="utf-8")
+    return Layers.load(folder / "top.toml", overrides, WithSamplers())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["sampler.a=1"], [{"use": "a", "x": 1}, "b"]),
+        (["sampler.a.x=1"], [{"use": "a", "x": 1}, "b"]),
+        (["sampler.0.x=1", "sampler.b=2"], [{"use": "a", "x": 1}, {"use": "b", "y": 2}]),
+        (["sampler.b.y=1", "sampler.b.y=2"], ["a", {"use": "b", "y": 2}]),
+        (["sampler.c.q=2", "sampler.c.p=1"], ["a", "b", {"use": "c", "q": 2, "p": 1}]),
+        (["sampler.d={}"], ["a", "b", {"use": "d"}]),
+        (["sampler.b=1", "sampler=['b']"], [{"use": "b", "y": 1}]),
+        (["sampler.0=c", "sampler.c.p=1"], [{"use": "c", "p": 1}, "b"]),
+    ],
+)
+def test_a_component_of_a_list_is_addressed_by_its_name(overrides: list[str], expected: Any, tmp_path: Path) -> None:
+    assert with_samplers(tmp_path, "", *overrides).values == {"sampler": expected}
+
+
+def test_a_name_addresses_an_element_of_the_file_and_has_a_location(tmp_path: Path) -> None:
+    text = '[[sampler]]\nuse = "kit/a"\nx = 1\n[[sampler]]\nuse = "c"\np = 2'
+    found = with_samplers(tmp_path, text, "sampler.a=7", "sampler.c.q=8")
+    assert found.values == {"sampler": [{"use": "kit/a", "x": 7}, {"use": "c", "p": 2, "q": 8}]}
+    assert place(found, "sampler", 0, "use") == "top.toml:2"
+    assert place(found, "sampler", 0, "x") == place(found, "sampler", 1, "q") == "command line"
+    assert found.notes == []
+
+
+def test_a_table_in_a_file_addresses_the_components_of_the_default_list(tmp_path: Path) -> None:
+    found = with_samplers(tmp_path, "[sampler]\na = 3\n\nb.y = 4")
+    assert found.values == {"sampler": [{"use": "a", "x": 3}, {"use": "b", "y": 4}]}
+    assert place(found, "sampler", 0, "x") == "top.toml:2"
+    assert place(found, "sampler", 1, "y") == "top.toml:4"
+    assert place(found, "sampler", 1, "use") == "default"
+
+
+def test_a_component_that_the_list_lacks_is_appended_and_the_list_is_named(tmp_path: Path) -> None:
+    (note,) = with_samplers(tmp_path, "", "sampler.c.q=2").notes
+    assert note == "sampler: c (command line) appended; the list is now a, b, c"
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "parts"),
+    [
+        ("sampler.7.x=1", "sampler", ["from 0 to 1 or a component's name", "got '7'", "Allowed: a, b, c, d, e."]),
+        ("sampler.A=1", "sampler", ["did you mean 'a'?", "Allowed: a, b, c, d, e."]),
+        ("sampler.c=1", "sampler.c", ["several options", "sampler.c.p, sampler.c.q"]),
+        ("sampler.d=1", "sampler.d", ["without options", "sampler.d={}"]),
+        ("sampler.e=1", "sampler.e", ["name an option", "sampler.e.OPTION"]),
+        ("other.0.x=1", "other", ["no earlier layer", "whole list"]),
+    ],
+)
+def test_a_name_that_addresses_nothing_gets_a_remedy(override: str, key: str, parts: list[str], tmp_path: Path) -> None:
+    with pytest.raises(KitError) as refused:
+        with_samplers(tmp_path, "", override)
+    (fault,) = refused.value.faults
+    assert (fault.location, fault.key) == ("command line", key)
+    assert [part for part in parts if part not in fault.message] == []
+
+
+def test_of_two_components_of_one_name_the_index_decides(tmp_path: Path) -> None:
+    text = 'sampler = ["b", "a", "b"]'
+    with pytest.raises(KitError) as refused:
+        with_samplers(tmp_path, text, "sampler.b=1")
+    (fault,) = refused.value.faults
+    assert fault.key == "sampler.b"
+    assert "sampler.0 or sampler.2" in fault.message
+    assert with_samplers(tmp_path, text, "sampler.2.y=1").values == {"sampler": ["b", "a", {"use": "b", "y": 1}]}
+
+
+def test_the_layer_that_wrote_a_value_is_known(tmp_path: Path) -> None:
+    found = layers(tmp_path, "[train]\nb = 2\nc = 2", "train.c=3", base='norm = "n"\n[train]\na = 1\nb = 1\nc = 1')
+    heights = [found.height(("train", key)) for key in "abcd"]
+    assert heights == [1, 2, 3, 0]
+    assert found.height(("norm", "use")) == 1
+    copied = found.copy()
+    copied.override(["train.a=5"])
+    assert (copied.height(("train", "a")), found.height(("train", "a"))) == (4, 1)
 
 
 def test_a_use_that_is_tried_in_a_sweep_is_no_component_and_drops_nothing(tmp_path: Path) -> None:

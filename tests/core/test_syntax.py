@@ -151,10 +151,10 @@ def test_a_large_file_is_refused(tmp_path: Path) -> None:
 def test_of_many_unknown_keys_the_first_are_shown_and_all_are_counted(
     before: str, tiny: Path, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nanogpt_kit.core import faults
+    from nanogpt_kit.core.suggestions import KeySuggestions
 
     looked_up = []
-    monkeypatch.setattr(faults, "did_you_mean", lambda name, allowed: looked_up.append(name) or "")
+    monkeypatch.setattr(KeySuggestions, "suggest", lambda self, key, *rest: looked_up.append(key) or "")
     count = 5000
     path = tiny.with_name("many.toml")
     path.write_text(f'extends = "{tiny.name}"\n{before}' + "".join(f"key{n} = {n}\n" for n in range(count)))

@@ -304,7 +304,8 @@ def test_half_a_surrogate_pair_is_named_by_line(tiny: Path, tmp_path: Path, toke
 def test_a_split_shorter_than_a_block_is_refused(tiny: Path, text_file: Path) -> None:
     text_file.write_text("x" * 159)  # 143 and 16, and an end of text each
     message = refused(load(tiny, "model.block_size=17", "train.batch_tokens=17"))
-    assert message.startswith("val has 17 tokens, but model.block_size = 17 needs at least 18")
+    assert message.startswith("val has 17 tokens, but model.block_size = 17 needs at least 18; ")
+    assert message.endswith("model.block_size = 16")
     assert prepare(load(tiny)).splits["val"].tokens == 17
 
 

@@ -157,8 +157,3 @@ def test_weights_that_have_changed_are_written_with(loaded: TextGenerator, preci
     after = loaded.generate(["1"], 20)
     loaded.decoding_models.clear()
     assert before != after == loaded.generate(["1"], 20)
-
-
-def test_one_text_is_no_list_of_prompts(loaded: TextGenerator) -> None:
-    with pytest.raises(TypeError, match="a list of texts"):
-        loaded.generate("abc")

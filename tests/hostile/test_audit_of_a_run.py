@@ -14,6 +14,7 @@ import pytest
 
 Victim = Any  # of conftest.py
 NEWEST = "checkpoints/step-00000004"
+EVENTS = "events.out.tfevents"  # the beginning of their names
 BEFORE = "skipped checkpoint"  # and the one of step 2 is taken
 
 # File -> what `run --into` says where a byte is flipped and where half is missing, and what `sample` says then. "" is
@@ -29,11 +30,11 @@ TABLE = {
     "status.json": (("", ""), ("", "")),  # it says what was, and nothing of a resume depends on it
     "samples.txt": (("", ""), ("", "")),  # people read it
     "dirty.patch": (("", ""), ("", "")),
-    "tensorboard": (("", ""), ("", "")),
+    EVENTS: (("", ""), ("", "")),
     "lock": (("", ""), ("", "")),  # empty; its file is locked, not its content
 }
 DAMAGES = ("flip", "cut")
-RARE = {"samples.txt", "dirty.patch", "tensorboard", "lock"}
+RARE = {"samples.txt", "dirty.patch", EVENTS, "lock"}
 
 
 def damage(file: Path, how: str) -> None:
@@ -50,7 +51,7 @@ def damage(file: Path, how: str) -> None:
 def files(folder: Path) -> list[str]:
     """Those of the run, the newest checkpoint's only; an event file's name holds its time."""
     found = (Path(at, name).relative_to(folder).as_posix() for at, _, names in os.walk(folder) for name in names)
-    return sorted(name.split("/")[0] if name.startswith("tensorboard") else name for name in found)
+    return sorted(EVENTS if name.startswith(EVENTS) else name for name in found)
 
 
 def test_the_table_has_every_file_of_a_run(victim: Victim) -> None:
@@ -70,8 +71,8 @@ def test_a_damaged_file_of_a_run_is_named_or_does_not_matter(
     name: str, how: str, victim: Victim, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = victim.path / name
-    if name == "tensorboard":
-        (file,) = file.iterdir()
+    if name == EVENTS:
+        (file,) = victim.path.glob(f"{EVENTS}.*")
     if name == "dirty.patch" and not file.exists():
         file.write_text("a patch\n")
     damage(file, how)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -28,7 +29,6 @@ from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.train import session
 
-tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
 SMALL = {"n_layer": 3, "n_head": 4, "n_embd": 48, "n_positions": 240, "vocab_size": 257}

@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent
 PACKAGE = Path(nanogpt_kit.__file__).parent
 SHOWN_CALLS = {  # each positional string is shown; Fault and option_error take keys, too
     *("KitError", "RunFailed", "Busy", "NotFinite", "OutOfMemory", "LostRank", "ValueError", "BadParameter"),
-    *("echo", "confirm", "request_stop", "info", "warning", "error"),
+    *("echo", "print_lines", "confirm", "request_stop", "debug", "info", "warning", "error", "VerbHelp"),
 }
 SHOWN_KEYWORDS = {"help", "description"}
 SHOWN_RETURNS = {"refusal_reason", "explain_choices", "missing_split_reason"}  # methods whose strings are shown

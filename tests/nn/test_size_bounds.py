@@ -46,14 +46,14 @@ def test_a_model_larger_than_any_machine_is_refused_by_its_largest_option(
     assert "n_layer = 30" in answer.err
 
 
-def test_a_model_or_batch_beyond_this_machines_memory_is_refused_by_run_and_not_by_check(
+def test_a_model_or_batch_beyond_this_machines_memory_is_refused_by_run_and_check_alike(
     tiny: Path, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (memory, uninitialized):
-        monkeypatch.setattr(module, "machine_memory_bytes", lambda: 300_000)
+        monkeypatch.setattr(module, "machine_memory_bytes", lambda: 360_000)
     for override in ("model.n_embd=240", "train.batch_tokens=48000"):
-        assert command("check", tiny, override).code == 0
         answer = command("run", tiny, override)
+        assert command("check", tiny, override).err == answer.err
         key, _, value = override.partition("=")
         assert answer.code == 2
         assert f"command line: {key}: " in answer.err

@@ -35,8 +35,8 @@ WRITTEN = (
     "metrics.jsonl",
     "samples.txt",
     "status.json",
-    "tensorboard",
-    "tensorboard/deep",
+    "events.out.tfevents.1",
+    "components/deep",
     "provenance.json",
     "experiment.toml",
 )
@@ -72,6 +72,7 @@ def more(tiny: Path) -> Experiment:
 def test_a_run_with_a_link_in_it_is_refused_by_name_before_anything_is_written(
     run: Path, outside: Path, more: Experiment, tmp_path: Path
 ) -> None:
+    (run / "components").mkdir()
     for name in WRITTEN:
         path, aside = run / name, tmp_path / "aside"
         if path.exists():

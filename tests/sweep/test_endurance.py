@@ -109,9 +109,9 @@ def measured(folder: Path) -> dict[str, Any]:
         lines = [
             {key: line[key] for key in line if "loss" in key or key == "step"} for line in read_metrics(trial / METRICS)
         ]
-        events = EventAccumulator(str(trial / "tensorboard"), size_guidance={"scalars": 0})
+        events = EventAccumulator(str(trial), size_guidance={"scalars": 0})
         events.Reload()
-        curves = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in ("train/loss", "val/loss")}
+        curves = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in ("Loss/train", "Loss/val")}
         found[trial.name] = lines, curves
     return found
 

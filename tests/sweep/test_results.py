@@ -1,4 +1,4 @@
-"""What a sweep shows and leaves: its table, its best.toml, what is known of it, and TensorBoard's HParams."""
+"""What a sweep shows and leaves: its table, its best.toml, and what is known of it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ from nanogpt_kit.sweep.study.records import FreshSeed, TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
-from nanogpt_kit.sweep.work import hparams
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.progress import ProgressDisplay
-from nanogpt_kit.sweep.work.status_table import trials_table
+from nanogpt_kit.sweep.work.status_table import format_config, trials_table
 from nanogpt_kit.sweep.work.trial import TrialProcess
 
 BASE = (
@@ -194,6 +193,31 @@ def test_the_status_table_has_the_best_first_and_text_as_it_is(scene: Any, conso
     assert [row[0] for row in rows] == ["2", "0", "1"]
     assert f"sample.prompt={MARKUP}" in shown(console)
     assert "a [red]bug[/red] :bug:" in shown(console)
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_no_divided_word(scene: Any, console: Console) -> None:
+    play = scene("trials = 9")
+    for value in (2.0, 1.0):
+        play.end(value)
+    for width, header in {100: "trial state val/loss tokens time values", 56: "trial state val/loss values"}.items():
+        console.width = width
+        before = len(shown(console))
+        console.print(trials_table(play.summary(), width))
+        lines = [line.rstrip() for line in shown(console)[before:].splitlines()]
+        assert lines[0].split() == header.split()
+        whole = {word for trial in play.summary().trials for word in format_config(trial.config).split()}
+        assert whole <= {word for line in lines for word in line.split()}
+        assert max(map(len, lines)) <= width
+
+
+def test_on_a_terminal_a_line_about_a_trial_is_wrapped_between_its_values(
+    scene: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = scene("trials = 9")
+    narrow = Console(force_terminal=True, file=io.StringIO(), width=44, color_system=None)
+    monkeypatch.setattr(rich, "get_console", lambda: narrow)
+    ProgressDisplay(play.study, None).print_line("trial 3: val/loss 2.8182  optimizer.lr=0.009322  model.mlp=gelu")
+    assert shown(narrow) == "trial 3: val/loss 2.8182\n    optimizer.lr=0.009322  model.mlp=gelu\n"
 
 
 # What is known of it
@@ -401,44 +425,3 @@ def test_without_a_complete_trial_there_is_no_best_toml(scene: Any) -> None:
     play.end(None, "error", "a bug")
     write_best_experiment(play.study, play.summary())
     assert not (play.study.folder / "best.toml").exists()
-
-
-# HParams
-
-
-def test_tensorboard_reads_the_union_of_all_trials_values_with_their_types(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
-    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-    from tensorboard.context import RequestContext
-    from tensorboard.plugins.base_plugin import TBContext
-    from tensorboard.plugins.hparams import api_pb2, backend_context
-    from torch.utils.tensorboard import SummaryWriter
-
-    told: dict[str, dict[str, Any]] = {
-        "one/tensorboard": {"optimizer.use": "adamw", "optimizer.lr": 1e-3, "model.bias": True, "trial": 0},
-        "two/tensorboard": {"optimizer.use": "sgd", "optimizer.momentum": 0.9, "optimizer.betas": [0.9, 0.95]},
-    }
-    for number, (name, values) in enumerate(told.items()):
-        with SummaryWriter(str(tmp_path / name)) as writer:
-            writer.add_scalar("val/loss", 1.5 + number, 20)
-        hparams.write_hparams(tmp_path / name, values, is_complete=number == 0)
-    multiplexer = EventMultiplexer()
-    multiplexer.AddRunsFromDirectory(str(tmp_path))
-    multiplexer.Reload()
-    provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
-    context = backend_context.Context(TBContext(data_provider=provider))
-    request = RequestContext()
-    runs = context.hparams_metadata(request, "")
-    experiment = context.experiment_from_metadata(request, "", True, runs, {})
-    infos = {info.name: info for info in experiment.hparam_infos}
-    assert set(infos) == {key for values in told.values() for key in values}
-    types = {name: info.type for name, info in infos.items()}
-    assert types["optimizer.lr"] == types["optimizer.momentum"] == api_pb2.DATA_TYPE_FLOAT64
-    assert types["model.bias"] == api_pb2.DATA_TYPE_BOOL
-    assert types["optimizer.use"] == types["optimizer.betas"] == api_pb2.DATA_TYPE_STRING
-    assert {info.name.tag for info in experiment.metric_infos} == {"val/loss"}
-
-
-def test_a_run_without_tensorboard_gets_no_event_file(tmp_path: Path) -> None:
-    hparams.write_hparams(tmp_path / "tensorboard", {"optimizer.lr": 1.0}, True)
-    assert not list(tmp_path.iterdir())

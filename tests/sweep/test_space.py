@@ -88,6 +88,16 @@ def test_the_experiment_as_written_is_trial_0(tmp_path: Path) -> None:
     assert space.experiment(first) == space.base
 
 
+def test_a_component_of_a_list_may_be_varied_by_its_name(tmp_path: Path) -> None:
+    text = '"sampler.temperature" = { float = [0.5, 1.5] }\n"callback.early_stopping.patience" = { int = [2, 6] }\n'
+    space = space_of(tmp_path, text, "callback.early_stopping.patience=3")
+    first = check_endpoints(space)
+    assert first == {"sampler.temperature": 0.8, "callback.early_stopping.patience": 3}
+    values = space.experiment({"sampler.temperature": 1.25, "callback.early_stopping.patience": 5}).resolved()
+    assert values["sampler"][0] == {"use": "temperature", "value": 1.25}
+    assert values["callback"][-1]["patience"] == 5
+
+
 def test_a_branch_has_its_own_ranges_and_settings(tmp_path: Path) -> None:
     space = checked(tmp_path, EXAMPLE)
     muon = space.experiment({"schedule.warmup_steps": 7, "optimizer.use": "muon", "optimizer.lr": 0.02}).resolved()
@@ -541,7 +551,7 @@ UNFIT: dict[str, tuple[str, list[Expected]]] = {
     ),
     "a batch of broken windows": (
         '"model.block_size" = { choice = [16, 32, 64] }\n"model.dropout" = { float = [0.0, 0.1] }',
-        [(21, "train.batch_tokens", "480", "512", "(with model.block_size = 64)")],
+        [(24, "model.block_size", "train.batch_tokens (480)", "model.block_size (64)", "512")],
     ),
     "an endpoint of one branch": (
         (

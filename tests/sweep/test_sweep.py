@@ -85,8 +85,11 @@ refused = {}
     assert "best: trial" in said
     assert "evaluator.0.x=0.25" in said
 
-    mine = ("trial", "train.seed", "evaluator.0.trouble")
-    assert hparams(sweep) == {mine, (*mine, "evaluator.0.x")}
+    shown = {
+        (values["evaluator.0.trouble"].string_value, values["train.seed"].number_value) for values in hparams(sweep)
+    }
+    assert shown >= {("none", 1337), ("memory", 1337), ("no_number", 1337), ("crash", 1337)}
+    assert {0.5, 0.25} <= {values["evaluator.0.x"].number_value for values in hparams(sweep)}
     told = sweep.status()
     assert told["counts"] == {**dict.fromkeys(told["counts"], 0), "complete": 2, "pruned": 3, "failed": 1}
     assert told["best"] == found["none", 0.25].number
@@ -95,25 +98,21 @@ refused = {}
 
 def count_starts(sweep: Any, trial: int) -> int:
     log = sweep.folder / "trials" / f"trial-{trial:04d}-s1337.log"
-    return log.read_text().count("M parameters, excluding")
+    return log.read_text().count("compile off: ")
 
 
-def hparams(sweep: Any) -> set[tuple[str, ...]]:
-    """The keys that TensorBoard hears of, run by run."""
+def hparams(sweep: Any) -> list[Any]:
+    """The options of each trial's runs that TensorBoard shows."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.plugins.hparams import metadata
 
-    keys = set()
-    for path in sweep.folder.glob("trial-*/tensorboard/*.hparams"):
-        for event in EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                if value.tag == metadata.SESSION_START_INFO_TAG:
-                    data = metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content)
-                    keys.add(tuple(data.hparams))
-    assert keys, "no trial has told its values"
-    return {
-        tuple(sorted(key, key=["trial", "train.seed", "evaluator.0.trouble", "evaluator.0.x"].index)) for key in keys
-    }
+    return [
+        metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content).hparams
+        for path in sweep.folder.glob("trial-*/events.out.tfevents.*")
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+        if value.tag == metadata.SESSION_START_INFO_TAG
+    ]
 
 
 def test_two_controllers_share_a_sweep_confirm_its_best_and_best_toml_gives_the_loss_again_to_the_bit(
@@ -185,7 +184,7 @@ def test_a_sweep_goes_on_after_ctrl_c_after_kill_9_and_with_a_torn_journal(
     assert [trial.state.name for trial in found] == ["COMPLETE"] * 3
     assert len({trial.params["evaluator.0.x"] for trial in found}) == 3
     log = (sweep.folder / "trials" / "trial-0000-s1337.log").read_text()
-    assert log.count("M parameters, excluding") == 2, "the interrupted trial went on once"
+    assert log.count("compile off: ") == 2, "the interrupted trial went on once"
     steps = [record["step"] for record in records(sweep, 0)]
     assert steps == sorted(steps)
     assert reached < 300

@@ -84,7 +84,7 @@ def test_more_tokens_go_on_where_the_schedule_does_not_depend_on_them(tiny: Path
     assert run(tiny, "schedule=constant", "train.max_tokens=800", resume=str(folder)) == folder
     assert folder.status().step == 10
     other = run(tiny, "name=other", "train.max_tokens=800")
-    with pytest.raises(KitError, match=r"train\.max_tokens: 1200 now, 800 in the run; the schedule depends on it"):
+    with pytest.raises(KitError, match=r"train\.max_tokens: 1200 now, 800 in \S+; the schedule depends on it"):
         run(tiny, "name=other", "train.max_tokens=1200", resume=str(other))
 
 
@@ -248,5 +248,5 @@ def test_a_run_that_was_stopped_early_and_killed_while_it_wrote_stays_stopped(
 
 
 def test_keep_every_steps_should_be_a_multiple_of_every_steps(tiny: Path) -> None:
-    with pytest.raises(KitError, match=r"keep_every_steps: should be a multiple of checkpoint\.every_steps"):
+    with pytest.raises(KitError, match=r"keep_every_steps \(\d+\) should be a multiple of checkpoint\.every_steps"):
         Experiment.load(tiny, ["checkpoint.keep_every_steps=15"])

@@ -315,9 +315,9 @@ def losses(folder: RunFolder) -> list[float]:
 def test_a_split_run_is_logged_exact_and_resumes_bit_for_bit(
     tiny: Path, split_however_small: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG", "nanogpt_kit.train.summary")
     whole = run(tiny)
-    assert any("on cpu: 2 threads" in record.message for record in caplog.records)
+    assert "batch: split in 2 parts, a thread for each" in [record.message for record in caplog.records]
     machine = json.loads((whole.path / "provenance.json").read_text())["machine"]
     assert (machine["threads"], machine["chunks"]) == (2, 2)
     part = run(tiny, "train.steps=10", "schedule.use=constant")

@@ -34,7 +34,7 @@ OPTIONS = [
     *("train.micro_batch_size=2", "train.compile=off", "sample.num_samples=1", "callback=['tensorboard', 'ema']"),
 ]
 KILLS = 15  # of each kind
-TIMING = ("seconds", "perf/tokens_per_second", "perf/mfu", "memory/peak_bytes")
+TIMING = ("seconds", "perf/tokens_per_second", "perf/mfu", "memory/peak_bytes", "memory/peak_gb")
 
 
 def started(tiny: Path, folder: Path, kind: str) -> subprocess.Popen[str]:
@@ -77,7 +77,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows."""
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     shown = {}
     for tag in events.Tags()["scalars"]:

@@ -246,7 +246,7 @@ def ran(
 
 
 def resumed(tiny: Path, *overrides: str) -> RunFolder:
-    return load_run_to_resume(Experiment.load(tiny, overrides), "", trust_code=False)[1]
+    return load_run_to_resume(Experiment.load(tiny, overrides), "", trust_code=False).folder
 
 
 CONSTANT = "schedule={use='constant'}"
@@ -257,13 +257,13 @@ def test_a_resume_without_a_name_extends_no_finished_run(tiny: Path, wanted: str
     ran(tiny, "05", steps=10)
     newest = ran(tiny, "06", steps=20)
     ran(tiny, "07", "finished", 0, imported=True)
-    with pytest.raises(KitError, match=f"all are finished.* --resume={newest} train.steps="):
+    with pytest.raises(KitError, match=f"all are finished\nto train .*: nanogpt-kit run {newest} --extend STEPS"):
         resumed(tiny, CONSTANT, wanted)
 
 
 def test_a_run_that_a_budget_of_seconds_ended_is_finished(tiny: Path) -> None:
     spent = ran(tiny, "05", ended_by="max_seconds", step=7, seconds=3.5)
-    with pytest.raises(KitError, match=f"--resume={spent}"):
+    with pytest.raises(KitError, match=f"nanogpt-kit run {spent}"):
         resumed(tiny, "train.max_seconds=9")
 
 
@@ -295,10 +295,8 @@ def test_a_finished_run_that_is_named_continues_with_more_steps(tiny: Path) -> N
     older = ran(tiny, "05", steps=10)
     ran(tiny, "06", steps=20)
     older.experiment.write_text(Experiment.load(tiny, [CONSTANT, "train.steps=10"]).to_toml())
-    found, folder = load_run_to_resume(
-        Experiment.load(tiny, [CONSTANT, "train.steps=15"]), str(older.path), trust_code=False
-    )
-    assert (folder, found.total_steps) == (older, 15)
+    found = load_run_to_resume(Experiment.load(tiny, [CONSTANT, "train.steps=15"]), str(older.path), trust_code=False)
+    assert (found.folder, found.step, found.experiment.total_steps) == (older, None, 15)
     with pytest.raises(KitError, match="is finished"):
         load_run_to_resume(Experiment.load(tiny, [CONSTANT, "train.steps=10"]), str(older.path), trust_code=False)
 
@@ -313,7 +311,7 @@ def test_a_seed_is_done_resumed_or_begun_and_no_finished_run_of_it_is_extended(t
     if steps <= 20:
         assert find_done_or_unfinished(wanted) == (mine, None)
     else:
-        with pytest.raises(KitError, match=f"--resume={mine} train.steps="):
+        with pytest.raises(KitError, match=f"nanogpt-kit run {mine} --extend"):
             find_done_or_unfinished(wanted)
     unfinished = ran(tiny, "07", "failed", seed=7)
     assert find_done_or_unfinished(wanted) == ((mine, None) if steps <= 20 else (None, str(unfinished)))

@@ -18,7 +18,7 @@ from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder, runs_root
 from nanogpt_kit.runs.metrics import read_metrics
-from nanogpt_kit.train import session
+from nanogpt_kit.train import session, setup
 from nanogpt_kit.train.trainer import Trainer
 from nanogpt_kit.train.warm_start import WarmStart
 
@@ -117,7 +117,7 @@ def stopper(tiny: Path, step: int = 13) -> Path:
 
 REFUSED = {
     "no such run": (["model.init_from=tinny"], "model.init_from: no run 'tinny'.*did you mean 'tiny'"),
-    "other tokens": (["tokenizer=char"], "tokenizer: .* was trained on other tokens: byte of 257, here char of"),
+    "other tokens": (["tokenizer=char"], "tokenizer: .* was trained on other tokens: byte of 257 tokens, here char; "),
     "another width": (["model.n_embd=48"], r"wte.weight is \[320, 24\] there and \[320, 48\] in the model"),
     "more layers": (["model.n_layer=3"], "h.2.ln_1.weight is missing"),
     "fewer layers": (["model.n_layer=1"], "h.1.ln_1.weight is not a tensor of the model"),
@@ -175,10 +175,11 @@ def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(t
 
 
 def test_weights_that_do_not_fit_are_named_before_any_data_is_touched(
-    tiny: Path, trained: RunFolder, tmp_path: Path
+    tiny: Path, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(setup, "prepare", lambda *args, **options: pytest.fail("the data is prepared"))
     with pytest.raises(KitError, match="do not fit the model"):
-        run(tiny, "model.n_embd=48", f"dataset.source={tmp_path / 'nowhere.txt'}")
+        run(tiny, "model.n_embd=48")
 
 
 def test_buffers_that_a_constructor_computes_survive_loading(tiny: Path) -> None:

@@ -1,4 +1,9 @@
-"""Metrics and samples for TensorBoard, in the folder of the run. The x axis is steps; tokens are a curve as well."""
+"""Curves, samples and options for TensorBoard, in event files in the folder of the run.
+
+The x axis is steps. Names are those of metrics.jsonl, except that losses come first (`Loss/train`, `Loss/val`,
+`Loss/val_bits_per_byte`) and memory is in GB. Custom Scalars has both losses on one chart, HParams the options of the
+model and its training.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +19,32 @@ from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread  # t
 from torch.utils.tensorboard import SummaryWriter
 
 from nanogpt_kit.api import Callback, LiveRun, hookimpl
+from nanogpt_kit.components.callback.tensorboard_summary import (
+    DESCRIPTIONS,
+    chart_value,
+    hparams,
+    hparams_outcome,
+    loss_layout,
+)
 
 
 class TensorBoard(Callback):
     is_tracker = True
 
     def build(self, run: LiveRun) -> object:
-        folder = run.path / "tensorboard"
-        files = [path for path in folder.glob("events.out.tfevents.*") if path.is_file()]
+        # Not in a folder below: TensorBoard names runs by the folders of their event files
+        files = [path for path in run.path.glob("events.out.tfevents.*") if path.is_file()]
         for path in files:
             remove_events(path, run.first_step)
         # A running TensorBoard drops what it has read from this step on
         purge_step = run.first_step + 1 if run.first_step else 0
-        return EventWriter(SummaryWriter(folder, purge_step=purge_step if files else None))
+        return EventWriter(SummaryWriter(run.path, purge_step=purge_step if files else None))
 
 
 def remove_events(path: Path, last_step: int) -> None:
     """Removes the events after `last_step` from a file of an earlier process; the whole file where that is 0.
+
+    Descriptions of the run are removed too: this process writes them again, and the options may have changed.
 
     `purge_step` is not enough: other readers ignore it, and TensorBoard itself shows texts of step 0 twice.
     Source: TensorFlow's records: length (8 bytes, little-endian), its CRC (4), an Event of that length, its CRC (4).
@@ -42,17 +56,18 @@ def remove_events(path: Path, last_step: int) -> None:
     while start + 12 <= len(content):
         end = start + 12 + int.from_bytes(content[start : start + 8], "little") + 4
         try:
-            step = Event.FromString(content[start + 12 : end - 4]).step if end <= len(content) else None
+            event = Event.FromString(content[start + 12 : end - 4]) if end <= len(content) else None
         except DecodeError:
-            step = None
-        if step is None:  # incomplete or damaged: readers stop here
+            event = None
+        if event is None:  # incomplete or damaged: readers stop here
             break
-        if step <= last_step:
+        if event.step <= last_step and not any(value.tag in DESCRIPTIONS for value in event.summary.value):
             kept += content[start:end]
         start = end
     kept += content[start:]
     if kept != content:
-        partial = path.with_name(f".{secrets.token_hex(8)}")
+        # TensorBoard reads every file with "tfevents" in its name; the run removes what a kill leaves of this one
+        partial = path.with_name(f".curves.{secrets.token_hex(8)}.tmp")
         with partial.open("xb") as file:  # does not follow a link
             file.write(kept)
         partial.replace(path)
@@ -69,6 +84,8 @@ class EventWriter:
     def run_started(self, run: LiveRun) -> None:
         if not run.first_step:
             self.writer.add_text("experiment", as_code(run.experiment.to_toml()), 0)
+        for summary in (loss_layout(), hparams(run.experiment.resolved())):
+            self.writer._get_file_writer().add_summary(summary)
 
     @hookimpl
     def logged(self, run: LiveRun, step: int, metrics: Mapping[str, float]) -> None:
@@ -78,7 +95,8 @@ class EventWriter:
             self.writer.flush()
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        charts = (chart_value(metric, value) for metric, value in metrics.items())
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in charts]
         # One record for all metrics: add_scalar would write one for each, in 40 to 80 us
         self.writer._get_file_writer().add_summary(Summary(value=values), step)
 
@@ -101,8 +119,9 @@ class EventWriter:
         self.sampled_at, self.sample_count = step, first + len(texts)
 
     @hookimpl
-    def run_finished(self) -> None:
+    def run_finished(self, status: str) -> None:
         threading.excepthook = self.excepthook
+        self.writer._get_file_writer().add_summary(hparams_outcome(status == "finished"))
         self.writer.flush()  # raises the error of the writing thread; close does not
         self.writer.close()
 

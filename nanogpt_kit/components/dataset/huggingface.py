@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 from typing import Self
 
@@ -46,14 +47,19 @@ class HuggingFace(HashSplitDataset):
     @model_validator(mode="after")
     def _check_splits(self) -> Self:
         if self.test and not self.val:
-            raise option_error("test", "requires val; or omit it and set test_fraction")
+            message = f"test = {self.test!r} requires val to name a split; or omit test and set test_fraction"
+            raise option_error("test", message, "val")
         if self.val and self.test_fraction:
             raise option_error(
-                "test_fraction", f"should be 0 where val names a split ({self.val!r}); name the test split with test"
+                "test_fraction",
+                f"test_fraction ({self.test_fraction}) should be 0 where val names a split ({self.val!r}); set test",
+                "val",
             )
-        for option, name, others in (("val", self.val, [self.train]), ("test", self.test, [self.train, self.val])):
-            if name and name in others:
-                raise option_error(option, f"should differ from the other splits, and {name!r} is named twice")
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        for first, second in combinations(named, 2):
+            if named[first] == named[second] is not None:
+                message = f"{first} and {second} should be different splits, and both are {named[first]!r}"
+                raise option_error(second, message, first)
         return self
 
     @property
@@ -81,6 +87,9 @@ class HuggingFace(HashSplitDataset):
             raise KitError(f"dataset.config: {self.source!r} is a file and has no subsets; omit config")
         fractions = [] if self.val else [self.val_fraction, self.test_fraction]
         return sha256(json.dumps([self._text().identity(), self._names(), fractions]).encode()).hexdigest()
+
+    def check_source(self) -> None:
+        self._text().check_source()
 
     def text_bytes(self) -> int | None:
         return self._text().text_bytes(self._names().values())

@@ -35,6 +35,9 @@ class OpenWebText(HashSplitDataset):
         values = [self._text().identity(), self.val_fraction, self.test_fraction]
         return sha256(json.dumps(values).encode()).hexdigest()
 
+    def check_source(self) -> None:
+        self._text().check_source()
+
     def text_bytes(self) -> int | None:
         return self._text().text_bytes(["train"])
 

@@ -64,6 +64,10 @@ class TokenFiles(Dataset):
         contents = [[content_hash(path) for path in self._files(split)] for split in self.splits]
         return sha256(json.dumps([contents, self.dtype, self.vocabulary()]).encode()).hexdigest()
 
+    def check_source(self) -> None:
+        for split in self.splits:
+            self._files(split)
+
     def _open(self, split: str) -> list[TokenFile]:
         return [TokenFile.open(path, self.dtype) for path in self._files(split)]
 

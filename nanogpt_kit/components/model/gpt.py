@@ -66,9 +66,11 @@ class GPT(Model):
     @model_validator(mode="after")
     def _heads_share_the_features(self) -> Self:
         if self.n_embd % self.n_head:
-            raise option_error("n_embd", f"should be a multiple of n_head ({self.n_head}), got {self.n_embd}")
+            message = f"n_embd ({self.n_embd}) should be a multiple of n_head ({self.n_head})"
+            raise option_error("n_embd", message, "n_head")
         if self.n_kv_head and self.n_head % self.n_kv_head:
-            raise option_error("n_kv_head", f"should divide n_head ({self.n_head}), got {self.n_kv_head}")
+            message = f"n_head ({self.n_head}) should be a multiple of n_kv_head ({self.n_kv_head})"
+            raise option_error("n_kv_head", message, "n_head")
         return self
 
     @property

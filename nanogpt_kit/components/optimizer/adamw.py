@@ -25,3 +25,6 @@ class AdamW(Optimizer):
         fused = all(parameter.device.type in FUSED_DEVICES for group in groups for parameter in group["params"])
         groups = self.with_weight_decay(groups, self.weight_decay)
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
+
+    def state_copies(self) -> int:
+        return 2

@@ -53,6 +53,9 @@ class Muon(Optimizer):
             parts.insert(0, muon)
         return CombinedOptimizer(parts)
 
+    def state_copies(self) -> int:
+        return min(1, self.others.state_copies())
+
 
 class BatchedMuon(torch.optim.Muon):
     """torch's Muon with one product for all matrices of a shape where torch has one for each matrix."""

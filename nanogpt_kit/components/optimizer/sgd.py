@@ -27,3 +27,6 @@ class SGD(Optimizer):
             momentum=self.momentum,
             nesterov=self.nesterov and self.momentum > 0,
         )
+
+    def state_copies(self) -> int:
+        return 1 if self.momentum else 0

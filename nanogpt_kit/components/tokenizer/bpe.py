@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from nanogpt_kit.api import BPEEncoder, Encoder, Field, KitError, TextContext, Tokenizer
+from nanogpt_kit.api import BPEEncoder, Encoder, Field, TextContext, Tokenizer
 
 
 class BPE(Tokenizer):
@@ -25,10 +25,8 @@ class BPE(Tokenizer):
     min_frequency: int = Field(2, ge=1, description="minimum number of occurrences of a pair to be merged")
 
     def build(self, ctx: TextContext) -> Encoder:
-        try:
-            import tokenizers as hf
-        except ImportError:
-            raise KitError('the tokenizer bpe requires tokenizers: pip install "nanogpt-kit[bpe]"') from None
+        import tokenizers as hf
+
         tokenizer = hf.Tokenizer(hf.models.BPE())
         tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
         alphabet = hf.pre_tokenizers.ByteLevel.alphabet()

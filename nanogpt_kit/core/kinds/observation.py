@@ -134,6 +134,7 @@ class LiveRun(Protocol):
     first_step: int  # of this process: 0, or the step that was resumed from
     total_steps: int
     rank: int
+    summary: Mapping[str, str]  # lines for people, by label: {"device": "cpu, 2 threads", "folder": "runs/...", ...}
     references: Mapping[str, float]  # bits per byte of compressors on the validation text: {"gzip -9": 2.1, ...}
 
     @property

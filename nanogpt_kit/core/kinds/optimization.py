@@ -29,6 +29,10 @@ class Optimizer(Component):
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer of all parameters in `groups`."""
 
+    def state_copies(self) -> int:
+        """The least number of values that its state holds for each parameter: to estimate the memory of a run."""
+        return 0
+
     @staticmethod
     def with_weight_decay(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
         """The groups with their `weight_decay`: none for vectors (norm gains and biases)."""
@@ -44,6 +48,10 @@ class Schedule(Component):
     def multiplier(self, step: int, total_steps: int) -> float:
         """The fraction of the peak learning rate for step `step`, counted from 0."""
 
+    def note(self, total_steps: int) -> str | None:
+        """A sentence about options that do not suit a run of this length, though it can be trained; else None."""
+        return None
+
 
 class WarmupSchedule(Schedule):
     """A schedule that first rises linearly to the peak."""
@@ -54,6 +62,14 @@ class WarmupSchedule(Schedule):
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         return self.after_warmup(step, total_steps)
+
+    def note(self, total_steps: int) -> str | None:
+        if not 0 < total_steps <= self.warmup_steps:
+            return None
+        return (
+            f"schedule.warmup_steps = {self.warmup_steps:,} is not less than the {total_steps:,} steps of the run: "
+            "the learning rate does not reach its peak"
+        )
 
     @abstractmethod
     def after_warmup(self, step: int, total_steps: int) -> float:

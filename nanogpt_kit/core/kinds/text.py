@@ -51,6 +51,12 @@ class Dataset(Component):
     def fingerprint(self) -> str:
         """A hash of everything that decides the documents: contents, not paths. Called at every start."""
 
+    def check_source(self) -> None:
+        """Raises KitError where the source is missing, and logs what is read of it. Called before anything is built.
+
+        It uses no network, and need not read the text.
+        """
+
     def text_bytes(self) -> int | None:
         """The size of the text of all splits, if it is known without reading it; else None."""
         return None

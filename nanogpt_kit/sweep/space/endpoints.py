@@ -9,8 +9,8 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.key_rules import is_named
 from nanogpt_kit.core.options import RunContext
-from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.sweep.space.parameters import (
     Config,
     Parameter,
@@ -21,6 +21,7 @@ from nanogpt_kit.sweep.space.parameters import (
     is_same_value,
 )
 from nanogpt_kit.sweep.space.space import Space, is_key_within
+from nanogpt_kit.train.before_data import check_model
 from nanogpt_kit.train.context import resolve_run_context
 from nanogpt_kit.train.metric_names import check_metric_options, check_sweep_metric
 
@@ -117,7 +118,7 @@ class SpaceValidator:
             parts = {(type(part), repr(part), ctx) for _, part in experiment.parts()}
             if not parts <= self.valid_parts:
                 experiment.check_context(ctx)
-                check_model_parts(experiment)
+                check_model(experiment, ctx)
                 check_metric_options(experiment)
                 check_sweep_metric(experiment, self.space.options.metric)
                 self.valid_parts |= parts
@@ -214,6 +215,12 @@ def value_at_key(values: Any, key: str) -> Any:
             values = values.get(part)
         elif isinstance(values, list) and part.isdecimal() and int(part) < len(values):
             values = values[int(part)]
+        elif isinstance(values, list):
+            values = next((element for element in values if is_named(element, part)), None)
         else:
             return None
+    # sampler.temperature is the only option of that sampler
+    last = key.rpartition(".")[2]
+    if isinstance(values, dict) and is_named(values, last) and len(values) == 2:
+        return next(value for option, value in values.items() if option != "use")
     return values

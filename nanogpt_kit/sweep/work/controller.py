@@ -157,8 +157,6 @@ class Controller:
         """Stores the outcome of a trial, and frees its slot."""
         self.check_failures(process, outcome)
         process.store_result(outcome)
-        for watcher in self.watchers:
-            watcher.trial_ending(process, outcome)
         self.study.optuna_study.tell(process.trial, outcome.value, outcome.state, skip_if_finished=True)
         if outcome.cause == "pruned":
             process.delete_checkpoints()

@@ -12,15 +12,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.sweep.study.confirmation import direction_sign
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import TrialSummary
 from nanogpt_kit.sweep.work.outcome import Outcome
-from nanogpt_kit.sweep.work.status_table import format_config, format_duration, plain_table
+from nanogpt_kit.sweep.work.status_table import format_config, plain_table
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
+from nanogpt_kit.system.terminal import wrap_lines
 
 REDRAW_SECONDS = 0.25
 
@@ -40,7 +42,7 @@ class ProgressDisplay(TrialWatcher):
         self.drawn_at = -float("inf")
 
     def __enter__(self) -> ProgressDisplay:
-        if rich.get_console().is_terminal:
+        if rich.get_console().is_interactive:
             self.live = Live(console=rich.get_console(), auto_refresh=False, transient=True)
             self.live.start()
         return self
@@ -58,7 +60,7 @@ class ProgressDisplay(TrialWatcher):
         now = time.monotonic()
         if self.live is not None and now - self.drawn_at > REDRAW_SECONDS:
             self.drawn_at = now
-            self.live.update(Group(self.running_table(processes), self.progress_line()), refresh=True)
+            self.live.update(Group(self.running_table(processes), Text(self.progress_line())), refresh=True)
 
     def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
         seconds = time.monotonic() - self.started_at.get(process.index, time.monotonic())
@@ -86,7 +88,8 @@ class ProgressDisplay(TrialWatcher):
         return self.best is None or sign * value < sign * self.best[0]
 
     def print_line(self, line: str) -> None:
-        rich.get_console().out(printable(line), highlight=False)
+        console, line = rich.get_console(), printable(line)
+        console.out(wrap_lines(line, console.width) if console.is_terminal else line, highlight=False)
 
     def running_table(self, processes: Sequence[TrialProcess]) -> Table:
         table = plain_table("trial", "step", self.study.options.metric, "tokens/s", "values")

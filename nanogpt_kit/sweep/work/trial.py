@@ -102,7 +102,7 @@ class TrialProcess:
             return self.pruned_outcome()
         if not spec.exists():
             write_run_experiment(self.run, spec, self.folder)
-        arguments = ["run", str(spec), f"--into={self.run.folder.path}"]
+        arguments = ["run", str(spec), f"--into={self.run.folder.path}", "--verbose"]  # its output is a log file
         if self.study.plan.nproc > 1:
             arguments.append(f"--nproc={self.study.plan.nproc}")
         self.process = SlotProcess(arguments, slot, self.run_file(".log"))

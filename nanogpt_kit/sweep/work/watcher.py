@@ -1,4 +1,4 @@
-"""The interface of what observes the trials of a controller: the display, TensorBoard's HParams, best.toml."""
+"""The interface of what observes the trials of a controller: the display, best.toml."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ class TrialWatcher:
 
     def trials_polled(self, processes: Sequence[TrialProcess]) -> None:
         """All running trials have been polled; several times a second."""
-
-    def trial_ending(self, process: TrialProcess, outcome: Outcome) -> None:
-        """Called before the state of the trial changes; if the controller is killed here, it will be called again."""
 
     def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
         """The trial has ended, and its slot is free."""

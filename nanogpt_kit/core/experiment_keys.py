@@ -1,0 +1,57 @@
+"""The keys of an experiment, as merging layers must know them: the lists of components, by the fields of its class."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, get_args, get_origin
+
+from nanogpt_kit.core.errors import Key, KitError
+from nanogpt_kit.core.key_rules import KeyRules
+from nanogpt_kit.core.options import Component, Options
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.sections import is_free_form
+
+
+@dataclass(frozen=True)
+class ExperimentKeys(KeyRules):
+    """The rules of the sections that are fields of `root`."""
+
+    root: type[Options]
+
+    def is_free_form(self, key: Key, over_list: bool) -> bool:
+        return is_free_form(key, over_list)
+
+    def default_list(self, key: Key) -> list[Any] | None:
+        if component_of_list(self.root, key) is None:
+            return None
+        default = self.root.model_fields[str(key[0])].default
+        return list(default) if isinstance(default, tuple) else None
+
+    def component_names(self, key: Key, values: dict[str, Any]) -> Collection[str]:
+        """The installed ones, and the local files that `values` name: these are loaded after the layers are merged."""
+        base = component_of_list(self.root, key)
+        if base is None:
+            return ()
+        files = values.get("components")
+        stems = {PurePath(file).stem for file in files if isinstance(file, str)} if isinstance(files, list) else set()
+        return stems | {entry.name for entry in Registry.installed().of_kind(base.kind)}
+
+    def option_names(self, key: Key, name: str) -> Sequence[str] | None:
+        base = component_of_list(self.root, key)
+        if base is None:
+            return None
+        try:
+            return list(Registry.installed().load(base, name).model_fields)
+        except KitError:
+            return None
+
+
+def component_of_list(root: type[Options], key: Key) -> type[Component] | None:
+    """The kind of the components in the list at `key`; None for another key."""
+    field = root.model_fields.get(str(key[0])) if len(key) == 1 else None
+    if field is None or get_origin(field.annotation) is not tuple:
+        return None
+    element = get_args(field.annotation)[0]
+    return element if isinstance(element, type) and issubclass(element, Component) else None

@@ -1,0 +1,86 @@
+"""What merging layers must know about keys, and how an element of a list is addressed: by index or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
+from nanogpt_kit.core.foreign_component_names import did_you_mean_component
+
+
+class KeyRules:
+    """What the values do not show about their keys; by default there is nothing to know."""
+
+    def is_free_form(self, key: Key, over_list: bool) -> bool:
+        """Whether the keys of a table at `key` are free names, so that none of them addresses an element of a list.
+
+        `over_list`: a lower layer has a list there.
+        """
+        return False
+
+    def default_list(self, key: Key) -> list[Any] | None:
+        """The list at `key` where no layer writes one; None where there is none whose elements can be addressed."""
+        return None
+
+    def component_names(self, key: Key, values: dict[str, Any]) -> Collection[str]:
+        """The names that an element of the list at `key` may have; `values` are those of the lower layers."""
+        return ()
+
+    def option_names(self, key: Key, name: str) -> Sequence[str] | None:
+        """The options of the component `name` of the list at `key`; None where they are not known yet."""
+        return None
+
+
+def is_element_table(value: Any) -> bool:
+    """Whether a table may address elements of a list; one with `use` is a component where a list is expected."""
+    return isinstance(value, dict) and bool(value) and "use" not in value
+
+
+def name_of_element(element: Any) -> Any:
+    return element.get("use") if isinstance(element, dict) else element
+
+
+def addressed_element(
+    rules: KeyRules, elements: list[Any], part: str, value: Any, at: Key, values: dict[str, Any]
+) -> tuple[int, str | None]:
+    """(index of the element that `part`, the next part of a key, addresses; the option of it that `value` is for).
+
+    The index is the list's length for a component that may be appended. There is no option where `value` is for the
+    element itself. Raises KitError.
+    """
+    if part.isdecimal() and int(part) < len(elements):
+        return int(part), None
+    named = [index for index, element in enumerate(elements) if is_named(element, part)]
+    if len(named) > 1:
+        forms = " or ".join(f"{dotted(at)}.{index}" for index in named)
+        raise KitError(Fault(f"the list has {len(named)} components of this name; write {forms}", dotted((*at, part))))
+    names = rules.component_names(at, values)
+    if not named and part not in names:
+        allowed = f"an index from 0 to {len(elements) - 1}" if elements else "left out: the list is empty"
+        if names:
+            allowed = f"{allowed} or a component's name" if elements else "a component's name"
+        guess = did_you_mean_component(str(at[-1]), part, names) if names else ""
+        message = f"is a list, so the next part of the key should be {allowed}, got {part!r}{guess}"
+        raise KitError(Fault(message, dotted(at)))
+    option = None if isinstance(value, dict) else only_option(rules, (*at, part))
+    return named[0] if named else len(elements), option
+
+
+def is_named(element: Any, name: str) -> bool:
+    use = name_of_element(element)
+    return isinstance(use, str) and name in (use, use.rpartition("/")[2])
+
+
+def only_option(rules: KeyRules, element: Key) -> str:
+    """The option of a component that `sampler.temperature = 0.6` sets. Raises KitError where it has not just one."""
+    key = dotted(element)
+    options = rules.option_names(element[:-1], str(element[-1]))
+    if options is None:
+        raise KitError(Fault(f"is a component, so the key should name an option as well: {key}.OPTION", key))
+    if not options:
+        raise KitError(Fault(f"is a component without options; {key}={{}} appends it to the list", key))
+    if len(options) > 1:
+        keys = ", ".join(f"{key}.{option}" for option in options)
+        raise KitError(Fault(f"is a component with several options; set one of {keys}", key))
+    return options[0]

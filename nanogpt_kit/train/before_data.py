@@ -1,0 +1,98 @@
+"""The checks of an experiment before its data is touched: what they refuse, `check` and `run` refuse alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.data.tokenizer_of_run import state_from_run
+from nanogpt_kit.generate.prompt import check_prompt
+from nanogpt_kit.nn.uninitialized import check_model_parts
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.context import resolve_run_context
+from nanogpt_kit.train.memory import check_memory
+from nanogpt_kit.train.metric_names import check_metric_options
+from nanogpt_kit.train.warm_start import WarmStart, is_download
+
+ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
+
+
+def check_before_data(
+    experiment: Experiment, ctx: RunContext, resumed: RunFolder | None = None, is_first_rank: bool = True
+) -> nn.Module | None:
+    """The checks that need neither data nor weights; a resumed run may have other callbacks than before.
+
+    Raises KitError with the faults of all of them. Returns the model on the meta device; None where it cannot be built
+    there.
+    """
+    modules: list[nn.Module | None] = []
+
+    checks: list[Callable[[], object]] = [
+        lambda: experiment.check_context(ctx),
+        lambda: check_metric_options(experiment),
+        lambda: modules.append(check_model(experiment, ctx)),
+    ]
+    if resumed is not None:  # one of another format is refused before the data is prepared
+        checks.insert(0, resumed.provenance)
+    if is_first_rank:
+        checks.append(lambda: check_source(experiment))
+    if is_first_rank and resumed is None:
+        checks += [lambda: state_from_run(experiment), lambda: check_prompt(experiment)]
+    run_checks(checks)
+    return modules[0]
+
+
+def check_without_running(experiment: Experiment, n_processes: int, trust_code: bool = False) -> nn.Module | None:
+    """All that a new run on this machine checks before its data is touched, except weights that it would download.
+
+    Returns the model as `check_before_data` does. Raises KitError with the sentences of a run.
+    """
+    ctx, _ = resolve_run_context(experiment, n_processes)
+    module = check_before_data(experiment, ctx)
+    if not is_download(experiment):
+        start = WarmStart.find(experiment, None, trust_code)
+        if start:
+            start.check_tokenizer_options(experiment)
+    return module
+
+
+def check_model(experiment: Experiment, ctx: RunContext) -> nn.Module | None:
+    """The model on the meta device; None where it cannot be built there.
+
+    Raises KitError where its parts do not fit together, or where it or a batch does not fit this machine's memory.
+    """
+    module = check_model_parts(experiment, experiment.tokenizer.known_vocab_size() or ASSUMED_VOCABULARY)
+    check_memory(experiment, module, ctx)
+    return module
+
+
+def check_source(experiment: Experiment) -> None:
+    """Raises KitError where the text is missing, at the location of the option that names it."""
+    try:
+        experiment.dataset.check_source()
+    except KitError as error:
+        faults = []
+        for fault in error.faults:
+            location = experiment.location(tuple((fault.key or "dataset.source").split(".")))
+            faults.append(Fault(fault.message, fault.key, fault.location or location))
+        raise KitError(*faults) from None
+
+
+def run_checks(checks: Sequence[Callable[[], object]]) -> None:
+    """Raises KitError with the faults of all checks, each once."""
+    faults: dict[Fault, None] = {}
+    errors: list[KitError] = []
+    for check in checks:
+        try:
+            check()
+        except KitError as error:
+            errors.append(error)
+            faults |= dict.fromkeys(error.faults)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise KitError(*faults)

@@ -1,0 +1,72 @@
+"""Whether the tokens of an experiment are those of the weights it starts from, and what to write where they are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import digest
+from nanogpt_kit.data.tokenizer_of_run import state_from_run
+from nanogpt_kit.data.tokenizer_record import TokenizerRecord, tokenizer_identity
+from nanogpt_kit.generate.prompt import untrained_encoder
+
+NOT_SEMANTIC = {"code", "fingerprint", "files"}  # keys of a record that do not decide what its ids stand for
+COMPUTED = NOT_SEMANTIC | {"vocab_size", "eot_id"}  # the last two have the results in place of options
+
+
+def token_semantics(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that decide which text a token id stands for: the learnt state, or the options where there is none."""
+    if record["state"]:
+        return {key: record[key] for key in ("use", "vocab_size", "eot_id", "state")}
+    return {key: value for key, value in record.items() if key not in NOT_SEMANTIC}
+
+
+def describe_other_tokens(experiment: Experiment, before: Experiment, record: Mapping[str, Any]) -> str | None:
+    """What the tokens of `experiment` are where its options show that they are not those of `record`; else None.
+
+    `before` is the experiment of the record. No text is read, and nothing is downloaded.
+    """
+    use = experiment.entry_of(experiment.tokenizer).name
+    if use != record["use"]:
+        size = experiment.tokenizer.known_vocab_size()
+        return f"{use} of {size:,} tokens" if size else use
+    if not record["state"]:
+        options = {key: value for key, value in tokenizer_identity(experiment).items() if key not in COMPUTED}
+        other = [f"{key} = {value!r}" for key, value in options.items() if key in record and record[key] != value]
+        return f"{use} with {', '.join(other)}" if other else None
+    if experiment.tokenizer.from_run is not None:
+        is_same = digest(state_from_run(experiment)) == digest(record["state"])
+        return None if is_same else f"the {use} of {experiment.tokenizer.from_run!r}"
+    encoder, learns_from_text = untrained_encoder(experiment)
+    if learns_from_text:
+        return None if learns_alike(experiment, before) else f"{use} that is newly learnt from other text"
+    if encoder is None:
+        return None
+    here = TokenizerRecord.of(experiment, encoder).as_json()
+    return None if token_semantics(here) == token_semantics(record) else f"{use} of {encoder.vocab_size:,} tokens"
+
+
+def learns_alike(experiment: Experiment, before: Experiment) -> bool:
+    """Whether two experiments learn their tokenizer with the same options from text that has the same options."""
+    one, other = experiment.resolved(), before.resolved()
+    locations = experiment.tokenizer.location_options
+    options = [
+        {key: value for key, value in each["tokenizer"].items() if key not in locations} for each in (one, other)
+    ]
+    return bool(one["dataset"] == other["dataset"] and options[0] == options[1])
+
+
+def other_tokens_error(experiment: Experiment, checkpoint: Path, record: Mapping[str, Any], now: str) -> KitError:
+    """The refusal of weights that were trained on the tokens of `record`; `now` describes those of `experiment`."""
+    use, name = record["use"], json.dumps(experiment.model.init_from, ensure_ascii=False)
+    settings = [] if experiment.entry_of(experiment.tokenizer).name == use else [f'tokenizer.use = "{use}"']
+    if record["state"]:
+        settings.append(f"tokenizer.from_run = {name}")
+    remedy = f"to use its tokenizer, set {' and '.join(settings) or 'the same options in [tokenizer]'}"
+    then = f"{use} of {record['vocab_size']:,} tokens"
+    reason = f"{checkpoint} was trained on other tokens: {then}, here {now}; {remedy}"
+    return KitError(Fault(reason, "tokenizer", experiment.location(("tokenizer", "use"))))
