@@ -310,7 +310,7 @@ WORDS = {
     *("utils", "helpers", "common", "manager", "read", "check", "concurrent.futures.ProcessPoolExecutor"),
     *("torch.multinomial", "datasets.map", "--version", "machine"),
     *("space/", "study/", "work/", "report/"),
-    *("my", "my.toml"),  # an experiment of the reader
+    *("my", "my.toml", "my@best", "leaky.py"),  # an experiment and a component of the reader
     # the space of a sweep
     *("log", "log = true", "step = 1e-3", "step = 2", "{ float = [1e-4, 1e-2], log = true }", "{ int = [2, 8] }"),
     *('{ choice = ["learned", "rope"] }', '{ ..., when = { "other.key" = "rope" } }', '"optimizer.weight_decay" = 0.1'),
@@ -484,9 +484,10 @@ def test_there_is_a_page_for_every_kind() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
-def test_the_python_examples_run(page: str, tiny: Path) -> None:
+def test_the_python_examples_run(page: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny.parent)
     examples = [block for block in code(ROOT / page, "python") if "from nanogpt_kit import" in block]
     assert examples
     for example in examples:
-        example = example.replace("experiments/quickstart.toml", str(tiny)).replace('"quickstart"', '"tiny"')
+        example = example.replace('"quickstart"', '"tiny"')
         exec(example.replace("train.steps=200", "train.steps=2").replace("=100", "=3"), {})

@@ -24,7 +24,7 @@ OPEN_ENDS = ("=", ".", "/")  # of words that continue, so that no space follows
 SCRIPTS = {shell: Path(__file__).with_name(f"completion.{shell}") for shell in ("bash", "zsh", "fish")}
 
 
-@click.command(short_help="Print the script that completes commands in a shell.")
+@click.command()
 @click.argument("shell", type=click.Choice(list(SCRIPTS)))
 def completion(shell: str) -> None:
     """Print the script that completes commands in SHELL.

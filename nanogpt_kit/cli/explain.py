@@ -10,7 +10,7 @@ from nanogpt_kit.cli.override_candidates import key_candidates
 from nanogpt_kit.core.errors import printable
 
 
-@click.command(short_help="Explain an option, a section, a component or a kind.")
+@click.command()
 @click.argument("key", required=False, shell_complete=key_candidates)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def explain(key: str | None, as_json: bool) -> None:

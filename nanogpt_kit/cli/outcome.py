@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 
 from nanogpt_kit.core.duration import format_duration
-from nanogpt_kit.runs.folder import RunFolder, runs_root
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import last_evaluation
 
 
@@ -22,6 +25,9 @@ def outcome_text(folder: RunFolder, with_next: bool = True) -> str:
 
 
 def shortest_name(folder: RunFolder) -> str:
-    """The name of the experiment, whose newest run this is, or the folder where it is not among the runs."""
-    parent = folder.path.parent
-    return parent.name if parent.parent == runs_root() else str(folder)
+    """The name of the experiment where that stands for this run, or else the run's folder."""
+    name = folder.path.parent.name
+    with suppress(KitError):
+        if find_run(name).folder.path.absolute() == folder.path.absolute():
+            return name
+    return str(folder)

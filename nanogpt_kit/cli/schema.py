@@ -11,7 +11,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.system.writing import write_atomically
 
 
-@click.command(short_help="Write a JSON Schema with which editors check experiments.")
+@click.command()
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to FILE.  [default: print it]")
 def schema(output: Path | None) -> None:
     """Write a JSON Schema of experiment files with all components that are installed, for editors.

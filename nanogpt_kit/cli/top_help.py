@@ -35,8 +35,8 @@ SECTIONS = {  # a verb that is not installed is left out
     "Look up": {
         "explain": VerbHelp("Describe a section, option or component.", "explain optimizer.betas"),
         "plugins": VerbHelp("List and describe the installed components.", "plugins show gpt"),
-        "schema": VerbHelp("Write a JSON Schema of experiment files.", "schema > experiment.schema.json"),
-        "doctor": VerbHelp("Show what this machine can do, and what is off.", "doctor"),
+        "schema": VerbHelp("Write a JSON Schema of experiment files.", "schema --output schema.json"),
+        "doctor": VerbHelp("Show what this machine can and cannot do.", "doctor"),
     },
     "Speed": {"bench": VerbHelp("Time the training or the generation of text.", "bench quickstart")},
     "Shell": {"completion": VerbHelp("Print the completion script of a shell.", "completion bash")},

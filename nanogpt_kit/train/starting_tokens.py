@@ -51,13 +51,18 @@ def describe_other_tokens(experiment: Experiment, before: Experiment, record: Ma
 
 
 def learns_alike(experiment: Experiment, before: Experiment) -> bool:
-    """Whether two experiments learn their tokenizer with the same options from text that has the same options."""
+    """Whether two experiments may learn the same tokenizer: with the same options, from text with the same options.
+
+    A vocabulary whose size is not an option consists of what occurs in the text, such as its characters, so that of
+    another text may be the same.
+    """
     one, other = experiment.resolved(), before.resolved()
     locations = experiment.tokenizer.location_options
     options = [
         {key: value for key, value in each["tokenizer"].items() if key not in locations} for each in (one, other)
     ]
-    return bool(one["dataset"] == other["dataset"] and options[0] == options[1])
+    is_same_text = one["dataset"] == other["dataset"] or "vocab_size" not in options[0]
+    return is_same_text and options[0] == options[1]
 
 
 def other_tokens_error(experiment: Experiment, checkpoint: Path, record: Mapping[str, Any], now: str) -> KitError:

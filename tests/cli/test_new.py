@@ -71,7 +71,7 @@ def test_the_source_is_written_and_the_comment_behind_it_kept(
     text = Path("my.toml").read_text(encoding="utf-8")
     assert tomli.loads(text)["dataset"]["source"] == value
     (line,) = [line for line in text.splitlines() if line.startswith("source = ")]
-    assert "  # or folder, glob or list: " in line
+    assert "  # or a folder of notes or code" in line
 
 
 def test_a_short_source_leaves_the_comments_aligned(command: Command) -> None:

@@ -200,6 +200,8 @@ def test_a_name_that_controls_the_terminal_is_shown_escaped() -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "a\0b", "x" * 5000, "@", "@@", "nobody@99999999999999999999"])
-def test_any_other_text_is_refused_in_a_sentence(name: str) -> None:
+def test_any_other_text_is_refused_in_a_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run()
+    (tmp_path / "deep" / "deeper").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "deeper")
     assert refusal(name).startswith("no run ")
