@@ -38,6 +38,8 @@ def completion(shell: str) -> None:
 class KitCompletion(ShellComplete):
     """Answers with one candidate per line. It never fails and prints nothing else."""
 
+    open_quote = ""  # at the cursor
+
     def source(self) -> str:
         return SCRIPTS[self.name].read_text(encoding="utf-8")
 

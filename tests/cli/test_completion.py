@@ -204,7 +204,6 @@ def test_names_that_a_shell_or_terminal_would_interpret_are_left_out(name: str, 
         assert not [word for word in words(line) if name in word], line
     for shell in (BashCompletion, ZshCompletion, FishCompletion):  # the help of a run has the name of its experiment
         completion = shell(main, {}, "nanogpt-kit", COMPLETE)
-        completion.open_quote = ""
         lines = completion.answer(list(completion.candidates(["sample"], "2026")), "2026")
         assert len(lines) == 2 - (shell is FishCompletion)
         assert all(line.replace("\t", "").isprintable() for line in lines)
