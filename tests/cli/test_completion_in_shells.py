@@ -61,8 +61,8 @@ def test_each_shell_gets_what_its_script_reads() -> None:
     assert answer_of("bash", line, "train.st").stdout == "nospace\ntrain.steps=\n"
     assert answer_of("zsh", line).stdout.startswith("none\n-train.steps=:number of optimizer updates")
     assert answer_of("fish", line).stdout.startswith("train.steps=\tnumber of optimizer updates")
-    assert answer_of("bash", "nanogpt-kit run quickstart model.attention=na", "na").stdout == "\nnaive\n"
-    assert answer_of("zsh", "nanogpt-kit run quickstart model.attention=na").stdout == "=\n+naive\n"
+    assert answer_of("bash", "nanogpt-kit run quickstart train.compile=de", "de").stdout == "\ndefault\n"
+    assert answer_of("zsh", "nanogpt-kit run quickstart train.compile=de").stdout == "=\n+default\n"
     assert answer_of("zsh", "nanogpt-kit plugins show norm:r").stdout == "none\n+norm\\:rmsnorm:norm\n"
 
 
@@ -169,15 +169,18 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 def test_bash_completes_behind_the_characters_at_which_it_splits_words(complete_in_bash: Complete, run: None) -> None:
-    line = "nanogpt-kit run quickstart model.attention=na"
-    split = ["nanogpt-kit", "run", "quickstart", "model.attention", "=", "na"]
-    assert complete_in_bash(line, split, "na") == "nanogpt-kit run quickstart model.attention=naive"
+    line = "nanogpt-kit run quickstart train.compile=de"
+    split = ["nanogpt-kit", "run", "quickstart", "train.compile", "=", "de"]
+    assert complete_in_bash(line, split, "de") == "nanogpt-kit run quickstart train.compile=default"
     line, split = "nanogpt-kit plugins show norm:r", ["nanogpt-kit", "plugins", "show", "norm", ":", "r"]
     assert complete_in_bash(line, split, "r") == "nanogpt-kit plugins show norm:rmsnorm"
     line, split = "nanogpt-kit sample first@b", ["nanogpt-kit", "sample", "first", "@b"]
     assert complete_in_bash(line, split, "@b") == "nanogpt-kit sample first@best"
-    line, split = 'nanogpt-kit run quickstart "model.attention=na', ["nanogpt-kit", "run", "quickstart", '"model.att']
-    assert complete_in_bash(line, split, "model.attention=na").endswith(' "model.attention=naive')
+    line, split = (
+        'nanogpt-kit run quickstart "train.compile=de',
+        ["nanogpt-kit", "run", "quickstart", '"train.compile=de'],
+    )
+    assert complete_in_bash(line, split, "train.compile=de").endswith(' "train.compile=default')
 
 
 @pytest.mark.parametrize("name", STRANGE)
