@@ -28,6 +28,7 @@ import click
 
 from nanogpt_kit.cli import main as cli
 from nanogpt_kit.cli import output
+from nanogpt_kit.cli.completion import COMPLETE
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import OutputClosed
 from nanogpt_kit.core.errors import (
@@ -87,7 +88,7 @@ def run_command() -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
-        cli(standalone_mode=False)
+        cli(standalone_mode=False, complete_var=COMPLETE)
     except click.ClickException as error:
         message = io.StringIO()
         error.show(message)

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hatchling import build
 
+from nanogpt_kit.cli.completion import SCRIPTS
+
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = {path.name for path in (ROOT / "experiments").glob("*.toml")}
 LINK = re.compile(r"\]\(([^)#\s]+)")
@@ -64,6 +66,12 @@ def test_the_sdist_contains_the_experiments_and_the_tests(sdist: Path) -> None:
 def test_the_wheel_contains_the_experiments_in_the_package_and_nothing_beside_it(site: Path) -> None:
     assert {path.name for path in (site / "nanogpt_kit" / "experiments").iterdir()} == EXPERIMENTS
     assert {path.name.partition("-")[0] for path in site.iterdir()} == {"nanogpt_kit"}
+
+
+def test_the_wheel_contains_the_scripts_of_completion(site: Path) -> None:
+    assert all(
+        (site / "nanogpt_kit" / "cli" / file.name).read_bytes() == file.read_bytes() for file in SCRIPTS.values()
+    )
 
 
 @pytest.mark.slow

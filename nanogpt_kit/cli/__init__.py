@@ -7,6 +7,7 @@ import click
 from nanogpt_kit import __version__
 from nanogpt_kit.cli.bench import bench
 from nanogpt_kit.cli.check import check
+from nanogpt_kit.cli.completion import completion
 from nanogpt_kit.cli.corrections import VerbGroup
 from nanogpt_kit.cli.doctor import doctor
 from nanogpt_kit.cli.evaluate import evaluate
@@ -39,6 +40,6 @@ def main() -> None:
 
 for verb in (
     *(new, experiments, check, run, sample, evaluate, sweep, prepare, import_model, export),
-    *(explain, schema, plugins, bench, doctor),
+    *(explain, schema, plugins, bench, doctor, completion),
 ):
     main.add_command(verb)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nanogpt_kit.cli.candidates import experiment_candidates
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.paths import expand_path_argument
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     "--vs",
     callback=expand_path_argument,
     metavar="OTHER",
+    shell_complete=experiment_candidates,
     help="Compare with another experiment, timed in alternation; KEY=VALUE does not apply to it.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Rounds per experiment.")

@@ -10,21 +10,26 @@ from pathlib import Path
 
 import click
 
+from nanogpt_kit.cli.candidates import evaluator_candidates
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides, print_notes
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.option_remedy import OVERRIDABLE
+from nanogpt_kit.cli.override_candidates import run_or_override_candidates
 from nanogpt_kit.cli.texts import print_generated
 from nanogpt_kit.core.errors import KitError, printable
 from nanogpt_kit.core.paths import expand_path
 
 
 @click.command("eval")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN... [KEY=VALUE]...")
+@click.argument(
+    "runs", nargs=-1, required=True, metavar="RUN... [KEY=VALUE]...", shell_complete=run_or_override_candidates
+)
 @click.option(
     "--evaluator",
     "evaluators",
     multiple=True,
     metavar="NAME",
+    shell_complete=evaluator_candidates,
     help='Use this evaluator instead of the run\'s; repeatable. With options: \'{use="perplexity", file="a.txt"}\'.',
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object with the metrics of each run.")

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import click
 
 from nanogpt_kit.cli.argument_order import experiment_argument, override_arguments
+from nanogpt_kit.cli.candidates import callback_candidates, experiment_candidates, step_candidates
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.option_remedy import trained_model_remedy
+from nanogpt_kit.cli.override_candidates import override_candidates
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.shipped import find_experiment, is_bare_name
 from nanogpt_kit.launch.processes import LAUNCHED
@@ -24,15 +26,29 @@ from nanogpt_kit.launch.processes import LAUNCHED
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
-EXPERIMENT = click.argument("experiment", callback=experiment_argument, metavar="EXPERIMENT")
+EXPERIMENT = click.argument(
+    "experiment", callback=experiment_argument, metavar="EXPERIMENT", shell_complete=experiment_candidates
+)
 TRUST = click.option("--trust-code", is_flag=True, help="Execute component files that never ran on this machine.")
-STEP = click.option("--step", type=click.IntRange(0), help="Use the checkpoint of this step.  [default: the newest]")
+STEP = click.option(
+    "--step",
+    type=click.IntRange(0),
+    shell_complete=step_candidates,
+    help="Use the checkpoint of this step.  [default: the newest]",
+)
 WEIGHTS = click.option(
     "--weights",
     metavar="CALLBACK",
+    shell_complete=callback_candidates,
     help="Use the weights saved by a callback, such as ema.  [default: the trained weights]",
 )
-OVERRIDES = click.argument("overrides", nargs=-1, callback=override_arguments, metavar="[KEY=VALUE]...")
+OVERRIDES = click.argument(
+    "overrides",
+    nargs=-1,
+    callback=override_arguments,
+    metavar="[KEY=VALUE]...",
+    shell_complete=override_candidates,
+)
 
 
 @contextmanager

@@ -6,11 +6,12 @@ import json
 
 import click
 
+from nanogpt_kit.cli.override_candidates import key_candidates
 from nanogpt_kit.core.errors import printable
 
 
 @click.command()
-@click.argument("key", required=False)
+@click.argument("key", required=False, shell_complete=key_candidates)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def explain(key: str | None, as_json: bool) -> None:
     """Explain KEY: an option such as optimizer.betas, a section such as train, a component such as rope, or a kind

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from nanogpt_kit.cli.candidates import run_candidates
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.paths import expand_path_argument
@@ -13,7 +14,7 @@ from nanogpt_kit.interop import FORMATS
 
 
 @click.command()
-@click.argument("run", callback=expand_path_argument)
+@click.argument("run", callback=expand_path_argument, shell_complete=run_candidates)
 @click.argument("folder", type=click.Path(path_type=Path), callback=expand_path_argument)
 @click.option(
     "--format",

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
+from nanogpt_kit.cli.candidates import model_source_candidates
+from nanogpt_kit.cli.override_candidates import override_candidates
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 
 
 @click.command("import")
-@click.argument("source", callback=expand_path_argument)
-@click.argument("name_and_overrides", nargs=-1, metavar="[NAME] [KEY=VALUE]...")
+@click.argument("source", callback=expand_path_argument, shell_complete=model_source_candidates)
+@click.argument("name_and_overrides", nargs=-1, metavar="[NAME] [KEY=VALUE]...", shell_complete=override_candidates)
 @click.option(
     "--meta",
     type=click.Path(path_type=Path),

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import tomli_w
 
+from nanogpt_kit.cli.candidates import any_path_candidates, shipped_candidates
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.shipped import SUFFIX, explain_other_file, shipped_experiments
@@ -26,13 +27,14 @@ SOURCE = re.compile(r"^source = (?P<value>.+?)(?P<gap> *)(?P<comment>#.*)?$", re
 
 
 @click.command()
-@click.argument("file", callback=expand_path_argument, metavar="FILE.toml")
+@click.argument("file", callback=expand_path_argument, metavar="FILE.toml", shell_complete=any_path_candidates)
 @click.option(
     "--from",
     "template",
     default=OWN_TEXT,
     show_default=True,
     metavar="NAME",
+    shell_complete=shipped_candidates,
     help="Shipped experiment to copy; `nanogpt-kit experiments list` shows them.",
 )
 @click.option(
@@ -40,6 +42,7 @@ SOURCE = re.compile(r"^source = (?P<value>.+?)(?P<gap> *)(?P<comment>#.*)?$", re
     "sources",
     multiple=True,
     metavar="PATH",
+    shell_complete=any_path_candidates,
     help="Text to train on: a file, folder or glob, for dataset.source; may be repeated.",
 )
 def new(file: str, template: str, sources: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from nanogpt_kit.cli.candidates import component_candidates
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.registry import Registry
 
@@ -28,7 +29,7 @@ def list_plugins(as_json: bool) -> None:
 
 
 @plugins.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=component_candidates)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def show_component(name: str, as_json: bool) -> None:
     """Show the options of component NAME, as in gpt, norm:layernorm or some-distribution/lion."""

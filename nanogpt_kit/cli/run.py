@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nanogpt_kit.cli.candidates import folder_candidates, run_candidates
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
+    shell_complete=run_candidates,
     help="Resume RUN, or the newest unfinished run of EXPERIMENT.",
 )
 @click.option(
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     "--into",
     callback=expand_path_argument,
     metavar="FOLDER",
+    shell_complete=folder_candidates,
     help="Folder of the run: created, or resumed if a run is in it.",
 )
 @click.option(

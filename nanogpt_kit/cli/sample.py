@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nanogpt_kit.cli.candidates import run_candidates
 from nanogpt_kit.cli.conversation import converse
 from nanogpt_kit.cli.experiment import OVERRIDES, STEP, TRUST, WEIGHTS, check_overrides, print_notes
 from nanogpt_kit.cli.lines import print_lines
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", callback=expand_path_argument)
+@click.argument("run", callback=expand_path_argument, shell_complete=run_candidates)
 @OVERRIDES
 @click.option("--prompt", help="Beginning of the text.")
 @click.option(

@@ -1,0 +1,86 @@
+"""Completion of KEY=VALUE: the keys of sections and of the components that an experiment names, and their values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from nanogpt_kit.cli.candidates import component_candidates, is_path, items_of, path_candidates, run_candidates
+from nanogpt_kit.cli.option_remedy import OVERRIDABLE
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.layers import Layers
+
+
+def override_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """KEY=VALUE for the experiment, or the run, that the command names; of a trained model what the verb may change."""
+    words = [ctx.params.get("experiment"), ctx.params.get("run"), *(ctx.params.get(str(param.name)) or ())]
+    sources = [word for word in words if word and "=" not in word]
+    values = read_values(sources[0], [word for word in words if word and "=" in word]) if sources else {}
+    items = complete_override(ctx, param, values, incomplete)
+    allowed = OVERRIDABLE.get(str(ctx.command.name))
+    return items if allowed is None else [item for item in items if is_allowed(item.value, allowed)]
+
+
+def run_or_override_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What `eval` takes: runs, and KEY=VALUE once there is one."""
+    runs = run_candidates(ctx, param, incomplete) if "=" not in incomplete else []
+    return runs + (override_candidates(ctx, param, incomplete) if ctx.params.get(str(param.name)) else [])
+
+
+def is_allowed(word: str, allowed: Sequence[str]) -> bool:
+    """Whether a key is one of `allowed` or below it, or may become one when it is continued."""
+    key = word.partition("=")[0].rstrip(".")
+    return any(f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}.") for one in allowed)
+
+
+def read_values(source: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of an experiment or a run with overrides, where they can be read. No component is executed."""
+    from nanogpt_kit.cli.option_tree import CompletionKeys  # pydantic
+    from nanogpt_kit.core.experiment import Experiment
+
+    for changes in (overrides, ()):  # without the overrides where one has a fault
+        for find in (str, recorded_experiment):
+            with suppress(KitError, OSError, ValueError):
+                return Layers.load(Path(find(source)), changes, CompletionKeys(Experiment)).values
+    return {}
+
+
+def recorded_experiment(run: str) -> str:
+    """The experiment file of a run."""
+    from nanogpt_kit.runs.find import find_run
+
+    return os.fspath(find_run(run).folder.experiment)
+
+
+def complete_override(
+    ctx: click.Context, param: click.Parameter, given: dict[str, Any] | None, incomplete: str
+) -> list[CompletionItem]:
+    """The keys that begin with `incomplete`; behind "=" the values of that key."""
+    from nanogpt_kit.cli.option_tree import find_node  # pydantic
+
+    key, equals, value = incomplete.partition("=")
+    above, dot, last = key.rpartition(".")
+    node = find_node(given, above.split(".") if dot else ())
+    if node is None:
+        return []
+    if not equals:
+        return items_of((f"{above}{dot}{word}", text) for word, text in node.next_parts() if word.startswith(last))
+    items = items_of(node.values(last))
+    if node.takes_path(last):
+        items += path_candidates(value)
+        if value and not is_path(value):  # a run, for instance in model.init_from
+            items += run_candidates(ctx, param, value)
+    return [CompletionItem(f"{key}={item.value}", help=item.help) for item in items]
+
+
+def key_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What `explain` takes: the keys of sections, components, and options of components by name."""
+    items = complete_override(ctx, param, None, incomplete) if "=" not in incomplete else []
+    keys = [(key, item.help or "") for item in items for key in (item.value.rstrip("=."), item.value.rstrip("="))]
+    return [*items_of(keys), *component_candidates(ctx, param, incomplete)]
