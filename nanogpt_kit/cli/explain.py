@@ -26,8 +26,11 @@ def explain(key: str | None, as_json: bool) -> None:
         click.echo(json.dumps(overview_record(), indent=2) if as_json else printable(overview_text()))
         return
     with without_garbage_collection():  # components import torch
-        from nanogpt_kit.core.lookup import find_by_name
+        from nanogpt_kit.core.lookup import find_by_name, other_meaning
 
         found = find_by_name(key)
+        other = other_meaning(key, found)
         text = json.dumps(found_records(found), indent=2) if as_json else "\n\n".join(map(found_text, found))
     click.echo(printable(text))
+    if other:
+        click.echo(printable(f"note: another program's {key} is {other} here"), err=True)

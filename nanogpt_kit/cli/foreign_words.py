@@ -53,13 +53,16 @@ COUNT = "write --num-samples {value}"
 LENGTH = "write --max-new-tokens {value}"
 EVALUATOR = "write --evaluator {value}"
 STEP = "write --step {value}"
+FOLDER = "name the folder after the run, as in nanogpt-kit export quickstart {value}"
 FOREIGN_OPTIONS = {  # (verb, option) -> what to write; the verb "" is for all that take an experiment
     ("", "config"): AFTER_VERB,
     ("", "experiment"): AFTER_VERB,
     ("", "file"): AFTER_VERB,
+    ("", "c"): AFTER_VERB,
     ("run", "out_dir"): INTO,
     ("run", "output_dir"): INTO,
     ("run", "save_dir"): INTO,
+    ("run", "o"): INTO,
     ("run", "n_gpus"): NPROC,
     ("run", "nproc_per_node"): NPROC,
     ("run", "devices"): NPROC,
@@ -81,4 +84,10 @@ FOREIGN_OPTIONS = {  # (verb, option) -> what to write; the verb "" is for all t
     ("eval", "tasks"): EVALUATOR,
     ("eval", "metrics"): EVALUATOR,
     ("eval", "checkpoint"): STEP,
+    ("export", "o"): FOLDER,
+    ("export", "to"): FOLDER,
+    ("export", "out"): FOLDER,
+    ("export", "output"): FOLDER,
+    ("export", "output_dir"): FOLDER,
+    ("schema", "o"): "write --output {value}",
 }

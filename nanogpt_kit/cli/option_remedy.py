@@ -58,6 +58,9 @@ class OptionRemedy:
     def key_text(self) -> str:
         """The option as a key of the experiment; empty where there is none that the verb takes."""
         answers = next(filter(None, map(self.allowed, self.answers())), [])
+        if not answers and self.name.startswith("no_") and not self.value:  # --no-bias
+            self.name, self.value = self.name.removeprefix("no_"), "false"
+            return self.key_text()
         if not answers:
             return ""
         key, remark = answers[0]
@@ -65,7 +68,7 @@ class OptionRemedy:
             return f"; {remark}"
         if remark and "=" not in key:  # it says how the value is computed from the one that was given
             return f"; write {key}=VALUE ({remark})"
-        keys = [key if "=" in key else f"{key}={self.value or 'VALUE'}" for key, _ in answers]
+        keys = [key if "=" in key else f"{key}={own_value(key, self.value)}" for key, _ in answers]
         return f"; write {' or '.join(map(shlex.quote, keys))}"
 
     def answers(self) -> Iterator[list[Answer]]:
@@ -95,19 +98,40 @@ class OptionRemedy:
         return f"; it is an option of {' and '.join(verbs)}" if verbs else ""
 
     def nearest(self, own: dict[str, str], takes_keys: bool) -> str:
-        close = difflib.get_close_matches(self.name, own, n=1)
+        named = own | {"help": "--help"}
+        close = difflib.get_close_matches(self.name, named, n=1)
         if close:
-            return f"; did you mean {own[close[0]]}?"
+            return f"; did you mean {named[close[0]]}?"
         known = f". Options: {', '.join(sorted(own.values()))}."
         if not takes_keys:
             return known
         if self.verb in OVERRIDABLE and any(self.answers()):
-            return f"; the model is already trained, so only {' and '.join(OVERRIDABLE[self.verb])} can be set{known}"
+            return f"; the model is already trained, so only {all_of(OVERRIDABLE[self.verb])} can be set{known}"
         key = self.suggestions.nearest_name(self.name)
         if key:
             self.name = key
             return self.key_text() or known
         return f"; the options of an experiment are written as in optimizer.lr=3e-4{known}"
+
+
+def all_of(names: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def own_value(key: str, value: str) -> str:
+    """A value as the option `key` takes it: of `--compile` "default", of `--bias False` "false"; else as it is."""
+    from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.core.lookup import FoundOption, find_key
+    from nanogpt_kit.core.option_schema import option_schemas
+    from nanogpt_kit.core.value_remedies import boolean_word, nearest_value
+
+    found = next(find_key(tuple(key.split(".")), Experiment), None)
+    schema = option_schemas(found.owner)[found.option.name] if isinstance(found, FoundOption) else {}
+    word = value or "true"
+    if schema.get("type") == "boolean":
+        return boolean_word(word) or value
+    return (nearest_value(word, schema["enum"]) if "enum" in schema else "") or value or "VALUE"
 
 
 def experiment_values(word: str) -> dict[str, Any] | None:
@@ -149,7 +173,7 @@ def find_option(option: str, words: list[str]) -> tuple[str, str]:
     """(name, value) of an option that click did not recognize: of -lr=1 it reports -l."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         written, equals, value = word.partition("=")
-        is_short = len(option) == 2 and option[1] != "-" and written.startswith(option)
+        is_short = len(option) == 2 and option[1] in written and written[:1] == "-" != written[1:2]
         if written == option or is_short:
             is_value = not following.startswith("--") and "=" not in following
             return plain(written), value if equals or not is_value else following

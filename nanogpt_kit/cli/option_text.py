@@ -73,7 +73,7 @@ def option_lines(found: FoundOption) -> Iterator[str]:
     """One option by itself."""
     option = found.option
     owner = f" of {found.entry.kind} {found.entry.name}" if found.entry else ""
-    yield from wrapped(with_description(f"{'.'.join(found.key)}{owner}", option), "", "  ")
+    yield from wrapped(with_description(f"{found.written_key}{owner}", option), "", "  ")
     yield from labelled("type", option.type_and_bounds)
     yield from labelled("unit", option.unit)
     default = json.dumps(option.default, ensure_ascii=False) if has_default(option) else "not set"
@@ -99,7 +99,7 @@ def choice_lines(kind: str) -> Iterator[str]:
 
 def slot_text(slot: FoundOption) -> str:
     owner = f" of {slot.entry.kind} {slot.entry.name}" if slot.entry else ""
-    return f"{'.'.join(slot.key)}{owner}"
+    return f"{slot.written_key}{owner}"
 
 
 def with_description(title: str, option: OptionDescription) -> str:
@@ -173,10 +173,10 @@ def found_record(found: Found) -> dict[str, Any]:
         return {
             "what": "kind",
             "kind": found.kind,
-            "slots": [".".join(slot.key) for slot in found.slots],
+            "slots": [slot.written_key for slot in found.slots],
             "components": [one.entry.record for one in components_of_kind(found.kind)],
         }
-    record = {"key": ".".join(found.key), **option_record(found.option)}
+    record = {"key": found.written_key, **option_record(found.option)}
     if found.table:
         return {
             "what": "section",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from nanogpt_kit.core.errors import MAX_SHOWN, Fault, Key, KitError, allowed_text, dotted
@@ -15,6 +18,7 @@ from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options, option_classes
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.suggestions import KeySuggestions
+from nanogpt_kit.core.value_remedies import list_example, value_remedy
 
 TOML_TERMS = {  # pydantic's term -> TOML's
     "Input should": "should",
@@ -24,7 +28,20 @@ TOML_TERMS = {  # pydantic's term -> TOML's
     "a valid boolean": "true or false",
     "a valid tuple": "a list",
     "a valid string": "a string",
+    "Tuple should have": "should have",
+    "items": "elements",
+    "item": "element",
 }
+AFTER_VALIDATION = re.compile(r" after validation, not \d+$")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a value was refused: what it should be, what it is, and what to write instead."""
+
+    message: str
+    got: str = ""
+    remedy: str = ""
 
 
 def explain_validation_error(
@@ -34,19 +51,28 @@ def explain_validation_error(
 
     Faults beyond those that a message shows keep pydantic's text: looking for the nearest name takes long.
     """
-    messages: dict[Key, list[str]] = {}
-    path_faults: dict[Key, str] = {}
+    reasons: dict[Key, list[Reason]] = {}
+    path_faults: dict[Key, Reason] = {}
     suggestions = KeySuggestions(root, layers.values, registry)
     for detail in error.errors(include_url=False):
         key = reported_key(detail, layers)
-        is_shown = key in messages or len(messages) < MAX_SHOWN
-        message = fault_message(detail, key, suggestions) if is_shown else detail["msg"]
+        is_shown = key in reasons or len(reasons) < MAX_SHOWN
+        reason = reason_of(detail, key, suggestions, layers.location(key)) if is_shown else Reason(detail["msg"])
         if detail["type"] == "path":  # one path or several: what is wrong with the path matters, not the union
-            path_faults[key] = message
-        if message not in messages.setdefault(key, []):
-            messages[key].append(message)
-    messages |= {key: [message] for key, message in path_faults.items()}
-    return [Fault(" or ".join(reasons), dotted(key), layers.location(key)) for key, reasons in messages.items()]
+            path_faults[key] = reason
+        if reason not in reasons.setdefault(key, []):
+            reasons[key].append(reason)
+    reasons |= {key: [reason] for key, reason in path_faults.items()}
+    return [Fault(joined(found), dotted(key), layers.location(key)) for key, found in reasons.items()]
+
+
+def joined(reasons: list[Reason]) -> str:
+    """One sentence: "should be a whole number or 'auto', got '10k'; write 10000"."""
+    first, *others = reasons
+    messages = [first.message, *(reason.message.removeprefix("should be ") for reason in others)]
+    got = f", got {first.got}" if first.got else ""
+    remedies = dict.fromkeys(reason.remedy for reason in reasons if reason.remedy)
+    return " or ".join(messages) + got + "".join(f"; {remedy}" for remedy in remedies)
 
 
 def written_key(detail: ErrorDetails, values: Any) -> Key:
@@ -76,7 +102,8 @@ def has_part(values: Any, part: str | int) -> bool:
     return isinstance(values, dict) and part in values
 
 
-def fault_message(detail: ErrorDetails, key: Key, suggestions: KeySuggestions) -> str:
+def reason_of(detail: ErrorDetails, key: Key, suggestions: KeySuggestions, location: str) -> Reason:
+    """Why the value of `key`, written at `location`, was refused."""
     root, values, registry = suggestions.root, suggestions.values, suggestions.registry
     kind, message, got = detail["type"], detail["msg"], as_toml(detail["input"])
     owner = options_class_at(key[:-1], root, values, registry)
@@ -84,31 +111,45 @@ def fault_message(detail: ErrorDetails, key: Key, suggestions: KeySuggestions) -
     if field and not field.repr:
         got = f"a {type(detail['input']).__name__} that is not shown because it may contain a password"
     if kind in ("kit", "path"):
-        return message
+        return Reason(message)
     if kind == "no_use":
         default = field.default if field else None
-        return f"{message}; the default is use = {default!r}" if isinstance(default, str) else message
+        return Reason(f"{message}; the default is use = {default!r}" if isinstance(default, str) else message)
     if kind == "extra_forbidden":
-        allowed = {*owner.model_fields, "extends"} if owner is root else set(owner.model_fields)
-        suggestion = suggestions.suggest(key, detail["input"], owner, allowed)
-        return f"unknown key{f'; {suggestion}' if suggestion else '.'}{allowed_text(allowed)}"
+        return Reason(unknown_key(key, detail["input"], owner, suggestions))
     if kind == "missing":
-        base = (
-            next((kind for kind in option_classes(field.annotation) if "kind" in vars(kind)), None) if field else None
-        )
-        if base is not None and issubclass(base, Component):
-            names = ", ".join(sorted(entry.name for entry in registry.of_kind(base.kind)))
-            return f"missing; add [{dotted(key)}] with use = one of: {names}"
-        return f"missing{f' ({field.description})' if field and field.description else ''}; it has no default"
+        return Reason(missing_key(key, field, registry))
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"should be a table, got {got}"
-    if kind == "tuple_type" and component_of_list(root, key):
-        use = name_of_element(detail["input"])
-        name = use if isinstance(use, str) else "NAME"
-        return f"should be a list of components, as in {key[0]}=['{name}'] or [[{key[0]}]], got {got}"
+        return Reason("should be a table", got)
+    if kind == "tuple_type":
+        example = list_example(name_of_element(detail["input"]), key, field.default if field else None, location)
+        holds_components = component_of_list(root, key) is not None
+        forms = " or ".join(filter(None, [example, f"[[{key[0]}]]" if holds_components else ""]))
+        what = "list of components" if holds_components else "list"
+        return Reason(f"should be a {what}{f', as in {forms}' if forms else ''}", got)
     for term, toml_term in TOML_TERMS.items():
         message = message.replace(term, toml_term)
-    return f"{message}, got {got}"
+    return Reason(AFTER_VALIDATION.sub("", message), got, value_remedy(detail, str(key[-1]), field))
+
+
+def unknown_key(key: Key, value: Any, owner: type[Options], suggestions: KeySuggestions) -> str:
+    allowed = set(owner.model_fields)
+    if owner is suggestions.root:
+        if key == ("extends",):
+            return f"is not an option: an experiment file names its base in its first lines, as in extends = {value!r}"
+        allowed.add("extends")
+    suggestion = suggestions.suggest(key, value, owner, allowed)
+    return f"unknown key{f'; {suggestion}' if suggestion else '.'}{allowed_text(allowed)}"
+
+
+def missing_key(key: Key, field: FieldInfo | None, registry: Registry) -> str:
+    if isinstance(key[-1], int):
+        return f"missing: the list should have more than {key[-1]} element{'s' * (key[-1] != 1)}"
+    base = next((kind for kind in option_classes(field.annotation) if "kind" in vars(kind)), None) if field else None
+    if base is not None and issubclass(base, Component):
+        names = ", ".join(sorted(entry.name for entry in registry.of_kind(base.kind)))
+        return f"missing; add [{dotted(key)}] with use = one of: {names}"
+    return f"missing{f' ({field.description})' if field and field.description else ''}; it has no default"
 
 
 def as_toml(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from nanogpt_kit.core.errors import allowed_text, did_you_mean
@@ -9,6 +10,7 @@ from nanogpt_kit.core.foreign_names import Answer, plain
 
 FLASH_KERNELS = ("sdpa", "torch's choice of kernel, flash attention among them")
 TEXT_FILES = ("text", "with dataset.source")
+HUB = ("huggingface", "with its name on the hub as dataset.source")
 # By kind: a component's name elsewhere -> (its name here, a remark).
 FOREIGN_COMPONENTS: dict[str, dict[str, Answer]] = {
     "attention": {
@@ -32,6 +34,7 @@ FOREIGN_COMPONENTS: dict[str, dict[str, Answer]] = {
         "folder": TEXT_FILES,
         "txt": TEXT_FILES,
         "bin": ("token_files", "with dataset.source"),
+        **dict.fromkeys(("wikitext", "c4", "the_pile", "fineweb", "fineweb_edu", "tinystories"), HUB),
     },
     "evaluator": {"ppl": ("perplexity", ""), "bpb": ("bits_per_byte", ""), "val_loss": ("loss", "")},
     "mlp": {
@@ -57,7 +60,14 @@ FOREIGN_COMPONENTS: dict[str, dict[str, Answer]] = {
         "nope": ("none", ""),
         "embedding": ("learned", ""),
     },
-    "sampler": {"nucleus": ("top_p", ""), "argmax": ("greedy", "")},
+    "sampler": {
+        "nucleus": ("top_p", ""),
+        "argmax": ("greedy", ""),
+        "temp": ("temperature", ""),
+        "topk": ("top_k", ""),
+        "topp": ("top_p", ""),
+        "minp": ("min_p", ""),
+    },
     "schedule": {
         "cosine_with_warmup": ("cosine", "with schedule.warmup_steps"),
         "warmup_cosine": ("cosine", "with schedule.warmup_steps"),
@@ -79,8 +89,15 @@ FOREIGN_COMPONENTS: dict[str, dict[str, Answer]] = {
 }
 
 
+def foreign_components(name: str) -> list[Answer]:
+    """The components that another program's name means here, of any kind."""
+    return list(dict.fromkeys(names[plain(name)] for names in FOREIGN_COMPONENTS.values() if plain(name) in names))
+
+
 def did_you_mean_component(kind: str, name: str, allowed: Collection[str]) -> str:
     """As `did_you_mean`, for a component: other programs' names count too."""
+    if kind == "dataset" and "text" in allowed and re.search(r"[./]", name):
+        return f"; did you mean 'text' (with dataset.source={name})?{allowed_text(allowed)}"
     ours, remark = FOREIGN_COMPONENTS.get(kind, {}).get(plain(name), ("", ""))
     if ours not in allowed:
         return did_you_mean(name, allowed)

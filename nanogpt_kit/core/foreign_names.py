@@ -21,7 +21,8 @@ MLP = ("model.mlp", "as in model.mlp=gelu")
 VOCABULARY = ("tokenizer.vocab_size", "of tokenizer=bpe; other tokenizers have their own size")
 TEXT = ("dataset.source", "of dataset=text")
 MIXED = ("train.precision", "bf16, or fp16 with loss scaling")
-TRACKERS = ("callback.tensorboard", "on by default; other trackers are callbacks of plugins")
+TRACKERS = ("", "metrics are logged for TensorBoard; other trackers are callbacks of plugins")
+POSITION = ("model.position", "as in model.position=rope")
 RESUME = ("", "to resume a run, use nanogpt-kit run --resume")
 PROCESSES = ("", "the number of processes is given with --nproc, or by torchrun")
 FRESH_FOLDER = ("", "leave it out: every run has a new folder below runs/")
@@ -281,6 +282,60 @@ COMMON: dict[str, Answer] = {
     "validation_split": ("dataset.val_fraction", ""),
     "length": ("sample.max_new_tokens", ""),
     "nucleus": ("sampler.top_p", ""),
+    "temp": ("sampler.temperature", ""),
+    "topk": ("sampler.top_k", ""),
+    "topp": ("sampler.top_p", ""),
+    "eval": ("evaluate", ""),
+    "evaluation": ("evaluate", ""),
+    "validation": ("evaluate", ""),
+    "sampling": ("sample", ""),
+    "trainer": ("train", ""),
+    "ckpt": ("checkpoint", ""),
+    "opt": ("optimizer", ""),
+    "sample.max_tokens": ("sample.max_new_tokens", ""),
+    "sample.tokens": ("sample.max_new_tokens", ""),
+    "sample.n": ("sample.num_samples", ""),
+    "sample.text": ("sample.prompt", ""),
+    "dataset.path": TEXT,
+    "dataset.file": TEXT,
+    "dataset.files": TEXT,
+    "dataset.folder": TEXT,
+    "dataset.dir": TEXT,
+    "init_std": ("init.std", ""),
+    "theta": ("model.position.base", "of model.position=rope"),
+    "rope_base": ("model.position.base", "of model.position=rope"),
+    "pos": POSITION,
+    "pos_emb": POSITION,
+    "pos_embedding": POSITION,
+    "position_embedding": POSITION,
+    "positional_encoding": POSITION,
+    "attn": ("model.attention", ""),
+    "head_dim": ("", "leave it out: a head has model.n_embd / model.n_head features"),
+    "mlp_ratio": ("model.mlp.width", ""),
+    "expansion_factor": ("model.mlp.width", ""),
+    "norm_eps": ("model.norm.eps", ""),
+    "max_seq_length": ("model.block_size", ""),
+    "window_size": ("model.block_size", "of attention it is model.attention.window"),
+    "dropout_p": ("model.dropout", ""),
+    "clip_grad_norm": ("train.grad_clip", ""),
+    "gradient_clipping": ("train.grad_clip", ""),
+    "accumulation_steps": DIVIDED_BATCH,
+    "max_train_steps": ("train.steps", ""),
+    "train_iters": ("train.steps", ""),
+    "lr_warmup_steps": ("schedule.warmup_steps", ""),
+    "num_warmup_steps": ("schedule.warmup_steps", ""),
+    "eta_min": ("schedule.final_fraction", "eta_min / optimizer.lr"),
+    "eval_freq": ("evaluate.every_steps", ""),
+    "val_interval": ("evaluate.every_steps", ""),
+    "log_freq": ("train.log_every_steps", ""),
+    "print_every": ("train.log_every_steps", ""),
+    "save_freq": ("checkpoint.every_steps", ""),
+    "checkpoint_interval": ("checkpoint.every_steps", ""),
+    "ckpt_interval": ("checkpoint.every_steps", ""),
+    "num_processes": PROCESSES,
+    "gpu": PROCESSES,
+    "experiment_name": ("name", ""),
+    "exp_name": ("name", ""),
 }
 
 FOREIGN_NAMES = COMMON | HUGGING_FACE | NANOGPT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -63,6 +65,10 @@ def addressed_element(
         guess = did_you_mean_component(str(at[-1]), part, names) if names else ""
         message = f"is a list, so the next part of the key should be {allowed}, got {part!r}{guess}"
         raise KitError(Fault(message, dotted(at)))
+    if named and value is False:
+        rest = json.dumps([name_of_element(element) for element in elements if not is_named(element, part)])
+        message = f"to leave a component out, give the list without it: {shlex.quote(f'{dotted(at)}={rest}')}"
+        raise KitError(Fault(message, dotted((*at, part))))
     option = None if isinstance(value, dict) else only_option(rules, (*at, part))
     return named[0] if named else len(elements), option
 
@@ -82,5 +88,5 @@ def only_option(rules: KeyRules, element: Key) -> str:
         raise KitError(Fault(f"is a component without options; {key}={{}} appends it to the list", key))
     if len(options) > 1:
         keys = ", ".join(f"{key}.{option}" for option in options)
-        raise KitError(Fault(f"is a component with several options; set one of {keys}", key))
+        raise KitError(Fault(f"is a component with several options; set one of {keys}, or {key}={{}} for none", key))
     return options[0]

@@ -6,7 +6,9 @@ A slot's options belong to the component they were written for, so naming anothe
 from __future__ import annotations
 
 import copy
+import re
 import reprlib
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"  # the location of a value that no layer has written
+BARE_LIST = re.compile(r"\[[ \w./,-]+\]")
 MAX_BITS = 64  # of TOML's integers, by its specification
 
 Location = Callable[[Key], str]  # where the value of a key was written
@@ -106,8 +109,12 @@ class Layers:
             key = key[:-1]
         return self.heights.get(key, 0)
 
+    def highest(self, at: Key) -> Key:
+        """The key at or below `at` that the highest layer wrote."""
+        return max([at, *(key for key in self.heights if key[: len(at)] == at)], key=self.height)
+
     def _record(self, at: Key, location: str) -> None:
-        self.locations[at], self.heights[at] = location, self.top
+        self.locations[at], self.heights[at] = location, 0 if location == DEFAULT else self.top
 
     def _merge(self, lower: Any, upper: Any, at: Key, location: Location) -> Any:
         """Merges `upper` over `lower`, both the value at key `at`, and returns the result."""
@@ -225,10 +232,18 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
         values, _ = parse_toml(f"value = {right}")
     except MalformedToml as error:
         if right[:1] in tuple("[{\"'"):
-            message = f"not a TOML value: {error.message}, in {abbreviate(right)}"
+            message = f"not a TOML value: {error.message}, in {abbreviate(right)}{shell_remedy(left, right)}"
             raise KitError(Fault(message, dotted(key), COMMAND_LINE)) from None
         return key, right
     return key, values["value"]
+
+
+def shell_remedy(key: str, value: str) -> str:
+    """For a list whose quotes a shell has removed: the override in quotes for the shell; else empty."""
+    if not BARE_LIST.fullmatch(value):
+        return ""
+    words = ", ".join(f'"{word.strip()}"' for word in value[1:-1].split(","))
+    return f"; a shell removes quotes, so write {shlex.quote(f'{key}=[{words}]')}"
 
 
 def abbreviate(text: str) -> str:

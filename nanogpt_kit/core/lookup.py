@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from nanogpt_kit.core.describe import OptionDescription, describe_options
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.experiment_keys import component_of_list
+from nanogpt_kit.core.foreign_component_names import foreign_components
+from nanogpt_kit.core.foreign_names import Answer, foreign_option, plain
 from nanogpt_kit.core.kinds import KINDS, load_entry
 from nanogpt_kit.core.option_schema import inner_options, option_schemas, slot_kind
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import Entry, Registry
+from nanogpt_kit.core.suggestions import question, with_remark
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +34,12 @@ class FoundOption:
     owner: type[Options]
     entry: Entry | None  # of the component that has it; None for a section's
     option: OptionDescription
+
+    @property
+    def written_key(self) -> str:
+        """The key as on a command line: `callback.ema.decay` for an option of a component in a list."""
+        is_listed = self.entry and self.entry.kind == self.key[0] and component_of_list(Experiment, self.key[:1])
+        return ".".join((self.key[0], self.entry.name, *self.key[1:]) if self.entry and is_listed else self.key)
 
     @property
     def kind(self) -> str | None:
@@ -80,8 +90,10 @@ def import_components(registry: Registry, kind: str) -> tuple[FoundComponent, ..
 def find_by_name(text: str) -> list[Found]:
     """Everything that `text` may mean; where it is neither a key nor a name, the options whose keys end with it.
 
-    Raises KitError with the nearest names where there is nothing.
+    Brackets around it and a value behind it are ignored. Where there is nothing, raises KitError with what another
+    program's name means here, or the nearest names.
     """
+    text = text.partition("=")[0].strip("[] ")
     parts = tuple(part for part in text.split(".") if not part.isdecimal())
     found = [*find_key(parts, Experiment), *find_components(text), *find_in_kind(parts)]
     found = [one for index, one in enumerate(found) if one not in found[:index]]
@@ -185,14 +197,38 @@ def walk_options(
                 yield from walk_options(one.component, found.key, one.entry, option.may_change_on_resume, below)
 
 
+def foreign_meaning(text: str) -> list[Answer]:
+    """What another program's name of an option or a component means here."""
+    section, _, name = text.rpartition(".")
+    answer = foreign_option(name, section.partition(".")[0])
+    return [answer] if answer else foreign_components(name)
+
+
+def other_meaning(text: str, found: list[Found]) -> str:
+    """The option that another program's name means here, as nanoGPT's batch_size; empty where it is among `found`."""
+    answer = foreign_option(text)
+    key = answer[0].partition("=")[0] if answer else ""
+    return "" if not answer or not key or key in map(name_of, found) else with_remark(answer)
+
+
+def name_of(found: Found) -> str:
+    """The key of an option; of a component that with which an experiment names it: `sampler.top_k`."""
+    if isinstance(found, FoundOption):
+        return found.written_key
+    return f"{found.entry.kind}.{found.entry.name}" if isinstance(found, FoundComponent) else found.kind
+
+
 def nearest_names(text: str) -> str:
-    """The end of a message about an unknown name: the nearest keys, option names, components and kinds."""
-    options = all_options()
+    """The end of a message about an unknown name: what it means here, or the nearest keys, components and kinds."""
+    answers = foreign_meaning(text)
+    if answers:
+        return f"; {question(answers)}"
+    text, options = plain(text), all_options()
     names: Iterable[str] = {
         *KINDS,
         *(entry.name for entry in Registry.installed().entries),
         *(option.option.name for option in options),
-        *(".".join(option.key) for option in options),
+        *(option.written_key for option in options),
     }
     close = difflib.get_close_matches(text, sorted(names), MAX_NEAREST, MIN_SIMILARITY)
     close += difflib.get_close_matches(text.rpartition(".")[2], sorted(names), n=1) if not close else []

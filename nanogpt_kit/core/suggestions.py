@@ -15,6 +15,7 @@ from nanogpt_kit.core.options import Component, Options, option_classes
 from nanogpt_kit.core.registry import Registry
 
 NEAR, NEAR_ELSEWHERE = 0.6, 0.8  # similarity from which a name is suggested: of the same table, of another one
+USE = ("name", "type", "kind", "class", "_target_", "algorithm")  # other programs' words for `use`
 MAX_KEYS = 3  # in one suggestion
 
 
@@ -41,6 +42,10 @@ class KeySuggestions:
         `owner` has no such option; `allowed` are the keys of its table.
         """
         written, name = str(key[-1]), plain(str(key[-1]))
+        if len(key) == 1 and isinstance(value, dict):  # config.n_layer=3
+            return self.suggest_section(written, value, allowed) or self.nearest(written, allowed)
+        if name in USE and issubclass(owner, Component) and isinstance(value, str):
+            return question([(dotted((*key[:-1], "use")), "")])
         answer = foreign_option(name, str(key[0]))
         if answer and answer[0] != dotted(key):
             own = (*key[:-1], last_part(answer[0]))  # of model.norm.epsilon: not optimizer.eps
@@ -52,10 +57,18 @@ class KeySuggestions:
             return f"{alternatives(others, 'and')} {verb} this option, but {name_of_owner!r} does not."
         if name in self.chosen:
             return question(self.chosen[name])
-        near = self.nearest(written, allowed)
-        if not near and len(key) == 1 and isinstance(value, dict):  # config.n_layer=3
-            near = next(filter(None, (question(self.find(inner)) for inner in value)), "")
-        return near or question(self.available.get(name, []))
+        return self.nearest(written, allowed) or question(self.available.get(name, []))
+
+    def suggest_section(self, written: str, table: dict[str, Any], allowed: Collection[str]) -> str:
+        """The section that is meant by `written` and has a key of `table`; else where such a key is."""
+        meant = foreign_option(written)
+        near = difflib.get_close_matches(plain(written), sorted(allowed), cutoff=NEAR)
+        sections = [meant[0], *near] if meant else near
+        for inner in table:
+            for section in sections:
+                if f"{section}.{plain(inner)}" in self.keys:
+                    return question([(repr(section), "")])
+        return "" if plain(written) in allowed else next(filter(None, (question(self.find(one)) for one in table)), "")
 
     def find(self, name: str) -> list[Answer]:
         """What a name without its section may mean, here or in another program; the likeliest first."""
@@ -179,4 +192,9 @@ def question(answers: list[Answer]) -> str:
         return ""
     if not answers[0][0]:
         return f"{answers[0][1]}."
-    return f"did you mean {alternatives([f'{key} ({remark})' if remark else key for key, remark in answers])}?"
+    return f"did you mean {alternatives(list(map(with_remark, answers)))}?"
+
+
+def with_remark(answer: Answer) -> str:
+    key, remark = answer
+    return f"{key} ({remark})" if remark else key

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nanogpt_kit.core.errors import Fault, Key, KitError, did_you_mean, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Callback
+from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.nn.uninitialized import build_on_meta
 
 LOGGED_METRICS = (  # the last three not on every device or in every precision
@@ -40,17 +41,18 @@ def check_metric_options(experiment: Experiment) -> None:
     for key, part in experiment.parts():
         if isinstance(part, Callback):
             named += [((*key, option), metric) for option, metric in part.metrics_read().items()]
-    faults = [
-        Fault(
-            f"no evaluator reports {metric!r}{did_you_mean(metric, names)}",
-            dotted(key),
-            experiment.layers.location(key),
-        )
-        for key, metric in named
-        if metric not in names
-    ]
+    faults = [unreported(experiment.layers, key, metric, names) for key, metric in named if metric not in names]
     if faults:
         raise KitError(*faults)
+
+
+def unreported(layers: Layers, key: Key, metric: str, names: set[str]) -> Fault:
+    """At the option that names the metric, or at the evaluators where those were written later."""
+    message = f"no evaluator reports {metric!r}{did_you_mean(metric, names)}"
+    changed = layers.highest(("evaluator",))
+    if layers.height(changed) <= layers.height(key):
+        return Fault(message, dotted(key), layers.location(key))
+    return Fault(f"{message} {dotted(key)} names it ({layers.location(key)}).", "evaluator", layers.location(changed))
 
 
 def check_sweep_metric(experiment: Experiment, metric: str) -> None:

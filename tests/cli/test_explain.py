@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import KINDS
+from nanogpt_kit.core.lookup import all_options
 from nanogpt_kit.core.schema import experiment_schema
 
 Command = Callable[..., Any]
@@ -71,6 +73,35 @@ def test_a_leaf_name_is_explained_wherever_it_occurs(command: Command) -> None:
     lines = explained(command, "lr").splitlines()
     for optimizer in ("adamw", "muon", "sgd"):
         assert any(line.startswith(f"optimizer.lr of optimizer {optimizer}: ") for line in lines)
+
+
+def test_an_option_of_a_component_in_a_list_has_the_key_that_sets_it(command: Command, tiny: Path) -> None:
+    for key in ("callback.ema.decay", "callback.decay", "decay"):
+        assert explained(command, key).startswith("callback.ema.decay of callback ema: ")
+    (record,) = json.loads(explained(command, "ema.decay", "--json"))
+    assert command("check", tiny, f"{record['key']}=0.5").code == 0
+
+
+def test_what_another_program_means_by_a_name_is_noted(command: Command) -> None:
+    answer = command("explain", "batch_size")
+    assert answer.out.startswith("evaluate.batch_size: ")
+    assert answer.err.startswith("note: another program's batch_size is train.batch_tokens (batch_size x ")
+    for own in ("dropout", "seed", "top_k", "train"):
+        assert command("explain", own).err == ""
+
+
+def test_a_value_and_brackets_around_a_key_are_ignored(command: Command) -> None:
+    assert explained(command, "train.steps=3") == explained(command, "train.steps")
+    assert explained(command, "[train]") == explained(command, "train")
+
+
+def test_no_explanation_has_words_of_the_implementation(command: Command) -> None:
+    internal = re.compile(
+        r"Annotated|NoneType|FieldInfo|[Pp]ydantic|Literal|typing|<class|\bNone\b|\btuple\b|anyOf|\$ref"
+    )
+    for name in {option.written_key for option in all_options()} | KINDS.keys():
+        text = explained(command, name)
+        assert not internal.search(text), name
 
 
 def test_without_a_key_sections_and_kinds_are_listed(command: Command) -> None:

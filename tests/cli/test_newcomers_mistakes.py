@@ -68,6 +68,17 @@ WRONG_SECTIONS = {
     "check tiny.toml model.norm=rmsnorm model.norm.epsilon=1e-6": "did you mean model.norm.eps?",
     "check tiny.toml train.setps=3": "did you mean 'steps'?",
     "check tiny.toml trian.steps=3": "did you mean 'train'?",
+    "check tiny.toml optim.lr=3e-4": "optim: unknown key; did you mean 'optimizer'?",
+    "check tiny.toml scheduler.warmup_steps=5": "did you mean 'schedule'?",
+    "check tiny.toml data.source=text.txt": "did you mean 'dataset'?",
+    "check tiny.toml evaluation.every_steps=5": "did you mean 'evaluate'?",
+    "check tiny.toml save.every_steps=5": "did you mean evaluate.every_steps or checkpoint.every_steps?",
+    "check tiny.toml trainer.max_steps=5": "did you mean train.steps?",
+    "check tiny.toml optimizer.type=sgd": "did you mean optimizer.use?",
+    "check tiny.toml model.name=gpt": "did you mean model.use?",
+    "check tiny.toml dataset.path=text.txt": "did you mean dataset.source (of dataset=text)?",
+    "check tiny.toml sample.max_tokens=3": "did you mean sample.max_new_tokens?",
+    "check tiny.toml extends=quickstart": "in its first lines, as in extends = 'quickstart'",
 }
 RELATIONS = {
     "check tiny.toml model.n_head=5": "command line: model.n_head: n_embd (24) should be a multiple of n_head (5)",
@@ -75,12 +86,41 @@ RELATIONS = {
     "multiple of model.block_size (32); the nearest is 64",
 }
 LISTS = {
-    "check tiny.toml sampler=top_k": "as in sampler=['top_k'] or [[sampler]]",
-    "check tiny.toml sampler.use=top_k": "as in sampler=['top_k'] or [[sampler]]",
+    "check tiny.toml sampler=top_k": """as in 'sampler=["top_k"]' or [[sampler]]""",
+    "check tiny.toml sampler.use=top_k": """as in 'sampler=["top_k"]' or [[sampler]]""",
+    "check tiny.toml sampler=[top_k]": """a shell removes quotes, so write 'sampler=["top_k"]'""",
+    "check tiny.toml evaluator=loss,perplexity": """as in 'evaluator=["loss", "perplexity"]' or [[evaluator]]""",
+    "check tiny.toml callback=none": "as in 'callback=[]' or [[callback]]",
+    "check tiny.toml callback.tensorboard=false": """give the list without it: 'callback=["console"]'""",
+    "check tiny.toml callback.ema=true": "callback.ema.decay, callback.ema.evaluate, or callback.ema={} for none",
     "check tiny.toml sampler.tempreature=0.6": "did you mean 'temperature'?",
     "check tiny.toml sampler.greedy=true": "sampler.greedy={} appends it to the list",
     "check tiny.toml callback.early_stopping=3": "set one of callback.early_stopping.metric, ",
     "check tiny.toml sampler=['top_k','top_k'] sampler.top_k=3": "write sampler.0 or sampler.1",
+}
+VALUES = {
+    "check tiny.toml optimizer.lr=1e-4.0": "got '1e-4.0'; write 1e-4",
+    'check tiny.toml optimizer.lr="3e-4"': "got '3e-4'; write 3e-4 without quotes",
+    "check tiny.toml optimizer.lr=.003": "write 0.003",
+    "check tiny.toml optimizer.lr=None": "leave the option out, and it is 0.001 (peak learning rate)",
+    "check tiny.toml optimizer.betas=0.9": "should be a list, as in 'optimizer.betas=[0.9, 0.95]', got 0.9",
+    "check tiny.toml optimizer.betas=[0.9]": "missing: the list should have more than 1 element",
+    "check tiny.toml optimizer.betas=[0.9,0.8,0.7]": "optimizer.betas: should have at most 2 elements, got [0.9, 0.8",
+    "check tiny.toml train.steps=10k": "got '10k'; write 10000",
+    "check tiny.toml train.steps=1,000": "write 1000",
+    "check tiny.toml train.steps=1e3": "got 1000.0; write 1000",
+    "check tiny.toml train.max_seconds=10m": "write 600",
+    "check tiny.toml train.micro_batch_size=None": "a whole number or 'auto', got 'None'; leave the option out",
+    "check tiny.toml train.threads=auto": "leave the option out",
+    "check tiny.toml model.bias=False": "should be true or false, got 'False'; write false",
+    "check tiny.toml train.activation_checkpointing=1": "write true",
+    "check tiny.toml train.precision=float16": "got 'float16'; did you mean 'fp16'?",
+    "check tiny.toml train.device=cuda:0": "did you mean 'cuda'?",
+    "check tiny.toml train.compile=True": "did you mean 'default'?",
+    "check tiny.toml train.compile=max_autotune": "did you mean 'max-autotune'?",
+    "check tiny.toml sample.stop=END": "should be a list, as in 'sample.stop=[\"END\"]', got 'END'",
+    "check tiny.toml name=a/b": "write a-b",
+    "check tiny.toml dataset=text.txt": "did you mean 'text' (with dataset.source=text.txt)?",
 }
 DASHES = {
     "check tiny.toml --lr 3e-4": "there is no option --lr; write optimizer.lr=3e-4",
@@ -93,6 +133,17 @@ DASHES = {
     "check tiny.toml -n 3": "the options of an experiment are written as in optimizer.lr=3e-4",
     "check tiny.toml -lr 3e-4": "write optimizer.lr=3e-4",
     "run tiny.toml --seed=1": "write train.seed=1",
+    "run tiny.toml --compile": "write train.compile=default",
+    "run tiny.toml --no-compile": "write train.compile=off",
+    "run tiny.toml --no-bias": "write model.bias=false",
+    "run tiny.toml --bias False": "write model.bias=false",
+    "run tiny.toml --precision float16": "write train.precision=fp16 or ",
+    "run tiny.toml -help": "did you mean --help?",
+    "run tiny.toml -o out": "write --into out",
+    "run -c tiny.toml": "name the experiment right after the verb",
+    "sample tiny --topk 5": "write sampler.top_k=5",
+    "sample tiny --temp 0.6": "write sampler.temperature=0.6",
+    "export tiny --to out": "name the folder after the run",
     "run tiny.toml --fp16": "write train.precision=fp16",
     "run tiny.toml --gpus 2": "write --nproc 2",
     "run tiny.toml --out_dir=out": "write --into out",
@@ -108,6 +159,16 @@ DASHES = {
     "eval tiny --batch_size 3": "write evaluate.batch_size=3",
     "--lr 3 run tiny.toml": "options follow the verb, as in nanogpt-kit run",
     "--lr 3 tiny.toml": "options follow the verb, as in nanogpt-kit run quickstart",
+}
+LOOKUPS = {
+    "explain learning_rate": "did you mean optimizer.lr?",
+    "explain optimizer.learning-rate": "did you mean optimizer.lr?",
+    "explain epochs": "did you mean train.steps (epochs x training tokens / train.batch_tokens)?",
+    "explain eval_iters": "leave it out: evaluation covers the whole validation split",
+    "explain flash_attention_2": "did you mean sdpa (torch's choice of kernel",
+    "explain AdamW_torch": "did you mean adamw?",
+    "explain N-Layr": "did you mean 'n_layer'?",
+    "explain callbak.ema.decay": "did you mean 'callback.ema.decay'",
 }
 VERBS = {
     "rnu tiny.toml": "there is no command 'rnu'; did you mean 'run'?",
@@ -142,7 +203,7 @@ ORDER = {
     "check tiny.toml optimizer.lr:3e-4": "write optimizer.lr=3e-4",
     "sample tiny sampler.temperature 0.6": "write sampler.temperature=0.6",
 }
-MISTAKES = OPTIONS_OF_OTHER_PROGRAMS | WRONG_SECTIONS | RELATIONS | LISTS | DASHES | VERBS | ORDER
+MISTAKES = OPTIONS_OF_OTHER_PROGRAMS | WRONG_SECTIONS | RELATIONS | LISTS | VALUES | DASHES | LOOKUPS | VERBS | ORDER
 
 
 @pytest.fixture(autouse=True)

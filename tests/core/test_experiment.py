@@ -99,7 +99,10 @@ MISTAKES = {
         "exp.toml:8: model.bias: should be true or false, got 1",
     ),
     "number for a string": (('"x"', "7"), "exp.toml:1: name: should be a string, got 7"),
-    "number for a list": (("[0.9, 0.95]", "0.9"), "exp.toml:15: optimizer.betas: should be a list, got 0.9"),
+    "number for a list": (
+        ("[0.9, 0.95]", "0.9"),
+        "exp.toml:15: optimizer.betas: should be a list, as in betas = [0.9, 0.95], got 0.9",
+    ),
     "number for a table": (('"x"', '"x"\nsample = 3'), "exp.toml:2: sample: should be a table, got 3"),
     "number for a component": (
         ('{ use = "layernorm", eps = 1e-6 }', "3"),
@@ -111,7 +114,7 @@ MISTAKES = {
     ),
     "table for a list": (
         ("[[callback]]", "[callback]"),
-        "as in callback=['console'] or [[callback]], got {",
+        'as in callback = ["console"] or [[callback]], got {',
     ),
     "a name with a slash": (('"x"', '"a/b"'), "exp.toml:1: name: should match pattern "),
     "an unknown choice": (
@@ -125,7 +128,7 @@ MISTAKES = {
     "too few elements": (("0.9, 0.95]", "0.9]"), "exp.toml:15: optimizer.betas.1: missing"),
     "two types allowed": (
         ('"python_stdlib"', '"text"\nsource = 4'),
-        "exp.toml:4: dataset.source: should be a string, got 4 or should be a list, got 4",
+        "exp.toml:4: dataset.source: should be a string or a list, got 4",
     ),
     "unknown component": (
         ('"layernorm"', '"layer_norm"'),
@@ -176,7 +179,10 @@ MISTAKES = {
         ("= 24", "= 25"),
         "exp.toml:9: model.n_embd: n_embd (25) should be a multiple of n_head (3)",
     ),
-    "no list of files": (('"x"', '"x"\ncomponents = "a.py"'), "exp.toml:2: components: should be a list, got 'a.py'"),
+    "no list of files": (
+        ('"x"', '"x"\ncomponents = "a.py"'),
+        "exp.toml:2: components: should be a list, as in components = [\"a.py\"], got 'a.py'",
+    ),
 }
 
 
