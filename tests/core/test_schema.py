@@ -32,7 +32,8 @@ Linter = Callable[[Path], set[str]]
 RELATIONS = re.compile(
     r"should be a multiple of |should divide |should be at least train.batch_tokens|"
     r"should be auto, refill or exact|requires (val|a model with relative)|"
-    r"(should be|or) a list(, as in .*)?, got {}"  # `key.0 = 1` is an element of a list that a base file has, so a table may be right
+    r"(should be|or) a list(, as in .*)?, got {}"
+    # `key.0 = 1` is an element of a list that a base file has, so a table may be right
 )
 # What may be right, depending on files that the schema does not know
 UNKNOWN_TO_A_PART = re.compile(r"unknown \w+ '.*'[;.]|missing \(|: missing; add |the table names no component")
