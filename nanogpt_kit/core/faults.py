@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from nanogpt_kit.core.key_rules import name_of_element
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options, option_classes
 from nanogpt_kit.core.registry import Registry
-from nanogpt_kit.core.suggestions import KeySuggestions
+from nanogpt_kit.core.suggestions import KeySuggestions, means
 from nanogpt_kit.core.value_remedies import list_example, value_remedy
 
 TOML_TERMS = {  # pydantic's term -> TOML's
@@ -54,8 +55,11 @@ def explain_validation_error(
     reasons: dict[Key, list[Reason]] = {}
     path_faults: dict[Key, Reason] = {}
     suggestions = KeySuggestions(root, layers.values, registry)
-    for detail in error.errors(include_url=False):
-        key = reported_key(detail, layers)
+    details = [(reported_key(detail, layers), detail) for detail in error.errors(include_url=False)]
+    unknown = [key for key, detail in details if detail["type"] == "extra_forbidden"]
+    for key, detail in details:
+        if detail["type"] == "missing" and is_written_otherwise(key, unknown):
+            continue
         is_shown = key in reasons or len(reasons) < MAX_SHOWN
         reason = reason_of(detail, key, suggestions, layers.location(key)) if is_shown else Reason(detail["msg"])
         if detail["type"] == "path":  # one path or several: what is wrong with the path matters, not the union
@@ -64,6 +68,12 @@ def explain_validation_error(
             reasons[key].append(reason)
     reasons |= {key: [reason] for key, reason in path_faults.items()}
     return [Fault(joined(found), dotted(key), layers.location(key)) for key, found in reasons.items()]
+
+
+def is_written_otherwise(missing: Key, unknown: Iterable[Key]) -> bool:
+    """Whether one of the unknown keys of its table is a spelling, or another program's name, of an option."""
+    name = str(missing[-1])
+    return any(key[:-1] == missing[:-1] and means(str(key[-1]), name, str(key[0])) for key in unknown)
 
 
 def joined(reasons: list[Reason]) -> str:

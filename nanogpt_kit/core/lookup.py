@@ -133,9 +133,14 @@ def find_key(
 
 
 def find_components(text: str) -> Iterator[FoundComponent]:
-    """Components named as in "gpt", "norm:layernorm", "distribution/lion" or "schedule:distribution/cosine"."""
-    for entry in find_entries(text):
-        yield FoundComponent(entry, load_entry(entry))
+    """Components named as in "gpt", "norm:layernorm", "distribution/lion" or "schedule:distribution/cosine".
+
+    Raises KitError where none of that name can be imported; one that cannot is left out beside others, with a warning.
+    """
+    entries = find_entries(text)
+    found = [one for kind in dict.fromkeys(entry.kind for entry in entries) for one in components_of_kind(kind)]
+    found = [one for one in found if one.entry in entries]
+    yield from found or [FoundComponent(entry, load_entry(entry)) for entry in entries]
 
 
 def find_entries(text: str) -> list[Entry]:

@@ -57,7 +57,8 @@ class KeySuggestions:
             return f"{alternatives(others, 'and')} {verb} this option, but {name_of_owner!r} does not."
         if name in self.chosen:
             return question(self.chosen[name])
-        return self.nearest(written, allowed) or question(self.available.get(name, []))
+        near = self.nearest(written, allowed)
+        return near or question(self.available.get(name, [])) or self.nearest_available(name)
 
     def suggest_section(self, written: str, table: dict[str, Any], allowed: Collection[str]) -> str:
         """The section that is meant by `written` and has a key of `table`; else where such a key is."""
@@ -66,7 +67,7 @@ class KeySuggestions:
         sections = [meant[0], *near] if meant else near
         for inner in table:
             for section in sections:
-                if f"{section}.{plain(inner)}" in self.keys:
+                if f"{section}.{plain(inner)}" in self.keys or (inner == "use" and self.keys.get(section)):
                     return question([(repr(section), "")])
         return "" if plain(written) in allowed else next(filter(None, (question(self.find(one)) for one in table)), "")
 
@@ -82,6 +83,11 @@ class KeySuggestions:
         if likeness >= NEAR and (likeness >= other_likeness or other_likeness < NEAR_ELSEWHERE):
             return question([(repr(own), "")])
         return question(self.find(other)) if other_likeness >= NEAR_ELSEWHERE else ""
+
+    def nearest_available(self, name: str) -> str:
+        """The most similar name of what the experiment does not have, but may; or empty."""
+        other, likeness = most_similar(name, self.available)
+        return question(self.available[other]) if likeness >= NEAR_ELSEWHERE else ""
 
     def nearest_name(self, name: str) -> str:
         """The most similar name of an option, here or in another program; or empty."""
@@ -159,6 +165,14 @@ class KeySuggestions:
                 component = self.load(kind, use)
                 if component is not None:
                     yield from self.walk(component, element, (*key, use) if is_list else key)
+
+
+def means(written: str, name: str, section: str) -> bool:
+    """Whether a key in a section is a spelling, or another program's name, of the option `name`."""
+    answer = foreign_option(written, section)
+    if answer is not None and last_part(answer[0].partition("=")[0]) == name:
+        return True
+    return difflib.SequenceMatcher(None, plain(written), name).ratio() >= NEAR
 
 
 def last_part(key: str) -> str:

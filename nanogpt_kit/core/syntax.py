@@ -54,6 +54,7 @@ HABITS = [  # text before the error, text from there on, the remedy with {1}, {2
     (r"\n\s*\[[^\]\n]*\Z", r"\s*(?:\n|\Z)", "close the brackets around the name of the table, as in [train]"),
     (r"=\s*'[^'\n]*\n?\Z", "", "the string has no closing quote"),
     (r"[=\[,]\s*[+-]?\d+\Z", r"\.(?!\d)", "a number has a digit after the point, as in 1.0"),
+    (r"\d[eE][+-]?\d+\Z", r"\.", "an exponent is a whole number, as in 1e-4"),
     (r"[=\[,]\s*[+-]?0\Z", r"\d", "a number does not begin with 0"),
     (r"\d\Z", r",\d\d\d", "separate thousands by _, as in 1_000"),
     (VALUE_DONE, r"[,;]\s*(?:#|\n|\Z)", "only a comment may follow a value on its line"),
