@@ -69,6 +69,8 @@ FOREIGN_COMPONENTS: dict[str, dict[str, Answer]] = {
         "minp": ("min_p", ""),
     },
     "schedule": {
+        "cosine_annealing": ("cosine", ""),
+        "cosine_decay": ("cosine", ""),
         "cosine_with_warmup": ("cosine", "with schedule.warmup_steps"),
         "warmup_cosine": ("cosine", "with schedule.warmup_steps"),
         "constant_with_warmup": ("constant", "with schedule.warmup_steps"),

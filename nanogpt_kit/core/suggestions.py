@@ -69,7 +69,9 @@ class KeySuggestions:
             for section in sections:
                 if f"{section}.{plain(inner)}" in self.keys or (inner == "use" and self.keys.get(section)):
                     return question([(repr(section), "")])
-        return "" if plain(written) in allowed else next(filter(None, (question(self.find(one)) for one in table)), "")
+        answers = next(filter(None, map(self.find, table)), [])
+        within = [answer for answer in answers if f".{plain(written)}." in answer[0]]  # early_stopping.patience=3
+        return "" if plain(written) in allowed else question(within or answers)
 
     def find(self, name: str) -> list[Answer]:
         """What a name without its section may mean, here or in another program; the likeliest first."""

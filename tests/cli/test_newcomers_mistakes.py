@@ -74,6 +74,8 @@ WRONG_SECTIONS = {
     "check tiny.toml evaluation.every_steps=5": "did you mean 'evaluate'?",
     "check tiny.toml save.every_steps=5": "did you mean evaluate.every_steps or checkpoint.every_steps?",
     "check tiny.toml trainer.max_steps=5": "did you mean train.steps?",
+    "check tiny.toml early_stopping.patience=3": "did you mean callback.early_stopping.patience?",
+    "check tiny.toml momentun=0.9": "did you mean optimizer.momentum (of optimizer=muon)",
     "check tiny.toml optimizer.type=sgd": "did you mean optimizer.use?",
     "check tiny.toml model.name=gpt": "did you mean model.use?",
     "check tiny.toml dataset.path=text.txt": "did you mean dataset.source (of dataset=text)?",

@@ -6,7 +6,7 @@ import pytest
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.lookup import Found, FoundComponent, FoundKind, FoundOption, all_options, find_by_name
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 
 
 def summary(found: Found) -> str:
@@ -92,3 +92,12 @@ def test_every_option_is_found_by_its_last_part_unless_that_names_something_else
     for option in all_options():
         found = find_by_name(option.option.name)
         assert option in found or not all(isinstance(one, FoundOption) and len(one.key) > 1 for one in found)
+
+
+def test_a_component_that_cannot_be_imported_hides_no_other_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = [Entry("callback", name, "odd", "1.0", "nothing_of_that_name:Odd") for name in ("temperature", "only")]
+    registry = Registry([*Registry.installed().entries, *broken])
+    monkeypatch.setattr(Registry, "installed", classmethod(lambda cls: registry))
+    assert summary(*find_by_name("temperature")) == "component sampler:temperature"
+    with pytest.raises(KitError, match="callback 'only' cannot be imported from distribution odd"):
+        find_by_name("only")
