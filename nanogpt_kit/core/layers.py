@@ -6,9 +6,7 @@ A slot's options belong to the component they were written for, so naming anothe
 from __future__ import annotations
 
 import copy
-import re
 import reprlib
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,12 @@ from typing import Any
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
 from nanogpt_kit.core.key_rules import KeyRules, addressed_element, is_element_table, name_of_element
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
+from nanogpt_kit.core.syntax import shell_remedy
 from nanogpt_kit.core.toml import read_extended_files
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"  # the location of a value that no layer has written
-BARE_LIST = re.compile(r"\[[ \w./,-]+\]")
 MAX_BITS = 64  # of TOML's integers, by its specification
 
 Location = Callable[[Key], str]  # where the value of a key was written
@@ -236,14 +234,6 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
             raise KitError(Fault(message, dotted(key), COMMAND_LINE)) from None
         return key, right
     return key, values["value"]
-
-
-def shell_remedy(key: str, value: str) -> str:
-    """For a list whose quotes a shell has removed: the override in quotes for the shell; else empty."""
-    if not BARE_LIST.fullmatch(value):
-        return ""
-    words = ", ".join(f'"{word.strip()}"' for word in value[1:-1].split(","))
-    return f"; a shell removes quotes, so write {shlex.quote(f'{key}=[{words}]')}"
 
 
 def abbreviate(text: str) -> str:

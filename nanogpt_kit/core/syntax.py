@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 from nanogpt_kit.core.errors import Key, shorten
@@ -10,6 +11,7 @@ from nanogpt_kit.core.errors import Key, shorten
 if TYPE_CHECKING:
     import tomli
 
+BARE_LIST = re.compile(r"\[[ \w./,-]+\]")  # whose strings have lost their quotes
 MAX_QUOTED = 100  # characters quoted from the file
 TOKEN = re.compile(  # strings, also unclosed ones, and comments; the rest is skipped
     r'"""(?:\\.|[^\\])*?(?:"""|\Z)|'
@@ -105,6 +107,14 @@ def habit_remedy(text: str, at: int, in_list: bool) -> str:
                 return NULL_IN_LIST
             return remedy.format(*[match[0], *match.groups()], quote="'" if "\\" in match[0] else '"')
     return ""
+
+
+def shell_remedy(key: str, value: str) -> str:
+    """For a list whose quotes a shell has removed: the override in quotes for the shell; else empty."""
+    if not BARE_LIST.fullmatch(value):
+        return ""
+    words = ", ".join(f'"{word.strip()}"' for word in value[1:-1].split(","))
+    return f"; a shell removes quotes, so write {shlex.quote(f'{key}=[{words}]')}"
 
 
 def escape_remedy(path: str) -> str:
