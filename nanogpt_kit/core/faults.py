@@ -154,7 +154,7 @@ def unknown_key(key: Key, value: Any, owner: type[Options], suggestions: KeySugg
 
 def missing_key(key: Key, field: FieldInfo | None, registry: Registry) -> str:
     if isinstance(key[-1], int):
-        return f"missing: the list should have more than {key[-1]} element{'s' * (key[-1] != 1)}"
+        return "missing: the list should have more elements"
     base = next((kind for kind in option_classes(field.annotation) if "kind" in vars(kind)), None) if field else None
     if base is not None and issubclass(base, Component):
         names = ", ".join(sorted(entry.name for entry in registry.of_kind(base.kind)))

@@ -106,7 +106,7 @@ VALUES = {
     "check tiny.toml optimizer.lr=.003": "write 0.003",
     "check tiny.toml optimizer.lr=None": "leave the option out, and it is 0.001 (peak learning rate)",
     "check tiny.toml optimizer.betas=0.9": "should be a list, as in 'optimizer.betas=[0.9, 0.95]', got 0.9",
-    "check tiny.toml optimizer.betas=[0.9]": "missing: the list should have more than 1 element",
+    "check tiny.toml optimizer.betas=[0.9]": "missing: the list should have more elements",
     "check tiny.toml optimizer.betas=[0.9,0.8,0.7]": "optimizer.betas: should have at most 2 elements, got [0.9, 0.8",
     "check tiny.toml train.steps=10k": "got '10k'; write 10000",
     "check tiny.toml train.steps=1,000": "write 1000",
