@@ -105,6 +105,8 @@ def run_command() -> int:
         return FAILED
     except (click.Abort, KeyboardInterrupt) as error:
         reason = error.__cause__ or error  # click raises its Abort from a KeyboardInterrupt
+        while not notes_of(reason) and isinstance(reason.__context__, KeyboardInterrupt):
+            reason = reason.__context__  # another signal came while the first one was handled
         if not notes_of(reason):
             reason.add_note("interrupted")
         if not rank():
@@ -167,13 +169,19 @@ def exit_process(code: int) -> NoReturn:
     After a KeyboardInterrupt inside an `exec`, which dataclasses call when modules are imported, `python -m` ends by
     SIGINT even if the exception was caught. And threads of torch's process groups may abort the process in teardown.
     """
-    if code == INTERRUPTED or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        with suppress(KeyboardInterrupt):  # another signal
-            atexit._run_exitfuncs()
+
+    def end_now(*_: object) -> None:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # closed before Python started
+            with suppress(OSError, ValueError, AttributeError, RuntimeError):  # closed before Python started, or in use
                 stream.flush()
         os._exit(code)
+
+    skips_teardown = code == INTERRUPTED or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    for signum in signals.available_signals():  # the outcome is known: a late signal changes neither it nor the output
+        signal.signal(signum, end_now if skips_teardown else signal.SIG_IGN)
+    if skips_teardown:
+        atexit._run_exitfuncs()
+        end_now()
     sys.exit(code)
 
 

@@ -82,13 +82,22 @@ def check_experiment_exists(text: str) -> None:
     try:
         find_experiment(text)
     except KitError:
+        from nanogpt_kit.runs.find import unknown_run
         from nanogpt_kit.runs.folder import runs_root
 
-        if not is_bare_name(text) or not any(runs_root().glob(f"{glob.escape(text)}/*/experiment.toml")):
+        is_path = not is_bare_name(text)
+        inside = os.path.relpath(text, runs_root()).split(os.sep) if is_path else [text]
+        if inside[0] in (os.curdir, os.pardir) or text.endswith(".toml"):
             raise
-        command = shlex.join(["nanogpt-kit", "run", "--resume", text])
-        runs = f"but {runs_root() / text} has runs of this name"
-        raise KitError(f"no experiment {text!r}, {runs}: `{command}` continues the newest unfinished one") from None
+        name = inside[0]
+        if not any(runs_root().glob(f"{glob.escape(name)}/*/experiment.toml")):
+            if is_path:
+                raise unknown_run(text) from None
+            raise
+        command = shlex.join(["nanogpt-kit", "run", "--resume", name])
+        runs = f"but {runs_root() / name} has runs of {'that experiment' if is_path else 'this name'}"
+        what = "run" if is_path else "experiment"
+        raise KitError(f"no {what} {text!r}, {runs}: `{command}` continues the newest unfinished one") from None
 
 
 def print_notes(notes: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +93,8 @@ def run(
         named = run_reference.newest_unfinished_run(experiment, overrides, trust_code)
     if named is None:
         if extend:
-            raise KitError("--extend takes a run that was trained: nanogpt-kit run RUN --extend STEPS")
+            run_text = shlex.quote(resume) if resume else "RUN"
+            raise KitError(f"--extend takes a run that was trained: nanogpt-kit run {run_text} --extend {extend}")
         chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
     else:
         named.check_alone(resume, into, seeds)

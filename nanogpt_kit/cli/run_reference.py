@@ -40,7 +40,8 @@ class NamedRun:
             raise KitError(f"{self} and --resume={resume} are two runs; remove one of them")
         if into or seeds:
             option = "--into" if into else "--seeds"
-            raise KitError(f"{self} continues in its own folder with its own seed; remove {option}")
+            continues = "continues in its own folder" if self.step is None else "is branched into a new run folder"
+            raise KitError(f"{self} {continues} with its own seed; remove {option}")
 
 
 def find_named_run(text: str) -> NamedRun | None:
@@ -85,10 +86,10 @@ def newest_unfinished_run(name: str, overrides: Sequence[str], trust_code: bool)
     """
     from nanogpt_kit.train.resume import newest_unfinished
 
-    if not any(runs_root().glob(f"{glob.escape(name)}/*/experiment.toml")):
+    given = dict(map(parse_override, overrides))
+    if ("name",) in given or not any(runs_root().glob(f"{glob.escape(name)}/*/experiment.toml")):
         name = load_experiment(name, overrides, trust_code).name
-    seeds = [value for key, value in map(parse_override, overrides) if key == ("train", "seed")]
-    return NamedRun(newest_unfinished(name, seeds[-1] if seeds else None))
+    return NamedRun(newest_unfinished(name, given.get(("train", "seed"))))
 
 
 def load_own_settings(run: NamedRun, overrides: Sequence[str], trust_code: bool, n_processes: int) -> Experiment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import nn
 
@@ -39,7 +40,7 @@ def check_before_data(
     if resumed is not None:  # one of another format is refused before the data is prepared
         checks.insert(0, resumed.provenance)
     if is_first_rank:
-        checks.append(lambda: check_source(experiment))
+        checks.append(lambda: check_source(experiment, resumed))
     if is_first_rank and resumed is None:
         checks += [lambda: state_from_run(experiment), lambda: check_prompt(experiment)]
     run_checks(checks)
@@ -70,8 +71,11 @@ def check_model(experiment: Experiment, ctx: RunContext) -> nn.Module | None:
     return module
 
 
-def check_source(experiment: Experiment) -> None:
-    """Raises KitError where the text is missing, at the location of the option that names it."""
+def check_source(experiment: Experiment, resumed: RunFolder | None = None) -> None:
+    """Raises KitError where the text is missing, at the location of the option that names it.
+
+    A path in it may be relative to the folder that a resumed run was started in.
+    """
     try:
         experiment.dataset.check_source()
     except KitError as error:
@@ -79,7 +83,11 @@ def check_source(experiment: Experiment) -> None:
         for fault in error.faults:
             location = experiment.location(tuple((fault.key or "dataset.source").split(".")))
             faults.append(Fault(fault.message, fault.key, fault.location or location))
-        raise KitError(*faults) from None
+        missing = KitError(*faults)
+        started_in = resumed.provenance().folder if resumed else str(Path.cwd())
+        if started_in != str(Path.cwd()):
+            missing.add_note(f"{resumed} was started in {started_in}; continue it in that folder")
+        raise missing from None
 
 
 def run_checks(checks: Sequence[Callable[[], object]]) -> None:

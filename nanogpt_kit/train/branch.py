@@ -40,7 +40,8 @@ class BranchPoint:
             raise KitError(f"the checkpoint {self.checkpoint} is damaged: {damage}")
         if requested.total_steps == before.total_steps:
             command = resume_command(self.folder, "--extend", "STEPS", step=self.step)
-            raise KitError(f"a new run from step {self.step}: {command}; the run itself: {resume_command(self.folder)}")
+            needs = f"{self.folder}@{self.step} needs the number of further steps"
+            raise KitError(f"{needs}; a new run from step {self.step}: {command}; the run itself: {resume_command(self.folder)}")
         if requested.total_steps <= self.step:
             expected = f"should be more than {self.step}, the step to begin from"
             raise KitError(f"train.steps {expected}, got {requested.total_steps}")

@@ -23,10 +23,13 @@ def extension_overrides(before: Experiment, steps: int) -> list[str]:
     return overrides
 
 
-def equal_steps(before: Experiment, total_steps: int) -> int:
-    """How many first steps of `before` have the same learning rates in a run of `total_steps`."""
+def equal_steps(before: Experiment, total_steps: int, until: int) -> int:
+    """How many of the first `until` steps of `before` have the same learning rates in a run of `total_steps`.
+
+    A run that a budget of seconds ends may have been made for 10^12 steps, so only those of interest are compared.
+    """
     multiplier, then = before.schedule.multiplier, before.total_steps
-    steps = range(min(then, total_steps))
+    steps = range(min(then, total_steps, until))
     return next((step for step in steps if multiplier(step, then) != multiplier(step, total_steps)), len(steps))
 
 
@@ -40,7 +43,7 @@ def branch_step(folder: RunFolder, limit: int) -> int | None:
 
 def ways_to_extend(folder: RunFolder, before: Experiment, total_steps: int, steps: str) -> str:
     """What trains a run longer that cannot continue with `total_steps`; `steps` is the number of further steps."""
-    shared = equal_steps(before, total_steps)
+    shared = equal_steps(before, total_steps, before.total_steps)
     arguments = (f"model.init_from={run_argument(folder)}", f"train.steps={steps}")
     ways = [f"a new run from its weights, with a new schedule: {new_run_command(folder, *arguments)}"]
     step = branch_step(folder, shared)
@@ -59,7 +62,7 @@ def extension_hint(folder: RunFolder, before: Experiment, status: Status) -> str
     if status.ended_by == "max_seconds":
         seconds = 2 * max(status.seconds, before.train.max_seconds or 0)
         return f"continue with: {resume_command(folder, f'train.max_seconds={seconds:g}')}"
-    doubled = 2 * before.total_steps
-    if equal_steps(before, doubled) == before.total_steps:
+    doubled, taken = 2 * before.total_steps, min(status.step, before.total_steps)
+    if equal_steps(before, doubled, taken) == taken:
         return f"to train longer: {resume_command(folder, '--extend', 'STEPS')}"
     return ways_to_extend(folder, before, doubled, "STEPS")

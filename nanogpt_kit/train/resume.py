@@ -168,7 +168,7 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
 
     With a step, only the steps up to it have to be the same.
     """
-    faults, other_options = [], []
+    faults, changed, other_options = [], [], []
     changeable_train = {f"train.{option}" for option in changeable_options(Train)}
     for key, (then, now) in before.differences(requested).items():
         section = key.partition(".")[0]
@@ -181,6 +181,7 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
             other_options.append(key)
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+            changed.append(key)
             faults.append(Fault(f"{now!r} now, {then!r} in {folder}; {reason}", key, requested.location(parts)))
     if not faults:
         return
@@ -190,7 +191,7 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
         error.add_note(ways_to_extend(folder, before, requested.total_steps, str(more_steps)))
     else:
         error.add_note(f"continue with the run's own settings: {resume_command(folder)}")
-        error.add_note(new_run_note(folder, requested, other_options))
+        error.add_note(new_run_note(folder, requested, changed))
     raise error
 
 
@@ -213,8 +214,8 @@ def steps_cannot_change(folder: RunFolder, before: Experiment, requested: Experi
     """Why the number of steps cannot change; None where the schedule gives the steps taken the same learning rates."""
     if step is None and requested.total_steps < before.total_steps:
         return "steps may only grow"
-    taken = steps_taken(folder) if step is None else step
-    if equal_steps(before, requested.total_steps) < min(taken, before.total_steps):
+    taken = min(before.total_steps, steps_taken(folder) if step is None else step)
+    if equal_steps(before, requested.total_steps, taken) < taken:
         return "the schedule depends on it, so the steps already taken would have used other learning rates"
     return None
 

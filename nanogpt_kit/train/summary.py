@@ -28,7 +28,9 @@ def summarize_run(setup: Setup, folder: Path, model: nn.Module, step: int, compi
         "compile": compile_mode,
         "folder": str(folder),
     }
-    if step:
+    if step and setup.resumed is not None and setup.resumed.path != folder:
+        lines["start"] = f"branches from {setup.resumed} at step {step:,} of {setup.experiment.total_steps:,}"
+    elif step:
         lines["start"] = f"resumes at step {step:,} of {setup.experiment.total_steps:,}"
     elif setup.init_from is not None:
         checkpoint = Path(setup.init_from.checkpoint)

@@ -105,3 +105,41 @@ def test_a_signal_while_dataclasses_are_made_ends_as_interrupted(tmp_path: Path)
     words = [sys.executable, "-m", "program"]
     found = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert (found.returncode, found.stderr.strip()) == (130, "interrupted")
+
+
+INTERRUPTED_IN_TEARDOWN = """
+import atexit, os, signal
+from nanogpt_kit import __main__ as command
+
+@atexit.register
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("cleared away", flush=True)
+
+def run_command():
+    print("the answer")
+    return CODE
+
+command.run_command = run_command
+command.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends by a signal")
+@pytest.mark.parametrize(("code", "after"), [(0, "cleared away\n"), (2, "cleared away\n"), (130, "")])
+def test_a_signal_after_the_command_has_ended_changes_neither_its_exit_code_nor_its_output(
+    code: int, after: str
+) -> None:
+    words = [sys.executable, "-c", INTERRUPTED_IN_TEARDOWN.replace("CODE", str(code))]
+    found = subprocess.run(words, capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (code, f"the answer\n{after}", "")
+
+
+def test_a_signal_while_another_is_handled_leaves_the_note_about_what_is_saved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = KeyboardInterrupt("SIGINT"), KeyboardInterrupt()
+    first.add_note("stopped at step 7")
+    second.__context__ = first
+    assert ended(monkeypatch, tmp_path, second) == 130
+    assert capsys.readouterr().err.strip() == "stopped at step 7"
