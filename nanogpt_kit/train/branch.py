@@ -41,7 +41,9 @@ class BranchPoint:
         if requested.total_steps == before.total_steps:
             command = resume_command(self.folder, "--extend", "STEPS", step=self.step)
             needs = f"{self.folder}@{self.step} needs the number of further steps"
-            raise KitError(f"{needs}; a new run from step {self.step}: {command}; the run itself: {resume_command(self.folder)}")
+            raise KitError(
+                f"{needs}; a new run from step {self.step}: {command}; the run itself: {resume_command(self.folder)}"
+            )
         if requested.total_steps <= self.step:
             expected = f"should be more than {self.step}, the step to begin from"
             raise KitError(f"train.steps {expected}, got {requested.total_steps}")

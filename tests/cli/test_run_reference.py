@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -156,7 +157,51 @@ def test_options_that_exclude_a_run_are_refused(
 
 def test_an_experiment_is_not_extended(tiny: Path, command: Command) -> None:
     told = command("run", tiny, "--extend", 5)
-    assert (told.code, "nanogpt-kit run RUN --extend STEPS" in told.err) == (2, True)
+    assert (told.code, "nanogpt-kit run RUN --extend 5" in told.err) == (2, True)
+    told = command("run", tiny, "--resume=runs/tiny/a b", "--extend", 5)
+    assert (told.code, "nanogpt-kit run 'runs/tiny/a b' --extend 5" in told.err) == (2, True)
+
+
+def test_a_name_on_the_command_line_is_that_of_the_run_to_resume(
+    tiny: Path, command: Command, stopped: RunFolder
+) -> None:
+    other = session.run(Experiment.load(tiny, [*QUIET, "name=other"]))
+    other.set_status("interrupted")
+    shutil.rmtree(other.checkpoint(6))
+    assert command("run", "tiny", "name=other", "--resume").code == 0
+    assert (other.status().state, stopped.status().state) == ("finished", "interrupted")
+
+
+@pytest.mark.parametrize("path", ["runs/tiny", "runs/tiny/", "runs/tiny/20260101", "{run}x", "{run}/checkpoints"])
+def test_a_path_among_the_runs_that_is_no_run_names_the_command_that_continues(
+    stopped: RunFolder, command: Command, path: str
+) -> None:
+    told = command("run", path.format(run=stopped))
+    expected = "runs/tiny has runs of that experiment: `nanogpt-kit run --resume tiny` continues the newest"
+    assert (told.code, expected in told.err) == (2, True), told.err
+
+
+def test_a_path_below_a_folder_without_runs_is_an_unknown_run(stopped: RunFolder, command: Command) -> None:
+    told = command("run", "runs/tinny/x")
+    assert (told.code, told.err.startswith("error: no run 'runs/tinny/x'"), "Runs here: tiny." in told.err) == (
+        *(2, True),
+        True,
+    )
+
+
+def test_a_text_that_is_missing_in_another_folder_names_the_folder_the_run_was_started_in(
+    tiny: Path, stopped: RunFolder, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toml = stopped.experiment
+    lines = toml.read_text().splitlines()
+    toml.write_text("\n".join('source = "own.txt"' if line.startswith("source = ") else line for line in lines))
+    run = stopped.path.absolute()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    told = command("run", run)
+    last = f"{run} was started in {tmp_path}; continue it in that folder"
+    assert (told.code, told.err.splitlines()[-1]) == (2, last)
+    assert "dataset.source: 'own.txt' matches no file" in told.err
 
 
 def test_without_an_experiment_and_a_run_the_argument_is_missing(command: Command) -> None:

@@ -210,4 +210,35 @@ def test_steps_are_equal_where_the_schedule_gives_the_same_rates(
     rates = [[experiment.schedule.multiplier(step, end) for step in range(min(20, total))] for end in (20, total)]
     assert rates[0][:shared] == rates[1][:shared]
     assert rates[0][shared : shared + 1] != rates[1][shared : shared + 1] or shared == min(20, total)
-    assert equal_steps(experiment, total) == shared
+    assert equal_steps(experiment, total, 20) == shared
+
+
+def test_a_run_of_very_many_steps_that_a_budget_of_seconds_ended_is_extended_at_once(
+    tiny: Path, command: Command
+) -> None:
+    run = trained(tiny, CONSTANT, f"train.steps={10**11}", "train.max_seconds=1e-9")
+    told = command("run", run, "--extend", 5, f"train.max_seconds={run.status().seconds + 0.03}")
+    assert (told.code, run.status().total_steps) == (0, 10**11 + 5)
+    run.set_status("finished", ended_by="callback", step=3, total_steps=10**11 + 5)
+    told = command("run", run)
+    assert told.err.splitlines()[-1] == f"to train longer: nanogpt-kit run {run} --extend STEPS"
+
+
+def test_the_summary_of_a_branch_names_the_checkpoint_it_begins_from(tiny: Path, command: Command) -> None:
+    first = trained(tiny, WSD, KEEP)
+    told = command("run", f"{first}@8", "--extend", 10, "callback=['console']")
+    assert f"branches from {first} at step 8 of 30\n" in told.err
+    newest = runs()[-1]
+    shutil.rmtree(newest.checkpoint(30))
+    newest.set_status("interrupted")
+    assert "resumes at step 28 of 30\n" in command("run", newest).err
+
+
+@pytest.mark.parametrize(("reference", "steps"), [("{run}", 15), ("{run}@16", 19)])
+def test_a_refusal_of_other_steps_names_a_new_run_with_them(
+    tiny: Path, command: Command, reference: str, steps: int
+) -> None:
+    first = trained(tiny, WSD, KEEP)
+    told = command("run", reference.format(run=first), f"train.steps={steps}")
+    last = f"train a new run: nanogpt-kit run {first}/experiment.toml train.steps={steps}"
+    assert (told.code, told.err.splitlines()[-1]) == (2, last)
