@@ -74,10 +74,11 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> Ru
         error = KitError(f"{folder} is finished: {status.step:,} steps")
         error.add_note(extension_hint(folder, before, status))
         raise error
-    copies = {} if step is not None else requested.component_sources  # a new run copies them itself
-    for path, source in copies.items():  # such as a callback that this run did not have before
+    for path, source in requested.component_sources.items():
         copy = folder.path / "components" / path.name
-        if not copy.exists():
+        if copy.exists() and copy.read_bytes() != source:
+            logger.info("%s has changed since the run started, which continues with its copy, %s", path, copy)
+        elif step is None and not copy.exists():  # such as a callback that this run did not have before
             copy.parent.mkdir(exist_ok=True)
             write_atomically(copy, source)
             layers.values["components"].append(f"components/{path.name}")

@@ -390,6 +390,21 @@ def test_a_local_callback_may_join_on_resume(tiny: Path, killed: RunFolder) -> N
     assert (killed.path / "counted").read_text() == "10"
 
 
+def test_a_component_file_that_has_changed_is_reported_and_the_copy_in_the_run_is_used(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tiny.parent / "counter.py"
+    file.write_text(COUNTER, encoding="utf-8")
+    options = ["components=['counter.py']", "callback=['counter']", "schedule=constant"]
+    folder = session.run(Experiment.load(tiny, options))
+    file.write_text(f"{COUNTER}# changed", encoding="utf-8")
+    with caplog.at_level("INFO", "nanogpt_kit"):
+        session.run(Experiment.load(tiny, [*options, "train.steps=22"]), resume=str(folder))
+    copy = folder.path / "components" / "counter.py"
+    assert f"counter.py has changed since the run started, which continues with its copy, {copy}" in caplog.text
+    assert copy.read_text() == COUNTER
+
+
 def test_the_seconds_of_a_run_continue_after_a_resume(tiny: Path, killed: RunFolder) -> None:
     session.run(Experiment.load(tiny, ["callback=[]"]), resume="")
     seconds = [line["seconds"] for line in read_metrics(killed.metrics)]
