@@ -40,8 +40,10 @@ class NamedRun:
             raise KitError(f"{self} and --resume={resume} are two runs; remove one of them")
         if into or seeds:
             option = "--into" if into else "--seeds"
-            continues = "continues in its own folder" if self.step is None else "is branched into a new run folder"
-            raise KitError(f"{self} {continues} with its own seed; remove {option}")
+            what = "continues in its own folder with its own seed"
+            if self.step is not None:
+                what = "begins a new run, in a new folder and with the same seed"
+            raise KitError(f"{self} {what}; remove {option}")
 
 
 def find_named_run(text: str) -> NamedRun | None:
