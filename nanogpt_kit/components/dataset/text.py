@@ -15,9 +15,11 @@ from typing import Annotated, Literal
 
 from nanogpt_kit.api import Document, Field, HashSplitDataset, PathStr, TextFile, content_hash, text_files
 
+SourceStr = Annotated[PathStr, Field(min_length=1)]
+
 
 class Text(HashSplitDataset):
-    source: PathStr | tuple[PathStr, ...] = Field(
+    source: SourceStr | Annotated[tuple[SourceStr, ...], Field(min_length=1)] = Field(
         description="text files, globs or folders, relative to the current folder"
     )
     field: str = Field("text", description="key (.jsonl) or column (.csv, .tsv, .parquet) that contains the text")
@@ -45,4 +47,4 @@ class Text(HashSplitDataset):
         return text_files(self.source, self.field, self.errors, self.suffixes)
 
     def check_source(self) -> None:
-        text_files(self.source, self.field, self.errors, self.suffixes, with_log=True)
+        text_files(self.source, self.field, self.errors, self.suffixes, with_check=True)
