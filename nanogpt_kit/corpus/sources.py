@@ -82,7 +82,10 @@ def text_sources(
     sources: str | tuple[str, ...], field: str, errors: Literal["strict", "replace"], suffixes: tuple[str, ...]
 ) -> Iterator[FolderContent | list[TextFile]]:
     """The content of each source that is a folder, else its files. Raises KitError for a source without text."""
-    for source in (sources,) if isinstance(sources, str) else sources:
+    names = (sources,) if isinstance(sources, str) else sources
+    if not all(names) or not names:
+        raise source_error(f"should name a text file, a folder or a glob, got {sources!r}")
+    for source in names:
         if os.path.isdir(source):
             content = find_text_files(Path(source), field, errors, tuple(map(normalize_suffix, suffixes)))
             if not content.files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -41,7 +42,11 @@ def check_before_data(
     if is_first_rank:
         checks.append(lambda: check_source(experiment))
     if is_first_rank and resumed is None:
-        checks += [lambda: state_from_run(experiment), lambda: check_prompt(experiment)]
+        checks += [
+            lambda: state_from_run(experiment),
+            lambda: check_tokenizer_files(experiment),
+            lambda: check_prompt(experiment),
+        ]
     run_checks(checks)
     return modules[0]
 
@@ -80,6 +85,19 @@ def check_source(experiment: Experiment) -> None:
             location = experiment.location(tuple((fault.key or "dataset.source").split(".")))
             faults.append(Fault(fault.message, fault.key, fault.location or location))
         raise KitError(*faults) from None
+
+
+def check_tokenizer_files(experiment: Experiment) -> None:
+    """Raises KitError where a tokenizer is built from a file that is not there, or that may not be read."""
+    tokenizer = experiment.tokenizer
+    if tokenizer.from_run is not None or experiment.dataset.vocabulary() is not None:
+        return
+    for option in sorted(tokenizer.location_options - {"from_run"}):
+        path = getattr(tokenizer, option)
+        if path is not None and not os.access(path, os.R_OK):
+            reason = "is not readable" if os.path.exists(path) else f"does not exist, relative to {os.getcwd()}"
+            location = experiment.location(("tokenizer", option))
+            raise KitError(Fault(f"{path!r} {reason}", f"tokenizer.{option}", location))
 
 
 def run_checks(checks: Sequence[Callable[[], object]]) -> None:

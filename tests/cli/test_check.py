@@ -40,6 +40,12 @@ REFUSED = {
     "no text": (["dataset.source=nowhere/*.md"], ["dataset.source: 'nowhere/*.md' matches no file or folder"]),
     "no run to start from": (["model.init_from=tinny"], ["model.init_from: no run 'tinny'"]),
     "no run with the tokenizer": (["tokenizer.from_run=tinny"], ["tokenizer.from_run: no run 'tinny'"]),
+    "no file of a tokenizer": (
+        ["tokenizer=gpt2", "tokenizer.file=nowhere/r50k_base.tiktoken"],
+        ["tokenizer.file: 'nowhere/r50k_base.tiktoken' does not exist, relative to /"],
+    ),
+    "a list without texts": (["dataset.source=[]"], ["dataset.source: should name a text file, a folder or a glob"]),
+    "a text without a name": (["dataset.source=['a.txt', '']"], ["dataset.source: should name a text file"]),
     "no such device": (["train.device=cuda"], ["train.device: is 'cuda'"]),
     "a prompt": (["sample.num_samples=1", "sample.prompt=", "tokenizer=char"], ["sample.prompt: "]),
     "a metric": (["checkpoint.keep_best=val/los"], ["checkpoint.keep_best: ", "did you mean 'val/loss'?"]),

@@ -15,11 +15,8 @@ from typing import Annotated, Literal
 
 from nanogpt_kit.api import Document, Field, HashSplitDataset, PathStr, TextFile, content_hash, text_files
 
-SourceStr = Annotated[PathStr, Field(min_length=1)]
-
-
 class Text(HashSplitDataset):
-    source: SourceStr | Annotated[tuple[SourceStr, ...], Field(min_length=1)] = Field(
+    source: PathStr | tuple[PathStr, ...] = Field(
         description="text files, globs or folders, relative to the current folder"
     )
     field: str = Field("text", description="key (.jsonl) or column (.csv, .tsv, .parquet) that contains the text")
