@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from nanogpt_kit.api import Document, Field, HashSplitDataset, PathStr, TextFile, content_hash, text_files
 
+
 class Text(HashSplitDataset):
     source: PathStr | tuple[PathStr, ...] = Field(
         description="text files, globs or folders, relative to the current folder"
