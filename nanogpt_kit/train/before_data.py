@@ -16,8 +16,8 @@ from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import resolve_run_context
 from nanogpt_kit.train.memory import check_memory
-from nanogpt_kit.train.metric_names import check_metric_options
-from nanogpt_kit.train.warm_start import WarmStart, is_download
+from nanogpt_kit.train.metric_names import check_metric_options, check_unique_metrics
+from nanogpt_kit.train.warm_start import WarmStart, check_published_tokens, is_download
 
 ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
 
@@ -34,6 +34,7 @@ def check_before_data(
 
     checks: list[Callable[[], object]] = [
         lambda: experiment.check_context(ctx),
+        lambda: check_unique_metrics(experiment),
         lambda: check_metric_options(experiment),
         lambda: modules.append(check_model(experiment, ctx)),
     ]
@@ -58,7 +59,9 @@ def check_without_running(experiment: Experiment, n_processes: int, trust_code: 
     """
     ctx, _ = resolve_run_context(experiment, n_processes)
     module = check_before_data(experiment, ctx)
-    if not is_download(experiment):
+    if is_download(experiment):
+        check_published_tokens(experiment)
+    else:
         start = WarmStart.find(experiment, None, trust_code)
         if start:
             start.check_tokenizer_options(experiment)

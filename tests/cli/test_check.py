@@ -49,6 +49,10 @@ REFUSED = {
     "no such device": (["train.device=cuda"], ["train.device: is 'cuda'"]),
     "a prompt": (["sample.num_samples=1", "sample.prompt=", "tokenizer=char"], ["sample.prompt: "]),
     "a metric": (["checkpoint.keep_best=val/los"], ["checkpoint.keep_best: ", "did you mean 'val/loss'?"]),
+    "two metrics of one name": (
+        ["evaluator=['loss', 'bits_per_byte', 'loss']"],
+        ["evaluator.2: reports 'val/loss', as evaluator.0 does"],
+    ),
     "a component that cannot run here": (["parallel=fsdp"], ["parallel: fsdp requires several processes"]),
     "a missing package": (
         ["components=['needs.py']", "model.mlp=needs"],
@@ -162,7 +166,20 @@ def test_the_tokenizer_of_a_third_run_is_refused(
 
 def test_published_weights_are_not_downloaded(tiny: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_start, "import_run", lambda name: pytest.fail(f"{name} is downloaded"))
-    assert command("check", tiny, "model.init_from=gpt2").code == 0
+    assert command("check", tiny, "model.init_from=gpt2", "tokenizer=gpt2").code == 0
+
+
+def test_of_published_weights_the_tokenizer_is_known_before_they_are_downloaded(
+    tiny: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_start, "import_run", lambda name: pytest.fail(f"{name} is downloaded"))
+    for verb in ("check", "run"):
+        answer = command(verb, tiny, *QUICK, "model.init_from=gpt2", "tokenizer=byte")
+        assert answer.code == 2
+        assert (
+            "command line: tokenizer: gpt2 was trained on other tokens: gpt2 of 50,257 tokens, here byte" in answer.err
+        )
+        assert 'set tokenizer.use = "gpt2"' in answer.err
 
 
 @pytest.mark.parametrize(
