@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -231,6 +232,22 @@ def test_check_says_on_a_terminal_what_takes_long(
         with slow_note.note_if_slow("still at work", 0.01):
             time.sleep(0.2)
         assert capsys.readouterr().err == ("still at work\n" if is_terminal else "")
+
+
+def test_no_built_in_part_imports_the_compiler_when_a_model_is_checked(tiny: Path) -> None:
+    code = f"""
+import sys
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.train.before_data import check_without_running
+for kind in ("attention", "mlp", "norm", "position"):
+    for name in (entry.name for entry in Registry.installed().of_kind(kind)):
+        if name != "flex":
+            check_without_running(Experiment.load({str(tiny)!r}, [f"model.{{kind}}={{name}}", "train.device=cpu"]), 1)
+            assert "torch._dynamo" not in sys.modules, name  # it takes a second to import
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_json_counts_the_model_with_the_vocabulary_that_is_assumed(tiny: Path, command: Command) -> None:
