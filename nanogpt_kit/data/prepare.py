@@ -25,7 +25,7 @@ from nanogpt_kit.system.folders import available_cores
 
 logger = logging.getLogger(__name__)
 
-MAX_HELD_OUT = 0.5  # fraction of the text that is not for training, above which more of it is no surprise
+MAX_HELD_OUT = 0.5  # fraction of the text that is not for training, above which it may be the larger part
 
 
 def data_root() -> Path:
