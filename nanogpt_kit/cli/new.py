@@ -23,10 +23,11 @@ OWN_TEXT = "my_text"  # the shipped experiment that trains on the user's text
 SCHEMA = "nanogpt-kit.schema.json"
 DEFAULT_NAME = "experiment"  # where a file name has no letter that a name may have
 MAX_NAME = 100  # characters
+MAX_NAMED = 3  # files in a message
 SOURCE = re.compile(r"^source = (?P<value>.+?)(?P<gap> *)(?P<comment>#.*)?$", re.MULTILINE)
 
 
-@click.command()
+@click.command(context_settings={"allow_extra_args": True})
 @click.argument("file", callback=expand_path_argument, metavar="FILE.toml", shell_complete=any_path_candidates)
 @click.option(
     "--from",
@@ -45,25 +46,45 @@ SOURCE = re.compile(r"^source = (?P<value>.+?)(?P<gap> *)(?P<comment>#.*)?$", re
     shell_complete=any_path_candidates,
     help="Text to train on: a file, folder or glob, for dataset.source; may be repeated.",
 )
-def new(file: str, template: str, sources: tuple[str, ...]) -> None:
+@click.pass_context
+def new(ctx: click.Context, file: str, template: str, sources: tuple[str, ...]) -> None:
     """Write FILE.toml, a commented experiment to edit and run, and beside it a JSON schema for editors.
 
     Nothing is overwritten. The name of the experiment is that of the file.
     """
+    check_no_more_words(ctx.args, file, sources)
     path, text = new_path(file), read_template(template)
     text = set_value(text, "name", experiment_name(path.stem))
     if sources:
         text = set_source(text, template, sources)
     try:
         write_atomically(path, f"#:schema {SCHEMA}\n{text}")
-        write_schema(path.parent)
     except OSError as error:
         raise KitError(f"{path}: cannot be written: {error.strerror}") from None
+    click.echo(printable(f"written: {path}, from the shipped {template}"))
+    write_schema(path.parent / SCHEMA)
     print_next_steps(path, template, verb="sweep" if "\n[sweep]\n" in text else "run", is_ready=bool(sources))
 
 
+def check_no_more_words(words: Sequence[str], file: str, sources: Sequence[str]) -> None:
+    """Raises KitError for words after FILE, such as the files that a shell makes of an unquoted glob."""
+    if not words:
+        return
+    if "=" in words[0]:
+        raise KitError(f"command line: unexpected {words[0]!r}: `new` takes no overrides; set the option in {file}")
+    paths = [*sources, *words]
+    options = [word for path in paths[:MAX_NAMED] for word in ("--source", path)]
+    command = shlex.join(["nanogpt-kit", "new", file, *options]) + " ..." * (len(paths) > MAX_NAMED)
+    raise KitError(
+        f"command line: unexpected {words[0]!r}: --source takes one path; put quotes around a glob, as in "
+        f"--source '*.txt', or write `{command}`"
+    )
+
+
 def new_path(file: str) -> Path:
-    """The file to write. Raises KitError where it exists, or its folder does not."""
+    """The file to write. Raises KitError where it has no name or exists, or where its folder does not exist."""
+    if os.path.basename(file) in ("", SUFFIX) and not os.path.isdir(file):
+        raise KitError(f"{file!r} should be the name of a new file, as in my{SUFFIX}")
     if not file.endswith(SUFFIX) and os.path.lexists(file):
         raise KitError(explain_other_file(file))
     path = Path(file if file.endswith(SUFFIX) else f"{file}{SUFFIX}")
@@ -117,11 +138,27 @@ def toml_string(text: str) -> str:
     return tomli_w.dumps({"x": text}).partition("= ")[2].strip()
 
 
-def write_schema(folder: Path) -> None:
-    """Writes the schema that editors check experiment files with; one that is there may be of another version."""
+def write_schema(path: Path) -> None:
+    """Writes the schema that editors check experiment files with, unless a file of that name exists."""
     from nanogpt_kit.core.schema import experiment_schema
 
-    write_atomically(folder / SCHEMA, json.dumps(experiment_schema(), indent=2) + "\n")
+    schema = json.dumps(experiment_schema(), indent=2) + "\n"
+    if not os.path.lexists(path):
+        try:
+            write_atomically(path, schema)
+        except OSError as error:
+            raise KitError(f"{path}: cannot be written: {error.strerror}") from None
+        click.echo(printable(f"written: {path}, for editors"))
+    elif not is_same_file(path, schema):
+        command = shlex.join(["nanogpt-kit", "schema", "--output", str(path)])
+        click.echo(printable(f"not overwritten: {path}, which has other content; `{command}` writes the schema"))
+
+
+def is_same_file(path: Path, text: str) -> bool:
+    try:
+        return read_text(path) == text
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def print_next_steps(path: Path, template: str, verb: str, is_ready: bool) -> None:
@@ -129,5 +166,4 @@ def print_next_steps(path: Path, template: str, verb: str, is_ready: bool) -> No
     word = shlex.quote(path.stem if is_named else str(path))
     edit = f"edit {path}" if template != OWN_TEXT else f"set dataset.source in {path} to a file or folder of text"
     steps = [*([] if is_ready else [edit]), f"nanogpt-kit check {word}", f"nanogpt-kit {verb} {word}"]
-    click.echo(printable(f"written: {path}, from the shipped {template}, and {path.parent / SCHEMA}"))
     click.echo(printable("\n".join(["next:", *(f"  {step}" for step in steps)])))

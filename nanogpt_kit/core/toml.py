@@ -10,7 +10,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.paths import expand_path
-from nanogpt_kit.core.shipped import find_base, is_bare_name, nearest_names, path_in_messages, shipped_experiments
+from nanogpt_kit.core.shipped import SUFFIX, find_base, nearest_names, path_in_messages, shipped_experiments
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 from nanogpt_kit.system.reading import read_bytes
 
@@ -67,10 +67,10 @@ def read_extended_files(path: Path, folder: Path | None = None) -> list[TomlFile
         try:
             file = read_toml_file(following)
         except KitError as error:
-            if not files or file_exists(following):
+            if not files or os.path.isfile(following):
                 raise
             note = "paths are relative to the file that extends"
-            raise extends_fault(files[-1], f"{error} ({note}){suggest_shipped(base)}") from None
+            raise extends_fault(files[-1], f"{error} ({note}){suggest_base(base, files[-1].path)}") from None
         identity = os.path.realpath(following)
         if identity in seen:
             circle = " -> ".join(str(file.path) for file in files)
@@ -99,17 +99,18 @@ def anchor_components(file: TomlFile, folder: Path) -> None:
             names[index] = os.path.abspath(home / expanded)
 
 
-def suggest_shipped(text: str) -> str:
-    """For a base that does not exist: the nearest experiment that is shipped, if its name is near."""
-    close = nearest_names(text, [*shipped_experiments()]) if is_bare_name(text) else []
-    return f"; did you mean the shipped {close[0]!r}?" if close else ""
-
-
-def file_exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # no file can have such a name
-        return False
+def suggest_base(text: str, extending: Path) -> str:
+    """For a base that does not exist: the same name with .toml, else the nearest file beside it or shipped name."""
+    beside = extending.parent / f"{text}{SUFFIX}"
+    if os.path.isfile(beside):
+        return f"; did you mean {text + SUFFIX!r}?"
+    others = [path.stem for path in sorted(beside.parent.glob(f"*{SUFFIX}")) if path != extending]
+    close = nearest_names(text, [*others, *shipped_experiments()])
+    if not close:
+        return ""
+    if close[0] in others:
+        return f"; did you mean {os.path.join(os.path.dirname(text), close[0] + SUFFIX)!r}?"
+    return f"; did you mean the shipped {close[0]!r}?"
 
 
 def extends_fault(file: TomlFile, message: str) -> KitError:

@@ -110,22 +110,33 @@ def search_folder(
         return
     for entry in found:
         path = folder / entry.name
+        kind = kind_of(entry)
         if entry.name.startswith("."):
             content.leave_out("hidden", path)
-        elif entry.is_dir(follow_symlinks=False):
+        elif kind == "folder":
             if is_generated(path):
                 content.leave_out("generated", path)
             else:
                 search_folder(path, content, field_name, errors, suffixes)
-        elif entry.is_dir():
-            content.leave_out("linked", path)
-        elif entry.is_file():
+        elif kind in ("linked", "unreadable"):
+            content.leave_out(kind, path)
+        elif kind == "file":
             file = TextFile(path, field_name, errors, is_plain=is_plain(path))
             reason = why_left_out(file, suffixes)
             if reason is None:
                 content.files.append(file)
             else:
                 content.leave_out(reason, path)
+
+
+def kind_of(entry: os.DirEntry[str]) -> Literal["folder", "linked", "file", "unreadable", "other"]:
+    """What is in a folder: "linked" is a link to a folder; "other" a link to nothing, a pipe or a device."""
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            return "folder"
+        return "linked" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:  # links that lead to each other, or into a folder that may not be entered
+        return "unreadable"
 
 
 def is_generated(folder: Path) -> bool:

@@ -10,8 +10,10 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Dataset
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.core.paths import expand_path
+from nanogpt_kit.corpus.hash_split import HashSplitDataset
 from nanogpt_kit.data.build import build_data_folder
 from nanogpt_kit.data.manifest import FORMAT_VERSION, MANIFEST, DatasetRecord, damaged_data_error
 from nanogpt_kit.data.prepared_data import PreparedData
@@ -22,6 +24,8 @@ from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.system.folders import available_cores
 
 logger = logging.getLogger(__name__)
+
+MAX_HELD_OUT = 0.5  # fraction of the text that is not for training, above which it may be the larger part
 
 
 def data_root() -> Path:
@@ -60,7 +64,20 @@ def prepare(
     if verify:
         prepared.check()
     prepared.check_block_size(experiment.model.block_size)
+    warn_of_long_documents(experiment.dataset, prepared)
     return prepared
+
+
+def warn_of_long_documents(dataset: Dataset, prepared: PreparedData) -> None:
+    """Logs where a long document gives validation or test more text than training, as one novel among notes may."""
+    if not isinstance(dataset, HashSplitDataset) or dataset.val_fraction + dataset.test_fraction > MAX_HELD_OUT:
+        return
+    counts = {name: split.tokens for name, split in prepared.splits.items()}
+    largest = max(counts, key=counts.__getitem__)
+    if largest != "train":
+        sizes = f"{largest} has {counts[largest]:,} tokens and train has {counts['train']:,}"
+        remedy = "divide long ones into several files, or name a single file, whose end becomes val"
+        logger.warning("%s, since a document is not divided between splits; %s", sizes, remedy)
 
 
 def check_target_free(path: Path) -> None:

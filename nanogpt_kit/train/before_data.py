@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import resolve_run_context
 from nanogpt_kit.train.memory import check_memory
-from nanogpt_kit.train.metric_names import check_metric_options
-from nanogpt_kit.train.warm_start import WarmStart, is_download
+from nanogpt_kit.train.metric_names import check_metric_options, check_unique_metrics
+from nanogpt_kit.train.warm_start import WarmStart, check_published_tokens, is_download
 
 ASSUMED_VOCABULARY = 256  # tokens, where the tokenizer learns it from the text
 
@@ -34,6 +35,7 @@ def check_before_data(
 
     checks: list[Callable[[], object]] = [
         lambda: experiment.check_context(ctx),
+        lambda: check_unique_metrics(experiment),
         lambda: check_metric_options(experiment),
         lambda: modules.append(check_model(experiment, ctx)),
     ]
@@ -42,7 +44,11 @@ def check_before_data(
     if is_first_rank:
         checks.append(lambda: check_source(experiment, resumed))
     if is_first_rank and resumed is None:
-        checks += [lambda: state_from_run(experiment), lambda: check_prompt(experiment)]
+        checks += [
+            lambda: state_from_run(experiment),
+            lambda: check_tokenizer_files(experiment),
+            lambda: check_prompt(experiment),
+        ]
     run_checks(checks)
     return modules[0]
 
@@ -54,7 +60,9 @@ def check_without_running(experiment: Experiment, n_processes: int, trust_code: 
     """
     ctx, _ = resolve_run_context(experiment, n_processes)
     module = check_before_data(experiment, ctx)
-    if not is_download(experiment):
+    if is_download(experiment):
+        check_published_tokens(experiment)
+    else:
         start = WarmStart.find(experiment, None, trust_code)
         if start:
             start.check_tokenizer_options(experiment)
@@ -88,6 +96,19 @@ def check_source(experiment: Experiment, resumed: RunFolder | None = None) -> No
         if started_in != str(Path.cwd()):
             missing.add_note(f"{resumed} was started in {started_in}; continue it in that folder")
         raise missing from None
+
+
+def check_tokenizer_files(experiment: Experiment) -> None:
+    """Raises KitError where a tokenizer is built from a file that is not there, or that may not be read."""
+    tokenizer = experiment.tokenizer
+    if tokenizer.from_run is not None or experiment.dataset.vocabulary() is not None:
+        return
+    for option in sorted(tokenizer.location_options - {"from_run"}):
+        path = getattr(tokenizer, option)
+        if path is not None and not os.access(path, os.R_OK):
+            reason = "is not readable" if os.path.exists(path) else f"does not exist, relative to {os.getcwd()}"
+            location = experiment.location(("tokenizer", option))
+            raise KitError(Fault(f"{path!r} {reason}", f"tokenizer.{option}", location))
 
 
 def run_checks(checks: Sequence[Callable[[], object]]) -> None:

@@ -31,6 +31,22 @@ def evaluator_metrics(experiment: Experiment) -> set[str] | None:
     return names
 
 
+def check_unique_metrics(experiment: Experiment) -> None:
+    """Raises KitError where two evaluators report a metric of the same name, which would end the run."""
+    first: dict[str, int] = {}
+    faults = []
+    for index, evaluator in enumerate(experiment.evaluator):
+        for name in evaluator.metric_names() or ():
+            if first.setdefault(name, index) != index:
+                reason = (
+                    f"reports {name!r}, as evaluator.{first[name]} does; remove one of them, or give them other splits"
+                )
+                location = experiment.layers.location(("evaluator", index, "use"))
+                faults.append(Fault(reason, f"evaluator.{index}", location))
+    if faults:
+        raise KitError(*faults)
+
+
 def check_metric_options(experiment: Experiment) -> None:
     """Raises KitError where `checkpoint.keep_best` or a callback names a metric that no evaluator reports."""
     names = evaluator_metrics(experiment)

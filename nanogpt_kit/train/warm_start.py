@@ -27,6 +27,7 @@ from nanogpt_kit.train.starting_tokens import describe_other_tokens, other_token
 
 logger = logging.getLogger(__name__)
 
+PUBLISHED_TOKENIZER: dict[str, Any] = {"use": "gpt2", "vocab_size": 50_257, "state": {}}  # of all PUBLISHED_MODELS
 MAY_DIFFER = ("model.init_from", "model.dropout", "model.block_size")  # from the model that had the weights
 
 
@@ -49,6 +50,8 @@ class WarmStart:
         name, location = experiment.model.init_from, experiment.location(("model", "init_from"))
         if name is None or (resumed and store.list_checkpoints(resumed.checkpoints)):
             return None
+        if not resumed and is_download(experiment):
+            check_published_tokens(experiment)
         try:
             checkpoint = original_checkpoint(resumed) if resumed else named_checkpoint(name)
         except KitError as error:
@@ -96,6 +99,13 @@ def is_download(experiment: Experiment) -> bool:
     except KitError:
         return True
     return False
+
+
+def check_published_tokens(experiment: Experiment) -> None:
+    """Raises KitError where the tokenizer is not that of the published GPT-2 whose weights would be downloaded."""
+    now = describe_other_tokens(experiment, experiment, PUBLISHED_TOKENIZER)
+    if now:
+        raise other_tokens_error(experiment, Path(str(experiment.model.init_from)), PUBLISHED_TOKENIZER, now)
 
 
 def named_checkpoint(name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -40,9 +41,19 @@ REFUSED = {
     "no text": (["dataset.source=nowhere/*.md"], ["dataset.source: 'nowhere/*.md' matches no file or folder"]),
     "no run to start from": (["model.init_from=tinny"], ["model.init_from: no run 'tinny'"]),
     "no run with the tokenizer": (["tokenizer.from_run=tinny"], ["tokenizer.from_run: no run 'tinny'"]),
+    "no file of a tokenizer": (
+        ["tokenizer=gpt2", "tokenizer.file=nowhere/r50k_base.tiktoken"],
+        ["tokenizer.file: 'nowhere/r50k_base.tiktoken' does not exist, relative to /"],
+    ),
+    "a list without texts": (["dataset.source=[]"], ["dataset.source: should name a text file, a folder or a glob"]),
+    "a text without a name": (["dataset.source=['a.txt', '']"], ["dataset.source: should name a text file"]),
     "no such device": (["train.device=cuda"], ["train.device: is 'cuda'"]),
     "a prompt": (["sample.num_samples=1", "sample.prompt=", "tokenizer=char"], ["sample.prompt: "]),
     "a metric": (["checkpoint.keep_best=val/los"], ["checkpoint.keep_best: ", "did you mean 'val/loss'?"]),
+    "two metrics of one name": (
+        ["evaluator=['loss', 'bits_per_byte', 'loss']"],
+        ["evaluator.2: reports 'val/loss', as evaluator.0 does"],
+    ),
     "a component that cannot run here": (["parallel=fsdp"], ["parallel: fsdp requires several processes"]),
     "a missing package": (
         ["components=['needs.py']", "model.mlp=needs"],
@@ -156,7 +167,20 @@ def test_the_tokenizer_of_a_third_run_is_refused(
 
 def test_published_weights_are_not_downloaded(tiny: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_start, "import_run", lambda name: pytest.fail(f"{name} is downloaded"))
-    assert command("check", tiny, "model.init_from=gpt2").code == 0
+    assert command("check", tiny, "model.init_from=gpt2", "tokenizer=gpt2").code == 0
+
+
+def test_of_published_weights_the_tokenizer_is_known_before_they_are_downloaded(
+    tiny: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_start, "import_run", lambda name: pytest.fail(f"{name} is downloaded"))
+    for verb in ("check", "run"):
+        answer = command(verb, tiny, *QUICK, "model.init_from=gpt2", "tokenizer=byte")
+        assert answer.code == 2
+        assert (
+            "command line: tokenizer: gpt2 was trained on other tokens: gpt2 of 50,257 tokens, here byte" in answer.err
+        )
+        assert 'set tokenizer.use = "gpt2"' in answer.err
 
 
 @pytest.mark.parametrize(
@@ -208,6 +232,22 @@ def test_check_says_on_a_terminal_what_takes_long(
         with slow_note.note_if_slow("still at work", 0.01):
             time.sleep(0.2)
         assert capsys.readouterr().err == ("still at work\n" if is_terminal else "")
+
+
+def test_no_built_in_part_imports_the_compiler_when_a_model_is_checked(tiny: Path) -> None:
+    code = f"""
+import sys
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.train.before_data import check_without_running
+for kind in ("attention", "mlp", "norm", "position"):
+    for name in (entry.name for entry in Registry.installed().of_kind(kind)):
+        if name != "flex":
+            check_without_running(Experiment.load({str(tiny)!r}, [f"model.{{kind}}={{name}}", "train.device=cpu"]), 1)
+            assert "torch._dynamo" not in sys.modules, name  # it takes a second to import
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_json_counts_the_model_with_the_vocabulary_that_is_assumed(tiny: Path, command: Command) -> None:

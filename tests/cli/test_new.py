@@ -31,7 +31,8 @@ def test_by_default_it_is_an_experiment_for_own_text(file: str, command: Command
     answer = command("new", file)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == [
-        "written: my.toml, from the shipped my_text, and nanogpt-kit.schema.json",
+        "written: my.toml, from the shipped my_text",
+        "written: nanogpt-kit.schema.json, for editors",
         "next:",
         "  set dataset.source in my.toml to a file or folder of text",
         "  nanogpt-kit check my",
@@ -97,12 +98,40 @@ def test_the_next_step_of_a_sweep_is_a_sweep(command: Command) -> None:
     ]
 
 
+def test_files_that_a_shell_makes_of_a_glob_are_named_in_the_remedy(command: Command) -> None:
+    answer = command("new", "x", "--source", "a.txt", "b c.txt")
+    assert "`nanogpt-kit new x --source a.txt --source 'b c.txt'`" in answer.err
+
+
 def test_the_next_steps_can_be_typed(command: Command) -> None:
     Path("sub folder").mkdir()
     Path("mine").mkdir()
     assert "nanogpt-kit run 'sub folder/x.toml'" in command("new", "sub folder/x").out
     assert Path("sub folder/nanogpt-kit.schema.json").exists()
     assert "nanogpt-kit run mine.toml" in command("new", "mine.toml").out
+
+
+def test_a_schema_that_is_there_is_kept(command: Command) -> None:
+    schema = Path("nanogpt-kit.schema.json")
+    schema.write_text("mine")
+    answer = command("new", "my")
+    assert answer.code == 0
+    assert schema.read_text() == "mine"
+    assert "not overwritten: nanogpt-kit.schema.json" in answer.out
+    assert "`nanogpt-kit schema --output nanogpt-kit.schema.json`" in answer.out
+    assert command("schema", "--output", "nanogpt-kit.schema.json").code == 0
+    assert "nanogpt-kit.schema.json" not in command("new", "other").out
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_what_has_the_name_of_the_schema_is_kept(kind: str, command: Command) -> None:
+    schema = Path("nanogpt-kit.schema.json")
+    schema.mkdir() if kind == "folder" else schema.symlink_to("nowhere")
+    answer = command("new", "my")
+    assert answer.code == 0
+    assert "not overwritten: nanogpt-kit.schema.json" in answer.out
+    assert Path("my.toml").exists()
+    assert schema.is_dir() if kind == "folder" else schema.is_symlink()
 
 
 # Mistakes
@@ -129,6 +158,18 @@ def test_the_next_steps_can_be_typed(command: Command) -> None:
             ["x", "--from", "quickstart", "--source", "y"],
             "--source: quickstart has no dataset.source; these have one: my_text, ",
         ),
+        (
+            ["x", "--source", "a.txt", "b c.txt"],
+            "command line: unexpected 'b c.txt': --source takes one path; put quotes around a glob, as in",
+        ),
+        (["x", *"abcde"], "command line: unexpected 'a': --source takes one path; "),
+        (
+            ["x", "train.steps=5"],
+            "command line: unexpected 'train.steps=5': `new` takes no overrides; set the option in x",
+        ),
+        ([""], "'' should be the name of a new file, as in my.toml"),
+        ([".toml"], "'.toml' should be the name of a new file, as in my.toml"),
+        (["a b/"], "'a b/' should be the name of a new file, as in my.toml"),
         (["x", "--source", "caf\udce9"], "--source: the name is not UTF-8, so no experiment file can contain it"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,32 @@ def test_extends_falls_back_to_a_shipped_experiment(base: str, tmp_path: Path) -
     assert Experiment.load(tmp_path / "a.toml").model.block_size == 256
 
 
+@pytest.mark.parametrize(
+    ("base", "meant"),
+    [
+        ("../experiments/quickstart.toml", "the shipped 'quickstart'"),
+        ("bse", "'base.toml'"),
+        ("./base", "'./base.toml'"),
+        ("sub/inne.toml", "'sub/inner.toml'"),
+    ],
+)
+def test_a_base_that_does_not_exist_is_suggested(base: str, meant: str) -> None:
+    Path("sub").mkdir()
+    for name in ("base", "sub/inner"):
+        Path(f"{name}.toml").write_text(LOCAL)
+    Path("a.toml").write_text(f'extends = "{base}"\n')
+    with pytest.raises(KitError, match=rf"^a\.toml:1: extends: .*; did you mean {re.escape(meant)}\?$"):
+        Experiment.load("a.toml")
+
+
+@pytest.mark.parametrize("base", ["", ".", "sub", "/", "a\\u0000b"])
+def test_a_base_that_is_no_file_is_reported_at_the_line_of_extends(base: str) -> None:
+    Path("sub").mkdir()
+    Path("a.toml").write_text(f'name = "a"\nextends = "{base}"\n')
+    with pytest.raises(KitError, match=r"^a\.toml:2: extends: .*cannot be read: "):
+        Experiment.load("a.toml")
+
+
 def test_extends_prefers_the_file_beside_the_one_that_extends_to_the_current_folder(tmp_path: Path) -> None:
     Path("base.toml").write_text("a = 1\n")
     (tmp_path / "base.toml").write_text("a = 2\n")
@@ -166,7 +193,7 @@ def test_a_base_that_does_not_exist_is_answered_with_the_shipped_one_of_nearly_t
     Path("a.toml").write_text('extends = "quikstart"\n')
     with pytest.raises(KitError, match=r"^a\.toml:1: extends: quikstart: .* did you mean the shipped 'quickstart'\?$"):
         Experiment.load("a")
-    Path("a.toml").write_text('extends = "elsewhere/quickstart.toml"\n')
+    Path("a.toml").write_text('extends = "elsewhere/nothing.toml"\n')
     with pytest.raises(KitError, match=r"^a\.toml:1: extends: .*relative to the file that extends\)$"):
         Experiment.load("a")
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,7 +116,7 @@ def test_other_text_is_read_where_its_field_or_its_errors_allow_it(mixed: Path) 
     assert "blob.md" not in names(mixed, errors="replace")
 
 
-@pytest.mark.parametrize("suffixes", [(".md", ".py"), ("md", "*.PY")])
+@pytest.mark.parametrize("suffixes", [(".md", ".py"), ("md", "*.PY"), ("**/*.md", " py ")])
 def test_suffixes_restrict_a_folder_however_they_are_written(mixed: Path, suffixes: tuple[str, ...]) -> None:
     assert names(mixed, suffixes) == [
         "README.md", "old.md.gz", "src/__init__.py", "src/code.py", "src/odd.py", "utf16.md"
@@ -154,6 +155,58 @@ def test_links_to_folders_are_not_followed_and_pipes_are_not_opened(
     os.mkfifo(tmp_path / "pipe")
     assert names(tmp_path) == ["a/one.md", "b.md", "linked.md"]
     assert logged(tmp_path, caplog)[0].endswith("left out: 1 linked folder")
+
+
+def test_links_that_lead_to_each_other_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_files(tmp_path, {"a.md": "text"})
+    (tmp_path / "one.md").symlink_to("other.md")
+    (tmp_path / "other.md").symlink_to("one.md")
+    summary, warning = logged(tmp_path, caplog)
+    assert summary.endswith("left out: 2 unreadable")
+    assert "one.md, other.md" in warning
+
+
+NAMED_FILES: dict[str, tuple[bytes | str, str]] = {
+    "novel.txt": (b"one\n" + LATIN, r"novel\.txt:2: not UTF-8"),
+    "novel": ("caf\u00e9".encode("utf-16-le") * 20, r"novel: is UTF-16LE"),
+    "notes.md.gz": ("text", r"notes\.md\.gz: is plain text, not gzip"),
+    "rows.csv": ("id,name\n1,x\n", r"rows\.csv:1: dataset\.field: no column 'text'"),
+    "records.jsonl": ('{"content": "x"}\n', r"records\.jsonl:1: no text under 'text'"),
+    "table.parquet": ("text", r"table\.parquet"),
+    "nothing.txt": ("", r"dataset\.source: .*nothing\.txt is empty"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED_FILES)
+def test_of_a_file_that_is_named_the_beginning_is_checked(tmp_path: Path, name: str) -> None:
+    content, message = NAMED_FILES[name]
+    path = make_files(tmp_path, {name: content}) / name
+    for source in (str(path), str(path.parent / f"{path.name}*")):
+        with pytest.raises(KitError, match=message):
+            Text(source=source).check_source()
+
+
+@pytest.mark.parametrize(
+    "content", ["text", "caf\u00e9".encode("utf-16"), b"\x01\x02\x03 letters", b"x" * 300 + b"\x1b[0m"]
+)
+def test_a_file_that_is_named_and_can_be_read_is_accepted(tmp_path: Path, content: str | bytes) -> None:
+    path = make_files(tmp_path, {"a.log": content}) / "a.log"
+    Text(source=str(path)).check_source()
+    assert list(Text(source=str(path)).all_documents())
+
+
+@pytest.mark.parametrize("source", ["closed/a.md", "closed/*.md"])
+def test_a_file_in_a_closed_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    stat = os.stat
+
+    def refuse(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if "closed" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(KitError, match=r"dataset\.source: .*closed.* cannot be read: Permission denied"):
+        Text(source=str(tmp_path / source)).check_source()
 
 
 def test_of_a_large_binary_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,12 +251,18 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], dict[str, object], list[str]]] 
     "nothing": ({}, {}, ["dataset.source: ", "is an empty folder"]),
     "pictures": ({"a.png": PNG, "b": BINARY}, {}, ["dataset.source: ", "2 binary", "convert them to plain text"]),
     "records": ({"a.json": "[]"}, {}, ["1 data (.json 1)", "huggingface", "dataset.suffixes = [\".json\"]"]),
-    "hidden": ({".notes/a.md": "text"}, {}, ["1 hidden", "glob"]),
+    "notebooks": ({"a.ipynb": "{}", "b.map": "{}"}, {}, ["2 data (", "dataset.suffixes = [\".ipynb\", \".map\"]"]),
+    "a hidden folder": ({".notes/a.md": "text"}, {}, ["1 hidden", "dataset.source = \"", "folder/.notes\""]),
+    "a hidden file": ({".a.md": "text", "b.png": ""}, {"suffixes": ("*.rst",)}, ["dataset.suffixes: ", "*.rst"]),
+    "hidden files": ({".a.md": "text"}, {}, ["1 hidden", "dataset.source = \"", "folder/.*\""]),
+    "generated folders": ({"data/.gitignore": "*\n", "data/a.md": "text"}, {}, ["1 generated folder", "folder/data\""]),
     "another suffix": (
-        {"a.md": "text", "b.md": "text", "c.py": "1"},
-        {"suffixes": ("rst",)},
-        ["dataset.suffixes: ", ".rst files", "it has .md 2, .py 1"],
+        {"a.md": "text", "b.md": "text", "c.py": "1", "d.tex": BINARY},
+        {"suffixes": ("**/*.tex",)},
+        ["dataset.suffixes: ", "end with **/*.tex (1 binary)", "other files: .md 2, .py 1"],
     ),
+    "empty files": ({"a.md": "", "b.txt": ""}, {}, ["dataset.source: ", "no text", "2 files are empty"]),
+    "another key in a later file": ({"a.md": "text", "b.jsonl": "{not json\n"}, {}, ["b.jsonl:1: ", "not JSON"]),
     "another key": ({"a.jsonl": '{"content": "x"}\n'}, {}, ["a.jsonl:1: ", "it has content", "dataset.field"]),
     "another encoding": ({"a.md": b"one\n" + LATIN}, {}, ["a.md:2: ", "not UTF-8", "0xe9"]),
 }  # fmt: skip

@@ -22,6 +22,7 @@ import pytest
 from nanogpt_kit.api import KitError
 from nanogpt_kit.components.dataset.text import Text
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.corpus.hash_split import document_digest, hash_fraction
 from nanogpt_kit.data import build
 from nanogpt_kit.data import chunks as cutting
 from nanogpt_kit.data.prepare import data_root, prepare
@@ -191,6 +192,26 @@ def test_data_is_prepared_once_and_found_again(tiny: Path, monkeypatch: pytest.M
     assert second.path == first.path
     assert {path: path.stat().st_mtime_ns for path in first.path.iterdir()} == files
     np.testing.assert_array_equal(second.tokens("train"), first.tokens("train"))
+
+
+def test_more_text_for_validation_than_for_training_is_noticed(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    novel = "A long story. " * 500
+    (folder / "novel.txt").write_text(novel)
+    notes = [f"Note {number}. " for number in range(100) if hash_fraction(document_digest(f"Note {number}. ")) > 0.1]
+    notes.sort(key=document_digest)  # the lower digest of two documents is that of val
+    for note, is_noticed in ((notes[0], False), (notes[-1], True)):
+        (folder / "note.txt").write_text(note)
+        caplog.clear()
+        data = prepare(Experiment.load(tiny, [f"dataset.source={folder}", "tokenizer=byte", "model.block_size=4"]))
+        assert (data.splits["val"].tokens > data.splits["train"].tokens) == is_noticed
+        assert ("since a document is not divided between splits" in caplog.text) == is_noticed
+    caplog.clear()
+    prepare(Experiment.load(tiny, [f"dataset.source={folder}/novel.txt", "dataset.val_fraction=0.9", "tokenizer=byte"]))
+    assert "since a document" not in caplog.text
 
 
 def test_the_tokens_are_the_documents_each_ended(tiny: Path, tmp_path: Path) -> None:

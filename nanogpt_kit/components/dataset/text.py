@@ -45,4 +45,4 @@ class Text(HashSplitDataset):
         return text_files(self.source, self.field, self.errors, self.suffixes)
 
     def check_source(self) -> None:
-        text_files(self.source, self.field, self.errors, self.suffixes, with_log=True)
+        text_files(self.source, self.field, self.errors, self.suffixes, with_check=True)

@@ -40,7 +40,9 @@ class Rotary(Positional):
         self.register_buffer("speeds", self.exact_speeds(), persistent=False)
 
     def exact_speeds(self) -> Tensor:
-        return self.base ** -(torch.arange(0, self.rotated, 2, dtype=torch.float32) / self.rotated)
+        """Computed on the CPU: the meta device would import dynamo for it, which takes a second of every check."""
+        features = torch.arange(0, self.rotated, 2, dtype=torch.float32, device="cpu")
+        return (self.base ** -(features / self.rotated)).to(torch.get_default_device())
 
     def _apply(self, *args: Any, **kwargs: Any) -> Rotary:
         """Keeps speeds exact in a model that is cast to bf16: rounded, they are off by radians after 1,000 tokens."""
