@@ -101,7 +101,7 @@ def test_an_evaluation_is_wrapped_between_its_metrics(console: Show) -> None:
 LINES = {  # by the width of the terminal; B is the bar
     40: "step 730/1500 loss 1.5123  1:17 left",
     60: "step 730/1500 B loss 1.5123  val/loss 1.6012  1:17 left",
-    80: "step 730/1500 B loss 1.5123  val/loss 1.6012  10,000 tokens/s  1:17 left",
+    80: "step 730/1500 B loss 1.5123  val/loss 1.6012  2:05 elapsed  1:17 left",
     160: "step 730/1500 B loss 1.5123  val/loss 1.6012  10,000 tokens/s  2:05 elapsed  1:17 left",
 }
 
@@ -139,7 +139,8 @@ def test_while_a_model_is_evaluated_or_generates_the_line_says_so(console: Show)
         assert display.fields()["now"] == shown
         display.evaluation_ended()
         assert display.fields()["now"] == "2:29 left"
-    display.stop()
+    display.run_finished(status="interrupted")
+    assert "now" not in display.fields(), "nothing is left of a run that has ended"
 
 
 def test_the_loss_is_an_exponential_mean_of_logged_steps() -> None:
@@ -168,7 +169,7 @@ def test_what_is_left_counts_evaluations_and_max_seconds_and_forgets_the_first_s
     run.experiment.evaluate.every_steps = 400
     assert display.seconds_left() == pytest.approx(168.0), "at 400, 800, 1200 and after the last step"
     run.experiment.train.max_seconds = 31.0
-    assert display.seconds_left() == pytest.approx(58.0), "30 s remain for steps"
+    assert display.seconds_left() == pytest.approx(37.0), "300 steps in the 30 s that remain, and one evaluation"
     assert [format_seconds(x) for x in (0.9, 61, 3_725)] == ["0:00", "1:01", "1:02:05"]
 
 

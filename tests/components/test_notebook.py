@@ -106,5 +106,7 @@ def test_an_interrupted_run_says_how_it_continues(tiny: Path, output: Output) ->
     with pytest.raises(KeyboardInterrupt):
         session.run(Experiment.load(tiny, [*QUICK, "components=['stopping.py']", "callback=['console', 'stopping']"]))
     expected = "interrupted at step 1; experiment.run(resume=True) continues the run"
-    assert expected in output.contents[-1]["text/plain"].splitlines()
+    lines = output.contents[-1]["text/plain"].splitlines()
+    assert expected in lines
+    assert "left" not in lines[-1]
     assert runs_of_experiment(runs_root() / "tiny")[-1].status().state == "interrupted"

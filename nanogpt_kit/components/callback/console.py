@@ -25,7 +25,7 @@ from nanogpt_kit.components.callback.notebook import NotebookDisplay
 from nanogpt_kit.components.callback.run_display import RunDisplay
 
 MIN_BAR, MAX_BAR = 5, 40  # columns
-DROPPED_FIRST = ("elapsed", "speed", "val")  # fields, where the line is too long
+DROPPED_FIRST = ("speed", "elapsed", "val")  # fields, where the line is too long
 HANG = 4  # columns by which the rest of a wrapped line is indented
 
 

@@ -40,7 +40,7 @@ class NotebookDisplay(RunDisplay):
     def run_finished(self, status: str) -> None:
         if status == "interrupted":
             self.evaluations += [f"interrupted at step {self.step}; experiment.run(resume=True) continues the run"]
-        self.stop()
+        super().run_finished(status)
 
     def stop(self) -> None:
         self.activity = ""

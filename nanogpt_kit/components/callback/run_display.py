@@ -5,6 +5,7 @@ A display is a subclass for one place: `console.py` has those for a terminal and
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,7 @@ class RunDisplay(ABC):
         self.speed = ExponentialMean(smoothing)  # tokens per second
         self.evaluation_seconds: float | None = None  # that an evaluation takes
         self.training_seconds = 0.0  # of the whole run, as max_seconds counts them
+        self.is_running = True
         self.began = self.activity_began = time.monotonic()
 
     @abstractmethod
@@ -107,6 +109,7 @@ class RunDisplay(ABC):
 
     @hookimpl
     def run_finished(self, status: str) -> None:
+        self.is_running = False
         self.stop()
 
     def fields(self) -> dict[str, str]:
@@ -122,7 +125,7 @@ class RunDisplay(ABC):
         left = self.seconds_left()
         if self.activity:
             texts["now"] = self.activity
-        elif left is not None and self.step < self.run.total_steps:
+        elif left is not None and self.is_running and self.step < self.run.total_steps:
             texts["now"] = f"{format_seconds(left)} left"
         return texts
 
@@ -137,11 +140,12 @@ class RunDisplay(ABC):
         if self.speed.value is None or self.logged_count < 2:
             return None
         train, every = self.run.experiment.train, self.run.experiment.evaluate.every_steps
-        seconds = (self.run.total_steps - self.step) * train.batch_tokens / self.speed.value
+        seconds_per_step, last_step = train.batch_tokens / self.speed.value, self.run.total_steps
         if train.max_seconds is not None:
-            seconds = min(seconds, max(0.0, train.max_seconds - self.training_seconds))
-        evaluations = -(-self.run.total_steps // every) - self.step // every  # one follows the last step in any case
-        return seconds + evaluations * (self.evaluation_seconds or 0.0)
+            seconds = max(0.0, train.max_seconds - self.training_seconds)
+            last_step = min(last_step, self.step + math.ceil(seconds / seconds_per_step))
+        evaluations = -(-last_step // every) - self.step // every  # one follows the last step in any case
+        return (last_step - self.step) * seconds_per_step + evaluations * (self.evaluation_seconds or 0.0)
 
 
 def evaluation_parts(run: LiveRun, metrics: Mapping[str, float]) -> list[str]:
