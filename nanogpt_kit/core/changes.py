@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, dotted
 from nanogpt_kit.core.layers import parse_key, parse_override
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import Registry
@@ -22,6 +22,9 @@ def parse_changes(changes: Sequence[str | Mapping[str, Any]], registry: Registry
     parsed: list[Change] = []
     faults: list[Fault] = []
     for change in changes:
+        if not isinstance(change, str | Mapping):
+            faults.append(Fault(f"expected texts such as 'optimizer.lr=3e-4' or dicts, got {change!r}", "", PYTHON))
+            continue
         items = [change] if isinstance(change, str) else list(change.items())
         for item in items:
             try:
@@ -41,7 +44,10 @@ def parse_change(item: str | tuple[str, Any], registry: Registry) -> tuple[tuple
     key = parse_key(text) if isinstance(text, str) and "\n" not in text else ()
     if not key:
         raise KitError(f"expected a dotted key such as 'optimizer.lr', got {text!r}")
-    return key, as_layer_value(value, registry)
+    try:
+        return key, as_layer_value(value, registry)
+    except KitError as error:
+        raise KitError(*(Fault(fault.message, dotted(key)) for fault in error.faults)) from None
 
 
 def as_layer_value(value: Any, registry: Registry) -> Any:
@@ -52,13 +58,17 @@ def as_layer_value(value: Any, registry: Registry) -> Any:
         return options_of(value, registry)
     if isinstance(value, Mapping):
         return {str(key): as_layer_value(item, registry) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | Iterator):
         return [as_layer_value(item, registry) for item in value]
+    if isinstance(value, Set):
+        raise KitError(f"expected a list, since a set has no order, got {value!r}")
+    if hasattr(value, "tolist"):  # of numpy, with or without axes
+        return as_layer_value(value.tolist(), registry)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, bool | str):
         return value
-    if isinstance(value, numbers.Integral):  # of numpy, too
+    if isinstance(value, numbers.Integral):
         return int(value)
     return float(value) if isinstance(value, numbers.Real) else value
 

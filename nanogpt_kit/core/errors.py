@@ -65,7 +65,15 @@ def notes_of(error: BaseException) -> list[str]:
     return list(getattr(error, "__notes__", ()))
 
 
-class KitError(Exception):
+class WithoutTraceback(Exception):
+    """An exception whose message says all, so that a notebook shows no traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints for it."""
+        return [f"{type(self).__name__}: {self}", *notes_of(self)]
+
+
+class KitError(WithoutTraceback):
     """A mistake the user can correct. Carries every fault its stage found; its text shows the first ones."""
 
     cause: ClassVar[str] = "refused"
@@ -75,10 +83,6 @@ class KitError(Exception):
         lines = [str(fault) for fault in self.faults[:MAX_SHOWN]]
         more = len(self.faults) - MAX_SHOWN
         super().__init__("\n".join([*lines, f"and {more:,} more"] if more > 0 else lines))
-
-    def _render_traceback_(self) -> list[str]:
-        """What IPython prints for it: the faults, without a traceback."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 class Busy(KitError):
@@ -107,13 +111,13 @@ class RunFailed(Exception):
     cause: ClassVar[str] = "error"  # for programs; one of `runs.status.Cause`
 
 
-class OutOfMemory(RunFailed):
+class OutOfMemory(RunFailed, WithoutTraceback):
     """The device or the machine ran out of memory."""
 
     cause = "oom"
 
 
-class NotFinite(RunFailed):
+class NotFinite(RunFailed, WithoutTraceback):
     """A loss, a gradient, a weight, a state or a metric is infinite or NaN."""
 
     cause = "not_finite"

@@ -83,7 +83,7 @@ class Experiment(Options):
 
     @classmethod
     def load(
-        cls, path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False, n_processes: int = 1
+        cls, path: str | Path, overrides: str | Sequence[str] = (), trust_code: bool = False, n_processes: int = 1
     ) -> Self:
         """Reads an experiment file and all that it extends, then applies "key=value" overrides.
 
@@ -92,7 +92,8 @@ class Experiment(Options):
         of processes of its run. Raises KitError with every fault of the stage that found some: syntax; consent; names,
         types and bounds; relations.
         """
-        layers = Layers.load(Path(path), overrides, ExperimentKeys(cls))
+        texts = [overrides] if isinstance(overrides, str) else overrides
+        layers = Layers.load(Path(path), texts, ExperimentKeys(cls))
         if n_processes > 1:
             layers.set_default("parallel", cls.parallel_of_several)
         return cls.of(layers, Path(path).parent, trust_code)

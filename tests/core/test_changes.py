@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from nanogpt_kit.components.optimizer.sgd import SGD
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, NotFinite
 from nanogpt_kit.core.experiment import Experiment
 
 
@@ -68,6 +69,23 @@ def test_a_path_is_a_text(experiment: Experiment, tmp_path: Path) -> None:
     assert changed.resolved()["dataset"]["source"] == [str(tmp_path / "a.txt")]
 
 
+def test_values_of_numpy_and_iterators_are_values(experiment: Experiment) -> None:
+    changed = experiment.with_(
+        {"train.steps": np.int64(7), "optimizer.lr": np.float64(0.25), "model.qk_norm": np.bool_(True)},
+        {"optimizer.betas": np.array([0.5, 0.75]), "train.seed": np.array(3)},
+        callback=(name for name in ("console", "ema")),
+    )
+    values = tomllib.loads(changed.with_("train.grad_clip=0.5").to_toml())
+    assert (values["train"]["steps"], values["train"]["seed"], values["optimizer"]["lr"]) == (7, 3, 0.25)
+    assert values["model"]["qk_norm"] is True
+    assert values["optimizer"]["betas"] == [0.5, 0.75]
+    assert [callback["use"] for callback in values["callback"]] == ["console", "ema"]
+
+
+def test_one_override_may_be_a_text(tiny: Path) -> None:
+    assert Experiment.load(tiny, "train.steps=7").train.steps == 7
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "message"),
     [
@@ -79,6 +97,10 @@ def test_a_path_is_a_text(experiment: Experiment, tmp_path: Path) -> None:
         (({"a b": 1},), "", "expected a dotted key such as 'optimizer.lr', got 'a b'"),
         (({3: 1},), "", "expected a dotted key such as 'optimizer.lr', got 3"),
         (("steps",), "", "expected key=value, as in optimizer.lr=3e-4, got 'steps'"),
+        ((["optimizer.lr=1"],), "", "expected texts such as 'optimizer.lr=3e-4' or dicts, got ['optimizer.lr=1']"),
+        ((None,), "", "expected texts such as 'optimizer.lr=3e-4' or dicts, got None"),
+        (({"callback": {"ema"}},), "callback", "expected a list, since a set has no order, got {'ema'}"),
+        (({"extends": "tiny"},), "extends", "is not an option"),
     ],
 )
 def test_a_mistake_gets_a_sentence(experiment: Experiment, changes: tuple[Any, ...], key: str, message: str) -> None:
@@ -115,5 +137,7 @@ def test_a_notebook_shows_a_mistake_without_a_traceback(experiment: Experiment) 
     """IPython prints the lines that `_render_traceback_` returns."""
     with pytest.raises(KitError) as caught:
         experiment.with_("train.steps=-1", "train.sed=2")
-    assert "\n".join(caught.value._render_traceback_()) == f"KitError: {caught.value}"
+    caught.value.add_note("what to do")
+    assert "\n".join(caught.value._render_traceback_()) == f"KitError: {caught.value}\nwhat to do"
+    assert NotFinite("the loss is nan")._render_traceback_() == ["NotFinite: the loss is nan"]
     assert len(caught.value.faults) == 2
