@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from nanogpt_kit.core.experiment import Experiment
@@ -25,6 +26,8 @@ from nanogpt_kit.nn.compiler import compiler_obstacle
 MIN_TOKENS_FOR_GRAPH = 32
 
 logger = logging.getLogger(__name__)
+
+ASampler = str | Mapping[str, Any] | Sampler  # its name, its table, or itself
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class TextGenerator:
 
     def generate(self, prompts: str | Sequence[str], max_new_tokens: int | None = None, **options: Any) -> list[str]:
         """A text for each prompt, prompt included; one text is one prompt. The options are those of `stream_tokens`."""
-        texts = list_of_prompts(prompts)
+        texts = list_of_texts(prompts)
         for token in self.stream_tokens(prompts, max_new_tokens, **options):
             texts[token.text_index] += token.text
         return texts
@@ -79,40 +82,46 @@ class TextGenerator:
         max_new_tokens: int | None = None,
         *,
         seed: int | None = None,
-        samplers: Sequence[str | Mapping[str, Any] | Sampler] | None = None,
-        stop: Sequence[str] | None = None,
+        samplers: ASampler | Sequence[ASampler] | None = None,
+        stop: str | Sequence[str] | None = None,
         logprobs: bool = False,
     ) -> Iterator[GeneratedToken]:
         """The texts that follow the prompts, one token of each in turn. Omitted arguments are as in [sample].
 
-        One text is one prompt. Text i draws with seed + i, and does not depend on the others. A sampler is a name, a
-        table such as {"use": "temperature", "value": 0.5}, or a component. Raises KitError for a prompt that cannot be
-        encoded, before anything is generated, and where the samplers leave no token.
+        One text is one prompt, or one stop string. Text i draws with seed + i, and does not depend on the others. A
+        sampler is a name, a table such as {"use": "temperature", "value": 0.5}, or a component. Raises KitError for a
+        wrong argument or a prompt that cannot be encoded, before anything is generated, and where the samplers leave
+        no token.
         """
-        options = self.experiment.sample
-        if max_new_tokens is not None:
-            options = options.model_copy(update={"max_new_tokens": max_new_tokens})
+        stops = None if stop is None else list_of_texts(stop)
+        options = self.sample_options(max_new_tokens=max_new_tokens, seed=seed, stop=stops)
         chosen = self.experiment.sampler if samplers is None else self.resolve_samplers(samplers)
-        seed = options.seed if seed is None else seed
-        stops = [text for text in (options.stop if stop is None else stop) if text]
-        encoded = [encode_prompt(self.encoder, prompt) for prompt in list_of_prompts(prompts)]
-        return self.generate_batches(encoded, options, chosen, seed, stops, logprobs)
+        encoded = [encode_prompt(self.encoder, prompt) for prompt in list_of_texts(prompts)]
+        return self.generate_batches(encoded, options, chosen, logprobs)
 
-    def resolve_samplers(self, samplers: Sequence[str | Mapping[str, Any] | Sampler]) -> Sequence[Sampler]:
+    def sample_options(self, **arguments: Any) -> Sample:
+        """[sample] with those arguments that are not None. Raises KitError with every fault."""
+        changes = {name: value for name, value in arguments.items() if value is not None}
+        try:
+            return Sample.model_validate({**dict(self.experiment.sample), **changes})
+        except ValidationError:
+            return self.experiment.with_(sample=changes).sample  # which explains the faults
+
+    def resolve_samplers(self, samplers: ASampler | Sequence[ASampler]) -> Sequence[Sampler]:
         """The components of samplers that may be names or tables. Raises KitError with every fault."""
-        components = [sampler for sampler in samplers if isinstance(sampler, Sampler)]
-        return components if len(components) == len(samplers) else self.experiment.with_(sampler=samplers).sampler
+        given = [samplers] if isinstance(samplers, str | Mapping | Sampler) else list(samplers)
+        components = [sampler for sampler in given if isinstance(sampler, Sampler)]
+        return components if len(components) == len(given) else self.experiment.with_(sampler=given).sampler
 
     def generate_batches(
         self,
         prompts: list[list[int]],
         options: Sample,
         samplers: Sequence[Sampler],
-        seed: int,
-        stops: Sequence[str],
         logprobs: bool,
     ) -> Iterator[GeneratedToken]:
         """The texts after all prompts, in batches of sample.batch_size."""
+        stops = [text for text in options.stop if text]
         batch_size = min(options.batch_size, len(prompts))
         for first in range(0, len(prompts), options.batch_size):
             batch = range(first, min(first + options.batch_size, len(prompts)))
@@ -120,7 +129,7 @@ class TextGenerator:
                 yield from (GeneratedToken(index, "", finish_reason="length") for index in batch)
                 continue
             model = self.get_decoding_model(batch_size, options)
-            ids, seeds = [prompts[index] for index in batch], [seed + index for index in batch]
+            ids, seeds = [prompts[index] for index in batch], [options.seed + index for index in batch]
             decoder = self.build_decoder(ids, seeds, options, samplers, model, logprobs)
             texts = {index: StreamedText(self.encoder, stops, prompts[index]) for index in batch}
             yield from self.generate_batch(decoder, texts, options.max_new_tokens)
@@ -212,8 +221,8 @@ class TextGenerator:
         return model
 
 
-def list_of_prompts(prompts: str | Sequence[str]) -> list[str]:
-    return [prompts] if isinstance(prompts, str) else list(prompts)
+def list_of_texts(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def overflow_policy(setting: str, model: Model) -> str:

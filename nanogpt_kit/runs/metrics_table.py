@@ -8,7 +8,8 @@ from typing import Any
 
 from nanogpt_kit.runs.metrics import read_metrics
 
-FIRST = ("step", "tokens", "seconds", "train/loss", "train/", "val/loss", "val/")  # columns, and groups of them
+IN_EVERY_ROW = ("step", "tokens", "seconds")
+FIRST = (*IN_EVERY_ROW, "train/loss", "train/", "val/loss", "val/")  # columns, and groups of them
 
 
 def metrics_table(path: Path) -> list[dict[str, Any]]:
@@ -26,7 +27,8 @@ def metrics_table(path: Path) -> list[dict[str, Any]]:
 
 
 def columns_of(rows: list[dict[str, Any]]) -> list[str]:
-    return sorted({name for row in rows for name in row}, key=column_order)
+    """All columns in their order; those of every row also where there is none, as for an imported model."""
+    return sorted({*IN_EVERY_ROW, *(name for row in rows for name in row)}, key=column_order)
 
 
 def column_order(name: str) -> tuple[int, str]:

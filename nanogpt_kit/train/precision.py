@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.nn.arithmetic import multiplies_bf16
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -62,3 +63,14 @@ def choose_device(setting: str) -> str:
 
 def has_device(device: str) -> bool:
     return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]
+
+
+def usable_device(setting: str) -> str:
+    """As `choose_device`. Raises KitError where torch does not find that device here."""
+    device = choose_device(setting)
+    kind = device.partition(":")[0]  # "cuda:1" is the second GPU
+    if kind not in ("cpu", "cuda", "mps"):
+        raise KitError(f"device should be auto, cpu, cuda or mps, got {setting!r}")
+    if not has_device(kind):
+        raise KitError(f"device is {setting!r}, but torch finds no such device here")
+    return device

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.core.errors import printable
+from nanogpt_kit.core.errors import KitError, printable
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Evaluator
 from nanogpt_kit.generate.generator import TextGenerator
@@ -20,7 +20,7 @@ from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd
 from nanogpt_kit.runs.metrics_table import columns_of, metrics_table
 from nanogpt_kit.train import session
 from nanogpt_kit.train.evaluation import evaluate_trained_model
-from nanogpt_kit.train.precision import choose_device
+from nanogpt_kit.train.precision import usable_device
 
 AnEvaluator = str | Mapping[str, Any] | Evaluator  # its name, its table, or itself
 
@@ -37,6 +37,8 @@ def run(
     Started by torchrun, each process is one rank of the run. Raises KitError before anything is written (Busy where
     another process uses the run), RunFailed where the run itself fails, KeyboardInterrupt where it was asked to stop.
     """
+    if not isinstance(experiment, Experiment):
+        raise KitError(f"expected an experiment, as in run(Experiment.load('quickstart')), got {experiment!r}")
     name = "" if resume is True else None if resume is None or resume is False else os.fspath(resume)
     folder = session.run(experiment, name, trust_code, None if into is None else Path(into))
     return Run(folder, trust_code=trust_code)
@@ -98,7 +100,7 @@ class Run(os.PathLike[str]):
         key = step, weights, device, store.list_checkpoints(self.folder.checkpoints)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # frees its memory first
-            generator = load_run(self, choose_device(device), self.trust_code, weights=weights, step=step)
+            generator = load_run(self, usable_device(device), self.trust_code, weights=weights, step=step)
             self._loaded = key, generator
         return self._loaded[1]
 

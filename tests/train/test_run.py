@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import nanogpt_kit
 from nanogpt_kit import Experiment, KitError, Run
@@ -57,6 +60,13 @@ def test_metrics_are_a_data_frame_with_one_row_a_step(run: Run) -> None:
     assert table.dtypes["val/loss"] == table.dtypes["train/loss"] == "float64"
 
 
+def test_metrics_of_a_run_without_any_have_the_same_first_columns(run: Run) -> None:
+    first = list(run.metrics().columns[:3])
+    run.folder.metrics.unlink()
+    assert list(run.metrics().columns) == first
+    assert len(run.metrics()) == 0
+
+
 def test_metrics_are_a_list_where_pandas_is_not_installed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     rows = run.metrics()
@@ -96,6 +106,40 @@ def test_sample_takes_one_prompt_or_several_or_those_of_the_experiment(run: Run)
     default = run.sample()
     assert len(default) == 1
     assert default[0].startswith(run.experiment.sample.prompt)
+
+
+def test_one_sampler_and_one_stop_string_need_no_list(run: Run) -> None:
+    [greedy] = run.sample("12", 6, samplers=["greedy"])
+    assert run.sample("12", 6, samplers="greedy") == [greedy]
+    assert run.sample("12", 6, samplers={"use": "top_k", "k": 1}) == [greedy]
+    end = greedy[-2:]
+    assert run.sample("12", 6, samplers="greedy", stop=end) == run.sample("12", 6, samplers="greedy", stop=[end])
+    assert run.sample("12", 6, samplers="greedy", stop=f"{end[0]}not generated") == [greedy], "as a whole"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_new_tokens": -1}, "with_: sample.max_new_tokens: should be greater than or equal to 0, got -1"),
+        ({"max_new_tokens": "4"}, "with_: sample.max_new_tokens: should be a whole number, got '4'"),
+        ({"seed": -1}, "with_: sample.seed: should be greater than or equal to 0, got -1"),
+        ({"device": "gpu"}, "device should be auto, cpu, cuda or mps, got 'gpu'"),
+    ],
+)
+def test_a_wrong_argument_of_sample_is_named(run: Run, arguments: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(KitError, match=f"^{re.escape(message)}$"):
+        run.sample("12", **arguments)
+
+
+def test_a_device_that_is_not_here_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(KitError, match=r"^device is 'cuda:1', but torch finds no such device here$"):
+        run.evaluate(device="cuda:1")
+
+
+def test_run_says_that_it_takes_an_experiment() -> None:
+    with pytest.raises(KitError, match=r"as in run\(Experiment.load\('quickstart'\)\), got 'tiny'"):
+        nanogpt_kit.run("tiny")  # type: ignore[arg-type]
 
 
 def test_the_model_is_loaded_once_until_there_is_a_newer_checkpoint(run: Run, experiment: Experiment) -> None:
