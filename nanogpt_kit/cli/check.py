@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
+from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.slow_note import note_if_slow
 
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ def print_model_size(size: ModelSize | None, known: int | None) -> None:
     from nanogpt_kit.train.before_data import ASSUMED_VOCABULARY
 
     if size is None:
-        click.echo("the size of the model is unknown until it is built")
+        print_lines("the size of the model is unknown until it is built")
         return
     tokens = f"a vocabulary of {known or ASSUMED_VOCABULARY:,} tokens"
     guess = "" if known else ", an assumption: the tokenizer learns it from the text"
     roles = ", ".join(f"{role} {count:,}" for role, count in size.parameters.items())
-    click.echo(f"{size.total:,} parameters: {roles}; with {tokens}{guess}")
+    print_lines(f"{size.total:,} parameters: {roles}; with {tokens}{guess}")
     flops = "unknown" if size.flops_per_token is None else f"{size.flops_per_token / 1e6:,.1f} million"
-    click.echo(f"FLOPs per trained token, forward and backward at full context: {flops}")
+    print_lines(f"FLOPs per trained token, forward and backward at full context: {flops}")

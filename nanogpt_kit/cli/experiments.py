@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from nanogpt_kit.cli.top_help import SubcommandHelp
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.core.shipped import EXPECTED, GROUPS, local_experiments, read_header, shipped_experiments
 
@@ -20,7 +21,7 @@ LOCAL = "In the current folder"
 OTHERS = "Others"  # shipped experiments that GROUPS does not name
 
 
-@click.group()
+@click.group(cls=SubcommandHelp)
 def experiments() -> None:
     """List the experiments that `run` and other verbs take by name."""
 

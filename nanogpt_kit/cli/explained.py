@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.option_text import wrapped
+from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.core.describe import OptionDescription, describe_options
 from nanogpt_kit.core.errors import Key, dotted, printable
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import Options, leaves
+from nanogpt_kit.system.terminal import terminal_width
 
 if TYPE_CHECKING:
     from nanogpt_kit.sweep.space.space import Space
@@ -123,8 +126,17 @@ def print_option_values(experiment: Experiment, space: Space | None) -> None:
     lines = [(value.assignment, value.comment) for value in option_values(experiment)]
     lines += [(f"{key}: {text}", origin) for key, (text, origin) in space_values(space).items()]
     width = min(MAX_WIDTH, max(len(text) for text, comment in lines if comment))
+    columns = terminal_width(sys.stdout) if is_terminal(sys.stdout) else sys.maxsize
     for text, comment in lines:
-        click.echo(printable(f"{text:{width}}  # {comment}" if comment else text))
+        click.echo(printable(with_comment(text, comment, width, columns) if comment else text))
+
+
+def with_comment(text: str, comment: str, width: int, columns: int) -> str:
+    """A line of at most `columns`, the comment after `width` of them where that fits; else the comment is wrapped."""
+    for line in (f"{text:{width}}  # {comment}", f"{text}  # {comment}"):
+        if len(line) <= columns:
+            return line
+    return "\n".join([text, *wrapped(comment, "    # ", "    #     ")])
 
 
 def option_values_record(experiment: Experiment, space: Space | None) -> dict[str, Any]:

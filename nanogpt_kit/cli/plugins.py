@@ -7,11 +7,12 @@ import json
 import click
 
 from nanogpt_kit.cli.candidates import component_candidates
+from nanogpt_kit.cli.top_help import SubcommandHelp
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.registry import Registry
 
 
-@click.group()
+@click.group(cls=SubcommandHelp)
 def plugins() -> None:
     """List the components that experiments can use, and show their options."""
 

@@ -72,10 +72,12 @@ def verify_files(prepared: PreparedData) -> None:
 def print_stats(prepared: PreparedData) -> None:
     """Prints a table with a column for each split and a row for each count."""
     splits = prepared.splits
-    click.echo(f"{'':42}" + "".join(f"{split:>18}" for split in splits))
+    rows = [["", *splits]]
     for key, label in COUNT_LABELS.items():
-        counts = [f"{getattr(split, key):,}" for split in splits.values()]
-        click.echo(f"{label:42}" + "".join(f"{count:>18}" for count in counts))
-    per_token = [split.bytes / max(1, split.tokens) for split in splits.values()]
-    click.echo(f"{'bytes per token':42}" + "".join(f"{value:>18.3f}" for value in per_token))
+        rows.append([label, *(f"{getattr(split, key):,}" for split in splits.values())])
+    rows.append(["bytes per token", *(f"{split.bytes / max(1, split.tokens):.3f}" for split in splits.values())])
+    label_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for label, *cells in rows:
+        numbers = (f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        click.echo(f"{label:{label_width}}{''.join(numbers)}")
     click.echo(f"vocabulary of {prepared.encoder.vocab_size:,} tokens, stored as {prepared.manifest.dtype}")

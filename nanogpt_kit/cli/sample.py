@@ -22,6 +22,13 @@ from nanogpt_kit.core.errors import KitError
 if TYPE_CHECKING:
     from nanogpt_kit.generate.generator import TextGenerator
 
+SEED = click.IntRange(0, 2**63 - 1)
+
+
+def check_seed(ctx: click.Context, option: click.Parameter, value: int | None) -> int | None:
+    """As the type of the option SEED would add its bounds to the help, 19 digits that narrow terminals break."""
+    return None if value is None else int(SEED.convert(value, option, ctx))
+
 
 @click.command()
 @click.argument("run", callback=expand_path_argument, shell_complete=run_candidates)
@@ -46,7 +53,7 @@ if TYPE_CHECKING:
     "--max-new-tokens", type=click.IntRange(0, 10**9), help="Tokens per text.  [default: sample.max_new_tokens]"
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed for sampling; text i uses seed + i.  [default: sample.seed]"
+    "--seed", type=int, callback=check_seed, help="Seed for sampling; text i uses seed + i.  [default: sample.seed]"
 )
 @click.option("--stop", multiple=True, help="End a text before this string; repeatable.")
 @click.option("--raw", is_flag=True, help="Do not escape control characters in texts on a terminal.")

@@ -45,6 +45,14 @@ OTHERS = "Others"  # verbs without a section
 FIRST_COMMANDS = ("run quickstart", "sample quickstart")
 
 
+class SubcommandHelp(click.Group):
+    """Lists its commands with whole sentences, which click cuts off."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, whole_sentence(self.commands[name])) for name in self.list_commands(ctx)])
+
+
 class TopHelp(click.Group):
     """Lists the verbs in sections, and ends the help of each with an example."""
 
@@ -63,10 +71,7 @@ class TopHelp(click.Group):
         for title, verbs in sections.items():
             if verbs:
                 with formatter.section(title):
-                    formatter.write_dl([(name.ljust(width), self.sentence(name)) for name in verbs])
-
-    def sentence(self, name: str) -> str:
-        return self.commands[name].get_short_help_str(limit=1000)
+                    formatter.write_dl([(name.ljust(width), whole_sentence(self.commands[name])) for name in verbs])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Example"):
@@ -76,3 +81,7 @@ class TopHelp(click.Group):
 
 def verb_help(name: str) -> VerbHelp | None:
     return next((verbs[name] for verbs in SECTIONS.values() if name in verbs), None)
+
+
+def whole_sentence(command: click.Command) -> str:
+    return command.get_short_help_str(limit=1000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -30,6 +32,20 @@ def test_each_verb_is_a_sentence_on_one_line(width: int) -> None:
     for name in main.commands:
         [line] = [line for line in lines if line.split()[:1] == [name]]
         assert line.split(maxsplit=1)[1] == HELP[name].sentence.removesuffix(".") + "."
+
+
+def commands_below(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*words, name)
+        if isinstance(command, click.Group):
+            yield from commands_below(command, *words, name)
+
+
+@pytest.mark.parametrize("words", list(commands_below(main)), ids=" ".join)
+def test_a_narrow_terminal_shows_whole_words_and_sentences(words: tuple[str, ...]) -> None:
+    lines, whole = help_of(main, *words, width=60).splitlines(), help_of(main, *words, width=400).split()
+    assert max(map(len, lines)) <= 60
+    assert {word for line in lines for word in line.split()} - {"log-", "probabilities"} <= set(whole)
 
 
 def test_it_ends_with_two_commands_to_try() -> None:
