@@ -18,8 +18,8 @@ def load_matching_weights(model: nn.Module, weights: Mapping[str, Tensor], origi
     model.load_state_dict(dict(weights), strict=False)
 
 
-def check_weights_match(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Raises KitError where the weights do not fit; the model may be on the meta device."""
+def check_weights_match(model: nn.Module, weights: Mapping[str, Tensor], origin: str, remedy: str = "") -> None:
+    """Raises KitError where the weights do not fit, with the remedy; the model may be on the meta device."""
     tensors = model.state_dict(keep_vars=True)
     given = {id(tensors[name]) for name in weights if name in tensors}  # a tied tensor needs only one of its names
     faults = [f"{name} is missing" for name, value in tensors.items() if id(value) not in given]
@@ -36,4 +36,5 @@ def check_weights_match(model: nn.Module, weights: Mapping[str, Tensor], origin:
             faults.append(f"{name} is {value.dtype} there and {tensors[name].dtype} in the model")
     if faults:
         more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise KitError(f"the weights of {origin} do not fit the model: {'; '.join(faults[:SHOWN])}{more}")
+        said = f"the weights of {origin} do not fit the model{f'; {remedy}' if remedy else ''}"
+        raise KitError(f"{said}: {'; '.join(faults[:SHOWN])}{more}")

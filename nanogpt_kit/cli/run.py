@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,8 +92,7 @@ def run(
         named = run_reference.newest_unfinished_run(experiment, overrides, trust_code)
     if named is None:
         if extend:
-            run_text = shlex.quote(resume) if resume else "RUN"
-            raise KitError(f"--extend takes a run that was trained: nanogpt-kit run {run_text} --extend {extend}")
+            raise KitError(run_reference.extend_remedy(experiment, extend, resume))
         chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
     else:
         named.check_alone(resume, into, seeds)
@@ -233,7 +231,12 @@ class RunLauncher:
 
 def remaining_seeds_note(seeds: range) -> str:
     """Which seeds an interrupted series has not finished, and the command that continues it."""
-    names = f"seeds {seeds[0]} to {seeds[-1]} remain" if len(seeds) > 1 else f"seed {seeds[0]} remains"
+    if len(seeds) == 1:
+        names, which = f"seed {seeds[0]} remains", ""
+    elif len(seeds) == 2:
+        names, which = f"seeds {seeds[0]} and {seeds[1]} remain", " both"
+    else:
+        names, which = f"seeds {seeds[0]} to {seeds[-1]} remain", " all"
     words = ["nanogpt-kit", *sys.argv[1:]]
     resume = [] if any(word.partition("=")[0] == "--resume" for word in words) else ["--resume"]
-    return f"{names}; continue with: {hide_in_command([*words, *resume])}"
+    return f"{names}; continue{which} with: {hide_in_command([*words, *resume])}"

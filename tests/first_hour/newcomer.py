@@ -91,7 +91,7 @@ class Newcomer:
     def environment(self) -> dict[str, str]:
         """A new user's, without a network: nothing of this process's environment, except where libraries are."""
         kept = ("LD_LIBRARY_PATH", "TMPDIR")
-        proxies = {name: UNREACHABLE for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), UNREACHABLE)
         return {
             **{name: os.environ[name] for name in kept if name in os.environ},
             **proxies,

@@ -14,9 +14,9 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
-from tests.first_hour.newcomer import Newcomer, install_wheel
 
 import nanogpt_kit
+from tests.first_hour.newcomer import Newcomer, install_wheel
 
 pytestmark = pytest.mark.slow
 

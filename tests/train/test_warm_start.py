@@ -118,8 +118,11 @@ def stopper(tiny: Path, step: int = 13) -> Path:
 REFUSED = {
     "no such run": (["model.init_from=tinny"], "model.init_from: no run 'tinny'.*did you mean 'tiny'"),
     "other tokens": (["tokenizer=char"], "tokenizer: .* was trained on other tokens: byte of 257 tokens, here char; "),
-    "another width": (["model.n_embd=48"], r"wte.weight is \[320, 24\] there and \[320, 48\] in the model"),
-    "more layers": (["model.n_layer=3"], "h.2.ln_1.weight is missing"),
+    "another width": (
+        ["model.n_embd=48"],
+        r"trained with model.n_embd=24: wte.weight is \[320, 24\] there and \[320, 48\] in the model",
+    ),
+    "more layers": (["model.n_layer=3"], "trained with model.n_layer=2: h.2.ln_1.weight is missing"),
     "fewer layers": (["model.n_layer=1"], "h.1.ln_1.weight is not a tensor of the model"),
     "a longer context": (["model.block_size=20"], r"position.wpe.weight is \[16, 24\] there and \[20, 24\]"),
 }
