@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nanogpt_kit.core.errors import KitError
 
 SHOWN = 8  # tensors in a message; the others are counted
+SHOWN_WITH_REMEDY = 2  # where their names are not needed to find it
 
 
 def load_matching_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
@@ -35,6 +36,7 @@ def check_weights_match(model: nn.Module, weights: Mapping[str, Tensor], origin:
         elif tensors[name].is_floating_point() != value.is_floating_point():
             faults.append(f"{name} is {value.dtype} there and {tensors[name].dtype} in the model")
     if faults:
-        more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        shown = SHOWN_WITH_REMEDY if remedy else SHOWN
+        more = f", and {len(faults) - shown} more" if len(faults) > shown else ""
         said = f"the weights of {origin} do not fit the model{f'; {remedy}' if remedy else ''}"
-        raise KitError(f"{said}: {'; '.join(faults[:SHOWN])}{more}")
+        raise KitError(f"{said}: {'; '.join(faults[:shown])}{more}")

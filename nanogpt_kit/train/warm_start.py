@@ -70,7 +70,12 @@ class WarmStart:
         weights = cropped_weights(checkpoint, before, vocab_size, experiment.model.block_size)
         shapes = build_on_meta(experiment.model, vocab_size)
         if shapes is not None:
-            check_weights_match(shapes, weights, str(checkpoint), same_options_remedy(differences))
+            try:
+                check_weights_match(shapes, weights, str(checkpoint), same_options_remedy(differences))
+            except KitError as error:  # other tokens are reported with it
+                now = describe_other_tokens(experiment, before, tokenizer.as_json())
+                other = now and other_tokens_error(experiment, checkpoint, tokenizer.as_json(), now)
+                raise KitError(*error.faults, *(other.faults if other else ())) from None
         for key, (now, then) in differences.items():
             logger.warning("%s is %r here and was %r in %s", key, now, then, checkpoint)
         return cls(checkpoint, Manifest.read(checkpoint).weights_hash, weights, tokenizer.as_json(), before)
@@ -157,7 +162,7 @@ def model_differences(experiment: Experiment, before: Experiment) -> dict[str, t
 def same_options_remedy(differences: Mapping[str, tuple[Any, Any]]) -> str:
     """The overrides that make the model the one that had the weights; empty where no option that was set differs."""
     overrides = [f"{key}={override_text(then)}" for key, (_, then) in differences.items() if then is not None]
-    return f"they were trained with {shlex.join(overrides)}" if overrides else ""
+    return f"set {shlex.join(overrides)}, as in their run" if overrides else ""
 
 
 def compute_same_attention(*experiments: Experiment) -> bool:

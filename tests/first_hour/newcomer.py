@@ -23,7 +23,10 @@ REPLACED = tuple(  # what differs between machines, versions of Python or of thi
     for pattern, replacement in (
         (r"^(device|precision|compile)( +)[^\n]*", r"\1\2<\1>"),
         (r"(bits per byte\)\n\n).*?(\nfinished: )", r"\1<text>\2"),
-        (r"^(run [^\n]*\n)(?!error)[^\n]*?(?:(?!\n\$ ).)*?\n(\d+ tokens in )", r"\1<text>\n\2"),
+        (r"^((?:run|model) [^\n]*\n)(?:(?!\$ )[^\n]*\n)*?(\d+ tokens in )", r"\1<text>\n\2"),
+        (r"(stopped at|resumes at|<run \d>:) step \d+ of 300(?! of|,)", r"\1 step <step> of 300"),
+        (r"(step <step> of 300\n)step \d+/", r"\1step <step>/"),
+        (r" \(\d+\.\d MB/s\)", ""),
         (r"(loss|_byte|gzip -9:|xz -9:|@best:|this one)( +)\d+\.\d+", r"\1\2<number>"),
         (r"[\d,.]+ tokens/s", "<rate> tokens/s"),
         (r"\d+:\d\d elapsed", "<time> elapsed"),
