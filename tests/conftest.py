@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ GIVEN = os.environ.get("NANOGPT_KIT_TEST_DATA")  # a folder with tiny Shakespear
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--regenerate", action="store_true", help="write the golden files of tests/messages")
+    parser.addoption("--regenerate", action="store_true", help="write the golden files")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -184,3 +185,24 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Answer(code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
+    """`golden(path, text)` fails with the difference to a text that was read as prose; with `--regenerate` it writes
+    the file."""
+
+    def check(path: Path, text: str) -> None:
+        if request.config.getoption("--regenerate"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+            return
+        reviewed = path.read_text(encoding="utf-8") if path.exists() else ""
+        difference = difflib.unified_diff(reviewed.splitlines(), text.splitlines(), path.name, "now", lineterm="", n=0)
+        if lines := list(difference):
+            slow = "-m slow " if request.node.get_closest_marker("slow") else ""
+            accept = f"python -m pytest {slow}{request.path.parent.relative_to(request.config.rootpath)} --regenerate"
+            reason = f"sentences changed; read them as prose, and accept them with `{accept}`:"
+            pytest.fail("\n".join([reason, *lines]), pytrace=False)
+
+    return check

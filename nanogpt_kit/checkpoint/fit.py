@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nanogpt_kit.core.errors import KitError
 
 SHOWN = 8  # tensors in a message; the others are counted
+SHOWN_WITH_REMEDY = 2  # where their names are not needed to find it
 
 
 def load_matching_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
@@ -18,8 +19,8 @@ def load_matching_weights(model: nn.Module, weights: Mapping[str, Tensor], origi
     model.load_state_dict(dict(weights), strict=False)
 
 
-def check_weights_match(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Raises KitError where the weights do not fit; the model may be on the meta device."""
+def check_weights_match(model: nn.Module, weights: Mapping[str, Tensor], origin: str, remedy: str = "") -> None:
+    """Raises KitError where the weights do not fit, with the remedy; the model may be on the meta device."""
     tensors = model.state_dict(keep_vars=True)
     given = {id(tensors[name]) for name in weights if name in tensors}  # a tied tensor needs only one of its names
     faults = [f"{name} is missing" for name, value in tensors.items() if id(value) not in given]
@@ -35,5 +36,7 @@ def check_weights_match(model: nn.Module, weights: Mapping[str, Tensor], origin:
         elif tensors[name].is_floating_point() != value.is_floating_point():
             faults.append(f"{name} is {value.dtype} there and {tensors[name].dtype} in the model")
     if faults:
-        more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise KitError(f"the weights of {origin} do not fit the model: {'; '.join(faults[:SHOWN])}{more}")
+        shown = SHOWN_WITH_REMEDY if remedy else SHOWN
+        more = f", and {len(faults) - shown} more" if len(faults) > shown else ""
+        said = f"the weights of {origin} do not fit the model{f'; {remedy}' if remedy else ''}"
+        raise KitError(f"{said}: {'; '.join(faults[:shown])}{more}")

@@ -61,9 +61,11 @@ def remedies(group: click.Group) -> Iterator[None]:
         raise UsageMistake(f"there is no option {error.option_name}{remedy}", error.ctx) from None
     except click.MissingParameter as error:
         message = sentence(error).rstrip(".")
-        if error.ctx and error.param and error.param.name in ("experiment", "run", "runs"):
+        if error.ctx and error.param and error.param.name in ("experiment", "run", "runs", "folder"):
             verb = error.ctx.command_path
-            message += f"; for example: {verb} {'sweep_lr' if verb.endswith(' sweep') else 'quickstart'}"
+            first = error.ctx.params.get("run") or ("sweep_lr" if verb.endswith(" sweep") else "quickstart")
+            folder = " exported/" if verb.endswith(" export") else ""
+            message += f"; for example: {verb} {shlex.quote(first)}{folder}"
         raise UsageMistake(message, error.ctx) from None
     except click.UsageError as error:
         if isinstance(error, UsageMistake) or type(error).__name__ == "NoArgsIsHelpError":  # not in click 8.1

@@ -29,8 +29,9 @@ def experiments() -> None:
 @experiments.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_experiments(as_json: bool) -> None:
-    """List the experiments that are shipped, what each is expected to reach, and those in the current folder.
+    """List what is shipped and what is in this folder.
 
+    Of each experiment: what it is for, and what it is expected to reach.
     `nanogpt-kit new FILE.toml --from NAME` writes a copy of one to edit.
     """
     records = [experiment_record(group, name, path) for group, name, path in grouped_experiments()]

@@ -20,6 +20,7 @@ from nanogpt_kit.system.reading import read_text
 from nanogpt_kit.system.writing import write_atomically
 
 OWN_TEXT = "my_text"  # the shipped experiment that trains on the user's text
+OWN_TEXT_PURPOSE = "# A small model of your own text: set dataset.source, then run it.\n"  # its first line
 SCHEMA = "nanogpt-kit.schema.json"
 DEFAULT_NAME = "experiment"  # where a file name has no letter that a name may have
 MAX_NAME = 100  # characters
@@ -125,6 +126,7 @@ def set_source(text: str, template: str, sources: Sequence[str]) -> str:
         raise KitError(f"--source: {template} has no dataset.source; these have one: {', '.join(able)}")
     strings = [toml_string(source) for source in sources]
     value = strings[0] if len(strings) == 1 else f"[{', '.join(strings)}]"
+    text = text.replace(OWN_TEXT_PURPOSE, f"# A small model of the text in {', '.join(strings)}.\n", 1)
 
     def replace(match: re.Match[str]) -> str:
         column = len("source = ") + len(match["value"]) + len(match["gap"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,8 +92,7 @@ def run(
         named = run_reference.newest_unfinished_run(experiment, overrides, trust_code)
     if named is None:
         if extend:
-            run_text = shlex.quote(resume) if resume else "RUN"
-            raise KitError(f"--extend takes a run that was trained: nanogpt-kit run {run_text} --extend {extend}")
+            raise KitError(run_reference.extend_remedy(experiment, extend, resume))
         chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
     else:
         named.check_alone(resume, into, seeds)
@@ -139,25 +137,27 @@ class RunLauncher:
     nproc: int
     trust_code: bool
     follows_seed: bool = False  # a run that differs in its seed came before, and printed what both have in common
+    precedes_seed: bool = False  # such a run follows, and will print which command generates more text
 
     def train_seeds(self, experiment: Experiment, count: int) -> None:
         """Trains `count` runs in sequence. Raises RunFailed at the end if one failed."""
-        first, failed = experiment.train.seed, []
-        for seed in range(first, first + count):
+        first, last = experiment.train.seed, experiment.train.seed + count - 1
+        failed = []
+        for seed in range(first, last + 1):
             click.echo(f"seed {seed}", err=True)
             try:
-                replace(self, follows_seed=seed > first).train_seed(experiment, seed)
+                replace(self, follows_seed=seed > first, precedes_seed=seed < last).train_seed(experiment, seed)
             except (RunFailed, FailedProcesses) as error:
                 if isinstance(error, RunFailed):
                     print_lines(f"run failed: {error}", err=True)
                     click.echo(printable("\n".join(notes_of(error))), err=True)
                 failed.append(seed)
             except KeyboardInterrupt as error:
-                error.add_note(remaining_seeds_note(range(seed, first + count)))
+                error.add_note(remaining_seeds_note(range(seed, last + 1)))
                 raise
             except SystemExit as error:  # of a run in several processes, which has printed its own note
                 if error.code == INTERRUPTED:
-                    click.echo(remaining_seeds_note(range(seed, first + count)), err=True)
+                    click.echo(remaining_seeds_note(range(seed, last + 1)), err=True)
                 raise
         if failed:
             raise RunFailed(f"{len(failed)} of {count} runs, with seeds {', '.join(map(str, failed))}")
@@ -205,7 +205,7 @@ class RunLauncher:
             return
         if folder.samples.exists():
             print_generated(samples.newest_samples(folder.samples))
-        print_lines(outcome_text(folder, with_next=not self.follows_seed), err=True)
+        print_lines(outcome_text(folder, with_next=not self.precedes_seed), err=True)
         if folder.status().ended_by == "max_seconds":
             click.echo(printable(extension_hint(folder, experiment, folder.status())), err=True)
 
@@ -233,7 +233,12 @@ class RunLauncher:
 
 def remaining_seeds_note(seeds: range) -> str:
     """Which seeds an interrupted series has not finished, and the command that continues it."""
-    names = f"seeds {seeds[0]} to {seeds[-1]} remain" if len(seeds) > 1 else f"seed {seeds[0]} remains"
+    if len(seeds) == 1:
+        names, which = f"seed {seeds[0]} remains", ""
+    elif len(seeds) == 2:
+        names, which = f"seeds {seeds[0]} and {seeds[1]} remain", " both"
+    else:
+        names, which = f"seeds {seeds[0]} to {seeds[-1]} remain", " all"
     words = ["nanogpt-kit", *sys.argv[1:]]
     resume = [] if any(word.partition("=")[0] == "--resume" for word in words) else ["--resume"]
-    return f"{names}; continue with: {hide_in_command([*words, *resume])}"
+    return f"{names}; continue{which} with: {hide_in_command([*words, *resume])}"

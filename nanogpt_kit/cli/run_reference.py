@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from nanogpt_kit.cli.experiment import load_experiment
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.layers import parse_override
-from nanogpt_kit.runs.folder import RUN_ID, RunFolder, runs_root
-from nanogpt_kit.runs.resume_command import run_argument
+from nanogpt_kit.runs.folder import RUN_ID, RunFolder, runs_of_experiment, runs_root
+from nanogpt_kit.runs.resume_command import kit_command, run_argument
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
@@ -108,6 +108,14 @@ def load_own_settings(run: NamedRun, overrides: Sequence[str], trust_code: bool,
     if n_processes > 1:
         layers.set_default("parallel", experiment.parallel_of_several)
     return type(experiment).of(layers, experiment.folder, trust_code)
+
+
+def extend_remedy(experiment: str, steps: int, resume: str | None) -> str:
+    """What to write where --extend is given with an experiment: the run to resume, or the newest finished one."""
+    runs = runs_of_experiment(runs_root() / experiment) if is_bare_name(experiment) else []
+    finished = [run for run in runs if run.status().state == "finished"]
+    name = resume or (run_argument((finished or runs)[-1]) if runs else "RUN")
+    return f"--extend takes a run that was trained, as in: {kit_command('run', name, '--extend', str(steps))}"
 
 
 def extended_overrides(run: NamedRun, overrides: Sequence[str], steps: int, trust_code: bool) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ class Train(Options):
     batch_tokens: int = Field(ge=1, le=10**12, description="tokens per update, over all ranks and micro-steps")
     micro_batch_size: Annotated[int, Field(ge=1, le=10**12)] | Literal["auto"] | None = Field(
         None,
-        description="windows per forward and backward pass of a rank; left out: all; auto: as many as fit in memory",
+        description="windows per forward and backward pass of a rank; omitted: all; auto: as many as fit in memory",
     )
     max_tokens: int | None = Field(
         None,
@@ -70,7 +70,7 @@ class Train(Options):
         None,
         ge=1,
         le=4096,
-        description="maximum number of CPU threads; left out: OMP_NUM_THREADS, else as many as a step can use",
+        description="maximum number of CPU threads; omitted: OMP_NUM_THREADS, else as many as a step can use",
         json_schema_extra=MAY_CHANGE,
     )
     log_every_steps: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
@@ -84,7 +84,7 @@ class Evaluate(Options):
 
     every_steps: int = Field(1000, ge=1, description="steps between evaluations")
     batch_size: int | None = Field(
-        None, ge=1, le=10**12, description="windows per evaluation batch; left out: as many as in a micro-batch"
+        None, ge=1, le=10**12, description="windows per evaluation batch; omitted: as many as in a micro-batch"
     )
 
 
@@ -145,7 +145,7 @@ class Sweep(Options):
     min_tokens: int | None = Field(
         None,
         ge=1,
-        description="training tokens before a trial may be pruned; left out: those of a trial / reduction_factor "
+        description="training tokens before a trial may be pruned; omitted: those of a trial / reduction_factor "
         "squared",
     )
     reduction_factor: int = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import json
 import logging
@@ -109,7 +110,8 @@ def explain_no_match(source: str) -> str:
         return f"{source!r} cannot be read: {error.strerror}"
     except (OSError, ValueError):
         pass
-    return f"{source!r} matches no file or folder, relative to {Path.cwd()}{escape_remedy(source)}"
+    where = f"relative to {Path.cwd()}{escape_remedy(source)}"
+    return f"{source!r} matches no file or folder, {where}{nearest_path(source)}"
 
 
 def check_beginnings(files: list[TextFile]) -> None:
@@ -127,6 +129,16 @@ def check_beginnings(files: list[TextFile]) -> None:
     if not any(os.path.getsize(file.path) for file in files):
         several = f"all {len(files)} files are empty" if len(files) > 1 else f"{files[0].path} is empty"
         raise source_error(f"contains no text: {several}")
+
+
+def nearest_path(source: str) -> str:
+    """The most similar name beside a file that is not there, as "; did you mean ...?"; empty where none is similar."""
+    folder, name = os.path.split(source.rstrip(os.sep))
+    try:
+        close = difflib.get_close_matches(name, sorted(os.listdir(folder or os.curdir)), n=1)
+    except OSError:  # nor is the folder there
+        close = []
+    return f"; did you mean {os.path.join(folder, close[0])!r}?" if close else ""
 
 
 def normalize_suffix(suffix: str) -> str:

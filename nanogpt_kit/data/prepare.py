@@ -51,7 +51,7 @@ def prepare(
     path = data_root() / identity.folder_name
     if not (path / MANIFEST).exists():
         check_target_free(path)
-        check_writable(data_root())
+        check_writable(data_root(), "NANOGPT_KIT_DATA")
         lock = data_root() / f".{path.name}.lock"
         with git_ignored_folder(data_root()):
             if is_locked(lock):

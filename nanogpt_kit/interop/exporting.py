@@ -26,11 +26,11 @@ def export_model(
 
     Raises KitError if the folder is not empty, or if the format cannot express the model.
     """
-    folder = Path(folder).absolute()
+    given, folder = folder, Path(folder).absolute()
     if format not in FORMATS:
         raise KitError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise KitError(f"{folder} already exists and is not empty")
+        raise KitError(f"{given} already exists and is not empty; nothing is overwritten, so name a new folder")
     check_writable(folder.parent)
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     partial = folder.with_name(f".{folder.name}.partial")

@@ -34,6 +34,7 @@ from nanogpt_kit.runs.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
+PUBLISHED_VOCABULARY = 50_257  # tokens of the published models
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -207,4 +208,6 @@ def write_gpt2(
         "dtype": "float32",
     }
     write_json(folder / "config.json", config)
-    logger.info("wrote a GPT-2 with %d layers, %d features and %d tokens", model["n_layer"], n_embd, vocab_size)
+    logger.info("wrote a GPT-2 of %d layers, %d features and %s tokens", model["n_layer"], n_embd, f"{vocab_size:,}")
+    if vocab_size != PUBLISHED_VOCABULARY:
+        logger.info("its tokenizer is not GPT-2's and is not part of this format; --format safetensors includes it")

@@ -22,6 +22,7 @@ from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.corpus.bpe import BPEEncoder
 from nanogpt_kit.corpus.library_decoder import byte_level_bytes
 from nanogpt_kit.data.encoders import restore_encoder
+from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.data.tokenizer_record import TokenizerRecord
 from nanogpt_kit.interop import gpt2, nanogpt
 from nanogpt_kit.interop.weights import VOCABULARY_MATRICES, WRITE_ERRORS, ImportedModel, format_value
@@ -48,7 +49,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     """
     imported = read_source_model(source, name, meta)
     experiment = experiment_of_import(imported, overrides)
-    check_writable(runs.runs_root() / experiment.name)
+    check_writable(runs.runs_root() / experiment.name, "NANOGPT_KIT_RUNS")
     encoder = encoder_of_import(imported, experiment)
     weights = pad_vocabulary(imported, experiment, encoder.vocab_size)
     model = build_uninitialized(experiment.model, encoder.vocab_size)
@@ -122,14 +123,23 @@ def encoder_of_import(imported: ImportedModel, experiment: Experiment) -> Encode
         reason = f"{use} learns its tokens from text, and {imported.path} does not contain the model's tokens"
         raise KitError(Fault(reason, "tokenizer", location))
 
-    if imported.tokenizer_state is not None and use == imported.tokenizer["use"]:
+    def check_size(tokens: int) -> None:
+        if not tokens <= rows < tokens + MAX_PADDING_ROWS:
+            reason = f"{use} has {tokens:,} tokens, but the model of {imported.path} has {rows:,}"
+            raise KitError(Fault(f"{reason}; {tokenizer_remedy(imported.path)}", "tokenizer", location))
+
+    rows, known = imported.vocab_size, experiment.tokenizer.known_vocab_size()
+    if known is not None:
+        check_size(known)  # before anything is downloaded
+    taken = state_from_run(experiment)
+    if taken is not None:
+        encoder = restore_encoder(experiment.tokenizer, taken)
+    elif imported.tokenizer_state is not None and use == imported.tokenizer["use"]:
         encoder = restore_encoder(experiment.tokenizer, imported.tokenizer_state)
     else:
         encoder = experiment.tokenizer.build(TextContext(splits=experiment.dataset.splits, documents=no_text))
-    rows, tokens = imported.vocab_size, encoder.vocab_size
-    if not tokens <= rows < tokens + MAX_PADDING_ROWS:
-        reason = f"{use} has {tokens:,} tokens, but the model of {imported.path} has {rows:,}"
-        raise KitError(Fault(f"{reason}; {tokenizer_remedy(imported.path)}", "tokenizer", location))
+    tokens = encoder.vocab_size
+    check_size(tokens)
     if tokens < rows and rows % 64:  # a multiple of 64 is a padded vocabulary, like ours
         logger.warning(
             "%s has %d tokens that %s lacks; they are neither read nor generated", imported.path, rows - tokens, use
@@ -141,7 +151,8 @@ def encoder_of_import(imported: ImportedModel, experiment: Experiment) -> Encode
 
 def tokenizer_remedy(path: Path) -> str:
     file = path / "tokenizer.json"
-    example = f"tokenizer.use=huggingface tokenizer.file={file}" if file.is_file() else "tokenizer.use=byte"
+    of_run = "tokenizer.use=bpe tokenizer.from_run=RUN, which takes that of a run"
+    example = f"tokenizer.use=huggingface tokenizer.file={file}" if file.is_file() else of_run
     remedy = f"name the tokenizer that it was trained with, as in {example}"
     if path.is_file():
         remedy += ", or `import` a character-level model with --meta data/<dataset>/meta.pkl"

@@ -58,7 +58,7 @@ def step_text(step: int | None, status: Status) -> str:
     if step is None:
         return "no checkpoint yet"
     is_total_known = status.total_steps > 0 or status.state == "finished"  # not where status.json is damaged
-    return f"step {step} of {status.total_steps}" if is_total_known else f"step {step}"
+    return f"step {step:,} of {status.total_steps:,}" if is_total_known else f"step {step:,}"
 
 
 def loss_texts(folder: RunFolder, step: int | None) -> list[str]:
@@ -66,7 +66,7 @@ def loss_texts(folder: RunFolder, step: int | None) -> list[str]:
     evaluation = last_evaluation(folder.metrics, step)
     if not evaluation:
         return []
-    at = "" if step in (None, evaluation["step"]) else f" at step {evaluation['step']}"
+    at = "" if step in (None, evaluation["step"]) else f" at step {evaluation['step']:,}"
     return [f"{LOSS} {value_text(evaluation[LOSS])}{at}"]
 
 

@@ -88,12 +88,16 @@ def git_ignored_folder(folder: Path) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_writable(folder: Path) -> None:
-    """Raises KitError where `folder` could not be written to. It need not exist yet."""
+def check_writable(folder: Path, variable: str | None = None) -> None:
+    """Raises KitError where `folder` could not be written to. It need not exist yet.
+
+    `variable` is the environment variable that names another folder.
+    """
     nearest = folder.absolute()
     while not nearest.exists():
         nearest = nearest.parent
     try:
         os.rmdir(tempfile.mkdtemp(dir=nearest))
     except OSError as error:
-        raise KitError(f"cannot write to {folder}: {error.strerror} ({nearest})") from None
+        remedy = f"; set {variable} to another folder" if variable else ""
+        raise KitError(f"cannot write to {folder}: {error.strerror} ({nearest}){remedy}") from None

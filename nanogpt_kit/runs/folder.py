@@ -217,7 +217,7 @@ def is_pre_start_file(name: str) -> bool:
 
 
 def check_runs_writable(experiment: str) -> None:
-    check_writable(runs_root() / experiment)
+    check_writable(runs_root() / experiment, "NANOGPT_KIT_RUNS")
 
 
 def runs_of_experiment(folder: Path) -> list[RunFolder]:

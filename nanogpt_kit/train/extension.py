@@ -13,6 +13,8 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.resume_command import new_run_command, resume_command, run_argument
 from nanogpt_kit.runs.status import Status
 
+WORTHWHILE = 0.1  # of all steps: to begin again from an earlier checkpoint saves less than a new run costs
+
 
 def extension_overrides(before: Experiment, steps: int) -> list[str]:
     """The overrides by which a run takes that many steps more than it was made for."""
@@ -48,7 +50,7 @@ def ways_to_extend(folder: RunFolder, before: Experiment, total_steps: int, step
     ways = [f"a new run from its weights, with a new schedule: {new_run_command(folder, *arguments)}"]
     step = branch_step(folder, shared)
     every = before.checkpoint.every_steps
-    if step is not None:
+    if step is not None and step >= before.total_steps * WORTHWHILE:
         command = resume_command(folder, "--extend", steps, step=step)
         ways.append(f"a new run from its checkpoint of step {step}, where both schedules are still equal: {command}")
     elif shared >= max(every, before.total_steps / 2):  # of less than half, little would be gained

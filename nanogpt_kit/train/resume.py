@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.manifest import step_of
@@ -20,7 +18,7 @@ from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.resume_command import new_run_command, resume_command
+from nanogpt_kit.runs.resume_command import new_run_command, override_text, resume_command
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.branch import BranchPoint
@@ -29,7 +27,6 @@ from nanogpt_kit.train.extension import equal_steps, extension_hint, ways_to_ext
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_OF_RUN = re.compile(r"(.+)@([0-9]{1,18})", re.DOTALL)  # RUN@STEP
-WORD = re.compile(r"[A-Za-z_][\w./-]*")
 
 
 @dataclass(frozen=True)
@@ -184,6 +181,7 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
             changed.append(key)
             faults.append(Fault(f"{now!r} now, {then!r} in {folder}; {reason}", key, requested.location(parts)))
+            changed.append(key)
     if not faults:
         return
     error = KitError(*faults)
@@ -203,12 +201,6 @@ def new_run_note(folder: RunFolder, requested: Experiment, keys: Sequence[str]) 
     values = {dotted(key): value for key, value in leaves(requested.resolved())}
     changed = [f"{key}={override_text(values[key])}" for key in keys if key in values]
     return f"train a new run: {new_run_command(folder, *changed)}"
-
-
-def override_text(value: Any) -> str:
-    """A value as a user writes it after "=": names without quotes."""
-    is_name = isinstance(value, str) and WORD.fullmatch(value) and value not in ("true", "false", "inf", "nan")
-    return str(value) if is_name else json.dumps(value, ensure_ascii=False)
 
 
 def steps_cannot_change(folder: RunFolder, before: Experiment, requested: Experiment, step: int | None) -> str | None:

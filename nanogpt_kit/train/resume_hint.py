@@ -21,14 +21,14 @@ def interruption_note(trainer: Trainer) -> str:
     if saved == step and is_trained(trainer):
         missing = "the samples" if trainer.progress.evaluated_at == step else "the last evaluation"
         complete = f"the training is complete at step {step:,}, saved in {folder}"
-        return f"{complete}; still missing: {missing}; continue with: {command}"
+        return f"{complete}; still missing: {missing}\ncontinue with: {command}"
     if saved == step:
-        return f"stopped at step {step:,} of {total:,}; saved in {folder}; continue with: {command}"
+        return f"stopped at step {step:,} of {total:,}; saved in {folder}\ncontinue with: {command}"
     if saved is not None:
         newest = f"the newest checkpoint is that of step {saved:,}, in {folder}"
-        return f"stopped at step {step:,} of {total:,}; {newest}; continue from it with: {command}"
+        return f"stopped at step {step:,} of {total:,}; {newest}\ncontinue from it with: {command}"
     when = f"at step {step:,} of {total:,}, before the first checkpoint" if step else "before the first step"
-    return f"stopped {when}; nothing is saved; start again with: {command}"
+    return f"stopped {when}; nothing is saved\nstart again with: {command}"
 
 
 def failure_note(trainer: Trainer, failure: BaseException) -> str:
@@ -36,13 +36,13 @@ def failure_note(trainer: Trainer, failure: BaseException) -> str:
     total, saved = trainer.total_steps, newest_saved_step(trainer)
     command, folder = command_to_continue(trainer), relative_to_cwd(trainer.path)
     if saved is None:
-        again = "" if isinstance(failure, NotFinite) else f"; start again with: {command}"
+        again = "" if isinstance(failure, NotFinite) else f"\nstart again with: {command}"
         return f"no checkpoint is saved{again}"
     newest = f"the checkpoint of step {saved:,} of {total:,} is saved in {folder}"
     if isinstance(failure, NotFinite):
         weights = new_run_command(trainer.folder, f"model.init_from={run_argument(trainer.folder)}", "KEY=VALUE")
-        return f"{newest}; the same steps would fail again; train from its weights with other settings: {weights}"
-    return f"{newest}; continue with: {command}"
+        return f"{newest}; the same steps would fail again\ntrain from its weights with other settings: {weights}"
+    return f"{newest}\ncontinue with: {command}"
 
 
 def newest_saved_step(trainer: Trainer) -> int | None:

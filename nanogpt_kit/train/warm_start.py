@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs.find import PUBLISHED_MODELS, FoundRun, find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom
+from nanogpt_kit.runs.resume_command import override_text
 from nanogpt_kit.train.starting_tokens import describe_other_tokens, other_tokens_error, token_semantics
 
 logger = logging.getLogger(__name__)
@@ -62,14 +64,20 @@ class WarmStart:
     def read(cls, experiment: Experiment, checkpoint: Path, trust_code: bool) -> WarmStart:
         """The weights of a checkpoint, for the model of `experiment`. Raises KitError where they do not fit."""
         before = Experiment.load(checkpoint.parents[1] / "experiment.toml", trust_code=trust_code)
-        for difference in model_differences(experiment, before):
-            logger.warning("%s in %s", difference, checkpoint)
+        differences = model_differences(experiment, before)
         tokenizer = read_tokenizer_record(checkpoint / TOKENIZER)
         vocab_size = tokenizer.vocab_size
         weights = cropped_weights(checkpoint, before, vocab_size, experiment.model.block_size)
         shapes = build_on_meta(experiment.model, vocab_size)
         if shapes is not None:
-            check_weights_match(shapes, weights, str(checkpoint))
+            try:
+                check_weights_match(shapes, weights, str(checkpoint), same_options_remedy(differences))
+            except KitError as error:  # other tokens are reported with it
+                now = describe_other_tokens(experiment, before, tokenizer.as_json())
+                other = now and other_tokens_error(experiment, checkpoint, tokenizer.as_json(), now)
+                raise KitError(*error.faults, *(other.faults if other else ())) from None
+        for key, (now, then) in differences.items():
+            logger.warning("%s is %r here and was %r in %s", key, now, then, checkpoint)
         return cls(checkpoint, Manifest.read(checkpoint).weights_hash, weights, tokenizer.as_json(), before)
 
     def check_tokens(self, experiment: Experiment, data: PreparedData) -> None:
@@ -137,18 +145,24 @@ def original_checkpoint(resumed: RunFolder) -> Path:
     return checkpoint
 
 
-def model_differences(experiment: Experiment, before: Experiment) -> list[str]:
-    """Options of the model that differ, as sentences: weights may fit although the network is another one."""
+def model_differences(experiment: Experiment, before: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Options of the model that differ, as key: (here, there). Weights may fit although the network is another one."""
     changed = experiment.differences(before)
     replaced = tuple(key.removesuffix("use") for key in changed if key.endswith(".use"))
-    return [
-        f"{key} is {now!r} here and was {then!r}"
+    return {
+        key: (now, then)
         for key, (now, then) in changed.items()
         if key.startswith("model.")
         and key not in MAY_DIFFER
         and not (key == "model.attention.use" and compute_same_attention(experiment, before))
         and (key.endswith((".use", ".window")) or not key.startswith(replaced))
-    ]
+    }
+
+
+def same_options_remedy(differences: Mapping[str, tuple[Any, Any]]) -> str:
+    """The overrides that make the model the one that had the weights; empty where no option that was set differs."""
+    overrides = [f"{key}={override_text(then)}" for key, (_, then) in differences.items() if then is not None]
+    return f"set {shlex.join(overrides)}, as in their run" if overrides else ""
 
 
 def compute_same_attention(*experiments: Experiment) -> bool:

@@ -72,7 +72,7 @@ def test_the_source_is_written_and_the_comment_behind_it_kept(
     text = Path("my.toml").read_text(encoding="utf-8")
     assert tomli.loads(text)["dataset"]["source"] == value
     (line,) = [line for line in text.splitlines() if line.startswith("source = ")]
-    assert "  # or a folder of notes or code" in line
+    assert "  # file, folder of notes or code" in line
 
 
 def test_a_short_source_leaves_the_comments_aligned(command: Command) -> None:
@@ -80,6 +80,7 @@ def test_a_short_source_leaves_the_comments_aligned(command: Command) -> None:
     lines = Path("my.toml").read_text(encoding="utf-8").splitlines()
     columns = {line.index("#") for line in lines if line.startswith(("source", "val_fraction", "# field"))}
     assert len(columns - {0}) == 1, columns
+    assert lines[1] == '# A small model of the text in "notes/".'
 
 
 def test_what_it_writes_for_own_text_trains(text_file: Path, command: Command) -> None:

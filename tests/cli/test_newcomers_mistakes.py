@@ -194,6 +194,8 @@ VERBS = {
 ORDER = {
     "run": "for example: nanogpt-kit run quickstart",
     "sample": "for example: nanogpt-kit sample quickstart",
+    "export": "for example: nanogpt-kit export quickstart exported/",
+    "export tiny": "for example: nanogpt-kit export tiny exported/",
     "tiny.toml run": "the verb comes first: nanogpt-kit run tiny.toml",
     "train.steps=3 run tiny.toml": "the verb comes first: nanogpt-kit run tiny.toml train.steps=3",
     "run train.steps=3 tiny.toml": "the experiment comes first: nanogpt-kit run tiny.toml train.steps=3",

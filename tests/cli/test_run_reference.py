@@ -16,6 +16,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train import session, trainer
+from tests.runs.made_runs import make_run
 
 Command = Callable[..., Any]
 QUIET = (
@@ -202,6 +203,21 @@ def test_a_text_that_is_missing_in_another_folder_names_the_folder_the_run_was_s
     last = f"{run} was started in {tmp_path}; continue it in that folder"
     assert (told.code, told.err.splitlines()[-1]) == (2, last)
     assert "dataset.source: 'own.txt' matches no file" in told.err
+
+
+def test_extending_an_experiment_by_its_name_is_answered_with_its_newest_finished_run(
+    command: Command,
+) -> None:
+    finished, _ = make_run("tiny"), make_run("tiny", "interrupted")
+    told = command("run", "tiny", "--extend", 5)
+    assert (told.code, told.err.splitlines()[0].endswith(f"nanogpt-kit run {finished} --extend 5")) == (2, True)
+
+
+def test_fewer_steps_are_a_new_run_whose_command_has_them(stopped: RunFolder, command: Command) -> None:
+    refused = command("run", stopped, "train.steps=3")
+    assert (refused.code, "steps may only grow" in refused.err) == (2, True)
+    line = f"train a new run: nanogpt-kit run {stopped.experiment} train.steps=3"
+    assert refused.err.splitlines()[-1] == line
 
 
 def test_without_an_experiment_and_a_run_the_argument_is_missing(command: Command) -> None:

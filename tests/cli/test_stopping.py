@@ -64,6 +64,11 @@ def continuation(text: str) -> list[str]:
     return shlex.split(text.splitlines()[-1].partition(CONTINUE)[2])
 
 
+def last_lines(text: str) -> str:
+    """What was stopped and where it is saved, and the command."""
+    return "\n".join(text.splitlines()[-2:])
+
+
 def losses(folder: RunFolder) -> list[float]:
     return [line["train/loss"] for line in read_metrics(folder.metrics) if "train/loss" in line]
 
@@ -73,8 +78,8 @@ def test_a_stopped_run_prints_where_it_is_saved_and_the_command_that_continues_i
 ) -> None:
     told = command("run", "tiny.toml", *stopping(7))
     folder = find_run("tiny").folder
-    line = f"stopped at step 7 of 20; saved in {folder}; continue with: nanogpt-kit run {folder}"
-    assert (told.code, told.err.splitlines()[-1]) == (130, line)
+    line = f"stopped at step 7 of 20; saved in {folder}\ncontinue with: nanogpt-kit run {folder}"
+    assert (told.code, last_lines(told.err)) == (130, line)
     assert not folder.path.is_absolute()
     told = command(*continuation(told.err))
     assert (told.code, find_run("tiny").folder) == (0, folder), told.err
@@ -85,8 +90,8 @@ def test_a_stopped_run_prints_where_it_is_saved_and_the_command_that_continues_i
 @pytest.mark.parametrize(
     ("at", "signals", "expected"),
     [
-        (1, 2, "stopped at step 1 of 20, before the first checkpoint; nothing is saved; start again with: "),
-        (7, 2, "stopped at step 7 of 20; the newest checkpoint is that of step 4, in {run}; continue from it with: "),
+        (1, 2, "stopped at step 1 of 20, before the first checkpoint; nothing is saved\nstart again with: "),
+        (7, 2, "stopped at step 7 of 20; the newest checkpoint is that of step 4, in {run}\ncontinue from it with: "),
     ],
 )
 def test_a_second_signal_says_what_the_newest_checkpoint_is(
@@ -94,7 +99,7 @@ def test_a_second_signal_says_what_the_newest_checkpoint_is(
 ) -> None:
     told = command("run", "tiny.toml", *stopping(at, signals))
     folder = find_run("tiny").folder
-    assert (told.code, told.err.splitlines()[-1]) == (130, f"{expected.format(run=folder)}nanogpt-kit run {folder}")
+    assert (told.code, last_lines(told.err)) == (130, f"{expected.format(run=folder)}nanogpt-kit run {folder}")
     assert command(*continuation(told.err), "callback=[]").code == 0
     assert folder.status().step == 20
 
@@ -128,8 +133,8 @@ def test_after_the_last_step_the_training_is_complete(
         patch.setattr(owner, function, lambda *words: os.kill(os.getpid(), signal.SIGINT))
         told = command("run", "tiny.toml", *options)
     folder = find_run("tiny").folder
-    complete = f"the training is complete at step 20, saved in {folder}; still missing: {missing}; continue with: "
-    assert told.err.splitlines()[-1] == f"{complete}nanogpt-kit run {folder}"
+    complete = f"the training is complete at step 20, saved in {folder}; still missing: {missing}\ncontinue with: "
+    assert last_lines(told.err) == f"{complete}nanogpt-kit run {folder}"
     assert command(*continuation(told.err)).code == 0
     assert (folder.status().state, folder.samples.exists()) == ("finished", True)
 
@@ -165,9 +170,9 @@ def test_interrupted_seeds_name_those_that_remain(tiny: Path, here: Path, comman
     words = ("run", "tiny.toml", *QUIET, "train.steps=4", "train.seed=5", "--seeds", 3)
     assert command(*words[:-2], "callback=[]").code == 0
     told = command(*words, *stopping(2)[-2:], "--resume")
-    expected = "seeds 6 to 7 remain; continue with: nanogpt-kit run tiny.toml "
+    expected = "seeds 6 and 7 remain; continue both with: nanogpt-kit run tiny.toml "
     assert told.err.splitlines()[-1].startswith(expected)
-    assert "stopped at step 2 of 4; saved in " in told.err.splitlines()[-2]
+    assert "stopped at step 2 of 4; saved in " in told.err.splitlines()[-3]
     again = continuation(told.err)
     assert again.count("--resume") == 1
     assert command(*(word for word in again if "stopper" not in word), "callback=[]").code == 0
@@ -179,8 +184,8 @@ def test_several_processes_print_the_command_once(tiny: Path, here: Path) -> Non
     script = [sys.executable, "-m", "nanogpt_kit", "run", "tiny.toml", *stopping(3), "train.device=cpu", "--nproc", "2"]
     told = subprocess.run(script, capture_output=True, text=True)
     folder = find_run("tiny").folder
-    line = f"stopped at step 3 of 20; saved in {folder}; continue with: nanogpt-kit run {folder} --nproc 2"
-    assert (told.returncode, told.stderr.splitlines()[-1]) == (130, line)
+    line = f"stopped at step 3 of 20; saved in {folder}\ncontinue with: nanogpt-kit run {folder} --nproc 2"
+    assert (told.returncode, last_lines(told.stderr)) == (130, line)
     assert told.stderr.count("stopped at step") == 1
     again = [sys.executable, "-m", "nanogpt_kit", *continuation(told.stderr)]
     assert subprocess.run(again, capture_output=True).returncode == 0
@@ -204,9 +209,9 @@ def test_a_failed_run_prints_what_is_saved(
         patch.setattr(trainer.Trainer, "accumulate", fail)
         told = command("run", "tiny.toml", *QUIET, "callback=[]")
     folder = find_run("tiny").folder
-    expected = f"the checkpoint of step 4 of 20 is saved in {folder}; continue with: nanogpt-kit run {folder}"
-    assert (told.code, told.err.splitlines()[-1]) == (1, expected)
-    assert told.err.splitlines()[-2].startswith("run failed: step 7: out of memory")
+    expected = f"the checkpoint of step 4 of 20 is saved in {folder}\ncontinue with: nanogpt-kit run {folder}"
+    assert (told.code, last_lines(told.err)) == (1, expected)
+    assert told.err.splitlines()[-3].startswith("run failed: step 7: out of memory")
     assert command(*continuation(told.err)).code == 0
 
 
@@ -223,8 +228,8 @@ def test_a_loss_that_is_not_finite_is_not_repeated(
     if at == 1:
         assert told.err.splitlines()[-1] == "no checkpoint is saved"
         return
-    last = told.err.splitlines()[-1]
-    assert last.startswith(f"the checkpoint of step 4 of 20 is saved in {folder}; the same steps would fail again; ")
+    saved, last = told.err.splitlines()[-2:]
+    assert saved == f"the checkpoint of step 4 of 20 is saved in {folder}; the same steps would fail again"
     words = shlex.split(last.partition("other settings: nanogpt-kit ")[2])
     assert words == ["run", f"{folder}/experiment.toml", f"model.init_from={folder}", "KEY=VALUE"]
     assert command(*words[:-1], "optimizer.lr=1e-4", "train.steps=1").code == 0

@@ -109,11 +109,22 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> Non
 )
 def test_a_source_without_files_is_named(tmp_path: Path, source: str, told: str) -> None:
     (tmp_path / "empty").mkdir()
-    write_files(tmp_path, {"here.txt": "text"})
-    message = refusal(Text(source=(str(tmp_path / "here.txt"), str(tmp_path / source))))
+    write_files(tmp_path, {"novel.md": "text"})
+    message = refusal(Text(source=(str(tmp_path / "novel.md"), str(tmp_path / source))))
     assert repr(str(tmp_path / source)) in message
     assert told in message
-    assert "here.txt" not in message
+    assert "novel.md" not in message
+
+
+def test_for_a_source_that_is_not_there_the_most_similar_name_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, {"novel.txt": "text", "notes/a.md": "text"})
+    assert refusal(Text(source="novell.txt")).endswith("; did you mean 'novel.txt'?")
+    assert refusal(Text(source="notse/")).endswith("; did you mean 'notes'?")
+    assert refusal(Text(source="notes/b.md")).endswith("; did you mean 'notes/a.md'?")
+    assert refusal(Text(source="elsewhere/novel.txt")).endswith(f"relative to {tmp_path}")
 
 
 def test_empty_documents_are_passed_over_and_nothing_else_is_an_error(tmp_path: Path) -> None:

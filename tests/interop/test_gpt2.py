@@ -114,6 +114,22 @@ def test_a_model_that_gpt2_is_not_is_refused_with_each_reason(tiny: Path, tmp_pa
     assert not list(tmp_path.glob(".hf*"))
 
 
+def test_an_export_is_read_with_the_tokenizer_of_a_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["tokenizer={use='bpe', vocab_size=300}", "train.steps=1", "callback=[]", "sample.num_samples=0"]
+    session.run(Experiment.load(tiny, options))
+    run = load_run("tiny")
+    with caplog.at_level("INFO"):
+        export_model(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "out")
+    assert "--format safetensors includes it" in caplog.text
+    monkeypatch.delattr(BPEEncoder, "published")  # nothing is downloaded
+    with pytest.raises(KitError, match=r"gpt2 has 50,257 tokens, but the model of .* has 300; .*from_run=RUN"):
+        load_run(tmp_path / "out")
+    loaded = load_run(tmp_path / "out", overrides=["tokenizer.use=bpe", "tokenizer.from_run=tiny"])
+    assert loaded.encoder.state() == run.encoder.state()
+
+
 def test_an_export_never_overwrites(tiny: Path, tmp_path: Path, command: Callable[..., object]) -> None:
     session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0"]))
     (tmp_path / "full").mkdir()

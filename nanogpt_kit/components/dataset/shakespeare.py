@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,8 @@ def download_text() -> Path:
         with urllib.request.urlopen(URL, timeout=30) as answer:
             content = answer.read()
     except (OSError, http.client.HTTPException) as error:  # the latter: an incomplete response
-        raise KitError(f"tiny Shakespeare cannot be downloaded from {URL}: {error}; {remedy}") from None
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise KitError(f"tiny Shakespeare cannot be downloaded from {URL}: {cause}; {remedy}") from None
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise KitError(f"{URL} does not serve the expected tiny Shakespeare (sha256 {SHA256}); {remedy}")
     partial = path.with_suffix(f".{os.getpid()}")
