@@ -9,6 +9,8 @@ from __future__ import annotations
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.manifest import find_damage, step_of
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Schedule
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.resume_command import new_run_command, resume_command, run_argument
 from nanogpt_kit.runs.status import Status
@@ -56,7 +58,26 @@ def ways_to_extend(folder: RunFolder, before: Experiment, total_steps: int, step
     elif shared >= max(every, before.total_steps / 2):  # of less than half, little would be gained
         kept = f"both schedules are equal up to step {shared}, but no checkpoint of these steps was kept"
         ways.append(f"{kept}; in the next run, checkpoint.keep_every_steps={every} keeps them")
+    elif name := stable_schedule():
+        settings = [f"schedule={name}", f"checkpoint.keep_every_steps={every}"]
+        if warmup := getattr(before.schedule, "warmup_steps", 0):
+            settings.insert(1, f"schedule.warmup_steps={warmup}")
+        reason = f"a new run with the schedule {name}, which can be extended from its stable part"
+        ways.append(f"{reason}: {new_run_command(folder, *settings)}")
     return "\n".join(["to train longer:", *(f"  {way}" for way in ways)])
+
+
+def stable_schedule() -> str | None:
+    """The name of our schedule that is constant in the middle of a run, however long that is, and decays at its end."""
+    registry, total = Registry.installed(), 10_000  # steps, so that a warmup of some hundreds is over
+    for entry in registry.of_kind(Schedule.kind):
+        if entry.distribution != KIT_DISTRIBUTION:
+            continue  # a plugin is not imported before an experiment names it
+        multiplier = registry.load(Schedule, entry.qualified)().multiplier
+        middle = {multiplier(step, length) for step in (total // 4, total // 2) for length in (total, 2 * total)}
+        if len(middle) == 1 and multiplier(total - 1, total) < multiplier(total // 2, total):
+            return entry.name
+    return None
 
 
 def extension_hint(folder: RunFolder, before: Experiment, status: Status) -> str:

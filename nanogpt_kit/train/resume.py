@@ -179,7 +179,6 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
             other_options.append(key)
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-            changed.append(key)
             faults.append(Fault(f"{now!r} now, {then!r} in {folder}; {reason}", key, requested.location(parts)))
             changed.append(key)
     if not faults:

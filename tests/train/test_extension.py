@@ -148,10 +148,16 @@ def test_a_decaying_schedule_names_a_new_run_from_the_weights(tiny: Path, comman
     assert told.code == 2
     assert f"train.steps: 25 now, 20 in {folder}; the schedule depends on it" in told.err
     assert "@" not in told.err
-    words = last_command(told.err)
-    assert words == ["run", f"{folder}/experiment.toml", f"model.init_from={folder}", "train.steps=5"]
-    assert command(*words).code == 0
+    weights, stable = (shlex.split(line.partition("nanogpt-kit ")[2]) for line in told.err.splitlines()[-2:])
+    assert weights == ["run", f"{folder}/experiment.toml", f"model.init_from={folder}", "train.steps=5"]
+    assert command(*weights).code == 0
     assert (len(runs()), runs()[-1].status().step) == (2, 5)
+    settings = ["schedule=wsd", "schedule.warmup_steps=3", "checkpoint.keep_every_steps=4"]
+    assert stable == ["run", f"{folder}/experiment.toml", *settings]
+    assert command(*stable).code == 0
+    refused = command("run", runs()[-1].path, "--extend", 8)
+    assert command(*last_command(refused.err)).code == 0  # from the checkpoint of step 16, where the decay begins
+    assert runs()[-1].status().total_steps == 28
 
 
 def test_where_no_checkpoint_of_the_stable_part_was_kept_the_option_is_named(tiny: Path, command: Command) -> None:
