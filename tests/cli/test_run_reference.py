@@ -213,13 +213,6 @@ def test_extending_an_experiment_by_its_name_is_answered_with_its_newest_finishe
     assert (told.code, told.err.splitlines()[0].endswith(f"nanogpt-kit run {finished} --extend 5")) == (2, True)
 
 
-def test_fewer_steps_are_a_new_run_whose_command_has_them(stopped: RunFolder, command: Command) -> None:
-    refused = command("run", stopped, "train.steps=3")
-    assert (refused.code, "steps may only grow" in refused.err) == (2, True)
-    line = f"train a new run: nanogpt-kit run {stopped.experiment} train.steps=3"
-    assert refused.err.splitlines()[-1] == line
-
-
 def test_without_an_experiment_and_a_run_the_argument_is_missing(command: Command) -> None:
     told = command("run", "--resume")
     assert (told.code, "missing argument" in told.err) == (2, True)
