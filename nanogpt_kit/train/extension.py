@@ -59,9 +59,12 @@ def ways_to_extend(folder: RunFolder, before: Experiment, total_steps: int, step
         kept = f"both schedules are equal up to step {shared}, but no checkpoint of these steps was kept"
         ways.append(f"{kept}; in the next run, checkpoint.keep_every_steps={every} keeps them")
     elif name := stable_schedule():
-        settings = [f"schedule={name}", f"checkpoint.keep_every_steps={every}"]
-        if warmup := getattr(before.schedule, "warmup_steps", 0):
-            settings.insert(1, f"schedule.warmup_steps={warmup}")
+        warmup = getattr(before.schedule, "warmup_steps", 0)
+        kept_often = [f"checkpoint.keep_every_steps={every}"]
+        if every > before.total_steps / 2:  # no checkpoint would be in the stable part
+            every = max(1, before.total_steps // 10)
+            kept_often = [f"checkpoint.every_steps={every}", f"checkpoint.keep_every_steps={every}"]
+        settings = [f"schedule={name}", *([f"schedule.warmup_steps={warmup}"] if warmup else []), *kept_often]
         reason = f"a new run with the schedule {name}, which can be extended from its stable part"
         ways.append(f"{reason}: {new_run_command(folder, *settings)}")
     return "\n".join(["to train longer:", *(f"  {way}" for way in ways)])

@@ -180,6 +180,7 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
             faults.append(Fault(f"{now!r} now, {then!r} in {folder}; {reason}", key, requested.location(parts)))
+            changed.append(key)
     if not faults:
         return
     error = KitError(*faults)
