@@ -104,12 +104,13 @@ def run_command() -> int:
         report_error(f"run failed: {error}", error)
         return FAILED
     except (click.Abort, KeyboardInterrupt) as error:
-        reason = error.__cause__ or error  # click raises its Abort from a KeyboardInterrupt
+        reason = error.__cause__ or error  # an Abort is raised from a KeyboardInterrupt
         while not notes_of(reason) and isinstance(reason.__context__, KeyboardInterrupt):
             reason = reason.__context__  # another signal came while the first one was handled
         if not notes_of(reason):
             reason.add_note("interrupted")
         if not rank():
+            click.echo(err=True)  # after the ^C of the terminal
             print_notes(reason)
         return INTERRUPTED
     except OutputClosed:

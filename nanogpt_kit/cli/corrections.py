@@ -45,8 +45,11 @@ class VerbGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with remedies(self):
-            return super().invoke(ctx)
+        try:
+            with remedies(self):
+                return super().invoke(ctx)
+        except KeyboardInterrupt as error:  # click would print an empty line, in each process of a run
+            raise click.Abort from error
 
 
 @contextmanager

@@ -187,6 +187,7 @@ def test_several_processes_print_the_command_once(tiny: Path, here: Path) -> Non
     line = f"stopped at step 3 of 20; saved in {folder}\ncontinue with: nanogpt-kit run {folder} --nproc 2"
     assert (told.returncode, last_lines(told.stderr)) == (130, line)
     assert told.stderr.count("stopped at step") == 1
+    assert told.stderr.count("\n\n") == 1  # of rank 0, after the ^C of a terminal
     again = [sys.executable, "-m", "nanogpt_kit", *continuation(told.stderr)]
     assert subprocess.run(again, capture_output=True).returncode == 0
     assert folder.status().state == "finished"
