@@ -295,6 +295,7 @@ WHOLE = st.integers(1, 10**12)
 POSITIVE = st.floats(0, 1e300, exclude_min=True) | st.integers(1, 10**6)
 SHARE = st.floats(0, 1, exclude_max=True)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+PATH = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="$~%"), max_size=20)  # nothing to replace
 
 
 @st.composite
@@ -320,7 +321,7 @@ def experiments(draw: st.DrawFn) -> dict[str, Any]:
     shape = {"n_head": head, "n_embd": head * draw(st.integers(1, 99)), "block_size": block}
     times = {"steps": draw(WHOLE), "batch_tokens": block * draw(st.integers(1, 99))}
     text = component("python_stdlib", val_bytes=WHOLE) | st.builds(
-        lambda source, field: {"use": "text", "source": source, "field": field}, TEXT | st.lists(TEXT, max_size=3), TEXT
+        lambda source, field: {"use": "text", "source": source, "field": field}, PATH | st.lists(PATH, max_size=3), TEXT
     )
     return {
         "name": draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]*", fullmatch=True)),
