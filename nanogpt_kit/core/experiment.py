@@ -254,6 +254,18 @@ class Experiment(Options):
         code = [self.entry_of(part).identity for _, part in self.parts()]
         return digest([values, code])
 
+    def configuration(self) -> str:
+        """A hash of what decides the results of a run, except its seed: two runs of one seed with it are duplicates."""
+        values = self.model_copy(
+            update={
+                "name": "",
+                "components": (),  # their code is hashed, not their paths
+                "train": self.train.model_copy(update={"seed": 0, "threads": None}),
+                "sample": self.sample.model_copy(update={"num_samples": 0}),
+            }
+        ).resolved()
+        return digest([values, [self.entry_of(part).identity for _, part in self.parts()]])
+
     def differences(self, other: Experiment) -> dict[str, tuple[Any, Any]]:
         """Dotted keys whose values differ: {"optimizer.lr": (mine, theirs)}."""
         mine, theirs = dict(leaves(self.resolved())), dict(leaves(other.resolved()))
