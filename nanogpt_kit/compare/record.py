@@ -53,7 +53,7 @@ class Result(RecordPart):
     p_value: float | None = None  # of the paired t test
     wins: int = 0  # pairs in which the contender is better
     verdict: Verdict = "undecided"
-    more_seeds: int | None = None  # that would decide it, if mean and deviation stay as they are; None: decided or > 1000
+    more_seeds: int | None = None  # that would decide it, were mean and sd to stay; None: decided, or too many
     reason: str = ""  # why it is undecided, besides its interval
 
 

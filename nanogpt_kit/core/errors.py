@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 Key = tuple[str | int, ...]  # the parts of a dotted key: ("callback", 0, "every_steps")
 
-# Exit codes of the command. UNDECIDED and WORSE are verdicts of a comparison, whose DONE means better. BUSY is EX_TEMPFAIL
-# of sysexits.h: the same command may succeed later.
+# Exit codes of the command. UNDECIDED and WORSE are verdicts of a comparison, for which DONE means better. BUSY is
+# EX_TEMPFAIL of sysexits.h: the same command may succeed later.
 DONE, FAILED, MISTAKE, UNDECIDED, WORSE, BUSY, INTERRUPTED = 0, 1, 2, 3, 4, 75, 130
 
 FAILURE = "NANOGPT_KIT_FAILURE"  # environment: the file in which a command that fails leaves a record of it
