@@ -11,7 +11,14 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from nanogpt_kit.cli.candidates import component_candidates, is_path, items_of, path_candidates, run_candidates
+from nanogpt_kit.cli.candidates import (
+    component_candidates,
+    experiment_candidates,
+    is_path,
+    items_of,
+    path_candidates,
+    run_candidates,
+)
 from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.layers import Layers
@@ -31,6 +38,17 @@ def run_or_override_candidates(ctx: click.Context, param: click.Parameter, incom
     """What `eval` takes: runs, and KEY=VALUE once there is one."""
     runs = run_candidates(ctx, param, incomplete) if "=" not in incomplete else []
     return runs + (override_candidates(ctx, param, incomplete) if ctx.params.get(str(param.name)) else [])
+
+
+def arm_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What `compare` takes: experiments and runs; once there is a base, also its KEY=VALUE, several in one word."""
+    before, blank, last = incomplete.rpartition(" ")
+    changes = override_candidates(ctx, param, last) if ctx.params.get(str(param.name)) else []
+    items = [CompletionItem(f"{before}{blank}{item.value}", help=item.help) for item in changes]
+    if "=" in incomplete:
+        return items
+    names = [*experiment_candidates(ctx, param, incomplete), *run_candidates(ctx, param, incomplete)]
+    return [*{item.value: item for item in reversed(names)}.values(), *items]
 
 
 def is_allowed(word: str, allowed: Sequence[str]) -> bool:
