@@ -23,7 +23,6 @@ from nanogpt_kit.sweep.arms.matching import (
 )
 from nanogpt_kit.sweep.arms.vary_option import EXAMPLE
 from nanogpt_kit.sweep.space.endpoints import value_at_key
-from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.space.space import is_key_within
 from nanogpt_kit.sweep.study.storage import check_storage_form
 from nanogpt_kit.train.before_data import ASSUMED_VOCABULARY, check_without_running
@@ -81,27 +80,18 @@ def ablation_question(experiment: Experiment, vary: Sequence[str] = (), nproc: i
         location = experiment.layers.location(("ablate", "vary")) if options.vary else "command line"
         message = "every value is the experiment's own, so there is nothing to compare; add another value"
         raise KitError(Fault(message, "ablate.vary", location))
-    return make_question(experiment, options, arms, matching.notes)
+    return make_question(assembly, options, arms, matching.notes)
 
 
 def make_question(
-    experiment: Experiment, options: Ablate, arms: Sequence[ChangedExperiment], notes: Sequence[str]
+    assembly: ArmAssembly, options: Ablate, arms: Sequence[ChangedExperiment], notes: Sequence[str]
 ) -> Question:
-    factors = dict.fromkeys(factor for arm in arms for factor in arm.levels) if options.factorial else {}
-    own = {factor: base_level(experiment, factor) for factor in factors}
-    found = [Arm(experiment.name, experiment, levels=own)]
+    base = assembly.base
+    found = [Arm(base.name, base, levels=assembly.base_levels)]
     for arm in arms:
-        levels = own | arm.levels if options.factorial else {}
-        found.append(Arm(arm.change.label, arm.experiment, changes_between(experiment, arm.experiment), levels=levels))
+        changes = changes_between(base, arm.experiment)
+        found.append(Arm(arm.change.label, arm.experiment, changes, levels=arm.levels))
     return Question("ablate", tuple(found), options.metric, options.direction, notes=tuple(notes))
-
-
-def base_level(experiment: Experiment, factor: str) -> str:
-    """The base's value of a varied key as text; "no" for a named change."""
-    value = value_at_key(experiment.resolved(), factor)
-    if value is None:
-        return "not set" if "." in factor else "no"
-    return str(value["use"]) if isinstance(value, dict) and "use" in value else format_value(value)
 
 
 class ArmMatching:
@@ -115,9 +105,10 @@ class ArmMatching:
     def match(self, arms: Sequence[ChangedExperiment], changes: Sequence[ExperimentChange]) -> list[ChangedExperiment]:
         """The arms that can be matched; `notes` and `faults` describe what was done and what was not possible."""
         key, what = self.options.match_with, self.options.match
-        setting = next((change for change in changes if any(is_key_within(one, key) for one in change.keys())), None)
+        setting = next((change for change in changes if any(is_key_within(one, key) for one in change.options)), None)
         if setting:
-            self._refuse("match_with", f"{key} is itself changed by {setting.label} ({setting.location}); match with another")
+            message = f"{key} is itself changed by {setting.label} ({setting.location}); match with another option"
+            self._refuse("match_with", message)
             return []
         if type(value_at_key(self.base.resolved(), key)) is not int:
             self._refuse("match_with", not_a_whole_number(self.base, key, value_at_key(self.base.resolved(), key)))

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep.arms.changes import ExperimentChange, combine_changes
+from nanogpt_kit.sweep.space.endpoints import value_at_key
+from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.space.space import layers_with_defaults
 
 MAX_ARMS = 64  # of a factorial ablation, the base included
@@ -21,7 +23,7 @@ class ChangedExperiment:
 
     change: ExperimentChange
     experiment: Experiment
-    levels: dict[str, str] = field(default_factory=dict)  # by factor, of those that differ from the base
+    levels: dict[str, str] = field(default_factory=dict)  # by factor; empty unless changes are combined
 
 
 class ArmAssembly:
@@ -31,6 +33,7 @@ class ArmAssembly:
         """`check` raises KitError for an experiment that cannot run."""
         self.base, self.check = base, check
         self.layers = layers_with_defaults(base)
+        self.base_levels: dict[str, str] = {}  # by factor, where changes are combined
         self.faults: list[Fault] = []
 
     def experiment(self, change: ExperimentChange, more: dict[str, int] | None = None) -> Experiment:
@@ -50,8 +53,8 @@ class ArmAssembly:
             experiment = self._valid_experiment(change)
             if experiment is None:
                 continue
-            configuration, is_named = experiment.configuration(), change.factor == change.label
-            if experiment == self.base and not is_named:
+            configuration = experiment.configuration()
+            if experiment == self.base and not change.is_named:
                 continue
             if configuration == own:
                 self._add(change.fault(f"{change.label} changes nothing that decides the result of a run; remove it"))
@@ -61,19 +64,20 @@ class ArmAssembly:
                 self._add(change.fault(message))
             else:
                 seen[configuration] = change
-                arms.append(ChangedExperiment(change, experiment, {change.factor: change.level}))
+                arms.append(ChangedExperiment(change, experiment))
         return arms
 
     def combined_arms(self, singles: Sequence[ChangedExperiment]) -> list[ChangedExperiment]:
         """Every combination of the changes of different factors, those of one change included, in the table's order."""
-        levels: dict[str, list[ChangedExperiment | None]] = {}
+        factors: dict[str, list[ChangedExperiment | None]] = {}
         for single in singles:
-            levels.setdefault(single.change.factor, [None]).append(single)
-        if not self._may_combine(levels):
+            factors.setdefault(single.change.factor, [None]).append(single)
+            self.base_levels[single.change.factor] = base_level(self.base, single.change)
+        if not self._may_combine(factors):
             return []
         arms: list[ChangedExperiment] = []
         seen: dict[str, ExperimentChange] = {}
-        for chosen in itertools.product(*levels.values()):
+        for chosen in itertools.product(*factors.values()):
             parts = [part for part in chosen if part is not None]
             if not parts:
                 continue
@@ -85,20 +89,21 @@ class ArmAssembly:
             if other is not change:
                 message = f"{change.label} is the same experiment as {other.label}, so their effects are one"
                 self._add(change.fault(f"{message}; remove a factor, or leave out ablate.factorial"))
-            arms.append(ChangedExperiment(change, experiment, {part.change.factor: part.change.level for part in parts}))
+            levels = {part.change.factor: part.change.level for part in parts}
+            arms.append(ChangedExperiment(change, experiment, self.base_levels | levels))
         return arms
 
-    def _may_combine(self, levels: dict[str, list[ChangedExperiment | None]]) -> bool:
+    def _may_combine(self, factors: dict[str, list[ChangedExperiment | None]]) -> bool:
         """Whether no two factors set the same option, and the combinations are not too many; else faults are added."""
-        count, faults = math.prod(map(len, levels.values())), len(self.faults)
-        changes = [single.change for singles in levels.values() for single in singles if single is not None]
+        count, faults = math.prod(map(len, factors.values())), len(self.faults)
+        changes = [single.change for singles in factors.values() for single in singles if single is not None]
         for one, other in itertools.combinations(changes, 2):
-            both = one.keys() & other.keys()
+            both = one.options & other.options
             if one.factor != other.factor and both:
                 message = f"{one.label} and {other.label} both set {min(both)}, so they have no combination"
                 self._add(other.fault(message))
         if count > MAX_ARMS:
-            sizes = " x ".join(f"{len(singles)}" for singles in levels.values())
+            sizes = " x ".join(f"{len(singles)}" for singles in factors.values())
             location = self.base.layers.location(("ablate", "factorial"))
             message = f"{sizes} = {count:,} arms are too many, at most {MAX_ARMS}; vary fewer keys or values"
             self._add(Fault(message, "ablate.factorial", location))
@@ -118,6 +123,16 @@ class ArmAssembly:
     def _add(self, fault: Fault) -> None:
         if fault not in self.faults:
             self.faults.append(fault)
+
+
+def base_level(base: Experiment, change: ExperimentChange) -> str:
+    """The level of a change's factor in the base, as text: "no" for a named change."""
+    if change.is_named:
+        return "no"
+    value = value_at_key(base.resolved(), change.factor)
+    if value is None:
+        return "not set"
+    return str(value["use"]) if isinstance(value, dict) and "use" in value else format_value(value)
 
 
 def with_cause(fault: Fault, change: ExperimentChange) -> Fault:

@@ -36,11 +36,13 @@ class ExperimentChange:
     level: str  # the value as text; of a named change "yes"
     key: str  # in the experiment file, for messages
     location: str
+    is_named: bool = False
 
     def fault(self, message: str) -> Fault:
         return Fault(message, self.key, self.location)
 
-    def keys(self) -> set[str]:
+    @property
+    def options(self) -> set[str]:
         """The dotted keys of its options; a slot is an abbreviation of its `use`."""
         return {dotted(key).removesuffix(".use") for key, _, _ in self.settings}
 
@@ -116,7 +118,7 @@ class ChangeReader:
                 self.faults.append(Fault("is not a dotted key such as model.mlp", f"{where}.{key}", location))
             for at, one in leaves_of_change(parts, value) if parts else ():
                 settings.append((at, one, self.layers.location((*path, key, *at[len(parts) :]))))
-        yield ExperimentChange(name, tuple(settings), name, "yes", where, location)
+        yield ExperimentChange(name, tuple(settings), name, "yes", where, location, is_named=True)
 
     def _is_allowed(self, change: ExperimentChange) -> bool:
         """Whether arms may differ in its keys; else a fault is added."""
