@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from nanogpt_kit.compare.question import Question
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.experiment import Experiment
@@ -42,9 +41,8 @@ def finished_runs(configuration: str, code: str, dataset: str) -> dict[int, RunF
         if (run.configuration, run.code) != (configuration, code) or not run.is_whole or run.seed is None:
             continue
         origin = run.folder.provenance_or_none()
-        if origin and origin.is_duplicable and not origin.tokenizer_from and origin.data:
-            if origin.data.dataset == dataset:
-                found[run.seed] = run.folder
+        if origin and origin.is_duplicable and not origin.tokenizer_from and run.data.get("dataset") == dataset:
+            found[run.seed] = run.folder
     return found
 
 
@@ -80,25 +78,13 @@ def record_path(comparison: Comparison) -> Path:
     return runs_root() / comparison.arms[0].experiment / comparison.kind / comparison.id / COMPARISON
 
 
-def tried_configurations(comparisons: Iterable[Comparison], like: Comparison | None = None) -> set[str]:
-    """The configurations of all contenders that were compared with the base of `like` by its metric and yardstick."""
-    assert like is not None
-    return {
-        arm.configuration
-        for comparison in comparisons
-        if is_same_contest(comparison, like)
-        for arm in comparison.arms[1:]
-    }
+def tried_configurations(comparisons: Iterable[Comparison], contest: Comparison) -> set[str]:
+    """Of all contenders that were compared with the base of `contest` by its metric and yardstick."""
+    rivals = [comparison for comparison in comparisons if is_same_contest(comparison, contest)]
+    return {arm.configuration for comparison in rivals for arm in comparison.arms[1:]}
 
 
 def is_same_contest(one: Comparison, other: Comparison) -> bool:
     """Whether their contenders compete with the same base, by the same metric and yardstick."""
-    mine, theirs = (
-        (c.arms[0].configuration, c.metric, c.direction, c.yardstick) for c in (one, other)
-    )
+    mine, theirs = ((it.arms[0].configuration, it.metric, it.direction, it.yardstick) for it in (one, other))
     return mine == theirs
-
-
-def question_record(question: Question) -> Path:
-    """The file of the comparison that answers a question."""
-    return question.folder() / COMPARISON

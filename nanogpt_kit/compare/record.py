@@ -74,6 +74,7 @@ class Look(RecordPart):
     """A judgement; each later look at the same question takes a wider interval."""
 
     seeds: tuple[int, ...]
+    values: str = ""  # hash of the judged values: the same seeds with the same values again are the same look
     time: float  # seconds since 1970
 
 
