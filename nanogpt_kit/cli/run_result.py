@@ -30,7 +30,8 @@ class RunResult:
         if self.error is not None and status.state != "failed":
             status = Status(state="failed", cause=cause_of(self.error), reason=str(self.error))
         shown = status.model_dump(
-            mode="json", include={"state", "ended_by", "cause", "reason", "step", "total_steps", "seconds", "parameters"}
+            mode="json",
+            include={"state", "ended_by", "cause", "reason", "step", "total_steps", "seconds", "parameters"},
         )
         return {
             "experiment": self.experiment,
@@ -38,7 +39,7 @@ class RunResult:
             "seed": self.seed,
             "resumed": self.is_resumed,
             "reused": self.is_reused,
-            **shown,
+            **status.model_dump(mode="json", include=shown),
             **self.measured(),
         }
 
@@ -54,10 +55,9 @@ class RunResult:
                 metrics = {name: value for name, value in record.items() if name not in NOT_METRICS}
         return {"tokens": tokens, "metrics": metrics}
 
-    def final_metrics(self) -> dict[str, Any]:
-        """The metrics of the evaluation at the last step of a finished run; empty where it is not finished."""
-        is_finished = self.folder is not None and self.folder.status().state == "finished"
-        return self.measured()["metrics"] if is_finished and self.error is None else {}
+    @property
+    def is_finished(self) -> bool:
+        return self.error is None and self.folder is not None and self.folder.status().state == "finished"
 
 
 class EarlierRuns:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +17,7 @@ from nanogpt_kit.core.errors import INTERRUPTED, RunFailed, notes_of, printable
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
+    from nanogpt_kit.compare.seed_summary import SeedSummary
     from nanogpt_kit.core.experiment import Experiment
 
 
@@ -71,3 +74,41 @@ def remaining_seeds_note(seeds: range) -> str:
     words = ["nanogpt-kit", *sys.argv[1:]]
     resume = [] if any(word.partition("=")[0] == "--resume" for word in words) else ["--resume"]
     return f"{names}; continue{which} with: {hide_in_command([*words, *resume])}"
+
+
+def series_text(launcher: RunLauncher, results: Sequence[RunResult]) -> str:
+    """The metrics over the finished runs, the failed seeds, and the command that compares; for people."""
+    from nanogpt_kit.compare.groups import seeds_text
+
+    lines = [summary.text() for summary in summaries(results)]
+    failed = [result.seed for result in results if not result.is_finished]
+    if failed:
+        lines.append(f"not finished: {seeds_text(failed)}")
+    if len(failed) < len(results):
+        lines.append(f"compare: {compare_command(launcher, len(results))}")
+    return "\n".join(lines)
+
+
+def series_record(launcher: RunLauncher, results: Sequence[RunResult]) -> dict[str, Any]:
+    """The same for programs; the keys are listed in docs/agents.md."""
+    return {
+        "runs": [result.record() for result in results],
+        "metrics": {summary.metric: summary.record() for summary in summaries(results)},
+        "failed": [result.seed for result in results if not result.is_finished],
+        "compare": compare_command(launcher, len(results)),
+    }
+
+
+def summaries(results: Sequence[RunResult]) -> list[SeedSummary]:
+    from nanogpt_kit.compare.seed_summary import summarize_seeds
+
+    return summarize_seeds({result.seed: result.measured()["metrics"] for result in results if result.is_finished})
+
+
+def compare_command(launcher: RunLauncher, count: int) -> str:
+    """The command that compares these runs: with the experiment as written where it was changed, else with another."""
+    from nanogpt_kit.core.layers import parse_override
+
+    changes = [text for text in launcher.overrides if parse_override(text)[0] != ("train", "seed")]
+    other = shlex.join(changes) if changes else "OTHER"
+    return hide_in_command(["nanogpt-kit", "compare", launcher.path, other, "--seeds", str(count)])
