@@ -16,6 +16,7 @@ from nanogpt_kit.core.component_files import load_registry
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, option_error
 from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.faults import explain_validation_error
+from nanogpt_kit.core.identity import configuration_hash
 from nanogpt_kit.core.kinds import (
     Callback,
     Dataset,
@@ -53,6 +54,12 @@ class Experiment(Options):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         max_length=100,
         description="name of the experiment and of its folder below runs/",
+    )
+    note: str = Field(
+        "",
+        max_length=10_000,
+        description="reason for the experiment, for people",
+        json_schema_extra=MAY_CHANGE,
     )
     components: tuple[PathStr, ...] = Field(
         (),
@@ -249,22 +256,17 @@ class Experiment(Options):
         return tomli_w.dumps(values)
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides the run: all values except its name, and the code of its components."""
-        values = {key: value for key, value in self.resolved().items() if key != "name"}
+        """A hash of everything that decides the run: all values but name and note, and the code of its components."""
+        values = {key: value for key, value in self.resolved().items() if key not in ("name", "note")}
         code = [self.entry_of(part).identity for _, part in self.parts()]
         return digest([values, code])
 
     def configuration(self) -> str:
-        """A hash of what decides the results of a run, except its seed: two runs of one seed with it are duplicates."""
-        values = self.model_copy(
-            update={
-                "name": "",
-                "components": (),  # their code is hashed, not their paths
-                "train": self.train.model_copy(update={"seed": 0, "threads": None}),
-                "sample": self.sample.model_copy(update={"num_samples": 0}),
-            }
-        ).resolved()
-        return digest([values, [self.entry_of(part).identity for _, part in self.parts()]])
+        """A hash of what decides the results of a run, except its seed: two runs of one seed with it are duplicates.
+
+        The code of the kit and of plugins under development is not part of it; see `code_identity`.
+        """
+        return configuration_hash(self, self._registry)
 
     def differences(self, other: Experiment) -> dict[str, tuple[Any, Any]]:
         """Dotted keys whose values differ: {"optimizer.lr": (mine, theirs)}."""
