@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import statistics
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from nanogpt_kit.cli.candidates import experiment_candidates
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--sample", "texts", type=click.IntRange(1), metavar="N", help="Time generation instead, N texts per batch."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@json_option()
 @TRUST
 def bench(
     experiment: str,
@@ -79,7 +79,7 @@ def bench(
             report["vs"] = json_of_timing(timings[1])
             interval = median_interval(ratios)
             report["ratio"] = {"median": statistics.median(ratios), "interval": interval, "rounds": ratios}
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
         return
     for (path, changes), timing in zip(experiments, timings, strict=True):
         print_lines(" ".join([path, *changes]))
@@ -110,7 +110,7 @@ def bench_generation(experiment: Experiment, texts: int, rounds: int, seconds: f
         report = {"texts": texts, "tokens": timing.tokens, "precision": timing.precision, "interval": [low, high]}
         report |= {"tokens_per_second": statistics.median(timing.rates), "rounds": timing.rates}
         report |= {"bytes_per_second": used, "copy_bytes_per_second": bandwidth}
-        click.echo(json.dumps({"sample": report}, indent=2))
+        print_json({"sample": report})
         return
     batch = f"batches of {texts} texts" if texts > 1 else "one text"
     print_lines(f"  {batch} of {timing.tokens} tokens, {timing.precision}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.slow_note import note_if_slow
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Print every option, its value, where it was set and the default it differs from; and the model's size.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what --explain prints as a JSON object.")
+@json_option("Print what --explain prints as a JSON object.")
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of the run, or of each trial of a sweep.")
 @TRUST
 def check(
@@ -59,7 +59,7 @@ def check(
     if as_json:
         counts = {"parameters": size.parameters, "flops_per_token": size.flops_per_token} if size else {}
         options = option_values_record(chosen, space)
-        click.echo(json.dumps({"options": options, "model": {"vocab_size": known, **counts}}, indent=2))
+        print_json({"options": options, "model": {"vocab_size": known, **counts}})
         return
     print_option_values(chosen, space)
     click.echo()

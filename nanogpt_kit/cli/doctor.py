@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.system.terminal import terminal_width, wrap_line
@@ -30,7 +30,7 @@ VARIABLES = {  # reported where they are set
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@json_option()
 def doctor(as_json: bool) -> None:
     """Show what this machine can do, and why a feature is off."""
     from nanogpt_kit.bench.machine_facts import collect_facts, machine_facts
@@ -40,7 +40,7 @@ def doctor(as_json: bool) -> None:
     sections |= {"downloads": collect_facts(download_facts)}
     if as_json:
         values = {section: {fact.name: json_of_fact(fact) for fact in facts} for section, facts in sections.items()}
-        click.echo(json.dumps(values, indent=2))
+        print_json(values)
         return
     for section, facts in ((section, facts) for section, facts in sections.items() if facts):
         click.echo(section)

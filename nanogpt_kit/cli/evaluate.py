@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from nanogpt_kit.cli.candidates import evaluator_candidates
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS, check_overrides, print_notes
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.cli.override_candidates import run_or_override_candidates
@@ -32,7 +32,7 @@ from nanogpt_kit.core.paths import expand_path
     shell_complete=evaluator_candidates,
     help='Use this evaluator instead of the run\'s; repeatable. With options: \'{use="perplexity", file="a.txt"}\'.',
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object with the metrics of each run.")
+@json_option("Print a JSON object with the metrics of each run.")
 @click.option("--raw", is_flag=True, help="Do not escape control characters in texts on a terminal.")
 @STEP
 @WEIGHTS
@@ -76,7 +76,7 @@ def evaluate(
     for run in names:
         if not is_foreign_model(Path(run)):
             find_run(run, step)  # a misspelt name is reported before the others are evaluated
-    results: dict[str, dict[str, float | None]] = {}
+    results: dict[str, dict[str, float]] = {}
     try:
         for run in names:
             source = find_model(run, step, weights)
@@ -86,10 +86,10 @@ def evaluate(
             if len(names) > 1 and not as_json:
                 click.echo(f"{run}:")
             metrics = evaluate_trained_model(loaded, print_samples)
-            results[run] = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            results[run] = metrics
             width = max(map(len, metrics), default=0)
             for name, value in metrics.items() if not as_json else ():
                 click.echo(printable(f"{name:<{width}}  {value:.4f}"))
     finally:  # results are printed even if a later run fails
-        if as_json:
-            click.echo(printable(json.dumps(results, ensure_ascii=False)))
+        if as_json and results:
+            print_json(results)

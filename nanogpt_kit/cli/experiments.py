@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import textwrap
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.top_help import SubcommandHelp
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.core.shipped import EXPECTED, GROUPS, local_experiments, read_header, shipped_experiments
@@ -27,7 +27,7 @@ def experiments() -> None:
 
 
 @experiments.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@json_option("Print a JSON list.")
 def list_experiments(as_json: bool) -> None:
     """List what is shipped and what is in this folder.
 
@@ -36,7 +36,7 @@ def list_experiments(as_json: bool) -> None:
     """
     records = [experiment_record(group, name, path) for group, name, path in grouped_experiments()]
     if as_json:
-        click.echo(printable(json.dumps(records, indent=2, ensure_ascii=False)))
+        print_json(records)
         return
     group = ""
     for record in records:

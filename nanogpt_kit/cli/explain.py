@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.override_candidates import key_candidates
 from nanogpt_kit.core.errors import printable
 
 
 @click.command()
 @click.argument("key", required=False, shell_complete=key_candidates)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@json_option("Print a JSON list; without KEY, an object.")
 def explain(key: str | None, as_json: bool) -> None:
     """Explain KEY: an option such as optimizer.betas, a section such as train, a component such as rope, or a kind
     such as attention.
@@ -23,14 +22,15 @@ def explain(key: str | None, as_json: bool) -> None:
     from nanogpt_kit.cli.option_text import found_records, found_text, overview_record, overview_text
 
     if key is None:
-        click.echo(json.dumps(overview_record(), indent=2) if as_json else printable(overview_text()))
+        print_json(overview_record()) if as_json else click.echo(printable(overview_text()))
         return
     with without_garbage_collection():  # components import torch
         from nanogpt_kit.core.lookup import find_by_name, other_meaning
 
         found = find_by_name(key)
         other = other_meaning(key, found)
-        text = json.dumps(found_records(found), indent=2) if as_json else "\n\n".join(map(found_text, found))
-    click.echo(printable(text))
+        text = "" if as_json else "\n\n".join(map(found_text, found))
+        records = found_records(found) if as_json else []
+    print_json(records) if as_json else click.echo(printable(text))
     if other:
         click.echo(printable(f"note: another program's {key} is {other} here"), err=True)

@@ -8,6 +8,7 @@ import click
 
 from nanogpt_kit.cli.candidates import run_candidates
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.interop import FORMATS
@@ -26,8 +27,11 @@ from nanogpt_kit.interop import FORMATS
 )
 @STEP
 @WEIGHTS
+@json_option()
 @TRUST
-def export(run: str, folder: Path, format_: str, step: int | None, weights: str | None, trust_code: bool) -> None:
+def export(
+    run: str, folder: Path, format_: str, step: int | None, weights: str | None, as_json: bool, trust_code: bool
+) -> None:
     """Write the model of RUN into a new FOLDER.
 
     RUN is a run folder, a run id, or an experiment's name for its newest finished run; NAME@best is its run with the
@@ -41,7 +45,11 @@ def export(run: str, folder: Path, format_: str, step: int | None, weights: str 
     print_lines(source.described(), err=True)
     loaded = load_model(source, trust_code=trust_code, weights=weights)
     export_model(loaded.experiment, loaded.model, loaded.encoder, format_, folder)
-    for path in sorted(folder.iterdir()):
+    files = sorted(folder.iterdir())
+    for path in files:
         click.echo(str(path))
     if (folder / "meta.pkl").exists():
         click.echo(f"nanoGPT's sample.py expects meta.pkl in its data/{loaded.experiment.name}/", err=True)
+    if as_json:
+        names = [path.name for path in files]
+        print_json({"folder": str(folder), "format": format_, "files": names, "experiment": loaded.experiment.name})

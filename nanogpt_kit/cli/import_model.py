@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nanogpt_kit.cli.candidates import model_source_candidates
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.override_candidates import override_candidates
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
@@ -21,7 +22,8 @@ from nanogpt_kit.core.errors import KitError
     callback=expand_path_argument,
     help="The meta.pkl that nanoGPT wrote for character-level data.",
 )
-def import_model(source: str, name_and_overrides: tuple[str, ...], meta: Path | None) -> None:
+@json_option()
+def import_model(source: str, name_and_overrides: tuple[str, ...], meta: Path | None, as_json: bool) -> None:
     """Make a run from SOURCE: gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder saved by transformers, or a ckpt.pt.
 
     NAME is the experiment's name, for `sample` and model.init_from; the default is the name of the source. KEY=VALUE
@@ -35,3 +37,5 @@ def import_model(source: str, name_and_overrides: tuple[str, ...], meta: Path | 
     overrides = [word for word in name_and_overrides if "=" in word]
     folder = import_run(source, names[0] if names else "", overrides, meta)
     click.echo(str(folder))
+    if as_json:
+        print_json({"folder": str(folder), "experiment": folder.path.parent.name, "source": source})

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from nanogpt_kit.cli.candidates import component_candidates
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.top_help import SubcommandHelp
 from nanogpt_kit.core.errors import KitError, did_you_mean, printable
 from nanogpt_kit.core.registry import Registry
@@ -18,12 +17,12 @@ def plugins() -> None:
 
 
 @plugins.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@json_option("Print a JSON list.")
 def list_plugins(as_json: bool) -> None:
     """List every installed component, without importing any."""
     entries = Registry.installed().entries
     if as_json:
-        click.echo(json.dumps([entry.record for entry in entries], indent=2))
+        print_json([entry.record for entry in entries])
         return
     for entry in entries:
         click.echo(printable(f"{entry.kind:12} {entry.name:19} {entry.distribution} {entry.version}"))
@@ -31,7 +30,7 @@ def list_plugins(as_json: bool) -> None:
 
 @plugins.command("show")
 @click.argument("name", shell_complete=component_candidates)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@json_option("Print a JSON list.")
 def show_component(name: str, as_json: bool) -> None:
     """Show the options of component NAME, as in gpt, norm:layernorm or some-distribution/lion."""
     from nanogpt_kit.cli.option_text import component_record, component_text
@@ -42,6 +41,6 @@ def show_component(name: str, as_json: bool) -> None:
         names = {entry.name for entry in Registry.installed().entries}
         raise KitError(f"no component {name!r} is installed{did_you_mean(name.rpartition(':')[2], names)}")
     if as_json:
-        click.echo(json.dumps([component_record(found) for found in components], indent=2))
+        print_json([component_record(found) for found in components])
         return
     click.echo(printable("\n\n".join(map(component_text, components))))

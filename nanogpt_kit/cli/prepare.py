@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.errors import Fault, KitError
 
@@ -20,9 +21,16 @@ if TYPE_CHECKING:
 @click.option("--stats", is_flag=True, help="Print counts of documents, bytes and tokens per split.")
 @click.option("--verify", is_flag=True, help="Read every file again and compare it with its recorded hash.")
 @click.option("--workers", type=click.IntRange(1), help="Processes that tokenize.  [default: one per core]")
+@json_option("Print a JSON object with the folder and the counts of each split.")
 @TRUST
 def prepare(
-    experiment: str, overrides: tuple[str, ...], stats: bool, verify: bool, workers: int | None, trust_code: bool
+    experiment: str,
+    overrides: tuple[str, ...],
+    stats: bool,
+    verify: bool,
+    workers: int | None,
+    as_json: bool,
+    trust_code: bool,
 ) -> None:
     """Tokenize the text of EXPERIMENT and write it to disk, unless that is done already.
 
@@ -42,6 +50,19 @@ def prepare(
     for name, bits in prepared.references.items():
         click.echo(f"{name} needs {bits:.3f} bits per byte on val")
     click.echo(str(prepared.path))
+    if as_json:
+        print_json(prepared_record(prepared, verify))
+
+
+def prepared_record(prepared: PreparedData, is_verified: bool) -> dict[str, Any]:
+    """The folder and the contents of prepared data, for programs."""
+    return {
+        "folder": str(prepared.path),
+        "vocab_size": prepared.encoder.vocab_size,
+        "dtype": prepared.manifest.dtype,
+        "splits": {name: split.as_json() for name, split in prepared.splits.items()},
+        "verified": is_verified,
+    }
 
 
 COUNT_LABELS = {  # counts of a split, as the manifest names them

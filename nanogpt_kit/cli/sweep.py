@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.duration import format_duration
-from nanogpt_kit.core.errors import printable
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def sweep() -> None:
 @STORAGE
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of each trial, as in `run --nproc`.")
 @click.option("--preview", is_flag=True, help="Show the plan and exit.")
+@json_option("Print the results as a JSON object, as `sweep status --json` does.")
 @TRUST
 def run_command(
     experiment: str,
@@ -70,6 +72,7 @@ def run_command(
     storage: str | None,
     nproc: int,
     preview: bool,
+    as_json: bool,
     trust_code: bool,
 ) -> None:
     """Run the sweep of EXPERIMENT's [sweep] table; each trial is an ordinary run in a separate process.
@@ -78,6 +81,8 @@ def run_command(
 
     `nanogpt-kit sweep status EXPERIMENT` shows the results so far.
     """
+    if preview and as_json:
+        raise KitError("--preview shows the plan as text, and --json prints the results of a sweep; remove one of them")
     options = {"trials": trials, "workers": workers, "storage": storage and toml_string(storage)}
     more = [f"sweep.{key}={value}" for key, value in options.items() if value is not None]
     base = load_experiment(experiment, (*overrides, *more), trust_code, nproc)
@@ -100,6 +105,8 @@ def run_command(
         error.add_note(interruption_note(base.name))
         raise
     print_result(summary)
+    if as_json:
+        print_json(status_json(summary))
 
 
 def interruption_note(name: str) -> str:
@@ -151,7 +158,7 @@ def confirmation_lines(summary: SweepSummary) -> list[str]:
 @EXPERIMENT
 @OVERRIDES
 @STORAGE
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@json_option()
 @click.option("--report", "with_report", is_flag=True, help="Write report.html from the results so far.")
 @TRUST
 def status_command(
@@ -174,7 +181,7 @@ def status_command(
         write_report(summary, study, folder / "report.html")
         click.echo(f"written: {folder / 'report.html'}", err=True)
     if as_json:
-        click.echo(printable(json.dumps(status_json(summary), ensure_ascii=False)))
+        print_json(status_json(summary))
         return
     print_status(summary)
 

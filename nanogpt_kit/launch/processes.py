@@ -23,13 +23,16 @@ PARENT = "NANOGPT_KIT_PARENT"  # id of the process that a rank ends with
 LAUNCHED = "NANOGPT_KIT_LAUNCHED"  # set in ranks: their parent has printed the messages that concern all of them
 
 
-def run_ranks(count: int, arguments: Sequence[str]) -> int:
-    """Runs `python -m nanogpt_kit ARGUMENTS` as `count` ranks of one run. Returns the first exit code that is not 0."""
+def run_ranks(count: int, arguments: Sequence[str], stdout: int | None = None) -> int:
+    """Runs `python -m nanogpt_kit ARGUMENTS` as `count` ranks of one run. Returns the first exit code that is not 0.
+
+    `stdout` is the descriptor that they print to; None: that of this process.
+    """
     command = kit_command(arguments)
     port = free_port()
     # In separate sessions: a Ctrl-C reaches them once, from here, and not from the terminal as well
     ranks = [
-        subprocess.Popen(command, env=rank_environment(rank, count, port), start_new_session=True)
+        subprocess.Popen(command, env=rank_environment(rank, count, port), stdout=stdout, start_new_session=True)
         for rank in range(count)
     ]
     sent: list[str] = []

@@ -11,7 +11,7 @@ from nanogpt_kit.bench import rounds
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.sections import Sweep
+from nanogpt_kit.core.sections import Ablate, Sweep
 from nanogpt_kit.launch.slots import allocate_slots
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import runs_of_experiment
@@ -105,18 +105,20 @@ def expected_tokens(rungs: list[Rung], count: int, tokens: int) -> float:
     return total + left * (tokens - before)
 
 
-def describe_duration(base: Experiment, options: Sweep, speed: RunSpeed, tokens: float, runs: float, nproc: int) -> str:
+def describe_duration(
+    base: Experiment, options: Sweep | Ablate, speed: RunSpeed, tokens: float, runs: float, nproc: int
+) -> str:
     """The time to start `runs` runs and to train them on `tokens` tokens in all, as text."""
     workers, rate, source = options.workers, speed.tokens_per_second, speed.source
     device = choose_device(base.train.device)
     slot = allocate_slots(workers, device, nproc)[0]
     if workers > 1 and (device != "cpu" or speed.threads == (base.train.threads or slot.threads)):
         rate *= workers
-        source += f"; assuming that each of {workers} parallel trials is as fast in its slot"
+        source += f"; assuming that each of {workers} parallel runs is as fast in its slot"
     elif workers > 1:
-        source += f"; {workers} parallel trials share the cores: assuming that together they are as fast as one"
+        source += f"; {workers} parallel runs share the cores: assuming that together they are as fast as one"
     training, starting = tokens / rate, runs * START_SECONDS / workers
-    if options.max_seconds is not None:
+    if isinstance(options, Sweep) and options.max_seconds is not None:
         fraction = min(1.0, options.max_seconds / workers / training)
         training, starting = fraction * training, fraction * starting
     return (

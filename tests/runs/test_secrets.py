@@ -228,7 +228,7 @@ def test_no_rank_has_the_password_on_its_command_line(
     override: str, tiny: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
-    monkeypatch.setattr(processes, "run_ranks", lambda count, arguments: started.extend(arguments) or 0)
+    monkeypatch.setattr(processes, "run_ranks", lambda count, arguments, stdout: started.extend(arguments) or 0)
     word = override.format("'postgresql://me:s3cret@127.0.0.1:1/db'")
     space = "sweep.space.optimizer.lr.choice=[1e-3]"
     answer = command("run", tiny, "train.steps=1", word, space, "--nproc", 2)

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nanogpt_kit.compare.record import Measurement
 from nanogpt_kit.core.errors import KitError, shorten
 from nanogpt_kit.runs.status import Cause, EndedBy
 
@@ -85,3 +86,4 @@ class TrialResult(TrialRecord):
     parameters: int | None = None
     ended_by: EndedBy | None = None
     threads: int | None = None  # train.threads of its runs
+    measurement: Measurement | None = None  # of its run, in a comparison

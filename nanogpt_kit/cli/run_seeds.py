@@ -1,0 +1,114 @@
+"""`run --seeds N`: runs that differ in their seed alone, in sequence."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nanogpt_kit.cli.lines import print_lines
+from nanogpt_kit.cli.run_launcher import FailedProcesses, RunLauncher
+from nanogpt_kit.cli.run_result import RunResult
+from nanogpt_kit.core.errors import INTERRUPTED, RunFailed, notes_of, printable
+from nanogpt_kit.runs.secrets import hide_in_command
+
+if TYPE_CHECKING:
+    from nanogpt_kit.compare.seed_summary import SeedSummary
+    from nanogpt_kit.core.experiment import Experiment
+
+
+def train_seeds(launcher: RunLauncher, experiment: Experiment, count: int) -> list[RunResult]:
+    """Trains `count` runs in sequence; a run that fails does not end it."""
+    first, last = experiment.train.seed, experiment.train.seed + count - 1
+    results = []
+    for seed in range(first, last + 1):
+        click.echo(f"seed {seed}", err=True)
+        try:
+            one = replace(launcher, follows_seed=seed > first, precedes_seed=seed < last)
+            result = train_seed(one, experiment, seed)
+        except KeyboardInterrupt as error:
+            error.add_note(remaining_seeds_note(range(seed, last + 1)))
+            raise
+        except SystemExit as error:  # of a run in several processes, which has printed its own note
+            if error.code == INTERRUPTED:
+                click.echo(remaining_seeds_note(range(seed, last + 1)), err=True)
+            raise
+        if result.error is not None and not isinstance(result.error, RunFailed | FailedProcesses):
+            raise result.error  # a bug
+        if isinstance(result.error, RunFailed):
+            print_lines(f"run failed: {result.error}", err=True)
+            click.echo(printable("\n".join(notes_of(result.error))), err=True)
+        results.append(result)
+    return results
+
+
+def train_seed(launcher: RunLauncher, experiment: Experiment, seed: int) -> RunResult:
+    """Trains a run with that seed; with `resume` the newest run of this seed continues."""
+    override = f"train.seed={seed}"
+    layers = experiment.layers.copy()
+    layers.override([override])
+    seeded = type(experiment).of(layers, experiment.folder, launcher.trust_code)
+    resume = launcher.resume
+    if resume is not None:
+        from nanogpt_kit.train.resume import find_done_or_unfinished
+
+        finished, resume = find_done_or_unfinished(seeded)
+        if finished:
+            print_lines(f"already finished: {finished}", err=True)
+            return RunResult(seeded.name, seed, finished, is_resumed=True, is_reused=True)
+    return replace(launcher, overrides=(*launcher.overrides, override), resume=resume).train(seeded)
+
+
+def remaining_seeds_note(seeds: range) -> str:
+    """Which seeds an interrupted series has not finished, and the command that continues it."""
+    if len(seeds) == 1:
+        names, which = f"seed {seeds[0]} remains", ""
+    elif len(seeds) == 2:
+        names, which = f"seeds {seeds[0]} and {seeds[1]} remain", " both"
+    else:
+        names, which = f"seeds {seeds[0]} to {seeds[-1]} remain", " all"
+    words = ["nanogpt-kit", *sys.argv[1:]]
+    resume = [] if any(word.partition("=")[0] == "--resume" for word in words) else ["--resume"]
+    return f"{names}; continue{which} with: {hide_in_command([*words, *resume])}"
+
+
+def series_text(launcher: RunLauncher, results: Sequence[RunResult]) -> str:
+    """The metrics over the finished runs, the failed seeds, and the command that compares; for people."""
+    from nanogpt_kit.compare.groups import seeds_text
+
+    lines = [summary.text() for summary in summaries(results)]
+    failed = [result.seed for result in results if not result.is_finished]
+    if failed:
+        lines.append(f"not finished: {seeds_text(failed)}")
+    if len(failed) < len(results):
+        lines.append(f"compare: {compare_command(launcher, len(results))}")
+    return "\n".join(lines)
+
+
+def series_record(launcher: RunLauncher, results: Sequence[RunResult]) -> dict[str, Any]:
+    """The same for programs; the keys are listed in docs/agents.md."""
+    return {
+        "runs": [result.record() for result in results],
+        "metrics": {summary.metric: summary.record() for summary in summaries(results)},
+        "failed": [result.seed for result in results if not result.is_finished],
+        "compare": compare_command(launcher, len(results)),
+    }
+
+
+def summaries(results: Sequence[RunResult]) -> list[SeedSummary]:
+    from nanogpt_kit.compare.seed_summary import summarize_seeds
+
+    return summarize_seeds({result.seed: result.measured()["metrics"] for result in results if result.is_finished})
+
+
+def compare_command(launcher: RunLauncher, count: int) -> str:
+    """The command that compares these runs: with the experiment as written where it was changed, else with another."""
+    from nanogpt_kit.core.layers import parse_override
+
+    changes = [text for text in launcher.overrides if parse_override(text)[0] != ("train", "seed")]
+    other = shlex.join(changes) if changes else "OTHER"
+    return hide_in_command(["nanogpt-kit", "compare", launcher.path, other, "--seeds", str(count)])
