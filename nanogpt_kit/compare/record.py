@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import ClassVar, Literal
 
+from nanogpt_kit.core.errors import printable
 from nanogpt_kit.runs.record import AnyText, Record, RecordPart
 from nanogpt_kit.runs.status import Cause, EndedBy, State
 
@@ -103,3 +105,20 @@ class Comparison(Record):
     seconds_reused: float = 0.0  # of runs that were finished before
     tries: int = 0  # contenders compared with this base and metric so far, in the whole ledger
     luck: float | None = None  # by which the best of as many equal contenders is expected to look better
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict on each contender, by its label."""
+        return {self.arms[result.arm].label: result.verdict for result in self.results}
+
+    def __str__(self) -> str:
+        """What `nanogpt-kit compare` prints."""
+        lines: list[str] = importlib.import_module("nanogpt_kit.compare.text").comparison_lines(self)
+        return printable("\n".join(lines))
+
+    def __repr__(self) -> str:
+        """One line."""
+        verdicts = ", ".join(f"{label} {verdict}" for label, verdict in self.verdicts.items()) or self.kind
+        seeds = self.looks[-1].seeds if self.looks else ()
+        text = f"<Comparison with {self.arms[0].label}: {verdicts}; {self.metric}, seeds {list(seeds)}>"
+        return printable(text.replace("\n", " "))
