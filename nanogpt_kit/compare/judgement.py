@@ -31,7 +31,7 @@ def judge_arms(
         own = Sample.of([*finite[arm].values()]) if finite[arm] else None
         wins = sum(is_improvement(difference, direction) for difference in pair.values)
         mean, sd = (own.mean, own.sd) if own else (None, None)
-        results.append(Result(arm=arm, seeds=pair.seeds, mean=mean, sd=sd, wins=wins, **vars(judgement)))
+        results.append(Result(arm=arm, mean=mean, sd=sd, wins=wins, **dict(judgement)))
     return results
 
 

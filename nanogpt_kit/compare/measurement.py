@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nanogpt_kit.compare.record import Measurement
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.runs.description import one_line
-from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd
 from nanogpt_kit.runs.metrics import is_finite_number, read_metrics
 
 SPEED, MEMORY = "perf/tokens_per_second", "memory/peak_bytes"
@@ -41,7 +41,7 @@ def measure_run(folder: RunFolder, metric: str, arm: int = 0, is_reused: bool = 
     costs: dict[str, Any] = {
         "arm": arm,
         "seed": seed,
-        "run": str(folder.path),
+        "run": str(relative_to_cwd(folder.path)),
         "is_reused": is_reused,
         "steps": status.step,
         "seconds": status.seconds,

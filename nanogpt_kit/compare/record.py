@@ -39,29 +39,42 @@ class Measurement(RecordPart):
     parameters: int | None = None
 
 
-class Result(RecordPart):
-    """A contender against the base, over the seeds that both have."""
+class Judgement(RecordPart):
+    """What differences by seed show."""
 
-    arm: int  # index
     seeds: tuple[int, ...]  # the pairs
-    mean: float | None = None  # of the contender, over its own seeds
-    sd: float | None = None
     difference: float | None = None  # mean over pairs of contender minus base, in units of the metric
     difference_sd: float | None = None
     low: float | None = None  # of the interval of the difference
     high: float | None = None
     level: float = 0.95  # of the interval; wider after several looks, and for several contenders (Holm)
     p_value: float | None = None  # of the paired t test
-    wins: int = 0  # pairs in which the contender is better
     verdict: Verdict = "undecided"
     more_seeds: int | None = None  # that would decide it, were mean and sd to stay; None: decided, or too many
     reason: str = ""  # why it is undecided, besides its interval
+
+
+class Result(Judgement):
+    """A contender against the base, over the seeds that both have."""
+
+    arm: int  # index
+    mean: float | None = None  # of the contender, over its own seeds
+    sd: float | None = None
+    wins: int = 0  # pairs in which the contender is better
+
+
+class Effect(Judgement):
+    """The effect of a level of a factor, or of two together, on average over the levels of all other factors."""
+
+    factors: tuple[AnyText, ...]  # one, or two for an interaction: what both change beyond the sum of their effects
+    levels: tuple[AnyText, ...]  # of each, against its first level
 
 
 class Look(RecordPart):
     """A judgement; each later look at the same question takes a wider interval."""
 
     seeds: tuple[int, ...]
+    values: str = ""  # hash of the judged values: the same seeds with the same values again are the same look
     time: float  # seconds since 1970
 
 
@@ -84,6 +97,7 @@ class Comparison(Record):
     looks: tuple[Look, ...]
     measurements: tuple[Measurement, ...]
     results: tuple[Result, ...]
+    effects: tuple[Effect, ...] = ()  # of a full factorial
     notes: tuple[AnyText, ...] = ()  # what the reader should know: other threads, other code
     seconds: float = 0.0  # spent in steps of runs that this comparison started
     seconds_reused: float = 0.0  # of runs that were finished before

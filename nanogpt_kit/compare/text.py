@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, median, stdev
 from typing import Any
 
+from nanogpt_kit.compare.ledger import record_path
 from nanogpt_kit.compare.numbers import (
     bytes_text,
     count_text,
@@ -17,7 +18,6 @@ from nanogpt_kit.compare.numbers import (
     short_count,
     value_decimals,
 )
-from nanogpt_kit.compare.ledger import record_path
 from nanogpt_kit.compare.record import Comparison, Measurement, Result
 from nanogpt_kit.compare.sentences import interval_text, label_of, last_sentence, ranked_results, tries_sentence
 from nanogpt_kit.compare.table import WIDTH, table_lines

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nanogpt_kit.compare.intervals import Sample, holm_alphas, look_alpha, seeds_to_decide
-from nanogpt_kit.compare.record import Verdict
+from nanogpt_kit.compare.record import Judgement, Verdict
 
-NO_PAIR = "no seed has a value in both"
 ONE_PAIR = "one pair has no spread"
 SAME_DIFFERENCE = "the difference is the same for every seed, so its spread is unknown"
 
@@ -23,24 +22,10 @@ class Differences:
     can_be_better: bool = True  # not if runs of the contender failed
     can_be_worse: bool = True  # not if runs of the base failed
     reason: str = ""  # what was left out
+    sides: str = "both arms"  # what a seed must have a value of
 
     def sample(self) -> Sample | None:
         return Sample.of(self.values, self.rounding) if self.values else None
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What differences show; the fields are those of Result."""
-
-    level: float
-    difference: float | None = None
-    difference_sd: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p_value: float | None = None
-    verdict: Verdict = "undecided"
-    more_seeds: int | None = None
-    reason: str = ""
 
 
 def judge_differences(contrasts: Sequence[Differences], direction: str, looks: int = 1) -> list[Judgement]:
@@ -67,9 +52,15 @@ def is_testable(sample: Sample) -> bool:
 
 def judge_without_spread(contrast: Differences, sample: Sample | None, level: float) -> Judgement:
     if sample is None:
-        return Judgement(level, reason=join_sentences(contrast.reason, NO_PAIR))
-    why = ONE_PAIR if sample.sd is None else SAME_DIFFERENCE
-    return Judgement(level, sample.mean, sample.sd, reason=join_sentences(contrast.reason, why))
+        reason = join_sentences(contrast.reason, f"no seed has a value in {contrast.sides}")
+        return Judgement(seeds=(), level=level, reason=reason)
+    return Judgement(
+        seeds=contrast.seeds,
+        difference=sample.mean,
+        difference_sd=sample.sd,
+        level=level,
+        reason=join_sentences(contrast.reason, ONE_PAIR if sample.sd is None else SAME_DIFFERENCE),
+    )
 
 
 def judge_sample(contrast: Differences, sample: Sample, alpha: float, direction: str, more: int | None) -> Judgement:
@@ -78,6 +69,7 @@ def judge_sample(contrast: Differences, sample: Sample, alpha: float, direction:
     can_be = contrast.can_be_better if verdict == "better" else contrast.can_be_worse
     is_decided = can_be and not low <= 0 <= high
     return Judgement(
+        seeds=contrast.seeds,
         level=1 - alpha,
         difference=sample.mean,
         difference_sd=sample.sd,

@@ -44,7 +44,7 @@ from nanogpt_kit.core.options import (
     to_toml_values,
 )
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
-from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
+from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
 
 
 class Experiment(Options):
@@ -83,6 +83,7 @@ class Experiment(Options):
     sample: Sample = Field(Sample(), json_schema_extra=MAY_CHANGE)
     sampler: tuple[Sampler, ...] = slot(("temperature", "top_k"), json_schema_extra=MAY_CHANGE)
     sweep: Sweep | None = None
+    ablate: Ablate | None = None
 
     _layers: Layers = PrivateAttr(default_factory=Layers)
     _registry: Registry = PrivateAttr(default_factory=Registry.installed)
@@ -244,9 +245,9 @@ class Experiment(Options):
     def resolved(self) -> dict[str, Any]:
         """Every value of its run, defaults included, as TOML values: a complete experiment file.
 
-        The sweep is left out, since it is not part of a run.
+        The sweep and the ablation are left out, since they are not part of a run.
         """
-        return to_toml_values(self.model_copy(update={"sweep": None}), self._registry)
+        return to_toml_values(self.model_copy(update={"sweep": None, "ablate": None}), self._registry)
 
     def to_toml(self, with_copies: bool = False) -> str:
         """An experiment file; `with_copies`: it names copies of its component files in components/ beside it."""
