@@ -85,6 +85,9 @@ class Plan(ABC):
                 f"{self.other_study}, or set another {self.storage_key}"
             )
 
+    def begin(self, study: optuna.Study) -> None:
+        """Called when the study exists, before trials are queued."""
+
     # Its trials
 
     @abstractmethod

@@ -74,6 +74,7 @@ class Study(Generic[PlanT]):
                 self._wait_for_creator()
             if isinstance(sampler, ResumableSampler):
                 sampler.study = self.optuna_study
+            self.plan.begin(self.optuna_study)
             if IS_QUEUED not in self.optuna_study.user_attrs:
                 for key, value in self.plan.facts().items():
                     self.optuna_study.set_user_attr(key, value)
