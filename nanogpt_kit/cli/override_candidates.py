@@ -11,7 +11,14 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from nanogpt_kit.cli.candidates import component_candidates, is_path, items_of, path_candidates, run_candidates
+from nanogpt_kit.cli.candidates import (
+    component_candidates,
+    experiment_candidates,
+    is_path,
+    items_of,
+    path_candidates,
+    run_candidates,
+)
 from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.layers import Layers
@@ -47,6 +54,17 @@ def vary_candidates(ctx: click.Context, param: click.Parameter, incomplete: str)
     named = before.split(",")
     found = [(item.value.partition("=")[2], item.help) for item in items]
     return [CompletionItem(f"{key}={before},{value}", help=text) for value, text in found if value not in named]
+
+
+def arm_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What `compare` takes: experiments and runs; once there is a base, also its KEY=VALUE, several in one word."""
+    before, blank, last = incomplete.rpartition(" ")
+    changes = override_candidates(ctx, param, last) if ctx.params.get(str(param.name)) else []
+    items = [CompletionItem(f"{before}{blank}{item.value}", help=item.help) for item in changes]
+    if "=" in incomplete:
+        return items
+    names = [*experiment_candidates(ctx, param, incomplete), *run_candidates(ctx, param, incomplete)]
+    return [*{item.value: item for item in reversed(names)}.values(), *items]
 
 
 def is_allowed(word: str, allowed: Sequence[str]) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import tomli_w
 
@@ -17,6 +16,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
+from nanogpt_kit.runs.resume_command import kit_command
 
 # Keys that `Experiment.configuration` leaves out: two arms that differ only in these are the same.
 NOT_COMPARED = ("name", "note", "components", "train.seed", "train.threads", "sample.num_samples")
@@ -31,18 +31,24 @@ class NamedArm:
     notes: tuple[str, ...] = ()  # of its experiment, see `Experiment.notes`
 
 
-def read_arms(arguments: Sequence[str], trust_code: bool = False, n_processes: int = 1) -> list[NamedArm]:
+def read_arms(
+    arguments: Sequence[str | os.PathLike[str] | Experiment], trust_code: bool = False, n_processes: int = 1
+) -> list[NamedArm]:
     """The arm of each argument; the first is the base.
 
-    An argument is an experiment (a file or a name), a change of the base such as "model.mlp=swiglu optimizer.lr=2e-3",
-    or a group of runs (see `find_group`). What is both an experiment and a group is the experiment. The other
-    parameters are those of `Experiment.load`. Raises KitError with the faults of all arguments.
+    An argument is an experiment (a file, a name or an Experiment), a change of the base such as
+    "model.mlp=swiglu optimizer.lr=2e-3", or a group of runs (see `find_group`). What is both an experiment and a group
+    is the experiment. The other parameters are those of `Experiment.load`. Raises KitError with the faults of all
+    contenders.
     """
-    base = read_base(arguments[0], trust_code, n_processes)
+    first, *others = (one if isinstance(one, Experiment) else os.fspath(one) for one in arguments)
+    if isinstance(first, str) and is_change(first):
+        raise change_without_base(first)
+    base = read_arm(first, trust_code, n_processes)
     arms, faults = [base], dict[Fault, None]()
-    for argument in arguments[1:]:
+    for argument in others:
         try:
-            if is_change(argument):
+            if isinstance(argument, str) and is_change(argument):
                 arms.append(changed_arm(base.arm, argument, trust_code))
             else:
                 arms.append(with_changes(base.arm, read_arm(argument, trust_code, n_processes)))
@@ -57,16 +63,16 @@ def is_change(argument: str) -> bool:
     return "=" in argument and not os.path.exists(argument)
 
 
-def read_base(argument: str, trust_code: bool, n_processes: int) -> NamedArm:
-    if is_change(argument):
-        example = shlex.join(["nanogpt-kit", "compare", "quickstart", argument])
-        message = f"{argument!r} is a change, and the base that it changes comes first, as in: {example}"
-        raise KitError(Fault(message, location=COMMAND_LINE))
-    return read_arm(argument, trust_code, n_processes)
+def change_without_base(argument: str) -> KitError:
+    example = kit_command("compare", "quickstart", argument)
+    message = f"{argument!r} is a change, and the base that it changes comes first, as in: {example}"
+    return KitError(Fault(message, location=COMMAND_LINE))
 
 
-def read_arm(argument: str, trust_code: bool = False, n_processes: int = 1) -> NamedArm:
+def read_arm(argument: str | Experiment, trust_code: bool = False, n_processes: int = 1) -> NamedArm:
     """The arm of an experiment or of a group of runs. Raises KitError where the argument is neither."""
+    if isinstance(argument, Experiment):
+        return NamedArm(Arm(argument.name, argument), f"{argument.name}: an experiment", argument.notes)
     try:
         file = find_experiment(argument)
     except KitError as error:
@@ -118,9 +124,8 @@ def split_overrides(argument: str) -> list[str]:
 
 
 def with_changes(base: Arm, named: NamedArm) -> NamedArm:
-    arm = named.arm
-    changes = changes_between(base.experiment, arm.experiment)
-    return NamedArm(Arm(arm.label, arm.experiment, changes, arm.runs), named.meaning, named.notes)
+    changes = changes_between(base.experiment, named.arm.experiment)
+    return replace(named, arm=replace(named.arm, changes=changes))
 
 
 def changes_between(base: Experiment, other: Experiment) -> dict[str, tuple[str | None, str | None]]:

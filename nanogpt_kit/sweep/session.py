@@ -9,13 +9,12 @@ from pathlib import Path
 
 import optuna
 
-from nanogpt_kit.core.errors import Fault, KitError, RunFailed
+from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.launch.slots import MachineSlot, allocate_slots, hold_slots
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
-from nanogpt_kit.runs.secrets import hide_password
 from nanogpt_kit.sweep.report.best import write_best_experiment
 from nanogpt_kit.sweep.report.report import write_report
 from nanogpt_kit.sweep.space.endpoints import check_endpoints
@@ -24,12 +23,11 @@ from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
 from nanogpt_kit.sweep.study.sampler import check_sampler_package
 from nanogpt_kit.sweep.study.search import SearchPlan
-from nanogpt_kit.sweep.study.storage import check_storage_form, driver_message, is_storage_error, open_storage
+from nanogpt_kit.sweep.study.storage import STORAGE_KEY, check_storage_form, open_storage, report_storage_failure
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary, sweep_folder
-from nanogpt_kit.sweep.work.controller import Controller
 from nanogpt_kit.sweep.work.outcome import Outcome
-from nanogpt_kit.sweep.work.progress import ProgressDisplay
+from nanogpt_kit.sweep.work.run_study import run_study
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
 from nanogpt_kit.train.before_data import check_without_running
@@ -47,14 +45,12 @@ def run_sweep(base: Experiment, nproc: int = 1) -> SweepSummary:
     """
     space, first = check_sweep(base, nproc)
     check_without_running(base, nproc)
-    with hold_slots(space.options.workers, choose_device(base.train.device), nproc) as slots:
-        try:
-            return run_in_slots(space, first, slots, nproc)
-        except Exception as error:
-            if not is_storage_error(error):
-                raise
-            failure = storage_failure_text(error, space.options.storage)
-            raise RunFailed(f"{failure}; the same command continues when it works again") from None
+    remedy = "; the same command continues when it works again"
+    with (
+        hold_slots(space.options.workers, choose_device(base.train.device), nproc) as slots,
+        report_storage_failure(STORAGE_KEY, space.options.storage, remedy),
+    ):
+        return run_in_slots(space, first, slots, nproc)
 
 
 def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], nproc: int) -> SweepSummary:
@@ -71,30 +67,22 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
         search.open()
         logger.info("sweep %s: %d trials, %s, in %s", base.name, search.count, space.options.sampler, folder)
         try:
-            run_study(search, slots, stop, [BestWriter(search)])
+            run_study(search, slots, stop, [BestWriter(search)], summarize_sweep(search).best())
             if space.options.confirm:
                 plan = ConfirmationPlan(space, search.trials, nproc)
                 confirmation = Study(plan, storage, folder)
                 confirmation.open()
-                logger.info("confirming the best trials: %d runs with fresh seeds", len(plan.runs))
+                logger.info("confirming the best trials: %d runs with fresh seeds", len(plan.fresh_seeds))
                 run_study(confirmation, slots, stop)
         finally:
             summary = write_results(search)
     return summary
 
 
-def run_study(
-    study: Study, slots: Sequence[MachineSlot], stop: StopSignals, watchers: Sequence[TrialWatcher] = ()
-) -> None:
-    best = summarize_sweep(study).best() if study.plan.ranks_trials else None
-    with ProgressDisplay(study, best) as display:
-        Controller(study, slots, stop, [display, *watchers]).run()
-
-
 class BestWriter(TrialWatcher):
     """Writes best.toml as soon as there is a better trial, so that a killed sweep leaves one, too."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study[SearchPlan]) -> None:
         self.study = study
 
     def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
@@ -146,11 +134,12 @@ def check_machine(base: Experiment, options: Sweep, nproc: int) -> None:
 # Results
 
 
-def summarize_sweep(study: Study) -> SweepSummary:
-    return read_summary(study.space.base.name, study.space.options, study.storage)
+def summarize_sweep(study: Study[SearchPlan]) -> SweepSummary:
+    space = study.plan.space
+    return read_summary(space.base.name, space.options, study.storage)
 
 
-def write_results(search: Study) -> SweepSummary:
+def write_results(search: Study[SearchPlan]) -> SweepSummary:
     """Writes best.toml and report.html from the results so far."""
     summary = summarize_sweep(search)
     write_best_experiment(search, summary)
@@ -164,14 +153,6 @@ def read_sweep(base: Experiment) -> tuple[SweepSummary, optuna.Study, Path]:
     options = sweep_options(base)
     folder = sweep_folder(base.name).absolute()
     storage = open_storage(options.storage, folder, for_reading=True)
-    try:
+    with report_storage_failure(STORAGE_KEY, options.storage):
         summary = read_summary(base.name, options, storage)
         return summary, optuna.load_study(study_name=base.name, storage=storage), folder
-    except Exception as error:
-        if not is_storage_error(error):
-            raise
-        raise RunFailed(storage_failure_text(error, options.storage)) from None
-
-
-def storage_failure_text(error: Exception, storage: str) -> str:
-    return f"sweep.storage: {hide_password(storage)} has failed: {driver_message(error, storage)}"

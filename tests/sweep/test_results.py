@@ -125,7 +125,7 @@ def test_in_a_log_there_is_a_line_for_each_beginning_and_end(scene: Any, console
         board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 1.5))
         board.trial_ended(play.work(), Outcome(TrialState.COMPLETE, "complete", 2.5))
         board.trial_ended(play.work(), Outcome(TrialState.FAIL, "error", reason="a [red]bug[/red] :bug:"))
-        board.trial_refused(3, "it [b]cannot[/b] be")
+        board.trial_refused("trial 3", "it [b]cannot[/b] be")
     first, *others = shown(console).splitlines()
     assert first == f"trial 0: optimizer.lr=0.003  sample.prompt={MARKUP}"
     assert [line.rpartition("  ")[0] or line for line in others] == [

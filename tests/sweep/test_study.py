@@ -26,9 +26,10 @@ from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study import ownership
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
 from nanogpt_kit.sweep.study.ownership import LOST_SECONDS, UNOWNED_SECONDS, OwnershipState, folder_id
-from nanogpt_kit.sweep.study.plan import Plan, QueuedTrial
+from nanogpt_kit.sweep.study.plan import QueuedTrial
 from nanogpt_kit.sweep.study.records import FreshSeed, Owner, TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
+from nanogpt_kit.sweep.study.space_plan import SpacePlan
 from nanogpt_kit.sweep.study.storage import open_storage
 from nanogpt_kit.sweep.study.study import IS_QUEUED, Study
 from nanogpt_kit.sweep.work.controller import Controller
@@ -57,7 +58,7 @@ def opened(space: Space, storage: BaseStorage, folder: Path) -> Study:
 
 def confirmation_of(study: Study) -> Study:
     """As after the search."""
-    confirmation = Study(ConfirmationPlan(study.space, study.trials), study.storage, study.folder)
+    confirmation = Study(ConfirmationPlan(study.plan.space, study.trials), study.storage, study.folder)
     confirmation.open()
     return confirmation
 
@@ -592,7 +593,7 @@ def test_a_lock_of_a_confirmation_is_not_that_of_a_trial(tmp_path: Path, storage
 # Other plans
 
 
-class BranchPlan(Plan):
+class BranchPlan(SpacePlan):
     """As many trials of each branch, whose other values the sampler chooses."""
 
     kind = "branches"
@@ -601,9 +602,6 @@ class BranchPlan(Plan):
     def missing_trials(self, queued: Sequence[optuna.trial.FrozenTrial]) -> list[QueuedTrial]:
         trials = [QueuedTrial({"optimizer.use": use}, {"pair": pair}) for pair in range(3) for use in ("adamw", "sgd")]
         return trials[len(queued) :]
-
-    def count(self, queued: int) -> int:
-        return queued
 
     def config(self, trial: optuna.Trial) -> Config:
         return self.space.suggest(trial)
@@ -627,7 +625,7 @@ def test_a_study_takes_another_plan_beside_the_search(tmp_path: Path, storage: I
     search.folder.mkdir()
     search.open()
     for _ in range(2):  # the second one continues
-        study = Study(BranchPlan(search.space, search.options), storage, search.folder)
+        study = Study(BranchPlan(search.plan.space, search.options), storage, search.folder)
         study.open()
     assert study.count == 6
     runs = []
@@ -644,5 +642,5 @@ def test_a_study_takes_another_plan_beside_the_search(tmp_path: Path, storage: I
     assert study.is_finished()
     with pytest.raises(KitError, match="branches"):
         Study(
-            type("Other", (BranchPlan,), {"kind": "other"})(search.space, search.options), storage, study.folder
+            type("Other", (BranchPlan,), {"kind": "other"})(search.plan.space, search.options), storage, study.folder
         ).open()

@@ -8,24 +8,25 @@ import tomli_w
 
 from nanogpt_kit.sweep.space.parameters import format_json
 from nanogpt_kit.sweep.study.records import TrialResult
-from nanogpt_kit.sweep.study.runs import component_copy
+from nanogpt_kit.sweep.study.runs import component_copies
+from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.system.writing import write_atomically
 
 
-def write_best_experiment(study: Study, summary: SweepSummary) -> None:
+def write_best_experiment(study: Study[SearchPlan], summary: SweepSummary) -> None:
     """Writes best.toml into the sweep's folder. On the same type of CPU it reproduces the trial's loss bit for bit."""
     best = summary.best()
     if best is None:
         return
-    config = study.space.from_optuna(best.params)
+    config = study.plan.space.from_optuna(best.params)
     result = next(TrialResult.of(trial) for trial in study.trials() if trial.number == best.index)
     threads = result.threads if result else None
-    experiment = study.space.experiment(config, [("train.threads", threads)] if threads else [])
+    experiment = study.plan.space.experiment(config, [("train.threads", threads)] if threads else [])
     values = experiment.resolved()
     if experiment.component_files:  # as they were when the sweep began
-        copies = (component_copy(file, study.folder) for file in study.space.base.component_files)
+        copies = (component_copies(study.folder) / file.name for file in study.plan.space.base.component_files)
         values["components"] = [os.path.relpath(copy, study.folder) for copy in copies]
     lines = [
         f"The best of {len(summary.trials)} trials of the sweep {summary.name!r}: trial {best.index}.",

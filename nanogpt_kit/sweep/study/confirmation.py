@@ -15,11 +15,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study.plan import Plan, QueuedTrial
+from nanogpt_kit.sweep.study.plan import QueuedTrial
 from nanogpt_kit.sweep.study.records import FreshSeed
+from nanogpt_kit.sweep.study.space_plan import SpacePlan
 
 
-class ConfirmationPlan(Plan):
+class ConfirmationPlan(SpacePlan):
     """A trial for each fresh seed of each of the best `sweep.confirm` trials of the search."""
 
     kind = "confirmation"
@@ -33,7 +34,7 @@ class ConfirmationPlan(Plan):
         complete = [trial for trial in search_trials() if trial.state == TrialState.COMPLETE]
         best = rank_trials(complete, self.options.direction)[: self.options.confirm]
         first = space.base.train.seed + self.options.seeds
-        self.runs = [
+        self.fresh_seeds = [
             FreshSeed(trial=trial.number, seed=seed)
             for seed in range(first, first + self.options.confirm_seeds)
             for trial in best
@@ -41,10 +42,7 @@ class ConfirmationPlan(Plan):
 
     def missing_trials(self, queued: Sequence[FrozenTrial]) -> list[QueuedTrial]:
         known = [FreshSeed.of(trial) for trial in queued]
-        return [QueuedTrial(attributes={run.attribute: run.stored()}) for run in self.runs if run not in known]
-
-    def count(self, queued: int) -> int:
-        return queued  # including those that were the best when there were fewer trials
+        return [QueuedTrial(attributes={run.attribute: run.stored()}) for run in self.fresh_seeds if run not in known]
 
     def config(self, trial: optuna.Trial) -> Config:
         index = self.folder_index(trial)

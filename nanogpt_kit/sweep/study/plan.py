@@ -1,24 +1,28 @@
 """The interface between a study and its purpose: a plan decides which trials to queue, and what each of them runs.
 
 `Study` and the controller handle every plan alike, so a new kind of study is a subclass of `Plan`: `SearchPlan` queues
-trials whose values a sampler chooses, `ConfirmationPlan` the best of them again with fresh seeds.
+trials whose values a sampler chooses, `ConfirmationPlan` the best of them again with fresh seeds, and `ComparisonPlan`
+a run for each arm and seed of a comparison.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
+from nanogpt_kit.compare.record import Measurement
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.parameters import Config
-from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study.records import FORMAT
+from nanogpt_kit.sweep.study.records import FORMAT, Ending
+from nanogpt_kit.sweep.study.runs import TrialRun
 
 
 @dataclass(frozen=True)
@@ -26,65 +30,107 @@ class QueuedTrial:
     """A trial to be queued."""
 
     params: dict[str, Any] = field(default_factory=dict)  # as Optuna names them; the sampler chooses what is missing
-    attributes: dict[str, Any] = field(default_factory=dict)  # stored, for `config` and `seeds` of the plan
+    attributes: dict[str, Any] = field(default_factory=dict)  # stored, for `config` and `runs` of the plan
 
 
 class Plan(ABC):
-    """Decides which trials a study has, and the values and seeds of each."""
+    """Decides which trials a study has, and the runs of each."""
 
     kind: ClassVar[str]  # stored in the study
     suffix: ClassVar[str] = ""  # of the study's name and lock files, since the plans of a sweep share its folder
+    undertaking: ClassVar[str] = "sweep"  # what the user calls the whole, in messages
+    noun: ClassVar[str] = "trial"  # what the user calls one of its trials
+    option_prefix: ClassVar[str] = "sweep."  # of `options`, in messages
+    other_study: ClassVar[str] = "give the experiment another name"  # how the user gets another study, in messages
+    run_folders: ClassVar[str] = "trial-*"  # pattern of the names of its runs' folders
+    required: ClassVar[str] = "the experiment as written"  # what is said of a trial that `is_required`
     ranks_trials: ClassVar[bool] = True  # whether its trials compete, so that one of them is the best so far
 
-    def __init__(self, space: Space, options: Sweep, nproc: int = 1) -> None:
-        """`options` are those of the space, as far as they hold for this plan; each run has `nproc` processes."""
-        self.space, self.options, self.nproc = space, options, nproc
+    def __init__(self, options: Sweep, nproc: int = 1) -> None:
+        """`options` hold for this plan; each run has `nproc` processes."""
+        self.options, self.nproc = options, nproc
 
     @property
+    @abstractmethod
     def study_name(self) -> str:
-        return self.space.base.name + self.suffix
+        """In the storage, which may have other studies."""
+
+    @property
+    @abstractmethod
+    def trial_tokens(self) -> int:
+        """Tokens of a trial that is not pruned, at most."""
+
+    @property
+    def storage_key(self) -> str:
+        return f"{self.option_prefix}storage"
 
     def facts(self) -> dict[str, Any]:
         """Attributes of the study that are stored when it is created and cannot change later."""
-        return {"format": FORMAT, "plan": self.kind, "space": self.space.describe()}
+        return {"format": FORMAT, "plan": self.kind}
 
     def check_facts(self, stored: Mapping[str, Any]) -> None:
         """Raises KitError if the study with these attributes is not the one of this plan."""
         self.check_format(stored.get("format"))
         if stored.get("plan") != self.kind:
             raise KitError(
-                f"sweep.storage has a study {self.study_name!r} for a {stored.get('plan')}, and this one would be for "
-                f"a {self.kind}; give the experiment another name"
+                f"{self.storage_key} has a study {self.study_name!r} for a {stored.get('plan')}, and this one would be "
+                f"for a {self.kind}; {self.other_study}"
             )
 
     def check_format(self, stored: Any) -> None:
         """Raises KitError if the study's records are of another format."""
         if stored != FORMAT:
             raise KitError(
-                f"the study {self.study_name!r} in sweep.storage was created by another version of nanogpt-kit; give "
-                "the experiment another name, or set another sweep.storage"
+                f"the study {self.study_name!r} in {self.storage_key} was created by another version of nanogpt-kit; "
+                f"{self.other_study}, or set another {self.storage_key}"
             )
+
+    def begin(self, study: optuna.Study) -> None:
+        """Called when the study exists, before trials are queued."""
+
+    # Its trials
 
     @abstractmethod
     def missing_trials(self, queued: Sequence[FrozenTrial]) -> list[QueuedTrial]:
         """The trials to add to a study that has those of `queued`."""
 
-    @abstractmethod
-    def count(self, queued: int) -> int:
-        """How many of `queued` trials, the first ones, are to be run."""
+    def indices(self, queued: Sequence[FrozenTrial]) -> Collection[int]:
+        """Which of `queued` trials are to be run; by default all."""
+        return range(len(queued))
 
-    @abstractmethod
+    def sampler(self) -> BaseSampler:
+        """Chooses the values that trials are queued without; by default there are none."""
+        return optuna.samplers.RandomSampler(seed=0)
+
     def config(self, trial: optuna.Trial) -> Config:
-        """The values of a trial, chosen now if they have not been yet."""
+        """The values of a trial, chosen now if they have not been yet; by default trials have none."""
+        return {}
 
     @abstractmethod
-    def seeds(self, trial: optuna.Trial) -> Sequence[int]:
-        """The values of train.seed for the runs of a trial."""
+    def runs(self, trial: optuna.Trial, threads: int | None, folder: Path) -> list[TrialRun]:
+        """The runs of a trial, in the sweep's `folder`. Raises KitError if its values are not valid together.
 
-    def folder_index(self, trial: optuna.Trial) -> int:
-        """The index of the trial that the folders of its runs are named after."""
-        return trial.number
+        `threads` is that of the machine slot, which the experiment and the trial's values override.
+        """
 
+    @abstractmethod
+    def component_sources(self) -> dict[str, bytes]:
+        """The code of local components by the path of its copy, relative to `component_copies`."""
+
+    @abstractmethod
     def label(self, trial: optuna.Trial) -> str:
         """The name of a trial in messages."""
-        return f"trial {trial.number}"
+
+    # What its trials measure
+
+    def measure(self, run: TrialRun, cause: Ending, reason: str) -> Measurement | None:
+        """A measurement of a run, to be stored with the result of its trial, which ended by `cause`."""
+        return None
+
+    def is_required(self, index: int) -> bool:
+        """Whether the study ends if the trial `index` is refused."""
+        return index == 0
+
+    def counts_failure(self, index: int) -> bool:
+        """Whether the study ends if the trial `index` and some before it fail alike."""
+        return True

@@ -23,6 +23,7 @@ class TrialRun:
 
     folder: RunFolder
     experiment: Experiment
+    copies: str = ""  # folder of the copies of its components, below `component_copies`
     value: float | None = None  # of the sweep's metric
     step: int = 0
     tokens: int = 0
@@ -52,15 +53,15 @@ def run_path(folder: Path, index: int, seed: int) -> Path:
     return folder / f"trial-{index:04d}-s{seed}"
 
 
-def component_copy(component_file: Path, folder: Path) -> Path:
-    """The path of a copy of a local component from the start of the sweep; the user may edit the original."""
-    return folder / "trials" / "components" / component_file.name
+def component_copies(folder: Path) -> Path:
+    """The folder of copies of local components from the start of a sweep; the user may edit the originals."""
+    return folder / "trials" / "components"
 
 
 def write_run_experiment(run: TrialRun, path: Path, folder: Path) -> None:
     """Writes the experiment of a run, with its local components as they were when the sweep of `folder` began."""
     values = run.experiment.resolved()
     if run.experiment.component_files:
-        copies = (component_copy(file, folder) for file in run.experiment.component_files)
+        copies = (component_copies(folder) / run.copies / file.name for file in run.experiment.component_files)
         values["components"] = [os.path.relpath(copy, path.parent) for copy in copies]
     write_atomically(path, tomli_w.dumps(values))

@@ -14,12 +14,13 @@ from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.options import leaves
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study.plan import Plan, QueuedTrial
+from nanogpt_kit.sweep.study.plan import QueuedTrial
+from nanogpt_kit.sweep.study.space_plan import SpacePlan
 
 COMPARABLE = ("metric", "direction", "seeds")  # options of [sweep] without which two trials do not compare
 
 
-class SearchPlan(Plan):
+class SearchPlan(SpacePlan):
     """A plan with `sweep.trials` trials, or fewer where the space has fewer points."""
 
     kind = "search"
@@ -78,7 +79,7 @@ class SearchPlan(Plan):
 
     def missing_trials(self, queued: Sequence[FrozenTrial]) -> list[QueuedTrial]:
         new = [] if queued else [self.space.to_optuna(self.first)]
-        missing = max(0, self.count(len(queued)) - len(queued) - len(new))
+        missing = max(0, self.count - len(queued) - len(new))
         if self.options.sampler == "grid":
             assert self.points is not None, "a grid is finite"
             known = [*(trial.system_attrs.get("fixed_params") for trial in queued), *new]
@@ -90,7 +91,12 @@ class SearchPlan(Plan):
             new += [{} for _ in range(missing)]
         return [QueuedTrial(params) for params in new]
 
-    def count(self, queued: int) -> int:
+    def indices(self, queued: Sequence[FrozenTrial]) -> range:
+        return range(self.count)
+
+    @property
+    def count(self) -> int:
+        """Trials to be run."""
         return self.options.trials if self.points is None else min(self.options.trials, len(self.points))
 
     def config(self, trial: optuna.Trial) -> Config:

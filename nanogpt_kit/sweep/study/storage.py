@@ -7,6 +7,8 @@ import os
 import re
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, RunFailed
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.secrets import hide_password, hide_password_in_message, is_ambiguous, parse_url
 
 STORAGE_FORMS = (
     "journal, sqlite, a path that ends in .journal, sqlite:///PATH, postgresql://..., mysql://..., grpc://HOST:PORT"
 )
+STORAGE_KEY = "sweep.storage"
 DATABASE_URL = re.compile(r"(sqlite(\+\w+)?:///.|(postgresql|mysql)(\+\w+)?://).*")
 PROXY_URL = re.compile(r"grpc://(?P<host>[^:/]+):(?P<port>\d+)/?")
 PROXY_TIMEOUT_SECONDS = 10.0
@@ -50,7 +53,7 @@ def check_storage_form(storage: str) -> None:
     elif not is_journal(storage) and storage != "sqlite":
         reason = f"is none of: {STORAGE_FORMS}"
     if reason:
-        raise KitError(Fault(f"{hide_password(storage)!r} {reason}", "sweep.storage"))
+        raise KitError(Fault(f"{hide_password(storage)!r} {reason}", STORAGE_KEY))
 
 
 def open_storage(storage: str, folder: Path, for_reading: bool = False) -> BaseStorage:
@@ -72,7 +75,7 @@ def open_storage(storage: str, folder: Path, for_reading: bool = False) -> BaseS
         raise
     except Exception as error:
         reason = driver_message(error, storage)
-        raise KitError(f"sweep.storage: {hide_password(storage)} cannot be reached: {reason}") from None
+        raise KitError(Fault(f"{hide_password(storage)} cannot be reached: {reason}", STORAGE_KEY)) from None
 
 
 def is_storage_error(error: Exception) -> bool:
@@ -84,6 +87,18 @@ def is_storage_error(error: Exception) -> bool:
 def driver_message(error: Exception, storage: str) -> str:
     """The first line of a driver's message about `storage`, without the password."""
     return hide_password_in_message(str(error).strip(), storage).split("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def report_storage_failure(key: str, storage: str, remedy: str = "") -> Iterator[None]:
+    """Raises RunFailed for an error of the storage that the option `key` names."""
+    try:
+        yield
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        reason = driver_message(error, storage)
+        raise RunFailed(f"{key}: {hide_password(storage)} has failed: {reason}{remedy}") from None
 
 
 # Journals
@@ -112,7 +127,7 @@ def open_journal(path: Path, for_reading: bool) -> BaseStorage:
     if for_reading and not path.exists():
         raise KitError(f"there is no {path}: no sweep has begun there")
     if path.exists() and not path.is_file():  # a FIFO would block, and a device has no end
-        raise KitError(f"sweep.storage: {path} is not a regular file; remove it, or name another path")
+        raise KitError(Fault(f"{path} is not a regular file; remove it, or name another path", STORAGE_KEY))
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalLock(path)
     if not for_reading:
@@ -121,7 +136,7 @@ def open_journal(path: Path, for_reading: bool) -> BaseStorage:
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except ValueError as error:
-        raise KitError(f"sweep.storage: {path} is damaged before its last line: {error}") from None
+        raise KitError(Fault(f"{path} is damaged before its last line: {error}", STORAGE_KEY)) from None
 
 
 def remove_incomplete_line(path: Path) -> None:
@@ -153,7 +168,7 @@ def open_database(url: str, for_reading: bool) -> BaseStorage:
     if name in DRIVERS and "+" not in parts.drivername:
         driver = next((driver for driver in DRIVERS[name] if importlib.util.find_spec(driver)), None)
         if driver is None:
-            raise KitError(f"sweep.storage: {name} requires a driver; install one of: {', '.join(DRIVERS[name])}")
+            raise KitError(Fault(f"{name} requires a driver; install one of: {', '.join(DRIVERS[name])}", STORAGE_KEY))
         named = parts.set(drivername=f"{name}+{driver.lower()}")  # SQLAlchemy's default has changed between versions
         url = named.render_as_string(hide_password=False)
     return open_tables(url, {"pool_pre_ping": True})

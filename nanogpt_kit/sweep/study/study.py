@@ -7,9 +7,9 @@ only one of them can make. Asking Optuna for new trials instead overshoots (its 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage
@@ -29,7 +29,7 @@ from nanogpt_kit.sweep.study.ownership import (
 )
 from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.records import Owner
-from nanogpt_kit.sweep.study.runs import TrialRun, component_copy, make_runs
+from nanogpt_kit.sweep.study.runs import TrialRun, component_copies
 from nanogpt_kit.sweep.study.sampler import ResumableSampler, make_pruner
 from nanogpt_kit.system.writing import write_atomically
 
@@ -38,17 +38,19 @@ IS_QUEUED = "queued"  # study attribute: all trials are in the queue
 QUEUE_SECONDS = 20  # for the controller that created the study to queue its trials
 POLL_SECONDS = 0.2
 
+PlanT = TypeVar("PlanT", bound=Plan, covariant=True)
+
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-class Study:
+class Study(Generic[PlanT]):
     """The trials of a plan. `folder` is the sweep's on this machine."""
 
-    def __init__(self, plan: Plan, storage: BaseStorage, folder: Path) -> None:
+    def __init__(self, plan: PlanT, storage: BaseStorage, folder: Path) -> None:
         self.plan, self.storage, self.folder = plan, storage, folder
-        self.space, self.options = plan.space, plan.options
+        self.options = plan.options
         self.ownership = Ownership(folder, plan.suffix)
-        self.count = 0  # trials to be run; known when the study is open
+        self.indices: Collection[int] = ()  # of the trials to be run; known when the study is open
 
     # Creating or continuing it
 
@@ -58,9 +60,9 @@ class Study:
         Raises KitError if the storage has another study of this name.
         """
         self._check_leftover_runs()
-        sampler = ResumableSampler(self.space, self.options)
+        sampler = self.plan.sampler()
         options: dict[str, Any] = {"storage": self.storage, "sampler": sampler, "study_name": self.plan.study_name}
-        options["pruner"] = make_pruner(self.options, self.space.trial_tokens)
+        options["pruner"] = make_pruner(self.options, self.plan.trial_tokens)
         with self.ownership.lock("begin", wait=True):  # held by at most one controller of this folder
             create_folder_id(self.folder)
             try:
@@ -70,7 +72,9 @@ class Study:
                 self.optuna_study = optuna.load_study(**options)
                 self._check_is_sweep()
                 self._wait_for_creator()
-            sampler.study = self.optuna_study
+            if isinstance(sampler, ResumableSampler):
+                sampler.study = self.optuna_study
+            self.plan.begin(self.optuna_study)
             if IS_QUEUED not in self.optuna_study.user_attrs:
                 for key, value in self.plan.facts().items():
                     self.optuna_study.set_user_attr(key, value)
@@ -78,24 +82,29 @@ class Study:
                 self.optuna_study.set_user_attr(IS_QUEUED, True)
             self.plan.check_facts(self.optuna_study.user_attrs)
             self._copy_components()
-            self.queue_missing()  # sweep.trials may have grown
-            self.count = self.plan.count(len(self.trials()))
+            self.queue_missing()  # more may be asked for than before
+            self.indices = self.plan.indices(self.trials())
             self.optuna_study.set_user_attr("count", self.count)
 
     def _check_leftover_runs(self) -> None:
         studies = [self.storage.get_study_name_from_id(study._study_id) for study in self.storage.get_all_studies()]
-        if self.space.base.name not in studies and any(self.folder.glob("trial-*/experiment.toml")):
+        if self.plan.study_name.removesuffix(self.plan.suffix) not in studies and any(
+            self.folder.glob(f"{self.plan.run_folders}/experiment.toml")
+        ):
             raise KitError(
-                f"{self.folder} has trials of a study that is not in sweep.storage; move that folder away, or give the "
-                "experiment another name"
+                f"{self.folder} has {self.plan.noun}s of a study that is not in {self.plan.storage_key}; move that "
+                f"folder away, or {self.plan.other_study}"
             )
 
     def _check_is_sweep(self) -> None:
         """Raises KitError if it is not, or of another version. An empty study may be one that was just created."""
         attributes = self.optuna_study.user_attrs
         if (self.trials() or attributes) and "maker" not in attributes:
-            name = self.plan.study_name
-            raise KitError(f"sweep.storage has a study {name!r} that is not a sweep; give the experiment another name")
+            plan = self.plan
+            raise KitError(
+                f"{plan.storage_key} has a study {plan.study_name!r} that is not a {plan.undertaking}; "
+                f"{plan.other_study}"
+            )
         if "maker" in attributes:
             self.plan.check_format(attributes["maker"].get("format"))
 
@@ -114,9 +123,9 @@ class Study:
             time.sleep(POLL_SECONDS)
 
     def _copy_components(self) -> None:
-        for path, source in self.space.base.component_sources.items():
-            copy = component_copy(path, self.folder)
-            copy.parent.mkdir(exist_ok=True)
+        for path, source in self.plan.component_sources().items():
+            copy = component_copies(self.folder) / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(copy, source)
 
     def queue_missing(self) -> None:
@@ -129,31 +138,38 @@ class Study:
         """All trials, or those of some states."""
         return self.optuna_study.get_trials(deepcopy=False, states=states or None)
 
+    def trials_to_run(self, *states: TrialState) -> list[FrozenTrial]:
+        """As `trials`, without those that this plan does not need."""
+        return [trial for trial in self.trials(*states) if trial.number in self.indices]
+
+    @property
+    def count(self) -> int:
+        """Trials to be run."""
+        return len(self.indices)
+
     def claim(self) -> optuna.Trial | None:
         """The next trial of the queue, from now on this controller's; None if there is none to be run."""
-        for waiting in self.trials(TrialState.WAITING):
-            if waiting.number < self.count:
-                try:
-                    if self.storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING):
-                        trial = optuna.Trial(self.optuna_study, waiting._trial_id)
-                        send_heartbeat(trial, self.folder)
-                        return trial
-                except optuna.exceptions.UpdateFinishedTrialError:
-                    continue
+        for waiting in self.trials_to_run(TrialState.WAITING):
+            try:
+                if self.storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING):
+                    trial = optuna.Trial(self.optuna_study, waiting._trial_id)
+                    send_heartbeat(trial, self.folder)
+                    return trial
+            except optuna.exceptions.UpdateFinishedTrialError:
+                continue
         return None
 
     def lost_trials(self, mine: Sequence[int]) -> list[FrozenTrial]:
         """Trials whose controller is gone; `mine` are the indices of those that this controller runs."""
-        running = [trial for trial in self.trials(TrialState.RUNNING) if trial.number not in mine]
+        running = [trial for trial in self.trials_to_run(TrialState.RUNNING) if trial.number not in mine]
         return [trial for trial in running if self.ownership.state(trial) is OwnershipState.LOST]
 
     def is_finished(self) -> bool:
-        return sum(trial.state.is_finished() for trial in self.trials()) >= self.count
+        return all(trial.state.is_finished() for trial in self.trials_to_run())
 
     def config(self, trial: optuna.Trial) -> Config:
         return self.plan.config(trial)
 
     def runs(self, trial: optuna.Trial, slot: MachineSlot, folder: Path) -> list[TrialRun]:
-        """One run for each seed, in a sweep's folder. Raises KitError if the trial's values are not valid together."""
-        index, config, seeds = self.plan.folder_index(trial), self.config(trial), self.plan.seeds(trial)
-        return make_runs(self.space, index, config, seeds, slot.threads, folder)
+        """The runs of a trial, in a sweep's folder. Raises KitError if the trial's values are not valid together."""
+        return self.plan.runs(trial, slot.threads, folder)

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.launch.slots import MachineSlot
+from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work.outcome import Outcome
@@ -35,7 +36,7 @@ class Controller:
     """Runs a study's trials in the slots of this machine until none is left."""
 
     def __init__(
-        self, study: Study, slots: Sequence[MachineSlot], stop: StopSignals, watchers: Sequence[TrialWatcher] = ()
+        self, study: Study[Plan], slots: Sequence[MachineSlot], stop: StopSignals, watchers: Sequence[TrialWatcher] = ()
     ) -> None:
         self.study, self.slots, self.stop, self.watchers = study, slots, stop, watchers
         self.running: list[TrialProcess] = []
@@ -118,7 +119,7 @@ class Controller:
         TrialResult(cause="refused", reason=reason).store(trial)
         self.study.optuna_study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
         for watcher in self.watchers:
-            watcher.trial_refused(trial.number, reason)
+            watcher.trial_refused(self.study.plan.label(trial), reason)
 
     def check_budget(self) -> bool:
         """Whether sweep.max_tokens or sweep.max_seconds is used up, over all controllers."""
@@ -144,9 +145,9 @@ class Controller:
             return not self.study.trials(TrialState.RUNNING)
         if self.study.is_finished():
             return True
-        if not self.study.trials(TrialState.WAITING):
+        if not self.study.trials_to_run(TrialState.WAITING):
             if not self.is_waiting:
-                logger.info("waiting for the last trials, which other controllers run")
+                logger.info("waiting for the last %ss, which other controllers run", self.study.plan.noun)
                 self.is_waiting = True
             time.sleep(OTHERS_SECONDS / 4)
         return False
@@ -168,7 +169,7 @@ class Controller:
 
     def drop(self, process: TrialProcess) -> None:
         """Drops a trial that another machine assumed to be lost, and ended."""
-        logger.warning("trial %d was ended by another controller, which assumed that this one was dead", process.index)
+        logger.warning("%s was ended by another controller, which assumed that this one was dead", process.label)
         process.kill()
         process.release()
         self.running.remove(process)
@@ -180,20 +181,23 @@ class Controller:
             return
         if outcome.cause == "disk":
             raise RunFailed(f"{process.folder}: {outcome.reason}; the same command continues once there is room")
-        if process.index == 0 and outcome.cause == "refused":
-            raise KitError(f"trial 0, the experiment as written, was refused: {outcome.reason}")
+        plan = self.study.plan
+        if outcome.cause == "refused" and plan.is_required(process.index):
+            raise KitError(f"{process.label}, {plan.required}, was refused: {outcome.reason}")
+        if not plan.counts_failure(process.index):
+            return
         failure = (outcome.cause, outcome.origin)
         self.failures = [*self.failures, failure] if failure in self.failures[-1:] else [failure]
         if len(self.failures) >= EQUAL_FAILURES:
             log = process.run_file(".log")
             raise RunFailed(
-                f"{EQUAL_FAILURES} trials in a row failed for the same reason: {outcome.reason} (see {log})"
+                f"{EQUAL_FAILURES} {plan.noun}s in a row failed for the same reason: {outcome.reason} (see {log})"
             )
 
     def stop_trials(self) -> None:
         """Lets the running trials save and end; the same command continues them."""
         if self.running:
-            logger.info("stopping %d trials; a second Ctrl-C kills them", len(self.running))
+            logger.info("stopping %d %ss; a second Ctrl-C kills them", len(self.running), self.study.plan.noun)
         for process in self.running:
             process.stop()
         try:

@@ -15,6 +15,7 @@ from rich.text import Text
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.sweep.study.confirmation import direction_sign
+from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import TrialSummary
@@ -30,11 +31,11 @@ REDRAW_SECONDS = 0.25
 class ProgressDisplay(TrialWatcher):
     """Shows the running and ended trials of a controller."""
 
-    def __init__(self, study: Study, best: TrialSummary | None) -> None:
+    def __init__(self, study: Study[Plan], best: TrialSummary | None) -> None:
         """`best` is the best trial so far."""
         self.study = study
         self.best = None if best is None or best.value is None else (best.value, best.index)
-        results = [TrialResult.of(trial) for trial in study.trials() if trial.state.is_finished()]
+        results = [TrialResult.of(trial) for trial in study.trials_to_run() if trial.state.is_finished()]
         self.ended_count, self.tokens = len(results), sum(result.tokens for result in results if result)
         self.started_at: dict[int, float] = {}
         self.durations: list[float] = []
@@ -54,7 +55,7 @@ class ProgressDisplay(TrialWatcher):
     def trial_started(self, process: TrialProcess) -> None:
         self.started_at[process.index] = time.monotonic()
         if self.live is None:
-            self.print_line(f"{process.label}: {format_config(process.config)}")
+            self.print_line(f"{process.label}: {format_config(process.config) or 'started'}")
 
     def trials_polled(self, processes: Sequence[TrialProcess]) -> None:
         now = time.monotonic()
@@ -67,12 +68,12 @@ class ProgressDisplay(TrialWatcher):
         self.durations.append(seconds)
         self.ended_count += 1
         self.tokens += sum(run.tokens for run in process.runs)
-        config = f"  {format_config(process.config)}" if self.live is not None else ""
+        config = f"  {format_config(process.config)}" if self.live is not None and process.config else ""
         self.print_line(f"{process.label}: {self.outcome_text(process, outcome)}{config}  {seconds:.0f} s")
 
-    def trial_refused(self, index: int, reason: str) -> None:
+    def trial_refused(self, label: str, reason: str) -> None:
         self.ended_count += 1
-        self.print_line(f"trial {index}: pruned: {reason}")
+        self.print_line(f"{label}: pruned: {reason}")
 
     def outcome_text(self, process: TrialProcess, outcome: Outcome) -> str:
         if outcome.state != TrialState.COMPLETE or outcome.value is None:
@@ -92,14 +93,15 @@ class ProgressDisplay(TrialWatcher):
         console.out(wrap_lines(line, console.width) if console.is_terminal else line, highlight=False)
 
     def running_table(self, processes: Sequence[TrialProcess]) -> Table:
-        table = plain_table("trial", "step", self.study.options.metric, "tokens/s", "values")
+        table = plain_table(self.study.plan.noun, "step", self.study.options.metric, "tokens/s", "values")
         for process in processes:
             run = process.run
             value = "" if run.value is None else f"{run.value:.4f}"
             state = " (stopping)" if process.is_pruned or process.is_stopping else ""
             steps = f"{run.step:,}/{run.experiment.total_steps:,}{state}"
             rate = f"{run.tokens_per_second:,.0f}" if run.tokens_per_second else "starting"
-            table.add_row(str(process.index), steps, value, rate, Text(format_config(process.config)))
+            values = format_config(process.config) or process.label
+            table.add_row(str(process.index), steps, value, rate, Text(values))
         return table
 
     def progress_line(self) -> str:
@@ -109,4 +111,5 @@ class ProgressDisplay(TrialWatcher):
         if self.durations and left > 0:
             mean = sum(self.durations) / len(self.durations)
             time_left = f", about {format_duration(mean * left / self.study.options.workers)} left"
-        return f"{self.ended_count} of {self.study.count} trials ended{best}, {self.tokens:,} tokens{time_left}"
+        ended = f"{self.ended_count} of {self.study.count} {self.study.plan.noun}s ended"
+        return f"{ended}{best}, {self.tokens:,} tokens{time_left}"

@@ -15,13 +15,14 @@ import optuna
 import tomli
 from optuna.trial import TrialState
 
-from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, did_you_mean
+from nanogpt_kit.core.errors import BUSY, FAILED, MISTAKE, Fault, did_you_mean
 from nanogpt_kit.launch.slot_process import SlotProcess
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.metrics import MetricsReader
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.sweep.study.ownership import HEARTBEAT_SECONDS, send_heartbeat
+from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.runs import TrialRun, write_run_experiment
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens, report_unit
@@ -37,7 +38,7 @@ ORPHAN_SECONDS = 10.0  # for the process of a controller that was killed to noti
 class TrialProcess:
     """A trial in its slot. `poll` returns how it ended, or None while it has not."""
 
-    def __init__(self, study: Study, trial: optuna.Trial, slot: MachineSlot, folder: Path, lock: Lock) -> None:
+    def __init__(self, study: Study[Plan], trial: optuna.Trial, slot: MachineSlot, folder: Path, lock: Lock) -> None:
         """`folder` is the sweep's that has the trial's runs, and `lock` the trial's, to be released with it.
 
         Raises KitError if the trial's values are not valid together.
@@ -47,8 +48,8 @@ class TrialProcess:
         self.runs = study.runs(trial, slot, folder)
         self.config = study.config(trial)
         self.metric = study.options.metric
-        self.report_unit = report_unit(study.space.trial_tokens)
-        self.min_tokens = first_rung_tokens(study.options, study.space.trial_tokens)  # before it may be pruned
+        self.report_unit = report_unit(study.plan.trial_tokens)
+        self.min_tokens = first_rung_tokens(study.options, study.plan.trial_tokens)  # before it may be pruned
         self.run_index = 0  # of the runs
         self.process: SlotProcess | None = None
         self.is_pruned = self.is_stopping = False
@@ -145,7 +146,9 @@ class TrialProcess:
     def missing_metric(self) -> MissingMetric:
         names = self.run.metric_names - {"step", "tokens", "seconds"}
         hint = did_you_mean(self.metric, names)
-        return MissingMetric(f"sweep.metric: no run of this sweep has the metric {self.metric!r}{hint}")
+        key = f"{self.study.plan.option_prefix}metric"
+        what = f"no run of this {self.study.plan.undertaking} has the metric {self.metric!r}{hint}"
+        return MissingMetric(Fault(what, key))
 
     def report(self, tokens: int, value: float) -> None:
         step = tokens // self.report_unit
@@ -226,6 +229,7 @@ class TrialProcess:
             parameters=self.last_status.parameters if self.last_status else None,
             ended_by=self.last_status.ended_by if self.last_status else None,
             threads=self.threads,
+            measurement=self.study.plan.measure(self.run, outcome.cause, outcome.reason),
         ).store(self.trial)
 
     def delete_checkpoints(self) -> None:

@@ -20,5 +20,5 @@ class TrialWatcher:
     def trial_ended(self, process: TrialProcess, outcome: Outcome) -> None:
         """The trial has ended, and its slot is free."""
 
-    def trial_refused(self, index: int, reason: str) -> None:
+    def trial_refused(self, label: str, reason: str) -> None:
         """A trial ended without a process, since its values are not valid together."""
