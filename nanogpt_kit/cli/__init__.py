@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from nanogpt_kit import __version__
+from nanogpt_kit.cli.ablate import ablate
 from nanogpt_kit.cli.bench import bench
 from nanogpt_kit.cli.check import check
 from nanogpt_kit.cli.completion import completion
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 for verb in (
-    *(new, experiments, check, run, sample, evaluate, sweep, prepare, import_model, export),
+    *(new, experiments, check, run, sample, evaluate, sweep, ablate, prepare, import_model, export),
     *(explain, schema, plugins, bench, doctor, completion),
 ):
     main.add_command(verb)

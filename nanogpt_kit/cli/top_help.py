@@ -25,6 +25,7 @@ SECTIONS = {  # a verb that is not installed is left out
     },
     "Compare": {
         "sweep": VerbHelp("Try many values of an experiment's options.", "sweep sweep_lr --preview"),
+        "ablate": VerbHelp("Compare changes of an experiment with it.", "ablate ablate_parts --preview"),
         "eval": VerbHelp("Evaluate trained models.", "eval quickstart my-text"),
     },
     "Data and models": {
