@@ -117,7 +117,9 @@ class ArmMatching:
         key, what = self.options.match_with, self.options.match
         setting = next((change for change in changes if any(is_key_within(one, key) for one in change.keys())), None)
         if setting:
-            self._refuse("match_with", f"{key} is itself changed by {setting.label} ({setting.location}); match with another")
+            self._refuse(
+                "match_with", f"{key} is itself changed by {setting.label} ({setting.location}); match with another"
+            )
             return []
         if type(value_at_key(self.base.resolved(), key)) is not int:
             self._refuse("match_with", not_a_whole_number(self.base, key, value_at_key(self.base.resolved(), key)))

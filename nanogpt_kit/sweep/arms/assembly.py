@@ -85,7 +85,9 @@ class ArmAssembly:
             if other is not change:
                 message = f"{change.label} is the same experiment as {other.label}, so their effects are one"
                 self._add(change.fault(f"{message}; remove a factor, or leave out ablate.factorial"))
-            arms.append(ChangedExperiment(change, experiment, {part.change.factor: part.change.level for part in parts}))
+            arms.append(
+                ChangedExperiment(change, experiment, {part.change.factor: part.change.level for part in parts})
+            )
         return arms
 
     def _may_combine(self, levels: dict[str, list[ChangedExperiment | None]]) -> bool:
