@@ -116,7 +116,116 @@ def compare(
     options = CompareOptions(**others)
     options.check(arguments)
     continue_without_reader()
-    kind: Literal["noise", "compare"] = "noise" if options.noise else "compare"
-    question = read_question(arguments, kind, text, trust_code, options.nproc)
-    question = replace(question, metric=metric, direction=direction)
+    with note_if_slow("reading the arms"), without_garbage_collection():  # components import torch
+        from nanogpt_kit.compare.arms import read_arms
+        from nanogpt_kit.compare.question import Question
+
+        named = read_arms(arguments, trust_code, options.nproc)
+    for one in named:
+        print_notes(one.notes)
+        print_lines(one.meaning, err=True)
+    arms = tuple(one.arm for one in named)
+    reason = text or next((arm.experiment.note for arm in reversed(arms) if arm.experiment.note), "")
+    question = Question("noise" if options.noise else "compare", arms, metric, direction, reason)
+    if preview:
+        print_preview(question, options, as_json, trust_code)
+        return
+    import rich
+
+    rich.reconfigure(stderr=True)
     command = hide_in_command(["nanogpt-kit", *sys.argv[1:]])
+    try:
+        answer = Answer.of(question, options, command, trust_code)
+    except KeyboardInterrupt as error:
+        error.add_note(f"stopped; finished runs are kept in {question.folder()}; continue with: {command}")
+        raise
+    if as_json:
+        print_json(answer.record())
+    else:
+        print_lines("\n".join(answer.lines()))
+    click.get_current_context().exit(answer.exit_code)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that the options ask for: the comparison, and what is derived from it."""
+
+    comparison: Comparison
+    noise: Noise | None = None
+    target: TargetTable | None = None
+    saved: TokensSavedAnswer | None = None
+    opening: SplitOpening | None = None
+
+    @classmethod
+    def of(cls, question: Question, options: CompareOptions, command: str, trust_code: bool) -> Answer:
+        """Runs what is missing. Raises KitError where something cannot be compared."""
+        comparison = answer_question(question, options, command)
+        if options.noise:
+            from nanogpt_kit.compare.noise_text import noise_of
+
+            return cls(comparison, noise=noise_of(comparison))
+        target = saved = opening = None
+        if options.target is not None:
+            from nanogpt_kit.compare.reached import TargetTable
+
+            target = TargetTable.of(comparison, options.target)
+        if options.tokens_saved:
+            from nanogpt_kit.sweep.budgets import measure_tokens_saved
+
+            saved = measure_tokens_saved(question, comparison, **options.of_runs(), command=command)
+        if options.open_test:
+            from nanogpt_kit.compare.split_opening import open_for_comparison
+            from nanogpt_kit.train.open_test import open_test_split
+
+            opening = open_for_comparison(
+                question, comparison, command, lambda run: open_test_split(run, trust_code).metrics
+            )
+        return cls(comparison, target=target, saved=saved, opening=opening)
+
+    @property
+    def exit_code(self) -> int:
+        from nanogpt_kit.compare.text import exit_code
+
+        return DONE if self.noise else exit_code(self.comparison)
+
+    def lines(self) -> list[str]:
+        """For people; the verdict is last."""
+        from nanogpt_kit.compare.noise_text import noise_lines
+        from nanogpt_kit.compare.split_opening import opening_lines
+        from nanogpt_kit.compare.text import comparison_lines
+
+        if self.noise:
+            return noise_lines(self.comparison, self.noise)
+        *body, verdict = comparison_lines(self.comparison)
+        for section in (self.target and self.target.lines(), self.saved and self.saved.lines()):
+            body += [*section, ""] if section else []
+        if self.opening:
+            body += [*opening_lines(self.comparison, self.opening), ""]
+        return [*body, verdict]
+
+    def record(self) -> dict[str, Any]:
+        """For programs; see docs/agents.md."""
+        from nanogpt_kit.compare.text import comparison_json
+
+        more = {
+            "noise": self.noise and asdict(self.noise),
+            "target": self.target and self.target.record(),
+            "tokens_saved": self.saved and self.saved.record(),
+            "test": self.opening and self.opening.model_dump(mode="json"),
+        }
+        return {**comparison_json(self.comparison), **{name: value for name, value in more.items() if value}}
+
+
+def answer_question(question: Question, options: CompareOptions, command: str) -> Comparison:
+    """The comparison of finished runs, or with --seeds of runs that are trained where they are missing."""
+    if options.seeds is None:
+        from nanogpt_kit.compare.finished import compare_finished, unpaired_text
+
+        comparison = compare_finished(question, command)
+        if text := unpaired_text(question.arms, {one.seed for one in comparison.measurements}):
+            print_lines(text, err=True)
+        return comparison
+    from nanogpt_kit.sweep.comparison import run_comparison
+
+    first = question.base.experiment.train.seed
+    return run_comparison(question, range(first, first + options.seeds), **options.of_runs(), command=command)
