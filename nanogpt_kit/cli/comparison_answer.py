@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nanogpt_kit.compare.finished import compare_finished, runs_by_seed
+from nanogpt_kit.compare.groups import seeds_text
 from nanogpt_kit.compare.noise import Noise
 from nanogpt_kit.compare.noise_text import noise_lines, noise_of
 from nanogpt_kit.compare.question import Question
@@ -110,8 +111,6 @@ def open_split(question: Question, comparison: Comparison, options: CompareOptio
 
 def left_out_text(question: Question, comparison: Comparison) -> str:
     """Which finished runs were not compared, since another arm has none with their seed; "" where there are none."""
-    from nanogpt_kit.compare.groups import seeds_text
-
     compared = {measurement.seed for measurement in comparison.measurements}
     texts = []
     for arm in question.arms:

@@ -27,13 +27,18 @@ def compare_finished(question: Question, command: str = "") -> Comparison:
     """Judges the runs that have ended, and records the look. Raises KitError where the arms share no seed."""
     check_arms(question)
     runs = [runs_by_seed(arm) for arm in question.arms]
-    seeds = shared_seeds(question.arms, runs)
+    seeds = shared_seeds(question, runs)
     measurements = [
         measure_run(found[seed], question.metric, index, is_reused=True)
         for index, found in enumerate(runs)
         for seed in seeds
     ]
     return make_comparison(question, measurements, command)
+
+
+def shared_finished_seeds(question: Question) -> list[int]:
+    """The seeds that `compare_finished` compares. Raises KitError where there are none."""
+    return shared_seeds(question, [runs_by_seed(arm) for arm in question.arms])
 
 
 def runs_by_seed(arm: Arm) -> RunsBySeed:
@@ -50,25 +55,17 @@ def diverged_by_seed(experiment: Experiment) -> RunsBySeed:
     return {run.seed: run.folder for run in found if run.seed is not None and run.state == "failed"}
 
 
-def shared_seeds(arms: Sequence[Arm], runs: Sequence[RunsBySeed]) -> list[int]:
+def shared_seeds(question: Question, runs: Sequence[RunsBySeed]) -> list[int]:
     """The seeds of which every arm has a run. Raises KitError where there is none."""
     shared = sorted(set.intersection(*(set(found) for found in runs)))
     if shared:
         return shared
-    command = kit_command("compare", *(arm.label for arm in arms), "--seeds", str(PROPOSED_SEEDS))
-    held = "; ".join(held_text(arm, found) for arm, found in zip(arms, runs, strict=True))
+    held = "; ".join(held_text(arm, found) for arm, found in zip(question.arms, runs, strict=True))
+    noise = ["--noise"] if question.kind == "noise" else []
+    seeds = ["--seeds", str(PROPOSED_SEEDS)]
+    command = kit_command("compare", *noise, *(arm.label for arm in question.arms), *seeds)
     raise KitError(f"no seed has a finished run in every arm: {held}; `{command}` trains what is missing")
 
 
 def held_text(arm: Arm, found: RunsBySeed) -> str:
     return f"{arm.label} has {seeds_text(sorted(found)) if found else 'no finished run'}"
-
-
-def unpaired_text(arms: Sequence[Arm], seeds: Sequence[int]) -> str:
-    """Which runs a comparison over `seeds` leaves out, since another arm has no run with their seed; "" if none."""
-    texts = []
-    for arm in arms:
-        others = sorted(runs_by_seed(arm).keys() - set(seeds))
-        if others:
-            texts.append(f"{seeds_text(others)} of {arm.label}")
-    return f"left out, since another arm has no such run: {'; '.join(texts)}" if texts else ""

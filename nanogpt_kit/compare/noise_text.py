@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import Any
 
 from nanogpt_kit.compare.noise import POWER, Noise, measure_noise
 from nanogpt_kit.compare.numbers import MAX_DECIMALS, MIN_DECIMALS, decimal_text
@@ -53,7 +51,3 @@ def effect_lines(noise: Noise, decimals: int) -> list[str]:
 def spread_decimals(sd: float) -> int:
     """Decimals of values with this spread, as of those of a comparison."""
     return min(MAX_DECIMALS, max(MIN_DECIMALS, 1 - math.floor(math.log10(sd)))) if sd > 0 else MIN_DECIMALS
-
-
-def noise_json(noise: Noise) -> dict[str, Any]:
-    return asdict(noise)

@@ -14,6 +14,7 @@ from typing import ClassVar
 from nanogpt_kit.compare.judgement import judge_arms
 from nanogpt_kit.compare.question import Question
 from nanogpt_kit.compare.record import Comparison, Measurement, Result
+from nanogpt_kit.compare.sentences import verdict_sentence
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.files import git_ignored_folder
@@ -157,3 +158,17 @@ def judge_measurements(measurements: tuple[Measurement, ...], arms: int, directi
     values = [{one.seed: one.value for one in runs if one.value is not None} for runs in by_arm]
     failed = [{one.seed for one in runs if one.value is None} for runs in by_arm]
     return judge_arms(values, direction, failed=failed)
+
+
+def opening_lines(comparison: Comparison, opening: SplitOpening) -> list[str]:
+    """The result on the test split, for people: the means, and a sentence for each contender."""
+    tested = comparison.model_copy(
+        update={
+            "metric": opening.metric,
+            "measurements": opening.measurements,
+            "results": opening.results or (),
+        }
+    )
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(opening.time))
+    heading = f"{opening.metric}, on the test split, which this comparison opened on {when} and no other may open again"
+    return [heading, *(f"  {verdict_sentence(tested, result)}" for result in tested.results)]

@@ -44,7 +44,7 @@ class BudgetRuns:
         return {**asdict(self.saved), "arm": self.arm, "values": values}
 
 
-def measure_tokens_saved(question: Question, comparison: Comparison, command: str = "", **options: Any) -> BudgetRuns:
+def measure_tokens_saved(question: Question, comparison: Comparison, **options: Any) -> BudgetRuns:
     """Trains the better arm at smaller budgets with the seeds of the pairs; `options` are those of `run_comparison`.
 
     Raises KitError where the arms have no difference, and where their budget is not one of steps or tokens.
@@ -57,7 +57,7 @@ def measure_tokens_saved(question: Question, comparison: Comparison, command: st
     pairs = values_by_seed(comparison, better)
     values = {arm.experiment.total_steps * arm.experiment.train.batch_tokens: {s: pairs[s] for s in result.seeds}}
     for smaller in budget_questions(question, arm):
-        done = run_comparison(smaller, result.seeds, command=command, **options)
+        done = run_comparison(smaller, result.seeds, **options)
         experiment = smaller.base.experiment
         values[experiment.total_steps * experiment.train.batch_tokens] = values_by_seed(done, 0)
     saved = tokens_saved(values, (result.difference, result.low, result.high), question.direction)
