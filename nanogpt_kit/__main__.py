@@ -88,7 +88,7 @@ def run_command() -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
-        cli(standalone_mode=False, complete_var=COMPLETE)
+        code = cli(standalone_mode=False, complete_var=COMPLETE)
     except click.ClickException as error:
         message = io.StringIO()
         error.show(message)
@@ -122,7 +122,7 @@ def run_command() -> int:
     except Exception as error:  # a bug: Python prints the traceback
         record_failure(error)
         raise
-    return DONE
+    return code if type(code) is int else DONE  # a verb that exits with a code, such as a verdict
 
 
 def report_error(message: str, error: Exception, delay: float = 0.0) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from nanogpt_kit import __version__
+from nanogpt_kit.cli.ablate import ablate
 from nanogpt_kit.cli.bench import bench
 from nanogpt_kit.cli.check import check
+from nanogpt_kit.cli.compare import compare
 from nanogpt_kit.cli.completion import completion
 from nanogpt_kit.cli.corrections import VerbGroup
 from nanogpt_kit.cli.doctor import doctor
@@ -39,7 +41,7 @@ def main() -> None:
 
 
 for verb in (
-    *(new, experiments, check, run, sample, evaluate, sweep, prepare, import_model, export),
+    *(new, experiments, check, run, sample, evaluate, compare, ablate, sweep, prepare, import_model, export),
     *(explain, schema, plugins, bench, doctor, completion),
 ):
     main.add_command(verb)

@@ -48,6 +48,12 @@ def check(
             from nanogpt_kit.sweep.session import check_sweep
 
             space, _ = check_sweep(chosen, nproc)
+    if chosen.ablate is not None:
+        with note_if_slow("checking the arms of the ablation"):
+            from nanogpt_kit.sweep.ablation import ablation_question, has_changes
+
+            if has_changes(chosen):
+                ablation_question(chosen, nproc=nproc)
     if not (explain or as_json):
         click.echo(f"{experiment} is valid")
         return

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -14,56 +15,23 @@ from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.override_candidates import arm_candidates
-from nanogpt_kit.core.errors import DONE, Fault, KitError
+from nanogpt_kit.cli.slow_note import note_if_slow
+from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
+    from nanogpt_kit.cli.comparison_answer import CompareOptions
     from nanogpt_kit.compare.question import Question
-    from nanogpt_kit.compare.record import Comparison
 
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """The options of the verb, without those of the question."""
-
-    seeds: int | None
-    target: float | None
-    tokens_saved: bool
-    noise: bool
-    again: bool
-    workers: int
-    storage: str
-    nproc: int
-    open_test: bool
-
-    def check(self, arguments: Sequence[str]) -> None:
-        """Raises KitError with every fault in what was given together."""
-        contenders = len(arguments) - 1
-        faults = []
-        if self.noise:
-            names = {"--target": self.target, "--tokens-saved": self.tokens_saved, "--open-test": self.open_test}
-            faults += [f"--noise measures the spread over seeds; remove {name}" for name in names if names[name]]
-            if contenders > 1:
-                faults.append(f"--noise takes an experiment and at most one contender, got {contenders}")
-        elif not contenders:
-            faults.append(
-                "a comparison has a base and a contender, as in: nanogpt-kit compare quickstart model.mlp=swiglu "
-                f"--seeds 3; `nanogpt-kit compare --noise {arguments[0]} --seeds 5` measures the spread over seeds"
-            )
-        if self.tokens_saved and contenders > 1:
-            faults.append(f"--tokens-saved compares the base with one contender, got {contenders}")
-        if self.again and not self.seeds:
-            faults.append("--again runs each seed anew, so it requires --seeds")
-        if faults:
-            raise KitError(*(Fault(fault, location="command line") for fault in faults))
+EXAMPLE = "nanogpt-kit compare quickstart model.mlp=swiglu --seeds 3"
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, required=True, metavar="BASE [CONTENDER]...", shell_complete=arm_candidates)
+@click.argument("arms", nargs=-1, required=True, metavar="BASE [CONTENDER]...", shell_complete=arm_candidates)
 @click.option(
     "--seeds",
     type=click.IntRange(1),
-    help="Compare this many seeds, from train.seed of the base, and train what is missing.  [default: finished runs]",
+    help="Compare this many seeds, from train.seed of BASE on; train what is missing.  [default: finished runs only]",
 )
 @click.option("--metric", default="val/loss", show_default=True, help="Metric of the last evaluation that decides.")
 @click.option(
@@ -74,47 +42,126 @@ class CompareOptions:
     help="Direction in which the metric improves.",
 )
 @click.option("--target", type=float, metavar="VALUE", help="Also show the cost of reaching this value of the metric.")
-@click.option("--tokens-saved", is_flag=True, help="Also express the difference in tokens; costs further runs.")
-@click.option("--noise", is_flag=True, help="Only measure the spread over seeds, and the smallest visible difference.")
-@click.option("--again", is_flag=True, help="Train every seed anew, also where a finished run has the answer.")
-@click.option("--workers", type=click.IntRange(1), default=1, help="Parallel runs on this machine.")
+@click.option("--tokens-saved", is_flag=True, help="Also express the difference in tokens, by further runs.")
+@click.option("--noise", is_flag=True, help="Measure the spread over seeds instead, and the smallest visible effect.")
+@click.option("--again", is_flag=True, help="Train every run anew, also where a finished one has the answer.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Number of parallel runs on this machine.")
 @click.option(
     "--storage",
     metavar="URL",
     default="journal",
     envvar="NANOGPT_KIT_STORAGE",
-    help="Storage of the runs to make, as sweep.storage.",
+    help="Storage that several machines share, as in sweep.storage.",
 )
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of each run, as in `run --nproc`.")
 @click.option("--text", default="", metavar="TEXT", help="Reason for the comparison, for the ledger.")
-@click.option("--open-test", is_flag=True, help="Also evaluate on the test split; possible once for each test split.")
-@click.option("--preview", is_flag=True, help="Show the runs to make and their cost, and exit.")
-@json_option()
+@click.option("--open-test", is_flag=True, help="Also evaluate on the test split; once for each test split.")
+@click.option("--preview", is_flag=True, help="Show runs and an estimate of the time, and exit.")
+@json_option("Print the comparison, or the preview, as a JSON object.")
 @TRUST
 def compare(
-    arguments: tuple[str, ...],
+    arms: tuple[str, ...],
     metric: str,
     direction: Literal["minimize", "maximize"],
     text: str,
     preview: bool,
     as_json: bool,
-    trust_code: bool,
-    **others: Any,
+    **options: Any,
 ) -> None:
-    """Compare each CONTENDER with BASE over the same seeds: better, worse or undecided.
+    """Compare each CONTENDER with BASE over the same seeds: it is better, worse or undecided.
 
-    BASE is an experiment (a file or a name) or runs: a run, a folder of runs, a trial of a sweep. A CONTENDER is one of
-    these, or a change of BASE in one word, as in model.mlp=swiglu or 'model.mlp=swiglu optimizer.lr=2e-3'.
+    BASE is an experiment (a file or a name) or the runs of one configuration: a run, a folder of runs, a trial of a
+    sweep. A CONTENDER is one of these, or a change of BASE, as in model.mlp=swiglu; several options that change
+    together are one argument, as in 'model.mlp=swiglu optimizer.lr=2e-3'.
 
-    Without --seeds only finished runs are compared. With --seeds N, runs that are missing are trained; finished ones
-    are not trained again. Decide on N before you look: seeds that are added later widen the interval.
+    Without --seeds, finished runs are compared. With --seeds N, missing runs are trained, and finished ones answer
+    without being trained again. Decide on N beforehand: seeds that are added later widen the interval.
 
-    The exit code is 0 for better, 3 for undecided, 4 for worse; with several contenders that of the best of them.
+    The exit code is 0 where a contender is better, else 3 where one is undecided, else 4.
     """
-    options = CompareOptions(**others)
-    options.check(arguments)
+    check_options(arms, options)
     continue_without_reader()
-    kind: Literal["noise", "compare"] = "noise" if options.noise else "compare"
-    question = read_question(arguments, kind, text, trust_code, options.nproc)
-    question = replace(question, metric=metric, direction=direction)
-    command = hide_in_command(["nanogpt-kit", *sys.argv[1:]])
+    with note_if_slow("reading the arms"), without_garbage_collection():  # components import torch
+        from nanogpt_kit.cli.comparison_answer import Answer, CompareOptions, left_out_text
+
+    chosen = CompareOptions(command=hide_in_command(["nanogpt-kit", *sys.argv[1:]]), **options)
+    question = read_question(arms, metric, direction, text, chosen)
+    if preview:
+        print_preview(question, chosen, as_json)
+        return
+    import rich
+
+    rich.reconfigure(stderr=True)
+    try:
+        answer = Answer.find(question, chosen)
+    except KeyboardInterrupt as error:
+        error.add_note(f"stopped; finished runs are kept in {question.folder()}; continue with: {chosen.command}")
+        raise
+    if chosen.seeds is None and (left_out := left_out_text(question, answer.comparison)):
+        print_lines(left_out, err=True)
+    if as_json:
+        print_json(answer.record())
+    else:
+        print_lines("\n".join(answer.lines()))
+    click.get_current_context().exit(answer.exit_code)
+
+
+def check_options(arms: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Raises KitError with every fault in the options that were given together."""
+    contenders, faults = len(arms) - 1, []
+    if options["noise"]:
+        others = [f"--{name.replace('_', '-')}" for name in ("target", "tokens_saved", "open_test") if options[name]]
+        if others:
+            faults.append(f"--noise measures the spread over seeds and judges nothing; remove {' and '.join(others)}")
+        if contenders > 1:
+            faults.append(f"--noise takes a base and at most one contender, got {contenders}")
+    elif not contenders:
+        noise = f"`nanogpt-kit compare --noise {arms[0]} --seeds 5` measures the spread of {arms[0]} over seeds"
+        faults.append(f"expected a contender besides {arms[0]}, as in {EXAMPLE}; {noise}")
+    if options["tokens_saved"] and contenders > 1:
+        faults.append(f"--tokens-saved takes one contender, got {contenders}")
+    if options["again"] and options["seeds"] is None:
+        faults.append("--again trains runs anew, so it requires --seeds")
+    if faults:
+        raise KitError(*(Fault(fault, location="command line") for fault in faults))
+
+
+def read_question(
+    words: Sequence[str], metric: str, direction: Literal["minimize", "maximize"], text: str, options: CompareOptions
+) -> Question:
+    """Reads the arms, and prints what each argument was taken as."""
+    from nanogpt_kit.compare.arms import read_arms
+    from nanogpt_kit.compare.question import Question
+
+    named = read_arms(words, options.trust_code, options.nproc)
+    for one in named:
+        print_notes(one.notes)
+        print_lines(one.meaning, err=True)
+    arms = tuple(one.arm for one in named)
+    reason = text or next((arm.experiment.note for arm in reversed(arms) if arm.experiment.note), "")
+    return Question("noise" if options.noise else "compare", arms, metric, direction, reason)
+
+
+def print_preview(question: Question, options: CompareOptions, as_json: bool) -> None:
+    """Prints the runs to be trained and what they cost; those of --tokens-saved as if the base were the better arm."""
+    from nanogpt_kit.compare.finished import shared_finished_seeds
+    from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.sweep.budgets import budget_questions
+    from nanogpt_kit.sweep.comparison_preview import estimate_comparison, estimate_lines
+
+    seeds = options.seeds_of(question) if options.seeds else shared_finished_seeds(question)
+    base = question.base
+    file = base.runs[-1].experiment if base.runs else base.label
+    load_base = functools.partial(Experiment.load, file, (), options.trust_code, options.nproc)
+    plain = {name: value for name, value in options.of_runs().items() if name != "command"}
+    estimate = estimate_comparison(question, seeds, load_base, **plain)
+    smaller = budget_questions(question, base) if options.tokens_saved else ()
+    further = [(one, estimate_comparison(one, seeds, load_base, **plain)) for one in smaller]
+    if as_json:
+        more = {"tokens_saved": [asdict(cost) for _, cost in further]} if options.tokens_saved else {}
+        print_json({**asdict(estimate), "seeds": list(seeds), "folder": str(question.folder()), **more})
+        return
+    print_lines("\n".join(estimate_lines(estimate)))
+    for one, cost in further:
+        heading = f"--tokens-saved, with {one.base.experiment.total_steps:,} steps of the better arm:"
+        print_lines("\n".join([heading, *(f"  {line}" for line in estimate_lines(cost))]))

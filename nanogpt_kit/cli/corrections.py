@@ -17,6 +17,8 @@ from nanogpt_kit.core.errors import did_you_mean, printable
 from nanogpt_kit.core.foreign_names import plain
 from nanogpt_kit.runs.secrets import hide_in_text
 
+EXAMPLES = {"sweep": "sweep_lr", "ablate": "ablate_parts"}  # experiments for a verb that needs a table of its own
+
 
 class UsageMistake(click.UsageError):
     """A mistake in the words of a command. Unlike click's own errors it prints the message first."""
@@ -66,7 +68,7 @@ def remedies(group: click.Group) -> Iterator[None]:
         message = sentence(error).rstrip(".")
         if error.ctx and error.param and error.param.name in ("experiment", "run", "runs", "folder"):
             verb = error.ctx.command_path
-            first = error.ctx.params.get("run") or ("sweep_lr" if verb.endswith(" sweep") else "quickstart")
+            first = error.ctx.params.get("run") or EXAMPLES.get(verb.rpartition(" ")[2], "quickstart")
             folder = " exported/" if verb.endswith(" export") else ""
             message += f"; for example: {verb} {shlex.quote(first)}{folder}"
         raise UsageMistake(message, error.ctx) from None

@@ -64,13 +64,21 @@ def default_text(default: Any) -> str:
 
 
 def option_values(experiment: Experiment) -> list[OptionValue]:
-    """Every option in the order of the sections, those that are not set included; of [sweep] all but the space."""
+    """Every option in the order of the sections, those that are not set included; of [sweep] all but the space.
+
+    Each key of [ablate.vary] and each named change is one of them.
+    """
     values = experiment.resolved()
     if experiment.sweep is not None:
         from nanogpt_kit.runs.secrets import hide_password
 
         values["sweep"] = experiment.sweep.model_dump(exclude={"space"}, exclude_none=True)
         values["sweep"]["storage"] = hide_password(experiment.sweep.storage)
+    if experiment.ablate is not None:
+        from nanogpt_kit.runs.secrets import hide_password
+
+        values["ablate"] = experiment.ablate.model_dump(exclude_none=True)
+        values["ablate"]["storage"] = hide_password(experiment.ablate.storage)
     return list(values_below(experiment, experiment, values, ()))
 
 
@@ -83,6 +91,8 @@ def values_below(experiment: Experiment, options: Options, values: dict[str, Any
             yield OptionValue(dotted(key), None, "default", default, description)
         elif key == ("sweep", "space"):
             continue
+        elif key in (("ablate", "vary"), ("ablate", "changes")):
+            yield from values_of_changes(experiment, value, key)
         elif isinstance(value, Options):
             yield from values_of_table(experiment, value, values[description.name], key, default)
         elif isinstance(value, tuple) and any(isinstance(item, Options) for item in value):
@@ -103,6 +113,16 @@ def values_of_table(
         key = (*at, "use")
         yield OptionValue(dotted(key), values["use"], experiment.location(key), default)
     yield from values_below(experiment, options, values, at)
+
+
+def values_of_changes(experiment: Experiment, table: dict[str, Any], at: Key) -> Iterator[OptionValue]:
+    """The lists of [ablate.vary] and the tables of [ablate.changes], each as a whole."""
+    for name, value in table.items():
+        key = (*at, name)
+        if at[1] == "vary" and isinstance(value, dict) and value:  # nested tables in place of a dotted key
+            yield from values_of_changes(experiment, value, key)
+        else:
+            yield OptionValue(dotted(key), value, experiment.layers.location(key), NO_DEFAULT)
 
 
 def values_of_leaf(experiment: Experiment, value: Any, key: Key, default: Any) -> Iterator[OptionValue]:

@@ -40,6 +40,22 @@ def run_or_override_candidates(ctx: click.Context, param: click.Parameter, incom
     return runs + (override_candidates(ctx, param, incomplete) if ctx.params.get(str(param.name)) else [])
 
 
+def vary_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """KEY=VALUE,VALUE of `--vary`: keys of the experiment that the command names, and values that are not there yet."""
+    # In `ablate mine --vary`, click does not assign the arguments, since the option has no value yet.
+    words = [ctx.params.get("experiment"), *(ctx.params.get("overrides") or ()), *ctx.args]
+    sources = [word for word in words if word and "=" not in word]
+    given = read_values(sources[0], [word for word in words if word and "=" in word]) if sources else {}
+    key, equals, values = incomplete.partition("=")
+    before, comma, last = values.rpartition(",")
+    items = complete_override(ctx, param, given, f"{key}{equals}{last}")
+    if not comma:
+        return items
+    named = before.split(",")
+    found = [(item.value.partition("=")[2], item.help) for item in items]
+    return [CompletionItem(f"{key}={before},{value}", help=text) for value, text in found if value not in named]
+
+
 def arm_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """What `compare` takes: experiments and runs; once there is a base, also its KEY=VALUE, several in one word."""
     before, blank, last = incomplete.rpartition(" ")

@@ -11,15 +11,13 @@ import tomli_w
 
 from nanogpt_kit.compare.groups import RunGroup, find_group
 from nanogpt_kit.compare.question import Arm
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.identity import DECIDE_NOTHING
 from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 from nanogpt_kit.runs.resume_command import kit_command
-
-# Keys that `Experiment.configuration` leaves out: two arms that differ only in these are the same.
-NOT_COMPARED = ("name", "note", "components", "train.seed", "train.threads", "sample.num_samples")
 
 
 @dataclass(frozen=True)
@@ -130,11 +128,11 @@ def with_changes(base: Arm, named: NamedArm) -> NamedArm:
 
 def changes_between(base: Experiment, other: Experiment) -> dict[str, tuple[str | None, str | None]]:
     """Dotted keys whose values decide results and differ, with both values as TOML; None where one has no value."""
-    found = base.differences(other)
+    left_out = tuple(f"{dotted(key)}." for key in DECIDE_NOTHING)
     return {
         key: (as_toml_text(before), as_toml_text(after))
-        for key, (before, after) in found.items()
-        if not f"{key}.".startswith(tuple(f"{left_out}." for left_out in NOT_COMPARED))
+        for key, (before, after) in base.differences(other).items()
+        if not f"{key}.".startswith(left_out)
     }
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from nanogpt_kit.compare.record import Measurement
+from nanogpt_kit.compare.target import Evaluation
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd
@@ -14,15 +15,6 @@ from nanogpt_kit.runs.metrics import is_finite_number, read_metrics
 
 SPEED, MEMORY = "perf/tokens_per_second", "memory/peak_bytes"
 NOT_METRICS = {"step", "tokens", "seconds"}
-
-
-class EvaluationPoint(NamedTuple):
-    """The metric at one evaluation of a run."""
-
-    step: int
-    tokens: int
-    seconds: float  # spent in steps
-    value: float
 
 
 def measure_run(folder: RunFolder, metric: str, arm: int = 0, is_reused: bool = False) -> Measurement:
@@ -71,10 +63,10 @@ def last_value(records: list[dict[str, Any]], metric: str, step: int, name: str)
     return float(last[metric]) if is_finite_number(last[metric]) else None
 
 
-def evaluations(folder: RunFolder, metric: str) -> list[EvaluationPoint]:
+def evaluations(folder: RunFolder, metric: str) -> list[Evaluation]:
     """The metric at every evaluation that has a finite value of it, in the order of the steps."""
     points = {
-        record["step"]: EvaluationPoint(record["step"], record["tokens"], record["seconds"], float(record[metric]))
+        record["step"]: Evaluation(record["step"], record["tokens"], record["seconds"], float(record[metric]))
         for record in read_metrics(folder.metrics)
         if is_evaluation(record) and all(is_finite_number(record.get(key)) for key in ("tokens", "seconds", metric))
     }

@@ -26,7 +26,7 @@ MARKS = ("extends", "dataset", "model")  # an experiment sets one of these; pypr
 GROUPS = {  # in the order in which they are listed
     "First steps": ("quickstart", "my_text"),
     "Small models": ("shakespeare_char_cpu", "shakespeare_char", "shakespeare_bpe", "tinystories"),
-    "Sweeps": ("sweep_lr", "sweep_optimizers", "sweep_architecture"),
+    "Sweeps and ablations": ("sweep_lr", "sweep_optimizers", "sweep_architecture", "ablate_parts"),
     "GPT-2, training": ("owt_gpt2", "fineweb_gpt2", "fineweb_edu_gpt2", "finetune_shakespeare"),
     "GPT-2, evaluation": ("eval_gpt2", "eval_gpt2_medium", "eval_gpt2_large", "eval_gpt2_xl"),
     "Speed": ("bench_cpu", "bench_baby", "bench_gpt2", "bench_gpt2_gpu"),

@@ -14,7 +14,6 @@ from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import PROVENANCE, RUN_ID, STARTED, RunFolder
 from nanogpt_kit.runs.metrics import is_finite_number, lines_from_the_end, parse_metrics_line
 from nanogpt_kit.runs.notes import NOTES, read_notes
-from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.reading import read_text
 
 FILES = ("experiment.toml", "status.json", "metrics.jsonl", PROVENANCE, NOTES)  # that a row is read from

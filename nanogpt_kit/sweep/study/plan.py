@@ -85,6 +85,10 @@ class Plan(ABC):
                 f"{self.other_study}, or set another {self.storage_key}"
             )
 
+    def begin(self, study: optuna.Study) -> None:
+        """Called when the study exists, before trials are queued."""
+        return
+
     # Its trials
 
     @abstractmethod

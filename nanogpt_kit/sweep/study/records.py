@@ -72,6 +72,33 @@ class FreshSeed(TrialRecord):
     seed: int
 
 
+class CellRecord(TrialRecord):
+    """A trial of a comparison: a run with a seed of what has an identity, see `cells.Cell`."""
+
+    attribute = "cell"
+
+    identity: str
+    seed: int
+    generation: int
+    run: str  # name of its folder
+
+
+class Generation(TrialRecord):
+    """An attribute of the study of a comparison: the newest `--again`, counted from 1; 0 before the first."""
+
+    attribute = "generation"
+
+    index: int = 0
+    is_open: bool = False  # until its comparison is recorded
+
+    @classmethod
+    def of_study(cls, study: optuna.Study) -> Self:
+        return cls.model_validate(study.user_attrs.get(cls.attribute, {}))
+
+    def store_in(self, study: optuna.Study) -> None:
+        study.set_user_attr(self.attribute, self.stored())
+
+
 class TrialResult(TrialRecord):
     """How a trial ended. Its metric is the value of Optuna's trial."""
 

@@ -1,0 +1,76 @@
+"""Tokens saved: runs of the better arm at smaller budgets, and what a difference is worth in tokens by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nanogpt_kit.compare.exchange import TokensSaved, tokens_saved
+from nanogpt_kit.compare.question import Arm, Question
+from nanogpt_kit.compare.record import Comparison
+from nanogpt_kit.compare.sentences import label_of
+from nanogpt_kit.compare.text import values_by_seed
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.sweep.comparison import run_comparison
+
+FRACTIONS = (0.5, 0.75)  # of the steps of the compared runs; with those themselves, three budgets
+REMARK = "each of those runs was trained to the end of its schedule, with the other options as written, also its warmup"
+
+
+@dataclass(frozen=True)
+class BudgetRuns:
+    """The better arm at several budgets, {tokens: {seed: value}}, and what follows from it."""
+
+    arm: int  # index, of the better arm by the sign of the difference
+    label: str
+    values: dict[int, dict[int, float]]
+    saved: TokensSaved
+
+    def lines(self) -> list[str]:
+        budgets = ", ".join(f"{tokens:,}" for tokens in sorted(self.values))
+        lines = [f"tokens saved by {self.label}: {self.saved.text()}"]
+        if self.saved.per_halving is not None:
+            lines.append(f"  by its runs on {budgets} tokens: half the tokens cost it {self.saved.per_halving:.4f}")
+        return [*lines, f"  {REMARK}"]
+
+    def record(self) -> dict[str, Any]:
+        """For programs."""
+        values = [
+            {"tokens": tokens, "seed": seed, "value": value}
+            for tokens, by_seed in sorted(self.values.items())
+            for seed, value in sorted(by_seed.items())
+        ]
+        return {**asdict(self.saved), "arm": self.arm, "values": values}
+
+
+def measure_tokens_saved(question: Question, comparison: Comparison, **options: Any) -> BudgetRuns:
+    """Trains the better arm at smaller budgets with the seeds of the pairs; `options` are those of `run_comparison`.
+
+    Raises KitError where the arms have no difference, and where their budget is not one of steps or tokens.
+    """
+    result = comparison.results[0]
+    if not result.difference or not result.seeds:
+        raise KitError("--tokens-saved: the arms do not differ, so there is nothing to express in tokens")
+    better = result.arm if (result.difference < 0) == (question.direction == "minimize") else 0
+    arm = question.arms[better]
+    pairs = values_by_seed(comparison, better)
+    values = {arm.experiment.total_steps * arm.experiment.train.batch_tokens: {s: pairs[s] for s in result.seeds}}
+    for smaller in budget_questions(question, arm):
+        done = run_comparison(smaller, result.seeds, **options)
+        experiment = smaller.base.experiment
+        values[experiment.total_steps * experiment.train.batch_tokens] = values_by_seed(done, 0)
+    saved = tokens_saved(values, (result.difference, result.low, result.high), question.direction)
+    return BudgetRuns(better, label_of(comparison, better), values, saved)
+
+
+def budget_questions(question: Question, arm: Arm) -> Iterator[Question]:
+    """The arm alone at each of the smaller budgets. Raises KitError where seconds end its runs."""
+    experiment = arm.experiment
+    if experiment.train.max_seconds is not None:
+        raise KitError("--tokens-saved: train.max_seconds ends the runs, and this takes budgets of steps or tokens")
+    for steps in dict.fromkeys(max(1, round(experiment.total_steps * fraction)) for fraction in FRACTIONS):
+        if steps < experiment.total_steps:
+            smaller = Arm(f"{arm.label} train.steps={steps}", experiment.with_({"train.steps": steps}))
+            text = f"tokens saved by {arm.label}: {question.text}".removesuffix(": ")
+            yield replace(question, kind="noise", arms=(smaller,), text=text)
