@@ -21,7 +21,7 @@ from nanogpt_kit.runs.files import git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.lock import Lock
 
-LOCK = ".comparison.lock"
+RECORD_LOCK = ".comparison.lock"
 
 
 def make_comparison(question: Question, measurements: Sequence[Measurement], command: str) -> Comparison:
@@ -62,7 +62,7 @@ def locked_record(question: Question) -> Iterator[None]:
     """The folder of the question exists, and no other process reads or writes its record."""
     with git_ignored_folder(runs_root()):
         question.folder().mkdir(parents=True, exist_ok=True)
-        with Lock(question.folder() / LOCK, wait=True):
+        with Lock(question.folder() / RECORD_LOCK, wait=True):
             yield
 
 
