@@ -59,9 +59,7 @@ class CompareOptions:
 
 
 @click.command()
-@click.argument(
-    "arguments", nargs=-1, required=True, metavar="BASE [CONTENDER]...", shell_complete=arm_candidates
-)
+@click.argument("arguments", nargs=-1, required=True, metavar="BASE [CONTENDER]...", shell_complete=arm_candidates)
 @click.option(
     "--seeds",
     type=click.IntRange(1),

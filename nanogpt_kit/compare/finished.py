@@ -50,4 +50,6 @@ def shared_seeds(arms: Sequence[Arm], runs: Sequence[Mapping[int, RunFolder]]) -
         for arm, found in zip(arms, runs, strict=True)
     )
     command = kit_command("compare", *(arm.label for arm in arms), "--seeds", str(PROPOSED_SEEDS))
-    raise KitError(f"there is no seed of which every arm has a finished run: {held}; `{command}` trains what is missing")
+    raise KitError(
+        f"there is no seed of which every arm has a finished run: {held}; `{command}` trains what is missing"
+    )

@@ -68,7 +68,11 @@ def run_comparison(
 
 
 def run_in_slots(
-    plan: ComparisonPlan, seeds: Sequence[int], slots: Sequence[MachineSlot], answers: dict[Key, Measurement], command: str
+    plan: ComparisonPlan,
+    seeds: Sequence[int],
+    slots: Sequence[MachineSlot],
+    answers: dict[Key, Measurement],
+    command: str,
 ) -> Comparison:
     """Runs the cells of a plan, and judges them with those that are answered."""
     question = plan.question
