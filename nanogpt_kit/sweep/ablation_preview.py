@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,10 @@ from nanogpt_kit.compare.groups import seeds_text
 from nanogpt_kit.compare.ledger import finished_by_seed
 from nanogpt_kit.compare.question import Arm, Question
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.layers import DEFAULT
 from nanogpt_kit.sweep.ablation import ablation_options
 from nanogpt_kit.sweep.arms.matching import count_of_model
 from nanogpt_kit.sweep.preview import describe_duration, estimate_speed
-
-Changes = Mapping[str, tuple[str | None, str | None]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class ArmPreview:
     finished: tuple[int, ...]
 
     def describe(self) -> str:
-        changes = "; ".join(describe_changes(self.arm.changes)) or "as written"
+        changes = "; ".join(describe_changes(self.arm)) or "as written"
         size = "" if self.parameters is None else f"; {self.parameters:,.0f} parameters"
         return f"{self.arm.label}: {changes}{size}"
 
@@ -109,11 +108,13 @@ def describe_ablation_time(
     return describe_duration(base, ablation_options(base), speed, preview.tokens, runs, nproc)
 
 
-def describe_changes(changes: Changes) -> Iterator[str]:
-    """Each option with its values; of a component that is replaced, the options that it takes along are left out."""
-    slots = [key.removesuffix("use") for key in changes if key.endswith(".use")]
-    for key, (before, after) in changes.items():
-        if after is None and any(key.startswith(slot) for slot in slots):
+def describe_changes(arm: Arm) -> Iterator[str]:
+    """Each option with its values; of a component that replaces another only the options that the arm sets."""
+    slots = [key.removesuffix("use") for key in arm.changes if key.endswith(".use")]
+    for key, (before, after) in arm.changes.items():
+        parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+        is_inside = any(key.startswith(slot) and key != f"{slot}use" for slot in slots)
+        if is_inside and (after is None or arm.experiment.location(parts) == DEFAULT):
             continue
         new = "is not set" if after is None else f"= {after}"
         yield f"{key} {new}" if before is None else f"{key} {new} instead of {before}"

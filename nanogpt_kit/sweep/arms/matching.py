@@ -94,45 +94,31 @@ def nearest_count(count: Count, start: int, target: float) -> int:
 
     Bisection over the valid values. Of two that are equally near it is the one nearer to `start`.
     """
-    low, high = bracket_target(count, start, target)
-    while (middle := valid_between(count, low, high)) is not None:
-        if (count(middle) or 0) < target:
-            low = middle
+    known: dict[int, float] = {}
+
+    def first_valid(values: range) -> int | None:
+        for value in values:
+            found = count(value)
+            if found is not None:
+                known[value] = found
+                return value
+        return None
+
+    first_valid(range(start, start + 1))
+    low, high = start, start  # in the end all valid values up to `low` are below the target, and none from `high` on
+    while low > 0 and known[low] >= target:
+        low = first_valid(range(low // 2, max(0, low // 2 - MAX_GAP), -1)) or 0
+    for _ in range(MAX_DOUBLINGS):
+        if high not in known or known[high] >= target:
+            break
+        low, high = high, first_valid(range(2 * high, 2 * high + MAX_GAP)) or 2 * high
+        if known.get(high) == known[low]:  # the option has no effect on the count
+            break
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = first_valid(range(middle, min(high, middle + MAX_GAP)))
+        if value is not None and known[value] < target:
+            low = value
         else:
             high = middle
-    known = {value: found for value in (low, high, start) if value > 0 and (found := count(value)) is not None}
     return min(known, key=lambda value: (abs(known[value] - target), abs(value - start)))
-
-
-def bracket_target(count: Count, start: int, target: float) -> tuple[int, int]:
-    """(a value whose count is below `target`, or 0; one whose count is not, or one above all that are valid)."""
-    first = count(start) or 0
-    if first >= target:
-        low = start
-        while low > 0 and (count(low) or 0) >= target:
-            low = valid_in(count, range(low // 2, max(0, low // 2 - MAX_GAP), -1)) or 0
-        return low, start
-    value = start
-    for _ in range(MAX_DOUBLINGS):
-        larger = valid_in(count, range(2 * value, 2 * value + MAX_GAP))
-        found = None if larger is None else count(larger)
-        if larger is None or found is None:
-            return value, 2 * value
-        if found >= target:
-            return value, larger
-        if found == first:  # the option has no effect on the count
-            break
-        value = larger
-    return value, value + 1
-
-
-def valid_between(count: Count, low: int, high: int) -> int | None:
-    """A valid value between two others, near their middle; None where there is none."""
-    middle = (low + high + 1) // 2
-    above = valid_in(count, range(middle, min(high, middle + MAX_GAP)))
-    return above if above is not None else valid_in(count, range(middle - 1, max(low, middle - 1 - MAX_GAP), -1))
-
-
-def valid_in(count: Count, values: range) -> int | None:
-    """The first of `values` that is valid; None where none is."""
-    return next((value for value in values if count(value) is not None), None)
