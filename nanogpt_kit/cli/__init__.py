@@ -22,6 +22,7 @@ from nanogpt_kit.cli.new import new
 from nanogpt_kit.cli.plugins import plugins
 from nanogpt_kit.cli.prepare import prepare
 from nanogpt_kit.cli.run import run
+from nanogpt_kit.cli.runs import runs
 from nanogpt_kit.cli.sample import sample
 from nanogpt_kit.cli.schema import schema
 from nanogpt_kit.cli.sweep import sweep
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 for verb in (
-    *(new, experiments, check, run, sample, evaluate, compare, ablate, sweep, prepare, import_model, export),
+    *(new, experiments, check, run, sample, evaluate, compare, ablate, sweep, runs, prepare, import_model, export),
     *(explain, schema, plugins, bench, doctor, completion),
 ):
     main.add_command(verb)
