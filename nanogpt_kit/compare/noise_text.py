@@ -8,7 +8,7 @@ from nanogpt_kit.compare.noise import POWER, Noise, measure_noise
 from nanogpt_kit.compare.numbers import MAX_DECIMALS, MIN_DECIMALS, decimal_text
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.compare.sentences import label_of
-from nanogpt_kit.compare.table import table_lines
+from nanogpt_kit.compare.table import block_lines
 from nanogpt_kit.compare.text import values_by_seed
 
 
@@ -45,7 +45,7 @@ def effect_lines(noise: Noise, decimals: int) -> list[str]:
     labels = ["seeds of each arm", *(str(effect.seeds) for effect in noise.effects)]
     heading = f"the smallest true difference that is called better or worse in {POWER:.0%} of comparisons:"
     remark = "paired: with the same seeds in both arms, as `compare` does; name a contender to measure it"
-    return [heading, *table_lines(labels, columns), *([remark] if noise.difference_sd is None else [])]
+    return [heading, *block_lines(labels, columns), *([remark] if noise.difference_sd is None else [])]
 
 
 def spread_decimals(sd: float) -> int:
