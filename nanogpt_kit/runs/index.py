@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_kit import __version__
-from nanogpt_kit.runs.folder import runs_root
+from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd, runs_root
 from nanogpt_kit.runs.indexed_run import FILES, IndexedRun
-from nanogpt_kit.system.folders import cache_dir
+from nanogpt_kit.system.folders import cache_dir, is_within
 from nanogpt_kit.system.reading import read_bytes
 from nanogpt_kit.system.writing import write_atomically
 
@@ -53,6 +53,13 @@ def index_runs(root: Path | None = None) -> list[IndexedRun]:
         if before.keys() != after.keys() or any(row is not before[path] for path, row in after.items()):
             write_cache(top, after)
         return sorted(runs, key=lambda run: (run.started, run.path))
+
+
+def read_run(folder: RunFolder) -> IndexedRun:
+    """One run, wherever it is, as in the index."""
+    top, path = os.path.abspath(runs_root()), os.path.abspath(folder.path)
+    reference = os.path.relpath(path, top) if is_within(path, top) else str(relative_to_cwd(Path(path)))
+    return with_live_state(IndexedRun.read(path, reference))
 
 
 @contextmanager
@@ -88,10 +95,6 @@ def run_paths(top: str) -> Iterator[str]:
                 yield entry.path
             else:
                 folders.append(entry.path)
-
-
-def is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def stamp_of(path: str) -> Stamp:
