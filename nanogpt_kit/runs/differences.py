@@ -92,7 +92,8 @@ def source_diffs(files: Sequence[Mapping[str, str]], runs: Sequence[str]) -> dic
     diffs = {}
     for name in sorted({*files[0], *files[1]}):
         before, after = (contents.get(name, "").splitlines(keepends=True) for contents in files)
-        lines = difflib.unified_diff(before, after, *(f"{run}/components/{name}" for run in runs))
+        old, new = (f"{run}/components/{name}" for run in runs)
+        lines = difflib.unified_diff(before, after, old, new)
         if diff := "".join(line if line.endswith("\n") else f"{line}\n" for line in lines):
             diffs[name] = diff
     return diffs
