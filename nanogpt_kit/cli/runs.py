@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import click
 
+from nanogpt_kit.cli.runs_diff import diff_runs
 from nanogpt_kit.cli.runs_list import list_runs
+from nanogpt_kit.cli.runs_note import note_run
+from nanogpt_kit.cli.runs_rm import remove_runs
+from nanogpt_kit.cli.runs_show import show_run
 from nanogpt_kit.cli.top_help import SubcommandHelp
 
 
@@ -13,5 +17,5 @@ def runs() -> None:
     """List the runs below the runs folder, and look up, remark on or remove some of them."""
 
 
-for command in (list_runs,):
+for command in (list_runs, show_run, diff_runs, note_run, remove_runs):
     runs.add_command(command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -145,15 +145,15 @@ def print_table(runs: Sequence[IndexedRun], keys: Sequence[str]) -> None:
 
 
 def column_of(runs: Sequence[IndexedRun], key: str) -> Column:
-    from nanogpt_kit.runs.description import one_line, value_text
+    from nanogpt_kit.runs.description import one_line
 
-    texts = [one_line(cell_text(run, key, value_text)) for run in runs]
+    texts = [one_line(cell_text(run, key)) for run in runs]
     if key == "run":  # names of runs differ at their right, where they have the run id
         return Column(key, texts, "left", MIN_RUN)
     return Column(key, texts, "right", MIN_TEXT) if key in TEXTS else Column(key, texts)
 
 
-def cell_text(run: IndexedRun, key: str, metric_text: Callable[[float], str]) -> str:
+def cell_text(run: IndexedRun, key: str) -> str:
     value = run.value(key)
     if key == "step":
         return f"{run.step}/{run.total_steps}" if run.total_steps not in (0, run.step) else str(run.step)
@@ -164,3 +164,8 @@ def cell_text(run: IndexedRun, key: str, metric_text: Callable[[float], str]) ->
     if isinstance(value, float):
         return f"{value:.1f}" if key == "seconds" else f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def metric_text(value: float) -> str:
+    """As `eval` prints metrics, except very small and very large ones."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.6g}"
