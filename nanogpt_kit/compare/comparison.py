@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from nanogpt_kit.compare.comparability import Comparable, check_measurements
 from nanogpt_kit.compare.factorial import judge_effects
@@ -40,21 +39,6 @@ def make_comparison(question: Question, measurements: Sequence[Measurement], com
         comparison = with_tries(comparison)
         comparison.write(question.folder() / COMPARISON)
     return comparison
-
-
-def write_comparison(question: Question, comparison: Comparison) -> Path:
-    """Writes comparison.json again, for a comparison to which something was added since it was made.
-
-    A look that another process recorded in the meantime is kept. Returns the path of the file.
-    """
-    path = question.folder() / COMPARISON
-    with locked_record(question):
-        before = recorded_comparison(question)
-        known = {(look.seeds, look.values) for look in comparison.looks}
-        others = [look for look in before.looks if (look.seeds, look.values) not in known] if before else []
-        looks = sorted([*comparison.looks, *others], key=lambda look: look.time)
-        comparison.model_copy(update={"looks": tuple(looks)}).write(path)
-    return path
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nanogpt_kit.compare.arms import read_arms
@@ -11,6 +12,7 @@ from nanogpt_kit.compare.question import Direction, Question
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.runs.resume_command import override_text
 from nanogpt_kit.sweep.ablation import ablation_options, ablation_question, ablation_seeds
 from nanogpt_kit.sweep.comparison import run_comparison
 
@@ -45,11 +47,22 @@ def compare(
     written = first.arm.experiment
     others = [written.with_(one) if isinstance(one, Mapping) else one for one in contenders]
     arms = [named.arm for named in read_arms([base, *others], trust_code, nproc)]
+    for index, change in enumerate(contenders, start=1):
+        if isinstance(change, Mapping):
+            arms[index] = replace(arms[index], label=change_label(change))
     question = Question("compare", tuple(arms), metric, direction, text)
     seed = written.train.seed
     command = f"nanogpt_kit.compare, {len(arms) - 1} contenders, seeds={seeds}"
     return run_comparison(
         question, range(seed, seed + seeds), again=again, workers=workers, nproc=nproc, command=command
+    )
+
+
+def change_label(change: Mapping[str, Any]) -> str:
+    """A dict of options as a user would write them: "model.n_layer=4 model.mlp=swiglu"; of tables only the keys."""
+    return " ".join(
+        f"{key}={override_text(value)}" if isinstance(value, str | int | float) else key
+        for key, value in change.items()
     )
 
 
