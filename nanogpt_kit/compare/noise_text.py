@@ -8,14 +8,14 @@ from nanogpt_kit.compare.noise import POWER, Noise, measure_noise
 from nanogpt_kit.compare.numbers import MAX_DECIMALS, MIN_DECIMALS, decimal_text
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.compare.sentences import label_of
-from nanogpt_kit.compare.table import table_lines
-from nanogpt_kit.compare.text import values_by_seed
+from nanogpt_kit.compare.table import block_lines
+from nanogpt_kit.compare.text import arm_values
 
 
 def noise_of(comparison: Comparison) -> Noise:
     """Of the base, and of its pairs with a contender where there is one."""
-    contender = values_by_seed(comparison, 1) if len(comparison.arms) > 1 else None
-    return measure_noise(values_by_seed(comparison, 0), contender)
+    contender = arm_values(comparison, 1) if len(comparison.arms) > 1 else None
+    return measure_noise(arm_values(comparison, 0), contender)
 
 
 def noise_lines(comparison: Comparison, noise: Noise) -> list[str]:
@@ -45,7 +45,7 @@ def effect_lines(noise: Noise, decimals: int) -> list[str]:
     labels = ["seeds of each arm", *(str(effect.seeds) for effect in noise.effects)]
     heading = f"the smallest true difference that is called better or worse in {POWER:.0%} of comparisons:"
     remark = "paired: with the same seeds in both arms, as `compare` does; name a contender to measure it"
-    return [heading, *table_lines(labels, columns), *([remark] if noise.difference_sd is None else [])]
+    return [heading, *block_lines(labels, columns), *([remark] if noise.difference_sd is None else [])]
 
 
 def spread_decimals(sd: float) -> int:

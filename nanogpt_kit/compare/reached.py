@@ -11,7 +11,7 @@ from nanogpt_kit.compare.measurement import evaluations
 from nanogpt_kit.compare.numbers import decimal_text, ratio_text, value_decimals
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.compare.sentences import label_of
-from nanogpt_kit.compare.table import table_lines
+from nanogpt_kit.compare.table import block_lines
 from nanogpt_kit.compare.target import ReachedTarget, reach_target
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.runs.folder import RunFolder
@@ -44,7 +44,7 @@ class TargetTable:
         lines = [f"the mean over all seeds reaches {target}, at one step for all seeds:"] if found else []
         if found:
             columns = cost_columns([reached for _, reached in found], is_base_first=self.reached[0] is not None)
-            lines += [*table_lines(["", *(label for label, _ in found)], columns), REMARK]
+            lines += [*block_lines(["", *(label for label, _ in found)], columns), REMARK]
         return lines + [f"{label} never reaches {target} at an evaluation that all its seeds have" for label in never]
 
     def record(self) -> dict[str, Any]:
