@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from nanogpt_kit.cli.ledger import list_comparisons
 from nanogpt_kit.cli.runs_list import list_runs
 from nanogpt_kit.cli.top_help import SubcommandHelp
 
@@ -13,5 +14,5 @@ def runs() -> None:
     """List the runs below the runs folder, and look up, remark on or remove some of them."""
 
 
-for command in (list_runs,):
+for command in (list_runs, list_comparisons):
     runs.add_command(command)
