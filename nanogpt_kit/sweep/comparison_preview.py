@@ -9,14 +9,15 @@ from nanogpt_kit.compare.question import Question
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep.comparison import check_comparison, comparison_options, find_answers, report_as_options
 from nanogpt_kit.sweep.preview import describe_duration, estimate_speed
+from nanogpt_kit.sweep.study.cells import named_runs
 
 
 @dataclass(frozen=True)
 class ComparisonEstimate:
     """What a comparison would cost now."""
 
-    total: int  # runs, of all arms and seeds
-    missing: int  # runs that nothing answers yet; arms of one configuration share theirs
+    total: int  # runs; arms of one configuration share theirs
+    missing: int  # runs that nothing answers yet
     tokens: int  # to be trained on in these
     duration: str  # the time for them, as text; empty where nothing is missing
 
@@ -46,7 +47,8 @@ def estimate_comparison(
         base, options = question.base.experiment, comparison_options(question, workers, storage)
         speed = estimate_speed(base, load_base)
         duration = describe_duration(base, options, speed, tokens, len(experiments), nproc)
-    return ComparisonEstimate(len(question.arms) * len(set(seeds)), len(experiments), tokens, duration)
+    named = sum(len(named_runs(arm).keys() & set(seeds)) for arm in question.arms)
+    return ComparisonEstimate(named + len(cells), len(experiments), tokens, duration)
 
 
 def estimate_lines(estimate: ComparisonEstimate) -> list[str]:
