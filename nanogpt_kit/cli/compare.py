@@ -143,11 +143,11 @@ def read_question(
 
 
 def print_preview(question: Question, options: CompareOptions, as_json: bool) -> None:
-    """Prints the runs to be trained and what they cost; those of --tokens-saved as if the base were the better arm."""
+    """Prints the runs to be trained and what they cost; of --tokens-saved as if the base were the better arm."""
     from nanogpt_kit.compare.finished import shared_finished_seeds
     from nanogpt_kit.core.experiment import Experiment
-    from nanogpt_kit.sweep.budgets import budget_questions
     from nanogpt_kit.sweep.comparison_preview import estimate_comparison, estimate_lines
+    from nanogpt_kit.sweep.smaller_budgets import SmallerBudgets
 
     seeds = options.seeds_of(question) if options.seeds else shared_finished_seeds(question)
     base = question.base
@@ -155,13 +155,9 @@ def print_preview(question: Question, options: CompareOptions, as_json: bool) ->
     load_base = functools.partial(Experiment.load, file, (), options.trust_code, options.nproc)
     plain = {name: value for name, value in options.of_runs().items() if name != "command"}
     estimate = estimate_comparison(question, seeds, load_base, **plain)
-    smaller = budget_questions(question, base) if options.tokens_saved else ()
-    further = [(one, estimate_comparison(one, seeds, load_base, **plain)) for one in smaller]
+    further = SmallerBudgets.of(question, base, seeds, options.again) if options.tokens_saved else None
     if as_json:
-        more = {"tokens_saved": [asdict(cost) for _, cost in further]} if options.tokens_saved else {}
+        more = {"tokens_saved": asdict(further)} if further else {}
         print_json({**asdict(estimate), "seeds": list(seeds), "folder": str(question.folder()), **more})
         return
-    print_lines("\n".join(estimate_lines(estimate)))
-    for one, cost in further:
-        heading = f"--tokens-saved, with {one.base.experiment.total_steps:,} steps of the better arm:"
-        print_lines("\n".join([heading, *(f"  {line}" for line in estimate_lines(cost))]))
+    print_lines("\n".join([*estimate_lines(estimate), *([further.line()] if further else [])]))

@@ -15,8 +15,8 @@ from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.compare.split_opening import SplitOpening, open_test_split, opening_lines
 from nanogpt_kit.compare.text import comparison_json, comparison_lines, exit_code
 from nanogpt_kit.core.errors import DONE
-from nanogpt_kit.sweep.budgets import BudgetRuns, measure_tokens_saved
 from nanogpt_kit.sweep.comparison import run_comparison
+from nanogpt_kit.sweep.smaller_budgets import BudgetRuns, measure_tokens_saved
 from nanogpt_kit.train import open_test
 
 

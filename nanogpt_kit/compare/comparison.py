@@ -16,7 +16,7 @@ from nanogpt_kit.compare.ledger import COMPARISON, read_comparisons, recorded_co
 from nanogpt_kit.compare.question import Question
 from nanogpt_kit.compare.record import ArmRecord, Comparison, Effect, Look, Measurement, Result
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.runs.files import git_ignored_folder
+from nanogpt_kit.runs.files import check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.lock import Lock
 
@@ -44,6 +44,7 @@ def make_comparison(question: Question, measurements: Sequence[Measurement], com
 @contextmanager
 def locked_record(question: Question) -> Iterator[None]:
     """The folder of the question exists, and no other process reads or writes its record."""
+    check_writable(question.folder(), "NANOGPT_KIT_RUNS")
     with git_ignored_folder(runs_root()):
         question.folder().mkdir(parents=True, exist_ok=True)
         with Lock(question.folder() / RECORD_LOCK, wait=True):

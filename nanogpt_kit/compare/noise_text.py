@@ -9,13 +9,13 @@ from nanogpt_kit.compare.numbers import MAX_DECIMALS, MIN_DECIMALS, decimal_text
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.compare.sentences import label_of
 from nanogpt_kit.compare.table import block_lines
-from nanogpt_kit.compare.text import values_by_seed
+from nanogpt_kit.compare.text import arm_values
 
 
 def noise_of(comparison: Comparison) -> Noise:
     """Of the base, and of its pairs with a contender where there is one."""
-    contender = values_by_seed(comparison, 1) if len(comparison.arms) > 1 else None
-    return measure_noise(values_by_seed(comparison, 0), contender)
+    contender = arm_values(comparison, 1) if len(comparison.arms) > 1 else None
+    return measure_noise(arm_values(comparison, 0), contender)
 
 
 def noise_lines(comparison: Comparison, noise: Noise) -> list[str]:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from nanogpt_kit.compare.judgement import judge_arms
 from nanogpt_kit.compare.question import Question
-from nanogpt_kit.compare.record import Comparison, Measurement, Result
+from nanogpt_kit.compare.record import Comparison, Listed, Measurement, Result
 from nanogpt_kit.compare.sentences import verdict_sentence
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.description import one_line
@@ -45,9 +45,9 @@ class SplitOpening(Record):
     command: AnyText
     time: float  # seconds since 1970, of the opening
     metric: str  # of the test split
-    splits: tuple[SplitIdentity, ...]
-    measurements: tuple[Measurement, ...]  # those of the comparison, with their values on the test split
-    results: tuple[Result, ...] | None = None  # None: it was stopped before all runs were evaluated
+    splits: Listed[SplitIdentity]
+    measurements: Listed[Measurement]  # those of the comparison, with their values on the test split
+    results: Listed[Result] | None = None  # None: it was stopped before all runs were evaluated
 
     def has_split_of(self, splits: tuple[SplitIdentity, ...]) -> bool:
         datasets, tokens = {split.dataset for split in self.splits}, {split.tokens for split in self.splits}

@@ -42,7 +42,7 @@ def module_source(name: str) -> bytes:
     """What would be imported now; empty where a module has no source, as an extension module."""
     spec = find_module(name)
     get_source = getattr(spec and spec.loader, "get_source", None)
-    with suppress(ImportError):  # bytes that are not text, or a file that is gone
+    with suppress(ImportError, SyntaxError, OSError):  # no text in the encoding that it names, or gone
         source = get_source(name) if get_source else None
         return source.encode("utf-8", "surrogatepass") if source else b""
     return b""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,9 +10,10 @@ from nanogpt_kit.compare.exchange import TokensSaved, tokens_saved
 from nanogpt_kit.compare.question import Arm, Question
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.compare.sentences import label_of
-from nanogpt_kit.compare.text import values_by_seed
+from nanogpt_kit.compare.text import arm_values
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.sweep.comparison import run_comparison
+from nanogpt_kit.sweep.comparison import find_answers, run_comparison
+from nanogpt_kit.sweep.study.cells import required_cells
 
 FRACTIONS = (0.5, 0.75)  # of the steps of the compared runs; with those themselves, three budgets
 REMARK = "each of those runs was trained to the end of its schedule, with the other options as written, also its warmup"
@@ -44,6 +45,31 @@ class BudgetRuns:
         return {**asdict(self.saved), "arm": self.arm, "values": values}
 
 
+@dataclass(frozen=True)
+class SmallerBudgets:
+    """What the runs at smaller budgets cost."""
+
+    steps: tuple[int, ...]
+    total: int  # runs
+    missing: int  # of them
+    tokens: int  # to be trained on in these
+
+    @classmethod
+    def of(cls, question: Question, arm: Arm, seeds: Sequence[int], again: bool = False) -> SmallerBudgets:
+        """If `arm` is the better one."""
+        questions = list(budget_questions(question, arm))
+        cells = [cell for smaller in questions for cell in required_cells(smaller, seeds)]
+        answers = {} if again else find_answers(question, cells)
+        missing = [cell.arm.experiment for cell in cells if cell.key not in answers]
+        tokens = sum(experiment.total_steps * experiment.train.batch_tokens for experiment in missing)
+        return cls(tuple(one.base.experiment.total_steps for one in questions), len(cells), len(missing), tokens)
+
+    def line(self) -> str:
+        steps = " and ".join(f"{steps:,}" for steps in self.steps)
+        runs = f"{self.missing} of {self.total} further runs are to be done, of the better arm with {steps} steps"
+        return f"--tokens-saved: {runs}: {self.tokens:,} tokens"
+
+
 def measure_tokens_saved(question: Question, comparison: Comparison, **options: Any) -> BudgetRuns:
     """Trains the better arm at smaller budgets with the seeds of the pairs; `options` are those of `run_comparison`.
 
@@ -54,12 +80,12 @@ def measure_tokens_saved(question: Question, comparison: Comparison, **options: 
         raise KitError("--tokens-saved: the arms do not differ, so there is nothing to express in tokens")
     better = result.arm if (result.difference < 0) == (question.direction == "minimize") else 0
     arm = question.arms[better]
-    pairs = values_by_seed(comparison, better)
+    pairs = arm_values(comparison, better)
     values = {arm.experiment.total_steps * arm.experiment.train.batch_tokens: {s: pairs[s] for s in result.seeds}}
     for smaller in budget_questions(question, arm):
         done = run_comparison(smaller, result.seeds, **options)
         experiment = smaller.base.experiment
-        values[experiment.total_steps * experiment.train.batch_tokens] = values_by_seed(done, 0)
+        values[experiment.total_steps * experiment.train.batch_tokens] = arm_values(done, 0)
     saved = tokens_saved(values, (result.difference, result.low, result.high), question.direction)
     return BudgetRuns(better, label_of(comparison, better), values, saved)
 
