@@ -23,11 +23,10 @@ YARDSTICKS = {"": "others", "val/loss": "nats", "val/bits_per_byte": "bits"}
 
 def make_question(tiny: Path, *changes: str | Sequence[str], **question: Any) -> Question:
     """The question about `tiny` and its changed copies; one change, or several, is an override of each contender."""
-    base = Experiment.load(tiny)
-    arms = [Arm("tiny", base)]
+    arms = [Arm("tiny", Experiment.load(tiny))]
     for change in changes:
         overrides = [change] if isinstance(change, str) else list(change)
-        arms.append(Arm(" ".join(overrides), base.with_(*overrides)))
+        arms.append(Arm(" ".join(overrides), Experiment.load(tiny, overrides)))
     return Question(**{"kind": "compare", "arms": tuple(arms), **question})
 
 
