@@ -37,7 +37,8 @@ def diff_runs(first: str, second: str, as_json: bool) -> None:
     found = compare_folders(*runs)
     if as_json:
         values = {name: getattr(found, name) for name in (*SECTIONS, "sources")}
-        record = {"runs": [run.path for run in runs], **values, "evaluated_steps": found.steps}
+        values |= {"evaluated_steps": found.steps, "unrecorded": found.unrecorded}
+        record = {"runs": [run.path for run in runs], **values}
         click.echo(printable(json.dumps(record, ensure_ascii=False)))
         return
     click.echo(printable(f"A  {runs[0].reference}\nB  {runs[1].reference}"))
@@ -50,7 +51,8 @@ def difference_lines(found: RunDifferences) -> Iterator[str]:
         pairs: Pairs = getattr(found, section)
         remark = steps_remark(found) if section == "metrics" else ""
         if not pairs and not (section == "code" and found.sources):
-            yield f"{section}: no difference{remark}"
+            missing = " and ".join(found.unrecorded.get(section, []))
+            yield f"{section}: {f'not recorded in {missing}' if missing else f'no difference{remark}'}"
             continue
         yield f"{section}{remark}"
         yield from metric_lines(pairs) if section == "metrics" else pair_lines(pairs)

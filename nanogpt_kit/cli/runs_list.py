@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.candidates import columns_candidates, filter_candidates, run_key_candidates
+from nanogpt_kit.cli.experiment import without_garbage_collection
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.text_table import Column, table_lines
 from nanogpt_kit.core.errors import printable
@@ -49,6 +49,7 @@ MIN_TEXT, MIN_RUN = 12, 32  # characters of a column that is cut; a run id has a
     "--limit", type=click.IntRange(1), metavar="N", help="At most N runs: the first after --sort, else the newest."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list: all of each run, or its --columns.")
+@without_garbage_collection()
 def list_runs(
     filters: tuple[str, ...],
     sort_key: str | None,
@@ -63,7 +64,6 @@ def list_runs(
     'optimizer.lr>=1e-3', model.mlp=swiglu, state=finished, 'started>2026-11-01', 'dataset.source=*.txt'. A name alone
     is that of an experiment, or of a folder of runs. Runs without the value do not match.
     """
-    gc.disable()  # a list of runs is many objects and no garbage, and the process ends soon
     from nanogpt_kit.cli.run_keys import check_key
     from nanogpt_kit.runs.filters import key_of, select_runs
     from nanogpt_kit.runs.folder import runs_root

@@ -34,20 +34,30 @@ class RunDifferences:
     environment: Pairs
     metrics: Pairs
     steps: tuple[int | None, int | None]  # of the evaluations
+    unrecorded: dict[str, list[str]]  # by section: the runs whose folders have no record of it; it is empty then
 
 
 def compare_folders(first: IndexedRun, second: IndexedRun) -> RunDifferences:
     both = (first, second)
     origins = tuple(read_object(run.path, PROVENANCE) for run in both)
     files = tuple(component_files(Path(run.path)) for run in both)
+    recorded = {
+        "options": [run.options for run in both],
+        "code": list(map(code_of, both, origins, files)),
+        "data": list(map(data_of_origin, origins)),
+        "environment": list(map(environment_of, both, origins)),
+        "metrics": [run.metrics for run in both],
+    }
+    missing = {
+        section: [run.reference for run, one in zip(both, values, strict=True) if not one]
+        for section, values in recorded.items()
+    }
+    pairs = {section: {} if missing[section] else differing(*values) for section, values in recorded.items()}
     return RunDifferences(
-        options=differing(*(run.options for run in both)),
-        code=differing(*map(code_of, both, origins, files)),
+        **pairs,
         sources=source_diffs(files, (first.reference, second.reference)),
-        data=differing(*map(data_of_origin, origins)),
-        environment=differing(*map(environment_of, both, origins)),
-        metrics=differing(*(run.metrics for run in both)),
         steps=(first.evaluated_step, second.evaluated_step),
+        unrecorded={section: runs for section, runs in missing.items() if runs},
     )
 
 
@@ -120,8 +130,8 @@ def environment_of(run: IndexedRun, origin: Mapping[str, Any]) -> dict[str, Any]
         found |= {".".join(map(str, key)): value for key, value in leaves(machine)}
     if isinstance(git, dict):
         found |= {"commit": git.get("commit"), "changed since the commit": git.get("dirty")}
-    found["dirty.patch"] = patch_hash(Path(run.path)) or None
-    return found
+    patch = patch_hash(Path(run.path))
+    return {**found, "dirty.patch": patch} if patch else found
 
 
 def patch_hash(folder: Path) -> str:
