@@ -35,7 +35,7 @@ QUOTED = ("metric", "storage", "match_with")  # options of [ablate] that are str
     shell_complete=vary_candidates,
     help="Values of an option, each of them one change; may be repeated. Replaces the key in [ablate.vary].",
 )
-@click.option("--factorial", is_flag=True, help="Compare every combination of the changes, not one change at a time.")
+@click.option("--factorial", is_flag=True, help="Compare every combination of the changes, too, and how they interact.")
 @click.option(
     "--match",
     type=click.Choice(["parameters", "flops"]),
@@ -52,7 +52,7 @@ QUOTED = ("metric", "storage", "match_with")  # options of [ablate] that are str
     help="Replaces ablate.storage, to keep a password out of a file.",
 )
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of each run, as in `run --nproc`.")
-@click.option("--again", is_flag=True, help="Train every run anew, also where a finished one has the answer.")
+@click.option("--again", is_flag=True, help="Train every run again, also where a finished one has the answer.")
 @click.option("--preview", is_flag=True, help="Show arms, runs and an estimate of the time, and exit.")
 @json_option("Print the comparison, or the preview, as a JSON object.")
 @TRUST
