@@ -96,19 +96,10 @@ def ablate(
     rich.reconfigure(stderr=True)
     table = ablation_options(base)
     command = hide_in_command(["nanogpt-kit", *sys.argv[1:]])
-    try:
-        comparison = run_comparison(
-            question,
-            seeds,
-            again=again,
-            workers=table.workers,
-            storage=table.storage,
-            nproc=nproc,
-            command=command,
-        )
-    except KeyboardInterrupt as error:
-        error.add_note(f"stopped; finished runs are kept in {question.folder()}; continue with: {command}")
-        raise
+    storage, workers = table.storage, table.workers
+    comparison = run_comparison(
+        question, seeds, again=again, workers=workers, storage=storage, nproc=nproc, command=command
+    )
     if as_json:
         print_json(comparison_json(comparison))
     else:

@@ -34,6 +34,7 @@ from nanogpt_kit.core.paths import expand_path
 )
 @json_option("Print a JSON object with the metrics of each run.")
 @click.option("--raw", is_flag=True, help="Do not escape control characters in texts on a terminal.")
+@click.option("--open-test", is_flag=True, hidden=True)  # for `compare --open-test`, which starts this command
 @STEP
 @WEIGHTS
 @TRUST
@@ -42,6 +43,7 @@ def evaluate(
     evaluators: tuple[str, ...],
     as_json: bool,
     raw: bool,
+    open_test: bool,
     step: int | None,
     weights: str | None,
     trust_code: bool,
@@ -59,6 +61,11 @@ def evaluate(
     names = [expand_path(text, "RUN", "command line") for text in runs if text not in overrides]
     if not names:
         raise KitError("eval: expected a run before the options")
+    if open_test:
+        if overrides or evaluators or weights or step is not None:
+            raise KitError("eval --open-test: expected runs without other options")
+        open_test_splits(names, trust_code)
+        return
     check_overrides(overrides, OVERRIDABLE["eval"], names)
     if evaluators:
         chosen = ", ".join(text if text.lstrip().startswith("{") else json.dumps(text) for text in evaluators)
@@ -93,3 +100,12 @@ def evaluate(
     finally:  # results are printed even if a later run fails
         if as_json and results:
             print_json(results)
+
+
+def open_test_splits(names: Sequence[str], trust_code: bool) -> None:
+    """Evaluates each run on its test split; the results are in the folders of the runs, as test.json."""
+    from nanogpt_kit.runs.find import find_run
+    from nanogpt_kit.train.open_test import open_test_split
+
+    for folder in [find_run(name).folder for name in names]:
+        open_test_split(folder, trust_code)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from nanogpt_kit.compare.budgets import planned_faults, run_label, spent_budget
+from nanogpt_kit.compare.instruments import Instrument, measuring_fault
+from nanogpt_kit.compare.ledger import recorded_comparison
 from nanogpt_kit.compare.question import Question
 from nanogpt_kit.compare.record import Measurement
+from nanogpt_kit.compare.run_notes import MeasuredRun, difference_notes
+from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
+from nanogpt_kit.core.evaluator_metrics import evaluator_metrics
+from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.runs.description import one_line
 
 
 @dataclass(frozen=True)
@@ -19,9 +27,74 @@ class Comparable:
 
 
 def check_arms(question: Question) -> None:
-    """Before anything runs. Raises KitError with a fault for each reason why an arm does not compare with the base."""
+    """Before anything runs. Raises KitError with a fault for each reason why an arm does not compare with the base.
+
+    The data of the arms is prepared only where nothing else is wrong.
+    """
+    recorded_comparison(question)
+    faults = [*metric_faults(question), *planned_faults(question)]
+    if not faults:
+        base, *others = instruments(question)
+        faults = [fault for other in others if (fault := measuring_fault(question.metric, other, base))]
+    if faults:
+        raise KitError(*faults)
+
+
+def metric_faults(question: Question) -> Iterator[Fault]:
+    """Of arms none of whose evaluators reports the metric."""
+    for arm in question.arms:
+        names = evaluator_metrics(arm.experiment)
+        if names is not None and question.metric not in names:
+            reason = f"no evaluator of {one_line(arm.label)} reports {question.metric!r}"
+            yield Fault(f"{reason}{did_you_mean(question.metric, names)}", "--metric", COMMAND_LINE)
+
+
+def instruments(question: Question) -> Iterator[Instrument]:
+    """What measures each arm: of named runs as they recorded it, of others as it is now."""
+    for arm in question.arms:
+        label = one_line(arm.label)
+        if arm.runs:
+            yield Instrument.of_run(label, arm.runs[0].provenance())
+        else:
+            yield Instrument.of_experiment(label, arm.experiment)
 
 
 def check_measurements(question: Question, measurements: Sequence[Measurement]) -> Comparable:
-    """After the runs. Raises KitError with a fault for each reason why they do not compare."""
-    return Comparable("", "")
+    """After the runs. Raises KitError with a fault for each reason why they do not compare.
+
+    Runs that did not finish are not looked at: they have no value that could compare.
+    """
+    runs = [MeasuredRun.read(question, one) for one in measurements if one.state == "finished"]
+    budget, budget_faults = spent_budget(question, [run.measurement for run in runs])
+    faults = [*repeated_faults(question, measurements), *identity_faults(runs), *budget_faults]
+    unlike = {(run.measurement.arm, run.instrument.identity(question.metric)): run for run in reversed(runs)}
+    for run in reversed(unlike.values()):  # one of each arm and way of measuring
+        faults += filter(None, [measuring_fault(question.metric, run.instrument, runs[0].instrument)])
+    if faults:
+        raise KitError(*dict.fromkeys(faults))
+    yardstick = runs[0].instrument.yardstick(question.metric) if runs else ""
+    return Comparable(yardstick, budget, tuple(difference_notes(question, measurements, runs)))
+
+
+def repeated_faults(question: Question, measurements: Sequence[Measurement]) -> Iterator[Fault]:
+    """Of seeds that an arm has two runs of: to choose between them would be to choose a result."""
+    first: dict[tuple[int, int], Measurement] = {}
+    for one in measurements:
+        before = first.setdefault((one.arm, one.seed), one)
+        if before is not one:
+            runs = f"{one_line(before.run)} and {one_line(one.run)}"
+            yield Fault(f"{run_label(question, one)} has two runs: {runs}; leave one of them out")
+
+
+def identity_faults(runs: Sequence[MeasuredRun]) -> Iterator[Fault]:
+    """Of runs of an arm with another configuration, or another text, than its first one."""
+    first: dict[int, MeasuredRun] = {}
+    for run in runs:
+        before = first.setdefault(run.measurement.arm, run)
+        both = f"{run.label} and {before.label}"
+        if run.origin.configuration != before.origin.configuration:
+            command = f"nanogpt-kit runs diff {one_line(before.measurement.run)} {one_line(run.measurement.run)}"
+            reason = f"{both} have different configurations, so that they differ by more than their seed ({command})"
+            yield Fault(f"{reason}; leave one out, or compare them as two arms")
+        elif not run.instrument.has_text_of(before.instrument):
+            yield Fault(f"{both} were trained on different texts, though by the same options; train one of them again")

@@ -13,15 +13,13 @@ from nanogpt_kit.compare.comparability import Comparable, check_measurements
 from nanogpt_kit.compare.factorial import judge_effects
 from nanogpt_kit.compare.intervals import expected_luck
 from nanogpt_kit.compare.judgement import judge_arms
-from nanogpt_kit.compare.ledger import COMPARISON, read_comparisons, tried_configurations
+from nanogpt_kit.compare.ledger import COMPARISON, read_comparisons, recorded_comparison, tried_configurations
 from nanogpt_kit.compare.question import Question
 from nanogpt_kit.compare.record import ArmRecord, Comparison, Effect, Look, Measurement, Result
-from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.runs.files import git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.record import Unreadable
 
 LOCK = ".comparison.lock"
 
@@ -34,7 +32,7 @@ def make_comparison(question: Question, measurements: Sequence[Measurement], com
     """
     common = check_measurements(question, measurements)
     with locked_record(question):
-        before = earlier_comparison(question)
+        before = recorded_comparison(question)
         looks, number = count_look(before, JudgedValues.of(question, measurements))
         comparison = judged_comparison(question, measurements, command, common, looks, number)
         if before:
@@ -51,7 +49,7 @@ def write_comparison(question: Question, comparison: Comparison) -> Path:
     """
     path = question.folder() / COMPARISON
     with locked_record(question):
-        before = earlier_comparison(question)
+        before = recorded_comparison(question)
         known = {(look.seeds, look.values) for look in comparison.looks}
         others = [look for look in before.looks if (look.seeds, look.values) not in known] if before else []
         looks = sorted([*comparison.looks, *others], key=lambda look: look.time)
@@ -66,18 +64,6 @@ def locked_record(question: Question) -> Iterator[None]:
         question.folder().mkdir(parents=True, exist_ok=True)
         with Lock(question.folder() / LOCK, wait=True):
             yield
-
-
-def earlier_comparison(question: Question) -> Comparison | None:
-    """The record of the last look; None before the first. Raises KitError where it is damaged."""
-    path = question.folder() / COMPARISON
-    try:
-        return Comparison.read(path)
-    except FileNotFoundError:
-        return None
-    except Unreadable as error:
-        remedy = "how often this question was judged is unknown; remove the file to ask as if for the first time"
-        raise KitError(f"{path.parent}: {error}; {remedy}") from None
 
 
 @dataclass(frozen=True)

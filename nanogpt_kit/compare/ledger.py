@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from nanogpt_kit.compare.question import Question
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.core.code_identity import code_identity
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.folder import RunFolder, runs_root
@@ -71,6 +73,18 @@ def read_comparison(path: Path) -> Comparison | None:
         logger.warning("%s is left out of the ledger: it is a copy from another folder", one_line(str(path)))
         return None
     return comparison
+
+
+def recorded_comparison(question: Question) -> Comparison | None:
+    """The record of the last look at a question; None before the first. Raises KitError where it is damaged."""
+    path = question.folder() / COMPARISON
+    try:
+        return Comparison.read(path)
+    except FileNotFoundError:
+        return None
+    except Unreadable as error:
+        remedy = "how often this question was judged is unknown; remove the file to ask as if for the first time"
+        raise KitError(f"{path.parent}: {error}; {remedy}") from None
 
 
 def record_path(comparison: Comparison) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from nanogpt_kit.runs.record import AnyText, Record, RecordPart
 from nanogpt_kit.runs.status import Cause, EndedBy, State
@@ -16,7 +18,7 @@ class ArmRecord(RecordPart):
     label: AnyText
     experiment: str  # its name
     configuration: str  # Experiment.configuration()
-    changes: dict[str, tuple[str | None, str | None]] = {}  # against the base, as TOML; empty for the base
+    changes: dict[str, Annotated[tuple[str | None, str | None], Field(strict=False)]] = {}  # against the base, as TOML; empty for the base
 
 
 class Measurement(RecordPart):
@@ -42,7 +44,7 @@ class Measurement(RecordPart):
 class Judgement(RecordPart):
     """What differences by seed show."""
 
-    seeds: tuple[int, ...]  # the pairs
+    seeds: tuple[int, ...] = Field(strict=False)  # the pairs
     difference: float | None = None  # mean over pairs of contender minus base, in units of the metric
     difference_sd: float | None = None
     low: float | None = None  # of the interval of the difference
@@ -66,14 +68,14 @@ class Result(Judgement):
 class Effect(Judgement):
     """The effect of a level of a factor, or of two together, on average over the levels of all other factors."""
 
-    factors: tuple[AnyText, ...]  # one, or two for an interaction: what both change beyond the sum of their effects
-    levels: tuple[AnyText, ...]  # of each, against its first level
+    factors: tuple[AnyText, ...] = Field(strict=False)  # one, or two for an interaction: what both change beyond the sum of their effects
+    levels: tuple[AnyText, ...] = Field(strict=False)  # of each, against its first level
 
 
 class Look(RecordPart):
     """A judgement; each later look at the same question takes a wider interval."""
 
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = Field(strict=False)
     values: str = ""  # hash of the judged values: the same seeds with the same values again are the same look
     time: float  # seconds since 1970
 
@@ -93,12 +95,12 @@ class Comparison(Record):
     direction: Literal["minimize", "maximize"]
     yardstick: str
     budget: str = ""  # "1,500 steps", for people
-    arms: tuple[ArmRecord, ...]
-    looks: tuple[Look, ...]
-    measurements: tuple[Measurement, ...]
-    results: tuple[Result, ...]
-    effects: tuple[Effect, ...] = ()  # of a full factorial
-    notes: tuple[AnyText, ...] = ()  # what the reader should know: other threads, other code
+    arms: tuple[ArmRecord, ...] = Field(strict=False)
+    looks: tuple[Look, ...] = Field(strict=False)
+    measurements: tuple[Measurement, ...] = Field(strict=False)
+    results: tuple[Result, ...] = Field(strict=False)
+    effects: tuple[Effect, ...] = Field((), strict=False)  # of a full factorial
+    notes: tuple[AnyText, ...] = Field((), strict=False)  # what the reader should know: other threads, other code
     seconds: float = 0.0  # spent in steps of runs that this comparison started
     seconds_reused: float = 0.0  # of runs that were finished before
     tries: int = 0  # contenders compared with this base and metric so far, in the whole ledger

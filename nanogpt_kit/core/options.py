@@ -25,6 +25,8 @@ from nanogpt_kit.core.errors import Key, KitError, did_you_mean, option_error
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Registry
 
+TEST = "test"  # the split that is opened once, when a question is decided
+TEST_IS_CLOSED = 'a test split is opened only once, by `nanogpt-kit compare ... --open-test`; use split = "val" here'
 SCALARS = ("int", "float", "bool", "str")
 MAY_CHANGE: JsonDict = {"may_change_on_resume": True}  # json_schema_extra of such an option
 SLOT_KEYWORD = "component of kind"  # in the JSON Schema of a component slot: the kind
@@ -89,10 +91,13 @@ class RunContext:
     world_size: int
     splits: tuple[str, ...]  # of the dataset
     block_size: int  # of the model
+    may_open_test: bool = False  # the test split is to be evaluated: only `compare --open-test` does that
 
-    def missing_split_reason(self, split: str) -> str | None:
-        """A sentence where the dataset has no such split, for `Component.refusal_reason`; None where it has one."""
-        return None if split in self.splits else f"the dataset has no split {split!r}{did_you_mean(split, self.splits)}"
+    def split_refusal_reason(self, split: str) -> str | None:
+        """Why a split cannot be evaluated, as a sentence for `Component.refusal_reason`; None where it can."""
+        if split not in self.splits:
+            return f"the dataset has no split {split!r}{did_you_mean(split, self.splits)}"
+        return TEST_IS_CLOSED if split == TEST and not self.may_open_test else None
 
 
 class Component(Options):
@@ -165,6 +170,16 @@ def option_classes(annotation: Any) -> list[type[Options]]:
     if isinstance(annotation, type) and issubclass(annotation, Options):
         return [annotation]
     return [options for part in get_args(annotation) for options in option_classes(part)]
+
+
+def path_options(options: type[Options]) -> set[str]:
+    """The options that name a file, folder, glob or run: those of type `PathStr`, alone or within another type."""
+
+    def is_path(part: Any) -> bool:
+        return (isinstance(part, BeforeValidator) and part.func is expand_option) or any(map(is_path, get_args(part)))
+
+    fields = options.model_fields.items()
+    return {name for name, field in fields if is_path(field.annotation) or any(map(is_path, field.metadata))}
 
 
 def to_toml_values(options: Options, registry: Registry) -> dict[str, Any]:

@@ -141,6 +141,8 @@ def write_data(
         splits[split] = splits[split].model_copy(update={"duplicates": count})
         if count:
             logger.warning("%d documents of %s are also in a smaller split", count, split)
+    for split, text in stats.text_hashes.items():
+        splits[split] = splits[split].model_copy(update={"text_sha256": text.sha256.hexdigest()})
     check_block_size(splits, experiment.model.block_size)
     if source.fingerprint() != dataset.fingerprint:
         raise KitError("the text changed while it was read; prepare it again")

@@ -94,13 +94,30 @@ def short_slices(document: Document) -> Iterator[str]:
             yield text[at : at + PART_CHARACTERS]
 
 
+class TextHash:
+    """The SHA-256 of the documents of a split, whatever chunks they come in. Those without text do not count."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+        self._is_document_open = False
+
+    def add(self, raw: bytes, is_end: bool) -> None:
+        """Takes the next bytes of a document as UTF-8; `is_end`: the document ends with them."""
+        self.sha256.update(raw)
+        self._is_document_open |= bool(raw)
+        if is_end and self._is_document_open:
+            self.sha256.update(b"\xff")  # no text contains it
+            self._is_document_open = False
+
+
 class CorpusStats:
-    """Observes a dataset as it is read: its checksum, documents that splits share, the beginning of validation."""
+    """Observes a dataset as it is read: its checksum, documents that splits share, the text of validation and test."""
 
     def __init__(self, splits: tuple[str, ...], has_own_splits: bool, sample_bytes: int) -> None:
         self.sample_bytes = sample_bytes
         self.validation_sample = bytearray()  # the first `sample_bytes` bytes of its text
         self.duplicates = dict.fromkeys(splits, 0)  # documents of a split that are also in a split before it
+        self.text_hashes = {split: TextHash() for split in splits if split != "train"}
         self.checksum = 0  # of everything observed
         self._compares = has_own_splits
         self._split_of_hash: dict[bytes, str] = {}  # all splits except train: 8 bytes of a document's hash
@@ -111,6 +128,8 @@ class CorpusStats:
         raw = text.encode("utf-8", "surrogatepass")
         if split == "val":
             self.add_to_sample(raw)
+        if split in self.text_hashes:
+            self.text_hashes[split].add(raw, is_end)
         self.observe_bytes(split, raw, is_end)
 
     def add_to_sample(self, raw: bytes) -> None:

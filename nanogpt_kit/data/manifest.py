@@ -12,7 +12,7 @@ from nanogpt_kit.core.options import digest
 from nanogpt_kit.data.tokenizer_record import JsonRecord, Sha256, TokenizerRecord
 from nanogpt_kit.runs.files import read_json, write_json
 
-FORMAT_VERSION = 3  # of the files in a data folder, and of the way text is cut into chunks
+FORMAT_VERSION = 4  # of the files in a data folder, and of the way text is cut into chunks
 MANIFEST = "manifest.json"
 
 Count = Annotated[int, Field(ge=0, le=2**56)]  # more than a disk has room for, and few enough to compute with
@@ -38,6 +38,9 @@ class SplitRecord(JsonRecord):
     duplicates: Count  # documents that are also in a smaller split
     sha256: Sha256  # of the tokens
     documents_sha256: Sha256
+    text_sha256: Sha256 | None = (
+        None  # of the text, the same for every tokenizer; None for train
+    )
     references: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # bits per byte, by compressor
 
 

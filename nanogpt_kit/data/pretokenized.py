@@ -9,7 +9,7 @@ import numpy as np
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Dataset, Encoder
 from nanogpt_kit.core.kinds.text import order_train_last
-from nanogpt_kit.data.chunks import CorpusStats
+from nanogpt_kit.data.chunks import CorpusStats, TextHash
 from nanogpt_kit.data.encode import EncodedChunk, token_dtype
 from nanogpt_kit.data.progress import ProgressReport
 from nanogpt_kit.data.writer import TokenWriter, check_free_space
@@ -26,9 +26,12 @@ def copy_tokens(dataset: Dataset, encoder: Encoder, writer: TokenWriter, stats: 
     with ProgressReport(count and count * width, "copying") as progress:
         for split in order_train_last(dataset.splits):
             at_start = True  # the next token is the first of a document
+            text, before = stats.text_hashes.get(split), None
             for ids in checked_ids(dataset, split, encoder):
                 ends = np.flatnonzero(ids == (-1 if encoder.eot_id is None else encoder.eot_id))
                 starts = np.concatenate([[0] * at_start, ends + 1]).astype(np.int64)
+                if text is not None:
+                    before = hash_text(text, ids, ends, None if at_start else before, encoder)
                 at_start = bool(len(ends) and ends[-1] == len(ids) - 1)
                 observe_tokens(stats, split, ids, ends, encoder)
                 is_on_disk = writer.skip(stats.checksum)
@@ -40,6 +43,8 @@ def copy_tokens(dataset: Dataset, encoder: Encoder, writer: TokenWriter, stats: 
                 progress.add(ids.nbytes, processed=not is_on_disk)
             if not at_start:
                 stats.observe_bytes(split, b"", is_end=True)  # the last document, which no end-of-text token ends
+                if text is not None:
+                    text.add(b"", is_end=True)
 
 
 def text_bytes_of_token(encoder: Encoder, token: int) -> int:
@@ -69,3 +74,15 @@ def observe_tokens(stats: CorpusStats, split: str, ids: np.ndarray, ends: np.nda
         stats.add_to_sample(encoder.decode_bytes(ids[: stats.sample_bytes].tolist()))
     for first, last in zip([0, *(ends + 1)], [*ends, len(ids)], strict=True):  # without the end-of-text tokens
         stats.observe_bytes(split, ids[first:last].tobytes(), is_end=last < len(ids))
+
+
+def hash_text(text: TextHash, ids: np.ndarray, ends: np.ndarray, before: int | None, encoder: Encoder) -> int:
+    """Adds the text of `ids`, whose end-of-text tokens are at `ends`. Returns the last id.
+
+    `before` is the token before them in the same document: some vocabularies drop a space at the beginning of a text.
+    """
+    for first, last in zip([0, *(ends + 1)], [*ends, len(ids)], strict=True):
+        context = [] if before is None or first else [before]
+        raw = encoder.decode_bytes([*context, *ids[first:last].tolist()])
+        text.add(raw[len(encoder.decode_bytes(context)) :], is_end=last < len(ids))
+    return int(ids[-1])

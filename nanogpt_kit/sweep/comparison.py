@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from nanogpt_kit.compare.comparability import check_arms
-from nanogpt_kit.compare.comparison import make_comparison, write_comparison
-from nanogpt_kit.compare.ledger import find_finished
+from nanogpt_kit.compare.comparison import make_comparison
+from nanogpt_kit.compare.ledger import finished_runs
 from nanogpt_kit.compare.measurement import measure_run
 from nanogpt_kit.compare.question import Arm, Question
 from nanogpt_kit.compare.record import Comparison, Measurement
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.launch.slots import MachineSlot, allocate_slots, hold_slots
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import RunFolder, runs_root
-from nanogpt_kit.sweep.study.cells import Cell, named_runs, required_cells, seeded
+from nanogpt_kit.sweep.study.cells import Cell, Key, named_runs, required_cells
 from nanogpt_kit.sweep.study.comparison import ComparisonPlan
-from nanogpt_kit.sweep.study.ownership import Ownership
 from nanogpt_kit.sweep.study.storage import check_storage_form, open_storage, report_storage_failure
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work.run_study import run_study
@@ -31,7 +29,7 @@ from nanogpt_kit.train.stop import StopSignals
 
 logger = logging.getLogger(__name__)
 
-Key = tuple[str, int]  # configuration and seed
+Answers = Mapping[Key, Measurement]
 
 
 def run_comparison(
@@ -46,55 +44,59 @@ def run_comparison(
 ) -> Comparison:
     """Starts or continues a comparison: each arm with each of `seeds`, of which finished runs are not run again.
 
-    The first arm of `question` is the base. `again`: what the user named is used, and all else is run anew. `command`
-    continues it. Raises KitError before anything is started, RunFailed if the storage fails, KeyboardInterrupt if asked
-    to stop; the same call continues then.
+    The first arm of `question` is the base. With `again` all is run anew, except what the user named. `command`
+    continues it. Raises KitError before anything is started, RunFailed if the base fails or the storage does, and
+    KeyboardInterrupt if asked to stop; the same call continues then.
     """
     with report_as_options():
         cells = check_comparison(question, seeds, workers, storage, nproc)
-        answers = {} if again else find_answers(cells)
-        missing = [cell for cell in cells if (cell.configuration, cell.seed) not in answers]
-        log_plan(question, cells, missing)
-        options = Sweep(
-            metric=question.metric, direction=question.direction, storage=storage, workers=workers, space={}
-        )
+        answers = {} if again else find_answers(question, cells)
+        missing = [cell for cell in cells if cell.key not in answers]
         if not missing:
-            return record_comparison(question, seeds, answers, command)
+            return make_comparison(question, measurements(question, seeds, answers), command)
+        options = comparison_options(question, workers, storage)
+        plan = ComparisonPlan(question, missing, options, again, nproc)
         device = choose_device(question.base.experiment.train.device)
-        remedy = "; the same command continues when it works again"
-        with hold_slots(workers, device, nproc) as slots, report_storage_failure("--storage", storage, remedy):
-            plan = ComparisonPlan(question, missing, options, again, nproc)
-            return run_in_slots(plan, seeds, slots, answers, command)
+        with hold_slots(workers, device, nproc) as slots, reported_storage(storage):
+            study = open_comparison(plan)
+            run_missing(study, slots, command)
+            queued = study.trials()
+            own = {cell.key: plan.measurement(cell, queued) for cell in missing}
+        comparison = make_comparison(question, measurements(question, seeds, {**answers, **own}), command)
+        with reported_storage(storage):
+            plan.end(study.optuna_study)
+        return comparison
 
 
-def run_in_slots(
-    plan: ComparisonPlan,
-    seeds: Sequence[int],
-    slots: Sequence[MachineSlot],
-    answers: dict[Key, Measurement],
-    command: str,
-) -> Comparison:
-    """Runs the cells of a plan, and judges them with those that are answered."""
-    question = plan.question
-    folder = question.folder().absolute()
+def comparison_options(question: Question, workers: int, storage: str) -> Sweep:
+    """What a study and its controller read of [sweep]; nothing is varied."""
+    metric, direction = question.metric, question.direction
+    return Sweep(metric=metric, direction=direction, storage=storage, workers=workers, space={})
+
+
+def open_comparison(plan: ComparisonPlan) -> Study[ComparisonPlan]:
+    folder = plan.question.folder().absolute()
     check_writable(folder)
     with git_ignored_folder(runs_root()):
         folder.mkdir(parents=True, exist_ok=True)
     check_inside(folder, besides=plan.run_folders)  # those folders are checked by their runs
-    study = Study(plan, open_storage(plan.options.storage, folder), folder)
+    return Study(plan, open_storage(plan.options.storage, folder), folder)
+
+
+def run_missing(study: Study[ComparisonPlan], slots: Sequence[MachineSlot], command: str) -> None:
+    """Runs what has not ended. Raises KeyboardInterrupt with a note of the command that continues."""
+    folder = study.plan.question.folder()
     try:
         with StopSignals() as stop:
             study.open()
-            run_study(study, slots, stop)
+            missing = len(study.unfinished())
+            logger.info("%s: %d runs to do, in %s", study.plan.question.kind, missing, folder)
+            if missing:
+                run_study(study, slots, stop)
     except KeyboardInterrupt as error:
-        again = f"; continue with: {command}" if command else ""
-        error.add_note(f"stopped; the comparison is saved in {question.folder()}{again}")
+        remedy = f"; continue with: {command}" if command else ""
+        error.add_note(f"stopped; the comparison is saved in {folder}{remedy}")
         raise
-    queued = study.trials()
-    own = {(cell.configuration, cell.seed): plan.measurement(cell, queued) for cell in plan.cells}
-    comparison = record_comparison(question, seeds, {**answers, **own}, command)
-    plan.end(study.optuna_study)
-    return comparison
 
 
 # Checks
@@ -111,7 +113,7 @@ def check_comparison(question: Question, seeds: Sequence[int], workers: int, sto
     checks: list[Callable[[], object]] = [
         lambda: check_storage_form(storage),
         lambda: allocate_slots(workers, device, nproc),
-        *(check_of_arm(arm, nproc) for arm in question.arms if not named_runs(arm).keys() >= set(seeds)),
+        *(check_of_arm(arm, nproc) for arm in question.arms if not set(seeds) <= named_runs(arm).keys()),
     ]
     run_checks(checks)
     return list(required_cells(question, seeds))
@@ -133,16 +135,39 @@ def report_as_options() -> Iterator[None]:
         raise type(error)(*faults) from None
 
 
-# Answers
+def reported_storage(storage: str) -> AbstractContextManager[None]:
+    return report_storage_failure("--storage", storage, "; the same command continues when it works again")
 
 
-def find_answers(cells: Sequence[Cell]) -> dict[Key, RunFolder]:
+# Measurements
+
+
+def find_answers(question: Question, cells: Sequence[Cell]) -> dict[Key, Measurement]:
     """The cells that finished runs answer, wherever these are below the runs folder."""
-    found = {cell: find_finished(cell.configuration, cell.code, cell.seed, cell.dataset) for cell in cells}
-    return {(cell.configuration, cell.seed): run for cell, run in found.items() if run is not None}
+    finished: dict[str, dict[int, RunFolder]] = {}
+    answers = {}
+    for cell in cells:
+        if cell.configuration not in finished:
+            finished[cell.configuration] = finished_runs(cell.configuration, cell.code, cell.dataset)
+        run = finished[cell.configuration].get(cell.seed)
+        if run is not None:
+            answers[cell.key] = measure_run(run, question.metric, is_reused=not is_own(question, run))
+    return answers
 
 
-def record_comparison(
-    question: Question, seeds: Sequence[int], runs: dict[Key, Measurement], command: str
-) -> Comparison:
-    raise NotImplementedError
+def is_own(question: Question, run: RunFolder) -> bool:
+    """Whether the comparison itself made the run, at an earlier call."""
+    return run.path.absolute().is_relative_to(question.folder().absolute())
+
+
+def measurements(question: Question, seeds: Sequence[int], answers: Answers) -> list[Measurement]:
+    """Those of all arms and seeds: of named runs, and `answers` of the others."""
+    found = []
+    for index, arm in enumerate(question.arms):
+        configuration, named = arm.configuration, named_runs(arm)
+        for seed in dict.fromkeys(seeds):
+            if seed in named:
+                found.append(measure_run(named[seed], question.metric, index, not is_own(question, named[seed])))
+            else:
+                found.append(answers[configuration, seed].model_copy(update={"arm": index}))
+    return found

@@ -16,7 +16,7 @@ from nanogpt_kit.core.errors import Fault, KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.core.kinds import Encoder, Evaluator, LiveRun, Sampler, SplitLoss
-from nanogpt_kit.core.options import RunContext
+from nanogpt_kit.core.options import TEST, TEST_IS_CLOSED, RunContext
 from nanogpt_kit.data.batches import evaluation_batches
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.data.prepared_data import PreparedData
@@ -47,6 +47,7 @@ class Evaluation:
     data: Callable[[], PreparedData]
     interrupted: Callable[[], bool]
     show: Callable[[Sequence[str]], None]
+    may_open_test: bool = False
     split_losses: dict[str, SplitLoss] = field(default_factory=dict)
     finite_metrics: set[str] = field(default_factory=set)  # names of metrics that must be finite
 
@@ -74,6 +75,8 @@ class Evaluation:
             raise Interrupted
 
     def split_loss(self, split: str) -> SplitLoss:
+        if split == TEST and not self.may_open_test:
+            raise KitError(TEST_IS_CLOSED)
         if split not in self.split_losses:
             data = self.data()
             tokens = data.split(split)
@@ -142,8 +145,13 @@ def publish_samples(texts: Sequence[str], run: LiveRun, hooks: Hooks, file: Path
     hooks.call("sampled", trackers=bool(is_new or not resumed_here), run=run, step=run.step, texts=texts)
 
 
-def evaluate_trained_model(generator: TextGenerator, show: Callable[[Sequence[str]], None]) -> dict[str, float]:
-    """Runs the evaluators of an experiment on a loaded model. Raises KitError where one refuses."""
+def evaluate_trained_model(
+    generator: TextGenerator, show: Callable[[Sequence[str]], None], may_open_test: bool = False
+) -> dict[str, float]:
+    """Runs the evaluators of an experiment on a loaded model. Raises KitError where one refuses.
+
+    `may_open_test` is for `open_test_split` alone, which records that the test split was opened.
+    """
     experiment = generator.experiment
     precision, _ = Precision.choose(experiment.train.precision, generator.device)
     ctx = RunContext(
@@ -152,6 +160,7 @@ def evaluate_trained_model(generator: TextGenerator, show: Callable[[Sequence[st
         world_size=1,
         splits=experiment.dataset.splits,
         block_size=experiment.model.block_size,
+        may_open_test=may_open_test,
     )
     for index, evaluator in enumerate(experiment.evaluator):
         if reason := evaluator.refusal_reason(ctx):
@@ -166,6 +175,7 @@ def evaluate_trained_model(generator: TextGenerator, show: Callable[[Sequence[st
         data=partial(evaluation_data, generator),
         interrupted=lambda: False,
         show=show,
+        may_open_test=may_open_test,
     )
     with isolated_rng(experiment.train.seed), torch.no_grad(), precision.matmul_precision():
         return evaluation.measure(experiment.evaluator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, did_you_mean, dotted
+from nanogpt_kit.core.evaluator_metrics import evaluator_metrics
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Callback
 from nanogpt_kit.core.layers import Layers
@@ -18,17 +19,6 @@ LOGGED_METRICS = (  # the last three not on every device or in every precision
     "perf/mfu",
     "memory/peak_bytes",
 )
-
-
-def evaluator_metrics(experiment: Experiment) -> set[str] | None:
-    """The names of the evaluators' metrics; None where an evaluator does not declare them."""
-    names: set[str] = set()
-    for evaluator in experiment.evaluator:
-        declared = evaluator.metric_names()
-        if declared is None:
-            return None
-        names |= set(declared)
-    return names
 
 
 def check_unique_metrics(experiment: Experiment) -> None:

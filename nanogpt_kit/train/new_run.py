@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.data.yardsticks import compute_yardsticks
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs import provenance
 from nanogpt_kit.runs.files import git_ignored_folder
@@ -47,6 +48,7 @@ def write_run_folder(setup: Setup, into: Path | None, branch: BranchPoint | None
         before = branch.folder.provenance()
         origin = {"init_from": before.init_from, "tokenizer_from": before.tokenizer_from}
         origin["branched_from"] = branch.origin()
+    origin["yardsticks"] = compute_yardsticks(experiment, setup.data.manifest)
     record, patch = provenance.collect_provenance(experiment, machine_record(setup), data=data, launch=launch, **origin)
     toml = experiment.to_toml(with_copies=True)
     with git_ignored_folder(runs.runs_root()) if into is None else nullcontext():

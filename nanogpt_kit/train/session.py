@@ -21,6 +21,7 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import EndedBy, State, cause_of, error_chain, origin_of
 from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.evaluation import eval_mode, publish_samples
+from nanogpt_kit.train.identity_record import update_identity
 from nanogpt_kit.train.memory import is_out_of_memory
 from nanogpt_kit.train.new_run import create_run_folder
 from nanogpt_kit.train.resume import RunToResume, is_branch, load_run_to_resume
@@ -152,6 +153,7 @@ def train_and_sample(trainer: Trainer) -> None:
     try:
         if trainer.rank == 0:
             folder.set_status("running", step=trainer.step, total_steps=trainer.total_steps)
+            update_identity(folder, trainer.experiment, trainer.data.manifest, trainer.first_step)
             toml = trainer.experiment.to_toml(with_copies=True)  # a resumed run may train for more steps
             write_atomically(folder.experiment, toml)
         trainer.train()

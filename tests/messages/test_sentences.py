@@ -23,7 +23,7 @@ SHOWN_CALLS = {  # each positional string is shown; Fault and option_error take 
     *("echo", "print_lines", "confirm", "request_stop", "debug", "info", "warning", "error", "VerbHelp"),
 }
 SHOWN_KEYWORDS = {"help", "description"}
-SHOWN_RETURNS = {"refusal_reason", "explain_choices", "missing_split_reason"}  # methods whose strings are shown
+SHOWN_RETURNS = {"refusal_reason", "explain_choices", "split_refusal_reason"}  # methods whose strings are shown
 PROSE = re.compile(r"[^\W\d_]{3,}[,;:]? [\w{(]|[\w})][,;:]? [^\W\d_]{3,}")  # a word before or after another
 PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 MARKUP = re.compile(r"<[^<>]*>?")

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from nanogpt_kit.core.evaluator_metrics import evaluator_metrics
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.train import session
-from nanogpt_kit.train.metric_names import LOGGED_METRICS, check_study_metric, evaluator_metrics
+from nanogpt_kit.train.metric_names import LOGGED_METRICS, check_study_metric
 
 SPACE = '[sweep.space]\n"optimizer.lr" = { choice = [3e-3, 1e-3] }\n'
 UNDECLARED = """\

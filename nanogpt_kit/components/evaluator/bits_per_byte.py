@@ -8,19 +8,22 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from nanogpt_kit.api import EvaluateContext, Evaluator, Field, RunContext
+from nanogpt_kit.api import EvaluateContext, Evaluator, Field
 
 
 class BitsPerByte(Evaluator):
     split: Literal["val", "test"] = Field(
-        "val", description="split to evaluate: val, or test where the dataset has one"
+        "val", description="split to evaluate; test is opened only by compare --open-test"
     )
 
-    def refusal_reason(self, ctx: RunContext) -> str | None:
-        return ctx.missing_split_reason(self.split)
+    def splits_read(self) -> tuple[str, ...]:
+        return (self.split,)
 
     def metric_names(self) -> tuple[str, ...]:
         return (f"{self.split}/bits_per_byte",)
+
+    def text_metrics(self) -> tuple[str, ...]:
+        return self.metric_names()
 
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         total = ctx.split_loss(self.split)

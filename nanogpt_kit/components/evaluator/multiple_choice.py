@@ -76,6 +76,12 @@ class MultipleChoice(Evaluator):
         other = "perplexity" if format == "text" else "accuracy_norm"
         return f"{self.prefix}/accuracy", f"{self.prefix}/{other}"
 
+    def splits_read(self) -> tuple[str, ...]:
+        return ()
+
+    def text_metrics(self) -> tuple[str, ...]:
+        return self.metric_names() or ()
+
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         questions = [encode_question(question, ctx.encoder, ctx.block_size) for question in self.questions()]
         right = right_by_bytes = exact = nats = 0.0

@@ -55,6 +55,12 @@ class Perplexity(Evaluator):
     def metric_names(self) -> tuple[str, ...]:
         return tuple(f"{self.prefix}/{which}" for which in ("loss", "perplexity", "bits_per_byte"))
 
+    def splits_read(self) -> tuple[str, ...]:
+        return ()
+
+    def text_metrics(self) -> tuple[str, ...]:
+        return (f"{self.prefix}/bits_per_byte",)
+
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:
         if reason := self._stride_fault(ctx.block_size):
             raise KitError(f"perplexity of {self.file}: {reason}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from nanogpt_kit.core.kinds.text import Encoder
-from nanogpt_kit.core.options import Component
+from nanogpt_kit.core.options import Component, RunContext
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Train
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class EvaluateContext(Protocol):
         """Inside, the model computes in the run's precision; outside, in fp32."""
 
     def split_loss(self, split: str) -> SplitLoss:
-        """The loss over a split, computed once for all evaluators."""
+        """The loss over a split, computed once for all evaluators. Raises KitError for a test split that is closed."""
 
     def generate(
         self, prompts: Sequence[str], max_new_tokens: int, seed: int, samplers: Sequence[Sampler] | None = None
@@ -95,6 +95,18 @@ class Evaluator(Component):
         Options that name a metric are checked against them before training.
         """
         return None
+
+    def splits_read(self) -> tuple[str, ...]:
+        """The splits of the dataset that it measures on; empty where it has a text of its own."""
+        return ("val",)
+
+    def text_metrics(self) -> tuple[str, ...]:
+        """Those of `metric_names` that can be compared between tokenizers, as bits per byte and accuracies can."""
+        return ()
+
+    def refusal_reason(self, ctx: RunContext) -> str | None:
+        """Why it cannot run in `ctx`: by default, that it reads a split that is missing or closed."""
+        return next(filter(None, map(ctx.split_refusal_reason, self.splits_read())), None)
 
     @abstractmethod
     def evaluate(self, ctx: EvaluateContext) -> dict[str, float]:

@@ -10,6 +10,8 @@ from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.runs.folder import RunFolder
 
+Key = tuple[str, int]  # configuration and seed
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -20,6 +22,10 @@ class Cell:
     code: str
     dataset: str  # fingerprint of its text
     seed: int
+
+    @property
+    def key(self) -> Key:
+        return self.configuration, self.seed
 
     @property
     def identity(self) -> str:

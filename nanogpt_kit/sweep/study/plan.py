@@ -87,6 +87,7 @@ class Plan(ABC):
 
     def begin(self, study: optuna.Study) -> None:
         """Called when the study exists, before trials are queued."""
+        return
 
     # Its trials
 

@@ -164,8 +164,12 @@ class Study(Generic[PlanT]):
         running = [trial for trial in self.trials_to_run(TrialState.RUNNING) if trial.number not in mine]
         return [trial for trial in running if self.ownership.state(trial) is OwnershipState.LOST]
 
+    def unfinished(self) -> list[FrozenTrial]:
+        """The trials to be run that have not ended."""
+        return [trial for trial in self.trials_to_run() if not trial.state.is_finished()]
+
     def is_finished(self) -> bool:
-        return all(trial.state.is_finished() for trial in self.trials_to_run())
+        return not self.unfinished()
 
     def config(self, trial: optuna.Trial) -> Config:
         return self.plan.config(trial)

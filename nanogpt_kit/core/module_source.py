@@ -1,0 +1,72 @@
+"""The source of a component's class: its module, and all that this imports from its own package."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec
+
+from nanogpt_kit.core.code_identity import KIT_PACKAGE
+from nanogpt_kit.core.options import Component
+
+BUILT_IN = f"{KIT_PACKAGE}.components"
+
+
+def class_sources(component: type[Component], local: Mapping[str, bytes]) -> dict[str, str]:
+    """The SHA-256 of each module that defines a component's class, by name; "" where it has no source.
+
+    Included are the modules of base classes that are components, too, and whatever these modules import from their own
+    packages, also within functions. The kit's own rooms are not. `local` has the source of local files as executed, by
+    module.
+    """
+    waiting = [base.__module__ for base in component.__mro__ if is_component_class(base)]
+    found: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            source = local.get(name) or module_source(name)
+            found[name] = hashlib.sha256(source).hexdigest() if source else ""
+            waiting += imports_within(name, source)
+    return found
+
+
+def is_component_class(base: type) -> bool:
+    """Whether a class is a component that can be chosen, and not the base class of a kind."""
+    return issubclass(base, Component) and base is not Component and "kind" not in vars(base)
+
+
+def module_source(name: str) -> bytes:
+    """What would be imported now; empty where a module has no source, as an extension module."""
+    spec = find_module(name)
+    get_source = getattr(spec and spec.loader, "get_source", None)
+    source = get_source(name) if get_source else None
+    return source.encode("utf-8", "surrogatepass") if source else b""
+
+
+def find_module(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+
+
+def imports_within(name: str, source: bytes) -> list[str]:
+    """The modules that a module imports from its own package; of a built-in component, those of components."""
+    package = BUILT_IN if name.startswith(f"{BUILT_IN}.") else name.partition(".")[0]
+    inside = (imported for imported in imported_names(name, source) if imported.startswith(f"{package}."))
+    return [imported for imported in inside if find_module(imported)]
+
+
+def imported_names(name: str, source: bytes) -> Iterator[str]:
+    """The dotted names in the import statements of a module, some of which may be attributes, not modules."""
+    spec = find_module(name)
+    package = (name if spec and spec.submodule_search_locations else name.rpartition(".")[0]).split(".")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*parents, *filter(None, [node.module])])
+            yield from (module, *(f"{module}.{alias.name}" for alias in node.names))
