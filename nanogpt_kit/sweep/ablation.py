@@ -107,14 +107,8 @@ class ArmMatching:
         key, what = self.options.match_with, self.options.match
         setting = next((change for change in changes if any(is_key_within(one, key) for one in change.options)), None)
         if setting:
-<<<<<<< HEAD
             message = f"{key} is itself changed by {setting.label} ({setting.location}); match with another option"
             self._refuse("match_with", message)
-=======
-            self._refuse(
-                "match_with", f"{key} is itself changed by {setting.label} ({setting.location}); match with another"
-            )
->>>>>>> h/plan
             return []
         if type(value_at_key(self.base.resolved(), key)) is not int:
             self._refuse("match_with", not_a_whole_number(self.base, key, value_at_key(self.base.resolved(), key)))

@@ -89,14 +89,8 @@ class ArmAssembly:
             if other is not change:
                 message = f"{change.label} is the same experiment as {other.label}, so their effects are one"
                 self._add(change.fault(f"{message}; remove a factor, or leave out ablate.factorial"))
-<<<<<<< HEAD
             levels = {part.change.factor: part.change.level for part in parts}
             arms.append(ChangedExperiment(change, experiment, self.base_levels | levels))
-=======
-            arms.append(
-                ChangedExperiment(change, experiment, {part.change.factor: part.change.level for part in parts})
-            )
->>>>>>> h/plan
         return arms
 
     def _may_combine(self, factors: dict[str, list[ChangedExperiment | None]]) -> bool:
