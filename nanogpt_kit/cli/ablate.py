@@ -83,7 +83,7 @@ def ablate(
         question = ablation_question(base, vary, nproc)
     seeds = ablation_seeds(base)
     table = ablation_options(base)
-    settings = {"again": again, "workers": table.workers, "storage": table.storage, "nproc": nproc}
+    settings: dict[str, Any] = {"again": again, "workers": table.workers, "storage": table.storage, "nproc": nproc}
     if preview:
         from nanogpt_kit.core.experiment import Experiment
 
