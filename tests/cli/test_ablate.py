@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,6 +16,14 @@ from nanogpt_kit.sweep import comparison_preview
 from nanogpt_kit.sweep.preview import RunSpeed
 
 Command = Callable[..., Any]
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
 SHORT = ["train.steps=3", "callback=[]", "evaluate.every_steps=3", "checkpoint.every_steps=3", "train.compile=off"]
 TABLE = """
 [ablate]
@@ -41,39 +49,42 @@ def measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 # Runs
 
 
-def run_ablation(command: Command, *words: object) -> int:
-    """The exit code of an ablation that ran."""
-    try:
-        answer = command("ablate", *words)
-    except SystemExit as ended:
-        assert isinstance(ended.code, int)
-        return ended.code
-    assert answer.code == DONE, answer.err
-    return DONE
+@pytest.fixture
+def ablate(command: Command, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """`ablate(path, ...)`: an ablation that runs to its verdict."""
+
+    def ended(*words: object) -> Answer:
+        try:
+            answer: Answer = command("ablate", *words)
+        except SystemExit as verdict:
+            answer = Answer(int(verdict.code or 0), *capsys.readouterr())
+        assert answer.code in (DONE, UNDECIDED, WORSE), answer.err
+        return answer
+
+    return ended
 
 
 def test_a_factorial_has_effects_and_the_same_command_trains_nothing_again(
-    command: Command, tiny: Path, capsys: pytest.CaptureFixture[str]
+    ablate: Callable[..., Answer], tiny: Path
 ) -> None:
     vary = ["--vary=model.mlp=gelu,relu2", "--vary=model.position=rope"]
-    words = [tiny, *SHORT, *vary, "--factorial", "--seeds=2", "--match=parameters"]
-    code = run_ablation(command, *words, "--json")
-    first = json.loads(capsys.readouterr().out)
+    words = [tiny, *SHORT, *vary, "--factorial", "--seeds=1", "--match=parameters"]
+    answer = ablate(*words, "--json")
+    first = json.loads(answer.out)
     assert [arm["label"] for arm in first["arms"]] == [
         *("tiny", "model.position=rope", "model.mlp=relu2", "model.mlp=relu2, model.position=rope")
     ]
-    assert len(first["measurements"]) == 8
-    assert {one["seed"] for one in first["measurements"]} == {1337, 1338}
+    assert [(one["arm"], one["seed"]) for one in first["measurements"]] == [(arm, 1337) for arm in range(4)]
     assert [tuple(effect["factors"]) for effect in first["effects"]] == [
         *[("model.mlp",), ("model.position",), ("model.mlp", "model.position")]
     ]
     assert any(note.startswith("model.position=rope: ") and "fewer than the base" in note for note in first["notes"])
-    assert code in (DONE, UNDECIDED, WORSE)
     runs = sorted(Path(one["run"]) for one in first["measurements"])
-    assert run_ablation(command, *words) == code
-    out = capsys.readouterr()
-    assert "started" not in out.err
-    assert "model.mlp=relu2, model.position=rope" in out.out
+    repeated = ablate(*words)
+    assert repeated.code == answer.code
+    assert ": started" in answer.err
+    assert ": started" not in repeated.err
+    assert "model.mlp=relu2, model.position=rope" in repeated.out
     again = Comparison.read(Path(first["path"]))
     assert sorted(Path(one.run) for one in again.measurements) == runs
     assert len(again.looks) == 1
