@@ -118,5 +118,7 @@ def test_an_option_that_cannot_match_is_refused(tiny: Path, option: str, vary: s
 
 
 def test_an_assumed_vocabulary_is_noted(tiny: Path) -> None:
-    question = ablation_question(Experiment.load(tiny, ["ablate.match=parameters", "tokenizer=char", "model.n_embd=96"]), [WIDER])
+    question = ablation_question(
+        Experiment.load(tiny, ["ablate.match=parameters", "tokenizer=char", "model.n_embd=96"]), [WIDER]
+    )
     assert question.notes[-1] == "arms were matched with an assumed vocabulary of 256 tokens"
