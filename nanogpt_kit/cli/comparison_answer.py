@@ -12,7 +12,7 @@ from nanogpt_kit.compare.noise_text import noise_lines, noise_of
 from nanogpt_kit.compare.question import Question
 from nanogpt_kit.compare.reached import TargetTable
 from nanogpt_kit.compare.record import Comparison
-from nanogpt_kit.compare.split_opening import SplitOpening, open_test_split, opening_lines
+from nanogpt_kit.compare.split_opening import SplitOpening, check_may_open, open_test_split, opening_lines
 from nanogpt_kit.compare.text import comparison_json, comparison_lines, exit_code
 from nanogpt_kit.core.errors import DONE
 from nanogpt_kit.sweep.comparison import run_comparison
@@ -59,6 +59,8 @@ class Answer:
     @classmethod
     def find(cls, question: Question, options: CompareOptions) -> Answer:
         """Trains what is missing. Raises KitError where something cannot be compared."""
+        if options.open_test:
+            check_may_open(question)
         if options.seeds is None:
             comparison = compare_finished(question, options.command)
         else:

@@ -94,6 +94,25 @@ def open_test_split(question: Question, comparison: Comparison, command: str, ev
     return opening
 
 
+def check_may_open(question: Question) -> None:
+    """Before anything runs. Raises KitError for what `open_test_split` would refuse after it, as far as that is known:
+    two splits with other tokens of one text are known to be the same, two texts with the same split are not."""
+    metric_of_test(question.metric)
+    for arm in question.arms:
+        if "test" not in arm.experiment.dataset.splits:
+            raise no_test_split(one_line(arm.label))
+    openings = [(path, opening) for path, opening in read_openings() if opening.id != question.id()]
+    datasets = {arm.experiment.dataset.fingerprint() for arm in question.arms} if openings else set()
+    for path, opening in openings:
+        if any(split.dataset in datasets for split in opening.splits):
+            raise already_open(path, opening)
+
+
+def no_test_split(label: str) -> KitError:
+    remedy = "dataset.test_fraction = 0.05 sets a part of a text aside, for runs that are trained after that"
+    return KitError(f"--open-test: the dataset of {label} has no test split; {remedy}")
+
+
 def metric_of_test(metric: str) -> str:
     """ "test/loss" of "val/loss". Raises KitError for a metric that is not measured on the validation split."""
     if not metric.startswith(VAL):
@@ -105,13 +124,11 @@ def test_splits(comparison: Comparison) -> tuple[SplitIdentity, ...]:
     """Those of the compared runs. Raises KitError where a run has none."""
     found: dict[SplitIdentity, None] = {}
     for measurement in comparison.measurements:
-        data = RunFolder(Path(measurement.run)).provenance().data if measurement.value is not None else None
         if measurement.value is None:
             continue
+        data = RunFolder(Path(measurement.run)).provenance().data
         if data is None or "test" not in data.splits:
-            label = one_line(comparison.arms[measurement.arm].label)
-            remedy = "dataset.test_fraction = 0.05 sets a part of the text aside, for runs that are trained after that"
-            raise KitError(f"--open-test: the dataset of {label} has no test split; {remedy}")
+            raise no_test_split(one_line(comparison.arms[measurement.arm].label))
         found[SplitIdentity(dataset=data.dataset, tokens=data.splits["test"])] = None
     return tuple(found)
 
