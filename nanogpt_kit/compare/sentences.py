@@ -41,7 +41,7 @@ def difference_in_words(comparison: Comparison, result: Judgement) -> str:
     text = f"{'better' if is_better else 'worse'} by {size}" if result.difference else "no difference"
     if result.low is not None:
         text += f" ({level_text(result.level)} interval {interval_text(result, decimals)})"
-    return f"{text} over {count_text(len(result.seeds), 'pair')}"
+    return f"{text} over {count_text(len(result.seeds), 'pair' if isinstance(result, Result) else 'seed')}"
 
 
 def effect_sentence(comparison: Comparison, effect: Effect) -> str:
