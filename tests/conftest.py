@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,6 +187,45 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Answer(code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`install("dist", "[nanogpt_kit.norm]...", module="source")`: a distribution that was not there before.
+
+    The name of a module may be a path."""
+    from nanogpt_kit.core.registry import Registry, discover_entries
+
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    before = set(sys.modules)
+    here: list[Registry] = []
+
+    def installed(cls: type[Registry]) -> Registry:
+        if not here:
+            here.append(Registry(discover_entries()))
+        return here[0]
+
+    monkeypatch.setattr(Registry, "installed", classmethod(installed))
+
+    def install(name: str, entry_points: str | bytes, **modules: str) -> None:
+        info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+        written = entry_points if isinstance(entry_points, bytes) else entry_points.encode()
+        (info / "entry_points.txt").write_bytes(written)
+        for module, source in modules.items():
+            path = site / f"{module}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(source, encoding="utf-8")
+        importlib.invalidate_caches()
+        here.clear()
+
+    yield install
+    for module in set(sys.modules) - before:
+        if str(site) in str(getattr(sys.modules[module], "__file__", "")):
+            del sys.modules[module]
 
 
 @pytest.fixture

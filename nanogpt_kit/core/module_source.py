@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
+import sys
 from collections.abc import Iterator, Mapping
-from importlib.machinery import ModuleSpec
+from contextlib import suppress
+from importlib.machinery import ModuleSpec, PathFinder
 
 from nanogpt_kit.core.code_identity import KIT_PACKAGE
 from nanogpt_kit.core.options import Component
@@ -41,21 +42,25 @@ def module_source(name: str) -> bytes:
     """What would be imported now; empty where a module has no source, as an extension module."""
     spec = find_module(name)
     get_source = getattr(spec and spec.loader, "get_source", None)
-    source = get_source(name) if get_source else None
-    return source.encode("utf-8", "surrogatepass") if source else b""
+    with suppress(ImportError, SyntaxError, OSError):  # no text in the encoding that it names, or gone
+        source = get_source(name) if get_source else None
+        return source.encode("utf-8", "surrogatepass") if source else b""
+    return b""
 
 
 def find_module(name: str) -> ModuleSpec | None:
-    try:
-        return importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
+    """Finds a module of a package that is imported, and imports nothing more, unlike `importlib.util.find_spec`."""
+    if name in sys.modules:
+        return sys.modules[name].__spec__
+    parent = find_module(name.rpartition(".")[0]) if "." in name else None
+    locations = parent.submodule_search_locations if parent else None
+    return PathFinder.find_spec(name, locations) if locations else None
 
 
 def imports_within(name: str, source: bytes) -> list[str]:
     """The modules that a module imports from its own package; of a built-in component, those of components."""
     package = BUILT_IN if name.startswith(f"{BUILT_IN}.") else name.partition(".")[0]
-    inside = (imported for imported in imported_names(name, source) if imported.startswith(f"{package}."))
+    inside = (imported for imported in imported_names(name, source) if f"{imported}.".startswith(f"{package}."))
     return [imported for imported in inside if find_module(imported)]
 
 
@@ -63,10 +68,17 @@ def imported_names(name: str, source: bytes) -> Iterator[str]:
     """The dotted names in the import statements of a module, some of which may be attributes, not modules."""
     spec = find_module(name)
     package = (name if spec and spec.submodule_search_locations else name.rpartition(".")[0]).split(".")
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse_source(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parents = package[: len(package) + 1 - node.level] if node.level else []
             module = ".".join([*parents, *filter(None, [node.module])])
             yield from (module, *(f"{module}.{alias.name}" for alias in node.names))
+
+
+def parse_source(source: bytes) -> ast.Module:
+    """An empty module where it cannot be parsed, as when it is edited while a run with it starts."""
+    with suppress(SyntaxError, ValueError):
+        return ast.parse(source)
+    return ast.Module([], [])

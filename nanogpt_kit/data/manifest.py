@@ -38,9 +38,7 @@ class SplitRecord(JsonRecord):
     duplicates: Count  # documents that are also in a smaller split
     sha256: Sha256  # of the tokens
     documents_sha256: Sha256
-    text_sha256: Sha256 | None = (
-        None  # of the text, the same for every tokenizer; None for train
-    )
+    text_sha256: Sha256 | None = None  # of the text, the same for every tokenizer; None for train
     references: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # bits per byte, by compressor
 
 

@@ -8,6 +8,7 @@ samplers are what is measured, so they are not part of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Evaluator
 from nanogpt_kit.core.module_source import class_sources
 from nanogpt_kit.core.options import Component, components_in, digest, path_options
-from nanogpt_kit.core.registry import Entry, LocalEntry
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, LocalEntry
 from nanogpt_kit.corpus.hashes import content_hash
 from nanogpt_kit.data.manifest import DataManifest
 
@@ -32,7 +33,7 @@ def compute_yardsticks(experiment: Experiment, manifest: DataManifest) -> dict[s
 
     Raises KitError where a file that an evaluator names cannot be read.
     """
-    kit = [hash_source(KIT / name) for name in EVALUATION_CODE]
+    kit = [hash_source(KIT / name) or metadata.version(KIT_DISTRIBUTION) for name in EVALUATION_CODE]
     yardsticks = {OTHERS: digest(tokens_of(manifest, "val"))}
     undeclared = []
     for evaluator in experiment.evaluator:
@@ -51,7 +52,7 @@ def compute_yardsticks(experiment: Experiment, manifest: DataManifest) -> dict[s
 def measured_data(evaluator: Evaluator, manifest: DataManifest, of_text: bool) -> Any:
     """What identifies the data of a metric: the text of the splits, or their tokens.
 
-    Where an evaluator reads no split it has a text of its own; its metrics in tokens depend on the tokenizer.
+    Where an evaluator reads no split, but another text, its metrics in tokens depend on the tokenizer.
     """
     splits = [split for split in evaluator.splits_read() if split in manifest.splits]
     if of_text:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.folder import RunFolder
@@ -27,7 +29,7 @@ class OpenedTests(Record):
 
     max_bytes: ClassVar[int] = 1 << 24
 
-    openings: tuple[OpenedTest, ...]
+    openings: Annotated[tuple[OpenedTest, ...], Field(strict=False)]  # JSON has lists
 
 
 def read_opened_tests(folder: RunFolder) -> tuple[OpenedTest, ...]:

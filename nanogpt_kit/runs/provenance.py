@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nanogpt_kit.core.code_identity import code_identity
+from nanogpt_kit.core.options import digest
 from nanogpt_kit.runs.record import AnyText, Record, RecordPart
 from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch
 from nanogpt_kit.runs.working_tree import GitState, code_state
@@ -32,6 +33,11 @@ class TrainingData(RecordPart):
     tokenizer: str  # fingerprint
     splits: dict[str, str]  # SHA-256 of the tokens, by split
     documents: dict[str, str]  # SHA-256 of the document boundaries, by split
+
+    @property
+    def identity(self) -> str:
+        """A hash of what was read and what it became, wherever its folder is."""
+        return digest(self.model_dump(exclude={"folder"}))
 
 
 class Machine(RecordPart):

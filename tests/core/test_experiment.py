@@ -360,6 +360,7 @@ def test_a_recorded_experiment_loads_as_the_same_experiment(values: dict[str, An
     assert again == first
     assert again.to_toml() == first.to_toml()
     assert again.fingerprint() == first.fingerprint()
+    assert again.configuration() == first.configuration()
     assert again.differences(first) == {}
     assert all("default" not in again.location(key) for key in every(again.resolved()))
 

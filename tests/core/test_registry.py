@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.registry import Registry, discover_entries
+from nanogpt_kit.core.registry import discover_entries
 
 SCHEDULE = """\
 from nanogpt_kit.api import Field, Schedule
@@ -43,39 +42,6 @@ batch_tokens = 80
 """
 
 Install = Callable[..., None]
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """install("dist", "[nanogpt_kit.norm]...", module="source"): a distribution that was not there before."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
-    before = set(sys.modules)
-    here: list[Registry] = []
-
-    def installed(cls: type[Registry]) -> Registry:
-        if not here:
-            here.append(Registry(discover_entries()))
-        return here[0]
-
-    monkeypatch.setattr(Registry, "installed", classmethod(installed))
-
-    def install(name: str, entry_points: str | bytes, **modules: str) -> None:
-        info = site / f"{name.replace('-', '_')}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
-        written = entry_points if isinstance(entry_points, bytes) else entry_points.encode()
-        (info / "entry_points.txt").write_bytes(written)
-        for module, source in modules.items():
-            (site / f"{module}.py").write_text(source, encoding="utf-8")
-        importlib.invalidate_caches()
-        here.clear()
-
-    yield install
-    for module in set(sys.modules) - before:
-        if str(site) in str(getattr(sys.modules[module], "__file__", "")):
-            del sys.modules[module]
 
 
 def load(folder: Path, schedule: str = 'schedule = "constant"', *files: str) -> Experiment:
