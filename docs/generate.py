@@ -46,7 +46,7 @@ def default_text(option: OptionDescription) -> str:
     if option.required:
         return "required"
     if option.type == "table":
-        return "not set" if option.default is None else "its defaults"
+        return "its defaults" if option.default else "not set"
     return "not set" if option.default is None else f"`{json.dumps(option.default, ensure_ascii=False)}`"
 
 

@@ -64,7 +64,7 @@ def new(ctx: click.Context, file: str, template: str, sources: tuple[str, ...]) 
         raise KitError(f"{path}: cannot be written: {error.strerror}") from None
     click.echo(printable(f"written: {path}, from the shipped {template}"))
     write_schema(path.parent / SCHEMA)
-    print_next_steps(path, template, verb="sweep" if "\n[sweep]\n" in text else "run", is_ready=bool(sources))
+    print_next_steps(path, template, verb=next((one for one in ("sweep", "ablate") if f"\n[{one}]\n" in text), "run"), is_ready=bool(sources))
 
 
 def check_no_more_words(words: Sequence[str], file: str, sources: Sequence[str]) -> None:

@@ -85,7 +85,8 @@ class OptionRemedy:
         """Those whose key the verb takes."""
         if self.verb in OVERRIDABLE:
             return answers_within(OVERRIDABLE[self.verb], answers)
-        return [answer for answer in answers if self.verb == "sweep" or not answer[0].startswith("sweep.")]
+        others = tuple(f"{section}." for section in ("sweep", "ablate") if section != self.verb)
+        return [answer for answer in answers if not answer[0].startswith(others)]
 
     @cached_property
     def suggestions(self) -> KeySuggestions:

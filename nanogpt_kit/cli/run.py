@@ -212,12 +212,13 @@ class RunLauncher:
     def start_processes(self) -> None:
         """Runs the same command in `nproc` processes; if one fails, this process exits with its code.
 
-        The storage of a sweep is left out: a run does not use it, and the list of processes would show its password.
+        The storage of studies is left out: a run does not use it, and the list of processes would show its password.
         """
         from nanogpt_kit.core.layers import parse_override
         from nanogpt_kit.launch.processes import run_ranks
 
-        overrides = [text for text in self.overrides if parse_override(text)[0][0] != "sweep" or "storage" not in text]
+        studies = ("sweep", "ablate")
+        overrides = [one for one in self.overrides if parse_override(one)[0][0] not in studies or "storage" not in one]
         arguments = ["run", self.path, *overrides, *(["--trust-code"] if self.trust_code else [])]
         arguments += ["--verbose"] if is_verbose() else []
         if self.resume is not None:

@@ -23,6 +23,7 @@ class Arm:
     experiment: Experiment  # with the seed that it was written with; the arm's runs may have others
     changes: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)  # key: TOML in the base, here
     runs: tuple[RunFolder, ...] = ()  # those that the user named; empty: those of this configuration in the ledger
+    levels: Mapping[str, str] = field(default_factory=dict)  # of each factor of a factorial ablation, as text
 
     @property
     def configuration(self) -> str:
@@ -38,6 +39,7 @@ class Question:
     metric: str = "val/loss"
     direction: Direction = "minimize"
     text: str = ""  # the user's reason to ask; `note` of the experiment by default
+    notes: tuple[str, ...] = ()  # what the reader of the answer should know of its arms
 
     @property
     def base(self) -> Arm:

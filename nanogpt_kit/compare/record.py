@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from nanogpt_kit.runs.record import AnyText, Record, RecordPart
-from nanogpt_kit.runs.status import EndedBy, State
+from nanogpt_kit.runs.status import Cause, EndedBy, State
 
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -26,7 +26,8 @@ class Measurement(RecordPart):
     seed: int
     run: AnyText  # its folder
     state: State
-    reason: AnyText = ""  # why it did not finish
+    cause: Cause | None = None  # why it did not finish
+    reason: AnyText = ""  # the same for people, or why a finished run has no value
     is_reused: bool = False  # answered from a run that was finished before
     value: float | None = None  # of the metric, at the last full evaluation
     steps: int = 0
@@ -73,6 +74,7 @@ class Look(RecordPart):
     """A judgement; each later look at the same question takes a wider interval."""
 
     seeds: tuple[int, ...]
+    values: str = ""  # hash of the judged values: the same seeds with the same values again are the same look
     time: float  # seconds since 1970
 
 

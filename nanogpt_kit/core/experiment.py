@@ -16,6 +16,7 @@ from nanogpt_kit.core.component_files import load_registry
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, option_error
 from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.faults import explain_validation_error
+from nanogpt_kit.core.identity import configuration_hash
 from nanogpt_kit.core.kinds import (
     Callback,
     Dataset,
@@ -43,7 +44,7 @@ from nanogpt_kit.core.options import (
     to_toml_values,
 )
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
-from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Sweep, Train
+from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
 
 
 class Experiment(Options):
@@ -53,6 +54,12 @@ class Experiment(Options):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         max_length=100,
         description="name of the experiment and of its folder below runs/",
+    )
+    note: str = Field(
+        "",
+        max_length=10_000,
+        description="reason for the experiment, for people",
+        json_schema_extra=MAY_CHANGE,
     )
     components: tuple[PathStr, ...] = Field(
         (),
@@ -76,6 +83,7 @@ class Experiment(Options):
     sample: Sample = Field(Sample(), json_schema_extra=MAY_CHANGE)
     sampler: tuple[Sampler, ...] = slot(("temperature", "top_k"), json_schema_extra=MAY_CHANGE)
     sweep: Sweep | None = None
+    ablate: Ablate | None = None
 
     _layers: Layers = PrivateAttr(default_factory=Layers)
     _registry: Registry = PrivateAttr(default_factory=Registry.installed)
@@ -237,9 +245,9 @@ class Experiment(Options):
     def resolved(self) -> dict[str, Any]:
         """Every value of its run, defaults included, as TOML values: a complete experiment file.
 
-        The sweep is left out, since it is not part of a run.
+        The sweep and the ablation are left out, since they are not part of a run.
         """
-        return to_toml_values(self.model_copy(update={"sweep": None}), self._registry)
+        return to_toml_values(self.model_copy(update={"sweep": None, "ablate": None}), self._registry)
 
     def to_toml(self, with_copies: bool = False) -> str:
         """An experiment file; `with_copies`: it names copies of its component files in components/ beside it."""
@@ -249,22 +257,17 @@ class Experiment(Options):
         return tomli_w.dumps(values)
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides the run: all values except its name, and the code of its components."""
-        values = {key: value for key, value in self.resolved().items() if key != "name"}
+        """A hash of everything that decides the run: all values but name and note, and the code of its components."""
+        values = {key: value for key, value in self.resolved().items() if key not in ("name", "note")}
         code = [self.entry_of(part).identity for _, part in self.parts()]
         return digest([values, code])
 
     def configuration(self) -> str:
-        """A hash of what decides the results of a run, except its seed: two runs of one seed with it are duplicates."""
-        values = self.model_copy(
-            update={
-                "name": "",
-                "components": (),  # their code is hashed, not their paths
-                "train": self.train.model_copy(update={"seed": 0, "threads": None}),
-                "sample": self.sample.model_copy(update={"num_samples": 0}),
-            }
-        ).resolved()
-        return digest([values, [self.entry_of(part).identity for _, part in self.parts()]])
+        """A hash of what decides the results of a run, except its seed: two runs of one seed with it are duplicates.
+
+        The code of the kit and of plugins under development is not part of it; see `code_identity`.
+        """
+        return configuration_hash(self, self._registry)
 
     def differences(self, other: Experiment) -> dict[str, tuple[Any, Any]]:
         """Dotted keys whose values differ: {"optimizer.lr": (mine, theirs)}."""

@@ -1,4 +1,4 @@
-"""The sections of an experiment that choose no component: training, evaluation, checkpoints, samples, sweep."""
+"""The sections of an experiment that choose no component: from training to sweeps and ablations."""
 
 from __future__ import annotations
 
@@ -182,6 +182,34 @@ class Sweep(Options):
     space: dict[str, Any] = Field(description="values to try, by dotted key of the experiment")
 
 
+class Ablate(Options):
+    """[ablate]: the changes of the experiment that are compared with it, one at a time."""
+
+    seeds: int = Field(5, ge=1, le=10**4, description="runs of each arm, with train.seed, train.seed + 1, ...")
+    metric: str = Field("val/loss", min_length=1, description="metric that decides, as named in metrics.jsonl")
+    direction: Literal["minimize", "maximize"] = Field("minimize", description="direction in which the metric improves")
+    workers: int = Field(
+        1, ge=1, le=4096, description="number of runs in parallel on this machine, each on separate GPUs or cores"
+    )
+    storage: Annotated[str, BeforeValidator(expand_storage)] = Field(
+        "journal",
+        min_length=1,
+        repr=False,  # it may contain a password
+        description="storage of the study: journal or sqlite in its folder; a path *.journal or a database URL",
+    )
+    match: Literal["none", "parameters", "flops"] = Field(
+        "none", description="count that match_with makes equal to the base's: parameters, or FLOPs per token"
+    )
+    match_with: str = Field(
+        "model.n_embd", min_length=1, description="key of the whole number that is adjusted so that arms match"
+    )
+    factorial: bool = Field(False, description="every combination of the changes instead of one change at a time")
+    vary: dict[str, Any] = Field({}, description="lists of values by dotted key; each value is one change")
+    changes: dict[str, Any] = Field({}, description="named changes, each a table of dotted keys with their values")
+
+
 def is_free_form(key: Key, over_list: bool) -> bool:
-    """The `FreeForm` of an experiment: numbers in a key below sweep.space may be names or, below `choice`, values."""
+    """The `FreeForm` of an experiment: numbers in a key there may be names or, below `choice` and in lists, values."""
+    if key[:2] in (("ablate", "vary"), ("ablate", "changes")):
+        return not over_list
     return key[:2] == ("sweep", "space") and (not over_list or key[-1] == "choice")

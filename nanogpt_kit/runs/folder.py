@@ -90,7 +90,7 @@ class RunFolder:
 
         So is a run whose status cannot be read; its `cause` is then "unreadable" or "other_format".
         """
-        status = self._read_status()
+        status = self.recorded_status()
         if status.state != "running":
             return status
         try:
@@ -98,7 +98,7 @@ class RunFolder:
                 return status
         except KitError as error:
             return status.model_copy(update={"state": "interrupted", "cause": "unreadable", "reason": str(error)})
-        status = self._read_status()  # again: a run writes its last status, then drops the lock
+        status = self.recorded_status()  # again: a run writes its last status, then drops the lock
         if status.state != "running":
             return status
         died = {"state": "interrupted", "cause": "died", "reason": "its process exited without reporting a status"}
@@ -106,12 +106,13 @@ class RunFolder:
 
     def check_format(self) -> None:
         """Raises KitError for a run that another version of nanogpt-kit wrote in another format."""
-        status = self._read_status()
+        status = self.recorded_status()
         if status.cause == "other_format":
             remedy = "train again, or use the version that wrote it"
             raise KitError(f"{self} was written by another version: {status.reason}; {remedy}")
 
-    def _read_status(self) -> Status:
+    def recorded_status(self) -> Status:
+        """The content of status.json, whether its process still runs or not."""
         try:
             return Status.read(self.path / "status.json")
         except FileNotFoundError:

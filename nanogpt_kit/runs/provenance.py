@@ -8,10 +8,12 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.record import AnyText, Record, RecordPart
 from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch
@@ -97,7 +99,11 @@ class Provenance(Record):
     folder: AnyText
     started: str  # UTC, as 2026-01-02T03:04:05Z
     seed: int
-    fingerprint: str  # of the experiment
+    fingerprint: str  # of the experiment at the start
+    configuration: str  # Experiment.configuration()
+    code: str  # code_identity of the experiment
+    yardsticks: dict[str, str] = {}  # by metric: what measured it, see data/yardsticks.py; empty: imported
+    changed_at_step: int | None = None  # of the last resumption in which one of these three was another one than before
     components: dict[str, str]  # distribution/name by key
     distributions: dict[str, str]  # version by distribution
     git: GitState | None = None
@@ -108,6 +114,23 @@ class Provenance(Record):
     tokenizer_from: TokenizerFrom | None = None
     branched_from: BranchedFrom | None = None
     imported: Imported | None = None
+
+    @property
+    def is_duplicable(self) -> bool:
+        """Whether the result is that of `configuration` and `code` from step 0, as another run of that seed would be.
+
+        Not so for an imported model, for a run that began from weights of another one, and where its configuration,
+        code or evaluators changed on the way.
+        """
+        began_alone = self.data is not None and self.init_from is None and self.branched_from is None
+        return began_alone and self.changed_at_step is None
+
+    def yardstick(self, metric: str) -> str:
+        """What measured a metric, as a hash: values of two runs can be compared where it is equal.
+
+        "" where that is not known, as of an imported model.
+        """
+        return find_yardstick(self.yardsticks, metric)
 
     def recorded_path(self, text: str) -> Path:
         """A path of this record, which may be relative to the folder that the run was started in."""
@@ -137,6 +160,8 @@ def collect_provenance(experiment: Experiment, machine: Machine, **origin: Any) 
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seed=experiment.train.seed,
         fingerprint=experiment.fingerprint(),
+        configuration=experiment.configuration(),
+        code=code_identity(experiment),
         components={".".join(map(str, key)): experiment.entry_of(part).qualified for key, part in experiment.parts()},
         distributions={**versions, **{name: metadata.version(name) for name in LIBRARIES}},
         git=git,
@@ -144,6 +169,11 @@ def collect_provenance(experiment: Experiment, machine: Machine, **origin: Any) 
         **origin,
     )
     return record, hide_in_patch(patch)
+
+
+def find_yardstick(yardsticks: Mapping[str, str], metric: str) -> str:
+    """The yardstick of a metric among those of a run, whether an evaluator declares the metric or not."""
+    return yardsticks.get(metric) or yardsticks.get("*") or yardsticks.get("", "")
 
 
 def user_name() -> str:

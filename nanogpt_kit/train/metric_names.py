@@ -71,13 +71,13 @@ def unreported(layers: Layers, key: Key, metric: str, names: set[str]) -> Fault:
     return Fault(f"{message} {dotted(key)} names it ({layers.location(key)}).", "evaluator", layers.location(changed))
 
 
-def check_sweep_metric(experiment: Experiment, metric: str) -> None:
-    """Raises KitError where no run of `experiment` can have the metric that its sweep optimizes."""
+def check_study_metric(experiment: Experiment, metric: str, key: Key = ("sweep", "metric")) -> None:
+    """Raises KitError where no run of `experiment` can have the metric that its option `key` names."""
     names = evaluator_metrics(experiment)
     if names is None or metric in names or metric in LOGGED_METRICS or may_be_diagnostic(experiment, metric):
         return
     message = f"no run of it has a metric {metric!r}{did_you_mean(metric, {*names, *LOGGED_METRICS})}"
-    raise KitError(Fault(message, "sweep.metric", experiment.layers.location(("sweep", "metric"))))
+    raise KitError(Fault(message, dotted(key), experiment.layers.location(key)))
 
 
 def may_be_diagnostic(experiment: Experiment, metric: str) -> bool:

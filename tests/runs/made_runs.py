@@ -47,6 +47,8 @@ def provenance(data: tuple[str, str] | None) -> Provenance:
         started="2026-01-02T03:04:05Z",
         seed=7,
         fingerprint="",
+        configuration="",
+        code="",
         components={},
         distributions={},
         machine=MACHINE,

@@ -34,6 +34,8 @@ def recorded(tmp_path: Path, tiny: Path) -> RunFolder:
         started="2026-01-02T03:04:05Z",
         seed=3,
         fingerprint=experiment.fingerprint(),
+        configuration=experiment.configuration(),
+        code="",
         components={},
         distributions={},
         machine=Machine.of_this_machine(),

@@ -12,7 +12,7 @@ import pytest
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.train import session
-from nanogpt_kit.train.metric_names import LOGGED_METRICS, check_sweep_metric, evaluator_metrics
+from nanogpt_kit.train.metric_names import LOGGED_METRICS, check_study_metric, evaluator_metrics
 
 SPACE = '[sweep.space]\n"optimizer.lr" = { choice = [3e-3, 1e-3] }\n'
 UNDECLARED = """\
@@ -105,7 +105,7 @@ def test_a_metric_that_only_some_values_of_the_space_give_is_named_with_them(
 def test_a_metric_that_may_be_recorded_is_accepted(tiny: Path, options: list[str], metric: str) -> None:
     (tiny.parent / "odd.py").write_text(UNDECLARED)
     (tiny.parent / "counting.py").write_text(WITH_METRICS)
-    check_sweep_metric(Experiment.load(tiny, options), metric)
+    check_study_metric(Experiment.load(tiny, options), metric)
 
 
 def test_questions_declare_by_their_form_and_leave_a_bad_file_to_its_own_check(tmp_path: Path) -> None:

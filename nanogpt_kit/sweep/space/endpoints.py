@@ -23,7 +23,7 @@ from nanogpt_kit.sweep.space.parameters import (
 from nanogpt_kit.sweep.space.space import Space, is_key_within
 from nanogpt_kit.train.before_data import check_model
 from nanogpt_kit.train.context import resolve_run_context
-from nanogpt_kit.train.metric_names import check_metric_options, check_sweep_metric
+from nanogpt_kit.train.metric_names import check_metric_options, check_study_metric
 
 MAX_COMBINATIONS = 1000  # of endpoints that are checked; each takes 1 to 10 ms, mostly for its model
 MAX_FAULTS = 8  # of combinations that are reported
@@ -120,7 +120,7 @@ class SpaceValidator:
                 experiment.check_context(ctx)
                 check_model(experiment, ctx)
                 check_metric_options(experiment)
-                check_sweep_metric(experiment, self.space.options.metric)
+                check_study_metric(experiment, self.space.options.metric)
                 self.valid_parts |= parts
         except KitError as error:
             return error.faults

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import leaves
 from nanogpt_kit.sweep.space.parameters import (
     MAX_POINTS,
@@ -43,10 +44,7 @@ class Space:
         """Raises KitError with all that is wrong in the table; `endpoints` checks the experiments that it makes."""
         assert base.sweep is not None, "there is a [sweep] table"
         self.base, self.options = base, base.sweep
-        self.layers, self.folder = base.layers.copy(), base.folder
-        self.layers.values = base.resolved()  # with defaults, so that every slot names its component
-        for key, _ in leaves(self.layers.values):
-            self.layers.locations.setdefault(key, base.layers.location(key))
+        self.layers, self.folder = layers_with_defaults(base), base.folder
         self.parameters: list[Parameter] = []
         self.settings: list[Setting] = []
         self.faults: list[Fault] = []
@@ -225,6 +223,15 @@ class Space:
         """The parameters as text by name, as a study stores them: {"optimizer.lr": "float [0.0001, 0.01], log"}."""
         settings = {f"{one.key}, where {one.conditions_text}": f"= {format_value(one.value)}" for one in self.settings}
         return {parameter.name: str(parameter) for parameter in self.parameters} | settings
+
+
+def layers_with_defaults(experiment: Experiment) -> Layers:
+    """A copy of its layers in which every slot names its component, so that a change may set an option of any."""
+    layers = experiment.layers.copy()
+    layers.values = experiment.resolved()
+    for key, _ in leaves(layers.values):
+        layers.locations.setdefault(key, experiment.layers.location(key))
+    return layers
 
 
 def is_key_within(key: str, table: str) -> bool:

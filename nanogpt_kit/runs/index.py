@@ -1,0 +1,143 @@
+"""All runs below the runs folder, at any depth, each with what lists and comparisons need of it.
+
+The folders are the truth. A cache keeps what was read of each until one of its files changes; it may be deleted,
+damaged or written by several processes at any time.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
+from pathlib import Path
+
+from nanogpt_kit import __version__
+from nanogpt_kit.runs.folder import runs_root
+from nanogpt_kit.runs.indexed_run import FILES, IndexedRun
+from nanogpt_kit.system.folders import cache_dir
+from nanogpt_kit.system.reading import read_bytes
+from nanogpt_kit.system.writing import write_atomically
+
+FORMAT = 1  # of the cache; grows when an IndexedRun is read in another way
+UNSETTLED_NS = 2 * 10**9  # a file may change again without another time: FAT rounds times to 2 s, others to 10 ms
+COLUMNS = tuple(column.name for column in fields(IndexedRun))
+
+Stamp = list[int]  # time of change in ns, size and inode of each of FILES; -1 where it is missing
+Rows = dict[str, tuple[Stamp, IndexedRun]]  # by the absolute path of the run
+
+
+def index_runs(root: Path | None = None) -> list[IndexedRun]:
+    """Every run below `root` (default: the runs folder) in order of start times, the newest last.
+
+    A run whose process died is "interrupted", as for `RunFolder.status`.
+    """
+    top = os.path.abspath(root or runs_root())
+    with without_collection():
+        before, after, runs = read_cache(top), {}, []
+        settled = time.time_ns() - UNSETTLED_NS
+        for path in run_paths(top):
+            stamp = stamp_of(path)
+            known = before.get(path)
+            row = known[1] if known and known[0] == stamp else IndexedRun.read(path)
+            if max(stamp[::3]) < settled:
+                after[path] = (stamp, row)
+            runs.append(with_live_state(row))
+        if {path: stamp for path, (stamp, _) in after.items()} != {path: stamp for path, (stamp, _) in before.items()}:
+            write_cache(top, after)
+    return sorted(runs, key=lambda run: (run.started, run.path))
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Python's garbage collector looks at every new object again and again; rows are many, and none is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def run_paths(top: str) -> Iterator[str]:
+    """The folders below `top` that are runs, also behind links to folders elsewhere. Runs within runs, and hidden
+    folders, are left out."""
+    seen = {os.path.realpath(top)}
+    folders = [top]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                found = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        except OSError:  # removed meanwhile, or not readable
+            continue
+        for entry in found:
+            if entry.is_symlink():
+                target = os.path.realpath(entry.path)
+                if any(is_within(target, other) or is_within(other, target) for other in seen):
+                    continue  # it is listed already, or would be without end
+                seen.add(target)
+            if os.path.exists(f"{entry.path}/experiment.toml"):
+                yield entry.path
+            else:
+                folders.append(entry.path)
+
+
+def is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def stamp_of(path: str) -> Stamp:
+    stamp = []
+    for name in FILES:
+        try:
+            found = os.stat(f"{path}/{name}")
+            stamp += [found.st_mtime_ns, found.st_size, found.st_ino]
+        except OSError:
+            stamp += [-1, -1, -1]
+    return stamp
+
+
+def with_live_state(row: IndexedRun) -> IndexedRun:
+    """The row with its present state: whether the process of a running run still lives is never cached."""
+    if row.state != "running":
+        return row
+    status = row.folder.status()
+    return replace(row, state=status.state, cause=status.cause, reason=status.reason)
+
+
+def read_cache(top: str) -> Rows:
+    """What was read before; empty where the cache is missing or damaged, or where another version wrote it."""
+    with suppress(OSError, RuntimeError, ValueError, TypeError, RecursionError):
+        checksum, _, content = read_bytes(cache_file(top)).partition(b"\n")
+        if checksum == checksum_of(content):
+            record = json.loads(content)
+            if record["identity"] == identity_of(top):
+                return {row[0]: (stamp, IndexedRun(*row)) for stamp, row in record["rows"]}
+    return {}
+
+
+def write_cache(top: str, rows: Rows) -> None:
+    values = [(stamp, [getattr(row, name) for name in COLUMNS]) for stamp, row in rows.values()]
+    content = json.dumps({"identity": identity_of(top), "rows": values}, separators=(",", ":")).encode("ascii")
+    with suppress(OSError, RuntimeError):  # a full or read-only disk, or no home: the next call takes as long
+        file = cache_file(top)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, checksum_of(content) + b"\n" + content, 0o600)
+
+
+def identity_of(top: str) -> list[object]:
+    return [FORMAT, __version__, list(COLUMNS), list(FILES), top]
+
+
+def checksum_of(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode("ascii")
+
+
+def cache_file(top: str) -> Path:
+    """Raises RuntimeError without a home."""
+    return cache_dir() / "runs" / f"{hashlib.sha256(os.fsencode(top)).hexdigest()[:16]}.json"

@@ -1,0 +1,138 @@
+"""Arms with as many parameters, or FLOPs per token, as the base: one whole-number option of each arm is adjusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nanogpt_kit.core.errors import KitError, did_you_mean, dotted
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import leaves
+from nanogpt_kit.nn.flops import model_size
+from nanogpt_kit.sweep.space.endpoints import value_at_key
+from nanogpt_kit.train.before_data import ASSUMED_VOCABULARY
+
+MAX_DIFFERENCE = 0.05  # of an arm's count from the base's
+MAX_GAP = 512  # between values that are valid, as multiples of 2 * n_head are with rotary positions
+MAX_DOUBLINGS = 24
+WORDS = {"parameters": "parameters", "flops": "FLOPs per token"}
+
+Count = Callable[[int], float | None]  # of the arm with this value of the option; None where it is not valid
+
+
+@dataclass(frozen=True)
+class Match:
+    """The value of the option with which an arm is nearest to the base, and both counts."""
+
+    before: int
+    value: int
+    count: float
+    target: float
+
+    @property
+    def difference(self) -> float:
+        """Of the arm's count from the base's, as a fraction of the latter."""
+        return self.count / self.target - 1
+
+    def describe(self, what: str) -> str:
+        """ "17,712 parameters, 0.8% more than the base"."""
+        if self.count == self.target:
+            return f"{self.count:,.0f} {WORDS[what]}, as many as the base"
+        size = f"{abs(self.difference):.2%}".replace("0.00%", "less than 0.01%")
+        return f"{self.count:,.0f} {WORDS[what]}, {size} {'more' if self.difference > 0 else 'fewer'} than the base"
+
+
+def count_of_model(experiment: Experiment, what: str) -> float | None:
+    """The parameters of the model, or its FLOPs per token; None where they cannot be counted without weights.
+
+    Raises KitError where the parts of the model do not fit together.
+    """
+    size = model_size(experiment.model, experiment.tokenizer.known_vocab_size() or ASSUMED_VOCABULARY)
+    if size is None:
+        return None
+    return size.total if what == "parameters" else size.flops_per_token
+
+
+def match_arm(arm: Experiment, make: Callable[[int], Experiment], key: str, what: str, target: float) -> Match:
+    """The value of the option `key` with which the arm's count is nearest to `target`; `make` builds it with a value.
+
+    Raises KitError where the option is not a whole number, or where the arm cannot be counted.
+    """
+    before = value_at_key(arm.resolved(), key)
+    if type(before) is not int:
+        raise KitError(not_a_whole_number(arm, key, before))
+    counts: dict[int, float | None] = {before: count_of_model(arm, what)}
+    if counts[before] is None:
+        raise KitError(uncountable(what))
+
+    def count(value: int) -> float | None:
+        if value not in counts:
+            try:
+                counts[value] = count_of_model(make(value), what)
+            except KitError:  # not valid, such as a width that the heads do not divide
+                counts[value] = None
+        return counts[value]
+
+    value = nearest_count(count, before, target)
+    nearest = count(value)
+    assert nearest is not None, "a valid value is chosen"
+    return Match(before, value, nearest, target)
+
+
+def uncountable(what: str) -> str:
+    return f"the {WORDS[what]} of the model cannot be counted before it is built, so arms cannot be matched"
+
+
+def not_a_whole_number(arm: Experiment, key: str, value: object) -> str:
+    numbers = {dotted(at) for at, leaf in leaves(arm.resolved()) if type(leaf) is int and at[0] == "model"}
+    got = "not an option of it" if value is None else f"{value!r}"
+    return f"{key!r} should be an option that is a whole number, and is {got}{did_you_mean(key, numbers)}"
+
+
+def nearest_count(count: Count, start: int, target: float) -> int:
+    """The valid value whose count is nearest to `target`; `start` is valid, and counts grow with the value.
+
+    Bisection over the valid values. Of two that are equally near it is the one nearer to `start`.
+    """
+    low, high = bracket_target(count, start, target)
+    while (middle := valid_between(count, low, high)) is not None:
+        if (count(middle) or 0) < target:
+            low = middle
+        else:
+            high = middle
+    known = {value: found for value in (low, high, start) if value > 0 and (found := count(value)) is not None}
+    return min(known, key=lambda value: (abs(known[value] - target), abs(value - start)))
+
+
+def bracket_target(count: Count, start: int, target: float) -> tuple[int, int]:
+    """(a value whose count is below `target`, or 0; one whose count is not, or one above all that are valid)."""
+    first = count(start) or 0
+    if first >= target:
+        low = start
+        while low > 0 and (count(low) or 0) >= target:
+            low = valid_in(count, range(low // 2, max(0, low // 2 - MAX_GAP), -1)) or 0
+        return low, start
+    value = start
+    for _ in range(MAX_DOUBLINGS):
+        larger = valid_in(count, range(2 * value, 2 * value + MAX_GAP))
+        found = None if larger is None else count(larger)
+        if larger is None or found is None:
+            return value, 2 * value
+        if found >= target:
+            return value, larger
+        if found == first:  # the option has no effect on the count
+            break
+        value = larger
+    return value, value + 1
+
+
+def valid_between(count: Count, low: int, high: int) -> int | None:
+    """A valid value between two others, near their middle; None where there is none."""
+    middle = (low + high + 1) // 2
+    above = valid_in(count, range(middle, min(high, middle + MAX_GAP)))
+    return above if above is not None else valid_in(count, range(middle - 1, max(low, middle - 1 - MAX_GAP), -1))
+
+
+def valid_in(count: Count, values: range) -> int | None:
+    """The first of `values` that is valid; None where none is."""
+    return next((value for value in values if count(value) is not None), None)
