@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanogpt_kit.compare.numbers import count_text, decimal_text, joined_names, level_text, value_decimals
-from nanogpt_kit.compare.record import Comparison, Result, Verdict
+from nanogpt_kit.compare.record import Comparison, Judgement, Result, Verdict
 from nanogpt_kit.runs.description import one_line
 
 VERDICTS: tuple[Verdict, ...] = ("better", "undecided", "worse")
@@ -29,32 +29,35 @@ def verdict_sentence(comparison: Comparison, result: Result) -> str:
     """Such as "swiglu against gelu: worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs: undecided; 16 more
     seeds would decide it if the difference stays as it is"."""
     contender, base = label_of(comparison, result.arm), label_of(comparison, 0)
+    return f"{contender} against {base}: {verdict_text(result, comparison.direction, value_decimals(comparison))}"
+
+
+def verdict_text(result: Judgement, direction: str, decimals: int) -> str:
+    """The difference, the verdict, and what explains it."""
     remark = "; ".join(filter(None, [result.reason, more_seeds_text(result)]))
     verdict = result.verdict + (f"; {remark}" if remark else "")
-    measured = [difference_text(comparison, result)] if result.difference is not None else []
-    return ": ".join([f"{contender} against {base}", *measured, verdict])
+    return f"{difference_text(result, direction, decimals)}: {verdict}" if result.difference is not None else verdict
 
 
-def difference_text(comparison: Comparison, result: Result) -> str:
+def difference_text(result: Judgement, direction: str, decimals: int) -> str:
     """Such as "worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs"."""
     assert result.difference is not None
-    decimals = value_decimals(comparison)
     size = decimal_text(abs(result.difference), decimals)
-    is_better = (result.difference < 0) == (comparison.direction == "minimize")
+    is_better = (result.difference < 0) == (direction == "minimize")
     text = f"{'better' if is_better else 'worse'} by {size}" if result.difference else "no difference"
     if result.low is not None:
         text += f" ({level_text(result.level)} interval {interval_text(result, decimals)})"
     return f"{text} over {count_text(len(result.seeds), 'pair')}"
 
 
-def interval_text(result: Result, decimals: int) -> str:
+def interval_text(result: Judgement, decimals: int) -> str:
     """Such as "-0.0963 to 0.1910"; empty where there is none."""
     if result.low is None or result.high is None:
         return ""
     return f"{decimal_text(result.low, decimals)} to {decimal_text(result.high, decimals)}"
 
 
-def more_seeds_text(result: Result) -> str:
+def more_seeds_text(result: Judgement) -> str:
     if result.more_seeds is None:
         return ""
     decides = f"{count_text(result.more_seeds, 'more seed')} would decide it"
