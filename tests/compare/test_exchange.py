@@ -68,7 +68,7 @@ def test_nothing_is_extrapolated_beyond_the_smallest_budget_or_beyond_the_full_o
 
 
 def test_without_a_fall_of_the_loss_with_tokens_there_is_no_fraction() -> None:
-    for values in ((3.0, 2.9, 2.95, 2.97), (2.0, 2.1, 3.0, 3.1)):
+    for values in ((3.0, 2.9, 2.95, 2.97), (2.0, 2.1, 3.0, 3.1), (3.0, 2.9, 2.97, 2.91)):
         runs = {FULL // 2: {7: values[0], 8: values[1]}, FULL: {7: values[2], 8: values[3]}}
         found = tokens_saved(runs, (-0.1, -0.2, -0.05), "minimize")
         assert (found.fraction, found.limit) == (None, None)

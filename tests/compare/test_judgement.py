@@ -61,7 +61,10 @@ def test_an_identical_contender_is_undecided_with_an_interval_of_zero() -> None:
 
 
 def test_a_difference_that_is_the_same_for_every_seed_has_an_unknown_spread() -> None:
-    result = judge_shifts(0.02, 0.02, 0.02, 0.02)  # not exactly the same after rounding
+    base = {1: 0.1, 2: 3.7, 3: 60.3}
+    contender = {seed: value + 0.02 for seed, value in base.items()}
+    assert len({contender[seed] - value for seed, value in base.items()}) == 3, "they differ by rounding"
+    (result,) = judge_arms([base, contender], "minimize")
     assert result.verdict == "undecided"
     assert "same for every seed" in result.reason
     assert (result.low, result.high, result.p_value, result.more_seeds) == (None, None, None, None)
@@ -154,6 +157,28 @@ def test_more_seeds_count_that_holm_tests_a_contender_only_after_those_before_it
     assert second.more_seeds is not None
     assert second.more_seeds == alone.more_seeds  # it is the last one of the two, at the whole level
     assert judge_arms([BASE, shift(BASE, *strong)], "minimize")[0].more_seeds < first.more_seeds  # type: ignore[operator]
+
+
+def alternating(mean: float, sd: float) -> dict[int, float]:
+    """Four values with this mean and standard deviation."""
+    step = sd * math.sqrt(3 / 4)
+    return {seed: mean + sign * step for seed, sign in enumerate((1, -1, 1, -1))}
+
+
+def test_a_contender_that_holm_tests_second_needs_as_many_seeds_as_the_first_one() -> None:
+    zero = dict.fromkeys(range(4), 0.0)
+    first, second = judge_arms([zero, alternating(0.5, 1.0), alternating(0.499, 1.0)], "minimize")
+    (alone,) = judge_arms([zero, alternating(0.499, 1.0)], "minimize")
+    assert alone.more_seeds is not None
+    assert first.more_seeds is not None
+    assert first.more_seeds == second.more_seeds > alone.more_seeds
+
+
+def test_where_no_number_of_seeds_decides_the_first_contender_none_decides_the_second() -> None:
+    zero = dict.fromkeys(range(4), 0.0)
+    first, second = judge_arms([zero, alternating(0.099, 1.0), alternating(0.0985, 1.0)], "minimize")
+    assert (first.more_seeds, second.more_seeds) == (None, None)
+    assert judge_arms([zero, alternating(0.0985, 1.0)], "minimize")[0].more_seeds is not None
 
 
 def test_the_number_of_seeds_decides_if_mean_and_spread_stay() -> None:

@@ -49,8 +49,8 @@ def test_noise_of_an_arm_has_an_effect_for_usual_numbers_of_seeds_and_for_the_on
 
 
 def test_a_contender_gives_the_paired_effects_too() -> None:
-    base = {1: 3.0, 2: 3.5, 3: 2.5, 4: 2.0}
-    noise = measure_noise(base, {1: 3.1, 2: 3.62, 3: 2.6, 9: 1.0, 4: math.nan})
+    base = {1: 3.0, 2: 3.5, 3: 2.5, 4: 2.0, 5: math.nan}
+    noise = measure_noise(base, {1: 3.1, 2: 3.62, 3: 2.6, 9: 1.0, 4: math.nan, 5: 2.0})
     assert noise.pairs == 3
     assert noise.difference_sd == pytest.approx(0.011547, rel=1e-4)
     assert [effect.seeds for effect in noise.effects] == [3, 4, 5, 10, 20]
