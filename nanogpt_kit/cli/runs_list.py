@@ -124,13 +124,20 @@ def default_columns(runs: Sequence[IndexedRun]) -> list[str]:
 
 
 def differing_options(runs: Sequence[IndexedRun]) -> list[str]:
-    """At most MAX_OPTIONS keys whose values differ, and which most of these runs have."""
+    """At most MAX_OPTIONS keys whose values differ, and which most of these runs have.
+
+    An option that only some of the components in a slot have is left out: the slot differs.
+    """
     found: dict[str, int] = {}  # how many runs have it
     for key in {key: None for run in runs for key in run.options if key.partition(".")[0] in SECTIONS}:
         values = [run.options.get(key) for run in runs]
         if key not in NOT_SHOWN and any(value != values[0] for value in values):
             found[key] = len(values) - values.count(None)
-    keys = [key for key, count in found.items() if 2 * count > len(runs)]
+    keys = [
+        key
+        for key, count in found.items()
+        if 2 * count > len(runs) and not (count < len(runs) and f"{key.rpartition('.')[0]}.use" in found)
+    ]
     keys.sort(key=lambda key: (-found[key], SECTIONS.index(key.partition(".")[0])))
     return [key.removesuffix(".use") for key in keys[:MAX_OPTIONS]]
 
@@ -150,7 +157,9 @@ def column_of(runs: Sequence[IndexedRun], key: str) -> Column:
     texts = [one_line(cell_text(run, key)) for run in runs]
     if key == "run":  # names of runs differ at their right, where they have the run id
         return Column(key, texts, "left", MIN_RUN)
-    return Column(key, texts, "right", MIN_TEXT) if key in TEXTS else Column(key, texts)
+    if key in TEXTS:
+        return Column(key, texts, "right", MIN_TEXT, rank=1)
+    return Column(key, texts, rank=2 if key in FIRST else 0)
 
 
 def cell_text(run: IndexedRun, key: str) -> str:

@@ -214,5 +214,5 @@ def test_a_trial_and_an_arm_are_found_by_the_names_of_their_folders() -> None:
     assert find_run("tiny/sweep/trial-0002-s7").folder == trial
     for name in ("wide", "mine"):
         make_listed_run(f"{name}/sweep/trial-0002-s7")
-    with pytest.raises(KitError, match="is the name of 3 runs: .*mine/sweep.*tiny/sweep.*wide/sweep.*by its folder"):
+    with pytest.raises(KitError, match=r"is the name of 3 runs: .*mine/sweep.*tiny/sweep.*wide/sweep.*by its folder"):
         find_run("trial-0002-s7")

@@ -272,7 +272,7 @@ for _ in range(30):
 """
 
 
-def test_processes_that_write_it_at_once_all_list_the_truth(real_processes: None) -> None:
+def test_processes_that_write_it_at_once_all_list_the_truth() -> None:
     for number in range(8):
         make_old(make_listed_run(f"a/{number}", started=f"2026-01-02T00:00:0{number}Z"))
     processes = [subprocess.Popen([sys.executable, "-c", INDEX], stderr=subprocess.PIPE, text=True) for _ in range(3)]

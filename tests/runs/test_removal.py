@@ -132,11 +132,11 @@ remove_run(RunFolder(Path(sys.argv[1])))
 """
 
 
-def test_a_kill_leaves_a_whole_run_or_none(real_processes: None) -> None:
+def test_a_kill_leaves_a_whole_run_or_none() -> None:
     whole = 0
-    for attempt in range(12):
+    for attempt in range(6):
         run = make_listed_run(f"a/{attempt}")
-        for number in range(400):
+        for number in range(80):
             (run.checkpoint(number) / "deep").mkdir(parents=True)
         files = sum(1 for _ in run.path.rglob("*"))
         command = [sys.executable, "-c", REMOVE, str(run)]
@@ -146,7 +146,7 @@ def test_a_kill_leaves_a_whole_run_or_none(real_processes: None) -> None:
         assert process.stdout.readline() == "ready\n"
         process.stdin.write("\n")
         process.stdin.flush()
-        time.sleep(attempt * 0.002)
+        time.sleep(attempt * 0.003)
         process.kill()
         process.communicate()
         is_there = run.path.exists()
@@ -156,7 +156,7 @@ def test_a_kill_leaves_a_whole_run_or_none(real_processes: None) -> None:
             whole += 1
             assert sum(1 for path in run.path.rglob("*") if path.name != "lock") == files
             shutil.rmtree(run.path)
-    assert whole < 12  # some were killed while, or after, they removed it
+    assert whole < 6  # some were killed while, or after, they removed it
     remove_run(make_listed_run("a/last"))
     assert hidden() == []
 
@@ -168,6 +168,6 @@ def test_a_folder_that_cannot_be_renamed_stays(monkeypatch: pytest.MonkeyPatch) 
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(KitError, match="cannot remove .*: Permission denied"):
+    with pytest.raises(KitError, match=r"cannot remove .*: Permission denied"):
         remove_run(run)
     assert (run.path / "experiment.toml").exists()
