@@ -264,7 +264,8 @@ WORDS = {
     *("NANOGPT_KIT_RUNS", "NANOGPT_KIT_DATA", "state_dict", "load_state_dict", "slow", "max-autotune", "device"),
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
-    *("val/loss", "val/bits_per_byte"),
+    *("val/loss", "val/bits_per_byte", "train/loss"),
+    *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
     *("hellaswag/accuracy", "hellaswag/accuracy_norm", "lambada/accuracy", "lambada/perplexity", "wiki/bits_per_byte"),
     *(
         "wiki/loss",

@@ -83,6 +83,8 @@ def toml_keys() -> Iterator[str]:
 
 def commands(command: click.Command = main, path: str = "nanogpt-kit") -> Iterator[str]:
     for parameter in command.params:
+        if getattr(parameter, "hidden", False):
+            continue
         words = (
             parameter.opts if isinstance(parameter, click.Option) else [parameter.make_metavar(click.Context(command))]
         )

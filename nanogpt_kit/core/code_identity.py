@@ -2,7 +2,7 @@
 
 A version does not identify it, since code under development changes without one. Included are:
 
-- the rooms of the kit that are at work between the experiment and its last metric. Those that start a run, judge it,
+- the rooms of the kit that run between the experiment and its last metric. Those that start a run, judge it,
   show it or convert it (`NOT_IN_A_RUN`) compute nothing of it, and changing them keeps its results;
 - of built-in components, the folders of the kinds that the experiment uses: a component imports only the api and
   modules beside it;

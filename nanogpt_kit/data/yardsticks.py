@@ -52,7 +52,7 @@ def compute_yardsticks(experiment: Experiment, manifest: DataManifest) -> dict[s
 def measured_data(evaluator: Evaluator, manifest: DataManifest, of_text: bool) -> Any:
     """What identifies the data of a metric: the text of the splits, or their tokens.
 
-    Where an evaluator reads no split it has a text of its own; its metrics in tokens depend on the tokenizer.
+    Where an evaluator reads no split, but another text, its metrics in tokens depend on the tokenizer.
     """
     splits = [split for split in evaluator.splits_read() if split in manifest.splits]
     if of_text:

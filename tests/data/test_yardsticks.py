@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 
 from nanogpt_kit.components.tokenizer.byte import ByteEncoder
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Encoder
+from nanogpt_kit.core.kinds import Dataset, Document, Encoder
 from nanogpt_kit.data import chunks as cutting
+from nanogpt_kit.data import pretokenized
 from nanogpt_kit.data import yardsticks as measured
 from nanogpt_kit.data.chunks import CorpusStats, TextHash, text_chunks
 from nanogpt_kit.data.prepare import prepare
-from nanogpt_kit.data.pretokenized import hash_text
+from nanogpt_kit.data.writer import TokenWriter
 from nanogpt_kit.data.yardsticks import OTHERS, UNDECLARED, compute_yardsticks
 from nanogpt_kit.runs.provenance import find_yardstick
 
@@ -200,16 +203,33 @@ class OneSpaceLess(ByteEncoder):
         return super().decode_bytes(ids).removeprefix(b" ")  # type: ignore[arg-type]
 
 
-def hash_of_tokens(encoder: Encoder, tokens: list[int], size: int) -> str:
-    import numpy as np
+class Ids(Dataset):
+    """The same tokens in both splits, in chunks."""
 
-    text, before, at_start = TextHash(), None, True
-    for first in range(0, len(tokens), size):
-        ids = np.array(tokens[first : first + size])
-        before = hash_text(text, ids, np.flatnonzero(ids == 256), None if at_start else before, encoder)
-        at_start = ids[-1] == 256
-    text.add(b"", is_end=True)
-    return str(text.sha256.hexdigest())
+    ids: tuple[int, ...]
+    size: int
+
+    def documents(self, split: str) -> Iterator[Document]:
+        raise AssertionError("these are tokens")
+
+    def tokens(self, split: str) -> Iterator[np.ndarray]:
+        return (np.array(self.ids[first : first + self.size]) for first in range(0, len(self.ids), self.size))
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+class AllOnDisk:
+    """Takes the place of a writer."""
+
+    def skip(self, checksum: int) -> bool:
+        return True
+
+
+def hash_of_tokens(encoder: Encoder, tokens: list[int], size: int) -> str:
+    stats = CorpusStats(("train", "val"), False, 100)
+    pretokenized.copy_tokens(Ids(ids=tuple(tokens), size=size), encoder, cast(TokenWriter, AllOnDisk()), stats)
+    return str(stats.text_hashes["val"].sha256.hexdigest())
 
 
 @pytest.mark.parametrize("encoder", [ByteEncoder(), OneSpaceLess()])

@@ -97,7 +97,7 @@ class Evaluator(Component):
         return None
 
     def splits_read(self) -> tuple[str, ...]:
-        """The splits of the dataset that it measures on; empty where it has a text of its own."""
+        """The splits of the dataset that it measures on; empty where it reads another text."""
         return ("val",)
 
     def text_metrics(self) -> tuple[str, ...]:
