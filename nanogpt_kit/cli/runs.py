@@ -5,7 +5,11 @@ from __future__ import annotations
 import click
 
 from nanogpt_kit.cli.ledger import list_comparisons
+from nanogpt_kit.cli.runs_diff import diff_runs
 from nanogpt_kit.cli.runs_list import list_runs
+from nanogpt_kit.cli.runs_note import note_run
+from nanogpt_kit.cli.runs_rm import remove_runs
+from nanogpt_kit.cli.runs_show import show_run
 from nanogpt_kit.cli.top_help import SubcommandHelp
 
 
@@ -14,5 +18,5 @@ def runs() -> None:
     """List the runs below the runs folder, and look up, remark on or remove some of them."""
 
 
-for command in (list_runs, list_comparisons):
+for command in (list_runs, show_run, diff_runs, note_run, remove_runs, list_comparisons):
     runs.add_command(command)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nanogpt_kit.cli.candidates import columns_candidates, filter_candidates, run_key_candidates
+from nanogpt_kit.cli.experiment import without_garbage_collection
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.text_table import Column, table_lines
 from nanogpt_kit.core.errors import printable
@@ -49,6 +49,7 @@ MIN_TEXT, MIN_RUN = 12, 32  # characters of a column that is cut; a run id has a
     "--limit", type=click.IntRange(1), metavar="N", help="At most N runs: the first after --sort, else the newest."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list: all of each run, or its --columns.")
+@without_garbage_collection()
 def list_runs(
     filters: tuple[str, ...],
     sort_key: str | None,
@@ -63,7 +64,6 @@ def list_runs(
     'optimizer.lr>=1e-3', model.mlp=swiglu, state=finished, 'started>2026-11-01', 'dataset.source=*.txt'. A name alone
     is that of an experiment, or of a folder of runs. Runs without the value do not match.
     """
-    gc.disable()  # a list of runs is many objects and no garbage, and the process ends soon
     from nanogpt_kit.cli.run_keys import check_key
     from nanogpt_kit.runs.filters import key_of, select_runs
     from nanogpt_kit.runs.folder import runs_root
@@ -124,13 +124,20 @@ def default_columns(runs: Sequence[IndexedRun]) -> list[str]:
 
 
 def differing_options(runs: Sequence[IndexedRun]) -> list[str]:
-    """At most MAX_OPTIONS keys whose values differ, and which most of these runs have."""
+    """At most MAX_OPTIONS keys whose values differ, and which most of these runs have.
+
+    An option that only some of the components in a slot have is left out: the slot differs.
+    """
     found: dict[str, int] = {}  # how many runs have it
     for key in {key: None for run in runs for key in run.options if key.partition(".")[0] in SECTIONS}:
         values = [run.options.get(key) for run in runs]
         if key not in NOT_SHOWN and any(value != values[0] for value in values):
             found[key] = len(values) - values.count(None)
-    keys = [key for key, count in found.items() if 2 * count > len(runs)]
+    keys = [
+        key
+        for key, count in found.items()
+        if 2 * count > len(runs) and not (count < len(runs) and f"{key.rpartition('.')[0]}.use" in found)
+    ]
     keys.sort(key=lambda key: (-found[key], SECTIONS.index(key.partition(".")[0])))
     return [key.removesuffix(".use") for key in keys[:MAX_OPTIONS]]
 
@@ -145,15 +152,17 @@ def print_table(runs: Sequence[IndexedRun], keys: Sequence[str]) -> None:
 
 
 def column_of(runs: Sequence[IndexedRun], key: str) -> Column:
-    from nanogpt_kit.runs.description import one_line, value_text
+    from nanogpt_kit.runs.description import one_line
 
-    texts = [one_line(cell_text(run, key, value_text)) for run in runs]
+    texts = [one_line(cell_text(run, key)) for run in runs]
     if key == "run":  # names of runs differ at their right, where they have the run id
         return Column(key, texts, "left", MIN_RUN)
-    return Column(key, texts, "right", MIN_TEXT) if key in TEXTS else Column(key, texts)
+    if key in TEXTS:
+        return Column(key, texts, "right", MIN_TEXT, rank=1)
+    return Column(key, texts, rank=2 if key in FIRST else 0)
 
 
-def cell_text(run: IndexedRun, key: str, metric_text: Callable[[float], str]) -> str:
+def cell_text(run: IndexedRun, key: str) -> str:
     value = run.value(key)
     if key == "step":
         return f"{run.step}/{run.total_steps}" if run.total_steps not in (0, run.step) else str(run.step)
@@ -164,3 +173,8 @@ def cell_text(run: IndexedRun, key: str, metric_text: Callable[[float], str]) ->
     if isinstance(value, float):
         return f"{value:.1f}" if key == "seconds" else f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def metric_text(value: float) -> str:
+    """As `eval` prints metrics, except very small and very large ones."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.6g}"

@@ -127,7 +127,7 @@ def print_result(summary: SweepSummary) -> None:
     if summary.best() is None:
         print_lines("no trial has produced a value", err=True)
         return
-    for line in (*confirmation_lines(summary), best_line(summary)):
+    for line in (*confirmation_lines(summary), best_line(summary), *verdict_lines(summary)):
         print_lines(line, err=True)
     if not summary.confirmed and len(summary.trials) > 1:
         print_lines(
@@ -143,6 +143,14 @@ def best_line(summary: SweepSummary) -> str:
     best = summary.best()
     assert best is not None, "called only if there is one"
     return f"best: trial {best.index}, {summary.options.metric} {best.value:.4f}: {format_config(best.config)}"
+
+
+def verdict_lines(summary: SweepSummary) -> list[str]:
+    """The best trial against the experiment as written, if there are several seeds."""
+    from nanogpt_kit.sweep.study.verdict import judge_best_trial
+
+    verdict = judge_best_trial(summary)
+    return [verdict.sentence()] if verdict is not None else []
 
 
 def confirmation_lines(summary: SweepSummary) -> list[str]:
@@ -187,7 +195,9 @@ def status_command(
 
 
 def status_json(summary: SweepSummary) -> dict[str, Any]:
-    best = summary.best()
+    from nanogpt_kit.sweep.study.verdict import judge_best_trial
+
+    best, verdict = summary.best(), judge_best_trial(summary)
     trials = [
         {
             "index": trial.index,
@@ -209,6 +219,7 @@ def status_json(summary: SweepSummary) -> dict[str, Any]:
         "total_trials": summary.count,
         "counts": summary.counts(),
         "best": None if best is None else best.index,
+        "verdict": None if verdict is None else verdict.as_json(),
         "confirmed": [
             {"trial": trial.index, "mean": trial.mean, "values": list(trial.values)} for trial in summary.confirmed
         ],
@@ -233,6 +244,8 @@ def print_status(summary: SweepSummary) -> None:
         print_lines(line)
     if summary.best() is not None:
         print_lines(best_line(summary))
+    for line in verdict_lines(summary):
+        print_lines(line)
     console = rich.get_console()
     if not console.is_terminal:
         console.width = 200  # a pipe has no width; lines of a log are not wrapped at 80 columns

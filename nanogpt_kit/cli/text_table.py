@@ -19,6 +19,7 @@ class Column:
     texts: Sequence[str]
     cut: Literal["", "left", "right"] = ""  # the end at which its texts may be cut
     least: int = 0  # columns of the terminal that it keeps when it is cut
+    rank: int = 0  # columns with a smaller one are left out first where there is too little space
 
     @property
     def width(self) -> int:
@@ -32,13 +33,11 @@ class Column:
 def table_lines(columns: Sequence[Column], width: int | None) -> tuple[list[str], list[str]]:
     """(the lines of the table, the names of the columns that are left out so that it is not wider than `width`).
 
-    With too little space, whole columns are left out from the right, those that can be cut last. The first one stays.
+    With too little space, whole columns are left out, of one rank from the right. The first one stays.
     """
-    shown, left_out = list(columns), list[str]()
+    shown = list(columns)
     while width is not None and len(shown) > 1 and sum(column.min_width + GAP for column in shown) - GAP > width:
-        gone = next((column for column in reversed(shown[1:]) if not column.cut), shown[-1])
-        shown.remove(gone)
-        left_out.insert(0, gone.name)
+        shown.remove(min(reversed(shown[1:]), key=lambda column: column.rank))
     widths = [column.width if width is None else column.min_width for column in shown]
     if width is not None:
         widths[0] = min(widths[0], width)
@@ -49,6 +48,7 @@ def table_lines(columns: Sequence[Column], width: int | None) -> tuple[list[str]
     for texts in zip(*(column.texts for column in shown), strict=True):
         cells = zip(texts, shown, widths, strict=True)
         rows.append([padded(shortened(text, size, column.cut), size) for text, column, size in cells])
+    left_out = [column.name for column in columns if column not in shown]
     return [(" " * GAP).join(row).rstrip() for row in rows], left_out
 
 

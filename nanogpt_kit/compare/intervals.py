@@ -77,11 +77,10 @@ def holm_alphas(p_values: Sequence[float], alpha: float) -> list[float]:
     one's alpha is that of all others. So an interval at this alpha excludes 0 exactly if Holm rejects.
     """
     alphas = [0.0] * len(p_values)
-    remaining, rejects = len(p_values), True
+    remaining = len(p_values)
     for index in sorted(range(len(p_values)), key=p_values.__getitem__):
         alphas[index] = alpha / remaining
-        rejects = rejects and p_values[index] <= alpha / remaining
-        remaining -= rejects
+        remaining -= p_values[index] <= alpha / remaining  # none after the first that is not rejected is
     return alphas
 
 

@@ -85,14 +85,14 @@ def sd_interval(sd: float, n: int, alpha: float = ALPHA) -> tuple[float, float]:
 
 
 @functools.lru_cache
-def detectable_shift(df: int, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The smallest true difference, in standard errors, that a two-sided t test detects with probability `power`."""
+def detectable_shift(df: int) -> float:
+    """The smallest true difference, in standard errors, that a two-sided t test detects with probability POWER."""
     from scipy.special import nctdtr
 
-    limit = t_quantile(df, alpha)
-    low, high = 0.0, 4 * limit + 4  # detected with less and with more than `power`
+    limit = t_quantile(df, ALPHA)
+    low, high = 0.0, 4 * limit + 4  # detected with less and with more than POWER
     for _ in range(60):
         middle = (low + high) / 2
-        detected = 2 - nctdtr(df, middle, limit) - nctdtr(df, -middle, limit)
-        low, high = (middle, high) if detected < power else (low, middle)
+        detected = 1 - nctdtr(df, middle, limit)  # to the right side; to the wrong one with less than 1e-6
+        low, high = (middle, high) if detected < POWER else (low, middle)
     return high

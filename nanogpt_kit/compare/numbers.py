@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from nanogpt_kit.compare.record import Comparison
+from nanogpt_kit.compare.record import Comparison, Judgement
 
 MIN_DECIMALS, MAX_DECIMALS = 4, 8
 LARGE = 1e6  # from here on decimals say nothing
 
 
 def value_decimals(comparison: Comparison) -> int:
-    """Decimals of all values: two digits of the smallest spread of differences."""
-    spreads = [result.difference_sd for result in comparison.results if result.difference_sd]
+    """Decimals of all values of a comparison."""
+    return spread_decimals(comparison.results)
+
+
+def spread_decimals(judgements: Iterable[Judgement]) -> int:
+    """Decimals that give two digits of the smallest spread of differences."""
+    spreads = [judgement.difference_sd for judgement in judgements if judgement.difference_sd]
     if not spreads:
         return MIN_DECIMALS
     return min(MAX_DECIMALS, max(MIN_DECIMALS, 1 - math.floor(math.log10(min(spreads)))))

@@ -29,33 +29,32 @@ def verdict_sentence(comparison: Comparison, result: Result) -> str:
     """Such as "swiglu against gelu: worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs: undecided; 16 more
     seeds would decide it if the difference stays as it is"."""
     contender, base = label_of(comparison, result.arm), label_of(comparison, 0)
-    return ": ".join([f"{contender} against {base}", *judgement_parts(comparison, result)])
+    return f"{contender} against {base}: {verdict_text(result, comparison.direction, value_decimals(comparison))}"
 
 
-def difference_in_words(comparison: Comparison, result: Judgement) -> str:
+def verdict_text(result: Judgement, direction: str, decimals: int) -> str:
+    """The difference, the verdict, and what explains it."""
+    remark = "; ".join(filter(None, [one_line(result.reason), more_seeds_text(result)]))
+    verdict = result.verdict + (f"; {remark}" if remark else "")
+    return f"{difference_text(result, direction, decimals)}: {verdict}" if result.difference is not None else verdict
+
+
+def difference_text(result: Judgement, direction: str, decimals: int) -> str:
     """Such as "worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs"."""
     assert result.difference is not None
-    decimals = value_decimals(comparison)
     size = decimal_text(abs(result.difference), decimals)
-    is_better = (result.difference < 0) == (comparison.direction == "minimize")
+    is_better = (result.difference < 0) == (direction == "minimize")
     text = f"{'better' if is_better else 'worse'} by {size}" if result.difference else "no difference"
     if result.low is not None:
         text += f" ({level_text(result.level)} interval {interval_text(result, decimals)})"
-    return f"{text} over {count_text(len(result.seeds), 'pair')}"
+    return f"{text} over {count_text(len(result.seeds), 'seed' if isinstance(result, Effect) else 'pair')}"
 
 
 def effect_sentence(comparison: Comparison, effect: Effect) -> str:
     """Such as "model.mlp=swiglu: worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 seeds: undecided"."""
     levels = zip(effect.factors, effect.levels, strict=True)
     name = " with ".join(one_line(f"{factor}={level}") for factor, level in levels)
-    return ": ".join([name, *judgement_parts(comparison, effect)])
-
-
-def judgement_parts(comparison: Comparison, result: Judgement) -> list[str]:
-    """The difference, where there is one, and the verdict with its remarks."""
-    remark = "; ".join(filter(None, [one_line(result.reason), more_seeds_text(result)]))
-    verdict = result.verdict + (f"; {remark}" if remark else "")
-    return [*([difference_in_words(comparison, result)] if result.difference is not None else []), verdict]
+    return f"{name}: {verdict_text(effect, comparison.direction, value_decimals(comparison))}"
 
 
 def interval_text(result: Judgement, decimals: int) -> str:

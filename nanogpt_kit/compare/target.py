@@ -28,7 +28,7 @@ class ReachedTarget(NamedTuple):
 def reach_target(runs: Mapping[int, Sequence[Evaluation]], target: float, direction: str) -> ReachedTarget | None:
     """The first step at which the mean of `runs`, {seed: evaluations}, is at least as good as `target`; None if never.
 
-    All seeds stop at one step: a step of its own for each would choose the lucky moments of each run. So only steps
+    All seeds stop at one step, since a separate step for each would choose the lucky moments of each run. So only steps
     count at which every seed was evaluated; of several evaluations at one step the last counts.
     """
     by_step = [{evaluation.step: evaluation for evaluation in evaluations} for evaluations in runs.values()]

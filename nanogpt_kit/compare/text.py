@@ -93,7 +93,8 @@ def seed_table(comparison: Comparison, names: Sequence[str], width: int) -> list
     if len(comparison.results) == 1:
         result = comparison.results[0]
         base, contender = values[0], values[result.arm]
-        paired = [contender[seed] - base[seed] if seed in result.seeds else None for seed in seeds]
+        pairs = base.keys() & contender.keys() & {*result.seeds}
+        paired = [contender[seed] - base[seed] if seed in pairs else None for seed in seeds]
         spread = decimal_text(result.difference_sd, decimals)
         first, *others = (decimal_text(number, decimals, sign=True) for number in (result.difference, *paired))
         rows.append([first, spread, *others])

@@ -51,7 +51,7 @@ class Filter:
         number = number_in(self.text)
         if is_number(value) and number is not None:
             return bool(value == number)
-        return fnmatchcase(value_text(value), self.text)
+        return value_text(value) == self.text or fnmatchcase(value_text(value), self.text)
 
 
 def key_of(text: str) -> str:

@@ -20,6 +20,7 @@ from nanogpt_kit.core.shipped import find_experiment
 from nanogpt_kit.core.toml import read_toml_file
 from nanogpt_kit.runs.description import describe_choice, describe_run, one_line
 from nanogpt_kit.runs.folder import RunFolder, runs_of_experiment, runs_root
+from nanogpt_kit.runs.index import run_paths
 from nanogpt_kit.runs.ranking import rank_runs
 
 PUBLISHED_MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # models that `import` downloads
@@ -82,7 +83,8 @@ def readings(text: str) -> Iterator[tuple[str, bool, int | None]]:
 
 
 def runs_by_name(name: str) -> RunFolder | list[RunFolder] | None:
-    """A run by its folder, or the runs of an experiment; else a run by the name of its folder; None where none is.
+    """A run by its folder, or the runs of an experiment; else a run by the name of its folder, at any depth; None where
+    none is.
 
     Raises KitError where runs of two experiments have that name.
     """
@@ -94,8 +96,10 @@ def runs_by_name(name: str) -> RunFolder | list[RunFolder] | None:
     if Path(name).name != name:
         return None
     same = [folder / name for folder in experiment_folders() if os.path.exists(folder / name / "experiment.toml")]
+    same = same or [Path(path) for path in run_paths(os.fspath(runs_root())) if os.path.basename(path) == name]
     if len(same) > 1:
-        paths = " and ".join(one_line(str(path)) for path in same)
+        names = sorted(map(str, same))
+        paths = listed(names) if len(same) > 2 else " and ".join(map(one_line, names))
         raise KitError(f"{name!r} is the name of {len(same)} runs: {paths}; name one by its folder")
     return RunFolder(same[0]) if same else None
 

@@ -222,6 +222,6 @@ def check_runs_writable(experiment: str) -> None:
 
 
 def runs_of_experiment(folder: Path) -> list[RunFolder]:
-    """The runs of runs/<experiment> by start time, then by name; the newest is last."""
-    folders = [RunFolder(path) for path in folder.glob("*") if (path / "experiment.toml").exists()]
+    """The runs of runs/<experiment> by start time, then by name; the newest is last. Hidden folders are left out."""
+    folders = [RunFolder(path) for path in folder.glob("[!.]*") if (path / "experiment.toml").exists()]
     return sorted(folders, key=lambda run: (run.started(), run.path.name))

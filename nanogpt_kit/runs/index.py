@@ -17,14 +17,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from nanogpt_kit import __version__
-from nanogpt_kit.runs.folder import runs_root
+from nanogpt_kit.runs import indexed_run, notes, recorded_values
+from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd, runs_root
 from nanogpt_kit.runs.indexed_run import FILES, IndexedRun
-from nanogpt_kit.system.folders import cache_dir
+from nanogpt_kit.system.folders import cache_dir, is_within
 from nanogpt_kit.system.reading import read_bytes
 from nanogpt_kit.system.writing import write_atomically
 
-FORMAT = 1  # of the cache; grows when an IndexedRun is read in another way
 UNSETTLED_NS = 2 * 10**9  # a file may change again without another time: FAT rounds times to 2 s, others to 10 ms
 COLUMNS = tuple(column.name for column in fields(IndexedRun))
 MAPPINGS = [COLUMNS.index(name) for name in ("metrics", "options", "yardsticks", "data", "starts")]
@@ -53,6 +52,13 @@ def index_runs(root: Path | None = None) -> list[IndexedRun]:
         if before.keys() != after.keys() or any(row is not before[path] for path, row in after.items()):
             write_cache(top, after)
         return sorted(runs, key=lambda run: (run.started, run.path))
+
+
+def read_run(folder: RunFolder) -> IndexedRun:
+    """One run, wherever it is, as in the index."""
+    top, path = os.path.abspath(runs_root()), os.path.abspath(folder.path)
+    reference = os.path.relpath(path, top) if is_within(path, top) else str(relative_to_cwd(Path(path)))
+    return with_live_state(IndexedRun.read(path, reference))
 
 
 @contextmanager
@@ -88,10 +94,6 @@ def run_paths(top: str) -> Iterator[str]:
                 yield entry.path
             else:
                 folders.append(entry.path)
-
-
-def is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def stamp_of(path: str) -> Stamp:
@@ -152,7 +154,9 @@ def unpacked(values: list[Any], keys: list[list[str]]) -> IndexedRun:
 
 
 def identity_of(top: str) -> list[object]:
-    return [FORMAT, __version__, list(COLUMNS), list(FILES), top]
+    """What the rows of a cache depend on besides the runs: the code that reads them, of whichever version."""
+    sources = [os.stat(module.__file__ or "") for module in (indexed_run, recorded_values, notes)]
+    return [top, list(COLUMNS), [[source.st_mtime_ns, source.st_size] for source in sources]]
 
 
 def checksum_of(content: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The user's folders and the cores that this process may use."""
+"""The user's folders and the cores that this process may use; what lies within a folder, and its size."""
 
 from __future__ import annotations
 
@@ -24,3 +24,24 @@ def available_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or below it; both are absolute."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def folder_bytes(folder: Path) -> int:
+    """The bytes of all files below a folder, links not followed; 0 for what is removed meanwhile."""
+    total, folders = 0, [os.fspath(folder)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except OSError:
+            continue
+    return total

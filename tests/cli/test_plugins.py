@@ -21,6 +21,7 @@ from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 
 LIGHT = [["--help"], ["--version"], ["plugins", "list"], ["plugins", "list", "--json"], ["run", "--help"]]
+LIGHT += [["runs", "--help"], ["runs", "list"], ["runs", "list", "--sort", "seed", "--json"]]
 COMPONENTS = Path(nanogpt_kit.__path__[0]) / "components"
 BUILT_IN = [entry for entry in Registry.installed().entries if entry.distribution == KIT_DISTRIBUTION]
 

@@ -23,11 +23,10 @@ YARDSTICKS = {"": "others", "val/loss": "nats", "val/bits_per_byte": "bits"}
 
 def make_question(tiny: Path, *changes: str | Sequence[str], **question: Any) -> Question:
     """The question about `tiny` and its changed copies; one change, or several, is an override of each contender."""
-    base = Experiment.load(tiny)
-    arms = [Arm("tiny", base)]
+    arms = [Arm("tiny", Experiment.load(tiny))]
     for change in changes:
         overrides = [change] if isinstance(change, str) else list(change)
-        arms.append(Arm(" ".join(overrides), base.with_(*overrides)))
+        arms.append(Arm(" ".join(overrides), Experiment.load(tiny, overrides)))
     return Question(**{"kind": "compare", "arms": tuple(arms), **question})
 
 
@@ -76,9 +75,15 @@ def provenance_of(experiment: Experiment, **origin: Any) -> Provenance:
     return Provenance(**known | origin)
 
 
-def measure_arms(question: Question, values: Sequence[Mapping[int, float | None]], **run: Any) -> list[Measurement]:
-    """Makes a run of 20 steps of each arm with each seed and its loss, and measures it. None: the run failed."""
+def measure_arms(
+    question: Question, values: Sequence[Mapping[int, float | None]], again: bool = False, **run: Any
+) -> list[Measurement]:
+    """Makes a run of 20 steps of each arm with each seed and its loss, and measures it. None: the run failed.
+
+    `again`: the runs have folders of their own, since others of these arms exist.
+    """
     found = []
+    number = len(list(runs_root().glob("*/*"))) if again else 0
     for index, (arm, of_arm) in enumerate(zip(question.arms, values, strict=True)):
         for seed, value in of_arm.items():
             failure = {"state": "failed", "ended_by": "fault", "cause": "not_finite", "reason": "the loss is nan"}
@@ -87,6 +92,7 @@ def measure_arms(question: Question, values: Sequence[Mapping[int, float | None]
                 seed,
                 {20: {"val/loss": value, "val/bits_per_byte": value}},
                 failure if value is None else None,
+                runs_root() / "again" / f"{number}-{index}-{seed}" if again else None,
                 **run,
             )
             found.append(measure_run(made, question.metric, index))

@@ -12,6 +12,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder, runs_root
 from nanogpt_kit.runs.status import Best
+from tests.runs.listed_runs import make_listed_run
 from tests.runs.made_runs import losses, make_run
 
 
@@ -205,3 +206,13 @@ def test_any_other_text_is_refused_in_a_sentence(name: str, tmp_path: Path, monk
     (tmp_path / "deep" / "deeper").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "deep" / "deeper")
     assert refusal(name).startswith("no run ")
+
+
+def test_a_trial_and_an_arm_are_found_by_the_names_of_their_folders() -> None:
+    trial = make_listed_run("tiny/sweep/trial-0002-s7")
+    assert find_run("trial-0002-s7").folder == trial
+    assert find_run("tiny/sweep/trial-0002-s7").folder == trial
+    for name in ("wide", "mine"):
+        make_listed_run(f"{name}/sweep/trial-0002-s7")
+    with pytest.raises(KitError, match=r"is the name of 3 runs: .*mine/sweep.*tiny/sweep.*wide/sweep.*by its folder"):
+        find_run("trial-0002-s7")

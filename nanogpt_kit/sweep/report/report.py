@@ -21,6 +21,7 @@ from nanogpt_kit.sweep.report.findings import (
 )
 from nanogpt_kit.sweep.report.importances import ROUGH_TRIALS, measure_importances
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
+from nanogpt_kit.sweep.study.verdict import judge_best_trial
 from nanogpt_kit.system.writing import write_atomically
 
 MAX_ROWS = 2_000  # of the table of trials
@@ -73,11 +74,17 @@ def best_text(summary: SweepSummary, best: TrialSummary) -> str:
     first = next((trial for trial in summary.complete_trials() if trial.index == 0), None)
     if first is None:
         return f"{text}."
+    verdict = judge_best_trial(summary)
+    sentence = f" Paired by seed, {verdict.sentence()}." if verdict is not None else ""
     if first == best:
-        return f"{text}: the experiment as written, which no other trial beats."
+        unbeaten = "" if verdict is not None else ", which no other trial beats"
+        return f"{text}: the experiment as written{unbeaten}.{sentence}"
+    as_written = f"trial 0, the experiment as written ({format_number(trial_value(first))})"
+    if verdict is not None:
+        return f"{text}, to be compared with {as_written}.{sentence}"
     gain = summary.sign * (trial_value(first) - trial_value(best))
     relation = f"{format_number(abs(gain), 3)} {'better' if gain >= 0 else 'worse'} than"
-    return f"{text}, {relation} trial 0, the experiment as written ({format_number(trial_value(first))})."
+    return f"{text}, {relation} {as_written}."
 
 
 def add_best(page: Page, summary: SweepSummary, folder: Path) -> None:
