@@ -20,6 +20,7 @@ from nanogpt_kit.cli.new import new
 from nanogpt_kit.cli.plugins import plugins
 from nanogpt_kit.cli.prepare import prepare
 from nanogpt_kit.cli.run import run
+from nanogpt_kit.cli.runs import runs
 from nanogpt_kit.cli.sample import sample
 from nanogpt_kit.cli.schema import schema
 from nanogpt_kit.cli.sweep import sweep
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 for verb in (
-    *(new, experiments, check, run, sample, evaluate, sweep, prepare, import_model, export),
+    *(new, experiments, check, run, sample, evaluate, sweep, runs, prepare, import_model, export),
     *(explain, schema, plugins, bench, doctor, completion),
 ):
     main.add_command(verb)

@@ -94,6 +94,48 @@ def checkpoint_candidates(name: str) -> list[CompletionItem]:
     return []
 
 
+def listed_run_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """All runs below the runs folder by their paths in it, the newest first, once some of one is typed; also what
+    `run_candidates` has."""
+    known = run_candidates(ctx, param, incomplete)
+    if not incomplete or is_path(incomplete[:1]):
+        return known
+    from nanogpt_kit.runs.index import index_runs
+
+    paths = ((run.reference, run.state) for run in reversed(index_runs()) if run.reference.startswith(incomplete))
+    return items_of([*((item.value, item.help or "") for item in known), *paths])
+
+
+def run_key_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Fields, options and metrics of the runs that there are."""
+    from nanogpt_kit.cli.run_keys import keys_of_runs
+    from nanogpt_kit.runs.index import index_runs
+
+    return items_of((key, "") for key in sorted(keys_of_runs(index_runs())) if key.startswith(incomplete))
+
+
+def columns_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The last of several keys with commas between them."""
+    before, comma, last = incomplete.rpartition(",")
+    return [CompletionItem(f"{before}{comma}{item.value}") for item in run_key_candidates(ctx, param, last)]
+
+
+def filter_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Experiments that have runs, and KEY=VALUE with the keys of runs; behind "=" the values that they have."""
+    from nanogpt_kit.cli.run_keys import keys_of_runs
+    from nanogpt_kit.runs.filters import value_text
+    from nanogpt_kit.runs.index import index_runs
+
+    runs = index_runs()
+    key, equals, _ = incomplete.partition("=")
+    if equals:
+        values = {value_text(value) for run in runs if (value := run.value(key)) is not None}
+        return items_of((word, "") for value in sorted(values) if (word := f"{key}={value}").startswith(incomplete))
+    names = sorted({run.experiment for run in runs})
+    keys = [f"{name}=" for name in sorted(keys_of_runs(runs))]
+    return items_of((word, "") for word in (*names, *keys) if word.startswith(incomplete))
+
+
 def step_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The steps of the checkpoints of the run that the command names."""
     from nanogpt_kit.runs.find import find_run

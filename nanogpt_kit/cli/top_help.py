@@ -26,6 +26,7 @@ SECTIONS = {  # a verb that is not installed is left out
     "Compare": {
         "sweep": VerbHelp("Try many values of an experiment's options.", "sweep sweep_lr --preview"),
         "eval": VerbHelp("Evaluate trained models.", "eval quickstart my-text"),
+        "runs": VerbHelp("List and look up what was run.", "runs list --sort val/loss"),
     },
     "Data and models": {
         "prepare": VerbHelp("Turn the text of an experiment into tokens.", "prepare my.toml --stats"),

@@ -12,7 +12,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.folder import RunFolder
 
-SECONDS = "train.max_seconds"
+LIMIT_KEY = "train.max_seconds"
 SAMPLED_STEPS = 1000  # at which two schedules are compared, at the beginning of a run and evenly over it
 UNEVEN = "an arm with more training is better for that alone"
 
@@ -28,7 +28,7 @@ def planned_faults(question: Question) -> Iterator[Fault]:
         if mine.train.max_seconds != theirs.train.max_seconds:
             limits = " and ".join(f"{limit_text(one.experiment)} in {one_line(one.label)}" for one in (base, arm))
             yield fault_of(
-                arm, ("train", "max_seconds"), f"{SECONDS} is {limits}; give both the same limit, or neither"
+                arm, ("train", "max_seconds"), f"{LIMIT_KEY} is {limits}; give both the same limit, or neither"
             )
         elif mine.train.max_seconds is None and not has_equal_budgets(mine, theirs):
             text = unequal_text(one_line(arm.label), one_line(base.label), planned_text(mine), planned_text(theirs))
@@ -38,7 +38,7 @@ def planned_faults(question: Question) -> Iterator[Fault]:
 def schedule_faults(arm: Arm) -> Iterator[Fault]:
     """Why a limit of seconds would cut off the arm's schedule."""
     if not is_independent_of_length(arm.experiment):
-        reason = f"{one_line(arm.label)}: {SECONDS} ends a run before its schedule has come to its end"
+        reason = f"{one_line(arm.label)}: {LIMIT_KEY} ends a run before its schedule has come to its end"
         remedy = "leave it out and give train.steps, or choose a schedule that does not depend on them, as constant"
         yield fault_of(arm, ("train", "max_seconds"), f"{reason}; {remedy}")
 
@@ -107,13 +107,13 @@ def spent_seconds(question: Question, whole: Sequence[Measurement]) -> tuple[str
         arm, label = question.arms[one.arm], run_label(question, one)
         own = arm.experiment.train.max_seconds
         if one.ended_by != "max_seconds":
-            reason = f"{label} ended after its {one.steps:,} steps, and other runs by {SECONDS}"
+            reason = f"{label} ended after its {one.steps:,} steps, and other runs by {LIMIT_KEY}"
             faults.append(Fault(f"{reason}; give all enough train.steps, or no limit of seconds"))
         elif own != limit:
             base = f"in {one_line(question.base.label)} it is {limit_text(question.base.experiment)}"
-            faults.append(Fault(f"{label} was ended by {SECONDS} = {limit_text(arm.experiment)}, and {base}"))
+            faults.append(Fault(f"{label} was ended by {LIMIT_KEY} = {limit_text(arm.experiment)}, and {base}"))
         elif not is_independent_of_length(arm.experiment):
-            reason = f"{label} was ended by {SECONDS} before its schedule had come to its end"
+            reason = f"{label} was ended by {LIMIT_KEY} before its schedule had come to its end"
             faults.append(Fault(f"{reason}; train it without the limit, or with a schedule such as constant"))
     return f"{limit:g} s of training" if limit is not None else "", faults
 

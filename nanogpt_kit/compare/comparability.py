@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from nanogpt_kit.compare.budgets import planned_faults, run_label, spent_budget
 from nanogpt_kit.compare.instruments import Instrument, measuring_fault
 from nanogpt_kit.compare.ledger import recorded_comparison
-from nanogpt_kit.compare.question import Question
+from nanogpt_kit.compare.question import Arm, Question
 from nanogpt_kit.compare.record import Measurement
 from nanogpt_kit.compare.run_notes import MeasuredRun, difference_notes
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.evaluator_metrics import evaluator_metrics
 from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.options import digest
+from nanogpt_kit.data.prepare import prepare
+from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.runs.description import one_line
 
 
@@ -50,13 +53,24 @@ def metric_faults(question: Question) -> Iterator[Fault]:
 
 
 def instruments(question: Question) -> Iterator[Instrument]:
-    """What measures each arm: of named runs as they recorded it, of others as it is now."""
+    """What measures each arm: of named runs as they recorded it, of others as it is now. Prepares their data."""
+    prepared: dict[str, PreparedData] = {}
     for arm in question.arms:
         label = one_line(arm.label)
         if arm.runs:
-            yield Instrument.of_run(label, arm.runs[0].provenance())
-        else:
-            yield Instrument.of_experiment(label, arm.experiment)
+            yield Instrument.of_run(label, arm.runs[0])
+            continue
+        text = text_options(arm)
+        if text not in prepared:
+            prepared[text] = prepare(arm.experiment, verify=False)
+        prepared[text].check_block_size(arm.experiment.model.block_size)
+        yield Instrument.of_experiment(label, arm.experiment, prepared[text])
+
+
+def text_options(arm: Arm) -> str:
+    """Equal for arms whose options of dataset and tokenizer are the same."""
+    values = arm.experiment.resolved()
+    return digest([values["dataset"], values["tokenizer"]])
 
 
 def check_measurements(question: Question, measurements: Sequence[Measurement]) -> Comparable:
@@ -66,7 +80,7 @@ def check_measurements(question: Question, measurements: Sequence[Measurement]) 
     """
     runs = [MeasuredRun.read(question, one) for one in measurements if one.state == "finished"]
     budget, budget_faults = spent_budget(question, [run.measurement for run in runs])
-    faults = [*repeated_faults(question, measurements), *identity_faults(runs), *budget_faults]
+    faults = [*repeated_faults(question, measurements), *identity_faults(question, runs), *budget_faults]
     unlike = {(run.measurement.arm, run.instrument.identity(question.metric)): run for run in reversed(runs)}
     for run in reversed(unlike.values()):  # one of each arm and way of measuring
         faults += filter(None, [measuring_fault(question.metric, run.instrument, runs[0].instrument)])
@@ -86,15 +100,19 @@ def repeated_faults(question: Question, measurements: Sequence[Measurement]) -> 
             yield Fault(f"{run_label(question, one)} has two runs: {runs}; leave one of them out")
 
 
-def identity_faults(runs: Sequence[MeasuredRun]) -> Iterator[Fault]:
-    """Of runs of an arm with another configuration, or another text, than its first one."""
+def identity_faults(question: Question, runs: Sequence[MeasuredRun]) -> Iterator[Fault]:
+    """Of runs of an arm with another configuration than its first one, and of those whose text is not that of other
+    runs with the same options."""
     first: dict[int, MeasuredRun] = {}
+    first_of_text: dict[str, MeasuredRun] = {}
     for run in runs:
         before = first.setdefault(run.measurement.arm, run)
-        both = f"{run.label} and {before.label}"
         if run.origin.configuration != before.origin.configuration:
             command = f"nanogpt-kit runs diff {one_line(before.measurement.run)} {one_line(run.measurement.run)}"
-            reason = f"{both} have different configurations, so that they differ by more than their seed ({command})"
+            reason = f"{run.label} and {before.label} differ by more than their seed, as `{command}` shows"
             yield Fault(f"{reason}; leave one out, or compare them as two arms")
-        elif not run.instrument.has_text_of(before.instrument):
-            yield Fault(f"{both} were trained on different texts, though by the same options; train one of them again")
+            continue
+        before = first_of_text.setdefault(text_options(question.arms[run.measurement.arm]), run)
+        if not run.instrument.has_text_of(before.instrument):
+            reason = f"{run.label} and {before.label} were trained on different texts, though by the same options"
+            yield Fault(f"{reason}: files of the dataset have changed; train both again", "dataset")

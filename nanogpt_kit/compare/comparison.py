@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from nanogpt_kit.compare.comparability import Comparable, check_measurements
 from nanogpt_kit.compare.factorial import judge_effects
@@ -17,11 +16,11 @@ from nanogpt_kit.compare.ledger import COMPARISON, read_comparisons, recorded_co
 from nanogpt_kit.compare.question import Question
 from nanogpt_kit.compare.record import ArmRecord, Comparison, Effect, Look, Measurement, Result
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.runs.files import git_ignored_folder
+from nanogpt_kit.runs.files import check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.lock import Lock
 
-LOCK = ".comparison.lock"
+RECORD_LOCK = ".comparison.lock"
 
 
 def make_comparison(question: Question, measurements: Sequence[Measurement], command: str) -> Comparison:
@@ -42,27 +41,13 @@ def make_comparison(question: Question, measurements: Sequence[Measurement], com
     return comparison
 
 
-def write_comparison(question: Question, comparison: Comparison) -> Path:
-    """Writes comparison.json again, for a comparison to which something was added since it was made.
-
-    A look that another process recorded in the meantime is kept. Returns the path of the file.
-    """
-    path = question.folder() / COMPARISON
-    with locked_record(question):
-        before = recorded_comparison(question)
-        known = {(look.seeds, look.values) for look in comparison.looks}
-        others = [look for look in before.looks if (look.seeds, look.values) not in known] if before else []
-        looks = sorted([*comparison.looks, *others], key=lambda look: look.time)
-        comparison.model_copy(update={"looks": tuple(looks)}).write(path)
-    return path
-
-
 @contextmanager
 def locked_record(question: Question) -> Iterator[None]:
     """The folder of the question exists, and no other process reads or writes its record."""
+    check_writable(question.folder(), "NANOGPT_KIT_RUNS")
     with git_ignored_folder(runs_root()):
         question.folder().mkdir(parents=True, exist_ok=True)
-        with Lock(question.folder() / LOCK, wait=True):
+        with Lock(question.folder() / RECORD_LOCK, wait=True):
             yield
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from nanogpt_kit.compare.numbers import joined_names
 from nanogpt_kit.core.errors import Fault
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.data.prepare import prepare
+from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.yardsticks import compute_yardsticks
-from nanogpt_kit.runs.provenance import Provenance, TrainingData, find_yardstick
+from nanogpt_kit.runs.description import one_line
+from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.provenance import TrainingData, find_yardstick
 from nanogpt_kit.train.data_record import record_data
 
 TRAIN = "train"
@@ -25,16 +29,24 @@ class Instrument:
     label: str  # of the arm, or of the run
     data: TrainingData | None
     yardsticks: Mapping[str, str]
+    location: Callable[[str], str]  # of the table of a key, for messages
 
     @classmethod
-    def of_experiment(cls, label: str, experiment: Experiment) -> Self:
-        """Prepares the data where that has not been done. Raises KitError for text that cannot be read."""
-        prepared = prepare(experiment, verify=False)
-        return cls(label, record_data(prepared), compute_yardsticks(experiment, prepared.manifest))
+    def of_experiment(cls, label: str, experiment: Experiment, prepared: PreparedData) -> Self:
+        def location(key: str) -> str:
+            return experiment.location(experiment.layers.highest((key,)))
+
+        return cls(label, record_data(prepared), compute_yardsticks(experiment, prepared.manifest), location)
 
     @classmethod
-    def of_run(cls, label: str, origin: Provenance) -> Self:
-        return cls(label, origin.data, origin.yardsticks)
+    def of_run(cls, label: str, run: RunFolder) -> Self:
+        """Raises KitError where its provenance.json is missing or damaged."""
+        origin = run.provenance()
+        return cls(label, origin.data, origin.yardsticks, lambda key: one_line(str(run)))
+
+    def fault(self, key: str, reason: str, remedy: str) -> Fault:
+        """A fault at the table of a key."""
+        return Fault(f"{reason}; {remedy}", key, self.location(key))
 
     def yardstick(self, metric: str) -> str:
         """Empty where it is not known."""
@@ -64,18 +76,18 @@ def held_out(data: TrainingData | None) -> dict[str, str]:
 
 def measuring_fault(metric: str, one: Instrument, base: Instrument) -> Fault | None:
     """Why the metric does not compare between an arm and the base, with a remedy; None where it does."""
-    yardstick = one.yardstick(metric)
     both = f"{one.label} and {base.label}"
-    if not yardstick or not base.yardstick(metric):
-        unknown = base.label if yardstick else one.label
-        return Fault(f"{both}: what measured {metric} of {unknown} is not recorded; train it again", "--metric")
-    if yardstick == base.yardstick(metric):
+    unknown = [side.label for side in (one, base) if not side.yardstick(metric)]
+    if unknown:
+        reason = f"{both}: what measured {metric} of {joined_names(unknown)} is not recorded"
+        return one.fault("evaluator", reason, "train it again")
+    if one.yardstick(metric) == base.yardstick(metric):
         return None
     if not one.has_tokens_of(base):
         return data_fault(metric, one, base, both)
     reason = f"{both} have the same data and other evaluators: the code or the options of what reports {metric} differ"
-    remedy = f"values of two yardsticks say nothing about the change; restore the evaluator of {base.label}"
-    return Fault(f"{reason}; {remedy}, or train both with the new one", "evaluator")
+    remedy = f"restore the evaluator of {base.label}, or train both with the new one"
+    return one.fault("evaluator", reason, remedy)
 
 
 def data_fault(metric: str, one: Instrument, base: Instrument, both: str) -> Fault:
@@ -83,19 +95,18 @@ def data_fault(metric: str, one: Instrument, base: Instrument, both: str) -> Fau
     shared = one.shared_metrics(base)
     if not shared and not (one.has_text_of(base) and has_other_tokenizer(one, base)):
         reason = f"{both} are not evaluated on the same text, so that {metric} does not compare"
-        remedy = (
-            "give both the same dataset and the same fractions for val and test, and train again where files changed"
-        )
-        return Fault(f"{reason}; {remedy}", "dataset")
+        remedy = "give both the same dataset with the same splits, and train again where its files have changed"
+        return one.fault("dataset", reason, remedy)
     reason = f"{both} have other tokens of the same text, and {metric} depends on the tokens"
     if shared:
         of_split = [name for name in shared if name.partition("/")[0] == metric.partition("/")[0]]
-        return Fault(f"{reason}; give --metric {' or '.join(of_split or shared)}, which does not", "--metric")
+        remedy = f"give --metric {' or '.join(of_split or shared)}, which does not"
+        return Fault(f"{reason}; {remedy}", "--metric", COMMAND_LINE)
     if PER_BYTE in one.yardsticks and PER_BYTE in base.yardsticks:
         reason = f"{both} have other tokens, and some of them stand for unknown characters: they represent other texts"
-        return Fault(f"{reason}; give both a tokenizer that knows all characters, as byte does", "tokenizer")
+        return one.fault("tokenizer", reason, "give both a tokenizer that knows all characters, as byte does")
     remedy = f"add the evaluator bits_per_byte to both, train again, and give --metric {PER_BYTE}"
-    return Fault(f"{reason}; {remedy}", "evaluator")
+    return one.fault("evaluator", reason, remedy)
 
 
 def has_other_tokenizer(one: Instrument, other: Instrument) -> bool:

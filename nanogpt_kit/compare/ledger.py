@@ -93,9 +93,11 @@ def record_path(comparison: Comparison) -> Path:
 
 
 def tried_configurations(comparisons: Iterable[Comparison], contest: Comparison) -> set[str]:
-    """Of all contenders that were compared with the base of `contest` by its metric and yardstick."""
+    """Of all contenders, other than the base itself, that were compared with the base of `contest` by its metric and
+    yardstick."""
     rivals = [comparison for comparison in comparisons if is_same_contest(comparison, contest)]
-    return {arm.configuration for comparison in rivals for arm in comparison.arms[1:]}
+    tried = {arm.configuration for comparison in rivals for arm in comparison.arms[1:]}
+    return tried - {contest.arms[0].configuration}
 
 
 def is_same_contest(one: Comparison, other: Comparison) -> bool:

@@ -47,7 +47,7 @@ def measure_run(folder: RunFolder, metric: str, arm: int = 0, is_reused: bool = 
         "seconds": status.seconds,
         "tokens": max((record["tokens"] for record in records if is_count(record.get("tokens"))), default=0),
         "tokens_per_second": median_speed(records),
-        "memory_bytes": peak_memory(records),
+        "memory_bytes": largest_memory(records),
         "parameters": status.parameters,
         "ended_by": status.ended_by,
     }
@@ -91,7 +91,7 @@ def median_speed(records: list[dict[str, Any]]) -> float | None:
     return median(speeds) if speeds else None
 
 
-def peak_memory(records: list[dict[str, Any]]) -> int | None:
+def largest_memory(records: list[dict[str, Any]]) -> int | None:
     peaks = list(finite_values(records, MEMORY))
     return int(max(peaks)) if peaks else None
 

@@ -45,6 +45,13 @@ def short_count(value: float | None) -> str:
     return f"{value:.0f}"
 
 
+def seconds_text(value: float | None) -> str:
+    """Such as "12.3", "1,234"."""
+    if value is None:
+        return ""
+    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+
+
 def bytes_text(count: float | None) -> str:
     """Such as "512 MiB"."""
     return "" if count is None else f"{count / 2**20:,.0f} MiB"

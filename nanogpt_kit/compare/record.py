@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import json
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -11,6 +12,10 @@ from nanogpt_kit.runs.status import Cause, EndedBy, State
 
 Verdict = Literal["better", "worse", "undecided"]
 
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], Field(strict=False)]  # a list in JSON
+Change = Annotated[tuple[str | None, str | None], Field(strict=False)]  # values as TOML: of the base, of the contender
+
 
 class ArmRecord(RecordPart):
     """An arm; the first of a comparison is the base."""
@@ -18,7 +23,9 @@ class ArmRecord(RecordPart):
     label: AnyText
     experiment: str  # its name
     configuration: str  # Experiment.configuration()
-    changes: dict[str, Annotated[tuple[str | None, str | None], Field(strict=False)]] = {}  # against the base, as TOML; empty for the base
+    changes: dict[
+        str, Annotated[tuple[str | None, str | None], Field(strict=False)]
+    ] = {}  # against the base, as TOML; empty for the base
 
 
 class Measurement(RecordPart):
@@ -44,7 +51,7 @@ class Measurement(RecordPart):
 class Judgement(RecordPart):
     """What differences by seed show."""
 
-    seeds: tuple[int, ...] = Field(strict=False)  # the pairs
+    seeds: Listed[int]  # the pairs
     difference: float | None = None  # mean over pairs of contender minus base, in units of the metric
     difference_sd: float | None = None
     low: float | None = None  # of the interval of the difference
@@ -68,14 +75,14 @@ class Result(Judgement):
 class Effect(Judgement):
     """The effect of a level of a factor, or of two together, on average over the levels of all other factors."""
 
-    factors: tuple[AnyText, ...] = Field(strict=False)  # one, or two for an interaction: what both change beyond the sum of their effects
-    levels: tuple[AnyText, ...] = Field(strict=False)  # of each, against its first level
+    factors: Listed[AnyText]  # one, or two for an interaction: what both change beyond the sum of their effects
+    levels: Listed[AnyText]  # of each, against its first level
 
 
 class Look(RecordPart):
     """A judgement; each later look at the same question takes a wider interval."""
 
-    seeds: tuple[int, ...] = Field(strict=False)
+    seeds: Listed[int]
     values: str = ""  # hash of the judged values: the same seeds with the same values again are the same look
     time: float  # seconds since 1970
 
@@ -95,13 +102,21 @@ class Comparison(Record):
     direction: Literal["minimize", "maximize"]
     yardstick: str
     budget: str = ""  # "1,500 steps", for people
-    arms: tuple[ArmRecord, ...] = Field(strict=False)
-    looks: tuple[Look, ...] = Field(strict=False)
-    measurements: tuple[Measurement, ...] = Field(strict=False)
-    results: tuple[Result, ...] = Field(strict=False)
-    effects: tuple[Effect, ...] = Field((), strict=False)  # of a full factorial
-    notes: tuple[AnyText, ...] = Field((), strict=False)  # what the reader should know: other threads, other code
+    arms: Listed[ArmRecord]
+    looks: Listed[Look]
+    measurements: Listed[Measurement]
+    results: Listed[Result]
+    effects: Listed[Effect] = ()  # of a full factorial
+    notes: Listed[AnyText] = ()  # what the reader should know: other threads, other code
     seconds: float = 0.0  # spent in steps of runs that this comparison started
     seconds_reused: float = 0.0  # of runs that were finished before
     tries: int = 0  # contenders compared with this base and metric so far, in the whole ledger
     luck: float | None = None  # by which the best of as many equal contenders is expected to look better
+
+    @classmethod
+    def parse_json(cls, content: bytes) -> Any:
+        """Names of folders that are not UTF-8 are lone surrogates, which only Python's own parser takes."""
+        try:
+            return json.loads(content)
+        except RecursionError:
+            raise ValueError("too deeply nested") from None

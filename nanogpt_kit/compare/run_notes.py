@@ -33,8 +33,8 @@ class MeasuredRun:
     def read(cls, question: Question, measurement: Measurement) -> Self:
         """Raises KitError where its provenance.json is missing or damaged."""
         label = run_label(question, measurement)
-        origin = RunFolder(Path(measurement.run)).provenance()
-        return cls(measurement, label, origin, Instrument.of_run(label, origin))
+        run = RunFolder(Path(measurement.run))
+        return cls(measurement, label, run.provenance(), Instrument.of_run(label, run))
 
     @property
     def components(self) -> frozenset[tuple[str, str]]:

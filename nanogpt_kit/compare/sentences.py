@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanogpt_kit.compare.numbers import count_text, decimal_text, joined_names, level_text, value_decimals
-from nanogpt_kit.compare.record import Comparison, Result, Verdict
+from nanogpt_kit.compare.record import Comparison, Effect, Judgement, Result, Verdict
 from nanogpt_kit.runs.description import one_line
 
 VERDICTS: tuple[Verdict, ...] = ("better", "undecided", "worse")
@@ -29,13 +29,10 @@ def verdict_sentence(comparison: Comparison, result: Result) -> str:
     """Such as "swiglu against gelu: worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs: undecided; 16 more
     seeds would decide it if the difference stays as it is"."""
     contender, base = label_of(comparison, result.arm), label_of(comparison, 0)
-    remark = "; ".join(filter(None, [result.reason, more_seeds_text(result)]))
-    verdict = result.verdict + (f"; {remark}" if remark else "")
-    measured = [difference_text(comparison, result)] if result.difference is not None else []
-    return ": ".join([f"{contender} against {base}", *measured, verdict])
+    return ": ".join([f"{contender} against {base}", *judgement_parts(comparison, result)])
 
 
-def difference_text(comparison: Comparison, result: Result) -> str:
+def difference_in_words(comparison: Comparison, result: Judgement) -> str:
     """Such as "worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs"."""
     assert result.difference is not None
     decimals = value_decimals(comparison)
@@ -47,14 +44,28 @@ def difference_text(comparison: Comparison, result: Result) -> str:
     return f"{text} over {count_text(len(result.seeds), 'pair')}"
 
 
-def interval_text(result: Result, decimals: int) -> str:
+def effect_sentence(comparison: Comparison, effect: Effect) -> str:
+    """Such as "model.mlp=swiglu: worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 seeds: undecided"."""
+    levels = zip(effect.factors, effect.levels, strict=True)
+    name = " with ".join(one_line(f"{factor}={level}") for factor, level in levels)
+    return ": ".join([name, *judgement_parts(comparison, effect)])
+
+
+def judgement_parts(comparison: Comparison, result: Judgement) -> list[str]:
+    """The difference, where there is one, and the verdict with its remarks."""
+    remark = "; ".join(filter(None, [one_line(result.reason), more_seeds_text(result)]))
+    verdict = result.verdict + (f"; {remark}" if remark else "")
+    return [*([difference_in_words(comparison, result)] if result.difference is not None else []), verdict]
+
+
+def interval_text(result: Judgement, decimals: int) -> str:
     """Such as "-0.0963 to 0.1910"; empty where there is none."""
     if result.low is None or result.high is None:
         return ""
     return f"{decimal_text(result.low, decimals)} to {decimal_text(result.high, decimals)}"
 
 
-def more_seeds_text(result: Result) -> str:
+def more_seeds_text(result: Judgement) -> str:
     if result.more_seeds is None:
         return ""
     decides = f"{count_text(result.more_seeds, 'more seed')} would decide it"
@@ -74,9 +85,13 @@ def last_sentence(comparison: Comparison) -> str:
 
 
 def group_text(comparison: Comparison, verdict: Verdict, results: Sequence[Result]) -> str:
-    """Such as "2 are undecided (relu2 and swiglu)"."""
-    names = joined_names(label_of(comparison, result.arm) for result in results)
-    return f"{len(results)} {'is' if len(results) == 1 else 'are'} {verdict} ({names})"
+    """Such as "1 is better (relu2 by 0.0305)", "2 are undecided (swiglu and gelu)"."""
+    names = [label_of(comparison, result.arm) for result in results]
+    if verdict != "undecided":
+        decimals = value_decimals(comparison)
+        sizes = (decimal_text(abs(result.difference or 0.0), decimals) for result in results)
+        names = [f"{name} by {size}" for name, size in zip(names, sizes, strict=True)]
+    return f"{len(results)} {'is' if len(results) == 1 else 'are'} {verdict} ({joined_names(names)})"
 
 
 def tries_sentence(comparison: Comparison) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 WIDTH = 80  # columns
-GAP = "  "
+COLUMN_GAP = "  "
 
 
-def table_lines(labels: Sequence[str], columns: Sequence[Sequence[str]], width: int = WIDTH) -> list[str]:
+def block_lines(labels: Sequence[str], columns: Sequence[Sequence[str]], width: int = WIDTH) -> list[str]:
     """Rows that begin with their label on the left; the cells of the columns are on the right.
 
     The first label and the first cell of each column are the header. Columns that do not fit are a table below.
@@ -18,7 +18,7 @@ def table_lines(labels: Sequence[str], columns: Sequence[Sequence[str]], width: 
     for block in column_blocks(columns, width - label_width):
         widths = [max(map(len, column)) for column in block]
         for label, *cells in zip(labels, *block, strict=True):
-            texts = (f"{GAP}{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+            texts = (f"{COLUMN_GAP}{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
             lines.append(f"{label:{label_width}}{''.join(texts)}".rstrip())
     return lines
 
@@ -28,7 +28,7 @@ def column_blocks(columns: Sequence[Sequence[str]], width: int) -> Iterator[list
     block: list[Sequence[str]] = []
     used = 0
     for column in columns:
-        needed = len(GAP) + max(map(len, column))
+        needed = len(COLUMN_GAP) + max(map(len, column))
         if block and used + needed > width:
             yield block
             block, used = [], 0

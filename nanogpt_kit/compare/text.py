@@ -15,12 +15,20 @@ from nanogpt_kit.compare.numbers import (
     joined_names,
     level_text,
     ratio_text,
+    seconds_text,
     short_count,
     value_decimals,
 )
 from nanogpt_kit.compare.record import Comparison, Measurement, Result
-from nanogpt_kit.compare.sentences import interval_text, label_of, last_sentence, ranked_results, tries_sentence
-from nanogpt_kit.compare.table import WIDTH, table_lines
+from nanogpt_kit.compare.sentences import (
+    effect_sentence,
+    interval_text,
+    label_of,
+    last_sentence,
+    ranked_results,
+    tries_sentence,
+)
+from nanogpt_kit.compare.table import WIDTH, block_lines
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import DONE, UNDECIDED, WORSE
 from nanogpt_kit.runs.description import one_line
@@ -35,6 +43,7 @@ def comparison_lines(comparison: Comparison, width: int = WIDTH) -> list[str]:
         heading_lines(comparison, names),
         seed_table(comparison, names, width),
         result_table(comparison, names, width),
+        effect_lines(comparison),
         cost_table(comparison, names, width),
         remark_lines(comparison),
         [last_sentence(comparison)],
@@ -70,14 +79,14 @@ def heading_lines(comparison: Comparison, names: Sequence[str]) -> list[str]:
 
 
 def seed_table(comparison: Comparison, names: Sequence[str], width: int) -> list[str]:
-    """The value of each arm with each seed, and their mean and standard deviation; of one contender the differences."""
+    """Mean and standard deviation of each arm, and its value with each seed; of one contender the differences, too."""
     decimals = value_decimals(comparison)
     seeds = sorted({measurement.seed for measurement in comparison.measurements})
-    values = [values_by_seed(comparison, arm) for arm in range(len(names))]
+    values = [arm_values(comparison, arm) for arm in range(len(names))]
     states = {(one.arm, one.seed): state_text(one) for one in comparison.measurements}
     rows = [
-        [decimal_text(of_arm[s], decimals) if s in of_arm else states.get((arm, s), "") for s in seeds]
-        + [decimal_text(number, decimals) for number in mean_and_sd(list(of_arm.values()))]
+        [decimal_text(number, decimals) for number in mean_and_sd(list(of_arm.values()))]
+        + [decimal_text(of_arm[s], decimals) if s in of_arm else states.get((arm, s), "") for s in seeds]
         for arm, of_arm in enumerate(values)
     ]
     labels = ["seed", *names]
@@ -85,15 +94,15 @@ def seed_table(comparison: Comparison, names: Sequence[str], width: int) -> list
         result = comparison.results[0]
         base, contender = values[0], values[result.arm]
         paired = [contender[seed] - base[seed] if seed in result.seeds else None for seed in seeds]
-        numbers = [*paired, result.difference, result.difference_sd]
-        rows.append([decimal_text(number, decimals, sign=True) for number in numbers[:-1]])
-        rows[-1].append(decimal_text(numbers[-1], decimals))
+        spread = decimal_text(result.difference_sd, decimals)
+        first, *others = (decimal_text(number, decimals, sign=True) for number in (result.difference, *paired))
+        rows.append([first, spread, *others])
         labels.append("difference")
-    header = [*map(str, seeds), "mean", "sd"]
-    return table_lines(labels, list(zip(header, *rows, strict=True)), width)
+    header = ["mean", "sd", *map(str, seeds)]
+    return block_lines(labels, list(zip(header, *rows, strict=True)), width)
 
 
-def values_by_seed(comparison: Comparison, arm: int) -> dict[int, float]:
+def arm_values(comparison: Comparison, arm: int) -> dict[int, float]:
     measured = (one for one in comparison.measurements if one.arm == arm and one.value is not None)
     return {one.seed: one.value for one in measured if one.value is not None}
 
@@ -106,7 +115,8 @@ def result_table(comparison: Comparison, names: Sequence[str], width: int) -> li
     """One line for each of several contenders, the best first; a single one has its sentence instead."""
     if len(comparison.results) == 1:
         result = comparison.results[0]
-        return [f"better in {result.wins} of {count_text(len(result.seeds), 'pair')}"] if result.seeds else []
+        pairs = count_text(len(result.seeds), "pair")
+        return [f"{label_of(comparison, result.arm)} is better in {result.wins} of {pairs}"] if result.seeds else []
     if not comparison.results:
         return []
     ranked = ranked_results(comparison)
@@ -119,7 +129,7 @@ def result_table(comparison: Comparison, names: Sequence[str], width: int) -> li
         ["verdict", *(verdict_cell(result) for result in ranked)],
     ]
     title = f"against {names[0]}" if len(names[0]) + len("against ") <= LABEL_WIDTH else ""
-    lines = table_lines([title, *(names[result.arm] for result in ranked)], columns, width)
+    lines = block_lines([title, *(names[result.arm] for result in ranked)], columns, width)
     if any(result.more_seeds is not None for result in ranked):
         lines.append("(+N): so many more seeds would decide it if the difference stays as it is")
     return lines + [f"{names[result.arm]}: {one_line(result.reason)}" for result in ranked if result.reason]
@@ -129,10 +139,18 @@ def verdict_cell(result: Result) -> str:
     return result.verdict + (f" (+{result.more_seeds})" if result.more_seeds is not None else "")
 
 
+def effect_lines(comparison: Comparison) -> list[str]:
+    """Of a full factorial."""
+    if not comparison.effects:
+        return []
+    title = "effects, on average over all levels of the other factors; of two together, beyond the sum of theirs:"
+    return [title, *(f"  {effect_sentence(comparison, effect)}" for effect in comparison.effects)]
+
+
 def cost_table(comparison: Comparison, names: Sequence[str], width: int) -> list[str]:
     """What each arm costs, with ratios to the base; a column that no arm has is left out."""
     costs = [arm_costs([one for one in comparison.measurements if one.arm == arm]) for arm in range(len(names))]
-    texts = {"tokens/s": short_count, "seconds": short_count, "memory": bytes_text, "parameters": short_count}
+    texts = {"tokens/s": short_count, "seconds": seconds_text, "memory": bytes_text, "parameters": short_count}
     columns = []
     for name, text_of in texts.items():
         if any(cost[name] is not None for cost in costs):
@@ -140,7 +158,7 @@ def cost_table(comparison: Comparison, names: Sequence[str], width: int) -> list
             space = max(map(len, ratios))
             cells = [f"{text_of(cost[name])} {ratio:{space}}" for cost, ratio in zip(costs, ratios, strict=True)]
             columns.append([f"{name} {'':{space}}", *cells])
-    return table_lines(["cost", *names], columns, width) if columns else []
+    return block_lines(["cost", *names], columns, width) if columns else []
 
 
 def arm_costs(measurements: Sequence[Measurement]) -> dict[str, float | None]:

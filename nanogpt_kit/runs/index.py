@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from nanogpt_kit import __version__
 from nanogpt_kit.runs.folder import runs_root
@@ -26,6 +27,7 @@ from nanogpt_kit.system.writing import write_atomically
 FORMAT = 1  # of the cache; grows when an IndexedRun is read in another way
 UNSETTLED_NS = 2 * 10**9  # a file may change again without another time: FAT rounds times to 2 s, others to 10 ms
 COLUMNS = tuple(column.name for column in fields(IndexedRun))
+MAPPINGS = [COLUMNS.index(name) for name in ("metrics", "options", "yardsticks", "data", "starts")]
 
 Stamp = list[int]  # time of change in ns, size and inode of each of FILES; -1 where it is missing
 Rows = dict[str, tuple[Stamp, IndexedRun]]  # by the absolute path of the run
@@ -38,18 +40,19 @@ def index_runs(root: Path | None = None) -> list[IndexedRun]:
     """
     top = os.path.abspath(root or runs_root())
     with without_collection():
-        before, after, runs = read_cache(top), {}, []
+        before, after, runs = read_cache(top), Rows(), []
         settled = time.time_ns() - UNSETTLED_NS
         for path in run_paths(top):
             stamp = stamp_of(path)
             known = before.get(path)
-            row = known[1] if known and known[0] == stamp else IndexedRun.read(path)
+            if known is None or known[0] != stamp:
+                known = (stamp, IndexedRun.read(path, os.path.relpath(path, top)))
             if max(stamp[::3]) < settled:
-                after[path] = (stamp, row)
-            runs.append(with_live_state(row))
-        if {path: stamp for path, (stamp, _) in after.items()} != {path: stamp for path, (stamp, _) in before.items()}:
+                after[path] = known
+            runs.append(with_live_state(known[1]))
+        if before.keys() != after.keys() or any(row is not before[path] for path, row in after.items()):
             write_cache(top, after)
-    return sorted(runs, key=lambda run: (run.started, run.path))
+        return sorted(runs, key=lambda run: (run.started, run.path))
 
 
 @contextmanager
@@ -112,22 +115,40 @@ def with_live_state(row: IndexedRun) -> IndexedRun:
 
 def read_cache(top: str) -> Rows:
     """What was read before; empty where the cache is missing or damaged, or where another version wrote it."""
-    with suppress(OSError, RuntimeError, ValueError, TypeError, RecursionError):
+    with suppress(OSError, RuntimeError, ValueError, TypeError, LookupError):
         checksum, _, content = read_bytes(cache_file(top)).partition(b"\n")
         if checksum == checksum_of(content):
             record = json.loads(content)
             if record["identity"] == identity_of(top):
-                return {row[0]: (stamp, IndexedRun(*row)) for stamp, row in record["rows"]}
+                keys = record["keys"]
+                return {row[0]: (stamp, unpacked(row, keys)) for stamp, row in record["rows"]}
     return {}
 
 
 def write_cache(top: str, rows: Rows) -> None:
-    values = [(stamp, [getattr(row, name) for name in COLUMNS]) for stamp, row in rows.values()]
-    content = json.dumps({"identity": identity_of(top), "rows": values}, separators=(",", ":")).encode("ascii")
+    keys: dict[tuple[str, ...], int] = {}
+    values = [(stamp, packed(row, keys)) for stamp, row in rows.values()]
+    record = {"identity": identity_of(top), "keys": list(keys), "rows": values}
+    content = json.dumps(record, separators=(",", ":")).encode("ascii")
     with suppress(OSError, RuntimeError):  # a full or read-only disk, or no home: the next call takes as long
         file = cache_file(top)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, checksum_of(content) + b"\n" + content, 0o600)
+
+
+def packed(row: IndexedRun, keys: dict[tuple[str, ...], int]) -> list[Any]:
+    """The fields of a row, each mapping as the index of its keys and its values: most runs have the same keys."""
+    values = [getattr(row, name) for name in COLUMNS]
+    for at in MAPPINGS:
+        values[at] = [keys.setdefault(tuple(values[at]), len(keys)), *values[at].values()]
+    return values
+
+
+def unpacked(values: list[Any], keys: list[list[str]]) -> IndexedRun:
+    for at in MAPPINGS:
+        index, *of_mapping = values[at]
+        values[at] = dict(zip(keys[index], of_mapping, strict=True))
+    return IndexedRun(*values)
 
 
 def identity_of(top: str) -> list[object]:

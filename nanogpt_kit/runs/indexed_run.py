@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import tomli
-
-from nanogpt_kit.runs.files import read_json
-from nanogpt_kit.runs.folder import PROVENANCE, RUN_ID, STARTED, RunFolder
-from nanogpt_kit.runs.metrics import is_finite_number, lines_from_the_end, parse_metrics_line
+from nanogpt_kit.runs.folder import PROVENANCE, RUN_ID, RunFolder
 from nanogpt_kit.runs.notes import NOTES, read_notes
-from nanogpt_kit.runs.status import Status
-from nanogpt_kit.system.reading import read_text
+from nanogpt_kit.runs.recorded_values import (
+    data_of,
+    last_records,
+    metrics_of,
+    number_of,
+    read_object,
+    read_options,
+    start_time,
+    starts_of,
+    text_of,
+    texts_of,
+)
 
 FILES = ("experiment.toml", "status.json", "metrics.jsonl", PROVENANCE, NOTES)  # that a row is read from
-MAX_TOML_BYTES = 5_000_000
-MARKS_OF_TRAINING = b'"train/loss"'  # in a line of metrics.jsonl that is not of an evaluation
-STARTS = ("init_from", "branched_from", "tokenizer_from")  # of provenance.json: what a run began with
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class IndexedRun:
     """One run. What its folder does not have, or has damaged, is empty or None."""
 
     path: str
+    reference: str  # its path below the runs folder, by which users name it
     experiment: str  # its name
     seed: int | None
     state: str  # of runs.status.State
@@ -50,6 +54,7 @@ class IndexedRun:
     yardsticks: dict[str, str] = field(default_factory=dict)  # by metric
     data: dict[str, str] = field(default_factory=dict)  # fingerprints: dataset, tokenizer; SHA-256: train, val
     starts: dict[str, str] = field(default_factory=dict)  # absolute path of a checkpoint by key of STARTS
+    changed_at_step: int | None = None  # of the last resumption with another configuration or code
     is_imported: bool = False
 
     @property
@@ -57,20 +62,23 @@ class IndexedRun:
         return RunFolder(Path(self.path))
 
     @property
-    def name(self) -> str:
-        """The name of its folder."""
-        return os.path.basename(self.path)
-
-    @property
     def is_whole(self) -> bool:
-        """Finished, and trained from its own beginning: neither a branch nor imported.
+        """Finished, and what its configuration and code say from its first step to its last one: not imported, not
+        begun from another run, not extended."""
+        began_alone = not (self.is_imported or "init_from" in self.starts or "branched_from" in self.starts)
+        return self.state == "finished" and began_alone and self.changed_at_step is None
 
-        A run that was extended is whole; its `total_steps` are then more than those of its `configuration`.
-        """
-        return self.state == "finished" and "branched_from" not in self.starts and not self.is_imported
+    def value(self, key: str) -> Any:
+        """Of a field, a metric or an option by its key, of a component slot the component's name; None where this run
+        has no such value."""
+        if key in FIELDS:
+            return FIELDS[key](self)
+        if key in self.metrics:
+            return self.metrics[key]
+        return self.options.get(key, self.options.get(f"{key}.use"))
 
     @classmethod
-    def read(cls, path: str) -> Self:
+    def read(cls, path: str, reference: str) -> Self:
         """From the files of a folder. A status of "running" is taken as it is."""
         folder = RunFolder(Path(path))
         status, options, origin = folder.recorded_status(), read_options(path), read_object(path, PROVENANCE)
@@ -81,6 +89,7 @@ class IndexedRun:
         seed = options.get("train.seed", int(run_id[4]) if run_id else origin.get("seed"))
         return cls(
             path=path,
+            reference=reference,
             experiment=text_of(options, "name") or os.path.basename(os.path.dirname(path)),
             seed=seed if type(seed) is int else None,
             state=status.state,
@@ -103,112 +112,27 @@ class IndexedRun:
             yardsticks=texts_of(origin.get("yardsticks")),
             data=data_of(origin.get("data")),
             starts=starts_of(origin),
+            changed_at_step=origin["changed_at_step"] if type(origin.get("changed_at_step")) is int else None,
             is_imported=status.imported,
         )
 
 
-def read_options(path: str) -> dict[str, Any]:
-    """The options of experiment.toml by dotted key; none where it cannot be read."""
-    try:
-        return flat_options(tomli.loads(read_text(Path(path, "experiment.toml"), MAX_TOML_BYTES)))
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def flat_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{"optimizer.lr": 1e-3}. A component of a list has its name in the key, as in sampler.top_k.k; its index where an
-    earlier one has the same name. The list itself is that of the names."""
-    return dict(flat_items(values, ""))
-
-
-def flat_items(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        key = f"{before}{name}"
-        if isinstance(value, dict):
-            yield from flat_items(value, f"{key}.")
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            uses = [item.get("use", index) for index, item in enumerate(value)]
-            yield key, uses
-            for index, item in enumerate(value):
-                part = uses[index] if uses.index(uses[index]) == index else index
-                options = {name: option for name, option in item.items() if name != "use"}
-                yield from flat_items(options, f"{key}.{part}.")
-        else:
-            yield key, value
-
-
-def last_records(metrics: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(all metrics of the last step, those of the last evaluation), each with its step; empty where there is none."""
-    last: dict[str, Any] = {}
-    evaluation: dict[str, Any] = {}
-    for line in lines_from_the_end(metrics):
-        is_evaluation = MARKS_OF_TRAINING not in line
-        if last and not is_evaluation and not line.startswith(b'{"step": %d,' % last["step"]):
-            continue
-        record = parse_metrics_line(line)
-        if record is None:
-            continue
-        last = last or {"step": record["step"]}
-        if record["step"] == last["step"]:
-            last = {**record, **last}
-        if is_evaluation:
-            if evaluation and record["step"] != evaluation["step"]:
-                break
-            evaluation = {**record, **evaluation}
-        elif evaluation and record["step"] < last["step"]:
-            break
-    return last, evaluation
-
-
-def metrics_of(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """The metrics of a record; None for NaN and infinity."""
-    names = [name for name in record if "/" in name]
-    return {name: float(record[name]) if is_finite_number(record[name]) else None for name in names}
-
-
-def start_time(name: str, origin: Mapping[str, Any]) -> str:
-    """From a run id, which has milliseconds, else from provenance.json."""
-    run_id = RUN_ID.fullmatch(name)
-    if run_id:
-        day, clock, milliseconds = run_id[1], run_id[2], run_id[3] or "000"
-        moment = f"{day[:4]}-{day[4:6]}-{day[6:]}T{clock[:2]}:{clock[2:4]}:{clock[4:]}"
-        return f"{moment}.{milliseconds}Z"
-    started = text_of(origin, "started")
-    return f"{started[:-1]}.000Z" if started and STARTED.fullmatch(started) else ""
-
-
-def read_object(path: str, name: str) -> dict[str, Any]:
-    """The JSON object of a file; empty where there is none."""
-    try:
-        values = read_json(Path(path, name))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def text_of(values: Mapping[str, Any], key: str) -> str | None:
-    return values[key] if isinstance(values.get(key), str) else None
-
-
-def texts_of(values: Any) -> dict[str, str]:
-    return {key: text for key, text in values.items() if isinstance(text, str)} if isinstance(values, dict) else {}
-
-
-def number_of(values: Mapping[str, Any], key: str) -> float:
-    return max(0.0, values[key]) if is_finite_number(values.get(key)) else 0.0
-
-
-def data_of(values: Any) -> dict[str, str]:
-    texts = texts_of(values)
-    kept = {key: texts[key] for key in ("dataset", "tokenizer") if key in texts}
-    return {**kept, **texts_of(values.get("splits"))} if isinstance(values, dict) else {}
-
-
-def starts_of(origin: Mapping[str, Any]) -> dict[str, str]:
-    """The checkpoints that a run began with, as absolute paths: it may record them relative to its start folder."""
-    found = {}
-    for key in STARTS:
-        checkpoint = texts_of(origin.get(key)).get("checkpoint")
-        if checkpoint:
-            found[key] = os.path.join(text_of(origin, "folder") or "", checkpoint)
-    return found
+FIELDS: dict[str, Callable[[IndexedRun], Any]] = {  # by the names that filters and columns have for them
+    "run": lambda run: run.reference,
+    "experiment": lambda run: run.experiment,
+    "state": lambda run: run.state,
+    "step": lambda run: run.step,
+    "total_steps": lambda run: run.total_steps,
+    "tokens": lambda run: run.tokens,
+    "seconds": lambda run: run.seconds,
+    "started": lambda run: run.started or None,
+    "seed": lambda run: run.seed,
+    "parameters": lambda run: run.parameters,
+    "ended_by": lambda run: run.ended_by,
+    "cause": lambda run: run.cause,
+    "reason": lambda run: run.reason or None,
+    "note": lambda run: run.note or None,
+    "configuration": lambda run: run.configuration,
+    "code": lambda run: run.code,
+    "folder": lambda run: run.path,
+}

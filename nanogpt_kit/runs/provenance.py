@@ -11,13 +11,15 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nanogpt_kit.core.code_identity import code_identity
-from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.record import AnyText, Record, RecordPart
 from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch
 from nanogpt_kit.runs.working_tree import GitState, code_state
+
+if TYPE_CHECKING:  # lists of runs need neither it nor the kinds of components
+    from nanogpt_kit.core.experiment import Experiment
 
 LIBRARIES = ("torch", "numpy", "pydantic", "safetensors")
 
