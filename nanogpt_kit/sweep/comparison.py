@@ -61,7 +61,7 @@ def run_comparison(
             study = open_comparison(plan)
             run_missing(study, slots, command)
             queued = study.trials()
-            own = {cell.key: plan.measurement(cell, queued) for cell in missing}
+            own = {cell.key: plan.measurement(cell, queued, study.folder) for cell in missing}
         comparison = make_comparison(question, measurements(question, seeds, {**answers, **own}), command)
         with reported_storage(storage):
             plan.end(study.optuna_study)
@@ -105,10 +105,9 @@ def run_missing(study: Study[ComparisonPlan], slots: Sequence[MachineSlot], comm
 def check_comparison(question: Question, seeds: Sequence[int], workers: int, storage: str, nproc: int) -> list[Cell]:
     """The runs that the comparison needs besides those that the user named.
 
-    Raises KitError with all that a run of an arm would refuse before its data is touched, and if this machine has too
-    little for the workers.
+    Raises KitError with all that a run of an arm would refuse before its data is touched, if this machine has too
+    little for the workers, and if the arms do not compare.
     """
-    check_arms(question)
     device = choose_device(question.base.experiment.train.device)
     checks: list[Callable[[], object]] = [
         lambda: check_storage_form(storage),
@@ -116,6 +115,7 @@ def check_comparison(question: Question, seeds: Sequence[int], workers: int, sto
         *(check_of_arm(arm, nproc) for arm in question.arms if not set(seeds) <= named_runs(arm).keys()),
     ]
     run_checks(checks)
+    check_arms(question)  # prepares their data
     return list(required_cells(question, seeds))
 
 

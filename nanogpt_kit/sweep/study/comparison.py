@@ -16,13 +16,17 @@ from nanogpt_kit.compare.record import Measurement
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep
-from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.folder import PROVENANCE, RunFolder
 from nanogpt_kit.runs.status import Cause
 from nanogpt_kit.sweep.study.cells import Cell
-from nanogpt_kit.sweep.study.plan import Plan, QueuedTrial
-from nanogpt_kit.sweep.study.records import CellRecord, Ending, Generation, TrialResult
+from nanogpt_kit.sweep.study.ownership import is_on_this_machine
+from nanogpt_kit.sweep.study.plan import LOCAL_STORAGES, Plan, QueuedTrial
+from nanogpt_kit.sweep.study.records import CellRecord, Ending, Generation, Owner, TrialResult
 from nanogpt_kit.sweep.study.runs import TrialRun
+from nanogpt_kit.system.reading import read_text
+from nanogpt_kit.system.writing import write_atomically
 
+RECORDS = (PROVENANCE, "status.json")  # of a run, which are judged with its measurement
 MAX_SLUG = 60  # characters of a label in the name of a folder
 
 
@@ -149,28 +153,42 @@ class ComparisonPlan(Plan):
 
     # Measurements
 
+    def measured(self, run: TrialRun, cause: Ending, reason: str) -> dict[str, Any]:
+        """The run's measurement; where other machines may judge it, also its records, since its folder is here."""
+        names = () if self.options.storage in LOCAL_STORAGES else RECORDS
+        paths = {name: run.folder.path / name for name in names}
+        files = {name: read_text(path) for name, path in paths.items() if path.exists()}
+        return {"measurement": self.measure(run, cause, reason), "files": files}
+
     def measure(self, run: TrialRun, cause: Ending, reason: str) -> Measurement:
         """A run that did not finish has no value; nor has one that was refused before it had a folder."""
         if run.folder.experiment.exists():
-            measured = measure_run(run.folder, self.question.metric)
-            if measured.state in ("finished", "failed"):
-                return measured
-        return failed_measurement(run.experiment.train.seed, str(run.folder.path), cause, reason)
+            measurement = measure_run(run.folder, self.question.metric)
+            if measurement.state in ("finished", "failed"):
+                return measurement
+        return failed_measurement(run.experiment.train.seed, run.folder.path, cause, reason)
 
-    def measurement(self, cell: Cell, queued: Sequence[FrozenTrial]) -> Measurement:
-        """The measurement of a cell whose trial has ended, on whichever machine."""
+    def measurement(self, cell: Cell, queued: Sequence[FrozenTrial], folder: Path) -> Measurement:
+        """The measurement of a cell whose trial has ended, here or on another machine; `folder` is the comparison's."""
         trial = self.find(cell, queued)
         assert trial is not None, "it was queued"
-        result, record = TrialResult.of(trial), CellRecord.of(trial)
-        if result is not None and result.measurement is not None:
+        result, record, owner = TrialResult.of(trial), CellRecord.of(trial), Owner.of(trial)
+        assert record is not None, "found by it"
+        if result is None or result.measurement is None:
+            cause, reason = (result.cause, result.reason) if result else ("error", "")
+            return failed_measurement(cell.seed, folder / record.run, cause, reason)
+        if owner is None or is_on_this_machine(owner):
             return result.measurement
-        cause, reason = (result.cause, result.reason) if result else ("error", "")
-        return failed_measurement(cell.seed, record.run if record else "", cause, reason)
+        copy = folder / "trials" / "other-machines" / record.run  # not a run
+        copy.mkdir(parents=True, exist_ok=True)
+        for name, text in result.files.items():
+            write_atomically(copy / name, text)
+        return result.measurement.model_copy(update={"run": str(copy)})
 
 
-def failed_measurement(seed: int, run: str, cause: Ending, reason: str) -> Measurement:
+def failed_measurement(seed: int, folder: Path, cause: Ending, reason: str) -> Measurement:
     known = cast(Cause, cause) if cause in get_args(Cause) else None
-    return Measurement(arm=0, seed=seed, run=run, state="failed", cause=known, reason=reason)
+    return Measurement(arm=0, seed=seed, run=str(folder), state="failed", cause=known, reason=reason)
 
 
 def seeded(experiment: Experiment, seed: int, threads: int | None = None) -> Experiment:

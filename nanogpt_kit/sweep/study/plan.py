@@ -17,12 +17,13 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from nanogpt_kit.compare.record import Measurement
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.study.records import FORMAT, Ending
 from nanogpt_kit.sweep.study.runs import TrialRun
+
+LOCAL_STORAGES = ("journal", "sqlite")  # files that other machines cannot read
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ class Plan(ABC):
 
     # What its trials measure
 
-    def measure(self, run: TrialRun, cause: Ending, reason: str) -> Measurement | None:
-        """A measurement of a run, to be stored with the result of its trial, which ended by `cause`."""
-        return None
+    def measured(self, run: TrialRun, cause: Ending, reason: str) -> dict[str, Any]:
+        """More fields of the result of a trial, of which `run` is the last run and which ended by `cause`."""
+        return {}
 
     def is_required(self, index: int) -> bool:
         """Whether the study ends if the trial `index` is refused."""

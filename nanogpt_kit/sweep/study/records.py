@@ -114,3 +114,4 @@ class TrialResult(TrialRecord):
     ended_by: EndedBy | None = None
     threads: int | None = None  # train.threads of its runs
     measurement: Measurement | None = None  # of its run, in a comparison
+    files: dict[str, str] = {}  # of that run, by name: its records, which are read where a comparison is judged

@@ -27,13 +27,12 @@ from nanogpt_kit.sweep.study.ownership import (
     make_owner_record,
     send_heartbeat,
 )
-from nanogpt_kit.sweep.study.plan import Plan
+from nanogpt_kit.sweep.study.plan import LOCAL_STORAGES, Plan
 from nanogpt_kit.sweep.study.records import Owner
 from nanogpt_kit.sweep.study.runs import TrialRun, component_copies
 from nanogpt_kit.sweep.study.sampler import ResumableSampler, make_pruner
 from nanogpt_kit.system.writing import write_atomically
 
-LOCAL_STORAGES = ("journal", "sqlite")  # files that other machines cannot read
 IS_QUEUED = "queued"  # study attribute: all trials are in the queue
 QUEUE_SECONDS = 20  # for the controller that created the study to queue its trials
 POLL_SECONDS = 0.2

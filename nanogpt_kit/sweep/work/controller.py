@@ -176,15 +176,15 @@ class Controller:
 
     def check_failures(self, process: TrialProcess, outcome: Outcome) -> None:
         """Raises RunFailed or KitError if further trials would fail alike; this one has no outcome then."""
-        if outcome.cause in ("complete", "pruned", "oom", "not_finite"):
-            self.failures = []
-            return
+        plan = self.study.plan
         if outcome.cause == "disk":
             raise RunFailed(f"{process.folder}: {outcome.reason}; the same command continues once there is room")
-        plan = self.study.plan
         if outcome.cause == "refused" and plan.is_required(process.index):
             raise KitError(f"{process.label}, {plan.required}, was refused: {outcome.reason}")
         if not plan.counts_failure(process.index):
+            return
+        if outcome.cause in ("complete", "pruned", "oom", "not_finite"):
+            self.failures = []
             return
         failure = (outcome.cause, outcome.origin)
         self.failures = [*self.failures, failure] if failure in self.failures[-1:] else [failure]

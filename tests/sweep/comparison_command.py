@@ -1,4 +1,4 @@
-"""A comparison as a command: `python compare.py FILE '{"changes": [...], "seeds": [...]}'`; the tests kill it."""
+"""A comparison as a command, which tests kill: `python comparison_command.py FILE OPTIONS`, with options as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(path: str, options: dict[str, Any]) -> int:
     rich.reconfigure(stderr=True)
     question = question_of(path, options.pop("changes"), options.pop("metric", "val/loss"))
     try:
-        comparison = run_comparison(question, options.pop("seeds"), command="python compare.py", **options)
+        comparison = run_comparison(question, options.pop("seeds"), command="python comparison_command.py", **options)
     except KeyboardInterrupt as error:
         print("interrupted", *notes_of(error), file=sys.stderr)
         return INTERRUPTED
