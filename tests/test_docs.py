@@ -26,6 +26,7 @@ from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 from nanogpt_kit.runs.folder import RUN_ID
+from nanogpt_kit.runs.indexed_run import FIELDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -253,7 +254,7 @@ FILES = {
         ".npy",
         ".jsonl",
     ),
-    *(".journal", "~/.pgpass"),
+    *(".journal", "~/.pgpass", "notes.jsonl", "$XDG_CACHE_HOME/nanogpt-kit/runs", "~/.cache"),
 }
 # Words of TOML, of other programs, and of records
 WORDS = {
@@ -266,6 +267,7 @@ WORDS = {
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
     *("val/loss", "val/bits_per_byte", "train/loss"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
+    *("=", "!=", "<", "<=", ">", ">=", "*", "?", "[...]", "2026-11-01"),  # of filters
     *("hellaswag/accuracy", "hellaswag/accuracy_norm", "lambada/accuracy", "lambada/perplexity", "wiki/bits_per_byte"),
     *(
         "wiki/loss",
@@ -398,7 +400,7 @@ def is_command(line: str) -> bool:
         if flag.startswith("--") and flag not in flags:
             return False
         setting = re.fullmatch(rf"({KEY})=(.*)", word, re.DOTALL)
-        if setting and not is_key(setting[1]):
+        if setting and not is_key(setting[1]) and not (name == "runs list" and setting[1] in FIELDS):
             return False
         if word.startswith("experiments/") and not (ROOT / word).exists():
             return False
