@@ -194,7 +194,7 @@ def descriptions() -> Iterator[tuple[str, str]]:
             described_elsewhere = is_slot(field.annotation) or (
                 inspect.isclass(field.annotation) and issubclass(field.annotation, Options)
             )
-            if not text and not described_elsewhere and not (model is Experiment and name == "sweep"):
+            if not text and not described_elsewhere and not (model is Experiment and name in ("sweep", "ablate")):
                 yield owner.__module__, f"{name}: no description"
             if re.match(r"(of|whether)\b", text, re.IGNORECASE):
                 yield owner.__module__, f"{name}: begins with {text.split()[0]!r}: {text}"

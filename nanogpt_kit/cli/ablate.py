@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,7 +36,7 @@ QUOTED = ("metric", "storage", "match_with")  # options of [ablate] that are str
     shell_complete=vary_candidates,
     help="Values of an option, each of them one change; may be repeated. Replaces the key in [ablate.vary].",
 )
-@click.option("--factorial", is_flag=True, help="Compare every combination of the changes, not one change at a time.")
+@click.option("--factorial", is_flag=True, help="Compare every combination of the changes, too, and how they interact.")
 @click.option(
     "--match",
     type=click.Choice(["parameters", "flops"]),
@@ -52,7 +53,7 @@ QUOTED = ("metric", "storage", "match_with")  # options of [ablate] that are str
     help="Replaces ablate.storage, to keep a password out of a file.",
 )
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of each run, as in `run --nproc`.")
-@click.option("--again", is_flag=True, help="Train every run anew, also where a finished one has the answer.")
+@click.option("--again", is_flag=True, help="Train every run again, also where a finished one has the answer.")
 @click.option("--preview", is_flag=True, help="Show arms, runs and an estimate of the time, and exit.")
 @json_option("Print the comparison, or the preview, as a JSON object.")
 @TRUST
@@ -74,18 +75,20 @@ def ablate(
 
     The exit code is 0 where a change is better, else 3 where one is undecided, else 4.
     """
-    more = [f"ablate.{name}={option_text(name, value)}" for name, value in options.items() if value]
+    more = [f"ablate.{name}={override_text(name, value)}" for name, value in options.items() if value]
     base = load_experiment(experiment, (*overrides, *more), trust_code, nproc)
     with note_if_slow("checking the arms"):
         from nanogpt_kit.sweep.ablation import ablation_options, ablation_question, ablation_seeds
 
         question = ablation_question(base, vary, nproc)
     seeds = ablation_seeds(base)
+    table = ablation_options(base)
+    settings: dict[str, Any] = {"again": again, "workers": table.workers, "storage": table.storage, "nproc": nproc}
     if preview:
         from nanogpt_kit.core.experiment import Experiment
 
         load_again = functools.partial(Experiment.load, experiment, (*overrides, *more), trust_code, nproc)
-        print_preview(question, seeds, load_again, nproc, again, as_json)
+        print_preview(question, seeds, load_again, settings, as_json)
         return
     import rich
 
@@ -94,21 +97,7 @@ def ablate(
 
     continue_without_reader()
     rich.reconfigure(stderr=True)
-    table = ablation_options(base)
-    command = hide_in_command(["nanogpt-kit", *sys.argv[1:]])
-    try:
-        comparison = run_comparison(
-            question,
-            seeds,
-            again=again,
-            workers=table.workers,
-            storage=table.storage,
-            nproc=nproc,
-            command=command,
-        )
-    except KeyboardInterrupt as error:
-        error.add_note(f"stopped; finished runs are kept in {question.folder()}; continue with: {command}")
-        raise
+    comparison = run_comparison(question, seeds, command=hide_in_command(["nanogpt-kit", *sys.argv[1:]]), **settings)
     if as_json:
         print_json(comparison_json(comparison))
     else:
@@ -118,7 +107,7 @@ def ablate(
         sys.exit(code)
 
 
-def option_text(name: str, value: Any) -> str:
+def override_text(name: str, value: Any) -> str:
     """The value of an option as an override has it."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -126,14 +115,14 @@ def option_text(name: str, value: Any) -> str:
 
 
 def print_preview(
-    question: Question, seeds: range, load_again: functools.partial[Experiment], nproc: int, again: bool, as_json: bool
+    question: Question, seeds: range, load_again: Callable[[], Experiment], settings: dict[str, Any], as_json: bool
 ) -> None:
-    from nanogpt_kit.sweep.ablation_preview import describe_ablation_time, preview_ablation
+    from nanogpt_kit.sweep.ablation_preview import AblationPreview
+    from nanogpt_kit.sweep.comparison_preview import estimate_comparison
 
-    plan = preview_ablation(question, seeds, again)
+    found = AblationPreview(question, seeds, estimate_comparison(question, seeds, load_again, **settings))
     if as_json:
-        print_json(plan.record())
+        print_json(found.record())
         return
-    for line in plan.lines():
+    for line in found.lines():
         print_lines(line)
-    print_lines(describe_ablation_time(plan, question.base.experiment, load_again, nproc))

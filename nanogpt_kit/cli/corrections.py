@@ -17,7 +17,7 @@ from nanogpt_kit.core.errors import did_you_mean, printable
 from nanogpt_kit.core.foreign_names import plain
 from nanogpt_kit.runs.secrets import hide_in_text
 
-EXAMPLES = {"sweep": "sweep_lr", "ablate": "ablate_parts"}  # experiments for a verb that needs a table of its own
+EXAMPLES = {"sweep": "sweep_lr", "ablate": "ablate_parts"}  # of verbs that require a table
 
 
 class UsageMistake(click.UsageError):

@@ -183,7 +183,7 @@ class Sweep(Options):
 
 
 class Ablate(Options):
-    """[ablate]: the changes of the experiment that are compared with it, one at a time."""
+    """[ablate]: changes of the experiment that are compared with it one by one."""
 
     seeds: int = Field(5, ge=1, le=10**4, description="runs of each arm, with train.seed, train.seed + 1, ...")
     metric: str = Field("val/loss", min_length=1, description="metric that decides, as named in metrics.jsonl")
@@ -203,7 +203,9 @@ class Ablate(Options):
     match_with: str = Field(
         "model.n_embd", min_length=1, description="key of the whole number that is adjusted so that arms match"
     )
-    factorial: bool = Field(False, description="every combination of the changes instead of one change at a time")
+    factorial: bool = Field(
+        False, description="comparison of all combinations of the changes, which shows how they interact"
+    )
     vary: dict[str, Any] = Field({}, description="lists of values by dotted key; each value is one change")
     changes: dict[str, Any] = Field({}, description="named changes, each a table of dotted keys with their values")
 

@@ -2,118 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nanogpt_kit.compare.groups import seeds_text
-from nanogpt_kit.compare.ledger import finished_by_seed
 from nanogpt_kit.compare.question import Arm, Question
-from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.sweep.ablation import ablation_options
+from nanogpt_kit.core.layers import DEFAULT
 from nanogpt_kit.sweep.arms.matching import count_of_model
-from nanogpt_kit.sweep.preview import describe_duration, estimate_speed
-
-Changes = Mapping[str, tuple[str | None, str | None]]
-
-
-@dataclass(frozen=True)
-class ArmPreview:
-    """An arm, the size of its model, and the seeds that finished runs answer."""
-
-    arm: Arm
-    parameters: float | None
-    tokens: int  # of a run
-    finished: tuple[int, ...]
-
-    def describe(self) -> str:
-        changes = "; ".join(describe_changes(self.arm.changes)) or "as written"
-        size = "" if self.parameters is None else f"; {self.parameters:,.0f} parameters"
-        return f"{self.arm.label}: {changes}{size}"
+from nanogpt_kit.sweep.comparison_preview import ComparisonEstimate, estimate_lines
 
 
 @dataclass(frozen=True)
 class AblationPreview:
-    """What an ablation would run."""
+    """What an ablation would compare, and what that would cost."""
 
     question: Question
-    seeds: tuple[int, ...]
-    arms: tuple[ArmPreview, ...]
-
-    @property
-    def run_count(self) -> int:
-        return len(self.arms) * len(self.seeds)
-
-    @property
-    def finished_count(self) -> int:
-        return sum(len(arm.finished) for arm in self.arms)
-
-    @property
-    def tokens(self) -> int:
-        """Of the runs that are to be trained."""
-        return sum(arm.tokens * (len(self.seeds) - len(arm.finished)) for arm in self.arms)
+    seeds: Sequence[int]
+    estimate: ComparisonEstimate
 
     def lines(self) -> Iterator[str]:
-        question, seeds = self.question, seeds_text(self.seeds)
-        yield f"{len(self.arms)} arms with {seeds}; {question.metric} is {question.direction}d"
-        yield from (f"  {arm.describe()}" for arm in self.arms)
+        question = self.question
+        yield f"{len(question.arms)} arms with {seeds_text(self.seeds)}; {question.metric} is {question.direction}d"
+        yield from (f"  {describe_arm(arm)}" for arm in question.arms)
         yield from (f"note: {note}" for note in question.notes)
-        runs = f"{self.run_count - self.finished_count} runs to train on {self.tokens:,} tokens"
-        yield f"{runs}; {self.finished_count} of {self.run_count} are answered by finished runs"
+        yield from estimate_lines(self.estimate)
 
     def record(self) -> dict[str, Any]:
         """The same for programs."""
+        question, estimate = self.question, self.estimate
         return {
-            "id": self.question.id(),
-            "folder": str(self.question.folder()),
-            "metric": self.question.metric,
-            "direction": self.question.direction,
+            "id": question.id(),
+            "folder": str(question.folder()),
+            "metric": question.metric,
+            "direction": question.direction,
             "seeds": list(self.seeds),
             "arms": [
                 {
-                    "label": arm.arm.label,
-                    "changes": dict(arm.arm.changes),
-                    "parameters": arm.parameters,
-                    "tokens": arm.tokens,
-                    "finished_seeds": list(arm.finished),
+                    "label": arm.label,
+                    "changes": dict(arm.changes),
+                    "parameters": count_of_model(arm.experiment, "parameters"),
                 }
-                for arm in self.arms
+                for arm in question.arms
             ],
-            "notes": list(self.question.notes),
-            "runs": self.run_count,
-            "finished_runs": self.finished_count,
-            "tokens": self.tokens,
+            "notes": list(question.notes),
+            "runs": estimate.total,
+            "missing_runs": estimate.missing,
+            "tokens": estimate.tokens,
+            "duration": estimate.duration,
         }
 
 
-def preview_ablation(question: Question, seeds: Sequence[int], again: bool = False) -> AblationPreview:
-    """What the runs of a question with these seeds would cost; `again`: no finished run answers one."""
-    arms = []
-    for arm in question.arms:
-        experiment = arm.experiment
-        finished = () if again else finished_by_seed(experiment)
-        tokens = experiment.total_steps * experiment.train.batch_tokens
-        parameters = count_of_model(experiment, "parameters")
-        arms.append(ArmPreview(arm, parameters, tokens, tuple(seed for seed in seeds if seed in finished)))
-    return AblationPreview(question, tuple(seeds), tuple(arms))
+def describe_arm(arm: Arm) -> str:
+    """Its label, its changes, and the size of its model."""
+    changes = "; ".join(describe_changes(arm)) or "as written"
+    parameters = count_of_model(arm.experiment, "parameters")
+    return f"{arm.label}: {changes}" + ("" if parameters is None else f"; {parameters:,.0f} parameters")
 
 
-def describe_ablation_time(
-    preview: AblationPreview, base: Experiment, load_again: Callable[[], Experiment], nproc: int = 1
-) -> str:
-    """The estimated time of the runs to be trained, as text; `load_again` loads the base in another process."""
-    runs = preview.run_count - preview.finished_count
-    if not runs:
-        return "nothing is to be trained"
-    speed = estimate_speed(base, load_again)
-    return describe_duration(base, ablation_options(base), speed, preview.tokens, runs, nproc)
-
-
-def describe_changes(changes: Changes) -> Iterator[str]:
-    """Each option with its values; of a component that is replaced, the options that it takes along are left out."""
-    slots = [key.removesuffix("use") for key in changes if key.endswith(".use")]
-    for key, (before, after) in changes.items():
-        if after is None and any(key.startswith(slot) for slot in slots):
+def describe_changes(arm: Arm) -> Iterator[str]:
+    """Each option with its values; of a component that replaces another only the options that the arm sets."""
+    slots = [key.removesuffix("use") for key in arm.changes if key.endswith(".use")]
+    for key, (before, after) in arm.changes.items():
+        parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+        is_inside = any(key.startswith(slot) and key != f"{slot}use" for slot in slots)
+        if is_inside and (after is None or arm.experiment.location(parts) == DEFAULT):
             continue
         new = "is not set" if after is None else f"= {after}"
         yield f"{key} {new}" if before is None else f"{key} {new} instead of {before}"

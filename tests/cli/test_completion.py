@@ -149,6 +149,15 @@ def test_keys_complete_part_by_part() -> None:
     assert words("sweep quickstart sweep.tria") == ["sweep.trials="]
 
 
+def test_keys_and_values_to_vary_complete() -> None:
+    assert words("ablate quickstart --vary model.ml") == ["model.mlp=", "model.mlp."]
+    assert words("ablate quickstart --vary model.mlp=") == ["model.mlp=gelu", "model.mlp=relu2", "model.mlp=swiglu"]
+    assert words("ablate quickstart --vary model.mlp=gelu,") == ["model.mlp=gelu,relu2", "model.mlp=gelu,swiglu"]
+    assert words("ablate quickstart --vary=model.mlp=gelu,s") == ["--vary=model.mlp=gelu,swiglu"]
+    assert words("ablate quickstart optimizer=muon --vary optimizer.nes") == ["optimizer.nesterov="]
+    assert words("ablate quickstart ablate.ma") == ["ablate.match=", "ablate.match_with="]
+
+
 def test_values_complete() -> None:
     assert words("run quickstart train.compile=") == [
         *("train.compile=auto", "train.compile=off", "train.compile=default", "train.compile=max-autotune")

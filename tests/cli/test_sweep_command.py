@@ -162,9 +162,7 @@ def test_on_a_cpu_the_speed_of_the_whole_machine_is_not_multiplied(
     command: Command, experiment: Path, measured: None, four_cores: None
 ) -> None:
     line = foretold(command, experiment, "sweep.workers=4")
-    assert line.startswith(
-        "about 21 s: 13 s of training at 1,000 tokens/s (measured; 4 parallel runs share the cores"
-    )
+    assert line.startswith("about 21 s: 13 s of training at 1,000 tokens/s (measured; 4 parallel runs share the cores")
     assert "and 8 s for 8 runs to start" in line
 
 

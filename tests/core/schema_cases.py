@@ -66,6 +66,8 @@ MISTAKES = {  # what is wrong -> an experiment file
     "the only option of a component of a list is wrong": f"{BASE}sampler.temperature = -1",
     "a component of a list is misspelt": f"{BASE}[[callback]]\nuse = 'tensorbord'",
     "a sampler of a sweep is unknown": f"{BASE}[sweep]\nsampler = 'tpee'\nspace = {{}}",
+    "a match of an ablation is unknown": f"{BASE}[ablate]\nmatch = 'flop'",
+    "a key of an ablation is unknown": f"{BASE}[ablate]\ntrials = 3",
     "a sweep has no space": f"{BASE}[sweep]\ntrials = 3",
     "the name is not a name": BASE.replace('"base"', '"a b"'),
 }
@@ -87,6 +89,7 @@ CLEAN = {  # what is allowed -> an experiment file
     "components in components": f"{NO_OPTIMIZER}[optimizer]\nuse = 'muon'\nothers = {{ use = 'sgd', lr = 0.1 }}",
     "a list of names": f"{BASE}sampler = ['temperature', {{ use = 'top_k', k = 5 }}]",
     "a list or one": BASE.replace('"python_stdlib"', "{ use = 'text', source = ['a', 'b'] }"),
+    "any key in an ablation": f"{BASE}[ablate.vary]\n'model.n_layer' = [1, 3]\nx.y.z = [1]\n[ablate.changes.b]\nx.y = 1",
     "any key in a space": f"{BASE}[sweep.space]\n'model.n_layer' = {{ int = [1, 3] }}\nx.y.z = 1",
 }
 
@@ -110,7 +113,7 @@ def keys(values: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | in
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for part, value in items:
         yield (*at, part)
-        if (*at, part) != ("sweep", "space"):
+        if (*at, part) not in (("sweep", "space"), ("ablate", "vary"), ("ablate", "changes")):
             yield from keys(value, (*at, part))
 
 

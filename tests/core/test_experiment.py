@@ -70,7 +70,7 @@ def test_a_valid_file_loads_and_defaults_fill_in_the_rest(tmp_path: Path) -> Non
 MISTAKES = {
     "misspelt section": (
         ('name = "x"', 'name = "x"\nmodl = "gpt"'),
-        "exp.toml:2: modl: unknown key; did you mean 'model'? Allowed: callback, checkpoint, ",
+        "exp.toml:2: modl: unknown key; did you mean 'model'? Allowed: ablate, callback, checkpoint, ",
     ),
     "misspelt extends": (
         ('name = "x"', 'name = "x"\nextend = "a"'),

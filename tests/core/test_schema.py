@@ -24,7 +24,13 @@ from tests.core.schema_cases import BASE, CLEAN, MISTAKES, SHIPPED, WHOLE, Value
 jsonschema = pytest.importorskip("jsonschema")
 
 EXPERIMENTS = sorted(SHIPPED.glob("*.toml"))
-SEVERAL = ("quickstart", "tinystories", "sweep_lr", "my_text")  # whole and partial files, with and without a sweep
+SEVERAL = ("quickstart", "tinystories", "sweep_lr", "ablate_parts", "my_text")  # whole and partial files
+    "quickstart",
+    "tinystories",
+    "sweep_lr",
+    "ablate_parts",
+    "my_text",
+)  # whole and partial files, with and without a sweep
 LINE = "#:schema nanogpt-kit.schema.json\n"
 Linter = Callable[[Path], set[str]]
 

@@ -15,9 +15,9 @@ from nanogpt_kit.train.before_data import ASSUMED_VOCABULARY
 MAX_DIFFERENCE = 0.05  # of an arm's count from the base's
 MAX_GAP = 512  # between values that are valid, as multiples of 2 * n_head are with rotary positions
 MAX_DOUBLINGS = 24
-WORDS = {"parameters": "parameters", "flops": "FLOPs per token"}
+UNITS = {"parameters": "parameters", "flops": "FLOPs per token"}
 
-Count = Callable[[int], float | None]  # of the arm with this value of the option; None where it is not valid
+CountOfValue = Callable[[int], float | None]  # of the arm with this value of the option; None where it is not valid
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Match:
     def describe(self, what: str) -> str:
         """ "17,712 parameters, 0.8% more than the base"."""
         if self.count == self.target:
-            return f"{self.count:,.0f} {WORDS[what]}, as many as the base"
+            return f"{self.count:,.0f} {UNITS[what]}, as many as the base"
         size = f"{abs(self.difference):.2%}".replace("0.00%", "less than 0.01%")
-        return f"{self.count:,.0f} {WORDS[what]}, {size} {'more' if self.difference > 0 else 'fewer'} than the base"
+        return f"{self.count:,.0f} {UNITS[what]}, {size} {'more' if self.difference > 0 else 'fewer'} than the base"
 
 
 def count_of_model(experiment: Experiment, what: str) -> float | None:
@@ -80,7 +80,7 @@ def match_arm(arm: Experiment, make: Callable[[int], Experiment], key: str, what
 
 
 def uncountable(what: str) -> str:
-    return f"the {WORDS[what]} of the model cannot be counted before it is built, so arms cannot be matched"
+    return f"the {UNITS[what]} of the model cannot be counted before it is built, so arms cannot be matched"
 
 
 def not_a_whole_number(arm: Experiment, key: str, value: object) -> str:
@@ -89,50 +89,36 @@ def not_a_whole_number(arm: Experiment, key: str, value: object) -> str:
     return f"{key!r} should be an option that is a whole number, and is {got}{did_you_mean(key, numbers)}"
 
 
-def nearest_count(count: Count, start: int, target: float) -> int:
+def nearest_count(count: CountOfValue, start: int, target: float) -> int:
     """The valid value whose count is nearest to `target`; `start` is valid, and counts grow with the value.
 
     Bisection over the valid values. Of two that are equally near it is the one nearer to `start`.
     """
-    low, high = bracket_target(count, start, target)
-    while (middle := valid_between(count, low, high)) is not None:
-        if (count(middle) or 0) < target:
-            low = middle
+    known: dict[int, float] = {}
+
+    def first_valid(values: range) -> int | None:
+        for value in values:
+            found = count(value)
+            if found is not None:
+                known[value] = found
+                return value
+        return None
+
+    first_valid(range(start, start + 1))
+    low, high = start, start  # in the end all valid values up to `low` are below the target, and none from `high` on
+    while low > 0 and known[low] >= target:
+        low = first_valid(range(low // 2, max(0, low // 2 - MAX_GAP), -1)) or 0
+    for _ in range(MAX_DOUBLINGS):
+        if high not in known or known[high] >= target:
+            break
+        low, high = high, first_valid(range(2 * high, 2 * high + MAX_GAP)) or 2 * high
+        if known.get(high) == known[low]:  # the option has no effect on the count
+            break
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = first_valid(range(middle, min(high, middle + MAX_GAP)))
+        if value is not None and known[value] < target:
+            low = value
         else:
             high = middle
-    known = {value: found for value in (low, high, start) if value > 0 and (found := count(value)) is not None}
     return min(known, key=lambda value: (abs(known[value] - target), abs(value - start)))
-
-
-def bracket_target(count: Count, start: int, target: float) -> tuple[int, int]:
-    """(a value whose count is below `target`, or 0; one whose count is not, or one above all that are valid)."""
-    first = count(start) or 0
-    if first >= target:
-        low = start
-        while low > 0 and (count(low) or 0) >= target:
-            low = valid_in(count, range(low // 2, max(0, low // 2 - MAX_GAP), -1)) or 0
-        return low, start
-    value = start
-    for _ in range(MAX_DOUBLINGS):
-        larger = valid_in(count, range(2 * value, 2 * value + MAX_GAP))
-        found = None if larger is None else count(larger)
-        if larger is None or found is None:
-            return value, 2 * value
-        if found >= target:
-            return value, larger
-        if found == first:  # the option has no effect on the count
-            break
-        value = larger
-    return value, value + 1
-
-
-def valid_between(count: Count, low: int, high: int) -> int | None:
-    """A valid value between two others, near their middle; None where there is none."""
-    middle = (low + high + 1) // 2
-    above = valid_in(count, range(middle, min(high, middle + MAX_GAP)))
-    return above if above is not None else valid_in(count, range(middle - 1, max(low, middle - 1 - MAX_GAP), -1))
-
-
-def valid_in(count: Count, values: range) -> int | None:
-    """The first of `values` that is valid; None where none is."""
-    return next((value for value in values if count(value) is not None), None)
