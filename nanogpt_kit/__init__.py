@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from nanogpt_kit.core.errors import KitError
     from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.generate.load import load_run
+    from nanogpt_kit.sweep.questions import ablate, compare
     from nanogpt_kit.train.run import Run, open_run, run
 
 __version__ = "0.2.0"
-__all__ = ["Experiment", "KitError", "Run", "__version__", "load_run", "open_run", "run"]
+__all__ = ["Experiment", "KitError", "Run", "__version__", "ablate", "compare", "load_run", "open_run", "run"]
 
 LAZY = {  # public name -> its module, imported on first use; the first two import no torch
     "Experiment": "nanogpt_kit.core.experiment",
     "KitError": "nanogpt_kit.core.errors",
     "Run": "nanogpt_kit.train.run",
+    "ablate": "nanogpt_kit.sweep.questions",
+    "compare": "nanogpt_kit.sweep.questions",  # where the package of this name is imported already, it calls the same
     "load_run": "nanogpt_kit.generate.load",
     "open_run": "nanogpt_kit.train.run",
     "run": "nanogpt_kit.train.run",

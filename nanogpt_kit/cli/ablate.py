@@ -16,7 +16,6 @@ from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.override_candidates import vary_candidates
 from nanogpt_kit.cli.slow_note import note_if_slow
-from nanogpt_kit.core.errors import DONE
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
@@ -102,9 +101,7 @@ def ablate(
         print_json(comparison_json(comparison))
     else:
         print_lines("\n".join(comparison_lines(comparison)))
-    code = exit_code(comparison)
-    if code != DONE:
-        sys.exit(code)
+    click.get_current_context().exit(exit_code(comparison))
 
 
 def override_text(name: str, value: Any) -> str:

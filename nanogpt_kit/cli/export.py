@@ -52,4 +52,12 @@ def export(
         click.echo(f"nanoGPT's sample.py expects meta.pkl in its data/{loaded.experiment.name}/", err=True)
     if as_json:
         names = [path.name for path in files]
-        print_json({"folder": str(folder), "format": format_, "files": names, "experiment": loaded.experiment.name})
+        print_json(
+            {
+                "folder": str(folder),
+                "format": format_,
+                "files": names,
+                "experiment": loaded.experiment.name,
+                "model": str(source.path),
+            }
+        )

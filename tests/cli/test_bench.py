@@ -16,6 +16,7 @@ import pytest
 from nanogpt_kit.bench import rounds
 from nanogpt_kit.bench.training import PARTS
 from nanogpt_kit.cli import main
+from tests.cli.test_json_output import TABLE
 
 FEW = ("--rounds", "2", "--seconds", "0.1")
 
@@ -137,3 +138,7 @@ def test_writing_is_not_compared_with_training(command: Callable[..., Any], tiny
     assert (told.code, "--sample times generation" in told.err) == (2, True)
     told = command("bench", tiny, "--sample", 1, "sample.max_new_tokens=0")
     assert (told.code, "there is nothing to time" in told.err) == (2, True)
+
+
+def test_the_report_has_the_documented_keys(compared: Compared) -> None:
+    assert compared.report.keys() == set(TABLE["bench"][1])

@@ -1,0 +1,100 @@
+"""Comparisons and ablations from Python; what `nanogpt-kit compare` and `nanogpt-kit ablate` do with --seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from nanogpt_kit.compare.arms import read_arms
+from nanogpt_kit.compare.question import Direction, Question
+from nanogpt_kit.compare.record import Comparison
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.runs.resume_command import override_text
+from nanogpt_kit.sweep.ablation import ablation_options, ablation_question, ablation_seeds
+from nanogpt_kit.sweep.comparison import run_comparison
+
+AnArm = Experiment | str | os.PathLike[str] | Mapping[str, Any]
+
+
+def compare(
+    base: Experiment | str | os.PathLike[str],
+    *contenders: AnArm,
+    seeds: int = 5,
+    metric: str = "val/loss",
+    direction: Direction = "minimize",
+    text: str = "",
+    again: bool = False,
+    workers: int = 1,
+    nproc: int = 1,
+    trust_code: bool = False,
+) -> Comparison:
+    """Compares each contender with the base over the same seeds; runs that are missing are trained first.
+
+    `base` is an Experiment, or an argument of the command: a file, a name, a group of runs. A contender is one of
+    these, or a change of the base: a text such as "model.mlp=swiglu", or a dict such as {"model.n_layer": 4}. The seeds
+    are train.seed of the base and the ones after it. `text` is the reason to ask, for the ledger; the other parameters
+    are the options of the command. Raises KitError for a mistake and for arms that do not compare, RunFailed where the
+    storage fails, KeyboardInterrupt where it was asked to stop; the same call continues.
+    """
+    if not contenders:
+        raise KitError("compare: expected a contender, as in compare('quickstart', 'model.mlp=swiglu', seeds=3)")
+    if seeds < 1:
+        raise KitError(f"compare: seeds should be at least 1, got {seeds}")
+    (first,) = read_arms([base], trust_code, nproc)
+    written = first.arm.experiment
+    others = [written.with_(one) if isinstance(one, Mapping) else one for one in contenders]
+    arms = [named.arm for named in read_arms([base, *others], trust_code, nproc)]
+    for index, change in enumerate(contenders, start=1):
+        if isinstance(change, Mapping):
+            arms[index] = replace(arms[index], label=change_label(change))
+    question = Question("compare", tuple(arms), metric, direction, text)
+    seed = written.train.seed
+    command = f"nanogpt_kit.compare, {len(arms) - 1} contenders, seeds={seeds}"
+    return run_comparison(
+        question, range(seed, seed + seeds), again=again, workers=workers, nproc=nproc, command=command
+    )
+
+
+def change_label(change: Mapping[str, Any]) -> str:
+    """A dict of options as a user would write them: "model.n_layer=4 model.mlp=swiglu"; of tables only the keys."""
+    return " ".join(
+        f"{key}={override_text(value)}" if isinstance(value, str | int | float) else key
+        for key, value in change.items()
+    )
+
+
+def ablate(
+    experiment: Experiment | str | os.PathLike[str],
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    again: bool = False,
+    nproc: int = 1,
+    trust_code: bool = False,
+    **options: Any,
+) -> Comparison:
+    """Compares the changes of an experiment with it, one at a time, over the same seeds; see `compare`.
+
+    `vary` has the values of each key, as in {"model.mlp": ["gelu", "swiglu"]}; without it the changes are those of the
+    [ablate] table. `options` are other keys of that table, as in seeds=5, factorial=True.
+    """
+    chosen = (
+        experiment if isinstance(experiment, Experiment) else Experiment.load(os.fspath(experiment), (), trust_code)
+    )
+    table = {f"ablate.{name}": value for name, value in options.items()}
+    if vary is not None:
+        table["ablate.vary"] = {key: list(values) for key, values in vary.items()}
+    chosen = chosen.with_(table) if table else chosen
+    question, used = ablation_question(chosen, (), nproc), ablation_options(chosen)
+    command = f"nanogpt_kit.ablate, {len(question.arms) - 1} changes, seeds={used.seeds}"
+    return run_comparison(
+        question,
+        ablation_seeds(chosen),
+        again=again,
+        workers=used.workers,
+        storage=used.storage,
+        nproc=nproc,
+        command=command,
+    )
