@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
+from nanogpt_kit.core.errors import printable
 from nanogpt_kit.runs.record import AnyText, Record, RecordPart
 from nanogpt_kit.runs.status import Cause, EndedBy, State
 
@@ -120,3 +122,20 @@ class Comparison(Record):
             return json.loads(content)
         except RecursionError:
             raise ValueError("too deeply nested") from None
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict on each contender, by its label."""
+        return {self.arms[result.arm].label: result.verdict for result in self.results}
+
+    def __str__(self) -> str:
+        """What `nanogpt-kit compare` prints."""
+        lines: list[str] = importlib.import_module("nanogpt_kit.compare.text").comparison_lines(self)
+        return printable("\n".join(lines))
+
+    def __repr__(self) -> str:
+        """One line."""
+        verdicts = ", ".join(f"{label} {verdict}" for label, verdict in self.verdicts.items()) or self.kind
+        seeds = self.looks[-1].seeds if self.looks else ()
+        text = f"<Comparison with {self.arms[0].label}: {verdicts}; {self.metric}, seeds {list(seeds)}>"
+        return printable(text.replace("\n", " "))
