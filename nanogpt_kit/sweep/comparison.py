@@ -58,13 +58,13 @@ def run_comparison(
         options = comparison_options(question, workers, storage)
         plan = ComparisonPlan(question, missing, options, again, nproc)
         device = choose_device(question.base.experiment.train.device)
-        with hold_slots(workers, device, nproc) as slots, reported_storage(storage):
+        with hold_slots(workers, device, nproc) as slots, report_failure_of(storage):
             study = open_comparison(plan)
             run_missing(study, slots, command)
             queued = study.trials()
             own = {cell.key: plan.measurement(cell, queued, study.folder) for cell in missing}
         comparison = make_comparison(question, measurements(question, seeds, {**answers, **own}), command)
-        with reported_storage(storage):
+        with report_failure_of(storage):
             plan.end(study.optuna_study)
         return comparison
 
@@ -141,7 +141,7 @@ def as_option(fault: Fault) -> Fault:
     return replace(fault, key=fault.key.replace("sweep.", "--", 1), location=COMMAND_LINE)
 
 
-def reported_storage(storage: str) -> AbstractContextManager[None]:
+def report_failure_of(storage: str) -> AbstractContextManager[None]:
     return report_storage_failure("--storage", storage, "; the same command continues when it works again")
 
 

@@ -154,7 +154,7 @@ class ComparisonPlan(Plan):
 
     # Measurements
 
-    def measured(self, run: TrialRun, cause: Ending, reason: str) -> dict[str, Any]:
+    def result_fields(self, run: TrialRun, cause: Ending, reason: str) -> dict[str, Any]:
         """The run's measurement; where other machines may judge it, also its records, since its folder is here."""
         names = () if self.options.storage in LOCAL_STORAGES else RECORDS
         paths = {name: run.folder.path / name for name in names}
