@@ -14,6 +14,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.shipped import Header, read_header
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.runs.metrics import read_metrics
+from nanogpt_kit.sweep.ablation import ablation_question
 from nanogpt_kit.sweep.session import check_sweep
 from nanogpt_kit.train import session
 
@@ -70,6 +71,23 @@ def test_every_sweep_has_a_sound_space(path: Path) -> None:
     space, first = check_sweep(Experiment.load(path))
     assert first, "trial 0 has values of its own"
     assert space.options.trials <= 30, "sized for two cores"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "ablate" in path.stem], ids=lambda path: path.stem)
+def test_every_ablation_has_sound_arms(path: Path) -> None:
+    question = ablation_question(Experiment.load(path))
+    assert 2 <= len(question.arms) <= 6, "sized for two cores"
+
+
+def test_the_documented_ablation_is_sound(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "ablations.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "which_parts.toml"
+    path.write_text(table, encoding="utf-8")
+    labels = [arm.label for arm in ablation_question(Experiment.load(path)).arms]
+    assert labels == [
+        *("which-parts", "model.mlp=swiglu", "model.mlp={use=relu2, width=3.0}", "model.position=rope", "muon")
+    ]
 
 
 def test_the_documented_sweep_is_sound(tmp_path: Path) -> None:

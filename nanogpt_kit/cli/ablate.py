@@ -74,7 +74,7 @@ def ablate(
 
     The exit code is 0 where a change is better, else 3 where one is undecided, else 4.
     """
-    more = [f"ablate.{name}={option_text(name, value)}" for name, value in options.items() if value]
+    more = [f"ablate.{name}={override_text(name, value)}" for name, value in options.items() if value]
     base = load_experiment(experiment, (*overrides, *more), trust_code, nproc)
     with note_if_slow("checking the arms"):
         from nanogpt_kit.sweep.ablation import ablation_options, ablation_question, ablation_seeds
@@ -104,7 +104,7 @@ def ablate(
     click.get_current_context().exit(exit_code(comparison))
 
 
-def option_text(name: str, value: Any) -> str:
+def override_text(name: str, value: Any) -> str:
     """The value of an option as an override has it."""
     if isinstance(value, bool):
         return str(value).lower()

@@ -93,12 +93,3 @@ def evaluate(
     finally:  # results are printed even if a later run fails
         if as_json and results:
             print_json(results)
-
-
-def open_test_splits(names: Sequence[str], trust_code: bool) -> None:
-    """Evaluates each run on its test split; the results are in the folders of the runs, as test.json."""
-    from nanogpt_kit.runs.find import find_run
-    from nanogpt_kit.train.open_test import open_test_split
-
-    for folder in [find_run(name).folder for name in names]:
-        open_test_split(folder, trust_code)

@@ -24,9 +24,7 @@ SECTIONS = {  # a verb that is not installed is left out
         "sample": VerbHelp("Generate text with a trained model.", "sample quickstart --prompt 'def '"),
     },
     "Compare": {
-        "compare": VerbHelp(
-            "Say whether a change is better, over several seeds.", "compare quickstart model.mlp=swiglu --seeds 3"
-        ),
+        "compare": VerbHelp("Compare changes over the same seeds.", "compare quickstart model.mlp=swiglu"),
         "sweep": VerbHelp("Try many values of an experiment's options.", "sweep sweep_lr --preview"),
         "ablate": VerbHelp("Compare changes of an experiment with it.", "ablate ablate_parts --preview"),
         "eval": VerbHelp("Evaluate trained models.", "eval quickstart my-text"),

@@ -91,7 +91,7 @@ def make_question(
     for arm in arms:
         changes = changes_between(base, arm.experiment)
         found.append(Arm(arm.change.label, arm.experiment, changes, levels=arm.levels))
-    return Question("ablate", tuple(found), options.metric, options.direction, notes=tuple(notes))
+    return Question("ablate", tuple(found), options.metric, options.direction, base.note, tuple(notes))
 
 
 class ArmMatching:

@@ -177,7 +177,8 @@ def test_an_evaluator_that_was_edited_is_refused(command: Command, here: Path) -
     words = ("compare", "runs/measured", "measured", "--metric", "mine/loss", "--trust-code", "--seeds", "2")
     told = command(*words)
     assert (told.code, told.out) == (MISTAKE, "")
-    assert "mine/loss" in told.err and "evaluator" in told.err
+    assert "mine/loss" in told.err
+    assert "evaluator" in told.err
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,8 @@ def test_a_preview_starts_nothing(command: Command, here: Path) -> None:
     told = command("compare", "tiny", SLOW, "--seeds", "5", "--tokens-saved", "--preview")
     assert told.code == DONE
     assert "4 of 10 runs are to be done" in told.out
-    assert "--tokens-saved: " in told.out and "4 and 6 steps" in told.out
+    assert "--tokens-saved: " in told.out
+    assert "4 and 6 steps" in told.out
     values = json.loads(command("compare", "tiny", SLOW, "--seeds", "5", "--preview", "--json").out)
     assert (values["missing"], values["total"], values["tokens"]) == (4, 10, 4 * 8 * 80)
     assert run_count() == count

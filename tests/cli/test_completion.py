@@ -71,6 +71,13 @@ def test_verbs_and_options_complete() -> None:
     assert words("completion ") == ["bash", "zsh", "fish"]
 
 
+def test_compare_completes_experiments_runs_and_changes_of_its_base(runs: Path) -> None:
+    assert "quickstart" in words("compare qui")
+    assert "first" in words("compare quickstart fi")
+    assert "model.mlp=swiglu" in words("compare quickstart model.mlp=s")
+    assert "model.mlp=swiglu optimizer.lr=" in words("compare quickstart 'model.mlp=swiglu optimizer.l")
+
+
 def test_every_argument_completes(runs: Path) -> None:
     write_experiment("mine.toml")
 

@@ -63,12 +63,12 @@ def test_two_experiments_differ_in_what_decides_results_alone(here: Path) -> Non
 def test_a_list_with_blanks_is_one_override_and_quotes_are_those_of_a_shell() -> None:
     assert split_overrides('evaluator=["loss", "bits_per_byte"]') == ['evaluator=["loss", "bits_per_byte"]']
     assert split_overrides("a.b=1 'c.d=two words'") == ["a.b=1", "c.d=two words"]
-    with pytest.raises(KitError, match="command line.*no closing quotation"):
+    with pytest.raises(KitError, match=r"command line.*no closing quotation"):
         split_overrides("a.b='x y")
 
 
 def test_a_change_without_a_base_names_the_order(here: Path) -> None:
-    with pytest.raises(KitError, match="'model.mlp=swiglu' is a change.*compare quickstart model.mlp=swiglu"):
+    with pytest.raises(KitError, match=r"'model.mlp=swiglu' is a change.*compare quickstart model.mlp=swiglu"):
         read_arms(["model.mlp=swiglu", "tiny"])
 
 
@@ -79,7 +79,8 @@ def test_the_faults_of_all_contenders_are_reported_at_once(here: Path) -> None:
     assert len(caught.value.faults) == 3
     assert "command line: model.mlp" in text
     assert "command line: optimizer.lr" in text
-    assert "'nowhere'" in text and "`nanogpt-kit runs list`" in text
+    assert "'nowhere'" in text
+    assert "`nanogpt-kit runs list`" in text
 
 
 def test_arms_may_be_experiments_of_python(here: Path) -> None:

@@ -71,5 +71,5 @@ def test_without_a_common_seed_the_seeds_of_each_arm_are_named(question: Questio
 
 def test_an_arm_that_was_never_trained_is_named(question: Question) -> None:
     trained(question, 0, {3: 4.5})
-    with pytest.raises(KitError, match="model.mlp=swiglu has no finished run"):
+    with pytest.raises(KitError, match=r"model.mlp=swiglu has no finished run"):
         compare_finished(question)

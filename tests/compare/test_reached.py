@@ -31,15 +31,18 @@ def compared(tiny: Path) -> Comparison:
 def test_each_arm_stops_at_the_step_where_its_mean_reaches_the_target(tiny: Path) -> None:
     table = TargetTable.of(compared(tiny), 4.5)
     base, swiglu, bias = table.reached
-    assert base is not None and (base.step, base.tokens, base.seconds) == (20, 1600, 2.0)
-    assert swiglu is not None and (swiglu.step, swiglu.tokens, swiglu.seconds) == (5, 400, 0.5)
+    assert base is not None
+    assert (base.step, base.tokens, base.seconds) == (20, 1600, 2.0)
+    assert swiglu is not None
+    assert (swiglu.step, swiglu.tokens, swiglu.seconds) == (5, 400, 0.5)
     assert bias is None
 
 
 def test_the_table_has_ratios_and_names_arms_that_never_reach_it(tiny: Path) -> None:
     lines = TargetTable.of(compared(tiny), 4.5).lines()
     row = next(line for line in lines if line.startswith("model.mlp=swiglu"))
-    assert "5 x0.25" in row and "400 x0.25" in row
+    assert "5 x0.25" in row
+    assert "400 x0.25" in row
     assert any(line.startswith("model.bias=true never reaches val/loss 4.5") for line in lines)
     assert any("unfinished schedule" in line for line in lines)
 

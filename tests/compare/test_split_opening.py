@@ -114,7 +114,7 @@ def test_added_seeds_are_another_comparison(question: Question) -> None:
 
 def test_a_dataset_without_a_test_split_names_the_option(question: Question) -> None:
     comparison = compared(question, data=DATA)
-    with pytest.raises(KitError, match="--open-test: the dataset of tiny has no test split; dataset.test_fraction"):
+    with pytest.raises(KitError, match=r"--open-test: the dataset of tiny has no test split; dataset.test_fraction"):
         opened(question, comparison, Evaluator())
     assert read_openings() == []
 

@@ -48,8 +48,9 @@ def labels(question: Question) -> list[str]:
 
 
 def test_each_change_is_an_arm_and_a_value_of_the_base_is_the_base(write_table: WriteTable) -> None:
-    base = Experiment.load(write_table(TABLE))
+    base = Experiment.load(write_table(TABLE), ["note=which parts help?"])
     question = ablation_question(base)
+    assert question.text == "which parts help?"
     assert (question.kind, question.metric, question.direction) == ("ablate", "val/bits_per_byte", "minimize")
     assert labels(question) == [
         "tiny",

@@ -15,9 +15,9 @@ from nanogpt_kit.train.before_data import ASSUMED_VOCABULARY
 MAX_DIFFERENCE = 0.05  # of an arm's count from the base's
 MAX_GAP = 512  # between values that are valid, as multiples of 2 * n_head are with rotary positions
 MAX_DOUBLINGS = 24
-WORDS = {"parameters": "parameters", "flops": "FLOPs per token"}
+UNITS = {"parameters": "parameters", "flops": "FLOPs per token"}
 
-Count = Callable[[int], float | None]  # of the arm with this value of the option; None where it is not valid
+CountOfValue = Callable[[int], float | None]  # of the arm with this value of the option; None where it is not valid
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Match:
     def describe(self, what: str) -> str:
         """ "17,712 parameters, 0.8% more than the base"."""
         if self.count == self.target:
-            return f"{self.count:,.0f} {WORDS[what]}, as many as the base"
+            return f"{self.count:,.0f} {UNITS[what]}, as many as the base"
         size = f"{abs(self.difference):.2%}".replace("0.00%", "less than 0.01%")
-        return f"{self.count:,.0f} {WORDS[what]}, {size} {'more' if self.difference > 0 else 'fewer'} than the base"
+        return f"{self.count:,.0f} {UNITS[what]}, {size} {'more' if self.difference > 0 else 'fewer'} than the base"
 
 
 def count_of_model(experiment: Experiment, what: str) -> float | None:
@@ -80,7 +80,7 @@ def match_arm(arm: Experiment, make: Callable[[int], Experiment], key: str, what
 
 
 def uncountable(what: str) -> str:
-    return f"the {WORDS[what]} of the model cannot be counted before it is built, so arms cannot be matched"
+    return f"the {UNITS[what]} of the model cannot be counted before it is built, so arms cannot be matched"
 
 
 def not_a_whole_number(arm: Experiment, key: str, value: object) -> str:
@@ -89,7 +89,7 @@ def not_a_whole_number(arm: Experiment, key: str, value: object) -> str:
     return f"{key!r} should be an option that is a whole number, and is {got}{did_you_mean(key, numbers)}"
 
 
-def nearest_count(count: Count, start: int, target: float) -> int:
+def nearest_count(count: CountOfValue, start: int, target: float) -> int:
     """The valid value whose count is nearest to `target`; `start` is valid, and counts grow with the value.
 
     Bisection over the valid values. Of two that are equally near it is the one nearer to `start`.
