@@ -20,6 +20,7 @@ import tomli
 import nanogpt_kit
 from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
+from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
@@ -266,6 +267,7 @@ WORDS = {
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
     *("val/loss", "val/bits_per_byte", "train/loss"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
+    *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json
     *("hellaswag/accuracy", "hellaswag/accuracy_norm", "lambada/accuracy", "lambada/perplexity", "wiki/bits_per_byte"),
     *(
         "wiki/loss",
