@@ -255,6 +255,7 @@ FILES = {
         ".jsonl",
     ),
     *(".journal", "~/.pgpass", "notes.jsonl", "$XDG_CACHE_HOME/nanogpt-kit/runs", "~/.cache"),
+    *("comparison.json", "test-split.json"),
 }
 # Words of TOML, of other programs, and of records
 WORDS = {
