@@ -115,3 +115,10 @@ def test_a_run_folder_of_another_format_is_not_resumed(tiny: Path) -> None:
     assert {file: file.read_bytes() for file in before if file != path} == {
         file: content for file, content in before.items() if file != path
     }
+
+
+def test_an_imported_model_is_no_result_of_its_configuration(recorded: RunFolder) -> None:
+    origin = recorded.provenance()
+    assert origin.data is None
+    assert not origin.is_duplicable
+    assert origin.yardstick("val/loss") == ""
