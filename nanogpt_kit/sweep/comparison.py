@@ -13,7 +13,8 @@ from nanogpt_kit.compare.ledger import finished_runs
 from nanogpt_kit.compare.measurement import measure_run
 from nanogpt_kit.compare.question import Arm, Question
 from nanogpt_kit.compare.record import Comparison, Measurement
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.launch.slots import MachineSlot, allocate_slots, hold_slots
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder
@@ -44,7 +45,7 @@ def run_comparison(
 ) -> Comparison:
     """Starts or continues a comparison: each arm with each of `seeds`, of which finished runs are not run again.
 
-    The first arm of `question` is the base. With `again` all is run anew, except what the user named. `command`
+    The first arm of `question` is the base. With `again` all is run again, except what the user named. `command`
     continues it. Raises KitError before anything is started, RunFailed if the base fails or the storage does, and
     KeyboardInterrupt if asked to stop; the same call continues then.
     """
@@ -57,13 +58,13 @@ def run_comparison(
         options = comparison_options(question, workers, storage)
         plan = ComparisonPlan(question, missing, options, again, nproc)
         device = choose_device(question.base.experiment.train.device)
-        with hold_slots(workers, device, nproc) as slots, reported_storage(storage):
+        with hold_slots(workers, device, nproc) as slots, report_failure_of(storage):
             study = open_comparison(plan)
             run_missing(study, slots, command)
             queued = study.trials()
             own = {cell.key: plan.measurement(cell, queued, study.folder) for cell in missing}
         comparison = make_comparison(question, measurements(question, seeds, {**answers, **own}), command)
-        with reported_storage(storage):
+        with report_failure_of(storage):
             plan.end(study.optuna_study)
         return comparison
 
@@ -131,11 +132,16 @@ def report_as_options() -> Iterator[None]:
     except KitError as error:
         if not any(fault.key.startswith("sweep.") for fault in error.faults):
             raise
-        faults = [replace(fault, key=fault.key.replace("sweep.", "--", 1)) for fault in error.faults]
-        raise type(error)(*faults) from None
+        raise type(error)(*map(as_option, error.faults)) from None
 
 
-def reported_storage(storage: str) -> AbstractContextManager[None]:
+def as_option(fault: Fault) -> Fault:
+    if not fault.key.startswith("sweep."):
+        return fault
+    return replace(fault, key=fault.key.replace("sweep.", "--", 1), location=COMMAND_LINE)
+
+
+def report_failure_of(storage: str) -> AbstractContextManager[None]:
     return report_storage_failure("--storage", storage, "; the same command continues when it works again")
 
 

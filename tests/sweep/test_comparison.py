@@ -286,7 +286,7 @@ def test_faults_of_the_machine_and_of_arms_are_told_together_before_anything_is_
     told = compared.run(
         code=2, changes=["model.attention=flex"], seeds=[3], workers=4000, storage="mongodb://x/y", nproc=1
     )
-    for key, words in {"--workers": "too many", "--storage": "mongodb", "model.attention": "flex"}.items():
+    for key, words in {"line: --workers": "too many", "line: --storage": "mongodb", "model.attention": "flex"}.items():
         assert any(key in line and words in line for line in told.splitlines()), told
     assert "sweep." not in told
     assert not compared.runs.exists()

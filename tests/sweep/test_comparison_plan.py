@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,7 +73,11 @@ def names(study: Study[ComparisonPlan]) -> list[str]:
 
 def end_all(study: Study[ComparisonPlan], state: TrialState = TrialState.COMPLETE) -> None:
     while (trial := study.claim()) is not None:
-        study.optuna_study.tell(trial.number, 1.0 if state == TrialState.COMPLETE else None, state)
+        record = CellRecord.of(trial)
+        assert record is not None
+        (study.folder / record.run).mkdir()
+        (study.folder / record.run / "experiment.toml").write_text("")
+        study.optuna_study.tell(trial, 1.0 if state == TrialState.COMPLETE else None, state)
 
 
 def test_cells_are_seed_by_seed_and_shared_by_arms_of_one_configuration(
@@ -159,6 +164,17 @@ def test_a_cell_that_two_machines_queued_at_once_is_run_once(
         study.optuna_study.tell(trial, 1.0)
     assert study.claim() is None
     assert study.is_finished()
+
+
+def test_a_run_that_was_removed_is_run_again(question: Question, storage: InMemoryStorage, tmp_path: Path) -> None:
+    cells = cells_of(question, [3])
+    end_all(opened(question, cells, storage, tmp_path / "c"))
+    shutil.rmtree(tmp_path / "c" / "base-s3")
+    for _ in range(2):
+        study = opened(question, cells, storage, tmp_path / "c")
+        assert names(study) == ["base-s3-2"]
+    end_all(study)
+    assert names(opened(question, cells, storage, tmp_path / "c")) == []
 
 
 def test_runs_have_the_seed_the_threads_of_their_slot_and_the_components_of_their_arm(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.compare.measurement import measure_run
 from nanogpt_kit.compare.question import Question
@@ -109,7 +109,8 @@ class ComparisonPlan(Plan):
         found: dict[int, FrozenTrial] = {}
         for trial in reversed(queued):
             record = CellRecord.of(trial)
-            if record and (record.identity, record.seed) == (cell.identity, cell.seed):
+            is_cell = record and (record.identity, record.seed) == (cell.identity, cell.seed)
+            if record and is_cell and not is_removed(trial, record):
                 found[record.generation] = trial
         own = found.get(self.generation)
         if self.again or (own and own.state.is_finished()):
@@ -130,7 +131,7 @@ class ComparisonPlan(Plan):
         return [TrialRun(RunFolder(folder / record.run), experiment, copies=cell.copies)]
 
     def component_sources(self) -> dict[str, bytes]:
-        """Two arms may have components of one file name, so each configuration has a folder of its own."""
+        """Two arms may have components of one file name, so each configuration has its own folder."""
         return {
             f"{cell.copies}/{path.name}": source
             for cell in self.cells
@@ -153,7 +154,7 @@ class ComparisonPlan(Plan):
 
     # Measurements
 
-    def measured(self, run: TrialRun, cause: Ending, reason: str) -> dict[str, Any]:
+    def result_fields(self, run: TrialRun, cause: Ending, reason: str) -> dict[str, Any]:
         """The run's measurement; where other machines may judge it, also its records, since its folder is here."""
         names = () if self.options.storage in LOCAL_STORAGES else RECORDS
         paths = {name: run.folder.path / name for name in names}
@@ -184,6 +185,14 @@ class ComparisonPlan(Plan):
         for name, text in result.files.items():
             write_atomically(copy / name, text)
         return result.measurement.model_copy(update={"run": str(copy)})
+
+
+def is_removed(trial: FrozenTrial, record: CellRecord) -> bool:
+    """Whether its run had a result, and the user has removed it from this machine."""
+    owner = Owner.of(trial)
+    if trial.state != TrialState.COMPLETE or owner is None or not is_on_this_machine(owner):
+        return False
+    return not RunFolder(Path(owner.folder) / record.run).experiment.exists()
 
 
 def failed_measurement(seed: int, folder: Path, cause: Ending, reason: str) -> Measurement:

@@ -125,7 +125,7 @@ class Plan(ABC):
 
     # What its trials measure
 
-    def measured(self, run: TrialRun, cause: Ending, reason: str) -> dict[str, Any]:
+    def result_fields(self, run: TrialRun, cause: Ending, reason: str) -> dict[str, Any]:
         """More fields of the result of a trial, of which `run` is the last run and which ended by `cause`."""
         return {}
 

@@ -229,7 +229,7 @@ class TrialProcess:
             parameters=self.last_status.parameters if self.last_status else None,
             ended_by=self.last_status.ended_by if self.last_status else None,
             threads=self.threads,
-            **self.study.plan.measured(self.run, outcome.cause, outcome.reason),
+            **self.study.plan.result_fields(self.run, outcome.cause, outcome.reason),
         ).store(self.trial)
 
     def delete_checkpoints(self) -> None:
