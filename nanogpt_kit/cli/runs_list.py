@@ -36,7 +36,7 @@ TEXTS = ("note", "reason")  # columns that may be cut
 MIN_TEXT, MIN_RUN = 12, 32  # characters of a column that is cut; a run id has at most 36
 
 
-@click.command("list")
+@click.command("list", epilog="Example: nanogpt-kit runs list quickstart 'val/loss<2' --sort val/loss")
 @click.argument("filters", nargs=-1, metavar="[FILTER]...", shell_complete=filter_candidates)
 @click.option(
     "--sort", "sort_key", metavar="KEY", shell_complete=run_key_candidates, help="Key to sort by.  [default: started]"

@@ -44,6 +44,8 @@ def index_runs(root: Path | None = None) -> list[IndexedRun]:
         settled = time.time_ns() - UNSETTLED_NS
         for path in run_paths(top):
             stamp = stamp_of(path)
+            if stamp[0] < 0:  # removed meanwhile
+                continue
             known = before.get(path)
             if known is None or known[0] != stamp:
                 known = (stamp, IndexedRun.read(path, os.path.relpath(path, top)))
