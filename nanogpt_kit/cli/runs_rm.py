@@ -109,7 +109,8 @@ def sweep_reasons(folder: RunFolder) -> list[str]:
         return [f"{folder} is a trial of a sweep whose trials cannot be read: {error}"]
     if count is None:
         return [
-            f"{folder} is a trial of a sweep in another storage, so whether it has ended is unknown; remove the whole folder {parent} yourself"
+            f"{folder} is a trial of a sweep in another storage, so whether it has ended is unknown; "
+            f"remove the whole folder {parent} yourself"
         ]
     if count:
         trials = "1 trial has" if count == 1 else f"{count} trials have"
