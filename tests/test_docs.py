@@ -266,7 +266,6 @@ WORDS = {
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
     *("val/loss", "val/bits_per_byte"),
-    *("=", "!=", "<", "<=", ">", ">=", "*", "?", "[...]", "2026-11-01"),  # of filters
     *("hellaswag/accuracy", "hellaswag/accuracy_norm", "lambada/accuracy", "lambada/perplexity", "wiki/bits_per_byte"),
     *(
         "wiki/loss",
@@ -308,6 +307,7 @@ WORDS = {
         "data",
     ),
     *("NO_COLOR", "TERM=dumb"),
+    *("=", "!=", "<", "<=", ">", ">=", "*", "?", "[...]", "2026-11-01"),  # of filters
     *("NANOGPT_KIT_TEST_DATA", "tinyshakespeare.txt", "nanogpt_kit.<kind>", "file:line", "key=value", "n_"),
     *("utils", "helpers", "common", "manager", "read", "check", "concurrent.futures.ProcessPoolExecutor"),
     *("torch.multinomial", "datasets.map", "--version", "machine"),
