@@ -124,7 +124,7 @@ def default_columns(runs: Sequence[IndexedRun]) -> list[str]:
 
 
 def differing_options(runs: Sequence[IndexedRun]) -> list[str]:
-    """At most MAX_OPTIONS keys whose values differ, and which most of these runs have.
+    """At most MAX_OPTIONS keys whose values differ; those that most runs have come first.
 
     An option that only some of the components in a slot have is left out: the slot differs.
     """
@@ -136,7 +136,7 @@ def differing_options(runs: Sequence[IndexedRun]) -> list[str]:
     keys = [
         key
         for key, count in found.items()
-        if 2 * count > len(runs) and not (count < len(runs) and f"{key.rpartition('.')[0]}.use" in found)
+        if 4 * count >= len(runs) and not (count < len(runs) and f"{key.rpartition('.')[0]}.use" in found)
     ]
     keys.sort(key=lambda key: (-found[key], SECTIONS.index(key.partition(".")[0])))
     return [key.removesuffix(".use") for key in keys[:MAX_OPTIONS]]
