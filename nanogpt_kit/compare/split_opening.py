@@ -55,7 +55,9 @@ class SplitOpening(Record):
 
     def has_runs_of(self, comparison: Comparison) -> bool:
         """Whether the comparison is the one that opened it: the same question about the same runs."""
-        mine, theirs = ({(one.arm, one.run) for one in it.measurements} for it in (self, comparison))
+        mine, theirs = (
+            {(one.arm, one.seed, Path(one.run).name) for one in it.measurements} for it in (self, comparison)
+        )
         return self.id == comparison.id and mine == theirs
 
 
