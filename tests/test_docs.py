@@ -20,6 +20,7 @@ import tomli
 import nanogpt_kit
 from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
+from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
@@ -268,6 +269,7 @@ WORDS = {
     *("val/loss", "val/bits_per_byte", "train/loss"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
     *("=", "!=", "<", "<=", ">", ">=", "*", "?", "[...]", "2026-11-01"),  # of filters
+    *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json
     *("hellaswag/accuracy", "hellaswag/accuracy_norm", "lambada/accuracy", "lambada/perplexity", "wiki/bits_per_byte"),
     *(
         "wiki/loss",

@@ -83,7 +83,7 @@ def has_failed(measurement: Measurement) -> bool:
 
 
 def count_look(before: Comparison | None, judged: JudgedValues) -> tuple[tuple[Look, ...], int]:
-    """All looks with this one, and its number. What was judged before, with the same values, is no new look.
+    """All looks with this one, and its number. What was judged before, with the same values, is not a new look.
 
     One pair cannot decide anything, so that a look at one does not count.
     """

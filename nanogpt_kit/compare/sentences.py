@@ -1,4 +1,4 @@
-"""The verdicts of a comparison in words."""
+"""The verdicts of a comparison as sentences."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ LABEL_WIDTH = 17  # columns; where a label is longer, letters stand for the arms
 
 
 def comparison_lines(comparison: Comparison, width: int = WIDTH) -> list[str]:
-    """The whole answer, with tables of at most `width` columns; the last line is the verdict in words."""
+    """The whole answer, with tables of at most `width` columns; the last line is the verdict as a sentence."""
     names = arm_names(comparison)
     sections = [
         heading_lines(comparison, names),
@@ -132,7 +132,7 @@ def result_table(comparison: Comparison, names: Sequence[str], width: int) -> li
     title = f"against {names[0]}" if len(names[0]) + len("against ") <= LABEL_WIDTH else ""
     lines = block_lines([title, *(names[result.arm] for result in ranked)], columns, width)
     if any(result.more_seeds is not None for result in ranked):
-        lines.append("(+N): so many more seeds would decide it if the difference stays as it is")
+        lines.append("(+N): N more seeds would decide it if the difference stays as it is")
     return lines + [f"{names[result.arm]}: {one_line(result.reason)}" for result in ranked if result.reason]
 
 

@@ -142,7 +142,7 @@ def test_several_contenders_are_ranked_and_counted_by_verdict() -> None:
         "c                 0.0000  -0.5000 to 1.0000    95%   2/3  undecided (+12)",
         "a                +0.5000  -0.5000 to 1.0000    95%   0/3            worse",
         "d                                                    0/0        undecided",
-        "(+N): so many more seeds would decide it if the difference stays as it is",
+        "(+N): N more seeds would decide it if the difference stays as it is",
         "d: it failed with seed 1",
     ]
     assert lines[-1] == ("against base: 1 is better (b by 0.2500); 2 are undecided (c and d); 1 is worse (a by 0.5000)")

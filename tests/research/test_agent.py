@@ -55,7 +55,8 @@ def check_edited_evaluator(agent: Agent, command: Command) -> None:
     cheating = Agent(command, Path(run), agent.seeds)
     code, value, steps = cheating.propose(str(agent.base))
     assert (code, value, steps) == (MISTAKE, None, 0)
-    assert "error: evaluator: " in cheating.message
+    assert "evaluator: " in cheating.message
+    assert "restore the evaluator of " in cheating.message
 
 
 def check_ledger(command: Command, tmp_path: Path, questions: int) -> None:
