@@ -89,7 +89,7 @@ CLEAN = {  # what is allowed -> an experiment file
     "components in components": f"{NO_OPTIMIZER}[optimizer]\nuse = 'muon'\nothers = {{ use = 'sgd', lr = 0.1 }}",
     "a list of names": f"{BASE}sampler = ['temperature', {{ use = 'top_k', k = 5 }}]",
     "a list or one": BASE.replace('"python_stdlib"', "{ use = 'text', source = ['a', 'b'] }"),
-    "any key in an ablation": f"{BASE}[ablate.vary]\n'model.n_layer' = [1, 3]\nx.y.z = [1]\n[ablate.changes.b]\nx.y = 1",
+    "any key in an ablation": f"{BASE}[ablate.vary]\n'model.n_layer' = [1]\nx.y.z = [1]\n[ablate.changes.b]\nx.y = 1",
     "any key in a space": f"{BASE}[sweep.space]\n'model.n_layer' = {{ int = [1, 3] }}\nx.y.z = 1",
 }
 

@@ -25,12 +25,6 @@ jsonschema = pytest.importorskip("jsonschema")
 
 EXPERIMENTS = sorted(SHIPPED.glob("*.toml"))
 SEVERAL = ("quickstart", "tinystories", "sweep_lr", "ablate_parts", "my_text")  # whole and partial files
-    "quickstart",
-    "tinystories",
-    "sweep_lr",
-    "ablate_parts",
-    "my_text",
-)  # whole and partial files, with and without a sweep
 LINE = "#:schema nanogpt-kit.schema.json\n"
 Linter = Callable[[Path], set[str]]
 
