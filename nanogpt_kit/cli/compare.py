@@ -82,7 +82,7 @@ def compare(
     check_options(arms, options)
     continue_without_reader()
     with note_if_slow("reading the arms"), without_garbage_collection():  # components import torch
-        from nanogpt_kit.cli.comparison_answer import Answer, CompareOptions, left_out_text
+        from nanogpt_kit.cli.comparison_answer import ComparisonAnswer, CompareOptions, left_out_text
         from nanogpt_kit.compare.ledger import record_path
 
     chosen = CompareOptions(command=hide_in_command(["nanogpt-kit", *sys.argv[1:]]), **options)
@@ -94,7 +94,7 @@ def compare(
 
     rich.reconfigure(stderr=True)
     try:
-        answer = Answer.find(question, chosen)
+        answer = ComparisonAnswer.find(question, chosen)
     except KeyboardInterrupt as error:
         error.add_note(f"stopped; finished runs are kept in {question.folder()}; continue with: {chosen.command}")
         raise
