@@ -82,7 +82,7 @@ def compare(
     check_options(arms, options)
     continue_without_reader()
     with note_if_slow("reading the arms"), without_garbage_collection():  # components import torch
-        from nanogpt_kit.cli.comparison_answer import ComparisonAnswer, CompareOptions, left_out_text
+        from nanogpt_kit.cli.comparison_answer import CompareOptions, ComparisonAnswer, left_out_text
         from nanogpt_kit.compare.ledger import record_path
 
     chosen = CompareOptions(command=hide_in_command(["nanogpt-kit", *sys.argv[1:]]), **options)
