@@ -256,6 +256,7 @@ FILES = {
         ".jsonl",
     ),
     *(".journal", "~/.pgpass", "notes.jsonl", "$XDG_CACHE_HOME/nanogpt-kit/runs", "~/.cache"),
+    *("comparison.json", "test-split.json"),
 }
 # Words of TOML, of other programs, and of records
 WORDS = {
@@ -268,7 +269,6 @@ WORDS = {
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
     *("val/loss", "val/bits_per_byte", "train/loss"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
-    *("=", "!=", "<", "<=", ">", ">=", "*", "?", "[...]", "2026-11-01"),  # of filters
     *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json
     *(*Result.model_fields, *Measurement.model_fields, "interval", "values", "n"),  # and of `run --seeds --json`
     *("changes.txt", "train.seed=100"),
@@ -313,6 +313,7 @@ WORDS = {
         "data",
     ),
     *("NO_COLOR", "TERM=dumb"),
+    *("=", "!=", "<", "<=", ">", ">=", "*", "?", "[...]", "2026-11-01"),  # of filters
     *("NANOGPT_KIT_TEST_DATA", "tinyshakespeare.txt", "nanogpt_kit.<kind>", "file:line", "key=value", "n_"),
     *("utils", "helpers", "common", "manager", "read", "check", "concurrent.futures.ProcessPoolExecutor"),
     *("torch.multinomial", "datasets.map", "--version", "machine"),

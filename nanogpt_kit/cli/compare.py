@@ -44,7 +44,7 @@ EXAMPLE = "nanogpt-kit compare quickstart model.mlp=swiglu --seeds 3"
 @click.option("--target", type=float, metavar="VALUE", help="Also show the cost of reaching this value of the metric.")
 @click.option("--tokens-saved", is_flag=True, help="Also express the difference in tokens, by further runs.")
 @click.option("--noise", is_flag=True, help="Measure the spread over seeds instead, and the smallest visible effect.")
-@click.option("--again", is_flag=True, help="Train every run anew, also where a finished one has the answer.")
+@click.option("--again", is_flag=True, help="Train every run again, also where a finished one has the answer.")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Number of parallel runs on this machine.")
 @click.option(
     "--storage",
@@ -82,7 +82,8 @@ def compare(
     check_options(arms, options)
     continue_without_reader()
     with note_if_slow("reading the arms"), without_garbage_collection():  # components import torch
-        from nanogpt_kit.cli.comparison_answer import Answer, CompareOptions, left_out_text
+        from nanogpt_kit.cli.comparison_answer import CompareOptions, ComparisonAnswer, left_out_text
+        from nanogpt_kit.compare.ledger import record_path
 
     chosen = CompareOptions(command=hide_in_command(["nanogpt-kit", *sys.argv[1:]]), **options)
     question = read_question(arms, metric, direction, text, chosen)
@@ -93,12 +94,13 @@ def compare(
 
     rich.reconfigure(stderr=True)
     try:
-        answer = Answer.find(question, chosen)
+        answer = ComparisonAnswer.find(question, chosen)
     except KeyboardInterrupt as error:
         error.add_note(f"stopped; finished runs are kept in {question.folder()}; continue with: {chosen.command}")
         raise
     if chosen.seeds is None and (left_out := left_out_text(question, answer.comparison)):
         print_lines(left_out, err=True)
+    print_lines(f"record: {record_path(answer.comparison)}", err=True)
     if as_json:
         print_json(answer.record())
     else:
@@ -121,7 +123,7 @@ def check_options(arms: Sequence[str], options: Mapping[str, Any]) -> None:
     if options["tokens_saved"] and contenders > 1:
         faults.append(f"--tokens-saved takes one contender, got {contenders}")
     if options["again"] and options["seeds"] is None:
-        faults.append("--again trains runs anew, so it requires --seeds")
+        faults.append("--again trains every run again, so it requires --seeds")
     if faults:
         raise KitError(*(Fault(fault, location="command line") for fault in faults))
 

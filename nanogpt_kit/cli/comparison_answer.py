@@ -47,7 +47,7 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ComparisonAnswer:
     """Everything that is printed."""
 
     comparison: Comparison
@@ -57,7 +57,7 @@ class Answer:
     opening: SplitOpening | None = None
 
     @classmethod
-    def find(cls, question: Question, options: CompareOptions) -> Answer:
+    def find(cls, question: Question, options: CompareOptions) -> ComparisonAnswer:
         """Trains what is missing. Raises KitError where something cannot be compared."""
         if options.open_test:
             check_may_open(question)

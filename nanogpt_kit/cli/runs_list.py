@@ -36,7 +36,7 @@ TEXTS = ("note", "reason")  # columns that may be cut
 MIN_TEXT, MIN_RUN = 12, 32  # characters of a column that is cut; a run id has at most 36
 
 
-@click.command("list")
+@click.command("list", epilog="Example: nanogpt-kit runs list quickstart 'val/loss<2' --sort val/loss")
 @click.argument("filters", nargs=-1, metavar="[FILTER]...", shell_complete=filter_candidates)
 @click.option(
     "--sort", "sort_key", metavar="KEY", shell_complete=run_key_candidates, help="Key to sort by.  [default: started]"
@@ -124,7 +124,7 @@ def default_columns(runs: Sequence[IndexedRun]) -> list[str]:
 
 
 def differing_options(runs: Sequence[IndexedRun]) -> list[str]:
-    """At most MAX_OPTIONS keys whose values differ, and which most of these runs have.
+    """At most MAX_OPTIONS keys whose values differ; those that most runs have come first.
 
     An option that only some of the components in a slot have is left out: the slot differs.
     """
@@ -136,7 +136,7 @@ def differing_options(runs: Sequence[IndexedRun]) -> list[str]:
     keys = [
         key
         for key, count in found.items()
-        if 2 * count > len(runs) and not (count < len(runs) and f"{key.rpartition('.')[0]}.use" in found)
+        if 4 * count >= len(runs) and not (count < len(runs) and f"{key.rpartition('.')[0]}.use" in found)
     ]
     keys.sort(key=lambda key: (-found[key], SECTIONS.index(key.partition(".")[0])))
     return [key.removesuffix(".use") for key in keys[:MAX_OPTIONS]]

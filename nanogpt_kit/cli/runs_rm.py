@@ -108,9 +108,8 @@ def sweep_reasons(folder: RunFolder) -> list[str]:
     except KitError as error:
         return [f"{folder} is a trial of a sweep whose trials cannot be read: {error}"]
     if count is None:
-        return [
-            f"{folder} is a trial of a sweep in another storage, so whether it has ended is unknown; remove {parent}"
-        ]
+        remedy = f"so whether it has ended is unknown; remove the whole folder {parent} yourself"
+        return [f"{folder} is a trial of a sweep in another storage, {remedy}"]
     if count:
         trials = "1 trial has" if count == 1 else f"{count} trials have"
         return [f"{folder} is a trial of an unfinished sweep: {trials} not ended; finish the sweep first"]

@@ -24,9 +24,9 @@ SECTIONS = {  # a verb that is not installed is left out
         "sample": VerbHelp("Generate text with a trained model.", "sample quickstart --prompt 'def '"),
     },
     "Compare": {
-        "compare": VerbHelp("Compare changes over the same seeds.", "compare quickstart model.mlp=swiglu"),
+        "compare": VerbHelp("Compare changes over the same seeds.", "compare old.toml new.toml --seeds 3"),
         "sweep": VerbHelp("Try many values of an experiment's options.", "sweep sweep_lr --preview"),
-        "ablate": VerbHelp("Compare changes of an experiment with it.", "ablate ablate_parts --preview"),
+        "ablate": VerbHelp("Find which changes of an experiment help.", "ablate ablate_parts --preview"),
         "eval": VerbHelp("Evaluate trained models.", "eval quickstart my-text"),
         "runs": VerbHelp("List and look up what was run.", "runs list --sort val/loss"),
     },

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nanogpt_kit.compare.intervals import ALPHA, t_quantile
+from nanogpt_kit.compare.numbers import level_text
 
 Interval = tuple[float, float, float]  # estimate, low, high
 
@@ -21,18 +22,19 @@ class TokensSaved:
     """Fractions of the tokens of the full budget. Values at 0 or at `limit` may lie beyond; nothing is extrapolated."""
 
     fraction: float | None = None  # None: see reason
-    low: float | None = None  # of its 95% interval
+    low: float | None = None  # of its interval
     high: float | None = None
     limit: float | None = None  # the largest fraction that the budgets can show
     per_halving: float | None = None  # by which the metric becomes worse with half the tokens
     reason: str = ""  # why there is no fraction
+    level: float = 1 - ALPHA  # of the interval
 
     def text(self) -> str:
-        """For people, for example `12% of the tokens, 95% interval 5% to more than 50%`."""
+        """For people, for example `12.0% of the tokens, 95% interval 5.0% to more than 50%`."""
         if self.fraction is None:
             return f"unknown: {self.reason}"
         found, low, high = (self._percent(value or 0.0) for value in (self.fraction, self.low, self.high))
-        return f"{found} of the tokens, 95% interval {low} to {high}"
+        return f"{found} of the tokens, {level_text(self.level)} interval {low} to {high}"
 
     def _percent(self, value: float) -> str:
         if value == 0:
@@ -41,11 +43,15 @@ class TokensSaved:
 
 
 def tokens_saved(
-    runs: Mapping[int, Mapping[int, float]], effect: tuple[float | None, float | None, float | None], direction: str
+    runs: Mapping[int, Mapping[int, float]],
+    effect: tuple[float | None, float | None, float | None],
+    direction: str,
+    level: float = 1 - ALPHA,
 ) -> TokensSaved:
     """What the better arm saves, by its full `runs`, {tokens: {seed: value}}; the largest budget is the full one.
 
-    `effect` is the difference of contender and base at the full budget, with the low and high end of its interval.
+    `effect` is the difference of contender and base at the full budget, with the low and the high end of its interval,
+    which has this `level`.
     """
     gain = gain_of_better_arm(*effect)
     if gain is None:
@@ -60,12 +66,12 @@ def tokens_saved(
     budgets = {x for x, _ in points}
     if len(budgets) < 2 or len(points) < 3:
         return TokensSaved(reason="it takes finished runs at two budgets at least, and three runs together")
-    rate = fit_rate(points)
+    rate = fit_rate(points, 1 - level)
     if rate[1] <= 0:
         return TokensSaved(reason="the runs do not show that more tokens give better values")
     limit = 1 - math.exp(min(budgets) - max(budgets))
     found, low, high = (min(max(-math.expm1(-ratio), 0.0), limit) for ratio in ratio_interval(gain, rate))
-    return TokensSaved(found, low, high, limit=limit, per_halving=rate[0] * math.log(2))
+    return TokensSaved(found, low, high, limit, per_halving=rate[0] * math.log(2), level=level)
 
 
 def gain_of_better_arm(difference: float | None, low: float | None, high: float | None) -> Interval | None:
@@ -75,14 +81,14 @@ def gain_of_better_arm(difference: float | None, low: float | None, high: float 
     return (difference, low, high) if difference > 0 else (-difference, -high, -low)
 
 
-def fit_rate(points: list[tuple[float, float]]) -> Interval:
+def fit_rate(points: list[tuple[float, float]], alpha: float = ALPHA) -> Interval:
     """By how much a loss falls per unit of log(tokens), by least squares over all (log(tokens), loss)."""
     n = len(points)
     x_mean, y_mean = (math.fsum(values) / n for values in zip(*points, strict=True))
     spread = math.fsum((x - x_mean) ** 2 for x, _ in points)
     slope = math.fsum((x - x_mean) * (y - y_mean) for x, y in points) / spread
     residual = math.fsum((y - y_mean - slope * (x - x_mean)) ** 2 for x, y in points)
-    half = t_quantile(n - 2, ALPHA) * math.sqrt(residual / (n - 2) / spread)
+    half = t_quantile(n - 2, alpha) * math.sqrt(residual / (n - 2) / spread)
     return -slope, -slope - half, -slope + half
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from nanogpt_kit.compare.intervals import ROUNDING, Sample
+from nanogpt_kit.compare.numbers import joined_names
 from nanogpt_kit.compare.record import Result
 from nanogpt_kit.compare.verdicts import Differences, is_improvement, join_sentences, judge_differences
 
@@ -62,5 +63,8 @@ def pair_by_seed(
 
 
 def failure_text(arm: str, seeds: Collection[int]) -> str:
-    """For example `the base failed with seed 3`; empty if it failed with none."""
-    return f"{arm} failed with seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}" if seeds else ""
+    """For example `the base failed with seeds 3 and 5`; empty if it failed with none."""
+    if not seeds:
+        return ""
+    names = joined_names(map(str, sorted(seeds)))
+    return f"{arm} failed with {'seed' if len(seeds) == 1 else 'seeds'} {names}"

@@ -86,7 +86,8 @@ def measure_tokens_saved(question: Question, comparison: Comparison, **options: 
         done = run_comparison(smaller, result.seeds, **options)
         experiment = smaller.base.experiment
         values[experiment.total_steps * experiment.train.batch_tokens] = arm_values(done, 0)
-    saved = tokens_saved(values, (result.difference, result.low, result.high), question.direction)
+    effect = result.difference, result.low, result.high
+    saved = tokens_saved(values, effect, question.direction, result.level)
     return BudgetRuns(better, label_of(comparison, better), values, saved)
 
 

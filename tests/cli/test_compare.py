@@ -109,6 +109,7 @@ def test_with_several_contenders_one_that_is_undecided_outweighs_one_that_is_wor
     assert [result["verdict"] for result in values["results"]] == ["worse", "undecided"]
     assert values["text"] == "is it inert?"
     assert Comparison.read(Path(values["path"])).id == values["id"]
+    assert told.err.endswith(f"record: {values['path']}\n")
 
 
 def test_json_is_all_that_is_on_standard_output(command: Command, here: Path) -> None:
@@ -185,7 +186,7 @@ def test_an_evaluator_that_was_edited_is_refused(command: Command, here: Path) -
     ("words", "message"),
     [
         (["tiny"], "expected a contender besides tiny, as in nanogpt-kit compare quickstart"),
-        (["tiny", SLOW, "--again"], "--again trains runs anew, so it requires --seeds"),
+        (["tiny", SLOW, "--again"], "--again trains every run again, so it requires --seeds"),
         (["tiny", SLOW, INERT, "--tokens-saved"], "--tokens-saved takes one contender, got 2"),
         (["tiny", SLOW, INERT, "--noise"], "--noise takes a base and at most one contender, got 2"),
         (["tiny", SLOW, "--noise", "--target=1", "--open-test"], "remove --target and --open-test"),

@@ -102,7 +102,7 @@ def test_a_name_of_both_is_the_experiment(here: Path) -> None:
 
 def test_a_group_has_the_finished_runs_with_the_configuration_of_the_newest(here: Path) -> None:
     arm = tiny_arm(here)
-    made_run(tiny_arm(here, "optimizer.lr=0.1"), 7, 1)
+    made_run(tiny_arm(here, "optimizer.lr=0.1"), 6, 1)
     older, other = made_run(arm, 7, 2), made_run(arm, 9, 3)
     newer = made_run(arm, 7, 4)
     made_run(arm, 8, 5, status={"state": "interrupted", "ended_by": None})

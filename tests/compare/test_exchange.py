@@ -58,6 +58,19 @@ def test_on_a_line_in_the_logarithm_of_tokens_the_fraction_is_exact_and_so_is_th
     assert found.text() == "30.0% of the tokens, 95% interval 16.3% to 51.0%"
 
 
+def test_a_wider_level_widens_the_part_of_the_interval_that_comes_from_the_rate() -> None:
+    runs = {
+        tokens: {seed: 3.0 - 0.1 * math.log(tokens) + shift for seed, shift in enumerate((-0.01, 0.01, 0.0))}
+        for tokens in (FULL // 4, FULL)
+    }
+    effect = (-0.03, -0.04, -0.02)
+    usual, wide = (tokens_saved(runs, effect, "minimize", level) for level in (0.95, 0.9975))
+    assert usual.fraction == wide.fraction
+    assert None not in (usual.low, usual.high, wide.low, wide.high)
+    assert wide.low < usual.low < usual.high < wide.high  # type: ignore[operator]
+    assert "99.75% interval" in wide.text()
+
+
 def test_nothing_is_extrapolated_beyond_the_smallest_budget_or_beyond_the_full_one() -> None:
     gain = loss(FULL * 0.6) - loss(FULL)
     found = tokens_saved(power_law(FULL // 2, FULL), (-gain, -3 * gain, gain), "minimize")

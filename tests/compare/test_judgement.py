@@ -113,7 +113,7 @@ def test_no_contender_is_worse_than_a_base_that_failed() -> None:
     arms = [shift(BASE, 0, 0, 0), shift(BASE, 0.10, 0.12, 0.11, 0.1), shift(BASE, -0.1, -0.12, -0.11, 0)]
     worse, better = judge_arms(arms, "minimize", failed=[(14, 15), (), ()])
     assert (worse.verdict, better.verdict) == ("undecided", "better")
-    assert "base failed with seeds 14, 15" in worse.reason
+    assert "base failed with seeds 14 and 15" in worse.reason
 
 
 def test_a_seed_that_failed_in_both_arms_is_only_left_out() -> None:

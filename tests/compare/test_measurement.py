@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from nanogpt_kit.compare.measurement import EvaluationPoint, evaluations, measure_run
+from nanogpt_kit.compare.measurement import evaluations, measure_run
+from nanogpt_kit.compare.target import Evaluation
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.folder import RunFolder
 from tests.compare.made_arms import make_arm_run, make_question
@@ -82,7 +83,7 @@ def test_evaluations_are_all_of_a_run_with_finite_values(tiny: Path) -> None:
     run = make_arm_run(make_question(tiny).base, 7, metrics)
     with run.metrics.open("a") as file:  # damaged: no tokens
         file.write(json.dumps({"step": 30, "val/loss": 1.0}) + "\n")
-    assert evaluations(run, "val/loss") == [EvaluationPoint(5, 400, 0.5, 3.5), EvaluationPoint(20, 1600, 2.0, 2.75)]
+    assert evaluations(run, "val/loss") == [Evaluation(5, 400, 0.5, 3.5), Evaluation(20, 1600, 2.0, 2.75)]
 
 
 def test_runs_are_named_as_a_user_would(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,17 @@ def test_an_opening_that_was_stopped_continues(question: Question) -> None:
     assert (again.results, again.time) == (first.results, first.time)
 
 
+def test_the_split_is_closed_to_others_before_a_value_of_it_is_seen(tiny: Path, question: Question) -> None:
+    def stop(run: RunFolder) -> Mapping[str, float | None]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_test_split(question, compared(question), "compare --open-test", stop)
+    other = make_question(tiny, ["model.mlp=swiglu", "model.bias=true"])
+    with pytest.raises(KitError, match="was opened on"):
+        opened(other, compared_again(other, WITH_TEST), Evaluator())
+
+
 @pytest.mark.parametrize("splits", [{"test": "test-ids", "val": "other"}, {"test": "other tokens", "val": "other"}])
 def test_another_comparison_of_the_split_or_its_text_is_refused(
     tiny: Path, question: Question, splits: dict[str, str]
