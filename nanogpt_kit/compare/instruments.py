@@ -86,7 +86,7 @@ def measuring_fault(metric: str, one: Instrument, base: Instrument) -> Fault | N
     if not one.has_tokens_of(base):
         return data_fault(metric, one, base, both)
     reason = f"{both} have the same data and other evaluators: the code or the options of what reports {metric} differ"
-    remedy = f"restore the evaluator of {base.label}, or train both with the new one"
+    remedy = f"restore the evaluator of {base.label}, or train both with the new one (--again)"
     return one.fault("evaluator", reason, remedy)
 
 
