@@ -94,7 +94,7 @@ def data_fault(metric: str, one: Instrument, base: Instrument, both: str) -> Fau
     """Of other text, or of the same text as other tokens."""
     shared = one.shared_metrics(base)
     if not shared and not (one.has_text_of(base) and has_other_tokenizer(one, base)):
-        reason = f"{both} are not evaluated on the same text, so that {metric} does not compare"
+        reason = f"{both} are not evaluated on the same text, so that their {metric} cannot be compared"
         remedy = "give both the same dataset with the same splits, and train again where its files have changed"
         return one.fault("dataset", reason, remedy)
     reason = f"{both} have other tokens of the same text, and {metric} depends on the tokens"
