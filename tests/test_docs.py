@@ -311,6 +311,7 @@ WORDS = {
         "data",
     ),
     *("NO_COLOR", "TERM=dumb"),
+    *("=", "!=", "<", "<=", ">", ">=", "*", "?", "[...]", "2026-11-01"),  # of filters
     *("NANOGPT_KIT_TEST_DATA", "tinyshakespeare.txt", "nanogpt_kit.<kind>", "file:line", "key=value", "n_"),
     *("utils", "helpers", "common", "manager", "read", "check", "concurrent.futures.ProcessPoolExecutor"),
     *("torch.multinomial", "datasets.map", "--version", "machine"),

@@ -121,7 +121,7 @@ def columns_candidates(ctx: click.Context, param: click.Parameter, incomplete: s
 
 
 def filter_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Experiments that have runs, and KEY=VALUE with the keys of runs; behind "=" the values that they have."""
+    """Experiments that have runs, folders of runs, and KEY=VALUE; behind "=" the values that the runs have."""
     from nanogpt_kit.cli.run_keys import keys_of_runs
     from nanogpt_kit.runs.filters import value_text
     from nanogpt_kit.runs.index import index_runs
@@ -131,7 +131,7 @@ def filter_candidates(ctx: click.Context, param: click.Parameter, incomplete: st
     if equals:
         values = {value_text(value) for run in runs if (value := run.value(key)) is not None}
         return items_of((word, "") for value in sorted(values) if (word := f"{key}={value}").startswith(incomplete))
-    names = sorted({run.experiment for run in runs})
+    names = sorted({name for run in runs for name in (run.experiment, run.reference.partition("/")[0])})
     keys = [f"{name}=" for name in sorted(keys_of_runs(runs))]
     return items_of((word, "") for word in (*names, *keys) if word.startswith(incomplete))
 

@@ -36,7 +36,7 @@ TEXTS = ("note", "reason")  # columns that may be cut
 MIN_TEXT, MIN_RUN = 12, 32  # characters of a column that is cut; a run id has at most 36
 
 
-@click.command("list")
+@click.command("list", epilog="Example: nanogpt-kit runs list quickstart 'val/loss<2' --sort val/loss")
 @click.argument("filters", nargs=-1, metavar="[FILTER]...", shell_complete=filter_candidates)
 @click.option(
     "--sort", "sort_key", metavar="KEY", shell_complete=run_key_candidates, help="Key to sort by.  [default: started]"
@@ -124,19 +124,24 @@ def default_columns(runs: Sequence[IndexedRun]) -> list[str]:
 
 
 def differing_options(runs: Sequence[IndexedRun]) -> list[str]:
-    """At most MAX_OPTIONS keys whose values differ, and which most of these runs have.
+    """At most MAX_OPTIONS keys whose values differ; those that most runs have come first.
 
     An option that only some of the components in a slot have is left out: the slot differs.
     """
+    known: dict[str, None] = {}
+    for run in runs:
+        if not run.options.keys() <= known.keys():
+            known.update(dict.fromkeys(run.options))
     found: dict[str, int] = {}  # how many runs have it
-    for key in {key: None for run in runs for key in run.options if key.partition(".")[0] in SECTIONS}:
-        values = [run.options.get(key) for run in runs]
-        if key not in NOT_SHOWN and any(value != values[0] for value in values):
-            found[key] = len(values) - values.count(None)
+    for key in known:
+        if key.partition(".")[0] in SECTIONS and key not in NOT_SHOWN:
+            values = [run.options.get(key) for run in runs]
+            if values.count(values[0]) < len(values):
+                found[key] = len(values) - values.count(None)
     keys = [
         key
         for key, count in found.items()
-        if 2 * count > len(runs) and not (count < len(runs) and f"{key.rpartition('.')[0]}.use" in found)
+        if 4 * count >= len(runs) and not (count < len(runs) and f"{key.rpartition('.')[0]}.use" in found)
     ]
     keys.sort(key=lambda key: (-found[key], SECTIONS.index(key.partition(".")[0])))
     return [key.removesuffix(".use") for key in keys[:MAX_OPTIONS]]

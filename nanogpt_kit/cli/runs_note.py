@@ -27,7 +27,7 @@ RUN = click.argument("run", callback=expand_path_argument, shell_complete=listed
 def note_run(run: str, text: str | None, as_json: bool) -> None:
     """Append TEXT with the date to the notes of RUN, which may be running; without TEXT print its notes.
 
-    `runs list` shows the newest note of each run, `runs show` all. An experiment's own `note` is the first of its runs.
+    `runs list` shows the newest note of each run, or else the `note` of its experiment; `runs show` all of them.
     """
     from nanogpt_kit.runs.find import find_run
     from nanogpt_kit.runs.notes import add_note, read_notes

@@ -16,6 +16,7 @@ from nanogpt_kit.cli.runs_list import metric_text, run_record
 from nanogpt_kit.cli.runs_note import RUN, notes_json
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import printable
+from nanogpt_kit.core.registry import LOCAL
 from nanogpt_kit.system.terminal import terminal_width, wrap_line
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     dirty = git.get("dirty")
     changed = f", {dirty}" if isinstance(dirty, str) else ", with changes (dirty.patch)" if dirty else ""
     hardware = [machine.get(key) for key in ("host", "gpu", "device", "precision")]
-    threads = f"{machine['threads']} threads" if machine.get("threads") else None
+    count = machine.get("threads")
+    threads = f"{count} thread{'s' * (count != 1)}" if count else None
     return [
         ("command", origin.get("command")),
         ("in", origin.get("folder")),
@@ -168,7 +170,7 @@ def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def packages_text(distributions: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in distributions.items())
+    return ", ".join(f"{name} {version}" for name, version in distributions.items() if name != LOCAL)
 
 
 def file_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:

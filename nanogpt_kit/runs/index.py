@@ -25,6 +25,7 @@ from nanogpt_kit.system.reading import read_bytes
 from nanogpt_kit.system.writing import write_atomically
 
 UNSETTLED_NS = 2 * 10**9  # a file may change again without another time: FAT rounds times to 2 s, others to 10 ms
+WRITE_FRACTION = 0.05  # of the runs: to read that many again takes as long as to write the cache
 COLUMNS = tuple(column.name for column in fields(IndexedRun))
 MAPPINGS = [COLUMNS.index(name) for name in ("metrics", "options", "yardsticks", "data", "starts")]
 
@@ -43,13 +44,16 @@ def index_runs(root: Path | None = None) -> list[IndexedRun]:
         settled = time.time_ns() - UNSETTLED_NS
         for path in run_paths(top):
             stamp = stamp_of(path)
+            if stamp[0] < 0:  # removed meanwhile
+                continue
             known = before.get(path)
             if known is None or known[0] != stamp:
                 known = (stamp, IndexedRun.read(path, os.path.relpath(path, top)))
             if max(stamp[::3]) < settled:
                 after[path] = known
             runs.append(with_live_state(known[1]))
-        if before.keys() != after.keys() or any(row is not before[path] for path, row in after.items()):
+        changed = sum(row is not before.get(path) for path, row in after.items())
+        if changed > len(after) * WRITE_FRACTION:
             write_cache(top, after)
         return sorted(runs, key=lambda run: (run.started, run.path))
 

@@ -58,12 +58,29 @@ def words(line: str) -> list[str]:
     return list(candidates(line))
 
 
+def test_runs_list_offers_experiments_keys_and_the_values_that_runs_have(runs: Path) -> None:
+    assert words("runs list fir") == ["first"]
+    assert words("runs list optimizer.l") == ["optimizer.lr="]
+    assert words("runs list experiment=") == ["experiment=quickstart"]
+    assert words("runs list --sort optimizer.l") == ["optimizer.lr"]
+    assert words("runs list --columns run,optimizer.l") == ["run,optimizer.lr"]
+
+
+@pytest.mark.parametrize("verb", ["show", "diff first", "note", "rm", "rm first"])
+def test_the_verbs_of_runs_offer_runs_at_any_depth(verb: str, runs: Path) -> None:
+    trial = runs / "first/sweep/trial-0000-s1"
+    shutil.copytree(runs / f"first/{OLDER}", trial)
+    assert words(f"runs {verb} ") == ["first", "second"]
+    assert words(f"runs {verb} first/sw") == ["first/sweep/trial-0000-s1"]
+    assert words(f"runs {verb} 2026010") == [OLDER]
+
+
 def write_experiment(path: str, text: str = "") -> None:
     Path(path).write_text(f'extends = "quickstart"\n{text}', encoding="utf-8")
 
 
 def test_verbs_and_options_complete() -> None:
-    assert words("ru") == ["run"]
+    assert words("ru") == ["run", "runs"]
     assert words("plugins s") == ["show"]
     assert words("sweep stat") == ["status"]
     assert words("run quickstart --res") == ["--resume"]
@@ -90,7 +107,7 @@ def test_every_argument_completes(runs: Path) -> None:
 
     found = arguments(main)
     assert len(found) > 15
-    assert [name for name, count in found if not count and name != "sample overrides"] == []
+    assert [name for name, count in found if not count and name not in ("sample overrides", "runs note text")] == []
 
 
 def test_experiments_complete_by_name_local_ones_first() -> None:

@@ -17,7 +17,7 @@ from tests.runs.listed_runs import make_listed_run
 Command = Callable[..., Any]
 ORIGIN: dict[str, Any] = {
     "command": "nanogpt-kit run tiny.toml",
-    "distributions": {"nanogpt-kit": "0.2.0", "torch": "2.13.0"},
+    "distributions": {"local file": "0a1b", "nanogpt-kit": "0.2.0", "torch": "2.13.0"},
     "machine": {"host": "here", "device": "cpu", "precision": "bf16", "threads": 3},
     "git": {"commit": "abc123", "dirty": True},
     "components": {"model.mlp": "local file/mine"},

@@ -115,9 +115,10 @@ def test_the_last_evaluation_counts_not_the_best_and_every_metric_of_the_last_st
     with run.metrics.open("a", encoding="utf-8") as file:
         file.write('{"step": 22, "tokens": 1760, "seconds": 9.5, "train/loss": 2.0, "optim/lr": 0.5}\n')
         file.write('{"step": 22, "tokens": 1760, "seconds": 9.5, "val/loss": 4.5, "val/new": null}\n')
+        file.write('{"step": 22, "tokens": 1760, "seconds": 9.5, "quality": 0.25}\n')
         file.write('{"step": 23, "tokens": 1840, "seconds": 9.75, "train/loss": 1.5}\n{"step": 24, "tok')
     row = only_run()
-    assert row.metrics == {"val/loss": 4.5, "val/new": None, "train/loss": 1.5}
+    assert row.metrics == {"val/loss": 4.5, "val/new": None, "quality": 0.25, "train/loss": 1.5}
     assert (row.step, row.evaluated_step, row.tokens, row.seconds) == (23, 22, 1840, 9.75)
 
 

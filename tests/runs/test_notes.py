@@ -58,6 +58,8 @@ ADD = """
 import sys
 from pathlib import Path
 from nanogpt_kit.runs.notes import add_note
+print("ready", flush=True)
+sys.stdin.readline()
 for number in range(100):
     add_note(Path(sys.argv[1]), f"{sys.argv[2]} {number}")
 """
@@ -65,8 +67,14 @@ for number in range(100):
 
 def test_processes_that_add_notes_at_once_lose_none(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", ADD, str(tmp_path), name] for name in "abc"]
-    processes = [subprocess.Popen(command) for command in commands]
-    assert [process.wait() for process in processes] == [0, 0, 0]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for command in commands]  # type: ignore[call-overload]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [(process.communicate()[0], process.returncode) for process in processes] == [("", 0)] * 3
     texts = [note.text for note in read_notes(tmp_path)]
     for name in "abc":
         assert [text for text in texts if text.startswith(name)] == [f"{name} {number}" for number in range(100)]
