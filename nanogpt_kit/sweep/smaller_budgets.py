@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nanogpt_kit.compare.exchange import TokensSaved, tokens_saved
+from nanogpt_kit.compare.numbers import joined_names
 from nanogpt_kit.compare.question import Arm, Question
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.compare.sentences import label_of
@@ -29,7 +30,7 @@ class BudgetRuns:
     saved: TokensSaved
 
     def lines(self) -> list[str]:
-        budgets = ", ".join(f"{tokens:,}" for tokens in sorted(self.values))
+        budgets = joined_names(f"{tokens:,}" for tokens in sorted(self.values))
         lines = [f"tokens saved by {self.label}: {self.saved.text()}"]
         if self.saved.per_halving is not None:
             lines.append(f"  by its runs on {budgets} tokens: half the tokens cost it {self.saved.per_halving:.4f}")
