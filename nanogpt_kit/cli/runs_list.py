@@ -128,11 +128,16 @@ def differing_options(runs: Sequence[IndexedRun]) -> list[str]:
 
     An option that only some of the components in a slot have is left out: the slot differs.
     """
+    known: dict[str, None] = {}
+    for run in runs:
+        if not run.options.keys() <= known.keys():
+            known.update(dict.fromkeys(run.options))
     found: dict[str, int] = {}  # how many runs have it
-    for key in {key: None for run in runs for key in run.options if key.partition(".")[0] in SECTIONS}:
-        values = [run.options.get(key) for run in runs]
-        if key not in NOT_SHOWN and any(value != values[0] for value in values):
-            found[key] = len(values) - values.count(None)
+    for key in known:
+        if key.partition(".")[0] in SECTIONS and key not in NOT_SHOWN:
+            values = [run.options.get(key) for run in runs]
+            if values.count(values[0]) < len(values):
+                found[key] = len(values) - values.count(None)
     keys = [
         key
         for key, count in found.items()

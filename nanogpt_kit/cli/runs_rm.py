@@ -27,8 +27,8 @@ STUDY_FILES = ("study.journal", "study.db", "trials")  # one of them is in the f
 def remove_runs(runs: tuple[str, ...], yes: bool) -> None:
     """Remove each RUN, a run folder or a run id, with its checkpoints; shows what is removed, and asks.
 
-    Refused are runs that another process uses, that other runs began from, that are trials of an unfinished sweep, and
-    without --yes those that the record of a comparison names. If one is refused, none is removed.
+    Refused are runs that another process uses, that other runs began from, that are trials of an unfinished sweep
+    or comparison, and without --yes those that the record of a comparison names. If one is refused, none is removed.
     """
     from nanogpt_kit.runs.removal import comparisons_with, remove_run
     from nanogpt_kit.system.folders import folder_bytes
@@ -106,13 +106,13 @@ def sweep_reasons(folder: RunFolder) -> list[str]:
     try:
         count = unfinished_trials(parent)
     except KitError as error:
-        return [f"{folder} is a trial of a sweep whose trials cannot be read: {error}"]
+        return [f"{folder} is a trial of the study in {parent}, which cannot be read: {error}"]
     if count is None:
         remedy = f"so whether it has ended is unknown; remove the whole folder {parent} yourself"
-        return [f"{folder} is a trial of a sweep in another storage, {remedy}"]
+        return [f"{folder} is a trial of a study in another storage, {remedy}"]
     if count:
         trials = "1 trial has" if count == 1 else f"{count} trials have"
-        return [f"{folder} is a trial of an unfinished sweep: {trials} not ended; finish the sweep first"]
+        return [f"{folder} is a trial of the study in {parent}, of which {trials} not ended; finish it first"]
     return []
 
 

@@ -25,7 +25,7 @@ from nanogpt_kit.system.reading import read_bytes
 from nanogpt_kit.system.writing import write_atomically
 
 UNSETTLED_NS = 2 * 10**9  # a file may change again without another time: FAT rounds times to 2 s, others to 10 ms
-WRITE_FRACTION = 0.05  # of the runs: reading so many again takes as long as writing the cache
+WRITE_FRACTION = 0.05  # of the runs: to read that many again takes as long as to write the cache
 COLUMNS = tuple(column.name for column in fields(IndexedRun))
 MAPPINGS = [COLUMNS.index(name) for name in ("metrics", "options", "yardsticks", "data", "starts")]
 

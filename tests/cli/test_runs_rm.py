@@ -119,7 +119,10 @@ def trial() -> tuple[RunFolder, optuna.Study]:
 def test_a_trial_of_an_unfinished_sweep_stays(command: Command, trial: tuple[RunFolder, optuna.Study]) -> None:
     run, study = trial
     message = refusal(command("runs", "rm", run, "--yes"))
-    assert f"{run} is a trial of an unfinished sweep: 1 trial has not ended" in message
+    assert (
+        f"{run} is a trial of the study in {run.path.parent}, of which 1 trial has not ended; finish it first"
+        in message
+    )
     study.tell(study.ask(), state=optuna.trial.TrialState.PRUNED)
     assert command("runs", "rm", run, "--yes").code == 0
     assert not run.path.exists()
