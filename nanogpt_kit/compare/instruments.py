@@ -86,7 +86,7 @@ def measuring_fault(metric: str, one: Instrument, base: Instrument) -> Fault | N
     if not one.has_tokens_of(base):
         return data_fault(metric, one, base, both)
     reason = f"{both} have the same data and other evaluators: the code or the options of what reports {metric} differ"
-    remedy = f"restore the evaluator of {base.label}, or train both with the new one"
+    remedy = f"restore the evaluator of {base.label}, or train both with the new one (--again)"
     return one.fault("evaluator", reason, remedy)
 
 
@@ -94,7 +94,7 @@ def data_fault(metric: str, one: Instrument, base: Instrument, both: str) -> Fau
     """Of other text, or of the same text as other tokens."""
     shared = one.shared_metrics(base)
     if not shared and not (one.has_text_of(base) and has_other_tokenizer(one, base)):
-        reason = f"{both} are not evaluated on the same text, so that {metric} does not compare"
+        reason = f"{both} are not evaluated on the same text, so that their {metric} cannot be compared"
         remedy = "give both the same dataset with the same splits, and train again where its files have changed"
         return one.fault("dataset", reason, remedy)
     reason = f"{both} have other tokens of the same text, and {metric} depends on the tokens"

@@ -26,7 +26,8 @@ def measure_run(folder: RunFolder, metric: str, arm: int = 0, is_reused: bool = 
     status, seed = folder.status(), folder.seed()
     name = one_line(str(folder))
     if status.imported:
-        raise KitError(f"{name} is an imported model, and only runs compare; `nanogpt-kit eval` measures a model")
+        remedy = "`nanogpt-kit eval` measures a model"
+        raise KitError(f"{name} is an imported model, and only runs can be compared; {remedy}")
     if seed is None:
         raise KitError(f"{name}: the seed of this run is not recorded, so that it has no pair; leave it out")
     records = list(read_metrics(folder.metrics))

@@ -178,7 +178,7 @@ def arm_costs(measurements: Sequence[Measurement]) -> dict[str, float | None]:
 
 def remark_lines(comparison: Comparison) -> list[str]:
     """Budget and time, runs without a value, notes, and what the best of many tries owes to luck."""
-    lines = [f"budget: {comparison.budget} a run"] if comparison.budget else []
+    lines = [f"budget of each run: {comparison.budget}"] if comparison.budget else []
     reused = sum(one.is_reused for one in comparison.measurements)
     trained = len(comparison.measurements) - reused
     counts = [f"{count_text(trained, 'run')} trained in {format_duration(comparison.seconds)}"] if trained else []

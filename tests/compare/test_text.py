@@ -78,7 +78,7 @@ def test_an_undecided_comparison_of_two_is_one_sentence(tiny: Path) -> None:
         "gelu         920            2.0        120 MiB              3.0k",
         "swiglu       920 x1.00      2.0 x1.00  120 MiB x1.00        3.0k x1.00",
         "",
-        "budget: 20 steps a run",
+        "budget of each run: 20 steps",
         "runs: 6 runs trained in 12 s",
     ]
 
@@ -245,7 +245,7 @@ def test_failures_reuse_notes_looks_and_luck_have_a_line_each() -> None:
     )
     lines = comparison_lines(record)
     assert lines[0] == "why?"
-    assert "budget: 1,500 steps a run" in lines
+    assert "budget of each run: 1,500 steps" in lines
     assert "runs: 2 runs trained in 35 s and 1 finished run reused (2 min)" in lines
     assert "failed: swiglu with seed 2: the loss is nan\\u001b[31m" in lines
     assert "note: the runs differ in torch: 2.12 (gelu), 2.13 (swiglu)" in lines
