@@ -20,7 +20,7 @@ import tomli
 import nanogpt_kit
 from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
-from nanogpt_kit.compare.record import Comparison
+from nanogpt_kit.compare.record import Comparison, Measurement, Result
 from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
@@ -30,7 +30,7 @@ from nanogpt_kit.runs.folder import RUN_ID
 from nanogpt_kit.runs.indexed_run import FIELDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "plugins").glob("*/README.md"))]
 MOST_LINES = {"README.md": 130}
 MOST_LINES_OF_A_STOP = 260  # "about 250" in the reading order
@@ -270,6 +270,8 @@ WORDS = {
     *("val/loss", "val/bits_per_byte", "train/loss"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
     *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json
+    *(*Result.model_fields, *Measurement.model_fields, "interval", "values", "n"),  # and of `run --seeds --json`
+    *("changes.txt", "train.seed=100"),
     *("hellaswag/accuracy", "hellaswag/accuracy_norm", "lambada/accuracy", "lambada/perplexity", "wiki/bits_per_byte"),
     *(
         "wiki/loss",
@@ -323,9 +325,17 @@ WORDS = {
 }
 
 
+# What `--json` prints, which tests/cli/test_json_output.py holds against the commands
+JSON_KEYS = {
+    span for line in prose(ROOT / "docs" / "agents.md").splitlines() if line[:3] == "| `" for span in SPAN.findall(line)
+}
+
+
 def is_explained(span: str) -> bool:
     """Whether an inline piece of code names what exists."""
     span = " ".join(span.split())  # a line may end within it
+    if span in JSON_KEYS:
+        return True
     if span in WORDS or span.isdigit():
         return True
     known = {
@@ -496,4 +506,6 @@ def test_the_python_examples_run(page: str, tiny: Path, monkeypatch: pytest.Monk
     assert examples
     for example in examples:
         example = example.replace('"quickstart"', '"tiny"')
-        exec(example.replace("train.steps=200", "train.steps=2").replace("=100", "=3"), {})
+        exec(
+            example.replace("train.steps=200", "train.steps=2").replace("=100", "=3").replace("seeds=3", "seeds=1"), {}
+        )
