@@ -56,8 +56,11 @@ class FinishedRuns:
 
     def left_out_text(self) -> str:
         """Which runs are not compared, since another arm has none with their seed; "" where there are none."""
-        others = [sorted(found.keys() - set(self.seeds)) for found in self.runs]
-        texts = [f"{arm.label} with {seeds_text(s)}" for arm, s in zip(self.question.arms, others, strict=True) if s]
+        texts = []
+        for arm, found in zip(self.question.arms, self.runs, strict=True):
+            others = sorted(found.keys() - set(self.seeds))
+            if others:
+                texts.append(f"{arm.label} with {seeds_text(others)}")
         return f"not compared, since another arm has no such run: {'; '.join(texts)}" if texts else ""
 
 
