@@ -15,7 +15,7 @@ from nanogpt_kit.compare.split_opening import SplitOpening, check_may_open, open
 from nanogpt_kit.compare.text import comparison_json, comparison_lines, exit_code
 from nanogpt_kit.core.errors import DONE
 from nanogpt_kit.sweep.comparison import run_comparison
-from nanogpt_kit.sweep.smaller_budgets import BudgetRuns, measure_tokens_saved
+from nanogpt_kit.sweep.smaller_budgets import BudgetRuns, check_budgets, measure_tokens_saved
 from nanogpt_kit.train import open_test
 
 
@@ -61,6 +61,8 @@ class ComparisonAnswer:
         """Trains what is missing. Raises KitError where something cannot be compared."""
         if options.open_test:
             check_may_open(question)
+        if options.tokens_saved:
+            check_budgets(question)
         finished = FinishedRuns.find(question) if options.seeds is None else None
         if finished:
             comparison, left_out = finished.compare(options.command), finished.left_out_text()
