@@ -111,5 +111,5 @@ def open_split(question: Question, comparison: Comparison, options: CompareOptio
         question,
         comparison,
         options.command,
-        lambda run: open_test.open_test_split(run, options.trust_code).metrics,
+        lambda run: open_test.measure_test_split(run, options.trust_code).metrics,
     )

@@ -7,7 +7,8 @@ A version does not identify it, since code under development changes without one
 - of built-in components, the folders of the kinds that the experiment uses: a component imports only the api and
   modules beside it;
 - of other components the whole package, since it may import any part of that;
-- local component files as they were executed.
+- local component files as they were executed;
+- files that options of components name, as the questions of an evaluator, except the text, which has a fingerprint.
 
 Libraries are not included: `provenance.json` has their versions.
 """
@@ -22,9 +23,12 @@ from collections.abc import Iterator
 from importlib import machinery, metadata
 from pathlib import Path
 
+from nanogpt_kit.core.errors import dotted
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.options import digest
+from nanogpt_kit.core.kinds import Dataset
+from nanogpt_kit.core.options import digest, path_options
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, LocalEntry
+from nanogpt_kit.system.reading import sha256_file
 
 KIT = Path(__file__).parents[1]
 KIT_PACKAGE = KIT.name
@@ -49,7 +53,24 @@ def code_identity(experiment: Experiment) -> str:
         if not isinstance(entry, LocalEntry):
             parts |= {source_identity(module, entry) for module in (entry.target.partition(":")[0], defined_in)}
     local = {path.name: hashlib.sha256(source).hexdigest() for path, source in experiment.component_sources.items()}
-    return digest([sorted(parts), local])
+    return digest([sorted(parts), local, named_files(experiment)])
+
+
+def named_files(experiment: Experiment) -> dict[str, list[str]]:
+    """The hashes of the files that options of components other than the dataset name, by their keys."""
+    hashes = {}
+    for key, part in experiment.parts():
+        for option in [] if isinstance(part, Dataset) else sorted(path_options(type(part))):
+            value = getattr(part, option)
+            paths = map(Path, value if isinstance(value, tuple) else [value] if value else [])
+            hashes[dotted((*key, option))] = [hash_content(path) for path in paths if path.is_file()]
+    return hashes
+
+
+def hash_content(path: Path) -> str:
+    """A hash of the content of a file, whatever its name is."""
+    status = path.stat()
+    return hash_files((("", str(path), status.st_size, status.st_mtime_ns),))
 
 
 def source_identity(module: str, entry: Entry) -> str:
@@ -99,5 +120,5 @@ def source_files(root: Path, excluded: frozenset[str]) -> Iterator[SourceFile]:
 @functools.cache
 def hash_files(files: tuple[SourceFile, ...]) -> str:
     """Cached until one of them changes."""
-    hashes = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path, _, _ in files}
+    hashes = {name: sha256_file(Path(path)) for name, path, _, _ in files}
     return digest(hashes)

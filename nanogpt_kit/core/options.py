@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -172,14 +173,15 @@ def option_classes(annotation: Any) -> list[type[Options]]:
     return [options for part in get_args(annotation) for options in option_classes(part)]
 
 
-def path_options(options: type[Options]) -> set[str]:
+@functools.cache
+def path_options(options: type[Options]) -> frozenset[str]:
     """The options that name a file, folder, glob or run: those of type `PathStr`, alone or within another type."""
 
     def is_path(part: Any) -> bool:
         return (isinstance(part, BeforeValidator) and part.func is expand_option) or any(map(is_path, get_args(part)))
 
     fields = options.model_fields.items()
-    return {name for name, field in fields if is_path(field.annotation) or any(map(is_path, field.metadata))}
+    return frozenset(name for name, field in fields if is_path(field.annotation) or any(map(is_path, field.metadata)))
 
 
 def to_toml_values(options: Options, registry: Registry) -> dict[str, Any]:

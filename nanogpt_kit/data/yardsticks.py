@@ -90,7 +90,7 @@ def option_values(component: Component) -> dict[str, Any]:
     """Options as plain values without slots, and with the content of files and folders in place of their names."""
     paths = path_options(type(component))
     slots = {str(key[0]) for key, _ in components_in(component)}
-    values = component.model_dump(mode="json", exclude=paths | slots)
+    values = component.model_dump(mode="json", exclude={*paths, *slots})
     return values | {name: content_of(getattr(component, name)) for name in paths}
 
 

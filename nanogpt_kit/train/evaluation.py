@@ -150,7 +150,7 @@ def evaluate_trained_model(
 ) -> dict[str, float]:
     """Runs the evaluators of an experiment on a loaded model. Raises KitError where one refuses.
 
-    `may_open_test` is for `open_test_split` alone, which records that the test split was opened.
+    `may_open_test` is for `measure_test_split` alone, which records that the test split was opened.
     """
     experiment = generator.experiment
     precision, _ = Precision.choose(experiment.train.precision, generator.device)

@@ -21,7 +21,7 @@ from nanogpt_kit.train.evaluation import evaluate_trained_model, evaluation_data
 from nanogpt_kit.train.precision import choose_device
 
 
-def open_test_split(folder: RunFolder, trust_code: bool = False) -> OpenedTest:
+def measure_test_split(folder: RunFolder, trust_code: bool = False) -> OpenedTest:
     """Evaluates the newest checkpoint of a run on the test split, with the weights that its own evaluations used.
 
     Measured are the run's evaluators that have an option `split`, on "test" in place of "val". What was opened before

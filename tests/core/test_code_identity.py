@@ -114,6 +114,22 @@ def test_a_component_file_is_identified_by_the_bytes_that_were_executed(tmp_path
     assert code_identity(load("here", MLP + "# edited\n")) != before
 
 
+def test_files_that_options_name_are_included_and_the_text_is_not(tmp_path: Path, tiny: Path) -> None:
+    def identity(*overrides: str) -> str:
+        return code_identity(Experiment.load(tiny, overrides))
+
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("questions", encoding="utf-8")
+    options = [f"evaluator=[{{use='perplexity', file='{tmp_path / name}'}}]" for name in ("a.txt", "b.txt")]
+    before = identity(options[0])
+    assert identity(options[1]) == before != identity("evaluator=['loss']")
+    (tmp_path / "a.txt").write_text("other questions", encoding="utf-8")
+    assert identity(options[0]) != before
+    plain = identity()
+    append(tmp_path / "text.txt")
+    assert identity() == plain
+
+
 def test_without_source_the_version_identifies_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "packed.zip", "w") as file:
         file.writestr("packed_plug.py", "A = 1\n")

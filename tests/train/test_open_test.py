@@ -16,7 +16,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.opened_test import OPENED_TEST, read_opened_tests
 from nanogpt_kit.train import open_test, session
-from nanogpt_kit.train.open_test import open_test_split
+from nanogpt_kit.train.open_test import measure_test_split
 
 Command = Callable[..., Any]
 CLOSED = "a test split is opened only once, by `nanogpt-kit compare ... --open-test`"
@@ -81,16 +81,16 @@ def test_an_evaluator_that_does_not_declare_it_is_refused_when_it_asks(split: Pa
 def test_a_dataset_without_a_test_split_is_named(tiny: Path, command: Command) -> None:
     assert "evaluator.0: the dataset has no split 'test'" in command("check", tiny, TEST).err
     with pytest.raises(KitError, match="the dataset has no split 'test'"):
-        open_test_split(trained(tiny))
+        measure_test_split(trained(tiny))
     with pytest.raises(KitError, match=r"no evaluator of tiny has an option `split`"):
-        open_test_split(trained(tiny, "evaluator=['samples']"))
+        measure_test_split(trained(tiny, "evaluator=['samples']"))
 
 
-def test_opening_it_measures_the_runs_evaluators_on_it_and_is_recorded(split: Path, command: Command) -> None:
+def test_opening_it_measures_the_runs_evaluators_on_it_and_is_recorded(split: Path) -> None:
     folder = trained(split)
-    answer = command("eval", folder, "--open-test")
-    assert (answer.code, answer.out) == (0, ""), answer.err
+    measured_now = measure_test_split(folder)
     (opened,) = read_opened_tests(folder)
+    assert opened == measured_now
     assert opened.metrics.keys() == {"test/loss", "test/bits_per_byte"}
     assert opened.step == 6
     assert opened.yardsticks.keys() == {"", *opened.metrics}
@@ -102,12 +102,12 @@ def test_opening_it_measures_the_runs_evaluators_on_it_and_is_recorded(split: Pa
 
 def test_it_is_evaluated_once_for_a_checkpoint(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = trained(split, "schedule=constant")
-    first = open_test_split(folder)
+    first = measure_test_split(folder)
     with monkeypatch.context() as patch:
         patch.setattr(open_test, "evaluate_trained_model", lambda *_, **__: pytest.fail("evaluated again"))
-        assert open_test_split(folder) == first
+        assert measure_test_split(folder) == first
     session.run(Experiment.load(split, [*QUIET, "schedule=constant", "train.steps=12"]), resume=str(folder))
-    second = open_test_split(folder)
+    second = measure_test_split(folder)
     assert read_opened_tests(folder) == (first, second)
     assert (first.step, second.step) == (6, 12)
 
@@ -115,23 +115,14 @@ def test_it_is_evaluated_once_for_a_checkpoint(split: Path, monkeypatch: pytest.
 def test_it_uses_the_weights_that_the_runs_own_evaluations_used(split: Path) -> None:
     averaged = trained(split, "callback=[{use='ema', decay=0.99}]")
     trained_weights = trained(split, "callback=[{use='ema', decay=0.99, evaluate=false}]")
-    first, second = open_test_split(averaged), open_test_split(trained_weights)
+    first, second = measure_test_split(averaged), measure_test_split(trained_weights)
     assert (first.used, second.used) == ("EMA", "")
     assert first.metrics["test/loss"] != second.metrics["test/loss"]
-    assert first.metrics["test/loss"] == open_test_split(averaged).metrics["test/loss"]
-
-
-def test_opening_takes_runs_alone(split: Path, command: Command) -> None:
-    folder = trained(split)
-    for words in (["--step", 6], ["evaluate.batch_size=2"], ["--weights", "ema"], ["--evaluator", "loss"]):
-        refused = command("eval", folder, "--open-test", *words)
-        assert refused.code == 2
-        assert "expected runs without other options" in refused.err
-    assert not (folder.path / OPENED_TEST).exists()
+    assert first.metrics["test/loss"] == measure_test_split(averaged).metrics["test/loss"]
 
 
 def test_a_damaged_record_is_refused(split: Path) -> None:
     folder = trained(split)
     (folder.path / OPENED_TEST).write_text('{"format": 2, "openings": [{}]}')
     with pytest.raises(KitError, match=r"test\.json cannot be read: 'openings\.0\.time'"):
-        open_test_split(folder)
+        measure_test_split(folder)
