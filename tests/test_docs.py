@@ -270,7 +270,16 @@ WORDS = {
     *("val/loss", "val/bits_per_byte", "train/loss"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
     *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json
-    *(*Result.model_fields, *Measurement.model_fields, "interval", "values", "n"),  # and of `run --seeds --json`
+    *(
+        *Result.model_fields,
+        *Measurement.model_fields,
+        "interval",
+        "values",
+        "n",
+        "target",
+        "tokens_saved",
+        "test",
+    ),  # and of `run --seeds --json`
     *("changes.txt", "train.seed=100"),
     *("hellaswag/accuracy", "hellaswag/accuracy_norm", "lambada/accuracy", "lambada/perplexity", "wiki/bits_per_byte"),
     *(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,21 +69,24 @@ class EarlierRuns:
         """`named` are the run to resume and the folder of the run, where the command has them."""
         self.name, self.seed = experiment.name, experiment.train.seed
         self.named = [Path(name) for name in named if name]
-        self.times = {folder: folder.status().time for folder in self.candidates()}
+        self.began = time.time()
+        self.paths = {folder.path.absolute() for folder in self.candidates()}
 
     def candidates(self) -> list[RunFolder]:
         from nanogpt_kit.runs.folder import RunFolder, runs_of_experiment, runs_root
 
-        named = [RunFolder(path) for path in self.named if (path / "experiment.toml").exists()]
+        named = [
+            RunFolder(path) for path in self.named if os.path.exists(path / "experiment.toml")
+        ]  # unlike Path.exists, a name may be long
         return [
             *named,
             *(folder for folder in runs_of_experiment(runs_root() / self.name) if folder.seed() == self.seed),
         ]
 
     def find_ended(self) -> RunFolder | None:
-        """The run whose status has changed since, the newest of several; None where there is none."""
-        changed = [folder for folder in self.candidates() if folder.status().time != self.times.get(folder)]
-        return max(changed, key=lambda folder: folder.status().time, default=None)
+        """The run whose status was written since, the newest of several; None where there is none."""
+        ended = [folder for folder in self.candidates() if folder.status().time >= self.began]
+        return max(ended, key=lambda folder: folder.status().time, default=None)
 
     def has(self, folder: RunFolder) -> bool:
-        return folder.path.absolute() in {before.path.absolute() for before in self.times}
+        return folder.path.absolute() in self.paths

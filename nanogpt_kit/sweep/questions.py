@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from nanogpt_kit.compare.arms import read_arms
+from nanogpt_kit.compare.finished import compare_finished
 from nanogpt_kit.compare.question import Direction, Question
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.resume_command import override_text
+from nanogpt_kit.runs.secrets import hide_in_text
 from nanogpt_kit.sweep.ablation import ablation_options, ablation_question, ablation_seeds
 from nanogpt_kit.sweep.comparison import run_comparison
 
@@ -22,7 +24,7 @@ AnArm = Experiment | str | os.PathLike[str] | Mapping[str, Any]
 def compare(
     base: Experiment | str | os.PathLike[str],
     *contenders: AnArm,
-    seeds: int = 5,
+    seeds: int | None = 5,
     metric: str = "val/loss",
     direction: Direction = "minimize",
     text: str = "",
@@ -35,13 +37,15 @@ def compare(
 
     `base` is an Experiment, or an argument of the command: a file, a name, a group of runs. A contender is one of
     these, or a change of the base: a text such as "model.mlp=swiglu", or a dict such as {"model.n_layer": 4}. The seeds
-    are train.seed of the base and the ones after it. `text` is the reason to ask, for the ledger; the other parameters
-    are the options of the command. Raises KitError for a mistake and for arms that do not compare, RunFailed where the
-    storage fails, KeyboardInterrupt where it was asked to stop; the same call continues.
+    are train.seed of the base and the ones after it; with None only finished runs are compared. `text` is the reason to
+    ask, by default the `note` of an experiment; the other parameters are the options of the command.
+
+    Raises KitError for a mistake and for arms that do not compare, RunFailed where the base or the storage fails,
+    KeyboardInterrupt where it was asked to stop; the same call continues.
     """
     if not contenders:
         raise KitError("compare: expected a contender, as in compare('quickstart', 'model.mlp=swiglu', seeds=3)")
-    if seeds < 1:
+    if seeds is not None and seeds < 1:
         raise KitError(f"compare: seeds should be at least 1, got {seeds}")
     (first,) = read_arms([base], trust_code, nproc)
     written = first.arm.experiment
@@ -50,11 +54,14 @@ def compare(
     for index, change in enumerate(contenders, start=1):
         if isinstance(change, Mapping):
             arms[index] = replace(arms[index], label=change_label(change))
-    question = Question("compare", tuple(arms), metric, direction, text)
+    reason = text or next((arm.experiment.note for arm in reversed(arms) if arm.experiment.note), "")
+    question = Question("compare", tuple(arms), metric, direction, reason)
+    command = f"nanogpt_kit.compare({', '.join(repr(arm.label) for arm in arms)}, seeds={seeds})"
+    if seeds is None:
+        return compare_finished(question, hide_in_text(command))
     seed = written.train.seed
-    command = f"nanogpt_kit.compare, {len(arms) - 1} contenders, seeds={seeds}"
     return run_comparison(
-        question, range(seed, seed + seeds), again=again, workers=workers, nproc=nproc, command=command
+        question, range(seed, seed + seeds), again=again, workers=workers, nproc=nproc, command=hide_in_text(command)
     )
 
 
@@ -88,7 +95,7 @@ def ablate(
         table["ablate.vary"] = {key: list(values) for key, values in vary.items()}
     chosen = chosen.with_(table) if table else chosen
     question, used = ablation_question(chosen, (), nproc), ablation_options(chosen)
-    command = f"nanogpt_kit.ablate, {len(question.arms) - 1} changes, seeds={used.seeds}"
+    command = f"nanogpt_kit.ablate({chosen.name!r}, seeds={used.seeds})"
     return run_comparison(
         question,
         ablation_seeds(chosen),

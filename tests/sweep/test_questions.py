@@ -54,6 +54,16 @@ def test_a_file_is_a_base_too(tiny: Path, asked: list[Any]) -> None:
     assert (question.base.experiment, list(seeds)) == (Experiment.load(tiny), [1337, 1338])
 
 
+def test_finished_runs_are_compared_without_seeds(
+    tiny: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: list[Any] = []
+    monkeypatch.setattr(questions, "compare_finished", lambda *words: finished.append(words))
+    questions.compare(tiny, "note='rarer logs' train.log_every_steps=2", seeds=None)
+    ((question, command),) = finished
+    assert (asked, question.text, command.startswith("nanogpt_kit.compare(")) == ([], "rarer logs", True)
+
+
 def test_mistakes_are_sentences(tiny: Path, asked: list[Any]) -> None:
     with pytest.raises(KitError, match="expected a contender"):
         questions.compare(tiny)
