@@ -82,7 +82,7 @@ def compare(
     check_options(arms, options)
     continue_without_reader()
     with note_if_slow("reading the arms"), without_garbage_collection():  # components import torch
-        from nanogpt_kit.cli.comparison_answer import CompareOptions, ComparisonAnswer, left_out_text
+        from nanogpt_kit.cli.comparison_answer import CompareOptions, ComparisonAnswer
         from nanogpt_kit.compare.ledger import record_path
 
     chosen = CompareOptions(command=hide_in_command(["nanogpt-kit", *sys.argv[1:]]), **options)
@@ -98,8 +98,8 @@ def compare(
     except KeyboardInterrupt as error:
         error.add_note(f"stopped; finished runs are kept in {question.folder()}; continue with: {chosen.command}")
         raise
-    if chosen.seeds is None and (left_out := left_out_text(question, answer.comparison)):
-        print_lines(left_out, err=True)
+    if answer.left_out:
+        print_lines(answer.left_out, err=True)
     print_lines(f"record: {record_path(answer.comparison)}", err=True)
     if as_json:
         print_json(answer.record())
@@ -146,12 +146,12 @@ def read_question(
 
 def print_preview(question: Question, options: CompareOptions, as_json: bool) -> None:
     """Prints the runs to be trained and what they cost; of --tokens-saved as if the base were the better arm."""
-    from nanogpt_kit.compare.finished import shared_finished_seeds
+    from nanogpt_kit.compare.finished import FinishedRuns
     from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.sweep.comparison_preview import estimate_comparison, estimate_lines
     from nanogpt_kit.sweep.smaller_budgets import SmallerBudgets
 
-    seeds = options.seeds_of(question) if options.seeds else shared_finished_seeds(question)
+    seeds = options.seeds_of(question) if options.seeds else FinishedRuns.find(question).seeds
     base = question.base
     file = base.runs[-1].experiment if base.runs else base.label
     load_base = functools.partial(Experiment.load, file, (), options.trust_code, options.nproc)

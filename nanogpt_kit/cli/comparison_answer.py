@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nanogpt_kit.compare.finished import compare_finished, runs_by_seed
-from nanogpt_kit.compare.groups import seeds_text
+from nanogpt_kit.compare.finished import FinishedRuns
 from nanogpt_kit.compare.noise import Noise
 from nanogpt_kit.compare.noise_text import noise_lines, noise_of
 from nanogpt_kit.compare.question import Question
@@ -16,7 +15,7 @@ from nanogpt_kit.compare.split_opening import SplitOpening, check_may_open, open
 from nanogpt_kit.compare.text import comparison_json, comparison_lines, exit_code
 from nanogpt_kit.core.errors import DONE
 from nanogpt_kit.sweep.comparison import run_comparison
-from nanogpt_kit.sweep.smaller_budgets import BudgetRuns, measure_tokens_saved
+from nanogpt_kit.sweep.smaller_budgets import BudgetRuns, check_budgets, measure_tokens_saved
 from nanogpt_kit.train import open_test
 
 
@@ -55,23 +54,28 @@ class ComparisonAnswer:
     target: TargetTable | None = None
     saved: BudgetRuns | None = None
     opening: SplitOpening | None = None
+    left_out: str = ""  # which finished runs were not compared, and why
 
     @classmethod
     def find(cls, question: Question, options: CompareOptions) -> ComparisonAnswer:
         """Trains what is missing. Raises KitError where something cannot be compared."""
         if options.open_test:
             check_may_open(question)
-        if options.seeds is None:
-            comparison = compare_finished(question, options.command)
+        if options.tokens_saved:
+            check_budgets(question)
+        finished = FinishedRuns.find(question) if options.seeds is None else None
+        if finished:
+            comparison, left_out = finished.compare(options.command), finished.left_out_text()
         else:
-            comparison = run_comparison(question, options.seeds_of(question), **options.of_runs())
+            comparison, left_out = run_comparison(question, options.seeds_of(question), **options.of_runs()), ""
         if options.noise:
-            return cls(comparison, noise=noise_of(comparison))
+            return cls(comparison, noise=noise_of(comparison), left_out=left_out)
         return cls(
             comparison,
             target=None if options.target is None else TargetTable.of(comparison, options.target),
             saved=measure_tokens_saved(question, comparison, **options.of_runs()) if options.tokens_saved else None,
             opening=open_split(question, comparison, options) if options.open_test else None,
+            left_out=left_out,
         )
 
     @property
@@ -109,14 +113,3 @@ def open_split(question: Question, comparison: Comparison, options: CompareOptio
         options.command,
         lambda run: open_test.measure_test_split(run, options.trust_code).metrics,
     )
-
-
-def left_out_text(question: Question, comparison: Comparison) -> str:
-    """Which finished runs were not compared, since another arm has none with their seed; "" where there are none."""
-    compared = {measurement.seed for measurement in comparison.measurements}
-    texts = []
-    for arm in question.arms:
-        others = sorted(runs_by_seed(arm).keys() - compared)
-        if others:
-            texts.append(f"{arm.label} with {seeds_text(others)}")
-    return f"not compared, since another arm has no such run: {'; '.join(texts)}" if texts else ""

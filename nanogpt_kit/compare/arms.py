@@ -58,7 +58,9 @@ def read_arms(
 
 
 def is_change(argument: str) -> bool:
-    return "=" in argument and not os.path.exists(argument)
+    """Whether it is KEY=VALUE, and not a path: folders of runs have the names of their changes."""
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and "/" not in key and not os.path.exists(argument)
 
 
 def change_without_base(argument: str) -> KitError:

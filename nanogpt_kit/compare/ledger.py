@@ -15,6 +15,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.folder import RunFolder, runs_root
 from nanogpt_kit.runs.index import index_runs
+from nanogpt_kit.runs.indexed_run import IndexedRun
 from nanogpt_kit.runs.record import Unreadable
 
 logger = logging.getLogger(__name__)
@@ -27,19 +28,22 @@ def find_finished(configuration: str, code: str, seed: int, dataset: str) -> Run
     return finished_runs(configuration, code, dataset).get(seed)
 
 
-def finished_by_seed(experiment: Experiment) -> dict[int, RunFolder]:
+def finished_by_seed(experiment: Experiment, rows: Iterable[IndexedRun] | None = None) -> dict[int, RunFolder]:
     """The finished runs that training the experiment again, with their seeds, would only repeat."""
-    return finished_runs(experiment.configuration(), code_identity(experiment), experiment.dataset.fingerprint())
+    code, dataset = code_identity(experiment), experiment.dataset.fingerprint()
+    return finished_runs(experiment.configuration(), code, dataset, rows)
 
 
-def finished_runs(configuration: str, code: str, dataset: str) -> dict[int, RunFolder]:
-    """By seed; of several runs with one seed the newest.
+def finished_runs(
+    configuration: str, code: str, dataset: str, rows: Iterable[IndexedRun] | None = None
+) -> dict[int, RunFolder]:
+    """By seed; of several runs with one seed the newest. `rows` are those of `index_runs`, where the caller has them.
 
     Runs that began with weights or a tokenizer of another run are not among them: what that name stands for may have
     changed. Nor are those that were changed on the way.
     """
     found: dict[int, RunFolder] = {}
-    for run in index_runs():
+    for run in index_runs() if rows is None else rows:
         if (run.configuration, run.code) != (configuration, code) or not run.is_whole or run.seed is None:
             continue
         origin = run.folder.provenance_or_none()

@@ -13,6 +13,7 @@ from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.compare.sentences import label_of
 from nanogpt_kit.compare.table import block_lines
 from nanogpt_kit.compare.target import ReachedTarget, reach_target
+from nanogpt_kit.compare.text import arm_names
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.runs.folder import RunFolder
 
@@ -38,13 +39,13 @@ class TargetTable:
     def lines(self) -> list[str]:
         decimals = value_decimals(self.comparison)
         target = f"{self.comparison.metric} {decimal_text(self.target, decimals)}"
-        labels = [label_of(self.comparison, arm) for arm in range(len(self.reached))]
-        found = [(label, reached) for label, reached in zip(labels, self.reached, strict=True) if reached]
-        never = [label for label, reached in zip(labels, self.reached, strict=True) if not reached]
+        names = arm_names(self.comparison)
+        found = [(name, reached) for name, reached in zip(names, self.reached, strict=True) if reached]
+        never = [label_of(self.comparison, arm) for arm, reached in enumerate(self.reached) if not reached]
         lines = [f"the mean over all seeds reaches {target}, at one step for all seeds:"] if found else []
         if found:
             columns = cost_columns([reached for _, reached in found], is_base_first=self.reached[0] is not None)
-            lines += [*block_lines(["", *(label for label, _ in found)], columns), REMARK]
+            lines += [*block_lines(["", *(name for name, _ in found)], columns), REMARK]
         return lines + [f"{label} never reaches {target} at an evaluation that all its seeds have" for label in never]
 
     def record(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nanogpt_kit.compare.exchange import TokensSaved, tokens_saved
+from nanogpt_kit.compare.numbers import joined_names
 from nanogpt_kit.compare.question import Arm, Question
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.compare.sentences import label_of
@@ -29,7 +30,9 @@ class BudgetRuns:
     saved: TokensSaved
 
     def lines(self) -> list[str]:
-        budgets = ", ".join(f"{tokens:,}" for tokens in sorted(self.values))
+        if not self.values:
+            return [f"tokens saved: {self.saved.text()}"]
+        budgets = joined_names(f"{tokens:,}" for tokens in sorted(self.values))
         lines = [f"tokens saved by {self.label}: {self.saved.text()}"]
         if self.saved.per_halving is not None:
             lines.append(f"  by its runs on {budgets} tokens: half the tokens cost it {self.saved.per_halving:.4f}")
@@ -73,11 +76,11 @@ class SmallerBudgets:
 def measure_tokens_saved(question: Question, comparison: Comparison, **options: Any) -> BudgetRuns:
     """Trains the better arm at smaller budgets with the seeds of the pairs; `options` are those of `run_comparison`.
 
-    Raises KitError where the arms have no difference, and where their budget is not one of steps or tokens.
+    Nothing is trained where the difference has no interval, or is 0. Raises KitError where seconds end the runs.
     """
     result = comparison.results[0]
-    if not result.difference or not result.seeds:
-        raise KitError("--tokens-saved: the arms do not differ, so there is nothing to express in tokens")
+    if not result.difference or result.low is None:
+        return BudgetRuns(0, label_of(comparison, 0), {}, tokens_saved({}, (None, None, None), question.direction))
     better = result.arm if (result.difference < 0) == (question.direction == "minimize") else 0
     arm = question.arms[better]
     pairs = arm_values(comparison, better)
@@ -89,6 +92,12 @@ def measure_tokens_saved(question: Question, comparison: Comparison, **options: 
     effect = result.difference, result.low, result.high
     saved = tokens_saved(values, effect, question.direction, result.level)
     return BudgetRuns(better, label_of(comparison, better), values, saved)
+
+
+def check_budgets(question: Question) -> None:
+    """Before anything runs. Raises KitError where seconds end the runs."""
+    for arm in question.arms:
+        list(budget_questions(question, arm))
 
 
 def budget_questions(question: Question, arm: Arm) -> Iterator[Question]:

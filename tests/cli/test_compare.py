@@ -120,6 +120,11 @@ def test_json_is_all_that_is_on_standard_output(command: Command, here: Path) ->
     assert "runs/tiny: 3 runs with seeds 1337 to 1339" in told.err
 
 
+def test_the_note_of_an_experiment_is_the_reason_where_none_is_given(command: Command, here: Path) -> None:
+    (here / "noted.toml").write_text('extends = "tiny.toml"\nnote = "is it the same?"\n')
+    assert command("compare", "tiny", "noted").out.startswith("is it the same?\n")
+
+
 def test_seeds_that_are_added_widen_the_interval(command: Command, here: Path) -> None:
     change = "optimizer.lr=2.9e-3"
     two, three, same = (json.loads(command("compare", "tiny", change, f"--seeds={n}", "--json").out) for n in (2, 3, 3))

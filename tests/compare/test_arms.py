@@ -144,6 +144,12 @@ def test_a_trial_is_named_by_the_beginning_of_its_folders(here: Path) -> None:
         assert found.runs == tuple(runs)
 
 
+def test_an_arm_of_an_earlier_comparison_is_named_by_its_folders_though_they_have_an_equals_sign(here: Path) -> None:
+    run = made_run(tiny_arm(here), 5, 5, "runs/tiny/compare/1a2b/model.mlp=swiglu-s5")
+    _, named = read_arms(["tiny", "runs/tiny/compare/1a2b/model.mlp=swiglu"])
+    assert named.arm.runs == (run,)
+
+
 @pytest.mark.parametrize(("suffix", "reason"), [("best", "luck"), ("20", "last evaluation")])
 def test_a_run_is_not_compared_by_a_checkpoint(here: Path, suffix: str, reason: str) -> None:
     made_run(tiny_arm(here), 7, 1)

@@ -12,6 +12,7 @@ from nanogpt_kit.compare.question import Question
 from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.index import index_runs
 from tests.compare.made_arms import DATA, make_arm_run, make_question
 
 DIVERGED = {"state": "failed", "ended_by": "fault", "cause": "not_finite", "reason": "the loss is nan"}
@@ -46,8 +47,8 @@ def test_named_runs_exclude_those_of_the_ledger(question: Question) -> None:
     named = trained(question, 0, {3: 4.5})
     trained(question, 0, {5: 4.75})
     arm = question.base
-    assert sorted(runs_by_seed(arm)) == [3, 5]
-    assert sorted(runs_by_seed(replace(arm, runs=tuple(named)))) == [3]
+    assert sorted(runs_by_seed(arm, index_runs())) == [3, 5]
+    assert sorted(runs_by_seed(replace(arm, runs=tuple(named)), index_runs())) == [3]
 
 
 def test_a_contender_that_diverged_with_a_seed_is_not_better(question: Question) -> None:

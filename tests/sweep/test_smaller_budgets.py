@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from nanogpt_kit.compare.question import Question
 from nanogpt_kit.compare.record import Comparison
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.sweep import smaller_budgets
-from nanogpt_kit.sweep.smaller_budgets import budget_questions, measure_tokens_saved
+from nanogpt_kit.sweep.smaller_budgets import budget_questions, check_budgets, measure_tokens_saved
 from tests.compare.made_arms import make_question, measure_arms
 
 BASE = {3: 4.5, 5: 4.75, 7: 4.25, 9: 4.625}
@@ -63,10 +64,13 @@ def test_a_higher_metric_is_better_where_it_is_maximized(tiny: Path, trained: li
     assert measure_tokens_saved(question, compared(question, BASE, BETTER)).arm == 0
 
 
-def test_arms_without_a_difference_are_not_trained_further(tiny: Path, trained: list[Any]) -> None:
+@pytest.mark.parametrize("values", [(BASE, BASE), ({3: 4.5}, {3: 4.25})])
+def test_arms_without_a_difference_that_has_an_interval_are_not_trained_further(
+    tiny: Path, trained: list[Any], values: tuple[dict[int, float], ...]
+) -> None:
     question = make_question(tiny, "model.mlp=swiglu")
-    with pytest.raises(KitError, match="--tokens-saved: the arms do not differ"):
-        measure_tokens_saved(question, compared(question, BASE, BASE))
+    found = measure_tokens_saved(question, compared(question, *values))
+    assert found.lines() == ["tokens saved: unknown: there is no difference with an interval"]
     assert trained == []
 
 
@@ -76,4 +80,4 @@ def test_runs_of_one_step_have_no_smaller_budget_and_seconds_are_none(tiny: Path
     assert list(budget_questions(question, short)) == []
     timed = make_question(tiny, "train.max_seconds=9").arms[1]
     with pytest.raises(KitError, match=r"--tokens-saved: train.max_seconds ends the runs"):
-        next(budget_questions(question, timed))
+        check_budgets(replace(question, arms=(question.base, timed)))
