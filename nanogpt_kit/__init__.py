@@ -24,7 +24,7 @@ LAZY = {  # public name -> its module, imported on first use; the first two impo
     "KitError": "nanogpt_kit.core.errors",
     "Run": "nanogpt_kit.train.run",
     "ablate": "nanogpt_kit.sweep.questions",
-    "compare": "nanogpt_kit.sweep.questions",  # where the package of this name is imported already, it calls the same
+    "compare": "nanogpt_kit.sweep.questions",
     "load_run": "nanogpt_kit.generate.load",
     "open_run": "nanogpt_kit.train.run",
     "run": "nanogpt_kit.train.run",

@@ -20,7 +20,7 @@ import tomli
 import nanogpt_kit
 from nanogpt_kit import api
 from nanogpt_kit.cli import main as command_line
-from nanogpt_kit.compare.record import Comparison, Measurement, Result
+from nanogpt_kit.comparison.record import Comparison, Measurement, Result
 from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks

@@ -19,7 +19,7 @@ from nanogpt_kit.cli.slow_note import note_if_slow
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
-    from nanogpt_kit.compare.question import Question
+    from nanogpt_kit.comparison.question import Question
     from nanogpt_kit.core.experiment import Experiment
 
 QUOTED = ("metric", "storage", "match_with")  # options of [ablate] that are strings without a fixed set of values
@@ -91,7 +91,7 @@ def ablate(
         return
     import rich
 
-    from nanogpt_kit.compare.text import comparison_json, comparison_lines, exit_code
+    from nanogpt_kit.comparison.text import comparison_json, comparison_lines, exit_code
     from nanogpt_kit.sweep.comparison import run_comparison
 
     continue_without_reader()

@@ -21,7 +21,7 @@ from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
     from nanogpt_kit.cli.comparison_answer import CompareOptions
-    from nanogpt_kit.compare.question import Question
+    from nanogpt_kit.comparison.question import Question
 
 EXAMPLE = "nanogpt-kit compare quickstart model.mlp=swiglu --seeds 3"
 
@@ -83,7 +83,7 @@ def compare(
     continue_without_reader()
     with note_if_slow("reading the arms"), without_garbage_collection():  # components import torch
         from nanogpt_kit.cli.comparison_answer import CompareOptions, ComparisonAnswer
-        from nanogpt_kit.compare.ledger import record_path
+        from nanogpt_kit.comparison.ledger import record_path
 
     chosen = CompareOptions(command=hide_in_command(["nanogpt-kit", *sys.argv[1:]]), **options)
     question = read_question(arms, metric, direction, text, chosen)
@@ -132,8 +132,8 @@ def read_question(
     words: Sequence[str], metric: str, direction: Literal["minimize", "maximize"], text: str, options: CompareOptions
 ) -> Question:
     """Reads the arms, and prints what each argument was taken as."""
-    from nanogpt_kit.compare.arms import read_arms
-    from nanogpt_kit.compare.question import Question
+    from nanogpt_kit.comparison.arms import read_arms
+    from nanogpt_kit.comparison.question import Question
 
     named = read_arms(words, options.trust_code, options.nproc)
     for one in named:
@@ -146,7 +146,7 @@ def read_question(
 
 def print_preview(question: Question, options: CompareOptions, as_json: bool) -> None:
     """Prints the runs to be trained and what they cost; of --tokens-saved as if the base were the better arm."""
-    from nanogpt_kit.compare.finished import FinishedRuns
+    from nanogpt_kit.comparison.finished import FinishedRuns
     from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.sweep.comparison_preview import estimate_comparison, estimate_lines
     from nanogpt_kit.sweep.smaller_budgets import SmallerBudgets

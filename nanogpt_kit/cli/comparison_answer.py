@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nanogpt_kit.compare.finished import FinishedRuns
-from nanogpt_kit.compare.noise import Noise
-from nanogpt_kit.compare.noise_text import noise_lines, noise_of
-from nanogpt_kit.compare.question import Question
-from nanogpt_kit.compare.reached import TargetTable
-from nanogpt_kit.compare.record import Comparison
-from nanogpt_kit.compare.split_opening import SplitOpening, check_may_open, open_test_split, opening_lines
-from nanogpt_kit.compare.text import comparison_json, comparison_lines, exit_code
+from nanogpt_kit.comparison.finished import FinishedRuns
+from nanogpt_kit.comparison.noise import Noise
+from nanogpt_kit.comparison.noise_text import noise_lines, noise_of
+from nanogpt_kit.comparison.question import Question
+from nanogpt_kit.comparison.reached import TargetTable
+from nanogpt_kit.comparison.record import Comparison
+from nanogpt_kit.comparison.split_opening import SplitOpening, check_may_open, open_test_split, opening_lines
+from nanogpt_kit.comparison.text import comparison_json, comparison_lines, exit_code
 from nanogpt_kit.core.errors import DONE
 from nanogpt_kit.sweep.comparison import run_comparison
 from nanogpt_kit.sweep.smaller_budgets import BudgetRuns, check_budgets, measure_tokens_saved

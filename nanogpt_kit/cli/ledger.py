@@ -16,7 +16,7 @@ from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.system.terminal import terminal_width
 
 if TYPE_CHECKING:
-    from nanogpt_kit.compare.record import Comparison
+    from nanogpt_kit.comparison.record import Comparison
 
 VERDICTS = ("better", "worse", "undecided")
 MAY_BE_CUT = {"base": 8, "change": 15}  # columns of the terminal that a text keeps
@@ -32,7 +32,7 @@ def list_comparisons(filters: tuple[str, ...], as_json: bool) -> None:
     the verdict, and the time that was trained for the whole comparison. A FILTER is a verdict (better, worse,
     undecided) or the name of an experiment.
     """
-    from nanogpt_kit.compare.ledger import read_comparisons
+    from nanogpt_kit.comparison.ledger import read_comparisons
 
     comparisons = read_comparisons()
     check_words(filters, comparisons)
@@ -44,7 +44,7 @@ def list_comparisons(filters: tuple[str, ...], as_json: bool) -> None:
         and (not verdicts or verdicts & {result.verdict for result in comparison.results})
     ]
     if as_json:
-        from nanogpt_kit.compare.text import comparison_json
+        from nanogpt_kit.comparison.text import comparison_json
 
         records = [comparison_json(comparison) for comparison in chosen]
         click.echo(printable(json.dumps(records, indent=2, ensure_ascii=False)))
@@ -56,7 +56,7 @@ def list_comparisons(filters: tuple[str, ...], as_json: bool) -> None:
 
 def print_rows(comparisons: list[Comparison], verdicts: set[str]) -> None:
     """A table, cut to the width of a terminal."""
-    from nanogpt_kit.compare.ledger_rows import LedgerRow, ledger_rows
+    from nanogpt_kit.comparison.ledger_rows import LedgerRow, ledger_rows
 
     columns = zip(*ledger_rows(comparisons, verdicts), strict=True)
     width = terminal_width(sys.stdout) if is_terminal(sys.stdout) else None

@@ -47,7 +47,7 @@ class RunResult:
 
     def measured(self) -> dict[str, Any]:
         """The tokens that it was trained on, and the metrics of its last evaluation."""
-        from nanogpt_kit.compare.measurement import NOT_METRICS, is_evaluation
+        from nanogpt_kit.comparison.measurement import NOT_METRICS, is_evaluation
         from nanogpt_kit.runs.metrics import read_metrics
 
         tokens, metrics = 0, {}

@@ -17,7 +17,7 @@ from nanogpt_kit.core.errors import INTERRUPTED, RunFailed, notes_of, printable
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
-    from nanogpt_kit.compare.seed_summary import SeedSummary
+    from nanogpt_kit.comparison.seed_summary import SeedSummary
     from nanogpt_kit.core.experiment import Experiment
 
 
@@ -78,7 +78,7 @@ def remaining_seeds_note(seeds: range) -> str:
 
 def series_text(launcher: RunLauncher, results: Sequence[RunResult]) -> str:
     """The metrics over the finished runs, the failed seeds, and the command that compares; for people."""
-    from nanogpt_kit.compare.groups import seeds_text
+    from nanogpt_kit.comparison.groups import seeds_text
 
     lines = [summary.text() for summary in summaries(results)]
     failed = [result.seed for result in results if not result.is_finished]
@@ -100,7 +100,7 @@ def series_record(launcher: RunLauncher, results: Sequence[RunResult]) -> dict[s
 
 
 def summaries(results: Sequence[RunResult]) -> list[SeedSummary]:
-    from nanogpt_kit.compare.seed_summary import summarize_seeds
+    from nanogpt_kit.comparison.seed_summary import summarize_seeds
 
     return summarize_seeds({result.seed: result.measured()["metrics"] for result in results if result.is_finished})
 

@@ -33,7 +33,7 @@ from nanogpt_kit.system.reading import sha256_file
 KIT = Path(__file__).parents[1]
 KIT_PACKAGE = KIT.name
 NOT_IN_A_RUN = frozenset(
-    {"__main__.py", "bench", "cli", "compare", "interop", "launch", "report", "sweep", "testing"},
+    {"__main__.py", "bench", "cli", "comparison", "interop", "launch", "report", "sweep", "testing"},
 )
 # Python, extension modules, and what torch compiles into them when a plugin is imported
 SOURCE_SUFFIXES = (*machinery.SOURCE_SUFFIXES, *machinery.EXTENSION_SUFFIXES, ".c", ".cc", ".cpp", ".cu", ".cuh", ".h")

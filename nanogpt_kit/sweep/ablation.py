@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from nanogpt_kit.compare.arms import changes_between
-from nanogpt_kit.compare.question import Arm, Question
+from nanogpt_kit.comparison.arms import changes_between
+from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Ablate

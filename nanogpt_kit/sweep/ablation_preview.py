@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanogpt_kit.compare.groups import seeds_text
-from nanogpt_kit.compare.question import Arm, Question
+from nanogpt_kit.comparison.groups import seeds_text
+from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.core.layers import DEFAULT
 from nanogpt_kit.sweep.arms.matching import count_of_model
 from nanogpt_kit.sweep.comparison_preview import ComparisonEstimate, estimate_lines

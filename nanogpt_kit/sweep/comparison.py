@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
-from nanogpt_kit.compare.comparability import check_arms
-from nanogpt_kit.compare.comparison import make_comparison
-from nanogpt_kit.compare.ledger import finished_runs
-from nanogpt_kit.compare.measurement import measure_run
-from nanogpt_kit.compare.question import Arm, Question
-from nanogpt_kit.compare.record import Comparison, Measurement
+from nanogpt_kit.comparison.comparability import check_arms
+from nanogpt_kit.comparison.comparison import make_comparison
+from nanogpt_kit.comparison.ledger import finished_runs
+from nanogpt_kit.comparison.measurement import measure_run
+from nanogpt_kit.comparison.question import Arm, Question
+from nanogpt_kit.comparison.record import Comparison, Measurement
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.sections import Sweep

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nanogpt_kit.compare.question import Question
+from nanogpt_kit.comparison.question import Question
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep.comparison import check_comparison, comparison_options, find_answers, report_as_options
 from nanogpt_kit.sweep.preview import describe_duration, estimate_speed

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nanogpt_kit.compare.arms import read_arms
-from nanogpt_kit.compare.finished import compare_finished
-from nanogpt_kit.compare.question import Direction, Question
-from nanogpt_kit.compare.record import Comparison
+from nanogpt_kit.comparison.arms import read_arms
+from nanogpt_kit.comparison.finished import compare_finished
+from nanogpt_kit.comparison.question import Direction, Question
+from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.resume_command import override_text

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nanogpt_kit.compare.exchange import TokensSaved, tokens_saved
-from nanogpt_kit.compare.numbers import joined_names
-from nanogpt_kit.compare.question import Arm, Question
-from nanogpt_kit.compare.record import Comparison
-from nanogpt_kit.compare.sentences import label_of
-from nanogpt_kit.compare.text import arm_values
+from nanogpt_kit.comparison.exchange import TokensSaved, tokens_saved
+from nanogpt_kit.comparison.numbers import joined_names
+from nanogpt_kit.comparison.question import Arm, Question
+from nanogpt_kit.comparison.record import Comparison
+from nanogpt_kit.comparison.sentences import label_of
+from nanogpt_kit.comparison.text import arm_values
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.sweep.comparison import find_answers, run_comparison
 from nanogpt_kit.sweep.study.cells import required_cells

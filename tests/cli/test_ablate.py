@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from nanogpt_kit.compare.record import Comparison
+from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.errors import DONE, UNDECIDED, WORSE
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep import comparison_preview

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nanogpt_kit.compare.record import Comparison
+from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.errors import DONE, INTERRUPTED, MISTAKE, UNDECIDED, WORSE
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.train import session

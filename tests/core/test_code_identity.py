@@ -44,7 +44,9 @@ def test_an_edit_where_a_run_is_computed_changes_it(kit: Path, file: str) -> Non
     assert code_identity(experiment) != before
 
 
-@pytest.mark.parametrize("file", ["cli/run.py", "sweep/session.py", "compare/record.py", "__main__.py", "bench/new.py"])
+@pytest.mark.parametrize(
+    "file", ["cli/run.py", "sweep/session.py", "comparison/record.py", "__main__.py", "bench/new.py"]
+)
 def test_an_edit_where_runs_are_started_and_judged_does_not(kit: Path, file: str) -> None:
     experiment = Experiment.load("quickstart")
     before = code_identity(experiment)

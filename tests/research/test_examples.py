@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_kit.compare.ledger import read_comparisons
+from nanogpt_kit.comparison.ledger import read_comparisons
 from nanogpt_kit.runs.folder import runs_root
 
 PAGE = Path(__file__).parents[2] / "docs" / "agents.md"

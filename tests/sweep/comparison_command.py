@@ -9,7 +9,7 @@ from typing import Any
 
 import rich
 
-from nanogpt_kit.compare.question import Arm, Question
+from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.core.errors import INTERRUPTED, KitError, RunFailed, notes_of
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep.comparison import run_comparison

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_kit.compare.question import Question
+from nanogpt_kit.comparison.question import Question
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep.ablation import ablation_question, ablation_seeds

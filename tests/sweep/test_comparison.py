@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from nanogpt_kit.compare.record import Comparison
+from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep import preview

@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from nanogpt_kit.compare.question import Arm, Question
+from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment

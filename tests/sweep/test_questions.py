@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import nanogpt_kit
-from nanogpt_kit.compare.question import Question
-from nanogpt_kit.compare.record import ArmRecord, Comparison, Look, Result
+from nanogpt_kit.comparison.question import Question
+from nanogpt_kit.comparison.record import ArmRecord, Comparison, Look, Result
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep import questions
@@ -86,17 +82,6 @@ def test_an_ablation_takes_values_and_options_of_its_table(tiny: Path, asked: li
         questions.ablate(tiny, {"model.mlp": ["swiglu"]}, sedes=2)
     with pytest.raises(KitError, match="nothing to compare"):
         questions.ablate(tiny)
-
-
-def test_the_package_named_compare_is_the_function(tiny: Path, asked: list[Any]) -> None:
-    package: Any = sys.modules["nanogpt_kit.compare"]
-    assert inspect.signature(package) == inspect.signature(questions.compare)
-    package(tiny, "model.n_layer=1")
-    nanogpt_kit.compare(tiny, "model.n_layer=1")
-    assert len(asked) == 2
-    first = "import nanogpt_kit; print(callable(nanogpt_kit.compare), 'optuna' in __import__('sys').modules)"
-    words = [sys.executable, "-c", f"import nanogpt_kit.compare.record; {first}"]
-    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "True False\n"
 
 
 def test_a_comparison_is_printed_as_the_command_prints_it() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from nanogpt_kit.compare.comparison import make_comparison
-from nanogpt_kit.compare.question import Question
-from nanogpt_kit.compare.record import Comparison
+from nanogpt_kit.comparison.comparison import make_comparison
+from nanogpt_kit.comparison.question import Question
+from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.sweep import smaller_budgets
 from nanogpt_kit.sweep.smaller_budgets import budget_questions, check_budgets, measure_tokens_saved
-from tests.compare.made_arms import make_question, measure_arms
+from tests.comparison.made_arms import make_question, measure_arms
 
 BASE = {3: 4.5, 5: 4.75, 7: 4.25, 9: 4.625}
 BETTER = {seed: value - 0.25 + seed / 1000 for seed, value in BASE.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from nanogpt_kit.compare.question import Arm, Question
+from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.runs.folder import RunFolder

@@ -10,9 +10,9 @@ from typing import Any, cast, get_args
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nanogpt_kit.compare.measurement import measure_run
-from nanogpt_kit.compare.question import Question
-from nanogpt_kit.compare.record import Measurement
+from nanogpt_kit.comparison.measurement import measure_run
+from nanogpt_kit.comparison.question import Question
+from nanogpt_kit.comparison.record import Measurement
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep

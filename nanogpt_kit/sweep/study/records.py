@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nanogpt_kit.compare.record import Measurement
+from nanogpt_kit.comparison.record import Measurement
 from nanogpt_kit.core.errors import KitError, shorten
 from nanogpt_kit.runs.status import Cause, EndedBy
 

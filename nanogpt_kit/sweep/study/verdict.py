@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nanogpt_kit.compare.judgement import judge_arms
-from nanogpt_kit.compare.numbers import spread_decimals
-from nanogpt_kit.compare.record import Result
-from nanogpt_kit.compare.sentences import verdict_text
+from nanogpt_kit.comparison.judgement import judge_arms
+from nanogpt_kit.comparison.numbers import spread_decimals
+from nanogpt_kit.comparison.record import Result
+from nanogpt_kit.comparison.sentences import verdict_text
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
 
