@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import is_terminal
@@ -22,8 +23,16 @@ VERDICTS = ("better", "worse", "undecided")
 MAY_BE_CUT = {"base": 8, "change": 15}  # columns of the terminal that a text keeps
 
 
+def ledger_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Verdicts, and the experiments that were compared."""
+    from nanogpt_kit.comparison.ledger import read_comparisons
+
+    names = sorted({name for comparison in read_comparisons() for name in experiment_names(comparison)})
+    return [CompletionItem(word) for word in (*VERDICTS, *names) if word.startswith(incomplete)]
+
+
 @click.command("ledger")
-@click.argument("filters", nargs=-1, metavar="[FILTER]...")
+@click.argument("filters", nargs=-1, metavar="[FILTER]...", shell_complete=ledger_candidates)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of whole records.")
 def list_comparisons(filters: tuple[str, ...], as_json: bool) -> None:
     """List every comparison, ablation and measurement of noise, the newest last.

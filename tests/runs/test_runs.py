@@ -92,6 +92,8 @@ ORIGIN = {
     "folder": "",
     "seed": 3,
     "fingerprint": "",
+    "configuration": "",
+    "code": "",
     "components": {},
     "distributions": {},
     "machine": {"host": "", "user": "", "system": "", "python": "", "cores": None},

@@ -716,15 +716,6 @@ def test_what_the_experiment_itself_chose_is_not_blamed_on_the_space(tmp_path: P
     assert "with model" not in found
 
 
-def test_each_experiment_is_held_against_its_own_splits(tmp_path: Path) -> None:
-    base = BASE.replace('"python_stdlib"', '"huggingface"\nsource = "x"\ntest_fraction = 0.1')
-    base = 'evaluator = ["loss", { use = "loss", split = "test" }]\n' + base
-    (found,) = faults(tmp_path, '"dataset.test_fraction" = { choice = [0.0, 0.1] }', base=base)
-    assert found.startswith("exp.toml:1: evaluator.1: ")
-    assert "'test'" in found
-    assert found.endswith("(with dataset.test_fraction = 0.0)")
-
-
 def test_a_trial_has_as_many_processes_as_it_is_started_with(tmp_path: Path) -> None:
     space = space_of(tmp_path, '"parallel" = { choice = ["ddp", "single"] }', "parallel=ddp", "train.device=cpu")
     check_endpoints(space)
