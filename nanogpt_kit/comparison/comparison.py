@@ -136,7 +136,10 @@ def judged_comparison(
 
 
 def judge_contenders(question: Question, judged: JudgedValues, look: int) -> list[Result]:
-    return judge_arms(judged.values, question.direction, look, judged.failed) if len(question.arms) > 1 else []
+    """None of a measurement of noise, which is not a look at a contender."""
+    if len(question.arms) == 1 or question.kind == "noise":
+        return []
+    return judge_arms(judged.values, question.direction, look, judged.failed)
 
 
 def judge_factors(question: Question, judged: JudgedValues, look: int) -> list[Effect]:

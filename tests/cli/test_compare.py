@@ -198,6 +198,7 @@ def test_an_evaluator_that_was_edited_is_refused(command: Command, here: Path) -
         (["tiny", "train.micro_batch_size=1"], "`nanogpt-kit compare tiny train.micro_batch_size=1 --seeds 3`"),
         (["tiny", SLOW, "--open-test"], "the dataset of tiny has no test split; dataset.test_fraction"),
         (["tiny", SLOW, "--metric=val/los"], "did you mean 'val/loss'?"),
+        (["tiny", SLOW, "--target=nan"], "command line: --target should be a finite number, got nan"),
     ],
 )
 def test_a_mistake_is_a_sentence(command: Command, here: Path, words: list[str], message: str) -> None:
@@ -289,5 +290,6 @@ def test_ctrl_c_prints_what_is_kept_and_the_command_that_continues(here: Path) -
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (INTERRUPTED, "")
-    assert "stopped; finished runs are kept in runs/tiny/compare/" in err
+    assert "stopped; the comparison is saved in runs/tiny/compare/" in err
+    assert err.count("continue with: ") == 1
     assert err.rstrip().endswith(f"continue with: nanogpt-kit {' '.join(words)}")

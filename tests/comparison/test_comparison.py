@@ -203,3 +203,11 @@ def test_a_measurement_of_noise_has_no_contender(tiny: Path) -> None:
     question = make_question(tiny, kind="noise")
     comparison = judge(question, measure_arms(question, [GELU]))
     assert (comparison.results, comparison.tries, comparison.budget) == ((), 0, "20 steps")
+
+
+def test_a_measurement_of_noise_judges_nothing_and_is_no_try(tiny: Path) -> None:
+    noise = make_question(tiny, "model.mlp=swiglu", kind="noise")
+    comparison = judge(noise, measure_arms(noise, [GELU, SWIGLU]))
+    assert (comparison.results, comparison.tries) == ((), 0)
+    other = make_question(tiny, "model.n_head=4")
+    assert judge(other, measure_arms(other, [GELU, SWIGLU], again=True)).tries == 1
