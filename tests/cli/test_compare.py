@@ -267,6 +267,9 @@ def test_the_test_split_is_opened_once(command: Command, here: Path) -> None:
     again = command("compare", "tested", SLOW, "--open-test")
     assert again.code == WORSE
     assert "test/loss, on the test split" in again.out
+    count = run_count()
+    more = command("compare", "tested", SLOW, "--seeds", "4", "--open-test")
+    assert (more.code, run_count()) == (MISTAKE, count)
     other = command("compare", "tested", "model.bias=true", "--seeds", "2", "--open-test")
     assert other.code == MISTAKE
     assert "`nanogpt-kit compare tested optimizer.lr=1e-5 --open-test --json`" in other.err
