@@ -207,6 +207,15 @@ def test_a_mistake_is_a_sentence(command: Command, here: Path, words: list[str],
     assert message in told.err
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_verdict_that_cannot_be_printed_keeps_its_exit_code_and_says_so(here: Path) -> None:
+    words = [sys.executable, "-m", "nanogpt_kit", "compare", "tiny", SLOW]
+    with open("/dev/full", "w") as device:
+        done = subprocess.run(words, stdout=device, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == WORSE
+    assert "standard output: No space left on device: part of the output is lost" in done.stderr
+
+
 # More than a verdict
 
 

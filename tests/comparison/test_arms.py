@@ -68,7 +68,8 @@ def test_a_list_with_blanks_is_one_override_and_quotes_are_those_of_a_shell() ->
 
 
 @pytest.mark.parametrize(
-    "value", ['["early_stopping", "ema"]', '{ use = "swiglu", width = 3.0 }', '"two words"', "'it is \"so\"'", "[0.9,\n0.95]"]
+    "value",
+    ['["early_stopping", "ema"]', '{ use = "swiglu", width = 3.0 }', '"two words"', "'it is \"so\"'", "[0.9,\n0.95]"],
 )
 def test_lists_tables_and_strings_of_toml_stay_whole_beside_other_overrides(value: str) -> None:
     assert split_overrides(f"a.b={value}  c.d=1 e={value}") == [f"a.b={value}", "c.d=1", f"e={value}"]
