@@ -38,6 +38,8 @@ from nanogpt_kit.core.errors import (
     FAILURE,
     INTERRUPTED,
     MISTAKE,
+    UNDECIDED,
+    WORSE,
     Busy,
     KitError,
     LostRank,
@@ -76,7 +78,7 @@ def main() -> None:
         end_with_parent()
         code = run_command()
         error = output.stdout_error()
-        if error is not None and code in (DONE, FAILED):
+        if error is not None and code in (DONE, FAILED, UNDECIDED, WORSE):
             lost = "part of the output is lost; redirect it to another disk"
             click.echo(f"standard output: {error.strerror}: {lost}", err=True)
     exit_process(code)

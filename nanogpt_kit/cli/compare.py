@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.override_candidates import arm_candidates
 from nanogpt_kit.cli.slow_note import note_if_slow
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, notes_of
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def compare(
     try:
         answer = ComparisonAnswer.find(question, chosen)
     except KeyboardInterrupt as error:
-        error.add_note(f"stopped; finished runs are kept in {question.folder()}; continue with: {chosen.command}")
+        if not notes_of(error):  # stopped between runs
+            error.add_note(f"stopped; finished runs are kept in {question.folder()}; continue with: {chosen.command}")
         raise
     if answer.left_out:
         print_lines(answer.left_out, err=True)
@@ -122,6 +124,8 @@ def check_options(arms: Sequence[str], options: Mapping[str, Any]) -> None:
         faults.append(f"expected a contender besides {arms[0]}, as in {EXAMPLE}; {noise}")
     if options["tokens_saved"] and contenders > 1:
         faults.append(f"--tokens-saved takes one contender, got {contenders}")
+    if options["target"] is not None and not math.isfinite(options["target"]):
+        faults.append(f"--target should be a finite number, got {options['target']}")
     if options["again"] and options["seeds"] is None:
         faults.append("--again trains every run again, so it requires --seeds")
     if faults:

@@ -59,11 +59,11 @@ class ComparisonAnswer:
     @classmethod
     def find(cls, question: Question, options: CompareOptions) -> ComparisonAnswer:
         """Trains what is missing. Raises KitError where something cannot be compared."""
-        if options.open_test:
-            check_may_open(question)
         if options.tokens_saved:
             check_budgets(question)
         finished = FinishedRuns.find(question) if options.seeds is None else None
+        if options.open_test:
+            check_may_open(question, finished.seeds if finished else options.seeds_of(question), options.again)
         if finished:
             comparison, left_out = finished.compare(options.command), finished.left_out_text()
         else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import tomli_w
 
-from nanogpt_kit.comparison.groups import RunGroup, find_group
+from nanogpt_kit.comparison.groups import RunGroup, find_group, run_below
 from nanogpt_kit.comparison.question import Arm
 from nanogpt_kit.core.errors import Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
@@ -17,7 +17,11 @@ from nanogpt_kit.core.identity import DECIDE_NOTHING
 from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
+from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.resume_command import kit_command
+
+QUOTES = ("'", '"')
+BLANKS = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,12 @@ def read_arm(argument: str | Experiment, trust_code: bool = False, n_processes: 
 
 
 def unknown_argument(argument: str, error: KitError) -> KitError:
-    message = f"{error}; nor are there runs of that name: `nanogpt-kit runs list` shows all"
+    below = run_below(argument)
+    if below is not None:
+        reason = f"{argument!r} is neither an experiment nor a folder of runs"
+        message = f"{reason}, as {one_line(str(below.parent))} is; name a folder such as that, or a run"
+    else:
+        message = f"{error}; nor are there runs of that name: `nanogpt-kit runs list` shows all"
     return KitError(Fault(message, location=COMMAND_LINE))
 
 
@@ -107,20 +116,34 @@ def changed_arm(base: Arm, argument: str, trust_code: bool) -> NamedArm:
 
 
 def split_overrides(argument: str) -> list[str]:
-    """ "model.mlp=swiglu optimizer.lr=2e-3" as two overrides. Raises KitError where a quote is not closed.
+    """ "model.mlp=swiglu optimizer.lr=2e-3" as two overrides.
 
-    An argument whose value is TOML as a whole is one override, such as a list with blanks in it.
+    Blanks within a TOML list, table or string separate nothing, nor do those of an override in quotes. What is never
+    closed is one override, which is refused as such.
     """
-    _, _, value = argument.partition("=")
+    found, rest = [], argument.strip()
+    while rest:
+        ends = (*(blank.start() for blank in BLANKS.finditer(rest)), len(rest))
+        end = next((end for end in ends if is_override(rest[:end])), len(rest))
+        text, rest = rest[:end], rest[end:].lstrip()
+        found.append(text[1:-1] if text[0] in QUOTES and is_override(text) else text)
+    return found
+
+
+def is_override(text: str) -> bool:
+    """Whether it has a value, and no quote or bracket that this begins with is left open."""
+    if text[0] in QUOTES:
+        return len(text) > 1 and text[-1] == text[0]
+    key, equals, value = text.partition("=")
+    if not equals or (not value and key[-1:].isspace()):  # "key = value" has blanks, too
+        return False
+    if value.strip()[:1] not in (*QUOTES, "[", "{"):
+        return True
     try:
         parse_toml(f"value = {value}")
-        return [argument]
     except MalformedToml:
-        pass
-    try:
-        return shlex.split(argument)
-    except ValueError as error:
-        raise KitError(Fault(f"{argument!r}: {str(error).lower()}", location=COMMAND_LINE)) from None
+        return False
+    return True
 
 
 def with_changes(base: Arm, named: NamedArm) -> NamedArm:

@@ -32,7 +32,8 @@ def planned_faults(question: Question) -> Iterator[Fault]:
             )
         elif mine.train.max_seconds is None and not has_equal_budgets(mine, theirs):
             text = unequal_text(one_line(arm.label), one_line(base.label), planned_text(mine), planned_text(theirs))
-            yield fault_of(arm, ("train", "steps"), text)
+            is_limited = mine.train.max_tokens not in (None, theirs.train.max_tokens)
+            yield fault_of(arm, ("train", "max_tokens" if is_limited else "steps"), text)
 
 
 def schedule_faults(arm: Arm) -> Iterator[Fault]:

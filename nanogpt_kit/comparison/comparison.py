@@ -15,6 +15,7 @@ from nanogpt_kit.comparison.judgement import judge_arms
 from nanogpt_kit.comparison.ledger import COMPARISON, read_comparisons, recorded_comparison, tried_configurations
 from nanogpt_kit.comparison.question import Question
 from nanogpt_kit.comparison.record import ArmRecord, Comparison, Effect, Look, Measurement, Result
+from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.runs.files import check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
@@ -37,8 +38,18 @@ def make_comparison(question: Question, measurements: Sequence[Measurement], com
         if before:
             comparison = comparison.model_copy(update={"started": before.started})
         comparison = with_tries(comparison)
-        comparison.write(question.folder() / COMPARISON)
+        write_comparison(question, comparison)
     return comparison
+
+
+def write_comparison(question: Question, comparison: Comparison) -> None:
+    """Raises RunFailed where the disk is full."""
+    path = question.folder() / COMPARISON
+    try:
+        comparison.write(path)
+    except OSError as error:
+        kept = "all runs are kept, and the same command judges them once it can be written"
+        raise RunFailed(f"{path} cannot be written: {error.strerror}; {kept}") from None
 
 
 @contextmanager
@@ -136,7 +147,10 @@ def judged_comparison(
 
 
 def judge_contenders(question: Question, judged: JudgedValues, look: int) -> list[Result]:
-    return judge_arms(judged.values, question.direction, look, judged.failed) if len(question.arms) > 1 else []
+    """None of a measurement of noise, which is not a look at a contender."""
+    if len(question.arms) == 1 or question.kind == "noise":
+        return []
+    return judge_arms(judged.values, question.direction, look, judged.failed)
 
 
 def judge_factors(question: Question, judged: JudgedValues, look: int) -> list[Effect]:

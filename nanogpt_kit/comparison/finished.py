@@ -83,9 +83,11 @@ def shared_seeds(question: Question, runs: Sequence[RunsBySeed]) -> tuple[int, .
     if shared:
         return shared
     held = "; ".join(held_text(arm, found) for arm, found in zip(question.arms, runs, strict=True))
-    noise = ["--noise"] if question.kind == "noise" else []
+    options = ["--noise"] if question.kind == "noise" else []
+    options += ["--metric", question.metric] if question.metric != "val/loss" else []
+    options += ["--direction", question.direction] if question.direction != "minimize" else []
     seeds = ["--seeds", str(PROPOSED_SEEDS)]
-    command = kit_command("compare", *noise, *(arm.label for arm in question.arms), *seeds)
+    command = kit_command("compare", *options, *(arm.label for arm in question.arms), *seeds)
     raise KitError(f"no seed has a finished run in every arm: {held}; `{command}` trains what is missing")
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.runs.find import readings, runs_by_name
-from nanogpt_kit.runs.folder import RunFolder, runs_root
+from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd, runs_root
+from nanogpt_kit.runs.index import run_paths
 from nanogpt_kit.runs.resume_command import run_argument
 
 SEED_SUFFIX = re.compile(r"-s[0-9]+")  # of the folders of a trial's or an arm's runs
@@ -101,6 +102,16 @@ def runs_of_prefix(path: Path) -> list[RunFolder]:
         if SEED_SUFFIX.fullmatch(folder.name.removeprefix(path.name)) and os.path.exists(folder / "experiment.toml")
     ]
     return sorted(runs, key=lambda run: (run.started(), run.path.name))
+
+
+def run_below(argument: str) -> Path | None:
+    """The folder of a run that is deeper below the folder of that name; None where there is none."""
+    root = runs_root().absolute()
+    tops = [Path(os.path.normpath(top)) for top in (Path(argument).absolute(), root / argument)]
+    for path in map(Path, sorted(run_paths(str(root)))) if argument else ():
+        if any(path.is_relative_to(top) for top in tops):
+            return relative_to_cwd(path)
+    return None
 
 
 def check_no_suffix(argument: str) -> None:

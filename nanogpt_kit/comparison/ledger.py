@@ -100,7 +100,7 @@ def tried_configurations(comparisons: Iterable[Comparison], contest: Comparison)
     """Of all contenders, other than the base itself, that were compared with the base of `contest` by its metric and
     yardstick."""
     rivals = [comparison for comparison in comparisons if is_same_contest(comparison, contest)]
-    tried = {arm.configuration for comparison in rivals for arm in comparison.arms[1:]}
+    tried = {one.arms[result.arm].configuration for one in rivals for result in one.results}
     return tried - {contest.arms[0].configuration}
 
 

@@ -6,7 +6,7 @@ A test split measures what was chosen by validation. Whoever looks at it twice c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -48,6 +48,10 @@ class SplitOpening(Record):
     splits: Listed[SplitIdentity]
     measurements: Listed[Measurement]  # those of the comparison, with their values on the test split
     results: Listed[Result] | None = None  # None: it was stopped before all runs were evaluated
+
+    @property
+    def seeds(self) -> set[int]:
+        return {one.seed for one in self.measurements}
 
     def has_split_of(self, splits: tuple[SplitIdentity, ...]) -> bool:
         datasets, tokens = {split.dataset for split in self.splits}, {split.tokens for split in self.splits}
@@ -96,14 +100,19 @@ def open_test_split(question: Question, comparison: Comparison, command: str, ev
     return opening
 
 
-def check_may_open(question: Question) -> None:
+def check_may_open(question: Question, seeds: Collection[int], again: bool = False) -> None:
     """Before anything runs. Raises KitError for what `open_test_split` would refuse after it, as far as that is known:
-    two splits with other tokens of one text are known to be the same, two texts with the same split are not."""
+    two splits with other tokens of one text are known to be the same, two texts with the same split are not. With
+    `again` the runs are others than those that opened it."""
     metric_of_test(question.metric)
     for arm in question.arms:
         if "test" not in arm.experiment.dataset.splits:
             raise no_test_split(one_line(arm.label))
-    openings = [(path, opening) for path, opening in read_openings() if opening.id != question.id()]
+    openings = [
+        (path, opening)
+        for path, opening in read_openings()
+        if again or opening.id != question.id() or opening.seeds != set(seeds)
+    ]
     datasets = {arm.experiment.dataset.fingerprint() for arm in question.arms} if openings else set()
     for path, opening in openings:
         if any(split.dataset in datasets for split in opening.splits):

@@ -11,6 +11,7 @@ from nanogpt_kit.comparison.comparability import check_arms
 from nanogpt_kit.comparison.comparison import make_comparison
 from nanogpt_kit.comparison.ledger import finished_runs
 from nanogpt_kit.comparison.measurement import measure_run
+from nanogpt_kit.comparison.numbers import count_text
 from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.comparison.record import Comparison, Measurement
 from nanogpt_kit.core.errors import Fault, KitError
@@ -91,7 +92,7 @@ def run_missing(study: Study[ComparisonPlan], slots: Sequence[MachineSlot], comm
         with StopSignals() as stop:
             study.open()
             missing = len(study.unfinished())
-            logger.info("%s: %d runs to do, in %s", study.plan.question.kind, missing, folder)
+            logger.info("%s: %s to do, in %s", study.plan.question.kind, count_text(missing, "run"), folder)
             if missing:
                 run_study(study, slots, stop)
     except KeyboardInterrupt as error:

@@ -198,12 +198,22 @@ def test_an_evaluator_that_was_edited_is_refused(command: Command, here: Path) -
         (["tiny", "train.micro_batch_size=1"], "`nanogpt-kit compare tiny train.micro_batch_size=1 --seeds 3`"),
         (["tiny", SLOW, "--open-test"], "the dataset of tiny has no test split; dataset.test_fraction"),
         (["tiny", SLOW, "--metric=val/los"], "did you mean 'val/loss'?"),
+        (["tiny", SLOW, "--target=nan"], "command line: --target should be a finite number, got nan"),
     ],
 )
 def test_a_mistake_is_a_sentence(command: Command, here: Path, words: list[str], message: str) -> None:
     told = command("compare", *words)
     assert (told.code, told.out) == (MISTAKE, "")
     assert message in told.err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_verdict_that_cannot_be_printed_keeps_its_exit_code_and_says_so(here: Path) -> None:
+    words = [sys.executable, "-m", "nanogpt_kit", "compare", "tiny", SLOW]
+    with open("/dev/full", "w") as device:
+        done = subprocess.run(words, stdout=device, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == WORSE
+    assert "standard output: No space left on device: part of the output is lost" in done.stderr
 
 
 # More than a verdict
@@ -266,6 +276,9 @@ def test_the_test_split_is_opened_once(command: Command, here: Path) -> None:
     again = command("compare", "tested", SLOW, "--open-test")
     assert again.code == WORSE
     assert "test/loss, on the test split" in again.out
+    count = run_count()
+    more = command("compare", "tested", SLOW, "--seeds", "4", "--open-test")
+    assert (more.code, run_count()) == (MISTAKE, count)
     other = command("compare", "tested", "model.bias=true", "--seeds", "2", "--open-test")
     assert other.code == MISTAKE
     assert "`nanogpt-kit compare tested optimizer.lr=1e-5 --open-test --json`" in other.err
@@ -289,5 +302,6 @@ def test_ctrl_c_prints_what_is_kept_and_the_command_that_continues(here: Path) -
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (INTERRUPTED, "")
-    assert "stopped; finished runs are kept in runs/tiny/compare/" in err
+    assert "stopped; the comparison is saved in runs/tiny/compare/" in err
+    assert err.count("continue with: ") == 1
     assert err.rstrip().endswith(f"continue with: nanogpt-kit {' '.join(words)}")

@@ -63,8 +63,21 @@ def test_two_experiments_differ_in_what_decides_results_alone(here: Path) -> Non
 def test_a_list_with_blanks_is_one_override_and_quotes_are_those_of_a_shell() -> None:
     assert split_overrides('evaluator=["loss", "bits_per_byte"]') == ['evaluator=["loss", "bits_per_byte"]']
     assert split_overrides("a.b=1 'c.d=two words'") == ["a.b=1", "c.d=two words"]
-    with pytest.raises(KitError, match=r"command line.*no closing quotation"):
-        split_overrides("a.b='x y")
+    assert split_overrides("a.b=it's c.d=1") == ["a.b=it's", "c.d=1"]
+    assert split_overrides(" optimizer.lr = 2e-3") == ["optimizer.lr = 2e-3"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['["early_stopping", "ema"]', '{ use = "swiglu", width = 3.0 }', '"two words"', "'it is \"so\"'", "[0.9,\n0.95]"],
+)
+def test_lists_tables_and_strings_of_toml_stay_whole_beside_other_overrides(value: str) -> None:
+    assert split_overrides(f"a.b={value}  c.d=1 e={value}") == [f"a.b={value}", "c.d=1", f"e={value}"]
+
+
+def test_a_value_that_is_never_closed_is_refused_with_its_key(here: Path) -> None:
+    with pytest.raises(KitError, match=r"command line: sample.prompt: not a TOML value"):
+        read_arms(["tiny", "sample.prompt='x y optimizer.lr=1"])
 
 
 def test_a_change_without_a_base_names_the_order(here: Path) -> None:
@@ -148,6 +161,15 @@ def test_an_arm_of_an_earlier_comparison_is_named_by_its_folders_though_they_hav
     run = made_run(tiny_arm(here), 5, 5, "runs/tiny/compare/1a2b/model.mlp=swiglu-s5")
     _, named = read_arms(["tiny", "runs/tiny/compare/1a2b/model.mlp=swiglu"])
     assert named.arm.runs == (run,)
+
+
+@pytest.mark.parametrize("name", ["mine", "runs/mine", "runs/mine/compare", "runs"])
+def test_a_folder_whose_runs_are_deeper_names_one_that_is_a_group(here: Path, name: str) -> None:
+    made_run(tiny_arm(here), 5, 5, "runs/mine/compare/1a2b/tiny-s5")
+    with pytest.raises(KitError, match=f"'{name}' is neither .* as runs/mine/compare/1a2b is; name a folder such as"):
+        read_arms(["tiny", name])
+    with pytest.raises(KitError, match=r"no experiment 'other'"):
+        read_arms(["tiny", "other"])
 
 
 @pytest.mark.parametrize(("suffix", "reason"), [("best", "luck"), ("20", "last evaluation")])

@@ -82,6 +82,12 @@ def test_other_budgets_are_refused(tiny: Path, steps: int) -> None:
     assert "same train.steps" in fault.message
 
 
+def test_a_limit_of_tokens_that_makes_budgets_unequal_is_located(tiny: Path) -> None:
+    (fault,) = faults_before(make_question(tiny, "train.max_tokens=800"))
+    assert (fault.key, fault.location) == ("train.max_tokens", "command line")
+    assert "has 10 steps and 800 tokens" in fault.message
+
+
 def test_equal_steps_pass_and_so_do_equal_tokens(tiny: Path) -> None:
     check_arms(make_question(tiny, "train.batch_tokens=160", ["train.batch_tokens=160", "train.steps=10"]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from nanogpt_kit.comparison.intervals import expected_luck, look_level
 from nanogpt_kit.comparison.ledger import record_path
 from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.comparison.record import Comparison, Measurement
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import KitError, RunFailed
 from tests.comparison.made_arms import make_question, measure_arms
 
 # The example of the documentation: gelu and swiglu with three seeds
@@ -203,3 +204,22 @@ def test_a_measurement_of_noise_has_no_contender(tiny: Path) -> None:
     question = make_question(tiny, kind="noise")
     comparison = judge(question, measure_arms(question, [GELU]))
     assert (comparison.results, comparison.tries, comparison.budget) == ((), 0, "20 steps")
+
+
+def test_a_record_that_cannot_be_written_names_its_file(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(comparison: Comparison, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Comparison, "write", write)
+    question = make_question(tiny, "model.mlp=swiglu")
+    message = r"comparison.json cannot be written: No space left on device; all runs are kept"
+    with pytest.raises(RunFailed, match=message):
+        judge(question, measure_arms(question, [GELU, SWIGLU]))
+
+
+def test_a_measurement_of_noise_judges_nothing_and_is_no_try(tiny: Path) -> None:
+    noise = make_question(tiny, "model.mlp=swiglu", kind="noise")
+    comparison = judge(noise, measure_arms(noise, [GELU, SWIGLU]))
+    assert (comparison.results, comparison.tries) == ((), 0)
+    other = make_question(tiny, "model.n_head=4")
+    assert judge(other, measure_arms(other, [GELU, SWIGLU], again=True)).tries == 1

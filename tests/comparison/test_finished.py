@@ -70,6 +70,13 @@ def test_without_a_common_seed_the_seeds_of_each_arm_are_named(question: Questio
     assert text.endswith("`nanogpt-kit compare tiny model.mlp=swiglu --seeds 3` trains what is missing")
 
 
+def test_the_proposed_command_asks_the_same_question(question: Question) -> None:
+    with pytest.raises(KitError) as caught:
+        compare_finished(replace(question, metric="mine/accuracy", direction="maximize"))
+    command = "nanogpt-kit compare --metric mine/accuracy --direction maximize tiny model.mlp=swiglu --seeds 3"
+    assert f"`{command}` trains what is missing" in str(caught.value)
+
+
 def test_an_arm_that_was_never_trained_is_named(question: Question) -> None:
     trained(question, 0, {3: 4.5})
     with pytest.raises(KitError, match=r"model.mlp=swiglu has no finished run"):

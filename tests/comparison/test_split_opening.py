@@ -131,16 +131,20 @@ def test_a_dataset_without_a_test_split_names_the_option(question: Question) -> 
 
 
 def test_what_is_known_before_the_runs_is_refused_before_them(tiny: Path, question: Question) -> None:
-    check_may_open(question)
+    check_may_open(question, BASE)
     data = WITH_TEST.model_copy(update={"dataset": question.base.experiment.dataset.fingerprint()})
     opened(question, compared(question, data=data), Evaluator())
-    check_may_open(question)
+    check_may_open(question, BASE)
     with pytest.raises(KitError, match="was opened on"):
-        check_may_open(make_question(tiny, "model.bias=true"))
+        check_may_open(question, [*BASE, 9])
+    with pytest.raises(KitError, match="was opened on"):
+        check_may_open(question, BASE, again=True)
+    with pytest.raises(KitError, match="was opened on"):
+        check_may_open(make_question(tiny, "model.bias=true"), BASE)
     with pytest.raises(KitError, match="hellaswag/accuracy is not measured on a split"):
-        check_may_open(make_question(tiny, "model.bias=true", metric="hellaswag/accuracy"))
+        check_may_open(make_question(tiny, "model.bias=true", metric="hellaswag/accuracy"), BASE)
     with pytest.raises(KitError, match="no test split"):
-        check_may_open(make_question(tiny, "dataset.test_fraction=0"))
+        check_may_open(make_question(tiny, "dataset.test_fraction=0"), BASE)
 
 
 def test_a_record_that_cannot_be_read_keeps_every_split_closed(question: Question) -> None:

@@ -137,6 +137,17 @@ def test_in_a_log_there_is_a_line_for_each_beginning_and_end(scene: Any, console
     assert board.progress_line() == "4 of 4 trials ended, best 1.5000 (trial 0), 0 tokens"
 
 
+def test_a_run_of_a_comparison_is_not_pruned_but_fails(scene: Any, console: Console) -> None:
+    play = scene("trials = 4")
+    with ProgressDisplay(play.study, None) as board:
+        play.study.plan.ranks_trials = False
+        board.trial_ended(play.work(), Outcome(TrialState.PRUNED, "not_finite", reason="the loss is nan"))
+        board.trial_refused("trial 1", "it cannot be")
+    first, second = shown(console).splitlines()
+    assert first.startswith("trial 0: failed: the loss is nan  ")
+    assert second == "trial 1: failed: it cannot be"
+
+
 @terminal
 def test_on_a_terminal_a_table_tells_what_is_at_work_with_text_as_it_is(scene: Any, console: Console) -> None:
     play = scene("trials = 4\nmetric = 'val/[b]x'")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import TrialState
 
+from nanogpt_kit.comparison.numbers import count_text
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.sweep.study.plan import Plan
@@ -197,7 +198,8 @@ class Controller:
     def stop_trials(self) -> None:
         """Lets the running trials save and end; the same command continues them."""
         if self.running:
-            logger.info("stopping %d %ss; a second Ctrl-C kills them", len(self.running), self.study.plan.noun)
+            running = count_text(len(self.running), self.study.plan.noun)
+            logger.info("stopping %s, which a second Ctrl-C kills", running)
         for process in self.running:
             process.stop()
         try:

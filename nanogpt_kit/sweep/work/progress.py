@@ -73,16 +73,21 @@ class ProgressDisplay(TrialWatcher):
 
     def trial_refused(self, label: str, reason: str) -> None:
         self.ended_count += 1
-        self.print_line(f"{label}: pruned: {reason}")
+        self.print_line(f"{label}: {self.state_text(TrialState.PRUNED)}: {reason}")
 
     def outcome_text(self, process: TrialProcess, outcome: Outcome) -> str:
         if outcome.state != TrialState.COMPLETE or outcome.value is None:
-            return f"{outcome.state.name.lower().replace('fail', 'failed')}: {outcome.reason}"
+            return f"{self.state_text(outcome.state)}: {outcome.reason}"
         text = f"{self.study.options.metric} {outcome.value:.4f}"
         if self.study.plan.ranks_trials and self.is_better(outcome.value):
             self.best = (outcome.value, process.index)
             return f"{text}, the best so far"
         return text if self.best is None else f"{text} (best {self.best[0]:.4f}, trial {self.best[1]})"
+
+    def state_text(self, state: TrialState) -> str:
+        """Of a trial without a value; only trials that compete are pruned."""
+        is_pruned = state == TrialState.PRUNED and self.study.plan.ranks_trials
+        return "pruned" if is_pruned else "failed"
 
     def is_better(self, value: float) -> bool:
         sign = direction_sign(self.study.options.direction)
