@@ -93,11 +93,7 @@ def compare(
     import rich
 
     rich.reconfigure(stderr=True)
-    try:
-        answer = ComparisonAnswer.find(question, chosen)
-    except KeyboardInterrupt as error:
-        error.add_note(f"stopped; finished runs are kept in {question.folder()}; continue with: {chosen.command}")
-        raise
+    answer = ComparisonAnswer.find(question, chosen)
     if answer.left_out:
         print_lines(answer.left_out, err=True)
     print_lines(f"record: {record_path(answer.comparison)}", err=True)

@@ -289,5 +289,6 @@ def test_ctrl_c_prints_what_is_kept_and_the_command_that_continues(here: Path) -
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (INTERRUPTED, "")
-    assert "stopped; finished runs are kept in runs/tiny/compare/" in err
+    assert "stopping 1 run; " in err
+    assert err.count("stopped; the comparison is saved in runs/tiny/compare/") == err.count("continue with") == 1
     assert err.rstrip().endswith(f"continue with: nanogpt-kit {' '.join(words)}")

@@ -197,7 +197,8 @@ class Controller:
     def stop_trials(self) -> None:
         """Lets the running trials save and end; the same command continues them."""
         if self.running:
-            logger.info("stopping %d %ss; a second Ctrl-C kills them", len(self.running), self.study.plan.noun)
+            count, noun = len(self.running), self.study.plan.noun
+            logger.info("stopping %d %s; a second Ctrl-C kills them", count, noun if count == 1 else f"{noun}s")
         for process in self.running:
             process.stop()
         try:
