@@ -59,7 +59,8 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         import rich
 
-        rich.reconfigure(stderr=True)
+        if not rich.get_console().stderr:  # reconfigured, it forgets the table or bar that is shown
+            rich.reconfigure(stderr=True)
         console, text = rich.get_console(), printable(self.format(record))
         console.out(wrap_lines(text, console.width) if console.is_terminal else text, highlight=False)
 

@@ -91,12 +91,14 @@ def ablate(
         return
     import rich
 
+    from nanogpt_kit.comparison.ledger import record_path
     from nanogpt_kit.comparison.text import comparison_json, comparison_lines, exit_code
     from nanogpt_kit.sweep.comparison import run_comparison
 
     continue_without_reader()
     rich.reconfigure(stderr=True)
     comparison = run_comparison(question, seeds, command=hide_in_command(["nanogpt-kit", *sys.argv[1:]]), **settings)
+    print_lines(f"record: {record_path(comparison)}", err=True)
     if as_json:
         print_json(comparison_json(comparison))
     else:

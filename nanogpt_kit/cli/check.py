@@ -10,9 +10,12 @@ from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experi
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.slow_note import note_if_slow
+from nanogpt_kit.core.errors import Fault, KitError
 
 if TYPE_CHECKING:
+    from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.nn.flops import ModelSize
+    from nanogpt_kit.sweep.space.space import Space
 
 
 @click.command()
@@ -42,18 +45,7 @@ def check(
         from nanogpt_kit.train.before_data import check_without_running
 
         module = check_without_running(chosen, nproc, trust_code)
-    space = None
-    if chosen.sweep is not None:
-        with note_if_slow("checking the endpoints of the sweep"):
-            from nanogpt_kit.sweep.session import check_sweep
-
-            space, _ = check_sweep(chosen, nproc)
-    if chosen.ablate is not None:
-        with note_if_slow("checking the arms of the ablation"):
-            from nanogpt_kit.sweep.ablation import ablation_question, has_changes
-
-            if has_changes(chosen):
-                ablation_question(chosen, nproc=nproc)
+    space = check_tables(chosen, nproc)
     if not (explain or as_json):
         click.echo(f"{experiment} is valid")
         return
@@ -70,6 +62,31 @@ def check(
     print_option_values(chosen, space)
     click.echo()
     print_model_size(size, known)
+
+
+def check_tables(chosen: Experiment, nproc: int) -> Space | None:
+    """Checks [sweep] and [ablate]; the space of the sweep. Raises KitError with the faults of both."""
+    space, faults = None, list[Fault]()
+    if chosen.sweep is not None:
+        with note_if_slow("checking the endpoints of the sweep"):
+            from nanogpt_kit.sweep.session import check_sweep
+
+            try:
+                space, _ = check_sweep(chosen, nproc)
+            except KitError as error:
+                faults += error.faults
+    if chosen.ablate is not None:
+        with note_if_slow("checking the arms of the ablation"):
+            from nanogpt_kit.sweep.ablation import ablation_question, has_changes
+
+            try:
+                if has_changes(chosen):
+                    ablation_question(chosen, nproc=nproc)
+            except KitError as error:
+                faults += error.faults
+    if faults:
+        raise KitError(*faults)
+    return space
 
 
 def print_model_size(size: ModelSize | None, known: int | None) -> None:

@@ -149,7 +149,7 @@ def arm_notes(question: Question, runs: Sequence[MeasuredRun]) -> Iterator[str]:
 
 
 def ratio_note(label: str, base_label: str, what: str, count: int | None, base: int | None) -> Iterator[str]:
-    if count and base and count != base:
+    if count and base and f"{count / base:.3g}" != "1":
         yield f"{label} has {count / base:.3g} times the {what} of {base_label} ({count:,} against {base:,})"
 
 

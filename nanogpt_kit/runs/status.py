@@ -77,7 +77,7 @@ class Status(Record):
     step: int = Field(0, ge=0, lt=2**63)
     total_steps: int = Field(0, ge=0, lt=2**63)
     seconds: float = Field(0.0, ge=0)  # spent in steps
-    parameters: int | None = Field(None, ge=0)  # excluding position embeddings
+    parameters: int | None = Field(None, ge=0)
     compile: str | None = None  # mode
     best: Best | None = None
     imported: bool = False  # not trained by this program

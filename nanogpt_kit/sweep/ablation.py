@@ -18,11 +18,10 @@ from nanogpt_kit.sweep.arms.matching import (
     Match,
     count_of_model,
     match_arm,
-    not_a_whole_number,
     uncountable,
+    whole_number,
 )
 from nanogpt_kit.sweep.arms.vary_option import EXAMPLE
-from nanogpt_kit.sweep.space.endpoints import value_at_key
 from nanogpt_kit.sweep.space.space import is_key_within
 from nanogpt_kit.sweep.study.storage import check_storage_form
 from nanogpt_kit.train.before_data import ASSUMED_VOCABULARY, check_without_running
@@ -110,8 +109,10 @@ class ArmMatching:
             message = f"{key} is itself changed by {setting.label} ({setting.location}); match with another option"
             self._refuse("match_with", message)
             return []
-        if type(value_at_key(self.base.resolved(), key)) is not int:
-            self._refuse("match_with", not_a_whole_number(self.base, key, value_at_key(self.base.resolved(), key)))
+        try:
+            whole_number(self.base, key)
+        except KitError as error:
+            self._refuse("match_with", str(error))
             return []
         target = count_of_model(self.base, what)
         if target is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nanogpt_kit.comparison.groups import seeds_text
@@ -30,7 +30,7 @@ class AblationPreview:
 
     def record(self) -> dict[str, Any]:
         """The same for programs."""
-        question, estimate = self.question, self.estimate
+        question = self.question
         return {
             "id": question.id(),
             "folder": str(question.folder()),
@@ -46,10 +46,7 @@ class AblationPreview:
                 for arm in question.arms
             ],
             "notes": list(question.notes),
-            "runs": estimate.total,
-            "missing_runs": estimate.missing,
-            "tokens": estimate.tokens,
-            "duration": estimate.duration,
+            **asdict(self.estimate),
         }
 
 

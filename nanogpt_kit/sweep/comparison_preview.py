@@ -16,8 +16,8 @@ from nanogpt_kit.sweep.study.cells import named_runs
 class ComparisonEstimate:
     """What a comparison would cost now."""
 
-    total: int  # runs; arms of one configuration share theirs
-    missing: int  # runs that nothing answers yet
+    runs: int  # arms of one configuration share theirs
+    missing_runs: int  # which nothing answers yet
     tokens: int  # to be trained on in these
     duration: str  # the time for them, as text; empty where nothing is missing
 
@@ -53,8 +53,8 @@ def estimate_comparison(
 
 def estimate_lines(estimate: ComparisonEstimate) -> list[str]:
     """The estimate for people."""
-    known = estimate.total - estimate.missing
-    lines = [f"{estimate.missing} of {estimate.total} runs are to be done; {known} are answered by finished runs"]
-    if estimate.missing:
+    known = estimate.runs - estimate.missing_runs
+    lines = [f"{estimate.missing_runs} of {estimate.runs} runs are to be done; {known} are answered by finished runs"]
+    if estimate.missing_runs:
         lines += [f"{estimate.tokens:,} tokens at most", estimate.duration]
     return lines

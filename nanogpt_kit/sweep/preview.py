@@ -123,8 +123,8 @@ def describe_duration(
         training, starting = fraction * training, fraction * starting
     return (
         f"about {format_duration(training + starting)}: {format_duration(training)} of training at {rate:,.0f} tokens/s"
-        f" ({source}), and {format_duration(starting)} for {runs:.0f} runs to start, {START_SECONDS:g} s each; without "
-        "evaluations"
+        f" ({source}), and {format_duration(starting)} for {runs:.0f} run{'s' if round(runs) != 1 else ''} to start, "
+        f"{START_SECONDS:g} s each; without evaluations"
     )
 
 

@@ -234,7 +234,7 @@ def record_outcome(trainer: Trainer, outcome: Outcome) -> None:
                 step=trainer.step,
                 total_steps=trainer.total_steps,
                 seconds=round(trainer.progress.seconds, 3),
-                parameters=num_params(trainer.model),
+                parameters=num_params(trainer.model, non_embedding=False),
                 compile=trainer.compile.mode,
                 best=trainer.progress.best,
             )

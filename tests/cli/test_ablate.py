@@ -13,6 +13,7 @@ from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.errors import DONE, UNDECIDED, WORSE
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep import comparison_preview
+from nanogpt_kit.sweep.arms.matching import count_of_model
 from nanogpt_kit.sweep.preview import RunSpeed
 
 Command = Callable[..., Any]
@@ -72,7 +73,7 @@ def test_a_factorial_has_effects_and_the_same_command_trains_nothing_again(
     answer = ablate(*words, "--json")
     first = json.loads(answer.out)
     assert [arm["label"] for arm in first["arms"]] == [
-        *("tiny", "model.position=rope", "model.mlp=relu2", "model.mlp=relu2, model.position=rope")
+        *("tiny", "model.position=rope", "model.mlp=relu2", "model.mlp=relu2 + model.position=rope")
     ]
     assert [(one["arm"], one["seed"]) for one in first["measurements"]] == [(arm, 1337) for arm in range(4)]
     assert [tuple(effect["factors"]) for effect in first["effects"]] == [
@@ -80,11 +81,14 @@ def test_a_factorial_has_effects_and_the_same_command_trains_nothing_again(
     ]
     assert any(note.startswith("model.position=rope: ") and "fewer than the base" in note for note in first["notes"])
     runs = sorted(Path(one["run"]) for one in first["measurements"])
+    matched = count_of_model(Experiment.load(tiny), "parameters")
+    assert first["measurements"][0]["parameters"] == matched
     repeated = ablate(*words)
     assert repeated.code == answer.code
     assert ": started" in answer.err
     assert ": started" not in repeated.err
-    assert "model.mlp=relu2, model.position=rope" in repeated.out
+    assert f"record: {first['path']}" in repeated.err
+    assert "model.mlp=relu2 + model.position=rope" in repeated.out
     again = Comparison.read(Path(first["path"]))
     assert sorted(Path(one.run) for one in again.measurements) == runs
     assert len(again.looks) == 1
@@ -137,6 +141,15 @@ def test_check_refuses_what_ablate_refuses(command: Command, experiment: Path) -
         answer = command(verb, experiment)
         assert answer.code == 2
         assert f"{experiment}:{line}: model.mlp.use: unknown mlp 'swigl'; did you mean 'swiglu'?" in answer.err
+
+
+def test_check_reports_what_is_wrong_with_the_sweep_and_with_the_ablation(command: Command, experiment: Path) -> None:
+    text = experiment.read_text().replace('"swiglu"]', '"swigl"]')
+    experiment.write_text(text + '[sweep]\n[sweep.space]\n"optimizer.lrr" = { choice = [1e-3, 2e-3] }\n')
+    answer = command("check", experiment)
+    assert answer.code == 2
+    assert "model.mlp.use: unknown mlp 'swigl'; did you mean 'swiglu'?" in answer.err
+    assert "optimizer.lrr" in answer.err
 
 
 def test_check_accepts_a_table_without_changes(command: Command, tiny: Path) -> None:

@@ -256,7 +256,7 @@ def test_a_preview_starts_nothing(command: Command, here: Path) -> None:
     assert "--tokens-saved: " in told.out
     assert "4 and 6 steps" in told.out
     values = json.loads(command("compare", "tiny", SLOW, "--seeds", "5", "--preview", "--json").out)
-    assert (values["missing"], values["total"], values["tokens"]) == (4, 10, 4 * 8 * 80)
+    assert (values["missing_runs"], values["runs"], values["tokens"]) == (4, 10, 4 * 8 * 80)
     assert run_count() == count
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import rich
+from rich.console import Console
+from rich.live import Live
 
+from nanogpt_kit.__main__ import ConsoleHandler
 from nanogpt_kit.runs.find import find_run
 
 PROGRAM = [sys.executable, "-m", "nanogpt_kit"]
@@ -74,3 +79,13 @@ def test_a_run_that_fails_fails_also_where_nobody_reads(tiny: Path) -> None:
 def test_a_preparation_is_finished_although_nobody_reads(tiny: Path, tmp_path: Path) -> None:
     assert unread("prepare", tiny, "--stats", stderr=True)[0] == 0
     assert list((tmp_path / "data").glob("*/manifest.json"))
+
+
+def test_a_log_line_leaves_the_table_that_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rich, "_console", Console(stderr=True))
+    record = logging.LogRecord("nanogpt_kit", logging.INFO, __file__, 1, "stopping 2 runs", None, None)
+    with Live("table", console=rich.get_console(), auto_refresh=False):
+        ConsoleHandler().emit(record)
+    assert "stopping 2 runs" in capsys.readouterr().err

@@ -70,6 +70,11 @@ def test_another_size_is_noted_with_its_ratio(tiny: Path) -> None:
     assert note == "model.n_embd=36 has 1.5 times the parameters of tiny (4,500 against 3,000)"
 
 
+def test_a_size_that_is_almost_the_same_is_not_noted(tiny: Path) -> None:
+    runs: dict[tuple[int, int], dict[str, Any]] = {(0, 3): {}, (1, 3): {"status": {"parameters": 3005}}}
+    assert notes(make_question(tiny, "model.qk_norm=true"), runs) == ()
+
+
 def test_seeds_without_a_pair_are_noted(tiny: Path) -> None:
     (note,) = notes(make_question(tiny, "model.mlp=relu2"), {(0, 3): {}, (0, 4): {}, (1, 3): {}})
     assert note == "tiny has seed 4 and model.mlp=relu2 has not, so that there is no pair"

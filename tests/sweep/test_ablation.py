@@ -127,7 +127,7 @@ def test_a_factorial_has_every_combination_with_its_levels(write_table: WriteTab
     mlp = ["gelu", "swiglu", "{use=relu2, width=3.0}"]
     assert list(question.base.levels) == ["model.mlp", "model.position", "muon"]
     assert levels == [(a, b, c) for a in mlp for b in ("learned", "rope") for c in ("no", "yes")]
-    assert labels(question)[-1] == "model.mlp={use=relu2, width=3.0}, model.position=rope, muon"
+    assert labels(question)[-1] == "model.mlp={use=relu2, width=3.0} + model.position=rope + muon"
     last = question.arms[-1].changes
     assert (last["model.mlp.width"], last["model.position.use"][1], last["optimizer.lr"][1]) == (
         ("4.0", "3.0"),
@@ -221,7 +221,9 @@ def test_everything_that_is_wrong_is_reported_at_once(write_table: WriteTable) -
         "whole = 3": ("ablate.changes.whole", "3", "table"),
         "empty = {}": ("ablate.changes.empty", "{}", "table"),
         "[ablate.changes.same]": ("ablate.changes.same", "same changes nothing", "remove it"),
-        'name = "x"': ("ablate.changes.other", "cannot be changed", "recorded under"),
+        "optimizer.lrr = 4": ("optimizer.lrr", "unknown key", "'lr'"),  # of the change that also sets the name
+        '"schedule.warmup_stepss" = 50': ("schedule.warmup_stepss", "unknown key", "'warmup_steps'"),
+        'name = "x"': ("ablate.changes.other.name", "cannot be changed", "recorded under"),
     }
     for line, (key, *parts) in expected.items():
         fault = fault_at(faults, path, line)

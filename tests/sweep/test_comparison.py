@@ -306,11 +306,11 @@ def test_an_estimate_counts_what_is_missing(
     question = question_of(str(compared.path), [SWIGLU, ""])
     load = partial(Experiment.load, compared.path)
     estimate = estimate_comparison(question, [3, 4], load)
-    assert (estimate.total, estimate.missing, estimate.tokens) == (4, 4, 4 * 6 * 80)
+    assert (estimate.runs, estimate.missing_runs, estimate.tokens) == (4, 4, 4 * 6 * 80)
     assert "for 4 runs to start" in estimate_lines(estimate)[-1]
     assert command("run", compared.path, "train.seed=3").code == 0
-    assert estimate_comparison(question, [3, 4], load).missing == 3
+    assert estimate_comparison(question, [3, 4], load).missing_runs == 3
     alone = question_of(str(compared.path), [""])
     assert estimate_comparison(alone, [3], load) == ComparisonEstimate(1, 0, 0, "")
-    assert estimate_comparison(alone, [3], load, again=True).missing == 1
+    assert estimate_comparison(alone, [3], load, again=True).missing_runs == 1
     assert not list(compared.runs.glob("tiny/compare/*/*")), "nothing was started"

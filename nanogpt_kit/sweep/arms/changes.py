@@ -57,7 +57,7 @@ def combine_changes(changes: Sequence[ExperimentChange]) -> ExperimentChange:
     if not others:
         return first
     settings = tuple(setting for change in changes for setting in change.settings)
-    return replace(first, label=", ".join(change.label for change in changes), settings=settings)
+    return replace(first, label=" + ".join(change.label for change in changes), settings=settings)
 
 
 class ChangeReader:
@@ -77,7 +77,7 @@ class ChangeReader:
             self.faults += error.faults
         found = [change for key, (values, path) in lists.items() for change in self._of_values(key, values, path)]
         found += [change for name, table in self.options.changes.items() for change in self._named(name, table)]
-        return [change for change in found if self._is_allowed(change)]
+        return [allowed for change in found if (allowed := self._without_refused(change)).settings]
 
     def _varied(self, table: Mapping[str, Any], path: Key, prefix: str = "") -> Iterator[tuple[str, tuple[Any, Key]]]:
         """Dotted keys with their values, and the path of each, whether the keys were quoted or nested tables."""
@@ -120,16 +120,20 @@ class ChangeReader:
                 settings.append((at, one, self.layers.location((*path, key, *at[len(parts) :]))))
         yield ExperimentChange(name, tuple(settings), name, "yes", where, location, is_named=True)
 
-    def _is_allowed(self, change: ExperimentChange) -> bool:
-        """Whether arms may differ in its keys; else a fault is added."""
-        faults = [
-            Fault(f"cannot be changed: {reason}", change.key, location)
-            for key, _, location in change.settings
-            for refused, reason in CANNOT_CHANGE.items()
-            if is_key_within(dotted(key), refused)
-        ]
-        self.faults += [fault for fault in faults if fault not in self.faults]
-        return not faults
+    def _without_refused(self, change: ExperimentChange) -> ExperimentChange:
+        """The change without the keys in which arms cannot differ; they are faults, and its other keys are checked."""
+        settings = []
+        for key, value, location in change.settings:
+            reason = next(
+                (CANNOT_CHANGE[refused] for refused in CANNOT_CHANGE if is_key_within(dotted(key), refused)), ""
+            )
+            where = f"{change.key}.{dotted(key)}" if change.is_named else change.key
+            fault = Fault(f"cannot be changed: {reason}", where, location)
+            if not reason:
+                settings.append((key, value, location))
+            elif fault not in self.faults:
+                self.faults.append(fault)
+        return replace(change, settings=tuple(settings))
 
 
 def leaves_of_change(key: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

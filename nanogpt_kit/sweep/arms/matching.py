@@ -10,6 +10,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import leaves
 from nanogpt_kit.nn.flops import model_size
 from nanogpt_kit.sweep.space.endpoints import value_at_key
+from nanogpt_kit.sweep.space.space import is_key_within
 from nanogpt_kit.train.before_data import ASSUMED_VOCABULARY
 
 MAX_DIFFERENCE = 0.05  # of an arm's count from the base's
@@ -56,11 +57,9 @@ def count_of_model(experiment: Experiment, what: str) -> float | None:
 def match_arm(arm: Experiment, make: Callable[[int], Experiment], key: str, what: str, target: float) -> Match:
     """The value of the option `key` with which the arm's count is nearest to `target`; `make` builds it with a value.
 
-    Raises KitError where the option is not a whole number, or where the arm cannot be counted.
+    Raises KitError where the option is not a whole number or does not matter, or where the arm cannot be counted.
     """
-    before = value_at_key(arm.resolved(), key)
-    if type(before) is not int:
-        raise KitError(not_a_whole_number(arm, key, before))
+    before = whole_number(arm, key)
     counts: dict[int, float | None] = {before: count_of_model(arm, what)}
     if counts[before] is None:
         raise KitError(uncountable(what))
@@ -76,6 +75,9 @@ def match_arm(arm: Experiment, make: Callable[[int], Experiment], key: str, what
     value = nearest_count(count, before, target)
     nearest = count(value)
     assert nearest is not None, "a valid value is chosen"
+    valid = [found for found in counts.values() if found is not None]
+    if nearest != target and len(valid) > 1 and len(set(valid)) == 1:
+        raise KitError(f"{key} has no effect on the {UNITS[what]}, so arms cannot be matched with it")
     return Match(before, value, nearest, target)
 
 
@@ -83,10 +85,16 @@ def uncountable(what: str) -> str:
     return f"the {UNITS[what]} of the model cannot be counted before it is built, so arms cannot be matched"
 
 
-def not_a_whole_number(arm: Experiment, key: str, value: object) -> str:
-    numbers = {dotted(at) for at, leaf in leaves(arm.resolved()) if type(leaf) is int and at[0] == "model"}
-    got = "not an option of it" if value is None else f"{value!r}"
-    return f"{key!r} should be an option that is a whole number, and is {got}{did_you_mean(key, numbers)}"
+def whole_number(experiment: Experiment, key: str) -> int:
+    """The value of an option of the model. Raises KitError where it is not a whole number."""
+    value = value_at_key(experiment.resolved(), key)
+    is_of_model = is_key_within(key, "model")
+    if is_of_model and type(value) is int:
+        return value
+    numbers = {dotted(at) for at, leaf in leaves(experiment.resolved()) if type(leaf) is int and at[0] == "model"}
+    got = "is not one of these" if not is_of_model else "has no value" if value is None else f"is {value!r}"
+    message = f"{key!r} should be an option of the model that is a whole number, and {got}"
+    raise KitError(f"{message}{did_you_mean(key, numbers)}")
 
 
 def nearest_count(count: CountOfValue, start: int, target: float) -> int:

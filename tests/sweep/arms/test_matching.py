@@ -104,7 +104,10 @@ def test_what_stays_far_from_the_base_is_refused_with_the_nearest(tiny: Path) ->
     ("option", "vary", "parts"),
     [
         ("model.n_embd", "model.n_embd=12,36", ("model.n_embd is itself changed by model.n_embd=12",)),
-        ("model.n_embed", "model.mlp=swiglu", ("'model.n_embed'", "not an option", "'model.n_embd'")),
+        ("model.n_embed", "model.mlp=swiglu", ("'model.n_embed'", "has no value", "'model.n_embd'")),
+        ("model.n_kv_head", "model.mlp=swiglu", ("'model.n_kv_head'", "has no value")),
+        ("train.steps", "model.mlp=swiglu", ("'train.steps'", "option of the model", "Allowed: model.block_size")),
+        ("model.n_head", WIDER, ("width=7.0}: model.n_head has no effect on the parameters",)),
         ("model.dropout", "model.mlp=swiglu", ("'model.dropout'", "whole number", "0.1")),
     ],
 )
