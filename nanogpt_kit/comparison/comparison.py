@@ -136,7 +136,10 @@ def judged_comparison(
 
 
 def judge_contenders(question: Question, judged: JudgedValues, look: int) -> list[Result]:
-    return judge_arms(judged.values, question.direction, look, judged.failed) if len(question.arms) > 1 else []
+    """None of a measurement of noise: a verdict on its pairs would be a look at the question before it is asked."""
+    if question.kind == "noise" or len(question.arms) == 1:
+        return []
+    return judge_arms(judged.values, question.direction, look, judged.failed)
 
 
 def judge_factors(question: Question, judged: JudgedValues, look: int) -> list[Effect]:

@@ -44,7 +44,9 @@ def measure_noise(values: Mapping[int, float], contender: Mapping[int, float] | 
     differences = [other - finite[seed] for seed, other in (contender or {}).items() if seed in finite]
     differences = [difference for difference in differences if math.isfinite(difference)]
     rounding = ROUNDING * max(map(abs, finite.values()), default=0.0)
-    sample, paired = (Sample.of(numbers, rounding) if numbers else None for numbers in ([*finite.values()], differences))
+    sample, paired = (
+        Sample.of(numbers, rounding) if numbers else None for numbers in ([*finite.values()], differences)
+    )
     sd, paired_sd = (one.sd if one else None for one in (sample, paired))
     reason = spread_reason(sd)
     if contender is not None:

@@ -85,6 +85,7 @@ def test_an_undecided_comparison_of_two_is_one_sentence(tiny: Path) -> None:
 
 BELOW, ABOVE = {"difference": -0.25, "low": -0.5, "high": -0.125}, {"difference": 0.25, "low": 0.125, "high": 0.5}
 IF_THEY_STAY = "would decide it if mean and spread of the differences stay as they are"
+HIGHER = "val/loss higher by 0.2500"
 WITHOUT_INTERVAL = {"low": None, "high": None}
 
 
@@ -114,7 +115,7 @@ def test_the_difference_is_lower_or_higher_and_the_verdict_alone_says_better_or_
         ),
         (
             {"seeds": (1,), "reason": "one pair has no spread", **WITHOUT_INTERVAL},
-            "val/loss higher by 0.2500 over 1 pair: undecided; one pair has no spread",
+            f"{HIGHER} over 1 pair: undecided; one pair has no spread",
         ),
         (
             {"difference": None, "seeds": (), "reason": "no seed has a value", **WITHOUT_INTERVAL},
@@ -122,8 +123,7 @@ def test_the_difference_is_lower_or_higher_and_the_verdict_alone_says_better_or_
         ),
         (
             {"more_seeds": 1, "level": 0.9975},
-            "val/loss higher by 0.2500 (99.75% interval -0.5000 to 1.0000) over 3 pairs: undecided; "
-            f"1 more seed {IF_THEY_STAY}",
+            f"{HIGHER} (99.75% interval -0.5000 to 1.0000) over 3 pairs: undecided; 1 more seed {IF_THEY_STAY}",
         ),
     ],
 )
@@ -207,6 +207,11 @@ def test_values_have_as_many_decimals_as_their_spread_gives_meaning_to() -> None
     result = make_result(difference=0.00001, difference_sd=0.000012, low=-0.00002, high=0.00004)
     lines = comparison_lines(make_record(result, measurements=measurements))
     assert "val/loss higher by 0.000010 (95% interval -0.000020 to 0.000040)" in lines[-1]
+
+
+def test_a_metric_of_tiny_values_is_not_shown_as_0() -> None:
+    result = make_result(difference=-3e-12, difference_sd=1e-12, low=-5e-12, high=-1e-12, verdict="better")
+    assert "lower by 3e-12 (95% interval -5e-12 to -1e-12)" in last_line(result)
 
 
 def test_costs_are_ratios_to_the_base() -> None:
