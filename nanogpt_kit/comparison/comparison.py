@@ -147,8 +147,8 @@ def judged_comparison(
 
 
 def judge_contenders(question: Question, judged: JudgedValues, look: int) -> list[Result]:
-    """None of a measurement of noise, which is not a look at a contender."""
-    if len(question.arms) == 1 or question.kind == "noise":
+    """None of a measurement of noise: a verdict on its pairs would be a look at the question before it is asked."""
+    if question.kind == "noise" or len(question.arms) == 1:
         return []
     return judge_arms(judged.values, question.direction, look, judged.failed)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from nanogpt_kit.comparison.intervals import ALPHA, t_quantile
 from nanogpt_kit.comparison.numbers import level_text
 
+LINE, CURVE = 0.0, 0.5  # exponents of loss over tokens: a straight line over their logarithm, and a steep power law
+
 Interval = tuple[float, float, float]  # estimate, low, high
 
 
@@ -51,27 +53,45 @@ def tokens_saved(
     """What the better arm saves, by its full `runs`, {tokens: {seed: value}}; the largest budget is the full one.
 
     `effect` is the difference of contender and base at the full budget, with the low and the high end of its interval,
-    which has this `level`.
+    which has this `level`. Loss falls ever more slowly, so that a straight line shows too little: the high end of the
+    interval is that of a power law, if this is higher.
     """
     gain = gain_of_better_arm(*effect)
     if gain is None:
         return TokensSaved(reason="there is no difference with an interval")
     sign = 1 if direction == "minimize" else -1
     points = [
-        (math.log(tokens), sign * value)
-        for tokens, values in runs.items()
-        for value in values.values()
-        if math.isfinite(value)
+        (tokens, sign * value) for tokens, values in runs.items() for value in values.values() if math.isfinite(value)
     ]
-    budgets = {x for x, _ in points}
+    budgets = {tokens for tokens, _ in points}
     if len(budgets) < 2 or len(points) < 3:
         return TokensSaved(reason="it takes finished runs at two budgets at least, and three runs together")
-    rate = fit_rate(points, 1 - level)
-    if rate[1] <= 0:
+    full = max(budgets)
+    line, curve = (
+        fit_rate([(token_scale(tokens / full, exponent), value) for tokens, value in points], 1 - level)
+        for exponent in (LINE, CURVE)
+    )
+    if min(line[1], curve[1]) <= 0:
         return TokensSaved(reason="the runs do not show that more tokens give better values")
-    limit = 1 - math.exp(min(budgets) - max(budgets))
-    found, low, high = (min(max(-math.expm1(-ratio), 0.0), limit) for ratio in ratio_interval(gain, rate))
-    return TokensSaved(found, low, high, limit, per_halving=rate[0] * math.log(2), level=level)
+    limit = 1 - min(budgets) / full
+    found, low, high = (saved_fraction(ratio, LINE, limit) for ratio in ratio_interval(gain, line))
+    high = max(high, saved_fraction(ratio_interval(gain, curve)[2], CURVE, limit))
+    return TokensSaved(found, low, high, limit, per_halving=line[0] * math.log(2), level=level)
+
+
+def token_scale(fraction: float, exponent: float) -> float:
+    """Of a fraction of the full budget: the scale on which a loss with this exponent is a straight line.
+
+    At the full budget it is 0, and its slope 1.
+    """
+    return (1 - fraction**-exponent) / exponent if exponent else math.log(fraction)
+
+
+def saved_fraction(ratio: float, exponent: float, limit: float) -> float:
+    """Of the tokens, where the gain is `ratio` times the rate on that scale; from 0 to `limit`."""
+    ratio = max(ratio, 0.0)
+    rest = (1 + exponent * ratio) ** (-1 / exponent) if exponent else math.exp(-ratio)
+    return min(1 - rest, limit)
 
 
 def gain_of_better_arm(difference: float | None, low: float | None, high: float | None) -> Interval | None:
@@ -82,7 +102,7 @@ def gain_of_better_arm(difference: float | None, low: float | None, high: float 
 
 
 def fit_rate(points: list[tuple[float, float]], alpha: float = ALPHA) -> Interval:
-    """By how much a loss falls per unit of log(tokens), by least squares over all (log(tokens), loss)."""
+    """By how much a loss falls per unit of x, by least squares over all (x, loss)."""
     n = len(points)
     x_mean, y_mean = (math.fsum(values) / n for values in zip(*points, strict=True))
     spread = math.fsum((x - x_mean) ** 2 for x, _ in points)

@@ -38,7 +38,8 @@ class Sample:
         """`values` is not empty. A mean or spread within `rounding` is 0."""
         n = len(values)
         mean = math.fsum(values) / n
-        sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
+        # hypot: the square of a small number is 0
+        sd = math.hypot(*(value - mean for value in values)) / math.sqrt(n - 1) if n > 1 else None
         return cls(n, mean if abs(mean) > rounding else 0.0, sd if sd is None or sd > rounding else 0.0)
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:

@@ -52,11 +52,11 @@ def contender_row(comparison: Comparison, result: Result) -> LedgerRow:
 
 
 def noise_row(comparison: Comparison) -> LedgerRow:
-    """Of a comparison without contenders."""
+    """Of a comparison without verdicts."""
     return LedgerRow(
         date=time.strftime("%Y-%m-%d", time.localtime(comparison.time)),
         base=label_of(comparison, 0),
-        change="",
+        change=change_text(comparison, 1) if len(comparison.arms) > 1 else "",
         verdict="",
         difference="",
         interval="",

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nanogpt_kit.comparison.intervals import ALPHA, Sample, t_quantile
+from nanogpt_kit.comparison.intervals import ALPHA, ROUNDING, Sample, t_quantile
+from nanogpt_kit.comparison.verdicts import SAME_DIFFERENCE
 
 POWER = 0.8  # probability that an effect of the smallest detectable size is called better or worse
 SEEDS = (3, 5, 10, 20)
@@ -19,12 +20,12 @@ class DetectableEffect:
 
     seeds: int
     unpaired: float  # of two arms as noisy as this one, whose seeds have nothing in common
-    paired: float | None  # by pairs of seeds; None without a contender
+    paired: float | None  # by pairs of seeds; None without a contender with a spread
 
 
 @dataclass(frozen=True)
 class Noise:
-    """The spread of an arm's values over seeds, in units of the metric. What too few values leave open is None."""
+    """The spread of an arm's values over seeds, in units of the metric. What the values leave open is None."""
 
     seeds: tuple[int, ...]
     mean: float | None
@@ -40,17 +41,17 @@ class Noise:
 def measure_noise(values: Mapping[int, float], contender: Mapping[int, float] | None = None) -> Noise:
     """`values` and those of a contender are {seed: value}; values that are not finite are left out."""
     finite = {seed: value for seed, value in sorted(values.items()) if math.isfinite(value)}
-    sample = Sample.of([*finite.values()]) if finite else None
     differences = [other - finite[seed] for seed, other in (contender or {}).items() if seed in finite]
     differences = [difference for difference in differences if math.isfinite(difference)]
-    paired_sd = Sample.of(differences).sd if differences else None
-    sd = sample.sd if sample else None
-    reason = "" if sd is not None else "the spread of fewer than two values is unknown"
-    if contender is not None and paired_sd is None:
-        reason = (
-            reason or "fewer than two seeds have a value in both arms, so the spread of their differences is unknown"
-        )
-    low, high = sd_interval(sd, len(finite)) if sd is not None else (None, None)
+    rounding = ROUNDING * max(map(abs, finite.values()), default=0.0)
+    sample, paired = (
+        Sample.of(numbers, rounding) if numbers else None for numbers in ([*finite.values()], differences)
+    )
+    sd, paired_sd = (one.sd if one else None for one in (sample, paired))
+    reason = spread_reason(sd)
+    if contender is not None:
+        reason = reason or difference_reason(paired_sd)
+    low, high = sd_interval(sd, len(finite)) if sd else (None, None)
     return Noise(
         seeds=tuple(finite),
         mean=sample.mean if sample else None,
@@ -59,9 +60,23 @@ def measure_noise(values: Mapping[int, float], contender: Mapping[int, float] | 
         sd_high=high,
         pairs=len(differences),
         difference_sd=paired_sd,
-        effects=() if sd is None else detectable_effects(sd, paired_sd, len(finite)),
+        effects=detectable_effects(sd, paired_sd or None, len(finite)) if sd else (),
         reason=reason,
     )
+
+
+def spread_reason(sd: float | None) -> str:
+    """Why the spread of values is unknown, if it is; a coarse metric may repeat values by chance."""
+    if sd is None:
+        return "the spread of fewer than two values is unknown"
+    return "" if sd else "the value is the same for every seed, so its spread is unknown"
+
+
+def difference_reason(sd: float | None) -> str:
+    """The same of differences by seed."""
+    if sd is None:
+        return "fewer than two seeds have a value in both arms, so the spread of their differences is unknown"
+    return "" if sd else SAME_DIFFERENCE
 
 
 def detectable_effects(sd: float, difference_sd: float | None, n: int) -> tuple[DetectableEffect, ...]:

@@ -5,30 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from nanogpt_kit.comparison.record import Comparison, Judgement
+from nanogpt_kit.comparison.record import Comparison
 
 MIN_DECIMALS, MAX_DECIMALS = 4, 8
 LARGE = 1e6  # from here on decimals say nothing
+SMALL = 1e-6  # below it even MAX_DECIMALS say little
 
 
 def value_decimals(comparison: Comparison) -> int:
     """Decimals of all values of a comparison."""
-    return spread_decimals(comparison.results)
+    return spread_decimals(result.difference_sd for result in comparison.results)
 
 
-def spread_decimals(judgements: Iterable[Judgement]) -> int:
-    """Decimals that give two digits of the smallest spread of differences."""
-    spreads = [judgement.difference_sd for judgement in judgements if judgement.difference_sd]
-    if not spreads:
-        return MIN_DECIMALS
-    return min(MAX_DECIMALS, max(MIN_DECIMALS, 1 - math.floor(math.log10(min(spreads)))))
+def spread_decimals(spreads: Iterable[float | None]) -> int:
+    """Decimals that give two digits of the smallest standard deviation; those that are unknown or 0 do not count."""
+    smallest = min(filter(None, spreads), default=1.0)
+    return min(MAX_DECIMALS, max(MIN_DECIMALS, 1 - math.floor(math.log10(smallest))))
 
 
 def decimal_text(value: float | None, decimals: int, sign: bool = False) -> str:
     """Empty for None. A value that rounds to 0 has no sign."""
     if value is None:
         return ""
-    if abs(value) >= LARGE:
+    if abs(value) >= LARGE or (decimals == MAX_DECIMALS and 0 < abs(value) < SMALL):
         return f"{value:+.4g}" if sign else f"{value:.4g}"
     rounded = round(value, decimals) + 0.0  # -0.0 + 0.0 is 0.0
     return f"{rounded:{'+' if sign and rounded else ''}.{decimals}f}"

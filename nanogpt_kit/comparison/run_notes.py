@@ -149,8 +149,11 @@ def arm_notes(question: Question, runs: Sequence[MeasuredRun]) -> Iterator[str]:
 
 
 def ratio_note(label: str, base_label: str, what: str, count: int | None, base: int | None) -> Iterator[str]:
-    if count and base and f"{count / base:.3g}" != "1":
-        yield f"{label} has {count / base:.3g} times the {what} of {base_label} ({count:,} against {base:,})"
+    """Such as "swiglu has 12% more parameters than gelu (3,360 against 3,000)"; none where that rounds to 0%."""
+    percent = f"{abs(count / base - 1):.0%}" if count and base else "0%"
+    if count and base and percent != "0%":
+        more = "more" if count > base else "fewer"
+        yield f"{label} has {percent} {more} {what} than {base_label} ({count:,} against {base:,})"
 
 
 def unpaired_notes(question: Question, measurements: Sequence[Measurement]) -> Iterator[str]:

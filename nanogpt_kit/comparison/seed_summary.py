@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanogpt_kit.comparison.intervals import ALPHA, Sample
+from nanogpt_kit.comparison.numbers import decimal_text, spread_decimals
 from nanogpt_kit.runs.metrics import is_finite_number
 
 
@@ -29,12 +30,14 @@ class SeedSummary:
     def text(self) -> str:
         """Two lines for people; one for a single value."""
         (first, *others), sample = self.values, self.sample
+        decimals = spread_decimals([sample.sd])
+        mean = decimal_text(sample.mean, decimals)
         if not others or self.interval is None:
-            return f"{self.metric}: {sample.mean:.4f} with seed {first}; two finished runs give an interval"
-        low, high = self.interval
-        spread = f"mean {sample.mean:.4f}, standard deviation {sample.sd:.3g}"
-        interval = f"{1 - ALPHA:.0%} interval of the mean {low:.4f} to {high:.4f}"
-        values = ", ".join(f"{value:.4f}" for value in self.values.values())
+            return f"{self.metric}: {mean} with seed {first}; two finished runs give an interval"
+        low, high = (decimal_text(end, decimals) for end in self.interval)
+        spread = f"mean {mean}, standard deviation {sample.sd:.3g}"
+        interval = f"{1 - ALPHA:.0%} interval of the mean {low} to {high}"
+        values = ", ".join(decimal_text(value, decimals) for value in self.values.values())
         return f"{self.metric}: {spread}, {interval}\n  seeds {', '.join(map(str, self.values))}: {values}"
 
     def record(self) -> dict[str, Any]:

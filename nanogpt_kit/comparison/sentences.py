@@ -8,6 +8,7 @@ from nanogpt_kit.comparison.numbers import count_text, decimal_text, joined_name
 from nanogpt_kit.comparison.record import Comparison, Effect, Judgement, Result, Verdict
 from nanogpt_kit.runs.description import one_line
 
+IF_THEY_STAY = "if mean and spread of the differences stay as they are"
 VERDICTS: tuple[Verdict, ...] = ("better", "undecided", "worse")
 
 
@@ -26,35 +27,39 @@ def ranked_results(comparison: Comparison) -> list[Result]:
 
 
 def verdict_sentence(comparison: Comparison, result: Result) -> str:
-    """Such as "swiglu against gelu: worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs: undecided; 16 more
-    seeds would decide it if the difference stays as it is"."""
+    """Such as "swiglu against gelu: val/loss higher by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs: undecided;
+    16 more seeds would decide it if mean and spread of the differences stay as they are"."""
     contender, base = label_of(comparison, result.arm), label_of(comparison, 0)
-    return f"{contender} against {base}: {verdict_text(result, comparison.direction, value_decimals(comparison))}"
+    return f"{contender} against {base}: {verdict_text(result, comparison.metric, value_decimals(comparison))}"
 
 
-def verdict_text(result: Judgement, direction: str, decimals: int) -> str:
+def verdict_text(result: Judgement, metric: str, decimals: int) -> str:
     """The difference, the verdict, and what explains it."""
     remark = "; ".join(filter(None, [one_line(result.reason), more_seeds_text(result)]))
     verdict = result.verdict + (f"; {remark}" if remark else "")
-    return f"{difference_text(result, direction, decimals)}: {verdict}" if result.difference is not None else verdict
+    return f"{difference_text(result, metric, decimals)}: {verdict}" if result.difference is not None else verdict
 
 
-def difference_text(result: Judgement, direction: str, decimals: int) -> str:
-    """Such as "worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs"."""
+def difference_text(result: Judgement, metric: str, decimals: int) -> str:
+    """Such as "val/loss higher by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs".
+
+    What is measured is not called better or worse here: that is the verdict.
+    """
     assert result.difference is not None
     size = decimal_text(abs(result.difference), decimals)
-    is_better = (result.difference < 0) == (direction == "minimize")
-    text = f"{'better' if is_better else 'worse'} by {size}" if result.difference else "no difference"
+    text = f"{one_line(metric)} {'lower' if result.difference < 0 else 'higher'} by {size}"
+    if not result.difference:
+        text = f"no difference in {one_line(metric)}"
     if result.low is not None:
         text += f" ({level_text(result.level)} interval {interval_text(result, decimals)})"
     return f"{text} over {count_text(len(result.seeds), 'seed' if isinstance(result, Effect) else 'pair')}"
 
 
 def effect_sentence(comparison: Comparison, effect: Effect) -> str:
-    """Such as "model.mlp=swiglu: worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 seeds: undecided"."""
+    """Such as "model.mlp=swiglu: val/loss higher by 0.0473 (95% interval 0.0026 to 0.0920) over 3 seeds: worse"."""
     levels = zip(effect.factors, effect.levels, strict=True)
     name = " with ".join(one_line(f"{factor}={level}") for factor, level in levels)
-    return f"{name}: {verdict_text(effect, comparison.direction, value_decimals(comparison))}"
+    return f"{name}: {verdict_text(effect, comparison.metric, value_decimals(comparison))}"
 
 
 def interval_text(result: Judgement, decimals: int) -> str:
@@ -67,8 +72,7 @@ def interval_text(result: Judgement, decimals: int) -> str:
 def more_seeds_text(result: Judgement) -> str:
     if result.more_seeds is None:
         return ""
-    decides = f"{count_text(result.more_seeds, 'more seed')} would decide it"
-    return f"{decides} if the difference stays as it is"
+    return f"{count_text(result.more_seeds, 'more seed')} would decide it {IF_THEY_STAY}"
 
 
 def last_sentence(comparison: Comparison) -> str:

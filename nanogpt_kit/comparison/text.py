@@ -21,6 +21,7 @@ from nanogpt_kit.comparison.numbers import (
 )
 from nanogpt_kit.comparison.record import Comparison, Measurement, Result
 from nanogpt_kit.comparison.sentences import (
+    IF_THEY_STAY,
     effect_sentence,
     interval_text,
     label_of,
@@ -125,14 +126,14 @@ def result_table(comparison: Comparison, names: Sequence[str], width: int) -> li
     columns = [
         ["difference", *(decimal_text(result.difference, decimals, sign=True) for result in ranked)],
         ["interval", *(interval_text(result, decimals) for result in ranked)],
+        ["verdict", *(verdict_cell(result) for result in ranked)],
         ["level", *(level_text(result.level) if result.low is not None else "" for result in ranked)],
         ["wins", *(f"{result.wins}/{len(result.seeds)}" for result in ranked)],
-        ["verdict", *(verdict_cell(result) for result in ranked)],
     ]
     title = f"against {names[0]}" if len(names[0]) + len("against ") <= LABEL_WIDTH else ""
     lines = block_lines([title, *(names[result.arm] for result in ranked)], columns, width)
     if any(result.more_seeds is not None for result in ranked):
-        lines.append("(+N): N more seeds would decide it if the difference stays as it is")
+        lines.append(f"(+N): N more seeds would decide it {IF_THEY_STAY}")
     return lines + [f"{names[result.arm]}: {one_line(result.reason)}" for result in ranked if result.reason]
 
 

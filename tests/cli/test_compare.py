@@ -84,7 +84,7 @@ def test_a_contender_is_worse_and_the_same_one_as_the_base_better(command: Comma
     worse, better = command("compare", "tiny", SLOW), command("compare", "slow", "tiny")
     assert (worse.code, better.code) == (WORSE, DONE)
     assert worse.out.splitlines()[-1].endswith("over 3 pairs: worse")
-    assert better.out.splitlines()[-1].startswith("tiny against slow: better by")
+    assert better.out.splitlines()[-1].startswith("tiny against slow: val/loss lower by")
     assert f"{SLOW}: tiny with this change" in worse.err
     assert "slow: the experiment slow.toml" in better.err
     assert run_count() == count

@@ -227,7 +227,7 @@ def test_equal_steps_of_other_batches_are_noted_with_their_tokens(tiny: Path) ->
     question = make_question(tiny, "train.batch_tokens=160")
     common = check_measurements(question, measured(question, {}, {}, {}))
     assert common.budget == "20 steps"
-    assert common.notes == ("train.batch_tokens=160 has 2 times the training tokens of tiny (3,200 against 1,600)",)
+    assert common.notes == ("train.batch_tokens=160 has 100% more training tokens than tiny (3,200 against 1,600)",)
 
 
 def test_seconds_are_a_budget_where_they_end_every_run(tiny: Path) -> None:

@@ -52,10 +52,12 @@ def test_on_a_line_in_the_logarithm_of_tokens_the_fraction_is_exact_and_so_is_th
     gain = 0.1 * math.log(1 / 0.7)
     found = tokens_saved(runs, (-gain, -2 * gain, -gain / 2), "minimize")
     assert found.fraction == pytest.approx(0.3, abs=1e-6)
-    assert (found.low, found.high) == pytest.approx((1 - 0.7**0.5, 1 - 0.7**2), abs=1e-6)
+    assert found.low == pytest.approx(1 - 0.7**0.5, abs=1e-6)
+    assert found.high is not None
+    assert 1 - 0.7**2 <= found.high < 0.65
     assert found.limit == pytest.approx(0.75)
     assert found.per_halving == pytest.approx(0.1 * math.log(2), abs=1e-6)
-    assert found.text() == "30.0% of the tokens, 95% interval 16.3% to 51.0%"
+    assert found.text() == "30.0% of the tokens, 95% interval 16.3% to 57.3%"
 
 
 def test_a_wider_level_widens_the_part_of_the_interval_that_comes_from_the_rate() -> None:
@@ -140,4 +142,26 @@ def test_simulated_effects_and_runs_give_intervals_that_have_the_true_fraction()
         assert found.low is not None
         assert found.high is not None
         covered += found.low <= saved <= found.high
-    assert 0.94 <= covered / count <= 0.97
+    assert covered / count >= 0.94
+
+
+@pytest.mark.parametrize("exponent", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("saved", [0.05, 0.2, 0.4])
+def test_intervals_have_the_true_fraction_of_a_power_law_also_where_noise_is_small(
+    exponent: float, saved: float
+) -> None:
+    random, count, n = np.random.default_rng(7), 300, 5
+    gain = loss(FULL * (1 - saved), exponent) - loss(FULL, exponent)
+    noise, covered = 0.1 * gain, 0
+    for values in (noise * random.normal(size=(count, 4, n))).tolist():
+        difference = np.array(values[3]) - gain
+        mean, half = float(difference.mean()), 2.776 * float(difference.std(ddof=1)) / math.sqrt(n)
+        runs = {
+            tokens: {seed: loss(tokens, exponent) + shift for seed, shift in enumerate(shifts)}
+            for tokens, shifts in zip((FULL // 2, FULL * 3 // 4, FULL), values[:3], strict=True)
+        }
+        found = tokens_saved(runs, (mean, mean - half, mean + half), "minimize")
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= saved <= found.high
+    assert covered / count >= 0.92  # of 300

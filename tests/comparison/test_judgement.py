@@ -206,3 +206,13 @@ def test_values_of_any_size_give_finite_results() -> None:
         (result,) = judge_arms(arms, "minimize")
         assert result.verdict == "undecided"
         assert result.low is None or math.isfinite(result.low)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-9, 1e9, 1e99])
+def test_verdicts_do_not_depend_on_the_unit_of_the_metric(scale: float) -> None:
+    base, contender = (1.0, 2.0, 3.0), (0.5, 1.4, 2.55)
+    plain, scaled = (
+        judge_arms([{seed: value * unit for seed, value in enumerate(arm)} for arm in (base, contender)], "minimize")[0]
+        for unit in (1.0, scale)
+    )
+    assert (scaled.verdict, scaled.p_value) == ("better", pytest.approx(plain.p_value))

@@ -67,7 +67,7 @@ def test_what_too_few_values_leave_open_is_not_guessed() -> None:
     assert "differences is unknown" in noise.reason
 
 
-def test_arms_without_any_noise_detect_everything() -> None:
+def test_values_without_a_spread_do_not_promise_that_everything_is_detected() -> None:
     noise = measure_noise({1: 3.0, 2: 3.0, 3: 3.0})
-    assert (noise.sd, noise.sd_low, noise.sd_high) == (0, 0, 0)
-    assert {effect.unpaired for effect in noise.effects} == {0.0}
+    assert (noise.sd, noise.sd_low, noise.sd_high, noise.effects) == (0, None, None, ())
+    assert noise.reason == "the value is the same for every seed, so its spread is unknown"

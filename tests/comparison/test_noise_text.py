@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanogpt_kit.comparison.comparison import make_comparison
+from nanogpt_kit.comparison.ledger_rows import ledger_rows
+from nanogpt_kit.comparison.noise import measure_noise
 from nanogpt_kit.comparison.noise_text import noise_lines, noise_of
 from tests.comparison.made_arms import make_question, measure_arms
 
@@ -29,6 +31,20 @@ def test_a_contender_adds_the_spread_of_the_differences(tiny: Path) -> None:
     lines = noise_lines(comparison, noise_of(comparison))
     assert "standard deviation of the differences of model.mlp=swiglu by seed: 0.0020 over 3 seeds" in lines
     assert any(line.endswith("unpaired  paired") for line in lines)
+    assert comparison.results == (), "a verdict would be a look at the question"
+    [row] = ledger_rows([comparison])
+    assert (row.change, row.verdict, row.difference) == ("model.mlp=swiglu", "", "")
+
+
+def test_values_or_differences_without_a_spread_have_no_smallest_difference(tiny: Path) -> None:
+    question = make_question(tiny, "model.mlp=swiglu", kind="noise")
+    comparison = make_comparison(question, measure_arms(question, [VALUES, VALUES]), "")
+    lines = noise_lines(comparison, noise_of(comparison))
+    assert "the difference is the same for every seed, so its spread is unknown" in lines
+    assert not any(line.endswith("paired") and "unpaired  paired" in line for line in lines)
+    noise = measure_noise({3: 0.25, 5: 0.25, 7: 0.25})
+    assert (noise.sd, noise.sd_low, noise.sd_high, noise.effects) == (0.0, None, None, ())
+    assert noise_lines(comparison, noise) == ["tiny: the value is the same for every seed, so its spread is unknown"]
 
 
 def test_one_seed_has_no_spread(tiny: Path) -> None:

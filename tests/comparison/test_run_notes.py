@@ -64,10 +64,17 @@ def test_other_windows_are_noted(tiny: Path) -> None:
     assert note.startswith("model.block_size=8 is evaluated in windows of 8 tokens and tiny in windows of 16")
 
 
-def test_another_size_is_noted_with_its_ratio(tiny: Path) -> None:
-    runs: dict[tuple[int, int], dict[str, Any]] = {(0, 3): {}, (1, 3): {"status": {"parameters": 4500}}}
-    (note,) = notes(make_question(tiny, "model.n_embd=36"), runs)
-    assert note == "model.n_embd=36 has 1.5 times the parameters of tiny (4,500 against 3,000)"
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        (4500, ["model.n_embd=36 has 50% more parameters than tiny (4,500 against 3,000)"]),
+        (2900, ["model.n_embd=36 has 3% fewer parameters than tiny (2,900 against 3,000)"]),
+        (3014, []),
+    ],
+)
+def test_another_size_is_noted_in_percent_unless_that_is_0(tiny: Path, parameters: int, expected: list[str]) -> None:
+    runs: dict[tuple[int, int], dict[str, Any]] = {(0, 3): {}, (1, 3): {"status": {"parameters": parameters}}}
+    assert list(notes(make_question(tiny, "model.n_embd=36"), runs)) == expected
 
 
 def test_a_size_that_is_almost_the_same_is_not_noted(tiny: Path) -> None:

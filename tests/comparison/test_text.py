@@ -59,8 +59,8 @@ def test_an_undecided_comparison_of_two_is_one_sentence(tiny: Path) -> None:
     gelu, swiglu = {7: 2.512, 8: 2.498, 9: 2.5033}, {7: 2.548, 8: 2.608, 9: 2.4993}
     lines = comparison_lines(make_comparison(question, measure_arms(question, [gelu, swiglu]), ""))
     assert lines[-1] == (
-        "swiglu against gelu: worse by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs: undecided; 16 more seeds "
-        "would decide it if the difference stays as it is"
+        "swiglu against gelu: val/loss higher by 0.0473 (95% interval -0.0963 to 0.1910) over 3 pairs: undecided; "
+        "16 more seeds would decide it if mean and spread of the differences stay as they are"
     )
     assert lines[:10] == [
         "val/loss at the last evaluation; lower is better",
@@ -84,22 +84,26 @@ def test_an_undecided_comparison_of_two_is_one_sentence(tiny: Path) -> None:
 
 
 BELOW, ABOVE = {"difference": -0.25, "low": -0.5, "high": -0.125}, {"difference": 0.25, "low": 0.125, "high": 0.5}
-IF_IT_STAYS = "seed would decide it if the difference stays as it is"
+IF_THEY_STAY = "would decide it if mean and spread of the differences stay as they are"
+HIGHER = "val/loss higher by 0.2500"
 WITHOUT_INTERVAL = {"low": None, "high": None}
 
 
 @pytest.mark.parametrize(
     ("direction", "details", "expected"),
     [
-        ("minimize", BELOW, "better by 0.2500 (95% interval -0.5000 to -0.1250) over 3 pairs: better"),
-        ("maximize", ABOVE, "better by 0.2500 (95% interval 0.1250 to 0.5000) over 3 pairs: better"),
-        ("minimize", ABOVE, "worse by 0.2500 (95% interval 0.1250 to 0.5000) over 3 pairs: worse"),
-        ("maximize", BELOW, "worse by 0.2500 (95% interval -0.5000 to -0.1250) over 3 pairs: worse"),
+        ("minimize", BELOW, "lower by 0.2500 (95% interval -0.5000 to -0.1250) over 3 pairs: better"),
+        ("maximize", ABOVE, "higher by 0.2500 (95% interval 0.1250 to 0.5000) over 3 pairs: better"),
+        ("minimize", ABOVE, "higher by 0.2500 (95% interval 0.1250 to 0.5000) over 3 pairs: worse"),
+        ("maximize", BELOW, "lower by 0.2500 (95% interval -0.5000 to -0.1250) over 3 pairs: worse"),
     ],
 )
-def test_the_verdict_respects_the_direction(direction: str, details: dict[str, Any], expected: str) -> None:
-    result = make_result(**details, verdict=expected.partition(" ")[0])
-    assert last_line(result, direction=direction) == f"swiglu against gelu: {expected}"
+def test_the_difference_is_lower_or_higher_and_the_verdict_alone_says_better_or_worse(
+    direction: str, details: dict[str, Any], expected: str
+) -> None:
+    result = make_result(**details, verdict=expected.rpartition(" ")[2])
+    line = last_line(result, direction=direction, metric="val/accuracy")
+    assert line == f"swiglu against gelu: val/accuracy {expected}"
 
 
 @pytest.mark.parametrize(
@@ -107,11 +111,11 @@ def test_the_verdict_respects_the_direction(direction: str, details: dict[str, A
     [
         (
             {"difference": 0.0, "difference_sd": 0.0, "low": 0.0, "high": 0.0},
-            "no difference (95% interval 0.0000 to 0.0000) over 3 pairs: undecided",
+            "no difference in val/loss (95% interval 0.0000 to 0.0000) over 3 pairs: undecided",
         ),
         (
             {"seeds": (1,), "reason": "one pair has no spread", **WITHOUT_INTERVAL},
-            "worse by 0.2500 over 1 pair: undecided; one pair has no spread",
+            f"{HIGHER} over 1 pair: undecided; one pair has no spread",
         ),
         (
             {"difference": None, "seeds": (), "reason": "no seed has a value", **WITHOUT_INTERVAL},
@@ -119,7 +123,7 @@ def test_the_verdict_respects_the_direction(direction: str, details: dict[str, A
         ),
         (
             {"more_seeds": 1, "level": 0.9975},
-            f"worse by 0.2500 (99.75% interval -0.5000 to 1.0000) over 3 pairs: undecided; 1 more {IF_IT_STAYS}",
+            f"{HIGHER} (99.75% interval -0.5000 to 1.0000) over 3 pairs: undecided; 1 more seed {IF_THEY_STAY}",
         ),
     ],
 )
@@ -136,13 +140,13 @@ def test_several_contenders_are_ranked_and_counted_by_verdict() -> None:
     ]
     labels = ("base", "a", "b", "c", "d")
     lines = comparison_lines(make_record(*results, labels=labels))
-    start = lines.index("against base  difference           interval  level  wins          verdict")
+    start = lines.index("against base  difference           interval          verdict  level  wins")
     assert lines[start + 1 : start + 7] == [
-        "b                -0.2500  -0.5000 to 1.0000  97.5%   3/3           better",
-        "c                 0.0000  -0.5000 to 1.0000    95%   2/3  undecided (+12)",
-        "a                +0.5000  -0.5000 to 1.0000    95%   0/3            worse",
-        "d                                                    0/0        undecided",
-        "(+N): N more seeds would decide it if the difference stays as it is",
+        "b                -0.2500  -0.5000 to 1.0000           better  97.5%   3/3",
+        "c                 0.0000  -0.5000 to 1.0000  undecided (+12)    95%   2/3",
+        "a                +0.5000  -0.5000 to 1.0000            worse    95%   0/3",
+        "d                                                  undecided          0/0",
+        f"(+N): N more seeds {IF_THEY_STAY}",
         "d: it failed with seed 1",
     ]
     assert lines[-1] == ("against base: 1 is better (b by 0.2500); 2 are undecided (c and d); 1 is worse (a by 0.5000)")
@@ -202,7 +206,12 @@ def test_values_have_as_many_decimals_as_their_spread_gives_meaning_to() -> None
     measurements = (made(0, 1, 2.5), made(1, 1, 2.50001))
     result = make_result(difference=0.00001, difference_sd=0.000012, low=-0.00002, high=0.00004)
     lines = comparison_lines(make_record(result, measurements=measurements))
-    assert "worse by 0.000010 (95% interval -0.000020 to 0.000040)" in lines[-1]
+    assert "val/loss higher by 0.000010 (95% interval -0.000020 to 0.000040)" in lines[-1]
+
+
+def test_a_metric_of_tiny_values_is_not_shown_as_0() -> None:
+    result = make_result(difference=-3e-12, difference_sd=1e-12, low=-5e-12, high=-1e-12, verdict="better")
+    assert "lower by 3e-12 (95% interval -5e-12 to -1e-12)" in last_line(result)
 
 
 def test_costs_are_ratios_to_the_base() -> None:
@@ -267,7 +276,7 @@ def test_effects_of_a_factorial_are_sentences() -> None:
         Effect(factors=("model.mlp", "model.norm"), levels=("swiglu", "rmsnorm"), verdict="worse", **effect),
     )
     lines = comparison_lines(make_record(make_result(), effects=effects))
-    ending = "worse by 0.2500 (95% interval -0.5000 to 1.0000) over 3 seeds:"
+    ending = "val/loss higher by 0.2500 (95% interval -0.5000 to 1.0000) over 3 seeds:"
     assert f"  model.mlp=swiglu: {ending} undecided" in lines
     assert f"  model.mlp=swiglu with model.norm=rmsnorm: {ending} worse" in lines
 

@@ -75,7 +75,7 @@ def headline(summary: SweepSummary, study: optuna.Study, folder: Path) -> str:
     return text[text.index("The best is trial") : text.index("Written 2")]
 
 
-@pytest.mark.parametrize(("values", "relation"), [((GELU, SWIGLU), "worse"), ((SWIGLU, GELU), "better")])
+@pytest.mark.parametrize(("values", "relation"), [((GELU, SWIGLU), "higher"), ((SWIGLU, GELU), "lower")])
 def test_a_grid_of_gelu_and_swiglu_with_three_seeds_is_undecided(
     values: tuple[Sequence[float], ...], relation: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,7 +87,7 @@ def test_a_grid_of_gelu_and_swiglu_with_three_seeds_is_undecided(
     for text in shown:
         line = re.search(r"trial 1 against trial 0: .*?(?=\.(?:\s|$)|\n)", text)
         assert line is not None, text
-        assert f"{relation} by 0.0473" in line[0]
+        assert f"val/loss {relation} by 0.0473" in line[0]
         assert re.search(r"95% interval -0\.\d+ to 0\.\d+", line[0])
         assert "3 pairs" in line[0]
         assert "undecided" in line[0]
@@ -110,7 +110,7 @@ def test_a_trial_that_is_better_with_every_seed_is_called_better(tmp_path: Path)
     words = headline(summary, study, tmp_path)
     assert "The best is trial 2" in words
     assert "trial 0, the experiment as written (2.309)" in words
-    assert re.search(r"trial 2 against trial 0: better by 0\.101.*97\.5% interval.*: better\.", words)
+    assert re.search(r"trial 2 against trial 0: val/loss lower by 0\.101.*97\.5% interval.*: better\.", words)
 
 
 def test_all_complete_trials_count_for_holms_correction() -> None:

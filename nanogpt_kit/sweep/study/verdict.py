@@ -18,10 +18,10 @@ class TrialVerdict:
 
     trial: TrialSummary
     result: Result
-    direction: str
+    metric: str
 
     def sentence(self) -> str:
-        text = verdict_text(self.result, self.direction, spread_decimals([self.result]))
+        text = verdict_text(self.result, self.metric, spread_decimals([self.result.difference_sd]))
         return f"trial {self.trial.index} against trial 0: {text}"
 
     def as_json(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def judge_best_trial(summary: SweepSummary) -> TrialVerdict | None:
     chosen = best if best is not None and best.index != 0 else others[0]  # by fresh seeds where there are some
     values = [values_by_seed(summary, trial) for trial in (first, *others)]
     results = judge_arms(values, summary.options.direction)
-    return TrialVerdict(chosen, results[others.index(chosen)], summary.options.direction)
+    return TrialVerdict(chosen, results[others.index(chosen)], summary.options.metric)
 
 
 def values_by_seed(summary: SweepSummary, trial: TrialSummary) -> dict[int, float]:
