@@ -60,7 +60,7 @@ class ComparisonAnswer:
     def find(cls, question: Question, options: CompareOptions) -> ComparisonAnswer:
         """Trains what is missing. Raises KitError where something cannot be compared."""
         if options.open_test:
-            check_may_open(question)
+            check_may_open(question, None if options.seeds is None else options.seeds_of(question))
         if options.tokens_saved:
             check_budgets(question)
         finished = FinishedRuns.find(question) if options.seeds is None else None

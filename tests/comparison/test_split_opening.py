@@ -135,12 +135,23 @@ def test_what_is_known_before_the_runs_is_refused_before_them(tiny: Path, questi
     data = WITH_TEST.model_copy(update={"dataset": question.base.experiment.dataset.fingerprint()})
     opened(question, compared(question, data=data), Evaluator())
     check_may_open(question)
+    check_may_open(question, [3, 5, 7])
+    with pytest.raises(KitError, match="was opened on"):
+        check_may_open(question, [3, 5, 7, 9])
     with pytest.raises(KitError, match="was opened on"):
         check_may_open(make_question(tiny, "model.bias=true"))
     with pytest.raises(KitError, match="hellaswag/accuracy is not measured on a split"):
         check_may_open(make_question(tiny, "model.bias=true", metric="hellaswag/accuracy"))
     with pytest.raises(KitError, match="no test split"):
         check_may_open(make_question(tiny, "dataset.test_fraction=0"))
+
+
+def test_a_split_that_no_evaluator_can_measure_stays_closed(tiny: Path, question: Question) -> None:
+    with pytest.raises(KitError, match="no evaluator of tiny has an option `split`"):
+        check_may_open(make_question(tiny, "evaluator=['samples']"))
+    reason = "no evaluator of .* measures test/loss; they measure test/bits_per_byte"
+    with pytest.raises(KitError, match=f"--open-test: {reason}"):
+        check_may_open(make_question(tiny, "evaluator=['bits_per_byte']"))
 
 
 def test_a_record_that_cannot_be_read_keeps_every_split_closed(question: Question) -> None:
