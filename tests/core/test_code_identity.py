@@ -116,6 +116,21 @@ def test_a_component_file_is_identified_by_the_bytes_that_were_executed(tmp_path
     assert code_identity(load("here", MLP + "# edited\n")) != before
 
 
+def test_what_a_component_file_imports_from_loose_files_is_included(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "loose_parts.py").write_text("import loose_rest\n", encoding="utf-8")
+    (tmp_path / "loose_rest.py").write_text("A = 1\n", encoding="utf-8")
+    (tmp_path / "mine.py").write_text("import numpy\nimport loose_parts\n" + MLP, encoding="utf-8")
+    mine = Experiment.load(tiny, [f"components=['{tmp_path}/mine.py']", "model.mlp=mine"], trust_code=True)
+    plain = Experiment.load(tiny)
+    before, of_plain = code_identity(mine), code_identity(plain)
+    assert code_identity(mine) == before
+    append(tmp_path / "loose_rest.py")
+    assert (code_identity(mine) == before, code_identity(plain)) == (False, of_plain)
+
+
 def test_files_that_options_name_are_included_and_the_text_is_not(tmp_path: Path, tiny: Path) -> None:
     def identity(*overrides: str) -> str:
         return code_identity(Experiment.load(tiny, overrides))
