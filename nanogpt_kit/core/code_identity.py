@@ -6,7 +6,7 @@ A version does not identify it, since code under development changes without one
   show it or convert it (`NOT_IN_A_RUN`) compute nothing of it, and changing them keeps its results;
 - of built-in components, the folders of the kinds that the experiment uses: a component imports only the api and
   modules beside it;
-- of other components the whole package, since it may import any part of that;
+- of other components the whole package, since it may import any part of that, except of callbacks that only report;
 - local component files as they were executed, and what they import from outside the folders of installed libraries;
 - files that options of components name, as the questions of an evaluator, except the text, which has a fingerprint.
 
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from nanogpt_kit.core.errors import dotted
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.identity import only_reports
 from nanogpt_kit.core.kinds import Dataset
 from nanogpt_kit.core.module_source import KIT_PACKAGE, class_sources
 from nanogpt_kit.core.options import digest, path_options
@@ -47,7 +48,8 @@ def code_identity(experiment: Experiment) -> str:
     Where there is no source, as in a zip file, distribution and version take its place. Costs 8 ms, and 4 when it is
     called again (one core of an AMD EPYC).
     """
-    entries = {experiment.entry_of(part): type(part).__module__ for _, part in experiment.parts()}
+    deciding = [part for _, part in experiment.parts() if not only_reports(part)]
+    entries = {experiment.entry_of(part): type(part).__module__ for part in deciding}
     parts = {hash_source(KIT, NOT_IN_A_RUN | {"components"}) or metadata.version(KIT_DISTRIBUTION)}
     for entry, defined_in in entries.items():
         if not isinstance(entry, LocalEntry):
