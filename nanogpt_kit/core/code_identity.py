@@ -61,7 +61,9 @@ def code_identity(experiment: Experiment) -> str:
 def imports_of_files(experiment: Experiment) -> dict[str, str]:
     """The sources of the local components in use and of what they import, by module; see `class_sources`."""
     classes = {type(part): experiment.entry_of(part) for _, part in experiment.parts()}
-    local = {entry.target.partition(":")[0]: entry.source for entry in classes.values() if isinstance(entry, LocalEntry)}
+    local = {
+        entry.target.partition(":")[0]: entry.source for entry in classes.values() if isinstance(entry, LocalEntry)
+    }
     sources: dict[str, str] = {}
     for component, entry in classes.items():
         if isinstance(entry, LocalEntry):

@@ -16,7 +16,7 @@ from nanogpt_kit.core.options import Component
 KIT_PACKAGE = __name__.partition(".")[0]
 BUILT_IN = f"{KIT_PACKAGE}.components"
 LIBRARY_FOLDERS = frozenset({"site-packages", "dist-packages"})
-IDENTIFIED = frozenset({KIT_PACKAGE, "torch", "numpy"})  # otherwise, wherever they are
+IDENTIFIED = frozenset({KIT_PACKAGE, "torch", "numpy"})  # by code_identity or version, wherever they are
 STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
@@ -66,7 +66,7 @@ def find_module(name: str) -> ModuleSpec | None:
 
 def imports_within(name: str, source: bytes) -> list[str]:
     """The modules that a module imports from its own package, of a built-in component those of components; and those
-    that are no part of an installed library, whose version would identify them."""
+    that are outside installed libraries."""
     package = BUILT_IN if name.startswith(f"{BUILT_IN}.") else name.partition(".")[0]
     found = {imported: find_module(imported) for imported in imported_names(name, source)}
     return [
