@@ -103,8 +103,8 @@ def data_fault(metric: str, one: Instrument, base: Instrument, both: str) -> Fau
         remedy = f"give --metric {' or '.join(of_split or shared)}, which does not"
         return Fault(f"{reason}; {remedy}", "--metric", COMMAND_LINE)
     if PER_BYTE in one.yardsticks and PER_BYTE in base.yardsticks:
-        reason = f"{both} have other tokens, and some of them stand for unknown characters: they represent other texts"
-        return one.fault("tokenizer", reason, "give both a tokenizer that knows all characters, as byte does")
+        reason = f"{both} have other tokens, and some of these do not give their text back: they represent other texts"
+        return one.fault("tokenizer", reason, "give both a tokenizer that loses no character, as byte does")
     remedy = f"add the evaluator bits_per_byte to both, train again, and give --metric {PER_BYTE}"
     return one.fault("evaluator", reason, remedy)
 

@@ -51,6 +51,10 @@ def device_text(origin: Provenance) -> str:
     return origin.machine.gpu or origin.machine.device or "not recorded"
 
 
+def start_text(origin: Provenance) -> str:
+    return origin.init_from.checkpoint if origin.init_from else "random"
+
+
 FACTS: Mapping[str, Callable[[Provenance], str]] = {  # that may change a result or a speed, whatever the experiment
     KIT_DISTRIBUTION: library(KIT_DISTRIBUTION),
     "torch": library("torch"),
@@ -59,6 +63,7 @@ FACTS: Mapping[str, Callable[[Provenance], str]] = {  # that may change a result
     "precision": lambda origin: origin.machine.precision or "not recorded",
     "threads": lambda origin: str(origin.machine.threads),
     "processes": lambda origin: str(origin.machine.processes),
+    "first weights": start_text,  # whose training is not counted
 }
 
 

@@ -16,6 +16,7 @@ from nanogpt_kit.comparison.question import Question
 from nanogpt_kit.comparison.record import Comparison, Listed, Measurement, Result
 from nanogpt_kit.comparison.sentences import verdict_sentence
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.evaluator_metrics import declared_metrics, evaluators_of_test
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.files import git_ignored_folder
 from nanogpt_kit.runs.folder import RunFolder, runs_root
@@ -104,10 +105,13 @@ def check_may_open(question: Question, seeds: Collection[int], again: bool = Fal
     """Before anything runs. Raises KitError for what `open_test_split` would refuse after it, as far as that is known:
     two splits with other tokens of one text are known to be the same, two texts with the same split are not. With
     `again` the runs are others than those that opened it."""
-    metric_of_test(question.metric)
+    metric = metric_of_test(question.metric)
     for arm in question.arms:
         if "test" not in arm.experiment.dataset.splits:
             raise no_test_split(one_line(arm.label))
+        measured = declared_metrics(evaluators_of_test(arm.experiment))
+        if measured is not None and metric not in measured:
+            raise not_measured(one_line(arm.label), metric, measured)
     openings = [
         (path, opening)
         for path, opening in read_openings()
@@ -115,13 +119,21 @@ def check_may_open(question: Question, seeds: Collection[int], again: bool = Fal
     ]
     datasets = {arm.experiment.dataset.fingerprint() for arm in question.arms} if openings else set()
     for path, opening in openings:
-        if any(split.dataset in datasets for split in opening.splits):
+        if opening.id == question.id():
+            if seeds is not None and {one.seed for one in opening.measurements} != set(seeds):
+                raise already_open(path, opening)
+        elif any(split.dataset in datasets for split in opening.splits):
             raise already_open(path, opening)
 
 
 def no_test_split(label: str) -> KitError:
     remedy = "dataset.test_fraction = 0.05 sets a part of a text aside, for runs that are trained after that"
     return KitError(f"--open-test: the dataset of {label} has no test split; {remedy}")
+
+
+def not_measured(label: str, metric: str, measured: Iterable[str]) -> KitError:
+    names = ", ".join(sorted(measured)) or "nothing"
+    return KitError(f"--open-test: no evaluator of {label} measures {metric}; they measure {names}")
 
 
 def metric_of_test(metric: str) -> str:
@@ -176,8 +188,7 @@ def measured_on_test(measurement: Measurement, metric: str, evaluate: EvaluateRu
         return measurement
     metrics = evaluate(RunFolder(Path(measurement.run)))
     if metric not in metrics:
-        measured = ", ".join(sorted(metrics)) or "nothing"
-        raise KitError(f"--open-test: no evaluator of {measurement.run} measures {metric}; they measure {measured}")
+        raise not_measured(measurement.run, metric, metrics)
     return measurement.model_copy(update={"value": metrics[metric]})
 
 

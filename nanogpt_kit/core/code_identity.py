@@ -6,8 +6,8 @@ A version does not identify it, since code under development changes without one
   show it or convert it (`NOT_IN_A_RUN`) compute nothing of it, and changing them keeps its results;
 - of built-in components, the folders of the kinds that the experiment uses: a component imports only the api and
   modules beside it;
-- of other components the whole package, since it may import any part of that;
-- local component files as they were executed;
+- of other components the whole package, since it may import any part of that, except of callbacks that only report;
+- local component files as they were executed, and what they import from outside the folders of installed libraries;
 - files that options of components name, as the questions of an evaluator, except the text, which has a fingerprint.
 
 Libraries are not included: `provenance.json` has their versions.
@@ -25,13 +25,14 @@ from pathlib import Path
 
 from nanogpt_kit.core.errors import dotted
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.identity import only_reports
 from nanogpt_kit.core.kinds import Dataset
+from nanogpt_kit.core.module_source import KIT_PACKAGE, class_sources
 from nanogpt_kit.core.options import digest, path_options
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, LocalEntry
 from nanogpt_kit.system.reading import sha256_file
 
 KIT = Path(__file__).parents[1]
-KIT_PACKAGE = KIT.name
 NOT_IN_A_RUN = frozenset(
     {"__main__.py", "bench", "cli", "comparison", "interop", "launch", "report", "sweep", "testing"},
 )
@@ -47,13 +48,27 @@ def code_identity(experiment: Experiment) -> str:
     Where there is no source, as in a zip file, distribution and version take its place. Costs 8 ms, and 4 when it is
     called again (one core of an AMD EPYC).
     """
-    entries = {experiment.entry_of(part): type(part).__module__ for _, part in experiment.parts()}
+    deciding = [part for _, part in experiment.parts() if not only_reports(part)]
+    entries = {experiment.entry_of(part): type(part).__module__ for part in deciding}
     parts = {hash_source(KIT, NOT_IN_A_RUN | {"components"}) or metadata.version(KIT_DISTRIBUTION)}
     for entry, defined_in in entries.items():
         if not isinstance(entry, LocalEntry):
             parts |= {source_identity(module, entry) for module in (entry.target.partition(":")[0], defined_in)}
     local = {path.name: hashlib.sha256(source).hexdigest() for path, source in experiment.component_sources.items()}
-    return digest([sorted(parts), local, named_files(experiment)])
+    return digest([sorted(parts), local, imports_of_files(experiment), named_files(experiment)])
+
+
+def imports_of_files(experiment: Experiment) -> dict[str, str]:
+    """The sources of the local components in use and of what they import, by module; see `class_sources`."""
+    classes = {type(part): experiment.entry_of(part) for _, part in experiment.parts()}
+    local = {
+        entry.target.partition(":")[0]: entry.source for entry in classes.values() if isinstance(entry, LocalEntry)
+    }
+    sources: dict[str, str] = {}
+    for component, entry in classes.items():
+        if isinstance(entry, LocalEntry):
+            sources |= class_sources(component, local)
+    return sources
 
 
 def named_files(experiment: Experiment) -> dict[str, list[str]]:

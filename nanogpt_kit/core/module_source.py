@@ -1,26 +1,31 @@
-"""The source of a component's class: its module, and all that this imports from its own package."""
+"""The source of a component's class: its module, and all that this imports from its own package or from loose files."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 
-from nanogpt_kit.core.code_identity import KIT_PACKAGE
 from nanogpt_kit.core.options import Component
 
+KIT_PACKAGE = __name__.partition(".")[0]
 BUILT_IN = f"{KIT_PACKAGE}.components"
+LIBRARY_FOLDERS = frozenset({"site-packages", "dist-packages"})
+IDENTIFIED = frozenset({KIT_PACKAGE, "torch", "numpy"})  # by code_identity or version, wherever they are
+STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
 def class_sources(component: type[Component], local: Mapping[str, bytes]) -> dict[str, str]:
     """The SHA-256 of each module that defines a component's class, by name; "" where it has no source.
 
     Included are the modules of base classes that are components, too, and whatever these modules import from their own
-    packages, also within functions. The kit's own rooms are not. `local` has the source of local files as executed, by
-    module.
+    packages, also within functions, or from outside the folders of installed libraries, as a module beside a local
+    file. The kit's own rooms are not. `local` has the source of local files as executed, by module.
     """
     waiting = [base.__module__ for base in component.__mro__ if is_component_class(base)]
     found: dict[str, str] = {}
@@ -49,19 +54,34 @@ def module_source(name: str) -> bytes:
 
 
 def find_module(name: str) -> ModuleSpec | None:
-    """Finds a module of a package that is imported, and imports nothing more, unlike `importlib.util.find_spec`."""
+    """Finds a module, and imports nothing, unlike `importlib.util.find_spec`."""
     if name in sys.modules:
-        return sys.modules[name].__spec__
-    parent = find_module(name.rpartition(".")[0]) if "." in name else None
+        return getattr(sys.modules[name], "__spec__", None)
+    if "." not in name:
+        return PathFinder.find_spec(name)
+    parent = find_module(name.rpartition(".")[0])
     locations = parent.submodule_search_locations if parent else None
     return PathFinder.find_spec(name, locations) if locations else None
 
 
 def imports_within(name: str, source: bytes) -> list[str]:
-    """The modules that a module imports from its own package; of a built-in component, those of components."""
+    """The modules that a module imports from its own package, of a built-in component those of components; and those
+    that are outside installed libraries."""
     package = BUILT_IN if name.startswith(f"{BUILT_IN}.") else name.partition(".")[0]
-    inside = (imported for imported in imported_names(name, source) if f"{imported}.".startswith(f"{package}."))
-    return [imported for imported in inside if find_module(imported)]
+    found = {imported: find_module(imported) for imported in imported_names(name, source)}
+    return [
+        imported
+        for imported, spec in found.items()
+        if spec and (f"{imported}.".startswith(f"{package}.") or is_loose(imported, spec))
+    ]
+
+
+def is_loose(name: str, spec: ModuleSpec) -> bool:
+    """Whether a module is in no folder of Python or of installed libraries, as a file beside a local component is."""
+    if name.partition(".")[0] in IDENTIFIED or not spec.has_location or spec.origin is None:
+        return False
+    path = Path(spec.origin)
+    return not LIBRARY_FOLDERS.intersection(path.parts) and not path.is_relative_to(STANDARD_LIBRARY)
 
 
 def imported_names(name: str, source: bytes) -> Iterator[str]:

@@ -28,7 +28,7 @@ class EncodedChunk:
     ids: np.ndarray  # (n,) of the dtype on disk
     document_starts: np.ndarray  # (documents that start in it,) int64: the index in `ids` of their first token
     text_bytes: int
-    unknown: int  # characters or tokens that the tokenizer does not know
+    unknown: int  # characters or tokens that the tokenizer does not know, or whose text it changes
 
 
 def token_dtype(encoder: Encoder) -> np.dtype[Any]:
@@ -52,10 +52,19 @@ def encode_chunk(chunk: TextChunk, encoder: Encoder) -> EncodedChunk:
     lengths = np.fromiter(map(len, ids_of_texts), np.int64, len(ids_of_texts))
     lengths += np.array(chunk.ends, dtype=bool) * len(eot)
     text_starts = np.cumsum(lengths) - lengths
-    unknown = 0
-    if type(encoder).count_unknown is not Encoder.count_unknown:
-        unknown = sum(map(encoder.count_unknown, chunk.texts, ids_of_texts))
-    return EncodedChunk(all_ids, text_starts[np.array(chunk.starts, dtype=bool)], text_bytes, unknown)
+    lost = (count_lost(encoder, text, ids, chunk.split) for text, ids in zip(chunk.texts, ids_of_texts, strict=True))
+    return EncodedChunk(all_ids, text_starts[np.array(chunk.starts, dtype=bool)], text_bytes, sum(lost))
+
+
+def count_lost(encoder: Encoder, text: str, ids: np.ndarray, split: str) -> int:
+    """How many characters or tokens of a text are unknown; all characters where its tokens do not give it back.
+
+    That is what a tokenizer does which normalizes text; it is looked for in the splits that measure.
+    """
+    unknown = encoder.count_unknown(text, ids)
+    if unknown or split == "train" or encoder.decode_bytes(ids.tolist()) == text.encode("utf-8"):
+        return unknown
+    return len(text)
 
 
 def check_ids(ids_of_texts: Sequence[np.ndarray], encoder: Encoder, chunk: TextChunk) -> None:

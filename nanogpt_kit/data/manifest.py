@@ -33,7 +33,7 @@ class SplitRecord(JsonRecord):
     bytes: Count  # of text
     documents: Count
     empty: Count  # documents without text, left out
-    unknown: Count  # characters or tokens that the tokenizer does not know
+    unknown: Count  # characters or tokens that the tokenizer does not know, or, except in train, whose text it changes
     longest: Count  # document, in tokens, its end included
     duplicates: Count  # documents that are also in a smaller split
     sha256: Sha256  # of the tokens

@@ -10,9 +10,8 @@ from dataclasses import replace
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.manifest import Manifest
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.evaluator_metrics import evaluators_of_test
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Evaluator
-from nanogpt_kit.core.options import TEST
 from nanogpt_kit.data.yardsticks import compute_yardsticks
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder
@@ -50,14 +49,6 @@ def measure_test_split(folder: RunFolder, trust_code: bool = False) -> OpenedTes
     )
     add_opened_test(folder, opened)
     return opened
-
-
-def evaluators_of_test(experiment: Experiment) -> list[Evaluator]:
-    """The evaluators with an option `split`, on the test split. Raises KitError where there are none."""
-    found = [part for part in experiment.evaluator if "split" in type(part).model_fields]
-    if not found:
-        raise KitError(f"no evaluator of {experiment.name} has an option `split`, so none can use the test split")
-    return [type(part).model_validate({**dict(part), "split": TEST}) for part in found]
 
 
 def evaluated_callback(experiment: Experiment, states: Mapping[str, object]) -> str:

@@ -17,7 +17,9 @@ from nanogpt_kit.checkpoint.manifest import TOKENIZER, Manifest, find_damage, st
 from nanogpt_kit.checkpoint.of_run import checkpoint_of_run
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import digest
 from nanogpt_kit.data.prepared_data import PreparedData
+from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.data.tokenizer_record import read_tokenizer_record
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
@@ -130,6 +132,19 @@ def named_checkpoint(name: str) -> Path:
     checkpoint = checkpoint_of_run(found)
     logger.info("model.init_from: %s", found.described(step_of(checkpoint)))
     return checkpoint
+
+
+def start_identity(experiment: Experiment) -> str:
+    """A hash of the weights and the tokenizer that a run would take from other runs now; "" where it takes none.
+
+    The newest run of a name is another one once that has been trained again. Raises KitError where a run is missing.
+    """
+    name, weights, tokens = experiment.model.init_from, "", None
+    if name is not None and not is_download(experiment):
+        weights = Manifest.read(checkpoint_of_run(find_run(name))).weights_hash
+    if experiment.tokenizer.from_run is not None:
+        tokens = state_from_run(experiment)
+    return digest([weights, tokens]) if weights or tokens is not None else ""
 
 
 def original_checkpoint(resumed: RunFolder) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from nanogpt_kit.comparison.comparability import check_measurements
 from nanogpt_kit.comparison.measurement import measure_run
 from nanogpt_kit.comparison.question import Question
-from nanogpt_kit.runs.provenance import BranchedFrom
+from nanogpt_kit.runs.provenance import BranchedFrom, InitFrom
 from tests.comparison.made_arms import DATA, MACHINE, make_arm_run, make_question
 
 LOSS = {20: {"val/loss": 2.5}}
@@ -35,6 +35,10 @@ def notes(question: Question, runs: dict[tuple[int, int], dict[str, Any]]) -> tu
         ({"machine": MACHINE.model_copy(update={"threads": 8})}, "threads: 1 (tiny), 8 (model.mlp=relu2)"),
         ({"machine": MACHINE.model_copy(update={"processes": 2})}, "processes: 1 (tiny), 2 (model.mlp=relu2)"),
         ({"machine": MACHINE.model_copy(update={"gpu": "H9"})}, "device: not recorded (tiny), H9 (model.mlp=relu2)"),
+        (
+            {"init_from": InitFrom(checkpoint="long/4", sha256="0")},
+            "first weights: random (tiny), long/4 (model.mlp=relu2)",
+        ),
     ],
 )
 def test_what_may_change_results_besides_the_change_is_noted(tiny: Path, origin: dict[str, Any], expected: str) -> None:

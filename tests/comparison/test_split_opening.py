@@ -147,6 +147,14 @@ def test_what_is_known_before_the_runs_is_refused_before_them(tiny: Path, questi
         check_may_open(make_question(tiny, "dataset.test_fraction=0"), BASE)
 
 
+def test_a_split_that_no_evaluator_can_measure_stays_closed(tiny: Path, question: Question) -> None:
+    with pytest.raises(KitError, match="no evaluator of tiny has an option `split`"):
+        check_may_open(make_question(tiny, "evaluator=['samples']"), BASE)
+    reason = "no evaluator of .* measures test/loss; they measure test/bits_per_byte"
+    with pytest.raises(KitError, match=f"--open-test: {reason}"):
+        check_may_open(make_question(tiny, "evaluator=['bits_per_byte']"), BASE)
+
+
 def test_a_record_that_cannot_be_read_keeps_every_split_closed(question: Question) -> None:
     comparison = compared(question)
     opened(question, comparison, Evaluator())

@@ -64,8 +64,8 @@ def test_of_built_in_components_the_kinds_in_use_are_included(kit: Path) -> None
     before = code_identity(Experiment.load("quickstart"))
     append(kit / "components" / "mlp" / "gelu.py")  # this copy is not where the component was imported from
     assert code_identity(Experiment.load("quickstart")) == before
-    quiet = Experiment.load("quickstart", ["callback=[]"])
-    assert code_identity(quiet) != before
+    averaged = Experiment.load("quickstart", ["callback=['ema']"])
+    assert code_identity(averaged) != before
 
 
 def test_an_edit_anywhere_in_the_package_of_a_plugin_changes_it(tmp_path: Path, tiny: Path, install: Install) -> None:
@@ -114,6 +114,21 @@ def test_a_component_file_is_identified_by_the_bytes_that_were_executed(tmp_path
     assert code_identity(first) == before
     assert code_identity(load("there", MLP)) == before
     assert code_identity(load("here", MLP + "# edited\n")) != before
+
+
+def test_what_a_component_file_imports_from_loose_files_is_included(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "loose_parts.py").write_text("import loose_rest\n", encoding="utf-8")
+    (tmp_path / "loose_rest.py").write_text("A = 1\n", encoding="utf-8")
+    (tmp_path / "mine.py").write_text("import numpy\nimport loose_parts\n" + MLP, encoding="utf-8")
+    mine = Experiment.load(tiny, [f"components=['{tmp_path}/mine.py']", "model.mlp=mine"], trust_code=True)
+    plain = Experiment.load(tiny)
+    before, of_plain = code_identity(mine), code_identity(plain)
+    assert code_identity(mine) == before
+    append(tmp_path / "loose_rest.py")
+    assert (code_identity(mine) == before, code_identity(plain)) == (False, of_plain)
 
 
 def test_files_that_options_name_are_included_and_the_text_is_not(tmp_path: Path, tiny: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.errors import KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.identity import DECIDE_NOTHING
@@ -47,7 +48,7 @@ def changed(value: Any) -> list[Any]:
 
 
 def test_every_other_option_is_part_of_it() -> None:
-    written = ["order=shuffled", "init=gpt2", "callback=['console', 'early_stopping', 'ema']"]
+    written = ["order=shuffled", "init=gpt2", "callback=['early_stopping', 'ema']"]
     first = Experiment.load("quickstart", [*written, "train.max_tokens=1_000_000"])
     tried = []
     for key, value in leaves(first.resolved()):
@@ -67,8 +68,19 @@ def test_every_other_option_is_part_of_it() -> None:
 
 def test_components_are_part_of_it() -> None:
     first = Experiment.load("quickstart")
-    changes = ["model.mlp=relu2", "schedule=constant", "evaluator=['loss']", "callback=[]", "parallel=ddp"]
+    changes = ["model.mlp=relu2", "schedule=constant", "evaluator=['loss']", "callback=['ema']", "parallel=ddp"]
     assert len({first.with_(change).configuration() for change in changes} | {first.configuration()}) == 6
+
+
+def test_callbacks_that_only_report_are_part_of_neither_identity() -> None:
+    averaged = "{use='ema', decay=0.9}"
+    first = Experiment.load("quickstart", [f"callback=['console', {averaged}]"])
+    for callbacks in (f"['tensorboard', {averaged}, 'console']", f"[{averaged}]"):
+        other = first.with_(f"callback={callbacks}")
+        assert (other.configuration(), code_identity(other)) == (first.configuration(), code_identity(first))
+    for callbacks in ("['console']", "['console', {use='ema', decay=0.8}]"):
+        assert first.with_(f"callback={callbacks}").configuration() != first.configuration()
+    assert code_identity(first.with_("callback=['console']")) == code_identity(first.with_("callback=[]"))
 
 
 def test_it_does_not_depend_on_how_the_values_were_written(tmp_path: Path, tiny: Path) -> None:

@@ -55,6 +55,19 @@ def test_a_base_class_in_another_package_is_included(install: Callable[..., None
     assert sources("derived").keys() == {"based", "derived"}
 
 
+def test_of_imports_from_elsewhere_those_of_installed_libraries_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    for folder, name in ((tmp_path, "beside"), (installed, "a_library")):
+        (folder / f"{name}.py").write_text("A = 1\n", encoding="utf-8")
+        monkeypatch.syspath_prepend(str(folder))
+    imports = "import json, numpy, torch, a_library, beside\n"
+    (tmp_path / "standing_alone.py").write_text(imports + HEAD + BODY, encoding="utf-8")
+    assert sources("standing_alone").keys() == {"standing_alone", "beside"}
+
+
 def test_a_module_in_a_zip_file_has_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "packed.zip", "w") as file:
         file.writestr("packed_hits.py", HEAD + BODY)

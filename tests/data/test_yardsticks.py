@@ -53,6 +53,40 @@ def hits(tiny: Path, options: str = "", source: str = LOCAL, names: str = '("val
     return yardsticks(tiny, 'components=["hits.py"]', f'evaluator=["loss", {{use="hits"{options}}}]')
 
 
+CHANGING = """\
+import numpy as np
+
+from nanogpt_kit.api import Encoder, Tokenizer
+
+
+class ChangingEncoder(Encoder):
+    vocab_size, eot_id = 257, 256
+
+    def encode_batch(self, texts):
+        return [np.frombuffer(text.{change}().encode(), np.uint8).astype(np.int64) for text in texts]
+
+    def decode_bytes(self, ids):
+        return bytes(token for token in ids if token < 256)
+
+
+class Changing(Tokenizer):
+    def build(self, ctx):
+        return ChangingEncoder()
+
+    def restore(self, state):
+        return ChangingEncoder()
+"""
+
+
+@pytest.mark.parametrize(("change", "is_same"), [("upper", False), ("__str__", True)])
+def test_bits_per_byte_of_a_tokenizer_that_changes_the_text_are_those_of_another_text(
+    tiny: Path, change: str, is_same: bool
+) -> None:
+    (tiny.parent / "changing.py").write_text(CHANGING.replace("{change}", change), encoding="utf-8")
+    changing = yardsticks(tiny, 'components=["changing.py"]', "tokenizer=changing")
+    assert (changing[BITS] == yardsticks(tiny)[BITS]) == is_same
+
+
 def test_bits_per_byte_have_one_yardstick_for_every_tokenizer_and_the_loss_has_not(tiny: Path) -> None:
     of_bytes, of_characters = yardsticks(tiny), yardsticks(tiny, "tokenizer=char")
     assert of_bytes.keys() == {LOSS, BITS, OTHERS}

@@ -26,6 +26,7 @@ from nanogpt_kit.sweep.study.runs import write_run_experiment
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work.controller import Controller
 from nanogpt_kit.sweep.work.outcome import Outcome, failed_outcome
+from nanogpt_kit.train import warm_start
 from nanogpt_kit.train.stop import StopSignals
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
@@ -92,6 +93,23 @@ def test_cells_are_seed_by_seed_and_shared_by_arms_of_one_configuration(
         ("mlp is swiglu", 3),
     ]
     assert len({cell.identity for cell in cells}) == 2
+
+
+def test_a_run_to_start_from_that_was_trained_again_makes_other_cells(
+    question: Question, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = question.base.experiment
+    monkeypatch.setattr(type(base.dataset), "fingerprint", lambda _: "text")
+    monkeypatch.setattr(warm_start, "find_run", lambda name: name)
+    monkeypatch.setattr(warm_start, "checkpoint_of_run", lambda name: Path(name))
+    weights = "of 12 steps"
+    monkeypatch.setattr(warm_start.Manifest, "read", lambda _: SimpleNamespace(weights_hash=weights))
+    asked = Question("compare", (question.base, Arm("tuned", base.with_("model.init_from=long"))))
+    before = [cell.identity for cell in required_cells(asked, [3])]
+    assert [cell.identity for cell in required_cells(asked, [3])] == before
+    weights = "of 20 steps"
+    after = [cell.identity for cell in required_cells(asked, [3])]
+    assert (after[0], after[1] == before[1]) == (before[0], False)
 
 
 def test_named_runs_are_cells_of_nothing(question: Question, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

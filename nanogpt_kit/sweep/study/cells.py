@@ -9,6 +9,7 @@ from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.warm_start import start_identity
 
 Key = tuple[str, int]  # configuration and seed
 
@@ -22,6 +23,7 @@ class Cell:
     code: str
     dataset: str  # fingerprint of its text
     seed: int
+    start: str = ""  # what it takes of other runs, see `start_identity`
 
     @property
     def key(self) -> Key:
@@ -30,7 +32,7 @@ class Cell:
     @property
     def identity(self) -> str:
         """A hash of all that decides the result besides the seed."""
-        return digest([self.configuration, self.code, self.dataset])
+        return digest([self.configuration, self.code, self.dataset, self.start])
 
     @property
     def copies(self) -> str:
@@ -49,7 +51,7 @@ def required_cells(question: Question, seeds: Sequence[int]) -> Iterator[Cell]:
     Arms of one configuration share their cells. The fingerprint of a dataset may take as long as reading its text.
     """
     arms = [(arm, arm.configuration, named_runs(arm)) for arm in question.arms]
-    identities: dict[str, tuple[str, str]] = {}
+    identities: dict[str, tuple[str, str, str]] = {}
     fingerprints: dict[str, str] = {}
     seen: set[tuple[str, int]] = set()
     for seed in dict.fromkeys(seeds):
@@ -59,14 +61,15 @@ def required_cells(question: Question, seeds: Sequence[int]) -> Iterator[Cell]:
             seen.add((configuration, seed))
             if configuration not in identities:
                 identities[configuration] = identify(arm, fingerprints)
-            yield Cell(arm, configuration, *identities[configuration], seed)
+            code, dataset, start = identities[configuration]
+            yield Cell(arm, configuration, code, dataset, seed, start)
 
 
-def identify(arm: Arm, fingerprints: dict[str, str]) -> tuple[str, str]:
-    """The code and the text of an arm; `fingerprints` keeps those of datasets that are known."""
+def identify(arm: Arm, fingerprints: dict[str, str]) -> tuple[str, str, str]:
+    """The code, the text and the start of an arm; `fingerprints` keeps those of datasets that are known."""
     experiment = arm.experiment
     options: Mapping[str, object] = experiment.resolved()["dataset"]
     key = digest([options, experiment.entry_of(experiment.dataset).identity])
     if key not in fingerprints:
         fingerprints[key] = experiment.dataset.fingerprint()
-    return code_identity(experiment), fingerprints[key]
+    return code_identity(experiment), fingerprints[key], start_identity(experiment)
