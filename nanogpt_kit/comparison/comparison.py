@@ -13,6 +13,7 @@ from nanogpt_kit.comparison.factorial import judge_effects
 from nanogpt_kit.comparison.intervals import expected_luck
 from nanogpt_kit.comparison.judgement import judge_arms
 from nanogpt_kit.comparison.ledger import COMPARISON, read_comparisons, recorded_comparison, tried_configurations
+from nanogpt_kit.comparison.looks import count_look
 from nanogpt_kit.comparison.question import Question
 from nanogpt_kit.comparison.record import ArmRecord, Comparison, Effect, Look, Measurement, Result
 from nanogpt_kit.core.errors import RunFailed
@@ -33,7 +34,8 @@ def make_comparison(question: Question, measurements: Sequence[Measurement], com
     common = check_measurements(question, measurements)
     with locked_record(question):
         before = recorded_comparison(question)
-        looks, number = count_look(before, JudgedValues.of(question, measurements))
+        judged = JudgedValues.of(question, measurements)
+        looks, number = count_look(question, before, read_comparisons(), judged.seeds(), judged.hash())
         comparison = judged_comparison(question, measurements, command, common, looks, number)
         if before:
             comparison = comparison.model_copy(update={"started": before.started})
@@ -91,19 +93,6 @@ class JudgedValues:
 def has_failed(measurement: Measurement) -> bool:
     """Whether its arm is to blame: a run that failed, or a finished one whose metric is not finite."""
     return measurement.state == "failed" or (measurement.state == "finished" and measurement.value is None)
-
-
-def count_look(before: Comparison | None, judged: JudgedValues) -> tuple[tuple[Look, ...], int]:
-    """All looks with this one, and its number. What was judged before, with the same values, is not a new look.
-
-    One pair cannot decide anything, so that a look at one does not count.
-    """
-    looks = before.looks if before else ()
-    seeds, values = judged.seeds(), judged.hash()
-    index = next((i for i, look in enumerate(looks) if (look.seeds, look.values) == (seeds, values)), len(looks))
-    if index == len(looks):
-        looks = (*looks, Look(seeds=seeds, values=values, time=time.time()))
-    return looks, max(1, sum(len(look.seeds) > 1 for look in looks[: index + 1]))
 
 
 def judged_comparison(

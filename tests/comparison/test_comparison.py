@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +103,29 @@ def test_other_values_of_the_same_seeds_are_a_later_look(question: Question) -> 
     runs[0] = runs[0].model_copy(update={"value": 2.5})
     again = judge(question, runs)
     assert (len(again.looks), again.results[0].level) == (2, look_level(2))
+
+
+def ask(everything: Question, runs: Sequence[Measurement], arms: str, *seeds: int, kind: Any = "compare") -> float:
+    """The level of the interval of the last of these arms, in a question of their own."""
+    indices = [int(arm) for arm in arms]
+    question = replace(everything, kind=kind, arms=tuple(everything.arms[index] for index in indices))
+    chosen = [one.model_copy(update={"arm": indices.index(one.arm)}) for one in runs if one.arm in indices]
+    return judge(question, chosen, *seeds).results[-1].level
+
+
+def test_a_pair_that_another_question_has_seen_with_other_seeds_is_looked_at_again(tiny: Path) -> None:
+    everything = make_question(tiny, "model.mlp=swiglu", "model.mlp=relu2", "model.norm=rmsnorm")
+    more = {1: 2.5, 2: 2.51}
+    runs = measure_arms(
+        everything, [{seed: value + arm / 9 for seed, value in {**GELU, **more}.items()} for arm in range(4)]
+    )
+    assert ask(everything, runs, "01", *GELU) == look_level(1)
+    assert ask(everything, runs, "01", *GELU, kind="ablate") == look_level(1)  # the same seeds
+    assert ask(everything, runs, "01", kind="ablate") == look_level(2)
+    assert ask(everything, runs, "10") == look_level(2)  # which arm is the base does not matter
+    assert ask(everything, runs, "021") >= look_level(2)
+    assert ask(everything, runs, "03") == look_level(1)  # a pair that was not looked at
+    assert ask(everything, runs, "01", *GELU) == look_level(1)  # what was shown before stays
 
 
 def test_a_look_at_one_pair_costs_nothing(question: Question) -> None:
