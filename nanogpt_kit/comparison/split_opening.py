@@ -18,7 +18,7 @@ from nanogpt_kit.comparison.sentences import verdict_sentence
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.files import git_ignored_folder
-from nanogpt_kit.runs.folder import RunFolder, runs_root
+from nanogpt_kit.runs.folder import RunFolder, files_below_runs, runs_root
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.record import AnyText, Record, RecordPart, Unreadable
 
@@ -154,7 +154,7 @@ def locked_openings() -> Iterator[None]:
 def read_openings() -> list[tuple[Path, SplitOpening]]:
     """All openings with their files. Raises KitError where one cannot be read: it might be of the same split."""
     found = []
-    for path in sorted(runs_root().glob(f"*/*/*/{OPENING}")):
+    for path in files_below_runs(f"*/*/*/{OPENING}"):
         try:
             found.append((path, SplitOpening.read(path)))
         except FileNotFoundError:

@@ -16,7 +16,7 @@ from nanogpt_kit.comparison.record import Measurement
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep
-from nanogpt_kit.runs.folder import PROVENANCE, RunFolder
+from nanogpt_kit.runs.folder import PROVENANCE, RunFolder, relative_to_cwd
 from nanogpt_kit.runs.status import Cause
 from nanogpt_kit.sweep.study.cells import Cell
 from nanogpt_kit.sweep.study.ownership import is_on_this_machine
@@ -44,6 +44,7 @@ class ComparisonPlan(Plan):
     other_study = "set another --storage"
     run_folders = "*-s*"
     required = "the base of the comparison"
+    names_unused_folders = True
     ranks_trials = False
 
     def __init__(self, question: Question, cells: Sequence[Cell], options: Sweep, again: bool, nproc: int = 1) -> None:
@@ -91,6 +92,7 @@ class ComparisonPlan(Plan):
 
     def missing_trials(self, queued: Sequence[FrozenTrial]) -> list[QueuedTrial]:
         names = {record.run for trial in queued if (record := CellRecord.of(trial))}
+        names |= {path.name for path in self.question.folder().glob("*")}  # also of a study that was removed
         missing = []
         for cell in self.cells:
             if self.find(cell, queued) is None:
@@ -179,7 +181,8 @@ class ComparisonPlan(Plan):
             cause, reason = (result.cause, result.reason) if result else ("error", "")
             return failed_measurement(cell.seed, folder / record.run, cause, reason)
         if owner is None or is_on_this_machine(owner):
-            return result.measurement
+            run = relative_to_cwd(Path(owner.folder) / record.run) if owner else result.measurement.run
+            return result.measurement.model_copy(update={"run": str(run)})  # stored relative to another folder, perhaps
         copy = folder / "trials" / "other-machines" / record.run  # not a run
         copy.mkdir(parents=True, exist_ok=True)
         for name, text in result.files.items():

@@ -86,6 +86,8 @@ class Study(Generic[PlanT]):
             self.optuna_study.set_user_attr("count", self.count)
 
     def _check_leftover_runs(self) -> None:
+        if self.plan.names_unused_folders:
+            return
         studies = [self.storage.get_study_name_from_id(study._study_id) for study in self.storage.get_all_studies()]
         if self.plan.study_name.removesuffix(self.plan.suffix) not in studies and any(
             self.folder.glob(f"{self.plan.run_folders}/experiment.toml")
