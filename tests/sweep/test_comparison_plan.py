@@ -149,6 +149,20 @@ def test_again_begins_a_generation_and_continues_one_that_is_not_recorded(
     assert Generation.of_study(third.optuna_study).is_open
 
 
+@pytest.mark.parametrize("files", [{}, {"status.json": "{}"}])
+def test_a_run_that_failed_is_run_again_once_its_folder_is_removed(
+    question: Question, storage: InMemoryStorage, tmp_path: Path, files: dict[str, str]
+) -> None:
+    [cell, *_] = cells_of(question, [3])
+    study = opened(question, [cell], storage, tmp_path / "c")
+    trial = study.claim()
+    assert trial is not None
+    TrialResult(cause="error", files=files).store(trial)
+    study.optuna_study.tell(trial, state=TrialState.FAIL)
+    again = names(opened(question, [cell], storage, tmp_path / "c"))
+    assert again == (["base-s3-2"] if files else []), "without records it never had a folder"
+
+
 def test_a_cell_that_two_machines_queued_at_once_is_run_once(
     question: Question, storage: InMemoryStorage, tmp_path: Path
 ) -> None:
