@@ -21,6 +21,7 @@ from nanogpt_kit.core.options import digest
 from nanogpt_kit.runs.files import check_writable, git_ignored_folder
 from nanogpt_kit.runs.folder import runs_root
 from nanogpt_kit.runs.lock import Lock
+from nanogpt_kit.system.writing import remove_temporary_files
 
 RECORD_LOCK = ".comparison.lock"
 
@@ -61,6 +62,7 @@ def locked_record(question: Question) -> Iterator[None]:
     with git_ignored_folder(runs_root()):
         question.folder().mkdir(parents=True, exist_ok=True)
         with Lock(question.folder() / RECORD_LOCK, wait=True):
+            remove_temporary_files(question.folder(), of=COMPARISON)
             yield
 
 

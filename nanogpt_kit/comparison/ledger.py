@@ -13,7 +13,7 @@ from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.description import one_line
-from nanogpt_kit.runs.folder import RunFolder, runs_root
+from nanogpt_kit.runs.folder import RunFolder, files_below_runs, runs_root
 from nanogpt_kit.runs.index import index_runs
 from nanogpt_kit.runs.indexed_run import IndexedRun
 from nanogpt_kit.runs.record import Unreadable
@@ -61,7 +61,7 @@ def read_comparisons() -> list[Comparison]:
 
 def comparison_files() -> list[Path]:
     """runs/<name of the base>/<kind>/<id>/comparison.json of every comparison."""
-    return sorted(runs_root().glob(f"*/*/*/{COMPARISON}"))
+    return files_below_runs(f"*/*/*/{COMPARISON}")
 
 
 def read_comparison(path: Path) -> Comparison | None:

@@ -19,7 +19,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.evaluator_metrics import declared_metrics, evaluators_of_test
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.files import git_ignored_folder
-from nanogpt_kit.runs.folder import RunFolder, runs_root
+from nanogpt_kit.runs.folder import RunFolder, files_below_runs, runs_root
 from nanogpt_kit.runs.lock import Lock
 from nanogpt_kit.runs.record import AnyText, Record, RecordPart, Unreadable
 
@@ -163,7 +163,7 @@ def locked_openings() -> Iterator[None]:
 def read_openings() -> list[tuple[Path, SplitOpening]]:
     """All openings with their files. Raises KitError where one cannot be read: it might be of the same split."""
     found = []
-    for path in sorted(runs_root().glob(f"*/*/*/{OPENING}")):
+    for path in files_below_runs(f"*/*/*/{OPENING}"):
         try:
             found.append((path, SplitOpening.read(path)))
         except FileNotFoundError:

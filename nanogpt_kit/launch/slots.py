@@ -90,12 +90,12 @@ def too_few_free_message(
     if busy[0].startswith("gpu-"):
         left = f"there is room for {len(locked)} of {workers} parallel trials" if locked else "none is free"
         remedy = "wait until it ends, or reduce workers" if locked else "wait until it ends"
-        return f"another sweep on this machine uses GPU {format_ranges(busy)}; {left}; {remedy}"
+        return f"another sweep or comparison on this machine uses GPU {format_ranges(busy)}; {left}; {remedy}"
     left = f"{len(free)} are free ({format_ranges(free)})" if free else "none is free"
     remedy = "wait until it ends"
     if free and hasattr(os, "sched_setaffinity"):
-        remedy += f", or use the free ones: taskset -c {format_ranges(free)} nanogpt-kit sweep ..."
-    return f"another sweep on this machine uses core {format_ranges(busy)}; {left}; {remedy}"
+        remedy += f", or use the free ones: taskset -c {format_ranges(free)} nanogpt-kit ..."
+    return f"another sweep or comparison on this machine uses core {format_ranges(busy)}; {left}; {remedy}"
 
 
 def format_ranges(names: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import stat
 import tempfile
@@ -97,7 +96,8 @@ def check_writable(folder: Path, variable: str | None = None) -> None:
     while not nearest.exists():
         nearest = nearest.parent
     try:
-        os.rmdir(tempfile.mkdtemp(dir=nearest))
+        with tempfile.TemporaryFile(dir=nearest):  # without a name: a kill leaves nothing, and nobody else sees it
+            pass
     except OSError as error:
         remedy = f"; set {variable} to another folder" if variable else ""
         raise KitError(f"cannot write to {folder}: {error.strerror} ({nearest}){remedy}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -28,6 +29,13 @@ STARTED = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z")  # as prove
 
 def runs_root() -> Path:
     return Path(expand_path(os.environ.get("NANOGPT_KIT_RUNS") or "runs", "NANOGPT_KIT_RUNS"))
+
+
+def files_below_runs(pattern: str) -> list[Path]:
+    """The files below the runs folder whose path there matches, in order. Folders that are removed meanwhile, at which
+    pathlib's glob fails, are left out, as are hidden ones."""
+    root = runs_root()
+    return sorted(root / name for name in glob.glob(pattern, root_dir=root))
 
 
 @dataclass(frozen=True)

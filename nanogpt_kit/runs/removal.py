@@ -13,7 +13,7 @@ from nanogpt_kit.core.errors import Busy, KitError
 from nanogpt_kit.runs.descendants import direct_descendants
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.files import is_link
-from nanogpt_kit.runs.folder import PROVENANCE, RunFolder, runs_root
+from nanogpt_kit.runs.folder import PROVENANCE, RunFolder, files_below_runs, runs_root
 from nanogpt_kit.runs.indexed_run import IndexedRun
 from nanogpt_kit.runs.lock import is_locked
 from nanogpt_kit.runs.recorded_values import read_object
@@ -65,7 +65,9 @@ def listed(names: list[str]) -> str:
 def comparisons_with(folder: RunFolder) -> list[str]:
     """The folders of the comparisons whose records name this run, relative to the runs folder."""
     top = runs_root()
-    return sorted(str(path.parent.relative_to(top)) for path in top.glob(COMPARISONS) if is_named_in(path, folder, top))
+    return sorted(
+        str(path.parent.relative_to(top)) for path in files_below_runs(COMPARISONS) if is_named_in(path, folder, top)
+    )
 
 
 def is_named_in(record: Path, folder: RunFolder, top: Path) -> bool:

@@ -7,7 +7,7 @@ import re
 import secrets
 from pathlib import Path
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
+TEMPORARY = r"\.%s\.[0-9a-f]{16}\.tmp"  # %s: pattern of the name of the file
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
@@ -31,10 +31,14 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
     sync_folder(path.parent)
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Removes temporary files of `write_atomically` in killed processes. Only for the one process that writes there."""
+def remove_temporary_files(folder: Path, of: str = "") -> None:
+    """Removes temporary files of `write_atomically` in killed processes: all, or those of the file named `of`.
+
+    Only for the one process that writes there, or that file.
+    """
+    name = re.compile(TEMPORARY % (re.escape(of) or ".+"), re.DOTALL)
     with os.scandir(folder) as entries:
-        left = [entry.path for entry in entries if TEMPORARY.fullmatch(entry.name) and not entry.is_dir()]
+        left = [entry.path for entry in entries if name.fullmatch(entry.name) and not entry.is_dir()]
     for path in left:
         os.unlink(path)
 

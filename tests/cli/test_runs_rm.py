@@ -14,6 +14,7 @@ import pytest
 
 from nanogpt_kit.cli import runs_rm
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.sweep.study.records import CellRecord
 from nanogpt_kit.sweep.study.storage import open_storage
 from tests.runs.listed_runs import make_listed_run
 
@@ -126,6 +127,22 @@ def test_a_trial_of_an_unfinished_sweep_stays(command: Command, trial: tuple[Run
     study.tell(study.ask(), state=optuna.trial.TrialState.PRUNED)
     assert command("runs", "rm", run, "--yes").code == 0
     assert not run.path.exists()
+
+
+def test_a_run_of_a_comparison_that_finished_just_before_a_kill_has_ended(command: Command) -> None:
+    runs = [
+        make_listed_run(f"a/compare/0123/base-s{seed}", state=state)
+        for seed, state in ((3, "finished"), (4, "running"))
+    ]
+    study = optuna.create_study(study_name="a", storage=open_storage("journal", runs[0].path.parent))
+    study.set_user_attr("count", 2)
+    for run in runs:
+        record = CellRecord(identity="0", seed=3, generation=0, run=run.path.name)
+        study.ask().set_user_attr(record.attribute, record.stored())
+    assert "1 trial has not ended" in refusal(command("runs", "rm", runs[0], "--yes"))
+    runs[1].set_status("finished")
+    answer = command("runs", "rm", runs[0], "--yes")
+    assert answer.code == 0, answer.err
 
 
 def test_a_trial_whose_sweep_cannot_be_read_stays(command: Command, tmp_path: Path) -> None:

@@ -146,6 +146,17 @@ def test_processes_that_judge_at_once_lose_no_look(question: Question) -> None:
     assert {round(one.results[0].level, 9) for one in made} == {round(look_level(n), 9) for n in range(1, 5)}
 
 
+def test_what_a_kill_left_of_a_record_is_removed(question: Question) -> None:
+    question.folder().mkdir(parents=True)
+    left, other = (
+        question.folder() / f".{name}.0123456789abcdef.tmp" for name in ("comparison.json", "test-split.json")
+    )
+    for path in (left, other):
+        path.write_text("{")
+    judge(question, measure_arms(question, [GELU, SWIGLU]))
+    assert (left.exists(), other.exists()) == (False, True)
+
+
 def test_a_damaged_record_is_refused_before_anything_is_judged(question: Question) -> None:
     runs = measure_arms(question, [GELU, SWIGLU])
     path = record_path(judge(question, runs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -182,3 +183,20 @@ def test_an_empty_ledger_says_so(command: Callable[..., Any]) -> None:
     assert (answer.code, answer.out) == (0, "")
     assert "no comparisons yet" in answer.err
     assert command("runs", "ledger", "--json").out == "[]\n"
+
+
+def test_a_folder_that_is_removed_while_the_ledger_is_read_is_left_out(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = make_question(tiny, "model.mlp=swiglu")
+    comparison = make_comparison(question, measure_arms(question, [{1: 1.0}, {1: 1.5}]), "")
+    (question.folder().parents[1] / "removed").mkdir()
+    scandir = os.scandir
+
+    def scan(path: Any) -> Any:
+        if str(path).endswith("removed"):
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert read_comparisons() == [comparison]

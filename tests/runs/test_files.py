@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_the_temporary_name_cannot_be_guessed(tmp_path: Path, monkeypatch: pytes
         write_atomically(tmp_path / "a", "text")
     assert names[0] != names[1]
     assert all(str(os.getpid()) not in name.split(".") for name in names)
-    assert all(writing.TEMPORARY.fullmatch(name) for name in names)
+    assert all(re.fullmatch(writing.TEMPORARY % "a", name) for name in names)
 
 
 def test_only_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
@@ -62,6 +63,22 @@ def test_only_temporary_files_of_killed_processes_are_removed(tmp_path: Path) ->
     writing.remove_temporary_files(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"a", ".a.tmp", ".hidden", "b.0123456789abcdef.tmp", "outside"}
     assert (tmp_path / "outside").read_text() == "precious"
+
+
+def test_temporary_files_of_one_file_are_removed_without_those_of_others(tmp_path: Path) -> None:
+    mine, *others = ".a+b.0123456789abcdef.tmp", ".aab.0123456789abcdef.tmp", ".a+b.c.0123456789abcdef.tmp"
+    for name in (mine, *others):
+        (tmp_path / name).write_text("text")
+    writing.remove_temporary_files(tmp_path, of="a+b")
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+
+
+def test_whether_a_folder_is_writable_is_tested_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "mkdir", None)
+    files.check_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_keeps_file_names_that_are_not_utf8(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from nanogpt_kit.comparison.question import Arm, Question
+from nanogpt_kit.comparison.record import Measurement
 from nanogpt_kit.components.mlp import gelu
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
@@ -21,7 +22,7 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep.comparison import comparison_options
 from nanogpt_kit.sweep.study.cells import Cell, required_cells
 from nanogpt_kit.sweep.study.comparison import ComparisonPlan, slug, unused_name
-from nanogpt_kit.sweep.study.records import CellRecord, Generation
+from nanogpt_kit.sweep.study.records import CellRecord, Generation, TrialResult
 from nanogpt_kit.sweep.study.runs import write_run_experiment
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work.controller import Controller
@@ -166,6 +167,20 @@ def test_again_begins_a_generation_and_continues_one_that_is_not_recorded(
     assert Generation.of_study(third.optuna_study).is_open
 
 
+@pytest.mark.parametrize("files", [{}, {"status.json": "{}"}])
+def test_a_run_that_failed_is_run_again_once_its_folder_is_removed(
+    question: Question, storage: InMemoryStorage, tmp_path: Path, files: dict[str, str]
+) -> None:
+    [cell, *_] = cells_of(question, [3])
+    study = opened(question, [cell], storage, tmp_path / "c")
+    trial = study.claim()
+    assert trial is not None
+    TrialResult(cause="error", files=files).store(trial)
+    study.optuna_study.tell(trial, state=TrialState.FAIL)
+    again = names(opened(question, [cell], storage, tmp_path / "c"))
+    assert again == (["base-s3-2"] if files else []), "without records it never had a folder"
+
+
 def test_a_cell_that_two_machines_queued_at_once_is_run_once(
     question: Question, storage: InMemoryStorage, tmp_path: Path
 ) -> None:
@@ -182,6 +197,22 @@ def test_a_cell_that_two_machines_queued_at_once_is_run_once(
         study.optuna_study.tell(trial, 1.0)
     assert study.claim() is None
     assert study.is_finished()
+
+
+def test_a_run_that_a_controller_in_another_folder_measured_is_found(
+    question: Question, storage: InMemoryStorage, tmp_path: Path
+) -> None:
+    [cell, *_] = cells_of(question, [3])
+    study = opened(question, [cell], storage, tmp_path / "c")
+    trial = study.claim()
+    assert trial is not None
+    measurement = Measurement(arm=0, seed=3, run="relative/to/the/other/base-s3", state="finished", value=1.5)
+    TrialResult(cause="complete", measurement=measurement).store(trial)
+    study.optuna_study.tell(trial, 1.5)
+    (tmp_path / "c" / "base-s3").mkdir()
+    (tmp_path / "c" / "base-s3" / "experiment.toml").write_text("")
+    found = study.plan.measurement(cell, study.trials(), study.folder)
+    assert found == measurement.model_copy(update={"run": str(tmp_path / "c" / "base-s3")})
 
 
 def test_a_run_that_was_removed_is_run_again(question: Question, storage: InMemoryStorage, tmp_path: Path) -> None:
@@ -227,12 +258,14 @@ def test_another_number_of_processes_is_refused(question: Question, storage: InM
         other.open()
 
 
-def test_runs_of_another_storage_are_not_mixed_with_new_ones(question: Question, tmp_path: Path) -> None:
-    run = tmp_path / "c" / "base-s3"
+def test_without_its_study_a_comparison_begins_other_runs_beside_what_is_left(
+    question: Question, storage: InMemoryStorage
+) -> None:
+    run = question.folder() / "base-s3"
     run.mkdir(parents=True)
     (run / "experiment.toml").write_text("")
-    with pytest.raises(KitError, match=r"has runs of a study that is not in --storage; .* set another --storage"):
-        opened(question, cells_of(question, [3]), InMemoryStorage(), tmp_path / "c")
+    study = opened(question, cells_of(question, [3, 4]), storage, question.folder())
+    assert names(study) == ["base-s3-2", "mlp-is-swiglu-s3", "base-s4", "mlp-is-swiglu-s4"]
 
 
 # What ends it

@@ -514,6 +514,18 @@ def test_what_was_finished_while_nobody_looked_is_complete_without_a_process(sce
     assert not play.started
 
 
+def test_what_a_killed_controller_left_of_the_files_of_a_trial_is_removed(scene: Any) -> None:
+    play = scene("trials = 3")
+    trials = play.study.folder / "trials"
+    left = [trials / f".trial-0000-s1337.{suffix}.0123456789abcdef.tmp" for suffix in ("toml", "pid")]
+    other = trials / ".trial-0001-s1337.pid.0123456789abcdef.tmp"  # perhaps of a controller that lives
+    for path in (*left, other):
+        path.write_text("")
+    play.work()
+    assert not any(path.exists() for path in left)
+    assert other.exists()
+
+
 def test_checkpoints_of_what_was_given_up_go_and_the_rest_stays(scene: Any) -> None:
     play = scene()
     play.ends(fails("oom"))

@@ -16,11 +16,11 @@ from nanogpt_kit.comparison.record import Measurement
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep
-from nanogpt_kit.runs.folder import PROVENANCE, RunFolder
+from nanogpt_kit.runs.folder import PROVENANCE, RunFolder, relative_to_cwd
 from nanogpt_kit.runs.status import Cause
 from nanogpt_kit.sweep.study.cells import Cell
 from nanogpt_kit.sweep.study.ownership import is_on_this_machine
-from nanogpt_kit.sweep.study.plan import LOCAL_STORAGES, Plan, QueuedTrial
+from nanogpt_kit.sweep.study.plan import Plan, QueuedTrial
 from nanogpt_kit.sweep.study.records import CellRecord, Ending, Generation, Owner, TrialResult
 from nanogpt_kit.sweep.study.runs import TrialRun
 from nanogpt_kit.system.reading import read_text
@@ -44,6 +44,7 @@ class ComparisonPlan(Plan):
     other_study = "set another --storage"
     run_folders = "*-s*"
     required = "the base of the comparison"
+    names_unused_folders = True
     ranks_trials = False
 
     def __init__(self, question: Question, cells: Sequence[Cell], options: Sweep, again: bool, nproc: int = 1) -> None:
@@ -91,6 +92,7 @@ class ComparisonPlan(Plan):
 
     def missing_trials(self, queued: Sequence[FrozenTrial]) -> list[QueuedTrial]:
         names = {record.run for trial in queued if (record := CellRecord.of(trial))}
+        names |= {path.name for path in self.question.folder().glob("*")}  # also of a study that was removed
         missing = []
         for cell in self.cells:
             if self.find(cell, queued) is None:
@@ -155,9 +157,8 @@ class ComparisonPlan(Plan):
     # Measurements
 
     def result_fields(self, run: TrialRun, cause: Ending, reason: str) -> dict[str, Any]:
-        """The run's measurement; where other machines may judge it, also its records, since its folder is here."""
-        names = () if self.options.storage in LOCAL_STORAGES else RECORDS
-        paths = {name: run.folder.path / name for name in names}
+        """The run's measurement; also its records, since its folder is here, and other machines may judge it."""
+        paths = {name: run.folder.path / name for name in RECORDS}
         files = {name: read_text(path) for name, path in paths.items() if path.exists()}
         return {"measurement": self.measure(run, cause, reason), "files": files}
 
@@ -179,7 +180,8 @@ class ComparisonPlan(Plan):
             cause, reason = (result.cause, result.reason) if result else ("error", "")
             return failed_measurement(cell.seed, folder / record.run, cause, reason)
         if owner is None or is_on_this_machine(owner):
-            return result.measurement
+            run = relative_to_cwd(Path(owner.folder) / record.run) if owner else result.measurement.run
+            return result.measurement.model_copy(update={"run": str(run)})  # stored relative to another folder, perhaps
         copy = folder / "trials" / "other-machines" / record.run  # not a run
         copy.mkdir(parents=True, exist_ok=True)
         for name, text in result.files.items():
@@ -188,9 +190,10 @@ class ComparisonPlan(Plan):
 
 
 def is_removed(trial: FrozenTrial, record: CellRecord) -> bool:
-    """Whether its run had a result, and the user has removed it from this machine."""
-    owner = Owner.of(trial)
-    if trial.state != TrialState.COMPLETE or owner is None or not is_on_this_machine(owner):
+    """Whether its run had ended, and the user has removed it from this machine."""
+    owner, result = Owner.of(trial), TrialResult.of(trial)
+    had_folder = trial.state == TrialState.COMPLETE or (result is not None and result.files)
+    if not had_folder or owner is None or not is_on_this_machine(owner):
         return False
     return not RunFolder(Path(owner.folder) / record.run).experiment.exists()
 

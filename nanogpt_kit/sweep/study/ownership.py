@@ -32,7 +32,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nanogpt_kit.runs.lock import Lock, is_locked
 from nanogpt_kit.sweep.study.records import Owner
 from nanogpt_kit.system.reading import read_text
-from nanogpt_kit.system.writing import write_atomically
+from nanogpt_kit.system.writing import remove_temporary_files, write_atomically
 
 HEARTBEAT_SECONDS = 60.0
 LOST_SECONDS = 600  # without a heartbeat
@@ -122,4 +122,5 @@ def folder_id(folder: Path) -> str | None:
 
 def create_folder_id(folder: Path) -> None:
     if folder_id(folder) is None:
+        remove_temporary_files(folder / "trials", of="id")
         write_atomically(folder / "trials" / "id", uuid.uuid4().hex)

@@ -45,6 +45,7 @@ class Plan(ABC):
     other_study: ClassVar[str] = "give the experiment another name"  # how the user gets another study, in messages
     run_folders: ClassVar[str] = "trial-*"  # pattern of the names of its runs' folders
     required: ClassVar[str] = "the experiment as written"  # what is said of a trial that `is_required`
+    names_unused_folders: ClassVar[bool] = False  # whether its runs never continue what an earlier study left
     ranks_trials: ClassVar[bool] = True  # whether its trials compete, so that one of them is the best so far
 
     def __init__(self, options: Sweep, nproc: int = 1) -> None:

@@ -136,7 +136,9 @@ def open_journal(path: Path, for_reading: bool) -> BaseStorage:
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except ValueError as error:
-        raise KitError(Fault(f"{path} is damaged before its last line: {error}", STORAGE_KEY)) from None
+        raise KitError(
+            Fault(f"{path} is damaged before its last line: {error}; restore it, or move it away", STORAGE_KEY)
+        ) from None
 
 
 def remove_incomplete_line(path: Path) -> None:

@@ -31,7 +31,7 @@ from nanogpt_kit.sweep.study.plan import LOCAL_STORAGES, Plan
 from nanogpt_kit.sweep.study.records import Owner
 from nanogpt_kit.sweep.study.runs import TrialRun, component_copies
 from nanogpt_kit.sweep.study.sampler import ResumableSampler, make_pruner
-from nanogpt_kit.system.writing import write_atomically
+from nanogpt_kit.system.writing import remove_temporary_files, write_atomically
 
 IS_QUEUED = "queued"  # study attribute: all trials are in the queue
 QUEUE_SECONDS = 20  # for the controller that created the study to queue its trials
@@ -86,6 +86,8 @@ class Study(Generic[PlanT]):
             self.optuna_study.set_user_attr("count", self.count)
 
     def _check_leftover_runs(self) -> None:
+        if self.plan.names_unused_folders:
+            return
         studies = [self.storage.get_study_name_from_id(study._study_id) for study in self.storage.get_all_studies()]
         if self.plan.study_name.removesuffix(self.plan.suffix) not in studies and any(
             self.folder.glob(f"{self.plan.run_folders}/experiment.toml")
@@ -125,6 +127,7 @@ class Study(Generic[PlanT]):
         for path, source in self.plan.component_sources().items():
             copy = component_copies(self.folder) / path
             copy.parent.mkdir(parents=True, exist_ok=True)
+            remove_temporary_files(copy.parent, of=copy.name)
             write_atomically(copy, source)
 
     def queue_missing(self) -> None:

@@ -28,7 +28,7 @@ from nanogpt_kit.sweep.study.runs import TrialRun, write_run_experiment
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens, report_unit
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work.outcome import MissingMetric, Outcome, failed_outcome
-from nanogpt_kit.system.writing import write_atomically
+from nanogpt_kit.system.writing import remove_temporary_files, write_atomically
 
 CRASH_RETRIES = 1  # of a run that reports an error
 DEATH_RETRIES = 3  # of a run whose process dies without a status: out of memory, or killed
@@ -60,11 +60,18 @@ class TrialProcess:
         self.tail = MetricsReader(self.run.folder.metrics)
         self.threads: int | None = None
         self.last_status: Status | None = None  # of the newest run that finished
+        self.remove_temporary_files()
         self.send_heartbeat()
 
     @property
     def run(self) -> TrialRun:
         return self.runs[self.run_index]
+
+    def remove_temporary_files(self) -> None:
+        """Those that a killed controller left; with the trial's lock nobody else writes them."""
+        for run in self.runs:
+            for suffix in (".toml", ".pid"):
+                remove_temporary_files(self.folder / "trials", of=run.folder.path.name + suffix)
 
     def send_heartbeat(self) -> None:
         """Raises Optuna's UpdateFinishedTrialError if another controller has taken over the trial and ended it."""
