@@ -72,7 +72,7 @@ def list_runs(
 
     runs = index_runs()
     keys = [key.strip() for key in columns.split(",") if key.strip()] if columns else []
-    of_filters = ((f"filter {text!r}", key_of(text)) for text in filters)
+    of_filters = ((f"filter {text!r}", key_of(text, runs)) for text in filters)
     for place, key in [*of_filters, ("--sort", sort_key), *(("--columns", key) for key in keys)]:
         if key:
             check_key(key, runs, place)
@@ -106,7 +106,7 @@ def sorted_by(runs: Sequence[IndexedRun], key: str, reverse: bool) -> list[Index
 
 def sort_value(value: Any) -> tuple[bool, float, str]:
     is_text = not isinstance(value, int | float)
-    return is_text, 0.0 if is_text else float(value), str(value)
+    return is_text, 0.0 if is_text else value, str(value)
 
 
 def run_record(run: IndexedRun) -> dict[str, Any]:
