@@ -130,6 +130,6 @@ def starts_of(origin: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for key in STARTS:
         checkpoint = texts_of(origin.get(key)).get("checkpoint")
-        if checkpoint:
+        if checkpoint and "\0" not in checkpoint:
             found[key] = os.path.join(text_of(origin, "folder") or "", checkpoint)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterable, Iterator
@@ -16,11 +17,11 @@ from nanogpt_kit.runs.files import is_link
 from nanogpt_kit.runs.folder import PROVENANCE, RunFolder, runs_root
 from nanogpt_kit.runs.indexed_run import IndexedRun
 from nanogpt_kit.runs.lock import is_locked
-from nanogpt_kit.runs.recorded_values import read_object
+from nanogpt_kit.runs.recorded_values import read_object, texts_of
 from nanogpt_kit.system.folders import is_within
 from nanogpt_kit.system.writing import sync_folder
 
-REMOVED = ".removed"  # ends the hidden name of a folder whose removal has begun
+REMOVED = re.compile(r"\..*\.[0-9a-f]{16}\.removed", re.DOTALL)  # name of a folder whose removal has begun
 MAX_NAME = 100  # characters of the run's name in it
 COMPARISONS = "*/*/*/comparison.json"  # below the runs folder
 
@@ -70,10 +71,10 @@ def comparisons_with(folder: RunFolder) -> list[str]:
 
 def is_named_in(record: Path, folder: RunFolder, top: Path) -> bool:
     measurements = read_object(os.fspath(record.parent), record.name).get("measurements")
-    texts = [one.get("run") for one in measurements if isinstance(one, dict)] if isinstance(measurements, list) else []
+    runs = [texts_of(one).get("run", "") for one in measurements] if isinstance(measurements, list) else []
     real = os.path.realpath(folder.path)
-    named = {os.path.realpath(place) for text in texts if isinstance(text, str) for place in (text, top / text)}
-    return real in named
+    end = os.sep + os.path.relpath(real, os.path.realpath(top))  # the runs folder may have been moved since
+    return any(f"{os.sep}{run}".endswith(end) or os.path.realpath(run) == real for run in runs if "\0" not in run)
 
 
 def remove_run(folder: RunFolder) -> None:
@@ -83,7 +84,7 @@ def remove_run(folder: RunFolder) -> None:
     hidden folder that is not a run and that the next removal beside it removes.
     """
     path = folder.path
-    hidden = path.with_name(f".{path.name[:MAX_NAME]}.{secrets.token_hex(8)}{REMOVED}")
+    hidden = path.with_name(f".{path.name[:MAX_NAME]}.{secrets.token_hex(8)}.removed")
     try:
         with folder.lock():  # nobody resumes it meanwhile
             path.rename(hidden)
@@ -105,8 +106,7 @@ def leftovers(parent: Path) -> Iterator[Path]:
     """Folders whose removal has begun and did not end."""
     with os.scandir(parent) as entries:
         for entry in list(entries):
-            is_hidden = entry.name.startswith(".") and entry.name.endswith(REMOVED)
-            if is_hidden and entry.is_dir(follow_symlinks=False):
+            if REMOVED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                 yield Path(entry.path)
 
 
