@@ -135,9 +135,9 @@ def read_cache(top: str) -> Rows:
 def write_cache(top: str, rows: Rows) -> None:
     keys: dict[tuple[str, ...], int] = {}
     values = [(stamp, packed(row, keys)) for stamp, row in rows.values()]
-    record = {"identity": identity_of(top), "keys": list(keys), "rows": values}
-    content = json.dumps(record, separators=(",", ":")).encode("ascii")
     with suppress(OSError, RuntimeError):  # a full or read-only disk, or no home: the next call takes as long
+        record = {"identity": identity_of(top), "keys": list(keys), "rows": values}
+        content = json.dumps(record, separators=(",", ":")).encode("ascii")
         file = cache_file(top)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, checksum_of(content) + b"\n" + content, 0o600)

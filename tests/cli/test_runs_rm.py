@@ -56,9 +56,7 @@ def test_it_shows_what_is_removed_and_asks(command: Command, asked: list[str]) -
     assert asked == ["remove this run, 2.0 MB?"] * 2
 
 
-def test_what_happens_while_it_asks_counts(
-    command: Command, asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_happens_while_it_asks_counts(command: Command, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parent = make_listed_run("a/one")
 
     def confirm(text: str, **_: object) -> bool:
