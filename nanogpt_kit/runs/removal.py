@@ -40,6 +40,8 @@ def reasons_to_stay(folder: RunFolder, runs: Iterable[IndexedRun], removed: Coll
         return [f"{path} has neither {PROVENANCE} nor status.json, so it may not be a run; remove the folder yourself"]
     runs = list(runs)
     real = os.path.realpath(path)
+    if is_within(os.getcwd(), real):
+        return [one_line(f"{real} contains the current folder; give the command in another one")]
     inner = [run.reference for run in runs_within(real)]
     reasons = [f"{path} contains other runs: {', '.join(inner)}; remove them first"] if inner else []
     children = direct_descendants(path, runs)
@@ -83,22 +85,22 @@ def remove_run(folder: RunFolder) -> None:
     Raises Busy where a process uses it, and KitError where it cannot be removed. A kill leaves the whole run, or a
     hidden folder that is not a run and that the next removal beside it removes.
     """
-    path = folder.path
+    path = Path(os.path.realpath(folder.path.parent), folder.path.name)  # which may lead through the run itself by ".."
     hidden = path.with_name(f".{path.name[:MAX_NAME]}.{secrets.token_hex(8)}.removed")
     try:
         with folder.lock():  # nobody resumes it meanwhile
             path.rename(hidden)
     except BlockingIOError:
-        raise Busy(f"{path} is being used by another process") from None
+        raise Busy(f"{folder} is being used by another process") from None
     except OSError as error:
-        raise KitError(f"cannot remove {path}: {error.strerror}") from None
+        raise KitError(f"cannot remove {folder}: {error.strerror}") from None
     (hidden / "experiment.toml").unlink(missing_ok=True)  # first: without it the folder is not a run
     with suppress(OSError):
         sync_folder(path.parent)
     for leftover in leftovers(path.parent):
         shutil.rmtree(leftover, ignore_errors=True)
     if hidden.exists():
-        raise KitError(f"{path} is removed, except some files in {hidden}; remove that folder yourself")
+        raise KitError(f"{folder} is removed, except some files in {hidden}; remove that folder yourself")
     remove_empty_parents(path.parent)
 
 

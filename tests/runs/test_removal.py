@@ -140,6 +140,23 @@ def test_what_needs_a_run_is_found_after_the_runs_folder_was_moved(
     assert (comparisons_with(other), reasons(other)) == ([], [])
 
 
+@pytest.mark.parametrize("place", [".", "checkpoints"])
+def test_a_run_with_the_current_folder_stays(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_listed_run("a/one")
+    run.checkpoints.mkdir()
+    monkeypatch.setenv("NANOGPT_KIT_RUNS", str(runs_root().absolute()))
+    monkeypatch.chdir(run.path / place)
+    name = Path(os.path.relpath(run.path))
+    remedy = f"{os.path.realpath(name)} contains the current folder; give the command in another one"
+    assert reasons(RunFolder(name)) == [remedy]
+
+
+def test_a_path_may_lead_through_the_run() -> None:
+    run = make_listed_run("a/one")
+    remove_run(RunFolder(run.path / ".." / "one"))
+    assert not run.path.exists()
+
+
 def test_a_hidden_folder_of_a_user_stays() -> None:
     run = make_listed_run("a/one")
     (run.path.parent / ".mine.removed").mkdir()
