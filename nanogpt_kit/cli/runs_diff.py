@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.candidates import listed_run_candidates
+from nanogpt_kit.cli.json_output import with_nulls
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import printable
 
@@ -39,7 +40,7 @@ def diff_runs(first: str, second: str, as_json: bool) -> None:
         values = {name: getattr(found, name) for name in (*SECTIONS, "sources")}
         values |= {"evaluated_steps": found.steps, "unrecorded": found.unrecorded}
         record = {"runs": [run.path for run in runs], **values}
-        click.echo(printable(json.dumps(record, ensure_ascii=False)))
+        click.echo(printable(json.dumps(with_nulls(record), ensure_ascii=False)))
         return
     click.echo(printable(f"A  {runs[0].reference}\nB  {runs[1].reference}"))
     for line in difference_lines(found):

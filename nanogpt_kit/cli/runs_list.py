@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def list_runs(
 
     runs = index_runs()
     keys = [key.strip() for key in columns.split(",") if key.strip()] if columns else []
-    of_filters = ((f"filter {text!r}", key_of(text)) for text in filters)
+    of_filters = ((f"filter {text!r}", key_of(text, runs)) for text in filters)
     for place, key in [*of_filters, ("--sort", sort_key), *(("--columns", key) for key in keys)]:
         if key:
             check_key(key, runs, place)
@@ -105,7 +106,7 @@ def sorted_by(runs: Sequence[IndexedRun], key: str, reverse: bool) -> list[Index
 
 def sort_value(value: Any) -> tuple[bool, float, str]:
     is_text = not isinstance(value, int | float)
-    return is_text, 0.0 if is_text else float(value), str(value)
+    return is_text, 0.0 if is_text else value, str(value)
 
 
 def run_record(run: IndexedRun) -> dict[str, Any]:
@@ -128,16 +129,17 @@ def differing_options(runs: Sequence[IndexedRun]) -> list[str]:
 
     An option that only some of the components in a slot have is left out: the slot differs.
     """
-    known: dict[str, None] = {}
+    first: dict[str, Any] = {}
+    differing: set[str] = set()
+    counts: Counter[str] = Counter()  # how many runs have it
     for run in runs:
-        if not run.options.keys() <= known.keys():
-            known.update(dict.fromkeys(run.options))
-    found: dict[str, int] = {}  # how many runs have it
-    for key in known:
-        if key.partition(".")[0] in SECTIONS and key not in NOT_SHOWN:
-            values = [run.options.get(key) for run in runs]
-            if values.count(values[0]) < len(values):
-                found[key] = len(values) - values.count(None)
+        counts.update(run.options.keys())
+        differing.update(key for key, value in run.options.items() if first.setdefault(key, value) != value)
+    found = {
+        key: count
+        for key, count in counts.items()
+        if (key in differing or count < len(runs)) and key.partition(".")[0] in SECTIONS and key not in NOT_SHOWN
+    }
     keys = [
         key
         for key, count in found.items()

@@ -30,6 +30,7 @@ def remove_runs(runs: tuple[str, ...], yes: bool) -> None:
     Refused are runs that another process uses, that other runs began from, that are trials of an unfinished sweep
     or comparison, and without --yes those that the record of a comparison names. If one is refused, none is removed.
     """
+    from nanogpt_kit.runs.folder import RunFolder
     from nanogpt_kit.runs.removal import comparisons_with, remove_run
     from nanogpt_kit.system.folders import folder_bytes
 
@@ -47,7 +48,8 @@ def remove_runs(runs: tuple[str, ...], yes: bool) -> None:
         if not click.confirm(f"remove {count}, {format_bytes(sum(sizes))}?", err=True):
             print_lines("nothing was removed", err=True)
             return
-    for folder in folders:
+        check_removable(folders, yes=True)  # much may have happened while it asked
+    for folder in sorted(folders, key=RunFolder.started, reverse=True):  # after a kill no run lacks what it began from
         remove_run(folder)
         print_lines(f"removed: {folder}")
 

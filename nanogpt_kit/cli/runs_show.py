@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.byte_text import format_bytes
+from nanogpt_kit.cli.json_output import with_nulls
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.runs_list import metric_text, run_record
 from nanogpt_kit.cli.runs_note import RUN, notes_json
@@ -40,7 +41,7 @@ def show_run(run: str, as_json: bool) -> None:
     found = find_run(run)
     record = shown_record(found)
     if as_json:
-        click.echo(printable(json.dumps(record, ensure_ascii=False)))
+        click.echo(printable(json.dumps(with_nulls(record), ensure_ascii=False)))
         return
     for title, lines in sections_of(record):
         click.echo(printable(title))

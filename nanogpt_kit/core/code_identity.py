@@ -22,15 +22,17 @@ import sys
 from collections.abc import Iterator
 from importlib import machinery, metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nanogpt_kit.core.errors import dotted
-from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.identity import only_reports
-from nanogpt_kit.core.kinds import Dataset
 from nanogpt_kit.core.module_source import KIT_PACKAGE, class_sources
 from nanogpt_kit.core.options import digest, path_options
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, LocalEntry
 from nanogpt_kit.system.reading import sha256_file
+
+if TYPE_CHECKING:
+    from nanogpt_kit.core.experiment import Experiment
 
 KIT = Path(__file__).parents[1]
 NOT_IN_A_RUN = frozenset(
@@ -75,7 +77,7 @@ def named_files(experiment: Experiment) -> dict[str, list[str]]:
     """The hashes of the files that options of components other than the dataset name, by their keys."""
     hashes = {}
     for key, part in experiment.parts():
-        for option in [] if isinstance(part, Dataset) else sorted(path_options(type(part))):
+        for option in [] if part.kind == "dataset" else sorted(path_options(type(part))):
             value = getattr(part, option)
             paths = map(Path, value if isinstance(value, tuple) else [value] if value else [])
             hashes[dotted((*key, option))] = [hash_content(path) for path in paths if path.is_file()]

@@ -16,7 +16,6 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.indexed_run import FIELDS, IndexedRun
 
 FILTER = re.compile(r"(?P<key>[^<>=!]+)(?P<operator><=|>=|!=|==|=|<|>)(?P<value>.*)", re.DOTALL)
-BARE_KEY = re.compile(r"[a-z_]\w*([./]\w+)+")  # which no experiment has as its name, since it is a key of the runs
 ORDER: dict[str, Callable[[Any, Any], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 
 
@@ -51,13 +50,33 @@ class Filter:
         number = number_in(self.text)
         if is_number(value) and number is not None:
             return bool(value == number)
-        return value_text(value) == self.text or fnmatchcase(value_text(value), self.text)
+        text = self.text.lower() if isinstance(value, bool) else self.text
+        return value_text(value) == text or fnmatchcase(value_text(value), text)
 
 
-def key_of(text: str) -> str:
-    """The key that a filter compares; empty for a name."""
+@dataclass(frozen=True)
+class PlaceFilter:
+    """That a run, or a folder above it, has this path, which may have wildcards."""
+
+    key: str  # "run" or "folder"
+    path: str
+
+    def matches(self, run: IndexedRun) -> bool:
+        place = f"{run.value(self.key)}/"
+        return place.startswith(f"{self.path}/") or fnmatchcase(place, f"{self.path}/*")
+
+
+def key_of(text: str, runs: Sequence[IndexedRun]) -> str:
+    """The key that a filter compares; empty for a name, which may contain an operator: tiny/compare/1f2/lr=0.1-s7."""
     found = FILTER.fullmatch(text)
-    return found["key"].strip() if found else ""
+    key = found["key"].strip() if found else ""
+    if key and not any(run.value(key) is not None for run in runs) and any(map(place_of(text).matches, runs)):
+        return ""
+    return key
+
+
+def place_of(text: str) -> PlaceFilter:
+    return PlaceFilter("run", text.rstrip("/"))
 
 
 def is_number(value: Any) -> bool:
@@ -85,24 +104,32 @@ def select_runs(runs: Sequence[IndexedRun], texts: Sequence[str]) -> list[Indexe
     return [run for run in runs if all(one.matches(run) for one in filters)]
 
 
-def parse_filter(text: str, runs: Sequence[IndexedRun]) -> Filter:
-    found = FILTER.fullmatch(text)
-    if found is None:
+def parse_filter(text: str, runs: Sequence[IndexedRun]) -> Filter | PlaceFilter:
+    found, key = FILTER.fullmatch(text), key_of(text, runs)
+    if found is None or not key:
         return name_filter(text, runs)
-    key, operator, value = found["key"].strip(), found["operator"].replace("==", "="), found["value"].strip()
+    operator, value = found["operator"].replace("==", "="), without_quotes(found["value"].strip())
+    if operator == "=" and value[:1] in ORDER and number_in(value[1:]) is not None:
+        raise KitError(f"filter {text!r}: the operator is {value[0]}=, as in {key}{value[0]}={value[1:].strip()}")
     values = [known for run in runs if (known := run.value(key)) is not None]
     if operator in ORDER and number_in(value) is None and values and all(map(is_number, values)):
         raise KitError(f"filter {text!r}: {key} is a number, as in {key}{operator}{value_text(values[-1])}")
     return Filter(key, operator, value)
 
 
-def name_filter(text: str, runs: Sequence[IndexedRun]) -> Filter:
-    """A filter by experiment, or by the path of a run or of a folder of runs."""
-    path = text.rstrip("/")
-    for key, pattern in (("experiment", text), ("run", f"{path}*"), ("folder", f"{os.path.abspath(path)}*")):
-        if not runs or any(map(Filter(key, "=", pattern).matches, runs)):
-            return Filter(key, "=", pattern)
-    if BARE_KEY.fullmatch(text) or text in FIELDS:
+def without_quotes(value: str) -> str:
+    """A text may be written as in TOML."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
+
+
+def name_filter(text: str, runs: Sequence[IndexedRun]) -> Filter | PlaceFilter:
+    """A filter by experiment, by the path of a run or of a folder of runs, or by the name of such a folder."""
+    place = place_of(text)
+    folder, name = PlaceFilter("folder", os.path.abspath(text)), PlaceFilter("run", f"*/{place.path}")
+    for one in (Filter("experiment", "=", text), place, folder, name):
+        if not runs or any(map(one.matches, runs)):
+            return one
+    if text in FIELDS or any(run.value(text) is not None for run in runs):
         example = f"{text}<2" if "/" in text else f"{text}>=1e-3"
         raise KitError(
             f"filter {text!r}: a key needs an operator and a value, in quotes for the shell, as in {example!r}"

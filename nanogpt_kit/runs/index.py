@@ -29,7 +29,7 @@ WRITE_FRACTION = 0.05  # of the runs: to read that many again takes as long as t
 COLUMNS = tuple(column.name for column in fields(IndexedRun))
 MAPPINGS = [COLUMNS.index(name) for name in ("metrics", "options", "yardsticks", "data", "starts")]
 
-Stamp = list[int]  # time of change in ns, size and inode of each of FILES; -1 where it is missing
+Stamp = list[int]  # of each of FILES: times of change of content and inode in ns, size, inode; -1 where it is missing
 Rows = dict[str, tuple[Stamp, IndexedRun]]  # by the absolute path of the run
 
 
@@ -49,7 +49,7 @@ def index_runs(root: Path | None = None) -> list[IndexedRun]:
             known = before.get(path)
             if known is None or known[0] != stamp:
                 known = (stamp, IndexedRun.read(path, os.path.relpath(path, top)))
-            if max(stamp[::3]) < settled:
+            if max(stamp[::4]) < settled:
                 after[path] = known
             runs.append(with_live_state(known[1]))
         changed = sum(row is not before.get(path) for path, row in after.items())
@@ -101,13 +101,14 @@ def run_paths(top: str) -> Iterator[str]:
 
 
 def stamp_of(path: str) -> Stamp:
+    """A copy may have the times of the original, but only the system sets the time of change of an inode."""
     stamp = []
     for name in FILES:
         try:
             found = os.stat(f"{path}/{name}")
-            stamp += [found.st_mtime_ns, found.st_size, found.st_ino]
+            stamp += [found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino]
         except OSError:
-            stamp += [-1, -1, -1]
+            stamp += [-1, -1, -1, -1]
     return stamp
 
 
@@ -134,9 +135,9 @@ def read_cache(top: str) -> Rows:
 def write_cache(top: str, rows: Rows) -> None:
     keys: dict[tuple[str, ...], int] = {}
     values = [(stamp, packed(row, keys)) for stamp, row in rows.values()]
-    record = {"identity": identity_of(top), "keys": list(keys), "rows": values}
-    content = json.dumps(record, separators=(",", ":")).encode("ascii")
     with suppress(OSError, RuntimeError):  # a full or read-only disk, or no home: the next call takes as long
+        record = {"identity": identity_of(top), "keys": list(keys), "rows": values}
+        content = json.dumps(record, separators=(",", ":")).encode("ascii")
         file = cache_file(top)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, checksum_of(content) + b"\n" + content, 0o600)

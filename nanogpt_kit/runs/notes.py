@@ -44,6 +44,8 @@ def add_note(folder: Path, text: str) -> Note:
         descriptor = os.open(folder / NOTES, flags, 0o666)
         try:
             end = os.lseek(descriptor, 0, os.SEEK_END)
+            if end + len(line) >= MAX_BYTES:
+                raise KitError(f"{folder / NOTES} is full, with {end:,} bytes; remove notes that nobody reads")
             os.lseek(descriptor, max(0, end - 1), os.SEEK_SET)
             is_cut = os.read(descriptor, 1) not in (b"", b"\n")  # by a power cut
             os.write(descriptor, ("\n" * is_cut + line).encode("ascii"))

@@ -41,13 +41,22 @@ def flat_items(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, An
             yield from flat_items(value, f"{key}.")
         elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             uses = [item.get("use", index) for index, item in enumerate(value)]
-            yield key, uses
+            yield key, json_value(uses)
             for index, item in enumerate(value):
                 part = uses[index] if uses.index(uses[index]) == index else index
                 options = {name: option for name, option in item.items() if name != "use"}
                 yield from flat_items(options, f"{key}.{part}.")
         else:
-            yield key, value
+            yield key, json_value(value)
+
+
+def json_value(value: Any) -> Any:
+    """The value itself where JSON has it, else its text: of dates, infinity and NaN."""
+    if isinstance(value, dict):
+        return {key: json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [json_value(inner) for inner in value]
+    return value if isinstance(value, str | int) or is_finite_number(value) else str(value)
 
 
 def last_records(metrics: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -121,6 +130,6 @@ def starts_of(origin: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for key in STARTS:
         checkpoint = texts_of(origin.get(key)).get("checkpoint")
-        if checkpoint:
+        if checkpoint and "\0" not in checkpoint:
             found[key] = os.path.join(text_of(origin, "folder") or "", checkpoint)
     return found

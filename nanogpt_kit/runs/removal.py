@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterable, Iterator
@@ -16,11 +17,11 @@ from nanogpt_kit.runs.files import is_link
 from nanogpt_kit.runs.folder import PROVENANCE, RunFolder, files_below_runs, runs_root
 from nanogpt_kit.runs.indexed_run import IndexedRun
 from nanogpt_kit.runs.lock import is_locked
-from nanogpt_kit.runs.recorded_values import read_object
+from nanogpt_kit.runs.recorded_values import read_object, texts_of
 from nanogpt_kit.system.folders import is_within
 from nanogpt_kit.system.writing import sync_folder
 
-REMOVED = ".removed"  # ends the hidden name of a folder whose removal has begun
+REMOVED = re.compile(r"\..*\.[0-9a-f]{16}\.removed", re.DOTALL)  # name of a folder whose removal has begun
 MAX_NAME = 100  # characters of the run's name in it
 COMPARISONS = "*/*/*/comparison.json"  # below the runs folder
 
@@ -39,6 +40,8 @@ def reasons_to_stay(folder: RunFolder, runs: Iterable[IndexedRun], removed: Coll
         return [f"{path} has neither {PROVENANCE} nor status.json, so it may not be a run; remove the folder yourself"]
     runs = list(runs)
     real = os.path.realpath(path)
+    if is_within(os.getcwd(), real):
+        return [one_line(f"{real} contains the current folder; give the command in another one")]
     inner = [run.reference for run in runs_within(real)]
     reasons = [f"{path} contains other runs: {', '.join(inner)}; remove them first"] if inner else []
     children = direct_descendants(path, runs)
@@ -72,10 +75,10 @@ def comparisons_with(folder: RunFolder) -> list[str]:
 
 def is_named_in(record: Path, folder: RunFolder, top: Path) -> bool:
     measurements = read_object(os.fspath(record.parent), record.name).get("measurements")
-    texts = [one.get("run") for one in measurements if isinstance(one, dict)] if isinstance(measurements, list) else []
+    runs = [texts_of(one).get("run", "") for one in measurements] if isinstance(measurements, list) else []
     real = os.path.realpath(folder.path)
-    named = {os.path.realpath(place) for text in texts if isinstance(text, str) for place in (text, top / text)}
-    return real in named
+    end = os.sep + os.path.relpath(real, os.path.realpath(top))  # the runs folder may have been moved since
+    return any(f"{os.sep}{run}".endswith(end) or os.path.realpath(run) == real for run in runs if "\0" not in run)
 
 
 def remove_run(folder: RunFolder) -> None:
@@ -84,22 +87,22 @@ def remove_run(folder: RunFolder) -> None:
     Raises Busy where a process uses it, and KitError where it cannot be removed. A kill leaves the whole run, or a
     hidden folder that is not a run and that the next removal beside it removes.
     """
-    path = folder.path
-    hidden = path.with_name(f".{path.name[:MAX_NAME]}.{secrets.token_hex(8)}{REMOVED}")
+    path = Path(os.path.realpath(folder.path.parent), folder.path.name)  # which may lead through the run itself by ".."
+    hidden = path.with_name(f".{path.name[:MAX_NAME]}.{secrets.token_hex(8)}.removed")
     try:
         with folder.lock():  # nobody resumes it meanwhile
             path.rename(hidden)
     except BlockingIOError:
-        raise Busy(f"{path} is being used by another process") from None
+        raise Busy(f"{folder} is being used by another process") from None
     except OSError as error:
-        raise KitError(f"cannot remove {path}: {error.strerror}") from None
+        raise KitError(f"cannot remove {folder}: {error.strerror}") from None
     (hidden / "experiment.toml").unlink(missing_ok=True)  # first: without it the folder is not a run
     with suppress(OSError):
         sync_folder(path.parent)
     for leftover in leftovers(path.parent):
         shutil.rmtree(leftover, ignore_errors=True)
     if hidden.exists():
-        raise KitError(f"{path} is removed, except some files in {hidden}; remove that folder yourself")
+        raise KitError(f"{folder} is removed, except some files in {hidden}; remove that folder yourself")
     remove_empty_parents(path.parent)
 
 
@@ -107,8 +110,7 @@ def leftovers(parent: Path) -> Iterator[Path]:
     """Folders whose removal has begun and did not end."""
     with os.scandir(parent) as entries:
         for entry in list(entries):
-            is_hidden = entry.name.startswith(".") and entry.name.endswith(REMOVED)
-            if is_hidden and entry.is_dir(follow_symlinks=False):
+            if REMOVED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                 yield Path(entry.path)
 
 

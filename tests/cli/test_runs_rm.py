@@ -57,6 +57,24 @@ def test_it_shows_what_is_removed_and_asks(command: Command, asked: list[str]) -
     assert asked == ["remove this run, 2.0 MB?"] * 2
 
 
+def test_what_happens_while_it_asks_counts(command: Command, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = make_listed_run("a/one")
+
+    def confirm(text: str, **_: object) -> bool:
+        make_listed_run("a/two", branched_from={"checkpoint": str(parent.checkpoint(20)), "sha256": ""})
+        return True
+
+    monkeypatch.setattr(click, "confirm", confirm)
+    assert "a/two began from it" in refusal(command("runs", "rm", parent))
+    assert parent.path.exists()
+
+
+def test_a_run_is_removed_before_the_one_that_it_began_from(command: Command) -> None:
+    parent, child = (make_listed_run(f"a/2026010{day}-000000000-s7-aaaaaa") for day in (1, 2))
+    answer = command("runs", "rm", parent, child, "--yes")
+    assert answer.out == f"removed: {child}\nremoved: {parent}\n"
+
+
 def test_without_a_terminal_it_removes_nothing_unless_told_so(command: Command) -> None:
     runs = [make_listed_run(f"a/{name}") for name in ("one", "two")]
     assert "--yes" in refusal(command("runs", "rm", *runs))

@@ -171,3 +171,12 @@ def test_an_empty_note_is_refused_and_a_run_without_notes_has_none(command: Comm
     answer = command("runs", "note", run)
     assert (answer.code, answer.out) == (0, "")
     assert "has no notes" in answer.err
+
+
+def test_json_has_null_for_a_number_that_a_damaged_record_has_and_json_lacks(command: Command) -> None:
+    first = make_listed_run("a/one", machine={"threads": float("nan")})
+    second = make_listed_run("a/two", machine={"threads": 2})
+    shown = command("runs", "show", first, "--json").out
+    assert json.loads(shown, parse_constant=pytest.fail)["provenance"]["machine"] == {"threads": None}
+    diff = command("runs", "diff", first, second, "--json").out
+    assert json.loads(diff, parse_constant=pytest.fail)["environment"] == {"threads": [None, 2]}

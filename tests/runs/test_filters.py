@@ -40,7 +40,11 @@ def names(*filters: str) -> list[str]:
         (("model.mlp=swiglu",), ["two"]),
         (("model.mlp.use=*elu",), ["one", "trial-0000-s7"]),
         (("model.bias=true",), ["two"]),
+        (("model.bias=True",), ["two"]),
         (("model.bias=1",), []),
+        (("model.bias=*",), ["two"]),
+        (('model.mlp="swiglu"',), ["two"]),
+        (("optimizer.lr='1.0'",), ["trial-0000-s7"]),
         (("sampler=top_k",), ["one", "two"]),
         (("sampler.top_k.k==200",), ["one", "two"]),
         (("optimizer.betas=[0.9, 0.95]",), ["one", "two"]),
@@ -54,6 +58,8 @@ def names(*filters: str) -> list[str]:
         (("q*k", "val/loss<2"), ["two"]),
         (("wide/sweep",), ["trial-0000-s7"]),
         (("wide/sweep/",), ["trial-0000-s7"]),
+        (("wide/sw*",), ["trial-0000-s7"]),
+        (("two",), ["two"]),
     ],
 )
 def test_a_run_is_listed_if_it_matches_every_filter(filters: tuple[str, ...], expected: list[str]) -> None:
@@ -72,6 +78,9 @@ def test_a_folder_may_be_named_by_its_path(tmp_path: object) -> None:
         ("optimizer.lr", ["needs an operator", "quotes", "'optimizer.lr>=1e-3'"]),
         ("val/loss", ["needs an operator", "'val/loss<2'"]),
         ("state", ["needs an operator"]),
+        ("optimizer.lr=>1e-3", ["the operator is >=, as in optimizer.lr>=1e-3"]),
+        ("optimizer.lr=<1", ["the operator is <=, as in optimizer.lr<=1"]),
+        ("wide/sw", ["no experiment and no run has this name"]),
     ],
 )
 def test_a_mistake_gets_what_to_write_instead(filter_: str, parts: list[str]) -> None:
@@ -82,5 +91,19 @@ def test_a_mistake_gets_what_to_write_instead(filter_: str, parts: list[str]) ->
         assert part in str(error.value)
 
 
+def test_a_folder_is_not_one_whose_name_begins_alike() -> None:
+    make_listed_run("wide/sweep2/trial-0000-s7", started="2026-01-06T00:00:00Z")
+    make_listed_run("wide/[a]*/three", started="2026-01-07T00:00:00Z")
+    assert names("wide/sweep") == ["trial-0000-s7"]
+    assert names("wide/[a]*") == ["three"]
+
+
+def test_a_path_may_contain_an_operator() -> None:
+    make_listed_run("quick/compare/12ab/optimizer.lr=0.1-s7", started="2026-01-06T00:00:00Z")
+    assert names("quick/compare/12ab/optimizer.lr=0.1-s7") == ["optimizer.lr=0.1-s7"]
+    assert key_of("quick/compare/12ab/optimizer.lr=0.1-s7", index_runs()) == ""
+
+
 def test_the_key_of_a_filter_is_what_stands_before_its_operator() -> None:
-    assert list(map(key_of, ["a.b >= 3", "val/loss<2", "quick", "x=y=z"])) == ["a.b", "val/loss", "", "x"]
+    texts = ["a.b >= 3", "val/loss<2", "quick", "x=y=z", "seed=7"]
+    assert [key_of(text, index_runs()) for text in texts] == ["a.b", "val/loss", "", "x", "seed"]

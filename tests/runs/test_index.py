@@ -201,6 +201,29 @@ def test_a_change_of_each_file_shows(name: str) -> None:
     assert only_run() != before
 
 
+def test_another_content_of_the_same_size_and_time_shows() -> None:
+    run = make_old(make_listed_run("a/one", loss=2.5))
+    assert only_run().metrics["val/loss"] == 2.5
+    run.metrics.write_text(run.metrics.read_text().replace("2.5", "3.5"))
+    make_old(run)
+    assert only_run().metrics["val/loss"] == 3.5
+
+
+def test_dates_and_infinity_in_options_are_texts() -> None:
+    run = make_old(make_listed_run("a/one"))
+    lines = "day = 2026-01-02\nlimits = [inf, 1.5, [-inf]]\nat = 2026-01-02T03:04:05Z\n"
+    run.experiment.write_text(f"{lines}[train]\nmax_seconds = nan\n[[sampler]]\nuse = 07:32:00\n")
+    first = only_run()
+    assert first.options == {
+        "day": "2026-01-02",
+        "limits": ["inf", 1.5, ["-inf"]],
+        "at": "2026-01-02 03:04:05+00:00",
+        "train.max_seconds": "nan",
+        "sampler": ["07:32:00"],
+    }
+    assert only_run() == first
+
+
 def test_removed_and_replaced_runs_show(reads: list[str]) -> None:
     first, second = make_old(make_listed_run("a/one")), make_old(make_listed_run("a/two", loss=3.5))
     index_runs()

@@ -78,3 +78,13 @@ def test_processes_that_add_notes_at_once_lose_none(tmp_path: Path) -> None:
     texts = [note.text for note in read_notes(tmp_path)]
     for name in "abc":
         assert [text for text in texts if text.startswith(name)] == [f"{name} {number}" for number in range(100)]
+
+
+def test_a_note_that_would_make_the_file_too_large_to_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nanogpt_kit.runs.notes.MAX_BYTES", 200)
+    add_note(tmp_path, "x" * 60)
+    with pytest.raises(KitError, match=r"notes\.jsonl is full, with \d+ bytes"):
+        add_note(tmp_path, "x" * 100)
+    assert [note.text for note in read_notes(tmp_path)] == ["x" * 60]

@@ -121,6 +121,49 @@ def test_comparisons_that_name_a_run_are_found(form: str, tmp_path: Path, monkey
     assert comparisons_with(other) == []
 
 
+def test_what_needs_a_run_is_found_after_the_runs_folder_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, other = make_listed_run("a/one"), make_listed_run("a/one-more")
+    make_listed_run("a/two", init_from={"checkpoint": "runs/a/one/checkpoints/step-00000020"})
+    record = runs_root() / "a" / "compare" / "0123" / "comparison.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"measurements": [{"run": "runs/a/one"}, {"run": "a\0"}, 3, {}]}))
+    assert comparisons_with(run) == ["a/compare/0123"]
+    moved = tmp_path / "deep" / "moved"
+    moved.parent.mkdir()
+    runs_root().rename(moved)
+    monkeypatch.setenv("NANOGPT_KIT_RUNS", str(moved))
+    run, other = (RunFolder(moved / one.path.relative_to(one.path.parents[1])) for one in (run, other))
+    assert comparisons_with(run) == ["a/compare/0123"]
+    assert reasons(run) == [f"{run}: a/two began from it; remove it first"]
+    assert (comparisons_with(other), reasons(other)) == ([], [])
+
+
+@pytest.mark.parametrize("place", [".", "checkpoints"])
+def test_a_run_with_the_current_folder_stays(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_listed_run("a/one")
+    run.checkpoints.mkdir()
+    monkeypatch.setenv("NANOGPT_KIT_RUNS", str(runs_root().absolute()))
+    monkeypatch.chdir(run.path / place)
+    name = Path(os.path.relpath(run.path))
+    remedy = f"{os.path.realpath(name)} contains the current folder; give the command in another one"
+    assert reasons(RunFolder(name)) == [remedy]
+
+
+def test_a_path_may_lead_through_the_run() -> None:
+    run = make_listed_run("a/one")
+    remove_run(RunFolder(run.path / ".." / "one"))
+    assert not run.path.exists()
+
+
+def test_a_hidden_folder_of_a_user_stays() -> None:
+    run = make_listed_run("a/one")
+    (run.path.parent / ".mine.removed").mkdir()
+    remove_run(run)
+    assert [path.name for path in run.path.parent.iterdir()] == [".mine.removed"]
+
+
 REMOVE = """
 import sys
 from pathlib import Path
