@@ -98,7 +98,7 @@ class Comparison(Record):
     kind: Literal["compare", "ablate", "noise"]
     command: AnyText
     text: AnyText = ""  # the user's reason to ask
-    started: float  # seconds since 1970
+    started: float  # seconds since 1970, when the question was first asked
     time: float  # of this look
     metric: str
     direction: Literal["minimize", "maximize"]

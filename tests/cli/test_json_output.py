@@ -109,3 +109,25 @@ def test_the_plan_of_a_sweep_is_text(tiny: Path, command: Command) -> None:
     answer = command("sweep", tiny, "--preview", "--json")
     assert (answer.code, answer.out) == (2, "")
     assert "remove one of them" in answer.err
+
+
+def test_what_libraries_and_processes_print_is_not_in_the_result(tiny: Path, tmp_path: Path) -> None:
+    noisy = "import os, subprocess\nprint('a')\nos.write(1, b'b')\nsubprocess.run(['echo', 'c'])\n"
+    (tiny.parent / "noisy.py").write_text(
+        f"{noisy}from nanogpt_kit.api import Callback\nclass Noisy(Callback):\n    pass\n", encoding="utf-8"
+    )
+    tiny.write_text(
+        'components = ["noisy.py"]\ncallback = ["noisy"]\n' + tiny.read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    words = [sys.executable, "-m", "nanogpt_kit", "check", str(tiny), "--trust-code", "--json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(done.stdout)["options"]
+    assert "c\n" in done.stderr
+
+
+def test_records_of_texts_have_null_for_what_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    with click.Context(click.Command("sample")) as ctx:
+        reserve_stdout(ctx)
+        token = GeneratedToken("a", 0, float("-inf"), "length", 0)
+        print_records([{"prompt": "b"}], [token], logprobs=True)
+    assert json.loads(capsys.readouterr().out)["logprobs"] == [None]
