@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from nanogpt_kit.cli.output import continue_without_reader, stdout_file
+from nanogpt_kit.cli.output import check_written, continue_without_reader, stdout_file
 from nanogpt_kit.core.errors import printable
 
 STDOUT = "nanogpt_kit.stdout"  # key of ctx.meta: standard output, while sys.stdout is standard error
@@ -69,6 +69,7 @@ def print_json(result: object, indent: int | None = 2) -> None:
     if (stdout := meta[STDOUT]) is not None:  # it was closed before Python started
         with redirected(meta[DESCRIPTOR]) if DESCRIPTOR in meta else nullcontext():
             click.echo(printable(text), file=stdout)
+            check_written(stdout)
 
 
 def with_nulls(value: object) -> object:

@@ -136,6 +136,6 @@ class Comparison(Record):
     def __repr__(self) -> str:
         """One line."""
         verdicts = ", ".join(f"{label} {verdict}" for label, verdict in self.verdicts.items()) or self.kind
-        seeds = self.looks[-1].seeds if self.looks else ()
-        text = f"<Comparison with {self.arms[0].label}: {verdicts}; {self.metric}, seeds {list(seeds)}>"
+        seeds = sorted({measurement.seed for measurement in self.measurements})
+        text = f"<Comparison with {self.arms[0].label}: {verdicts}; {self.metric}, seeds {seeds}>"
         return printable(text.replace("\n", " "))
