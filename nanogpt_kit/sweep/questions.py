@@ -78,11 +78,11 @@ def check_numbers(function: str, **values: Any) -> None:
 
 
 def check_arms_given(base: object, contenders: Sequence[object]) -> None:
-    kinds = Experiment | str | os.PathLike
+    kinds = (Experiment, str, os.PathLike)
     if not isinstance(base, kinds):
         raise KitError(f"compare: the base should be an Experiment, a file or a name, got {base!r}")
     for one in contenders:
-        if not isinstance(one, kinds | Mapping):
+        if not isinstance(one, (*kinds, Mapping)):
             raise KitError(f"compare: a contender should be an Experiment, a text or a dict of options, got {one!r}")
 
 

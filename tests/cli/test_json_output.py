@@ -119,10 +119,10 @@ def test_the_plan_of_a_sweep_is_text(tiny: Path, command: Command) -> None:
 
 def test_what_libraries_and_processes_print_is_not_in_the_result(tiny: Path, tmp_path: Path) -> None:
     noisy = "import os, subprocess\nprint('a')\nos.write(1, b'b')\nsubprocess.run(['echo', 'c'])\n"
-    (tiny.parent / "noisy.py").write_text(
-        f"{noisy}from nanogpt_kit.api import Callback\nclass Noisy(Callback):\n    def build(self, ctx):\n        return None\n",
-        encoding="utf-8",
+    part = (
+        "from nanogpt_kit.api import Callback\nclass Noisy(Callback):\n    def build(self, ctx):\n        return None\n"
     )
+    (tiny.parent / "noisy.py").write_text(noisy + part, encoding="utf-8")
     tiny.write_text(
         'components = ["noisy.py"]\ncallback = ["noisy"]\n' + tiny.read_text(encoding="utf-8"), encoding="utf-8"
     )
