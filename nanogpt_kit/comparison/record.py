@@ -136,6 +136,6 @@ class Comparison(Record):
     def __repr__(self) -> str:
         """One line."""
         verdicts = ", ".join(f"{label} {verdict}" for label, verdict in self.verdicts.items()) or self.kind
-        seeds = sorted({measurement.seed for measurement in self.measurements})
+        seeds = sorted({one.seed for one in self.measurements} or {seed for one in self.results for seed in one.seeds})
         text = f"<Comparison with {self.arms[0].label}: {verdicts}; {self.metric}, seeds {seeds}>"
         return printable(text.replace("\n", " "))
