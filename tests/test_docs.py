@@ -328,6 +328,7 @@ WORDS = {
     *("torch.multinomial", "datasets.map", "--version", "machine"),
     *("space/", "study/", "work/", "report/"),
     *("my", "my.toml", "my@best", "leaky.py"),  # an experiment and a component of the reader
+    "'components=[\"my.py\"] model.mlp=my'",
     # the space of a sweep
     *("log", "log = true", "step = 1e-3", "step = 2", "{ float = [1e-4, 1e-2], log = true }", "{ int = [2, 8] }"),
     *('{ choice = ["learned", "rope"] }', '{ ..., when = { "other.key" = "rope" } }', '"optimizer.weight_decay" = 0.1'),

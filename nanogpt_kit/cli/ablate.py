@@ -116,10 +116,10 @@ def override_text(name: str, value: Any) -> str:
 def print_preview(
     question: Question, seeds: range, load_again: Callable[[], Experiment], settings: dict[str, Any], as_json: bool
 ) -> None:
-    from nanogpt_kit.sweep.ablation_preview import AblationPreview
     from nanogpt_kit.sweep.comparison_preview import estimate_comparison
+    from nanogpt_kit.sweep.question_preview import QuestionPreview
 
-    found = AblationPreview(question, seeds, estimate_comparison(question, seeds, load_again, **settings))
+    found = QuestionPreview(question, seeds, estimate_comparison(question, seeds, load_again, **settings))
     if as_json:
         print_json(found.record())
         return

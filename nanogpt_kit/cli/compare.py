@@ -153,6 +153,7 @@ def print_preview(question: Question, options: CompareOptions, as_json: bool) ->
     from nanogpt_kit.comparison.finished import FinishedRuns
     from nanogpt_kit.core.experiment import Experiment
     from nanogpt_kit.sweep.comparison_preview import estimate_comparison, estimate_lines
+    from nanogpt_kit.sweep.question_preview import QuestionPreview
     from nanogpt_kit.sweep.smaller_budgets import SmallerBudgets
 
     seeds = options.seeds_of(question) if options.seeds else FinishedRuns.find(question).seeds
@@ -164,6 +165,6 @@ def print_preview(question: Question, options: CompareOptions, as_json: bool) ->
     further = SmallerBudgets.of(question, base, seeds, options.again) if options.tokens_saved else None
     if as_json:
         more = {"tokens_saved": asdict(further)} if further else {}
-        print_json({**asdict(estimate), "seeds": list(seeds), "folder": str(question.folder()), **more})
+        print_json({**QuestionPreview(question, seeds, estimate).record(), **more})
         return
     print_lines("\n".join([*estimate_lines(estimate), *([further.line()] if further else [])]))

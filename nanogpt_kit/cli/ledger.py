@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.text_table import Column, table_lines
@@ -33,7 +33,7 @@ def ledger_candidates(ctx: click.Context, param: click.Parameter, incomplete: st
 
 @click.command("ledger")
 @click.argument("filters", nargs=-1, metavar="[FILTER]...", shell_complete=ledger_candidates)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of whole records.")
+@json_option("Print a JSON list of whole records.")
 def list_comparisons(filters: tuple[str, ...], as_json: bool) -> None:
     """List every comparison, ablation and measurement of noise, the newest last.
 
@@ -55,8 +55,7 @@ def list_comparisons(filters: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         from nanogpt_kit.comparison.text import comparison_json
 
-        records = [comparison_json(comparison) for comparison in chosen]
-        click.echo(printable(json.dumps(records, indent=2, ensure_ascii=False)))
+        print_json([comparison_json(comparison) for comparison in chosen])
     elif chosen:
         print_rows(chosen, verdicts)
     else:

@@ -66,6 +66,13 @@ def continue_without_reader() -> None:
         file.continues = True
 
 
+def check_written(stdout: TextIO) -> None:
+    """Raises OSError where the disk behind standard output is full, as by a command that does not continue then."""
+    error = getattr(getattr(getattr(stdout, "buffer", None), "raw", None), "error", None)
+    if error is not None and error.errno not in CLOSED:
+        raise OSError(error.errno, error.strerror, "standard output")
+
+
 def stdout_error() -> OSError | None:
     """Flushes standard output; the error if part of it was not written, else None. A closed pipe is not an error."""
     file = stdout_file()

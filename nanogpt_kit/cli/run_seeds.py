@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from nanogpt_kit.comparison.seed_summary import SeedSummary
     from nanogpt_kit.core.experiment import Experiment
 
+OTHER = "OTHER"  # stands for what the user compares with
+NOT_A_CHANGE = ("train.seed", "train.steps", "train.max_", "train.batch_tokens", "dataset", "tokenizer", "evaluat")
+
 
 def train_seeds(launcher: RunLauncher, experiment: Experiment, count: int) -> list[RunResult]:
     """Trains `count` runs in sequence; a run that fails does not end it."""
@@ -85,7 +88,7 @@ def series_text(launcher: RunLauncher, results: Sequence[RunResult]) -> str:
     if failed:
         lines.append(f"not finished: {seeds_text(failed)}")
     if len(failed) < len(results):
-        lines.append(f"compare: {compare_command(launcher, len(results))}")
+        lines.append(f"compare: {compare_command(launcher, results)}")
     return "\n".join(lines)
 
 
@@ -95,7 +98,7 @@ def series_record(launcher: RunLauncher, results: Sequence[RunResult]) -> dict[s
         "runs": [result.record() for result in results],
         "metrics": {summary.metric: summary.record() for summary in summaries(results)},
         "failed": [result.seed for result in results if not result.is_finished],
-        "compare": compare_command(launcher, len(results)),
+        "compare": compare_command(launcher, results),
     }
 
 
@@ -105,10 +108,17 @@ def summaries(results: Sequence[RunResult]) -> list[SeedSummary]:
     return summarize_seeds({result.seed: result.measured()["metrics"] for result in results if result.is_finished})
 
 
-def compare_command(launcher: RunLauncher, count: int) -> str:
-    """The command that compares these runs: with the experiment as written where it was changed, else with another."""
+def compare_command(launcher: RunLauncher, results: Sequence[RunResult]) -> str:
+    """The command that compares these runs: with the experiment as written where it was changed, else with another.
+
+    Where the change is one of the seed, the budget or the data, the first of the runs stands for the base.
+    """
     from nanogpt_kit.core.layers import parse_override
 
-    changes = [text for text in launcher.overrides if parse_override(text)[0] != ("train", "seed")]
-    other = shlex.join(changes) if changes else "OTHER"
-    return hide_in_command(["nanogpt-kit", "compare", launcher.path, other, "--seeds", str(count)])
+    base, other = launcher.path, shlex.join(launcher.overrides) if launcher.overrides else OTHER
+    keys = [".".join(map(str, parse_override(text)[0])) for text in launcher.overrides]
+    finished = [result for result in results if result.is_finished]
+    if finished and any(key.startswith(NOT_A_CHANGE) for key in keys):
+        base, other = str(finished[0].folder), OTHER
+    processes = ["--nproc", str(launcher.nproc)] if launcher.nproc > 1 else []
+    return hide_in_command(["nanogpt-kit", "compare", base, other, "--seeds", str(len(results)), *processes])

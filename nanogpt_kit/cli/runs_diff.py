@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.candidates import listed_run_candidates
-from nanogpt_kit.cli.json_output import with_nulls
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import printable
 
@@ -23,7 +23,7 @@ NONE = "-"  # where one of the runs has no value
 @click.command("diff", epilog="Example: nanogpt-kit runs diff quickstart quickstart@best")
 @click.argument("first", metavar="A", callback=expand_path_argument, shell_complete=listed_run_candidates)
 @click.argument("second", metavar="B", callback=expand_path_argument, shell_complete=listed_run_candidates)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@json_option()
 def diff_runs(first: str, second: str, as_json: bool) -> None:
     """Show in what runs A and B differ: options, code of components, data, environment, and final metrics.
 
@@ -40,7 +40,7 @@ def diff_runs(first: str, second: str, as_json: bool) -> None:
         values = {name: getattr(found, name) for name in (*SECTIONS, "sources")}
         values |= {"evaluated_steps": found.steps, "unrecorded": found.unrecorded}
         record = {"runs": [run.path for run in runs], **values}
-        click.echo(printable(json.dumps(with_nulls(record), ensure_ascii=False)))
+        print_json(record)
         return
     click.echo(printable(f"A  {runs[0].reference}\nB  {runs[1].reference}"))
     for line in difference_lines(found):

@@ -12,6 +12,7 @@ import click
 
 from nanogpt_kit.cli.candidates import columns_candidates, filter_candidates, run_key_candidates
 from nanogpt_kit.cli.experiment import without_garbage_collection
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.text_table import Column, table_lines
 from nanogpt_kit.core.errors import printable
@@ -49,7 +50,7 @@ MIN_TEXT, MIN_RUN = 12, 32  # characters of a column that is cut; a run id has a
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N", help="At most N runs: the first after --sort, else the newest."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list: all of each run, or its --columns.")
+@json_option("Print a JSON list: all of each run, or its --columns.")
 @without_garbage_collection()
 def list_runs(
     filters: tuple[str, ...],
@@ -84,7 +85,7 @@ def list_runs(
         chosen = chosen[::-1] if reverse else chosen
     if as_json:
         records = [{key: run.value(key) for key in keys} if keys else run_record(run) for run in chosen]
-        click.echo(printable(json.dumps(records, ensure_ascii=False)))
+        print_json(records, indent=None)  # of thousands of runs, with indentation it takes three times as long
         return
     if not chosen:
         what = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from nanogpt_kit.cli.candidates import listed_run_candidates
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.paths import expand_path_argument
-from nanogpt_kit.core.errors import printable
 
 if TYPE_CHECKING:
     from nanogpt_kit.runs.notes import Note
@@ -23,7 +22,7 @@ RUN = click.argument("run", callback=expand_path_argument, shell_complete=listed
 @click.command("note", epilog="Example: nanogpt-kit runs note quickstart 'the baseline of this week'")
 @RUN
 @click.argument("text", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print the notes as a JSON list.")
+@json_option("Print the notes as a JSON list.")
 def note_run(run: str, text: str | None, as_json: bool) -> None:
     """Append TEXT with the date to the notes of RUN, which may be running; without TEXT print its notes.
 
@@ -40,7 +39,7 @@ def note_run(run: str, text: str | None, as_json: bool) -> None:
             return
     notes = read_notes(found.folder.path)
     if as_json:
-        click.echo(printable(json.dumps(notes_json(notes), ensure_ascii=False)))
+        print_json(notes_json(notes))
         return
     for line in note_lines(notes):
         print_lines(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.byte_text import format_bytes
-from nanogpt_kit.cli.json_output import with_nulls
+from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.runs_list import metric_text, run_record
 from nanogpt_kit.cli.runs_note import RUN, notes_json
@@ -30,7 +29,7 @@ TAKEN = {"init_from": "weights", "branched_from": "branch", "tokenizer_from": "t
 
 @click.command("show", epilog="Example: nanogpt-kit runs show quickstart")
 @RUN
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@json_option()
 def show_run(run: str, as_json: bool) -> None:
     """Show one RUN: its status, metrics, costs, origin, notes and files, and what was started from it.
 
@@ -41,7 +40,7 @@ def show_run(run: str, as_json: bool) -> None:
     found = find_run(run)
     record = shown_record(found)
     if as_json:
-        click.echo(printable(json.dumps(with_nulls(record), ensure_ascii=False)))
+        print_json(record)
         return
     for title, lines in sections_of(record):
         click.echo(printable(title))

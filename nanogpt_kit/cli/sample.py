@@ -11,6 +11,7 @@ import click
 from nanogpt_kit.cli.candidates import run_candidates
 from nanogpt_kit.cli.conversation import converse
 from nanogpt_kit.cli.experiment import OVERRIDES, STEP, TRUST, WEIGHTS, check_overrides, print_notes
+from nanogpt_kit.cli.json_output import reserve_stdout
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.option_remedy import OVERRIDABLE
 from nanogpt_kit.cli.output import is_terminal
@@ -97,6 +98,8 @@ def sample(
     if prompt_file is not None:
         prompt = read_prompt(prompt_file, "--prompt-file")
     as_json = as_json or logprobs or jsonl is not None
+    if as_json:
+        reserve_stdout(click.get_current_context())
     from nanogpt_kit.generate.load import load_model
     from nanogpt_kit.generate.source import find_model
     from nanogpt_kit.train.precision import choose_device
@@ -120,7 +123,7 @@ def sample(
     rate = TokenRate()
     generated = rate.measure(generator.stream_tokens(prompts, seed=seed, **options))
     if as_json:
-        print_records(requests, generated, logprobs, raw)
+        print_records(requests, generated, logprobs)
     else:
         print_texts(prompts, generated, raw)
     click.echo(str(rate), err=True)

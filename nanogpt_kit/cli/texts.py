@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nanogpt_kit.cli.json_output import print_json
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.core.errors import printable
 
@@ -62,9 +62,7 @@ def print_texts(prompts: Sequence[str], generated: Iterable[GeneratedToken], raw
                 print_generated(texts[current].removeprefix(prompts[current]), raw)
 
 
-def print_records(
-    records: Sequence[dict[str, Any]], generated: Iterable[GeneratedToken], logprobs: bool, raw: bool = False
-) -> None:
+def print_records(records: Sequence[dict[str, Any]], generated: Iterable[GeneratedToken], logprobs: bool) -> None:
     """Prints a line of JSON for each text, in order: the record with its prompt, and the generated text."""
     results = [
         {**record, "text": "", "tokens": 0, **({"token_ids": [], "logprobs": []} if logprobs else {})}
@@ -83,7 +81,7 @@ def print_records(
             result["finish_reason"] = token.finish_reason
             complete.add(token.text_index)
         while current in complete:
-            print_generated(json.dumps(results[current], ensure_ascii=False) + "\n", raw)
+            print_json(results[current], indent=None)
             current += 1
 
 

@@ -26,11 +26,13 @@ from nanogpt_kit.system.writing import remove_temporary_files
 RECORD_LOCK = ".comparison.lock"
 
 
-def make_comparison(question: Question, measurements: Sequence[Measurement], command: str) -> Comparison:
+def make_comparison(
+    question: Question, measurements: Sequence[Measurement], command: str, started: float | None = None
+) -> Comparison:
     """Judges the runs, and records the look in comparison.json: another process that judges meanwhile waits for it.
 
-    Each arm has at most one measurement of a seed. Raises KitError where the runs do not compare, and where an earlier
-    record of the question cannot be read.
+    Each arm has at most one measurement of a seed. `started` is when the first of them was asked for, by default now.
+    Raises KitError where the runs do not compare, and where an earlier record of the question cannot be read.
     """
     common = check_measurements(question, measurements)
     with locked_record(question):
@@ -38,8 +40,9 @@ def make_comparison(question: Question, measurements: Sequence[Measurement], com
         judged = JudgedValues.of(question, measurements)
         looks, number = count_look(question, before, read_comparisons(), judged.seeds(), judged.hash())
         comparison = judged_comparison(question, measurements, command, common, looks, number)
-        if before:
-            comparison = comparison.model_copy(update={"started": before.started})
+        first = before.started if before else started
+        if first is not None:
+            comparison = comparison.model_copy(update={"started": first})
         comparison = with_tries(comparison)
         write_comparison(question, comparison)
     return comparison

@@ -108,6 +108,8 @@ def seeds_to_decide(sample: Sample, alpha: float, most: int = MAX_MORE_SEEDS) ->
 @functools.lru_cache(1 << 10)
 def expected_maximum(count: int) -> float:
     """The mean of the largest of `count` independent standard normal values: 0, 0.56, 0.85, ...; of 50 it is 2.25."""
+    if count == 1:
+        return 0.0  # not the rounding of the sum
     import numpy as np
     from scipy.special import ndtr
 

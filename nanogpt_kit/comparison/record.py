@@ -98,7 +98,7 @@ class Comparison(Record):
     kind: Literal["compare", "ablate", "noise"]
     command: AnyText
     text: AnyText = ""  # the user's reason to ask
-    started: float  # seconds since 1970
+    started: float  # seconds since 1970, when the question was first asked
     time: float  # of this look
     metric: str
     direction: Literal["minimize", "maximize"]
@@ -136,6 +136,6 @@ class Comparison(Record):
     def __repr__(self) -> str:
         """One line."""
         verdicts = ", ".join(f"{label} {verdict}" for label, verdict in self.verdicts.items()) or self.kind
-        seeds = self.looks[-1].seeds if self.looks else ()
-        text = f"<Comparison with {self.arms[0].label}: {verdicts}; {self.metric}, seeds {list(seeds)}>"
+        seeds = sorted({one.seed for one in self.measurements} or {seed for one in self.results for seed in one.seeds})
+        text = f"<Comparison with {self.arms[0].label}: {verdicts}; {self.metric}, seeds {seeds}>"
         return printable(text.replace("\n", " "))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -50,12 +51,13 @@ def run_comparison(
     continues it. Raises KitError before anything is started, RunFailed if the base fails or the storage does, and
     KeyboardInterrupt if asked to stop; the same call continues then.
     """
+    started = time.time()
     with report_as_options():
         cells = check_comparison(question, seeds, workers, storage, nproc)
         answers = {} if again else find_answers(question, cells)
         missing = [cell for cell in cells if cell.key not in answers]
         if not missing:
-            return make_comparison(question, measurements(question, seeds, answers), command)
+            return make_comparison(question, measurements(question, seeds, answers), command, started)
         options = comparison_options(question, workers, storage)
         plan = ComparisonPlan(question, missing, options, again, nproc)
         device = choose_device(question.base.experiment.train.device)
@@ -64,7 +66,8 @@ def run_comparison(
             run_missing(study, slots, command)
             queued = study.trials()
             own = {cell.key: plan.measurement(cell, queued, study.folder) for cell in missing}
-        comparison = make_comparison(question, measurements(question, seeds, {**answers, **own}), command)
+        found = measurements(question, seeds, {**answers, **own})
+        comparison = make_comparison(question, found, command, started)
         with report_failure_of(storage):
             plan.end(study.optuna_study)
         return comparison

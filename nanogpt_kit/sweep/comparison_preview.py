@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nanogpt_kit.comparison.question import Question
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep.comparison import check_comparison, comparison_options, find_answers, report_as_options
-from nanogpt_kit.sweep.preview import describe_duration, estimate_speed
+from nanogpt_kit.sweep.preview import Duration, estimate_duration, estimate_speed
 from nanogpt_kit.sweep.study.cells import named_runs
 
 
@@ -19,7 +19,8 @@ class ComparisonEstimate:
     runs: int  # arms of one configuration share theirs
     missing_runs: int  # which nothing answers yet
     tokens: int  # to be trained on in these
-    duration: str  # the time for them, as text; empty where nothing is missing
+    seconds: float  # the time for them
+    duration: str  # the same as text, and where it comes from; empty where nothing is missing
 
 
 def estimate_comparison(
@@ -42,13 +43,13 @@ def estimate_comparison(
     answers = {} if again else find_answers(question, cells)
     experiments = [cell.arm.experiment for cell in cells if cell.key not in answers]
     tokens = sum(experiment.total_steps * experiment.train.batch_tokens for experiment in experiments)
-    duration = ""
+    duration = Duration(0.0, "")
     if experiments:
         base, options = question.base.experiment, comparison_options(question, workers, storage)
         speed = estimate_speed(base, load_base)
-        duration = describe_duration(base, options, speed, tokens, len(experiments), nproc)
+        duration = estimate_duration(base, options, speed, tokens, len(experiments), nproc)
     named = sum(len(named_runs(arm).keys() & set(seeds)) for arm in question.arms)
-    return ComparisonEstimate(named + len(cells), len(experiments), tokens, duration)
+    return ComparisonEstimate(named + len(cells), len(experiments), tokens, duration.seconds, duration.text)
 
 
 def estimate_lines(estimate: ComparisonEstimate) -> list[str]:

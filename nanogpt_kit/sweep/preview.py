@@ -74,7 +74,7 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
         )
     runs = count + (options.seeds - 1) * unpruned + confirming
     speed = estimate_speed(base, load_again)
-    lines.append(describe_duration(base, options, speed, expected + confirming * tokens, runs, nproc))
+    lines.append(estimate_duration(base, options, speed, expected + confirming * tokens, runs, nproc).text)
     for key in ("max_tokens", "max_seconds"):
         if getattr(options, key) is not None:
             lines.append(f"no trial starts after sweep.{key} = {getattr(options, key):,g}")
@@ -105,10 +105,18 @@ def expected_tokens(rungs: list[Rung], count: int, tokens: int) -> float:
     return total + left * (tokens - before)
 
 
-def describe_duration(
+@dataclass(frozen=True)
+class Duration:
+    """An estimate of time."""
+
+    seconds: float
+    text: str  # the same, and where it comes from
+
+
+def estimate_duration(
     base: Experiment, options: Sweep | Ablate, speed: RunSpeed, tokens: float, runs: float, nproc: int
-) -> str:
-    """The time to start `runs` runs and to train them on `tokens` tokens in all, as text."""
+) -> Duration:
+    """The time to start `runs` runs and to train them on `tokens` tokens in all."""
     workers, rate, source = options.workers, speed.tokens_per_second, speed.source
     device = choose_device(base.train.device)
     slot = allocate_slots(workers, device, nproc)[0]
@@ -121,10 +129,11 @@ def describe_duration(
     if isinstance(options, Sweep) and options.max_seconds is not None:
         fraction = min(1.0, options.max_seconds / workers / training)
         training, starting = fraction * training, fraction * starting
-    return (
+    return Duration(
+        training + starting,
         f"about {format_duration(training + starting)}: {format_duration(training)} of training at {rate:,.0f} tokens/s"
         f" ({source}), and {format_duration(starting)} for {runs:.0f} run{'s' if round(runs) != 1 else ''} to start, "
-        f"{START_SECONDS:g} s each; without evaluations"
+        f"{START_SECONDS:g} s each; without evaluations",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from nanogpt_kit.comparison.arms import read_arms
 from nanogpt_kit.comparison.finished import compare_finished
@@ -45,24 +45,50 @@ def compare(
     """
     if not contenders:
         raise KitError("compare: expected a contender, as in compare('quickstart', 'model.mlp=swiglu', seeds=3)")
-    if seeds is not None and seeds < 1:
-        raise KitError(f"compare: seeds should be at least 1, got {seeds}")
+    check_numbers("compare", workers=workers, nproc=nproc, **({} if seeds is None else {"seeds": seeds}))
+    check_arms_given(base, contenders)
+    if direction not in get_args(Direction):
+        raise KitError(f"compare: direction should be 'minimize' or 'maximize', got {direction!r}")
+    for name, value in {"metric": metric, "text": text}.items():
+        if not isinstance(value, str):
+            raise KitError(f"compare: {name} should be text, got {value!r}")
     (first,) = read_arms([base], trust_code, nproc)
     written = first.arm.experiment
     others = [written.with_(one) if isinstance(one, Mapping) else one for one in contenders]
     arms = [named.arm for named in read_arms([base, *others], trust_code, nproc)]
     for index, change in enumerate(contenders, start=1):
         if isinstance(change, Mapping):
-            arms[index] = replace(arms[index], label=change_label(change))
+            arms[index] = replace(arms[index], label=change_label(change) or "no change")
     reason = text or next((arm.experiment.note for arm in reversed(arms) if arm.experiment.note), "")
     question = Question("compare", tuple(arms), metric, direction, reason)
-    command = f"nanogpt_kit.compare({', '.join(repr(arm.label) for arm in arms)}, seeds={seeds})"
+    names = [shown_argument(one, arm.label) for one, arm in zip((base, *contenders), arms, strict=True)]
+    command = f"nanogpt_kit.compare({', '.join(names)}, seeds={seeds})"
     if seeds is None:
         return compare_finished(question, hide_in_text(command))
     seed = written.train.seed
     return run_comparison(
         question, range(seed, seed + seeds), again=again, workers=workers, nproc=nproc, command=hide_in_text(command)
     )
+
+
+def check_numbers(function: str, **values: Any) -> None:
+    for name, value in values.items():
+        if type(value) is not int or value < 1:
+            raise KitError(f"{function}: {name} should be a whole number of at least 1, got {value!r}")
+
+
+def check_arms_given(base: object, contenders: Sequence[object]) -> None:
+    kinds = (Experiment, str, os.PathLike)
+    if not isinstance(base, kinds):
+        raise KitError(f"compare: the base should be an Experiment, a file or a name, got {base!r}")
+    for one in contenders:
+        if not isinstance(one, (*kinds, Mapping)):
+            raise KitError(f"compare: a contender should be an Experiment, a text or a dict of options, got {one!r}")
+
+
+def shown_argument(argument: AnArm, label: str) -> str:
+    """An experiment as in `<Experiment quickstart>`: its name does not say what was changed after it was loaded."""
+    return f"<Experiment {label}>" if isinstance(argument, Experiment) else repr(label)
 
 
 def change_label(change: Mapping[str, Any]) -> str:
@@ -87,6 +113,12 @@ def ablate(
     `vary` has the values of each key, as in {"model.mlp": ["gelu", "swiglu"]}; without it the changes are those of the
     [ablate] table. `options` are other keys of that table, as in seeds=5, factorial=True.
     """
+    check_numbers("ablate", nproc=nproc)
+    if not isinstance(vary, Mapping | None):
+        raise KitError(f'ablate: vary should be a dict such as {{"model.mlp": ["gelu", "swiglu"]}}, got {vary!r}')
+    for key, values in (vary or {}).items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise KitError(f"ablate: {key} should have a list of values, as in {{{key!r}: [{values!r}]}}")
     chosen = (
         experiment if isinstance(experiment, Experiment) else Experiment.load(os.fspath(experiment), (), trust_code)
     )
@@ -95,7 +127,7 @@ def ablate(
         table["ablate.vary"] = {key: list(values) for key, values in vary.items()}
     chosen = chosen.with_(table) if table else chosen
     question, used = ablation_question(chosen, (), nproc), ablation_options(chosen)
-    command = f"nanogpt_kit.ablate({chosen.name!r}, seeds={used.seeds})"
+    command = f"nanogpt_kit.ablate({shown_argument(experiment, chosen.name)}, seeds={used.seeds})"
     return run_comparison(
         question,
         ablation_seeds(chosen),

@@ -119,6 +119,7 @@ def test_a_preview_for_programs_has_the_same(command: Command, experiment: Path,
     assert [arm["label"] for arm in record["arms"]] == ["tiny", "model.mlp=swiglu", "slow"]
     assert record["arms"][2]["changes"] == {"optimizer.lr": ["0.003", "0.0001"]}
     assert (record["runs"], record["missing_runs"], record["seeds"]) == (6, 6, [1337, 1338])
+    assert f"about {record['seconds']:.0f} s" in record["duration"]
     assert len({arm["parameters"] for arm in record["arms"]}) == 1
     assert record["notes"] == []
 

@@ -16,6 +16,7 @@ import pytest
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.errors import DONE, INTERRUPTED, MISTAKE, UNDECIDED, WORSE
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.sweep.preview import START_SECONDS
 from nanogpt_kit.train import session
 
 Command = Callable[..., Any]
@@ -257,6 +258,8 @@ def test_a_preview_starts_nothing(command: Command, here: Path) -> None:
     assert "4 and 6 steps" in told.out
     values = json.loads(command("compare", "tiny", SLOW, "--seeds", "5", "--preview", "--json").out)
     assert (values["missing_runs"], values["runs"], values["tokens"]) == (4, 10, 4 * 8 * 80)
+    assert values["seconds"] > 4 * START_SECONDS
+    assert [list(arm["changes"]) for arm in values["arms"]] == [[], ["optimizer.lr"]]
     assert run_count() == count
 
 

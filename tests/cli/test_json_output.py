@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ import pytest
 
 from nanogpt_kit.bench import rounds
 from nanogpt_kit.cli import main
-from nanogpt_kit.core.errors import DONE, UNDECIDED, WORSE
+from nanogpt_kit.cli.json_output import reserve_stdout
+from nanogpt_kit.cli.texts import print_records
+from nanogpt_kit.core.errors import DONE, FAILED, UNDECIDED, WORSE
+from nanogpt_kit.generate.generator import GeneratedToken
 from nanogpt_kit.runs.folder import RunFolder
 
 Command = Callable[..., Any]
@@ -109,3 +115,33 @@ def test_the_plan_of_a_sweep_is_text(tiny: Path, command: Command) -> None:
     answer = command("sweep", tiny, "--preview", "--json")
     assert (answer.code, answer.out) == (2, "")
     assert "remove one of them" in answer.err
+
+
+def test_what_libraries_and_processes_print_is_not_in_the_result(tiny: Path, tmp_path: Path) -> None:
+    noisy = "import os, subprocess\nprint('a')\nos.write(1, b'b')\nsubprocess.run(['echo', 'c'])\n"
+    part = (
+        "from nanogpt_kit.api import Callback\nclass Noisy(Callback):\n    def build(self, ctx):\n        return None\n"
+    )
+    (tiny.parent / "noisy.py").write_text(noisy + part, encoding="utf-8")
+    tiny.write_text(
+        'components = ["noisy.py"]\ncallback = ["noisy"]\n' + tiny.read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    words = [sys.executable, "-m", "nanogpt_kit", "check", str(tiny), "--trust-code", "--json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(done.stdout)["options"]
+    assert "c\n" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_result_that_is_lost_is_a_failure() -> None:
+    with open("/dev/full", "w") as device:
+        words = [sys.executable, "-m", "nanogpt_kit", "plugins", "list", "--json"]
+        assert subprocess.run(words, stdout=device, stderr=subprocess.DEVNULL).returncode == FAILED
+
+
+def test_records_of_texts_have_null_for_what_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    with click.Context(click.Command("sample")) as ctx:
+        reserve_stdout(ctx)
+        token = GeneratedToken(0, "a", 5, float("-inf"), "length")
+        print_records([{"prompt": "b"}], [token], logprobs=True)
+    assert json.loads(capsys.readouterr().out)["logprobs"] == [None]

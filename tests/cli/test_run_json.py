@@ -101,8 +101,19 @@ def test_seeds_end_with_mean_spread_and_interval(tiny: Path, command: Command) -
     assert f"val/loss: mean {summary['mean']:.4f}, standard deviation {summary['sd']:.3g}" in answer.err
     assert f"  seeds 5, 6, 7: {', '.join(f'{loss:.4f}' for loss in losses.values())}" in lines
     assert lines[-1] == f"compare: {result['compare']}"
-    change = shlex.join(SHORT)  # which `compare` takes as one argument
-    assert result["compare"] == shlex.join(["nanogpt-kit", "compare", str(tiny), change, "--seeds", "3"])
+    first = result["runs"][0]["folder"]  # the file has other seeds and another budget
+    assert result["compare"] == shlex.join(["nanogpt-kit", "compare", first, "OTHER", "--seeds", "3"])
+    words = result["compare"].replace("OTHER", "optimizer.lr=1e-2").split()[1:]
+    estimate = json.loads(command(*words, "--preview", "--json").out)
+    assert (estimate["seeds"], estimate["runs"], estimate["missing_runs"]) == ([5, 6, 7], 6, 3)
+
+
+def test_a_change_is_compared_with_the_experiment_as_written(tiny: Path, command: Command) -> None:
+    tiny.write_text(tiny.read_text(encoding="utf-8").replace("steps = 20", "steps = 1"), encoding="utf-8")
+    words = ("model.n_layer=1", "note=two words")
+    result = json.loads(command("run", tiny, *words, "--seeds", 1, "--json").out)
+    change = shlex.join(words)  # which `compare` takes as one argument
+    assert result["compare"] == shlex.join(["nanogpt-kit", "compare", str(tiny), change, "--seeds", "1"])
 
 
 def test_an_experiment_as_written_is_compared_with_another_one(tiny: Path, command: Command) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from nanogpt_kit.cli import texts
+from nanogpt_kit.cli.json_output import reserve_stdout
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.generate.generator import GeneratedToken
 from nanogpt_kit.runs import samples
@@ -65,7 +67,9 @@ def test_piped_text_is_as_the_model_wrote_it(capfdbinary: pytest.CaptureFixture[
 
 @pytest.mark.usefixtures("terminal")
 def test_escaped_json_is_the_same_json(capfd: pytest.CaptureFixture[str]) -> None:
-    texts.print_records([{"prompt": HOSTILE}], pieces(), logprobs=False)
+    with click.Context(click.Command("sample")) as ctx:
+        reserve_stdout(ctx)
+        texts.print_records([{"prompt": HOSTILE}], pieces(), logprobs=False)
     out = capfd.readouterr().out
     assert printable(out) == out
     assert json.loads(out)["text"] == HOSTILE

@@ -95,6 +95,7 @@ def test_the_same_values_again_are_the_same_look_and_more_seeds_are_a_later_one(
     assert (second.started, first.started <= second.time) == (first.started, True)
     again = judge(question, runs, *GELU)
     assert (again.looks, again.results[0].level) == (second.looks, look_level(1))
+    assert repr(again).endswith(f"seeds {sorted(GELU)}>"), "those of this judgement, not of the newest look"
 
 
 def test_other_values_of_the_same_seeds_are_a_later_look(question: Question) -> None:

@@ -86,6 +86,7 @@ def test_the_expected_maximum_of_normal_values_is_that_of_numerical_integration(
     for count in (1, 2, 3, 50, 4000):
         found = integrate.quad(lambda x, k=count: x * k * stats.norm.pdf(x) * stats.norm.cdf(x) ** (k - 1), -12, 12)[0]
         assert expected_maximum(count) == pytest.approx(found, abs=1e-8)
+    assert expected_maximum(1) == 0
     assert expected_maximum(50) == pytest.approx(2.25, abs=0.005)
 
 

@@ -311,6 +311,6 @@ def test_an_estimate_counts_what_is_missing(
     assert command("run", compared.path, "train.seed=3").code == 0
     assert estimate_comparison(question, [3, 4], load).missing_runs == 3
     alone = question_of(str(compared.path), [""])
-    assert estimate_comparison(alone, [3], load) == ComparisonEstimate(1, 0, 0, "")
+    assert estimate_comparison(alone, [3], load) == ComparisonEstimate(1, 0, 0, 0.0, "")
     assert estimate_comparison(alone, [3], load, again=True).missing_runs == 1
     assert not list(compared.runs.glob("tiny/compare/*/*")), "nothing was started"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,23 @@ def test_finished_runs_are_compared_without_seeds(
 def test_mistakes_are_sentences(tiny: Path, asked: list[Any]) -> None:
     with pytest.raises(KitError, match="expected a contender"):
         questions.compare(tiny)
-    with pytest.raises(KitError, match="seeds should be at least 1, got 0"):
-        questions.compare(tiny, "model.n_layer=1", seeds=0)
+    change = "model.n_layer=1"
+    wrong: dict[str, dict[str, Any]] = {
+        "seeds should be a whole number of at least 1, got 0": {"seeds": 0},
+        "seeds should be a whole number of at least 1, got '3'": {"seeds": "3"},
+        "workers should be a whole number of at least 1, got 0": {"workers": 0},
+        "direction should be 'minimize' or 'maximize', got 'up'": {"direction": "up"},
+        "text should be text, got 5": {"text": 5},
+    }
+    for sentence, options in wrong.items():
+        with pytest.raises(KitError, match=re.escape(sentence)):
+            questions.compare(tiny, change, **options)
+    with pytest.raises(KitError, match="a contender should be an Experiment, a text or a dict of options, got 3"):
+        questions.compare(tiny, 3)  # type: ignore[arg-type]
+    with pytest.raises(KitError, match="the base should be an Experiment, a file or a name, got 3"):
+        questions.compare(3, change)  # type: ignore[arg-type]
+    with pytest.raises(KitError, match=r"model\.mlp should have a list of values, as in {'model\.mlp': \['gelu'\]}"):
+        questions.ablate(tiny, {"model.mlp": "gelu"})
     with pytest.raises(KitError, match=r"optimizer\.lrr.*did you mean"):
         questions.compare(tiny, "optimizer.lrr=1")
     with pytest.raises(KitError, match=r"optimizer\.lrr.*did you mean"):

@@ -100,7 +100,9 @@ def scene(tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def console(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Console:
-    found = Console(force_terminal=getattr(request, "param", False), file=io.StringIO(), width=220, color_system=None)
+    found = Console(
+        force_terminal=getattr(request, "param", False), file=io.StringIO(), stderr=True, width=220, color_system=None
+    )
     monkeypatch.setattr(rich, "_console", found)
     return found
 
@@ -167,6 +169,14 @@ def test_on_a_terminal_a_table_tells_what_is_at_work_with_text_as_it_is(scene: A
     assert f"trial 0: val/[b]x 1.5000, the best so far  optimizer.lr=0.003  sample.prompt={MARKUP}" in shown(console)
 
 
+def test_from_python_progress_leaves_standard_output_alone(
+    scene: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rich, "_console", Console())
+    ProgressDisplay(scene().study, None).print_line("trial 3: started")
+    assert capsys.readouterr() == ("", "trial 3: started\n")
+
+
 def test_a_board_goes_on_from_what_is_known(scene: Any, console: Console) -> None:
     play = scene("trials = 4\ndirection = 'maximize'")
     play.end(1.0)
@@ -188,6 +198,8 @@ def test_runs_of_a_confirmation_are_named_by_trial_and_seed(scene: Any, console:
         work = play.work(confirmation)
         board.trial_started(work)
         board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 1.25))
+        board.trial_ended(work, Outcome(TrialState.PRUNED, "not_finite", reason="the loss is nan"))
+    assert "trial 0 with seed 1338: failed: the loss is nan" in shown(console)
     assert "trial 0 with seed 1338: optimizer.lr=0.003" in shown(console)
     assert "trial 0 with seed 1338: val/loss 1.2500  " in shown(console)
     assert "best" not in shown(console)
@@ -225,7 +237,7 @@ def test_on_a_terminal_a_line_about_a_trial_is_wrapped_between_its_values(
     scene: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play = scene("trials = 9")
-    narrow = Console(force_terminal=True, file=io.StringIO(), width=44, color_system=None)
+    narrow = Console(force_terminal=True, file=io.StringIO(), stderr=True, width=44, color_system=None)
     monkeypatch.setattr(rich, "get_console", lambda: narrow)
     ProgressDisplay(play.study, None).print_line("trial 3: val/loss 2.8182  optimizer.lr=0.009322  model.mlp=gelu")
     assert shown(narrow) == "trial 3: val/loss 2.8182\n    optimizer.lr=0.009322  model.mlp=gelu\n"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import rich
 from optuna.trial import TrialState
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -28,12 +28,19 @@ from nanogpt_kit.system.terminal import wrap_lines
 REDRAW_SECONDS = 0.25
 
 
+def stderr_console() -> Console:
+    """The console of log lines in a command. From Python, where that one prints to standard output, another one."""
+    console = rich.get_console()
+    return console if console.stderr else Console(stderr=True, force_jupyter=False)
+
+
 class ProgressDisplay(TrialWatcher):
-    """Shows the running and ended trials of a controller."""
+    """Shows the running and ended trials of a controller on standard error, in a notebook as lines."""
 
     def __init__(self, study: Study[Plan], best: TrialSummary | None) -> None:
         """`best` is the best trial so far."""
         self.study = study
+        self.console = stderr_console()
         self.best = None if best is None or best.value is None else (best.value, best.index)
         results = [TrialResult.of(trial) for trial in study.trials_to_run() if trial.state.is_finished()]
         self.ended_count, self.tokens = len(results), sum(result.tokens for result in results if result)
@@ -43,8 +50,8 @@ class ProgressDisplay(TrialWatcher):
         self.drawn_at = -float("inf")
 
     def __enter__(self) -> ProgressDisplay:
-        if rich.get_console().is_interactive:
-            self.live = Live(console=rich.get_console(), auto_refresh=False, transient=True)
+        if self.console.is_interactive:
+            self.live = Live(console=self.console, auto_refresh=False, transient=True)
             self.live.start()
         return self
 
@@ -94,7 +101,7 @@ class ProgressDisplay(TrialWatcher):
         return self.best is None or sign * value < sign * self.best[0]
 
     def print_line(self, line: str) -> None:
-        console, line = rich.get_console(), printable(line)
+        console, line = self.console, printable(line)
         console.out(wrap_lines(line, console.width) if console.is_terminal else line, highlight=False)
 
     def running_table(self, processes: Sequence[TrialProcess]) -> Table:

@@ -1,4 +1,4 @@
-"""The preview of an ablation: its arms and their changes, runs, tokens and estimated hours; nothing is started."""
+"""The preview of a question: its arms and their changes, runs, tokens and estimated time; nothing is started."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nanogpt_kit.sweep.comparison_preview import ComparisonEstimate, estimate_li
 
 
 @dataclass(frozen=True)
-class AblationPreview:
-    """What an ablation would compare, and what that would cost."""
+class QuestionPreview:
+    """What a comparison or an ablation would compare, and what that would cost."""
 
     question: Question
     seeds: Sequence[int]
