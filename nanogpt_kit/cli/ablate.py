@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,12 @@ from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.override_candidates import vary_candidates
 from nanogpt_kit.cli.slow_note import note_if_slow
+from nanogpt_kit.runs.resume_command import override_text
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
     from nanogpt_kit.comparison.question import Question
     from nanogpt_kit.core.experiment import Experiment
-
-QUOTED = ("metric", "storage", "match_with")  # options of [ablate] that are strings without a fixed set of values
 
 
 @click.command()
@@ -74,7 +72,7 @@ def ablate(
 
     The exit code is 0 where a change is better, else 3 where one is undecided, else 4.
     """
-    more = [f"ablate.{name}={override_text(name, value)}" for name, value in options.items() if value]
+    more = [f"ablate.{name}={override_text(value)}" for name, value in options.items() if value]
     base = load_experiment(experiment, (*overrides, *more), trust_code, nproc)
     with note_if_slow("checking the arms"):
         from nanogpt_kit.sweep.ablation import ablation_options, ablation_question, ablation_seeds
@@ -104,13 +102,6 @@ def ablate(
     else:
         print_lines("\n".join(comparison_lines(comparison)))
     click.get_current_context().exit(exit_code(comparison))
-
-
-def override_text(name: str, value: Any) -> str:
-    """The value of an option as an override has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return json.dumps(value, ensure_ascii=False) if name in QUOTED else str(value)
 
 
 def print_preview(

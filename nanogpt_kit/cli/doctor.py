@@ -104,9 +104,9 @@ def prepared_data_facts() -> Iterator[Fact]:
 def prepared_folder_fact(path: Path) -> Fact:
     """The tokens of each split of prepared data. Raises the errors of a damaged manifest."""
     from nanogpt_kit.bench.machine_facts import feature, format_bytes
-    from nanogpt_kit.data.build import folder_bytes
     from nanogpt_kit.data.manifest import load_manifest
     from nanogpt_kit.data.prepared_data import data_files
+    from nanogpt_kit.system.folders import folder_bytes
 
     manifest, why = load_manifest(path), None
     damaged = [file.path.name for file in data_files(path, manifest) if not has_size(file.path, file.size)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import sys
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.runs.resume_command import override_text
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run_command(
     """
     if preview and as_json:
         raise KitError("--preview shows the plan as text, and --json prints the results of a sweep; remove one of them")
-    options = {"trials": trials, "workers": workers, "storage": storage and toml_string(storage)}
+    options = {"trials": trials, "workers": workers, "storage": storage and override_text(storage)}
     more = [f"sweep.{key}={value}" for key, value in options.items() if value is not None]
     base = load_experiment(experiment, (*overrides, *more), trust_code, nproc)
     if preview:
@@ -115,10 +115,6 @@ def interruption_note(name: str) -> str:
 
     saved = f"the sweep is saved in {sweep_folder(name)}"
     return f"stopped; {saved}; continue with: {hide_in_command(['nanogpt-kit', *sys.argv[1:]])}"
-
-
-def toml_string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # TOML has JSON's escapes except those of surrogates
 
 
 def print_result(summary: SweepSummary) -> None:
@@ -178,7 +174,7 @@ def status_command(
     trust_code: bool,
 ) -> None:
     """Show the results of EXPERIMENT's sweep so far, whether it is running or not."""
-    more = (f"sweep.storage={toml_string(storage)}",) if storage else ()
+    more = (f"sweep.storage={override_text(storage)}",) if storage else ()
     base = load_experiment(experiment, (*overrides, *more), trust_code)
     from nanogpt_kit.sweep.session import read_sweep
 

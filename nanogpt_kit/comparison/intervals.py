@@ -20,11 +20,6 @@ def look_alpha(look: int) -> float:
     return ALPHA if look == 1 else LATER_ALPHA / 2 ** (min(look, MAX_LOOKS) - 1)
 
 
-def look_level(look: int) -> float:
-    """The level of the interval of look 1, 2, ... at the same question."""
-    return 1 - look_alpha(look)
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Size, mean and standard deviation (with n - 1) of values; `sd` is None for fewer than two."""

@@ -23,11 +23,6 @@ logger = logging.getLogger(__name__)
 COMPARISON = "comparison.json"
 
 
-def find_finished(configuration: str, code: str, seed: int, dataset: str) -> RunFolder | None:
-    """The newest finished run with this identity; `dataset` is the fingerprint of its text. None where none is."""
-    return finished_runs(configuration, code, dataset).get(seed)
-
-
 def finished_by_seed(experiment: Experiment, rows: Iterable[IndexedRun] | None = None) -> dict[int, RunFolder]:
     """The finished runs that training the experiment again, with their seeds, would only repeat."""
     code, dataset = code_identity(experiment), experiment.dataset.fingerprint()
@@ -37,7 +32,9 @@ def finished_by_seed(experiment: Experiment, rows: Iterable[IndexedRun] | None =
 def finished_runs(
     configuration: str, code: str, dataset: str, rows: Iterable[IndexedRun] | None = None
 ) -> dict[int, RunFolder]:
-    """By seed; of several runs with one seed the newest. `rows` are those of `index_runs`, where the caller has them.
+    """The finished runs with this identity, by seed; of several with one seed the newest.
+
+    `dataset` is the fingerprint of their text, and `rows` are those of `index_runs`, where the caller has them.
 
     Runs that began with weights or a tokenizer of another run are not among them: what that name stands for may have
     changed. Nor are those that were changed on the way.

@@ -10,7 +10,6 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from nanogpt_kit.data.tokenizer_record import TokenizerRecord
 from nanogpt_kit.data.writer import JOURNAL, StalePreparation, TokenWriter, check_free_space
 from nanogpt_kit.runs.files import check_inside
 from nanogpt_kit.runs.lock import is_locked
+from nanogpt_kit.system.folders import folder_bytes
 from nanogpt_kit.system.writing import sync_folder
 
 logger = logging.getLogger(__name__)
@@ -100,14 +100,6 @@ def report_stale_folders(partial: Path, path: Path) -> None:
         size = f"{sum(map(folder_bytes, stale)) / 1e6:,.0f} MB"
         names = ", ".join(map(str, stale))
         logger.info("unfinished preparations of other text or options use %s; they can be removed: %s", size, names)
-
-
-def folder_bytes(folder: Path) -> int:
-    size = 0
-    for file in folder.glob("*"):
-        with suppress(FileNotFoundError):  # a temporary file
-            size += file.stat().st_size
-    return size
 
 
 def partial_data_note(partial: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nanogpt_kit.comparison.comparison import make_comparison
-from nanogpt_kit.comparison.intervals import expected_luck, look_level
+from nanogpt_kit.comparison.intervals import expected_luck, look_alpha
 from nanogpt_kit.comparison.ledger import record_path
 from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.comparison.record import Comparison, Measurement
@@ -91,10 +91,10 @@ def test_the_same_values_again_are_the_same_look_and_more_seeds_are_a_later_one(
     assert judge(question, runs, *GELU).looks == first.looks
     second = judge(question, runs)
     assert [look.seeds for look in second.looks] == [tuple(GELU), (1, 2, *GELU)]
-    assert (first.results[0].level, second.results[0].level) == (look_level(1), look_level(2))
+    assert (first.results[0].level, second.results[0].level) == (1 - look_alpha(1), 1 - look_alpha(2))
     assert (second.started, first.started <= second.time) == (first.started, True)
     again = judge(question, runs, *GELU)
-    assert (again.looks, again.results[0].level) == (second.looks, look_level(1))
+    assert (again.looks, again.results[0].level) == (second.looks, 1 - look_alpha(1))
     assert repr(again).endswith(f"seeds {sorted(GELU)}>"), "those of this judgement, not of the newest look"
 
 
@@ -103,7 +103,7 @@ def test_other_values_of_the_same_seeds_are_a_later_look(question: Question) -> 
     judge(question, runs)
     runs[0] = runs[0].model_copy(update={"value": 2.5})
     again = judge(question, runs)
-    assert (len(again.looks), again.results[0].level) == (2, look_level(2))
+    assert (len(again.looks), again.results[0].level) == (2, 1 - look_alpha(2))
 
 
 def ask(everything: Question, runs: Sequence[Measurement], arms: str, *seeds: int, kind: Any = "compare") -> float:
@@ -120,20 +120,20 @@ def test_a_pair_that_another_question_has_seen_with_other_seeds_is_looked_at_aga
     runs = measure_arms(
         everything, [{seed: value + arm / 9 for seed, value in {**GELU, **more}.items()} for arm in range(4)]
     )
-    assert ask(everything, runs, "01", *GELU) == look_level(1)
-    assert ask(everything, runs, "01", *GELU, kind="ablate") == look_level(1)  # the same seeds
-    assert ask(everything, runs, "01", kind="ablate") == look_level(2)
-    assert ask(everything, runs, "10") == look_level(2)  # which arm is the base does not matter
-    assert ask(everything, runs, "021") >= look_level(2)
-    assert ask(everything, runs, "03") == look_level(1)  # a pair that was not looked at
-    assert ask(everything, runs, "01", *GELU) == look_level(1)  # what was shown before stays
+    assert ask(everything, runs, "01", *GELU) == 1 - look_alpha(1)
+    assert ask(everything, runs, "01", *GELU, kind="ablate") == 1 - look_alpha(1)  # the same seeds
+    assert ask(everything, runs, "01", kind="ablate") == 1 - look_alpha(2)
+    assert ask(everything, runs, "10") == 1 - look_alpha(2)  # which arm is the base does not matter
+    assert ask(everything, runs, "021") >= 1 - look_alpha(2)
+    assert ask(everything, runs, "03") == 1 - look_alpha(1)  # a pair that was not looked at
+    assert ask(everything, runs, "01", *GELU) == 1 - look_alpha(1)  # what was shown before stays
 
 
 def test_a_look_at_one_pair_costs_nothing(question: Question) -> None:
     runs = measure_arms(question, [GELU, SWIGLU])
     assert judge(question, runs, 1337).results[0].verdict == "undecided"
     later = judge(question, runs)
-    assert (len(later.looks), later.results[0].level) == (2, look_level(1))
+    assert (len(later.looks), later.results[0].level) == (2, 1 - look_alpha(1))
 
 
 def test_processes_that_judge_at_once_lose_no_look(question: Question) -> None:
@@ -144,7 +144,7 @@ def test_processes_that_judge_at_once_lose_no_look(question: Question) -> None:
         made = list(pool.map(lambda last: judge(question, runs, *range(2, last)), range(4, 8)))
     recorded = Comparison.read(record_path(made[0]))
     assert {look.seeds for look in recorded.looks} == {tuple(range(2, last)) for last in range(4, 8)}
-    assert {round(one.results[0].level, 9) for one in made} == {round(look_level(n), 9) for n in range(1, 5)}
+    assert {round(one.results[0].level, 9) for one in made} == {round(1 - look_alpha(n), 9) for n in range(1, 5)}
 
 
 def test_what_a_kill_left_of_a_record_is_removed(question: Question) -> None:

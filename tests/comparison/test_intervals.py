@@ -15,7 +15,6 @@ from nanogpt_kit.comparison.intervals import (
     expected_maximum,
     holm_alphas,
     look_alpha,
-    look_level,
     seeds_to_decide,
 )
 from nanogpt_kit.comparison.judgement import judge_arms
@@ -32,7 +31,7 @@ def test_the_t_interval_and_its_p_value_are_those_of_scipy(n: int, alpha: float)
 
 
 def test_the_first_look_has_95_percent_and_all_later_ones_together_use_half_a_percent() -> None:
-    assert look_level(1) == 0.95
+    assert look_alpha(1) == 0.05
     assert [look_alpha(look) for look in (2, 3, 4)] == [0.0025, 0.00125, 0.000625]
     assert sum(look_alpha(look) for look in range(2, 3000)) == pytest.approx(0.005, abs=1e-7)
     assert all(math.isfinite(Sample.of([1.0, 2.0]).interval(look_alpha(look))[1]) for look in (50, 10**6))

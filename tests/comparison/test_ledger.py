@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nanogpt_kit.comparison.comparison import make_comparison
-from nanogpt_kit.comparison.ledger import find_finished, finished_by_seed, finished_runs, read_comparisons, record_path
+from nanogpt_kit.comparison.ledger import finished_by_seed, finished_runs, read_comparisons, record_path
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.experiment import Experiment
@@ -42,8 +42,7 @@ def test_of_two_runs_with_one_seed_the_newest_answers(tiny: Path, tmp_path: Path
     arm = make_question(tiny).base
     make_arm_run(arm, 3, LOSS, started="2026-01-02T03:04:05Z")
     newest = make_arm_run(arm, 3, LOSS, folder=tmp_path / "runs" / "x" / "y", started="2026-02-02T03:04:05Z")
-    assert find_finished(arm.configuration, "code", 3, "text") == newest
-    assert find_finished(arm.configuration, "code", 4, "text") is None
+    assert finished_runs(arm.configuration, "code", "text") == {3: newest}
 
 
 @pytest.mark.parametrize(
