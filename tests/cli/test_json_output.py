@@ -16,6 +16,7 @@ import pytest
 
 from nanogpt_kit.bench import rounds
 from nanogpt_kit.cli import main
+from nanogpt_kit.cli.json_output import begin_json
 from nanogpt_kit.cli.json_output import reserve_stdout
 from nanogpt_kit.cli.texts import print_records
 from nanogpt_kit.core.errors import DONE, FAILED, UNDECIDED, WORSE
@@ -26,7 +27,7 @@ Command = Callable[..., Any]
 PAGE = Path(__file__).parents[2] / "docs" / "agents.md"
 ROW = re.compile(r"^\| `([^`|]+)` \| ([a-z, ]+) \| (.+) \|$", re.MULTILINE)
 SHORT = ("train.steps=2", "callback=[]", "sample.num_samples=0")
-SWEEP = '\n[sweep]\ntrials = 2\n[sweep.space]\n"optimizer.lr" = { choice = [2e-3, 3e-3] }\n'
+SWEEP = '\n[sweep]\ntrials = 1\n[sweep.space]\n"optimizer.lr" = { choice = [2e-3, 3e-3] }\n'
 TIMED = ("--rounds", 1, "--seconds", 0.01)
 
 
@@ -98,17 +99,25 @@ def test_a_command_prints_one_value_with_the_documented_keys(
 
 
 def test_every_verb_with_json_is_in_the_table() -> None:
-    assert {name.removesuffix(" KEY").partition(" --")[0] for name in TABLE} == set(commands_with_json(main))
+    assert {name.removesuffix(" KEY").partition(" --")[0] for name in TABLE} == {
+        name for name, _ in commands_with_json(main)
+    }
     assert TABLE.keys() == WORDS.keys() | ELSEWHERE
 
 
-def commands_with_json(group: click.Group, path: str = "") -> Iterator[str]:
+def test_every_verb_with_json_keeps_standard_output_for_the_result() -> None:
+    """`sample` does so, too, also for the options that imply it, and it ends with its reader."""
+    others = {name for name, option in commands_with_json(main) if option.callback is not begin_json}
+    assert others == {"sample"}
+
+
+def commands_with_json(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Parameter]]:
     for name, verb in group.commands.items():
         whole = f"{path} {name}".strip()
         if isinstance(verb, click.Group):
-            yield from (found.removesuffix(" run") for found in commands_with_json(verb, whole))
-        elif any("--json" in parameter.opts for parameter in verb.params):
-            yield whole
+            yield from ((found.removesuffix(" run"), option) for found, option in commands_with_json(verb, whole))
+        else:
+            yield from ((whole, parameter) for parameter in verb.params if "--json" in parameter.opts)
 
 
 def test_the_plan_of_a_sweep_is_text(tiny: Path, command: Command) -> None:
