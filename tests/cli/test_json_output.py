@@ -16,8 +16,7 @@ import pytest
 
 from nanogpt_kit.bench import rounds
 from nanogpt_kit.cli import main
-from nanogpt_kit.cli.json_output import begin_json
-from nanogpt_kit.cli.json_output import reserve_stdout
+from nanogpt_kit.cli.json_output import begin_json, reserve_stdout
 from nanogpt_kit.cli.texts import print_records
 from nanogpt_kit.core.errors import DONE, FAILED, UNDECIDED, WORSE
 from nanogpt_kit.generate.generator import GeneratedToken
