@@ -57,7 +57,7 @@ EXAMPLE = "nanogpt-kit compare quickstart model.mlp=swiglu --seeds 3"
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes of each run, as in `run --nproc`.")
 @click.option("--text", default="", metavar="TEXT", help="Reason for the comparison, for the ledger.")
 @click.option("--open-test", is_flag=True, help="Also evaluate on the test split; once for each test split.")
-@click.option("--preview", is_flag=True, help="Show runs and an estimate of the time, and exit.")
+@click.option("--preview", is_flag=True, help="Show arms, runs and an estimate of the time, and exit.")
 @json_option("Print the comparison, or the preview, as a JSON object.")
 @TRUST
 def compare(
@@ -152,7 +152,7 @@ def print_preview(question: Question, options: CompareOptions, as_json: bool) ->
     """Prints the runs to be trained and what they cost; of --tokens-saved as if the base were the better arm."""
     from nanogpt_kit.comparison.finished import FinishedRuns
     from nanogpt_kit.core.experiment import Experiment
-    from nanogpt_kit.sweep.comparison_preview import estimate_comparison, estimate_lines
+    from nanogpt_kit.sweep.comparison_preview import estimate_comparison
     from nanogpt_kit.sweep.question_preview import QuestionPreview
     from nanogpt_kit.sweep.smaller_budgets import SmallerBudgets
 
@@ -163,8 +163,8 @@ def print_preview(question: Question, options: CompareOptions, as_json: bool) ->
     plain = {name: value for name, value in options.of_runs().items() if name != "command"}
     estimate = estimate_comparison(question, seeds, load_base, **plain)
     further = SmallerBudgets.of(question, base, seeds, options.again) if options.tokens_saved else None
+    shown = QuestionPreview(question, seeds, estimate)
     if as_json:
-        more = {"tokens_saved": asdict(further)} if further else {}
-        print_json({**QuestionPreview(question, seeds, estimate).record(), **more})
+        print_json({**shown.record(), **({"tokens_saved": asdict(further)} if further else {})})
         return
-    print_lines("\n".join([*estimate_lines(estimate), *([further.line()] if further else [])]))
+    print_lines("\n".join([*shown.lines(), *([further.line()] if further else [])]))
