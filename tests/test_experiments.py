@@ -20,6 +20,9 @@ from nanogpt_kit.train import session
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").glob("*.toml"))
+RECORDS = sorted((ROOT / "docs" / "records").glob("*.toml"))
+SWEEPS = [path for path in (*FILES, *RECORDS) if path.stem.startswith(("sweep", "tune"))]
+ABLATIONS = [path for path in (*FILES, *RECORDS) if path.stem.startswith("ablate")]
 SHRUNKEN = [
     *("train.steps=2", "train.micro_batch_size=1", "train.batch_tokens=32", "model.block_size=16"),
     *("model.n_layer=1", "model.n_embd=12", "model.n_head=2", "sample.max_new_tokens=5"),
@@ -66,14 +69,14 @@ def test_every_experiment_takes_two_shrunken_steps(path: Path, overrides: Callab
     assert len([line for line in read_metrics(folder.metrics) if "train/loss" in line]) == 2
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "sweep" in path.stem], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_has_a_sound_space(path: Path) -> None:
     space, first = check_sweep(Experiment.load(path))
     assert first, "trial 0 has values of its own"
     assert space.options.trials <= 30, "sized for two cores"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "ablate" in path.stem], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
 def test_every_ablation_has_sound_arms(path: Path) -> None:
     question = ablation_question(Experiment.load(path))
     assert 2 <= len(question.arms) <= 6, "sized for two cores"

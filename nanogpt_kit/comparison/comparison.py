@@ -162,8 +162,11 @@ def with_tries(comparison: Comparison) -> Comparison:
     if not comparison.results:
         return comparison
     tries = len(tried_configurations([*read_comparisons(), comparison], comparison))
-    errors = [
-        result.difference_sd / math.sqrt(len(result.seeds)) for result in comparison.results if result.difference_sd
+    sign = 1 if comparison.direction == "minimize" else -1
+    judged = [
+        (sign * result.difference, result.difference_sd / math.sqrt(len(result.seeds)))
+        for result in comparison.results
+        if result.difference is not None and result.difference_sd
     ]
-    luck = expected_luck(tries, math.fsum(errors) / len(errors)) if errors and tries else None
+    luck = expected_luck(tries, min(judged)[1]) if judged and tries else None  # with the noise of the best one
     return comparison.model_copy(update={"tries": tries, "luck": luck})

@@ -188,6 +188,14 @@ def test_tries_are_distinct_contenders_of_the_whole_ledger(tiny: Path) -> None:
     assert comparison.luck == pytest.approx(expected_luck(3, sd / math.sqrt(3)))
 
 
+def test_luck_has_the_noise_of_the_best_contender(tiny: Path) -> None:
+    question = make_question(tiny, "model.mlp=swiglu", "model.mlp=relu2")
+    better = {seed: value - 0.01 - 0.001 * (seed % 3) for seed, value in GELU.items()}
+    diverging = {**better, 1338: 4.5}
+    comparison = judge(question, measure_arms(question, [GELU, diverging, better]))
+    assert comparison.luck == pytest.approx(expected_luck(2, 0.001 / math.sqrt(3)))
+
+
 @pytest.mark.parametrize("other", [{"metric": "val/bits_per_byte"}, {"direction": "maximize"}])
 def test_tries_of_another_metric_do_not_count(tiny: Path, other: Mapping[str, Any]) -> None:
     first, second = make_question(tiny, "model.mlp=swiglu"), make_question(tiny, "model.mlp=relu2", **other)
