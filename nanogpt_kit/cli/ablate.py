@@ -15,7 +15,7 @@ from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.override_candidates import vary_candidates
 from nanogpt_kit.cli.slow_note import note_if_slow
-from nanogpt_kit.runs.resume_command import override_text
+from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.runs.resume_command import override_text
+from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.runs.secrets import hide_in_command
 
 if TYPE_CHECKING:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shlex
-from typing import Any
 
 from nanogpt_kit.runs.folder import RUN_ID, RunFolder, relative_to_cwd
-
-WORD = re.compile(r"[A-Za-z_][\w./-]*")
 
 
 def resume_command(folder: RunFolder, *arguments: str, step: int | None = None) -> str:
@@ -33,9 +28,3 @@ def run_argument(folder: RunFolder) -> str:
     path = str(relative_to_cwd(folder.path))
     is_name = os.path.basename(path) == path and not RUN_ID.fullmatch(path)
     return os.path.join(os.curdir, path) if is_name or path.startswith(("-", "~")) else path
-
-
-def override_text(value: Any) -> str:
-    """A value as a user writes it after "=": names without quotes."""
-    is_name = isinstance(value, str) and WORD.fullmatch(value) and value not in ("true", "false", "inf", "nan")
-    return str(value) if is_name else json.dumps(value, ensure_ascii=False)

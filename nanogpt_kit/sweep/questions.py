@@ -13,7 +13,7 @@ from nanogpt_kit.comparison.question import Direction, Question
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.runs.resume_command import override_text
+from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.runs.secrets import hide_in_text
 from nanogpt_kit.sweep.ablation import ablation_options, ablation_question, ablation_seeds
 from nanogpt_kit.sweep.comparison import run_comparison

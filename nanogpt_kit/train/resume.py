@@ -14,11 +14,12 @@ from nanogpt_kit.core.errors import Busy, Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import changeable_options, leaves
+from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.runs.resume_command import new_run_command, override_text, resume_command
+from nanogpt_kit.runs.resume_command import new_run_command, resume_command
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.branch import BranchPoint

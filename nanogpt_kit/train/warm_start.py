@@ -18,6 +18,7 @@ from nanogpt_kit.checkpoint.of_run import checkpoint_of_run
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import digest
+from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.data.tokenizer_record import read_tokenizer_record
@@ -26,7 +27,6 @@ from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs.find import PUBLISHED_MODELS, FoundRun, find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom
-from nanogpt_kit.runs.resume_command import override_text
 from nanogpt_kit.train.starting_tokens import describe_other_tokens, other_tokens_error, token_semantics
 
 logger = logging.getLogger(__name__)
