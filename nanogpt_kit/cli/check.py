@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment, without_garbage_collection
+from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experiment
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.slow_note import note_if_slow
 from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.system.garbage_collection import without_garbage_collection
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nanogpt_kit.cli.experiment import TRUST, print_notes, without_garbage_collection
+from nanogpt_kit.cli.experiment import TRUST, print_notes
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
@@ -19,6 +19,7 @@ from nanogpt_kit.cli.override_candidates import arm_candidates
 from nanogpt_kit.cli.slow_note import note_if_slow
 from nanogpt_kit.core.errors import Fault, KitError, notes_of
 from nanogpt_kit.runs.secrets import hide_in_command
+from nanogpt_kit.system.garbage_collection import without_garbage_collection
 
 if TYPE_CHECKING:
     from nanogpt_kit.cli.comparison_answer import CompareOptions

@@ -18,8 +18,8 @@ def explain(key: str | None, as_json: bool) -> None:
 
     Without KEY, list the sections and kinds. The last part of a key is enough, as in lr.
     """
-    from nanogpt_kit.cli.experiment import without_garbage_collection
     from nanogpt_kit.cli.option_text import found_records, found_text, overview_record, overview_text
+    from nanogpt_kit.system.garbage_collection import without_garbage_collection
 
     if key is None:
         print_json(overview_record()) if as_json else click.echo(printable(overview_text()))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanogpt_kit.cli.experiment import without_garbage_collection
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.run_result import EarlierRuns, RunResult
 from nanogpt_kit.cli.texts import print_generated
 from nanogpt_kit.cli.verbose import is_verbose
 from nanogpt_kit.core.errors import FAILED, KitError, printable
+from nanogpt_kit.system.garbage_collection import without_garbage_collection
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment

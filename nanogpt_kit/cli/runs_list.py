@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanogpt_kit.cli.candidates import columns_candidates, filter_candidates, run_key_candidates
-from nanogpt_kit.cli.experiment import without_garbage_collection
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.text_table import Column, table_lines
 from nanogpt_kit.core.errors import printable
+from nanogpt_kit.system.garbage_collection import without_garbage_collection
 from nanogpt_kit.system.terminal import terminal_width
 
 if TYPE_CHECKING:

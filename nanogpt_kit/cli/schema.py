@@ -18,7 +18,7 @@ def schema(output: Path | None) -> None:
 
     An experiment file names it in its first line: #:schema nanogpt-kit.schema.json
     """
-    from nanogpt_kit.cli.experiment import without_garbage_collection
+    from nanogpt_kit.system.garbage_collection import without_garbage_collection
 
     with without_garbage_collection():  # components import torch
         from nanogpt_kit.core.schema import experiment_schema

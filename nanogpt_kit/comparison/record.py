@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from nanogpt_kit.core.errors import printable
-from nanogpt_kit.runs.record import AnyText, Record, RecordPart
+from nanogpt_kit.runs.record import AnyText, NamesRecord, RecordPart
 from nanogpt_kit.runs.status import Cause, EndedBy, State
 
 Verdict = Literal["better", "worse", "undecided"]
@@ -89,7 +88,7 @@ class Look(RecordPart):
     time: float  # seconds since 1970
 
 
-class Comparison(Record):
+class Comparison(NamesRecord):
     """A whole comparison."""
 
     max_bytes: ClassVar[int] = 1 << 24
@@ -114,14 +113,6 @@ class Comparison(Record):
     seconds_reused: float = 0.0  # of runs that were finished before
     tries: int = 0  # contenders compared with this base and metric so far, in the whole ledger
     luck: float | None = None  # by which the best of as many equal contenders is expected to look better
-
-    @classmethod
-    def parse_json(cls, content: bytes) -> Any:
-        """Names of folders that are not UTF-8 are lone surrogates, which only Python's own parser takes."""
-        try:
-            return json.loads(content)
-        except RecursionError:
-            raise ValueError("too deeply nested") from None
 
     @property
     def verdicts(self) -> dict[str, Verdict]:

@@ -21,7 +21,7 @@ from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.files import git_ignored_folder
 from nanogpt_kit.runs.folder import RunFolder, files_below_runs, runs_root
 from nanogpt_kit.runs.lock import Lock
-from nanogpt_kit.runs.record import AnyText, Record, RecordPart, Unreadable
+from nanogpt_kit.runs.record import AnyText, NamesRecord, RecordPart, Unreadable
 
 OPENING = "test-split.json"
 LOCK = ".test-split.lock"
@@ -37,7 +37,7 @@ class SplitIdentity(RecordPart):
     tokens: str  # SHA-256
 
 
-class SplitOpening(Record):
+class SplitOpening(NamesRecord):
     """test-split.json beside comparison.json: who opened which test splits, and what was measured there."""
 
     max_bytes: ClassVar[int] = 1 << 24

@@ -6,13 +6,12 @@ damaged or written by several processes at any time.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from nanogpt_kit.runs import indexed_run, notes, recorded_values
 from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd, runs_root
 from nanogpt_kit.runs.indexed_run import FILES, IndexedRun
 from nanogpt_kit.system.folders import cache_dir, is_within
+from nanogpt_kit.system.garbage_collection import without_garbage_collection
 from nanogpt_kit.system.reading import read_bytes
 from nanogpt_kit.system.writing import write_atomically
 
@@ -39,7 +39,7 @@ def index_runs(root: Path | None = None) -> list[IndexedRun]:
     A run whose process died is "interrupted", as for `RunFolder.status`.
     """
     top = os.path.abspath(root or runs_root())
-    with without_collection():
+    with without_garbage_collection():
         before, after, runs = read_cache(top), Rows(), []
         settled = time.time_ns() - UNSETTLED_NS
         for path in run_paths(top):
@@ -63,18 +63,6 @@ def read_run(folder: RunFolder) -> IndexedRun:
     top, path = os.path.abspath(runs_root()), os.path.abspath(folder.path)
     reference = os.path.relpath(path, top) if is_within(path, top) else str(relative_to_cwd(Path(path)))
     return with_live_state(IndexedRun.read(path, reference))
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Python's garbage collector looks at every new object again and again; rows are many, and none is garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def run_paths(top: str) -> Iterator[str]:

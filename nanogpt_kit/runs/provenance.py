@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import platform
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.runs.record import AnyText, Record, RecordPart
+from nanogpt_kit.runs.record import AnyText, NamesRecord, RecordPart
 from nanogpt_kit.runs.secrets import hide_in_command, hide_in_patch
 from nanogpt_kit.runs.working_tree import GitState, code_state
 
@@ -98,7 +97,7 @@ class Imported(RecordPart):
     files: dict[AnyText, str]  # SHA-256 by file name
 
 
-class Provenance(Record):
+class Provenance(NamesRecord):
     """The origin of a run."""
 
     max_bytes: ClassVar[int] = 1 << 24
@@ -144,14 +143,6 @@ class Provenance(Record):
         """A path of this record, which may be relative to the folder that the run was started in."""
         here = Path(text)
         return here if here.exists() else Path(self.folder, text)
-
-    @classmethod
-    def parse_json(cls, content: bytes) -> Any:
-        """File names that are not UTF-8 are lone surrogates, which only Python's own parser takes."""
-        try:
-            return json.loads(content)
-        except RecursionError:
-            raise ValueError("too deeply nested") from None
 
 
 def collect_provenance(experiment: Experiment, machine: Machine, **origin: Any) -> tuple[Provenance, bytes]:

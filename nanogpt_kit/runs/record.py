@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -70,3 +71,15 @@ class Record(RecordPart):
     def parse_json(cls, content: bytes) -> Any:
         """Raises ValueError, also for text that is not Unicode."""
         return pydantic_core.from_json(content)
+
+
+class NamesRecord(Record):
+    """A record with names of files or folders that may not be UTF-8."""
+
+    @classmethod
+    def parse_json(cls, content: bytes) -> Any:
+        """Such names are lone surrogates, which only Python's own parser takes."""
+        try:
+            return json.loads(content)
+        except RecursionError:
+            raise ValueError("too deeply nested") from None
