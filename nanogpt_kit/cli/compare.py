@@ -138,15 +138,14 @@ def read_question(
 ) -> Question:
     """Reads the arms, and prints what each argument was taken as."""
     from nanogpt_kit.comparison.arms import read_arms
-    from nanogpt_kit.comparison.question import Question
+    from nanogpt_kit.comparison.question import Question, reason_to_ask
 
     named = read_arms(words, options.trust_code, options.nproc)
     for one in named:
         print_notes(one.notes)
         print_lines(one.meaning, err=True)
     arms = tuple(one.arm for one in named)
-    reason = text or next((arm.experiment.note for arm in reversed(arms) if arm.experiment.note), "")
-    return Question("noise" if options.noise else "compare", arms, metric, direction, reason)
+    return Question("noise" if options.noise else "compare", arms, metric, direction, reason_to_ask(text, arms))
 
 
 def print_preview(question: Question, options: CompareOptions, as_json: bool) -> None:

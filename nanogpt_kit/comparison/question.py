@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -53,3 +53,8 @@ class Question:
     def folder(self) -> Path:
         """The folder of its study, its new runs and its record."""
         return runs_root() / self.base.experiment.name / self.kind / self.id()
+
+
+def reason_to_ask(text: str, arms: Sequence[Arm]) -> str:
+    """The user's reason, by default the note of the last arm that has one."""
+    return text or next((arm.experiment.note for arm in reversed(arms) if arm.experiment.note), "")

@@ -81,7 +81,7 @@ class Effect(Judgement):
 
 
 class Look(RecordPart):
-    """A judgement; each later look at the same question takes a wider interval."""
+    """A judgement; each later look at the same two arms takes a wider interval."""
 
     seeds: Listed[int]
     values: str = ""  # hash of the judged values: the same seeds with the same values again are the same look

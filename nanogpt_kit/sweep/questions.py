@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from nanogpt_kit.comparison.arms import read_arms
 from nanogpt_kit.comparison.finished import compare_finished
-from nanogpt_kit.comparison.question import Direction, Question
+from nanogpt_kit.comparison.question import Direction, Question, reason_to_ask
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
@@ -59,8 +59,7 @@ def compare(
     for index, change in enumerate(contenders, start=1):
         if isinstance(change, Mapping):
             arms[index] = replace(arms[index], label=change_label(change) or "no change")
-    reason = text or next((arm.experiment.note for arm in reversed(arms) if arm.experiment.note), "")
-    question = Question("compare", tuple(arms), metric, direction, reason)
+    question = Question("compare", tuple(arms), metric, direction, reason_to_ask(text, arms))
     names = [shown_argument(one, arm.label) for one, arm in zip((base, *contenders), arms, strict=True)]
     command = f"nanogpt_kit.compare({', '.join(names)}, seeds={seeds})"
     if seeds is None:
