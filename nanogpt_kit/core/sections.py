@@ -138,6 +138,10 @@ class Sweep(Options):
         "tries all",
     )
     seed: int = Field(1337, ge=0, lt=2**31, description="seed of the sampler")
+    allocate: Literal["sampler", "equal"] = Field(
+        "sampler",
+        description="how trials are divided among the branches of a choice: as the sampler chooses, or equal numbers",
+    )
     pruner: Literal["none", "median", "asha", "hyperband", "patience"] = Field(
         "none",
         description="rule that ends bad trials early: compared with other trials, or without improvement (patience)",

@@ -7,7 +7,7 @@ standard deviations above their mean, if values are normally distributed.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -67,15 +67,23 @@ def fresh_seed(trial: optuna.Trial | FrozenTrial) -> FreshSeed:
 
 @dataclass(frozen=True)
 class ConfirmedTrial:
-    """One of the best trials, with the values of its fresh seeds. A seed that failed has none."""
+    """A trial that was run again, with its value for each fresh seed. A seed that failed has none."""
 
     index: int
-    values: tuple[float, ...]
-    failed: int
+    by_seed: Mapping[int, float]
+    failed: tuple[int, ...] = ()  # seeds
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return tuple(self.by_seed.values())
 
     @property
     def mean(self) -> float:
         return statistics.fmean(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.by_seed) > 1 else None
 
 
 def direction_sign(direction: str) -> int:
@@ -96,7 +104,12 @@ def confirmed_trials(trials: Sequence[FrozenTrial], direction: str) -> list[Conf
     confirmed = []
     for index, runs in by_index.items():
         ended = [run for run in runs if run.state.is_finished()]
-        values = tuple(run.value for run in ended if run.state == TrialState.COMPLETE and run.value is not None)
+        values = {
+            fresh_seed(run).seed: run.value
+            for run in ended
+            if run.state == TrialState.COMPLETE and run.value is not None
+        }
         if values:
-            confirmed.append(ConfirmedTrial(index, values, len(ended) - len(values)))
-    return sorted(confirmed, key=lambda trial: (trial.failed, direction_sign(direction) * trial.mean))
+            failed = tuple(seed for run in ended if (seed := fresh_seed(run).seed) not in values)
+            confirmed.append(ConfirmedTrial(index, values, failed))
+    return sorted(confirmed, key=lambda trial: (len(trial.failed), direction_sign(direction) * trial.mean))

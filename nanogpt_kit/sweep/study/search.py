@@ -14,10 +14,11 @@ from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.options import leaves
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.branches import find_branches
 from nanogpt_kit.sweep.study.plan import QueuedTrial
 from nanogpt_kit.sweep.study.space_plan import SpacePlan
 
-COMPARABLE = ("metric", "direction", "seeds")  # options of [sweep] without which two trials do not compare
+COMPARABLE = ("metric", "direction", "seeds", "allocate")  # options of [sweep] that all its trials share
 
 
 class SearchPlan(SpacePlan):
@@ -38,6 +39,7 @@ class SearchPlan(SpacePlan):
             "experiment": base.resolved(),
             "fingerprint": base.fingerprint(),
             "sweep": {key: getattr(self.options, key) for key in COMPARABLE},
+            "branches": [dict(branch.params) for branch in find_branches(self.space)],
             "nproc": self.nproc,
             "trial_tokens": self.space.trial_tokens,
         }

@@ -19,6 +19,7 @@ from nanogpt_kit.core.errors import KitError, shorten
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd, runs_root
+from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.confirmation import (
     ConfirmationPlan,
     ConfirmedTrial,
@@ -87,6 +88,15 @@ class SweepSummary:
     total_steps: int = 0
     seed: int = 0  # train.seed of the first run of each trial
     nproc: int = 1  # processes of each run
+    branches: tuple[Branch, ...] = ()  # of the space; empty where no choice makes branches
+
+    def trials_of(self, branch: Branch) -> list[TrialSummary]:
+        """The trials in a branch, by index."""
+        return [trial for trial in self.trials if branch.has(trial.params)]
+
+    def best_of(self, branch: Branch) -> TrialSummary | None:
+        """The best complete trial of a branch by the sweep's own metric."""
+        return next((trial for trial in self.ranked_trials() if branch.has(trial.params)), None)
 
     def command(self, folder: Path) -> str:
         """The command that runs the best trial again; `folder` is the sweep's."""
@@ -189,6 +199,7 @@ def summarize_study(study: optuna.Study, options: Sweep, fresh: Sequence[FrozenT
             "total_steps": tokens // train["batch_tokens"],
             "seed": train["seed"],
             "nproc": attributes.get("nproc", 1),
+            "branches": tuple(Branch(params) for params in attributes.get("branches", ())),
         }
     )
 

@@ -1,9 +1,14 @@
-"""Whether a sweep with several seeds found something better than the experiment as written."""
+"""The verdict of a sweep: whether it found something better than the experiment as written, and which branch is better.
+
+Fresh seeds decide where there are some, since no trial was chosen by them; otherwise the seeds of a search with several
+of them. With one seed a trial there is no verdict: the best of many values is partly chance.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nanogpt_kit.comparison.judgement import judge_arms
 from nanogpt_kit.comparison.numbers import spread_decimals
@@ -14,19 +19,41 @@ from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
 @dataclass(frozen=True)
 class TrialVerdict:
-    """A trial against trial 0, the experiment as written."""
+    """A trial against another one, paired by seed."""
 
     trial: TrialSummary
     result: Result
     metric: str
+    base: int = 0  # index of the other one; 0 is the experiment as written
 
     def sentence(self) -> str:
         text = verdict_text(self.result, self.metric, spread_decimals([self.result.difference_sd]))
-        return f"trial {self.trial.index} against trial 0: {text}"
+        return f"trial {self.trial.index} against trial {self.base}: {text}"
 
     def as_json(self) -> dict[str, Any]:
         """The trial, the one that it is compared with, and the fields of Result but its arm."""
-        return {"trial": self.trial.index, "base": 0, **self.result.model_dump(mode="json", exclude={"arm"})}
+        return {
+            "trial": self.trial.index,
+            "base": self.base,
+            **self.result.model_dump(mode="json", exclude={"arm"}),
+        }
+
+
+@dataclass(frozen=True)
+class SweepVerdict:
+    """What the seeds show. All its judgements are one family: together they are wrong in at most 5% of sweeps."""
+
+    seeds: Literal["fresh", "search"]  # which decided
+    best: TrialVerdict | None  # the headline: the best trial except trial 0 against trial 0
+    against_first: Sequence[TrialVerdict] = ()  # each judged trial against trial 0, the best first
+    between_branches: Sequence[TrialVerdict] = ()  # the best of each other branch against the best of trial 0's
+    notes: Sequence[str] = ()  # what the reader should know: seeds that are missing, trials that do not compare
+
+
+def judge_sweep(summary: SweepSummary) -> SweepVerdict | None:
+    """None with one seed a trial and no confirmation, and until trial 0 and another trial have values to pair."""
+    best = judge_best_trial(summary)
+    return SweepVerdict("search", best, (best,)) if best is not None else None
 
 
 def judge_best_trial(summary: SweepSummary) -> TrialVerdict | None:
