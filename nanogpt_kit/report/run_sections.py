@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from nanogpt_kit.report.page import Page
 from nanogpt_kit.runs.indexed_run import IndexedRun
 
-NamedRuns = Mapping[str, IndexedRun]  # by what the page calls each: "model.mlp=swiglu", "seed 1337"; see runs.index.read_run
+NamedRuns = Mapping[
+    str, IndexedRun
+]  # by what the page calls each: "model.mlp=swiglu", "seed 1337"; see runs.index.read_run
 
 
 def add_samples(page: Page, runs: NamedRuns) -> None:
