@@ -30,7 +30,7 @@ def add_difference_figure(page: Page, comparison: Comparison, names: Sequence[st
         f"A dot is the difference from {names[0]} with one seed; the diamond is their mean, the bar its interval, and "
         f"the dashed line no difference. {sentence_case(better_text(comparison))}.{omission(len(ranked), MOST_ROWS)}"
     )
-    figure = draw_differences(rows, f"difference in {one_line(comparison.metric)} ({better_text(comparison)})")
+    figure = draw_differences(rows, axis_title(comparison, "difference in "))
     page.block("Differences by seed", note, figure)
 
 
@@ -39,7 +39,7 @@ def add_effect_figure(page: Page, comparison: Comparison, note: str) -> None:
     effects = comparison.effects[:MOST_ROWS]
     labels = short_labels([effect_name(effect) for effect in effects])
     rows = [JudgedRow(labels[effect_name(effect)], effect) for effect in effects]
-    figure = draw_differences(rows, f"effect on {one_line(comparison.metric)} ({better_text(comparison)})")
+    figure = draw_differences(rows, axis_title(comparison, "effect on "))
     page.block("Effects", f"{note}{omission(len(comparison.effects), MOST_ROWS)}", figure)
 
 
@@ -50,7 +50,7 @@ def add_value_figure(page: Page, comparison: Comparison, names: Sequence[str], t
         f"A dot is the value of one run; a line joins the runs of one seed, and the bar is the mean of an arm. The "
         f"base, {names[0]}, is at the top.{omission(len(arms), MOST_ROWS, 'arms')}"
     )
-    page.block(title, note, draw_values(rows, f"{one_line(comparison.metric)} ({better_text(comparison)})"))
+    page.block(title, note, draw_values(rows, axis_title(comparison)))
 
 
 def add_curves(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[FoundRun]) -> None:
@@ -78,6 +78,11 @@ def curve_groups(runs: Runs, names: Sequence[str], metric: str) -> list[CurveGro
         if curves:
             groups.append(CurveGroup(names[arm], curves, series_color(arm)))
     return groups
+
+
+def axis_title(comparison: Comparison, what: str = "") -> list[str]:
+    """Two lines."""
+    return [f"{what}{one_line(comparison.metric)}", f"({better_text(comparison)})"]
 
 
 def omission(count: int, most: int, what: str = "contenders") -> str:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+
 from nanogpt_kit.comparison.record import Judgement, Verdict
 from nanogpt_kit.comparison.sentences import VERDICTS
-from nanogpt_kit.report.page import Figure
 from nanogpt_kit.report.plots import (
     FAINT,
     LINE,
@@ -23,6 +24,7 @@ from nanogpt_kit.report.plots import (
 )
 
 COLORS: Mapping[Verdict, str] = {"better": "#1f7ac4", "undecided": FAINT, "worse": "#d9622b"}  # as in page.css
+SEED = "#7d858f"  # of the dot of a pair
 ROWS_HEIGHT = 620  # pixels of all rows together, which fit a printed page
 MIN_ROW, MAX_ROW = 17, 44  # pixels of a row
 SPREAD = 0.3  # of a row, over which the dots of its seeds are spread
@@ -51,7 +53,7 @@ class ArmRow:
         return cls(label, values, series_color(index), series_symbol(index))
 
 
-def draw_differences(rows: Sequence[JudgedRow], title: str) -> Figure:
+def draw_differences(rows: Sequence[JudgedRow], title: Sequence[str]) -> go.Figure:
     """A row for each contender: a dot for each seed, the mean with its interval, and a line at 0."""
     figure = row_figure([row.label for row in rows], title)
     points, seeds = [], []
@@ -60,14 +62,14 @@ def draw_differences(rows: Sequence[JudgedRow], title: str) -> Figure:
         points += list(zip(row.differences.values(), heights, strict=True))
         seeds += list(row.differences)
     if points:
-        add_seed_dots(figure, points, seeds, "a seed", {"color": FAINT, "size": 6, "opacity": 0.75})
+        add_seed_dots(figure, points, seeds, "a seed", {"color": SEED, "size": 7, "opacity": 0.8})
     for verdict in VERDICTS:
         add_means(figure, [(at, row) for at, row in enumerate(rows) if row.judgement.verdict == verdict], verdict)
     figure.add_vline(x=0, line={"color": LINE, "width": 1.5, "dash": "dash"})
     return figure
 
 
-def add_means(figure: Any, rows: Sequence[tuple[int, JudgedRow]], verdict: Verdict) -> None:
+def add_means(figure: go.Figure, rows: Sequence[tuple[int, JudgedRow]], verdict: Verdict) -> None:
     """Means with their intervals; one without an interval is an open diamond."""
     judged = [(at, row.label, row.judgement) for at, row in rows]
     for has_interval in (True, False):
@@ -109,7 +111,7 @@ def add_means(figure: Any, rows: Sequence[tuple[int, JudgedRow]], verdict: Verdi
         )
 
 
-def draw_values(rows: Sequence[ArmRow], title: str) -> Figure:
+def draw_values(rows: Sequence[ArmRow], title: Sequence[str]) -> go.Figure:
     """A row for each arm: a dot for each seed, a bar at the mean, and a line through the values of each seed."""
     figure = row_figure([row.label for row in rows], title)
     add_lines(figure, seed_paths(rows), "the same seed", {"color": LINE, "width": 1})
@@ -148,7 +150,7 @@ def seed_paths(rows: Sequence[ArmRow]) -> list[list[Point]]:
 
 
 def add_seed_dots(
-    figure: Any,
+    figure: go.Figure,
     points: Sequence[Point],
     seeds: Sequence[int],
     name: str,
@@ -167,10 +169,12 @@ def add_seed_dots(
     )
 
 
-def row_figure(labels: Sequence[str], title: str) -> Any:
-    """An empty figure with a row for each label, the first one at the top."""
+def row_figure(labels: Sequence[str], title: Sequence[str]) -> go.Figure:
+    """An empty figure with a row for each label, the first one at the top. The title of its x axis has lines, since a
+    phone has no space for a long one."""
     row = min(MAX_ROW, max(MIN_ROW, ROWS_HEIGHT // max(1, len(labels))))
-    figure = empty_figure(130 + row * len(labels), title, "")
+    figure = empty_figure(146 + row * len(labels), "", "")
+    figure.update_xaxes(title_text="<br>".join(map(plotly_label, title)))
     figure.update_yaxes(
         tickvals=list(range(len(labels))),
         ticktext=[plotly_label(label) for label in labels],

@@ -29,8 +29,6 @@ def shortened(label: str) -> str:
 
 
 def add_headline(page: Page, comparison: Comparison) -> None:
-    for line in question_lines(comparison):
-        page.lead(line)
     if comparison.kind == "noise":
         add_noise(page, comparison)
         return
@@ -44,12 +42,14 @@ def add_headline(page: Page, comparison: Comparison) -> None:
             f"Each interval has the level of Holm's correction for {count_text(len(ranked), 'contender')}: were all "
             "equal to the base, at most 5% of such comparisons would call one of them better or worse."
         )
+    for line in question_lines(comparison):
+        page.lead(line)
 
 
 def add_noise(page: Page, comparison: Comparison) -> None:
     """The spread, and the smallest differences that numbers of seeds can detect."""
     noise = noise_of(comparison)
-    for sentence in spread_sentences(comparison, noise):
+    for sentence in (*spread_sentences(comparison, noise), *question_lines(comparison)):
         page.lead(sentence)
     if not noise.effects:
         return

@@ -24,6 +24,7 @@ from nanogpt_kit.report.run_sections import add_provenance, add_samples
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.folder import relative_to_cwd
 from nanogpt_kit.runs.index import read_run
+from nanogpt_kit.runs.indexed_run import IndexedRun
 from nanogpt_kit.runs.record import Unreadable
 
 MAX_SAMPLED = 6  # arms whose samples are side by side
@@ -51,7 +52,7 @@ def comparison_page(comparison: Comparison, folder: Path) -> Page:
 
 
 def check_arms_exist(comparison: Comparison, folder: Path) -> None:
-    indices = [one.arm for one in (*comparison.measurements, *comparison.results)]
+    indices = [*(one.arm for one in comparison.measurements), *(one.arm for one in comparison.results)]
     count = len(comparison.arms)
     if not count or not all(0 <= index < count for index in indices):
         raise KitError(f"{folder / COMPARISON}: it names arms that it does not have; the file was changed")
@@ -130,8 +131,8 @@ def add_run_samples(page: Page, comparison: Comparison, names: Sequence[str], fo
     for one in found:
         if one.folder is not None and one.folder.samples.exists():
             first.setdefault(one.measurement.arm, one)
-    arms = [arm for arm in ranked_arms(comparison) if arm in first][:MAX_SAMPLED]
-    add_samples(page, {run_name(names, first[arm]): read_run(first[arm].folder) for arm in arms})
+    arms = [arm for arm in ranked_arms(comparison) if arm in first]
+    add_samples(page, indexed_runs(names, [first[arm] for arm in arms[:MAX_SAMPLED]]))
 
 
 def add_origin(
@@ -151,11 +152,16 @@ def add_origin(
         ]
     )
     tables.add_runs(page, comparison, names, [one.problem for one in found])
-    add_provenance(page, {run_name(names, one): read_run(one.folder) for one in found if one.folder is not None})
+    add_provenance(page, indexed_runs(names, found))
 
 
-def run_name(names: Sequence[str], found: FoundRun) -> str:
-    return f"{names[found.measurement.arm]}, seed {found.measurement.seed}"
+def indexed_runs(names: Sequence[str], found: Sequence[FoundRun]) -> dict[str, IndexedRun]:
+    """Those that are there, by arm and seed."""
+    return {
+        f"{names[one.measurement.arm]}, seed {one.measurement.seed}": read_run(one.folder)
+        for one in found
+        if one.folder is not None
+    }
 
 
 def utc_text(moment: float) -> str:
