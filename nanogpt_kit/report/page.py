@@ -20,6 +20,7 @@ NO_FIGURES = "There are no figures in this report, since plotly is not installed
 # In page.css, figures have no background, and grey axes that fit both colour schemes.
 TEMPLATE = files(__package__) / "page.html"
 STYLE = files(__package__) / "page.css"
+SCRIPT = files(__package__) / "page.js"
 
 LONG_CELL = 40  # characters; the text of longer cells is wrapped
 
@@ -174,6 +175,7 @@ class Page:
             style=STYLE.read_text(encoding="utf-8"),
             links=f"<nav>{links}</nav>" if links else "",
             parts="\n".join(self.parts),
+            script=f"<script>\n{SCRIPT.read_text(encoding='utf-8')}</script>" if self.figure_count else "",
         )
 
 
@@ -182,9 +184,17 @@ def decimals_of_column(cells: Sequence[object]) -> int | None:
     there = [value for value in cells if value is not None]
     if not there or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in there):
         return None
-    texts = [format_number(value) for value in there if isinstance(value, float)]
-    is_plain = all(re.fullmatch(r"-?\d*[1-9]\d*\.?\d*|-?0\.[1-9]\d*", text) for text in texts)
-    return max((len(text.partition(".")[2]) for text in texts), default=-1) if is_plain else -1
+    numbers = [value for value in there if isinstance(value, float)]
+    texts = [format_number(value) for value in numbers]
+    if not texts or not all(re.fullmatch(r"-?\d+(\.\d+)?", text) for text in texts):
+        return -1
+    decimals = max(len(text.partition(".")[2]) for text in texts)
+    return decimals if all(abs(value) * 10**decimals < 10 ** known_digits(value) for value in numbers) else -1
+
+
+def known_digits(value: float, most: int = 5) -> int:
+    """How many digits of a number are shown: fewer of small ones, such as learning rates."""
+    return 3 if abs(value) < 0.1 else most
 
 
 def heading_cell(text: str, is_number: bool) -> str:
@@ -206,7 +216,10 @@ def format_number(value: Any, digits: int = 5) -> str:
     """A number as text, rounded to `digits`: 12,345,678, 3.2841, 0.000312."""
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.{3 if abs(value) < 0.1 else digits}g}"
+    if 1e5 <= abs(value) < 1e15:
+        return f"{value:,.0f}"
+    value = value + 0.0  # -0.0 becomes 0.0
+    return f"{value:.{known_digits(value, digits)}g}"
 
 
 def first_characters(text: str, most: int) -> str:

@@ -124,18 +124,23 @@ def bar_chart(
 
 
 def add_dots(
-    figure: go.Figure, points: Sequence[Point], numbers: Sequence[int], name: str, marker: Mapping[str, Any]
+    figure: go.Figure,
+    points: Sequence[Point],
+    numbers: Sequence[int],
+    name: str,
+    marker: Mapping[str, Any],
+    unit: str = "trial",
 ) -> None:
-    """One dot per trial; hovering shows its number."""
+    """One dot per trial or other `unit`, such as "seed"; hovering shows its number."""
     if points:
         figure.add_scatter(
             x=[round_for_plot(x) for x, _ in points],
             y=[round_for_plot(y) for _, y in points],
-            customdata=numbers,
+            customdata=list(numbers),
             mode="markers",
             name=name,
             marker=marker,
-            hovertemplate="trial %{customdata}<br>%{x:.5~g}, %{y:.5~g}<extra></extra>",
+            hovertemplate=f"{unit} %{{customdata}}<br>%{{x:.5~g}}, %{{y:.5~g}}<extra></extra>",
         )
 
 
