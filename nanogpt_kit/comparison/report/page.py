@@ -5,7 +5,6 @@ It is written from comparison.json, also where runs were removed since; what is 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.comparison.report import headline, tables
 from nanogpt_kit.comparison.report.arm_labels import ranked_arms, short_arm_labels
 from nanogpt_kit.comparison.report.found_runs import FoundRun, find_runs, missing_sentence
+from nanogpt_kit.comparison.report.origin import add_origin
 from nanogpt_kit.comparison.sentences import effect_sentence, tries_sentence
 from nanogpt_kit.comparison.split_opening import OPENING, SplitOpening, opening_lines
 from nanogpt_kit.comparison.text import EFFECTS, spending_lines, wins_sentence
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.report.page import NO_FIGURES, Page, has_figures
-from nanogpt_kit.report.run_sections import add_provenance, add_samples
+from nanogpt_kit.report.run_sections import add_samples
 from nanogpt_kit.runs.description import one_line
-from nanogpt_kit.runs.folder import relative_to_cwd
 from nanogpt_kit.runs.index import read_run
 from nanogpt_kit.runs.indexed_run import IndexedRun
 from nanogpt_kit.runs.record import Unreadable
@@ -135,26 +134,6 @@ def add_run_samples(page: Page, comparison: Comparison, names: Sequence[str], fo
     add_samples(page, indexed_runs(names, [first[arm] for arm in arms[:MAX_SAMPLED]]))
 
 
-def add_origin(
-    page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[FoundRun], folder: Path
-) -> None:
-    """How the comparison was made, its runs, and what they ran with."""
-    page.section("Provenance")
-    page.command(one_line(comparison.command))
-    page.mapping(
-        [
-            ("record", one_line(str(relative_to_cwd((folder / COMPARISON).absolute())))),
-            ("first asked", utc_text(comparison.started)),
-            ("judged", utc_text(comparison.time)),
-            ("metric", f"{one_line(comparison.metric)}, to {comparison.direction}"),
-            ("yardstick", comparison.yardstick),
-            ("id", comparison.id),
-        ]
-    )
-    tables.add_runs(page, comparison, names, [one.problem for one in found])
-    add_provenance(page, indexed_runs(names, found))
-
-
 def indexed_runs(names: Sequence[str], found: Sequence[FoundRun]) -> dict[str, IndexedRun]:
     """Those that are there, by arm and seed."""
     return {
@@ -162,11 +141,3 @@ def indexed_runs(names: Sequence[str], found: Sequence[FoundRun]) -> dict[str, I
         for one in found
         if one.folder is not None
     }
-
-
-def utc_text(moment: float) -> str:
-    """A time in seconds since 1970."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
-    except (ValueError, OverflowError, OSError):  # of a clock that was wrong
-        return "unknown"
