@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any, Literal, Protocol
@@ -124,13 +124,21 @@ class Page:
         )
         self.parts.append(f'<div class="texts">{cells}</div>')
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], marked: int | None = None) -> None:
-        """Adds a table; cells are numbers, text, or None. `marked` is the index of a highlighted row."""
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        marked: int | None = None,
+        numbers: Collection[int] = (),
+    ) -> None:
+        """Adds a table; cells are numbers, text, or None. `marked` is the index of a highlighted row, and `numbers`
+        are those of columns whose text is numbers, which are aligned at the right."""
         lines = [list(row) for row in rows]
         kinds = [decimals_of_column([row[at] for row in lines]) for at in range(len(columns))]
-        head = "".join(map(heading_cell, columns, (kind is not None for kind in kinds)))
+        aligned = [kind is not None or at in numbers for at, kind in enumerate(kinds)]
+        head = "".join(map(heading_cell, columns, aligned))
         body = "\n".join(
-            f"<tr{' class=marked' * (at == marked)}>{''.join(map(table_cell, row, kinds))}</tr>"
+            f"<tr{' class=marked' * (at == marked)}>{''.join(map(table_cell, row, kinds, aligned))}</tr>"
             for at, row in enumerate(lines)
         )
         self.parts.append(
@@ -193,14 +201,15 @@ def heading_cell(text: str, is_number: bool) -> str:
     return f"<th{' class=number' * is_number}>{html.escape(text).replace('.', '.<wbr>')}</th>"
 
 
-def table_cell(value: object, decimals: int | None) -> str:
+def table_cell(value: object, decimals: int | None, is_right: bool = False) -> str:
     if value is None:
         return "<td></td>"
     if decimals is not None:
         is_even = decimals >= 0 and isinstance(value, float)
         return f'<td class="number">{f"{value:.{decimals}f}" if is_even else format_number(value)}</td>'
     text = format_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-    return f"<td{' class=long' * (len(text) > LONG_CELL)}>{html.escape(text)}</td>"
+    kind = "number" if is_right else "long" if len(text) > LONG_CELL else ""
+    return f"<td{f' class={kind}' * bool(kind)}>{html.escape(text)}</td>"
 
 
 def format_number(value: Any, digits: int = 5) -> str:
