@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from string import Template
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+from nanogpt_kit.core.errors import printable
 
 NO_FIGURES = "There are no figures in this report, since plotly is not installed: pip install 'nanogpt-kit[plots]'."
 
@@ -20,6 +22,10 @@ TEMPLATE = files(__package__) / "page.html"
 STYLE = files(__package__) / "page.css"
 
 LONG_CELL = 40  # characters; the text of longer cells is wrapped
+
+
+VerdictKind = Literal["better", "worse", "undecided"]
+Table = tuple[Sequence[str], Iterable[Sequence[object]]]  # columns and rows
 
 
 class Figure(Protocol):
@@ -64,6 +70,58 @@ class Page:
     def section(self, title: str) -> None:
         self.sections.append(title)
         self.parts.append(f'<h2 id="section-{len(self.sections)}">{html.escape(title)}</h2>')
+
+    def block(
+        self,
+        title: str,
+        note: str = "",
+        figure: Figure | None = None,
+        *,
+        figures: Iterable[Figure] = (),
+        instead: Table | None = None,
+        min_width: int = 0,
+    ) -> None:
+        """Adds a section whose heading, note and figure are on one page in print.
+
+        `figures` are small ones, beside each other. Without any figure the table `instead` takes their place; a block
+        without anything to show is left out.
+        """
+        panels = list(figures)
+        if figure is None and not panels and instead is None:
+            return
+        first = len(self.parts)
+        self.section(title)
+        if note:
+            self.note(note)
+        if figure is not None:
+            self.figure(figure, min_width)
+        if panels:
+            self.gallery(panels)
+        if figure is None and not panels and instead is not None:
+            self.table(*instead)
+        self.parts[first:] = [f'<section class="block">{"".join(self.parts[first:])}</section>']
+
+    def verdict(self, text: str, kind: VerdictKind) -> None:
+        """Adds a box with a verdict: its word, in a colour of its own, then the text."""
+        word = f"<strong>{kind.capitalize()}</strong>"
+        self.parts.append(f'<p class="verdict {kind}">{word} {html.escape(text)}</p>')
+
+    def mapping(self, rows: Iterable[tuple[str, object]]) -> None:
+        """Adds a list of names with their values; None is left out."""
+        body = "\n".join(
+            f'<tr><th scope="row">{html.escape(name)}</th>{table_cell(value, None)}</tr>'
+            for name, value in rows
+            if value is not None
+        )
+        self.parts.append(f'<div class="wide"><table class="mapping"><tbody>{body}</tbody></table></div>')
+
+    def texts(self, columns: Sequence[tuple[str, str]]) -> None:
+        """Adds texts side by side, each with its title. Whitespace is kept, and control characters are escaped."""
+        cells = "".join(
+            f"<div><h3>{html.escape(printable(title))}</h3><pre>{html.escape(printable(text))}</pre></div>"
+            for title, text in columns
+        )
+        self.parts.append(f'<div class="texts">{cells}</div>')
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], marked: int | None = None) -> None:
         """Adds a table; cells are numbers, text, or None. `marked` is the index of a highlighted row."""

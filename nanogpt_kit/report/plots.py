@@ -10,9 +10,14 @@ from typing import Any, TypeVar
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nanogpt_kit.report.page import first_characters, format_number
+from nanogpt_kit.report.labels import cut_middle, short_labels, visible_line
+from nanogpt_kit.report.page import format_number
 
 BEST, PLAIN, FAINT, LOST, OPEN = "#e8700c", "#3f83d6", "#9199a3", "#d6336c", "#7a6fc0"
+# Of runs, arms and branches. Each has a contrast of at least 3 with white and with the dark page.
+SERIES = ("#3f83d6", "#e8700c", "#1e785a", "#b44ba5", "#c37887", "#b43c1e", "#960ff0")
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "cross")
 LINE, GRID = "rgba(128, 134, 142, 0.7)", "rgba(128, 134, 142, 0.22)"
 Scale = list[tuple[float, str]]
 EARLY_TO_LATE: Scale = [(0, "#b4c1d1"), (1, "#1f62b5")]
@@ -48,6 +53,53 @@ def empty_figure(height: int, x: str, y: str) -> go.Figure:
     return figure
 
 
+def series_color(index: int) -> str:
+    """The colour of a run, arm or branch. Colours repeat; then `series_dash` and `series_symbol` differ."""
+    return SERIES[index % len(SERIES)]
+
+
+def series_dash(index: int) -> str:
+    """The dash of a line: solid for the first of each colour."""
+    return DASHES[index // len(SERIES) % len(DASHES)]
+
+
+def series_symbol(index: int) -> str:
+    """The marker of a dot: a circle for the first of each colour."""
+    return SYMBOLS[index // len(SERIES) % len(SYMBOLS)]
+
+
+def add_band(
+    figure: go.Figure, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], color: str, name: str
+) -> None:
+    """The area between two curves, without an entry in the legend; where a value is not finite, it has a gap.
+
+    A line that is in the legend's group `name` (`legendgroup`) is shown and hidden together with it.
+    """
+    outline_xs: list[float | None] = []
+    outline_ys: list[float | None] = []
+    part: list[tuple[float, float, float]] = []
+    for point in [*zip(xs, lows, highs, strict=True), (math.nan, math.nan, math.nan)]:
+        if all(map(math.isfinite, point)):
+            part.append(point)
+            continue
+        outline_xs += [*(x for x, _, _ in part), *(x for x, _, _ in reversed(part)), None] if part else []
+        outline_ys += [*(low for _, low, _ in part), *(high for _, _, high in reversed(part)), None] if part else []
+        part = []
+    figure.add_scatter(
+        x=[None if x is None else round_for_plot(x) for x in outline_xs[:-1]],
+        y=[None if y is None else round_for_plot(y) for y in outline_ys[:-1]],
+        mode="lines",
+        line={"width": 0, "color": color},
+        fill="toself",
+        opacity=0.2,
+        fillcolor=color,
+        name=plotly_label(name),
+        legendgroup=name,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
 def bar_chart(
     values: Mapping[str, float], texts: Sequence[str], title: str = "", colors: Sequence[str] | str = PLAIN
 ) -> go.Figure:
@@ -55,7 +107,7 @@ def bar_chart(
     figure = empty_figure(56 + 28 * len(values), title, "")
     figure.add_bar(
         x=[round_for_plot(value) for value in values.values()],
-        y=list(map(plotly_label, values)),
+        y=[plotly_label(label) for label in short_labels(list(values)).values()],
         orientation="h",
         marker={"color": colors},
         text=texts,
@@ -64,7 +116,8 @@ def bar_chart(
         cliponaxis=False,
         hoverinfo="skip",
     )
-    figure.update_yaxes(autorange="reversed", showgrid=False, fixedrange=True)
+    # Otherwise labels such as "1" and "1.0" are numbers, and one place
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, fixedrange=True)
     figure.update_layout(margin={"t": 8})
     figure.update_xaxes(range=[0, 1.18 * max(values.values(), default=1)], nticks=6, fixedrange=True)
     return figure
@@ -184,7 +237,10 @@ def round_for_plot(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def plotly_label(text: object, most: int = 28) -> str:
-    """Shortened, and escaped, since plotly interprets tags."""
-    shown = format_number(text) if isinstance(text, float) else first_characters(str(text), most)
+def plotly_label(text: object, most: int = 40) -> str:
+    """Text in one line, cut in the middle, and escaped, since plotly interprets tags.
+
+    Texts that should differ, such as the names of parameters, need `short_labels` first.
+    """
+    shown = format_number(text) if isinstance(text, float) else cut_middle(visible_line(str(text)), most)
     return html.escape(shown, quote=False)
