@@ -31,6 +31,7 @@ from nanogpt_kit.sweep.study.records import FORMAT, Owner, TrialResult
 from nanogpt_kit.sweep.study.runs import run_path
 from nanogpt_kit.sweep.study.sampler import report_unit
 from nanogpt_kit.sweep.study.search import SearchPlan
+from nanogpt_kit.sweep.study.warmup import TrialSteps
 
 STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
 
@@ -89,6 +90,7 @@ class SweepSummary:
     seed: int = 0  # train.seed of the first run of each trial
     nproc: int = 1  # processes of each run
     branches: tuple[Branch, ...] = ()  # of the space; empty where no choice makes branches
+    trial_steps: tuple[TrialSteps, ...] = ()  # of the experiment as written and of the endpoints that differ from it
 
     def trials_of(self, branch: Branch) -> list[TrialSummary]:
         """The trials in a branch, by index."""
@@ -200,6 +202,7 @@ def summarize_study(study: optuna.Study, options: Sweep, fresh: Sequence[FrozenT
             "seed": train["seed"],
             "nproc": attributes.get("nproc", 1),
             "branches": tuple(Branch(params) for params in attributes.get("branches", ())),
+            "trial_steps": attributes.get("trial_steps", ()),
         }
     )
 

@@ -49,6 +49,28 @@ class SweepVerdict:
     between_branches: Sequence[TrialVerdict] = ()  # the best of each other branch against the best of trial 0's
     notes: Sequence[str] = ()  # what the reader should know: seeds that are missing, trials that do not compare
 
+    def of_pair(self, trial: int, base: int) -> TrialVerdict | None:
+        """The judgement of two trials, by their indices."""
+        both = [*self.against_first, *self.between_branches]
+        return next((one for one in both if (one.trial.index, one.base) == (trial, base)), None)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "seeds": self.seeds,
+            "best": self.best.as_json() if self.best else None,
+            "against_first": [one.as_json() for one in self.against_first],
+            "between_branches": [one.as_json() for one in self.between_branches],
+            "notes": list(self.notes),
+        }
+
+
+def headline(summary: SweepSummary) -> str:
+    """The conclusion in one or two sentences: the verdict, or why there is none. Never a gain without a verdict."""
+    verdict = judge_sweep(summary)
+    if verdict is None or verdict.best is None:
+        return "No verdict: one seed a trial; set sweep.confirm = 3 and run the sweep again."
+    return verdict.best.sentence()
+
 
 def judge_sweep(summary: SweepSummary) -> SweepVerdict | None:
     """None with one seed a trial and no confirmation, and until trial 0 and another trial have values to pair."""
