@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from nanogpt_kit.report.page import Page, format_number
-from nanogpt_kit.sweep.report.findings import Ranges, edge_side, fraction_of_range, trial_value
+from nanogpt_kit.sweep.report.findings import Ranges, edge_side, fraction_of_range
 from nanogpt_kit.sweep.report.judgements import judgement_sentence
 from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
@@ -64,15 +64,12 @@ def outcome_flags(trial: TrialSummary) -> tuple[bool, bool]:
 
 
 def value_cells(summary: SweepSummary, trial: TrialSummary | None) -> list[object]:
-    """The value of a trial; with several seeds also their standard deviation and number."""
-    if trial is None:
-        return [None] * (3 if summary.options.seeds > 1 else 1)
-    return [trial_value(trial), *spread_cells(trial)] if summary.options.seeds > 1 else [trial_value(trial)]
-
-
-def spread_cells(trial: TrialSummary) -> list[object]:
-    """Standard deviation and number of the seeds of a trial; the first is None for a single one."""
-    return [statistics.stdev(trial.values) if len(trial.values) > 1 else None, len(trial.values) or None]
+    """The value of a trial; with several seeds also their standard deviation and how many there are."""
+    value = trial.value if trial is not None else None
+    if summary.options.seeds == 1:
+        return [value]
+    seeds = trial.values if trial is not None else ()
+    return [value, statistics.stdev(seeds) if len(seeds) > 1 else None, len(seeds) or None]
 
 
 def fresh_cells(summary: SweepSummary, trial: TrialSummary | None) -> list[object]:

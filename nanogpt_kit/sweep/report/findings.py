@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,17 @@ def parameter_ranges(study: optuna.Study) -> dict[str, BaseDistribution]:
     for trial in study.get_trials(deepcopy=False):
         ranges.update(trial.distributions)
     return ranges
+
+
+def has_overlapping_trials(study: optuna.Study) -> bool:
+    """Whether two trials that ended ran at the same time: of several workers, or of several controllers."""
+    times = [
+        (trial.datetime_start, trial.datetime_complete)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.datetime_start is not None and trial.datetime_complete is not None
+    ]
+    times.sort()
+    return any(start < end for (_, end), (start, _) in itertools.pairwise(times))
 
 
 def fraction_of_range(value: float, distribution: BaseDistribution) -> float | None:

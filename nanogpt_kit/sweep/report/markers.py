@@ -52,8 +52,13 @@ def mark_complete(figure: go.Figure, summary: SweepSummary, x_of: XOf, with_seed
         what = "mean of its seeds" if has_seeds else "complete"
         if has_seeds:
             mark_seeds(figure, series.trials, series.name or "one seed", series.color, x_of)
-        mark_trials(figure, series.trials, f"{series.name}, mean" if series.name and has_seeds else series.name or what,
-                    marker, x_of)
+        mark_trials(
+            figure,
+            series.trials,
+            f"{series.name}, mean" if series.name and has_seeds else series.name or what,
+            marker,
+            x_of,
+        )
 
 
 def mark_seeds(figure: go.Figure, trials: Sequence[TrialSummary], name: str, color: str, x_of: XOf) -> None:
