@@ -66,8 +66,10 @@ def ticks_with_ends(ticks: Sequence[float], low: float, high: float) -> list[flo
 def set_trial_axis(figure: go.Figure, last: int) -> None:
     """The horizontal axis of trials from 0 to the index `last`, with whole numbers at its ticks."""
     air = max(0.5, 0.02 * last)
-    ticks = [int(tick) for tick in linear_ticks(0, last, 1)]
-    figure.update_xaxes(range=[-air, last + air], tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    ticks = [float(tick) for tick in linear_ticks(0, last)]
+    if not all(tick.is_integer() for tick in ticks):
+        ticks = linear_ticks(0, last, 1)
+    figure.update_xaxes(range=[-air, last + air], tickvals=ticks, ticktext=[f"{tick:,.0f}" for tick in ticks])
 
 
 def set_token_axis(figure: go.Figure, most: float) -> None:

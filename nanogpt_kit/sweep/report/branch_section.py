@@ -11,9 +11,9 @@ from nanogpt_kit.sweep.report.judgements import judgement_sentence
 from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
-from nanogpt_kit.sweep.study.verdict import SweepVerdict
+from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict
 
-RANGE_COLUMNS = ("branch", "parameter", "allowed", "tried", "part of the range", "of the best", "at an edge")
+RANGE_COLUMNS = ("branch", "parameter", "allowed", "tried", "part tried", "best trial has", "at an edge")
 
 
 def add_branches(page: Page, summary: SweepSummary, verdict: SweepVerdict | None, ranges: Ranges) -> None:
@@ -25,17 +25,25 @@ def add_branches(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
     without = [trial for trial in summary.trials if not any(branch.has(trial.params) for branch in summary.branches)]
     if without:
         page.note(f"{len(without)} more ended before their values were chosen.")
-    if verdict is not None and verdict.between_branches:
-        for judged in verdict.between_branches:
-            page.lead(judgement_sentence(summary, judged))
-    elif len(summary.branches) > 1:
+    judged = branch_judgements(summary, verdict) if verdict is not None else []
+    for one in judged:
+        page.lead(judgement_sentence(summary, one))
+    if not judged and len(summary.branches) > 1:
         page.note(
-            "No verdict between the branches: that requires fresh seeds (confirm in [sweep]) or several seeds a trial."
+            "No verdict between the branches yet: it requires the best of each with the same seeds, either fresh ones "
+            "(confirm in [sweep]) or several a trial (seeds)."
         )
     rows = list(range_rows(summary, ranges))
     if rows:
         page.note("The range of each number that was tried in a branch, against the range that is allowed:")
         page.table(RANGE_COLUMNS, rows)
+
+
+def branch_judgements(summary: SweepSummary, verdict: SweepVerdict) -> list[TrialVerdict]:
+    """The judgements between branches, also where the best of one branch is trial 0 itself."""
+    bests = [best.index for branch in summary.branches if (best := summary.best_of(branch)) is not None]
+    against_first = [one for one in verdict.against_first if one.trial.index in bests] if 0 in bests else []
+    return [*against_first, *verdict.between_branches]
 
 
 def branch_columns(summary: SweepSummary) -> list[str]:

@@ -64,7 +64,12 @@ def fresh_seeds(summary: SweepSummary) -> list[int]:
 
 def confirmation_columns(summary: SweepSummary) -> list[str]:
     seeds = [f"seed {seed}" for seed in fresh_seeds(summary)]
-    return ["rank", "trial", "mean", "sd", "n", *seeds, "failed with", "rank in the search", "value in the search"]
+    failed = ["failed with"] * has_failed_seeds(summary)
+    return ["rank", "trial", "mean", "sd", "n", *seeds, *failed, "rank in the search", "value in the search"]
+
+
+def has_failed_seeds(summary: SweepSummary) -> bool:
+    return any(trial.failed for trial in summary.confirmed)
 
 
 def confirmation_cells(summary: SweepSummary, trial: ConfirmedTrial) -> list[object]:
@@ -74,9 +79,10 @@ def confirmation_cells(summary: SweepSummary, trial: ConfirmedTrial) -> list[obj
         [None, None],
     )
     values = [trial.by_seed.get(seed) for seed in fresh_seeds(summary)]
-    failed = joined_names(map(str, trial.failed)) if trial.failed else None
+    failed = [joined_names(f"seed {seed}" for seed in trial.failed) if trial.failed else None]
     label = trial_label(summary, trial.index)
-    return [rank, label, trial.mean, trial.sd, len(trial.values), *values, failed, *before]
+    spread = [trial.mean, trial.sd, len(trial.values)]
+    return [rank, label, *spread, *values, *(failed if has_failed_seeds(summary) else []), *before]
 
 
 def order_sentences(summary: SweepSummary) -> Iterator[str]:

@@ -81,9 +81,7 @@ def edge_side(value: float, distribution: BaseDistribution) -> str:
 
 def warnings_about(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
     complete = summary.ranked_trials()
-    warmup = warmup_warning(summary.options, summary.trial_tokens, summary.trial_steps)
-    if warmup:
-        yield f"The pruner {warmup}."
+    yield from warmup_warnings(summary)
     yield from unequal_branches_warnings(summary)
     yield from edge_warnings(summary, ranges)
     yield from no_result_warnings(summary)
@@ -106,6 +104,13 @@ def warnings_about(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
         )
 
 
+def warmup_warnings(summary: SweepSummary) -> Iterator[str]:
+    """Warns where the pruner first looks at trials whose learning rate still rises."""
+    text = warmup_warning(summary.options, summary.trial_tokens, summary.trial_steps)
+    if text:
+        yield f"The pruner {text}."
+
+
 def unequal_branches_warnings(summary: SweepSummary) -> Iterator[str]:
     """Warns where the sampler tried one branch more often than another."""
     counts = {branch.label: len(summary.trials_of(branch)) for branch in summary.branches}
@@ -114,8 +119,8 @@ def unequal_branches_warnings(summary: SweepSummary) -> Iterator[str]:
         return
     shown = ", ".join(f"{label}: {count}" for label, count in counts.items())
     yield (
-        f"The sampler gave the branches unequal numbers of trials ({shown}), and the best of more trials is better by "
-        'chance alone. To compare the branches, set allocate = "equal" in [sweep] and give the experiment another name.'
+        f"The sampler gave the branches unequal numbers of trials ({shown}), and the best of more trials is expected to "
+        'be better by chance alone. To compare the branches, set allocate = "equal" in [sweep] and give the experiment another name.'
     )
 
 
