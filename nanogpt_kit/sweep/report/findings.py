@@ -119,8 +119,9 @@ def unequal_branches_warnings(summary: SweepSummary) -> Iterator[str]:
         return
     shown = ", ".join(f"{label}: {count}" for label, count in counts.items())
     yield (
-        f"The sampler gave the branches unequal numbers of trials ({shown}), and the best of more trials is expected to "
-        'be better by chance alone. To compare the branches, set allocate = "equal" in [sweep] and give the experiment another name.'
+        f"The sampler gave the branches unequal numbers of trials ({shown}), and the best of more trials is expected "
+        'to be better by chance alone. To compare the branches, set allocate = "equal" in [sweep] and give the '
+        "experiment another name."
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 from optuna.storages import BaseStorage
@@ -28,6 +28,8 @@ SQLITE = "sqlite:///"
 
 class SweepRecord(NamesRecord):
     """A sweep as the newest command on its folder had it."""
+
+    max_bytes: ClassVar[int] = 1 << 24  # choices of a space may be many
 
     name: str  # of its study
     storage: AnyText  # without password
