@@ -29,10 +29,7 @@ def add_branches(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
     for one in judged:
         page.lead(judgement_sentence(summary, one))
     if not judged and len(summary.branches) > 1:
-        page.note(
-            "No verdict between the branches yet: it requires the best of each with the same seeds, either fresh ones "
-            "(confirm in [sweep]) or several a trial (seeds)."
-        )
+        page.note("No verdict between the branches: it requires fresh seeds for the best of each (confirm in [sweep]).")
     rows = list(range_rows(summary, ranges))
     if rows:
         page.note("The range of each number that was tried in a branch, against the range that is allowed:")
@@ -41,6 +38,8 @@ def add_branches(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
 
 def branch_judgements(summary: SweepSummary, verdict: SweepVerdict) -> list[TrialVerdict]:
     """The judgements between branches, also where the best of one branch is trial 0 itself."""
+    if verdict.seeds != "fresh":
+        return []  # the search chose the best of each branch by its own seeds
     bests = [best.index for branch in summary.branches if (best := summary.best_of(branch)) is not None]
     against_first = [one for one in verdict.against_first if one.trial.index in bests] if 0 in bests else []
     return [*against_first, *verdict.between_branches]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from nanogpt_kit.comparison.numbers import joined_names
 from nanogpt_kit.report.page import Page, has_figures
 from nanogpt_kit.sweep.report.findings import trial_value
-from nanogpt_kit.sweep.report.judgements import add_pairs, judgement_sentence, trial_label
+from nanogpt_kit.sweep.report.judgements import MAX_JUDGED, PAIR_COLUMNS, pair_rows, trial_label
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary
-from nanogpt_kit.sweep.study.verdict import SweepVerdict
+from nanogpt_kit.sweep.study.verdict import SweepVerdict, capitalized
 
 PAIRED = (
     "Each trial minus the one that it is compared with, seed by seed: dots are seeds, the line is the interval. All "
@@ -26,36 +26,37 @@ def add_confirmation(page: Page, summary: SweepSummary) -> None:
         "Trials run again with fresh seeds, which none was chosen by: dots are seeds, upright lines are means. Trials "
         "that failed with a seed come last."
     )
-    table = confirmation_columns(summary), [confirmation_cells(summary, one) for one in summary.confirmed]
+    figure = None
     if has_figures():
         from nanogpt_kit.sweep.report.seed_figures import draw_confirmation
 
-        page.block("Confirmation", note, draw_confirmation(summary))
+        figure = draw_confirmation(summary)
+    table = confirmation_columns(summary), [confirmation_cells(summary, one) for one in summary.confirmed]
+    page.block("Confirmation", note, figure, instead=table)
+    if figure is not None:
         page.table(*table)
-    else:
-        page.block("Confirmation", note, instead=table)
     page.note(" ".join(order_sentences(summary)))
 
 
 def add_differences(page: Page, summary: SweepSummary, verdict: SweepVerdict | None) -> None:
     """Each judged trial against trial 0, and the best of each branch against the other; nothing without a verdict."""
-    judged = [] if verdict is None else [*verdict.against_first, *verdict.between_branches]
-    if verdict is None or not any(one.result.difference is not None for one in judged):
+    if verdict is None:
         return
     kind = "fresh seeds" if verdict.seeds == "fresh" else "the seeds of the search"
-    title, note = "Differences", f"By {kind}. {PAIRED}"
+    count = len(verdict.against_first) + len(verdict.between_branches)
+    shown = f" The best {MAX_JUDGED} of {count} are shown." if count > MAX_JUDGED else ""
+    note = f"By {kind}. {PAIRED}{shown}"
+    figure = None
     if has_figures():
         from nanogpt_kit.sweep.report.seed_figures import draw_differences
 
-        page.block(title, note, draw_differences(summary, verdict))
-    else:
-        page.section(title)
-        page.note(note)
-    add_pairs(page, summary, verdict)
-    for one in verdict.against_first:
-        page.lead(judgement_sentence(summary, one))
+        figure = draw_differences(summary, verdict)
+    table = PAIR_COLUMNS, pair_rows(verdict)
+    page.block("Differences", note, figure, instead=table)
+    if figure is not None:
+        page.table(*table)
     for text in verdict.notes:
-        page.note(text)
+        page.note(f"{capitalized(text)}.")
 
 
 def fresh_seeds(summary: SweepSummary) -> list[int]:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 
 from nanogpt_kit.comparison.numbers import level_text, spread_decimals
 from nanogpt_kit.comparison.sentences import interval_text
-from nanogpt_kit.report.page import Page
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, values_by_seed
 
-PAIR_COLUMNS = ("trial", "against", "difference", "interval", "level", "pairs", "better in", "p", "verdict", "because")
+PAIR_COLUMNS = (
+    *("trial", "against trial", "difference", "interval", "level", "pairs", "better in", "p", "verdict"),
+    *("more seeds to decide", "because"),
+)
+MAX_JUDGED = 200  # judgements in a table
 
 
 def trial_label(summary: SweepSummary, index: int) -> str:
@@ -24,38 +27,33 @@ def trial_label(summary: SweepSummary, index: int) -> str:
 def judgement_sentence(summary: SweepSummary, judged: TrialVerdict) -> str:
     """The sentence of a verdict, with the branch of each trial."""
     sides = [trial_label(summary, index) for index in (judged.trial.index, judged.base)]
-    _, _, text = judged.sentence().partition(": ")
-    return f"{' against '.join(sides)}: {text}."
+    return f"{' against '.join(sides)}: {judged.text()}."
 
 
-def add_pairs(page: Page, summary: SweepSummary, verdict: SweepVerdict) -> None:
-    """A table of all judgements. Together they are one family."""
-    judged = [*verdict.against_first, *verdict.between_branches]
+def judged_pairs(verdict: SweepVerdict) -> list[TrialVerdict]:
+    """All judgements, those between branches first, then those against trial 0, the best first.
+
+    The last ones of very many are left out.
+    """
+    return [*verdict.between_branches, *verdict.against_first][:MAX_JUDGED]
+
+
+def pair_rows(verdict: SweepVerdict) -> list[list[object]]:
+    """One for each judgement."""
+    judged = judged_pairs(verdict)
     decimals = spread_decimals([one.result.difference_sd for one in judged])
-    rows = []
-    for one in judged:
-        result = one.result
-        if result.difference is None:
-            continue
-        interval = interval_text(result, decimals)
-        level = level_text(result.level) if interval else ""
-        wins = f"{result.wins} of {len(result.seeds)}"
-        rows.append(
-            [
-                one.trial.index,
-                one.base,
-                result.difference,
-                interval,
-                level,
-                len(result.seeds),
-                wins,
-                result.p_value,
-                result.verdict,
-                result.reason,
-            ]
-        )
-    if rows:
-        page.table(PAIR_COLUMNS, rows)
+    return [pair_cells(one, decimals) for one in judged]
+
+
+def pair_cells(judged: TrialVerdict, decimals: int) -> list[object]:
+    result = judged.result
+    interval = interval_text(result, decimals)
+    pairs = len(result.seeds)
+    return [
+        *(judged.trial.index, judged.base, result.difference, interval, level_text(result.level) if interval else ""),
+        *(pairs, f"{result.wins} of {pairs}" if pairs else "", result.p_value, result.verdict, result.more_seeds),
+        result.reason,
+    ]
 
 
 def seed_values(summary: SweepSummary, verdict: SweepVerdict) -> dict[int, Mapping[int, float]]:

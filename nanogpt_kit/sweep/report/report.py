@@ -58,7 +58,6 @@ def build_page(summary: SweepSummary, study: optuna.Study, folder: Path) -> Page
 
 def add_headline(page: Page, summary: SweepSummary, verdict: SweepVerdict | None) -> None:
     text = headline(summary)
-    text = text[:1].upper() + text[1:] + "." * (not text.endswith("."))
     if verdict is not None and verdict.best is not None:
         page.verdict(text, verdict.best.result.verdict)
     else:

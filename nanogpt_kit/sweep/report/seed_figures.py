@@ -8,29 +8,32 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.plots import FAINT, PLAIN, empty_figure, plotly_label, round_for_plot, series_color
-from nanogpt_kit.sweep.report.judgements import paired_differences, trial_label
+from nanogpt_kit.sweep.report.judgements import judged_pairs, paired_differences, trial_label
 from nanogpt_kit.sweep.report.series import branch_index
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict
 
 ROW_PIXELS = 34
+MAX_DRAWN = 30  # rows
 LABEL_CHARACTERS = 44
 
 
 def draw_confirmation(summary: SweepSummary) -> go.Figure:
     """Every fresh seed of every confirmed trial as a dot, and the mean of each."""
-    labels = row_labels({trial.index: trial_label(summary, trial.index) for trial in summary.confirmed})
+    labels = row_labels({trial.index: trial_label(summary, trial.index) for trial in summary.confirmed[:MAX_DRAWN]})
     figure = row_figure(summary.options.metric, len(labels))
-    for trial in summary.confirmed:
+    for trial in summary.confirmed[:MAX_DRAWN]:
         color = trial_color(summary, trial.index)
         add_row(figure, labels[trial.index], trial.by_seed, color)
         add_mean(figure, labels[trial.index], trial.mean, color)
     return figure
 
 
-def draw_differences(summary: SweepSummary, verdict: SweepVerdict) -> go.Figure:
-    """Every judged difference: a dot for each seed, the mean, and its interval as a line."""
-    judged = [one for one in (*verdict.against_first, *verdict.between_branches) if one.result.difference is not None]
+def draw_differences(summary: SweepSummary, verdict: SweepVerdict) -> go.Figure | None:
+    """The judged differences: a dot for each seed, the mean, and its interval as a line. None where there is none."""
+    judged = [one for one in judged_pairs(verdict) if one.result.difference is not None][:MAX_DRAWN]
+    if not judged:
+        return None
     texts = [f"trial {one.trial.index} against trial {one.base}" for one in judged]
     metric = summary.options.metric
     figure = row_figure(f"difference in {metric}, negative: lower", len(judged))
