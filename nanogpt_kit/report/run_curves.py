@@ -181,7 +181,7 @@ def draw_curves(groups: Sequence[CurveGroup], metric: str, height: int = 360, ha
                 figure, replace(group, name=labels[group.name], curves=curves, color=color), plots.series_dash(index)
             )
             shown += curves.values()
-    finish_axes(figure, shown)
+    finish_axes(figure, shown, is_small=not has_legend)
     figure.update_layout(showlegend=has_legend)
     return cast("Figure", figure)
 
@@ -225,13 +225,22 @@ def add_curve(figure: Any, curve: MetricCurve, text: str, **trace: Any) -> None:
     )
 
 
-def finish_axes(figure: Any, curves: Sequence[MetricCurve]) -> None:
+def finish_axes(figure: Any, curves: Sequence[MetricCurve], is_small: bool = False) -> None:
     """Tokens as 1.5M; the y axis begins where the curves do after their start. A double click shows all of it."""
-    figure.update_xaxes(tickformat="~s", nticks=8)
-    limits = range_after_start(curves)
+    figure.update_xaxes(tickformat="~s", nticks=4 if is_small else 8)
+    limits = range_of_constant(curves) or range_after_start(curves)
     if limits:
         margin = 0.05 * (limits[1] - limits[0])
         figure.update_yaxes(range=[limits[0] - margin, limits[1] + margin])
+
+
+def range_of_constant(curves: Sequence[MetricCurve]) -> tuple[float, float] | None:
+    """A range around the only value that there is, whose ticks would have ten digits otherwise; None of others."""
+    values = {value for curve in curves for value in curve.values if math.isfinite(value)}
+    if len(values) != 1:
+        return None
+    (value,) = values
+    return (0.9 * value, 1.1 * value) if value > 0 else (1.1 * value, 0.9 * value) if value else (-1.0, 1.0)
 
 
 def range_after_start(curves: Sequence[MetricCurve]) -> tuple[float, float] | None:

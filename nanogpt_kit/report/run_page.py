@@ -29,7 +29,7 @@ from nanogpt_kit.runs.secrets import hide_in_text
 
 SMALL_POINTS = 500  # of a curve in a small figure
 MAX_PANELS = 24  # small figures
-MAX_ROWS = 60  # of the table of evaluations
+MAX_ROWS = 30  # of the table of evaluations
 FIRST_PANELS = ("optim/lr", "optim/grad_norm", "perf/tokens_per_second", "memory/peak_bytes")
 
 
@@ -125,7 +125,7 @@ def draw_panel(name: str, curve: MetricCurve) -> Figure:
     points = thinned(curve, SMALL_POINTS)
     figure = plots.empty_figure(230, "tokens", name)
     add_curve(figure, points, plots.plotly_label(name), line={"color": plots.PLAIN, "width": 1.5})
-    finish_axes(figure, [points])
+    finish_axes(figure, [points], is_small=True)
     figure.update_layout(margin={"t": 12}, showlegend=False)
     return cast("Figure", figure)
 

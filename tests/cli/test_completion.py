@@ -95,6 +95,17 @@ def test_compare_completes_experiments_runs_and_changes_of_its_base(runs: Path) 
     assert "model.mlp=swiglu optimizer.lr=" in words("compare quickstart 'model.mlp=swiglu optimizer.l")
 
 
+def test_report_completes_runs_sweeps_comparisons_and_paths(runs: Path) -> None:
+    for place in ("first/ablate/0a1b2c3d4e5f/comparison.json", "swept/sweep/sweep.json"):
+        (runs / place).parent.mkdir(parents=True)
+        (runs / place).write_text("{}")
+    assert {"first", "swept", "0a1b2c3d4e5f"} <= {*words("report ")}
+    assert words("report 0a1") == ["0a1b2c3d4e5f"]
+    assert words("report sw") == ["swept"]
+    Path("folder").mkdir()
+    assert words("report ./fol") == ["./folder/"]
+
+
 def test_every_argument_completes(runs: Path) -> None:
     write_experiment("mine.toml")
 

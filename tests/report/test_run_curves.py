@@ -18,6 +18,7 @@ from nanogpt_kit.report.run_curves import (
     MetricCurve,
     draw_curves,
     range_after_start,
+    range_of_constant,
     read_curves,
     thinned,
     window_means,
@@ -148,6 +149,12 @@ class TestSpikesAndStarts:
         assert range_after_start([]) is None
         assert range_after_start([curve(math.nan, math.nan)]) is None
         assert range_after_start([curve(2.0)]) is None
+
+    def test_a_constant_has_a_range_around_it(self) -> None:
+        assert range_of_constant([curve(4.0, 4.0), curve(4.0)]) == pytest.approx((3.6, 4.4))
+        assert range_of_constant([curve(-4.0)]) == pytest.approx((-4.4, -3.6))
+        assert range_of_constant([curve(0.0)]) == (-1, 1)
+        assert range_of_constant([curve(4.0, 5.0)]) is None
 
 
 class TestSeeds:

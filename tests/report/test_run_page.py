@@ -138,11 +138,11 @@ class TestSections:
         assert NO_FIGURES in text
         assert "Evaluations step tokens val/loss 20 1,600 2.5" in text
 
-    def test_long_runs_have_sixty_rows_of_evaluations_with_the_last_one(self) -> None:
+    def test_long_runs_have_thirty_rows_of_evaluations_with_the_last_one(self) -> None:
         run = make_listed_run("tiny/a")
         log(run, *(evaluated(step, 3 - step / 1000) for step in range(1, 502)))
         text = page_of(run)
-        assert "60 of 501, evenly spaced; the last one included." in text
+        assert "30 of 501, evenly spaced; the last one included." in text
         assert " 501 40,080 2.499 " in text
 
     def test_options_that_differ_from_the_defaults_are_listed_with_them(self) -> None:
