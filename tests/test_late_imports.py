@@ -35,7 +35,9 @@ SLOW = {
 SLOW_OF_THE_KIT = {
     ("checkpoint/store.py", "nanogpt_kit.checkpoint.shards"),  # torch.distributed.checkpoint
     ("train/resume_point.py", "nanogpt_kit.checkpoint.shards"),
-    ("sweep/report/report.py", "nanogpt_kit.sweep.report.figures"),  # plotly
+    ("report/run_page.py", "nanogpt_kit.report.run_curves"),  # plotly
+    ("report/run_group_page.py", "nanogpt_kit.report.run_curves"),
+    ("sweep/report/report.py", "nanogpt_kit.sweep.report.figures"),
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.markers"),
     ("__main__.py", "nanogpt_kit.runs.status"),  # pydantic
 }

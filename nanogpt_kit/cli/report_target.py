@@ -17,7 +17,6 @@ from nanogpt_kit.core.toml import read_toml_file
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.find import find_run, listed
 from nanogpt_kit.runs.folder import RunFolder, files_below_runs, relative_to_cwd, runs_of_experiment, runs_root
-
 from nanogpt_kit.runs.resume_command import kit_command
 
 if TYPE_CHECKING:

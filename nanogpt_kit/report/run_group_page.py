@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from nanogpt_kit.report.metric_curves import TRAIN_LOSS, CurveGroup, window_width
 from nanogpt_kit.report.page import NO_FIGURES, Page, has_figures
-from nanogpt_kit.report.run_curves import TRAIN_LOSS, CurveGroup, draw_curves, window_width
 from nanogpt_kit.report.run_groups import (
     SeedGroup,
     comparable_sets,
@@ -133,6 +133,8 @@ def add_way_to_a_verdict(page: Page, groups: Sequence[SeedGroup], command: str) 
 
 def add_figures(page: Page, groups: Sequence[SeedGroup], metric: str) -> None:
     """The main metric, the other evaluations, the training loss, then small figures."""
+    from nanogpt_kit.report.run_curves import draw_curves
+
     metrics = dict.fromkeys(name for group in groups for run in group.runs for name in run.curves)
     evaluated = [name for name in metrics if any(is_evaluated(group, name) for group in groups)]
     large = dict.fromkeys(name for name in (metric, LOSS, *evaluated, TRAIN_LOSS) if name in metrics)
@@ -153,9 +155,7 @@ def add_figures(page: Page, groups: Sequence[SeedGroup], metric: str) -> None:
 
 def curve_groups(groups: Sequence[SeedGroup], some: Sequence[SeedGroup], metric: str) -> list[CurveGroup]:
     """The curves of `some` of the groups, in the colours that they have in every figure."""
-    from nanogpt_kit.report.plots import series_color
-
-    return [group.curves(metric, series_color(groups.index(group))) for group in some[:MAX_LINES]]
+    return [group.curves(metric, groups.index(group)) for group in some[:MAX_LINES]]
 
 
 def is_evaluated(group: SeedGroup, metric: str) -> bool:
@@ -166,7 +166,7 @@ def curve_note(groups: Sequence[SeedGroup], metric: str) -> str:
     notes = []
     if any(len(group.by_seed) > 1 for group in groups):
         notes.append("The line is the mean over seeds, the band reaches from the lowest to the highest.")
-    width = window_width([curve for group in groups for curve in group.curves(metric).curves.values()])
+    width = window_width([curve for group in groups for curve in group.curves(metric, 0).curves.values()])
     if width > 1:
         notes.append(f"Each point is the mean over {width:,} steps.")
     if len(groups) > MAX_LINES:

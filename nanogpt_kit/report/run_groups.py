@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from nanogpt_kit.report.run_curves import TRAIN_LOSS, CurveGroup
+from nanogpt_kit.report.metric_curves import TRAIN_LOSS, CurveGroup
 from nanogpt_kit.report.run_options import option_text
 from nanogpt_kit.report.run_results import ReportedRun
 from nanogpt_kit.report.run_sections import differing_options
@@ -42,9 +42,10 @@ class SeedGroup:
         finished = {seed: run.last(metric) for seed, run in self.by_seed.items() if run.row.state == "finished"}
         return {seed: last[1] for seed, last in finished.items() if last and math.isfinite(last[1])}
 
-    def curves(self, metric: str, color: str = "") -> CurveGroup:
+    def curves(self, metric: str, place: int) -> CurveGroup:
+        """The counted runs that have the metric; `place` is that of the group on its page."""
         found = {seed_text(seed): run.curves[metric] for seed, run in self.by_seed.items() if metric in run.curves}
-        return CurveGroup(self.name, found, color)
+        return CurveGroup(self.name, found, place=place)
 
     def has(self, metric: str) -> bool:
         return any(metric in run.curves for run in self.runs)

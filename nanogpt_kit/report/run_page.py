@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import cast
 
-from nanogpt_kit.report.page import NO_FIGURES, Figure, Page, Table, has_figures
-from nanogpt_kit.report.run_curves import (
-    MAX_POINTS,
-    TRAIN_LOSS,
-    MetricCurve,
-    add_curve,
-    finish_axes,
-    range_after_start,
-    thinned,
-    window_means,
-    window_width,
-)
+from nanogpt_kit.report.metric_curves import MAX_POINTS, TRAIN_LOSS, MetricCurve, range_after_start, window_width
+from nanogpt_kit.report.page import NO_FIGURES, Page, Table, has_figures
 from nanogpt_kit.report.run_group_page import runs_of_groups_page
 from nanogpt_kit.report.run_options import changed_options, default_text, option_text
 from nanogpt_kit.report.run_results import ReportedRun, result_sentences, state_warning
@@ -27,7 +16,6 @@ from nanogpt_kit.runs.notes import read_notes
 from nanogpt_kit.runs.ranking import LOSS
 from nanogpt_kit.runs.secrets import hide_in_text
 
-SMALL_POINTS = 500  # of a curve in a small figure
 MAX_PANELS = 24  # small figures
 MAX_ROWS = 30  # of the table of evaluations
 FIRST_PANELS = ("optim/lr", "optim/grad_norm", "perf/tokens_per_second", "memory/peak_bytes")
@@ -68,6 +56,8 @@ def run_page(run: ReportedRun) -> Page:
 def add_curves(page: Page, curves: Mapping[str, MetricCurve]) -> None:
     if not has_figures():
         return
+    from nanogpt_kit.report.run_curves import draw_losses, draw_panel
+
     losses = {name: curves[name] for name in (TRAIN_LOSS, LOSS) if name in curves}
     if losses:
         page.block("Loss", " ".join(loss_notes(losses)), draw_losses(losses))
@@ -97,37 +87,6 @@ def loss_notes(losses: Mapping[str, MetricCurve]) -> Iterator[str]:
 
 def has_gaps(curve: MetricCurve) -> bool:
     return any(value != value for value in curve.values)
-
-
-def draw_losses(losses: Mapping[str, MetricCurve]) -> Figure:
-    """Training and validation loss over tokens; of many points also the mean over windows of steps."""
-    from nanogpt_kit.report import plots
-
-    figure = plots.empty_figure(400, "tokens", "loss, nats per token")
-    shown = []
-    for index, (name, curve) in enumerate(losses.items()):
-        color = plots.series_color(index)
-        points = thinned(curve)
-        width = window_width([curve])
-        line = {"color": color, "width": 1 if width > 1 else 2}
-        add_curve(figure, points, name, name=name, line=line, opacity=0.35 if width > 1 else 1, showlegend=width == 1)
-        if width > 1:
-            means = window_means(curve, width)
-            add_curve(figure, means, f"{name}, mean of {width} steps", name=name, line={"color": color, "width": 2})
-        shown.append(points)
-    finish_axes(figure, shown)
-    return cast("Figure", figure)
-
-
-def draw_panel(name: str, curve: MetricCurve) -> Figure:
-    from nanogpt_kit.report import plots
-
-    points = thinned(curve, SMALL_POINTS)
-    figure = plots.empty_figure(230, "tokens", name)
-    add_curve(figure, points, plots.plotly_label(name), line={"color": plots.PLAIN, "width": 1.5})
-    finish_axes(figure, [points], is_small=True)
-    figure.update_layout(margin={"t": 12}, showlegend=False)
-    return cast("Figure", figure)
 
 
 # Tables

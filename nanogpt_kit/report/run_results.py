@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from nanogpt_kit.core.duration import format_duration
+from nanogpt_kit.report.metric_curves import MetricCurve, read_curves
 from nanogpt_kit.report.page import format_number
-from nanogpt_kit.report.run_curves import MetricCurve, read_curves
 from nanogpt_kit.runs.folder import PROVENANCE, RunFolder
 from nanogpt_kit.runs.index import read_run
 from nanogpt_kit.runs.indexed_run import IndexedRun

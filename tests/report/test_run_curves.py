@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from nanogpt_kit.report.run_curves import (
+from nanogpt_kit.report.metric_curves import (
     MAX_POINTS,
     MAX_WINDOWS,
     CurveGroup,
     MetricCurve,
-    draw_curves,
     range_after_start,
     range_of_constant,
     read_curves,
@@ -24,7 +23,7 @@ from nanogpt_kit.report.run_curves import (
     window_means,
     window_width,
 )
-from nanogpt_kit.report.run_page import draw_losses
+from nanogpt_kit.report.run_curves import draw_curves, draw_losses
 
 
 def write_lines(path: Path, *lines: dict[str, Any] | bytes) -> Path:

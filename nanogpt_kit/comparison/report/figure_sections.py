@@ -12,9 +12,10 @@ from nanogpt_kit.comparison.report.tables import seed_differences
 from nanogpt_kit.comparison.sentences import effect_name, ranked_results
 from nanogpt_kit.comparison.text import arm_values, better_text
 from nanogpt_kit.report.labels import short_labels
+from nanogpt_kit.report.metric_curves import TRAIN_LOSS, CurveGroup, MetricCurve, read_curves
 from nanogpt_kit.report.page import Page
 from nanogpt_kit.report.plots import series_color
-from nanogpt_kit.report.run_curves import TRAIN_LOSS, CurveGroup, MetricCurve, draw_curves, read_curves
+from nanogpt_kit.report.run_curves import draw_curves
 from nanogpt_kit.runs.description import one_line
 
 MOST_ROWS = 36  # of a figure that fits a printed page
