@@ -163,14 +163,12 @@ def confirmation_lines(summary: SweepSummary) -> list[str]:
 @OVERRIDES
 @STORAGE
 @json_option()
-@click.option("--report", "with_report", is_flag=True, help="Write report.html from the results so far.")
 @TRUST
 def status_command(
     experiment: str,
     overrides: tuple[str, ...],
     storage: str | None,
     as_json: bool,
-    with_report: bool,
     trust_code: bool,
 ) -> None:
     """Show the results of EXPERIMENT's sweep so far, whether it is running or not."""
@@ -178,12 +176,7 @@ def status_command(
     base = load_experiment(experiment, (*overrides, *more), trust_code)
     from nanogpt_kit.sweep.session import read_sweep
 
-    summary, study, folder = read_sweep(base)
-    if with_report:
-        from nanogpt_kit.sweep.report.report import write_report
-
-        write_report(summary, study, folder / "report.html")
-        click.echo(f"written: {folder / 'report.html'}", err=True)
+    summary, _, _ = read_sweep(base)
     if as_json:
         print_json(status_json(summary))
         return

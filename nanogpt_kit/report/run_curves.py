@@ -13,6 +13,7 @@ import numpy as np
 import pydantic_core
 
 from nanogpt_kit.report.curves import Points, band_over, thin
+from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.runs.metrics import MAX_LINE
 from nanogpt_kit.runs.metrics_table import IN_EVERY_ROW, column_order
 from nanogpt_kit.system.reading import open_regular_file
@@ -25,6 +26,7 @@ MAX_STEP = 2**63
 BOUND = 1e300  # of values, as in runs.metrics.is_finite_number
 MAX_POINTS = 1_600  # of a curve in a figure, whose width is about as many pixels
 MAX_WINDOWS = 400  # of a curve that is drawn as means
+MAX_LEGEND = 30  # characters of a name there, which fits a phone
 FEW_POINTS = 60  # which are drawn as dots, too
 START_FRACTION = 0.05  # of a run: the loss falls from far above there, and would flatten all that follows
 
@@ -134,7 +136,7 @@ def thinned(curve: MetricCurve, most: int = MAX_POINTS) -> MetricCurve:
 
 
 def window_means(curve: MetricCurve, width: int) -> MetricCurve:
-    """The means over windows of `width` steps, each at its last logged step. Values that are not finite are left out."""
+    """The means over windows of `width` steps, each at its last logged step, of the values that are finite."""
     steps, tokens, values = (np.asarray(part) for part in (curve.steps, curve.tokens, curve.values))
     is_finite = np.isfinite(values)
     steps, tokens, values = steps[is_finite], tokens[is_finite], values[is_finite]
@@ -164,13 +166,16 @@ def draw_curves(groups: Sequence[CurveGroup], metric: str, height: int = 360, ha
 
     figure = plots.empty_figure(height, "tokens", metric)
     width = window_width([curve for group in groups for curve in group.curves.values()])
-    shown = []
+    shown: list[MetricCurve] = []
+    labels = short_labels([group.name for group in groups], MAX_LEGEND)
     for index, group in enumerate(groups):
         color = group.color or plots.series_color(index)
         curves = {run: window_means(curve, width) if width > 1 else curve for run, curve in group.curves.items()}
         curves = {run: curve for run, curve in curves.items() if len(curve.steps)}
         if curves:
-            add_group(figure, replace(group, curves=curves, color=color), plots.series_dash(index))
+            add_group(
+                figure, replace(group, name=labels[group.name], curves=curves, color=color), plots.series_dash(index)
+            )
             shown += curves.values()
     finish_axes(figure, shown)
     figure.update_layout(showlegend=has_legend)

@@ -21,6 +21,7 @@ from nanogpt_kit.report.run_sections import add_differences, add_provenance, add
 from nanogpt_kit.runs.ranking import BITS_PER_BYTE, LOSS
 from nanogpt_kit.runs.secrets import hide_in_text
 
+MAX_NAMED = 4  # groups in a sentence
 MAX_LINES = 20  # groups in a figure
 MAX_SEEDS = 12  # columns of a table
 MAX_RUNS = 40  # in the table of their origins
@@ -57,7 +58,9 @@ def runs_of_groups_page(runs: Sequence[ReportedRun], compare_command: str = "") 
 def lead_text(groups: Sequence[SeedGroup], metric: str) -> str:
     """One group: its mean and spread. Several: what they are; their values are in the table."""
     if len(groups) > 1:
-        return f"{len(groups)} configurations, each with the runs that differ in their seed, by {metric}."
+        return " ".join(
+            [f"{len(groups)} configurations, each over the seeds of its runs.", *group_results(groups, metric)]
+        )
     values = groups[0].final_values(metric)
     mean, sd = mean_and_sd(values.values())
     if mean is None:
@@ -65,6 +68,15 @@ def lead_text(groups: Sequence[SeedGroup], metric: str) -> str:
     spread = f", standard deviation {sd:.4f}" if sd is not None else ""
     runs = "seed" if len(values) == 1 else "seeds"
     return f"{metric} {mean:.4f}{', the mean' if sd is not None else ''} over {len(values)} {runs}{spread}."
+
+
+def group_results(groups: Sequence[SeedGroup], metric: str) -> list[str]:
+    """One sentence with the mean of each group, where they compare and are few."""
+    means = {group.name: group.final_values(metric) for group in groups}
+    if len(groups) > MAX_NAMED or len(comparable_sets(groups, metric)) != 1 or not all(means.values()):
+        return []
+    texts = [f"{name} {mean_and_sd(found.values())[0]:.4f} (n = {len(found)})" for name, found in means.items()]
+    return [f"{metric}: {', '.join(texts)}."]
 
 
 def comparability_warnings(groups: Sequence[SeedGroup]) -> list[str]:
@@ -75,10 +87,8 @@ def comparability_warnings(groups: Sequence[SeedGroup]) -> list[str]:
     instead = ""
     if len(bits) == 1 and len(bits[0]) == len(groups):
         instead = f" {BITS_PER_BYTE}, which depends on no tokenizer, compares between them."
-    return [
-        f"{LOSS} does not compare between these groups: their tokens, their text or their evaluators differ, and a loss "
-        f"is in nats per token. Each figure shows groups that compare.{instead}"
-    ]
+    why = "their tokens, their text or their evaluators differ, and a loss is in nats per token"
+    return [f"{LOSS} does not compare between these groups: {why}. Each figure shows groups that compare.{instead}"]
 
 
 def add_results(page: Page, groups: Sequence[SeedGroup], metric: str) -> None:

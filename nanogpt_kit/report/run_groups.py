@@ -70,10 +70,19 @@ def group_names(rows: Sequence[IndexedRun]) -> list[str]:
     if len(set(experiments)) == len(rows):
         return experiments
     options = differing_options({row.path: row for row in rows})
+    # The options of another component follow from it
+    options = {
+        key: found
+        for key, found in options.items()
+        if key.endswith(".use") or f"{key.rpartition('.')[0]}.use" not in options
+    }
     if 0 < len(options) <= MAX_KEYS:
         keys = [key.removesuffix(".use") for key in options]
         by_row = zip(*options.values(), strict=True)
-        names = [" ".join(f"{key}={option_text(value)}" for key, value in zip(keys, values, strict=True)) for values in by_row]
+        names = [
+            " ".join(f"{key}={option_text(value)}" for key, value in zip(keys, values, strict=True))
+            for values in by_row
+        ]
         if len(set(names)) == len(rows):
             return names
     return [row.reference for row in rows]
@@ -136,5 +145,7 @@ def mixed_warnings(groups: Sequence[SeedGroup]) -> list[str]:
         changed = [row for row in rows if row.changed_at_step is not None]
         if changed:
             was = "was" if len(changed) == 1 else "were"
-            sentences.append(f"{len(changed)} of the runs of {group.name} {was} continued with another configuration or code.")
+            sentences.append(
+                f"{len(changed)} of the runs of {group.name} {was} continued with another configuration or code."
+            )
     return sentences

@@ -109,12 +109,12 @@ def defaults_of_component(kind: type[Component], table: Mapping[str, Any], befor
 
 
 def option_text(value: Any) -> str:
-    """A value as in an experiment file, without passwords; what has none is "not set"."""
+    """A value as in an experiment file, without passwords; one that is None is "not set"."""
     if value is None:
         return "not set"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return hide_in_text(text)
+    is_plain = isinstance(value, str) and value == value.strip() != ""
+    return hide_in_text(value if is_plain else json.dumps(value, ensure_ascii=False))
 
 
-def default_text(value: Any) -> str:
-    return "none" if value is NO_DEFAULT else option_text(value)
+def default_text(value: Any) -> str | None:
+    return None if value is NO_DEFAULT else option_text(value)

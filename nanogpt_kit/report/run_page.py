@@ -12,6 +12,7 @@ from nanogpt_kit.report.run_curves import (
     MetricCurve,
     add_curve,
     finish_axes,
+    range_after_start,
     thinned,
     window_means,
     window_width,
@@ -89,7 +90,8 @@ def loss_notes(losses: Mapping[str, MetricCurve]) -> Iterator[str]:
         yield f"At most {MAX_POINTS:,} points of a curve are drawn, its extremes included."
     if any(has_gaps(curve) for curve in losses.values()):
         yield "A gap is a value that was not finite."
-    yield "A double click shows values outside the axes."
+    if range_after_start(list(losses.values())):
+        yield "A double click shows the values at the start, which are above the axis."
 
 
 def has_gaps(curve: MetricCurve) -> bool:
@@ -166,7 +168,9 @@ def add_configuration(page: Page, run: ReportedRun) -> None:
         page.note("Every option has its default.")
         return
     than = f" or from the shipped experiment {shipped}, those first" if shipped else ""
-    page.note(f"The options that differ from their defaults{than}. Those without a default are chosen by each experiment.")
+    page.note(
+        f"The options that differ from their defaults{than}. Those without a default are chosen by each experiment."
+    )
     columns = ["option", "this run", *([shipped] if shipped else []), "default"]
     rows = [
         [one.key, option_text(one.value), *([option_text(one.shipped)] if shipped else []), default_text(one.default)]

@@ -96,7 +96,10 @@ def differing_options(runs: NamedRuns) -> dict[str, list[Any]]:
 
 def add_provenance(page: Page, runs: NamedRuns) -> None:
     """Command, code, packages, machine, data and seeds; what all runs share once, the rest by run."""
-    found = {name: provenance_of(run) for name, run in runs.items()}
+    found = {
+        name: {**({"run": run.reference} if run.reference != name else {}), **provenance_of(run)}
+        for name, run in runs.items()
+    }
     keys = list(dict.fromkeys(key for one in found.values() for key in one))
     shared = [key for key in keys if len({one.get(key) for one in found.values()}) == 1]
     page.section("Provenance")
@@ -105,14 +108,16 @@ def add_provenance(page: Page, runs: NamedRuns) -> None:
     differing = [key for key in keys if key not in shared]
     if differing:
         page.note("What differs between the runs:")
-        page.table(["", *differing], [[name, *map(one.get, differing)] for name, one in found.items()])
+        page.table(
+            ["run" if "run" not in differing else "", *differing],
+            [[name, *map(one.get, differing)] for name, one in found.items()],
+        )
 
 
 def provenance_of(run: IndexedRun) -> dict[str, str]:
     """What provenance.json has, without passwords; what is damaged or missing is left out."""
     origin = read_object(run.path, PROVENANCE)
     rows: list[tuple[str, Any]] = [
-        ("run", run.reference),
         ("note", run.options.get("note")),
         ("command", text_of(origin, "command")),
         ("started", run.started[:19].replace("T", " ") + " UTC" if run.started else None),

@@ -24,6 +24,7 @@ from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
 from nanogpt_kit.sweep.study.sampler import check_sampler_package
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.storage import STORAGE_KEY, check_storage_form, open_storage, report_storage_failure
+from nanogpt_kit.sweep.study.stored_sweep import write_sweep_record
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary, sweep_folder
 from nanogpt_kit.sweep.work.outcome import Outcome
@@ -65,6 +66,7 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
     search = Study(SearchPlan(space, first, nproc), storage, folder)
     with StopSignals() as stop:
         search.open()
+        write_sweep_record(base.name, space.options, folder)
         logger.info("sweep %s: %d trials, %s, in %s", base.name, search.count, space.options.sampler, folder)
         try:
             run_study(search, slots, stop, [BestWriter(search)], summarize_sweep(search).best())
@@ -72,7 +74,7 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
                 plan = ConfirmationPlan(space, search.trials, nproc)
                 confirmation = Study(plan, storage, folder)
                 confirmation.open()
-                logger.info("confirming the best trials: %d runs with fresh seeds", len(plan.fresh_seeds))
+                logger.info("confirming the best trials: %d runs with fresh seeds", confirmation.count)
                 run_study(confirmation, slots, stop)
         finally:
             summary = write_results(search)

@@ -19,6 +19,7 @@ from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 
+MEDIAN_STARTUP_TRIALS = 5  # that the pruner median does not end
 MAX_REPORT_STEP = 2**31 - 1  # a database stores the steps of reports in 32 bits
 ATTEMPTS = 20  # to propose a new point, before one is drawn from those that are left
 ATTEMPT_STRIDE = 1_000_003  # a prime above all trial indices: the attempts of two trials draw different numbers
@@ -145,7 +146,7 @@ def make_pruner(options: Sweep, tokens: int) -> optuna.pruners.BasePruner:
     first = max(1, first_rung_tokens(options, tokens) // unit)
     last = max(first, tokens // unit)
     if options.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first - 1)
+        return optuna.pruners.MedianPruner(n_startup_trials=MEDIAN_STARTUP_TRIALS, n_warmup_steps=first - 1)
     if options.pruner == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=options.reduction_factor)
     if options.pruner == "hyperband":

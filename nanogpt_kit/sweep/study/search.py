@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -17,6 +18,7 @@ from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.branches import find_branches
 from nanogpt_kit.sweep.study.plan import QueuedTrial
 from nanogpt_kit.sweep.study.space_plan import SpacePlan
+from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
 
 COMPARABLE = ("metric", "direction", "seeds", "allocate")  # options of [sweep] that all its trials share
 
@@ -31,6 +33,7 @@ class SearchPlan(SpacePlan):
         super().__init__(space, space.options, nproc)
         self.first = first
         self.points = space.points()
+        self.trial_steps = find_trial_steps(space)
 
     def facts(self) -> dict[str, Any]:
         base = self.space.base
@@ -40,6 +43,7 @@ class SearchPlan(SpacePlan):
             "fingerprint": base.fingerprint(),
             "sweep": {key: getattr(self.options, key) for key in COMPARABLE},
             "branches": [dict(branch.params) for branch in find_branches(self.space)],
+            "trial_steps": [asdict(steps) for steps in self.trial_steps],
             "nproc": self.nproc,
             "trial_tokens": self.space.trial_tokens,
         }

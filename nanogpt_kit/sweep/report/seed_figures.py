@@ -1,0 +1,91 @@
+"""Figures of seeds: the values of confirmed trials, and differences from another trial. Needs plotly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+
+from nanogpt_kit.report.labels import short_labels
+from nanogpt_kit.report.plots import FAINT, PLAIN, empty_figure, plotly_label, round_for_plot, series_color
+from nanogpt_kit.sweep.report.judgements import judged_pairs, paired_differences, trial_label
+from nanogpt_kit.sweep.report.series import branch_index
+from nanogpt_kit.sweep.study.summary import SweepSummary
+from nanogpt_kit.sweep.study.verdict import SweepVerdict
+
+ROW_PIXELS = 34
+MAX_DRAWN = 30  # rows
+LABEL_CHARACTERS = 44
+
+
+def draw_confirmation(summary: SweepSummary) -> go.Figure:
+    """Every fresh seed of every confirmed trial as a dot, and the mean of each."""
+    labels = row_labels({trial.index: trial_label(summary, trial.index) for trial in summary.confirmed[:MAX_DRAWN]})
+    figure = row_figure(summary.options.metric, len(labels))
+    for trial in summary.confirmed[:MAX_DRAWN]:
+        color = trial_color(summary, trial.index)
+        add_row(figure, labels[trial.index], trial.by_seed, color)
+        add_mean(figure, labels[trial.index], trial.mean, color)
+    return figure
+
+
+def draw_differences(summary: SweepSummary, verdict: SweepVerdict) -> go.Figure | None:
+    """The judged differences: a dot for each seed, the mean, and its interval as a line. None where there is none."""
+    judged = [one for one in judged_pairs(verdict) if one.result.difference is not None][:MAX_DRAWN]
+    if not judged:
+        return None
+    texts = [f"trial {one.trial.index} against trial {one.base}" for one in judged]
+    metric = summary.options.metric
+    figure = row_figure(f"difference in {metric}, negative: lower", len(judged))
+    figure.add_vline(x=0, line={"color": FAINT, "width": 1.5})
+    for one, label in zip(judged, texts, strict=True):
+        color = trial_color(summary, one.trial.index)
+        result = one.result
+        if result.low is not None and result.high is not None:
+            ends = [round_for_plot(result.low), round_for_plot(result.high)]
+            hover = "interval %{x:.5~g}<extra></extra>"
+            line = {"color": color, "width": 5}
+            figure.add_scatter(x=ends, y=[label] * 2, mode="lines", line=line, opacity=0.35, hovertemplate=hover)
+        add_row(figure, label, paired_differences(summary, verdict, one.trial, one.base), color)
+        add_mean(figure, label, result.difference or 0.0, color)
+    return figure
+
+
+def row_labels(names: Mapping[int, str]) -> dict[int, str]:
+    """The label of each row; no two are equal."""
+    labels = short_labels(list(names.values()), LABEL_CHARACTERS)
+    return {index: plotly_label(labels[name], LABEL_CHARACTERS + 8) for index, name in names.items()}
+
+
+def row_figure(title: str, rows: int) -> go.Figure:
+    """A figure with one row for each trial, the first at the top."""
+    figure = empty_figure(90 + ROW_PIXELS * max(1, rows), title, "")
+    figure.update_yaxes(type="category", autorange="reversed", fixedrange=True)
+    figure.update_layout(showlegend=False, margin={"t": 12})
+    return figure
+
+
+def add_row(figure: go.Figure, label: str, by_seed: Mapping[int, float], color: str) -> None:
+    """Adds a dot for each seed."""
+    figure.add_scatter(
+        x=[round_for_plot(value) for value in by_seed.values()],
+        y=[label] * len(by_seed),
+        customdata=list(by_seed),
+        mode="markers",
+        marker={"color": color, "size": 8, "opacity": 0.65},
+        hovertemplate="seed %{customdata}: %{x:.5~g}<extra></extra>",
+    )
+
+
+def add_mean(figure: go.Figure, label: str, mean: float, color: str) -> None:
+    """Adds a tall mark at the mean of a row."""
+    marker = {"color": color, "symbol": "line-ns", "size": 22, "line": {"color": color, "width": 3}}
+    hover = "mean %{x:.5~g}<extra></extra>"
+    figure.add_scatter(x=[round_for_plot(mean)], y=[label], mode="markers", marker=marker, hovertemplate=hover)
+
+
+def trial_color(summary: SweepSummary, index: int) -> str:
+    """The colour of the branch of a trial."""
+    trial = next((one for one in summary.trials if one.index == index), None)
+    at = branch_index(summary, trial) if trial is not None else None
+    return PLAIN if at is None else series_color(at)
