@@ -19,7 +19,7 @@ from nanogpt_kit.runs.description import one_line
 
 MOST_ROWS = 36  # of a figure that fits a printed page
 MOST_CURVES = 10  # arms: the bands of more hide each other
-MOST_RUNS = 200  # that have curves: each is a line of its own
+MOST_RUNS = 200  # that have curves, each of them a line
 
 Runs = dict[int, dict[int, dict[str, MetricCurve]]]  # curves by arm, seed and metric
 

@@ -27,6 +27,7 @@ COLORS: Mapping[Verdict, str] = {"better": "#1f7ac4", "undecided": FAINT, "worse
 SEED = "#7d858f"  # of the dot of a pair
 ROWS_HEIGHT = 620  # pixels of all rows together, which fit a printed page
 MIN_ROW, MAX_ROW = 17, 44  # pixels of a row
+MANY_SEEDS = 25  # whose dots would hide the mean
 SPREAD = 0.3  # of a row, over which the dots of its seeds are spread
 
 
@@ -62,7 +63,9 @@ def draw_differences(rows: Sequence[JudgedRow], title: Sequence[str]) -> go.Figu
         points += list(zip(row.differences.values(), heights, strict=True))
         seeds += list(row.differences)
     if points:
-        add_seed_dots(figure, points, seeds, "a seed", {"color": SEED, "size": 7, "opacity": 0.8})
+        is_crowded = any(len(row.differences) > MANY_SEEDS for row in rows)
+        marker = {"color": SEED, "size": 5 if is_crowded else 7, "opacity": 0.5 if is_crowded else 0.8}
+        add_seed_dots(figure, points, seeds, "a seed", marker)
     for verdict in VERDICTS:
         add_means(figure, [(at, row) for at, row in enumerate(rows) if row.judgement.verdict == verdict], verdict)
     figure.add_vline(x=0, line={"color": LINE, "width": 1.5, "dash": "dash"})
@@ -182,7 +185,7 @@ def row_figure(labels: Sequence[str], title: Sequence[str]) -> go.Figure:
         showgrid=False,
         fixedrange=True,
     )
-    figure.update_xaxes(exponentformat="e", nticks=8)
+    figure.update_xaxes(exponentformat="e", nticks=5)
     return figure
 
 

@@ -90,6 +90,7 @@ def test_several_contenders_have_a_box_each_the_best_first_with_the_level_of_hol
     record = make_record(*results, labels=("base", "a", "b", "c"), kind="ablate")
     page = page_of(record)
     assert [kind for kind, _ in verdicts(page)] == ["better", "undecided", "worse"]
+    assert "Of 3 contenders, 1 is better, 1 is undecided and 1 is worse." in shown(page)
     assert "(98.33% interval" in verdicts(page)[0][1]
     assert "Holm's correction for 3 contenders" in shown(page)
     assert ["b", "", "", "0", "-0.2500", "0.1250", "-0.5000 to 1.0000", "98.33%", "3/3", "better"] in rows_of(page)
