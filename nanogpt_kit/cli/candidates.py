@@ -116,7 +116,7 @@ def report_candidates(ctx: click.Context, param: click.Parameter, incomplete: st
     comparisons = [(file.parent.name, file.parent.parent.name) for file in files_below_runs("*/*/*/comparison.json")]
     items = [item for item in items_of([*sweeps, *comparisons]) if item.value.startswith(incomplete)]
     runs = listed_run_candidates(ctx, param, incomplete)
-    return items_of([*((item.value, item.help or "") for item in runs), *((item.value, item.help) for item in items)])
+    return items_of((item.value, item.help or "") for item in (*runs, *items))
 
 
 def run_key_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

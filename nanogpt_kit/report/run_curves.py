@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pydantic_core
@@ -47,8 +47,12 @@ class MetricCurve:
 
     def at(self, places: Sequence[int]) -> MetricCurve:
         """The points with these indices."""
-        parts = ([sequence[place] for place in places] for sequence in (self.steps, self.tokens, self.values))
-        return MetricCurve(*parts, self.is_evaluated)
+        return MetricCurve(
+            [self.steps[place] for place in places],
+            [self.tokens[place] for place in places],
+            [self.values[place] for place in places],
+            self.is_evaluated,
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def read_curves(path: Path, names: Collection[str] | None = None) -> dict[str, M
     found: dict[str, MetricValues | None] = dict.fromkeys(IN_EVERY_ROW)  # None: not requested
     for row, record in enumerate(stream_records(path)):
         steps.append(record["step"])
-        count = record.get("tokens")
+        count: Any = record.get("tokens")
         tokens.append(count if type(count) in (int, float) and 0 <= count < BOUND else record["step"])
         for name, value in record.items():
             if name not in found:
@@ -164,7 +168,7 @@ def draw_curves(groups: Sequence[CurveGroup], metric: str, height: int = 360, ha
     """
     from nanogpt_kit.report import plots
 
-    figure = plots.empty_figure(height, "tokens", metric)
+    figure: Any = plots.empty_figure(height, "tokens", metric)
     width = window_width([curve for group in groups for curve in group.curves.values()])
     shown: list[MetricCurve] = []
     labels = short_labels([group.name for group in groups], MAX_LEGEND)
@@ -179,7 +183,7 @@ def draw_curves(groups: Sequence[CurveGroup], metric: str, height: int = 360, ha
             shown += curves.values()
     finish_axes(figure, shown)
     figure.update_layout(showlegend=has_legend)
-    return figure
+    return cast("Figure", figure)
 
 
 def add_group(figure: Any, group: CurveGroup, dash: str) -> None:

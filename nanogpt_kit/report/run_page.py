@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import cast
 
 from nanogpt_kit.report.page import NO_FIGURES, Figure, Page, Table, has_figures
 from nanogpt_kit.report.run_curves import (
@@ -115,7 +116,7 @@ def draw_losses(losses: Mapping[str, MetricCurve]) -> Figure:
             add_curve(figure, means, f"{name}, mean of {width} steps", name=name, line={"color": color, "width": 2})
         shown.append(points)
     finish_axes(figure, shown)
-    return figure
+    return cast("Figure", figure)
 
 
 def draw_panel(name: str, curve: MetricCurve) -> Figure:
@@ -126,7 +127,7 @@ def draw_panel(name: str, curve: MetricCurve) -> Figure:
     add_curve(figure, points, plots.plotly_label(name), line={"color": plots.PLAIN, "width": 1.5})
     finish_axes(figure, [points])
     figure.update_layout(margin={"t": 12}, showlegend=False)
-    return figure
+    return cast("Figure", figure)
 
 
 # Tables
