@@ -17,7 +17,7 @@ from nanogpt_kit.report.plots import series_color
 from nanogpt_kit.report.run_curves import TRAIN_LOSS, CurveGroup, MetricCurve, draw_curves, read_curves
 from nanogpt_kit.runs.description import one_line
 
-MOST_ROWS = 36  # of a figure that fits a printed page
+MOST_ROWS = 31  # of a figure that fits a printed page
 MOST_CURVES = 10  # arms: the bands of more hide each other
 MOST_RUNS = 200  # that have curves, each of them a line
 

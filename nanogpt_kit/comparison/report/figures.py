@@ -25,8 +25,9 @@ from nanogpt_kit.report.plots import (
 
 COLORS: Mapping[Verdict, str] = {"better": "#1f7ac4", "undecided": FAINT, "worse": "#d9622b"}  # as in page.css
 SEED = "#7d858f"  # of the dot of a pair
-ROWS_HEIGHT = 620  # pixels of all rows together, which fit a printed page
-MIN_ROW, MAX_ROW = 17, 44  # pixels of a row
+ROWS_HEIGHT = 420  # pixels of all rows together: with heading and note they fit a printed page
+MIN_ROW, MAX_ROW = 13, 44  # pixels of a row
+LOW_ROW = 18  # pixels; in lower ones the labels are smaller
 MANY_SEEDS = 25  # whose dots would hide the mean
 SPREAD = 0.3  # of a row, over which the dots of its seeds are spread
 
@@ -182,10 +183,11 @@ def row_figure(labels: Sequence[str], title: Sequence[str]) -> go.Figure:
         tickvals=list(range(len(labels))),
         ticktext=[plotly_label(label) for label in labels],
         range=[len(labels) - 0.4, -0.6],
+        tickfont={"size": 10 if row < LOW_ROW else 12},
         showgrid=False,
         fixedrange=True,
     )
-    figure.update_xaxes(exponentformat="e", nticks=5)
+    figure.update_xaxes(exponentformat="e", nticks=4)
     return figure
 
 
