@@ -13,7 +13,9 @@ from tests.comparison.made_records import make_result
 
 pytest.importorskip("plotly")
 
+from nanogpt_kit.comparison.report.figure_sections import curve_groups
 from nanogpt_kit.comparison.report.figures import ArmRow, JudgedRow, draw_differences, draw_values, seed_paths
+from nanogpt_kit.report.run_curves import MetricCurve
 
 TITLE = ["difference in val/loss", "(lower is better)"]
 
@@ -80,6 +82,14 @@ def test_values_are_joined_by_seed_and_a_missing_one_interrupts_the_line() -> No
     means = {trace.y[0]: trace.x[0] for trace in figure.data if trace.name == "mean"}
     assert means == {0: 2.625, 1: 2.25, 2: 2.5}
     assert len({row.color for row in rows}) == 3
+
+
+def test_an_arm_has_one_colour_in_all_figures_and_arms_without_a_curve_are_left_out() -> None:
+    curve = MetricCurve([1, 2], [1.0, 2.0], [3.0, 2.0])
+    groups = curve_groups({0: {7: {"val/loss": curve}}, 2: {7: {}}, 3: {8: {"val/loss": curve}}}, [*"abcd"], "val/loss")
+    assert [(group.name, [*group.curves]) for group in groups] == [("a", ["seed 7"]), ("d", ["seed 8"])]
+    assert [group.color for group in groups] == [ArmRow.of("", {}, arm).color for arm in (0, 3)]
+    assert groups[0].color != groups[1].color
 
 
 def test_an_arm_without_a_value_has_an_empty_row() -> None:

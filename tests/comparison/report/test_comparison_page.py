@@ -193,6 +193,9 @@ def test_the_test_split_that_the_comparison_opened_has_its_verdict(compared: Com
         measurements=compared.measurements,
         results=compared.results,
     )
+    others = tuple(one.model_copy(update={"seed": one.seed + 1}) for one in compared.measurements)
+    opening.model_copy(update={"measurements": others}).write(folder_of(compared) / OPENING)
+    assert "test/loss" not in page_of(compared, folder_of(compared)), "it has other runs"
     opening.write(folder_of(compared) / OPENING)
     assert "model.mlp=swiglu against tiny: test/loss higher by 0.0473" in shown(page_of(compared, folder_of(compared)))
     (folder_of(compared) / OPENING).write_text("{")
@@ -302,6 +305,8 @@ def test_labels_of_any_kind_are_text_and_stay_distinct() -> None:
     )
     words = {"notes": ("<hr>\udcff",), "text": "<hr>\n\udcff", "command": "nanogpt-kit '<hr>\udcff'", "metric": "<hr>"}
     record = make_record(*results, labels=HOSTILE, measurements=measurements, **words)
+    changed = record.arms[1].model_copy(update={"changes": {"<hr>": ("'\udcff'", "<hr>")}})
+    record = record.model_copy(update={"arms": (record.arms[0], changed, *record.arms[2:])})
     page = page_of(record)
     page.encode("utf-8")
     names = short_arm_labels(record)
