@@ -103,7 +103,7 @@ class Page:
         self.parts[first:] = [f'<section class="block">{"".join(self.parts[first:])}</section>']
 
     def verdict(self, text: str, kind: VerdictKind) -> None:
-        """Adds a box with a verdict: its word, in a colour of its own, then the text."""
+        """Adds a box with a verdict: its word in the colour of its kind, then the text."""
         word = f"<strong>{kind.capitalize()}</strong>"
         self.parts.append(f'<p class="verdict {kind}">{word} {html_text(text)}</p>')
 
@@ -203,7 +203,7 @@ def known_digits(value: float, most: int = 5) -> int:
 
 
 def heading_cell(text: str, is_number: bool) -> str:
-    parts = re.split(r"(?<=[._@=/])", text)  # where a long name may be wrapped
+    parts = re.split(r"(?<=[._@=])", text)  # where a long name may be wrapped
     return f"<th{' class=number' * is_number}>{'<wbr>'.join(map(html_text, parts))}</th>"
 
 
@@ -212,7 +212,7 @@ def table_cell(value: object, decimals: int | None, is_right: bool = False) -> s
         return "<td></td>"
     if decimals is not None:
         is_even = decimals >= 0 and isinstance(value, float)
-        return f'<td class="number">{f"{value + 0.0:.{decimals}f}" if is_even else format_number(value)}</td>'
+        return f'<td class="number">{f"{value:z.{decimals}f}" if is_even else format_number(value)}</td>'
     text = format_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
     kind = "number" if is_right else "long" if len(text) > LONG_CELL else ""
     return f"<td{f' class={kind}' * bool(kind)}>{html_text(text)}</td>"
@@ -224,8 +224,7 @@ def format_number(value: Any, digits: int = 5) -> str:
         return f"{value:,}"
     if 1e5 <= abs(value) < 1e15:
         return f"{value:,.0f}"
-    value = value + 0.0  # -0.0 becomes 0.0
-    return f"{value:.{known_digits(value, digits)}g}"
+    return f"{value:z.{known_digits(value, digits)}g}"
 
 
 def first_characters(text: str, most: int) -> str:
