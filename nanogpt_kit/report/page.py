@@ -189,17 +189,9 @@ def decimals_of_column(cells: Sequence[object]) -> int | None:
     there = [value for value in cells if value is not None]
     if not there or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in there):
         return None
-    numbers = [value for value in there if isinstance(value, float)]
-    texts = [format_number(value) for value in numbers]
-    if not texts or not all(re.fullmatch(r"-?\d+(\.\d+)?", text) for text in texts):
-        return -1
-    decimals = max(len(text.partition(".")[2]) for text in texts)
-    return decimals if all(abs(value) * 10**decimals < 10 ** known_digits(value) for value in numbers) else -1
-
-
-def known_digits(value: float, most: int = 5) -> int:
-    """How many digits of a number are shown: fewer of small ones, such as learning rates."""
-    return 3 if abs(value) < 0.1 else most
+    texts = [format_number(value) for value in there if isinstance(value, float)]
+    is_plain = all(re.fullmatch(r"-?\d*[1-9]\d*\.?\d*|-?0\.[1-9]\d*", text) for text in texts)
+    return max((len(text.partition(".")[2]) for text in texts), default=-1) if is_plain else -1
 
 
 def heading_cell(text: str, is_number: bool) -> str:
@@ -224,7 +216,7 @@ def format_number(value: Any, digits: int = 5) -> str:
         return f"{value:,}"
     if 1e5 <= abs(value) < 1e15:
         return f"{value:,.0f}"
-    return f"{value:z.{known_digits(value, digits)}g}"
+    return f"{value:z.{3 if abs(value) < 0.1 else digits}g}"
 
 
 def first_characters(text: str, most: int) -> str:
