@@ -93,12 +93,13 @@ def check_one_report(found: Sequence[ReportTarget]) -> None:
     first = next((target for target in found if target.kind != "run"), None)
     if first is None or len({target.folder for target in found}) == 1:
         return
-    others = "another one" if len(kinds) == 1 else "runs" if "run" in kinds else "a sweep"
+    others = {"run": "runs", "comparison": "a comparison", "sweep": "a sweep"}
+    other = next((others[kind] for kind in sorted(kinds) if kind != first.kind), "another one")
     remedy = "write a report of each"
     if "run" in kinds:
         remedy += ", or leave it out"
     message = (
-        f"a report shows runs, or one comparison, or one sweep, not {first.meaning} together with {others}; {remedy}"
+        f"a report shows runs, or one comparison, or one sweep, not {first.meaning} together with {other}; {remedy}"
     )
     raise KitError(Fault(message, location=COMMAND_LINE))
 

@@ -18,10 +18,13 @@ from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.find import find_run, listed
 from nanogpt_kit.runs.folder import RunFolder, files_below_runs, relative_to_cwd, runs_of_experiment, runs_root
 
+from nanogpt_kit.runs.resume_command import kit_command
+
 if TYPE_CHECKING:
     from nanogpt_kit.runs.find import FoundRun
 
 COMPARISON, SWEEP, EXPERIMENT = "comparison.json", "sweep.json", "experiment.toml"
+STUDIES = {"sweep": "sweep", "ablate": "ablation"}  # by table of an experiment, which is the verb, too
 MIN_PREFIX = 4  # characters of the id of a comparison
 
 
@@ -171,6 +174,9 @@ def unknown_target(text: str, error: KitError) -> KitError:
     close = difflib.get_close_matches(text, names, n=1)
     guess = f" A near name is that of {one_line(str(relative_to_cwd(names[close[0]])))}." if close else ""
     hint = " Nor is it a comparison or a sweep that has begun: `nanogpt-kit runs ledger` lists the comparisons."
+    with suppress(KitError):
+        verb = next((table for table in ("sweep", "ablate") if table in read_experiment_values(text)), "")
+        hint = f" Its {STUDIES[verb]} has not begun: `{kit_command(verb, text)}` begins it." if verb else hint
     return KitError(Fault(f"{str(error).rstrip('.')}.{hint}{guess}", location=COMMAND_LINE))
 
 

@@ -18,6 +18,7 @@ from nanogpt_kit.report.run_groups import (
 )
 from nanogpt_kit.report.run_results import ReportedRun
 from nanogpt_kit.report.run_sections import add_differences, add_provenance, add_samples
+from nanogpt_kit.runs.description import value_text
 from nanogpt_kit.runs.ranking import BITS_PER_BYTE, LOSS
 from nanogpt_kit.runs.secrets import hide_in_text
 
@@ -102,13 +103,19 @@ def add_results(page: Page, groups: Sequence[SeedGroup], metric: str) -> None:
     rows = []
     for group in groups:
         found = values[group.name]
-        by_seed = ", ".join(f"{seed_text(seed)}: {value:.4f}" for seed, value in found.items())
-        cells = [found.get(seed) for seed in seeds] if has_columns else [by_seed]
-        rows.append([group.name, len(found), *mean_and_sd(found.values()), *cells])
-    page.table(["configuration", "n", "mean", "sd", *columns], rows)
+        by_seed = ", ".join(f"{seed_text(seed)}: {value_text(value)}" for seed, value in found.items())
+        cells = [cell(found.get(seed)) for seed in seeds] if has_columns else [by_seed]
+        rows.append([group.name, len(found), *map(cell, mean_and_sd(found.values())), *cells])
+    numbers = range(1, 4 + len(columns)) if has_columns else range(1, 4)
+    page.table(["configuration", "n", "mean", "sd", *columns], rows, numbers=numbers)
     repeated = sum(len(group.runs) - len(group.by_seed) for group in groups)
     if repeated:
-        page.note(f"{repeated} runs of a seed that another run has, too, are only in the table of runs.")
+        what = "Another run has" if repeated == 1 else f"{repeated} other runs have"
+        page.note(f"{what} the seed of one that is counted here; see the table of runs.")
+
+
+def cell(value: float | None) -> str | None:
+    return None if value is None else value_text(value)
 
 
 def add_way_to_a_verdict(page: Page, groups: Sequence[SeedGroup], command: str) -> None:
@@ -176,5 +183,6 @@ def add_runs(page: Page, groups: Sequence[SeedGroup]) -> None:
             row, last = run.row, [run.last(name) for name in metrics]
             values = [one[1] if one and one[1] == one[1] else None for one in last]
             costs = [row.tokens or None, round(row.seconds, 1) or None, hide_in_text(row.note) or None]
-            rows.append([row.reference, group.name, row.seed, row.state, row.step, *values, *costs])
-    page.table(["run", "configuration", "seed", "state", "step", *metrics, "tokens", "seconds", "note"], rows)
+            rows.append([row.reference, group.name, row.seed, row.state, row.step, *map(cell, values), *costs])
+    columns = ["run", "configuration", "seed", "state", "step", *metrics, "tokens", "seconds", "note"]
+    page.table(columns, rows, numbers=range(5, 5 + len(metrics)))
