@@ -13,6 +13,7 @@ from nanogpt_kit.comparison.record import Judgement, Verdict
 from nanogpt_kit.comparison.sentences import VERDICTS
 from nanogpt_kit.report.plots import (
     FAINT,
+    GRID,
     LINE,
     Point,
     add_lines,
@@ -187,7 +188,9 @@ def row_figure(labels: Sequence[str], title: Sequence[str]) -> go.Figure:
         showgrid=False,
         fixedrange=True,
     )
-    figure.update_xaxes(exponentformat="e", nticks=4)
+    # Few labels, since a phone has no space for more; ticks between them
+    minor = {"ticks": "outside", "ticklen": 4, "tickcolor": LINE, "nticks": 6, "showgrid": True, "gridcolor": GRID}
+    figure.update_xaxes(exponentformat="e", nticks=4, ticks="outside", ticklen=6, tickcolor=LINE, minor=minor)
     return figure
 
 
