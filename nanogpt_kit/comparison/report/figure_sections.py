@@ -41,7 +41,7 @@ def add_effect_figure(page: Page, comparison: Comparison, note: str) -> None:
     labels = short_labels([effect_name(effect) for effect in effects])
     rows = [JudgedRow(labels[effect_name(effect)], effect) for effect in effects]
     figure = draw_differences(rows, axis_title(comparison, "effect on "))
-    page.block("Effects", f"{note}{omission(len(comparison.effects), MOST_ROWS)}", figure)
+    page.block("Effects", note + omission(len(comparison.effects), MOST_ROWS, "effects"), figure)
 
 
 def add_value_figure(page: Page, comparison: Comparison, names: Sequence[str], title: str) -> None:
@@ -90,7 +90,7 @@ def axis_title(comparison: Comparison, what: str = "") -> list[str]:
 
 def omission(count: int, most: int, what: str = "contenders") -> str:
     """What a figure leaves out; empty where it shows all."""
-    return f" The first {most} of {count} {what} are drawn, in their order by difference." if count > most else ""
+    return f" The first {most} of {count} {what} are drawn, in the order of the tables." if count > most else ""
 
 
 def sentence_case(text: str) -> str:
