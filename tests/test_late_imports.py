@@ -35,10 +35,14 @@ SLOW = {
 SLOW_OF_THE_KIT = {
     ("checkpoint/store.py", "nanogpt_kit.checkpoint.shards"),  # torch.distributed.checkpoint
     ("train/resume_point.py", "nanogpt_kit.checkpoint.shards"),
-    ("report/run_page.py", "nanogpt_kit.report.run_curves"),  # plotly
+    ("comparison/report/page.py", "nanogpt_kit.comparison.report.figure_sections"),  # plotly
+    ("report/run_page.py", "nanogpt_kit.report.run_curves"),
     ("report/run_group_page.py", "nanogpt_kit.report.run_curves"),
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.figures"),
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.markers"),
+    ("sweep/report/report.py", "nanogpt_kit.sweep.report.slices"),
+    ("sweep/report/report.py", "nanogpt_kit.sweep.report.trial_curves"),
+    ("sweep/report/confirmation_section.py", "nanogpt_kit.sweep.report.seed_figures"),
     ("__main__.py", "nanogpt_kit.runs.status"),  # pydantic
 }
 

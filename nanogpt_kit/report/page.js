@@ -1,6 +1,7 @@
 // Plotly draws with fixed sizes. Here a figure is as high as its legend requires, and in print as wide as the paper.
 (() => {
   const PAPER = 1040; // CSS pixels of A4 landscape between its margins
+  const FLAT = 0.85; // heights in print, where two figures of usual height fit on one page
   const ROW = 30; // CSS pixels for a legend of one row, which a figure's height includes
   const figures = [...document.querySelectorAll(".js-plotly-plot")];
   const heights = new Map(figures.map((figure) => [figure, figure.layout.height]));
@@ -9,11 +10,10 @@
   function fitHeight(figure) {
     const legend = figure.querySelector(".legend .scrollbox");
     const rows = legend ? Math.round(legend.getBBox().height) : 0;
-    const height = heights.get(figure) + Math.max(0, rows - ROW);
-    if (figure.layout.height === height) return;
-    figure.style.height = `${height}px`;
-    Plotly.relayout(figure, { height, "legend.maxheight": rows + ROW });
-    if (!isPrinting) delete figure.layout.width; // with a width of its own it no longer follows the window
+    const height = Math.round(heights.get(figure) * (isPrinting ? FLAT : 1)) + Math.max(0, rows - ROW);
+    figure.style.height = figure.parentNode.style.height = `${height}px`;
+    if (figure.layout.height !== height) Plotly.relayout(figure, { height, "legend.maxheight": rows + ROW });
+    if (!isPrinting) delete figure.layout.width; // with a width of its own it would not follow the window
   }
 
   for (const figure of figures) {
@@ -32,7 +32,6 @@
     isPrinting = false;
     for (const figure of figures) {
       Plotly.relayout(figure, { width: null, autosize: true });
-      delete figure.layout.width;
       fitHeight(figure);
     }
   });

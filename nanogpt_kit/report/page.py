@@ -55,22 +55,22 @@ class Page:
 
     def lead(self, text: str) -> None:
         """Adds the main result, in one line."""
-        self.parts.append(f"<p>{html.escape(text)}</p>")
+        self.parts.append(f"<p>{html_text(text)}</p>")
 
     def note(self, text: str) -> None:
         """Adds a note on how to read the part below."""
-        self.parts.append(f'<p class="note">{html.escape(text)}</p>')
+        self.parts.append(f'<p class="note">{html_text(text)}</p>')
 
     def warning(self, text: str) -> None:
-        self.parts.append(f'<p class="warning" role="note">{html.escape(text)}</p>')
+        self.parts.append(f'<p class="warning" role="note">{html_text(text)}</p>')
 
     def command(self, text: str) -> None:
         """Adds a command to copy into a shell."""
-        self.parts.append(f"<pre>{html.escape(text)}</pre>")
+        self.parts.append(f"<pre>{html_text(text)}</pre>")
 
     def section(self, title: str) -> None:
         self.sections.append(title)
-        self.parts.append(f'<h2 id="section-{len(self.sections)}">{html.escape(title)}</h2>')
+        self.parts.append(f'<h2 id="section-{len(self.sections)}">{html_text(title)}</h2>')
 
     def block(
         self,
@@ -103,14 +103,14 @@ class Page:
         self.parts[first:] = [f'<section class="block">{"".join(self.parts[first:])}</section>']
 
     def verdict(self, text: str, kind: VerdictKind) -> None:
-        """Adds a box with a verdict: its word, in a colour of its own, then the text."""
+        """Adds a box with a verdict: its word in the colour of its kind, then the text."""
         word = f"<strong>{kind.capitalize()}</strong>"
-        self.parts.append(f'<p class="verdict {kind}">{word} {html.escape(text)}</p>')
+        self.parts.append(f'<p class="verdict {kind}">{word} {html_text(text)}</p>')
 
     def mapping(self, rows: Iterable[tuple[str, object]]) -> None:
         """Adds a list of names with their values; None is left out."""
         body = "\n".join(
-            f'<tr><th scope="row">{html.escape(name)}</th>{table_cell(value, None)}</tr>'
+            f'<tr><th scope="row">{html_text(name)}</th>{table_cell(value, None)}</tr>'
             for name, value in rows
             if value is not None
         )
@@ -119,8 +119,8 @@ class Page:
     def texts(self, columns: Sequence[tuple[str, str]]) -> None:
         """Adds texts side by side, each with its title. Whitespace is kept, and control characters are escaped."""
         cells = "".join(
-            f"<div><h3>{html.escape(printable(title))}</h3><pre>{html.escape(printable(text))}</pre></div>"
-            for title, text in columns
+            f"<div><h3>{html_text(title)}</h3><pre>\n{html_text(text)}</pre></div>"
+            for title, text in columns  # of a pre, HTML leaves out the first newline
         )
         self.parts.append(f'<div class="texts">{cells}</div>')
 
@@ -168,10 +168,10 @@ class Page:
 
     def html(self) -> str:
         links = "".join(
-            f'<a href="#section-{index}">{html.escape(name)}</a> ' for index, name in enumerate(self.sections, 1)
+            f'<a href="#section-{index}">{html_text(name)}</a> ' for index, name in enumerate(self.sections, 1)
         )
         return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-            title=html.escape(self.title),
+            title=html_text(self.title),
             style=STYLE.read_text(encoding="utf-8"),
             links=f"<nav>{links}</nav>" if links else "",
             parts="\n".join(self.parts),
@@ -179,26 +179,24 @@ class Page:
         )
 
 
+def html_text(text: str) -> str:
+    """Text as HTML, without tags and control characters."""
+    return html.escape(printable(text))
+
+
 def decimals_of_column(cells: Sequence[object]) -> int | None:
     """Decimal places of a column; -1 where they differ by cell, None where not all cells are numbers."""
     there = [value for value in cells if value is not None]
     if not there or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in there):
         return None
-    numbers = [value for value in there if isinstance(value, float)]
-    texts = [format_number(value) for value in numbers]
-    if not texts or not all(re.fullmatch(r"-?\d+(\.\d+)?", text) for text in texts):
-        return -1
-    decimals = max(len(text.partition(".")[2]) for text in texts)
-    return decimals if all(abs(value) * 10**decimals < 10 ** known_digits(value) for value in numbers) else -1
-
-
-def known_digits(value: float, most: int = 5) -> int:
-    """How many digits of a number are shown: fewer of small ones, such as learning rates."""
-    return 3 if abs(value) < 0.1 else most
+    texts = [format_number(value) for value in there if isinstance(value, float)]
+    is_plain = all(re.fullmatch(r"-?\d*[1-9]\d*\.?\d*|-?0\.[1-9]\d*", text) for text in texts)
+    return max((len(text.partition(".")[2]) for text in texts), default=-1) if is_plain else -1
 
 
 def heading_cell(text: str, is_number: bool) -> str:
-    return f"<th{' class=number' * is_number}>{html.escape(text).replace('.', '.<wbr>')}</th>"
+    parts = re.split(r"(?<=[._@=])", text)  # where a long name may be wrapped
+    return f"<th{' class=number' * is_number}>{'<wbr>'.join(map(html_text, parts))}</th>"
 
 
 def table_cell(value: object, decimals: int | None, is_right: bool = False) -> str:
@@ -206,10 +204,10 @@ def table_cell(value: object, decimals: int | None, is_right: bool = False) -> s
         return "<td></td>"
     if decimals is not None:
         is_even = decimals >= 0 and isinstance(value, float)
-        return f'<td class="number">{f"{value:.{decimals}f}" if is_even else format_number(value)}</td>'
+        return f'<td class="number">{f"{value:z.{decimals}f}" if is_even else format_number(value)}</td>'
     text = format_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
     kind = "number" if is_right else "long" if len(text) > LONG_CELL else ""
-    return f"<td{f' class={kind}' * bool(kind)}>{html.escape(text)}</td>"
+    return f"<td{f' class={kind}' * bool(kind)}>{html_text(text)}</td>"
 
 
 def format_number(value: Any, digits: int = 5) -> str:
@@ -218,8 +216,7 @@ def format_number(value: Any, digits: int = 5) -> str:
         return f"{value:,}"
     if 1e5 <= abs(value) < 1e15:
         return f"{value:,.0f}"
-    value = value + 0.0  # -0.0 becomes 0.0
-    return f"{value:.{known_digits(value, digits)}g}"
+    return f"{value:z.{3 if abs(value) < 0.1 else digits}g}"
 
 
 def first_characters(text: str, most: int) -> str:

@@ -6,6 +6,7 @@ It is steered over two pipes with the DevTools protocol, so that one browser ser
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -35,7 +36,9 @@ UNREADABLE = """
     found.wide = [...document.querySelectorAll("body *")].filter((one) => box(one).right > innerWidth + 1 &&
       !one.closest(".wide")).slice(0, 5).map((one) => `${one.tagName} ${one.className} ${box(one).right}`);
   for (const figure of document.querySelectorAll(".js-plotly-plot")) {
-    const edge = box(figure.querySelector(".svg-container"));
+    const edge = box(figure.querySelector(".svg-container")), room = box(figure.closest(".wide, .gallery"));
+    if (edge.bottom > room.bottom + 1 || (edge.right > room.right + 1 && !figure.closest("[style*=min-width]")))
+      found.cut.push(`${figure.id}: ${edge.width} x ${edge.height} in ${room.width} x ${room.height}`);
     const texts = [...figure.querySelectorAll(
       ".infolayer text, .xtick text, .ytick text, .barlayer text, .parcoords text")].filter(shown);
     for (const one of texts) {
@@ -44,19 +47,18 @@ UNREADABLE = """
         found.cut.push(`${figure.id}: ${one.textContent}`);
     }
     texts.forEach((one, index) => {
-      for (const other of texts.slice(index + 1)) {
+      if (one.matches(".axis-title")) return; // slanted: their boxes overlap, they do not
+      for (const other of texts.slice(index + 1).filter((other) => !other.matches(".axis-title"))) {
         const a = box(one), b = box(other);
         if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
             Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3)
           found.overlapping.push(`${figure.id}: ${one.textContent} / ${other.textContent}`);
       }
     });
-    const groups = [".legendtext", ".axis-title", ...[...figure.querySelectorAll(".subplot, .xy")].map(() => "")];
     const lists = [".legendtext", ".axis-title"].map((kind) => [...figure.querySelectorAll(kind)]);
     for (const kind of ["x", "y"]) {
       const axes = new Map();
       for (const tick of figure.querySelectorAll(`.${kind}tick text`)) {
-        const name = [...tick.closest("g").classList].find((one) => one !== `${kind}tick`) || "";
         const layer = tick.closest(`.${kind}axislayer-above, .${kind}axislayer-below`);
         if (!axes.has(layer)) axes.set(layer, []);
         axes.get(layer).push(tick);
@@ -134,11 +136,13 @@ class Browser:
 
     def __init__(self, folder: Path) -> None:
         assert CHROMIUM is not None
-        theirs_in, self.to = os.pipe()
-        self.back, theirs_out = os.pipe()
+        ours = [*os.pipe(), *os.pipe()]
+        theirs_in, self.to, self.back, theirs_out = (fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 10) for one in ours)
+        for one in ours:  # the browser has its own as 3 and 4
+            os.close(one)
         words = [CHROMIUM, *QUIET.split(), *OFFLINE, f"--user-data-dir={folder}"]
         self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *words],
+            ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *words],
             pass_fds=(theirs_in, theirs_out),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -198,7 +202,7 @@ class Browser:
                 view.complaints.append(str(told["exceptionDetails"]))
             case "Runtime.consoleAPICalled" if told["type"] in ("error", "warning", "assert"):
                 view.complaints.append(str(told["args"]))
-            case "Log.entryAdded" if told["entry"]["level"] in ("error", "warning"):
+            case "Log.entryAdded" if told["entry"]["level"] == "error":
                 view.complaints.append(str(told["entry"]))
             case "Network.requestWillBeSent" if not told["request"]["url"].startswith(("file:", "data:", "blob:")):
                 view.complaints.append(f"requested {told['request']['url']}")

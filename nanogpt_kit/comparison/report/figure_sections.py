@@ -18,8 +18,9 @@ from nanogpt_kit.report.plots import series_color
 from nanogpt_kit.report.run_curves import draw_curves
 from nanogpt_kit.runs.description import one_line
 
-MOST_ROWS = 36  # of a figure that fits a printed page
+MOST_ROWS = 31  # of a figure that fits a printed page
 MOST_CURVES = 10  # arms: the bands of more hide each other
+MOST_RUNS = 200  # that have curves, each of them a line
 
 Runs = dict[int, dict[int, dict[str, MetricCurve]]]  # curves by arm, seed and metric
 
@@ -41,7 +42,7 @@ def add_effect_figure(page: Page, comparison: Comparison, note: str) -> None:
     labels = short_labels([effect_name(effect) for effect in effects])
     rows = [JudgedRow(labels[effect_name(effect)], effect) for effect in effects]
     figure = draw_differences(rows, axis_title(comparison, "effect on "))
-    page.block("Effects", f"{note}{omission(len(comparison.effects), MOST_ROWS)}", figure)
+    page.block("Effects", note + omission(len(comparison.effects), MOST_ROWS, "effects"), figure)
 
 
 def add_value_figure(page: Page, comparison: Comparison, names: Sequence[str], title: str) -> None:
@@ -58,13 +59,15 @@ def add_curves(page: Page, comparison: Comparison, names: Sequence[str], found: 
     """The metric that decides, and the training loss, over training; nothing where no run has curves."""
     ranked = ranked_arms(comparison)
     runs: Runs = {arm: {} for arm in ranked[:MOST_CURVES]}
+    most = MOST_RUNS // len(runs)
     for one in found:
-        if one.folder is not None and one.measurement.arm in runs:
-            curves = read_curves(one.folder.metrics, {comparison.metric, TRAIN_LOSS})
-            runs[one.measurement.arm][one.measurement.seed] = curves
-    note = (
-        f"The mean over the seeds of each arm, and the range of its runs.{omission(len(ranked), MOST_CURVES, 'arms')}"
-    )
+        of_arm = runs.get(one.measurement.arm)
+        if one.folder is not None and of_arm is not None and len(of_arm) < most:
+            of_arm[one.measurement.seed] = read_curves(one.folder.metrics, {comparison.metric, TRAIN_LOSS})
+    note = "The mean over the seeds of each arm, and the range of its runs."
+    if any(len(of_arm) == most for of_arm in runs.values()):
+        note += f" Of each arm at most {most} runs are drawn."
+    note += omission(len(ranked), MOST_CURVES, "arms")
     for metric in dict.fromkeys([comparison.metric, TRAIN_LOSS]):
         groups = curve_groups(runs, names, metric)
         if groups:
@@ -88,7 +91,7 @@ def axis_title(comparison: Comparison, what: str = "") -> list[str]:
 
 def omission(count: int, most: int, what: str = "contenders") -> str:
     """What a figure leaves out; empty where it shows all."""
-    return f" The first {most} of {count} {what} are drawn, in their order by difference." if count > most else ""
+    return f" The first {most} of {count} {what} are drawn, in the order of the tables." if count > most else ""
 
 
 def sentence_case(text: str) -> str:

@@ -13,6 +13,7 @@ from nanogpt_kit.comparison.record import Judgement, Verdict
 from nanogpt_kit.comparison.sentences import VERDICTS
 from nanogpt_kit.report.plots import (
     FAINT,
+    GRID,
     LINE,
     Point,
     add_lines,
@@ -25,8 +26,10 @@ from nanogpt_kit.report.plots import (
 
 COLORS: Mapping[Verdict, str] = {"better": "#1f7ac4", "undecided": FAINT, "worse": "#d9622b"}  # as in page.css
 SEED = "#7d858f"  # of the dot of a pair
-ROWS_HEIGHT = 620  # pixels of all rows together, which fit a printed page
-MIN_ROW, MAX_ROW = 17, 44  # pixels of a row
+ROWS_HEIGHT = 420  # pixels of all rows together: with heading and note they fit a printed page
+MIN_ROW, MAX_ROW = 13, 44  # pixels of a row
+LOW_ROW = 18  # pixels; in lower ones the labels are smaller
+MANY_SEEDS = 25  # whose dots would hide the mean
 SPREAD = 0.3  # of a row, over which the dots of its seeds are spread
 
 
@@ -62,7 +65,9 @@ def draw_differences(rows: Sequence[JudgedRow], title: Sequence[str]) -> go.Figu
         points += list(zip(row.differences.values(), heights, strict=True))
         seeds += list(row.differences)
     if points:
-        add_seed_dots(figure, points, seeds, "a seed", {"color": SEED, "size": 7, "opacity": 0.8})
+        is_crowded = any(len(row.differences) > MANY_SEEDS for row in rows)
+        marker = {"color": SEED, "size": 5 if is_crowded else 7, "opacity": 0.5 if is_crowded else 0.8}
+        add_seed_dots(figure, points, seeds, "a seed", marker)
     for verdict in VERDICTS:
         add_means(figure, [(at, row) for at, row in enumerate(rows) if row.judgement.verdict == verdict], verdict)
     figure.add_vline(x=0, line={"color": LINE, "width": 1.5, "dash": "dash"})
@@ -179,10 +184,13 @@ def row_figure(labels: Sequence[str], title: Sequence[str]) -> go.Figure:
         tickvals=list(range(len(labels))),
         ticktext=[plotly_label(label) for label in labels],
         range=[len(labels) - 0.4, -0.6],
+        tickfont={"size": 10 if row < LOW_ROW else 12},
         showgrid=False,
         fixedrange=True,
     )
-    figure.update_xaxes(exponentformat="e", nticks=8)
+    # Few labels, since a phone has no space for more; ticks between them
+    minor = {"ticks": "outside", "ticklen": 4, "tickcolor": LINE, "nticks": 6, "showgrid": True, "gridcolor": GRID}
+    figure.update_xaxes(exponentformat="e", nticks=4, ticks="outside", ticklen=6, tickcolor=LINE, minor=minor)
     return figure
 
 

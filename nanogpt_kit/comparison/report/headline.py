@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from nanogpt_kit.comparison.noise_text import DETECTABLE, PAIRED, effect_columns, noise_of, spread_sentences
-from nanogpt_kit.comparison.numbers import count_text
-from nanogpt_kit.comparison.record import Comparison
-from nanogpt_kit.comparison.sentences import last_sentence, ranked_results, verdict_sentence
+from nanogpt_kit.comparison.numbers import count_text, joined_names
+from nanogpt_kit.comparison.record import Comparison, Result
+from nanogpt_kit.comparison.sentences import VERDICTS, last_sentence, ranked_results, verdict_sentence
 from nanogpt_kit.comparison.text import question_lines
 from nanogpt_kit.report.page import Page
 from nanogpt_kit.runs.description import one_line
@@ -33,8 +36,10 @@ def add_headline(page: Page, comparison: Comparison) -> None:
         add_noise(page, comparison)
         return
     ranked = ranked_results(comparison)
-    if len(ranked) != 1:
+    if not ranked:
         page.lead(last_sentence(comparison))
+    elif len(ranked) > 1:
+        page.lead(count_sentence(ranked))
     for result in ranked:
         page.verdict(verdict_sentence(comparison, result), result.verdict)
     if len(ranked) > 1:
@@ -44,6 +49,13 @@ def add_headline(page: Page, comparison: Comparison) -> None:
         )
     for line in question_lines(comparison):
         page.lead(line)
+
+
+def count_sentence(results: Sequence[Result]) -> str:
+    """Such as "Of 3 contenders, 1 is better and 2 are undecided."."""
+    counts = Counter(result.verdict for result in results)
+    texts = (f"{counts[one]} {'is' if counts[one] == 1 else 'are'} {one}" for one in VERDICTS if counts[one])
+    return f"Of {count_text(len(results), 'contender')}, {joined_names(texts)}."
 
 
 def add_noise(page: Page, comparison: Comparison) -> None:

@@ -17,14 +17,7 @@ from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.folder import relative_to_cwd
 from nanogpt_kit.runs.index import read_run
 
-OF_ONE_RUN = {
-    "run",
-    "note",
-    "command",
-    "started",
-    "seed",
-    "configuration",
-}  # they are in other tables, or differ always
+OF_ONE_RUN = {"run", "note", "command", "started", "seed", "configuration"}  # in other tables, or always different
 
 
 def add_origin(
@@ -48,7 +41,7 @@ def add_origin(
 
 
 def run_facts(found: Sequence[FoundRun]) -> Iterator[tuple[str, str]]:
-    """Code, packages, machines and data of the runs that are there: each distinct value once, with its count of runs."""
+    """Code, packages, machines and data of the runs that are there: each distinct value once, with a count of runs."""
     facts: dict[str, Counter[str]] = {}
     runs = [one.folder for one in found if one.folder is not None]
     for run in runs:

@@ -34,9 +34,9 @@ def add_summary(page: Page, comparison: Comparison, names: Sequence[str]) -> Non
         cells = judged_cells(judged.get(arm), decimals) if judged else []
         rows.append([f"{names[arm]} (base)" if arm == 0 else names[arm], *mean_sd, str(len(values)), *cells])
     columns = ["arm", "mean", "sd", "runs", *(JUDGED if judged else ())]
-    page.table(columns, rows, numbers=range(1, len(columns) - bool(judged)))
     if any(result.more_seeds is not None for result in comparison.results):
-        page.note(MORE_SEEDS)
+        page.note(f"{MORE_SEEDS}.")
+    page.table(columns, rows, numbers=range(1, len(columns) - bool(judged)))
 
 
 def judged_cells(result: Result | None, decimals: int) -> list[str]:
