@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.sweep.space.parameters import MAX_POINTS, Config, Parameter
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study.branches import MAX_BRANCHES, Branch, find_branches, iterate_branches
+from nanogpt_kit.sweep.study.branches import MAX_BRANCHES, Branch, branch_index, find_branches, iterate_branches
 
 SHOWN_BRANCHES = 20  # in a preview
 EXAMPLE_CHOICE = '"optimizer.use" = { choice = ["adamw", "muon"] }'
@@ -43,14 +43,12 @@ def check_allocation(space: Space) -> None:
         return
     branches = find_branches(space)
     if not branches:
-        reason = "no key of [sweep.space] is a choice that makes branches"
-        remedy = f"add one, such as {EXAMPLE_CHOICE}"
+        reason, remedy = "no key of [sweep.space] is a choice", f"add one, such as {EXAMPLE_CHOICE}"
         if next(iterate_branches(space), None) is not None:
-            reason, remedy = (
-                f"the choices of [sweep.space] make more than {MAX_BRANCHES} branches",
-                "vary fewer choices",
-            )
-        message = f'"equal" gives each branch as many trials, and {reason}; {remedy}, or write allocate = "sampler"'
+            reason, remedy = f"[sweep.space] has more than {MAX_BRANCHES}", "vary fewer choices"
+        elif any(parameter.kind == "choice" for parameter in space.parameters):
+            reason = "each choice of [sweep.space] depends on a range"
+        message = f'"equal" divides the trials among branches, and {reason}; {remedy}, or write allocate = "sampler"'
         raise KitError(Fault(message, "sweep.allocate", layers.location(("sweep", "allocate"))))
     count, trials = len(branches), options.trials
     if trials % count:
@@ -86,12 +84,13 @@ def allocation_lines(space: Space) -> list[str]:
     return lines
 
 
-def turns(allocations: Sequence[Allocation], queued: Counter[int]) -> Iterator[int]:
+def turns(allocations: Sequence[Allocation], queued: Sequence[Mapping[str, Any]]) -> Iterator[int]:
     """The indices of branches in the order in which they get the trials that they lack, the least tried first.
 
-    `queued` are the trials that each has, by index.
+    `queued` are the parameters with which trials are queued already.
     """
-    counts = Counter(queued)
+    branches = [one.branch for one in allocations]
+    counts = Counter(index for params in queued if (index := branch_index(branches, params)) is not None)
     while short := [index for index, one in enumerate(allocations) if counts[index] < one.trials]:
         index = min(short, key=counts.__getitem__)
         counts[index] += 1

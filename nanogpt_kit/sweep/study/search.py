@@ -17,7 +17,7 @@ from nanogpt_kit.core.options import leaves
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.allocation import allocate_trials, trial_count, turns
-from nanogpt_kit.sweep.study.branches import branch_index, find_branches, fixed_params
+from nanogpt_kit.sweep.study.branches import branch_index, find_branches, fixed_params, known_params
 from nanogpt_kit.sweep.study.plan import QueuedTrial
 from nanogpt_kit.sweep.study.sampler import make_pruner
 from nanogpt_kit.sweep.study.space_plan import SpacePlan
@@ -104,17 +104,13 @@ class SearchPlan(SpacePlan):
     def _missing_in_branches(self, queued: Sequence[FrozenTrial], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """`new` and what else is missing, in turns: a search that ends early has tried all branches nearly equally."""
         known = [*map(fixed_params, queued), *new]
-        counts = Counter(self._branch_with(params) for params in known)
-        order = list(turns(self.allocations, counts))
+        order = list(turns(self.allocations, known))
         grids: list[list[dict[str, Any]]] = []
         if self.options.sampler == "grid":
             for index, one in enumerate(self.allocations):
                 assert one.points is not None, "a grid is finite"
                 grids.append(self._grid_points(one.points, known, order.count(index)))
         return [*new, *(grids[index].pop(0) if grids else dict(self.branches[index].params) for index in order)]
-
-    def _branch_with(self, params: Mapping[str, Any]) -> int:
-        return next(index for index, branch in enumerate(self.branches) if branch.has(params))
 
     def _grid_points(
         self, points: Sequence[Config], known: Sequence[dict[str, Any]], count: int
@@ -128,12 +124,13 @@ class SearchPlan(SpacePlan):
     def indices(self, queued: Sequence[FrozenTrial]) -> Collection[int]:
         if not self.allocations:
             return range(self.count)
-        chosen: dict[int, list[int]] = {index: [] for index in range(len(self.branches))}
+        chosen, counts = [], Counter[int]()
         for trial in queued:  # two machines may have queued what was missing
-            index = branch_index(self.branches, trial)
-            if index is not None and len(chosen[index]) < self.allocations[index].trials:
-                chosen[index].append(trial.number)
-        return {number for numbers in chosen.values() for number in numbers}
+            index = branch_index(self.branches, known_params(trial))
+            if index is not None and counts[index] < self.allocations[index].trials:
+                chosen.append(trial.number)
+                counts[index] += 1
+        return set(chosen)
 
     def config(self, trial: optuna.Trial) -> Config:
         return self.space.suggest(trial)
