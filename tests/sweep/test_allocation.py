@@ -68,7 +68,7 @@ def opened(space: Space, folder: Path, storage: BaseStorage | None = None) -> St
 
 def run(study: Study[SearchPlan], count: int, objective: Callable[[Config], float] | None = None) -> list[Config]:
     """The values of the next `count` trials, or of as many as are left."""
-    configs = []
+    configs: list[Config] = []
     while len(configs) < count and (trial := study.claim()) is not None:
         configs.append(study.config(trial))
         study.optuna_study.tell(trial, objective(configs[-1]) if objective else 1.0)
@@ -160,6 +160,16 @@ def test_a_branch_with_few_points_has_each_once_and_the_others_keep_their_number
     ]
 
 
+def test_a_finite_branch_beside_an_endless_one_is_exhausted_without_repeats(tmp_path: Path) -> None:
+    table = TWO.replace('"model.dropout"', '"optimizer.use".choice.muon."model.dropout"')
+    table = table.replace("float = [1e-4, 1e-1], log = true", "float = [1e-3, 3e-2], step = 1e-3")
+    for sampler in SAMPLERS:
+        space = space_of(tmp_path, table, sampler=sampler, trials=60)
+        configs = run(opened(space, tmp_path / sampler), 99, lambda config: float(config["optimizer.lr"]))
+        assert counts(configs) == {"adamw": 30, "muon": 30}
+        assert all(configs.count(config) == 1 for config in configs)
+
+
 def test_a_preview_of_many_branches_is_short(tmp_path: Path) -> None:
     table = f'"model.n_embd" = {{ choice = {list(range(24, 54))} }}\n"optimizer.lr" = {{ float = [1e-3, 1e-2] }}'
     lines = allocation_lines(space_of(tmp_path, table, trials=60))
@@ -246,7 +256,7 @@ def test_the_worse_branch_is_tuned_as_well(tmp_path: Path, monkeypatch: pytest.M
 
     def off(learns_from: str, sampler: str, use: str) -> float:
         found = []
-        for seed in range(4):
+        for seed in range(3):
             space = space_of(tmp_path, TWO, sampler=sampler, seed=seed, trials=60)
             configs = run(opened(space, tmp_path / f"{learns_from}-{sampler}-{use}-{seed}"), 99, planted)
             found.append(min(planted(config) for config in configs if config["optimizer.use"] == use))
