@@ -269,6 +269,22 @@ def test_the_worse_branch_is_tuned_as_well(tmp_path: Path, monkeypatch: pytest.M
     assert off("all", "tpe", "muon") > 100.5
 
 
+def test_the_random_trials_that_tpe_begins_with_are_counted_in_each_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10 of 30 trials would be random; of 15 in a branch, 5 are."""
+    begins: list[int] = []
+    original = optuna.samplers.TPESampler
+
+    def sampler(n_startup_trials: int, **options: Any) -> optuna.samplers.TPESampler:
+        begins.append(n_startup_trials)
+        return original(n_startup_trials=n_startup_trials, **options)
+
+    monkeypatch.setattr(optuna.samplers, "TPESampler", sampler)
+    run(opened(space_of(tmp_path, TWO, sampler="tpe", trials=30), tmp_path / "sweep"), 3)
+    assert set(begins) == {5}
+
+
 def test_a_branch_tries_the_same_whatever_the_results_of_another(tmp_path: Path) -> None:
     for sampler in SAMPLERS:
         space = space_of(tmp_path, TWO, sampler=sampler, trials=30)
