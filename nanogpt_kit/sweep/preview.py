@@ -16,7 +16,7 @@ from nanogpt_kit.launch.slots import allocate_slots
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import runs_of_experiment
 from nanogpt_kit.sweep.session import check_sweep
-from nanogpt_kit.sweep.study.allocation import allocation_lines, trial_count
+from nanogpt_kit.sweep.study.allocation import allocation_lines, branch_count, trial_count
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens
 from nanogpt_kit.sweep.study.summary import sweep_folder
 from nanogpt_kit.train.precision import choose_device
@@ -59,7 +59,7 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
     lines += allocation_lines(space)
     lines.append("trial 0, the experiment as written: " + ", ".join(f"{key} = {value}" for key, value in first.items()))
     lines.append(f"each trains on {tokens:,} tokens ({base.total_steps:,} steps){seeds}")
-    rungs = expected_rungs(options, count, tokens)
+    rungs = expected_rungs(options, count, tokens, branch_count(space))
     for rung in rungs:
         lines.append(f"  {options.pruner}: about {rung.trials:.0f} of them continue after {rung.tokens:,} tokens")
     if options.pruner != "none" and base.evaluate.every_steps >= base.total_steps:
@@ -83,16 +83,17 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
     return "\n".join(lines)
 
 
-def expected_rungs(options: Sweep, count: int, tokens: int) -> list[Rung]:
+def expected_rungs(options: Sweep, count: int, tokens: int, branches: int = 1) -> list[Rung]:
     """The rungs of asha, or of hyperband's bracket with the earliest first rung, in trials of `tokens`.
 
-    Empty for other pruners: how many trials they end cannot be predicted.
+    Trials are compared within each of `branches`, one of which always continues. Empty for other pruners: how many
+    trials they end cannot be predicted.
     """
     if options.pruner not in ("asha", "hyperband"):
         return []
     rungs, at, left = [], first_rung_tokens(options, tokens), float(count)
     while at < tokens:
-        left = max(1.0, left / options.reduction_factor)
+        left = max(float(branches), left / options.reduction_factor)
         rungs.append(Rung(at, left))
         at *= options.reduction_factor
     return rungs

@@ -19,11 +19,12 @@ from optuna.trial import TrialState
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep import session
+from nanogpt_kit.sweep.preview import expected_rungs
 from nanogpt_kit.sweep.space.endpoints import values_as_written
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study import sampler as sampler_module
-from nanogpt_kit.sweep.study.allocation import allocation_lines, check_allocation, trial_count
+from nanogpt_kit.sweep.study.allocation import allocation_lines, branch_count, check_allocation, trial_count
 from nanogpt_kit.sweep.study.branch_study import BranchPruner
 from nanogpt_kit.sweep.study.sampler import make_pruner
 from nanogpt_kit.sweep.study.search import SearchPlan
@@ -350,6 +351,14 @@ def test_a_trial_is_pruned_by_those_of_its_branch_alone(pruner: str, tmp_path: P
     worst = pruned(tmp_path, pruner, worsening, 24)
     assert worst["adamw"]
     assert worst["muon"] == worst["adamw"]  # what is true of one branch is true of the other
+
+
+def test_a_preview_expects_that_a_trial_of_each_branch_continues(tmp_path: Path) -> None:
+    for allocate, branches in {"equal": 3, "sampler": 1}.items():
+        space = space_of(tmp_path, OPTIMIZERS, f'sweep.allocate="{allocate}"', pruner="asha", min_tokens=100)
+        assert branch_count(space) == branches
+        rungs = expected_rungs(space.options, 12, TOKENS, branch_count(space))
+        assert [rung.trials for rung in rungs] == [max(branches, 12 / factor) for factor in (3, 9, 27)]
 
 
 def test_patience_goes_with_equal_allocation(tmp_path: Path) -> None:
