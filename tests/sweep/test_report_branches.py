@@ -106,7 +106,9 @@ def test_every_fresh_seed_is_in_the_table_with_mean_sd_and_n(tmp_path: Path) -> 
 def test_the_page_begins_with_the_verdict_and_has_those_between_branches(tmp_path: Path) -> None:
     page = page_with(tmp_path, FRESH, confirm=1)
     words = shown(page)
-    verdict = words.index("rial 1 against trial 0: val/loss lower by 0.19")
+    verdict = words.index(
+        "Trial 1 (optimizer.use=muon, optimizer.lr=0.02) against trial 0, the experiment as written: "
+    )
     assert verdict < words.index("The best is trial 1") < words.index("gave the branches unequal numbers of trials")
     branches = words[words.index("its values") : words.index("Trials run again")]
     muon, adamw = "trial 1 (optimizer.use = muon)", "trial 2 (optimizer.use = adamw)"

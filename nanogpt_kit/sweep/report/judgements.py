@@ -10,7 +10,7 @@ from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, values_by_seed
 
 PAIR_COLUMNS = (
-    *("trial", "against trial", "difference", "interval", "level", "pairs", "better in", "p", "verdict"),
+    *("trial", "against", "difference", "interval", "level", "pairs", "better in", "p", "verdict"),
     *("more seeds to decide", "because"),
 )
 MAX_JUDGED = 200  # judgements in a table
@@ -56,7 +56,7 @@ def pair_cells(judged: TrialVerdict, decimals: int) -> list[object]:
     ]
 
 
-def seed_values(summary: SweepSummary, verdict: SweepVerdict) -> dict[int, Mapping[int, float]]:
+def values_of_judged(summary: SweepSummary, verdict: SweepVerdict) -> dict[int, Mapping[int, float]]:
     """{trial: {seed: value}} with the seeds that decided the verdict."""
     if verdict.seeds == "fresh":
         return {trial.index: trial.by_seed for trial in summary.confirmed}
@@ -67,6 +67,6 @@ def paired_differences(
     summary: SweepSummary, verdict: SweepVerdict, trial: TrialSummary, base: int = 0
 ) -> dict[int, float]:
     """{seed: the trial's value minus that of the trial `base`} for the seeds of both."""
-    values = seed_values(summary, verdict)
+    values = values_of_judged(summary, verdict)
     mine, theirs = values.get(trial.index, {}), values.get(base, {})
     return {seed: mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())}
