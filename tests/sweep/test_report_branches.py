@@ -111,7 +111,7 @@ def test_the_page_begins_with_the_verdict_and_has_those_between_branches(tmp_pat
     )
     assert verdict < words.index("The best is trial 1") < words.index("gave the branches unequal numbers of trials")
     branches = words[words.index("its values") : words.index("Trials run again")]
-    muon, adamw = "trial 1 (optimizer.use = muon)", "trial 2 (optimizer.use = adamw)"
+    muon, adamw = "Trial 1 (optimizer.use = muon)", "trial 2 (optimizer.use = adamw)"
     assert f"{muon} against {adamw}: val/loss lower by 0.20" in branches
     assert "No verdict between the branches" not in words
 

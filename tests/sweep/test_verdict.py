@@ -111,7 +111,8 @@ def test_a_trial_that_is_better_with_every_seed_is_called_better(tmp_path: Path)
     assert "The best is trial 2" in words
     assert "Trial 0, the experiment as written, has 2.309." in words
     assert re.search(
-        r"Trial 2 \(model.mlp=relu2\) against trial 0, the experiment as written: val/loss lower by 0\.101.*97\.5% interval.*: better\.",
+        r"Trial 2 \(model.mlp=relu2\) against trial 0, the experiment as written: "
+        r"val/loss lower by 0\.101.*97\.5% interval.*: better\.",
         words,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nanogpt_kit.comparison.numbers import joined_names
 from nanogpt_kit.report.page import Page, has_figures
 from nanogpt_kit.sweep.report.findings import trial_value
-from nanogpt_kit.sweep.report.judgements import MAX_JUDGED, PAIR_COLUMNS, pair_rows, trial_label
+from nanogpt_kit.sweep.report.judgements import MAX_JUDGED, pair_table, trial_label
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, capitalized
@@ -51,7 +51,7 @@ def add_differences(page: Page, summary: SweepSummary, verdict: SweepVerdict | N
         from nanogpt_kit.sweep.report.seed_figures import draw_differences
 
         figure = draw_differences(summary, verdict)
-    table = PAIR_COLUMNS, pair_rows(verdict)
+    table = pair_table(verdict)
     page.block("Differences", note, figure, instead=table)
     if figure is not None:
         page.table(*table)

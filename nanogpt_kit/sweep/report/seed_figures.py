@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.plots import FAINT, PLAIN, empty_figure, plotly_label, round_for_plot, series_color
 from nanogpt_kit.sweep.report.judgements import judged_pairs, paired_differences, trial_label
+from nanogpt_kit.sweep.report.markers import AIR
 from nanogpt_kit.sweep.report.series import branch_index
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict
@@ -26,6 +27,7 @@ def draw_confirmation(summary: SweepSummary) -> go.Figure:
         color = trial_color(summary, trial.index)
         add_row(figure, labels[trial.index], trial.by_seed, color)
         add_mean(figure, labels[trial.index], trial.mean, color)
+    add_air(figure)
     return figure
 
 
@@ -48,6 +50,7 @@ def draw_differences(summary: SweepSummary, verdict: SweepVerdict) -> go.Figure 
             figure.add_scatter(x=ends, y=[label] * 2, mode="lines", line=line, opacity=0.35, hovertemplate=hover)
         add_row(figure, label, paired_differences(summary, verdict, one.trial, one.base), color)
         add_mean(figure, label, result.difference or 0.0, color)
+    add_air(figure, also=[0.0])
     return figure
 
 
@@ -82,6 +85,14 @@ def add_mean(figure: go.Figure, label: str, mean: float, color: str) -> None:
     marker = {"color": color, "symbol": "line-ns", "size": 22, "line": {"color": color, "width": 3}}
     hover = "mean %{x:.5~g}<extra></extra>"
     figure.add_scatter(x=[round_for_plot(mean)], y=[label], mode="markers", marker=marker, hovertemplate=hover)
+
+
+def add_air(figure: go.Figure, also: Sequence[float] = ()) -> None:
+    """Gives the horizontal axis a little more than the range of everything in the figure, and of `also`."""
+    xs = [*also, *(x for trace in figure.data for x in trace.x)]
+    low, high = min(xs), max(xs)
+    air = AIR * (high - low) or max(1e-3 * abs(high), 1e-6)
+    figure.update_xaxes(range=[low - air, high + air])
 
 
 def trial_color(summary: SweepSummary, index: int) -> str:
