@@ -183,4 +183,5 @@ def test_every_fresh_seed_is_a_dot_and_rows_have_names_of_their_own() -> None:
     assert [sorted(values) for values in rows.values()] == [
         pytest.approx(sorted(trial.values), rel=1e-5) for trial in summary.confirmed
     ]
-    assert any(name.startswith("trial 0, as written (optimizer.use = ") for name in rows)
+    assert {name.partition(" (")[0] for name in rows} == {f"trial {trial.index}" for trial in summary.confirmed}
+    assert all(name.endswith(("(adamw)", "(muon)")) for name in rows)
