@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.report.page import NO_FIGURES, Page
 from nanogpt_kit.sweep.space.parameters import Parameter
-from tests.sweep.planted_sweep import PLACE, Fetched, one_trial, page_of, rates, realistic, shown, sweep_of
+from tests.sweep.planted_study import PLACE, Fetched, one_trial, page_of, rates, realistic, shown, sweep_of
 
 
 @pytest.fixture(scope="module")

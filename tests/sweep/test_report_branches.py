@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.sweep.report.confirmation_section import order_sentences
-from tests.sweep.planted_sweep import BRANCHES, SPACE, figures_of, one_trial, page_of, rates, rows_of, shown, sweep_of
+from tests.sweep.planted_study import BRANCHES, SPACE, figures_of, one_trial, page_of, rates, rows_of, shown, sweep_of
 
 SECTION = "Best of each branch"
 

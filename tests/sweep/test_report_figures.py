@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from nanogpt_kit.sweep.report import findings
 from nanogpt_kit.sweep.report.seed_figures import draw_confirmation
 from nanogpt_kit.sweep.space.parameters import Parameter
-from tests.sweep.planted_sweep import (
+from tests.sweep.planted_study import (
     PLACE,
     figures_of,
     one_trial,
