@@ -29,6 +29,7 @@ from nanogpt_kit.sweep.study.records import FreshSeed, TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
+from nanogpt_kit.sweep.study.time_left import seconds_left
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.progress import ProgressDisplay
 from nanogpt_kit.sweep.work.status_table import format_config, trials_table
@@ -313,14 +314,14 @@ def test_a_confirmed_trial_with_a_failed_seed_comes_last(scene: Any, direction: 
 def test_the_time_left_counts_what_waits_and_the_rest_of_what_is_at_work(scene: Any) -> None:
     options = scene().study.options.model_copy(update={"workers": 2})
     whole = SweepSummary("x", options, 6, rows())
-    assert whole.seconds_left() is None
+    assert seconds_left(whole) is None
     ended = [dataclasses.replace(row, seconds=seconds) for row, seconds in zip(rows(1.0, 2.0), (10, 30), strict=True)]
     at_work = [TrialSummary(2, "running", {}, {}, seconds=5.0), TrialSummary(3, "interrupted", {}, {}, seconds=50.0)]
-    assert dataclasses.replace(whole, trials=tuple(ended)).seconds_left() == 4 * 20 / 2
-    assert dataclasses.replace(whole, trials=(*ended, *at_work)).seconds_left() == (2 * 20 + 15) / 2
-    assert dataclasses.replace(whole, trials=tuple(ended), count=2).seconds_left() == 0
+    assert seconds_left(dataclasses.replace(whole, trials=tuple(ended))) == 4 * 20 / 2
+    assert seconds_left(dataclasses.replace(whole, trials=(*ended, *at_work))) == (2 * 20 + 15) / 2
+    assert seconds_left(dataclasses.replace(whole, trials=tuple(ended), count=2)) == 0
     failed = TrialSummary(2, "failed", {}, {}, seconds=1.0)
-    assert dataclasses.replace(whole, trials=(*ended, failed), count=4).seconds_left() == 10
+    assert seconds_left(dataclasses.replace(whole, trials=(*ended, failed), count=4)) == 10
 
 
 def test_a_summary_reads_how_far_the_trials_at_work_are(scene: Any) -> None:

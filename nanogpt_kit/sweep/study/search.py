@@ -16,6 +16,7 @@ from nanogpt_kit.core.options import leaves
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.branches import find_branches
+from nanogpt_kit.sweep.study.fresh_runs import most_fresh_runs
 from nanogpt_kit.sweep.study.plan import QueuedTrial
 from nanogpt_kit.sweep.study.space_plan import SpacePlan
 from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
@@ -104,6 +105,10 @@ class SearchPlan(SpacePlan):
     def count(self) -> int:
         """Trials to be run."""
         return self.options.trials if self.points is None else min(self.options.trials, len(self.points))
+
+    @property
+    def later_runs(self) -> int:
+        return most_fresh_runs(self.options, self.count, len(find_branches(self.space)))
 
     def config(self, trial: optuna.Trial) -> Config:
         return self.space.suggest(trial)
