@@ -16,6 +16,7 @@ from nanogpt_kit.launch.slots import allocate_slots
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import runs_of_experiment
 from nanogpt_kit.sweep.session import check_sweep
+from nanogpt_kit.sweep.study.allocation import allocation_lines, trial_count
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens
 from nanogpt_kit.sweep.study.summary import sweep_folder
 from nanogpt_kit.train.precision import choose_device
@@ -50,11 +51,12 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
     """
     space, first = check_sweep(base, nproc)
     options, tokens, points = space.options, space.trial_tokens, space.points()
-    count = options.trials if points is None else min(options.trials, len(points))
+    count = trial_count(space)
     possible = "" if points is None else f" of {len(points):,} possible"
     seeds = f" with each of {options.seeds} seeds" if options.seeds > 1 else ""
     lines = [f"{count} trials{possible}, chosen by {options.sampler}, {options.metric} {options.direction}d"]
     lines += [f"  {key}: {text}" for key, text in space.describe().items()]
+    lines += allocation_lines(space)
     lines.append("trial 0, the experiment as written: " + ", ".join(f"{key} = {value}" for key, value in first.items()))
     lines.append(f"each trains on {tokens:,} tokens ({base.total_steps:,} steps){seeds}")
     rungs = expected_rungs(options, count, tokens)
