@@ -27,6 +27,7 @@ from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.storage import STORAGE_KEY, check_storage_form, open_storage, report_storage_failure
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary, sweep_folder
+from nanogpt_kit.sweep.warnings_at_start import warnings_at_start
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.run_study import run_study
 from nanogpt_kit.sweep.work.trial import TrialProcess
@@ -66,6 +67,8 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
     search = Study(SearchPlan(space, first, nproc), storage, folder)
     with StopSignals() as stop:
         search.open()
+        for warning in warnings_at_start(space.options, space.trial_tokens, search.plan.trial_steps):
+            logger.warning(warning)
         logger.info("sweep %s: %d trials, %s, in %s", base.name, search.count, space.options.sampler, folder)
         try:
             run_study(search, slots, stop, [BestWriter(search)], summarize_sweep(search).best())

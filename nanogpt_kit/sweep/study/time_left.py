@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanogpt_kit.sweep.study.fresh_runs import most_fresh_runs
+from nanogpt_kit.sweep.study.fresh_runs import most_confirmed
 from nanogpt_kit.sweep.study.summary import SweepSummary
 
 
@@ -24,7 +24,7 @@ def seconds_left(summary: SweepSummary) -> float | None:
 def fresh_runs_left(summary: SweepSummary) -> int:
     """The runs of the confirmation that have not ended, at most."""
     counts = summary.counts()
-    planned = most_fresh_runs(summary.options, summary.count, len(summary.branches))
+    planned = most_confirmed(summary.options, len(summary.branches), summary.count) * summary.options.confirm_seeds
     if not any(counts[state] for state in ("running", "interrupted", "waiting")):
         planned = len(trials_to_confirm(summary)) * summary.options.confirm_seeds
     return max(0, planned - sum(summary.fresh_seeds.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -11,8 +12,8 @@ MOST_SHOWN = 8  # values of seeds in one line
 
 
 def sd_of(values: Sequence[float]) -> float | None:
-    """The standard deviation; None of a single value."""
-    return statistics.stdev(values) if len(values) > 1 else None
+    """The standard deviation; None of a single value, and where one is not finite."""
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 def mean_text(metric: str, values: Sequence[float], seed: str = "seed", remark: str = "") -> str:
