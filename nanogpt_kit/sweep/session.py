@@ -68,7 +68,7 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
     with StopSignals() as stop:
         search.open()
         for warning in warnings_at_start(space.options, space.trial_tokens, search.plan.trial_steps):
-            logger.warning(warning)
+            logger.warning("warning: %s", warning)
         logger.info("sweep %s: %d trials, %s, in %s", base.name, search.count, space.options.sampler, folder)
         try:
             run_study(search, slots, stop, [BestWriter(search)], summarize_sweep(search).best())

@@ -80,7 +80,7 @@ def early_looks(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps])
 
 def first_look(options: Sweep, trial_tokens: int, trial: TrialSteps) -> int | None:
     """The step of the first evaluation at which the pruner may end a trial; None if it never may."""
-    if options.pruner == "none":
+    if options.pruner == "none" or (options.pruner == "median" and options.trials <= MEDIAN_STARTUP_TRIALS):
         return None
     evaluations = math.ceil(first_rung_tokens(options, trial_tokens) / (trial.every_steps * trial.batch_tokens))
     if options.pruner == "patience":  # Optuna compares the newest patience + 1 values with those before

@@ -50,5 +50,5 @@ def plain_table(*columns: str) -> Table:
     """A table without lines. Users' text is added as rich Text: a str would be searched for markup and emoji names."""
     table = Table(box=None, padding=(0, GAP, 0, 0))
     for name in columns:
-        table.add_column(Text(name))
+        table.add_column(Text(name), overflow="fold")
     return table

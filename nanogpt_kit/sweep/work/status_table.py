@@ -16,7 +16,8 @@ from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.work.fitted_table import columns_with_text, fitted_table
 from nanogpt_kit.sweep.work.seed_values import sd_of
 
-DROPPED_FIRST = ("tokens", "time")  # columns, where there is little space
+DROPPED_FIRST = ("tokens", "time", "n")  # columns, where there is little space
+NARROW = 100  # columns of a terminal, below which reasons stand below the values
 WRAPPED = ("values", "reason")
 ENDED = ("complete", "pruned", "failed")
 
@@ -32,6 +33,9 @@ def trials_table(summary: SweepSummary, width: int = 200) -> Table:
         return trial.state != "complete", float("inf") if trial.value is None else sign * trial.value
 
     rows = [cells for trial in sorted(summary.trials, key=sort_key) for cells in rows_of(trial, summary)]
+    if width < NARROW:
+        below = [" ".join(filter(None, [row["values"], row["reason"] and f"({row['reason']})"])) for row in rows]
+        rows = [{**row, "values": text, "reason": ""} for row, text in zip(rows, below, strict=True)]
     names = ("trial", "state", "value", "sd", "n", "tokens", "time", "values", "reason")
     headers = {name: name for name in names} | {"value": summary.options.metric}
     columns = columns_with_text(headers, rows, ("sd", "n", "reason"))
