@@ -82,7 +82,7 @@ def status_json(summary: SweepSummary) -> dict[str, Any]:
     """What `--json` prints."""
     from nanogpt_kit.sweep.study.time_left import seconds_left
     from nanogpt_kit.sweep.study.verdict import headline, judge_sweep
-    from nanogpt_kit.sweep.work.seed_values import sd_of
+    from nanogpt_kit.sweep.work.seed_text import sd_of
 
     best, verdict = summary.best(), judge_sweep(summary)
     return {

@@ -21,7 +21,7 @@ from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.allocation import SHOWN_BRANCHES, allocation_lines, trial_count
 from nanogpt_kit.sweep.study.branches import find_branches
-from nanogpt_kit.sweep.study.fresh_runs import most_confirmed
+from nanogpt_kit.sweep.study.confirmation import most_confirmed
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens
 from nanogpt_kit.sweep.study.summary import sweep_folder
 from nanogpt_kit.sweep.study.trial_steps import find_trial_steps

@@ -76,7 +76,7 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
                 plan = ConfirmationPlan(space, search.trials, nproc)
                 confirmation = Study(plan, storage, folder)
                 confirmation.open()
-                logger.info("confirming the best trials: %d runs with fresh seeds", len(plan.fresh_seeds))
+                logger.info("confirming the best trials: %d runs with fresh seeds", confirmation.count)
                 run_study(confirmation, slots, stop)
         finally:
             summary = write_results(search)

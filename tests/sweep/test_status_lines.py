@@ -17,7 +17,7 @@ from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.time_left import seconds_left
 from nanogpt_kit.sweep.study.verdict import headline
-from nanogpt_kit.sweep.work.seed_values import mean_text
+from nanogpt_kit.sweep.work.seed_text import mean_text
 from nanogpt_kit.sweep.work.status_table import branches_table, trials_table
 
 GELU = (3.1129, 3.0963, 3.1782)

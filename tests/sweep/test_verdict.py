@@ -148,7 +148,7 @@ def test_the_trial_that_fresh_seeds_call_the_best_is_the_one_that_is_compared() 
     summary, study = grid(GELU, (2.2, 2.1, 2.3), (2.3, 2.2, 2.25), confirm=2, confirm_seeds=2)
     again = optuna.create_study(study_name="mlp" + ConfirmationPlan.suffix, storage=study._storage)
     again.set_user_attr("plan", ConfirmationPlan.kind)
-    for index, values in {1: (2.5, 2.6), 2: (2.2, 2.3)}.items():
+    for index, values in {0: (2.4, 2.5), 1: (2.5, 2.6), 2: (2.2, 2.3)}.items():
         for seed, value in enumerate(values, start=1340):
             attributes = {FreshSeed.attribute: FreshSeed(trial=index, seed=seed).stored()}
             again.add_trial(create_trial(value=value, user_attrs=attributes))

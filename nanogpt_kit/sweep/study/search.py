@@ -19,7 +19,7 @@ from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.allocation import allocate_trials, trial_count, turns
 from nanogpt_kit.sweep.study.branches import branch_index, find_branches, fixed_params, known_params
-from nanogpt_kit.sweep.study.fresh_runs import most_confirmed
+from nanogpt_kit.sweep.study.confirmation import most_confirmed
 from nanogpt_kit.sweep.study.plan import QueuedTrial
 from nanogpt_kit.sweep.study.sampler import make_pruner
 from nanogpt_kit.sweep.study.space_plan import SpacePlan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanogpt_kit.sweep.study.fresh_runs import most_confirmed
+from nanogpt_kit.sweep.study.confirmation import most_confirmed
 from nanogpt_kit.sweep.study.summary import SweepSummary
 
 
@@ -17,27 +17,19 @@ def seconds_left(summary: SweepSummary) -> float | None:
     rest = sum(max(0.0, mean - seconds) for seconds in begun)
     left = summary.counts()["waiting"] * mean + rest + fresh_runs_left(summary) * run_seconds(summary, mean)
     if options.max_seconds is not None:
-        left = min(left, max(0.0, options.max_seconds - summary.seconds))
+        spent = summary.seconds + (summary.confirmation.seconds if summary.confirmation else 0.0)
+        left = min(left, max(0.0, options.max_seconds - spent))
     return left / options.workers
 
 
 def fresh_runs_left(summary: SweepSummary) -> int:
     """The runs of the confirmation that have not ended, at most."""
-    counts = summary.counts()
-    planned = most_confirmed(summary.options, len(summary.branches), summary.count) * summary.options.confirm_seeds
-    if not any(counts[state] for state in ("running", "interrupted", "waiting")):
-        planned = len(trials_to_confirm(summary)) * summary.options.confirm_seeds
-    return max(0, planned - sum(summary.fresh_seeds.values()))
-
-
-def trials_to_confirm(summary: SweepSummary) -> set[int]:
-    """The indices of the trials that the confirmation of an ended search runs again."""
-    if not summary.options.confirm:
-        return set()
-    best = summary.ranked_trials()[: summary.options.confirm]
-    first = [trial for trial in summary.complete_trials() if trial.index == 0]
-    of_branches = [trial for branch in summary.branches if (trial := summary.best_of(branch)) is not None]
-    return {trial.index for trial in (*best, *first, *of_branches)}
+    options, counts, state = summary.options, summary.counts(), summary.confirmation
+    if any(counts[name] for name in ("running", "interrupted", "waiting")):
+        planned = most_confirmed(options, len(summary.branches), summary.count) * options.confirm_seeds
+    else:
+        planned = len(summary.to_confirm()) * options.confirm_seeds
+    return max(0, max(planned, state.runs if state else 0) - (state.ended if state else 0))
 
 
 def run_seconds(summary: SweepSummary, mean: float) -> float:

@@ -22,7 +22,7 @@ from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import TrialSummary
 from nanogpt_kit.sweep.work.fitted_table import columns_with_text, fitted_table
 from nanogpt_kit.sweep.work.outcome import Outcome
-from nanogpt_kit.sweep.work.seed_values import list_text, mean_text
+from nanogpt_kit.sweep.work.seed_text import list_text, mean_text
 from nanogpt_kit.sweep.work.status_table import format_config
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.sweep.work.watcher import TrialWatcher

@@ -8,7 +8,7 @@ from nanogpt_kit.comparison.numbers import count_text, decimal_text, joined_name
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, headline, judge_sweep
-from nanogpt_kit.sweep.work.seed_values import mean_text
+from nanogpt_kit.sweep.work.seed_text import mean_text
 from nanogpt_kit.sweep.work.status_table import format_config
 
 

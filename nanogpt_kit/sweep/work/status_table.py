@@ -14,7 +14,7 @@ from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.confirmation import direction_sign
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.work.fitted_table import columns_with_text, fitted_table
-from nanogpt_kit.sweep.work.seed_values import sd_of
+from nanogpt_kit.sweep.work.seed_text import sd_of
 
 DROPPED_FIRST = ("tokens", "time", "n")  # columns, where there is little space
 NARROW = 100  # columns of a terminal, below which reasons stand below the values
