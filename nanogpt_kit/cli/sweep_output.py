@@ -43,13 +43,15 @@ def print_status(summary: SweepSummary) -> None:
     import rich
 
     from nanogpt_kit.sweep.study.time_left import seconds_left
-    from nanogpt_kit.sweep.work.result_lines import result_lines
+    from nanogpt_kit.sweep.work.result_lines import confirmation_progress, result_lines
     from nanogpt_kit.sweep.work.status_table import trials_table
 
     verdict, *lines = [*result_lines(summary)] or ["no trial has produced a value"]
     print_lines(verdict)
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts().items() if count)
     print_lines(f"sweep {summary.name}: {summary.count} trials: {counts}")
+    if progress := confirmation_progress(summary):
+        print_lines(progress)
     left = seconds_left(summary)
     about = f", about {format_duration(left)} left" if left else ""
     print_lines(f"{summary.tokens:,} tokens in {format_duration(summary.seconds)} of training{about}")
@@ -57,6 +59,8 @@ def print_status(summary: SweepSummary) -> None:
         print_lines(line)
     console = rich.get_console()
     print_branches(summary, console)
+    if summary.branches:
+        console.print()
     widen_pipe(console)
     console.print(trials_table(summary, console.width))
 
@@ -69,7 +73,6 @@ def print_branches(summary: SweepSummary, console: Console) -> None:
         widen_pipe(console)
         console.print("best of each branch:", highlight=False)
         console.print(branches_table(summary, console.width))
-        console.print()
 
 
 def widen_pipe(console: Console) -> None:
@@ -82,7 +85,6 @@ def status_json(summary: SweepSummary) -> dict[str, Any]:
     """What `--json` prints."""
     from nanogpt_kit.sweep.study.time_left import seconds_left
     from nanogpt_kit.sweep.study.verdict import headline, judge_sweep
-    from nanogpt_kit.sweep.work.seed_text import sd_of
 
     best, verdict = summary.best(), judge_sweep(summary)
     return {
@@ -116,18 +118,20 @@ def status_json(summary: SweepSummary) -> dict[str, Any]:
         "tokens": summary.tokens,
         "seconds": summary.seconds,
         "seconds_left": seconds_left(summary),
-        "trials": [{**trial_json(summary, trial), "sd": sd_of(trial.values)} for trial in summary.trials],
+        "trials": [trial_json(summary, trial) for trial in summary.trials],
     }
 
 
 def trial_json(summary: SweepSummary, trial: TrialSummary) -> dict[str, Any]:
     from nanogpt_kit.sweep.study.verdict import values_by_seed
+    from nanogpt_kit.sweep.work.seed_text import sd_of
 
     return {
         "index": trial.index,
         "state": trial.state,
         "value": finite(trial.value),
         "by_seed": by_seed_json(values_by_seed(summary, trial)),
+        "sd": sd_of(trial.values),
         "values": trial.config,
         "cause": trial.cause,
         "reason": trial.reason,

@@ -206,6 +206,64 @@ def test_runs_of_a_confirmation_are_named_by_trial_and_seed(scene: Any, console:
     assert "best" not in shown(console)
 
 
+@terminal
+def test_the_live_table_of_a_confirmation_names_the_trial_and_its_seed_not_the_place_in_the_queue(
+    scene: Any, console: Console
+) -> None:
+    play = scene("trials = 2\nconfirm = 1\nconfirm_seeds = 2")
+    play.end(2.0)
+    play.end(1.0)
+    confirmation = Study(ConfirmationPlan(play.space, play.study.trials), play.study.storage, play.study.folder)
+    confirmation.open()
+    with ProgressDisplay(confirmation, None) as board:
+        processes = [play.work(confirmation) for _ in range(2)]
+        board.trials_polled(processes)
+        rows = [line.split()[:3] for line in shown(console).splitlines()]
+        assert ["trial", "seed", "step"] in rows
+        named = [(process.row_label, str(process.run.experiment.train.seed)) for process in processes]
+        assert ("1", "1338") in named, "the table had the row '0', the place in the queue, and no seed"
+        assert all([*name, "0/20"] in rows for name in named)
+        board.trial_ended(processes[0], Outcome(TrialState.COMPLETE, "complete", 1.25))
+        count = confirmation.count
+        assert board.progress_line().startswith(f"confirmation: 1 of {count} runs ended, ")  # "1 of 4 trials ended"
+
+
+@terminal
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_trial_with_several_seeds_shows_which_one_runs_and_the_values_so_far(
+    scene: Any, console: Console, width: int
+) -> None:
+    console.width = width
+    play = scene("trials = 4\nseeds = 3", PROMPT.splitlines()[1])
+    with ProgressDisplay(play.study, None) as board:
+        work = play.work()
+        board.trial_started(work)
+        work.runs[0].value, work.run_index, work.run.step = 3.1129, 1, 14
+        board.trials_polled([work])
+        lines = [line.rstrip() for line in shown(console).splitlines()]
+        row = next(line for line in lines if "14/20" in line)
+        assert row.split()[:5] == ["0", "2", "of", "3", "14/20"]
+        assert "3.1129" in row
+        assert "optimizer.lr=0.003" in row
+        assert max(map(len, lines)) <= width
+        for run, value in zip(work.runs, (3.1129, 3.0963, 3.1782), strict=True):
+            run.value = value
+        board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 3.1291))
+    told = " ".join(shown(console).split())
+    assert "trial 0: val/loss 3.1291, sd 0.0433 over 3 seeds (3.1129, 3.0963, 3.1782), the best so far" in told
+
+
+def test_the_time_left_of_a_search_includes_the_runs_of_its_confirmation(scene: Any, console: Console) -> None:
+    play = scene("trials = 4\nseeds = 2\nconfirm = 1\nconfirm_seeds = 3")
+    with ProgressDisplay(play.study, None) as board:
+        work = play.work()
+        board.trial_started(work)
+        board.started_at[work.index] -= 60.0
+        board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 1.0))
+        assert board.seconds_left() == pytest.approx(3 * 60 + 2 * 3 * 30, abs=2), "it was 180 s"
+        assert board.progress_line().endswith(", about 6 min left")
+
+
 def test_the_status_table_has_the_best_first_and_text_as_it_is(scene: Any, console: Console) -> None:
     play = scene("trials = 9\nmetric = 'val/[b]x'")
     play.end(2.0)

@@ -62,9 +62,15 @@ def extreme_line(summary: SweepSummary) -> str:
     """The trial that best.toml has. Its value is not a conclusion: chance helped to choose it."""
     best, options = summary.best(), summary.options
     assert best is not None, "called only if there is one"
-    which, fresh = "lowest" if options.direction == "minimize" else "highest", None
-    if summary.is_confirmed():
-        fresh = next((one for one in summary.confirmed if one.index == best.index), None)
-    values = fresh.values if fresh else best.values or [best.value or 0.0]
-    what = "mean over fresh seeds" if fresh else "value"
-    return f"{which} {what}: trial {best.index}, {mean_text(options.metric, values)}: {format_config(best.config)}"
+    which, config = "lowest" if options.direction == "minimize" else "highest", format_config(best.config)
+    if summary.is_confirmed() and best.index in [trial.index for trial in summary.confirmed]:
+        return f"{which} mean over fresh seeds: trial {best.index}: {config}"
+    return (
+        f"{which} value: trial {best.index}, {mean_text(options.metric, best.values or [best.value or 0.0])}: {config}"
+    )
+
+
+def confirmation_progress(summary: SweepSummary) -> str:
+    """Such as "confirmation: 2 of 9 runs ended"; empty before it has begun."""
+    state = summary.confirmation
+    return f"confirmation: {state.ended} of {count_text(state.runs, 'run')} ended" if state is not None else ""
