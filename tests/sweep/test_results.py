@@ -218,8 +218,9 @@ def test_the_live_table_of_a_confirmation_names_the_trial_and_its_seed_not_the_p
     with ProgressDisplay(confirmation, None) as board:
         processes = [play.work(confirmation) for _ in range(2)]
         board.trials_polled(processes)
-        rows = [line.split()[:3] for line in shown(console).splitlines()]
-        assert ["trial", "seed", "step"] in rows
+        first, *lines = shown(console).splitlines()
+        rows = [line.split()[:3] for line in lines]
+        assert "trial  seed  step  val/loss" in first
         named = [(process.row_label, str(process.run.experiment.train.seed)) for process in processes]
         assert ("1", "1338") in named, "the table had the row '0', the place in the queue, and no seed"
         assert all([*name, "0/20"] in rows for name in named)
@@ -243,7 +244,7 @@ def test_a_trial_with_several_seeds_shows_which_one_runs_and_the_values_so_far(
         lines = [line.rstrip() for line in shown(console).splitlines()]
         row = next(line for line in lines if "14/20" in line)
         assert row.split()[:5] == ["0", "2", "of", "3", "14/20"]
-        assert "3.1129" in row
+        assert "3.1129" in shown(console)
         assert "optimizer.lr=0.003" in row
         assert max(map(len, lines)) <= width
         for run, value in zip(work.runs, (3.1129, 3.0963, 3.1782), strict=True):
@@ -254,7 +255,7 @@ def test_a_trial_with_several_seeds_shows_which_one_runs_and_the_values_so_far(
 
 
 def test_the_time_left_of_a_search_includes_the_runs_of_its_confirmation(scene: Any, console: Console) -> None:
-    play = scene("trials = 4\nseeds = 2\nconfirm = 1\nconfirm_seeds = 3")
+    play = scene("trials = 4\nseeds = 2\nconfirm = 1\nconfirm_seeds = 3", PROMPT.splitlines()[1])
     with ProgressDisplay(play.study, None) as board:
         work = play.work()
         board.trial_started(work)
@@ -262,6 +263,18 @@ def test_the_time_left_of_a_search_includes_the_runs_of_its_confirmation(scene: 
         board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 1.0))
         assert board.seconds_left() == pytest.approx(3 * 60 + 2 * 3 * 30, abs=2), "it was 180 s"
         assert board.progress_line().endswith(", about 6 min left")
+
+
+def test_a_budget_ends_a_search_sooner(scene: Any, console: Console) -> None:
+    play = scene("trials = 4\nmax_seconds = 75", PROMPT.splitlines()[1])
+    play.end(1.0)
+    with ProgressDisplay(play.study, None) as board:
+        work = play.work()
+        board.trial_started(work)
+        board.started_at[work.index] -= 60.0
+        work.run.seconds = 50.0
+        board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 1.0))
+        assert board.seconds_left() == pytest.approx(75 - 10 - 50, abs=2)
 
 
 def test_the_status_table_has_the_best_first_and_text_as_it_is(scene: Any, console: Console) -> None:

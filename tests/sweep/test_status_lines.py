@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import rich
 from rich.console import Console
 from rich.table import Table
 
@@ -14,6 +15,7 @@ from nanogpt_kit.cli.sweep_output import print_result, print_status, status_json
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
+from nanogpt_kit.sweep.study.confirmation_state import ConfirmationState
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.time_left import seconds_left
 from nanogpt_kit.sweep.study.verdict import headline
@@ -24,6 +26,12 @@ GELU = (3.1129, 3.0963, 3.1782)
 SWIGLU = (3.1493, 3.2059, 3.1745)
 MUON = (2.4039, 2.4021, 2.4060)
 ADAMW, OTHER = {"optimizer.use": "adamw"}, {"optimizer.use": "muon"}
+
+
+@pytest.fixture(autouse=True)
+def console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one that an earlier command has set to standard error."""
+    monkeypatch.setattr(rich, "_console", None)
 
 
 def complete(index: int, values: Sequence[float], use: str = "adamw", **more: Any) -> TrialSummary:
@@ -38,8 +46,17 @@ def sweep_of(*trials: TrialSummary, confirmed: Sequence[ConfirmedTrial] = (), **
     options = more.pop("options", {})
     chosen = Sweep(space={"optimizer.use": {"choice": ["adamw", "muon"]}}, **options)
     tried = {one.index: len(one.by_seed) + len(one.failed) for one in confirmed}
-    more.setdefault("count", len(trials))
-    return SweepSummary("two", chosen, trials=trials, confirmed=tuple(confirmed), fresh_seeds=tried, seed=1337, **more)
+    more = {"count": len(trials), "seed": 1337, **more}
+    state = confirmation_of(confirmed, chosen.confirm_seeds) if confirmed else None
+    return SweepSummary(
+        "two", chosen, trials=trials, confirmed=tuple(confirmed), fresh_seeds=tried, confirmation=state, **more
+    )
+
+
+def confirmation_of(confirmed: Sequence[ConfirmedTrial], seeds: int) -> ConfirmationState:
+    ended = sum(len(one.by_seed) + len(one.failed) for one in confirmed)
+    indices = tuple(one.index for one in confirmed)
+    return ConfirmationState(indices, tuple(range(1340, 1340 + seeds)), len(confirmed) * seeds, ended, False)
 
 
 def fresh(index: int, values: Sequence[float], failed: tuple[int, ...] = ()) -> ConfirmedTrial:
@@ -143,7 +160,7 @@ def test_the_first_line_is_the_verdict_and_no_other_claims_a_gain(capsys: pytest
         lines = text.splitlines()
         assert lines[0] == headline(summary)
         assert not [line for line in lines if line.startswith("best: ")]
-        assert [line for line in lines if line.startswith("lowest mean over fresh seeds: trial 1, val/loss 2.4040, sd")]
+        assert "lowest mean over fresh seeds: trial 1: optimizer.use=muon  optimizer.lr=0.003" in lines
     print_result(sweep_of(complete(0, [2.6]), complete(1, [2.4], "muon")))
     lines = capsys.readouterr().err.splitlines()
     assert "lowest value: trial 1, val/loss 2.4000: optimizer.use=muon  optimizer.lr=0.003" in lines

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 GAP = 2  # columns between two cells
+NARROW = 100  # columns of a terminal, below which it has no room for two cells with long texts
 
 
 def fitted_table(
@@ -38,6 +39,12 @@ def columns_with_text(
 ) -> dict[str, str]:
     """The columns without those of `optional` that are empty in all rows."""
     return {key: header for key, header in columns.items() if key not in optional or any(row[key] for row in rows)}
+
+
+def joined_cells(row: Mapping[str, str], key: str, other: str) -> dict[str, str]:
+    """The row with the text of one cell in brackets behind that of another."""
+    text = " ".join(filter(None, [row[key], row[other] and f"({row[other]})"]))
+    return {**row, key: text, other: ""}
 
 
 def cell_width(header: str, texts: Sequence[str], is_wrapped: bool) -> int:

@@ -20,7 +20,7 @@ from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import TrialSummary
-from nanogpt_kit.sweep.work.fitted_table import columns_with_text, fitted_table
+from nanogpt_kit.sweep.work.fitted_table import NARROW, columns_with_text, fitted_table, joined_cells
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.seed_text import list_text, mean_text
 from nanogpt_kit.sweep.work.status_table import format_config
@@ -115,11 +115,14 @@ class ProgressDisplay(TrialWatcher):
 
     def running_table(self, processes: Sequence[TrialProcess]) -> Table:
         """The running trials in as many columns as the terminal has room for."""
-        plan, rows = self.study.plan, [self.running_cells(process) for process in processes]
+        plan, width = self.study.plan, self.console.width
+        rows = [self.running_cells(process) for process in processes]
+        if width < NARROW:
+            rows = [joined_cells(row, "values", "earlier") for row in rows]
         headers = {"name": plan.row_noun, "seed": "seed", "step": "step", "value": self.study.options.metric}
         headers |= {"rate": "tokens/s", "earlier": "earlier seeds", "values": "values"}
         columns = columns_with_text(headers, rows, ("seed", "earlier", "values"))
-        return fitted_table(columns, rows, self.console.width, ("rate", "earlier"), ("name", "step", "rate", "values"))
+        return fitted_table(columns, rows, width, ("rate",), ("name", "step", "rate", "values"))
 
     def running_cells(self, process: TrialProcess) -> dict[str, str]:
         """The texts of a trial by their columns. A single seed is shown where trials differ in theirs."""

@@ -13,11 +13,10 @@ from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.confirmation import direction_sign
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
-from nanogpt_kit.sweep.work.fitted_table import columns_with_text, fitted_table
+from nanogpt_kit.sweep.work.fitted_table import NARROW, columns_with_text, fitted_table, joined_cells
 from nanogpt_kit.sweep.work.seed_text import sd_of
 
 DROPPED_FIRST = ("tokens", "time", "n")  # columns, where there is little space
-NARROW = 100  # columns of a terminal, below which reasons stand below the values
 WRAPPED = ("values", "reason")
 ENDED = ("complete", "pruned", "failed")
 
@@ -34,8 +33,7 @@ def trials_table(summary: SweepSummary, width: int = 200) -> Table:
 
     rows = [cells for trial in sorted(summary.trials, key=sort_key) for cells in rows_of(trial, summary)]
     if width < NARROW:
-        below = [" ".join(filter(None, [row["values"], row["reason"] and f"({row['reason']})"])) for row in rows]
-        rows = [{**row, "values": text, "reason": ""} for row, text in zip(rows, below, strict=True)]
+        rows = [joined_cells(row, "values", "reason") for row in rows]
     names = ("trial", "state", "value", "sd", "n", "tokens", "time", "values", "reason")
     headers = {name: name for name in names} | {"value": summary.options.metric}
     columns = columns_with_text(headers, rows, ("sd", "n", "reason"))
