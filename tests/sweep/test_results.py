@@ -263,11 +263,11 @@ def rows(*values: float | None) -> tuple[TrialSummary, ...]:
         ("minimize", (None, None), (), None),
         ("minimize", (), (), None),
         ("minimize", (0.0, 1.0), (), 0),
-        ("minimize", (3.0, 1.0, 2.0), (ConfirmedTrial(2, (1.5, 1.6), 0), ConfirmedTrial(1, (1.7, 1.8), 0)), 2),
+        ("minimize", (3.0, 1.0, 2.0), (fresh(2, 1.5, 1.6), ConfirmedTrial(1, (1.7, 1.8), 0)), 2),
         (
             "minimize",
             (3.0, 1.0, 2.0),
-            (ConfirmedTrial(2, (1.5, 1.6), 0), ConfirmedTrial(1, (1.7,), 0)),
+            (fresh(2, 1.5, 1.6), ConfirmedTrial(1, (1.7,), 0)),
             1,
         ),  # not all yet
         (

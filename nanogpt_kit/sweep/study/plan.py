@@ -41,6 +41,7 @@ class Plan(ABC):
     suffix: ClassVar[str] = ""  # of the study's name and lock files, since the plans of a sweep share its folder
     undertaking: ClassVar[str] = "sweep"  # what the user calls the whole, in messages
     noun: ClassVar[str] = "trial"  # what the user calls one of its trials
+    budgeted: ClassVar[str] = "trials"  # what a budget ends, in messages
     option_prefix: ClassVar[str] = "sweep."  # of `options`, in messages
     other_study: ClassVar[str] = "give the experiment another name"  # how the user gets another study, in messages
     run_folders: ClassVar[str] = "trial-*"  # pattern of the names of its runs' folders
