@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from nanogpt_kit.core.sections import Sweep
-from nanogpt_kit.sweep.study.branches import Branch
-from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
-from nanogpt_kit.sweep.study.confirmation_state import ConfirmationState
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, judge_sweep
-
-FIRST_FRESH = 2000
-USE = "optimizer.use"
-BRANCHES = Branch({USE: "adamw"}), Branch({USE: "muon"})
+from tests.sweep.planted_sweep import BRANCHES, USE, planted_sweep
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,6 @@ class Planted:
     shared: float = 0.0  # fraction of the variance of a run that its seed alone decides
     gain: float = 0.0  # of muon over adamw, in standard errors of the difference between two trials
     trials: int = 12
-    confirm: int = 3
 
     @property
     def standard_error(self) -> float:
@@ -48,28 +41,14 @@ class Planted:
 
     def summary(self, rng: np.random.Generator) -> SweepSummary:
         truth = [-self.gain * self.standard_error * (index % 2) for index in range(self.trials)]
-        found = rng.normal(truth)
-        space = {USE: None}
-        options = Sweep(space=space, confirm=self.confirm, confirm_seeds=self.seeds)
-        trials = []
-        for index, value in enumerate(found):
-            params = BRANCHES[index % 2].params
-            trials.append(TrialSummary(index, "complete", dict(params), dict(params), float(value)))
-        searched = SweepSummary("planted", options, self.trials, tuple(trials), branches=BRANCHES)
-        chosen, of_seed = searched.to_confirm(), math.sqrt(self.shared) * rng.normal(size=self.seeds)
-        confirmed = []
-        for index in chosen:
-            values = truth[index] + of_seed + math.sqrt(1 - self.shared) * rng.normal(size=self.seeds)
-            by_seed = {FIRST_FRESH + place: float(value) for place, value in enumerate(values)}
-            confirmed.append(ConfirmedTrial(index, by_seed))
-        runs = len(chosen) * self.seeds
-        seeds = tuple(range(FIRST_FRESH, FIRST_FRESH + self.seeds))
-        return replace(
-            searched,
-            confirmed=tuple(sorted(confirmed, key=lambda trial: trial.mean)),
-            fresh_seeds=dict.fromkeys(chosen, self.seeds),
-            confirmation=ConfirmationState(tuple(chosen), seeds, runs, runs, is_running=False),
-        )
+        found = [float(value) for value in rng.normal(truth)]
+        options = {"uses": "am" * (self.trials // 2), "confirm": 3, "confirm_seeds": self.seeds}
+        of_seed = math.sqrt(self.shared) * rng.normal(size=self.seeds)
+        fresh = {}
+        for index in planted_sweep(found, **options).to_confirm():
+            own = math.sqrt(1 - self.shared) * rng.normal(size=self.seeds)
+            fresh[index] = [float(value) for value in truth[index] + of_seed + own]
+        return planted_sweep(found, fresh, **options)
 
 
 def of_branches(summary: SweepSummary, verdict: SweepVerdict) -> TrialVerdict:
@@ -91,7 +70,7 @@ def is_decided(judged: TrialVerdict) -> bool:
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_a_branch_that_is_better_by_less_than_the_noise_is_undecided(seeds: int, shared: float, gain: float) -> None:
     """In 94% of sweeps; the noise is the standard error of what is compared. Measured: 96 to 98.5%."""
-    decided = [is_decided(of_branches(*one)) for one in Planted(seeds, shared, gain).verdicts(600)]
+    decided = [is_decided(of_branches(*one)) for one in Planted(seeds, shared, gain).verdicts(400)]
     assert np.mean(decided) <= 0.06
 
 
@@ -99,7 +78,7 @@ def test_a_branch_that_is_better_by_less_than_the_noise_is_undecided(seeds: int,
 def test_of_sweeps_over_equal_branches_few_are_decided_in_anything(seeds: int) -> None:
     decided = [
         any(map(is_decided, [*verdict.against_first, *verdict.between_branches]))
-        for _, verdict in Planted(seeds).verdicts(1500)
+        for _, verdict in Planted(seeds).verdicts(1000)
     ]
     assert np.mean(decided) <= 0.055
 
@@ -114,7 +93,7 @@ def test_a_large_gain_is_found(seeds: int, shared: float, gain: float) -> None:
 def test_what_the_search_owes_to_luck_is_not_in_the_verdict() -> None:
     """Of 24 equal trials the best looks better than trial 0 by almost two standard deviations; fresh seeds see none."""
     searched, judged, decided = [], [], []
-    for summary, verdict in Planted(seeds=3, trials=24).verdicts(600):
+    for summary, verdict in Planted(seeds=3, trials=24).verdicts(400):
         best = next(trial for trial in summary.ranked_trials() if trial.index != 0)
         found = verdict.of_pair(best.index, 0)
         assert found is not None
@@ -130,7 +109,7 @@ def test_what_the_search_owes_to_luck_is_not_in_the_verdict() -> None:
 
 def test_the_best_of_a_search_with_several_seeds_is_corrected_for_all_its_trials() -> None:
     rng, decided = np.random.default_rng(7), []
-    for _ in range(1000):
+    for _ in range(600):
         values = rng.normal(size=(12, 3))
         trials = [
             TrialSummary(index, "complete", {}, {}, float(row.mean()), values=tuple(map(float, row)))
