@@ -72,7 +72,7 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
         + (f", about {expected:,.0f} with {options.pruner}" if rungs else ""),
         *confirmation_lines(space, count, fresh_runs),
         estimate_duration(base, options, speed, fraction * total, fraction * runs, nproc).text,
-        *budget_lines(options, fresh_runs * tokens),
+        *budget_lines(options),
         *(f"warning: {one}" for one in warnings_at_start(options, tokens, find_trial_steps(space))),
     ]
     return "\n".join(lines)
@@ -118,17 +118,11 @@ def confirmation_lines(space: Space, count: int, fresh_runs: int) -> Iterator[st
     yield f"  {runs} and {fresh_runs * space.trial_tokens:,} tokens at most"
 
 
-def budget_lines(options: Sweep, confirming: int) -> Iterator[str]:
-    """The budgets; `confirming` are the tokens of the confirmation, at most."""
+def budget_lines(options: Sweep) -> Iterator[str]:
     for key in ("max_tokens", "max_seconds"):
         if getattr(options, key) is not None:
-            earlier = "; the search ends earlier, to leave room for the confirmation" if confirming else ""
+            earlier = "; the search ends earlier, to leave room for the confirmation" if options.confirm else ""
             yield f"no trial starts after sweep.{key} = {getattr(options, key):,g}{earlier}"
-    if options.max_tokens is not None and confirming >= options.max_tokens:
-        yield (
-            f"warning: the confirmation alone may need all of sweep.max_tokens = {options.max_tokens:,}; raise it, or "
-            "lower sweep.confirm or sweep.confirm_seeds"
-        )
 
 
 def expected_rungs(options: Sweep, count: int, tokens: int) -> list[Rung]:

@@ -24,8 +24,8 @@ from nanogpt_kit.runs.metrics import MetricsLog
 from nanogpt_kit.sweep.report.best import write_best_experiment
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study import summary
-from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan, ConfirmedTrial, confirmed_trials
-from nanogpt_kit.sweep.study.records import FreshSeed, TrialResult
+from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
+from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
@@ -326,60 +326,21 @@ def rows(*values: float | None) -> tuple[TrialSummary, ...]:
 
 
 @pytest.mark.parametrize(
-    ("direction", "values", "fresh", "best"),
+    ("direction", "values", "best"),
     [
-        ("minimize", (3.0, 1.0, 2.0), (), 1),
-        ("maximize", (3.0, 1.0, 2.0), (), 0),
-        ("minimize", (1.0, 1.0), (), 0),
-        ("maximize", (-1.0, 0.0, None), (), 1),
-        ("minimize", (None, None), (), None),
-        ("minimize", (), (), None),
-        ("minimize", (0.0, 1.0), (), 0),
-        ("minimize", (3.0, 1.0, 2.0), (ConfirmedTrial(2, (1.5, 1.6), 0), ConfirmedTrial(1, (1.7, 1.8), 0)), 2),
-        (
-            "minimize",
-            (3.0, 1.0, 2.0),
-            (ConfirmedTrial(2, (1.5, 1.6), 0), ConfirmedTrial(1, (1.7,), 0)),
-            1,
-        ),  # not all yet
-        (
-            "minimize",
-            (1.5, 1.0, 2.0),
-            (ConfirmedTrial(2, (0.5, 0.6), 0), ConfirmedTrial(1, (1.7, 1.8), 0)),
-            1,
-        ),  # 0 came later
-        ("minimize", (None, 1.0), (ConfirmedTrial(0, (1.5,), 0),), 1),
+        ("minimize", (3.0, 1.0, 2.0), 1),
+        ("maximize", (3.0, 1.0, 2.0), 0),
+        ("minimize", (1.0, 1.0), 0),
+        ("maximize", (-1.0, 0.0, None), 1),
+        ("minimize", (None, None), None),
+        ("minimize", (), None),
+        ("minimize", (0.0, 1.0), 0),
     ],
 )
-def test_the_best_is_that_of_the_fresh_seeds_else_of_the_metric(
-    scene: Any, direction: str, values: Any, fresh: Any, best: int | None
-) -> None:
-    options = scene().study.options.model_copy(update={"direction": direction, "confirm": 2, "confirm_seeds": 2})
-    tried = {one.index: len(one.values) + one.failed for one in fresh}
-    found = SweepSummary("x", options, 3, rows(*values), fresh, tried).best()
+def test_the_best_is_that_of_the_metric(scene: Any, direction: str, values: Any, best: int | None) -> None:
+    options = scene().study.options.model_copy(update={"direction": direction})
+    found = SweepSummary("x", options, 3, rows(*values)).best()
     assert (found and found.index) == best
-
-
-@pytest.mark.parametrize(("direction", "order"), [("minimize", [1, 2, 0]), ("maximize", [2, 1, 0])])
-def test_a_confirmed_trial_with_a_failed_seed_comes_last(scene: Any, direction: str, order: list[int]) -> None:
-    play = scene(f"trials = 4\nconfirm = 4\nconfirm_seeds = 2\ndirection = '{direction}'")
-    for _ in range(4):
-        play.end(1.0)
-    confirmation = Study(ConfirmationPlan(play.space, play.study.trials), play.study.storage, play.study.folder)
-    confirmation.open()
-    told = {0: (0.5, None), 1: (2.0, 4.0), 2: (3.0, 5.0), 3: (None, None)}
-    for _ in range(8):
-        trial = confirmation.claim()
-        assert trial is not None
-        run = FreshSeed.of(trial)
-        assert run is not None
-        value = told[run.trial][run.seed - 1338]
-        confirmation.optuna_study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
-    found = confirmed_trials(confirmation.trials(), direction)
-    assert [one.index for one in found] == order
-    assert found[-1] == ConfirmedTrial(0, (0.5,), 1)
-    assert found[order.index(1)].mean == 3.0
-    assert play.summary().best().index == order[0]
 
 
 def test_the_time_left_counts_what_waits_and_the_rest_of_what_is_at_work(scene: Any) -> None:

@@ -45,6 +45,7 @@ class Plan(ABC):
     stage: ClassVar[str] = ""  # of the undertaking, after its first one
     noun: ClassVar[str] = "trial"  # what the user calls one of its trials
     row_noun: ClassVar[str] = "trial"  # what `row_label` names
+    budgeted: ClassVar[str] = "trials"  # what a budget ends, in messages
     option_prefix: ClassVar[str] = "sweep."  # of `options`, in messages
     other_study: ClassVar[str] = "give the experiment another name"  # how the user gets another study, in messages
     run_folders: ClassVar[str] = "trial-*"  # pattern of the names of its runs' folders

@@ -32,7 +32,7 @@ class TrialSteps:
 
 @dataclass(frozen=True)
 class EarlyLook:
-    """A pruner's first look that lies in the warm-up."""
+    """A pruner's first look within the warm-up."""
 
     trial: TrialSteps
     step: int  # of the look
@@ -51,7 +51,7 @@ class EarlyLook:
 
 
 def warmup_warning(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps]) -> str:
-    """A sentence about the looks that lie in the warm-up, and the remedy; empty if none does.
+    """A sentence about the looks within the warm-up, and the remedy; empty if none does.
 
     `trial_tokens` are those of a trial that is not pruned.
     """
@@ -72,7 +72,7 @@ def warmup_warning(options: Sweep, trial_tokens: int, trials: Sequence[TrialStep
 
 
 def early_looks(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps]) -> list[EarlyLook]:
-    """The first looks that lie in the warm-up, the longest warm-up first."""
+    """The first looks within the warm-up, the longest warm-up first."""
     looks = [(trial, first_look(options, trial_tokens, trial)) for trial in trials]
     early = [EarlyLook(trial, step) for trial, step in looks if step is not None and step <= trial.warmup_steps]
     return sorted(early, key=lambda look: -look.trial.warmup_steps * look.trial.batch_tokens)
