@@ -210,9 +210,9 @@ def test_runs_of_a_confirmation_are_named_by_trial_and_seed(scene: Any, console:
 def test_the_live_table_of_a_confirmation_names_the_trial_and_its_seed_not_the_place_in_the_queue(
     scene: Any, console: Console
 ) -> None:
-    play = scene("trials = 2\nconfirm = 1\nconfirm_seeds = 2")
-    play.end(2.0)
-    play.end(1.0)
+    play = scene("trials = 3\nconfirm = 1\nconfirm_seeds = 2", PROMPT.splitlines()[1])
+    for value in (3.0, 2.0, 1.0):
+        play.end(value)
     confirmation = Study(ConfirmationPlan(play.space, play.study.trials), play.study.storage, play.study.folder)
     confirmation.open()
     with ProgressDisplay(confirmation, None) as board:
@@ -222,11 +222,10 @@ def test_the_live_table_of_a_confirmation_names_the_trial_and_its_seed_not_the_p
         rows = [line.split()[:3] for line in lines]
         assert "trial  seed  step  val/loss" in first
         named = [(process.row_label, str(process.run.experiment.train.seed)) for process in processes]
-        assert ("1", "1338") in named, "the table had the row '0', the place in the queue, and no seed"
-        assert all([*name, "0/20"] in rows for name in named)
+        assert named == [("0", "1338"), ("2", "1338")]
+        assert [["0", "1338", "0/20"], ["2", "1338", "0/20"]] == rows[:2], "trial 2 was shown as 1, without a seed"
         board.trial_ended(processes[0], Outcome(TrialState.COMPLETE, "complete", 1.25))
-        count = confirmation.count
-        assert board.progress_line().startswith(f"confirmation: 1 of {count} runs ended, ")  # "1 of 4 trials ended"
+        assert board.progress_line().startswith("confirmation: 1 of 4 runs ended, "), "it was '1 of 4 trials ended'"
 
 
 @terminal
