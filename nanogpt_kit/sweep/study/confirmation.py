@@ -29,6 +29,9 @@ class ConfirmationPlan(SpacePlan):
 
     kind = "confirmation"
     suffix = "-confirm"
+    stage = "confirmation"
+    noun = "run"
+    budgeted = "runs with fresh seeds"
     ranks_trials = False  # a single run with a fresh seed is not the best of anything
 
     def __init__(self, space: Space, search_trials: Callable[[], Sequence[FrozenTrial]], nproc: int = 1) -> None:

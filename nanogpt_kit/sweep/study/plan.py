@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import optuna
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
@@ -22,6 +23,7 @@ from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.study.records import FORMAT, Ending
 from nanogpt_kit.sweep.study.runs import TrialRun
+from nanogpt_kit.sweep.study.sampler import make_pruner
 
 LOCAL_STORAGES = ("journal", "sqlite")  # files that other machines cannot read
 
@@ -40,7 +42,10 @@ class Plan(ABC):
     kind: ClassVar[str]  # stored in the study
     suffix: ClassVar[str] = ""  # of the study's name and lock files, since the plans of a sweep share its folder
     undertaking: ClassVar[str] = "sweep"  # what the user calls the whole, in messages
+    stage: ClassVar[str] = ""  # of the undertaking, after its first one
     noun: ClassVar[str] = "trial"  # what the user calls one of its trials
+    row_noun: ClassVar[str] = "trial"  # what `row_label` names
+    budgeted: ClassVar[str] = "trials"  # what a budget ends, in messages
     option_prefix: ClassVar[str] = "sweep."  # of `options`, in messages
     other_study: ClassVar[str] = "give the experiment another name"  # how the user gets another study, in messages
     run_folders: ClassVar[str] = "trial-*"  # pattern of the names of its runs' folders
@@ -105,6 +110,10 @@ class Plan(ABC):
         """Chooses the values that trials are queued without; by default there are none."""
         return optuna.samplers.RandomSampler(seed=0)
 
+    def pruner(self) -> BasePruner:
+        """Ends trials early, as the options say."""
+        return make_pruner(self.options, self.trial_tokens)
+
     def config(self, trial: optuna.Trial) -> Config:
         """The values of a trial, chosen now if they have not been yet; by default trials have none."""
         return {}
@@ -123,6 +132,15 @@ class Plan(ABC):
     @abstractmethod
     def label(self, trial: optuna.Trial) -> str:
         """The name of a trial in messages."""
+
+    @abstractmethod
+    def row_label(self, trial: optuna.Trial) -> str:
+        """The name of a trial in a table whose other columns have its seed and values."""
+
+    @property
+    def later_runs(self) -> int:
+        """The runs that follow when all its trials have ended, at most."""
+        return 0
 
     # What its trials measure
 
