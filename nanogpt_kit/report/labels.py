@@ -35,11 +35,11 @@ def short_labels(names: Sequence[str], most: int = MOST) -> dict[str, str]:
 
 def readable_names(names: Sequence[str]) -> dict[str, str]:
     """Each name in one line, with its conditions in brackets: only their values where those are enough."""
-    brief = {name: visible_line(condition_in_brackets(name, with_keys=False)) for name in names}
+    brief = {name: visible_line(condition_in_brackets(name, with_keys=False)) or "(empty)" for name in names}
     for group in equal_groups(brief):
         brief |= {name: visible_line(condition_in_brackets(name, with_keys=True)) for name in group}
     for group in equal_groups(brief):
-        brief |= {name: visible_line(name) for name in group}
+        brief |= {name: visible_line(name) or "(empty)" for name in group}
     return brief
 
 
@@ -69,8 +69,10 @@ def cut_middle(text: str, most: int = MOST) -> str:
 def cut_ends(text: str, start: int, most: int) -> str:
     """About `most` characters from `start` on."""
     before = "…" if start else ""
-    rest = text[start:]
-    return before + (rest if len(rest) <= most - len(before) else f"{rest[: max(1, most - len(before) - 1)]}…")
+    rest = text[start:].lstrip()
+    if len(rest) <= most - len(before):
+        return before + rest
+    return f"{before}{rest[: max(1, most - len(before) - 1)].rstrip()}…"
 
 
 def first_difference(texts: Sequence[str]) -> int:
@@ -84,7 +86,7 @@ def numbered(label: str, taken: Iterable[str], most: int) -> str:
     number = 1
     while True:
         end = f" ({number})"
-        shown = f"{cut_middle(label, max(3, most - len(end)))}{end}"
+        shown = f"{cut_middle(label, max(3, most - len(end)))}{end}".strip()
         if shown not in taken:
             return shown
         number += 1

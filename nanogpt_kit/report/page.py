@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any, Literal, Protocol
@@ -20,6 +20,7 @@ NO_FIGURES = "There are no figures in this report, since plotly is not installed
 # In page.css, figures have no background, and grey axes that fit both colour schemes.
 TEMPLATE = files(__package__) / "page.html"
 STYLE = files(__package__) / "page.css"
+SCRIPT = files(__package__) / "page.js"
 
 LONG_CELL = 40  # characters; the text of longer cells is wrapped
 
@@ -54,22 +55,22 @@ class Page:
 
     def lead(self, text: str) -> None:
         """Adds the main result, in one line."""
-        self.parts.append(f"<p>{html.escape(text)}</p>")
+        self.parts.append(f"<p>{html_text(text)}</p>")
 
     def note(self, text: str) -> None:
         """Adds a note on how to read the part below."""
-        self.parts.append(f'<p class="note">{html.escape(text)}</p>')
+        self.parts.append(f'<p class="note">{html_text(text)}</p>')
 
     def warning(self, text: str) -> None:
-        self.parts.append(f'<p class="warning" role="note">{html.escape(text)}</p>')
+        self.parts.append(f'<p class="warning" role="note">{html_text(text)}</p>')
 
     def command(self, text: str) -> None:
         """Adds a command to copy into a shell."""
-        self.parts.append(f"<pre>{html.escape(text)}</pre>")
+        self.parts.append(f"<pre>{html_text(text)}</pre>")
 
     def section(self, title: str) -> None:
         self.sections.append(title)
-        self.parts.append(f'<h2 id="section-{len(self.sections)}">{html.escape(title)}</h2>')
+        self.parts.append(f'<h2 id="section-{len(self.sections)}">{html_text(title)}</h2>')
 
     def block(
         self,
@@ -102,14 +103,14 @@ class Page:
         self.parts[first:] = [f'<section class="block">{"".join(self.parts[first:])}</section>']
 
     def verdict(self, text: str, kind: VerdictKind) -> None:
-        """Adds a box with a verdict: its word, in a colour of its own, then the text."""
+        """Adds a box with a verdict: its word in the colour of its kind, then the text."""
         word = f"<strong>{kind.capitalize()}</strong>"
-        self.parts.append(f'<p class="verdict {kind}">{word} {html.escape(text)}</p>')
+        self.parts.append(f'<p class="verdict {kind}">{word} {html_text(text)}</p>')
 
     def mapping(self, rows: Iterable[tuple[str, object]]) -> None:
         """Adds a list of names with their values; None is left out."""
         body = "\n".join(
-            f'<tr><th scope="row">{html.escape(name)}</th>{table_cell(value, None)}</tr>'
+            f'<tr><th scope="row">{html_text(name)}</th>{table_cell(value, None)}</tr>'
             for name, value in rows
             if value is not None
         )
@@ -118,18 +119,26 @@ class Page:
     def texts(self, columns: Sequence[tuple[str, str]]) -> None:
         """Adds texts side by side, each with its title. Whitespace is kept, and control characters are escaped."""
         cells = "".join(
-            f"<div><h3>{html.escape(printable(title))}</h3><pre>{html.escape(printable(text))}</pre></div>"
-            for title, text in columns
+            f"<div><h3>{html_text(title)}</h3><pre>\n{html_text(text)}</pre></div>"
+            for title, text in columns  # of a pre, HTML leaves out the first newline
         )
         self.parts.append(f'<div class="texts">{cells}</div>')
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], marked: int | None = None) -> None:
-        """Adds a table; cells are numbers, text, or None. `marked` is the index of a highlighted row."""
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        marked: int | None = None,
+        numbers: Collection[int] = (),
+    ) -> None:
+        """Adds a table; cells are numbers, text, or None. `marked` is the index of a highlighted row, and `numbers`
+        are those of columns whose text is numbers, which are aligned at the right."""
         lines = [list(row) for row in rows]
         kinds = [decimals_of_column([row[at] for row in lines]) for at in range(len(columns))]
-        head = "".join(map(heading_cell, columns, (kind is not None for kind in kinds)))
+        aligned = [kind is not None or at in numbers for at, kind in enumerate(kinds)]
+        head = "".join(map(heading_cell, columns, aligned))
         body = "\n".join(
-            f"<tr{' class=marked' * (at == marked)}>{''.join(map(table_cell, row, kinds))}</tr>"
+            f"<tr{' class=marked' * (at == marked)}>{''.join(map(table_cell, row, kinds, aligned))}</tr>"
             for at, row in enumerate(lines)
         )
         self.parts.append(
@@ -159,14 +168,20 @@ class Page:
 
     def html(self) -> str:
         links = "".join(
-            f'<a href="#section-{index}">{html.escape(name)}</a> ' for index, name in enumerate(self.sections, 1)
+            f'<a href="#section-{index}">{html_text(name)}</a> ' for index, name in enumerate(self.sections, 1)
         )
         return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-            title=html.escape(self.title),
+            title=html_text(self.title),
             style=STYLE.read_text(encoding="utf-8"),
             links=f"<nav>{links}</nav>" if links else "",
             parts="\n".join(self.parts),
+            script=f"<script>\n{SCRIPT.read_text(encoding='utf-8')}</script>" if self.figure_count else "",
         )
+
+
+def html_text(text: str) -> str:
+    """Text as HTML, without tags and control characters."""
+    return html.escape(printable(text))
 
 
 def decimals_of_column(cells: Sequence[object]) -> int | None:
@@ -180,24 +195,28 @@ def decimals_of_column(cells: Sequence[object]) -> int | None:
 
 
 def heading_cell(text: str, is_number: bool) -> str:
-    return f"<th{' class=number' * is_number}>{html.escape(text).replace('.', '.<wbr>')}</th>"
+    parts = re.split(r"(?<=[._@=])", text)  # where a long name may be wrapped
+    return f"<th{' class=number' * is_number}>{'<wbr>'.join(map(html_text, parts))}</th>"
 
 
-def table_cell(value: object, decimals: int | None) -> str:
+def table_cell(value: object, decimals: int | None, is_right: bool = False) -> str:
     if value is None:
         return "<td></td>"
     if decimals is not None:
         is_even = decimals >= 0 and isinstance(value, float)
-        return f'<td class="number">{f"{value:.{decimals}f}" if is_even else format_number(value)}</td>'
+        return f'<td class="number">{f"{value:z.{decimals}f}" if is_even else format_number(value)}</td>'
     text = format_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-    return f"<td{' class=long' * (len(text) > LONG_CELL)}>{html.escape(text)}</td>"
+    kind = "number" if is_right else "long" if len(text) > LONG_CELL else ""
+    return f"<td{f' class={kind}' * bool(kind)}>{html_text(text)}</td>"
 
 
 def format_number(value: Any, digits: int = 5) -> str:
     """A number as text, rounded to `digits`: 12,345,678, 3.2841, 0.000312."""
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.{3 if abs(value) < 0.1 else digits}g}"
+    if 1e5 <= abs(value) < 1e15:
+        return f"{value:,.0f}"
+    return f"{value:z.{3 if abs(value) < 0.1 else digits}g}"
 
 
 def first_characters(text: str, most: int) -> str:

@@ -45,6 +45,7 @@ def empty_figure(height: int, x: str, y: str) -> go.Figure:
         plot_bgcolor="rgba(0, 0, 0, 0)",
         margin={"l": 64, "r": 24, "t": 40, "b": 48},
         hovermode="closest",
+        hoverlabel={"bgcolor": "#2b3138", "bordercolor": "#6b747e", "font": {"color": "#ffffff", "size": 12}},
         legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}},
         font={"family": "system-ui, Liberation Sans, Arial, sans-serif"},
         xaxis=axis | {"title": axis["title"] | {"text": plotly_label(x)}},
@@ -118,24 +119,30 @@ def bar_chart(
     )
     # Otherwise labels such as "1" and "1.0" are numbers, and one place
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, fixedrange=True)
-    figure.update_layout(margin={"t": 8})
-    figure.update_xaxes(range=[0, 1.18 * max(values.values(), default=1)], nticks=6, fixedrange=True)
+    # The text of the longest bar is in the margin, which has room for it at any width
+    figure.update_layout(margin={"t": 8, "r": 16 + 8 * max(map(len, texts), default=0)})
+    figure.update_xaxes(range=[0, 1.01 * max(values.values(), default=1) or 1], nticks=6, fixedrange=True)
     return figure
 
 
 def add_dots(
-    figure: go.Figure, points: Sequence[Point], numbers: Sequence[int], name: str, marker: Mapping[str, Any]
+    figure: go.Figure,
+    points: Sequence[Point],
+    numbers: Sequence[int],
+    name: str,
+    marker: Mapping[str, Any],
+    unit: str = "trial",
 ) -> None:
-    """One dot per trial; hovering shows its number."""
+    """One dot per trial or other `unit`, such as "seed"; hovering shows its number. `name` is a `plotly_label`."""
     if points:
         figure.add_scatter(
             x=[round_for_plot(x) for x, _ in points],
             y=[round_for_plot(y) for _, y in points],
-            customdata=numbers,
+            customdata=list(numbers),
             mode="markers",
             name=name,
             marker=marker,
-            hovertemplate="trial %{customdata}<br>%{x:.5~g}, %{y:.5~g}<extra></extra>",
+            hovertemplate=f"{unit} %{{customdata}}<br>%{{x:.5~g}}, %{{y:.5~g}}<extra></extra>",
         )
 
 
@@ -157,7 +164,10 @@ def add_lines(
     numbers: Sequence[int] = (),
     opacity: float = 1.0,
 ) -> None:
-    """All paths as one trace with gaps, since a thousand traces are slow. A path of one point is a dot."""
+    """All paths as one trace with gaps, since a thousand traces are slow. A path of one point is a dot.
+
+    `name` is a `plotly_label`, and `numbers` are those of trials, one for each path.
+    """
     if not paths:
         return
     xs: list[float | None] = []
