@@ -77,5 +77,5 @@ def whole_ticks(last: int) -> list[int]:
 
 
 def set_token_axis(figure: go.Figure, most: float) -> None:
-    """The horizontal axis of tokens, from 0 on: a single evaluation has no range of its own."""
+    """The horizontal axis of tokens, from 0 on: a single evaluation does not make a range."""
     figure.update_xaxes(range=[0, TOKEN_AIR * most], tickformat="~s")

@@ -87,7 +87,7 @@ def confirmation_cells(summary: SweepSummary, trial: ConfirmedTrial) -> list[obj
 
 
 def order_sentences(summary: SweepSummary) -> Iterator[str]:
-    """How the order of the means over fresh seeds differs from that of the search. It is no verdict."""
+    """How the order of the means over fresh seeds differs from that of the search. It is not a verdict."""
     ranks = {trial.index: rank for rank, trial in enumerate(summary.ranked_trials())}
     before = sorted((trial.index for trial in summary.confirmed if trial.index in ranks), key=ranks.__getitem__)
     after = [trial.index for trial in summary.confirmed]
