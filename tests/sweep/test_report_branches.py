@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,15 @@ def test_the_page_begins_with_the_verdict_and_has_those_between_branches(tmp_pat
     muon, adamw = "Trial 1 (optimizer.use = muon)", "trial 2 (optimizer.use = adamw)"
     assert f"{muon} against {adamw}: val/loss lower by 0.20" in branches
     assert "No verdict between the branches" not in words
+
+
+def test_what_the_confirmation_took_is_counted_apart(tmp_path: Path) -> None:
+    summary, study = sweep_of(optimizer_trials(), FRESH, space=SPACE, branches=BRANCHES, confirm=1)
+    assert summary.confirmation is not None
+    state = replace(summary.confirmation, tokens=2_000_000, seconds=7_200.0)
+    words = shown(page_of(replace(summary, confirmation=state), study, tmp_path))
+    assert "21,000 tokens and 15 seconds of training so far" in words
+    assert "9 of 9 runs with fresh seeds took 2 million tokens and 2.0 hours." in words
 
 
 def test_differences_from_trial_0_are_paired_by_seed_with_an_interval_for_each(tmp_path: Path) -> None:

@@ -75,8 +75,17 @@ def add_headline(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
         f"Sampler {options.sampler}, pruner {options.pruner}, {runs}."
     )
     used = f"{format_amount(summary.tokens)} tokens and {duration_text(summary.seconds)} of training so far"
-    page.lead(f"{used}; a complete trial takes {format_amount(summary.trial_tokens)} tokens.")
+    page.lead(f"{used}; a complete trial takes {format_amount(summary.trial_tokens)} tokens.{fresh_text(summary)}")
     page.note(f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.")
+
+
+def fresh_text(summary: SweepSummary) -> str:
+    """What the confirmation took besides the search."""
+    state = summary.confirmation
+    if state is None:
+        return ""
+    used = f"{format_amount(state.tokens)} tokens and {duration_text(state.seconds)}"
+    return f" {state.ended} of {count_text(state.runs, 'run')} with fresh seeds took {used}."
 
 
 def best_text(summary: SweepSummary, best: TrialSummary) -> str:
