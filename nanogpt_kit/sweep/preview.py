@@ -25,7 +25,7 @@ from nanogpt_kit.sweep.study.confirmation import most_confirmed
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens
 from nanogpt_kit.sweep.study.summary import sweep_folder
 from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
-from nanogpt_kit.sweep.warnings_at_start import warnings_at_start
+from nanogpt_kit.sweep.work.warnings_at_start import warnings_at_start
 from nanogpt_kit.train.precision import choose_device
 
 TIMED_SECONDS = 2.0  # of steps, if no run of the experiment has recorded its speed
