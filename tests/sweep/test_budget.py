@@ -251,7 +251,7 @@ def refusal(folder: Path, options: str) -> str:
 def test_tokens_without_room_for_any_confirmation_are_refused_with_the_least_that_has(tmp_path: Path) -> None:
     message = refusal(tmp_path, f"trials = 9\nmax_tokens = 70_000\n{CONFIRM}")
     assert re.search(r"^70,000 tokens .*3 fresh seeds.* 8 runs of 9,600 tokens.*set at least 76,800", message)
-    assert "confirm = 0" in message
+    assert "sweep.confirm = 0" in message
     assert "96,000" in refusal(tmp_path, f"trials = 9\nseeds = 2\nmax_tokens = 70_000\n{CONFIRM}")
 
 

@@ -79,6 +79,22 @@ def test_where_more_is_better_the_best_is_the_one_with_most() -> None:
     assert (verdict.best.trial.index, verdict.best.result.verdict) == (1, "better")
 
 
+def test_the_seeds_of_a_search_do_not_compare_branches() -> None:
+    """They chose the best of each: that of the branch with more trials would look better."""
+    summary = planted_sweep((2.7, 2.5, 2.6, 2.4), uses="aamm", seeds=2)
+    trials = [
+        dataclasses.replace(trial, values=(trial.value - 0.01, trial.value + 0.01 + 0.001 * trial.index))
+        for trial in summary.trials
+        if trial.value is not None
+    ]
+    verdict = judge_sweep(dataclasses.replace(summary, trials=tuple(trials)))
+    assert verdict is not None
+    assert verdict.seeds == "search"
+    assert len(verdict.against_first) == 3
+    assert verdict.between_branches == []
+    assert "compared by fresh seeds only" in verdict.notes[0]
+
+
 # Seeds that are missing
 
 

@@ -174,6 +174,6 @@ def check_token_budget(space: Space) -> None:
         message = (
             f"{options.max_tokens:,} tokens have no room for a confirmation: two trials with {seeds}"
             f"{options.confirm_seeds} fresh seeds each are {runs} runs of {space.trial_tokens:,} tokens; set at least "
-            f"{needed:,}, or confirm = 0"
+            f"{needed:,}, or sweep.confirm = 0"
         )
         raise KitError(Fault(message, "sweep.max_tokens", space.base.location(("sweep", "max_tokens"))))
