@@ -28,7 +28,9 @@ from nanogpt_kit.sweep.study.allocation import allocation_lines, branch_count, c
 from nanogpt_kit.sweep.study.branch_study import BranchPruner
 from nanogpt_kit.sweep.study.sampler import make_pruner
 from nanogpt_kit.sweep.study.search import SearchPlan
+from nanogpt_kit.sweep.study.storage import open_storage
 from nanogpt_kit.sweep.study.study import Study
+from nanogpt_kit.sweep.study.summary import read_summary
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
 OPTIMIZERS = """\
@@ -179,6 +181,32 @@ def test_a_preview_of_many_branches_is_short(tmp_path: Path) -> None:
     assert len(lines) == 22
     table = TWO.replace('allocate = "equal"', "")
     assert allocation_lines(space_of(tmp_path, table, 'sweep.allocate="sampler"')) == []
+
+
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+def test_the_summary_of_a_sweep_has_the_trials_and_the_best_of_each_branch(storage: str, tmp_path: Path) -> None:
+    """Of choices that a storage keeps as something else: tables, booleans and numbers."""
+    table = """\
+"model.mlp" = { choice = ["gelu", { use = "relu2", width = 3.0 }] }
+"model.bias" = { choice = [true, false] }
+"optimizer.lr" = { float = [1e-3, 1e-2], log = true }
+"""
+    space = space_of(tmp_path, table, "model.bias=true", trials=8)
+    (tmp_path / "sweep").mkdir()
+    opened_storage = open_storage(storage, tmp_path / "sweep")
+    study = opened(space, tmp_path / "sweep", opened_storage)
+    configs = run(study, 7, lambda config: float(config["optimizer.lr"]))
+    summary = read_summary(space.base.name, space.options, opened_storage)
+    assert [len(summary.trials_of(branch)) for branch in summary.branches] == [2, 2, 2, 1]
+    for index, branch in enumerate(summary.branches):
+        best, rates = summary.best_of(branch), [config["optimizer.lr"] for config in configs[index::4]]
+        assert best is not None
+        assert best.value == min(rates)
+    labels = ['model.mlp = {"use": "relu2", "width": 3.0}, model.bias = ' + value for value in ("true", "false")]
+    assert [branch.label for branch in summary.branches][2:] == labels
+    engine = getattr(opened_storage, "_backend", opened_storage)
+    if hasattr(engine, "engine"):
+        engine.engine.dispose()
 
 
 # What is refused
