@@ -54,11 +54,11 @@ def print_status(summary: SweepSummary) -> None:
     print_lines(verdict)
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts().items() if count)
     print_lines(f"sweep {summary.name}: {summary.count} trials: {counts}")
-    if progress := confirmation_progress(summary):
-        print_lines(progress)
     left = seconds_left(summary)
     about = f", about {format_duration(left)} left" if left else ""
     print_lines(f"{summary.tokens:,} tokens in {format_duration(summary.seconds)} of training{about}")
+    if progress := confirmation_progress(summary):
+        print_lines(progress)
     for line in lines:
         print_lines(line)
     console = rich.get_console()
