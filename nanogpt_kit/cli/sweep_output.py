@@ -21,6 +21,7 @@ def print_result(summary: SweepSummary) -> None:
     from rich.console import Console
 
     from nanogpt_kit.sweep.study.summary import sweep_folder
+    from nanogpt_kit.sweep.study.verdict import judge_sweep
     from nanogpt_kit.sweep.work.result_lines import result_lines
 
     if summary.best() is None:
@@ -30,9 +31,12 @@ def print_result(summary: SweepSummary) -> None:
         print_lines(line, err=True)
     console = rich.get_console()
     print_branches(summary, console if console.stderr else Console(stderr=True))
-    if not summary.confirmed and len(summary.trials) > 1:
+    verdict = judge_sweep(summary)
+    if verdict is not None and verdict.seeds == "search":
         print_lines(
-            "the best of many trials is optimistic; sweep.confirm=3 runs the best again with fresh seeds", err=True
+            "the value of the best trial is optimistic, since chance helped to choose it; sweep.confirm=3 runs the "
+            "best again with fresh seeds",
+            err=True,
         )
     folder = sweep_folder(summary.name)
     print_lines(f"finished: {folder / 'best.toml'}, {folder / 'report.html'}", err=True)
@@ -50,11 +54,11 @@ def print_status(summary: SweepSummary) -> None:
     print_lines(verdict)
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts().items() if count)
     print_lines(f"sweep {summary.name}: {summary.count} trials: {counts}")
-    if progress := confirmation_progress(summary):
-        print_lines(progress)
     left = seconds_left(summary)
     about = f", about {format_duration(left)} left" if left else ""
     print_lines(f"{summary.tokens:,} tokens in {format_duration(summary.seconds)} of training{about}")
+    if progress := confirmation_progress(summary):
+        print_lines(progress)
     for line in lines:
         print_lines(line)
     console = rich.get_console()
@@ -86,7 +90,7 @@ def status_json(summary: SweepSummary) -> dict[str, Any]:
     from nanogpt_kit.sweep.study.time_left import seconds_left
     from nanogpt_kit.sweep.study.verdict import headline, judge_sweep
 
-    best, verdict = summary.best(), judge_sweep(summary)
+    best, verdict, state = summary.best(), judge_sweep(summary), summary.confirmation
     return {
         "name": summary.name,
         "headline": headline(summary),
@@ -96,6 +100,8 @@ def status_json(summary: SweepSummary) -> dict[str, Any]:
         "total_trials": summary.count,
         "counts": summary.counts(),
         "best": None if best is None else best.index,
+        "confirmation": state
+        and {"runs": state.runs, "ended": state.ended, "tokens": state.tokens, "seconds": state.seconds},
         "confirmed": [
             {
                 "trial": trial.index,

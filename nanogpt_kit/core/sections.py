@@ -140,7 +140,7 @@ class Sweep(Options):
     seed: int = Field(1337, ge=0, lt=2**31, description="seed of the sampler")
     allocate: Literal["sampler", "equal"] = Field(
         "sampler",
-        description="how trials are divided among the branches of a choice: as the sampler chooses, or equal numbers",
+        description="division of the trials among the branches of a choice: as the sampler chooses, or equal numbers",
     )
     pruner: Literal["none", "median", "asha", "hyperband", "patience"] = Field(
         "none",
@@ -174,8 +174,8 @@ class Sweep(Options):
         0,
         ge=0,
         le=10**4,
-        description="number of best trials to run again with fresh seeds at the end, beside trial 0 and the best of each "
-        "branch; 0: none",
+        description="number of best trials to run again with fresh seeds at the end, with trial 0 and the best of "
+        "each branch",
     )
     confirm_seeds: int = Field(3, ge=2, le=10**4, description="number of fresh seeds per confirmed trial")
     max_tokens: int | None = Field(

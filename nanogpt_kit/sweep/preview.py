@@ -19,13 +19,13 @@ from nanogpt_kit.runs.folder import runs_of_experiment
 from nanogpt_kit.sweep.session import check_sweep
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study.allocation import SHOWN_BRANCHES, allocation_lines, trial_count
+from nanogpt_kit.sweep.study.allocation import SHOWN_BRANCHES, allocation_lines, branch_count, trial_count
 from nanogpt_kit.sweep.study.branches import find_branches
 from nanogpt_kit.sweep.study.confirmation import most_confirmed
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens
 from nanogpt_kit.sweep.study.summary import sweep_folder
 from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
-from nanogpt_kit.sweep.warnings_at_start import warnings_at_start
+from nanogpt_kit.sweep.work.warnings_at_start import warnings_at_start
 from nanogpt_kit.train.precision import choose_device
 
 TIMED_SECONDS = 2.0  # of steps, if no run of the experiment has recorded its speed
@@ -58,7 +58,7 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
     """
     space, first = check_sweep(base, nproc)
     options, tokens, count = space.options, space.trial_tokens, trial_count(space)
-    rungs = expected_rungs(options, count, tokens)
+    rungs = expected_rungs(options, count, tokens, branch_count(space))
     unpruned = rungs[-1].trials if rungs else count
     expected = expected_tokens(rungs, count, tokens) + (options.seeds - 1) * tokens * unpruned
     fresh_runs = most_confirmed(options, len(find_branches(space)), count) * options.confirm_seeds
@@ -125,16 +125,17 @@ def budget_lines(options: Sweep) -> Iterator[str]:
             yield f"no trial starts after sweep.{key} = {getattr(options, key):,g}{earlier}"
 
 
-def expected_rungs(options: Sweep, count: int, tokens: int) -> list[Rung]:
+def expected_rungs(options: Sweep, count: int, tokens: int, branches: int = 1) -> list[Rung]:
     """The rungs of asha, or of hyperband's bracket with the earliest first rung, in trials of `tokens`.
 
-    Empty for other pruners: how many trials they end cannot be predicted.
+    Trials are compared within each of `branches`, one of which always continues. Empty for other pruners: how many
+    trials they end cannot be predicted.
     """
     if options.pruner not in ("asha", "hyperband"):
         return []
     rungs, at, left = [], first_rung_tokens(options, tokens), float(count)
     while at < tokens:
-        left = max(1.0, left / options.reduction_factor)
+        left = max(float(branches), left / options.reduction_factor)
         rungs.append(Rung(at, left))
         at *= options.reduction_factor
     return rungs

@@ -34,11 +34,11 @@ from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, confirmation_study, read_summary, sweep_folder
 from nanogpt_kit.sweep.study.trial_comparability import store_incomparable
 from nanogpt_kit.sweep.study.verdict_notes import trials_text
-from nanogpt_kit.sweep.warnings_at_start import warnings_at_start
 from nanogpt_kit.sweep.work.budget import Budget, SearchBudget, check_token_budget
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.run_study import run_study
 from nanogpt_kit.sweep.work.trial import TrialProcess
+from nanogpt_kit.sweep.work.warnings_at_start import warnings_at_start
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
 from nanogpt_kit.train.before_data import check_without_running
 from nanogpt_kit.train.precision import choose_device

@@ -14,10 +14,11 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.launch import slots
 from nanogpt_kit.report.page import NO_FIGURES
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.sweep import preview, warnings_at_start
+from nanogpt_kit.sweep import preview
 from nanogpt_kit.sweep.preview import START_SECONDS, RunSpeed
 from nanogpt_kit.sweep.study.storage import STORAGE_FORMS, check_storage_form
 from nanogpt_kit.sweep.study.summary import sweep_folder
+from nanogpt_kit.sweep.work import warnings_at_start
 
 Command = Callable[..., Any]
 USAGE = "Usage: nanogpt-kit sweep [OPTIONS] EXPERIMENT [KEY=VALUE]...\n"

@@ -223,7 +223,7 @@ def test_the_live_table_of_a_confirmation_names_the_trial_and_its_seed_not_the_p
         assert "trial  seed  step  val/loss" in first
         named = [(process.row_label, str(process.run.experiment.train.seed)) for process in processes]
         assert named == [("0", "1338"), ("2", "1338")]
-        assert [["0", "1338", "0/20"], ["2", "1338", "0/20"]] == rows[:2], "trial 2 was shown as 1, without a seed"
+        assert rows[:2] == [["0", "1338", "0/20"], ["2", "1338", "0/20"]], "trial 2 was shown as 1, without a seed"
         board.trial_ended(processes[0], Outcome(TrialState.COMPLETE, "complete", 1.25))
         assert board.progress_line().startswith("confirmation: 1 of 4 runs ended, "), "it was '1 of 4 trials ended'"
 

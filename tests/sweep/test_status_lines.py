@@ -56,7 +56,8 @@ def sweep_of(*trials: TrialSummary, confirmed: Sequence[ConfirmedTrial] = (), **
 def confirmation_of(confirmed: Sequence[ConfirmedTrial], seeds: int) -> ConfirmationState:
     ended = sum(len(one.by_seed) + len(one.failed) for one in confirmed)
     indices = tuple(one.index for one in confirmed)
-    return ConfirmationState(indices, tuple(range(1340, 1340 + seeds)), len(confirmed) * seeds, ended, False)
+    runs, each = len(confirmed) * seeds, tuple(range(1340, 1340 + seeds))
+    return ConfirmationState(indices, each, runs, ended, False, tokens=ended * 9_600, seconds=ended * 10.0)
 
 
 def fresh(index: int, values: Sequence[float], failed: tuple[int, ...] = ()) -> ConfirmedTrial:
@@ -167,6 +168,12 @@ def test_the_first_line_is_the_verdict_and_no_other_claims_a_gain(capsys: pytest
     assert "lower by" not in " ".join(lines)
 
 
+def test_how_far_a_confirmation_is_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    trials = [complete(0, [2.0]), complete(1, [1.0])]
+    print_status(sweep_of(*trials, confirmed=[fresh(1, [1.1])], options={"confirm": 1}))
+    assert "confirmation: 1 of 3 runs ended, 9,600 tokens in 10 s of training\n" in capsys.readouterr().out
+
+
 def test_where_more_is_better_the_highest_value_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     print_result(sweep_of(complete(0, [0.5]), complete(1, [0.75], "muon"), options={"direction": "maximize"}))
     assert "highest value: trial 1, val/loss 0.7500: " in capsys.readouterr().err
@@ -187,6 +194,9 @@ def test_the_json_has_the_verdict_the_branches_and_every_seed() -> None:
     summary = two_branches()
     told = status_json(summary)
     assert told["headline"] == headline(summary)
+    assert told["verdict"]["best"]["trial"] == 1
+    assert [(one["trial"], one["base"]) for one in told["verdict"]["against_first"]] == [(1, 0)]
+    assert told["confirmation"] == {"runs": 6, "ended": 6, "tokens": 57_600, "seconds": 60.0}
     assert told["branches"] == [
         {"label": "optimizer.use = adamw", "values": ADAMW, "trials": [0], "best": 0},
         {"label": "optimizer.use = muon", "values": OTHER, "trials": [1, 2, 3], "best": 1},

@@ -69,6 +69,11 @@ def trial_count(space: Space) -> int:
     return space.options.trials if points is None else min(space.options.trials, len(points))
 
 
+def branch_count(space: Space) -> int:
+    """The branches within which trials are compared: a single one where the sampler divides the trials."""
+    return len(find_branches(space)) if space.options.allocate == "equal" else 1
+
+
 def allocation_lines(space: Space) -> list[str]:
     """Lines of a preview: the trials of each branch; none where the sampler divides them."""
     if space.options.allocate != "equal":

@@ -81,13 +81,15 @@ def fresh_seed(trial: optuna.Trial | FrozenTrial) -> FreshSeed:
 
 
 def choose_trials(ranked: Sequence[tuple[int, Mapping[str, Any]]], best: int, branches: Sequence[Branch]) -> list[int]:
-    """The indices of the trials to confirm: trial 0, the best ones, and the best of each branch.
+    """The indices of the trials to confirm: trial 0, the best ones, at least one other, and the best of each branch.
 
     `ranked` are the complete trials with their parameters, the best first, and `best` is sweep.confirm.
     """
     first = [index for index, _ in ranked if index == 0]
+    others = [index for index, _ in ranked if index != 0]
     of_branches = [next((index for index, params in ranked if branch.has(params)), None) for branch in branches]
-    chosen = [*first, *(index for index, _ in ranked[:best]), *of_branches]
+    of_all = [index for index, _ in ranked[:best]]
+    chosen = [*first, *(of_all if of_all != [0] else others[:1]), *of_branches]  # trial 0 alone compares with nothing
     return list(dict.fromkeys(index for index in chosen if index is not None))
 
 

@@ -22,7 +22,7 @@ from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.allocation import allocate_trials
 from nanogpt_kit.sweep.study.branch_study import BranchHyperband, BranchPruner, branch_part
-from nanogpt_kit.sweep.study.branches import Branch, branch_index, fixed_params, known_params
+from nanogpt_kit.sweep.study.branches import Branch, branch_index, known_params
 
 MEDIAN_STARTUP_TRIALS = 5  # that the pruner median does not end
 MAX_REPORT_STEP = 2**31 - 1  # a database stores the steps of reports in 32 bits
@@ -119,10 +119,9 @@ class ResumableSampler(BaseSampler):
         learns = self.options.sampler in ("tpe", "cmaes") and attempt < ATTEMPTS // 2  # else it may insist on the best
         relative: dict[str, Any] = {}
         if learns:
-            sampler, queued = self.learning_sampler(draw, scope.trials), fixed_params(trial)
+            sampler = self.learning_sampler(draw, scope.trials)
             search_space = sampler.infer_relative_search_space(scope.study, trial)
-            varied = {name: values for name, values in search_space.items() if name not in queued}
-            relative = sampler.sample_relative(scope.study, trial, varied)
+            relative = sampler.sample_relative(scope.study, trial, search_space)
         known = known_params(trial)
         for parameter, fraction in zip(self.space.parameters, fractions, strict=True):
             if not parameter.is_active(config):

@@ -80,12 +80,12 @@ class Budget:
         return f"{self.reason()}: {ended} have ended; raise {keys}, and the same command continues"
 
     def reason(self) -> str:
-        return f"the budget {self.missing_text()} is used up"
+        return f"the budget {self.limits_text(self.missing)} is used up"
 
-    def missing_text(self) -> str:
+    def limits_text(self, keys: Sequence[str]) -> str:
         """Such as "sweep.max_tokens = 900"."""
         limits = self.limits()
-        return " and ".join(f"sweep.{key} = {limits[key]:g}" for key in self.missing)
+        return " and ".join(f"sweep.{key} = {limits[key]:g}" for key in keys)
 
 
 class SearchBudget(Budget):
@@ -106,10 +106,13 @@ class SearchBudget(Budget):
         complete, begun = self.study.trials(TrialState.COMPLETE), len(self.study.trials(TrialState.RUNNING))
         cost = self.cost_with_another(running, complete, begun)
         self.missing = [key for key, limit in limits.items() if cost.of(key) > limit]
-        if self.missing and len(complete) + begun < MIN_TRIALS:  # the search may use what no confirmation can
-            self.warn_too_small(complete)
+        if not self.missing:
             return True
-        return not self.missing
+        least = self.least_cost(complete)
+        too_small = [key for key in self.missing if least.of(key) > limits[key]]
+        if too_small:  # the search may use what no confirmation can
+            self.warn_too_small(too_small, self.least_cost(complete, SECONDS_MARGIN))
+        return bool(too_small) or len(complete) + begun < MIN_TRIALS
 
     def cost_with_another(self, running: Sequence[TrialProcess], complete: Sequence[FrozenTrial], begun: int) -> Cost:
         """Of the whole sweep, if one more trial begins and all that have begun are complete in the end."""
@@ -127,27 +130,29 @@ class SearchBudget(Budget):
         seconds = sum(result.seconds for result in results) / (seeds * len(results)) if results else 0.0
         return Cost(tokens, seconds)
 
-    def warn_too_small(self, complete: Sequence[FrozenTrial]) -> None:
+    def least_cost(self, complete: Sequence[FrozenTrial], margin: float = 1.0) -> Cost:
+        """Of a sweep with no more trials than a verdict compares."""
+        options, run = self.study.options, self.run_cost(complete)
+        return run.times(MIN_TRIALS * options.seeds) + run.times(MIN_TRIALS * options.confirm_seeds, margin)
+
+    def warn_too_small(self, keys: Sequence[str], needed: Cost) -> None:
         """Once, when it is known."""
         if self.is_too_small:
             return
         self.is_too_small = True
-        options, run = self.study.options, self.run_cost(complete)
-        needed = self.used() + run.times((MIN_TRIALS - len(complete)) * options.seeds)
-        needed += run.times(MIN_TRIALS * options.confirm_seeds, SECONDS_MARGIN)
         amounts = {"max_tokens": f"{needed.tokens:,.0f}", "max_seconds": f"about {needed.seconds:,.0f}"}
         logger.warning(
             "%s is too small for a confirmation: two trials with their fresh seeds need %s; the search continues, and "
             "the same command with a larger budget confirms its trials",
-            self.missing_text(),
-            " and ".join(f"sweep.{key} = {amounts[key]}" for key in self.missing),
+            self.limits_text(keys),
+            " and ".join(f"sweep.{key} = {amounts[key]}" for key in keys),
         )
 
     def reason(self) -> str:
         used = self.used()
         if all(used.of(key) >= self.limits()[key] for key in self.missing):
             return super().reason()
-        return f"the rest of {self.missing_text()} is left for the confirmation"
+        return f"the rest of {self.limits_text(self.missing)} is left for the confirmation"
 
 
 def spent_by(processes: Sequence[TrialProcess]) -> Cost:
@@ -169,6 +174,6 @@ def check_token_budget(space: Space) -> None:
         message = (
             f"{options.max_tokens:,} tokens have no room for a confirmation: two trials with {seeds}"
             f"{options.confirm_seeds} fresh seeds each are {runs} runs of {space.trial_tokens:,} tokens; set at least "
-            f"{needed:,}, or confirm = 0"
+            f"{needed:,}, or sweep.confirm = 0"
         )
         raise KitError(Fault(message, "sweep.max_tokens", space.base.location(("sweep", "max_tokens"))))

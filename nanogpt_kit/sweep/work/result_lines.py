@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nanogpt_kit.comparison.numbers import count_text, decimal_text, joined_names, spread_decimals
+from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, headline, judge_sweep
@@ -71,6 +72,9 @@ def extreme_line(summary: SweepSummary) -> str:
 
 
 def confirmation_progress(summary: SweepSummary) -> str:
-    """Such as "confirmation: 2 of 9 runs ended"; empty before it has begun."""
+    """Such as "confirmation: 2 of 9 runs ended, 19,200 tokens in 12 s of training"; empty before it has begun."""
     state = summary.confirmation
-    return f"confirmation: {state.ended} of {count_text(state.runs, 'run')} ended" if state is not None else ""
+    if state is None:
+        return ""
+    ended = f"confirmation: {state.ended} of {count_text(state.runs, 'run')} ended"
+    return f"{ended}, {state.tokens:,} tokens in {format_duration(state.seconds)} of training"
