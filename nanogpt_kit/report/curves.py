@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,6 +79,24 @@ def band_over(curves: Sequence[Points], spread: Literal["range", "sd"] = "range"
     return Band(steps.tolist(), mean.tolist(), low.tolist(), high.tolist(), len(runs))
 
 
+def band_outline(
+    xs: Sequence[float], lows: Sequence[float], highs: Sequence[float]
+) -> tuple[list[float | None], list[float | None]]:
+    """The outlines of the parts of a band, with None between them: along the lows, and back along the highs.
+
+    A step at which one of the two is not finite ends a part.
+    """
+    outline: list[tuple[float, float] | None] = []
+    part: list[tuple[float, float, float]] = []
+    for point in [*zip(xs, lows, highs, strict=True), (math.nan, math.nan, math.nan)]:
+        if all(map(math.isfinite, point)):
+            part.append(point)
+        elif part:
+            outline += [*((x, low) for x, low, _ in part), *((x, high) for x, _, high in reversed(part)), None]
+            part = []
+    return [at and at[0] for at in outline[:-1]], [at and at[1] for at in outline[:-1]]
+
+
 def last_of_each_step(xs: Sequence[float], ys: Sequence[float]) -> tuple[NDArray[Any], Floats]:
     """The steps in rising order, and the last value of each."""
     steps, places = np.unique(np.asarray(xs)[::-1], return_index=True)
@@ -103,10 +122,7 @@ def kept_indices(series: Sequence[Floats], most: int) -> NDArray[np.intp]:
     size = -(-(count - 2) // buckets)
     lows, highs = bucket_rows(series[0], size, np.inf), bucket_rows(series[-1], size, -np.inf)
     starts = 1 + size * np.arange(len(lows))
-    kept = [np.array([0, count - 1])]
-    for rows, places in ((lows, lows.argmin(axis=1)), (highs, highs.argmax(axis=1))):
-        is_found = np.isfinite(rows[np.arange(len(rows)), places])
-        kept.append((starts + places)[is_found])
+    kept = [np.array([0, count - 1]), starts + lows.argmin(axis=1), starts + highs.argmax(axis=1)]
     if gaps.any():
         rows = np.zeros(len(starts) * size, dtype=bool)
         rows[: len(gaps)] = gaps

@@ -23,6 +23,7 @@ STYLE = files(__package__) / "page.css"
 SCRIPT = files(__package__) / "page.js"
 
 LONG_CELL = 40  # characters; the text of longer cells is wrapped
+LONG_HEADING = 16  # characters; longer names of options are wrapped
 
 
 VerdictKind = Literal["better", "worse", "undecided"]
@@ -195,7 +196,7 @@ def decimals_of_column(cells: Sequence[object]) -> int | None:
 
 
 def heading_cell(text: str, is_number: bool) -> str:
-    parts = re.split(r"(?<=[._@=])", text)  # where a long name may be wrapped
+    parts = re.split(r"(?<=[._@=])", text) if len(text) > LONG_HEADING else [text]  # where it may be wrapped
     return f"<th{' class=number' * is_number}>{'<wbr>'.join(map(html_text, parts))}</th>"
 
 
@@ -206,7 +207,7 @@ def table_cell(value: object, decimals: int | None, is_right: bool = False) -> s
         is_even = decimals >= 0 and isinstance(value, float)
         return f'<td class="number">{f"{value:z.{decimals}f}" if is_even else format_number(value)}</td>'
     text = format_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-    kind = "number" if is_right else "long" if len(text) > LONG_CELL else ""
+    kind = "number" if is_right else "long" if len(text) > LONG_CELL else "words" if " " in text else ""
     return f"<td{f' class={kind}' * bool(kind)}>{html_text(text)}</td>"
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
+from nanogpt_kit.report.curves import band_outline
 from nanogpt_kit.report.labels import cut_middle, short_labels, visible_line
 from nanogpt_kit.report.page import format_number
 
@@ -22,6 +24,7 @@ LINE, GRID = "rgba(128, 134, 142, 0.7)", "rgba(128, 134, 142, 0.22)"
 Scale = list[tuple[float, str]]
 EARLY_TO_LATE: Scale = [(0, "#b4c1d1"), (1, "#1f62b5")]
 GOOD_TO_BAD: Scale = [(0, BEST), (0.35, "#4f8fdc"), (1, "#a6afb9")]
+TITLE_LINE = 28  # characters
 OUTLIER_RANGES = 3.0  # interquartile ranges beyond a quartile: values further off would flatten the others
 Point = tuple[float, float]
 T = TypeVar("T")
@@ -48,10 +51,15 @@ def empty_figure(height: int, x: str, y: str) -> go.Figure:
         hoverlabel={"bgcolor": "#2b3138", "bordercolor": "#6b747e", "font": {"color": "#ffffff", "size": 12}},
         legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}},
         font={"family": "system-ui, Liberation Sans, Arial, sans-serif"},
-        xaxis=axis | {"title": axis["title"] | {"text": plotly_label(x)}},
+        xaxis=axis | {"title": axis["title"] | {"text": axis_title(x)}},
         yaxis=axis | {"title": axis["title"] | {"text": plotly_label(y)}},
     )
     return figure
+
+
+def axis_title(text: str) -> str:
+    """In lines that fit a figure on a phone."""
+    return "<br>".join(map(plotly_label, textwrap.wrap(text, TITLE_LINE, break_long_words=False)))
 
 
 def series_color(index: int) -> str:
@@ -76,19 +84,10 @@ def add_band(
 
     A line that is in the legend's group `name` (`legendgroup`) is shown and hidden together with it.
     """
-    outline_xs: list[float | None] = []
-    outline_ys: list[float | None] = []
-    part: list[tuple[float, float, float]] = []
-    for point in [*zip(xs, lows, highs, strict=True), (math.nan, math.nan, math.nan)]:
-        if all(map(math.isfinite, point)):
-            part.append(point)
-            continue
-        outline_xs += [*(x for x, _, _ in part), *(x for x, _, _ in reversed(part)), None] if part else []
-        outline_ys += [*(low for _, low, _ in part), *(high for _, _, high in reversed(part)), None] if part else []
-        part = []
+    outline_xs, outline_ys = band_outline(xs, lows, highs)
     figure.add_scatter(
-        x=[None if x is None else round_for_plot(x) for x in outline_xs[:-1]],
-        y=[None if y is None else round_for_plot(y) for y in outline_ys[:-1]],
+        x=[None if x is None else round_for_plot(x) for x in outline_xs],
+        y=[None if y is None else round_for_plot(y) for y in outline_ys],
         mode="lines",
         line={"width": 0, "color": color},
         fill="toself",

@@ -154,7 +154,16 @@ def test_numbers_are_short(value: float, text: str) -> None:
         ([123_456.0, 0.5], ["123,456", "0.5"]),
     ],
 )
-def test_a_column_has_as_many_decimals_a_cell_unless_it_has_small_numbers(values: list[float], cells: list[str]) -> None:
+def test_a_column_has_as_many_decimals_a_cell_unless_it_has_small_numbers(
+    values: list[float], cells: list[str]
+) -> None:
     page = Page("a")
     page.table(["value"], [[value] for value in values])
     assert re.findall(r'<td class="number">(.*?)</td>', page.html()) == cells
+
+
+def test_long_names_of_columns_are_wrapped_at_their_parts_and_names_of_runs_are_not() -> None:
+    page = Page("a")
+    page.table(["optimizer.weight_decay", "val/loss"], [["trial-0001-s7", "out of memory"]])
+    assert "optimizer.<wbr>weight_<wbr>decay</th><th>val/loss</th>" in page.html()
+    assert "<td>trial-0001-s7</td><td class=words>out of memory</td>" in page.html()

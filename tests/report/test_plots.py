@@ -103,7 +103,10 @@ def test_dots_name_their_unit() -> None:
     assert figure.data[0].hovertemplate.startswith("seed %{customdata}")
 
 
-def test_the_names_of_axes_are_no_tags() -> None:
+def test_the_titles_of_axes_are_no_tags_and_fit_a_phone() -> None:
     figure = empty_figure(300, "<i>x</i>", "y")
     assert figure.layout.xaxis.title.text == "&lt;i&gt;x&lt;/i&gt;"
+    assert empty_figure(300, "difference in val/loss, negative: lower", "y").layout.xaxis.title.text == (
+        "difference in val/loss,<br>negative: lower"
+    )
     assert plotly_label("<b>a\u202eb</b>") == "&lt;b&gt;a\\u202eb&lt;/b&gt;"
