@@ -15,13 +15,18 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.report.page import NO_FIGURES, Page
-from nanogpt_kit.sweep.report.report import write_report
 from nanogpt_kit.sweep.space.parameters import Parameter
-from tests.sweep.planted_sweep import PLACE, Fetched, one_trial, page_of, rates, realistic, shown, sweep_of
+from tests.sweep.planted_study import PLACE, Fetched, one_trial, page_of, rates, realistic, shown, sweep_of
 
 
-def test_the_page_refers_to_nothing_outside_of_itself(tmp_path: Path) -> None:
-    found = Fetched(page_of(*realistic(), tmp_path))
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two optimizers, confirmed."""
+    return page_of(*realistic(20), tmp_path_factory.mktemp("page"))
+
+
+def test_the_page_refers_to_nothing_outside_of_itself(page: str) -> None:
+    found = Fetched(page)
     assert found.addresses, "the links to its own sections"
     assert all(re.fullmatch(r"#section-\d+", address) for address in found.addresses)
     assert not {"link", "img", "iframe", "object", "embed", "base"} & set(found.tags)
@@ -29,8 +34,7 @@ def test_the_page_refers_to_nothing_outside_of_itself(tmp_path: Path) -> None:
     assert "url(" not in found.styles
 
 
-def test_the_script_of_the_figures_is_in_the_page_once(tmp_path: Path) -> None:
-    page = page_of(*realistic(), tmp_path)
+def test_the_script_of_the_figures_is_in_the_page_once(page: str) -> None:
     assert page.count("plotly.js v") == 1
     assert page.count("Plotly.newPlot(") > 10
 
@@ -141,12 +145,12 @@ def test_columns_of_a_table_are_written_with_as_many_decimals_a_cell() -> None:
     assert "<th>c</th>" in page.html(), "a column with a word in it is one of words"
 
 
-def test_a_browser_without_a_network_draws_the_figures(tmp_path: Path) -> None:
+def test_a_browser_without_a_network_draws_the_figures(page: str, tmp_path: Path) -> None:
     pytest.importorskip("plotly")
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not on this machine")
-    write_report(*realistic(20), tmp_path / "report.html")
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
     offline = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
     found = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.sweep.report.confirmation_section import order_sentences
-from tests.sweep.planted_sweep import BRANCHES, SPACE, figures_of, one_trial, page_of, rates, rows_of, shown, sweep_of
+from tests.sweep.planted_study import BRANCHES, SPACE, figures_of, one_trial, page_of, rates, rows_of, shown, sweep_of
 
 SECTION = "Best of each branch"
 
@@ -106,12 +107,23 @@ def test_every_fresh_seed_is_in_the_table_with_mean_sd_and_n(tmp_path: Path) -> 
 def test_the_page_begins_with_the_verdict_and_has_those_between_branches(tmp_path: Path) -> None:
     page = page_with(tmp_path, FRESH, confirm=1)
     words = shown(page)
-    verdict = words.index("rial 1 against trial 0: val/loss lower by 0.19")
+    verdict = words.index(
+        "Trial 1 (optimizer.use=muon, optimizer.lr=0.02) against trial 0, the experiment as written: "
+    )
     assert verdict < words.index("The best is trial 1") < words.index("gave the branches unequal numbers of trials")
     branches = words[words.index("its values") : words.index("Trials run again")]
-    muon, adamw = "trial 1 (optimizer.use = muon)", "trial 2 (optimizer.use = adamw)"
+    muon, adamw = "Trial 1 (optimizer.use = muon)", "trial 2 (optimizer.use = adamw)"
     assert f"{muon} against {adamw}: val/loss lower by 0.20" in branches
     assert "No verdict between the branches" not in words
+
+
+def test_what_the_confirmation_took_is_counted_apart(tmp_path: Path) -> None:
+    summary, study = sweep_of(optimizer_trials(), FRESH, space=SPACE, branches=BRANCHES, confirm=1)
+    assert summary.confirmation is not None
+    state = replace(summary.confirmation, tokens=2_000_000, seconds=7_200.0)
+    words = shown(page_of(replace(summary, confirmation=state), study, tmp_path))
+    assert "21,000 tokens and 15 seconds of training so far" in words
+    assert "9 of 9 runs with fresh seeds took 2 million tokens and 2.0 hours." in words
 
 
 def test_differences_from_trial_0_are_paired_by_seed_with_an_interval_for_each(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from nanogpt_kit.sweep.report.importances import FEW_TRIALS, measure_importances, missing_for_importances
 from nanogpt_kit.sweep.space.parameters import Parameter
-from tests.sweep.planted_sweep import (
+from tests.sweep.planted_study import (
     BRANCHES,
     LR,
     LR_MUON,

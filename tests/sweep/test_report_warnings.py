@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nanogpt_kit.sweep.report import findings
 from nanogpt_kit.sweep.space.parameters import Parameter
 from nanogpt_kit.sweep.study.warmup import TrialSteps
-from tests.sweep.planted_sweep import BRANCHES, LR, PLACE, SPACE, one_trial, rates, sweep_of
+from tests.sweep.planted_study import BRANCHES, LR, PLACE, SPACE, one_trial, rates, sweep_of
 
 
 def warned(trials: Sequence[FrozenTrial], *rest: Any, space: Sequence[Parameter] = (LR,), **options: Any) -> str:

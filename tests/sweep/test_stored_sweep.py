@@ -15,7 +15,7 @@ from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.report.report import build_page
 from nanogpt_kit.sweep.study.storage import open_storage
 from nanogpt_kit.sweep.study.stored_sweep import read_sweep_folder, write_sweep_record
-from tests.sweep.planted_sweep import rates, shown, sweep_of
+from tests.sweep.planted_study import rates, shown, sweep_of
 
 SPACE = {"optimizer.lr": {"float": [1e-4, 1e-2]}}
 

@@ -66,12 +66,16 @@ def ticks_with_ends(ticks: Sequence[float], low: float, high: float) -> list[flo
 def set_trial_axis(figure: go.Figure, last: int) -> None:
     """The horizontal axis of trials from 0 to the index `last`, with whole numbers at its ticks."""
     air = max(0.5, 0.02 * last)
+    ticks = whole_ticks(last)
+    figure.update_xaxes(range=[-air, last + air], tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+
+
+def whole_ticks(last: int) -> list[int]:
+    """Whole numbers from 0 to `last`, round ones where there are many."""
     ticks = [float(tick) for tick in linear_ticks(0, last)]
-    if not all(tick.is_integer() for tick in ticks):
-        ticks = linear_ticks(0, last, 1)
-    figure.update_xaxes(range=[-air, last + air], tickvals=ticks, ticktext=[f"{tick:,.0f}" for tick in ticks])
+    return [*map(int, ticks if all(tick.is_integer() for tick in ticks) else linear_ticks(0, last, 1))]
 
 
 def set_token_axis(figure: go.Figure, most: float) -> None:
-    """The horizontal axis of tokens, from 0 on: a single evaluation has no range of its own."""
+    """The horizontal axis of tokens, from 0 on: a single evaluation does not make a range."""
     figure.update_xaxes(range=[0, TOKEN_AIR * most], tickformat="~s")

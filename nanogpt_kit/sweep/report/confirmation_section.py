@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nanogpt_kit.comparison.numbers import joined_names
 from nanogpt_kit.report.page import Page, has_figures
 from nanogpt_kit.sweep.report.findings import trial_value
-from nanogpt_kit.sweep.report.judgements import MAX_JUDGED, PAIR_COLUMNS, pair_rows, trial_label
+from nanogpt_kit.sweep.report.judgements import MAX_JUDGED, pair_table, trial_label
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, capitalized
@@ -51,7 +51,7 @@ def add_differences(page: Page, summary: SweepSummary, verdict: SweepVerdict | N
         from nanogpt_kit.sweep.report.seed_figures import draw_differences
 
         figure = draw_differences(summary, verdict)
-    table = PAIR_COLUMNS, pair_rows(verdict)
+    table = pair_table(verdict)
     page.block("Differences", note, figure, instead=table)
     if figure is not None:
         page.table(*table)
@@ -87,7 +87,7 @@ def confirmation_cells(summary: SweepSummary, trial: ConfirmedTrial) -> list[obj
 
 
 def order_sentences(summary: SweepSummary) -> Iterator[str]:
-    """How the order of the means over fresh seeds differs from that of the search. It is no verdict."""
+    """How the order of the means over fresh seeds differs from that of the search. It is not a verdict."""
     ranks = {trial.index: rank for rank, trial in enumerate(summary.ranked_trials())}
     before = sorted((trial.index for trial in summary.confirmed if trial.index in ranks), key=ranks.__getitem__)
     after = [trial.index for trial in summary.confirmed]

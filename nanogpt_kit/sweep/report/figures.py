@@ -19,7 +19,7 @@ from nanogpt_kit.report.plots import (
     log_ticks,
     plotly_label,
 )
-from nanogpt_kit.sweep.report.axes import set_trial_axis
+from nanogpt_kit.sweep.report.axes import set_trial_axis, whole_ticks
 from nanogpt_kit.sweep.report.findings import cause_text, outcome_counts, trial_value
 from nanogpt_kit.sweep.report.markers import (
     XOf,
@@ -59,7 +59,10 @@ def draw_outcomes(summary: SweepSummary) -> go.Figure:
     words = [f"{count}  ({count / total:.0%})" for count in counts.values()]
     known = {"complete": PLAIN, "pruned": FAINT, "running": OPEN, "interrupted": OPEN, "waiting": OPEN}
     colors = [known.get(name, LOST) for name in counts]
-    return bar_chart({cause_text(name): count for name, count in counts.items()}, words, "trials", colors)
+    figure = bar_chart({cause_text(name): count for name, count in counts.items()}, words, "trials", colors)
+    ticks = whole_ticks(max(counts.values()))
+    figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    return figure
 
 
 def draw_importances(values: Mapping[str, float], title: str) -> go.Figure:

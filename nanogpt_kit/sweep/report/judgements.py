@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from nanogpt_kit.comparison.numbers import level_text, spread_decimals
 from nanogpt_kit.comparison.sentences import interval_text
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
-from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, values_by_seed
+from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, capitalized, values_by_seed
 
-PAIR_COLUMNS = (
-    *("trial", "against trial", "difference", "interval", "level", "pairs", "better in", "p", "verdict"),
-    *("more seeds to decide", "because"),
-)
+REQUIRED_COLUMNS = ("trial", "against", "difference", "interval", "level", "pairs", "better in", "p", "verdict")
+PAIR_COLUMNS = (*REQUIRED_COLUMNS, "more seeds to decide", "because")
 MAX_JUDGED = 200  # judgements in a table
 
 
@@ -27,7 +25,7 @@ def trial_label(summary: SweepSummary, index: int) -> str:
 def judgement_sentence(summary: SweepSummary, judged: TrialVerdict) -> str:
     """The sentence of a verdict, with the branch of each trial."""
     sides = [trial_label(summary, index) for index in (judged.trial.index, judged.base)]
-    return f"{' against '.join(sides)}: {judged.text()}."
+    return capitalized(f"{' against '.join(sides)}: {judged.text()}.")
 
 
 def judged_pairs(verdict: SweepVerdict) -> list[TrialVerdict]:
@@ -38,11 +36,13 @@ def judged_pairs(verdict: SweepVerdict) -> list[TrialVerdict]:
     return [*verdict.between_branches, *verdict.against_first][:MAX_JUDGED]
 
 
-def pair_rows(verdict: SweepVerdict) -> list[list[object]]:
-    """One for each judgement."""
+def pair_table(verdict: SweepVerdict) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows, one for each judgement; the last columns only where one of them has a text."""
     judged = judged_pairs(verdict)
     decimals = spread_decimals([one.result.difference_sd for one in judged])
-    return [pair_cells(one, decimals) for one in judged]
+    rows = [pair_cells(one, decimals) for one in judged]
+    used = [at for at, name in enumerate(PAIR_COLUMNS) if name in REQUIRED_COLUMNS or any(row[at] for row in rows)]
+    return [PAIR_COLUMNS[at] for at in used], [[row[at] for at in used] for row in rows]
 
 
 def pair_cells(judged: TrialVerdict, decimals: int) -> list[object]:
@@ -56,7 +56,7 @@ def pair_cells(judged: TrialVerdict, decimals: int) -> list[object]:
     ]
 
 
-def seed_values(summary: SweepSummary, verdict: SweepVerdict) -> dict[int, Mapping[int, float]]:
+def values_of_judged(summary: SweepSummary, verdict: SweepVerdict) -> dict[int, Mapping[int, float]]:
     """{trial: {seed: value}} with the seeds that decided the verdict."""
     if verdict.seeds == "fresh":
         return {trial.index: trial.by_seed for trial in summary.confirmed}
@@ -67,6 +67,6 @@ def paired_differences(
     summary: SweepSummary, verdict: SweepVerdict, trial: TrialSummary, base: int = 0
 ) -> dict[int, float]:
     """{seed: the trial's value minus that of the trial `base`} for the seeds of both."""
-    values = seed_values(summary, verdict)
+    values = values_of_judged(summary, verdict)
     mine, theirs = values.get(trial.index, {}), values.get(base, {})
     return {seed: mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())}

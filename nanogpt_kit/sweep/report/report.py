@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 
+from nanogpt_kit.comparison.numbers import count_text
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.page import NO_FIGURES, Page, format_number, has_figures
 from nanogpt_kit.sweep.report.branch_section import add_branches
@@ -47,6 +48,7 @@ def build_page(summary: SweepSummary, study: optuna.Study, folder: Path) -> Page
     add_confirmation(page, summary)
     add_differences(page, summary, verdict)
     add_best(page, summary, folder)
+    add_history(page, summary)
     add_curves(page, summary)
     add_importances(page, summary, study)
     add_parameters(page, summary, ranges)
@@ -69,40 +71,59 @@ def add_headline(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
     better = "lower" if options.direction == "minimize" else "higher"
     runs = "one run per trial" if options.seeds == 1 else f"{options.seeds} seeds per trial, whose mean counts"
     page.lead(
-        f"{options.metric}, {better} is better. Of {summary.count} trials: {counts or 'none has begun'}. "
+        f"{options.metric}, {better} is better. Of {count_text(summary.count, 'trial')}: {counts or 'none has begun'}. "
         f"Sampler {options.sampler}, pruner {options.pruner}, {runs}."
     )
     used = f"{format_amount(summary.tokens)} tokens and {duration_text(summary.seconds)} of training so far"
-    page.lead(f"{used}; a complete trial takes {format_amount(summary.trial_tokens)} tokens.")
+    page.lead(f"{used}; a complete trial takes {format_amount(summary.trial_tokens)} tokens.{fresh_text(summary)}")
     page.note(f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.")
+
+
+def fresh_text(summary: SweepSummary) -> str:
+    """What the confirmation took besides the search."""
+    state = summary.confirmation
+    if state is None:
+        return ""
+    used = f"{format_amount(state.tokens)} tokens and {duration_text(state.seconds)}"
+    return f" {state.ended} of {count_text(state.runs, 'run')} with fresh seeds took {used}."
 
 
 def best_text(summary: SweepSummary, best: TrialSummary) -> str:
     """The best trial and trial 0 with their values. How they compare is for the verdict to say."""
-    text = f"The best is trial {best.index} with {summary.options.metric} = {format_number(trial_value(best))}"
-    if summary.confirmed and summary.confirmed[0].index == best.index:
-        text += f", and {format_number(summary.confirmed[0].mean)} on average over fresh seeds"
+    text = f"The best is trial {best.index} with {summary.options.metric} = {value_text(summary, best)}"
     if best.index == 0:
         return f"{text}: the experiment as written."
     first = next((trial for trial in summary.complete_trials() if trial.index == 0), None)
-    if first is None:
-        return f"{text}."
-    return f"{text}. Trial 0, the experiment as written, has {format_number(trial_value(first))}."
+    written = f" Trial 0, the experiment as written, has {value_text(summary, first)}." if first is not None else ""
+    return f"{text}.{written}"
+
+
+def value_text(summary: SweepSummary, trial: TrialSummary) -> str:
+    """Its value in the search, and its mean over fresh seeds where it has some."""
+    confirmed = next((one for one in summary.confirmed if one.index == trial.index), None)
+    fresh = f", and {format_number(confirmed.mean)} on average over fresh seeds" if confirmed is not None else ""
+    return f"{format_number(trial_value(trial))}{fresh}"
+
+
+def add_history(page: Page, summary: SweepSummary) -> None:
+    if not has_figures() or not any(trial.value is not None or trial.reports for trial in summary.trials):
+        return
+    from nanogpt_kit.sweep.report import figures
+
+    seeds = "Small dots are seeds, diamonds are their means. " if summary.options.seeds > 1 else ""
+    note = (
+        f"{seeds}Here and below, crosses above a figure are trials that were pruned (grey) or gave no result (red: out "
+        "of memory, loss not finite, refused, failed). Values far off on the bad side are left out; a double click "
+        "shows them."
+    )
+    page.block("History", note, figures.draw_history(summary))
 
 
 def add_curves(page: Page, summary: SweepSummary) -> None:
-    if not has_figures() or not any(trial.value is not None or trial.reports for trial in summary.trials):
+    if not has_figures() or not any(trial.reports for trial in summary.trials):
         return
-    from nanogpt_kit.sweep.report import figures, markers, trial_curves
+    from nanogpt_kit.sweep.report import markers, trial_curves
 
-    seeds = "Small dots are seeds, diamonds are their means. " if summary.options.seeds > 1 else ""
-    page.block(
-        "History",
-        f"{seeds}Here and below, crosses above a figure are trials that were pruned (grey) or gave no result (red: out "
-        "of memory, loss not finite, refused, failed). Values far off on the bad side are left out; a double click "
-        "shows them.",
-        figures.draw_history(summary),
-    )
     branches = "Colours are branches; pruned trials are dotted. " if len(summary.branches) > 1 else ""
     omissions = list(omission_notes(summary, trial_curves.max_curve_points(summary), markers.MAX_TRIALS))
     note = " ".join([f"{branches}Every evaluation of every trial, for its first seed.", *omissions])

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nanogpt_kit.report.labels import short_labels
+from nanogpt_kit.report.labels import cut_middle
 from nanogpt_kit.report.plots import FAINT, PLAIN, empty_figure, plotly_label, round_for_plot, series_color
-from nanogpt_kit.sweep.report.judgements import judged_pairs, paired_differences, trial_label
+from nanogpt_kit.sweep.report.judgements import judged_pairs, paired_differences
+from nanogpt_kit.sweep.report.markers import AIR
 from nanogpt_kit.sweep.report.series import branch_index
+from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict
 
 ROW_PIXELS = 34
 MAX_DRAWN = 30  # rows
-LABEL_CHARACTERS = 44
+BRANCH_CHARACTERS = 20  # of the values of a branch, after the index of the trial
 
 
 def draw_confirmation(summary: SweepSummary) -> go.Figure:
     """Every fresh seed of every confirmed trial as a dot, and the mean of each."""
-    labels = row_labels({trial.index: trial_label(summary, trial.index) for trial in summary.confirmed[:MAX_DRAWN]})
+    labels = {trial.index: row_label(summary, trial.index) for trial in summary.confirmed[:MAX_DRAWN]}
     figure = row_figure(summary.options.metric, len(labels))
     for trial in summary.confirmed[:MAX_DRAWN]:
         color = trial_color(summary, trial.index)
         add_row(figure, labels[trial.index], trial.by_seed, color)
         add_mean(figure, labels[trial.index], trial.mean, color)
+    add_air(figure)
     return figure
 
 
@@ -48,13 +51,17 @@ def draw_differences(summary: SweepSummary, verdict: SweepVerdict) -> go.Figure 
             figure.add_scatter(x=ends, y=[label] * 2, mode="lines", line=line, opacity=0.35, hovertemplate=hover)
         add_row(figure, label, paired_differences(summary, verdict, one.trial, one.base), color)
         add_mean(figure, label, result.difference or 0.0, color)
+    add_air(figure, also=[0.0])
     return figure
 
 
-def row_labels(names: Mapping[int, str]) -> dict[int, str]:
-    """The label of each row; no two are equal."""
-    labels = short_labels(list(names.values()), LABEL_CHARACTERS)
-    return {index: plotly_label(labels[name], LABEL_CHARACTERS + 8) for index, name in names.items()}
+def row_label(summary: SweepSummary, index: int) -> str:
+    """Such as "trial 4 (muon)": with the values of its branch."""
+    at = branch_index_of(summary, index)
+    if at is None:
+        return f"trial {index}"
+    values = ", ".join(map(format_value, summary.branches[at].params.values()))
+    return plotly_label(f"trial {index} ({cut_middle(values, BRANCH_CHARACTERS)})")
 
 
 def row_figure(title: str, rows: int) -> go.Figure:
@@ -84,8 +91,21 @@ def add_mean(figure: go.Figure, label: str, mean: float, color: str) -> None:
     figure.add_scatter(x=[round_for_plot(mean)], y=[label], mode="markers", marker=marker, hovertemplate=hover)
 
 
+def add_air(figure: go.Figure, also: Sequence[float] = ()) -> None:
+    """Gives the horizontal axis a little more than the range of everything in the figure, and of `also`."""
+    xs = [*also, *(x for trace in figure.data for x in trace.x)]
+    low, high = min(xs), max(xs)
+    air = AIR * (high - low) or max(1e-3 * abs(high), 1e-6)
+    figure.update_xaxes(range=[low - air, high + air])
+
+
 def trial_color(summary: SweepSummary, index: int) -> str:
     """The colour of the branch of a trial."""
-    trial = next((one for one in summary.trials if one.index == index), None)
-    at = branch_index(summary, trial) if trial is not None else None
+    at = branch_index_of(summary, index)
     return PLAIN if at is None else series_color(at)
+
+
+def branch_index_of(summary: SweepSummary, index: int) -> int | None:
+    """The index of the branch of the trial `index`; None where there are no two branches."""
+    trial = next((one for one in summary.trials if one.index == index), None)
+    return branch_index(summary, trial) if trial is not None else None

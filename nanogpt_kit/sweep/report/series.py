@@ -43,7 +43,7 @@ def series_of(summary: SweepSummary, trials: Sequence[TrialSummary]) -> Iterator
 
 
 def best_color(summary: SweepSummary, best: TrialSummary) -> str:
-    """The colour of the best trial: that of its branch, or one of its own."""
+    """The colour of the best trial: that of its branch, or BEST."""
     at = branch_index(summary, best)
     return BEST if at is None else series_color(at)
 

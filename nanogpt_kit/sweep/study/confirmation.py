@@ -29,6 +29,9 @@ class ConfirmationPlan(SpacePlan):
 
     kind = "confirmation"
     suffix = "-confirm"
+    stage = "confirmation"
+    noun = "run"
+    budgeted = "runs with fresh seeds"
     ranks_trials = False  # a single run with a fresh seed is not the best of anything
 
     def __init__(self, space: Space, search_trials: Callable[[], Sequence[FrozenTrial]], nproc: int = 1) -> None:
@@ -78,13 +81,15 @@ def fresh_seed(trial: optuna.Trial | FrozenTrial) -> FreshSeed:
 
 
 def choose_trials(ranked: Sequence[tuple[int, Mapping[str, Any]]], best: int, branches: Sequence[Branch]) -> list[int]:
-    """The indices of the trials to confirm: trial 0, the best ones, and the best of each branch.
+    """The indices of the trials to confirm: trial 0, the best ones, at least one other, and the best of each branch.
 
     `ranked` are the complete trials with their parameters, the best first, and `best` is sweep.confirm.
     """
     first = [index for index, _ in ranked if index == 0]
+    others = [index for index, _ in ranked if index != 0]
     of_branches = [next((index for index, params in ranked if branch.has(params)), None) for branch in branches]
-    chosen = [*first, *(index for index, _ in ranked[:best]), *of_branches]
+    of_all = [index for index, _ in ranked[:best]]
+    chosen = [*first, *(of_all if of_all != [0] else others[:1]), *of_branches]  # trial 0 alone compares with nothing
     return list(dict.fromkeys(index for index in chosen if index is not None))
 
 

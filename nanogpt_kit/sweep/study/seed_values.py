@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nanogpt_kit.comparison.judgement import pair_by_seed, separate_failures
 from nanogpt_kit.comparison.verdicts import Differences
+from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.records import SeedsLook
 from nanogpt_kit.sweep.study.summary import SweepSummary
 
@@ -36,7 +37,7 @@ def fresh_values(summary: SweepSummary) -> SeedValues | None:
     look = current_look(summary)
     if look is None or summary.confirmation is None:
         return None
-    trials = [trial for trial in summary.confirmed if not look.is_whole or has_all_seeds(summary, trial.index)]
+    trials = whole_trials(summary) or summary.confirmed
     return SeedValues(
         {trial.index: trial.by_seed for trial in trials},
         {trial.index: trial.failed for trial in trials},
@@ -48,14 +49,20 @@ def current_look(summary: SweepSummary) -> SeedsLook | None:
     """What a verdict on the fresh seeds would look at now; None where they make too few pairs."""
     if summary.confirmation is None:
         return None
-    whole = [trial for trial in summary.confirmed if has_all_seeds(summary, trial.index)]
-    is_paired = not has_first(summary) or any(trial.index == 0 for trial in whole)
-    if is_paired and len(whole) > 1:
+    if whole_trials(summary):
         return SeedsLook(count=len(summary.confirmation.seeds))
     by_index = {trial.index: trial.by_seed for trial in summary.confirmed}
     first = by_index.pop(0, {})
     pairs = max((len(first.keys() & values.keys()) for values in by_index.values()), default=0)
-    return SeedsLook(count=pairs, is_whole=False) if pairs >= MIN_PAIRS else None
+    before = (look for look in summary.confirmation.looks if look.count == pairs)
+    return next(before, SeedsLook(count=pairs, is_whole=False)) if pairs >= MIN_PAIRS else None
+
+
+def whole_trials(summary: SweepSummary) -> list[ConfirmedTrial]:
+    """The trials that have ended with every fresh seed; none where they make no pair (with trial 0 if confirmed)."""
+    whole = [trial for trial in summary.confirmed if has_all_seeds(summary, trial.index)]
+    is_paired = not has_first(summary) or any(trial.index == 0 for trial in whole)
+    return whole if is_paired and len(whole) > 1 else []
 
 
 def has_first(summary: SweepSummary) -> bool:

@@ -167,16 +167,6 @@ class SweepSummary:
     def seconds(self) -> float:
         return sum(trial.seconds for trial in self.trials)
 
-    def seconds_left(self) -> float | None:
-        """Estimated seconds left, with all workers; None if no trial has ended."""
-        ended = [trial.seconds for trial in self.trials if trial.state in ("complete", "pruned") and trial.seconds]
-        if not ended:
-            return None
-        mean = sum(ended) / len(ended)
-        begun = [trial.seconds for trial in self.trials if trial.state in ("running", "interrupted")]
-        rest = sum(max(0.0, mean - seconds) for seconds in begun)
-        return (self.counts()["waiting"] * mean + rest) / self.options.workers
-
 
 # A study may be damaged, or not be one of this program
 TRIAL_SUMMARY, SWEEP_SUMMARY = TypeAdapter(TrialSummary), TypeAdapter(SweepSummary)

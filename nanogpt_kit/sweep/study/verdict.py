@@ -204,7 +204,13 @@ def caveats(summary: SweepSummary, verdict: SweepVerdict) -> list[str]:
     assert verdict.best is not None
     ahead = [one for one in verdict.against_first if one.result.difference is None and one.result.reason]
     best = summary.best()
-    texts = [f"Not judged is the trial with the best value: {one.result.reason}." for one in ahead if one.trial == best]
+    better = [one for one in verdict.against_first if one.result.verdict == "better"]
+    texts = []
+    if better and verdict.best.result.verdict != "better":
+        texts.append(capitalized(f"{trial_text(summary, better[0].trial)}: {better[0].text()}."))
+    texts += [
+        f"Not judged is the trial with the best value: {one.result.reason}." for one in ahead if one.trial == best
+    ]
     state = summary.confirmation
     if verdict.seeds == "fresh" and state is not None and not state.is_finished:
         texts.append(f"The confirmation is not finished: {state.ended} of {state.runs} runs have ended.")

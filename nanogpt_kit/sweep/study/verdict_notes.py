@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nanogpt_kit.comparison.numbers import count_text, joined_names
+from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.study.seed_values import has_all_seeds
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
@@ -22,7 +23,7 @@ def trial_text(summary: SweepSummary, trial: TrialSummary) -> str:
     shown = (
         changed if len(changed) <= SHOWN_VALUES else [*changed[:SHOWN_VALUES], f"{len(changed) - SHOWN_VALUES} more"]
     )
-    return f"trial {trial.index} ({', '.join(shown)})" if shown else f"trial {trial.index}"
+    return f"trial {trial.index} ({one_line(', '.join(shown))})" if shown else f"trial {trial.index}"
 
 
 def short_value(value: object) -> str:
@@ -60,7 +61,8 @@ def search_notes(summary: SweepSummary) -> Iterator[str]:
     counts = summary.counts()
     ended = sum(counts[name] for name in ENDED)
     if ended < summary.count:
-        yield f"the search is not finished: {ended} of {summary.count} trials {have(ended)} ended{continuation(summary)}"
+        trials = f"{ended} of {count_text(summary.count, 'trial')} {have(ended)} ended"
+        yield f"the search is not finished: {trials}{continuation(summary)}"
 
 
 def comparability_notes(summary: SweepSummary, indices: Sequence[int]) -> Iterator[str]:

@@ -32,7 +32,7 @@ class TrialSteps:
 
 @dataclass(frozen=True)
 class EarlyLook:
-    """A pruner's first look that lies in the warm-up."""
+    """A pruner's first look within the warm-up."""
 
     trial: TrialSteps
     step: int  # of the look
@@ -51,7 +51,7 @@ class EarlyLook:
 
 
 def warmup_warning(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps]) -> str:
-    """A sentence about the looks that lie in the warm-up, and the remedy; empty if none does.
+    """A sentence about the looks within the warm-up, and the remedy; empty if none does.
 
     `trial_tokens` are those of a trial that is not pruned.
     """
@@ -72,7 +72,7 @@ def warmup_warning(options: Sweep, trial_tokens: int, trials: Sequence[TrialStep
 
 
 def early_looks(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps]) -> list[EarlyLook]:
-    """The first looks that lie in the warm-up, the longest warm-up first."""
+    """The first looks within the warm-up, the longest warm-up first."""
     looks = [(trial, first_look(options, trial_tokens, trial)) for trial in trials]
     early = [EarlyLook(trial, step) for trial, step in looks if step is not None and step <= trial.warmup_steps]
     return sorted(early, key=lambda look: -look.trial.warmup_steps * look.trial.batch_tokens)
@@ -80,7 +80,7 @@ def early_looks(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps])
 
 def first_look(options: Sweep, trial_tokens: int, trial: TrialSteps) -> int | None:
     """The step of the first evaluation at which the pruner may end a trial; None if it never may."""
-    if options.pruner == "none":
+    if options.pruner == "none" or (options.pruner == "median" and options.trials <= MEDIAN_STARTUP_TRIALS):
         return None
     evaluations = math.ceil(first_rung_tokens(options, trial_tokens) / (trial.every_steps * trial.batch_tokens))
     if options.pruner == "patience":  # Optuna compares the newest patience + 1 values with those before

@@ -84,6 +84,7 @@ def test_the_warm_up_of_any_schedule_ends_where_its_largest_multiplier_comes_fir
         ({"pruner": "hyperband", "reduction_factor": 2}, 10, 30),
         ({"pruner": "median", "min_tokens": 4_800}, 10, 10),
         ({"pruner": "median", "min_tokens": 4_801}, 10, 20),
+        ({"pruner": "median", "trials": 5}, 10, None),  # it never ends the first five
         ({"pruner": "asha"}, 100, None),  # only at the end
         ({"pruner": "patience", "patience": 3}, 10, 50),  # the fifth evaluation is the first that can show none
         ({"pruner": "patience", "patience": 3, "min_tokens": 40_000}, 10, 90),
