@@ -88,7 +88,7 @@ def add_curve(figure: Any, curve: MetricCurve, text: str, **trace: Any) -> None:
 
 def finish_axes(figure: Any, curves: Sequence[MetricCurve], is_small: bool = False) -> None:
     """Tokens as 1.5M; the y axis begins where the curves do after their start. A double click shows all of it."""
-    figure.update_xaxes(tickformat="~s", nticks=4 if is_small else 8)
+    figure.update_xaxes(tickformat="~s", nticks=5 if is_small else 8)
     limits = range_of_constant(curves) or range_after_start(curves)
     if limits:
         margin = 0.05 * (limits[1] - limits[0])

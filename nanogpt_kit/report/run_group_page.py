@@ -183,6 +183,7 @@ def add_runs(page: Page, groups: Sequence[SeedGroup]) -> None:
             row, last = run.row, [run.last(name) for name in metrics]
             values = [one[1] if one and one[1] == one[1] else None for one in last]
             costs = [row.tokens or None, round(row.seconds, 1) or None, hide_in_text(row.note) or None]
-            rows.append([row.reference, group.name, row.seed, row.state, row.step, *map(cell, values), *costs])
+            seed = None if row.seed is None else str(row.seed)  # not 1,337
+            rows.append([row.reference, group.name, seed, row.state, row.step, *map(cell, values), *costs])
     columns = ["run", "configuration", "seed", "state", "step", *metrics, "tokens", "seconds", "note"]
-    page.table(columns, rows, numbers=range(5, 5 + len(metrics)))
+    page.table(columns, rows, numbers=(2, *range(5, 5 + len(metrics))))

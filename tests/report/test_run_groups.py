@@ -84,10 +84,12 @@ class TestGroups:
     def test_of_runs_with_one_seed_the_newest_counts_and_both_are_listed(self) -> None:
         runs = four_runs()[:2]
         runs.append(seeded("tiny/again", 2, 2.5, started="2027-01-02T03:04:05Z"))
+        runs.append(seeded("tiny/early", 1337, 9.0, state="running"))
         text = words(runs)
         assert "val/loss 2.3750, the mean over 2 seeds" in text
         assert "Another run has the seed of one that is counted here; see the table of runs." in text
-        assert "tiny/again" in text
+        assert "tiny/again tiny 2 finished" in text
+        assert "tiny/early tiny 1337 interrupted" in text, "a seed is not an amount"
 
     def test_runs_that_differ_by_more_than_their_seed_are_warned_of(self) -> None:
         runs = [seeded("tiny/a", 1, 2.0), seeded("tiny/b", 2, 2.0, code="other"), seeded("tiny/c", 3, 2.0)]
