@@ -78,8 +78,7 @@ def report(targets: tuple[str, ...], output: Path | None, storage: str | None) -
     path = output or default_path(found)
     check_output(path)
     with note_if_slow("writing the report"):
-        content = page_of(found, storage).html().encode("utf-8", "backslashreplace")  # names may not be UTF-8
-        write_page(path, content)
+        write_page(path, page_of(found, storage).html())
     from nanogpt_kit.report.page import NO_FIGURES, has_figures
 
     if not has_figures():
@@ -131,7 +130,7 @@ def check_output(path: Path) -> None:
         raise unwritable(path, fault)
 
 
-def write_page(path: Path, content: bytes) -> None:
+def write_page(path: Path, content: str) -> None:
     from nanogpt_kit.system.writing import write_atomically
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.shipped import find_experiment
 from nanogpt_kit.core.toml import read_toml_file
 from nanogpt_kit.runs.description import one_line
-from nanogpt_kit.runs.find import find_run, listed
+from nanogpt_kit.runs.find import find_run, listed, readings, runs_by_name
 from nanogpt_kit.runs.folder import RunFolder, files_below_runs, relative_to_cwd, runs_of_experiment, runs_root
-from nanogpt_kit.runs.resume_command import kit_command
+from nanogpt_kit.runs.resume_command import kit_command, run_argument
 
 if TYPE_CHECKING:
     from nanogpt_kit.runs.find import FoundRun
@@ -55,6 +56,8 @@ def find_targets(text: str) -> list[ReportTarget]:
         target = only_study_of(text)
         if target is not None:
             return [target]
+        if names_a_run(text):  # with a step that it does not have, or several runs
+            raise
         raise unknown_target(text, error) from None
 
 
@@ -160,10 +163,22 @@ def sweep_target(folder: Path) -> ReportTarget:
 
 
 def target_of_run(found: FoundRun) -> ReportTarget:
-    """With what else the experiment has, where the reference was an experiment's name."""
+    """With what else the experiment has, where the reference was an experiment's name. Raises KitError for a reference
+    to a checkpoint."""
+    if found.step is not None:
+        remedy = f"write {shlex.quote(run_argument(found.folder))}"
+        message = f"a report shows a whole run, and not its checkpoint of step {found.step:,}; {remedy}"
+        raise KitError(Fault(message, location=COMMAND_LINE))
     others = [other.meaning for other in studies_of(found.experiment).values()] if found.experiment else []
     more = f" (also there: {'; '.join(others)})" if others else ""
     return ReportTarget("run", found.folder.path, found.described() + more)
+
+
+def names_a_run(text: str) -> bool:
+    try:
+        return any(runs_by_name(name) is not None for name, *_ in readings(text))
+    except KitError:  # it is the name of several
+        return True
 
 
 def unknown_target(text: str, error: KitError) -> KitError:

@@ -212,6 +212,15 @@ class TestMistakes:
             find_targets(comparison.id[:6])
         assert find_targets(comparison.id)[0].folder.name == comparison.id
 
+    def test_a_checkpoint_is_refused_since_its_run_is_reported_whole(self, command: Command) -> None:
+        run = make_listed_run("tiny/a")
+        run.checkpoint(20).mkdir(parents=True)
+        text = self.fault(command("report", "tiny@20"))
+        assert "a report shows a whole run, and not its checkpoint of step 20; write runs/tiny/a" in text
+        text = self.fault(command("report", "tiny@30"))
+        assert "has no checkpoint of step 30; there are: 20" in text
+        assert "comparison" not in text
+
     def test_a_damaged_comparison_is_a_sentence(self, comparison: Comparison, command: Command) -> None:
         record_path(comparison).write_text("{")
         assert "comparison.json cannot be read" in self.fault(command("report", comparison.id))
@@ -259,8 +268,10 @@ def test_output_names_the_file_and_home_is_expanded(command: Command, monkeypatc
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 elsewhere")
 def test_names_that_are_not_utf_8_have_a_report(command: Command) -> None:
-    run = make_listed_run("tiny/a")
+    run = make_listed_run("tiny/a", command=os.fsdecode(b"run \xfe"))
     other = RunFolder(run.path.rename(run.path.with_name(os.fsdecode(b"\xff<b>"))))
     answer = command("report", other.path)
     assert answer.code == 0, answer.err
-    assert "&lt;b&gt;" in (other.path / "report.html").read_text(encoding="utf-8")
+    page = (other.path / "report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;" in page
+    assert "run \\udcfe" in page
