@@ -140,7 +140,7 @@ class Sweep(Options):
     seed: int = Field(1337, ge=0, lt=2**31, description="seed of the sampler")
     allocate: Literal["sampler", "equal"] = Field(
         "sampler",
-        description="how trials are divided among the branches of a choice: as the sampler chooses, or equal numbers",
+        description="division of the trials among the branches of a choice: as the sampler chooses, or equal numbers",
     )
     pruner: Literal["none", "median", "asha", "hyperband", "patience"] = Field(
         "none",

@@ -16,6 +16,7 @@ from nanogpt_kit.launch.slots import allocate_slots
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import runs_of_experiment
 from nanogpt_kit.sweep.session import check_sweep
+from nanogpt_kit.sweep.study.allocation import allocation_lines, branch_count, trial_count
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens
 from nanogpt_kit.sweep.study.summary import sweep_folder
 from nanogpt_kit.train.precision import choose_device
@@ -50,14 +51,15 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
     """
     space, first = check_sweep(base, nproc)
     options, tokens, points = space.options, space.trial_tokens, space.points()
-    count = options.trials if points is None else min(options.trials, len(points))
+    count = trial_count(space)
     possible = "" if points is None else f" of {len(points):,} possible"
     seeds = f" with each of {options.seeds} seeds" if options.seeds > 1 else ""
     lines = [f"{count} trials{possible}, chosen by {options.sampler}, {options.metric} {options.direction}d"]
     lines += [f"  {key}: {text}" for key, text in space.describe().items()]
+    lines += allocation_lines(space)
     lines.append("trial 0, the experiment as written: " + ", ".join(f"{key} = {value}" for key, value in first.items()))
     lines.append(f"each trains on {tokens:,} tokens ({base.total_steps:,} steps){seeds}")
-    rungs = expected_rungs(options, count, tokens)
+    rungs = expected_rungs(options, count, tokens, branch_count(space))
     for rung in rungs:
         lines.append(f"  {options.pruner}: about {rung.trials:.0f} of them continue after {rung.tokens:,} tokens")
     if options.pruner != "none" and base.evaluate.every_steps >= base.total_steps:
@@ -81,16 +83,17 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
     return "\n".join(lines)
 
 
-def expected_rungs(options: Sweep, count: int, tokens: int) -> list[Rung]:
+def expected_rungs(options: Sweep, count: int, tokens: int, branches: int = 1) -> list[Rung]:
     """The rungs of asha, or of hyperband's bracket with the earliest first rung, in trials of `tokens`.
 
-    Empty for other pruners: how many trials they end cannot be predicted.
+    Trials are compared within each of `branches`, one of which always continues. Empty for other pruners: how many
+    trials they end cannot be predicted.
     """
     if options.pruner not in ("asha", "hyperband"):
         return []
     rungs, at, left = [], first_rung_tokens(options, tokens), float(count)
     while at < tokens:
-        left = max(1.0, left / options.reduction_factor)
+        left = max(float(branches), left / options.reduction_factor)
         rungs.append(Rung(at, left))
         at *= options.reduction_factor
     return rungs

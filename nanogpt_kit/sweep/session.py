@@ -21,6 +21,7 @@ from nanogpt_kit.sweep.report.report import write_report
 from nanogpt_kit.sweep.space.endpoints import check_endpoints
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.allocation import check_allocation
 from nanogpt_kit.sweep.study.branches import find_branches
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan, fresh_seed
 from nanogpt_kit.sweep.study.records import JudgedSeeds
@@ -138,6 +139,7 @@ def check_sweep(base: Experiment, nproc: int = 1) -> tuple[Space, Config]:
     check_sampler_package(options, base.location(("sweep", "sampler")))
     check_machine(base, options, nproc)
     space = Space(base)
+    check_allocation(space)
     first = check_endpoints(space, nproc)
     check_token_budget(space)
     if options.sampler == "grid" and space.points() is None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import optuna
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
@@ -22,6 +23,7 @@ from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.study.records import FORMAT, Ending
 from nanogpt_kit.sweep.study.runs import TrialRun
+from nanogpt_kit.sweep.study.sampler import make_pruner
 
 LOCAL_STORAGES = ("journal", "sqlite")  # files that other machines cannot read
 
@@ -105,6 +107,10 @@ class Plan(ABC):
     def sampler(self) -> BaseSampler:
         """Chooses the values that trials are queued without; by default there are none."""
         return optuna.samplers.RandomSampler(seed=0)
+
+    def pruner(self) -> BasePruner:
+        """Ends trials early, as the options say."""
+        return make_pruner(self.options, self.trial_tokens)
 
     def config(self, trial: optuna.Trial) -> Config:
         """The values of a trial, chosen now if they have not been yet; by default trials have none."""

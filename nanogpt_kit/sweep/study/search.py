@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 from nanogpt_kit.core.errors import Fault, KitError, dotted
@@ -14,8 +16,10 @@ from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.options import leaves
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study.branches import find_branches
+from nanogpt_kit.sweep.study.allocation import allocate_trials, trial_count, turns
+from nanogpt_kit.sweep.study.branches import branch_index, find_branches, fixed_params, known_params
 from nanogpt_kit.sweep.study.plan import QueuedTrial
+from nanogpt_kit.sweep.study.sampler import make_pruner
 from nanogpt_kit.sweep.study.space_plan import SpacePlan
 
 COMPARABLE = ("metric", "direction", "seeds", "allocate")  # options of [sweep] that all its trials share
@@ -31,6 +35,12 @@ class SearchPlan(SpacePlan):
         super().__init__(space, space.options, nproc)
         self.first = first
         self.points = space.points()
+        self.count = trial_count(space)  # of trials to be run
+        self.branches = find_branches(space)
+        self.allocations = allocate_trials(space) if space.options.allocate == "equal" else []
+
+    def pruner(self) -> BasePruner:
+        return make_pruner(self.options, self.trial_tokens, self.branches if self.allocations else ())
 
     def facts(self) -> dict[str, Any]:
         base = self.space.base
@@ -39,7 +49,7 @@ class SearchPlan(SpacePlan):
             "experiment": base.resolved(),
             "fingerprint": base.fingerprint(),
             "sweep": {key: getattr(self.options, key) for key in COMPARABLE},
-            "branches": [dict(branch.params) for branch in find_branches(self.space)],
+            "branches": [dict(branch.params) for branch in self.branches],
             "nproc": self.nproc,
             "trial_tokens": self.space.trial_tokens,
         }
@@ -81,25 +91,46 @@ class SearchPlan(SpacePlan):
 
     def missing_trials(self, queued: Sequence[FrozenTrial]) -> list[QueuedTrial]:
         new = [] if queued else [self.space.to_optuna(self.first)]
+        if self.allocations:
+            return [QueuedTrial(params) for params in self._missing_in_branches(queued, new)]
         missing = max(0, self.count - len(queued) - len(new))
         if self.options.sampler == "grid":
             assert self.points is not None, "a grid is finite"
-            known = [*(trial.system_attrs.get("fixed_params") for trial in queued), *new]
-            left = [point for point in map(self.space.to_optuna, self.points) if point not in known]
-            if missing < len(left):
-                random.Random(self.options.seed).shuffle(left)
-            new += left[:missing]
+            new += self._grid_points(self.points, [*map(fixed_params, queued), *new], missing)
         else:
             new += [{} for _ in range(missing)]
         return [QueuedTrial(params) for params in new]
 
-    def indices(self, queued: Sequence[FrozenTrial]) -> range:
-        return range(self.count)
+    def _missing_in_branches(self, queued: Sequence[FrozenTrial], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`new` and what else is missing, in turns: a search that ends early has tried all branches nearly equally."""
+        known = [*map(fixed_params, queued), *new]
+        order = list(turns(self.allocations, known))
+        grids: list[list[dict[str, Any]]] = []
+        if self.options.sampler == "grid":
+            for index, one in enumerate(self.allocations):
+                assert one.points is not None, "a grid is finite"
+                grids.append(self._grid_points(one.points, known, order.count(index)))
+        return [*new, *(grids[index].pop(0) if grids else dict(self.branches[index].params) for index in order)]
 
-    @property
-    def count(self) -> int:
-        """Trials to be run."""
-        return self.options.trials if self.points is None else min(self.options.trials, len(self.points))
+    def _grid_points(
+        self, points: Sequence[Config], known: Sequence[dict[str, Any]], count: int
+    ) -> list[dict[str, Any]]:
+        """`count` of the points that are not `known` yet: in order if these are all, otherwise drawn from them."""
+        left = [point for point in map(self.space.to_optuna, points) if point not in known]
+        if count < len(left):
+            random.Random(self.options.seed).shuffle(left)
+        return left[:count]
+
+    def indices(self, queued: Sequence[FrozenTrial]) -> Collection[int]:
+        if not self.allocations:
+            return range(self.count)
+        chosen, counts = [], Counter[int]()
+        for trial in queued:  # two machines may have queued what was missing
+            index = branch_index(self.branches, known_params(trial))
+            if index is not None and counts[index] < self.allocations[index].trials:
+                chosen.append(trial.number)
+                counts[index] += 1
+        return set(chosen)
 
     def config(self, trial: optuna.Trial) -> Config:
         return self.space.suggest(trial)

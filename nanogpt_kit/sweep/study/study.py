@@ -30,7 +30,7 @@ from nanogpt_kit.sweep.study.ownership import (
 from nanogpt_kit.sweep.study.plan import LOCAL_STORAGES, Plan
 from nanogpt_kit.sweep.study.records import Owner
 from nanogpt_kit.sweep.study.runs import TrialRun, component_copies
-from nanogpt_kit.sweep.study.sampler import ResumableSampler, make_pruner
+from nanogpt_kit.sweep.study.sampler import ResumableSampler
 from nanogpt_kit.system.writing import remove_temporary_files, write_atomically
 
 IS_QUEUED = "queued"  # study attribute: all trials are in the queue
@@ -61,7 +61,7 @@ class Study(Generic[PlanT]):
         self._check_leftover_runs()
         sampler = self.plan.sampler()
         options: dict[str, Any] = {"storage": self.storage, "sampler": sampler, "study_name": self.plan.study_name}
-        options["pruner"] = make_pruner(self.options, self.plan.trial_tokens)
+        options["pruner"] = self.plan.pruner()
         with self.ownership.lock("begin", wait=True):  # held by at most one controller of this folder
             create_folder_id(self.folder)
             try:
