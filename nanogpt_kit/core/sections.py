@@ -181,14 +181,12 @@ class Sweep(Options):
     max_tokens: int | None = Field(
         None,
         ge=1,
-        description="training tokens, of all trials and their confirmation together, after which no further trial "
-        "starts",
+        description="training tokens, of the search and its confirmation together, after which no trial starts",
     )
     max_seconds: float | None = Field(
         None,
         gt=0,
-        description="seconds spent in steps, of all trials and their confirmation together, after which no further "
-        "trial starts",
+        description="seconds in steps, of the search and its confirmation together, after which no trial starts",
     )
     space: dict[str, Any] = Field(description="values to try, by dotted key of the experiment")
 

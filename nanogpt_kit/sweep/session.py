@@ -37,6 +37,7 @@ from nanogpt_kit.sweep.work.budget import Budget, SearchBudget, check_token_budg
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.run_study import run_study
 from nanogpt_kit.sweep.work.trial import TrialProcess
+from nanogpt_kit.sweep.work.warnings_at_start import warnings_at_start
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
 from nanogpt_kit.train.before_data import check_without_running
 from nanogpt_kit.train.precision import choose_device
@@ -73,6 +74,8 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
     search = Study(SearchPlan(space, first, nproc), storage, folder)
     with StopSignals() as stop:
         search.open()
+        for warning in warnings_at_start(space.options, space.trial_tokens, search.plan.trial_steps):
+            logger.warning("warning: %s", warning)
         logger.info("sweep %s: %d trials, %s, in %s", base.name, search.count, space.options.sampler, folder)
         try:
             best = summarize_sweep(search).best()

@@ -29,6 +29,8 @@ class ConfirmationPlan(SpacePlan):
 
     kind = "confirmation"
     suffix = "-confirm"
+    stage = "confirmation"
+    noun = "run"
     budgeted = "runs with fresh seeds"
     ranks_trials = False  # a single run with a fresh seed is not the best of anything
 

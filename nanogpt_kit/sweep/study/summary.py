@@ -33,6 +33,7 @@ from nanogpt_kit.sweep.study.records import FORMAT, NotComparable, Owner, TrialR
 from nanogpt_kit.sweep.study.runs import run_path
 from nanogpt_kit.sweep.study.sampler import report_unit
 from nanogpt_kit.sweep.study.search import SearchPlan
+from nanogpt_kit.sweep.study.warmup import TrialSteps
 
 STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
 
@@ -91,6 +92,7 @@ class SweepSummary:
     seed: int = 0  # train.seed of the first run of each trial
     nproc: int = 1  # processes of each run
     branches: tuple[Branch, ...] = ()  # of the space; empty where no choice makes branches
+    trial_steps: tuple[TrialSteps, ...] = ()  # of the experiment as written and of the endpoints that differ from it
     confirmation: ConfirmationState | None = None  # None where it has not begun
     not_comparable: Mapping[int, str] = field(default_factory=dict)  # trials, with the reason, against trial 0
 
@@ -165,16 +167,6 @@ class SweepSummary:
     def seconds(self) -> float:
         return sum(trial.seconds for trial in self.trials)
 
-    def seconds_left(self) -> float | None:
-        """Estimated seconds left, with all workers; None if no trial has ended."""
-        ended = [trial.seconds for trial in self.trials if trial.state in ("complete", "pruned") and trial.seconds]
-        if not ended:
-            return None
-        mean = sum(ended) / len(ended)
-        begun = [trial.seconds for trial in self.trials if trial.state in ("running", "interrupted")]
-        rest = sum(max(0.0, mean - seconds) for seconds in begun)
-        return (self.counts()["waiting"] * mean + rest) / self.options.workers
-
 
 # A study may be damaged, or not be one of this program
 TRIAL_SUMMARY, SWEEP_SUMMARY = TypeAdapter(TrialSummary), TypeAdapter(SweepSummary)
@@ -225,6 +217,7 @@ def summarize_study(study: optuna.Study, options: Sweep, confirmation: optuna.St
             "seed": train["seed"],
             "nproc": attributes.get("nproc", 1),
             "branches": tuple(Branch(params) for params in attributes.get("branches", ())),
+            "trial_steps": attributes.get("trial_steps", ()),
             "confirmation": confirmation_state(confirmation) if confirmation else None,
             "not_comparable": NotComparable.of_study(study).reasons,
         }
