@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
 import sys
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,13 +11,10 @@ from nanogpt_kit.cli.experiment import EXPERIMENT, OVERRIDES, TRUST, load_experi
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
-from nanogpt_kit.core.duration import format_duration
+from nanogpt_kit.cli.sweep_output import print_result, print_status, status_json
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.runs.secrets import hide_in_command
-
-if TYPE_CHECKING:
-    from nanogpt_kit.sweep.study.summary import SweepSummary
 
 STORAGE = click.option(
     "--storage",
@@ -117,60 +112,17 @@ def interruption_note(name: str) -> str:
     return f"stopped; {saved}; continue with: {hide_in_command(['nanogpt-kit', *sys.argv[1:]])}"
 
 
-def print_result(summary: SweepSummary) -> None:
-    from nanogpt_kit.sweep.study.summary import sweep_folder
-
-    if summary.best() is None:
-        print_lines("no trial has produced a value", err=True)
-        return
-    for line in (*confirmation_lines(summary), best_line(summary), *verdict_lines(summary)):
-        print_lines(line, err=True)
-    if not summary.confirmed and len(summary.trials) > 1:
-        print_lines(
-            "the best of many trials is optimistic; sweep.confirm=3 runs the best again with fresh seeds", err=True
-        )
-    folder = sweep_folder(summary.name)
-    print_lines(f"finished: {folder / 'best.toml'}, {folder / 'report.html'}", err=True)
-
-
-def best_line(summary: SweepSummary) -> str:
-    from nanogpt_kit.sweep.work.status_table import format_config
-
-    best = summary.best()
-    assert best is not None, "called only if there is one"
-    return f"best: trial {best.index}, {summary.options.metric} {best.value:.4f}: {format_config(best.config)}"
-
-
-def verdict_lines(summary: SweepSummary) -> list[str]:
-    """The best trial against the experiment as written, if there are several seeds."""
-    from nanogpt_kit.sweep.study.verdict import judge_best_trial
-
-    verdict = judge_best_trial(summary)
-    return [verdict.sentence()] if verdict is not None else []
-
-
-def confirmation_lines(summary: SweepSummary) -> list[str]:
-    lines = []
-    for trial in summary.confirmed:
-        values = ", ".join(f"{value:.4f}" for value in trial.values)
-        failed = f", {trial.failed} failed" if trial.failed else ""
-        lines.append(f"confirmed: trial {trial.index}: {summary.options.metric} {trial.mean:.4f} ({values}{failed})")
-    return lines
-
-
 @sweep.command("status", epilog="Example: nanogpt-kit sweep status sweep_lr")
 @EXPERIMENT
 @OVERRIDES
 @STORAGE
 @json_option()
-@click.option("--report", "with_report", is_flag=True, help="Write report.html from the results so far.")
 @TRUST
 def status_command(
     experiment: str,
     overrides: tuple[str, ...],
     storage: str | None,
     as_json: bool,
-    with_report: bool,
     trust_code: bool,
 ) -> None:
     """Show the results of EXPERIMENT's sweep so far, whether it is running or not."""
@@ -178,71 +130,8 @@ def status_command(
     base = load_experiment(experiment, (*overrides, *more), trust_code)
     from nanogpt_kit.sweep.session import read_sweep
 
-    summary, study, folder = read_sweep(base)
-    if with_report:
-        from nanogpt_kit.sweep.report.report import write_report
-
-        write_report(summary, study, folder / "report.html")
-        click.echo(f"written: {folder / 'report.html'}", err=True)
+    summary, _, _ = read_sweep(base)
     if as_json:
         print_json(status_json(summary))
         return
     print_status(summary)
-
-
-def status_json(summary: SweepSummary) -> dict[str, Any]:
-    from nanogpt_kit.sweep.study.verdict import judge_best_trial
-
-    best, verdict = summary.best(), judge_best_trial(summary)
-    trials = [
-        {
-            "index": trial.index,
-            "state": trial.state,
-            "value": trial.value if trial.value is None or math.isfinite(trial.value) else None,
-            "values": trial.config,
-            "cause": trial.cause,
-            "reason": trial.reason,
-            "step": trial.step,
-            "tokens": trial.tokens,
-            "seconds": trial.seconds,
-        }
-        for trial in summary.trials
-    ]
-    return {
-        "name": summary.name,
-        "metric": summary.options.metric,
-        "direction": summary.options.direction,
-        "total_trials": summary.count,
-        "counts": summary.counts(),
-        "best": None if best is None else best.index,
-        "verdict": None if verdict is None else verdict.as_json(),
-        "confirmed": [
-            {"trial": trial.index, "mean": trial.mean, "values": list(trial.values)} for trial in summary.confirmed
-        ],
-        "tokens": summary.tokens,
-        "seconds": summary.seconds,
-        "seconds_left": summary.seconds_left(),
-        "trials": trials,
-    }
-
-
-def print_status(summary: SweepSummary) -> None:
-    import rich
-
-    from nanogpt_kit.sweep.work.status_table import trials_table
-
-    counts = ", ".join(f"{count} {state}" for state, count in summary.counts().items() if count)
-    print_lines(f"sweep {summary.name}: {summary.count} trials: {counts}")
-    left = summary.seconds_left()
-    about = f", about {format_duration(left)} left" if left else ""
-    print_lines(f"{summary.tokens:,} tokens in {format_duration(summary.seconds)} of training{about}")
-    for line in confirmation_lines(summary):
-        print_lines(line)
-    if summary.best() is not None:
-        print_lines(best_line(summary))
-    for line in verdict_lines(summary):
-        print_lines(line)
-    console = rich.get_console()
-    if not console.is_terminal:
-        console.width = 200  # a pipe has no width; lines of a log are not wrapped at 80 columns
-    console.print(trials_table(summary, console.width))

@@ -19,6 +19,7 @@ from nanogpt_kit.runs.provenance import TrainingData, find_yardstick
 from nanogpt_kit.train.data_record import record_data
 
 TRAIN = "train"
+METRIC_OPTION = "--metric"
 PER_BYTE = "val/bits_per_byte"  # proposed where an experiment has no metric that other tokenizers share
 
 
@@ -74,8 +75,11 @@ def held_out(data: TrainingData | None) -> dict[str, str]:
     return {split: tokens for split, tokens in data.splits.items() if split != TRAIN} if data else {}
 
 
-def measuring_fault(metric: str, one: Instrument, base: Instrument) -> Fault | None:
-    """Why the metric does not compare between an arm and the base, with a remedy; None where it does."""
+def measuring_fault(metric: str, one: Instrument, base: Instrument, option: str = METRIC_OPTION) -> Fault | None:
+    """Why the metric does not compare between an arm and the base, with a remedy; None where it does.
+
+    `option` is the one by which the user chooses the metric.
+    """
     both = f"{one.label} and {base.label}"
     unknown = [side.label for side in (one, base) if not side.yardstick(metric)]
     if unknown:
@@ -84,13 +88,13 @@ def measuring_fault(metric: str, one: Instrument, base: Instrument) -> Fault | N
     if one.yardstick(metric) == base.yardstick(metric):
         return None
     if not one.has_tokens_of(base):
-        return data_fault(metric, one, base, both)
+        return data_fault(metric, one, base, both, option)
     reason = f"{both} have the same data and other evaluators: the code or the options of what reports {metric} differ"
     remedy = f"restore the evaluator of {base.label}, or train both with the new one (--again)"
     return one.fault("evaluator", reason, remedy)
 
 
-def data_fault(metric: str, one: Instrument, base: Instrument, both: str) -> Fault:
+def data_fault(metric: str, one: Instrument, base: Instrument, both: str, option: str) -> Fault:
     """Of other text, or of the same text as other tokens."""
     shared = one.shared_metrics(base)
     if not shared and not (one.has_text_of(base) and has_other_tokenizer(one, base)):
@@ -100,12 +104,12 @@ def data_fault(metric: str, one: Instrument, base: Instrument, both: str) -> Fau
     reason = f"{both} have other tokens of the same text, and {metric} depends on the tokens"
     if shared:
         of_split = [name for name in shared if name.partition("/")[0] == metric.partition("/")[0]]
-        remedy = f"give --metric {' or '.join(of_split or shared)}, which does not"
-        return Fault(f"{reason}; {remedy}", "--metric", COMMAND_LINE)
+        remedy = f"give {option} {' or '.join(of_split or shared)}, which does not"
+        return Fault(f"{reason}; {remedy}", option, COMMAND_LINE)
     if PER_BYTE in one.yardsticks and PER_BYTE in base.yardsticks:
         reason = f"{both} have other tokens, and some of these do not give their text back: they represent other texts"
         return one.fault("tokenizer", reason, "give both a tokenizer that loses no character, as byte does")
-    remedy = f"add the evaluator bits_per_byte to both, train again, and give --metric {PER_BYTE}"
+    remedy = f"add the evaluator bits_per_byte to both, train again, and give {option} {PER_BYTE}"
     return one.fault("evaluator", reason, remedy)
 
 

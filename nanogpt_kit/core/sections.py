@@ -174,14 +174,19 @@ class Sweep(Options):
         0,
         ge=0,
         le=10**4,
-        description="number of best trials to run again at the end with fresh seeds, which then rank them",
+        description="number of best trials to run again with fresh seeds at the end, with trial 0 and the best of "
+        "each branch",
     )
     confirm_seeds: int = Field(3, ge=2, le=10**4, description="number of fresh seeds per confirmed trial")
     max_tokens: int | None = Field(
-        None, ge=1, description="training tokens of all trials together after which no further trial starts"
+        None,
+        ge=1,
+        description="training tokens, of the search and its confirmation together, after which no trial starts",
     )
     max_seconds: float | None = Field(
-        None, gt=0, description="seconds spent in steps of all trials together after which no further trial starts"
+        None,
+        gt=0,
+        description="seconds in steps, of the search and its confirmation together, after which no trial starts",
     )
     space: dict[str, Any] = Field(description="values to try, by dotted key of the experiment")
 

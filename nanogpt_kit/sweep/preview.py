@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import tomli
 
 from nanogpt_kit.bench import rounds
+from nanogpt_kit.comparison.numbers import count_text, joined_names
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.experiment import Experiment
@@ -16,9 +17,15 @@ from nanogpt_kit.launch.slots import allocate_slots
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import runs_of_experiment
 from nanogpt_kit.sweep.session import check_sweep
-from nanogpt_kit.sweep.study.allocation import allocation_lines, branch_count, trial_count
+from nanogpt_kit.sweep.space.parameters import Config
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.allocation import SHOWN_BRANCHES, allocation_lines, branch_count, trial_count
+from nanogpt_kit.sweep.study.branches import find_branches
+from nanogpt_kit.sweep.study.confirmation import most_confirmed
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens
 from nanogpt_kit.sweep.study.summary import sweep_folder
+from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
+from nanogpt_kit.sweep.work.warnings_at_start import warnings_at_start
 from nanogpt_kit.train.precision import choose_device
 
 TIMED_SECONDS = 2.0  # of steps, if no run of the experiment has recorded its speed
@@ -50,37 +57,72 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
     `load_again` loads the experiment in another process.
     """
     space, first = check_sweep(base, nproc)
-    options, tokens, points = space.options, space.trial_tokens, space.points()
-    count = trial_count(space)
-    possible = "" if points is None else f" of {len(points):,} possible"
-    seeds = f" with each of {options.seeds} seeds" if options.seeds > 1 else ""
-    lines = [f"{count} trials{possible}, chosen by {options.sampler}, {options.metric} {options.direction}d"]
-    lines += [f"  {key}: {text}" for key, text in space.describe().items()]
-    lines += allocation_lines(space)
-    lines.append("trial 0, the experiment as written: " + ", ".join(f"{key} = {value}" for key, value in first.items()))
-    lines.append(f"each trains on {tokens:,} tokens ({base.total_steps:,} steps){seeds}")
+    options, tokens, count = space.options, space.trial_tokens, trial_count(space)
     rungs = expected_rungs(options, count, tokens, branch_count(space))
-    for rung in rungs:
-        lines.append(f"  {options.pruner}: about {rung.trials:.0f} of them continue after {rung.tokens:,} tokens")
-    if options.pruner != "none" and base.evaluate.every_steps >= base.total_steps:
-        lines.append(f"  nothing is pruned: {options.metric} is first measured at the end; lower evaluate.every_steps")
     unpruned = rungs[-1].trials if rungs else count
     expected = expected_tokens(rungs, count, tokens) + (options.seeds - 1) * tokens * unpruned
-    about = f", about {expected:,.0f} with {options.pruner}" if rungs else ""
-    lines.append(f"{count * options.seeds * tokens:,} tokens at most{about}")
-    confirmed = min(options.confirm, count)
-    confirming = confirmed * options.confirm_seeds
-    if confirming:
-        lines.append(
-            f"then the best {confirmed} with {options.confirm_seeds} fresh seeds each: {confirming * tokens:,} tokens"
-        )
-    runs = count + (options.seeds - 1) * unpruned + confirming
+    fresh_runs = most_confirmed(options, len(find_branches(space)), count) * options.confirm_seeds
+    total, runs = expected + fresh_runs * tokens, count + (options.seeds - 1) * unpruned + fresh_runs
+    fraction = 1.0 if options.max_tokens is None else min(1.0, options.max_tokens / total)
     speed = estimate_speed(base, load_again)
-    lines.append(estimate_duration(base, options, speed, expected + confirming * tokens, runs, nproc).text)
+    lines = [
+        *space_lines(space, first, count),
+        *pruner_lines(space, rungs),
+        f"{count * options.seeds * tokens:,} tokens at most"
+        + (f", about {expected:,.0f} with {options.pruner}" if rungs else ""),
+        *confirmation_lines(space, count, fresh_runs),
+        estimate_duration(base, options, speed, fraction * total, fraction * runs, nproc).text,
+        *budget_lines(options),
+        *(f"warning: {one}" for one in warnings_at_start(options, tokens, find_trial_steps(space))),
+    ]
+    return "\n".join(lines)
+
+
+def space_lines(space: Space, first: Config, count: int) -> Iterator[str]:
+    """The trials, what they vary, how they are divided among branches, and the tokens of each."""
+    options, points, branches = space.options, space.points(), find_branches(space)
+    possible = "" if points is None else f" of {len(points):,} possible"
+    yield f"{count} trials{possible}, chosen by {options.sampler}, {options.metric} {options.direction}d"
+    yield from (f"  {key}: {text}" for key, text in space.describe().items())
+    yield from allocation_lines(space)
+    if branches and options.allocate == "sampler" and (points is None or count < len(points)):
+        labels = "; ".join(branch.label for branch in branches[:SHOWN_BRANCHES])
+        more = f"; and {len(branches) - SHOWN_BRANCHES} more" if len(branches) > SHOWN_BRANCHES else ""
+        yield f"{options.sampler} divides them among {len(branches)} branches ({labels}{more}), perhaps unequally"
+        yield '  sweep.allocate = "equal" gives each branch as many trials'
+    yield "trial 0, the experiment as written: " + ", ".join(f"{key} = {value}" for key, value in first.items())
+    seeds = f" with each of {options.seeds} seeds" if options.seeds > 1 else ""
+    yield f"each trains on {space.trial_tokens:,} tokens ({space.base.total_steps:,} steps){seeds}"
+
+
+def pruner_lines(space: Space, rungs: Sequence[Rung]) -> Iterator[str]:
+    """How many trials continue after each rung, and whether any is ever looked at."""
+    options, base = space.options, space.base
+    for rung in rungs:
+        yield f"  {options.pruner}: about {rung.trials:.0f} of them continue after {rung.tokens:,} tokens"
+    if options.pruner != "none" and base.evaluate.every_steps >= base.total_steps:
+        yield f"  nothing is pruned: {options.metric} is first measured at the end; lower evaluate.every_steps"
+
+
+def confirmation_lines(space: Space, count: int, fresh_runs: int) -> Iterator[str]:
+    """The runs with fresh seeds, at most: only the results of the search decide which trials they are."""
+    options, branches = space.options, find_branches(space)
+    if not fresh_runs:
+        return
+    best = min(options.confirm, count)
+    which = [f"the best {best}" if best > 1 else "the best trial", "trial 0"]
+    which += [f"the best of each of {len(branches)} branches"] if branches else []
+    trials = fresh_runs // options.confirm_seeds
+    yield f"then {joined_names(which)} again, with {options.confirm_seeds} fresh seeds:"
+    runs = f"{count_text(fresh_runs, 'run')} of {count_text(trials, 'trial')}"
+    yield f"  {runs} and {fresh_runs * space.trial_tokens:,} tokens at most"
+
+
+def budget_lines(options: Sweep) -> Iterator[str]:
     for key in ("max_tokens", "max_seconds"):
         if getattr(options, key) is not None:
-            lines.append(f"no trial starts after sweep.{key} = {getattr(options, key):,g}")
-    return "\n".join(lines)
+            earlier = "; the search ends earlier, to leave room for the confirmation" if options.confirm else ""
+            yield f"no trial starts after sweep.{key} = {getattr(options, key):,g}{earlier}"
 
 
 def expected_rungs(options: Sweep, count: int, tokens: int, branches: int = 1) -> list[Rung]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 
+from nanogpt_kit.comparison.numbers import count_text
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.sections import Sweep
@@ -21,15 +22,22 @@ from nanogpt_kit.sweep.space.endpoints import check_endpoints
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.allocation import check_allocation
-from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
+from nanogpt_kit.sweep.study.branches import find_branches
+from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan, fresh_seed
+from nanogpt_kit.sweep.study.records import JudgedSeeds
 from nanogpt_kit.sweep.study.sampler import check_sampler_package
 from nanogpt_kit.sweep.study.search import SearchPlan
+from nanogpt_kit.sweep.study.seed_values import current_look
 from nanogpt_kit.sweep.study.storage import STORAGE_KEY, check_storage_form, open_storage, report_storage_failure
 from nanogpt_kit.sweep.study.study import Study
-from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary, sweep_folder
+from nanogpt_kit.sweep.study.summary import SweepSummary, confirmation_study, read_summary, sweep_folder
+from nanogpt_kit.sweep.study.trial_comparability import store_incomparable, store_uneven_budgets
+from nanogpt_kit.sweep.study.verdict_notes import trials_text
+from nanogpt_kit.sweep.work.budget import Budget, SearchBudget, check_token_budget
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.run_study import run_study
 from nanogpt_kit.sweep.work.trial import TrialProcess
+from nanogpt_kit.sweep.work.warnings_at_start import warnings_at_start
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
 from nanogpt_kit.train.before_data import check_without_running
 from nanogpt_kit.train.precision import choose_device
@@ -66,18 +74,49 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
     search = Study(SearchPlan(space, first, nproc), storage, folder)
     with StopSignals() as stop:
         search.open()
+        for warning in warnings_at_start(space.options, space.trial_tokens, search.plan.trial_steps):
+            logger.warning("warning: %s", warning)
         logger.info("sweep %s: %d trials, %s, in %s", base.name, search.count, space.options.sampler, folder)
         try:
-            run_study(search, slots, stop, [BestWriter(search)], summarize_sweep(search).best())
+            best = summarize_sweep(search).best()
+            run_study(search, slots, stop, [BestWriter(search)], best, search_budget(search))
+            store_incomparable(search.optuna_study, space, judged_trials(summarize_sweep(search)))
             if space.options.confirm:
-                plan = ConfirmationPlan(space, search.trials, nproc)
-                confirmation = Study(plan, storage, folder)
-                confirmation.open()
-                logger.info("confirming the best trials: %d runs with fresh seeds", len(plan.fresh_seeds))
-                run_study(confirmation, slots, stop)
+                confirm_trials(search, slots, stop)
+            elif space.options.seeds > 1:
+                store_uneven_budgets(search.optuna_study, [(trial.number, trial) for trial in search.trials()])
         finally:
             summary = write_results(search)
     return summary
+
+
+def search_budget(search: Study[SearchPlan]) -> SearchBudget:
+    space = search.plan.space
+    confirmation = confirmation_study(space.base.name, search.storage)  # an earlier one, before sweep.trials was raised
+    branches = len(find_branches(space))
+    return SearchBudget(search, confirmation.get_trials if confirmation else list, branches)
+
+
+def confirm_trials(search: Study[SearchPlan], slots: Sequence[MachineSlot], stop: StopSignals) -> None:
+    """Runs the best trials, trial 0 and the best of each branch with fresh seeds, and records that they are judged."""
+    plan = ConfirmationPlan(search.plan.space, search.trials, search.plan.nproc)
+    if not plan.chosen:
+        return
+    confirmation = Study(plan, search.storage, search.folder)
+    confirmation.open()
+    left = len(confirmation.unfinished())
+    logger.info("confirming %s: %s with fresh seeds", trials_text(sorted(plan.chosen)), count_text(left, "run"))
+    run_study(confirmation, slots, stop, budget=Budget(confirmation, search.trials))
+    runs = [(fresh_seed(trial).trial, trial) for trial in confirmation.trials()]
+    store_uneven_budgets(search.optuna_study, runs)
+    record_look(summarize_sweep(search), confirmation.optuna_study)
+
+
+def record_look(summary: SweepSummary, confirmation: optuna.Study) -> None:
+    """Stores with how many seeds the trials were judged: more of them later is another look."""
+    look, judged = current_look(summary), JudgedSeeds.of_study(confirmation)
+    if look is not None and look not in judged.looks and not summary.is_running:
+        JudgedSeeds(looks=(*judged.looks, look)).store_in(confirmation)
 
 
 class BestWriter(TrialWatcher):
@@ -105,6 +144,7 @@ def check_sweep(base: Experiment, nproc: int = 1) -> tuple[Space, Config]:
     space = Space(base)
     check_allocation(space)
     first = check_endpoints(space, nproc)
+    check_token_budget(space)
     if options.sampler == "grid" and space.points() is None:
         endless = next((one for one in space.parameters if one.values is None), space.parameters[0])
         message = f"grid requires a finite space, and this is {endless}; add a step, use a choice, or sampler = qmc"
@@ -134,6 +174,13 @@ def check_machine(base: Experiment, options: Sweep, nproc: int) -> None:
 
 
 # Results
+
+
+def judged_trials(summary: SweepSummary) -> list[int]:
+    """The indices of the trials that a verdict is about."""
+    if summary.options.confirm:
+        return summary.to_confirm()
+    return [trial.index for trial in summary.complete_trials()] if summary.options.seeds > 1 else []
 
 
 def summarize_sweep(study: Study[SearchPlan]) -> SweepSummary:

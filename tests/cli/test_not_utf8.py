@@ -137,6 +137,6 @@ def test_a_sweep_in_such_a_folder_ends_and_is_read(odd: Path, command: Command) 
     mine = ["train.steps=2", 'components=["mine.py"]', "model.norm=mine"]
     answer = command("sweep", "tiny.toml", *mine)
     assert answer.code == 0, answer
-    assert command("sweep", "status", "tiny.toml", "--report", *mine).code == 0
+    assert command("sweep", "status", "tiny.toml", *mine).code == 0
     answer = command("sweep", "status", "tiny.toml", "--json", *mine)
     assert json.loads(answer.out)["counts"]["complete"] == 2

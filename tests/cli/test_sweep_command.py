@@ -10,16 +10,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nanogpt_kit.cli import main
-from nanogpt_kit.cli.sweep import print_status
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.launch import slots
+from nanogpt_kit.report.page import NO_FIGURES
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep import preview
 from nanogpt_kit.sweep.preview import START_SECONDS, RunSpeed
-from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.storage import STORAGE_FORMS, check_storage_form
-from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary, sweep_folder
+from nanogpt_kit.sweep.study.summary import sweep_folder
+from nanogpt_kit.sweep.work import warnings_at_start
 
 Command = Callable[..., Any]
 USAGE = "Usage: nanogpt-kit sweep [OPTIONS] EXPERIMENT [KEY=VALUE]...\n"
@@ -135,6 +134,13 @@ def test_a_storage_of_no_known_form_is_told_without_its_password(named: str, wor
 # How long it would take
 
 
+def preview_lines(command: Command, experiment: Path, *words: str) -> list[str]:
+    told = command("sweep", experiment, "--preview", "train.device=cpu", *words)
+    assert told.code == 0, told.err
+    lines: list[str] = told.out.splitlines()
+    return lines
+
+
 def foretold(command: Command, experiment: Path, *words: str) -> str:
     told = command("sweep", experiment, "--preview", "train.device=cpu", "sweep.trials=8", *words)
     assert told.code == 0, told.err
@@ -154,8 +160,8 @@ def test_the_starts_of_the_runs_are_counted(command: Command, experiment: Path, 
     assert line.startswith("about 45 s: 13 s of training at 1,000 tokens/s (measured), and 32 s for 8 runs to ")
     assert line.endswith("4 s each; without evaluations")
     line = foretold(command, experiment, "sweep.seeds=2", "sweep.confirm=2", "sweep.confirm_seeds=3")
-    assert "for 22 runs to start" in line  # 8 trials with two seeds, and 2 with three
-    assert line.startswith("about 2 min: 35 s of training")
+    assert "for 25 runs to start" in line  # 8 trials with two seeds, 2 and trial 0 with three
+    assert line.startswith("about 2 min: 40 s of training")
 
 
 def test_on_a_cpu_the_speed_of_the_whole_machine_is_not_multiplied(
@@ -191,15 +197,43 @@ def test_a_budget_ends_it_sooner(command: Command, experiment: Path, measured: N
     assert foretold(command, experiment, "sweep.max_seconds=6.4").startswith("about 22 s: 6 s of training")
 
 
-# How far it is
-
-
-def test_status_shows_the_confirmation(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = tuple(
-        TrialSummary(number, "complete", {"optimizer.lr": 1e-3}, {}, value=1.0 + number) for number in range(2)
+def test_the_runs_of_a_confirmation_are_counted_with_trial_0_and_each_branch(
+    command: Command, tiny: Path, measured: None
+) -> None:
+    rates = '"optimizer.lr" = { float = [1e-3, 1e-2] }\n'
+    branches = "".join(f'[sweep.space."optimizer.use".choice.{use}]\n{rates}' for use in ("adamw", "muon"))
+    tiny.write_text(f"{tiny.read_text()}\n[sweep]\ntrials = 8\n{branches}")
+    lines = preview_lines(command, tiny, "sweep.confirm=2", "sweep.max_tokens=200000")
+    start = lines.index("then the best 2, trial 0 and the best of each of 2 branches again, with 3 fresh seeds:")
+    tokens = int(lines[start - 1].split()[0].replace(",", "")) // 8
+    assert lines[start + 1] == f"  12 runs of 4 trials and {12 * tokens:,} tokens at most", "it was 2 trials, 6 runs"
+    assert (
+        "no trial starts after sweep.max_tokens = 200,000; the search ends earlier, to leave room for the confirmation"
+        in lines
     )
-    told = (ConfirmedTrial(1, (1.5, 1.7), 1), ConfirmedTrial(0, (2.0, 2.0), 0))
-    print_status(SweepSummary("tiny", Sweep(space={"optimizer.lr": {"float": [1e-3, 1e-2]}}), 2, rows, told))
-    out = capsys.readouterr().out
-    assert "confirmed: trial 1: val/loss 1.6000 (1.5000, 1.7000, 1 failed)\n" in out
-    assert "confirmed: trial 0: val/loss 2.0000 (2.0000, 2.0000)\n" in out
+    assert any('sweep.allocate = "equal" gives each branch as many trials' in line for line in lines)
+    equal = preview_lines(command, tiny, "sweep.allocate=equal")
+    assert "  optimizer.use = muon: 4 trials" in equal
+    assert not any(line.startswith("then ") or "gives each branch" in line for line in equal)
+
+
+def test_a_pruner_that_first_looks_in_the_warm_up_is_warned_of(
+    command: Command, experiment: Path, measured: None
+) -> None:
+    early = ["train.steps=20", "schedule.warmup_steps=5", "evaluate.every_steps=3", "sweep.pruner=asha"]
+    lines = preview_lines(command, experiment, *early)
+    (warning,) = [line for line in lines if line.startswith("warning: asha may end trials")]
+    assert "first look at step 3 (" in warning
+    assert "warm-up until step 5; set sweep.min_tokens = " in warning
+    tokens = warning.partition("min_tokens = ")[2].partition(",")[0]
+    assert not [
+        line for line in preview_lines(command, experiment, *early, f"sweep.min_tokens={tokens}") if "warm" in line
+    ]
+
+
+def test_missing_plotly_is_warned_of_before_anything_is_trained(
+    command: Command, experiment: Path, measured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not any("plotly" in line for line in preview_lines(command, experiment))
+    monkeypatch.setattr(warnings_at_start, "has_figures", lambda: False)
+    assert f"warning: {NO_FIGURES}" in preview_lines(command, experiment)

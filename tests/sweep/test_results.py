@@ -24,11 +24,12 @@ from nanogpt_kit.runs.metrics import MetricsLog
 from nanogpt_kit.sweep.report.best import write_best_experiment
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study import summary
-from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan, ConfirmedTrial, confirmed_trials
-from nanogpt_kit.sweep.study.records import FreshSeed, TrialResult
+from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
+from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
+from nanogpt_kit.sweep.study.time_left import seconds_left
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.progress import ProgressDisplay
 from nanogpt_kit.sweep.work.status_table import format_config, trials_table
@@ -205,6 +206,76 @@ def test_runs_of_a_confirmation_are_named_by_trial_and_seed(scene: Any, console:
     assert "best" not in shown(console)
 
 
+@terminal
+def test_the_live_table_of_a_confirmation_names_the_trial_and_its_seed_not_the_place_in_the_queue(
+    scene: Any, console: Console
+) -> None:
+    play = scene("trials = 3\nconfirm = 1\nconfirm_seeds = 2", PROMPT.splitlines()[1])
+    for value in (3.0, 2.0, 1.0):
+        play.end(value)
+    confirmation = Study(ConfirmationPlan(play.space, play.study.trials), play.study.storage, play.study.folder)
+    confirmation.open()
+    with ProgressDisplay(confirmation, None) as board:
+        processes = [play.work(confirmation) for _ in range(2)]
+        board.trials_polled(processes)
+        first, *lines = shown(console).splitlines()
+        rows = [line.split()[:3] for line in lines]
+        assert "trial  seed  step  val/loss" in first
+        named = [(process.row_label, str(process.run.experiment.train.seed)) for process in processes]
+        assert named == [("0", "1338"), ("2", "1338")]
+        assert rows[:2] == [["0", "1338", "0/20"], ["2", "1338", "0/20"]], "trial 2 was shown as 1, without a seed"
+        board.trial_ended(processes[0], Outcome(TrialState.COMPLETE, "complete", 1.25))
+        assert board.progress_line().startswith("confirmation: 1 of 4 runs ended, "), "it was '1 of 4 trials ended'"
+
+
+@terminal
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_trial_with_several_seeds_shows_which_one_runs_and_the_values_so_far(
+    scene: Any, console: Console, width: int
+) -> None:
+    console.width = width
+    play = scene("trials = 4\nseeds = 3", PROMPT.splitlines()[1])
+    with ProgressDisplay(play.study, None) as board:
+        work = play.work()
+        board.trial_started(work)
+        work.runs[0].value, work.run_index, work.run.step = 3.1129, 1, 14
+        board.trials_polled([work])
+        lines = [line.rstrip() for line in shown(console).splitlines()]
+        row = next(line for line in lines if "14/20" in line)
+        assert row.split()[:5] == ["0", "2", "of", "3", "14/20"]
+        assert "3.1129" in shown(console)
+        assert "optimizer.lr=0.003" in row
+        assert max(map(len, lines)) <= width
+        for run, value in zip(work.runs, (3.1129, 3.0963, 3.1782), strict=True):
+            run.value = value
+        board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 3.1291))
+    told = " ".join(shown(console).split())
+    assert "trial 0: val/loss 3.1291, sd 0.0433 over 3 seeds (3.1129, 3.0963, 3.1782), the best so far" in told
+
+
+def test_the_time_left_of_a_search_includes_the_runs_of_its_confirmation(scene: Any, console: Console) -> None:
+    play = scene("trials = 4\nseeds = 2\nconfirm = 1\nconfirm_seeds = 3", PROMPT.splitlines()[1])
+    with ProgressDisplay(play.study, None) as board:
+        work = play.work()
+        board.trial_started(work)
+        board.started_at[work.index] -= 60.0
+        board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 1.0))
+        assert board.seconds_left() == pytest.approx(3 * 60 + 2 * 3 * 30, abs=2), "it was 180 s"
+        assert board.progress_line().endswith(", about 6 min left")
+
+
+def test_a_budget_ends_a_search_sooner(scene: Any, console: Console) -> None:
+    play = scene("trials = 4\nmax_seconds = 75", PROMPT.splitlines()[1])
+    play.end(1.0)
+    with ProgressDisplay(play.study, None) as board:
+        work = play.work()
+        board.trial_started(work)
+        board.started_at[work.index] -= 60.0
+        work.run.seconds = 50.0
+        board.trial_ended(work, Outcome(TrialState.COMPLETE, "complete", 1.0))
+        assert board.seconds_left() == pytest.approx(75 - 10 - 50, abs=2)
+
+
 def test_the_status_table_has_the_best_first_and_text_as_it_is(scene: Any, console: Console) -> None:
     play = scene("trials = 9\nmetric = 'val/[b]x'")
     play.end(2.0)
@@ -254,73 +325,34 @@ def rows(*values: float | None) -> tuple[TrialSummary, ...]:
 
 
 @pytest.mark.parametrize(
-    ("direction", "values", "fresh", "best"),
+    ("direction", "values", "best"),
     [
-        ("minimize", (3.0, 1.0, 2.0), (), 1),
-        ("maximize", (3.0, 1.0, 2.0), (), 0),
-        ("minimize", (1.0, 1.0), (), 0),
-        ("maximize", (-1.0, 0.0, None), (), 1),
-        ("minimize", (None, None), (), None),
-        ("minimize", (), (), None),
-        ("minimize", (0.0, 1.0), (), 0),
-        ("minimize", (3.0, 1.0, 2.0), (ConfirmedTrial(2, (1.5, 1.6), 0), ConfirmedTrial(1, (1.7, 1.8), 0)), 2),
-        (
-            "minimize",
-            (3.0, 1.0, 2.0),
-            (ConfirmedTrial(2, (1.5, 1.6), 0), ConfirmedTrial(1, (1.7,), 0)),
-            1,
-        ),  # not all yet
-        (
-            "minimize",
-            (1.5, 1.0, 2.0),
-            (ConfirmedTrial(2, (0.5, 0.6), 0), ConfirmedTrial(1, (1.7, 1.8), 0)),
-            1,
-        ),  # 0 came later
-        ("minimize", (None, 1.0), (ConfirmedTrial(0, (1.5,), 0),), 1),
+        ("minimize", (3.0, 1.0, 2.0), 1),
+        ("maximize", (3.0, 1.0, 2.0), 0),
+        ("minimize", (1.0, 1.0), 0),
+        ("maximize", (-1.0, 0.0, None), 1),
+        ("minimize", (None, None), None),
+        ("minimize", (), None),
+        ("minimize", (0.0, 1.0), 0),
     ],
 )
-def test_the_best_is_that_of_the_fresh_seeds_else_of_the_metric(
-    scene: Any, direction: str, values: Any, fresh: Any, best: int | None
-) -> None:
-    options = scene().study.options.model_copy(update={"direction": direction, "confirm": 2, "confirm_seeds": 2})
-    tried = {one.index: len(one.values) + one.failed for one in fresh}
-    found = SweepSummary("x", options, 3, rows(*values), fresh, tried).best()
+def test_the_best_is_that_of_the_metric(scene: Any, direction: str, values: Any, best: int | None) -> None:
+    options = scene().study.options.model_copy(update={"direction": direction})
+    found = SweepSummary("x", options, 3, rows(*values)).best()
     assert (found and found.index) == best
-
-
-@pytest.mark.parametrize(("direction", "order"), [("minimize", [1, 2, 0]), ("maximize", [2, 1, 0])])
-def test_a_confirmed_trial_with_a_failed_seed_comes_last(scene: Any, direction: str, order: list[int]) -> None:
-    play = scene(f"trials = 4\nconfirm = 4\nconfirm_seeds = 2\ndirection = '{direction}'")
-    for _ in range(4):
-        play.end(1.0)
-    confirmation = Study(ConfirmationPlan(play.space, play.study.trials), play.study.storage, play.study.folder)
-    confirmation.open()
-    told = {0: (0.5, None), 1: (2.0, 4.0), 2: (3.0, 5.0), 3: (None, None)}
-    for _ in range(8):
-        trial = confirmation.claim()
-        assert trial is not None
-        run = FreshSeed.of(trial)
-        assert run is not None
-        value = told[run.trial][run.seed - 1338]
-        confirmation.optuna_study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
-    found = confirmed_trials(confirmation.trials(), direction)
-    assert [one.index for one in found] == order
-    assert found[-1] == ConfirmedTrial(0, (0.5,), 1)
-    assert found[order.index(1)].mean == 3.0
-    assert play.summary().best().index == order[0]
 
 
 def test_the_time_left_counts_what_waits_and_the_rest_of_what_is_at_work(scene: Any) -> None:
     options = scene().study.options.model_copy(update={"workers": 2})
     whole = SweepSummary("x", options, 6, rows())
-    assert whole.seconds_left() is None
+    assert seconds_left(whole) is None
     ended = [dataclasses.replace(row, seconds=seconds) for row, seconds in zip(rows(1.0, 2.0), (10, 30), strict=True)]
     at_work = [TrialSummary(2, "running", {}, {}, seconds=5.0), TrialSummary(3, "interrupted", {}, {}, seconds=50.0)]
-    assert dataclasses.replace(whole, trials=tuple(ended)).seconds_left() == 4 * 20 / 2
-    assert dataclasses.replace(whole, trials=(*ended, *at_work)).seconds_left() == (2 * 20 + 15) / 2
-    assert dataclasses.replace(whole, trials=tuple(ended), count=2).seconds_left() == 0
+    assert seconds_left(dataclasses.replace(whole, trials=tuple(ended))) == 4 * 20 / 2
+    assert seconds_left(dataclasses.replace(whole, trials=(*ended, *at_work))) == (2 * 20 + 15) / 2
+    assert seconds_left(dataclasses.replace(whole, trials=tuple(ended), count=2)) == 0
     failed = TrialSummary(2, "failed", {}, {}, seconds=1.0)
-    assert dataclasses.replace(whole, trials=(*ended, failed), count=4).seconds_left() == 10
+    assert seconds_left(dataclasses.replace(whole, trials=(*ended, failed), count=4)) == 10
 
 
 def test_a_summary_reads_how_far_the_trials_at_work_are(scene: Any) -> None:

@@ -558,14 +558,14 @@ def test_the_best_are_confirmed_with_fresh_seeds_once(tmp_path: Path, storage: I
         confirmation = confirmation_of(study)
         runs = [FreshSeed.of(trial) for trial in confirmation.trials()]
         told = [(run.trial, run.seed) for run in runs if run]
-        assert told == [(1, 1339), (3, 1339), (1, 1340), (3, 1340), (1, 1341), (3, 1341)]
+        assert told == [(index, seed) for seed in (1339, 1340, 1341) for index in (0, 1, 3)]
     trial = confirmation.claim()
     assert trial is not None
     [run] = confirmation.runs(trial, MachineSlot(0), study.folder)
-    assert run.folder.path.name == "trial-0001-s1339"
+    assert run.folder.path.name == "trial-0000-s1339"
     assert run.experiment.train.seed == 1339
-    assert run.experiment.optimizer.lr == study.trials()[1].params["optimizer.lr"]
-    assert len(claims(confirmation)) == 5
+    assert run.experiment.optimizer.lr == study.trials()[0].params["optimizer.lr"]
+    assert len(claims(confirmation)) == 8
 
 
 def test_machines_that_confirm_at_once_queue_each_run_once(tmp_path: Path) -> None:
@@ -578,7 +578,7 @@ def test_machines_that_confirm_at_once_queue_each_run_once(tmp_path: Path) -> No
     def confirm(number: int) -> list[int]:
         return claims(confirmation_of(studies[number]))
 
-    assert sorted(chain(*at_once(3, confirm))) == [0, 1, 2]
+    assert sorted(chain(*at_once(3, confirm))) == [*range(6)]
 
 
 def test_a_lock_of_a_confirmation_is_not_that_of_a_trial(tmp_path: Path, storage: InMemoryStorage) -> None:

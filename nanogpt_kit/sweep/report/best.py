@@ -6,12 +6,14 @@ import os
 
 import tomli_w
 
+from nanogpt_kit.comparison.numbers import count_text
 from nanogpt_kit.sweep.space.parameters import format_json
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.runs import component_copies
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
+from nanogpt_kit.sweep.study.verdict import headline
 from nanogpt_kit.system.writing import write_atomically
 
 
@@ -28,9 +30,11 @@ def write_best_experiment(study: Study[SearchPlan], summary: SweepSummary) -> No
     if experiment.component_files:  # as they were when the sweep began
         copies = (component_copies(study.folder) / file.name for file in study.plan.space.base.component_files)
         values["components"] = [os.path.relpath(copy, study.folder) for copy in copies]
+    by = ", by fresh seeds" if summary.is_confirmed() else ""
     lines = [
-        f"The best of {len(summary.trials)} trials of the sweep {summary.name!r}: trial {best.index}.",
+        f"The best of {len(summary.trials)} trials of the sweep {summary.name!r}{by}: trial {best.index}.",
         f"{study.options.metric} {best.value:.6g}{seeds_text(best)}{fresh_seeds_text(summary, best)}",
+        headline(summary),
         summary.command(study.folder),
         *(f"{key} = {format_json(value)}" for key, value in config.items()),
     ]
@@ -46,4 +50,7 @@ def seeds_text(best: TrialSummary) -> str:
 
 def fresh_seeds_text(summary: SweepSummary, best: TrialSummary) -> str:
     confirmed = next((trial for trial in summary.confirmed if trial.index == best.index), None)
-    return f"; mean of {len(confirmed.values)} fresh seeds: {confirmed.mean:.6g}" if confirmed else ""
+    if confirmed is None:
+        return ""
+    spread = f", standard deviation {confirmed.sd:.2g}" if confirmed.sd is not None else ""
+    return f"; mean of {count_text(len(confirmed.values), 'fresh seed')}: {confirmed.mean:.6g}{spread}"

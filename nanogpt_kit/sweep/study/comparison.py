@@ -40,6 +40,7 @@ class ComparisonPlan(Plan):
     kind = "comparison"
     undertaking = "comparison"
     noun = "run"
+    row_noun = "arm"
     option_prefix = "--"
     other_study = "set another --storage"
     run_folders = "*-s*"
@@ -143,6 +144,9 @@ class ComparisonPlan(Plan):
     def label(self, trial: optuna.Trial) -> str:
         cell = self.chosen[trial.number]
         return f"{cell.arm.label}, seed {cell.seed}"
+
+    def row_label(self, trial: optuna.Trial) -> str:
+        return self.chosen[trial.number].arm.label
 
     def is_base(self, index: int) -> bool:
         return self.chosen[index].configuration == self.base_configuration

@@ -42,7 +42,10 @@ class Plan(ABC):
     kind: ClassVar[str]  # stored in the study
     suffix: ClassVar[str] = ""  # of the study's name and lock files, since the plans of a sweep share its folder
     undertaking: ClassVar[str] = "sweep"  # what the user calls the whole, in messages
+    stage: ClassVar[str] = ""  # of the undertaking, after its first one
     noun: ClassVar[str] = "trial"  # what the user calls one of its trials
+    row_noun: ClassVar[str] = "trial"  # what `row_label` names
+    budgeted: ClassVar[str] = "trials"  # what a budget ends, in messages
     option_prefix: ClassVar[str] = "sweep."  # of `options`, in messages
     other_study: ClassVar[str] = "give the experiment another name"  # how the user gets another study, in messages
     run_folders: ClassVar[str] = "trial-*"  # pattern of the names of its runs' folders
@@ -129,6 +132,15 @@ class Plan(ABC):
     @abstractmethod
     def label(self, trial: optuna.Trial) -> str:
         """The name of a trial in messages."""
+
+    @abstractmethod
+    def row_label(self, trial: optuna.Trial) -> str:
+        """The name of a trial in a table whose other columns have its seed and values."""
+
+    @property
+    def later_runs(self) -> int:
+        """The runs that follow when all its trials have ended, at most."""
+        return 0
 
     # What its trials measure
 

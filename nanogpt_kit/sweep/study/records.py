@@ -83,13 +83,8 @@ class CellRecord(TrialRecord):
     run: str  # name of its folder
 
 
-class Generation(TrialRecord):
-    """An attribute of the study of a comparison: the newest `--again`, counted from 1; 0 before the first."""
-
-    attribute = "generation"
-
-    index: int = 0
-    is_open: bool = False  # until its comparison is recorded
+class StudyRecord(TrialRecord):
+    """One attribute of a study; where it is absent, its fields have their defaults."""
 
     @classmethod
     def of_study(cls, study: optuna.Study) -> Self:
@@ -97,6 +92,40 @@ class Generation(TrialRecord):
 
     def store_in(self, study: optuna.Study) -> None:
         study.set_user_attr(self.attribute, self.stored())
+
+
+class Generation(StudyRecord):
+    """The newest `--again` of a comparison, counted from 1; 0 before the first."""
+
+    attribute = "generation"
+
+    index: int = 0
+    is_open: bool = False  # until its comparison is recorded
+
+
+class SeedsLook(BaseModel):
+    """A judgement of the trials of a confirmation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    count: int  # of seeds of each trial
+    is_whole: bool = True  # all seeds had ended
+
+
+class JudgedSeeds(StudyRecord):
+    """With how many seeds the trials of a confirmation were judged, in order."""
+
+    attribute = "judged_seeds"
+
+    looks: tuple[SeedsLook, ...] = Field((), strict=False)  # a list in JSON
+
+
+class NotComparable(StudyRecord):
+    """Why `compare` would refuse some trials of a search against trial 0."""
+
+    attribute = "not_comparable"
+
+    reasons: dict[str, str] = {}  # by the index of the trial
 
 
 class TrialResult(TrialRecord):

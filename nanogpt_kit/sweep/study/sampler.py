@@ -24,6 +24,7 @@ from nanogpt_kit.sweep.study.allocation import allocate_trials
 from nanogpt_kit.sweep.study.branch_study import BranchHyperband, BranchPruner, branch_part
 from nanogpt_kit.sweep.study.branches import Branch, branch_index, known_params
 
+MEDIAN_STARTUP_TRIALS = 5  # that the pruner median does not end
 MAX_REPORT_STEP = 2**31 - 1  # a database stores the steps of reports in 32 bits
 ATTEMPTS = 20  # to propose a new point, before one is drawn from those that are left
 ATTEMPT_STRIDE = 1_000_003  # a prime above all trial indices: the attempts of two trials draw different numbers
@@ -185,7 +186,7 @@ def choose_pruner(options: Sweep, tokens: int, hyperband: type[HyperbandPruner])
     first = max(1, first_rung_tokens(options, tokens) // unit)
     last = max(first, tokens // unit)
     if options.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first - 1)
+        return optuna.pruners.MedianPruner(n_startup_trials=MEDIAN_STARTUP_TRIALS, n_warmup_steps=first - 1)
     if options.pruner == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=options.reduction_factor)
     if options.pruner == "hyperband":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -18,9 +19,11 @@ from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.allocation import allocate_trials, trial_count, turns
 from nanogpt_kit.sweep.study.branches import branch_index, find_branches, fixed_params, known_params
+from nanogpt_kit.sweep.study.confirmation import most_confirmed
 from nanogpt_kit.sweep.study.plan import QueuedTrial
 from nanogpt_kit.sweep.study.sampler import make_pruner
 from nanogpt_kit.sweep.study.space_plan import SpacePlan
+from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
 
 COMPARABLE = ("metric", "direction", "seeds", "allocate")  # options of [sweep] that all its trials share
 
@@ -35,6 +38,7 @@ class SearchPlan(SpacePlan):
         super().__init__(space, space.options, nproc)
         self.first = first
         self.points = space.points()
+        self.trial_steps = find_trial_steps(space)
         self.count = trial_count(space)  # of trials to be run
         self.branches = find_branches(space)
         self.allocations = allocate_trials(space) if space.options.allocate == "equal" else []
@@ -50,6 +54,7 @@ class SearchPlan(SpacePlan):
             "fingerprint": base.fingerprint(),
             "sweep": {key: getattr(self.options, key) for key in COMPARABLE},
             "branches": [dict(branch.params) for branch in self.branches],
+            "trial_steps": [asdict(steps) for steps in self.trial_steps],
             "nproc": self.nproc,
             "trial_tokens": self.space.trial_tokens,
         }
@@ -131,6 +136,10 @@ class SearchPlan(SpacePlan):
                 chosen.append(trial.number)
                 counts[index] += 1
         return set(chosen)
+
+    @property
+    def later_runs(self) -> int:
+        return most_confirmed(self.options, len(self.branches), self.count) * self.options.confirm_seeds
 
     def config(self, trial: optuna.Trial) -> Config:
         return self.space.suggest(trial)

@@ -61,3 +61,6 @@ class SpacePlan(Plan):
 
     def label(self, trial: optuna.Trial) -> str:
         return f"trial {trial.number}"
+
+    def row_label(self, trial: optuna.Trial) -> str:
+        return str(self.folder_index(trial))

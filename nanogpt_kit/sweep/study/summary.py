@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,17 @@ from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.confirmation import (
     ConfirmationPlan,
     ConfirmedTrial,
+    choose_trials,
     confirmed_trials,
     direction_sign,
     fresh_seed,
 )
-from nanogpt_kit.sweep.study.records import FORMAT, Owner, TrialResult
+from nanogpt_kit.sweep.study.confirmation_state import ConfirmationState, confirmation_state
+from nanogpt_kit.sweep.study.records import FORMAT, NotComparable, Owner, TrialResult
 from nanogpt_kit.sweep.study.runs import run_path
 from nanogpt_kit.sweep.study.sampler import report_unit
 from nanogpt_kit.sweep.study.search import SearchPlan
+from nanogpt_kit.sweep.study.warmup import TrialSteps
 
 STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
 
@@ -89,6 +92,9 @@ class SweepSummary:
     seed: int = 0  # train.seed of the first run of each trial
     nproc: int = 1  # processes of each run
     branches: tuple[Branch, ...] = ()  # of the space; empty where no choice makes branches
+    trial_steps: tuple[TrialSteps, ...] = ()  # of the experiment as written and of the endpoints that differ from it
+    confirmation: ConfirmationState | None = None  # None where it has not begun
+    not_comparable: Mapping[int, str] = field(default_factory=dict)  # trials, with the reason, against trial 0
 
     def trials_of(self, branch: Branch) -> list[TrialSummary]:
         """The trials in a branch, by index."""
@@ -104,9 +110,12 @@ class SweepSummary:
         return f"nanogpt-kit run {quote_for_shell(relative_to_cwd(folder / 'best.toml'))}{nproc}"
 
     def best(self) -> TrialSummary | None:
-        """The best trial: by fresh seeds if the best trials have ended with all of them, otherwise by the metric."""
+        """The best trial: by fresh seeds if the confirmation has ended, otherwise by the metric.
+
+        By fresh seeds it is the best of the trials that have a value with each of them.
+        """
         complete = self.ranked_trials()
-        if self.is_confirmed():
+        if self.is_confirmed() and not self.confirmed[0].failed:
             return next(trial for trial in complete if trial.index == self.confirmed[0].index)
         return complete[0] if complete else None
 
@@ -124,10 +133,25 @@ class SweepSummary:
         return sorted(self.complete_trials(), key=lambda trial: self.sign * (trial.value or 0.0))
 
     def is_confirmed(self) -> bool:
-        """Whether the best `sweep.confirm` trials have ended with every fresh seed."""
-        done = [index for index, seeds in self.fresh_seeds.items() if seeds >= self.options.confirm_seeds]
-        best = [trial.index for trial in self.ranked_trials()][: self.options.confirm or len(done)]
-        return bool(self.confirmed) and bool(best) and set(best) <= set(done)
+        """Whether trial 0, the best `sweep.confirm` trials and the best of each branch have ended with fresh seeds."""
+        required = self.options.confirm_seeds if self.options.confirm else 1
+        done = {index for index, seeds in self.fresh_seeds.items() if seeds >= required}
+        state = self.confirmation
+        is_finished = state is None or state.is_finished
+        return bool(self.confirmed) and is_finished and (not self.options.confirm or set(self.to_confirm()) <= done)
+
+    def to_confirm(self) -> list[int]:
+        """The indices of the trials that a confirmation would take now; none where sweep.confirm is 0."""
+        if not self.options.confirm:
+            return []
+        ranked = [(trial.index, trial.params) for trial in self.ranked_trials()]
+        return choose_trials(ranked, self.options.confirm, self.branches)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a controller runs trials of it, here or elsewhere."""
+        is_confirming = self.confirmation is not None and self.confirmation.is_running
+        return is_confirming or any(trial.state == "running" for trial in self.trials)
 
     def counts(self) -> dict[str, int]:
         """Trials by state."""
@@ -142,16 +166,6 @@ class SweepSummary:
     @property
     def seconds(self) -> float:
         return sum(trial.seconds for trial in self.trials)
-
-    def seconds_left(self) -> float | None:
-        """Estimated seconds left, with all workers; None if no trial has ended."""
-        ended = [trial.seconds for trial in self.trials if trial.state in ("complete", "pruned") and trial.seconds]
-        if not ended:
-            return None
-        mean = sum(ended) / len(ended)
-        begun = [trial.seconds for trial in self.trials if trial.state in ("running", "interrupted")]
-        rest = sum(max(0.0, mean - seconds) for seconds in begun)
-        return (self.counts()["waiting"] * mean + rest) / self.options.workers
 
 
 # A study may be damaged, or not be one of this program
@@ -170,7 +184,7 @@ def read_summary(name: str, options: Sweep, storage: BaseStorage) -> SweepSummar
             "being created"
         )
     try:
-        return summarize_study(study, options, confirmation_trials(name, storage))
+        return summarize_study(study, options, confirmation_study(name, storage))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = shorten(" ".join(str(error).split()), 200)
         raise KitError(
@@ -179,13 +193,14 @@ def read_summary(name: str, options: Sweep, storage: BaseStorage) -> SweepSummar
         ) from None
 
 
-def summarize_study(study: optuna.Study, options: Sweep, fresh: Sequence[FrozenTrial]) -> SweepSummary:
+def summarize_study(study: optuna.Study, options: Sweep, confirmation: optuna.Study | None) -> SweepSummary:
     """Raises KitError, or another error, if the study's attributes are of other types than a sweep's."""
     attributes = study.user_attrs
     train = attributes["experiment"]["train"]
     tokens = int(attributes["trial_tokens"])
     trials = study.get_trials(deepcopy=False)
     unit = report_unit(tokens)
+    fresh = confirmation.get_trials(deepcopy=False) if confirmation else []
     return SWEEP_SUMMARY.validate_python(
         {
             "name": study.study_name,
@@ -193,24 +208,29 @@ def summarize_study(study: optuna.Study, options: Sweep, fresh: Sequence[FrozenT
             "count": attributes.get("count", len(trials)),
             "trials": tuple(summarize_trial(trial, unit) for trial in trials if trial.state != TrialState.WAITING),
             "confirmed": tuple(confirmed_trials(fresh, options.direction)),
-            "fresh_seeds": Counter(fresh_seed(trial).trial for trial in fresh if trial.state.is_finished()),
+            "fresh_seeds": Counter(
+                run.trial for run in {fresh_seed(trial) for trial in fresh if trial.state.is_finished()}
+            ),
             "space": attributes["space"],
             "trial_tokens": tokens,
             "total_steps": tokens // train["batch_tokens"],
             "seed": train["seed"],
             "nproc": attributes.get("nproc", 1),
             "branches": tuple(Branch(params) for params in attributes.get("branches", ())),
+            "trial_steps": attributes.get("trial_steps", ()),
+            "confirmation": confirmation_state(confirmation) if confirmation else None,
+            "not_comparable": NotComparable.of_study(study).reasons,
         }
     )
 
 
-def confirmation_trials(name: str, storage: BaseStorage) -> Sequence[FrozenTrial]:
-    """The runs with fresh seeds; none if the study of that name is not a confirmation."""
+def confirmation_study(name: str, storage: BaseStorage) -> optuna.Study | None:
+    """The study of the runs with fresh seeds; None if there is none of that name that is a confirmation."""
     try:
         study = optuna.load_study(study_name=name + ConfirmationPlan.suffix, storage=storage)
     except KeyError:
-        return []
-    return study.get_trials(deepcopy=False) if study.user_attrs.get("plan") == ConfirmationPlan.kind else []
+        return None
+    return study if study.user_attrs.get("plan") == ConfirmationPlan.kind else None
 
 
 def summarize_trial(trial: FrozenTrial, unit: int) -> TrialSummary:

@@ -20,6 +20,7 @@ from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.study import Study
+from nanogpt_kit.sweep.work.budget import Budget
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
@@ -37,14 +38,20 @@ class Controller:
     """Runs a study's trials in the slots of this machine until none is left."""
 
     def __init__(
-        self, study: Study[Plan], slots: Sequence[MachineSlot], stop: StopSignals, watchers: Sequence[TrialWatcher] = ()
+        self,
+        study: Study[Plan],
+        slots: Sequence[MachineSlot],
+        stop: StopSignals,
+        watchers: Sequence[TrialWatcher] = (),
+        budget: Budget | None = None,
     ) -> None:
+        """`budget` is by default that of the study alone."""
         self.study, self.slots, self.stop, self.watchers = study, slots, stop, watchers
+        self.budget = budget or Budget(study)
         self.running: list[TrialProcess] = []
         self.failures: list[tuple[str, str]] = []  # cause and origin of the newest trials, as long as they are equal
         self.checked_others_at = self.idle_until = -float("inf")
         self.is_waiting = False  # for other controllers
-        self.is_budget_spent = False
 
     def run(self) -> None:
         """Raises KeyboardInterrupt if asked to stop, and RunFailed or KitError if further trials would fail, too."""
@@ -91,7 +98,7 @@ class Controller:
                 if process is not None:
                     return process
             self.checked_others_at = time.monotonic()
-        if self.check_budget():
+        if not self.budget.allows_trial(self.running):
             return None
         while (trial := self.study.claim()) is not None:
             process = self.start_trial(trial, slot)
@@ -122,29 +129,12 @@ class Controller:
         for watcher in self.watchers:
             watcher.trial_refused(self.study.plan.label(trial), reason)
 
-    def check_budget(self) -> bool:
-        """Whether sweep.max_tokens or sweep.max_seconds is used up, over all controllers."""
-        options = self.study.options
-        if options.max_tokens is None and options.max_seconds is None:
-            return False
-        results = [result for trial in self.study.trials() if (result := TrialResult.of(trial)) is not None]
-        runs = [run for process in self.running for run in process.runs]
-        used = {
-            "max_tokens": sum(result.tokens for result in results) + sum(run.tokens for run in runs),
-            "max_seconds": sum(result.seconds for result in results) + sum(run.seconds for run in runs),
-        }
-        limits = {key: getattr(options, key) for key in used}
-        over = [f"sweep.{key} = {limit:g}" for key, limit in limits.items() if limit is not None and used[key] >= limit]
-        if over and not self.is_budget_spent:
-            logger.info("the budget %s is used up; no further trial begins", " and ".join(over))
-        self.is_budget_spent = bool(over)
-        return self.is_budget_spent
-
     def is_done(self) -> bool:
         """Whether no trial is left, here and elsewhere."""
-        if self.is_budget_spent:
-            return not self.study.trials(TrialState.RUNNING)
         if self.study.is_finished():
+            return True
+        if not self.study.trials_to_run(TrialState.RUNNING) and not self.budget.allows_trial(self.running):
+            logger.info("%s", self.budget.end_text())
             return True
         if not self.study.trials_to_run(TrialState.WAITING):
             if not self.is_waiting:

@@ -8,6 +8,7 @@ from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import TrialSummary
+from nanogpt_kit.sweep.work.budget import Budget
 from nanogpt_kit.sweep.work.controller import Controller
 from nanogpt_kit.sweep.work.progress import ProgressDisplay
 from nanogpt_kit.sweep.work.watcher import TrialWatcher
@@ -20,10 +21,13 @@ def run_study(
     stop: StopSignals,
     watchers: Sequence[TrialWatcher] = (),
     best: TrialSummary | None = None,
+    budget: Budget | None = None,
 ) -> None:
     """Runs the trials of a study in these slots until none is left; `best` is the best one so far.
+
+    `budget` is by default that of the study alone.
 
     Raises KeyboardInterrupt if asked to stop, and RunFailed or KitError if further trials would fail, too.
     """
     with ProgressDisplay(study, best) as display:
-        Controller(study, slots, stop, [display, *watchers]).run()
+        Controller(study, slots, stop, [display, *watchers], budget).run()

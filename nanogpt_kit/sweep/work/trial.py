@@ -44,7 +44,7 @@ class TrialProcess:
         Raises KitError if the trial's values are not valid together.
         """
         self.study, self.trial, self.slot, self.folder, self.lock = study, trial, slot, folder, lock
-        self.index, self.label = trial.number, study.plan.label(trial)
+        self.index, self.label, self.row_label = trial.number, study.plan.label(trial), study.plan.row_label(trial)
         self.runs = study.runs(trial, slot, folder)
         self.config = study.config(trial)
         self.metric = study.options.metric

@@ -1,0 +1,106 @@
+"""Whether a pruner first looks at trials while their learning rate still rises.
+
+A trial that is ended then is judged by its start: what begins slowly, such as another optimizer or a longer warm-up, is
+pruned before its learning rate has reached the peak. All of it follows from the experiment; nothing has to be run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nanogpt_kit.core.kinds import Schedule
+from nanogpt_kit.core.sections import Sweep
+from nanogpt_kit.sweep.study.sampler import MEDIAN_STARTUP_TRIALS, first_rung_tokens
+
+GRID = 2048  # steps at which a schedule is first evaluated
+NEARLY = 1 - 1e-9  # of the peak: it may be reached only up to rounding
+MAX_SHOWN = 3  # looks in one warning
+
+
+@dataclass(frozen=True)
+class TrialSteps:
+    """When trials with some values are evaluated, and how long their learning rate rises."""
+
+    values: Mapping[str, str]  # that decide it, by dotted key, as text; empty: those of the experiment as written
+    steps: int
+    warmup_steps: int  # steps before the one with the largest learning rate
+    every_steps: int  # between evaluations
+    batch_tokens: int  # of a step
+
+
+@dataclass(frozen=True)
+class EarlyLook:
+    """A pruner's first look within the warm-up."""
+
+    trial: TrialSteps
+    step: int  # of the look
+
+    @property
+    def min_tokens(self) -> int | None:
+        """The value of sweep.min_tokens with which the first look is after the warm-up; None if no look is."""
+        after = (self.trial.warmup_steps // self.trial.every_steps + 1) * self.trial.every_steps
+        return after * self.trial.batch_tokens if after < self.trial.steps else None
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{key} = {value}" for key, value in self.trial.values.items())
+        tokens = self.step * self.trial.batch_tokens
+        text = f"first look at step {self.step:,} ({tokens:,} tokens), warm-up until step {self.trial.warmup_steps:,}"
+        return f"{values}: {text}" if values else text
+
+
+def warmup_warning(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps]) -> str:
+    """A sentence about the looks within the warm-up, and the remedy; empty if none does.
+
+    `trial_tokens` are those of a trial that is not pruned.
+    """
+    early = early_looks(options, trial_tokens, trials)
+    if not early:
+        return ""
+    shown = "; ".join(map(str, early[:MAX_SHOWN]))
+    more = f"; and {len(early) - MAX_SHOWN} more" if len(early) > MAX_SHOWN else ""
+    remedies = [look.min_tokens for look in early]
+    needed = [tokens for tokens in remedies if tokens is not None]
+    set_tokens = f"set sweep.min_tokens = {max(needed)}" if len(needed) == len(remedies) else ""
+    remedy = set_tokens or "no evaluation lies between warm-up and end: lower evaluate.every_steps or the warm-up"
+    start_up = f", once {MEDIAN_STARTUP_TRIALS} are complete," if options.pruner == "median" else ""
+    return (
+        f"{options.pruner} may end trials{start_up} before their learning rate has reached its peak, and so prune what "
+        f"starts slowly: {shown}{more}; {remedy}, or pruner = none"
+    )
+
+
+def early_looks(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps]) -> list[EarlyLook]:
+    """The first looks within the warm-up, the longest warm-up first."""
+    looks = [(trial, first_look(options, trial_tokens, trial)) for trial in trials]
+    early = [EarlyLook(trial, step) for trial, step in looks if step is not None and step <= trial.warmup_steps]
+    return sorted(early, key=lambda look: -look.trial.warmup_steps * look.trial.batch_tokens)
+
+
+def first_look(options: Sweep, trial_tokens: int, trial: TrialSteps) -> int | None:
+    """The step of the first evaluation at which the pruner may end a trial; None if it never may."""
+    if options.pruner == "none" or (options.pruner == "median" and options.trials <= MEDIAN_STARTUP_TRIALS):
+        return None
+    evaluations = math.ceil(first_rung_tokens(options, trial_tokens) / (trial.every_steps * trial.batch_tokens))
+    if options.pruner == "patience":  # Optuna compares the newest patience + 1 values with those before
+        evaluations = max(evaluations, options.patience + 2)
+    step = max(1, evaluations) * trial.every_steps
+    return step if step < trial.steps else None  # what has been trained to its end is not pruned
+
+
+def warmup_length(schedule: Schedule, total_steps: int) -> int:
+    """The steps before the first one with the largest multiplier.
+
+    Of long runs the multiplier is evaluated at some steps, and then at every step around the peak.
+    """
+    low, high = 0, max(0, total_steps - 1)
+    while True:
+        stride = max(1, math.ceil((high - low) / GRID))
+        steps = [*range(low, high, stride), high]
+        multipliers = [schedule.multiplier(step, total_steps) for step in steps]
+        peak = max(multipliers)
+        at = next(index for index, value in enumerate(multipliers) if value >= peak * NEARLY)
+        if stride == 1:
+            return steps[at] if peak > 0 else 0
+        low, high = steps[max(0, at - 1)], steps[min(len(steps) - 1, at + 1)]
