@@ -37,6 +37,9 @@ SLOW_OF_THE_KIT = {
     ("train/resume_point.py", "nanogpt_kit.checkpoint.shards"),
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.figures"),  # plotly
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.markers"),
+    ("sweep/report/report.py", "nanogpt_kit.sweep.report.slices"),
+    ("sweep/report/report.py", "nanogpt_kit.sweep.report.trial_curves"),
+    ("sweep/report/confirmation_section.py", "nanogpt_kit.sweep.report.seed_figures"),
     ("__main__.py", "nanogpt_kit.runs.status"),  # pydantic
 }
 

@@ -29,6 +29,7 @@ from nanogpt_kit.sweep.study.sampler import check_sampler_package
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.seed_values import current_look
 from nanogpt_kit.sweep.study.storage import STORAGE_KEY, check_storage_form, open_storage, report_storage_failure
+from nanogpt_kit.sweep.study.stored_sweep import write_sweep_record
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, confirmation_study, read_summary, sweep_folder
 from nanogpt_kit.sweep.study.trial_comparability import store_incomparable, store_uneven_budgets
@@ -74,6 +75,7 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
     search = Study(SearchPlan(space, first, nproc), storage, folder)
     with StopSignals() as stop:
         search.open()
+        write_sweep_record(base.name, space.options, folder)
         for warning in warnings_at_start(space.options, space.trial_tokens, search.plan.trial_steps):
             logger.warning("warning: %s", warning)
         logger.info("sweep %s: %d trials, %s, in %s", base.name, search.count, space.options.sampler, folder)

@@ -143,7 +143,9 @@ def test_temporary_files_of_a_killed_run_are_removed_on_resume(run: Path, more: 
     assert not list(run.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("name", ["study.journal", "trials", "trials/id", "trial-0000-s1337", "best.toml"])
+@pytest.mark.parametrize(
+    "name", ["study.journal", "trials", "trials/id", "trial-0000-s1337", "best.toml", "sweep.json"]
+)
 def test_a_sweep_with_a_link_in_its_folder_is_refused_by_name(name: str, outside: Path, tiny: Path) -> None:
     table = '\n[sweep]\nmetric = "val/loss"\ntrials = 1\n[sweep.space.optimizer.lr]\nchoice = [1e-3, 3e-3]\n'
     tiny.write_text(tiny.read_text() + table)

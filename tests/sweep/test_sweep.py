@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial
 
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.sweep import preview
 from nanogpt_kit.sweep.study.records import TrialResult
+from nanogpt_kit.sweep.study.stored_sweep import read_sweep_folder
 
 MakeSweep = Callable[..., Any]
 X = '"evaluator.0.x" = { float = [0.0, 1.0] }'
@@ -94,6 +96,10 @@ refused = {}
     assert told["counts"] == {**dict.fromkeys(told["counts"], 0), "complete": 2, "pruned": 3, "failed": 1}
     assert told["best"] == found["none", 0.25].number
     assert (sweep.folder / "report.html").stat().st_size > 1000
+    summary, study, _ = read_sweep_folder(sweep.folder)  # without the experiment's file
+    study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+    assert (summary.counts(), summary.best()) == (told["counts"], summary.trials[told["best"]])
+    assert summary.options == Experiment.load(sweep.path).sweep
 
 
 def count_starts(sweep: Any, trial: int) -> int:

@@ -1,21 +1,23 @@
-"""Conclusions about a sweep as sentences: warnings, and what fresh seeds changed."""
+"""What a reader of a sweep's report should know before its numbers, as sentences."""
 
 from __future__ import annotations
 
+import itertools
 import math
-import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from nanogpt_kit.report.page import first_characters, format_number
-from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
+from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.summary import STATES, SweepSummary, TrialSummary
+from nanogpt_kit.sweep.study.warmup import warmup_warning
 
 EDGE_FRACTION = 0.05  # of a range: if the best trial is this near to its end, a better value may be outside
-FEW_TRIALS = 10  # complete trials, below which importances are noise
+UNEQUAL_FRACTION = 0.1  # of the trials of the largest branch: by which another one may have fewer
+PRUNABLE_TRIALS = 10  # complete trials, after which a pruner that pruned none of them is not of use
 MANY_WITHOUT_RESULT = 0.1  # fraction of the ended trials
 MAX_REASONS = 3  # that are shown
 CAUSE_ORDER = ("complete", "pruned", "oom", "not_finite", "refused", "died", "lost_rank", "error", *STATES[2:])
@@ -27,6 +29,17 @@ def parameter_ranges(study: optuna.Study) -> dict[str, BaseDistribution]:
     for trial in study.get_trials(deepcopy=False):
         ranges.update(trial.distributions)
     return ranges
+
+
+def has_overlapping_trials(study: optuna.Study) -> bool:
+    """Whether two trials that ended ran at the same time: of several workers, or of several controllers."""
+    times = [
+        (trial.datetime_start, trial.datetime_complete)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.datetime_start is not None and trial.datetime_complete is not None
+    ]
+    times.sort()
+    return any(start < end for (_, end), (start, _) in itertools.pairwise(times))
 
 
 def fraction_of_range(value: float, distribution: BaseDistribution) -> float | None:
@@ -55,28 +68,34 @@ def outcome_counts(summary: SweepSummary) -> dict[str, int]:
     return {name: counts[name] for name in dict.fromkeys((*CAUSE_ORDER, *counts)) if counts[name]}
 
 
+def edge_side(value: float, distribution: BaseDistribution) -> str:
+    """ "lower" or "upper" where a number is within EDGE_FRACTION of that end of its range; otherwise empty."""
+    fraction = fraction_of_range(value, distribution)
+    if fraction is None or EDGE_FRACTION < fraction < 1 - EDGE_FRACTION:
+        return ""
+    return "lower" if fraction <= EDGE_FRACTION else "upper"
+
+
 # Warnings
 
 
 def warnings_about(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
     complete = summary.ranked_trials()
-    best = summary.best()
-    if best is not None:
-        yield from edge_warnings(best, complete, ranges)
+    yield from warmup_warnings(summary)
+    yield from unequal_branches_warnings(summary)
+    yield from edge_warnings(summary, ranges)
     yield from no_result_warnings(summary)
     if len(complete) > 1 and all(trial.value == complete[0].value for trial in complete):
         yield f"All {len(complete)} complete trials have the same {summary.options.metric}: none of them is the best."
     elif len(complete) > 1 and not summary.confirmed:
+        which = "the best, trial 0 and the best of each branch" if summary.branches else "only the best and trial 0"
         yield (
             f"The value of the best of {len(complete)} trials is optimistic, since chance helped to choose it. Set "
-            "confirm in [sweep], for example to 3, and run the sweep again: it runs only the best, with fresh seeds."
+            f"confirm in [sweep], for example to 3, and run the sweep again: it runs {which}, with fresh seeds."
         )
-    if 0 < len(complete) < FEW_TRIALS:
-        are_complete = "trial is" if len(complete) == 1 else "trials are"
-        yield f"Only {len(complete)} {are_complete} complete: too few to know which values matter."
     if (
         summary.options.pruner != "none"
-        and len(complete) >= FEW_TRIALS
+        and len(complete) >= PRUNABLE_TRIALS
         and not any(trial.is_pruned for trial in summary.trials)
     ):
         yield (
@@ -85,22 +104,59 @@ def warnings_about(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
         )
 
 
-def edge_warnings(best: TrialSummary, complete: list[TrialSummary], ranges: Ranges) -> Iterator[str]:
-    """Warns of ranges that should be wider, since the best trial is near one of their ends."""
+def warmup_warnings(summary: SweepSummary) -> Iterator[str]:
+    """Warns where the pruner first looks at trials whose learning rate still rises."""
+    text = warmup_warning(summary.options, summary.trial_tokens, summary.trial_steps)
+    if text:
+        yield f"The pruner {text}."
+
+
+def unequal_branches_warnings(summary: SweepSummary) -> Iterator[str]:
+    """Warns where the sampler tried one branch more often than another."""
+    counts = {branch.label: len(summary.trials_of(branch)) for branch in summary.branches}
+    most, least = max(counts.values(), default=0), min(counts.values(), default=0)
+    if summary.options.allocate == "equal" or most - least <= max(1.0, UNEQUAL_FRACTION * most):
+        return
+    shown = ", ".join(f"{label}: {count}" for label, count in counts.items())
+    remedy = ' To compare them, set allocate = "equal" in [sweep] and give the experiment another name.'
+    if summary.options.sampler == "grid":  # it tries every point, and a branch may have fewer
+        remedy = ""
+    yield (
+        f"The sampler gave the branches unequal numbers of trials ({shown}), and the best of more trials is expected "
+        f"to be better by chance alone.{remedy}"
+    )
+
+
+def edge_warnings(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
+    """Warns of ranges that should be wider: the best trial, or the best of a branch, is near one of their ends."""
+    best = summary.best()
+    if not summary.branches and best is not None:
+        yield from edges_of("The best trial", best, summary.ranked_trials(), ranges)
+    for branch in summary.branches:
+        first = summary.best_of(branch)
+        if first is not None:
+            yield from edges_of(f"The best trial with {branch.label}", first, ranked_in(summary, branch), ranges)
+
+
+def ranked_in(summary: SweepSummary, branch: Branch) -> list[TrialSummary]:
+    return [trial for trial in summary.ranked_trials() if branch.has(trial.params)]
+
+
+def edges_of(title: str, best: TrialSummary, complete: Sequence[TrialSummary], ranges: Ranges) -> Iterator[str]:
+    """`complete` are the trials that `best` is the best of, the best first."""
     for name, value in best.params.items():
-        fraction = fraction_of_range(value, ranges[name]) if name in ranges else None
-        if fraction is None or EDGE_FRACTION < fraction < 1 - EDGE_FRACTION:
+        side = edge_side(value, ranges[name]) if name in ranges else ""
+        if not side:
             continue
-        side, bound = ("lower", "low") if fraction <= EDGE_FRACTION else ("upper", "high")
         having = [trial for trial in complete if name in trial.params]
         top = having[: max(3, len(having) // 10)]
-        fractions = [fraction_of_range(trial.params[name], ranges[name]) or 0.0 for trial in top]
-        near = sum(abs(other - round(fraction)) <= EDGE_FRACTION for other in fractions)
+        near = sum(edge_side(trial.params[name], ranges[name]) == side for trial in top)
         also = f" The same is true of {near} of the best {len(top)}." if len(having) > len(top) and near > 1 else ""
+        bound = getattr(ranges[name], "low" if side == "lower" else "high")
         yield (
-            f"The best trial has {name} = {format_number(value)}, at the {side} edge of its range "
-            f"({format_number(getattr(ranges[name], bound))}).{also} Better values may be outside: widen the range on "
-            "that side, if the option allows it."
+            f"{title} has {name.split('@')[0]} = {format_number(value)}, at the {side} edge of its range "
+            f"({format_number(bound)}).{also} Better values may be outside: widen the range on that side, if the "
+            "option allows it."
         )
 
 
@@ -117,44 +173,3 @@ def no_result_warnings(summary: SweepSummary) -> Iterator[str]:
     shown = "; ".join(first_characters(reason, 160) + f" ({count}x)" * (count > 1) for reason, count in reasons)
     message = f"{len(without)} of {len(ended)} ended trials ({len(without) / len(ended):.0%}) gave no result: {causes}."
     yield message + (f" Most often: {shown}" if shown else "")
-
-
-# What fresh seeds changed
-
-
-def confirmation_verdict(summary: SweepSummary) -> Iterator[str]:
-    """How fresh seeds change the ranking of the sweep."""
-    ranks = {trial.index: rank for rank, trial in enumerate(summary.ranked_trials())}
-    before = sorted((trial.index for trial in summary.confirmed if trial.index in ranks), key=ranks.__getitem__)
-    after = [trial.index for trial in summary.confirmed]
-    if not before:
-        return
-    if before == after:
-        yield "The fresh seeds confirm the ranking of the sweep."
-    elif before[0] == after[0]:
-        yield f"The fresh seeds keep trial {after[0]} in first place and change the ranking behind it."
-    else:
-        rank = ordinal(after.index(before[0]) + 1)
-        yield (
-            f"The fresh seeds change the ranking: trial {after[0]} is now the best, and trial {before[0]}, the best of "
-            f"the sweep, is {rank} of {len(after)}."
-        )
-    if len(summary.confirmed) > 1:
-        yield from separation_verdict(*summary.confirmed[:2])
-
-
-def separation_verdict(first: ConfirmedTrial, second: ConfirmedTrial) -> Iterator[str]:
-    """Whether the fresh seeds separate the best two trials."""
-    if min(len(first.values), len(second.values)) < 2:
-        return
-    gap = abs(first.mean - second.mean)
-    error = math.sqrt(sum(statistics.variance(trial.values) / len(trial.values) for trial in (first, second)))
-    verdict = "; these seeds do not separate the two" if gap <= 2 * error else ""
-    yield (
-        f"The best two, trials {first.index} and {second.index}, differ by {format_number(gap, 3)}, with a "
-        f"standard error of {format_number(error, 3)}{verdict}."
-    )
-
-
-def ordinal(rank: int) -> str:
-    return f"{rank}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(rank, 'th') }"

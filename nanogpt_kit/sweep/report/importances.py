@@ -6,15 +6,18 @@ Source: Watanabe et al. 2023, arXiv:2304.10255, as Optuna has it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nanogpt_kit.sweep.report.findings import FEW_TRIALS
+from nanogpt_kit.report.page import format_number
+from nanogpt_kit.sweep.report.findings import trial_value
+from nanogpt_kit.sweep.study.branches import Branch
+from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
+FEW_TRIALS = 10  # complete trials, overall and in each branch, below which the ranking is that of chance
 ROUGH_TRIALS = 50  # below which the best tenth is fewer than five trials
 ALL_TRIALS = "all trials"
 
@@ -29,56 +32,36 @@ class Importances:
     reason: str = ""
 
 
-def measure_importances(study: optuna.Study) -> list[Importances]:
-    """The importances among all complete trials, then among the trials of each branch."""
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+def measure_importances(study: optuna.Study, branches: Sequence[Branch] = ()) -> list[Importances]:
+    """The importances among all complete trials, then among those of each branch in which several parameters vary."""
+    trials = complete_frozen_trials(study)
     found = [importances_among(trials, ALL_TRIALS, study.direction)]
-    for branch in branch_trials(trials):
-        importances = importances_among(branch, branch_title(branch, trials), study.direction)
+    for branch in branches if len(branches) > 1 else ():
+        chosen = [trial for trial in trials if branch.has(trial.params)]
+        importances = importances_among(chosen, branch.label, study.direction)
         if len(importances.values) > 1:
             found.append(importances)
     return found
 
 
-def branch_trials(trials: list[FrozenTrial]) -> Iterator[list[FrozenTrial]]:
-    """The trials that have a parameter which others lack; each set of trials once."""
-    seen: set[tuple[int, ...]] = set()
-    for name in dict.fromkeys(name for trial in trials for name in trial.params):
-        branch = [trial for trial in trials if name in trial.params]
-        indices = tuple(trial.number for trial in branch)
-        if FEW_TRIALS <= len(branch) < len(trials) and indices not in seen:
-            seen.add(indices)
-            yield branch
+def complete_frozen_trials(study: optuna.Study) -> list[FrozenTrial]:
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
 
 
-def branch_title(branch: list[FrozenTrial], trials: list[FrozenTrial]) -> str:
-    """The choice that its trials have in common and others lack; otherwise the names that only they have."""
-    first = branch[0]
-    shared = [name for name in first.params if all(name in trial.params for trial in branch)]
-    choices = [
-        f"{name} = {first.params[name]}"
-        for name in shared
-        if isinstance(first.distributions[name], CategoricalDistribution)
-        and all(trial.params[name] == first.params[name] for trial in branch)
-        and any(trial.params.get(name) != first.params[name] for trial in trials)
-    ]
-    only_here = [name for name in shared if any(name not in trial.params for trial in trials)]
-    return ", ".join(choices) or f"trials with {', '.join(only_here)}"
+def varied_parameters(trials: Sequence[FrozenTrial | TrialSummary]) -> list[str]:
+    """The names of the parameters that have several values among these trials, or that only some of them have."""
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    return [name for name in names if len({trial.params.get(name) for trial in trials}) > 1]
 
 
 def importances_among(trials: list[FrozenTrial], title: str, direction: optuna.study.StudyDirection) -> Importances:
-    if len(trials) < 2:
-        return Importances(title, len(trials), {}, "fewer than two trials are complete")
     if len({trial.value for trial in trials}) == 1:
         return Importances(title, len(trials), {}, "all of them have the same value")
     names = [
         name
-        for name in dict.fromkeys(name for trial in trials for name in trial.params)
-        if len({trial.params.get(name) for trial in trials}) > 1
-        and (title == ALL_TRIALS or all(name in trial.params for trial in trials))
+        for name in varied_parameters(trials)
+        if title == ALL_TRIALS or all(name in trial.params for trial in trials)
     ]
-    if not names:
-        return Importances(title, len(trials), {}, "no parameter varies among them")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna warns that the method is experimental
         try:
@@ -88,3 +71,32 @@ def importances_among(trials: list[FrozenTrial], title: str, direction: optuna.s
         except Exception as error:  # the report matters more than one of its figures
             return Importances(title, len(trials), {}, str(error) or type(error).__name__)
     return Importances(title, len(trials), {name: float(value) for name, value in values.items()})
+
+
+def missing_for_importances(summary: SweepSummary) -> Iterator[str]:
+    """Why the trials are not enough to rank parameters, and what they show instead; nothing if they are enough."""
+    complete = summary.complete_trials()
+    names = varied_parameters(complete)
+    groups = {branch.label: [trial for trial in complete if branch.has(trial.params)] for branch in summary.branches}
+    few = {label: len(trials) for label, trials in (groups or {"": complete}).items() if len(trials) < FEW_TRIALS}
+    if few:
+        yield f"Importances need at least {FEW_TRIALS} complete trials{' in each branch' * bool(groups)}."
+        yield from (few_trials_text(label, count) for label, count in few.items())
+    elif len(names) == 1:
+        yield f"Only {names[0].split('@')[0]} varies among the complete trials, so there is nothing to rank."
+    elif not names:
+        yield "No parameter varies among the complete trials."
+    else:
+        return
+    for branch in summary.branches:
+        best = summary.best_of(branch)
+        if best is not None:
+            value = f"{summary.options.metric} {format_number(trial_value(best))}"
+            yield f"The best complete trial with {branch.label} is trial {best.index}: {value}."
+
+
+def few_trials_text(label: str, count: int) -> str:
+    """Such as "optimizer.use = muon has 3, so 7 more are needed.", without a label "There are 3, ..."."""
+    has = f"{label} has" if label else "There are" if count != 1 else "There is"
+    missing = FEW_TRIALS - count
+    return f"{has} {count}, so {missing} more {'is' if missing == 1 else 'are'} needed."

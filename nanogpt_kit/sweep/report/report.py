@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
 
-from nanogpt_kit.report.page import NO_FIGURES, Page, first_characters, format_number, has_figures
+from nanogpt_kit.comparison.numbers import count_text
+from nanogpt_kit.report.labels import short_labels
+from nanogpt_kit.report.page import NO_FIGURES, Page, format_number, has_figures
+from nanogpt_kit.sweep.report.branch_section import add_branches
+from nanogpt_kit.sweep.report.confirmation_section import add_confirmation, add_differences
 from nanogpt_kit.sweep.report.findings import (
     Ranges,
     cause_text,
-    confirmation_verdict,
+    has_overlapping_trials,
     outcome_counts,
     parameter_ranges,
     trial_value,
     warnings_about,
 )
-from nanogpt_kit.sweep.report.importances import ROUGH_TRIALS, measure_importances
+from nanogpt_kit.sweep.report.importances import ROUGH_TRIALS, measure_importances, missing_for_importances
+from nanogpt_kit.sweep.report.trial_tables import add_best, add_trials
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
-from nanogpt_kit.sweep.study.verdict import judge_best_trial
+from nanogpt_kit.sweep.study.verdict import SweepVerdict, headline, judge_sweep
 from nanogpt_kit.system.writing import write_atomically
-
-MAX_ROWS = 2_000  # of the table of trials
-MAX_REASON = 240  # characters of a reason in it
 
 
 def write_report(summary: SweepSummary, study: optuna.Study, path: Path) -> None:
@@ -34,133 +35,101 @@ def write_report(summary: SweepSummary, study: optuna.Study, path: Path) -> None
 
 
 def build_page(summary: SweepSummary, study: optuna.Study, folder: Path) -> Page:
+    """`folder` is the sweep's."""
     page = Page(f"Sweep of {summary.name}")
     ranges = parameter_ranges(study)
-    add_headline(page, summary)
+    verdict = judge_sweep(summary)
+    add_headline(page, summary, verdict)
     for text in warnings_about(summary, ranges):
         page.warning(text)
-    add_best(page, summary, folder)
-    add_confirmation(page, summary)
-    if has_figures():
-        add_figures(page, summary, study, ranges)
-    else:
+    if not has_figures():
         page.note(NO_FIGURES)
-        add_outcomes(page, summary)
-        add_importances(page, study)
+    add_branches(page, summary, verdict, ranges)
+    add_confirmation(page, summary)
+    add_differences(page, summary, verdict)
+    add_best(page, summary, folder)
+    add_history(page, summary)
+    add_curves(page, summary)
+    add_importances(page, summary, study)
+    add_parameters(page, summary, ranges)
+    add_costs(page, summary, study)
+    add_outcomes(page, summary)
     add_trials(page, summary)
     return page
 
 
-def add_headline(page: Page, summary: SweepSummary) -> None:
+def add_headline(page: Page, summary: SweepSummary, verdict: SweepVerdict | None) -> None:
+    text = headline(summary)
+    if verdict is not None and verdict.best is not None:
+        page.verdict(text, verdict.best.result.verdict)
+    else:
+        page.lead(text)
+    best = summary.best()
+    page.lead(best_text(summary, best) if best is not None else "No trial is complete, so there is no best one yet.")
     options = summary.options
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts().items() if count)
     better = "lower" if options.direction == "minimize" else "higher"
     runs = "one run per trial" if options.seeds == 1 else f"{options.seeds} seeds per trial, whose mean counts"
     page.lead(
-        f"{options.metric}, {better} is better. Of {summary.count} trials: {counts or 'none has begun'}. "
+        f"{options.metric}, {better} is better. Of {count_text(summary.count, 'trial')}: {counts or 'none has begun'}. "
         f"Sampler {options.sampler}, pruner {options.pruner}, {runs}."
     )
     used = f"{format_amount(summary.tokens)} tokens and {duration_text(summary.seconds)} of training so far"
-    page.lead(f"{used}; a complete trial takes {format_amount(summary.trial_tokens)} tokens.")
-    best = summary.best()
-    page.lead(best_text(summary, best) if best is not None else "No trial is complete, so there is no best one yet.")
+    page.lead(f"{used}; a complete trial takes {format_amount(summary.trial_tokens)} tokens.{fresh_text(summary)}")
     page.note(f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.")
 
 
+def fresh_text(summary: SweepSummary) -> str:
+    """What the confirmation took besides the search."""
+    state = summary.confirmation
+    if state is None:
+        return ""
+    used = f"{format_amount(state.tokens)} tokens and {duration_text(state.seconds)}"
+    return f" {state.ended} of {count_text(state.runs, 'run')} with fresh seeds took {used}."
+
+
 def best_text(summary: SweepSummary, best: TrialSummary) -> str:
-    text = f"The best is trial {best.index} with {summary.options.metric} = {format_number(trial_value(best))}"
-    if summary.confirmed and summary.confirmed[0].index == best.index:
-        text += f", and {format_number(summary.confirmed[0].mean)} on average over fresh seeds"
+    """The best trial and trial 0 with their values. How they compare is for the verdict to say."""
+    text = f"The best is trial {best.index} with {summary.options.metric} = {search_value_text(summary, best)}"
+    if best.index == 0:
+        return f"{text}: the experiment as written."
     first = next((trial for trial in summary.complete_trials() if trial.index == 0), None)
-    if first is None:
-        return f"{text}."
-    verdict = judge_best_trial(summary)
-    sentence = f" Paired by seed, {verdict.sentence()}." if verdict is not None else ""
-    if first == best:
-        unbeaten = "" if verdict is not None else ", which no other trial beats"
-        return f"{text}: the experiment as written{unbeaten}.{sentence}"
-    as_written = f"trial 0, the experiment as written ({format_number(trial_value(first))})"
-    if verdict is not None:
-        return f"{text}, to be compared with {as_written}.{sentence}"
-    gain = summary.sign * (trial_value(first) - trial_value(best))
-    relation = f"{format_number(abs(gain), 3)} {'better' if gain >= 0 else 'worse'} than"
-    return f"{text}, {relation} {as_written}."
+    written = (
+        f" Trial 0, the experiment as written, has {search_value_text(summary, first)}." if first is not None else ""
+    )
+    return f"{text}.{written}"
 
 
-def add_best(page: Page, summary: SweepSummary, folder: Path) -> None:
-    best = summary.best()
-    if best is None:
+def search_value_text(summary: SweepSummary, trial: TrialSummary) -> str:
+    """Its value in the search, and its mean over fresh seeds where it has some."""
+    confirmed = next((one for one in summary.confirmed if one.index == trial.index), None)
+    fresh = f", and {format_number(confirmed.mean)} on average over fresh seeds" if confirmed is not None else ""
+    return f"{format_number(trial_value(trial))}{fresh}"
+
+
+def add_history(page: Page, summary: SweepSummary) -> None:
+    if not has_figures() or not any(trial.value is not None or trial.reports for trial in summary.trials):
         return
-    page.section("The best")
-    first = next((trial for trial in summary.trials if trial.index == 0 and trial != best), None)
-    columns = ["option", f"trial {best.index}", *(["trial 0, as written"] if first else []), "values"]
-    rows = []
-    for name, value in best.params.items():
-        as_written = [first.config.get(name.split("@")[0])] if first else []
-        rows.append([name.split("@")[0], value, *as_written, summary.space.get(name, "").split(", where")[0]])
-    page.table(columns, rows)
-    page.note("To run it again, with these values and all others of the experiment:")
-    page.command(summary.command(folder))
+    from nanogpt_kit.sweep.report import figures
+
+    seeds = "Small dots are seeds, diamonds are their means. " if summary.options.seeds > 1 else ""
+    note = (
+        f"{seeds}Here and below, crosses above a figure are trials that were pruned (grey) or gave no result (red: out "
+        "of memory, loss not finite, refused, failed). Values far off on the bad side are left out; a double click "
+        "shows them."
+    )
+    page.block("History", note, figures.draw_history(summary))
 
 
-def add_confirmation(page: Page, summary: SweepSummary) -> None:
-    if not summary.confirmed:
+def add_curves(page: Page, summary: SweepSummary) -> None:
+    if not has_figures() or not any(trial.reports for trial in summary.trials):
         return
-    page.section("Confirmation")
-    page.note("The best trials again, with seeds that none was chosen by. Those that failed with a seed come last.")
-    values_before = {trial.index: trial_value(trial) for trial in summary.complete_trials()}
-    rank_before = {trial.index: rank for rank, trial in enumerate(summary.ranked_trials(), 1)}
-    most = max(len(trial.values) for trial in summary.confirmed)
-    rows = []
-    for rank, trial in enumerate(summary.confirmed, 1):
-        spread = statistics.stdev(trial.values) if len(trial.values) > 1 else None
-        values = [*trial.values, *[None] * (most - len(trial.values))]
-        before = [rank_before.get(trial.index), values_before.get(trial.index)]
-        rows.append([rank, trial.index, trial.mean, spread, *values, trial.failed, *before])
-    seeds = [f"value {seed}" for seed in range(1, most + 1)]
-    columns = ["rank", "trial", "mean", "sd", *seeds, "failed", "rank in the sweep", "value in the sweep"]
-    page.table(columns, rows, marked=0)
-    page.lead(" ".join(confirmation_verdict(summary)))
+    from nanogpt_kit.sweep.report import markers, trial_curves
 
-
-def add_figures(page: Page, summary: SweepSummary, study: optuna.Study, ranges: Ranges) -> None:
-    from nanogpt_kit.sweep.report import figures, markers
-
-    if any(trial.value is not None or trial.reports for trial in summary.trials):
-        page.section("History")
-        page.note(
-            "Here and below, crosses above a figure are trials that were pruned (grey) or gave no result (red: out of "
-            "memory, loss not finite, refused, failed). Values far off on the bad side are left out; a double click "
-            "shows them."
-        )
-        page.figure(figures.draw_history(summary))
-        page.section("Curves")
-        omissions = list(omission_notes(summary, figures.max_curve_points(summary), markers.MAX_TRIALS))
-        page.note(" ".join(["Every evaluation of every trial, for its first seed.", *omissions]))
-        page.figure(figures.draw_curves(summary))
-    add_importances(page, study)
-    slices = figures.draw_slices(summary, ranges)
-    if slices:
-        page.section("Each parameter separately")
-        page.note("A dot is a complete trial; pale ones are early, dark ones late, and the star is the best.")
-        page.gallery(slices)
-        parallel = figures.draw_parallel_coordinates(summary, ranges) if len(slices) > 1 else None
-        if parallel is not None:
-            page.section("All parameters together")
-            page.note(
-                "A line is a complete trial, orange the best. Drag along an axis to select those that pass there."
-            )
-            page.figure(parallel, min_width=110 * (len(slices) + 1))
-    costs = figures.draw_costs(summary)
-    if costs:
-        page.section("Value and cost")
-        page.note(
-            "The line joins the trials that no other beats in both. Seconds were measured while others were running."
-        )
-        page.gallery(costs)
-    if summary.trials or summary.count:
-        page.section("How trials ended")
-        page.figure(figures.draw_outcomes(summary))
+    branches = "Colours are branches; pruned trials are dotted. " if len(summary.branches) > 1 else ""
+    omissions = list(omission_notes(summary, trial_curves.max_curve_points(summary), markers.MAX_TRIALS))
+    note = " ".join([f"{branches}Every evaluation of every trial, for its first seed.", *omissions])
+    page.block("Curves", note, trial_curves.draw_trial_curves(summary))
 
 
 def omission_notes(summary: SweepSummary, max_points: int, max_trials: int) -> Iterator[str]:
@@ -171,58 +140,76 @@ def omission_notes(summary: SweepSummary, max_points: int, max_trials: int) -> I
         yield f"No figure shows more than {max_trials:,} trials, evenly spread."
 
 
-def add_importances(page: Page, study: optuna.Study) -> None:
-    found = measure_importances(study)
-    overall = found[0]
-    page.section("Which parameters matter")
-    if not overall.values:
-        page.note(f"Not known: {overall.reason}.")
+def add_importances(page: Page, summary: SweepSummary, study: optuna.Study) -> None:
+    """The importances, or what the trials show instead while they are too few."""
+    if not summary.complete_trials():
         return
+    title = "Which parameters matter"
+    missing = list(missing_for_importances(summary))
+    found = [] if missing else measure_importances(study, summary.branches)
+    if not found or not found[0].values:
+        page.section(title)
+        page.note(" ".join(missing) or f"Not known: {found[0].reason}.")
+        return
+    overall = found[0]
     rough = f" With fewer than {ROUGH_TRIALS} trials this is rough." if overall.trials < ROUGH_TRIALS else ""
-    branches = " Then the same for each branch." if len(found) > 1 else ""
-    page.note(
+    note = (
         "How much each parameter decides whether a trial is among the best tenth (PED-ANOVA), measured on "
-        f"{overall.trials} complete trials.{rough}{branches}"
+        f"{overall.trials} complete trials.{rough}{' Then the same for each branch.' * (len(found) > 1)}"
     )
+    labels = short_labels(list(overall.values), 60)
+    rows = [[one.title, labels[name], value] for one in found for name, value in one.values.items()]
     if has_figures():
         from nanogpt_kit.sweep.report import figures
 
-        page.gallery(figures.draw_importances(one.values, f"{one.title} ({one.trials})") for one in found)
+        drawn = [figures.draw_importances(one.values, f"{one.title} ({one.trials})") for one in found]
+        page.block(title, note, figures=drawn)
     else:
-        rows = [[one.title, name, value] for one in found for name, value in one.values.items()]
-        page.table(["among", "option", "importance"], rows)
+        page.block(title, note, instead=(["among", "option", "importance"], rows))
+
+
+def add_parameters(page: Page, summary: SweepSummary, ranges: Ranges) -> None:
+    if not has_figures():
+        return
+    from nanogpt_kit.sweep.report import slices
+
+    panels = slices.draw_slices(summary, ranges)
+    note = "A dot is a complete trial; pale ones are early, dark ones late, and the star is the best."
+    page.block("Each parameter separately", note, figures=panels)
+    parallel = slices.draw_parallel_coordinates(summary, ranges) if len(panels) > 1 else None
+    page.block(
+        "All parameters together",
+        "A line is a complete trial, orange the best. Below the axis of a parameter pass the trials to which it does "
+        "not apply. Drag along an axis to select those that pass there.",
+        parallel,
+        min_width=110 * (len(panels) + 1),
+    )
+
+
+def add_costs(page: Page, summary: SweepSummary, study: optuna.Study) -> None:
+    if not has_figures():
+        return
+    from nanogpt_kit.sweep.report import figures
+
+    beside = (
+        " Some trials ran at the same time as others, which may have made their seconds longer."
+        if has_overlapping_trials(study)
+        else ""
+    )
+    note = f"The line joins the trials that no other beats in both.{beside}"
+    page.block("Value and cost", note, figures=figures.draw_costs(summary))
 
 
 def add_outcomes(page: Page, summary: SweepSummary) -> None:
-    page.section("How trials ended")
-    page.table(["outcome", "trials"], [[cause_text(name), count] for name, count in outcome_counts(summary).items()])
-
-
-def add_trials(page: Page, summary: SweepSummary) -> None:
-    """All trials: complete ones first, the best at the top, then the others by index."""
-    if not summary.trials:
+    if not summary.trials and not summary.count:
         return
-    page.section("All trials")
-    complete = summary.ranked_trials()
-    indices = {trial.index for trial in complete}
-    trials = [*complete, *(trial for trial in summary.trials if trial.index not in indices)]
-    keys = list(dict.fromkeys(key for trial in trials for key in trial.config))
-    columns = ["trial", "state", summary.options.metric, *keys, "tokens", "seconds", "parameters", "run", "cause"]
-    if len(trials) > MAX_ROWS:
-        page.note(f"The first {MAX_ROWS:,} of {len(trials):,}.")
-    if any(trial.is_pruned for trial in trials):
-        page.note("A pruned trial has the value that it was pruned with, after fewer tokens than the others.")
-    best = summary.best()
-    marked = trials.index(best) if best is not None else None
-    page.table(columns, (trial_cells(summary, trial, keys) for trial in trials[:MAX_ROWS]), marked)
+    if has_figures():
+        from nanogpt_kit.sweep.report import figures
 
-
-def trial_cells(summary: SweepSummary, trial: TrialSummary, keys: list[str]) -> list[object]:
-    cause = cause_text(trial.cause) if trial.cause != trial.state else ""
-    why = ": ".join(part for part in (cause, first_characters(trial.reason, MAX_REASON)) if part)
-    values = [trial.config.get(key) for key in keys]
-    cost = [trial.tokens, round(trial.seconds, 1), trial.parameters]
-    return [trial.index, trial.state, trial.value, *values, *cost, trial.run(summary.seed).name, why]
+        page.block("How trials ended", figure=figures.draw_outcomes(summary))
+    else:
+        rows = [[cause_text(name), count] for name, count in outcome_counts(summary).items()]
+        page.block("How trials ended", instead=(["outcome", "trials"], rows))
 
 
 def format_amount(count: float) -> str:
