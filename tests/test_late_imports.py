@@ -35,6 +35,7 @@ SLOW = {
 SLOW_OF_THE_KIT = {
     ("checkpoint/store.py", "nanogpt_kit.checkpoint.shards"),  # torch.distributed.checkpoint
     ("train/resume_point.py", "nanogpt_kit.checkpoint.shards"),
+    ("comparison/report/page.py", "nanogpt_kit.comparison.report.figure_sections"),  # plotly
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.figures"),  # plotly
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.markers"),
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.slices"),

@@ -21,6 +21,7 @@ from nanogpt_kit.cli.import_model import import_model
 from nanogpt_kit.cli.new import new
 from nanogpt_kit.cli.plugins import plugins
 from nanogpt_kit.cli.prepare import prepare
+from nanogpt_kit.cli.report import report
 from nanogpt_kit.cli.run import run
 from nanogpt_kit.cli.runs import runs
 from nanogpt_kit.cli.sample import sample
@@ -42,7 +43,22 @@ def main() -> None:
 
 
 for verb in (
-    *(new, experiments, check, run, sample, evaluate, compare, ablate, sweep, runs, prepare, import_model, export),
+    *(
+        new,
+        experiments,
+        check,
+        run,
+        sample,
+        evaluate,
+        compare,
+        ablate,
+        sweep,
+        report,
+        runs,
+        prepare,
+        import_model,
+        export,
+    ),
     *(explain, schema, plugins, bench, doctor, completion),
 ):
     main.add_command(verb)

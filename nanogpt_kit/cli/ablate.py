@@ -89,7 +89,7 @@ def ablate(
         return
     import rich
 
-    from nanogpt_kit.comparison.ledger import record_path
+    from nanogpt_kit.comparison.ledger import record_path, report_command
     from nanogpt_kit.comparison.text import comparison_json, comparison_lines, exit_code
     from nanogpt_kit.sweep.comparison import run_comparison
 
@@ -97,6 +97,7 @@ def ablate(
     rich.reconfigure(stderr=True)
     comparison = run_comparison(question, seeds, command=hide_in_command(["nanogpt-kit", *sys.argv[1:]]), **settings)
     print_lines(f"record: {record_path(comparison)}", err=True)
+    print_lines(f"report: {report_command(comparison)}", err=True)
     if as_json:
         print_json(comparison_json(comparison))
     else:

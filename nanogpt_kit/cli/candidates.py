@@ -106,6 +106,19 @@ def listed_run_candidates(ctx: click.Context, param: click.Parameter, incomplete
     return items_of([*((item.value, item.help or "") for item in known), *paths])
 
 
+def report_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Runs as `listed_run_candidates` has them, sweeps that have begun, ids of comparisons, and paths."""
+    if is_path(incomplete):
+        return path_candidates(incomplete)
+    from nanogpt_kit.runs.folder import files_below_runs
+
+    sweeps = [(file.parent.parent.name, "sweep") for file in files_below_runs("*/sweep/sweep.json")]
+    comparisons = [(file.parent.name, file.parent.parent.name) for file in files_below_runs("*/*/*/comparison.json")]
+    items = [item for item in items_of([*sweeps, *comparisons]) if item.value.startswith(incomplete)]
+    runs = listed_run_candidates(ctx, param, incomplete)
+    return items_of((item.value, item.help or "") for item in (*runs, *items))
+
+
 def run_key_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Fields, options and metrics of the runs that there are."""
     from nanogpt_kit.cli.run_keys import keys_of_runs

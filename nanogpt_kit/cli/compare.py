@@ -85,7 +85,7 @@ def compare(
     continue_without_reader()
     with note_if_slow("reading the arms"), without_garbage_collection():  # components import torch
         from nanogpt_kit.cli.comparison_answer import CompareOptions, ComparisonAnswer
-        from nanogpt_kit.comparison.ledger import record_path
+        from nanogpt_kit.comparison.ledger import record_path, report_command
 
     chosen = CompareOptions(command=hide_in_command(["nanogpt-kit", *sys.argv[1:]]), **options)
     question = read_question(arms, metric, direction, text, chosen)
@@ -104,6 +104,7 @@ def compare(
     if answer.left_out:
         print_lines(answer.left_out, err=True)
     print_lines(f"record: {record_path(answer.comparison)}", err=True)
+    print_lines(f"report: {report_command(answer.comparison)}", err=True)
     if as_json:
         print_json(answer.record())
     else:

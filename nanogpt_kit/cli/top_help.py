@@ -27,6 +27,7 @@ SECTIONS = {  # a verb that is not installed is left out
         "compare": VerbHelp("Compare changes over the same seeds.", "compare old.toml new.toml --seeds 3"),
         "sweep": VerbHelp("Try many values of an experiment's options.", "sweep sweep_lr --preview"),
         "ablate": VerbHelp("Find which changes of an experiment help.", "ablate ablate_parts --preview"),
+        "report": VerbHelp("Write runs, a comparison or a sweep as HTML.", "report quickstart"),
         "eval": VerbHelp("Evaluate trained models.", "eval quickstart my-text"),
         "runs": VerbHelp("List and look up what was run.", "runs list --sort val/loss"),
     },

@@ -17,6 +17,7 @@ from nanogpt_kit.runs.folder import RunFolder, files_below_runs, runs_root
 from nanogpt_kit.runs.index import index_runs
 from nanogpt_kit.runs.indexed_run import IndexedRun
 from nanogpt_kit.runs.record import Unreadable
+from nanogpt_kit.runs.resume_command import kit_command
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,11 @@ def recorded_comparison(question: Question) -> Comparison | None:
 def record_path(comparison: Comparison) -> Path:
     """The file of a comparison."""
     return runs_root() / comparison.arms[0].experiment / comparison.kind / comparison.id / COMPARISON
+
+
+def report_command(comparison: Comparison) -> str:
+    """The command that writes the report of a comparison."""
+    return kit_command("report", str(record_path(comparison).parent))
 
 
 def tried_configurations(comparisons: Iterable[Comparison], contest: Comparison) -> set[str]:

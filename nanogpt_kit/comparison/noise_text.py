@@ -9,6 +9,9 @@ from nanogpt_kit.comparison.sentences import label_of
 from nanogpt_kit.comparison.table import block_lines
 from nanogpt_kit.comparison.text import arm_values
 
+DETECTABLE = f"the smallest true difference that is called better or worse in {POWER:.0%} of comparisons"
+PAIRED = "paired: with the same seeds in both arms, as `compare` does; name a contender to measure it"
+
 
 def noise_of(comparison: Comparison) -> Noise:
     """Of the base, and of its pairs with a contender where there is one."""
@@ -18,10 +21,16 @@ def noise_of(comparison: Comparison) -> Noise:
 
 def noise_lines(comparison: Comparison, noise: Noise) -> list[str]:
     """The spread, and the smallest effects that numbers of seeds can detect."""
+    sentences = spread_sentences(comparison, noise)
+    return [*sentences, "", *effect_lines(noise)] if noise.sd else sentences
+
+
+def spread_sentences(comparison: Comparison, noise: Noise) -> list[str]:
+    """Mean and standard deviation over seeds, or why they are unknown."""
     base = label_of(comparison, 0)
     if not noise.sd:
         return [f"{base}: {noise.reason}"]
-    decimals = spread_decimals([noise.sd, noise.difference_sd])
+    decimals = noise_decimals(noise)
     sd, low, high = (decimal_text(value, decimals) for value in (noise.sd, noise.sd_low, noise.sd_high))
     mean = decimal_text(noise.mean, decimals)
     lines = [
@@ -33,14 +42,22 @@ def noise_lines(comparison: Comparison, noise: Noise) -> list[str]:
         lines.append(f"standard deviation of the differences of {contender} by seed: {paired} over {noise.pairs} seeds")
     elif noise.reason:
         lines.append(noise.reason)
-    return [*lines, "", *effect_lines(noise, decimals)]
+    return lines
 
 
-def effect_lines(noise: Noise, decimals: int) -> list[str]:
+def noise_decimals(noise: Noise) -> int:
+    return spread_decimals([noise.sd, noise.difference_sd])
+
+
+def effect_lines(noise: Noise) -> list[str]:
+    labels, *columns = effect_columns(noise)
+    return [f"{DETECTABLE}:", *block_lines(labels, columns), *([PAIRED] if noise.difference_sd is None else [])]
+
+
+def effect_columns(noise: Noise) -> list[list[str]]:
+    """Numbers of seeds, and the smallest differences that they detect; each column begins with its name."""
+    decimals = noise_decimals(noise)
+    seeds = ["seeds of each arm", *(str(effect.seeds) for effect in noise.effects)]
     unpaired = ["unpaired", *(decimal_text(effect.unpaired, decimals) for effect in noise.effects)]
     paired = ["paired", *(decimal_text(effect.paired, decimals) for effect in noise.effects)]
-    columns = [unpaired, paired] if noise.difference_sd else [unpaired]
-    labels = ["seeds of each arm", *(str(effect.seeds) for effect in noise.effects)]
-    heading = f"the smallest true difference that is called better or worse in {POWER:.0%} of comparisons:"
-    remark = "paired: with the same seeds in both arms, as `compare` does; name a contender to measure it"
-    return [heading, *block_lines(labels, columns), *([remark] if noise.difference_sd is None else [])]
+    return [seeds, unpaired, paired] if noise.difference_sd else [seeds, unpaired]

@@ -57,9 +57,13 @@ def difference_text(result: Judgement, metric: str, decimals: int) -> str:
 
 def effect_sentence(comparison: Comparison, effect: Effect) -> str:
     """Such as "model.mlp=swiglu: val/loss higher by 0.0473 (95% interval 0.0026 to 0.0920) over 3 seeds: worse"."""
+    return f"{effect_name(effect)}: {verdict_text(effect, comparison.metric, value_decimals(comparison))}"
+
+
+def effect_name(effect: Effect) -> str:
+    """Such as "model.mlp=swiglu", "model.mlp=swiglu with model.norm=rmsnorm"."""
     levels = zip(effect.factors, effect.levels, strict=True)
-    name = " with ".join(one_line(f"{factor}={level}") for factor, level in levels)
-    return f"{name}: {verdict_text(effect, comparison.metric, value_decimals(comparison))}"
+    return " with ".join(one_line(f"{factor}={level}") for factor, level in levels)
 
 
 def interval_text(result: Judgement, decimals: int) -> str:

@@ -34,6 +34,8 @@ from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import DONE, UNDECIDED, WORSE
 from nanogpt_kit.runs.description import one_line
 
+MORE_SEEDS = f"(+N): N more seeds would decide it {IF_THEY_STAY}"
+EFFECTS = "effects, on average over all levels of the other factors; of two together, beyond the sum of theirs:"
 LABEL_WIDTH = 17  # columns; where a label is longer, letters stand for the arms, so that tables fit a line
 
 
@@ -69,14 +71,22 @@ def letter_of(index: int) -> str:
 
 def heading_lines(comparison: Comparison, names: Sequence[str]) -> list[str]:
     """What is compared, and what letters stand for."""
-    lines = [one_line(comparison.text)] if comparison.text else []
-    better = "lower" if comparison.direction == "minimize" else "higher"
-    lines.append(f"{one_line(comparison.metric)} at the last evaluation; {better} is better")
+    lines = question_lines(comparison)
     labels = [label_of(comparison, arm) for arm in range(len(names))]
     if labels != list(names):
         bases = [" (base)", *[""] * (len(names) - 1)]
         lines += [f"{name}  {label}{base}" for name, label, base in zip(names, labels, bases, strict=True)]
     return lines
+
+
+def question_lines(comparison: Comparison) -> list[str]:
+    """The reason to ask, and what is compared."""
+    metric = f"{one_line(comparison.metric)} at the last evaluation; {better_text(comparison)}"
+    return [one_line(comparison.text), metric] if comparison.text else [metric]
+
+
+def better_text(comparison: Comparison) -> str:
+    return f"{'lower' if comparison.direction == 'minimize' else 'higher'} is better"
 
 
 def seed_table(comparison: Comparison, names: Sequence[str], width: int) -> list[str]:
@@ -117,8 +127,7 @@ def result_table(comparison: Comparison, names: Sequence[str], width: int) -> li
     """One line for each of several contenders, the best first; a single one has its sentence instead."""
     if len(comparison.results) == 1:
         result = comparison.results[0]
-        pairs = count_text(len(result.seeds), "pair")
-        return [f"{label_of(comparison, result.arm)} is better in {result.wins} of {pairs}"] if result.seeds else []
+        return [wins_sentence(comparison, result)] if result.seeds else []
     if not comparison.results:
         return []
     ranked = ranked_results(comparison)
@@ -133,8 +142,13 @@ def result_table(comparison: Comparison, names: Sequence[str], width: int) -> li
     title = f"against {names[0]}" if len(names[0]) + len("against ") <= LABEL_WIDTH else ""
     lines = block_lines([title, *(names[result.arm] for result in ranked)], columns, width)
     if any(result.more_seeds is not None for result in ranked):
-        lines.append(f"(+N): N more seeds would decide it {IF_THEY_STAY}")
+        lines.append(MORE_SEEDS)
     return lines + [f"{names[result.arm]}: {one_line(result.reason)}" for result in ranked if result.reason]
+
+
+def wins_sentence(comparison: Comparison, result: Result) -> str:
+    pairs = count_text(len(result.seeds), "pair")
+    return f"{label_of(comparison, result.arm)} is better in {result.wins} of {pairs}"
 
 
 def verdict_cell(result: Result) -> str:
@@ -145,22 +159,31 @@ def effect_lines(comparison: Comparison) -> list[str]:
     """Of a full factorial."""
     if not comparison.effects:
         return []
-    title = "effects, on average over all levels of the other factors; of two together, beyond the sum of theirs:"
-    return [title, *(f"  {effect_sentence(comparison, effect)}" for effect in comparison.effects)]
+    return [EFFECTS, *(f"  {effect_sentence(comparison, effect)}" for effect in comparison.effects)]
 
 
 def cost_table(comparison: Comparison, names: Sequence[str], width: int) -> list[str]:
-    """What each arm costs, with ratios to the base; a column that no arm has is left out."""
-    costs = [arm_costs([one for one in comparison.measurements if one.arm == arm]) for arm in range(len(names))]
-    texts = {"tokens/s": short_count, "seconds": seconds_text, "memory": bytes_text, "parameters": short_count}
+    """What each arm costs, with ratios to the base."""
     columns = []
-    for name, text_of in texts.items():
-        if any(cost[name] is not None for cost in costs):
-            ratios = ["", *(ratio_text(cost[name], costs[0][name]) for cost in costs[1:])]
-            space = max(map(len, ratios))
-            cells = [f"{text_of(cost[name])} {ratio:{space}}" for cost, ratio in zip(costs, ratios, strict=True)]
-            columns.append([f"{name} {'':{space}}", *cells])
+    for name, cells in cost_texts(comparison).items():
+        space = max(len(ratio) for _, ratio in cells)
+        columns.append([f"{name} {'':{space}}", *(f"{text} {ratio:{space}}" for text, ratio in cells)])
     return block_lines(["cost", *names], columns, width) if columns else []
+
+
+def cost_texts(comparison: Comparison) -> dict[str, list[tuple[str, str]]]:
+    """By name each cost of every arm, and its ratio to that of the base; a cost that no arm has is left out."""
+    arms = range(len(comparison.arms))
+    costs = [arm_costs([one for one in comparison.measurements if one.arm == arm]) for arm in arms]
+    texts = {"tokens/s": short_count, "seconds": seconds_text, "memory": bytes_text, "parameters": short_count}
+    return {
+        name: [
+            (text_of(cost[name]), ratio_text(cost[name], costs[0][name]) if arm else "")
+            for arm, cost in enumerate(costs)
+        ]
+        for name, text_of in texts.items()
+        if any(cost[name] is not None for cost in costs)
+    }
 
 
 def arm_costs(measurements: Sequence[Measurement]) -> dict[str, float | None]:
@@ -179,6 +202,14 @@ def arm_costs(measurements: Sequence[Measurement]) -> dict[str, float | None]:
 
 def remark_lines(comparison: Comparison) -> list[str]:
     """Budget and time, runs without a value, notes, and what the best of many tries owes to luck."""
+    failures = [failure_line(comparison, one) for one in comparison.measurements if one.value is None]
+    notes = [f"note: {one_line(note)}" for note in comparison.notes]
+    tries = tries_sentence(comparison)
+    return [*spending_lines(comparison), *failures, *notes, *([tries] if tries else [])]
+
+
+def spending_lines(comparison: Comparison) -> list[str]:
+    """Budget, runs with their time, and looks."""
     lines = [f"budget of each run: {comparison.budget}"] if comparison.budget else []
     reused = sum(one.is_reused for one in comparison.measurements)
     trained = len(comparison.measurements) - reused
@@ -188,10 +219,7 @@ def remark_lines(comparison: Comparison) -> list[str]:
     lines += [f"runs: {joined_names(counts)}"] if counts else []
     if len(comparison.looks) > 1:
         lines.append(f"looks: {len(comparison.looks)} at this question, and each later one needs a clearer difference")
-    lines += [failure_line(comparison, one) for one in comparison.measurements if one.value is None]
-    lines += [f"note: {one_line(note)}" for note in comparison.notes]
-    tries = tries_sentence(comparison)
-    return [*lines, tries] if tries else lines
+    return lines
 
 
 def failure_line(comparison: Comparison, measurement: Measurement) -> str:

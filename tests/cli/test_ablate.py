@@ -88,6 +88,7 @@ def test_a_factorial_has_effects_and_the_same_command_trains_nothing_again(
     assert ": started" in answer.err
     assert ": started" not in repeated.err
     assert f"record: {first['path']}" in repeated.err
+    assert f"report: nanogpt-kit report {Path(first['path']).parent}\n" in repeated.err
     assert "model.mlp=relu2 + model.position=rope" in repeated.out
     again = Comparison.read(Path(first["path"]))
     assert sorted(Path(one.run) for one in again.measurements) == runs

@@ -110,7 +110,8 @@ def test_with_several_contenders_one_that_is_undecided_outweighs_one_that_is_wor
     assert [result["verdict"] for result in values["results"]] == ["worse", "undecided"]
     assert values["text"] == "is it inert?"
     assert Comparison.read(Path(values["path"])).id == values["id"]
-    assert told.err.endswith(f"record: {values['path']}\n")
+    path = Path(values["path"])
+    assert told.err.endswith(f"record: {path}\nreport: nanogpt-kit report {path.parent}\n")
 
 
 def test_json_is_all_that_is_on_standard_output(command: Command, here: Path) -> None:

@@ -11,38 +11,11 @@ from nanogpt_kit.comparison.comparison import make_comparison
 from nanogpt_kit.comparison.ledger import record_path
 from nanogpt_kit.comparison.numbers import decimal_text, level_text, short_count
 from nanogpt_kit.comparison.question import Arm, Question
-from nanogpt_kit.comparison.record import ArmRecord, Comparison, Effect, Measurement, Result
+from nanogpt_kit.comparison.record import Comparison, Effect, Result
 from nanogpt_kit.comparison.text import comparison_json, comparison_lines, exit_code
 from nanogpt_kit.system.terminal import wrap_lines
 from tests.comparison.made_arms import make_question, measure_arms
-
-
-def make_result(arm: int = 1, difference: float | None = 0.25, **details: Any) -> Result:
-    known = {"seeds": (1, 2, 3), "difference": difference, "difference_sd": 0.125, "low": -0.5, "high": 1.0}
-    return Result(arm=arm, **(known | details))
-
-
-def make_record(*results: Result, labels: tuple[str, ...] = ("gelu", "swiglu"), **details: Any) -> Comparison:
-    known: dict[str, Any] = {
-        "id": "1",
-        "kind": "compare",
-        "command": "",
-        "started": 0.0,
-        "time": 0.0,
-        "metric": "val/loss",
-        "direction": "minimize",
-        "yardstick": "y",
-        "arms": tuple(ArmRecord(label=label, experiment="tiny", configuration=label) for label in labels),
-        "looks": (),
-        "measurements": (),
-        "results": results,
-    }
-    return Comparison(**(known | details))
-
-
-def made(arm: int, seed: int, value: float | None, **details: Any) -> Measurement:
-    state = "finished" if value is not None else "failed"
-    return Measurement(**{"arm": arm, "seed": seed, "run": "r", "state": state, "value": value, **details})
+from tests.comparison.made_records import made, make_record, make_result
 
 
 def last_line(*results: Result, **details: Any) -> str:

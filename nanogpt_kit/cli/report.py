@@ -1,0 +1,177 @@
+"""`nanogpt-kit report TARGET...`: runs, a comparison or a sweep as one HTML file, which needs no network."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nanogpt_kit.cli.candidates import report_candidates
+from nanogpt_kit.cli.lines import print_lines
+from nanogpt_kit.cli.paths import expand_path_argument
+from nanogpt_kit.cli.slow_note import note_if_slow
+from nanogpt_kit.core.errors import Fault, KitError, printable
+from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.paths import expand_path
+from nanogpt_kit.system.garbage_collection import without_garbage_collection
+
+if TYPE_CHECKING:
+    from nanogpt_kit.cli.report_target import ReportTarget
+    from nanogpt_kit.report.page import Page
+
+NAME = "report.html"
+
+
+def expand_targets(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(expand_path(value, "TARGET", COMMAND_LINE) for value in values)
+
+
+@click.command()
+@click.argument(
+    "targets",
+    nargs=-1,
+    required=True,
+    metavar="TARGET...",
+    callback=expand_targets,
+    shell_complete=report_candidates,
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    callback=expand_path_argument,
+    help="File to write.  [default: report.html beside what it shows]",
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    envvar="NANOGPT_KIT_STORAGE",
+    help="Storage of a sweep, where its password is not recorded.",
+)
+@without_garbage_collection()
+def report(targets: tuple[str, ...], output: Path | None, storage: str | None) -> None:
+    """Write a report of TARGET: one HTML file with figures and tables, which opens without a network.
+
+    TARGET is a run, or several; a comparison or an ablation: its folder, its id or the beginning of that; or a sweep:
+    its experiment or its folder. Runs are named as for `sample`. Several runs are grouped by configuration, each group
+    with its spread over seeds. An experiment with a [sweep] or [ablate] table stands for its sweep or its newest
+    ablation, any other one for its newest finished run.
+
+    The path of the file is printed on standard output.
+    """
+    from nanogpt_kit.cli.report_target import find_targets, meaning_lines
+
+    reports = [text for text in targets if os.path.basename(text) == NAME and os.path.isfile(text)]
+    if reports:  # a glob over runs finds the report of an earlier call
+        print_lines(f"left out: {', '.join(reports)}, which is not a run", err=True)
+    words = [text for text in targets if text not in reports]
+    if not words:
+        raise KitError(Fault(f"{reports[0]!r} is a report already; name what it should show", location=COMMAND_LINE))
+    found = [target for text in words for target in find_targets(text)]
+    check_one_report(found)
+    for line in meaning_lines(found):
+        print_lines(line, err=True)
+    path = output or default_path(found)
+    check_output(path)
+    with note_if_slow("writing the report"):
+        content = page_of(found, storage).html().encode("utf-8", "backslashreplace")  # names may not be UTF-8
+        write_page(path, content)
+    from nanogpt_kit.report.page import NO_FIGURES, has_figures
+
+    if not has_figures():
+        print_lines(NO_FIGURES, err=True)
+    click.echo(printable(str(path)))
+
+
+def check_one_report(found: Sequence[ReportTarget]) -> None:
+    """Raises KitError for anything but runs alone, one comparison, or one sweep."""
+    kinds = {target.kind for target in found}
+    first = next((target for target in found if target.kind != "run"), None)
+    if first is None or len({target.folder for target in found}) == 1:
+        return
+    others = {"run": "runs", "comparison": "a comparison", "sweep": "a sweep"}
+    other = next((others[kind] for kind in sorted(kinds) if kind != first.kind), "another one")
+    remedy = "write a report of each"
+    if "run" in kinds:
+        remedy += ", or leave it out"
+    message = (
+        f"a report shows runs, or one comparison, or one sweep, not {first.meaning} together with {other}; {remedy}"
+    )
+    raise KitError(Fault(message, location=COMMAND_LINE))
+
+
+def default_path(found: Sequence[ReportTarget]) -> Path:
+    """In the folder of the target; of several runs beside them, or in the current folder where they share none."""
+    from nanogpt_kit.runs.folder import relative_to_cwd
+
+    folders = {target.folder for target in found}
+    parents = {folder.parent for folder in folders}
+    if len(folders) == 1:
+        return relative_to_cwd(next(iter(folders))) / NAME
+    return relative_to_cwd(next(iter(parents))) / NAME if len(parents) == 1 else Path(NAME)
+
+
+def check_output(path: Path) -> None:
+    """Raises KitError where the file cannot be written; a file that is there is replaced."""
+    folder = path.parent
+    fault = ""
+    if os.path.isdir(path):
+        fault = f"it is a folder; name a file in it, as in {shlex.quote(str(path / NAME))}"
+    elif not os.path.isdir(folder):
+        fault = f"the folder {shlex.quote(str(folder))} does not exist; `mkdir -p {shlex.quote(str(folder))}` makes it"
+    elif os.path.lexists(path) and not os.path.isfile(path):
+        fault = "it is not a regular file; name another file"
+    elif not os.access(folder, os.W_OK):
+        fault = "its folder does not allow it; --output names another file"
+    if fault:
+        raise unwritable(path, fault)
+
+
+def write_page(path: Path, content: bytes) -> None:
+    from nanogpt_kit.system.writing import write_atomically
+
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise unwritable(path, f"{error.strerror}; --output names another file") from None
+
+
+def unwritable(path: Path, reason: str) -> KitError:
+    return KitError(Fault(f"{str(path)!r} cannot be written: {reason}", "--output", COMMAND_LINE))
+
+
+def page_of(found: Sequence[ReportTarget], storage: str | None) -> Page:
+    target = found[0]
+    if target.kind == "sweep":
+        from nanogpt_kit.sweep.report.report import build_page
+        from nanogpt_kit.sweep.study.stored_sweep import read_sweep_folder
+
+        summary, study, folder = read_sweep_folder(target.folder, storage)
+        return build_page(summary, study, folder)
+    if target.kind == "comparison":
+        return page_of_comparison(target.folder)
+    from nanogpt_kit.cli.report_target import runs_of
+    from nanogpt_kit.report.run_page import runs_page
+
+    runs = runs_of(list(found))
+    if len(runs) == 1:
+        return runs_page(runs)
+    from nanogpt_kit.cli.report_verdict import verdict_command
+
+    return runs_page(runs, verdict_command(runs))
+
+
+def page_of_comparison(folder: Path) -> Page:
+    from nanogpt_kit.comparison.record import Comparison
+    from nanogpt_kit.comparison.report.page import comparison_page
+    from nanogpt_kit.runs.record import Unreadable
+
+    try:
+        comparison = Comparison.read(folder / "comparison.json")
+    except (Unreadable, FileNotFoundError) as error:
+        raise KitError(f"{folder}: {error}") from None
+    return comparison_page(comparison, folder)

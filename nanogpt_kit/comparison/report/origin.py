@@ -1,0 +1,61 @@
+"""Where a comparison is from: its command and record, its runs, and what they ran with."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nanogpt_kit.comparison.ledger import COMPARISON
+from nanogpt_kit.comparison.record import Comparison
+from nanogpt_kit.comparison.report import tables
+from nanogpt_kit.comparison.report.found_runs import FoundRun
+from nanogpt_kit.report.page import Page
+from nanogpt_kit.report.run_sections import provenance_of
+from nanogpt_kit.runs.description import one_line
+from nanogpt_kit.runs.folder import relative_to_cwd
+from nanogpt_kit.runs.index import read_run
+
+OF_ONE_RUN = {"run", "note", "command", "started", "seed", "configuration"}  # in other tables, or always different
+
+
+def add_origin(
+    page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[FoundRun], folder: Path
+) -> None:
+    page.section("Provenance")
+    if comparison.command:
+        page.command(one_line(comparison.command))
+    page.mapping(
+        [
+            ("record", one_line(str(relative_to_cwd((folder / COMPARISON).absolute())))),
+            ("first asked", utc_text(comparison.started)),
+            ("judged", utc_text(comparison.time)),
+            ("metric", f"{one_line(comparison.metric)}, to {comparison.direction}"),
+            ("yardstick", one_line(comparison.yardstick)),
+            ("id", one_line(comparison.id)),
+            *run_facts(found),
+        ]
+    )
+    tables.add_runs(page, comparison, names, [one.problem for one in found])
+
+
+def run_facts(found: Sequence[FoundRun]) -> Iterator[tuple[str, str]]:
+    """Code, packages, machines and data of the runs that are there: each distinct value once, with a count of runs."""
+    facts: dict[str, Counter[str]] = {}
+    runs = [one.folder for one in found if one.folder is not None]
+    for run in runs:
+        for name, text in provenance_of(read_run(run)).items():
+            if name not in OF_ONE_RUN:
+                facts.setdefault(name, Counter())[one_line(text)] += 1
+    for name, texts in facts.items():
+        for text, count in texts.most_common():
+            yield name if count == len(runs) else f"{name} of {count:,} of {len(runs):,} runs", text
+
+
+def utc_text(moment: float) -> str:
+    """A time in seconds since 1970."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
+    except (ValueError, OverflowError, OSError):  # of a clock that was wrong
+        return "unknown"

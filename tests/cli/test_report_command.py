@@ -1,0 +1,266 @@
+"""`report`: what each argument is taken as, where the file goes, and the sentences for mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from nanogpt_kit.cli.report_target import find_targets
+from nanogpt_kit.cli.report_verdict import verdict_command
+from nanogpt_kit.comparison.comparison import make_comparison
+from nanogpt_kit.comparison.ledger import record_path
+from nanogpt_kit.comparison.record import Comparison
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.report.page import NO_FIGURES
+from nanogpt_kit.runs.folder import RunFolder, runs_root
+from nanogpt_kit.train import session
+from tests.comparison.made_arms import make_arm_run, make_question, measure_arms
+from tests.report.test_run_page import without_plotly as without_plotly  # a fixture
+from tests.runs.listed_runs import make_listed_run
+from tests.sweep.test_stored_sweep import stored
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_plotly: None) -> Path:
+    """The current folder, as users have it: runs/ is below it. Pages have no figures."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NANOGPT_KIT_RUNS", "runs")
+    return tmp_path
+
+
+@pytest.fixture
+def comparison(tiny: Path) -> Comparison:
+    question = make_question(tiny, "model.mlp=swiglu", kind="ablate")
+    return make_comparison(question, measure_arms(question, [{1: 2.5, 2: 2.625}, {1: 2.25, 2: 2.5}]), "nanogpt-kit")
+
+
+def experiment_with(table: str, name: str = "tiny") -> None:
+    values = {"name": name, "model": {"use": "gpt"}, table: {"vary" if table == "ablate" else "space": {}}}
+    Path(f"{name}.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
+
+
+def written(answer: Any) -> str:
+    """The content of the file whose path a successful command has printed, and nothing else."""
+    assert answer.code == 0, answer.err
+    return Path(answer.out.removesuffix("\n")).read_text(encoding="utf-8")
+
+
+class TestTargets:
+    def test_a_trained_run_is_reported_whole(self, tiny: Path, command: Command) -> None:
+        run = session.run(Experiment.load(tiny, ["train.steps=3", "sample.max_new_tokens=8"]))
+        answer = command("report", "tiny")
+        page = written(answer)
+        assert answer.out == f"runs/tiny/{run.path.name}/report.html\n"
+        assert f"run runs/tiny/{run.path.name}: step 3 of 3, val/loss" in answer.err
+        assert NO_FIGURES in answer.err
+        for part in (">Evaluations<", ">Configuration<", ">Samples<", ">Provenance<", "Finished: 3 steps"):
+            assert part in page
+        assert page.index("<p>val/loss") < page.index('">Evaluations</h2>')
+
+    @pytest.mark.parametrize("word", ["a", "tiny/a", "runs/tiny/a", "runs/tiny/a/", "runs/tiny/a/experiment.toml"])
+    def test_a_run_is_named_as_everywhere(self, word: str, command: Command) -> None:
+        make_listed_run("tiny/a")
+        assert command("report", word).out == "runs/tiny/a/report.html\n"
+
+    def test_the_runs_of_a_trial_are_named_by_their_common_beginning(self) -> None:
+        for seed in (7, 8):
+            make_listed_run(f"tiny/sweep/trial-0003-s{seed}")
+        found = find_targets("runs/tiny/sweep/trial-0003")
+        assert [target.folder.name for target in found] == ["trial-0003-s7", "trial-0003-s8"]
+
+    def test_a_comparison_is_named_by_folder_file_id_or_beginning(self, comparison: Comparison) -> None:
+        folder = record_path(comparison).parent
+        for word in (folder, folder / "comparison.json", comparison.id, comparison.id[:5]):
+            [target] = find_targets(str(word))
+            assert (target.kind, os.path.abspath(target.folder)) == ("comparison", os.path.abspath(folder))
+            assert target.meaning == f"ablation runs/tiny/ablate/{comparison.id}"
+
+    def test_a_comparison_is_reported(self, comparison: Comparison, command: Command) -> None:
+        answer = command("report", comparison.id)
+        assert "model.mlp=swiglu" in written(answer)
+        assert answer.out == f"runs/tiny/ablate/{comparison.id}/report.html\n"
+
+    def test_a_sweep_is_named_by_experiment_file_or_folder(self, command: Command) -> None:
+        stored(Path("runs/tiny/sweep"), name="tiny")
+        experiment_with("sweep")
+        for word in ("tiny", "tiny.toml", "runs/tiny", "runs/tiny/sweep"):
+            answer = command("report", word)
+            assert "Sweep of tiny" in written(answer)
+            assert answer.out == "runs/tiny/sweep/report.html\n"
+            assert "sweep runs/tiny/sweep" in answer.err
+
+    def test_an_experiment_is_its_study_where_it_has_such_a_table_and_its_run_otherwise(
+        self, comparison: Comparison, tiny: Path
+    ) -> None:
+        stored(Path("runs/tiny/sweep"), name="tiny")
+        run = make_listed_run("tiny/20260102-030405000-s7-abcdef", started="2027-01-01T00:00:00Z")
+        [target] = find_targets("tiny")
+        assert target.folder.name == run.path.name, "the file has neither table"
+        assert f"also there: sweep runs/tiny/sweep; ablation runs/tiny/ablate/{comparison.id}" in target.meaning
+        experiment_with("ablate")
+        [target] = find_targets("tiny")
+        assert target.folder.name == comparison.id
+        assert "also there: sweep runs/tiny/sweep; runs of tiny: " in target.meaning
+        assert "tiny@best names one" in target.meaning
+        experiment_with("sweep")
+        assert find_targets("tiny")[0].kind == "sweep"
+        Path("tiny.toml").unlink()
+        assert find_targets("tiny")[0].kind == "run"
+
+    def test_a_name_that_has_only_a_study_is_that_study(self, comparison: Comparison, tiny: Path) -> None:
+        tiny.unlink()
+        for folder in (runs_root() / "tiny").iterdir():
+            if (folder / "experiment.toml").exists():
+                folder.rename(folder.with_name(f".{folder.name}"))
+        assert find_targets("tiny")[0].folder.name == comparison.id
+
+
+class TestSeveralRuns:
+    def test_they_are_reported_beside_them_or_here(self, command: Command) -> None:
+        for place in ("tiny/a", "tiny/b", "other/c"):
+            make_listed_run(place)
+        answer = command("report", "runs/tiny/a", "runs/tiny/b", "runs/tiny/a")
+        assert answer.out == "runs/tiny/report.html\n"
+        assert "<h1>2 runs of tiny</h1>" in written(answer)
+        answer = command("report", "runs/tiny/a", "runs/tiny/b", "runs/tiny/report.html")
+        assert "left out: runs/tiny/report.html" in answer.err, "a glob finds the report of the call before"
+        assert answer.code == 0
+        assert command("report", "tiny/a", "other/c").out == "report.html\n"
+
+    def test_many_runs_are_counted_on_standard_error(self, command: Command) -> None:
+        words = [str(make_listed_run(f"tiny/{at}").path) for at in range(9)]
+        assert command("report", *words).err.splitlines()[0] == "9 runs"
+
+    def test_the_command_of_a_verdict_is_one_that_compare_takes(self, tiny: Path, command: Command) -> None:
+        quick = ["train.steps=2", "sample.num_samples=0", "callback=[]"]
+        runs = [
+            session.run(Experiment.load(tiny, [*quick, f"train.seed={seed}", f"model.mlp={mlp}"]))
+            for mlp in ("gelu", "swiglu")
+            for seed in (1, 2)
+        ]
+        line = verdict_command(runs)
+        assert line in written(command("report", *(run.path for run in runs)))
+        assert shlex.split(line)[:2] == ["nanogpt-kit", "compare"]
+        answer = command(*shlex.split(line)[1:], "--json")
+        assert json.loads(answer.out)["results"][0]["seeds"] == [1, 2], answer.err
+        assert verdict_command(runs[:2]) == "", "one configuration"
+        assert verdict_command([runs[0], runs[3]]) == "", "no seed in common"
+        assert verdict_command([runs[0], runs[1], runs[2]]) == "", "one seed in common"
+
+    def test_runs_of_a_folder_of_their_own_are_named_by_it(self, tiny: Path, tmp_path: Path) -> None:
+        question = make_question(tiny, "model.mlp=swiglu")
+        runs = [
+            make_arm_run(arm, seed, {20: {"val/loss": 2.5}}, folder=tmp_path / "runs" / name / f"s{seed}")
+            for arm, name in zip(question.arms, ("base", "my change"), strict=True)
+            for seed in (1, 2)
+        ]
+        assert verdict_command(runs) == "nanogpt-kit compare runs/base/ 'runs/my change/'"
+
+
+class TestMistakes:
+    def fault(self, answer: Any) -> str:
+        assert (answer.code, answer.out) == (2, ""), answer
+        return str(answer.err)
+
+    def test_unknown_names_have_the_nearest(self, comparison: Comparison, command: Command) -> None:
+        make_listed_run("small/a")
+        text = self.fault(command("report", "smal"))
+        assert "no run 'smal'" in text
+        assert "did you mean 'small'?" in text
+        near = f"{comparison.id[:-1]}z"
+        text = self.fault(command("report", near))
+        assert f"A near name is that of runs/tiny/ablate/{comparison.id}." in text
+
+    def test_a_study_that_has_not_begun_has_the_command_that_begins_it(self, command: Command) -> None:
+        experiment_with("sweep", "mine")
+        assert "Its sweep has not begun: `nanogpt-kit sweep mine` begins it." in self.fault(command("report", "mine"))
+        experiment_with("ablate", "yours")
+        text = self.fault(command("report", "yours"))
+        assert "Its ablation has not begun: `nanogpt-kit ablate yours` begins it." in text
+
+    def test_kinds_are_not_mixed(self, comparison: Comparison, command: Command) -> None:
+        make_listed_run("small/a")
+        stored(Path("runs/swept/sweep"), name="swept")
+        text = self.fault(command("report", "small", comparison.id))
+        assert f"not ablation runs/tiny/ablate/{comparison.id} together with runs" in text
+        assert "leave it out" in text
+        assert "together with a sweep" in self.fault(command("report", comparison.id, "runs/swept/sweep"))
+        assert command("report", comparison.id, comparison.id).code == 0
+
+    def test_a_folder_of_comparisons_asks_for_one_of_them(self, comparison: Comparison, command: Command) -> None:
+        text = self.fault(command("report", "runs/tiny/ablate"))
+        assert "'runs/tiny/ablate' is a folder of comparisons" in text
+        assert comparison.id in text
+
+    def test_a_beginning_that_several_comparisons_share_is_refused(self, comparison: Comparison) -> None:
+        folder = record_path(comparison).parent
+        other = folder.with_name(comparison.id[:6] + "f" * 6)
+        other.mkdir()
+        (other / "comparison.json").write_bytes((folder / "comparison.json").read_bytes())
+        with pytest.raises(KitError, match=f"the beginning of 2 comparisons: .*{other.name}"):
+            find_targets(comparison.id[:6])
+        assert find_targets(comparison.id)[0].folder.name == comparison.id
+
+    def test_a_damaged_comparison_is_a_sentence(self, comparison: Comparison, command: Command) -> None:
+        record_path(comparison).write_text("{")
+        assert "comparison.json cannot be read" in self.fault(command("report", comparison.id))
+
+    def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
+        self, command: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_listed_run("tiny/a")
+        module = sys.modules["nanogpt_kit.cli.report"]  # its name in the package is the verb
+        monkeypatch.setattr(module, "page_of", lambda *_: pytest.fail("it was read"))
+        Path("folder").mkdir()
+        os.mkfifo("pipe")
+        for file, reason in {
+            "folder": "it is a folder; name a file in it, as in folder/report.html",
+            "no such/a.html": "the folder 'no such' does not exist; `mkdir -p 'no such'` makes it",
+            "pipe": "it is not a regular file; name another file",
+        }.items():
+            text = self.fault(command("report", "tiny", "--output", file))
+            assert f"command line: --output: '{file}' cannot be written: {reason}" in text
+        assert os.path.exists("pipe")
+
+    def test_a_full_disk_is_a_sentence_and_leaves_the_report_of_before(
+        self, command: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = make_listed_run("tiny/a")
+        before = written(command("report", "tiny"))
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        text = self.fault(command("report", "tiny"))
+        assert "No space left on device; --output names another file" in text
+        assert (run.path / "report.html").read_text(encoding="utf-8") == before
+        assert sorted(path.name for path in run.path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_output_names_the_file_and_home_is_expanded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_listed_run("tiny/a")
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    Path("home").mkdir()
+    assert command("report", "tiny", "--output", "~/mine.html").out == f"{Path('home').absolute() / 'mine.html'}\n"
+    assert not (runs_root() / "tiny" / "a" / "report.html").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 elsewhere")
+def test_names_that_are_not_utf_8_have_a_report(command: Command) -> None:
+    run = make_listed_run("tiny/a")
+    other = RunFolder(run.path.rename(run.path.with_name(os.fsdecode(b"\xff<b>"))))
+    answer = command("report", other.path)
+    assert answer.code == 0, answer.err
+    assert "&lt;b&gt;" in (other.path / "report.html").read_text(encoding="utf-8")
