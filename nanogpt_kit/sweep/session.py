@@ -23,7 +23,7 @@ from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.allocation import check_allocation
 from nanogpt_kit.sweep.study.branches import find_branches
-from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
+from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan, fresh_seed
 from nanogpt_kit.sweep.study.records import JudgedSeeds
 from nanogpt_kit.sweep.study.sampler import check_sampler_package
 from nanogpt_kit.sweep.study.search import SearchPlan
@@ -32,7 +32,7 @@ from nanogpt_kit.sweep.study.storage import STORAGE_KEY, check_storage_form, ope
 from nanogpt_kit.sweep.study.stored_sweep import write_sweep_record
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, confirmation_study, read_summary, sweep_folder
-from nanogpt_kit.sweep.study.trial_comparability import store_incomparable
+from nanogpt_kit.sweep.study.trial_comparability import store_incomparable, store_uneven_budgets
 from nanogpt_kit.sweep.study.verdict_notes import trials_text
 from nanogpt_kit.sweep.work.budget import Budget, SearchBudget, check_token_budget
 from nanogpt_kit.sweep.work.outcome import Outcome
@@ -85,6 +85,8 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
             store_incomparable(search.optuna_study, space, judged_trials(summarize_sweep(search)))
             if space.options.confirm:
                 confirm_trials(search, slots, stop)
+            elif space.options.seeds > 1:
+                store_uneven_budgets(search.optuna_study, [(trial.number, trial) for trial in search.trials()])
         finally:
             summary = write_results(search)
     return summary
@@ -107,6 +109,8 @@ def confirm_trials(search: Study[SearchPlan], slots: Sequence[MachineSlot], stop
     left = len(confirmation.unfinished())
     logger.info("confirming %s: %s with fresh seeds", trials_text(sorted(plan.chosen)), count_text(left, "run"))
     run_study(confirmation, slots, stop, budget=Budget(confirmation, search.trials))
+    runs = [(fresh_seed(trial).trial, trial) for trial in confirmation.trials()]
+    store_uneven_budgets(search.optuna_study, runs)
     record_look(summarize_sweep(search), confirmation.optuna_study)
 
 

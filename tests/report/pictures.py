@@ -19,10 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CHROMIUM = shutil.which("chromium")
 QUIET = "--headless --no-sandbox --disable-gpu --no-first-run --hide-scrollbars --remote-debugging-pipe"
 QUIET += " --disable-background-networking --disable-component-update --disable-sync --disable-quic"
 OFFLINE = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
+PHONE, PAPER = 390, 1047  # CSS pixels; A4 landscape within its margins
 PATIENCE = 60.0  # seconds for an answer
 
 # What a reader could not read: {kind: [text]}. Boxes are in CSS pixels; texts may touch each other by one.
@@ -77,12 +80,29 @@ UNREADABLE = """
 """
 
 
+# Until no size has changed for a moment
+SETTLED = """
+new Promise((done) => {
+  let last = "";
+  const compare = () => {
+    const sizes = [...document.querySelectorAll(".svg-container")].map((one) => [one.clientWidth, one.clientHeight]);
+    const now = JSON.stringify([sizes, document.documentElement.scrollHeight, innerWidth]);
+    if (now === last) return done();
+    last = now;
+    setTimeout(compare, 150);
+  };
+  setTimeout(compare, 150);
+})
+"""
+
+
 @dataclass
 class View:
     """One page in the browser, at one size."""
 
     browser: Browser
     session: str
+    is_loaded: bool = False
     complaints: list[str] = field(default_factory=list)  # errors on the console, and requests beyond the file
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -107,7 +127,8 @@ class View:
 
     def settle(self) -> None:
         """Plotly draws again a moment after the size has changed."""
-        self.evaluate("new Promise(done => setTimeout(() => requestAnimationFrame(done), 150))")
+        if self.is_loaded:
+            self.evaluate(SETTLED)
 
     def unreadable(self) -> dict[str, list[str]]:
         """What is cut, equal, overlapping or too wide; kinds without a case are left out."""
@@ -170,6 +191,7 @@ class Browser:
         while not view.evaluate("document.readyState === 'complete' && location.protocol === 'file:'"):
             assert time.monotonic() < deadline, f"{path} was not loaded"
             time.sleep(0.02)
+        view.is_loaded = True
         view.settle()
         return view
 
@@ -217,3 +239,32 @@ class Browser:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One for all tests of a file. A conftest.py imports it."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not on this machine")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+def assert_readable(browser: Browser, page: Path) -> None:
+    """On a phone, wide, on paper, and on the phone again: nothing is cut, equal or too wide, and nothing is fetched."""
+    view = browser.open(page, PHONE)
+    found = {"phone": view.unreadable()}
+    view.resize(1400)
+    found["wide"] = view.unreadable()
+    view.resize(PAPER)
+    view.emulate(media="print")
+    view.evaluate("dispatchEvent(new Event('beforeprint'))")
+    found["print"] = view.unreadable()
+    view.evaluate("dispatchEvent(new Event('afterprint'))")
+    view.emulate()
+    view.resize(PHONE)
+    found["phone again"] = view.unreadable()
+    view.close()
+    assert {medium: cases for medium, cases in found.items() if cases} == {}
+    assert view.complaints == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.sweep import session
@@ -28,7 +28,7 @@ from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.storage import open_storage
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary
-from nanogpt_kit.sweep.study.trial_comparability import store_incomparable
+from nanogpt_kit.sweep.study.trial_comparability import add_reasons, find_uneven_budgets, store_incomparable
 from nanogpt_kit.sweep.study.verdict import headline, judge_sweep
 from tests.sweep.planted_sweep import BRANCHES, USE, planted_sweep
 
@@ -347,6 +347,35 @@ def test_trials_with_another_tokenizer_do_not_compare_in_nats_a_token(text_file:
     found = compared(text_file, table, {"tokenizer.use": "byte"}, {"tokenizer.use": "char"})
     assert "trial 1 and trial 0 have other tokens" in found[1]
     assert "--metric" not in found[1]
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "reasons"),
+    [
+        ("steps steps steps", {}),
+        ("max_seconds max_seconds max_seconds", {}),
+        ("steps max_tokens steps", {}),
+        ("steps callback steps", {1: "trial 1 was ended by a callback after 12 steps"}),
+        ("callback steps steps", dict.fromkeys((1, 2), "trial 0 was ended by a callback after 12 steps")),
+        ("steps steps max_seconds", {2: "only some runs of trial 2 and trial 0 were ended by train.max_seconds"}),
+    ],
+)
+def test_trials_with_other_training_do_not_compare(ended_by: str, reasons: Mapping[int, str]) -> None:
+    results = [TrialResult(cause="complete", step=12, ended_by=how) for how in ended_by.split()]
+    runs = [
+        (index, create_trial(value=1.0, user_attrs={TrialResult.attribute: result.stored()}))
+        for index, result in enumerate(results)
+    ]
+    found = dict(find_uneven_budgets(runs))
+    assert found.keys() == reasons.keys()
+    assert all(found[index].startswith(reason) for index, reason in reasons.items())
+
+
+def test_reasons_add_up(tmp_path: Path) -> None:
+    searched = Searched(tmp_path, "trials = 2")
+    for index, reason in {0: "other tokens", 1: "other steps"}.items():
+        add_reasons(searched.study.optuna_study, {index: reason})
+    assert searched.summary().not_comparable == {0: "other tokens", 1: "other steps"}
 
 
 def test_best_toml_has_the_headline_and_that_fresh_seeds_chose_it(tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def test_unequal_branches_are_told_with_the_remedy(adamw: int, muon: int, alloca
     counts = f"(optimizer.use = adamw: {adamw}, optimizer.use = muon: {muon})"
     assert (counts in words) == is_told
     assert ('allocate = "equal"' in words) == is_told
+    grid = warned(trials, space=SPACE, branches=BRANCHES, allocate=allocate, sampler="grid")
+    assert (counts in grid) == is_told
+    assert 'allocate = "equal"' not in grid, "a branch of a grid has as many trials as points"
 
 
 def test_the_best_of_each_branch_is_told_where_it_lies_at_an_edge() -> None:

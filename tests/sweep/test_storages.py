@@ -127,7 +127,9 @@ def test_three_controllers_share_a_study_and_take_over_from_one_that_is_killed(
         folders = {owner.folder for trial in trials if (owner := Owner.of(trial))}
         assert len(folders) > 1, "one controller did all the work"
         runs = [path.parent for path in tmp_path.glob("*/tiny/sweep/trial-*/experiment.toml")]
-        assert len({run.name for run in runs}) == len(runs) == TRIALS + 6, "each trial once, and the best and trial 0 with three fresh seeds"
+        assert len({run.name for run in runs}) == len(runs) == TRIALS + 6, (
+            "each trial once, and the best and trial 0 with three fresh seeds"
+        )
         for name in ("two", "three"):
             assert (tmp_path / name / "tiny" / "sweep" / "best.toml").exists()
             assert (tmp_path / name / "tiny" / "sweep" / "report.html").exists()

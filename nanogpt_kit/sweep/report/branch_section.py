@@ -21,7 +21,7 @@ def add_branches(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
     if not summary.branches:
         return
     page.section("Best of each branch")
-    page.table(branch_columns(summary), [branch_cells(summary, branch) for branch in summary.branches])
+    page.table(branch_columns(summary), [branch_row(summary, branch) for branch in summary.branches])
     without = [trial for trial in summary.trials if not any(branch.has(trial.params) for branch in summary.branches)]
     if without:
         page.note(f"{len(without)} more ended before their values were chosen.")
@@ -56,7 +56,7 @@ def has_unfinished(summary: SweepSummary) -> bool:
     return any(trial.state in ("running", "interrupted") for trial in summary.trials)
 
 
-def branch_cells(summary: SweepSummary, branch: Branch) -> list[object]:
+def branch_row(summary: SweepSummary, branch: Branch) -> list[object]:
     trials, best = summary.trials_of(branch), summary.best_of(branch)
     complete, pruned = (sum(test) for test in zip(*map(outcome_flags, trials), strict=True)) if trials else (0, 0)
     failed = sum(trial.has_no_result for trial in trials)

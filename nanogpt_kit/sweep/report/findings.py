@@ -118,10 +118,12 @@ def unequal_branches_warnings(summary: SweepSummary) -> Iterator[str]:
     if summary.options.allocate == "equal" or most - least <= max(1.0, UNEQUAL_FRACTION * most):
         return
     shown = ", ".join(f"{label}: {count}" for label, count in counts.items())
+    remedy = ' To compare them, set allocate = "equal" in [sweep] and give the experiment another name.'
+    if summary.options.sampler == "grid":  # it tries every point, and a branch may have fewer
+        remedy = ""
     yield (
         f"The sampler gave the branches unequal numbers of trials ({shown}), and the best of more trials is expected "
-        'to be better by chance alone. To compare the branches, set allocate = "equal" in [sweep] and give the '
-        "experiment another name."
+        f"to be better by chance alone.{remedy}"
     )
 
 

@@ -90,15 +90,17 @@ def fresh_text(summary: SweepSummary) -> str:
 
 def best_text(summary: SweepSummary, best: TrialSummary) -> str:
     """The best trial and trial 0 with their values. How they compare is for the verdict to say."""
-    text = f"The best is trial {best.index} with {summary.options.metric} = {value_text(summary, best)}"
+    text = f"The best is trial {best.index} with {summary.options.metric} = {search_value_text(summary, best)}"
     if best.index == 0:
         return f"{text}: the experiment as written."
     first = next((trial for trial in summary.complete_trials() if trial.index == 0), None)
-    written = f" Trial 0, the experiment as written, has {value_text(summary, first)}." if first is not None else ""
+    written = (
+        f" Trial 0, the experiment as written, has {search_value_text(summary, first)}." if first is not None else ""
+    )
     return f"{text}.{written}"
 
 
-def value_text(summary: SweepSummary, trial: TrialSummary) -> str:
+def search_value_text(summary: SweepSummary, trial: TrialSummary) -> str:
     """Its value in the search, and its mean over fresh seeds where it has some."""
     confirmed = next((one for one in summary.confirmed if one.index == trial.index), None)
     fresh = f", and {format_number(confirmed.mean)} on average over fresh seeds" if confirmed is not None else ""

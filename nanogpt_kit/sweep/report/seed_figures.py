@@ -10,7 +10,7 @@ from nanogpt_kit.report.labels import cut_middle
 from nanogpt_kit.report.plots import FAINT, PLAIN, empty_figure, plotly_label, round_for_plot, series_color
 from nanogpt_kit.sweep.report.judgements import judged_pairs, paired_differences
 from nanogpt_kit.sweep.report.markers import AIR
-from nanogpt_kit.sweep.report.series import branch_index
+from nanogpt_kit.sweep.report.series import index_of_branch
 from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict
@@ -57,7 +57,7 @@ def draw_differences(summary: SweepSummary, verdict: SweepVerdict) -> go.Figure 
 
 def row_label(summary: SweepSummary, index: int) -> str:
     """Such as "trial 4 (muon)": with the values of its branch."""
-    at = branch_index_of(summary, index)
+    at = branch_of_trial(summary, index)
     if at is None:
         return f"trial {index}"
     values = ", ".join(map(format_value, summary.branches[at].params.values()))
@@ -101,11 +101,11 @@ def add_air(figure: go.Figure, also: Sequence[float] = ()) -> None:
 
 def trial_color(summary: SweepSummary, index: int) -> str:
     """The colour of the branch of a trial."""
-    at = branch_index_of(summary, index)
+    at = branch_of_trial(summary, index)
     return PLAIN if at is None else series_color(at)
 
 
-def branch_index_of(summary: SweepSummary, index: int) -> int | None:
+def branch_of_trial(summary: SweepSummary, index: int) -> int | None:
     """The index of the branch of the trial `index`; None where there are no two branches."""
     trial = next((one for one in summary.trials if one.index == index), None)
-    return branch_index(summary, trial) if trial is not None else None
+    return index_of_branch(summary, trial) if trial is not None else None

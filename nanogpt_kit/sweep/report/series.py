@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.plots import BEST, FAINT, PLAIN, plotly_label, series_color, series_dash, series_symbol
+from nanogpt_kit.sweep.study.branches import branch_index
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
 
@@ -21,11 +22,11 @@ class Series:
     trials: Sequence[TrialSummary]
 
 
-def branch_index(summary: SweepSummary, trial: TrialSummary) -> int | None:
+def index_of_branch(summary: SweepSummary, trial: TrialSummary) -> int | None:
     """None where there are no two branches, or before the trial had values."""
     if len(summary.branches) < 2:
         return None
-    return next((at for at, branch in enumerate(summary.branches) if branch.has(trial.params)), None)
+    return branch_index(summary.branches, trial.params)
 
 
 def series_of(summary: SweepSummary, trials: Sequence[TrialSummary]) -> Iterator[Series]:
@@ -33,7 +34,7 @@ def series_of(summary: SweepSummary, trials: Sequence[TrialSummary]) -> Iterator
     labels = short_labels([branch.label for branch in summary.branches])
     by_branch: dict[int | None, list[TrialSummary]] = {}
     for trial in trials:
-        by_branch.setdefault(branch_index(summary, trial), []).append(trial)
+        by_branch.setdefault(index_of_branch(summary, trial), []).append(trial)
     if None in by_branch:
         yield Series("", PLAIN, "circle", "solid", by_branch[None])
     for at, branch in enumerate(summary.branches):
@@ -44,7 +45,7 @@ def series_of(summary: SweepSummary, trials: Sequence[TrialSummary]) -> Iterator
 
 def best_color(summary: SweepSummary, best: TrialSummary) -> str:
     """The colour of the best trial: that of its branch, or BEST."""
-    at = branch_index(summary, best)
+    at = index_of_branch(summary, best)
     return BEST if at is None else series_color(at)
 
 

@@ -10,7 +10,7 @@ from nanogpt_kit.sweep.report.findings import cause_text
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
 MAX_ROWS = 2_000  # of the table of trials
-MAX_REASON = 240  # characters of a reason in it
+MAX_REASON_CHARACTERS = 240  # in it
 
 
 def add_best(page: Page, summary: SweepSummary, folder: Path) -> None:
@@ -52,7 +52,7 @@ def add_trials(page: Page, summary: SweepSummary) -> None:
 
 def trial_cells(summary: SweepSummary, trial: TrialSummary, keys: list[str]) -> list[object]:
     cause = cause_text(trial.cause) if trial.cause != trial.state else ""
-    why = ": ".join(part for part in (cause, first_characters(trial.reason, MAX_REASON)) if part)
+    why = ": ".join(part for part in (cause, first_characters(trial.reason, MAX_REASON_CHARACTERS)) if part)
     values = [trial.config.get(key) for key in keys]
     cost = [trial.tokens, round(trial.seconds, 1), trial.parameters]
     return [trial.index, trial.state, *value_cells(summary, trial), *values, *cost, trial.run(summary.seed).name, why]

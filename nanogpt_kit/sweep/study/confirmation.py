@@ -66,6 +66,10 @@ class ConfirmationPlan(SpacePlan):
     def folder_index(self, trial: optuna.Trial) -> int:
         return fresh_seed(trial).trial
 
+    def is_required(self, index: int) -> bool:
+        """A run that is refused is a failed seed of its trial."""
+        return False
+
     def label(self, trial: optuna.Trial) -> str:
         run = fresh_seed(trial)
         return f"trial {run.trial} with seed {run.seed}"

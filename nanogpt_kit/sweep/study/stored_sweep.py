@@ -73,7 +73,7 @@ def read_sweep_folder(folder: Path, storage: str | None = None) -> tuple[SweepSu
             f"the study of the sweep in {folder} is in {record.storage}, whose password is not recorded; set "
             "NANOGPT_KIT_STORAGE to the whole URL"
         )
-    options = read_options(record, storage or record.storage, folder)
+    options = recorded_sweep(record, storage or record.storage, folder)
     opened: BaseStorage = open_storage(options.storage, folder, for_reading=True)
     with report_storage_failure(STORAGE_KEY, options.storage):
         summary = read_summary(record.name, options, opened)
@@ -89,7 +89,7 @@ def read_record(path: Path) -> SweepRecord:
         raise KitError(f"{path.parent}: {error}; the command of the sweep writes it again") from None
 
 
-def read_options(record: SweepRecord, storage: str, folder: Path) -> Sweep:
+def recorded_sweep(record: SweepRecord, storage: str, folder: Path) -> Sweep:
     try:
         return Sweep.model_validate({**record.options, "storage": storage})
     except (ValidationError, KitError) as error:

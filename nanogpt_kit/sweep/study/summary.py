@@ -208,7 +208,9 @@ def summarize_study(study: optuna.Study, options: Sweep, confirmation: optuna.St
             "count": attributes.get("count", len(trials)),
             "trials": tuple(summarize_trial(trial, unit) for trial in trials if trial.state != TrialState.WAITING),
             "confirmed": tuple(confirmed_trials(fresh, options.direction)),
-            "fresh_seeds": Counter(fresh_seed(trial).trial for trial in fresh if trial.state.is_finished()),
+            "fresh_seeds": Counter(
+                run.trial for run in {fresh_seed(trial) for trial in fresh if trial.state.is_finished()}
+            ),
             "space": attributes["space"],
             "trial_tokens": tokens,
             "total_steps": tokens // train["batch_tokens"],

@@ -5,7 +5,7 @@ Such a trial runs, ranks and may be the best by the sweep's metric; it has no ve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -19,11 +19,12 @@ from nanogpt_kit.core.errors import Fault
 from nanogpt_kit.runs.folder import PROVENANCE, RunFolder
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.ownership import is_on_this_machine
-from nanogpt_kit.sweep.study.records import NotComparable, Owner
+from nanogpt_kit.sweep.study.records import NotComparable, Owner, TrialResult
 from nanogpt_kit.sweep.study.runs import run_path
 
 ALWAYS_COMPARABLE = ("model", "optimizer")  # tables that change neither the text, nor its tokens, nor the budget
 METRIC_KEY = "sweep.metric"
+UNEVEN = "a run with more training is better for that alone"
 
 
 def store_incomparable(study: optuna.Study, space: Space, indices: Sequence[int]) -> None:
@@ -35,11 +36,38 @@ def store_incomparable(study: optuna.Study, space: Space, indices: Sequence[int]
     others = [trials[index] for index in indices if index != 0]
     if not others or not trials[0].params:
         return
-    found = dict(find_incomparable(space, trials[0], others))
+    add_reasons(study, dict(find_incomparable(space, trials[0], others)))
+
+
+def store_uneven_budgets(study: optuna.Study, runs: Sequence[tuple[int, FrozenTrial]]) -> None:
+    """Stores in the study of the search which trials trained for less, or for more, than planned.
+
+    `runs` are those that a verdict would compare, each with the index of its trial.
+    """
+    add_reasons(study, dict(find_uneven_budgets(runs)))
+
+
+def add_reasons(study: optuna.Study, found: Mapping[int, str]) -> None:
     stored = NotComparable.of_study(study)
-    newest = NotComparable(reasons={**stored.reasons, **{str(index): reason for index, reason in found.items()}})
+    newest = NotComparable(reasons={**{str(index): reason for index, reason in found.items()}, **stored.reasons})
     if newest != stored:
         newest.store_in(study)
+
+
+def find_uneven_budgets(runs: Sequence[tuple[int, FrozenTrial]]) -> Iterator[tuple[int, str]]:
+    """The index of each trial with other training than trial 0, and the reason."""
+    results = [(index, result) for index, run in runs if (result := TrialResult.of(run)) and run.value is not None]
+    by_seconds = {
+        index: {one.ended_by == "max_seconds" for other, one in results if other == index} for index, _ in runs
+    }
+    stopped = {index: result.step for index, result in results if result.ended_by == "callback"}
+    for index in by_seconds.keys() - {0}:
+        if stopped.keys() & {index, 0}:
+            other = index if index in stopped else 0
+            yield index, f"trial {other} was ended by a callback after {stopped[other]:,} steps; {UNEVEN}"
+        elif len(by_seconds[index] | by_seconds.get(0, set())) > 1:
+            reason = f"only some runs of trial {index} and trial 0 were ended by train.max_seconds"
+            yield index, f"{reason}; give them enough train.steps, or no limit of seconds"
 
 
 def find_incomparable(space: Space, first: FrozenTrial, others: Sequence[FrozenTrial]) -> Iterator[tuple[int, str]]:

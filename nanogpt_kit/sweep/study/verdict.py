@@ -178,7 +178,7 @@ def rank_key(summary: SweepSummary, seeds: SeedValues, judged: TrialVerdict) -> 
     return difference is None, failed, summary.sign * (difference or 0.0)
 
 
-# In words
+# As text
 
 
 def headline(summary: SweepSummary) -> str:
