@@ -67,7 +67,7 @@ def report(targets: tuple[str, ...], output: Path | None, storage: str | None) -
 
     reports = [text for text in targets if os.path.basename(text) == NAME and os.path.isfile(text)]
     if reports:  # a glob over runs finds the report of an earlier call
-        print_lines(f"left out: {', '.join(reports)}, which is not a run", err=True)
+        print_lines(f"left out, since it is the report of an earlier call: {', '.join(reports)}", err=True)
     words = [text for text in targets if text not in reports]
     if not words:
         raise KitError(Fault(f"{reports[0]!r} is a report already; name what it should show", location=COMMAND_LINE))
