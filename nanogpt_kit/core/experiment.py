@@ -79,7 +79,7 @@ class Experiment(Options):
     evaluate: Evaluate = Field(Evaluate(), json_schema_extra=MAY_CHANGE)
     evaluator: tuple[Evaluator, ...] = slot(("loss", "bits_per_byte"), json_schema_extra=MAY_CHANGE)
     checkpoint: Checkpoint = Field(Checkpoint(), json_schema_extra=MAY_CHANGE)
-    callback: tuple[Callback, ...] = slot(("console", "tensorboard"), json_schema_extra=MAY_CHANGE)
+    callback: tuple[Callback, ...] = slot(("console", "tensorboard", "divergence"), json_schema_extra=MAY_CHANGE)
     sample: Sample = Field(Sample(), json_schema_extra=MAY_CHANGE)
     sampler: tuple[Sampler, ...] = slot(("temperature", "top_k"), json_schema_extra=MAY_CHANGE)
     sweep: Sweep | None = None

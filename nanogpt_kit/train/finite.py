@@ -48,9 +48,10 @@ class FiniteChecks:
         self.checked_model_at = -1  # the step whose weights were found to be finite
         self.infinite_buffers = set(non_finite(model.named_buffers()))
 
-    def note_step(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
+    def note_step(self, step: int, loss: Tensor, grad_norm: Tensor) -> PendingScalars:
         """Takes the scalars of a step, whose weights have had `step` updates. `check_noted_step` checks them later."""
         self.pending = step, PendingScalars(loss, grad_norm)
+        return self.pending[1]
 
     def check_noted_step(self) -> None:
         """Checks the scalars that `note_step` was given last; waits for the step that computes them."""

@@ -21,6 +21,10 @@ class PendingScalars:
             self.event = torch.cuda.Event()
             self.event.record()
 
+    def is_ready(self) -> bool:
+        """Whether they can be read without waiting."""
+        return self.event.query() if self.event is not None else isinstance(self.values, list)
+
     def read(self) -> list[float]:
         if self.event is not None:
             self.event.synchronize()

@@ -51,7 +51,7 @@ class Trainer:
         self.folder, self.path = folder, folder.path
         self.world, self.rank = setup.placement.world, setup.placement.world.rank
         self.references: Mapping[str, float] = setup.data.references
-        self.total_steps = setup.experiment.total_steps
+        self.total_steps, self.vocab_size = setup.experiment.total_steps, setup.data.encoder.vocab_size
         # A fresh model is neither evaluated nor saved at step 0, unless the run has no steps
         self.progress = Progress(evaluated_at=0 if weights is None and self.total_steps else -1)
         self.stop = StopState(signals, self.progress, self.world, self.experiment.train.max_seconds)
@@ -138,7 +138,7 @@ class Trainer:
         with self.diagnostics.begin(is_logged):
             loss, grad_norm = self.update(batch)
         self.finite.check_noted_step()  # the step before, so that the device computes this one meanwhile
-        self.finite.note_step(self.step, loss, grad_norm)
+        self.scalars = self.finite.note_step(self.step, loss, grad_norm)
         self.progress.step = next_step
         self.throughput.tokens += batch.all_tokens
         if is_logged:

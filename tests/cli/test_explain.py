@@ -196,7 +196,7 @@ def test_a_value_is_printed_with_the_default_that_it_differs_from(tiny: Path, co
 
 def test_a_list_of_another_length_is_printed_with_the_whole_default(tiny: Path, command: Command) -> None:
     lines = explanation(command, tiny, "callback=[]", 'evaluator=["loss"]', 'train.watch=["updates", "attention"]')
-    assert lines["callback = []"] == 'command line; default: ["console", "tensorboard"]'
+    assert lines["callback = []"] == 'command line; default: ["console", "tensorboard", "divergence"]'
     assert lines['evaluator.0.use = "loss"'] == 'command line; default: ["loss", "bits_per_byte"]'
     assert lines['train.watch.0 = "updates"'] == "command line; default: []"
     assert lines['train.watch.1 = "attention"'] == "command line"

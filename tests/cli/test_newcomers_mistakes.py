@@ -93,7 +93,7 @@ LISTS = {
     "check tiny.toml sampler=[top_k]": """a shell removes quotes, so write 'sampler=["top_k"]'""",
     "check tiny.toml evaluator=loss,perplexity": """as in 'evaluator=["loss", "perplexity"]' or [[evaluator]]""",
     "check tiny.toml callback=none": "as in 'callback=[]' or [[callback]]",
-    "check tiny.toml callback.tensorboard=false": """give the list without it: 'callback=["console"]'""",
+    "check tiny.toml callback.tensorboard=false": """give the list without it: 'callback=["console", "divergence"]'""",
     "check tiny.toml callback.ema=true": "callback.ema.decay, callback.ema.evaluate, or callback.ema={} for none",
     "check tiny.toml sampler.tempreature=0.6": "did you mean 'temperature'?",
     "check tiny.toml sampler.greedy=true": "sampler.greedy={} appends it to the list",

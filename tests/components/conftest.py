@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -51,3 +52,31 @@ class Standing:
 @pytest.fixture
 def standing() -> type[EvaluateContext]:
     return Standing
+
+
+DIVERGENCE = "nanogpt_kit.components.callback.divergence"
+KINDS = {"the loss is": "loss", "the gradient norm is": "gradient", "the largest attention logit is": "attention"}
+
+
+@dataclass(frozen=True)
+class Report:
+    kind: str
+    step: int
+    text: str
+
+
+@pytest.fixture
+def reports(caplog: pytest.LogCaptureFixture) -> Callable[[], list[Report]]:
+    """All reports so far."""
+
+    def read() -> list[Report]:
+        found = []
+        for record in caplog.records:
+            if record.name == DIVERGENCE:
+                match = re.fullmatch(r"step (\d+): (.*)", record.getMessage())
+                assert match, record.getMessage()
+                kind = next(KINDS[start] for start in KINDS if match[2].startswith(start))
+                found.append(Report(kind, int(match[1]), match[2]))
+        return found
+
+    return read

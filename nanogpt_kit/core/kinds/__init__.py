@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.network import MLP, Attention, Init, LayerContext, Model, ModelContext, Norm, Position, Role
-from nanogpt_kit.core.kinds.observation import Callback, EvaluateContext, Evaluator, LiveRun, Sampler, SplitLoss
+from nanogpt_kit.core.kinds.observation import (
+    Callback,
+    EvaluateContext,
+    Evaluator,
+    LiveRun,
+    Sampler,
+    SplitLoss,
+    StepScalars,
+)
 from nanogpt_kit.core.kinds.optimization import (
     Optimizer,
     Parallel,
@@ -45,6 +53,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "SplitLoss",
+    "StepScalars",
     "Stream",
     "TextContext",
     "Tokenizer",

@@ -138,6 +138,19 @@ class RunExperiment(Protocol):
         """The same as an experiment file."""
 
 
+class StepScalars(Protocol):
+    """The loss and the gradient norm of a step, on their way from the device."""
+
+    def is_ready(self) -> bool:
+        """Whether they can be read without waiting; on a CPU always."""
+
+    def read(self) -> list[float]:
+        """[mean loss over the batch of all ranks, norm of its gradient before clipping].
+
+        Waits for the step on a GPU. Those of the step before are there already.
+        """
+
+
 class LiveRun(Protocol):
     """A run in progress, as far as its callbacks may use it."""
 
@@ -145,6 +158,7 @@ class LiveRun(Protocol):
     model: nn.Module
     first_step: int  # of this process: 0, or the step that was resumed from
     total_steps: int
+    vocab_size: int  # tokens, without padding
     rank: int
     summary: Mapping[str, str]  # lines for people, by label: {"device": "cpu, 2 threads", "folder": "runs/...", ...}
     references: Mapping[str, float]  # bits per byte of compressors on the validation text: {"gzip -9": 2.1, ...}
@@ -155,6 +169,10 @@ class LiveRun(Protocol):
     @property
     def step(self) -> int:
         """Optimizer updates done."""
+
+    @property
+    def scalars(self) -> StepScalars:
+        """Of the newest step, from its `step_finished` on."""
 
     def request_stop(self, reason: str) -> None:
         """Ends the run after this step, with its checkpoint, evaluation and samples."""
