@@ -12,10 +12,7 @@ from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, capitalized
 
-PAIRED = (
-    "Each trial minus the one that it is compared with, seed by seed: dots are seeds, the line is the interval. All "
-    "intervals and verdicts are one family, so that together they are wrong in at most 5% of sweeps."
-)
+PAIRED = "Each trial minus the one that it is compared with, seed by seed: dots are seeds, the line is the interval."
 
 
 def add_confirmation(page: Page, summary: SweepSummary) -> None:

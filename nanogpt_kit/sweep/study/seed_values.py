@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from nanogpt_kit.comparison.judgement import pair_by_seed, separate_failures
 from nanogpt_kit.comparison.verdicts import Differences
-from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.records import SeedsLook
 from nanogpt_kit.sweep.study.summary import SweepSummary
 
@@ -18,56 +17,53 @@ Pair = tuple[int, int]  # indices of a trial and of the one that it is compared 
 
 @dataclass(frozen=True)
 class SeedValues:
-    """The values that decide, by trial and seed."""
+    """The values that decide, by trial and seed, and the seeds that failed. A value that is not finite has failed."""
 
     values: Mapping[int, Mapping[int, float]]
-    failed: Mapping[int, Sequence[int]]  # seeds
+    failed: Mapping[int, Set[int]]
     look: int = 1  # number of this judgement
+
+    @classmethod
+    def of(
+        cls, values: Mapping[int, Mapping[int, float]], failed: Mapping[int, Collection[int]], look: int = 1
+    ) -> SeedValues:
+        finite, lost = separate_failures([*values.values()], [failed.get(index, ()) for index in values])
+        return cls(dict(zip(values, finite, strict=True)), dict(zip(values, lost, strict=True)), look)
 
     def differences(self, pair: Pair) -> Differences:
         """Of the seeds of both trials."""
         contender, base = pair
-        values = [self.values[base], self.values[contender]]
-        finite, failed = separate_failures(values, [self.failed.get(base, ()), self.failed.get(contender, ())])
-        return pair_by_seed(finite[0], finite[1], failed[0], failed[1])
+        return pair_by_seed(self.values[base], self.values[contender], {*self.failed[base]}, {*self.failed[contender]})
 
 
 def fresh_values(summary: SweepSummary) -> SeedValues | None:
-    """Of the trials that have ended with every fresh seed; where no two have, of all, if they have enough pairs."""
+    """Of the confirmed trials; None where they make too few pairs."""
     look = current_look(summary)
     if look is None or summary.confirmation is None:
         return None
-    trials = whole_trials(summary) or summary.confirmed
-    return SeedValues(
-        {trial.index: trial.by_seed for trial in trials},
-        {trial.index: trial.failed for trial in trials},
+    return SeedValues.of(
+        {trial.index: trial.by_seed for trial in summary.confirmed},
+        {trial.index: trial.failed for trial in summary.confirmed},
         look_number(summary.confirmation.looks, look),
     )
 
 
 def current_look(summary: SweepSummary) -> SeedsLook | None:
-    """What a verdict on the fresh seeds would look at now; None where they make too few pairs."""
-    if summary.confirmation is None:
+    """What a verdict on the fresh seeds would look at now; None where they make too few pairs.
+
+    Only a confirmation that is finished is judged as a whole: judging each trial as soon as its seeds have ended would
+    be a further first look at each of them.
+    """
+    state = summary.confirmation
+    if state is None:
         return None
-    if whole_trials(summary):
-        return SeedsLook(count=len(summary.confirmation.seeds))
-    by_index = {trial.index: trial.by_seed for trial in summary.confirmed}
-    first = by_index.pop(0, {})
-    pairs = max((len(first.keys() & values.keys()) for values in by_index.values()), default=0)
-    before = (look for look in summary.confirmation.looks if look.count == pairs)
+    if state.is_finished:
+        return SeedsLook(count=len(state.seeds))
+    ended = {trial.index: {*trial.by_seed, *trial.failed} for trial in summary.confirmed}
+    first = ended.pop(0, set())
+    pairs = max((len(first & seeds) for seeds in ended.values()), default=0)
+    before = (look for look in state.looks if look.count == pairs)
     return next(before, SeedsLook(count=pairs, is_whole=False)) if pairs >= MIN_PAIRS else None
-
-
-def whole_trials(summary: SweepSummary) -> list[ConfirmedTrial]:
-    """The trials that have ended with every fresh seed; none where they make no pair (with trial 0 if confirmed)."""
-    whole = [trial for trial in summary.confirmed if has_all_seeds(summary, trial.index)]
-    is_paired = not has_first(summary) or any(trial.index == 0 for trial in whole)
-    return whole if is_paired and len(whole) > 1 else []
-
-
-def has_first(summary: SweepSummary) -> bool:
-    """Whether trial 0 is confirmed."""
-    return summary.confirmation is not None and 0 in summary.confirmation.trials
 
 
 def has_all_seeds(summary: SweepSummary, index: int) -> bool:

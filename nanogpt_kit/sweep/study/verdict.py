@@ -21,6 +21,7 @@ from nanogpt_kit.sweep.study.verdict_notes import (
     WRITTEN,
     absence_text,
     comparability_notes,
+    family_notes,
     fresh_notes,
     search_notes,
     trial_text,
@@ -108,7 +109,7 @@ def judge_search_seeds(summary: SweepSummary) -> SweepVerdict | None:
 
 def search_values(summary: SweepSummary) -> SeedValues:
     """Of every complete trial, the best first."""
-    return SeedValues({trial.index: values_by_seed(summary, trial) for trial in summary.ranked_trials()}, {})
+    return SeedValues.of({trial.index: values_by_seed(summary, trial) for trial in summary.ranked_trials()}, {})
 
 
 def values_by_seed(summary: SweepSummary, trial: TrialSummary) -> dict[int, float]:
@@ -147,7 +148,7 @@ def judge_pairs(
     ]
     against = sorted(judged[: len(first)], key=lambda one: rank_key(summary, seeds, one))
     best = against[0] if against and against[0].result.difference is not None else None
-    notes = [*notes, *comparability_notes(summary, [*seeds.values])]
+    notes = [*notes, *family_notes(judgements), *comparability_notes(summary, [*seeds.values])]
     return SweepVerdict(kind, best, against, judged[len(first) :], notes) if judged else None
 
 
@@ -163,17 +164,17 @@ def trial_verdict(
     """Adds what the trial itself measured, and in how many pairs it is better."""
     index, base = pair
     trial = next(one for one in summary.trials if one.index == index)
-    own = Sample.of([*seeds.values[index].values()])
+    values = seeds.values[index].values()
+    own = Sample.of([*values]) if values else None
     wins = sum(is_improvement(difference, summary.options.direction) for difference in contrast.values)
     fields = {**dict(judgement), "reason": judgement.reason if judgement.seeds else contrast.reason}
-    return TrialVerdict(
-        trial, Result(arm=1, mean=own.mean, sd=own.sd, wins=wins, **fields), summary.options.metric, base
-    )
+    mean, sd = (own.mean, own.sd) if own else (None, None)
+    return TrialVerdict(trial, Result(arm=1, mean=mean, sd=sd, wins=wins, **fields), summary.options.metric, base)
 
 
 def rank_key(summary: SweepSummary, seeds: SeedValues, judged: TrialVerdict) -> tuple[bool, int, float]:
     """For the best first: those that compare, with the fewest failed seeds, by their difference."""
-    failed = len(seeds.failed.get(judged.trial.index, ()))
+    failed = len(seeds.failed[judged.trial.index])
     difference = judged.result.difference
     return difference is None, failed, summary.sign * (difference or 0.0)
 
@@ -188,14 +189,13 @@ def headline(summary: SweepSummary) -> str:
         return absence_text(summary)
     if verdict.best is None:
         return " ".join([reason_without_best(summary, verdict), *branch_sentences(summary, verdict)])
-    return " ".join([best_sentence(summary, verdict.best), *caveats(summary, verdict)])
+    return " ".join([best_sentence(summary, verdict, verdict.best), *caveats(summary, verdict)])
 
 
-def best_sentence(summary: SweepSummary, best: TrialVerdict) -> str:
+def best_sentence(summary: SweepSummary, verdict: SweepVerdict, best: TrialVerdict) -> str:
     text = trial_text(summary, best.trial)
-    is_unbeaten = best.result.verdict != "better" and summary.sign * (best.result.difference or 0.0) >= 0
-    if is_unbeaten:
-        return f"No trial is better than {WRITTEN}. The best of the others is {text}: {best.text()}."
+    if all(summary.sign * (one.result.difference or 0.0) >= 0 for one in verdict.against_first):
+        return f"No judged trial has a better mean than {WRITTEN}. The best of the others is {text}: {best.text()}."
     return capitalized(f"{text} against {WRITTEN}: {best.text()}.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nanogpt_kit.comparison.numbers import count_text, joined_names
+from nanogpt_kit.comparison.record import Judgement
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.study.seed_values import has_all_seeds
@@ -63,6 +64,16 @@ def search_notes(summary: SweepSummary) -> Iterator[str]:
     if ended < summary.count:
         trials = f"{ended} of {count_text(summary.count, 'trial')} {have(ended)} ended"
         yield f"the search is not finished: {trials}{continuation(summary)}"
+
+
+def family_notes(judgements: Sequence[Judgement]) -> Iterator[str]:
+    """Why intervals have other levels than 95%."""
+    intervals = sum(judgement.low is not None for judgement in judgements)
+    if intervals > 1:
+        yield (
+            f"{intervals} pairs are judged together: Holm's procedure raises the levels of their intervals, so that "
+            "at most 5% of sweeps call any equal trials different"
+        )
 
 
 def comparability_notes(summary: SweepSummary, indices: Sequence[int]) -> Iterator[str]:
