@@ -28,13 +28,23 @@ class Differences:
         return Sample.of(self.values, self.rounding) if self.values else None
 
 
-def judge_differences(contrasts: Sequence[Differences], direction: str, looks: int = 1) -> list[Judgement]:
-    """A judgement of each. `looks` counts the judgements of these contrasts, this one included."""
+def judge_differences(
+    contrasts: Sequence[Differences], direction: str, looks: int = 1, is_stepwise: bool = True
+) -> list[Judgement]:
+    """A judgement of each. `looks` counts the judgements of these contrasts, this one included.
+
+    Stepwise the levels are Holm's; otherwise each has that of Holm's first step, whatever the others show.
+    """
     samples = [one.sample() for one in contrasts]
     tested = {index: sample for index, sample in enumerate(samples) if sample is not None and is_testable(sample)}
     p_values = {index: sample.p_value() for index, sample in tested.items()}
-    alphas = dict(zip(tested, holm_alphas([*p_values.values()], look_alpha(looks)), strict=True))
-    more_seeds = seeds_to_add(tested, p_values, look_alpha(looks + 1))
+    if is_stepwise:
+        alphas = dict(zip(tested, holm_alphas([*p_values.values()], look_alpha(looks)), strict=True))
+        more_seeds = seeds_to_add(tested, p_values, look_alpha(looks + 1))
+    else:
+        alphas = dict.fromkeys(tested, look_alpha(looks) / max(1, len(tested)))
+        needed = {index: seeds_to_decide(one, look_alpha(looks + 1) / len(tested)) for index, one in tested.items()}
+        more_seeds = {index: seeds - tested[index].n for index, seeds in needed.items() if seeds is not None}
     judgements = []
     for index, (contrast, sample) in enumerate(zip(contrasts, samples, strict=True)):
         if sample is None or index not in tested:

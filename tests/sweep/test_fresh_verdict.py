@@ -46,7 +46,8 @@ def test_each_confirmed_trial_is_judged_against_trial_0_by_its_fresh_seeds_the_b
     assert (verdict.best.result.verdict, verdict.best.result.wins) == ("better", 3)
     assert verdict.against_first[1].result.verdict == "undecided"
     [note] = verdict.notes
-    assert "2 pairs are judged together: Holm's procedure raises the levels of their intervals" in note
+    assert "2 pairs are judged together, each by an interval of 97.5%" in note
+    assert {one.result.level for one in verdict.against_first} == {0.975}
 
 
 def test_the_best_of_each_other_branch_is_judged_against_the_best_of_trial_0s() -> None:

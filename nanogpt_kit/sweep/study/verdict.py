@@ -141,7 +141,7 @@ def judge_pairs(
     """Judges all pairs together; one that does not compare has no difference. None without any pair."""
     pairs = [*first, *branches]
     contrasts = [comparable_differences(summary, seeds, pair) for pair in pairs]
-    judgements = judge_differences(contrasts, summary.options.direction, seeds.look)
+    judgements = judge_differences(contrasts, summary.options.direction, seeds.look, is_stepwise=False)
     judged = [
         trial_verdict(summary, seeds, pair, contrast, judgement)
         for pair, contrast, judgement in zip(pairs, contrasts, judgements, strict=True)

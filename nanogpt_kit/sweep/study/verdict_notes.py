@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nanogpt_kit.comparison.numbers import count_text, joined_names
+from nanogpt_kit.comparison.numbers import count_text, joined_names, level_text
 from nanogpt_kit.comparison.record import Judgement
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.sweep.space.parameters import format_value
@@ -67,12 +67,12 @@ def search_notes(summary: SweepSummary) -> Iterator[str]:
 
 
 def family_notes(judgements: Sequence[Judgement]) -> Iterator[str]:
-    """Why intervals have other levels than 95%."""
-    intervals = sum(judgement.low is not None for judgement in judgements)
-    if intervals > 1:
+    """Why intervals have another level than 95%."""
+    levels = [judgement.level for judgement in judgements if judgement.low is not None]
+    if len(levels) > 1:
         yield (
-            f"{intervals} pairs are judged together: Holm's procedure raises the levels of their intervals, so that "
-            "at most 5% of sweeps call any equal trials different"
+            f"{len(levels)} pairs are judged together, each by an interval of {level_text(levels[0])}, so that at most "
+            "5% of sweeps call any equal trials different"
         )
 
 
