@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.report.page import Page
 
 NAME = "report.html"
+MARK = b'<meta name="generator" content="nanogpt-kit">'  # in page.html
 
 
 def expand_targets(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,7 +64,7 @@ def report(targets: tuple[str, ...], output: Path | None, storage: str | None) -
 
     The path of the file is printed on standard output.
     """
-    from nanogpt_kit.cli.report_target import find_targets, meaning_lines
+    from nanogpt_kit.cli.report_target import find_targets, meaning_lines, without_repetitions
 
     reports = [text for text in targets if os.path.basename(text) == NAME and os.path.isfile(text)]
     if reports:  # a glob over runs finds the report of an earlier call
@@ -71,7 +72,7 @@ def report(targets: tuple[str, ...], output: Path | None, storage: str | None) -
     words = [text for text in targets if text not in reports]
     if not words:
         raise KitError(Fault(f"{reports[0]!r} is a report already; name what it should show", location=COMMAND_LINE))
-    found = [target for text in words for target in find_targets(text)]
+    found = without_repetitions(target for text in words for target in find_targets(text))
     check_one_report(found)
     for line in meaning_lines(found):
         print_lines(line, err=True)
@@ -90,7 +91,7 @@ def check_one_report(found: Sequence[ReportTarget]) -> None:
     """Raises KitError for anything but runs alone, one comparison, or one sweep."""
     kinds = {target.kind for target in found}
     first = next((target for target in found if target.kind != "run"), None)
-    if first is None or len({target.folder for target in found}) == 1:
+    if first is None or len(found) == 1:
         return
     others = {"run": "runs", "comparison": "a comparison", "sweep": "a sweep"}
     other = next((others[kind] for kind in sorted(kinds) if kind != first.kind), "another one")
@@ -104,30 +105,48 @@ def check_one_report(found: Sequence[ReportTarget]) -> None:
 
 
 def default_path(found: Sequence[ReportTarget]) -> Path:
-    """In the folder of the target; of several runs beside them, or in the current folder where they share none."""
+    """In the folder of the target; of several runs beside them, or in the current folder where they share none, or one
+    that has a report of its own: that of a sweep or a comparison."""
+    from nanogpt_kit.cli.report_target import COMPARISON, SWEEP
     from nanogpt_kit.runs.folder import relative_to_cwd
 
-    folders = {target.folder for target in found}
-    parents = {folder.parent for folder in folders}
-    if len(folders) == 1:
-        return relative_to_cwd(next(iter(folders))) / NAME
-    return relative_to_cwd(next(iter(parents))) / NAME if len(parents) == 1 else Path(NAME)
+    if len(found) == 1:
+        return relative_to_cwd(found[0].folder) / NAME
+    parents = {Path(os.path.abspath(target.folder)).parent for target in found}
+    shared = next(iter(parents)) if len(parents) == 1 else None
+    if shared is None or any(os.path.exists(shared / name) for name in (SWEEP, COMPARISON)):
+        return Path(NAME)
+    return relative_to_cwd(shared) / NAME
 
 
 def check_output(path: Path) -> None:
-    """Raises KitError where the file cannot be written; a file that is there is replaced."""
+    """Raises KitError where the file cannot be written, or is not a report, which alone is replaced."""
     folder = path.parent
     fault = ""
     if os.path.isdir(path):
         fault = f"it is a folder; name a file in it, as in {shlex.quote(str(path / NAME))}"
+    elif os.path.lexists(folder) and not os.path.isdir(folder):
+        fault = f"{shlex.quote(str(folder))} is not a folder; name another file"
     elif not os.path.isdir(folder):
         fault = f"the folder {shlex.quote(str(folder))} does not exist; `mkdir -p {shlex.quote(str(folder))}` makes it"
     elif os.path.lexists(path) and not os.path.isfile(path):
         fault = "it is not a regular file; name another file"
+    elif os.path.exists(path) and not is_replaceable(path):
+        fault = "it is a file other than a report, and would be lost; name another file"
     elif not os.access(folder, os.W_OK):
         fault = "its folder does not allow it; --output names another file"
     if fault:
         raise unwritable(path, fault)
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether a file is an earlier report, or empty."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1000)
+    except OSError:
+        return False
+    return not start or MARK in start
 
 
 def write_page(path: Path, content: str) -> None:
@@ -153,15 +172,15 @@ def page_of(found: Sequence[ReportTarget], storage: str | None) -> Page:
         return build_page(summary, study, folder)
     if target.kind == "comparison":
         return page_of_comparison(target.folder)
-    from nanogpt_kit.cli.report_target import runs_of
     from nanogpt_kit.report.run_page import runs_page
+    from nanogpt_kit.runs.folder import RunFolder
 
-    runs = runs_of(list(found))
+    runs = [RunFolder(target.folder) for target in found]
     if len(runs) == 1:
         return runs_page(runs)
     from nanogpt_kit.cli.report_verdict import verdict_command
 
-    return runs_page(runs, verdict_command(runs))
+    return runs_page(runs, lambda metric: verdict_command(runs, metric))
 
 
 def page_of_comparison(folder: Path) -> Page:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from nanogpt_kit.core.shipped import find_experiment
 from nanogpt_kit.core.toml import read_toml_file
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.find import find_run, listed, readings, runs_by_name
-from nanogpt_kit.runs.folder import RunFolder, files_below_runs, relative_to_cwd, runs_of_experiment, runs_root
+from nanogpt_kit.runs.folder import files_below_runs, relative_to_cwd, runs_of_experiment, runs_root
 from nanogpt_kit.runs.resume_command import kit_command, run_argument
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def target_of_path(path: Path) -> ReportTarget | None:
     """Of a file or folder of a comparison, a sweep or a run; None where it is something else."""
     if path.name == COMPARISON and os.path.isfile(path):
         return comparison_target(path.parent)
+    if path.name == SWEEP and os.path.isfile(path):
+        return sweep_target(path.parent)
     if path.name == EXPERIMENT and os.path.exists(path.with_name("provenance.json")):
         return target_of_run(find_run(path.parent))
     for top in (path, runs_root() / path):
@@ -194,14 +196,17 @@ def unknown_target(text: str, error: KitError) -> KitError:
     return KitError(Fault(f"{str(error).rstrip('.')}.{hint}{guess}", location=COMMAND_LINE))
 
 
-def runs_of(targets: list[ReportTarget]) -> list[RunFolder]:
-    """Each run once, in the order of the arguments."""
-    return [RunFolder(path) for path in dict.fromkeys(target.folder for target in targets)]
+def without_repetitions(targets: Iterable[ReportTarget]) -> list[ReportTarget]:
+    """Each folder once, in the order of the arguments, whatever the paths by which it was named."""
+    found: dict[str, ReportTarget] = {}
+    for target in targets:
+        found.setdefault(os.path.realpath(target.folder), target)
+    return list(found.values())
 
 
 def meaning_lines(targets: list[ReportTarget], most: int = 6) -> Iterator[str]:
     """What each argument was taken as, or how many runs they are."""
     if len(targets) > most:
-        yield f"{len(runs_of(targets)):,} runs"
+        yield f"{len(targets):,} runs"
     else:
         yield from (target.meaning for target in targets)

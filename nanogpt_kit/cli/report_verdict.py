@@ -3,44 +3,73 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from nanogpt_kit.comparison.groups import find_group
+from nanogpt_kit.comparison.ledger import finished_runs
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd
+from nanogpt_kit.runs.index import index_runs, read_run
+from nanogpt_kit.runs.indexed_run import IndexedRun
+from nanogpt_kit.runs.ranking import LOSS
 from nanogpt_kit.runs.resume_command import kit_command, run_argument
 
 MIN_SHARED = 2  # seeds: a single pair has no spread
 
+RowsBySeed = Mapping[int, IndexedRun]
 
-def verdict_command(runs: Sequence[RunFolder]) -> str:
-    """`nanogpt-kit compare BASE CONTENDER...` for the configurations of these runs, the first one as the base.
 
-    Those contenders are named that share at least two seeds with the base, over finished runs; "" where none does.
+def verdict_command(runs: Sequence[RunFolder], metric: str = LOSS) -> str:
+    """`nanogpt-kit compare BASE CONTENDER...` for configurations of these runs; "" where none compare.
+
+    The base is the first of them that has contenders: others with its budget, all of which share at least two seeds of
+    finished runs that `compare` finds.
     """
-    groups: dict[str, dict[int, RunFolder]] = {}
-    for run in runs:
-        origin = run.provenance_or_none()
-        if origin and origin.data and run.status().state == "finished":
-            groups.setdefault(origin.configuration, {})[origin.seed] = run
-    if len(groups) < 2:
+    groups: dict[str, dict[int, IndexedRun]] = {}
+    for row in map(read_run, runs):
+        if row.configuration and row.seed is not None and row.state == "finished":
+            groups.setdefault(row.configuration, {})[row.seed] = row
+    found = list(groups.values())
+    arms = next((arms for at in range(len(found)) if len(arms := comparable_with_first(found[at:])) > 1), [])
+    rows = index_runs() if arms else []
+    words = [argument_of(group, rows) for group in arms]
+    if not words or "" in words:
         return ""
-    base, *others = groups.items()
-    contenders = [one for one in others if len(one[1].keys() & base[1].keys()) >= MIN_SHARED]
-    if not contenders:
-        return ""
-    return kit_command("compare", *(arm_argument(configuration, group) for configuration, group in (base, *contenders)))
+    return kit_command("compare", *words, *(("--metric", metric) if metric != LOSS else ()))
 
 
-def arm_argument(configuration: str, group: dict[int, RunFolder]) -> str:
-    """The folder of the runs where `compare` takes it as this group; else the experiment that one of them recorded."""
+def comparable_with_first(groups: Sequence[RowsBySeed]) -> list[RowsBySeed]:
+    """The first group, and those with its budget that share at least two seeds with it and each other."""
+    base, *others = groups
+    arms, shared = [base], set(base)
+    for group in others:
+        common = shared & group.keys()
+        if len(common) >= MIN_SHARED and budget_of(group) == budget_of(base):
+            arms.append(group)
+            shared = common
+    return arms
+
+
+def budget_of(group: RowsBySeed) -> object:
+    """Its limit of seconds, else the tokens that each of its runs was trained on: others are not compared."""
+    row = next(iter(group.values()))
+    return row.options.get("train.max_seconds") or row.tokens
+
+
+def argument_of(group: RowsBySeed, rows: Sequence[IndexedRun]) -> str:
+    """The folder of the runs where `compare` takes it as this group; else the experiment that one of them recorded, ""
+    where `compare` does not find them by that among all runs (`rows`): they are elsewhere, or began with another run."""
     first = next(iter(group.values()))
-    folders = {run.path.parent for run in group.values()}
-    if len(folders) == 1:
-        folder = os.path.join(str(relative_to_cwd(next(iter(folders)))), "")
+    parents = {row.folder.path.parent for row in group.values()}
+    if len(parents) == 1:
+        folder = os.path.join(str(relative_to_cwd(next(iter(parents)))), "")
         with suppress(KitError):
             found = find_group(folder)
-            if found and found.newest.provenance().configuration == configuration and {*group} <= {*found.seeds}:
+            configuration = found and found.newest.provenance().configuration
+            if found and configuration == first.configuration and group.keys() <= {*found.seeds}:
                 return folder
-    return os.path.join(run_argument(first), first.experiment.name)
+    found_again = finished_runs(first.configuration or "", first.code or "", first.data.get("dataset", ""), rows)
+    if not group.keys() <= found_again.keys():
+        return ""
+    return os.path.join(run_argument(first.folder), first.folder.experiment.name)

@@ -13,7 +13,7 @@ import numpy as np
 import pydantic_core
 
 from nanogpt_kit.report.curves import Points, thin
-from nanogpt_kit.runs.metrics import MAX_LINE
+from nanogpt_kit.runs.metrics import MAX_LINE, parse_metrics_line
 from nanogpt_kit.runs.metrics_table import IN_EVERY_ROW, column_order
 from nanogpt_kit.system.reading import open_regular_file
 
@@ -110,8 +110,8 @@ def stream_records(path: Path) -> Iterator[dict[str, Any]]:
             while line := file.readline(MAX_LINE):
                 try:
                     record = pydantic_core.from_json(line, cache_strings="keys")
-                except ValueError:
-                    continue
+                except ValueError:  # damaged, or with half of a surrogate pair in a text, which JSON may have
+                    record = parse_metrics_line(line)
                 step = record.get("step") if isinstance(record, dict) else None
                 if type(step) is int and 0 <= step < MAX_STEP:
                     yield record

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from nanogpt_kit.report.metric_curves import TRAIN_LOSS, CurveGroup, window_width
@@ -30,16 +31,18 @@ MAX_PANELS = 24  # small figures
 PANELS = ("optim/lr", "optim/grad_norm", "perf/tokens_per_second", "memory/peak_bytes")
 
 
-def runs_of_groups_page(runs: Sequence[ReportedRun], compare_command: str = "") -> Page:
+def runs_of_groups_page(runs: Sequence[ReportedRun], compare_command: Callable[[str], str]) -> Page:
     groups = group_runs(runs)
     metric = main_metric(groups)
     names = {run.row.experiment for run in runs}
     page = Page(f"{len(runs)} runs of {next(iter(names)) if len(names) == 1 else f'{len(names)} experiments'}")
     page.lead(lead_text(groups, metric))
-    for text in [*comparability_warnings(groups), *mixed_warnings(groups)]:
+    for text in [*comparability_warnings(groups), *left_out_warnings(groups), *mixed_warnings(groups)]:
         page.warning(text)
     add_results(page, groups, metric)
-    add_way_to_a_verdict(page, groups, compare_command)
+    if len(groups) > 1:
+        is_comparable = len(comparable_sets(groups, metric)) == 1
+        add_way_to_a_verdict(page, compare_command(metric) if is_comparable else "")
     page.note(f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.")
     if not has_figures():
         page.note(NO_FIGURES)
@@ -92,6 +95,18 @@ def comparability_warnings(groups: Sequence[SeedGroup]) -> list[str]:
     return [f"{LOSS} does not compare between these groups: {why}. Each figure shows groups that compare.{instead}"]
 
 
+def left_out_warnings(groups: Sequence[SeedGroup]) -> list[str]:
+    """Groups with seeds that have no result: the mean of the others may flatter them."""
+    sentences = []
+    for group in groups:
+        states = Counter(run.row.state for run in group.by_seed.values() if run.row.state != "finished")
+        if states:
+            text = ", ".join(f"{count} {state}" for state, count in states.items())
+            runs = f"{states.total()} of {len(group.by_seed)} seeds"
+            sentences.append(f"The mean of {group.name} leaves out {runs}, whose runs are not finished: {text}.")
+    return sentences
+
+
 def add_results(page: Page, groups: Sequence[SeedGroup], metric: str) -> None:
     """Mean, standard deviation and the value of each seed, at the last evaluation of each finished run."""
     page.section("Results")
@@ -118,16 +133,14 @@ def cell(value: float | None) -> str | None:
     return None if value is None else value_text(value)
 
 
-def add_way_to_a_verdict(page: Page, groups: Sequence[SeedGroup], command: str) -> None:
-    if len(groups) < 2:
-        return
+def add_way_to_a_verdict(page: Page, command: str) -> None:
     if command:
         page.note("Whether a difference is more than chance, this page does not say. This command judges it by seeds:")
         page.command(command)
     else:
         page.note(
-            "Whether a difference is more than chance, this page does not say. These groups do not share two seeds, by "
-            "which `nanogpt-kit compare` judges; with --seeds it trains what is missing."
+            "Whether a difference is more than chance, this page does not say. `nanogpt-kit compare` judges "
+            "configurations that were measured alike and share at least two seeds; with --seeds it trains what is missing."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from nanogpt_kit.report.metric_curves import MAX_POINTS, TRAIN_LOSS, MetricCurve, range_after_start, window_width
@@ -21,10 +21,10 @@ MAX_ROWS = 30  # of the table of evaluations
 FIRST_PANELS = ("optim/lr", "optim/grad_norm", "perf/tokens_per_second", "memory/peak_bytes")
 
 
-def runs_page(folders: Sequence[RunFolder], compare_command: str = "") -> Page:
+def runs_page(folders: Sequence[RunFolder], compare_command: Callable[[str], str] = lambda _: "") -> Page:
     """The page of a run, or of several, which then are grouped by configuration.
 
-    `compare_command` is what gives a verdict on several groups; "" where nothing does.
+    `compare_command` returns the command that gives a verdict on several groups by a metric; "" where none does.
     """
     if len(folders) == 1:
         return run_page(ReportedRun.read(folders[0]))

@@ -101,11 +101,18 @@ def test_a_comparison_is_reported(comparison: Comparison, command: Command) -> N
 def test_a_sweep_is_named_by_experiment_file_or_folder(command: Command) -> None:
     stored(Path("runs/tiny/sweep"), name="tiny")
     experiment_with("sweep")
-    for word in ("tiny", "tiny.toml", "runs/tiny", "runs/tiny/sweep"):
+    for word in ("tiny", "tiny.toml", "runs/tiny", "runs/tiny/sweep", "runs/tiny/sweep/sweep.json"):
         answer = command("report", word)
         assert "Sweep of tiny" in written(answer)
         assert answer.out == "runs/tiny/sweep/report.html\n"
         assert "sweep runs/tiny/sweep" in answer.err
+
+
+def test_a_report_of_trials_does_not_take_the_place_of_that_of_their_sweep(command: Command) -> None:
+    stored(Path("runs/tiny/sweep"), name="tiny")
+    trials = [make_listed_run(f"tiny/sweep/trial-000{at}-s7").path for at in range(2)]
+    assert command("report", *trials).out == "report.html\n"
+    assert command("report", trials[0]).out == f"{trials[0]}/report.html\n"
 
 
 def test_an_experiment_is_its_study_where_it_has_such_a_table_and_its_run_otherwise(
@@ -150,6 +157,18 @@ def test_they_are_reported_beside_them_or_here(command: Command) -> None:
     assert command("report", "tiny/a", "other/c").out == "report.html\n"
 
 
+def test_a_run_that_has_several_paths_is_one_run(here: Path, command: Command) -> None:
+    run, _ = make_listed_run("tiny/a"), make_listed_run("tiny/b")
+    Path("link").symlink_to(run.path)
+    same = ["tiny/a", f"runs/../runs/{run.path.relative_to('runs')}", here / run.path, "link"]
+    answer = command("report", *same)
+    assert answer.out == "runs/tiny/a/report.html\n"
+    assert "<h1>Run tiny/a</h1>" in written(answer)
+    answer = command("report", *same, "tiny/b", "link")
+    assert answer.out == "runs/tiny/report.html\n"
+    assert "<h1>2 runs of tiny</h1>" in written(answer)
+
+
 def test_many_runs_are_counted_on_standard_error(command: Command) -> None:
     words = [str(make_listed_run(f"tiny/{at}").path) for at in range(9)]
     assert command("report", *words).err.splitlines()[0] == "9 runs"
@@ -170,6 +189,35 @@ def test_the_command_of_a_verdict_is_one_that_compare_takes(tiny: Path, command:
     assert verdict_command(runs[:2]) == "", "one configuration"
     assert verdict_command([runs[0], runs[3]]) == "", "no seed in common"
     assert verdict_command([runs[0], runs[1], runs[2]]) == "", "one seed in common"
+
+
+def test_no_command_of_a_verdict_is_named_where_compare_would_not_find_the_runs(tiny: Path, tmp_path: Path) -> None:
+    question = make_question(tiny, "model.mlp=swiglu")
+    place = tmp_path / "mixed"  # outside the runs folder, and of two configurations
+    runs = [
+        make_arm_run(arm, seed, {20: {"val/loss": 2.5}}, folder=place / f"{name}{seed}")
+        for arm, name in zip(question.arms, ("base", "other"), strict=True)
+        for seed in (1, 2)
+    ]
+    assert verdict_command(runs) == ""
+
+
+def test_the_command_of_a_verdict_has_only_what_compares_by_the_metric_of_the_page(tiny: Path, tmp_path: Path) -> None:
+    seeds = {"base": (1, 2, 3, 4), "a": (1, 2, 3), "b": (3, 4), "c": (1, 2, 3), "longer": (1, 2)}
+    question = make_question(tiny, "model.mlp=swiglu", "optimizer.lr=2", "optimizer.lr=3", "optimizer.lr=4")
+    runs = [
+        make_arm_run(
+            arm, seed, {40 if name == "longer" else 20: {"val/loss": 2.5}}, folder=tmp_path / name / f"s{seed}"
+        )
+        for arm, name in zip(question.arms, seeds, strict=True)
+        for seed in seeds[name]
+    ]
+    assert verdict_command(runs) == "nanogpt-kit compare base/ a/ c/", (
+        "b shares one seed with a, longer has more tokens"
+    )
+    assert verdict_command(runs[:7], "val/bits_per_byte") == "nanogpt-kit compare base/ a/ --metric val/bits_per_byte"
+    assert verdict_command(runs[7:]) == "", "b and c share one seed"
+    assert verdict_command([runs[8], *runs[:7]]) == "nanogpt-kit compare base/ a/", "b, which is first, shares no two"
 
 
 def test_runs_of_a_folder_of_their_own_are_named_by_it(tiny: Path, tmp_path: Path) -> None:
@@ -300,3 +348,16 @@ def test_names_that_are_not_utf_8_have_a_report(command: Command) -> None:
     page = (other.path / "report.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;" in page
     assert "run \\udcfe" in page
+
+
+def test_an_output_that_is_no_report_is_refused_since_it_would_be_lost(command: Command) -> None:
+    run = make_listed_run("tiny/a")
+    before = run.metrics.read_bytes()
+    text = fault_of(command("report", "tiny", "--output", run.metrics))
+    assert "'runs/tiny/a/metrics.jsonl' cannot be written: it is a file other than a report, and would be lost" in text
+    assert run.metrics.read_bytes() == before
+    Path("empty.html").touch()
+    for _ in range(2):  # the second time it is a report
+        assert command("report", "tiny", "--output", "empty.html").code == 0
+    text = fault_of(command("report", "tiny", "--output", "empty.html/a.html"))
+    assert "empty.html is not a folder; name another file" in text

@@ -23,7 +23,7 @@ from nanogpt_kit.report.metric_curves import (
     window_means,
     window_width,
 )
-from nanogpt_kit.report.run_curves import draw_curves, draw_losses
+from nanogpt_kit.report.run_curves import draw_curves, draw_losses, draw_panel
 
 
 def write_lines(path: Path, *lines: dict[str, Any] | bytes) -> Path:
@@ -64,6 +64,14 @@ def test_what_is_damaged_or_torn_is_passed_over(tmp_path: Path) -> None:
     lines = [logged(1), b'{"step": 2, "train/l\xff\n', b"[1]\n", b'{"step": true}\n', b"\n", b'{"step": -1}\n']
     path = write_lines(tmp_path / "m", *lines, logged(3), b'{"step": 4, "tokens": 320, "train/loss": 2.')
     assert lists_of(read_curves(path)["train/loss"])[0] == [1, 3]
+
+
+def test_a_metric_with_half_of_a_surrogate_pair_in_its_name_hides_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "tokens": 8, "val/loss": 2.5, "val/\\udcff": 3.0}\n', encoding="utf-8")
+    curves = read_curves(path)
+    assert {name: list(curve.values) for name, curve in curves.items()} == {"val/loss": [2.5], "val/\udcff": [3.0]}
+    assert draw_panel("val/\udcff", curves["val/\udcff"]).to_html().encode("utf-8")
 
 
 def test_null_and_infinity_are_gaps_and_text_is_nothing(tmp_path: Path) -> None:

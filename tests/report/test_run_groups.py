@@ -47,7 +47,7 @@ def reported(runs: list[RunFolder]) -> list[ReportedRun]:
 
 
 def words(runs: list[RunFolder], command: str = "") -> str:
-    return text_of(runs_page(runs, command))
+    return text_of(runs_page(runs, lambda metric: f"{command} {metric}" if command else ""))
 
 
 # Groups
@@ -76,9 +76,9 @@ def test_no_verdict_is_claimed_and_the_command_that_gives_one_is_named() -> None
     runs = four_runs()
     text = words(runs, "nanogpt-kit compare here there").replace("never a best value", "")
     assert "this page does not say" in text
-    assert "judges it by seeds: nanogpt-kit compare here there" in text
+    assert "judges it by seeds: nanogpt-kit compare here there val/loss" in text
     assert not {"better", "worse", "undecided", "significant", "best"} & {*text.lower().split()}
-    assert "do not share two seeds" in words(runs)
+    assert "judges configurations that were measured alike and share at least two seeds" in words(runs)
 
 
 @pytest.mark.usefixtures("without_plotly")
@@ -88,6 +88,8 @@ def test_only_finished_runs_count_and_their_last_evaluation_never_their_best() -
     text = words(runs)
     assert "tiny 3 4.5000 3.4731 2.2500 2.7500 8.5000" in text
     assert "tiny/e tiny 3 failed" in text
+    assert "The mean of tiny leaves out 1 of 4 seeds, whose runs are not finished: 1 failed." in text
+    assert "leaves out" not in words([*runs[:2], seeded("tiny/g", 2, 9.0, state="failed")]), "its seed has a result"
 
 
 @pytest.mark.usefixtures("without_plotly")
@@ -155,6 +157,15 @@ def test_losses_of_other_tokens_are_warned_of_and_bits_per_byte_take_their_place
 
 
 @pytest.mark.usefixtures("without_plotly")
+def test_the_command_of_a_verdict_is_asked_for_by_the_metric_that_compares() -> None:
+    other = {"val/loss": "by other tokens", "val/bits_per_byte": "by text"}
+    runs = [*four_runs()[:2], seeded("bpe/a", 1, 5.0, "bpe", yardsticks=other)]
+    assert "judges it by seeds: compare a b val/bits_per_byte" in words(runs, "compare a b")
+    elsewhere = {"val/loss": "elsewhere", "val/bits_per_byte": "elsewhere"}
+    assert "compare a b" not in words([*runs[:2], seeded("c/a", 1, 5.0, "c", yardsticks=elsewhere)], "compare a b")
+
+
+@pytest.mark.usefixtures("without_plotly")
 def test_other_text_leaves_nothing_that_compares() -> None:
     other = {"val/loss": "elsewhere", "val/bits_per_byte": "elsewhere"}
     text = words([seeded("tiny/a", 1, 2.0), seeded("other/a", 1, 5.0, "other", yardsticks=other)])
@@ -186,7 +197,7 @@ def test_what_does_not_compare_is_not_on_one_axis(drawn: list[Any]) -> None:
     other = {"val/loss": "by other tokens", "val/bits_per_byte": "by text"}
     elsewhere = {"dataset": "text", "splits": {"train": "others", "val": "others"}}
     runs = [*four_runs()[:2], seeded("bpe/a", 1, 5.0, "bpe", yardsticks=other, data=elsewhere)]
-    runs_of_groups_page(reported(runs))
+    runs_of_groups_page(reported(runs), lambda _: "")
     names = [
         (figure.layout.yaxis.title.text, [trace.name for trace in figure.data if trace.showlegend is not False])
         for figure in drawn
@@ -203,7 +214,7 @@ def test_what_does_not_compare_is_not_on_one_axis(drawn: list[Any]) -> None:
 
 
 def test_a_group_has_one_colour_on_every_figure(drawn: list[Any]) -> None:
-    runs_of_groups_page(reported(four_runs()))
+    runs_of_groups_page(reported(four_runs()), lambda _: "")
     colors = {trace.name: set[str]() for figure in drawn for trace in figure.data if trace.name.endswith("(n = 2)")}
     for figure in drawn:
         for trace in figure.data:
