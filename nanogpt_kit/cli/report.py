@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from nanogpt_kit.cli.candidates import report_candidates
 from nanogpt_kit.cli.lines import print_lines
@@ -76,6 +77,11 @@ def report(targets: tuple[str, ...], output: Path | None, storage: str | None) -
     check_one_report(found)
     for line in meaning_lines(found):
         print_lines(line, err=True)
+    is_given = click.get_current_context().get_parameter_source("storage") is ParameterSource.COMMANDLINE
+    if is_given and found[0].kind != "sweep":
+        raise KitError(
+            Fault(f"it is for a sweep, and this is {found[0].meaning}; leave it out", "--storage", COMMAND_LINE)
+        )
     path = output or default_path(found)
     check_output(path)
     with note_if_slow("writing the report"):

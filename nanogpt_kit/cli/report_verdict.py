@@ -58,8 +58,11 @@ def budget_of(group: RowsBySeed) -> object:
 
 
 def argument_of(group: RowsBySeed, rows: Sequence[IndexedRun]) -> str:
-    """The folder of the runs where `compare` takes it as this group; else the experiment that one of them recorded, ""
-    where `compare` does not find them by that among all runs (`rows`): they are elsewhere, or began with another run."""
+    """The folder of the runs where `compare` takes it as this group; else the experiment that one of them recorded.
+
+    "" where `compare` does not find the group by that among all runs (`rows`): its runs are elsewhere, or began with
+    another run.
+    """
     first = next(iter(group.values()))
     parents = {row.folder.path.parent for row in group.values()}
     if len(parents) == 1:

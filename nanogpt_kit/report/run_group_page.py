@@ -140,7 +140,8 @@ def add_way_to_a_verdict(page: Page, command: str) -> None:
     else:
         page.note(
             "Whether a difference is more than chance, this page does not say. `nanogpt-kit compare` judges "
-            "configurations that were measured alike and share at least two seeds; with --seeds it trains what is missing."
+            "configurations that were measured alike and share at least two seeds; with --seeds it trains what is "
+            "missing."
         )
 
 

@@ -24,7 +24,7 @@ FIRST_PANELS = ("optim/lr", "optim/grad_norm", "perf/tokens_per_second", "memory
 def runs_page(folders: Sequence[RunFolder], compare_command: Callable[[str], str] = lambda _: "") -> Page:
     """The page of a run, or of several, which then are grouped by configuration.
 
-    `compare_command` returns the command that gives a verdict on several groups by a metric; "" where none does.
+    `compare_command` returns the command for a verdict on several groups by a metric; "" where there is none.
     """
     if len(folders) == 1:
         return run_page(ReportedRun.read(folders[0]))

@@ -256,6 +256,15 @@ def test_a_study_that_has_not_begun_has_the_command_that_begins_it(command: Comm
     assert "Its ablation has not begun: `nanogpt-kit ablate yours` begins it." in text
 
 
+def test_a_storage_is_refused_where_no_sweep_is_reported(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_listed_run("tiny/a")
+    text = fault_of(command("report", "tiny", "--storage", "sqlite:///a.db"))
+    assert "--storage: it is for a sweep, and this is run runs/tiny/a: " in text
+    assert "leave it out" in text
+    monkeypatch.setenv("NANOGPT_KIT_STORAGE", "sqlite:///a.db")
+    assert command("report", "tiny").code == 0, "it is set for the sweeps of a shell"
+
+
 def test_kinds_are_not_mixed(comparison: Comparison, command: Command) -> None:
     make_listed_run("small/a")
     stored(Path("runs/swept/sweep"), name="swept")
