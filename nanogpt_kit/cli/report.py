@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.report.page import Page
 
 NAME = "report.html"
-MARK = b'<meta name="generator" content="nanogpt-kit">'  # in page.html
+HTML = b"<!DOCTYPE html>"  # how page.html begins
 
 
 def expand_targets(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def default_path(found: Sequence[ReportTarget]) -> Path:
 
 
 def check_output(path: Path) -> None:
-    """Raises KitError where the file cannot be written, or is not a report, which alone is replaced."""
+    """Raises KitError where the file cannot be written, or would be lost: HTML alone is replaced."""
     folder = path.parent
     fault = ""
     if os.path.isdir(path):
@@ -138,7 +138,7 @@ def check_output(path: Path) -> None:
     elif os.path.lexists(path) and not os.path.isfile(path):
         fault = "it is not a regular file; name another file"
     elif os.path.exists(path) and not is_replaceable(path):
-        fault = "it is a file other than a report, and would be lost; name another file"
+        fault = "it is a file that is not HTML, and would be lost; name another file"
     elif not os.access(folder, os.W_OK):
         fault = "its folder does not allow it; --output names another file"
     if fault:
@@ -146,13 +146,15 @@ def check_output(path: Path) -> None:
 
 
 def is_replaceable(path: Path) -> bool:
-    """Whether a file is an earlier report, or empty."""
+    """Whether a file is HTML by its name or its beginning, as an earlier report is, or empty."""
+    if path.suffix.lower() in (".html", ".htm"):
+        return True
     try:
         with path.open("rb") as file:
-            start = file.read(1000)
+            start = file.read(len(HTML))
     except OSError:
         return False
-    return not start or MARK in start
+    return start in (b"", HTML)
 
 
 def write_page(path: Path, content: str) -> None:

@@ -58,21 +58,24 @@ def budget_of(group: RowsBySeed) -> object:
 
 
 def argument_of(group: RowsBySeed, rows: Sequence[IndexedRun]) -> str:
-    """The folder of the runs where `compare` takes it as this group; else the experiment that one of them recorded.
-
-    "" where `compare` does not find the group by that among all runs (`rows`): its runs are elsewhere, or began with
-    another run.
-    """
+    """A folder that has these runs alone; else the experiment that one of them recorded, where `compare` finds them by
+    it among all runs (`rows`), but not those that began with another run; else a folder where they are the newest."""
     first = next(iter(group.values()))
-    parents = {row.folder.path.parent for row in group.values()}
-    if len(parents) == 1:
-        folder = os.path.join(str(relative_to_cwd(next(iter(parents)))), "")
-        with suppress(KitError):
-            found = find_group(folder)
-            configuration = found and found.newest.provenance().configuration
-            if found and configuration == first.configuration and group.keys() <= {*found.seeds}:
-                return folder
-    found_again = finished_runs(first.configuration or "", first.code or "", first.data.get("dataset", ""), rows)
-    if not group.keys() <= found_again.keys():
-        return ""
+    folder, is_its_own = folder_of(group)
+    again = finished_runs(first.configuration or "", first.code or "", first.data.get("dataset", ""), rows)
+    if is_its_own or not group.keys() <= again.keys():
+        return folder
     return os.path.join(run_argument(first.folder), first.folder.experiment.name)
+
+
+def folder_of(group: RowsBySeed) -> tuple[str, bool]:
+    """The folder of the runs, "" where `compare` does not take it as this group; and whether it has no other runs, a
+    newer one of which would take the place of the group."""
+    parents = {row.folder.path.parent for row in group.values()}
+    folder = os.path.join(str(relative_to_cwd(next(iter(parents)))), "")
+    with suppress(KitError):
+        found = find_group(folder) if len(parents) == 1 else None
+        configurations = {row.configuration for row in group.values()}
+        if found and found.newest.provenance().configuration in configurations and group.keys() <= {*found.seeds}:
+            return folder, not found.left_out
+    return "", False

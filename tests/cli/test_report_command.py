@@ -186,6 +186,9 @@ def test_the_command_of_a_verdict_is_one_that_compare_takes(tiny: Path, command:
     assert shlex.split(line)[:2] == ["nanogpt-kit", "compare"]
     answer = command(*shlex.split(line)[1:], "--json")
     assert json.loads(answer.out)["results"][0]["seeds"] == [1, 2], answer.err
+    session.run(Experiment.load(tiny, [*quick, "train.seed=1", "model.mlp=gelu", "optimizer.lr=0.5"]))
+    answer = command(*shlex.split(line)[1:], "--json")
+    assert json.loads(answer.out)["results"][0]["seeds"] == [1, 2], "it holds when newer runs are in the folder"
     assert verdict_command(runs[:2]) == "", "one configuration"
     assert verdict_command([runs[0], runs[3]]) == "", "no seed in common"
     assert verdict_command([runs[0], runs[1], runs[2]]) == "", "one seed in common"
@@ -363,10 +366,11 @@ def test_an_output_that_is_no_report_is_refused_since_it_would_be_lost(command: 
     run = make_listed_run("tiny/a")
     before = run.metrics.read_bytes()
     text = fault_of(command("report", "tiny", "--output", run.metrics))
-    assert "'runs/tiny/a/metrics.jsonl' cannot be written: it is a file other than a report, and would be lost" in text
+    assert "'runs/tiny/a/metrics.jsonl' cannot be written: it is a file that is not HTML, and would be lost" in text
     assert run.metrics.read_bytes() == before
-    Path("empty.html").touch()
-    for _ in range(2):  # the second time it is a report
-        assert command("report", "tiny", "--output", "empty.html").code == 0
-    text = fault_of(command("report", "tiny", "--output", "empty.html/a.html"))
-    assert "empty.html is not a folder; name another file" in text
+    Path("empty").touch()
+    Path("mine.html").write_text("by hand")
+    for file in ("empty", "empty", "mine.html"):  # the second time it is a report
+        assert command("report", "tiny", "--output", file).code == 0
+    text = fault_of(command("report", "tiny", "--output", "empty/a.html"))
+    assert "empty is not a folder; name another file" in text
