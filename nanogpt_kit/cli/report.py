@@ -112,7 +112,7 @@ def check_one_report(found: Sequence[ReportTarget]) -> None:
 
 def default_path(found: Sequence[ReportTarget]) -> Path:
     """In the folder of the target; of several runs beside them, or in the current folder where they share none, or one
-    that has a report of its own: that of a sweep or a comparison."""
+    that has another report: that of a sweep or a comparison."""
     from nanogpt_kit.cli.report_target import COMPARISON, SWEEP
     from nanogpt_kit.runs.folder import relative_to_cwd
 
