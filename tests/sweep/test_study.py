@@ -32,6 +32,7 @@ from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.space_plan import SpacePlan
 from nanogpt_kit.sweep.study.storage import open_storage
 from nanogpt_kit.sweep.study.study import IS_QUEUED, Study
+from nanogpt_kit.sweep.study.summary import read_summary
 from nanogpt_kit.sweep.work.controller import Controller
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.train.stop import StopSignals
@@ -257,7 +258,44 @@ def test_a_grid_is_queued_point_by_point_and_goes_on(tmp_path: Path, storage: In
     assert queued(9) == every
 
 
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_a_grid_whose_controller_was_killed_while_it_queued_is_the_same(
+    before: int, tmp_path: Path, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = space_of(tmp_path, 'trials = 4\nsampler = "grid"', FINITE)
+    whole = [trial.system_attrs for trial in opened(space, InMemoryStorage(), tmp_path / "whole").trials()]
+    missing = SearchPlan.missing_trials
+    monkeypatch.setattr(SearchPlan, "missing_trials", lambda plan, queued: missing(plan, queued)[:before])
+    opened(space, storage, tmp_path / "killed")
+    monkeypatch.undo()
+    assert [trial.system_attrs for trial in opened(space, storage, tmp_path / "killed").trials()] == whole
+
+
 # What a study is about
+
+
+@pytest.mark.parametrize("key", ["space", "experiment", "sweep", "nproc", "fingerprint"])
+def test_a_study_that_lacks_an_attribute_of_this_version_gets_a_sentence(
+    key: str, tmp_path: Path, storage: InMemoryStorage
+) -> None:
+    space = space_of(tmp_path, "trials = 2")
+    study = opened(space, storage, tmp_path / "sweep").optuna_study
+    del storage._studies[study._study_id].user_attrs[key]
+    with pytest.raises(KitError, match=f"the study 'x' in sweep.storage cannot be read .*{key}.*: set another sweep"):
+        opened(space, storage, tmp_path / "sweep")
+
+
+@pytest.mark.parametrize(("key", "value"), [("maker", None), ("space", ["a"]), ("sweep", 5), ("branches", ["a"])])
+def test_a_study_with_an_attribute_of_another_type_gets_a_sentence(
+    key: str, value: Any, tmp_path: Path, storage: InMemoryStorage
+) -> None:
+    space = space_of(tmp_path, "trials = 2")
+    opened(space, storage, tmp_path / "sweep").optuna_study.set_user_attr(key, value)
+    with pytest.raises(KitError, match="the study 'x' in sweep.storage cannot be read .*: set another sweep.storage"):
+        if key == "branches":
+            read_summary("x", space.options, storage)
+        else:
+            opened(space, storage, tmp_path / "sweep")
 
 
 def test_a_study_refuses_each_thing_that_changed_since_it_began(tmp_path: Path) -> None:

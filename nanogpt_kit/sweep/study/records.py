@@ -5,6 +5,8 @@ Each record is a single attribute, since every write to a database takes its tim
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self
 
 import optuna
@@ -18,6 +20,19 @@ from nanogpt_kit.runs.status import Cause, EndedBy
 FORMAT = 1  # of the records and of a study's attributes; increased when the meaning of one changes
 
 Ending = Literal["complete", "pruned"] | Cause  # of a trial
+
+
+@contextmanager
+def report_damage(study: str, storage_key: str) -> Iterator[None]:
+    """Raises KitError for attributes of a study that are not as this version stores them."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = shorten(" ".join(str(error).split()), 200)
+        raise KitError(
+            f"the study {study!r} in {storage_key} cannot be read ({type(error).__name__}: {reason}); it is damaged, "
+            f"or was written by another version of nanogpt-kit: set another {storage_key}"
+        ) from None
 
 
 class TrialRecord(BaseModel):

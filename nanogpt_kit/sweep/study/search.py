@@ -120,11 +120,16 @@ class SearchPlan(SpacePlan):
     def _grid_points(
         self, points: Sequence[Config], known: Sequence[dict[str, Any]], count: int
     ) -> list[dict[str, Any]]:
-        """`count` of the points that are not `known` yet: in order if these are all, otherwise drawn from them."""
-        left = [point for point in map(self.space.to_optuna, points) if point not in known]
+        """`count` of the points that are not `known` yet: in order if these are all, otherwise drawn from them.
+
+        They are drawn in one order, whatever is known, so that a queue continues as it was begun.
+        """
+        ranks = random.Random(self.options.seed).sample(range(len(points)), len(points))
+        queue = zip(ranks, map(self.space.to_optuna, points), strict=True)
+        left = [(rank, point) for rank, point in queue if point not in known]
         if count < len(left):
-            random.Random(self.options.seed).shuffle(left)
-        return left[:count]
+            left.sort(key=lambda ranked: ranked[0])
+        return [point for _, point in left[:count]]
 
     def indices(self, queued: Sequence[FrozenTrial]) -> Collection[int]:
         if not self.allocations:

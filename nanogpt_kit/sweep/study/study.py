@@ -28,7 +28,7 @@ from nanogpt_kit.sweep.study.ownership import (
     send_heartbeat,
 )
 from nanogpt_kit.sweep.study.plan import LOCAL_STORAGES, Plan
-from nanogpt_kit.sweep.study.records import Owner
+from nanogpt_kit.sweep.study.records import Owner, report_damage
 from nanogpt_kit.sweep.study.runs import TrialRun, component_copies
 from nanogpt_kit.sweep.study.sampler import ResumableSampler
 from nanogpt_kit.system.writing import remove_temporary_files, write_atomically
@@ -69,8 +69,9 @@ class Study(Generic[PlanT]):
                 self.optuna_study.set_user_attr("maker", make_owner_record(self.folder).stored())
             except optuna.exceptions.DuplicatedStudyError:
                 self.optuna_study = optuna.load_study(**options)
-                self._check_is_sweep()
-                self._wait_for_creator()
+                with report_damage(self.plan.study_name, self.plan.storage_key):
+                    self._check_is_sweep()
+                    self._wait_for_creator()
             if isinstance(sampler, ResumableSampler):
                 sampler.study = self.optuna_study
             self.plan.begin(self.optuna_study)
@@ -79,7 +80,8 @@ class Study(Generic[PlanT]):
                     self.optuna_study.set_user_attr(key, value)
                 self.queue_missing()
                 self.optuna_study.set_user_attr(IS_QUEUED, True)
-            self.plan.check_facts(self.optuna_study.user_attrs)
+            with report_damage(self.plan.study_name, self.plan.storage_key):
+                self.plan.check_facts(self.optuna_study.user_attrs)
             self._copy_components()
             self.queue_missing()  # more may be asked for than before
             self.indices = self.plan.indices(self.trials())

@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
-from nanogpt_kit.core.errors import KitError, shorten
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd, runs_root
@@ -29,7 +29,7 @@ from nanogpt_kit.sweep.study.confirmation import (
     fresh_seed,
 )
 from nanogpt_kit.sweep.study.confirmation_state import ConfirmationState, confirmation_state
-from nanogpt_kit.sweep.study.records import FORMAT, NotComparable, Owner, TrialResult
+from nanogpt_kit.sweep.study.records import FORMAT, NotComparable, Owner, TrialResult, report_damage
 from nanogpt_kit.sweep.study.runs import run_path
 from nanogpt_kit.sweep.study.sampler import report_unit
 from nanogpt_kit.sweep.study.search import SearchPlan
@@ -183,14 +183,8 @@ def read_summary(name: str, options: Sweep, storage: BaseStorage) -> SweepSummar
             f"the study {name!r} in this storage is not a sweep, is one of another version of nanogpt-kit, or is just "
             "being created"
         )
-    try:
+    with report_damage(name, "sweep.storage"):
         return summarize_study(study, options, confirmation_study(name, storage))
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = shorten(" ".join(str(error).split()), 200)
-        raise KitError(
-            f"the study {name!r} in this storage cannot be read ({type(error).__name__}: {reason}); it is damaged, or "
-            "was written by another version: set another sweep.storage"
-        ) from None
 
 
 def summarize_study(study: optuna.Study, options: Sweep, confirmation: optuna.Study | None) -> SweepSummary:
@@ -216,7 +210,7 @@ def summarize_study(study: optuna.Study, options: Sweep, confirmation: optuna.St
             "total_steps": tokens // train["batch_tokens"],
             "seed": train["seed"],
             "nproc": attributes.get("nproc", 1),
-            "branches": tuple(Branch(params) for params in attributes.get("branches", ())),
+            "branches": tuple({"params": params} for params in attributes.get("branches", ())),
             "trial_steps": attributes.get("trial_steps", ()),
             "confirmation": confirmation_state(confirmation) if confirmation else None,
             "not_comparable": NotComparable.of_study(study).reasons,
