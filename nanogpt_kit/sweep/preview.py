@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import tomli
@@ -25,6 +25,7 @@ from nanogpt_kit.sweep.study.confirmation import most_confirmed
 from nanogpt_kit.sweep.study.sampler import first_rung_tokens
 from nanogpt_kit.sweep.study.summary import sweep_folder
 from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
+from nanogpt_kit.sweep.study.warmup import idle_pruner_reason, most_compared
 from nanogpt_kit.sweep.work.warnings_at_start import warnings_at_start
 from nanogpt_kit.train.precision import choose_device
 
@@ -58,7 +59,9 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
     """
     space, first = check_sweep(base, nproc)
     options, tokens, count = space.options, space.trial_tokens, trial_count(space)
-    rungs = expected_rungs(options, count, tokens, branch_count(space))
+    steps, compared = find_trial_steps(space), most_compared(options, count, len(find_branches(space)))
+    idle = idle_pruner_reason(options, tokens, steps, compared)
+    rungs = [] if idle else expected_rungs(options, count, tokens, branch_count(space))
     unpruned = rungs[-1].trials if rungs else count
     expected = expected_tokens(rungs, count, tokens) + (options.seeds - 1) * tokens * unpruned
     fresh_runs = most_confirmed(options, len(find_branches(space)), count) * options.confirm_seeds
@@ -67,13 +70,17 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
     speed = estimate_speed(base, load_again)
     lines = [
         *space_lines(space, first, count),
-        *pruner_lines(space, rungs),
+        *(
+            f"  {options.pruner}: about {rung.trials:.0f} of them continue after {rung.tokens:,} tokens"
+            for rung in rungs
+        ),
+        *([f"  nothing is pruned: {idle}"] if idle else []),
         f"{count * options.seeds * tokens:,} tokens at most"
         + (f", about {expected:,.0f} with {options.pruner}" if rungs else ""),
         *confirmation_lines(space, count, fresh_runs),
         estimate_duration(base, options, speed, fraction * total, fraction * runs, nproc).text,
         *budget_lines(options),
-        *(f"warning: {one}" for one in warnings_at_start(options, tokens, find_trial_steps(space))),
+        *(f"warning: {one}" for one in warnings_at_start(options, tokens, steps, compared)),
     ]
     return "\n".join(lines)
 
@@ -93,15 +100,6 @@ def space_lines(space: Space, first: Config, count: int) -> Iterator[str]:
     yield "trial 0, the experiment as written: " + ", ".join(f"{key} = {value}" for key, value in first.items())
     seeds = f" with each of {options.seeds} seeds" if options.seeds > 1 else ""
     yield f"each trains on {space.trial_tokens:,} tokens ({space.base.total_steps:,} steps){seeds}"
-
-
-def pruner_lines(space: Space, rungs: Sequence[Rung]) -> Iterator[str]:
-    """How many trials continue after each rung, and whether any is ever looked at."""
-    options, base = space.options, space.base
-    for rung in rungs:
-        yield f"  {options.pruner}: about {rung.trials:.0f} of them continue after {rung.tokens:,} tokens"
-    if options.pruner != "none" and base.evaluate.every_steps >= base.total_steps:
-        yield f"  nothing is pruned: {options.metric} is first measured at the end; lower evaluate.every_steps"
 
 
 def confirmation_lines(space: Space, count: int, fresh_runs: int) -> Iterator[str]:

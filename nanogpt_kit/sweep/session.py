@@ -34,6 +34,7 @@ from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, confirmation_study, read_summary, sweep_folder
 from nanogpt_kit.sweep.study.trial_comparability import store_incomparable, store_uneven_budgets
 from nanogpt_kit.sweep.study.verdict_notes import trials_text
+from nanogpt_kit.sweep.study.warmup import most_compared
 from nanogpt_kit.sweep.work.budget import Budget, SearchBudget, check_token_budget
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.run_study import run_study
@@ -76,7 +77,8 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
     with StopSignals() as stop:
         search.open()
         write_sweep_record(base.name, space.options, folder)
-        for warning in warnings_at_start(space.options, space.trial_tokens, search.plan.trial_steps):
+        compared = most_compared(space.options, search.count, len(search.plan.branches))
+        for warning in warnings_at_start(space.options, space.trial_tokens, search.plan.trial_steps, compared):
             logger.warning("warning: %s", warning)
         logger.info("sweep %s: %d trials, %s, in %s", base.name, search.count, space.options.sampler, folder)
         try:

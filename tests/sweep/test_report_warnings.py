@@ -103,11 +103,13 @@ def test_the_best_of_each_branch_is_told_where_it_lies_at_an_edge() -> None:
 
 
 def test_a_pruner_that_looks_within_the_warmup_is_told_with_the_tokens_that_it_needs() -> None:
-    summary, _ = sweep_of(rates([3.0, 3.1]), trial_tokens=10_000, pruner="median", min_tokens=1_000)
+    few, _ = sweep_of(rates([3.0, 3.1]), trial_tokens=10_000, pruner="median", min_tokens=1_000)
+    summary = replace(few, count=20)
     steps = TrialSteps({}, steps=100, warmup_steps=25, every_steps=10, batch_tokens=100)
     (told,) = findings.warmup_warnings(replace(summary, trial_steps=(steps,)))
     assert told.startswith("The pruner median may end trials")
     assert "first look at step 10 (1,000 tokens), warm-up until step 25" in told
     assert "sweep.min_tokens = 3000" in told
+    assert not list(findings.warmup_warnings(replace(few, trial_steps=(steps,)))), "it ends none of the first five"
     late = replace(steps, warmup_steps=5)
     assert not list(findings.warmup_warnings(replace(summary, trial_steps=(late,))))

@@ -291,11 +291,9 @@ def test_a_study_with_an_attribute_of_another_type_gets_a_sentence(
 ) -> None:
     space = space_of(tmp_path, "trials = 2")
     opened(space, storage, tmp_path / "sweep").optuna_study.set_user_attr(key, value)
-    with pytest.raises(KitError, match="the study 'x' in sweep.storage cannot be read .*: set another sweep.storage"):
-        if key == "branches":
-            read_summary("x", space.options, storage)
-        else:
-            opened(space, storage, tmp_path / "sweep")
+    reads = {"branches": lambda: read_summary("x", space.options, storage)}
+    with pytest.raises(KitError, match=r"the study 'x' in sweep.storage cannot be read .*: set another sweep.storage"):
+        reads.get(key, lambda: opened(space, storage, tmp_path / "sweep"))()
 
 
 def test_a_study_refuses_each_thing_that_changed_since_it_began(tmp_path: Path) -> None:

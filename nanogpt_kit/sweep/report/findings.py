@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from nanogpt_kit.report.page import first_characters, format_number
 from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.summary import STATES, SweepSummary, TrialSummary
-from nanogpt_kit.sweep.study.warmup import warmup_warning
+from nanogpt_kit.sweep.study.warmup import most_compared, warmup_warning
 
 EDGE_FRACTION = 0.05  # of a range: if the best trial is this near to its end, a better value may be outside
 UNEQUAL_FRACTION = 0.1  # of the trials of the largest branch: by which another one may have fewer
@@ -106,7 +106,8 @@ def warnings_about(summary: SweepSummary, ranges: Ranges) -> Iterator[str]:
 
 def warmup_warnings(summary: SweepSummary) -> Iterator[str]:
     """Warns where the pruner first looks at trials whose learning rate still rises."""
-    text = warmup_warning(summary.options, summary.trial_tokens, summary.trial_steps)
+    compared = most_compared(summary.options, summary.count, len(summary.branches))
+    text = warmup_warning(summary.options, summary.trial_tokens, summary.trial_steps, compared)
     if text:
         yield f"The pruner {text}."
 

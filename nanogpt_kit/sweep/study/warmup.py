@@ -50,12 +50,17 @@ class EarlyLook:
         return f"{values}: {text}" if values else text
 
 
-def warmup_warning(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps]) -> str:
-    """A sentence about the looks within the warm-up, and the remedy; empty if none does.
+def most_compared(options: Sweep, count: int, branches: int) -> int:
+    """How many of a sweep's `count` trials a pruner compares with each other at most; the space has `branches`."""
+    return min(count, options.trials // max(1, branches)) if options.allocate == "equal" else count
 
-    `trial_tokens` are those of a trial that is not pruned.
+
+def warmup_warning(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps], compared: int) -> str:
+    """A sentence about the looks within the warm-up, and the remedy; empty if there is none.
+
+    `trial_tokens` are those of a trial that is not pruned, and `compared` is from `most_compared`.
     """
-    early = early_looks(options, trial_tokens, trials)
+    early = early_looks(options, trial_tokens, trials, compared)
     if not early:
         return ""
     shown = "; ".join(map(str, early[:MAX_SHOWN]))
@@ -64,23 +69,39 @@ def warmup_warning(options: Sweep, trial_tokens: int, trials: Sequence[TrialStep
     needed = [tokens for tokens in remedies if tokens is not None]
     set_tokens = f"set sweep.min_tokens = {max(needed)}" if len(needed) == len(remedies) else ""
     remedy = set_tokens or "no evaluation lies between warm-up and end: lower evaluate.every_steps or the warm-up"
-    start_up = f", once {MEDIAN_STARTUP_TRIALS} are complete," if options.pruner == "median" else ""
+    of_branch = " of their branch" if options.allocate == "equal" else ""
+    start_up = f", once {MEDIAN_STARTUP_TRIALS}{of_branch} are complete," if options.pruner == "median" else ""
     return (
         f"{options.pruner} may end trials{start_up} before their learning rate has reached its peak, and so prune what "
         f"starts slowly: {shown}{more}; {remedy}, or pruner = none"
     )
 
 
-def early_looks(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps]) -> list[EarlyLook]:
+def idle_pruner_reason(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps], compared: int) -> str:
+    """Why the pruner never ends a trial, and the remedy; empty if it may end one."""
+    if options.pruner == "none" or any(first_look(options, trial_tokens, trial, compared) for trial in trials):
+        return ""
+    if all(trial.every_steps >= trial.steps for trial in trials):
+        return f"{options.metric} is first measured at the end; lower evaluate.every_steps"
+    if options.pruner == "median" and compared <= MEDIAN_STARTUP_TRIALS:
+        first = f"the first {MEDIAN_STARTUP_TRIALS} trials" + (" of each branch" if options.allocate == "equal" else "")
+        return f"median lets {first} finish, and no more run; raise sweep.trials"
+    key, lower = f"{first_rung_tokens(options, trial_tokens):,} tokens", "sweep.min_tokens"
+    if options.pruner == "patience":
+        key, lower = f"{options.patience + 2} evaluations and {key}", "sweep.patience, sweep.min_tokens"
+    return f"no evaluation lies between {key} and the end of a trial; lower {lower} or evaluate.every_steps"
+
+
+def early_looks(options: Sweep, trial_tokens: int, trials: Sequence[TrialSteps], compared: int) -> list[EarlyLook]:
     """The first looks within the warm-up, the longest warm-up first."""
-    looks = [(trial, first_look(options, trial_tokens, trial)) for trial in trials]
+    looks = [(trial, first_look(options, trial_tokens, trial, compared)) for trial in trials]
     early = [EarlyLook(trial, step) for trial, step in looks if step is not None and step <= trial.warmup_steps]
     return sorted(early, key=lambda look: -look.trial.warmup_steps * look.trial.batch_tokens)
 
 
-def first_look(options: Sweep, trial_tokens: int, trial: TrialSteps) -> int | None:
+def first_look(options: Sweep, trial_tokens: int, trial: TrialSteps, compared: int) -> int | None:
     """The step of the first evaluation at which the pruner may end a trial; None if it never may."""
-    if options.pruner == "none" or (options.pruner == "median" and options.trials <= MEDIAN_STARTUP_TRIALS):
+    if options.pruner == "none" or (options.pruner == "median" and compared <= MEDIAN_STARTUP_TRIALS):
         return None
     evaluations = math.ceil(first_rung_tokens(options, trial_tokens) / (trial.every_steps * trial.batch_tokens))
     if options.pruner == "patience":  # Optuna compares the newest patience + 1 values with those before

@@ -14,7 +14,14 @@ from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
-from nanogpt_kit.sweep.study.warmup import TrialSteps, first_look, warmup_length, warmup_warning
+from nanogpt_kit.sweep.study.warmup import (
+    TrialSteps,
+    first_look,
+    idle_pruner_reason,
+    most_compared,
+    warmup_length,
+    warmup_warning,
+)
 
 BASE = (Path(__file__).parents[1] / "base.toml").read_text(encoding="utf-8")
 RATES = '"optimizer.lr" = { float = [1e-4, 1e-2], log = true }\n'
@@ -85,6 +92,10 @@ def test_the_warm_up_of_any_schedule_ends_where_its_largest_multiplier_comes_fir
         ({"pruner": "median", "min_tokens": 4_800}, 10, 10),
         ({"pruner": "median", "min_tokens": 4_801}, 10, 20),
         ({"pruner": "median", "trials": 5}, 10, None),  # it never ends the first five
+        ({"pruner": "asha", "trials": 2}, 10, 20),
+        ({"pruner": "asha", "min_tokens": 47_521}, 1, None),  # those of the last step
+        ({"pruner": "asha", "min_tokens": 90_000}, 10, None),  # beyond the run
+        ({"pruner": "patience", "patience": 8}, 10, None),
         ({"pruner": "asha"}, 100, None),  # only at the end
         ({"pruner": "patience", "patience": 3}, 10, 50),  # the fifth evaluation is the first that can show none
         ({"pruner": "patience", "patience": 3, "min_tokens": 40_000}, 10, 90),
@@ -93,7 +104,42 @@ def test_the_warm_up_of_any_schedule_ends_where_its_largest_multiplier_comes_fir
 def test_the_first_look_is_the_first_evaluation_at_which_the_pruner_may_end_a_trial(
     options: dict[str, Any], every: int, step: int | None
 ) -> None:
-    assert first_look(sweep_options(**options), TOKENS, trial_steps(20, every)) == step
+    chosen = sweep_options(**options)
+    assert first_look(chosen, TOKENS, trial_steps(20, every), chosen.trials) == step
+    assert bool(idle_pruner_reason(chosen, TOKENS, [trial_steps(20, every)], chosen.trials)) == (
+        step is None and chosen.pruner != "none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "every", "reason"),
+    [
+        ({"pruner": "asha"}, 100, "val/loss is first measured at the end; lower evaluate.every_steps"),
+        ({"pruner": "median", "trials": 4}, 10, "the first 5 trials finish, and no more run; raise sweep.trials"),
+        ({"pruner": "asha", "min_tokens": 90_000}, 10, "between 90,000 tokens and the end of a trial; lower sweep.min"),
+        ({"pruner": "patience", "patience": 8}, 10, "10 evaluations and 5,333 tokens and the end of a trial; lower "),
+    ],
+)
+def test_a_pruner_that_never_ends_a_trial_is_explained(options: dict[str, Any], every: int, reason: str) -> None:
+    chosen = sweep_options(**options)
+    assert reason in idle_pruner_reason(chosen, TOKENS, [trial_steps(0, every)], chosen.trials)
+
+
+@pytest.mark.parametrize(("trials", "looks"), [(20, False), (24, True)])
+def test_median_lets_the_first_trials_of_each_branch_finish(trials: int, looks: bool) -> None:
+    options = sweep_options(pruner="median", trials=trials, allocate="equal")
+    compared = most_compared(options, trials, 4)
+    warning = warmup_warning(options, TOKENS, [trial_steps(20)], compared)
+    assert bool(warning) == looks
+    assert bool(idle_pruner_reason(options, TOKENS, [trial_steps(20)], compared)) != looks
+    if looks:
+        assert "once 5 of their branch are complete" in warning
+
+
+def test_a_space_with_fewer_points_than_trials_has_as_many_trials_to_compare() -> None:
+    for allocate, branches in {"sampler": 2, "equal": 2}.items():
+        options = sweep_options(pruner="median", trials=20, allocate=allocate)
+        assert most_compared(options, 4, branches) == 4
 
 
 # The sentence
@@ -101,35 +147,35 @@ def test_the_first_look_is_the_first_evaluation_at_which_the_pruner_may_end_a_tr
 
 def test_a_look_at_the_end_of_the_warm_up_is_named_with_both_steps_and_the_remedy() -> None:
     options = sweep_options(pruner="median")
-    told = warmup_warning(options, TOKENS, [trial_steps(20)])
+    told = warmup_warning(options, TOKENS, [trial_steps(20)], 20)
     assert "median may end trials, once 5 are complete, before their learning rate has reached its peak" in told
     assert "first look at step 20 (9,600 tokens), warm-up until step 20; " in told
     assert told.endswith("set sweep.min_tokens = 14400, or pruner = none")
     changed = options.model_copy(update={"min_tokens": 14_400})
-    assert warmup_warning(changed, TOKENS, [trial_steps(20)]) == ""
-    assert warmup_warning(options, TOKENS, [trial_steps(19)]) == ""
+    assert warmup_warning(changed, TOKENS, [trial_steps(20)], 20) == ""
+    assert warmup_warning(options, TOKENS, [trial_steps(19)], 20) == ""
 
 
 def test_of_several_warm_ups_each_that_is_too_long_is_named_and_the_remedy_is_enough_for_all() -> None:
     trials = [trial_steps(5), trial_steps(25, length="25"), trial_steps(60, length="60")]
     options = sweep_options(pruner="asha")
-    told = warmup_warning(options, TOKENS, trials)
+    told = warmup_warning(options, TOKENS, trials, 20)
     assert "once 5" not in told
     longest = "length = 60: first look at step 20 (9,600 tokens), warm-up until step 60"
     assert told.index(longest) < told.index("length = 25: first look at step 20 (9,600 tokens), warm-up until step 25")
     assert "set sweep.min_tokens = 33600" in told
-    assert warmup_warning(options.model_copy(update={"min_tokens": 33_600}), TOKENS, trials) == ""
+    assert warmup_warning(options.model_copy(update={"min_tokens": 33_600}), TOKENS, trials, 20) == ""
 
 
 def test_many_looks_are_counted() -> None:
     trials = [trial_steps(warmup) for warmup in range(90, 40, -10)]
-    told = warmup_warning(sweep_options(pruner="asha"), TOKENS, trials)
+    told = warmup_warning(sweep_options(pruner="asha"), TOKENS, trials, 20)
     assert told.count("first look") == 3
     assert "; and 2 more; " in told
 
 
 def test_where_no_evaluation_is_left_after_the_warm_up_that_is_the_remedy() -> None:
-    told = warmup_warning(sweep_options(pruner="asha"), TOKENS, [trial_steps(20), trial_steps(95)])
+    told = warmup_warning(sweep_options(pruner="asha"), TOKENS, [trial_steps(20), trial_steps(95)], 20)
     assert "min_tokens" not in told
     assert told.endswith("lower evaluate.every_steps or the warm-up, or pruner = none")
 
