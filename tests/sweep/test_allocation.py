@@ -232,6 +232,13 @@ def test_trials_that_cannot_be_divided_are_refused_with_the_nearest_that_can(
     assert fault.message.endswith(f"write trials = {remedy}")
 
 
+def test_trials_that_are_enough_for_all_points_need_no_division(tmp_path: Path) -> None:
+    space = space_of(tmp_path, FINITE, sampler="grid")  # 4, 6 and 1 points, and the default: 20 trials
+    check_allocation(space)
+    assert counts(run(opened(space, tmp_path / "sweep"), 99)) == {"adamw": 4, "muon": 6, "sgd": 1}
+    assert refusal(tmp_path, FINITE, sampler="grid", trials=17).message.endswith("write trials = 15 or 18")
+
+
 def test_such_trials_are_refused_where_they_were_written_and_before_anything_starts(tmp_path: Path) -> None:
     assert refusal(tmp_path, OPTIMIZERS, "sweep.trials=7", trials=6).location == "command line"
     assert refusal(tmp_path, OPTIMIZERS).location.endswith("exp.toml:22")  # the default: the table

@@ -51,7 +51,7 @@ def check_allocation(space: Space) -> None:
         message = f'"equal" divides the trials among branches, and {reason}; {remedy}, or write allocate = "sampler"'
         raise KitError(Fault(message, "sweep.allocate", layers.location(("sweep", "allocate"))))
     count, trials = len(branches), options.trials
-    if trials % count:
+    if trials % count and not has_all_points(space, branches):
         fewer, more = trials - trials % count, trials + count - trials % count
         remedy = f"{fewer} or {more}" if fewer else str(more)
         message = (
@@ -59,6 +59,13 @@ def check_allocation(space: Space) -> None:
             f"write trials = {remedy}"
         )
         raise KitError(Fault(message, "sweep.trials", layers.location(("sweep", "trials"))))
+
+
+def has_all_points(space: Space, branches: Sequence[Branch]) -> bool:
+    """Whether each branch has no more points than its part of the trials, so that nothing has to be divided."""
+    equal = space.options.trials // len(branches)
+    points = (points_of_branch(space, branch) for branch in branches)
+    return all(listed is not None and len(listed) <= equal for listed in points)
 
 
 def trial_count(space: Space) -> int:
