@@ -169,6 +169,8 @@ def estimate_duration(
     elif workers > 1:
         source += f"; {workers} parallel runs share the cores: assuming that together they are as fast as one"
     training, starting = tokens / rate, runs * START_SECONDS / workers
+    if base.train.max_seconds is not None:
+        training = min(training, runs * base.train.max_seconds / workers)
     if isinstance(options, Sweep) and options.max_seconds is not None:
         fraction = min(1.0, options.max_seconds / workers / training)
         training, starting = fraction * training, fraction * starting

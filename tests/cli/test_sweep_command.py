@@ -197,6 +197,11 @@ def test_a_budget_ends_it_sooner(command: Command, experiment: Path, measured: N
     assert foretold(command, experiment, "sweep.max_seconds=6.4").startswith("about 22 s: 6 s of training")
 
 
+def test_runs_of_limited_seconds_take_no_longer(command: Command, experiment: Path, measured: None) -> None:
+    line = foretold(command, experiment, "train.steps=1000000", "train.max_seconds=0.5")
+    assert line.startswith("about 36 s: 4 s of training")
+
+
 def test_the_runs_of_a_confirmation_are_counted_with_trial_0_and_each_branch(
     command: Command, tiny: Path, measured: None
 ) -> None:

@@ -80,14 +80,15 @@ class PlayedTrial:
 class Played:
     """A sweep whose trials are played, as one command runs it; `open` is the same command with other options."""
 
-    def __init__(self, folder: Path, options: str, table: str = LR) -> None:
+    def __init__(self, folder: Path, options: str, table: str = LR, base: str = "steps = 20") -> None:
+        self.base = BASE.replace("steps = 20", base)
         self.folder, self.table, self.storage = folder / "runs" / "x" / "sweep", table, InMemoryStorage()
         self.folder.mkdir(parents=True)
         self.path = folder / "exp.toml"
         self.open(options)
 
     def open(self, options: str) -> None:
-        self.path.write_text(f"{BASE}[sweep]\n{options}\n[sweep.space]\n{self.table}\n", encoding="utf-8")
+        self.path.write_text(f"{self.base}[sweep]\n{options}\n[sweep.space]\n{self.table}\n", encoding="utf-8")
         self.space = Space(Experiment.load(self.path))
         first = {"optimizer.lr": 3e-3} | ({"optimizer.use": "adamw"} if self.table == TWO else {})
         self.search = Study(SearchPlan(self.space, first), self.storage, self.folder)
@@ -118,10 +119,10 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     monkeypatch.setattr(controller, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(controller, "IDLE_SECONDS", 0.0)
 
-    def made(options: str, table: str = LR, **acts: Any) -> Played:
+    def made(options: str, table: str = LR, base: str = "steps = 20", **acts: Any) -> Played:
         for name, value in acts.items():
             setattr(trial, name, staticmethod(value) if callable(value) else value)
-        return Played(tmp_path, options, table)
+        return Played(tmp_path, options, table, base)
 
     return made
 
@@ -223,6 +224,17 @@ def test_a_budget_of_seconds_without_room_for_any_confirmation_is_told_when_it_i
     assert "sweep.max_seconds = about 86" in warning, "two trials of 10 s, and 66 s"
     assert play.ended() == (5, 0)
     assert headline(session.summarize_sweep(play.search)).startswith("No verdict: ")
+
+
+def test_runs_of_limited_seconds_need_room_for_the_tokens_that_they_took(
+    played: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their steps are a bound that they do not reach: nobody knows their tokens before."""
+    play = played(f"trials = 9\nmax_tokens = {10 * RUN}\n{CONFIRM}", base="steps = 1_000_000\nmax_seconds = 10")
+    budget.check_token_budget(play.space)
+    play.run()
+    assert play.ended() == (4, 6)
+    assert "too small" not in caplog.text
 
 
 def test_trials_without_a_value_need_no_room_in_the_confirmation(played: Any) -> None:

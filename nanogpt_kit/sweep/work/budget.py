@@ -17,6 +17,7 @@ from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.confirmation import runs_left
 from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.records import TrialResult
+from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.work.trial import TrialProcess
 
@@ -91,9 +92,10 @@ class Budget:
 class SearchBudget(Budget):
     """Of a search, which keeps room for its confirmation."""
 
-    def __init__(self, study: Study[Plan], confirmation_trials: Trials, branches: int) -> None:
+    def __init__(self, study: Study[SearchPlan], confirmation_trials: Trials, branches: int) -> None:
         """`branches` is how many the space has."""
         super().__init__(study, confirmation_trials)
+        self.run_tokens = known_run_tokens(study.plan.space)
         self.branches = branches
         self.is_too_small = False  # for any confirmation
 
@@ -123,10 +125,10 @@ class SearchBudget(Budget):
         return self.used() + trials + Cost(seconds=slower) + run.times(left, SECONDS_MARGIN)
 
     def run_cost(self, complete: Sequence[FrozenTrial]) -> Cost:
-        """Of a run that is not pruned: its tokens at most, and its seconds on average; 0 until they are known."""
+        """Of a run that is not pruned: its tokens at most, and its seconds on average; each 0 until it is known."""
         seeds = self.study.options.seeds
         results = [result for trial in complete if (result := TrialResult.of(trial)) is not None]
-        tokens = max([self.study.plan.trial_tokens, *(result.tokens / seeds for result in results)])
+        tokens = max([self.run_tokens, *(result.tokens / seeds for result in results)])
         seconds = sum(result.seconds for result in results) / (seeds * len(results)) if results else 0.0
         return Cost(tokens, seconds)
 
@@ -161,6 +163,11 @@ def spent_by(processes: Sequence[TrialProcess]) -> Cost:
     return Cost(sum(run.tokens for run in runs), sum(run.seconds for run in runs))
 
 
+def known_run_tokens(space: Space) -> int:
+    """The tokens of a run that is not pruned, at most; 0 where train.max_seconds may end it at any of them."""
+    return space.trial_tokens if space.base.train.max_seconds is None else 0
+
+
 def check_token_budget(space: Space) -> None:
     """Raises KitError if sweep.max_tokens has no room for the smallest search and confirmation that give a verdict."""
     options, points = space.options, space.points()
@@ -168,7 +175,7 @@ def check_token_budget(space: Space) -> None:
     if options.max_tokens is None or not options.confirm or count < MIN_TRIALS:
         return
     runs = MIN_TRIALS * (options.seeds + options.confirm_seeds)
-    needed = runs * space.trial_tokens
+    needed = runs * known_run_tokens(space)
     if needed > options.max_tokens:
         seeds = f"{options.seeds} seeds each and " if options.seeds > 1 else ""
         message = (
