@@ -225,3 +225,6 @@ def test_the_time_left_includes_the_confirmation_that_is_planned() -> None:
     assert seconds_left(halfway) == 5 * 10, "trials 0, 1 and 2 with two seeds each, without the run that has ended"
     budget = sweep_of(complete(0, [2.0]), options={**options, "max_seconds": 25.0}, count=4)
     assert seconds_left(budget) == 15, "the budget ends it sooner"
+    tokens = budget.trials[0].tokens
+    budget = sweep_of(complete(0, [2.0]), options={**options, "max_tokens": 2 * tokens}, count=4)
+    assert seconds_left(budget) == 10, "room for the tokens of one more trial"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.study.confirmation import most_confirmed
 from nanogpt_kit.sweep.study.summary import SweepSummary
 
 
 def seconds_left(summary: SweepSummary) -> float | None:
-    """Estimated seconds left, with all workers and within sweep.max_seconds; None if no trial has ended."""
+    """Estimated seconds left, with all workers and within the budgets; None if no trial has ended."""
     options = summary.options
     ended = [trial.seconds for trial in summary.trials if trial.state in ("complete", "pruned") and trial.seconds]
     if not ended:
@@ -16,10 +17,18 @@ def seconds_left(summary: SweepSummary) -> float | None:
     begun = [trial.seconds for trial in summary.trials if trial.state in ("running", "interrupted")]
     rest = sum(max(0.0, mean - seconds) for seconds in begun)
     left = summary.counts()["waiting"] * mean + rest + fresh_runs_left(summary) * run_seconds(summary, mean)
+    fresh = summary.confirmation
+    tokens, spent = summary.tokens + (fresh.tokens if fresh else 0), summary.seconds + (fresh.seconds if fresh else 0.0)
+    return within_budgets(left, options, tokens, spent) / options.workers
+
+
+def within_budgets(left: float, options: Sweep, tokens: int, spent: float) -> float:
+    """`left` seconds, or what the budgets leave after `spent` seconds of training on `tokens`."""
     if options.max_seconds is not None:
-        spent = summary.seconds + (summary.confirmation.seconds if summary.confirmation else 0.0)
-        left = min(left, max(0.0, options.max_seconds - spent))
-    return left / options.workers
+        left = min(left, options.max_seconds - spent)
+    if options.max_tokens is not None and tokens:
+        left = min(left, (options.max_tokens - tokens) * spent / tokens)
+    return max(0.0, left)
 
 
 def fresh_runs_left(summary: SweepSummary) -> int:

@@ -20,6 +20,7 @@ from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import TrialSummary
+from nanogpt_kit.sweep.study.time_left import within_budgets
 from nanogpt_kit.sweep.work.fitted_table import NARROW, columns_with_text, fitted_table, joined_cells
 from nanogpt_kit.sweep.work.outcome import Outcome
 from nanogpt_kit.sweep.work.seed_text import list_text, mean_text
@@ -161,6 +162,4 @@ class ProgressDisplay(TrialWatcher):
         mean = statistics.fmean(self.durations)
         of_run = statistics.fmean(self.run_durations) if self.run_durations else mean / options.seeds
         left = trials * mean + runs * of_run
-        if options.max_seconds is not None:
-            left = min(left, max(0.0, options.max_seconds - self.seconds))
-        return left / options.workers
+        return within_budgets(left, options, self.tokens, self.seconds) / options.workers
