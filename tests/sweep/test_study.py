@@ -296,6 +296,24 @@ def test_a_study_with_an_attribute_of_another_type_gets_a_sentence(
         reads.get(key, lambda: opened(space, storage, tmp_path / "sweep"))()
 
 
+def test_results_are_read_with_the_options_that_the_trials_had(tmp_path: Path, storage: InMemoryStorage) -> None:
+    """The file may have been edited since: other names and another order would mislead."""
+    study = opened(space_of(tmp_path, 'trials = 3\ndirection = "maximize"'), storage, tmp_path / "sweep")
+    for value in (1.0, 3.0, 2.0):
+        trial = study.claim()
+        assert trial is not None
+        study.config(trial)
+        study.optuna_study.tell(trial, value)
+    changed = space_of(tmp_path, 'trials = 6\nmetric = "val/bits_per_byte"\nseeds = 2\nallocate = "equal"').options
+    summary = read_summary("x", changed, storage)
+    best = summary.best()
+    assert best is not None
+    assert best.index == 1
+    options = summary.options
+    assert (options.metric, options.direction, options.seeds) == ("val/loss", "maximize", 1)
+    assert (options.allocate, options.trials) == ("sampler", 6)
+
+
 def test_a_study_refuses_each_thing_that_changed_since_it_began(tmp_path: Path) -> None:
     storage = open_storage("journal", tmp_path)  # from which lists come back, and no tuples
     opened(space_of(tmp_path, "trials = 3"), storage, tmp_path / "sweep")

@@ -32,7 +32,7 @@ from nanogpt_kit.sweep.study.confirmation_state import ConfirmationState, confir
 from nanogpt_kit.sweep.study.records import FORMAT, NotComparable, Owner, TrialResult, report_damage
 from nanogpt_kit.sweep.study.runs import run_path
 from nanogpt_kit.sweep.study.sampler import report_unit
-from nanogpt_kit.sweep.study.search import SearchPlan
+from nanogpt_kit.sweep.study.search import COMPARABLE, SearchPlan
 from nanogpt_kit.sweep.study.warmup import TrialSteps
 
 STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
@@ -195,6 +195,8 @@ def summarize_study(study: optuna.Study, options: Sweep, confirmation: optuna.St
     trials = study.get_trials(deepcopy=False)
     unit = report_unit(tokens)
     fresh = confirmation.get_trials(deepcopy=False) if confirmation else []
+    began_with = attributes.get("sweep", {})  # the file may have been changed since
+    options = options.model_copy(update={key: began_with[key] for key in COMPARABLE if key in began_with})
     return SWEEP_SUMMARY.validate_python(
         {
             "name": study.study_name,
