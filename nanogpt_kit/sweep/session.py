@@ -29,9 +29,10 @@ from nanogpt_kit.sweep.study.sampler import check_sampler_package
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.seed_values import current_look
 from nanogpt_kit.sweep.study.storage import STORAGE_KEY, check_storage_form, open_storage, report_storage_failure
+from nanogpt_kit.sweep.study.stored_summary import confirmation_study, read_summary
 from nanogpt_kit.sweep.study.stored_sweep import write_sweep_record
 from nanogpt_kit.sweep.study.study import Study
-from nanogpt_kit.sweep.study.summary import SweepSummary, confirmation_study, read_summary, sweep_folder
+from nanogpt_kit.sweep.study.summary import SweepSummary, sweep_folder
 from nanogpt_kit.sweep.study.trial_comparability import store_incomparable, store_uneven_budgets
 from nanogpt_kit.sweep.study.verdict_notes import trials_text
 from nanogpt_kit.sweep.study.warmup import most_compared

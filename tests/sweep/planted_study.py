@@ -20,7 +20,8 @@ from nanogpt_kit.sweep.report.report import write_report
 from nanogpt_kit.sweep.space.parameters import Condition, Parameter, optuna_choice
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
 from nanogpt_kit.sweep.study.records import FORMAT, FreshSeed, Owner, TrialResult
-from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary
+from nanogpt_kit.sweep.study.stored_summary import read_summary
+from nanogpt_kit.sweep.study.summary import SweepSummary
 
 ADAMW, MUON = ((Condition("optimizer.use", (name,)),) for name in ("adamw", "muon"))
 LR_ADAMW, LR_MUON = (f"optimizer.lr@optimizer.use={name}" for name in ("adamw", "muon"))

@@ -29,8 +29,8 @@ from nanogpt_kit.sweep.study.branch_study import BranchPruner
 from nanogpt_kit.sweep.study.sampler import make_pruner
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.storage import open_storage
+from nanogpt_kit.sweep.study.stored_summary import read_summary
 from nanogpt_kit.sweep.study.study import Study
-from nanogpt_kit.sweep.study.summary import read_summary
 
 BASE = Path(__file__).with_name("base.toml").read_text(encoding="utf-8")
 OPTIMIZERS = """\

@@ -26,8 +26,9 @@ from nanogpt_kit.sweep.study.confirmation import (
 from nanogpt_kit.sweep.study.records import FreshSeed, JudgedSeeds, SeedsLook, TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.storage import open_storage
+from nanogpt_kit.sweep.study.stored_summary import read_summary
 from nanogpt_kit.sweep.study.study import Study
-from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary
+from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.trial_comparability import add_reasons, find_uneven_budgets, store_incomparable
 from nanogpt_kit.sweep.study.verdict import headline, judge_sweep
 from tests.sweep.planted_sweep import BRANCHES, USE, planted_sweep

@@ -23,10 +23,10 @@ from nanogpt_kit.launch.slots import MachineSlot
 from nanogpt_kit.runs.metrics import MetricsLog
 from nanogpt_kit.sweep.report.best import write_best_experiment
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study import summary
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
+from nanogpt_kit.sweep.study.stored_summary import read_summary
 from nanogpt_kit.sweep.study.study import Study
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.time_left import seconds_left
@@ -82,7 +82,7 @@ class Scene:
         return work
 
     def summary(self) -> SweepSummary:
-        return summary.read_summary("x", self.study.options, self.study.storage)
+        return read_summary("x", self.study.options, self.study.storage)
 
 
 @pytest.fixture
@@ -381,10 +381,10 @@ def test_what_is_no_sweep_has_no_summary(scene: Any) -> None:
     play = scene()
     options, storage = play.study.options, InMemoryStorage()
     with pytest.raises(KitError, match="no sweep of the experiment 'x' has begun in this storage"):
-        summary.read_summary("x", options, storage)
+        read_summary("x", options, storage)
     optuna.create_study(study_name="x", storage=storage)
     with pytest.raises(KitError, match=r"study 'x' .* is not a sweep"):
-        summary.read_summary("x", options, storage)
+        read_summary("x", options, storage)
 
 
 @pytest.mark.parametrize(

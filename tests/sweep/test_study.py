@@ -31,8 +31,8 @@ from nanogpt_kit.sweep.study.records import FreshSeed, Owner, TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.sweep.study.space_plan import SpacePlan
 from nanogpt_kit.sweep.study.storage import open_storage
+from nanogpt_kit.sweep.study.stored_summary import read_summary
 from nanogpt_kit.sweep.study.study import IS_QUEUED, Study
-from nanogpt_kit.sweep.study.summary import read_summary
 from nanogpt_kit.sweep.work.controller import Controller
 from nanogpt_kit.sweep.work.trial import TrialProcess
 from nanogpt_kit.train.stop import StopSignals

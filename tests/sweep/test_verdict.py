@@ -19,7 +19,8 @@ from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.sweep.report.report import write_report
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
 from nanogpt_kit.sweep.study.records import FORMAT, FreshSeed, TrialResult
-from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary
+from nanogpt_kit.sweep.study.stored_summary import read_summary
+from nanogpt_kit.sweep.study.summary import SweepSummary
 
 GELU = (2.310, 2.295, 2.322)
 SWIGLU = (2.346, 2.405, 2.318)  # by 0.036, 0.110 and -0.004 higher

@@ -20,7 +20,8 @@ from nanogpt_kit.runs.record import AnyText, NamesRecord, Unreadable
 from nanogpt_kit.runs.secrets import hide_password
 from nanogpt_kit.sweep.study.plan import LOCAL_STORAGES
 from nanogpt_kit.sweep.study.storage import STORAGE_KEY, is_journal, open_storage, report_storage_failure
-from nanogpt_kit.sweep.study.summary import SweepSummary, read_summary
+from nanogpt_kit.sweep.study.stored_summary import read_summary
+from nanogpt_kit.sweep.study.summary import SweepSummary
 
 FILE_NAME = "sweep.json"
 SQLITE = "sqlite:///"
