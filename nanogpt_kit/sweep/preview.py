@@ -17,7 +17,7 @@ from nanogpt_kit.launch.slots import allocate_slots
 from nanogpt_kit.runs import metrics
 from nanogpt_kit.runs.folder import runs_of_experiment
 from nanogpt_kit.sweep.session import check_sweep
-from nanogpt_kit.sweep.space.parameters import Config
+from nanogpt_kit.sweep.space.parameters import Config, format_value
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.allocation import SHOWN_BRANCHES, allocation_lines, branch_count, trial_count
 from nanogpt_kit.sweep.study.branches import find_branches
@@ -97,7 +97,9 @@ def space_lines(space: Space, first: Config, count: int) -> Iterator[str]:
         more = f"; and {len(branches) - SHOWN_BRANCHES} more" if len(branches) > SHOWN_BRANCHES else ""
         yield f"{options.sampler} divides them among {len(branches)} branches ({labels}{more}), perhaps unequally"
         yield '  sweep.allocate = "equal" gives each branch as many trials'
-    yield "trial 0, the experiment as written: " + ", ".join(f"{key} = {value}" for key, value in first.items())
+    yield "trial 0, the experiment as written: " + ", ".join(
+        f"{key} = {format_value(value)}" for key, value in first.items()
+    )
     seeds = f" with each of {options.seeds} seeds" if options.seeds > 1 else ""
     yield f"each trains on {space.trial_tokens:,} tokens ({space.base.total_steps:,} steps){seeds}"
 

@@ -197,6 +197,12 @@ def test_a_budget_ends_it_sooner(command: Command, experiment: Path, measured: N
     assert foretold(command, experiment, "sweep.max_seconds=6.4").startswith("about 22 s: 6 s of training")
 
 
+def test_values_are_shown_as_in_the_file(command: Command, tiny: Path, measured: None) -> None:
+    tiny.write_text(tiny.read_text() + '\n[sweep.space]\n"model.bias" = { choice = [true, false] }\n')
+    (line,) = [line for line in preview_lines(command, tiny) if line.startswith("trial 0, the experiment as written")]
+    assert line.endswith(": model.bias = false")
+
+
 def test_runs_of_limited_seconds_take_no_longer(command: Command, experiment: Path, measured: None) -> None:
     line = foretold(command, experiment, "train.steps=1000000", "train.max_seconds=0.5")
     assert line.startswith("about 36 s: 4 s of training")
