@@ -22,7 +22,6 @@ from nanogpt_kit.sweep.space.endpoints import check_endpoints
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.allocation import check_allocation
-from nanogpt_kit.sweep.study.branches import find_branches
 from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan, fresh_seed
 from nanogpt_kit.sweep.study.records import JudgedSeeds
 from nanogpt_kit.sweep.study.sampler import check_sampler_package
@@ -98,8 +97,7 @@ def run_in_slots(space: Space, first: Config, slots: Sequence[MachineSlot], npro
 def search_budget(search: Study[SearchPlan]) -> SearchBudget:
     space = search.plan.space
     confirmation = confirmation_study(space.base.name, search.storage)  # an earlier one, before sweep.trials was raised
-    branches = len(find_branches(space))
-    return SearchBudget(search, confirmation.get_trials if confirmation else list, branches)
+    return SearchBudget(search, confirmation.get_trials if confirmation else list)
 
 
 def confirm_trials(search: Study[SearchPlan], slots: Sequence[MachineSlot], stop: StopSignals) -> None:

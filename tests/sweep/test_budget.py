@@ -178,6 +178,19 @@ def test_the_seconds_of_the_confirmation_are_those_of_the_complete_trials_with_a
     assert play.ended() == (4, 6)
 
 
+def test_the_confirmation_of_slow_trials_has_room(played: Any) -> None:
+    """Trials of trial 0's branch take three times as long, and two of the three confirmed trials are in it."""
+    play = played(f'trials = 40\nallocate = "equal"\nsampler = "random"\nmax_seconds = 500\n{CONFIRM}', TWO)
+    slow = staticmethod(lambda index: 30.0 if index % 2 == 0 else 10.0)
+    controller.TrialProcess.seconds = slow
+    limits = session.search_budget(play.search)
+    controller.Controller(play.search, [MachineSlot(0)], StopSignals(), budget=limits).run()
+    summary = session.summarize_sweep(play.search)
+    chosen = [trial.seconds for trial in summary.trials if trial.index in summary.to_confirm()]
+    assert sum(chosen) / len(chosen) > summary.seconds / len(summary.trials), "or the case shows nothing"
+    assert summary.seconds + 3 * sum(chosen) <= 500
+
+
 def test_without_a_confirmation_a_budget_ends_the_search_as_soon_as_it_is_used_up(
     played: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.sweep.space.space import Space
-from nanogpt_kit.sweep.study.confirmation import runs_left
+from nanogpt_kit.sweep.study.confirmation import choose_trials, rank_trials, runs_left
 from nanogpt_kit.sweep.study.plan import Plan
 from nanogpt_kit.sweep.study.records import TrialResult
 from nanogpt_kit.sweep.study.search import SearchPlan
@@ -92,11 +92,11 @@ class Budget:
 class SearchBudget(Budget):
     """Of a search, which keeps room for its confirmation."""
 
-    def __init__(self, study: Study[SearchPlan], confirmation_trials: Trials, branches: int) -> None:
-        """`branches` is how many the space has."""
+    study: Study[SearchPlan]
+
+    def __init__(self, study: Study[SearchPlan], confirmation_trials: Trials) -> None:
         super().__init__(study, confirmation_trials)
         self.run_tokens = known_run_tokens(study.plan.space)
-        self.branches = branches
         self.is_too_small = False  # for any confirmation
 
     def allows_trial(self, running: Sequence[TrialProcess]) -> bool:
@@ -119,10 +119,20 @@ class SearchBudget(Budget):
     def cost_with_another(self, running: Sequence[TrialProcess], complete: Sequence[FrozenTrial], begun: int) -> Cost:
         """Of the whole sweep, if one more trial begins and all that have begun are complete in the end."""
         options, run = self.study.options, self.run_cost(complete)
-        left = runs_left(options, self.branches, len(complete) + begun + 1, self.other_trials())
+        left = runs_left(options, len(self.study.plan.branches), len(complete) + begun + 1, self.other_trials())
         trials = run.times((begun + 1) * options.seeds)
         slower = sum(max(0.0, spent_by([process]).seconds - options.seeds * run.seconds) for process in running)
-        return self.used() + trials + Cost(seconds=slower) + run.times(left, SECONDS_MARGIN)
+        return self.used() + trials + Cost(seconds=slower) + self.fresh_run_cost(complete).times(left, SECONDS_MARGIN)
+
+    def fresh_run_cost(self, complete: Sequence[FrozenTrial]) -> Cost:
+        """Of a run with a fresh seed: as `run_cost`, but no fewer seconds than the trials to confirm now had."""
+        options, run = self.study.options, self.run_cost(complete)
+        ranked = [(trial.number, trial.params) for trial in rank_trials(complete, options.direction)]
+        chosen = choose_trials(ranked, options.confirm, self.study.plan.branches)
+        if not chosen:
+            return run
+        of_chosen = self.run_cost([trial for trial in complete if trial.number in chosen])
+        return Cost(run.tokens, max(run.seconds, of_chosen.seconds))
 
     def run_cost(self, complete: Sequence[FrozenTrial]) -> Cost:
         """Of a run that is not pruned: its tokens at most, and its seconds on average; each 0 until it is known."""
