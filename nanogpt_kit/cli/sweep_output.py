@@ -24,9 +24,7 @@ def print_result(summary: SweepSummary) -> None:
     from nanogpt_kit.sweep.study.verdict import judge_sweep
     from nanogpt_kit.sweep.work.result_lines import result_lines
 
-    if summary.best() is None:
-        print_lines("no trial has produced a value", err=True)
-        return
+    folder = sweep_folder(summary.name)
     for line in result_lines(summary):
         print_lines(line, err=True)
     console = rich.get_console()
@@ -38,8 +36,8 @@ def print_result(summary: SweepSummary) -> None:
             "best again with fresh seeds",
             err=True,
         )
-    folder = sweep_folder(summary.name)
-    print_lines(f"finished: {folder / 'best.toml'}, {folder / 'report.html'}", err=True)
+    names = ("best.toml", "report.html") if summary.best() is not None else ("report.html",)
+    print_lines(f"results: {', '.join(str(folder / name) for name in names)}", err=True)
 
 
 def print_status(summary: SweepSummary) -> None:
@@ -50,7 +48,7 @@ def print_status(summary: SweepSummary) -> None:
     from nanogpt_kit.sweep.work.result_lines import confirmation_progress, result_lines
     from nanogpt_kit.sweep.work.status_table import trials_table
 
-    verdict, *lines = [*result_lines(summary)] or ["no trial has produced a value"]
+    verdict, *lines = result_lines(summary)
     print_lines(verdict)
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts().items() if count)
     print_lines(f"sweep {summary.name}: {summary.count} trials: {counts}")

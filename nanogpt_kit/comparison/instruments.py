@@ -91,6 +91,8 @@ def measuring_fault(metric: str, one: Instrument, base: Instrument, option: str 
         return data_fault(metric, one, base, both, option)
     reason = f"{both} have the same data and other evaluators: the code or the options of what reports {metric} differ"
     remedy = f"restore the evaluator of {base.label}, or train both with the new one (--again)"
+    if option != METRIC_OPTION:  # a sweep, whose space varies it
+        remedy = f"take it out of the space, or set another {option}"
     return one.fault("evaluator", reason, remedy)
 
 

@@ -26,6 +26,7 @@ from nanogpt_kit.sweep.study.sampler import first_rung_tokens
 from nanogpt_kit.sweep.study.summary import sweep_folder
 from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
 from nanogpt_kit.sweep.study.warmup import idle_pruner_reason, most_compared
+from nanogpt_kit.sweep.work.budget import KEYS, MIN_TRIALS
 from nanogpt_kit.sweep.work.warnings_at_start import warnings_at_start
 from nanogpt_kit.train.precision import choose_device
 
@@ -79,7 +80,7 @@ def preview_sweep(base: Experiment, load_again: Callable[[], Experiment], nproc:
         + (f", about {expected:,.0f} with {options.pruner}" if rungs else ""),
         *confirmation_lines(space, count, fresh_runs),
         estimate_duration(base, options, speed, fraction * total, fraction * runs, nproc).text,
-        *budget_lines(options),
+        *budget_lines(options, tokens / speed.tokens_per_second),
         *(f"warning: {one}" for one in warnings_at_start(options, tokens, steps, compared)),
     ]
     return "\n".join(lines)
@@ -89,8 +90,8 @@ def space_lines(space: Space, first: Config, count: int) -> Iterator[str]:
     """The trials, what they vary, how they are divided among branches, and the tokens of each."""
     options, points, branches = space.options, space.points(), find_branches(space)
     possible = "" if points is None else f" of {len(points):,} possible"
-    yield f"{count} trials{possible}, chosen by {options.sampler}, {options.metric} {options.direction}d"
-    yield from (f"  {key}: {text}" for key, text in space.describe().items())
+    yield f"{count_text(count, 'trial')}{possible}, chosen by {options.sampler}, {options.metric} {options.direction}d"
+    yield from (f"  {key}: {text.removeprefix('= ')}" for key, text in space.describe().items())
     yield from allocation_lines(space)
     if branches and options.allocate == "sampler" and (points is None or count < len(points)):
         labels = "; ".join(branch.label for branch in branches[:SHOWN_BRANCHES])
@@ -118,11 +119,18 @@ def confirmation_lines(space: Space, count: int, fresh_runs: int) -> Iterator[st
     yield f"  {runs} and {fresh_runs * space.trial_tokens:,} tokens at most"
 
 
-def budget_lines(options: Sweep) -> Iterator[str]:
-    for key in ("max_tokens", "max_seconds"):
+def budget_lines(options: Sweep, run_seconds: float) -> Iterator[str]:
+    """When the search ends; `run_seconds` is the estimate for a run that is not pruned."""
+    needed = MIN_TRIALS * (options.seeds + options.confirm_seeds) * run_seconds
+    for key in KEYS:
         if getattr(options, key) is not None:
             earlier = "; the search ends earlier, to leave room for the confirmation" if options.confirm else ""
             yield f"no trial starts after sweep.{key} = {getattr(options, key):,g}{earlier}"
+    if options.confirm and options.max_seconds is not None and options.max_seconds < needed:
+        yield (
+            f"warning: sweep.max_seconds = {options.max_seconds:g} is probably too small for a confirmation: two "
+            f"trials with their fresh seeds need about {needed:,.0f} seconds"
+        )
 
 
 def expected_rungs(options: Sweep, count: int, tokens: int, branches: int = 1) -> list[Rung]:

@@ -208,6 +208,21 @@ def test_runs_of_limited_seconds_take_no_longer(command: Command, experiment: Pa
     assert line.startswith("about 36 s: 4 s of training")
 
 
+def test_a_single_trial_is_not_plural(command: Command, experiment: Path, measured: None) -> None:
+    assert preview_lines(command, experiment, "sweep.trials=1")[0].startswith("1 trial, chosen by ")
+
+
+def test_a_budget_of_seconds_without_room_for_the_confirmation_is_warned_of(
+    command: Command, experiment: Path, measured: None
+) -> None:
+    options = ["sweep.confirm=2", "sweep.confirm_seeds=3"]
+    lines = preview_lines(command, experiment, *options, "sweep.max_seconds=12")
+    (warning,) = [line for line in lines if line.startswith("warning: sweep.max_seconds")]
+    assert warning.endswith("too small for a confirmation: two trials with their fresh seeds need about 13 seconds")
+    enough = preview_lines(command, experiment, *options, "sweep.max_seconds=13")
+    assert not [line for line in enough if line.startswith("warning: sweep.max_seconds")]
+
+
 def test_the_runs_of_a_confirmation_are_counted_with_trial_0_and_each_branch(
     command: Command, tiny: Path, measured: None
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nanogpt_kit.comparison.comparability import check_arms, check_measurements
+from nanogpt_kit.comparison.instruments import Instrument, measuring_fault
 from nanogpt_kit.comparison.measurement import measure_run
 from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.comparison.record import Measurement
@@ -155,6 +156,13 @@ def test_an_edited_evaluator_is_refused(tiny: Path, tmp_path: Path) -> None:
     assert "val/probe" in fault.message
     assert "train both with the new one" in fault.message
     check_arms(Question("compare", tuple(arms), metric="val/loss"))  # what measures the loss is the same
+
+
+def test_an_evaluator_that_a_sweep_varies_has_a_remedy_that_a_sweep_has() -> None:
+    trials = [Instrument(f"trial {at}", None, {"val/probe": str(at)}, str) for at in (3, 0)]
+    fault = measuring_fault("val/probe", *trials, option="sweep.metric")
+    assert fault is not None
+    assert fault.message.endswith(" differ; take it out of the space, or set another sweep.metric")
 
 
 def test_all_reasons_are_reported_at_once(tiny: Path) -> None:

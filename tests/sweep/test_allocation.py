@@ -228,7 +228,8 @@ def test_trials_that_cannot_be_divided_are_refused_with_the_nearest_that_can(
     fault = refusal(tmp_path, OPTIMIZERS, trials=trials)
     assert fault.location.endswith("exp.toml:24")
     assert fault.key == "sweep.trials"
-    assert fault.message.startswith(f"{trials} trials cannot be divided equally among 3 branches")
+    labels = "optimizer.use = adamw; optimizer.use = muon; optimizer.use = sgd"
+    assert fault.message.startswith(f"{trials} trials cannot be divided equally among 3 branches ({labels}), as ")
     assert fault.message.endswith(f"write trials = {remedy}")
 
 

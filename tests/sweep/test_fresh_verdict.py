@@ -341,3 +341,21 @@ def test_a_budget_that_is_used_up_is_named_with_the_key_to_raise() -> None:
     spent = dataclasses.replace(summary, confirmation=dataclasses.replace(summary.confirmation, seconds=12.0))
     assert headline(spent).endswith("too few pairs; raise sweep.max_seconds, and the same command continues.")
     assert "raise" not in headline(summary)
+
+
+def test_a_search_that_a_budget_has_ended_is_noted_beside_the_verdict_with_the_key_to_raise() -> None:
+    summary = planted_sweep((2.7, 2.5), {0: WRITTEN, 1: LOWER}, max_tokens=10_000)
+    assert judge_sweep(summary).notes == []  # type: ignore[union-attr]
+    longer = judge_sweep(dataclasses.replace(summary, count=8))
+    assert longer is not None
+    (note,) = longer.notes
+    assert note.startswith("the search is not finished: 2 of 8 trials have ended; the same command continues, if ")
+    assert note.endswith(" necessary with a larger sweep.max_tokens")
+
+
+def test_the_reason_for_which_trial_0_has_no_result_is_in_the_headline() -> None:
+    summary = planted_sweep((None, 2.5))
+    first, other = summary.trials
+    lost = dataclasses.replace(first, reason="out of memory: CUDA out of memory; a smaller model needs less")
+    text = headline(dataclasses.replace(summary, trials=(lost, other)))
+    assert "gave no result (out of memory: CUDA out of memory), so that nothing can be compared with it" in text

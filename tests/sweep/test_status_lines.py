@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from nanogpt_kit.sweep.study.confirmation_state import ConfirmationState
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.time_left import seconds_left
 from nanogpt_kit.sweep.study.verdict import headline
+from nanogpt_kit.sweep.work.result_lines import result_lines
 from nanogpt_kit.sweep.work.seed_text import mean_text
 from nanogpt_kit.sweep.work.status_table import branches_table, trials_table
 
@@ -140,6 +142,24 @@ def test_a_branch_without_a_complete_trial_has_no_best() -> None:
     assert rows[2] == ["optimizer.use", "=", "muon", "0", "0"]
 
 
+def test_the_seeds_of_a_search_are_the_spread_of_a_branch_where_none_are_fresh() -> None:
+    trials = [complete(0, GELU), complete(1, SWIGLU, "muon")]
+    summary = sweep_of(*trials, branches=(Branch(ADAMW), Branch(OTHER)), options={"seeds": 3})
+    header, adamw, _ = [line.split() for line in printed(branches_table(summary), 200)]
+    assert header == ["branch", "trials", "complete", "best", "val/loss", "sd", "n"]
+    assert adamw[3:] == ["1", "1", "0", "3.1291", "0.0433", "3"]
+
+
+def test_a_branch_that_no_verdict_is_about_is_named() -> None:
+    lost = [TrialSummary(at, "pruned", OTHER, OTHER, cause="oom") for at in (2, 3)]
+    confirmed = [fresh(1, MUON), fresh(0, (2.6201, 2.6180, 2.6221))]
+    trials = [complete(0, [2.6197]), complete(1, [2.4010]), *lost]
+    branches = (Branch(ADAMW), Branch(OTHER))
+    lines = [*result_lines(sweep_of(*trials, confirmed=confirmed, branches=branches, options={"confirm": 1}))]
+    assert lines[1] == "note: no trial with optimizer.use = muon is complete, so that this branch is not compared"
+    assert not [line for line in result_lines(two_branches()) if "complete" in line]
+
+
 def test_both_commands_show_the_branches(capsys: pytest.CaptureFixture[str]) -> None:
     print_status(two_branches())
     print_result(two_branches())
@@ -168,10 +188,32 @@ def test_the_first_line_is_the_verdict_and_no_other_claims_a_gain(capsys: pytest
     assert "lower by" not in " ".join(lines)
 
 
+def test_a_reason_that_is_the_verdict_is_not_repeated_as_a_note() -> None:
+    reason = "trial 1 and trial 0 have other evaluators"
+    confirmed = [fresh(1, MUON), fresh(0, (2.6201, 2.6180, 2.6221))]
+    trials = [complete(0, [2.6197]), complete(1, [2.4010], "muon")]
+    summary = sweep_of(*trials, confirmed=confirmed, options={"confirm": 1}, not_comparable={1: reason})
+    assert " ".join(result_lines(summary)).count(reason) == 1
+
+
+def test_where_no_trial_has_a_value_the_reason_and_the_report_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    trial = TrialSummary(0, "pruned", ADAMW, ADAMW, cause="oom", reason="out of memory")
+    print_result(sweep_of(trial))
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "No verdict: no trial is complete."
+    assert re.fullmatch(r"results: \S*runs/two/sweep/report\.html", last)
+    begun = TrialSummary(0, "running", ADAMW, ADAMW)
+    print_status(sweep_of(begun, count=4))
+    assert capsys.readouterr().out.startswith("No verdict yet: 0 of 4 trials have ended.\n")
+
+
 def test_how_far_a_confirmation_is_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     trials = [complete(0, [2.0]), complete(1, [1.0])]
     print_status(sweep_of(*trials, confirmed=[fresh(1, [1.1])], options={"confirm": 1}))
-    assert "confirmation: 1 of 3 runs ended, 9,600 tokens in 10 s of training\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "confirmation: 1 of 3 runs ended, 9,600 tokens in 10 s of training\n" in out
+    assert out.startswith("No verdict: 1 of 3 runs with fresh seeds has ended: too few pairs; the same command ")
+    assert "confirmed: trial 1: val/loss 1.1000 over 1 fresh seed (1.1000; 1 of 3 seeds has ended)\n" in out
 
 
 def test_where_more_is_better_the_highest_value_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,11 +222,11 @@ def test_where_more_is_better_the_highest_value_is_shown(capsys: pytest.CaptureF
 
 
 def test_the_fresh_seeds_of_each_trial_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    confirmed = [fresh(1, (1.5, 1.7), failed=(1341,)), fresh(0, (2.0, 2.0))]
+    confirmed = [fresh(1, (1.5, 1.7), failed=(1341,)), fresh(0, (2.0, 2.0, 2.0))]
     print_status(sweep_of(complete(0, [2.0]), complete(1, [1.0]), confirmed=confirmed))
     out = capsys.readouterr().out
     assert "confirmed: trial 1: val/loss 1.6000, sd 0.1414 over 2 fresh seeds (1.5000, 1.7000; seed 1341 failed)" in out
-    assert "confirmed: trial 0: val/loss 2.0000, sd 0.0000 over 2 fresh seeds (2.0000, 2.0000)" in out
+    assert "confirmed: trial 0: val/loss 2.0000, sd 0.0000 over 3 fresh seeds (2.0000, 2.0000, 2.0000)" in out
 
 
 # For programs

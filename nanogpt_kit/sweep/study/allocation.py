@@ -13,6 +13,7 @@ from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.branches import MAX_BRANCHES, Branch, branch_index, find_branches, iterate_branches
 
 SHOWN_BRANCHES = 20  # in a preview
+NAMED_BRANCHES = 3  # in a message
 EXAMPLE_CHOICE = '"optimizer.use" = { choice = ["adamw", "muon"] }'
 
 
@@ -54,9 +55,11 @@ def check_allocation(space: Space) -> None:
     if trials % count and not has_all_points(space, branches):
         fewer, more = trials - trials % count, trials + count - trials % count
         remedy = f"{fewer} or {more}" if fewer else str(more)
+        labels = [branch.label for branch in branches[:NAMED_BRANCHES]]
+        named = "; ".join([*labels, *([f"{count - len(labels)} more"] if count > len(labels) else [])])
         message = (
-            f'{trials} trials cannot be divided equally among {count} branches, as allocate = "equal" requires; '
-            f"write trials = {remedy}"
+            f"{trials} trials cannot be divided equally among {count} branches ({named}), as "
+            f'allocate = "equal" requires; write trials = {remedy}'
         )
         raise KitError(Fault(message, "sweep.trials", layers.location(("sweep", "trials"))))
 

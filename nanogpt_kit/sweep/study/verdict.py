@@ -27,7 +27,10 @@ from nanogpt_kit.sweep.study.verdict_notes import (
     trial_text,
 )
 
-SEARCH_NOTE = "the best trials of two branches are compared by fresh seeds only, since the search chose them by its own"
+SEARCH_NOTE = (
+    "branches are compared by fresh seeds only, since the search chose the best trial of each by its own seeds; set "
+    "sweep.confirm = 1"
+)
 Seeds = Literal["fresh", "search"]
 
 

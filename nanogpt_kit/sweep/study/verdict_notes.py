@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nanogpt_kit.comparison.numbers import count_text, joined_names, level_text
 from nanogpt_kit.comparison.record import Judgement
+from nanogpt_kit.core.errors import shorten
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.study.seed_values import has_all_seeds
@@ -13,6 +14,8 @@ from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
 WRITTEN = "trial 0, the experiment as written"
 SHOWN_VALUES = 4  # of a trial
+SHOWN_BRANCHES = 3  # in a note
+REASON_LENGTH = 100  # characters
 PROPOSED_CONFIRM = 3
 ENDED = ("complete", "pruned", "failed")  # states
 
@@ -43,10 +46,12 @@ def fresh_notes(summary: SweepSummary, look: int) -> Iterator[str]:
             f"the confirmation is not finished: {state.ended} of {state.runs} runs with fresh seeds have ended, and "
             f"only whole pairs are judged{continuation(summary)}"
         )
+    yield from search_notes(summary)
     valued = {trial.index for trial in summary.confirmed}
     lost = [index for index in state.trials if index not in valued and has_all_seeds(summary, index)]
     for index in lost:
         yield f"trial {index} failed with every fresh seed, so that it is not judged"
+    yield from incomplete_branches_note(summary)
     later = [index for index in summary.to_confirm() if index not in state.trials]
     if later:
         yield f"{trials_text(later)} {'is' if len(later) == 1 else 'are'} not confirmed yet{continuation(summary)}"
@@ -57,8 +62,18 @@ def fresh_notes(summary: SweepSummary, look: int) -> Iterator[str]:
         )
 
 
+def incomplete_branches_note(summary: SweepSummary) -> Iterator[str]:
+    """Of branches that no verdict is about, since none of their trials is complete."""
+    labels = [one_line(branch.label) for branch in summary.branches if summary.best_of(branch) is None]
+    if labels:
+        more = len(labels) - SHOWN_BRANCHES
+        names = joined_names([*labels[:SHOWN_BRANCHES], *([f"{more} more"] if more > 0 else [])])
+        what = "this branch is" if len(labels) == 1 else "these branches are"
+        yield f"no trial with {names} is complete, so that {what} not compared"
+
+
 def search_notes(summary: SweepSummary) -> Iterator[str]:
-    """Of a verdict by the seeds of a search that is not finished."""
+    """Of a search that is not finished."""
     counts = summary.counts()
     ended = sum(counts[name] for name in ENDED)
     if ended < summary.count:
@@ -87,9 +102,12 @@ def trials_text(indices: Sequence[int]) -> str:
 
 
 def continuation(summary: SweepSummary) -> str:
-    """How an unfinished confirmation continues: it may be the budget that has ended it."""
-    spent = spent_budgets(summary)
-    return f"; raise {' and '.join(spent)}, and the same command continues" if spent else "; the same command continues"
+    """How what is unfinished continues: a budget may have ended it, of which a rest is left for a confirmation."""
+    if spent := spent_budgets(summary):
+        return f"; raise {' and '.join(spent)}, and the same command continues"
+    limited = [f"sweep.{key}" for key in ("max_tokens", "max_seconds") if getattr(summary.options, key) is not None]
+    larger = f", if necessary with a larger {' or '.join(limited)}" if limited else ""
+    return f"; the same command continues{larger}"
 
 
 def spent_budgets(summary: SweepSummary) -> list[str]:
@@ -112,14 +130,15 @@ def absence_text(summary: SweepSummary) -> str:
     ended = sum(counts[name] for name in ENDED)
     if summary.is_running:
         if state is not None and state.is_running:
-            return f"No verdict yet: {state.ended} of {state.runs} runs with fresh seeds have ended."
+            return f"No verdict yet: {state.ended} of {state.runs} runs with fresh seeds {have(state.ended)} ended."
         return f"No verdict yet: {ended} of {count_text(summary.count, 'trial')} {have(ended)} ended."
     if not summary.complete_trials():
         return "No verdict: no trial is complete."
     if first is None or first.state in ("running", "interrupted", "waiting"):
         return f"No verdict: {WRITTEN}, has not ended; the same command continues."
     if first.state != "complete":
-        how = "was pruned" if first.is_pruned else f"gave no result ({first.cause or first.state})"
+        reason = shorten(one_line(first.reason.partition(";")[0]), REASON_LENGTH) or first.cause or first.state
+        how = "was pruned" if first.is_pruned else f"gave no result ({reason})"
         return f"No verdict: {WRITTEN}, {how}, so that nothing can be compared with it."
     if not others:
         return f"No verdict: {WRITTEN}, is the only complete trial."
@@ -142,7 +161,7 @@ def confirmation_text(summary: SweepSummary) -> str:
         return f"No verdict: no trial has run with fresh seeds yet{continuation(summary)}."
     if not state.is_finished:
         return (
-            f"No verdict: {state.ended} of {state.runs} runs with fresh seeds have ended, which are too few pairs"
+            f"No verdict: {state.ended} of {state.runs} runs with fresh seeds {have(state.ended)} ended: too few pairs"
             f"{continuation(summary)}."
         )
     valued = [trial.index for trial in summary.confirmed]

@@ -63,7 +63,8 @@ def warmup_warning(options: Sweep, trial_tokens: int, trials: Sequence[TrialStep
     early = early_looks(options, trial_tokens, trials, compared)
     if not early:
         return ""
-    shown = "; ".join(map(str, early[:MAX_SHOWN]))
+    written = "as written: " if len(trials) > 1 else ""  # otherwise all trials have these steps
+    shown = "; ".join(str(look) if look.trial.values else f"{written}{look}" for look in early[:MAX_SHOWN])
     more = f"; and {len(early) - MAX_SHOWN} more" if len(early) > MAX_SHOWN else ""
     remedies = [look.min_tokens for look in early]
     needed = [tokens for tokens in remedies if tokens is not None]

@@ -9,17 +9,19 @@ from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, headline, judge_sweep
+from nanogpt_kit.sweep.study.verdict_notes import have
 from nanogpt_kit.sweep.work.seed_text import mean_text
 from nanogpt_kit.sweep.work.status_table import format_config
 
 
 def result_lines(summary: SweepSummary) -> Iterator[str]:
-    """The verdict first, then what it is made of; nothing until a trial has a value."""
+    """The verdict first, then what it is made of; until a trial has a value, why there is none."""
+    verdict, first = judge_sweep(summary), headline(summary)
+    yield first
     if summary.best() is None:
         return
-    verdict = judge_sweep(summary)
-    yield headline(summary)
-    yield from (f"note: {note}" for note in (verdict.notes if verdict else ()))
+    if verdict is not None:
+        yield from (f"note: {note}" for note in verdict.notes if note not in first)
     yield from confirmation_lines(summary, verdict)
     yield from (branch_sentence(one, summary) for one in (verdict.between_branches if verdict else ()))
     yield extreme_line(summary)
@@ -28,7 +30,8 @@ def result_lines(summary: SweepSummary) -> Iterator[str]:
 def confirmation_lines(summary: SweepSummary, verdict: SweepVerdict | None) -> Iterator[str]:
     """Each trial that was run again: mean, spread and values of its fresh seeds, and the difference from trial 0."""
     for trial in summary.confirmed:
-        text = mean_text(summary.options.metric, trial.values, "fresh seed", failure_text(trial))
+        remark = "; ".join(filter(None, [failure_text(trial), unfinished_text(trial, summary)]))
+        text = mean_text(summary.options.metric, trial.values, "fresh seed", remark)
         contrast = verdict.of_pair(trial.index, 0) if verdict is not None else None
         yield f"confirmed: trial {trial.index}: {text}" + (f"; {contrast_text(contrast)}" if contrast else "")
 
@@ -38,6 +41,13 @@ def failure_text(trial: ConfirmedTrial) -> str:
     if not trial.failed:
         return ""
     return f"seed{'s' if len(trial.failed) > 1 else ''} {joined_names(map(str, trial.failed))} failed"
+
+
+def unfinished_text(trial: ConfirmedTrial, summary: SweepSummary) -> str:
+    """Such as "1 of 3 seeds has ended"; empty if all have."""
+    assert summary.confirmation is not None, "there are confirmed trials"
+    ended, seeds = len(trial.by_seed) + len(trial.failed), len(summary.confirmation.seeds)
+    return f"{ended} of {seeds} seeds {have(ended)} ended" if ended < seeds else ""
 
 
 def contrast_text(contrast: TrialVerdict) -> str:

@@ -77,9 +77,13 @@ def branches_table(summary: SweepSummary, width: int = 200) -> Table:
 
 
 def branch_cells(branch: Branch, summary: SweepSummary) -> dict[str, str]:
-    """Its name, ended trials and best trial by the search, with the mean of that trial's fresh seeds."""
+    """Its name, ended trials and best trial by the search, with the mean of that trial's fresh seeds.
+
+    The spread is that of the fresh seeds; where no trial has any, of the seeds of the search.
+    """
     trials, best = summary.trials_of(branch), summary.best_of(branch)
     fresh = next((one for one in summary.confirmed if best is not None and one.index == best.index), None)
+    searched = () if best is None or summary.confirmed else best.values
     return {
         "branch": printable(branch.label),
         "trials": str(sum(trial.state in ENDED for trial in trials)),
@@ -87,7 +91,7 @@ def branch_cells(branch: Branch, summary: SweepSummary) -> dict[str, str]:
         "best": "" if best is None else str(best.index),
         "value": "" if best is None or best.value is None else f"{best.value:.4f}",
         "fresh": f"{fresh.mean:.4f}" if fresh else "",
-        **spread_cells(fresh.values if fresh else ()),
+        **spread_cells(fresh.values if fresh else searched),
     }
 
 
