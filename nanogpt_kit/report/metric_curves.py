@@ -55,8 +55,7 @@ class CurveGroup:
 
     name: str  # in the legend, which adds the number of runs
     curves: Mapping[str, MetricCurve]  # by what hovering shows of a run, as "seed 1337"
-    color: str = ""  # default: by the place
-    place: int | None = None  # among the groups of the page, which gives colour and dash; default: among those drawn
+    place: int  # among the groups of the page: the same colour and dash in each of its figures
 
 
 def read_curves(path: Path, names: Collection[str] | None = None) -> dict[str, MetricCurve]:

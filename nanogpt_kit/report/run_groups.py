@@ -45,7 +45,7 @@ class SeedGroup:
     def curves(self, metric: str, place: int) -> CurveGroup:
         """The counted runs that have the metric; `place` is that of the group on its page."""
         found = {seed_text(seed): run.curves[metric] for seed, run in self.by_seed.items() if metric in run.curves}
-        return CurveGroup(self.name, found, place=place)
+        return CurveGroup(self.name, found, place)
 
     def has(self, metric: str) -> bool:
         return any(metric in run.curves for run in self.runs)
