@@ -90,10 +90,8 @@ def group_names(rows: Sequence[IndexedRun]) -> list[str]:
 
 
 def mean_and_sd(values: Collection[float]) -> tuple[float | None, float | None]:
-    return (
-        statistics.fmean(values) if values else None,
-        statistics.stdev(values) if len(values) > 1 else None,
-    )
+    """None for what fewer values than one, or two, do not have."""
+    return statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None
 
 
 # Which values compare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nanogpt_kit.comparison.numbers import value_decimals
+from nanogpt_kit.comparison.numbers import joined_names, value_decimals
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.comparison.report.arm_labels import ranked_arms
 from nanogpt_kit.comparison.report.figures import ArmRow, JudgedRow, draw_differences, draw_values
@@ -16,7 +16,9 @@ from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.metric_curves import TRAIN_LOSS, CurveGroup, MetricCurve, read_curves
 from nanogpt_kit.report.page import Page
 from nanogpt_kit.report.run_curves import draw_curves
+from nanogpt_kit.report.run_groups import yardstick_of
 from nanogpt_kit.runs.description import one_line
+from nanogpt_kit.runs.index import read_run
 
 MOST_ROWS = 31  # of a figure that fits a printed page
 MOST_CURVES = 10  # arms: the bands of more hide each other
@@ -56,7 +58,10 @@ def add_value_figure(page: Page, comparison: Comparison, names: Sequence[str], t
 
 
 def add_curves(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[FoundRun]) -> None:
-    """The metric that decides, and the training loss, over training; nothing where no run has curves."""
+    """The metric that decides, and the training loss, over training; nothing where no run has curves.
+
+    The training loss of arms that are trained on other tokens does not compare: it is in separate figures.
+    """
     ranked = ranked_arms(comparison)
     runs: Runs = {arm: {} for arm in ranked[:MOST_CURVES]}
     most = MOST_RUNS // len(runs)
@@ -68,10 +73,16 @@ def add_curves(page: Page, comparison: Comparison, names: Sequence[str], found: 
     if any(len(of_arm) == most for of_arm in runs.values()):
         note += f" Of each arm at most {most} runs are drawn."
     note += omission(len(ranked), MOST_CURVES, "arms")
+    data = {one.measurement.arm: yardstick_of(read_run(one.folder), TRAIN_LOSS) for one in found if one.folder}
     for metric in dict.fromkeys([comparison.metric, TRAIN_LOSS]):
-        groups = curve_groups(runs, names, metric)
-        if groups:
-            page.block(f"Curves of {one_line(metric)}", note, draw_curves(groups, one_line(metric)))
+        sets: dict[str, list[CurveGroup]] = {}
+        for group in curve_groups(runs, names, metric):
+            sets.setdefault("" if metric == comparison.metric else data[group.place], []).append(group)
+        for groups in sets.values():
+            title = f"Curves of {one_line(metric)}"
+            if len(sets) > 1:
+                title += f": {joined_names(group.name for group in groups)}"
+            page.block(title, note, draw_curves(groups, one_line(metric)))
 
 
 def curve_groups(runs: Runs, names: Sequence[str], metric: str) -> list[CurveGroup]:

@@ -23,7 +23,7 @@ from nanogpt_kit.comparison.split_opening import OPENING, SplitOpening
 from nanogpt_kit.report.page import NO_FIGURES
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.samples import add_samples
-from tests.comparison.made_arms import MACHINE, make_question, measure_arms
+from tests.comparison.made_arms import DATA, MACHINE, make_question, measure_arms
 from tests.comparison.made_records import made, make_record, make_result
 
 GELU, SWIGLU = {7: 2.512, 8: 2.498, 9: 2.5033}, {7: 2.548, 8: 2.608, 9: 2.4993}
@@ -166,6 +166,18 @@ def test_curves_have_a_section_for_the_metric_and_one_for_the_training_loss(comp
     assert "Curves of val/loss" in page
     assert "Curves of train/loss" in page
     assert page.count("Plotly.newPlot(") == 4
+
+
+def test_the_training_loss_of_arms_with_other_tokens_is_in_separate_figures(tiny: Path) -> None:
+    pytest.importorskip("plotly")
+    question = make_question(tiny, "model.mlp=swiglu")
+    others = DATA.model_copy(update={"splits": {**DATA.splits, "train": "other-ids"}})
+    measured = [*measure_arms(question, [GELU, {}]), *measure_arms(question, [{}, SWIGLU], data=others)]
+    comparison = make_comparison(question, measured, "nanogpt-kit compare tiny")
+    text = shown(page_of(comparison, folder_of(comparison)))
+    assert "Curves of train/loss: tiny" in text
+    assert "Curves of train/loss: model.mlp=swiglu" in text
+    assert "Curves of val/loss:" not in text, "it compares"
 
 
 def test_samples_are_beside_each_other_where_runs_have_some(compared: Comparison, without_plotly: None) -> None:
