@@ -197,7 +197,8 @@ def decimals_of_column(cells: Sequence[object]) -> int | None:
 
 
 def heading_cell(text: str, is_number: bool) -> str:
-    parts = re.split(r"(?<=[._@=])", text) if len(text) > LONG_HEADING else [text]  # where it may be wrapped
+    # Where it may be wrapped: not within a number
+    parts = re.split(r"(?<=[_@=])|(?<=\D\.)", text) if len(text) > LONG_HEADING else [text]
     return f"<th{' class=number' * is_number}>{'<wbr>'.join(map(html_text, parts))}</th>"
 
 
