@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nanogpt_kit.core.errors import printable
 from nanogpt_kit.runs.record import AnyText, NamesRecord, RecordPart
@@ -54,10 +54,10 @@ class Judgement(RecordPart):
 
     seeds: Listed[int]  # the pairs
     difference: float | None = None  # mean over pairs of contender minus base, in units of the metric
-    difference_sd: float | None = None
+    difference_sd: float | None = Field(None, ge=0)
     low: float | None = None  # of the interval of the difference
     high: float | None = None
-    level: float = 0.95  # of the interval; wider after several looks, and for several contenders (Holm)
+    level: float = Field(0.95, gt=0, lt=1)  # of the interval; higher after several looks, and for several contenders
     p_value: float | None = None  # of the paired t test
     verdict: Verdict = "undecided"
     more_seeds: int | None = None  # that would decide it, were mean and sd to stay; None: decided, or too many
@@ -78,6 +78,12 @@ class Effect(Judgement):
 
     factors: Listed[AnyText]  # one, or two for an interaction: what both change beyond the sum of their effects
     levels: Listed[AnyText]  # of each, against its first level
+
+    @model_validator(mode="after")
+    def check_levels(self) -> Self:
+        if len(self.factors) != len(self.levels):
+            raise ValueError("an effect has as many levels as factors")
+        return self
 
 
 class Look(RecordPart):
@@ -113,6 +119,13 @@ class Comparison(NamesRecord):
     seconds_reused: float = 0.0  # of runs that were finished before
     tries: int = 0  # contenders compared with this base and metric so far, in the whole ledger
     luck: float | None = None  # by which the best of as many equal contenders is expected to look better
+
+    @model_validator(mode="after")
+    def check_arms(self) -> Self:
+        indices = [*(one.arm for one in self.measurements), *(one.arm for one in self.results)]
+        if not self.arms or not all(0 <= index < len(self.arms) for index in indices):
+            raise ValueError("it names arms that it does not have")
+        return self
 
     @property
     def verdicts(self) -> dict[str, Verdict]:

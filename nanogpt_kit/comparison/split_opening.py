@@ -59,11 +59,12 @@ class SplitOpening(NamesRecord):
         return any(split.dataset in datasets or split.tokens in tokens for split in splits)
 
     def has_runs_of(self, comparison: Comparison) -> bool:
-        """Whether the comparison is the one that opened it: the same question about the same runs."""
+        """Whether the comparison is the one that opened it: the same question, arms and runs."""
         mine, theirs = (
             {(one.arm, one.seed, Path(one.run).name) for one in it.measurements} for it in (self, comparison)
         )
-        return self.id == comparison.id and mine == theirs
+        has_arms = all(0 < one.arm < len(comparison.arms) for one in self.results or ())
+        return self.id == comparison.id and mine == theirs and has_arms
 
 
 def open_test_split(question: Question, comparison: Comparison, command: str, evaluate: EvaluateRun) -> SplitOpening:

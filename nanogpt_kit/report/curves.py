@@ -5,26 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Points = tuple[Sequence[float], Sequence[float]]  # steps and values, of equal length; a value that is NaN is a gap
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One metric of one run."""
-
-    name: str
-    xs: Sequence[float]
-    ys: Sequence[float]
-
-    @property
-    def points(self) -> Points:
-        return self.xs, self.ys
 
 
 @dataclass(frozen=True)
@@ -35,7 +22,6 @@ class Band:
     mean: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
-    count: int  # runs
 
 
 def thin(xs: Sequence[float], ys: Sequence[float], most: int) -> Points:
@@ -44,39 +30,26 @@ def thin(xs: Sequence[float], ys: Sequence[float], most: int) -> Points:
     Values that are not finite become NaN, which figures draw as a gap; a bucket with such a value keeps one of them.
     """
     values = gaps_as_nan(ys)
-    kept = kept_indices([values], most)
+    kept = kept_indices(values, most)
     return [xs[at] for at in kept.tolist()], values[kept].tolist()
 
 
-def thin_band(band: Band, most: int) -> Band:
-    """At most `most` points of a band, with the lowest `low` and the highest `high` of each bucket."""
-    low, high = gaps_as_nan(band.low), gaps_as_nan(band.high)
-    kept = kept_indices([low, high], most)
-    xs, mean = [band.xs[at] for at in kept.tolist()], gaps_as_nan(band.mean)[kept]
-    return Band(xs, mean.tolist(), low[kept].tolist(), high[kept].tolist(), band.count)
-
-
-def band_over(curves: Sequence[Points], spread: Literal["range", "sd"] = "range") -> Band:
-    """The mean over runs, and around it their lowest and highest values, or one standard deviation on either side.
+def band_over(curves: Sequence[Points]) -> Band:
+    """The mean over runs, and around it their lowest and highest values.
 
     It has the steps at which every run has a value: nothing is interpolated or extrapolated, and no mean is over fewer
     runs than its neighbours. The band ends with the run that ended first. A value that is not finite in one run is a
     gap. Of a step that a run has twice, the last value counts. `curves` are whole: thinned ones share few steps.
     """
     if not curves:
-        return Band([], [], [], [], 0)
+        return Band([], [], [], [])
     runs = [last_of_each_step(xs, ys) for xs, ys in curves]
     steps = runs[0][0]
     for xs, _ in runs[1:]:
         steps = np.intersect1d(steps, xs, assume_unique=True)
     values = np.stack([ys[np.searchsorted(xs, steps)] for xs, ys in runs])  # (runs, steps)
-    mean = values.mean(axis=0)
-    if spread == "range":
-        low, high = values.min(axis=0), values.max(axis=0)  # NaN where one is NaN
-    else:
-        sd = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros_like(mean)
-        low, high = mean - sd, mean + sd
-    return Band(steps.tolist(), mean.tolist(), low.tolist(), high.tolist(), len(runs))
+    mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)  # NaN where one is NaN
+    return Band(steps.tolist(), mean.tolist(), low.tolist(), high.tolist())
 
 
 def band_outline(
@@ -110,17 +83,17 @@ def gaps_as_nan(ys: Sequence[float]) -> Floats:
     return values
 
 
-def kept_indices(series: Sequence[Floats], most: int) -> NDArray[np.intp]:
-    """The indices, in rising order, of at most `most` points: the first and the last, and of each bucket between them
-    the lowest of the first series, the highest of the last one, and a gap if it has one."""
-    count = len(series[0])
+def kept_indices(values: Floats, most: int) -> NDArray[np.intp]:
+    """The indices, in rising order, of at most `most` values: the first and the last, and of each bucket between them
+    the lowest, the highest, and a gap if it has one."""
+    count = len(values)
     assert most >= 5, "a bucket has up to three points, beside the first and the last"
     if count <= most:
         return np.arange(count)
-    gaps = np.logical_or.reduce([np.isnan(values) for values in series])[1:-1]
+    gaps = np.isnan(values)[1:-1]
     buckets = (most - 2) // (3 if gaps.any() else 2)
     size = -(-(count - 2) // buckets)
-    lows, highs = bucket_rows(series[0], size, np.inf), bucket_rows(series[-1], size, -np.inf)
+    lows, highs = bucket_rows(values, size, np.inf), bucket_rows(values, size, -np.inf)
     starts = 1 + size * np.arange(len(lows))
     kept = [np.array([0, count - 1]), starts + lows.argmin(axis=1), starts + highs.argmax(axis=1)]
     if gaps.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ MAX_STEP = 2**63
 BOUND = 1e300  # of values, as in runs.metrics.is_finite_number
 MAX_POINTS = 1_600  # of a curve in a figure, whose width is about as many pixels
 MAX_WINDOWS = 400  # of a curve that is drawn as means
+MAX_PANELS = 24  # small figures of a page, each of one metric
+FIRST_PANELS = ("optim/lr", "optim/grad_norm", "perf/tokens_per_second", "memory/peak_bytes")
 START_FRACTION = 0.05  # of a run: the loss falls from far above there, and would flatten all that follows
 
 
@@ -55,8 +57,7 @@ class CurveGroup:
 
     name: str  # in the legend, which adds the number of runs
     curves: Mapping[str, MetricCurve]  # by what hovering shows of a run, as "seed 1337"
-    color: str = ""  # default: by the place
-    place: int | None = None  # among the groups of the page, which gives colour and dash; default: among those drawn
+    place: int  # among the groups of the page: the same colour and dash in each of its figures
 
 
 def read_curves(path: Path, names: Collection[str] | None = None) -> dict[str, MetricCurve]:
@@ -153,6 +154,11 @@ def window_width(curves: Sequence[MetricCurve]) -> int:
     if max((len(curve.steps) for curve in curves), default=0) <= 2 * MAX_WINDOWS:
         return 1
     return math.ceil(max(curve.steps[-1] for curve in curves if len(curve.steps)) / MAX_WINDOWS)
+
+
+def first_panels(names: Iterable[str]) -> list[str]:
+    """The metrics in the order of their small figures: the usual ones first."""
+    return sorted(names, key=lambda name: FIRST_PANELS.index(name) if name in FIRST_PANELS else len(FIRST_PANELS))
 
 
 def range_of_constant(curves: Sequence[MetricCurve]) -> tuple[float, float] | None:

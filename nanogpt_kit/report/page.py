@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from collections.abc import Collection, Iterable, Sequence
 from importlib.resources import files
 from string import Template
@@ -196,7 +197,8 @@ def decimals_of_column(cells: Sequence[object]) -> int | None:
 
 
 def heading_cell(text: str, is_number: bool) -> str:
-    parts = re.split(r"(?<=[._@=])", text) if len(text) > LONG_HEADING else [text]  # where it may be wrapped
+    # Where it may be wrapped: not within a number
+    parts = re.split(r"(?<=[_@=])|(?<=\D\.)", text) if len(text) > LONG_HEADING else [text]
     return f"<th{' class=number' * is_number}>{'<wbr>'.join(map(html_text, parts))}</th>"
 
 
@@ -218,6 +220,14 @@ def format_number(value: Any, digits: int = 5) -> str:
     if 1e5 <= abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:z.{3 if abs(value) < 0.1 else digits}g}"
+
+
+def utc_time(seconds: float) -> str:
+    """A time in seconds since 1970, such as "2026-01-02 03:04 UTC"."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    except (ValueError, OverflowError, OSError):  # of a clock that was wrong
+        return "an unknown time"
 
 
 def first_characters(text: str, most: int) -> str:

@@ -36,26 +36,23 @@ def draw_curves(groups: Sequence[CurveGroup], metric: str, height: int = 360, ha
     width = window_width([curve for group in groups for curve in group.curves.values()])
     shown: list[MetricCurve] = []
     labels = short_labels([group.name for group in groups], MAX_LEGEND)
-    for index, group in enumerate(groups):
-        place = index if group.place is None else group.place
-        color = group.color or plots.series_color(place)
+    for group in groups:
         curves = {run: window_means(curve, width) if width > 1 else curve for run, curve in group.curves.items()}
         curves = {run: curve for run, curve in curves.items() if len(curve.steps)}
         if curves:
-            add_group(
-                figure, replace(group, name=labels[group.name], curves=curves, color=color), plots.series_dash(index)
-            )
+            add_group(figure, replace(group, name=labels[group.name], curves=curves))
             shown += curves.values()
     finish_axes(figure, shown, is_small=not has_legend)
     figure.update_layout(showlegend=has_legend)
     return cast("Figure", figure)
 
 
-def add_group(figure: Any, group: CurveGroup, dash: str) -> None:
+def add_group(figure: Any, group: CurveGroup) -> None:
+    color, dash = plots.series_color(group.place), plots.series_dash(group.place)
     last = max(curve.steps[-1] for curve in group.curves.values())
     whole = {run: curve for run, curve in group.curves.items() if curve.steps[-1] == last}
     count = f"n = {len(whole)}" + (f" of {len(group.curves)}" if len(whole) < len(group.curves) else "")
-    line = {"color": group.color, "width": 2, "dash": dash}
+    line = {"color": color, "width": 2, "dash": dash}
     legend = {"legendgroup": group.name, "name": f"{plots.plotly_label(group.name)} ({count})"}
     if len(group.curves) == 1:
         (run, curve), *_ = group.curves.items()
@@ -63,10 +60,10 @@ def add_group(figure: Any, group: CurveGroup, dash: str) -> None:
         return
     band = band_over([curve.points for curve in whole.values()])
     if len(whole) > 1:
-        plots.add_band(figure, band.xs, band.low, band.high, group.color, group.name)
+        plots.add_band(figure, band.xs, band.low, band.high, color, group.name)
     step_of = dict(zip(whole[next(iter(whole))].tokens, whole[next(iter(whole))].steps, strict=True))
     for run, curve in group.curves.items():
-        faint = {"color": group.color, "width": 1, "dash": dash}
+        faint = {"color": color, "width": 1, "dash": dash}
         text = plots.plotly_label(f"{group.name}, {run}")
         add_curve(figure, curve, text, line=faint, opacity=0.4, showlegend=False, legendgroup=group.name, name=text)
     mean = MetricCurve([step_of[x] for x in band.xs], band.xs, band.mean)

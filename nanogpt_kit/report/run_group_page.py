@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
-from nanogpt_kit.report.metric_curves import TRAIN_LOSS, CurveGroup, window_width
-from nanogpt_kit.report.page import NO_FIGURES, Page, has_figures
+from nanogpt_kit.report.metric_curves import MAX_PANELS, TRAIN_LOSS, CurveGroup, first_panels, window_width
+from nanogpt_kit.report.page import NO_FIGURES, Page, has_figures, utc_time
 from nanogpt_kit.report.run_groups import (
     SeedGroup,
     comparable_sets,
@@ -27,8 +27,6 @@ MAX_NAMED = 4  # groups in a sentence
 MAX_LINES = 20  # groups in a figure
 MAX_SEEDS = 12  # columns of a table
 MAX_RUNS = 40  # in the table of their origins
-MAX_PANELS = 24  # small figures
-PANELS = ("optim/lr", "optim/grad_norm", "perf/tokens_per_second", "memory/peak_bytes")
 
 
 def runs_of_groups_page(runs: Sequence[ReportedRun], compare_command: Callable[[str], str]) -> Page:
@@ -43,7 +41,7 @@ def runs_of_groups_page(runs: Sequence[ReportedRun], compare_command: Callable[[
     if len(groups) > 1:
         is_comparable = len(comparable_sets(groups, metric)) == 1
         add_way_to_a_verdict(page, compare_command(metric) if is_comparable else "")
-    page.note(f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.")
+    page.note(f"Written {utc_time(time.time())}.")
     if not has_figures():
         page.note(NO_FIGURES)
     else:
@@ -157,8 +155,7 @@ def add_figures(page: Page, groups: Sequence[SeedGroup], metric: str) -> None:
         for some in sets:
             title = name if len(sets) == 1 else f"{name}: {', '.join(group.name for group in some)}"
             page.block(title, curve_note(some, name), draw_curves(curve_groups(groups, some, name), name))
-    small = [name for name in metrics if name not in large]
-    small.sort(key=lambda name: PANELS.index(name) if name in PANELS else len(PANELS))
+    small = first_panels(name for name in metrics if name not in large)
     panels = [(name, [group for group in groups if group.has(name)]) for name in small[:MAX_PANELS]]
     page.block(
         "Training",

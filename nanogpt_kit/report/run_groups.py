@@ -45,7 +45,7 @@ class SeedGroup:
     def curves(self, metric: str, place: int) -> CurveGroup:
         """The counted runs that have the metric; `place` is that of the group on its page."""
         found = {seed_text(seed): run.curves[metric] for seed, run in self.by_seed.items() if metric in run.curves}
-        return CurveGroup(self.name, found, place=place)
+        return CurveGroup(self.name, found, place)
 
     def has(self, metric: str) -> bool:
         return any(metric in run.curves for run in self.runs)
@@ -90,10 +90,8 @@ def group_names(rows: Sequence[IndexedRun]) -> list[str]:
 
 
 def mean_and_sd(values: Collection[float]) -> tuple[float | None, float | None]:
-    return (
-        statistics.fmean(values) if values else None,
-        statistics.stdev(values) if len(values) > 1 else None,
-    )
+    """None for what fewer values than one, or two, do not have."""
+    return statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None
 
 
 # Which values compare

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 
-from nanogpt_kit.report.metric_curves import MAX_POINTS, TRAIN_LOSS, MetricCurve, range_after_start, window_width
-from nanogpt_kit.report.page import NO_FIGURES, Page, Table, has_figures
+from nanogpt_kit.report.metric_curves import (
+    MAX_PANELS,
+    MAX_POINTS,
+    TRAIN_LOSS,
+    MetricCurve,
+    first_panels,
+    range_after_start,
+    window_width,
+)
+from nanogpt_kit.report.page import NO_FIGURES, Page, Table, has_figures, utc_time
 from nanogpt_kit.report.run_group_page import runs_of_groups_page
 from nanogpt_kit.report.run_options import changed_options, default_text, option_text
 from nanogpt_kit.report.run_results import ReportedRun, result_sentences, state_warning
@@ -16,9 +24,7 @@ from nanogpt_kit.runs.notes import read_notes
 from nanogpt_kit.runs.ranking import LOSS
 from nanogpt_kit.runs.secrets import hide_in_text
 
-MAX_PANELS = 24  # small figures
 MAX_ROWS = 30  # of the table of evaluations
-FIRST_PANELS = ("optim/lr", "optim/grad_norm", "perf/tokens_per_second", "memory/peak_bytes")
 
 
 def runs_page(folders: Sequence[RunFolder], compare_command: Callable[[str], str] = lambda _: "") -> Page:
@@ -38,7 +44,7 @@ def run_page(run: ReportedRun) -> Page:
         page.lead(text)
     if warning := state_warning(row):
         page.warning(warning)
-    page.note(f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.")
+    page.note(f"Written {utc_time(time.time())}.")
     if run.curves and not has_figures():
         page.note(NO_FIGURES)
     add_curves(page, run.curves)
@@ -63,14 +69,10 @@ def add_curves(page: Page, curves: Mapping[str, MetricCurve]) -> None:
         page.block("Loss", " ".join(loss_notes(losses)), draw_losses(losses))
     others = {name: curve for name, curve in curves.items() if name not in losses}
     evaluated = [name for name, curve in others.items() if curve.is_evaluated]
-    logged = sorted((name for name in others if name not in evaluated), key=panel_order)
+    logged = first_panels(name for name in others if name not in evaluated)
     for title, names in (("Other evaluations", evaluated), ("Training", logged)):
         note = f"The first {MAX_PANELS} of {len(names)} metrics." if len(names) > MAX_PANELS else ""
         page.block(title, note, figures=[draw_panel(name, others[name]) for name in names[:MAX_PANELS]])
-
-
-def panel_order(name: str) -> int:
-    return FIRST_PANELS.index(name) if name in FIRST_PANELS else len(FIRST_PANELS)
 
 
 def loss_notes(losses: Mapping[str, MetricCurve]) -> Iterator[str]:
@@ -143,11 +145,4 @@ def add_notes(page: Page, run: ReportedRun) -> None:
     notes = read_notes(run.row.folder.path)
     if notes:
         page.section("Notes")
-        page.mapping((time_text(note.time), hide_in_text(note.text)) for note in notes)
-
-
-def time_text(seconds: float) -> str:
-    try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
-    except (ValueError, OverflowError, OSError):
-        return "at an unknown time"
+        page.mapping((utc_time(note.time), hide_in_text(note.text)) for note in notes)

@@ -65,7 +65,9 @@ class Record(RecordPart):
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             key = ".".join(map(str, first["loc"]))
-            raise Unreadable(f"{path.name} cannot be read: {key!r:.100}: {first['msg']}") from None
+            place = f"{key!r:.100}: " if key else ""
+            reason = first["msg"].removeprefix("Value error, ")
+            raise Unreadable(f"{path.name} cannot be read: {place}{reason}") from None
 
     @classmethod
     def parse_json(cls, content: bytes) -> Any:

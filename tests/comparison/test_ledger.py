@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import operator
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,7 @@ from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.core.code_identity import code_identity
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.runs.provenance import BranchedFrom, InitFrom, TokenizerFrom
+from nanogpt_kit.runs.record import Unreadable
 from nanogpt_kit.train import session
 from tests.comparison.made_arms import DATA, make_arm_run, make_question, measure_arms
 
@@ -100,6 +104,30 @@ def test_a_ledger_rebuilt_from_copied_folders_is_identical(
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     monkeypatch.setenv("NANOGPT_KIT_RUNS", str(tmp_path / "copy"))
     assert read_comparisons() == three
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"arms": []}, "it names arms that it does not have"),
+        ({"results.0.arm": -1}, "it names arms that it does not have"),
+        ({"measurements.0.arm": 2}, "it names arms that it does not have"),
+        ({"results.0.level": 1.0}, "'results.0.level': Input should be less than 1"),
+        ({"results.0.difference_sd": -1.0}, "'results.0.difference_sd': Input should be greater than or equal to 0"),
+        ({"effects": [{"factors": ["a"], "levels": [], "seeds": []}]}, "'effects.0': an effect has as many levels"),
+    ],
+)
+def test_records_that_were_edited_to_contradict_themselves_are_refused_with_the_reason(
+    three: list[Comparison], change: dict[str, Any], reason: str
+) -> None:
+    path = record_path(three[1])
+    values: Any = json.loads(path.read_text())
+    for key, value in change.items():
+        *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+        functools.reduce(operator.getitem, parents, values)[last] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(Unreadable, match=rf"^comparison\.json cannot be read: {re.escape(reason)}"):
+        Comparison.read(path)
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format": 2}', '{"format": 1}', "[" * 100_000])

@@ -145,7 +145,7 @@ def test_with_direction_maximize_the_largest_difference_is_first() -> None:
 )
 def test_the_exit_code_is_that_of_the_best_verdict(verdicts: list[Any], code: int) -> None:
     results = [make_result(arm, verdict=verdict) for arm, verdict in enumerate(verdicts, start=1)]
-    assert exit_code(make_record(*results)) == code
+    assert exit_code(make_record(*results, labels=("base", "a", "b", "c", "d"))) == code
 
 
 # Tables

@@ -7,7 +7,7 @@ import random
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nanogpt_kit.report.curves import band_over, thin, thin_band
+from nanogpt_kit.report.curves import band_over, thin
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.page import Page
 from nanogpt_kit.report.plots import (
@@ -109,7 +109,7 @@ def curves(points: int) -> go.Figure:
             runs.append((list(range(points)), ys))
         if at == 2:
             runs[0][1][points // 2 : points // 2 + 20] = [math.nan] * 20
-        band = thin_band(band_over(runs), 500)
+        band = band_over(runs)
         color = series_color(at)
         add_band(figure, band.xs, band.low, band.high, color, name)
         xs, ys = thin(band.xs, band.mean, 500)

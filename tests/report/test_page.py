@@ -167,3 +167,9 @@ def test_long_names_of_columns_are_wrapped_at_their_parts_and_names_of_runs_are_
     page.table(["optimizer.weight_decay", "val/loss"], [["trial-0001-s7", "out of memory"]])
     assert "optimizer.<wbr>weight_<wbr>decay</th><th>val/loss</th>" in page.html()
     assert "<td>trial-0001-s7</td><td class=words>out of memory</td>" in page.html()
+
+
+def test_a_long_heading_is_not_wrapped_within_a_number() -> None:
+    page = Page("x")
+    page.table(["optimizer.lr=0.0125"], [])
+    assert "<th>optimizer.<wbr>lr=<wbr>0.0125</th>" in page.html()

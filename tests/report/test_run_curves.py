@@ -23,6 +23,7 @@ from nanogpt_kit.report.metric_curves import (
     window_means,
     window_width,
 )
+from nanogpt_kit.report.plots import SERIES
 from nanogpt_kit.report.run_curves import draw_curves, draw_losses, draw_panel
 
 
@@ -186,8 +187,8 @@ def test_a_constant_has_a_range_around_it() -> None:
 
 
 def test_a_group_is_a_band_a_mean_and_a_faint_line_for_each_seed() -> None:
-    group = CurveGroup("a", {"seed 1": curve(3.0, 2.0), "seed 2": curve(5.0, 3.0)})
-    figure: Any = draw_curves([group, CurveGroup("b", {"seed 1": curve(1.0)})], "val/loss")
+    group = CurveGroup("a", {"seed 1": curve(3.0, 2.0), "seed 2": curve(5.0, 3.0)}, 0)
+    figure: Any = draw_curves([group, CurveGroup("b", {"seed 1": curve(1.0)}, 1)], "val/loss")
     band, first, second, mean, other = figure.data
     assert band.fill == "toself"
     assert list(band.y) == [3.0, 2.0, 3.0, 5.0]
@@ -201,7 +202,7 @@ def test_a_group_is_a_band_a_mean_and_a_faint_line_for_each_seed() -> None:
 
 def test_the_mean_is_over_the_runs_that_are_as_long_as_the_longest() -> None:
     runs = {"seed 1": curve(3.0, 2.0), "seed 2": curve(5.0, 3.0), "seed 3": curve(9.0)}
-    figure: Any = draw_curves([CurveGroup("a", runs)], "val/loss")
+    figure: Any = draw_curves([CurveGroup("a", runs, 0)], "val/loss")
     assert list(figure.data[-1].y) == [4.0, 2.5]
     assert figure.data[-1].name == "a (n = 2 of 3)"
     assert sum(list(trace.y) == [9.0] for trace in figure.data) == 1, "it is drawn, too"
@@ -209,6 +210,16 @@ def test_the_mean_is_over_the_runs_that_are_as_long_as_the_longest() -> None:
 
 def test_long_names_stay_distinct_in_the_legend() -> None:
     names = ["model.mlp=" + "x" * 60 + end for end in ("a", "b")]
-    figure: Any = draw_curves([CurveGroup(name, {"seed 1": curve(1.0, 2.0)}) for name in names], "val/loss")
+    figure: Any = draw_curves(
+        [CurveGroup(name, {"seed 1": curve(1.0, 2.0)}, at) for at, name in enumerate(names)], "val/loss"
+    )
     assert len({trace.name for trace in figure.data}) == 2
     assert max(len(trace.name) for trace in figure.data) < 50
+
+
+def test_groups_of_a_page_that_share_a_colour_differ_in_their_dash_also_where_those_between_are_not_drawn() -> None:
+    places = (0, len(SERIES))
+    figure: Any = draw_curves([CurveGroup(f"arm {at}", {"seed 1": curve(1.0, 2.0)}, at) for at in places], "val/loss")
+    first, second = figure.data
+    assert first.line.color == second.line.color
+    assert first.line.dash != second.line.dash

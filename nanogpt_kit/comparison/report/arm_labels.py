@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.comparison.sentences import label_of, ranked_results
 from nanogpt_kit.comparison.text import letter_of
@@ -11,10 +9,11 @@ from nanogpt_kit.report.labels import short_labels
 
 
 def distinct_labels(comparison: Comparison) -> list[str]:
-    """The whole label of each arm; two that are the same begin with letters."""
+    """The whole label of each arm; where two are the same, all begin with the letters of the console."""
     labels = [label_of(comparison, arm) for arm in range(len(comparison.arms))]
-    counts = Counter(labels)
-    return [f"{letter_of(arm)}: {label}" if counts[label] > 1 else label for arm, label in enumerate(labels)]
+    if len({*labels}) == len(labels):
+        return labels
+    return [f"{letter_of(arm)}: {label}" for arm, label in enumerate(labels)]
 
 
 def short_arm_labels(comparison: Comparison) -> list[str]:

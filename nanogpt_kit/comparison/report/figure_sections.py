@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nanogpt_kit.comparison.numbers import joined_names, value_decimals
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.comparison.report.arm_labels import ranked_arms
 from nanogpt_kit.comparison.report.figures import ArmRow, JudgedRow, draw_differences, draw_values
 from nanogpt_kit.comparison.report.found_runs import FoundRun
-from nanogpt_kit.comparison.report.tables import seed_differences
+from nanogpt_kit.comparison.report.tables import seed_differences, table_decimals
 from nanogpt_kit.comparison.sentences import effect_name, ranked_results
 from nanogpt_kit.comparison.text import arm_values, better_text
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.metric_curves import TRAIN_LOSS, CurveGroup, MetricCurve, read_curves
 from nanogpt_kit.report.page import Page
-from nanogpt_kit.report.plots import series_color
 from nanogpt_kit.report.run_curves import draw_curves
+from nanogpt_kit.report.run_groups import yardstick_of
 from nanogpt_kit.runs.description import one_line
+from nanogpt_kit.runs.index import read_run
 
 MOST_ROWS = 31  # of a figure that fits a printed page
 MOST_CURVES = 10  # arms: the bands of more hide each other
@@ -27,12 +29,12 @@ Runs = dict[int, dict[int, dict[str, MetricCurve]]]  # curves by arm, seed and m
 
 def add_difference_figure(page: Page, comparison: Comparison, names: Sequence[str]) -> None:
     ranked = ranked_results(comparison)
-    rows = [JudgedRow(names[result.arm], result, seed_differences(comparison, result)) for result in ranked[:MOST_ROWS]]
+    rows = [JudgedRow(names[one.arm], one, seed_differences(comparison, one)) for one in ranked[:MOST_ROWS]]
     note = (
         f"A dot is the difference from {names[0]} with one seed; the diamond is their mean, the bar its interval, and "
         f"the dashed line no difference. {sentence_case(better_text(comparison))}.{omission(len(ranked), MOST_ROWS)}"
     )
-    figure = draw_differences(rows, axis_title(comparison, "difference in "))
+    figure = draw_differences(rows, value_decimals(comparison), axis_title(comparison, "difference in "))
     page.block("Differences by seed", note, figure)
 
 
@@ -41,7 +43,7 @@ def add_effect_figure(page: Page, comparison: Comparison, note: str) -> None:
     effects = comparison.effects[:MOST_ROWS]
     labels = short_labels([effect_name(effect) for effect in effects])
     rows = [JudgedRow(labels[effect_name(effect)], effect) for effect in effects]
-    figure = draw_differences(rows, axis_title(comparison, "effect on "))
+    figure = draw_differences(rows, value_decimals(comparison), axis_title(comparison, "effect on "))
     page.block("Effects", note + omission(len(comparison.effects), MOST_ROWS, "effects"), figure)
 
 
@@ -52,11 +54,14 @@ def add_value_figure(page: Page, comparison: Comparison, names: Sequence[str], t
         f"A dot is the value of one run; a line joins the runs of one seed, and the bar is the mean of an arm. The "
         f"base, {names[0]}, is at the top.{omission(len(arms), MOST_ROWS, 'arms')}"
     )
-    page.block(title, note, draw_values(rows, axis_title(comparison)))
+    page.block(title, note, draw_values(rows, table_decimals(comparison), axis_title(comparison)))
 
 
 def add_curves(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[FoundRun]) -> None:
-    """The metric that decides, and the training loss, over training; nothing where no run has curves."""
+    """The metric that decides, and the training loss, over training; nothing where no run has curves.
+
+    The training loss of arms that are trained on other tokens does not compare: it is in separate figures.
+    """
     ranked = ranked_arms(comparison)
     runs: Runs = {arm: {} for arm in ranked[:MOST_CURVES]}
     most = MOST_RUNS // len(runs)
@@ -68,10 +73,16 @@ def add_curves(page: Page, comparison: Comparison, names: Sequence[str], found: 
     if any(len(of_arm) == most for of_arm in runs.values()):
         note += f" Of each arm at most {most} runs are drawn."
     note += omission(len(ranked), MOST_CURVES, "arms")
+    data = {one.measurement.arm: yardstick_of(read_run(one.folder), TRAIN_LOSS) for one in found if one.folder}
     for metric in dict.fromkeys([comparison.metric, TRAIN_LOSS]):
-        groups = curve_groups(runs, names, metric)
-        if groups:
-            page.block(f"Curves of {one_line(metric)}", note, draw_curves(groups, one_line(metric)))
+        sets: dict[str, list[CurveGroup]] = {}
+        for group in curve_groups(runs, names, metric):
+            sets.setdefault("" if metric == comparison.metric else data[group.place], []).append(group)
+        for groups in sets.values():
+            title = f"Curves of {one_line(metric)}"
+            if len(sets) > 1:
+                title += f": {joined_names(group.name for group in groups)}"
+            page.block(title, note, draw_curves(groups, one_line(metric)))
 
 
 def curve_groups(runs: Runs, names: Sequence[str], metric: str) -> list[CurveGroup]:
@@ -80,7 +91,7 @@ def curve_groups(runs: Runs, names: Sequence[str], metric: str) -> list[CurveGro
     for arm, by_seed in runs.items():
         curves = {f"seed {seed}": of_run[metric] for seed, of_run in by_seed.items() if metric in of_run}
         if curves:
-            groups.append(CurveGroup(names[arm], curves, series_color(arm)))
+            groups.append(CurveGroup(names[arm], curves, arm))
     return groups
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,17 +10,16 @@ from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
+from nanogpt_kit.comparison.numbers import decimal_text
 from nanogpt_kit.comparison.record import Judgement, Verdict
-from nanogpt_kit.comparison.sentences import VERDICTS
+from nanogpt_kit.comparison.sentences import VERDICTS, interval_text
 from nanogpt_kit.report.plots import (
     FAINT,
     GRID,
     LINE,
     Point,
-    add_lines,
     empty_figure,
     plotly_label,
-    round_for_plot,
     series_color,
     series_symbol,
 )
@@ -56,8 +56,11 @@ class ArmRow:
         return cls(label, values, series_color(index), series_symbol(index))
 
 
-def draw_differences(rows: Sequence[JudgedRow], title: Sequence[str]) -> go.Figure:
-    """A row for each contender: a dot for each seed, the mean with its interval, and a line at 0."""
+def draw_differences(rows: Sequence[JudgedRow], decimals: int, title: Sequence[str]) -> go.Figure:
+    """A row for each contender: a dot for each seed, the mean with its interval, and a line at 0.
+
+    Hovering shows numbers with `decimals`, as the tables have them.
+    """
     figure = row_figure([row.label for row in rows], title)
     points, seeds = [], []
     for at, row in enumerate(rows):
@@ -67,74 +70,83 @@ def draw_differences(rows: Sequence[JudgedRow], title: Sequence[str]) -> go.Figu
     if points:
         is_crowded = any(len(row.differences) > MANY_SEEDS for row in rows)
         marker = {"color": SEED, "size": 5 if is_crowded else 7, "opacity": 0.5 if is_crowded else 0.8}
-        add_seed_dots(figure, points, seeds, "a seed", marker)
-    for verdict in VERDICTS:
-        add_means(figure, [(at, row) for at, row in enumerate(rows) if row.judgement.verdict == verdict], verdict)
+        add_seed_dots(figure, points, seeds, decimals, "a seed", marker)
+    for verdict, has_interval in itertools.product(VERDICTS, (True, False)):
+        chosen = {
+            at: row
+            for at, row in enumerate(rows)
+            if row.judgement.difference is not None
+            and (row.judgement.verdict, row.judgement.low is not None) == (verdict, has_interval)
+        }
+        if chosen:
+            add_means(figure, chosen, decimals, verdict, has_interval)
     figure.add_vline(x=0, line={"color": LINE, "width": 1.5, "dash": "dash"})
     return figure
 
 
-def add_means(figure: go.Figure, rows: Sequence[tuple[int, JudgedRow]], verdict: Verdict) -> None:
-    """Means with their intervals; one without an interval is an open diamond."""
-    judged = [(at, row.label, row.judgement) for at, row in rows]
-    for has_interval in (True, False):
-        chosen = [
-            (at, label, it, it.difference)
-            for at, label, it in judged
-            if it.difference is not None and (it.low is not None and it.high is not None) == has_interval
-        ]
-        if not chosen:
-            continue
-        ends = [(it.low or 0.0, it.high or 0.0) if has_interval else (mean, mean) for _, _, it, mean in chosen]
-        figure.add_scatter(
-            x=[round_for_plot(mean) for *_, mean in chosen],
-            y=[at for at, *_ in chosen],
-            customdata=[
-                [plotly_label(label), low, high] for (_, label, *_), (low, high) in zip(chosen, ends, strict=True)
-            ],
-            mode="markers",
-            name=f"mean and interval, {verdict}" if has_interval else f"mean without an interval, {verdict}",
-            marker={
-                "color": COLORS[verdict],
-                "size": 11,
-                "symbol": "diamond" if has_interval else "diamond-open",
-                "line": {"width": 1.5, "color": COLORS[verdict]},
-            },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [high - mean for (*_, mean), (_, high) in zip(chosen, ends, strict=True)],
-                "arrayminus": [mean - low for (*_, mean), (low, _) in zip(chosen, ends, strict=True)],
-                "color": COLORS[verdict],
-                "thickness": 2.5,
-                "width": 6,
-                "visible": has_interval,
-            },
-            hovertemplate="%{customdata[0]}<br>mean %{x:.5~g}"
-            + ("<br>%{customdata[1]:.5~g} to %{customdata[2]:.5~g}" if has_interval else "")
-            + f"<br>{verdict}<extra></extra>",
-        )
+def add_means(
+    figure: go.Figure, rows: Mapping[int, JudgedRow], decimals: int, verdict: Verdict, has_interval: bool
+) -> None:
+    """Means, by the index of their row, with their intervals; those without an interval are open diamonds."""
+    judged = [row.judgement for row in rows.values()]
+    means = [it.difference or 0.0 for it in judged]
+    texts = [[decimal_text(it.difference, decimals), interval_text(it, decimals)] for it in judged]
+    interval = {
+        "type": "data",
+        "symmetric": False,
+        "array": [(it.high or 0.0) - mean for it, mean in zip(judged, means, strict=True)],
+        "arrayminus": [mean - (it.low or 0.0) for it, mean in zip(judged, means, strict=True)],
+        "color": COLORS[verdict],
+        "thickness": 2.5,
+        "width": 6,
+    }
+    figure.add_scatter(
+        x=means,
+        y=list(rows),
+        customdata=[[plotly_label(row.label), *text] for row, text in zip(rows.values(), texts, strict=True)],
+        mode="markers",
+        name=f"mean and interval, {verdict}" if has_interval else f"mean without an interval, {verdict}",
+        marker={
+            "color": COLORS[verdict],
+            "size": 11,
+            "symbol": "diamond" if has_interval else "diamond-open",
+            "line": {"width": 1.5, "color": COLORS[verdict]},
+        },
+        error_x=interval if has_interval else None,
+        hovertemplate=(
+            f"%{{customdata[0]}}<br>mean %{{customdata[1]}}<br>%{{customdata[2]}}<br>{verdict}<extra></extra>"
+        ),
+    )
 
 
-def draw_values(rows: Sequence[ArmRow], title: Sequence[str]) -> go.Figure:
+def draw_values(rows: Sequence[ArmRow], decimals: int, title: Sequence[str]) -> go.Figure:
     """A row for each arm: a dot for each seed, a bar at the mean, and a line through the values of each seed."""
     figure = row_figure([row.label for row in rows], title)
-    add_lines(figure, seed_paths(rows), "the same seed", {"color": LINE, "width": 1})
+    lines = [at for path in seed_paths(rows) for at in (*path, (None, None))]
+    if lines:
+        figure.add_scatter(
+            x=[x for x, _ in lines],
+            y=[y for _, y in lines],
+            mode="lines",
+            name="the same seed",
+            line={"color": LINE, "width": 1},
+            hoverinfo="skip",
+        )
     for at, row in enumerate(rows):
         if not row.values:
             continue
         points = [(value, float(at)) for value in row.values.values()]
         marker = {"color": row.color, "symbol": row.symbol, "size": 8, "opacity": 0.85}
-        add_seed_dots(figure, points, list(row.values), row.label, marker, has_legend=False)
+        add_seed_dots(figure, points, list(row.values), decimals, row.label, marker, has_legend=False)
         mean = math.fsum(row.values.values()) / len(row.values)
         figure.add_scatter(
-            x=[round_for_plot(mean)],
+            x=[mean],
             y=[at],
             mode="markers",
             name="mean",
             showlegend=not any(trace.name == "mean" for trace in figure.data),
             marker={"color": row.color, "symbol": "line-ns", "size": 20, "line": {"color": row.color, "width": 3}},
-            hovertemplate=f"{plotly_label(row.label)}<br>mean %{{x:.5~g}}<extra></extra>",
+            hovertemplate=f"{plotly_label(row.label)}<br>mean {decimal_text(mean, decimals)}<extra></extra>",
         )
     return figure
 
@@ -158,19 +170,20 @@ def add_seed_dots(
     figure: go.Figure,
     points: Sequence[Point],
     seeds: Sequence[int],
+    decimals: int,
     name: str,
     marker: Mapping[str, Any],
     has_legend: bool = True,
 ) -> None:
     figure.add_scatter(
-        x=[round_for_plot(x) for x, _ in points],
+        x=[x for x, _ in points],
         y=[y for _, y in points],
-        customdata=[str(seed) for seed in seeds],
+        customdata=[[str(seed), decimal_text(x, decimals)] for seed, (x, _) in zip(seeds, points, strict=True)],
         mode="markers",
         name=plotly_label(name),
         showlegend=has_legend,
         marker=marker,
-        hovertemplate="seed %{customdata}<br>%{x:.5~g}<extra></extra>",
+        hovertemplate="seed %{customdata[0]}<br>%{customdata[1]}<extra></extra>",
     )
 
 

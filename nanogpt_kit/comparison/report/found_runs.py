@@ -47,15 +47,15 @@ def find_run(comparison: Comparison, measurement: Measurement, folder: Path) -> 
 
 
 def possible_paths(comparison: Comparison, measurement: Measurement, folder: Path) -> Iterator[Path]:
-    """The path as it was recorded, which is relative to the folder that the command was given in; and where it would
-    be if the comparison, or the folder that the runs folder is in, had been moved."""
+    """Where it would be if the comparison, or the folder that the runs folder is in, had been moved; and the path as
+    it was recorded, which is relative to the folder that the command was given in."""
     recorded = Path(measurement.run)
-    yield recorded
     parts = recorded.parts
     if comparison.id in parts:
         yield folder.joinpath(*parts[parts.index(comparison.id) + 1 :])
     if not recorded.is_absolute() and len(folder.absolute().parents) > 3:
         yield folder.absolute().parents[3] / recorded
+    yield recorded
 
 
 def missing_sentence(found: Sequence[FoundRun]) -> str:

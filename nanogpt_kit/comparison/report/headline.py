@@ -42,9 +42,10 @@ def add_headline(page: Page, comparison: Comparison) -> None:
         page.lead(count_sentence(ranked))
     for result in ranked:
         page.verdict(verdict_sentence(comparison, result), result.verdict)
-    if len(ranked) > 1:
+    tested = [result for result in ranked if result.low is not None]
+    if len(tested) > 1:
         page.note(
-            f"Each interval has the level of Holm's correction for {count_text(len(ranked), 'contender')}: were all "
+            f"Each interval has the level of Holm's correction for {count_text(len(tested), 'contender')}: were all "
             "equal to the base, at most 5% of such comparisons would call one of them better or worse."
         )
     for line in question_lines(comparison):

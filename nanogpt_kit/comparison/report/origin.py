@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from nanogpt_kit.comparison.ledger import COMPARISON
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.comparison.report import tables
 from nanogpt_kit.comparison.report.found_runs import FoundRun
-from nanogpt_kit.report.page import Page
+from nanogpt_kit.report.page import Page, utc_time
 from nanogpt_kit.report.run_sections import provenance_of
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.folder import relative_to_cwd
@@ -29,8 +28,8 @@ def add_origin(
     page.mapping(
         [
             ("record", one_line(str(relative_to_cwd((folder / COMPARISON).absolute())))),
-            ("first asked", utc_text(comparison.started)),
-            ("judged", utc_text(comparison.time)),
+            ("first asked", utc_time(comparison.started)),
+            ("judged", utc_time(comparison.time)),
             ("metric", f"{one_line(comparison.metric)}, to {comparison.direction}"),
             ("yardstick", one_line(comparison.yardstick)),
             ("id", one_line(comparison.id)),
@@ -51,11 +50,3 @@ def run_facts(found: Sequence[FoundRun]) -> Iterator[tuple[str, str]]:
     for name, texts in facts.items():
         for text, count in texts.most_common():
             yield name if count == len(runs) else f"{name} of {count:,} of {len(runs):,} runs", text
-
-
-def utc_text(moment: float) -> str:
-    """A time in seconds since 1970."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
-    except (ValueError, OverflowError, OSError):  # of a clock that was wrong
-        return "unknown"

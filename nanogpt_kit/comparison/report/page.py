@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanogpt_kit.comparison.ledger import COMPARISON
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.comparison.report import headline, tables
 from nanogpt_kit.comparison.report.arm_labels import ranked_arms, short_arm_labels
@@ -18,7 +17,6 @@ from nanogpt_kit.comparison.report.origin import add_origin
 from nanogpt_kit.comparison.sentences import effect_sentence, tries_sentence
 from nanogpt_kit.comparison.split_opening import OPENING, SplitOpening, opening_lines
 from nanogpt_kit.comparison.text import EFFECTS, spending_lines, wins_sentence
-from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.report.page import NO_FIGURES, Page, has_figures
 from nanogpt_kit.report.run_sections import add_samples
 from nanogpt_kit.runs.description import one_line
@@ -30,8 +28,7 @@ MAX_SAMPLED = 6  # arms whose samples are side by side
 
 
 def comparison_page(comparison: Comparison, folder: Path) -> Page:
-    """The page of the comparison that is recorded in `folder`. Raises KitError where the record contradicts itself."""
-    check_arms_exist(comparison, folder)
+    """The page of the comparison that is recorded in `folder`."""
     names = short_arm_labels(comparison)
     found = find_runs(comparison, folder)
     page = Page(headline.page_title(comparison))
@@ -48,13 +45,6 @@ def comparison_page(comparison: Comparison, folder: Path) -> Page:
     add_run_samples(page, comparison, names, found)
     add_origin(page, comparison, names, found, folder)
     return page
-
-
-def check_arms_exist(comparison: Comparison, folder: Path) -> None:
-    indices = [*(one.arm for one in comparison.measurements), *(one.arm for one in comparison.results)]
-    count = len(comparison.arms)
-    if not count or not all(0 <= index < count for index in indices):
-        raise KitError(f"{folder / COMPARISON}: it names arms that it does not have; the file was changed")
 
 
 def add_evidence(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[FoundRun]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nanogpt_kit.comparison.noise_text import noise_decimals, noise_of
 from nanogpt_kit.comparison.numbers import decimal_text, level_text, value_decimals
 from nanogpt_kit.comparison.record import Comparison, Measurement, Result
 from nanogpt_kit.comparison.report.arm_labels import distinct_labels, ranked_arms
@@ -25,7 +26,7 @@ JUDGED = ("difference", "sd of differences", "interval", "level", "wins", "verdi
 
 def add_summary(page: Page, comparison: Comparison, names: Sequence[str]) -> None:
     """Mean and standard deviation of each arm, and its difference from the base."""
-    decimals = value_decimals(comparison)
+    decimals = table_decimals(comparison)
     judged = {result.arm: result for result in comparison.results}
     rows = []
     for arm in ranked_arms(comparison):
@@ -37,6 +38,11 @@ def add_summary(page: Page, comparison: Comparison, names: Sequence[str]) -> Non
     if any(result.more_seeds is not None for result in comparison.results):
         page.note(f"{MORE_SEEDS}.")
     page.table(columns, rows, numbers=range(1, len(columns) - bool(judged)))
+
+
+def table_decimals(comparison: Comparison) -> int:
+    """Those of the sentences above the tables."""
+    return noise_decimals(noise_of(comparison)) if comparison.kind == "noise" else value_decimals(comparison)
 
 
 def judged_cells(result: Result | None, decimals: int) -> list[str]:
@@ -54,7 +60,7 @@ def judged_cells(result: Result | None, decimals: int) -> list[str]:
 
 def add_values(page: Page, comparison: Comparison, names: Sequence[str]) -> None:
     """Each value by seed; of a single contender with its differences. Many arms are in several tables."""
-    decimals = value_decimals(comparison)
+    decimals = table_decimals(comparison)
     seeds = sorted({one.seed for one in comparison.measurements})
     states = {(one.arm, one.seed): state_text(one) for one in comparison.measurements}
     differences = seed_differences(comparison, comparison.results[0]) if len(comparison.results) == 1 else {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
+from nanogpt_kit.comparison.numbers import spread_decimals
+from nanogpt_kit.comparison.report import figures
 from nanogpt_kit.report.labels import cut_middle
-from nanogpt_kit.report.plots import FAINT, PLAIN, empty_figure, plotly_label, round_for_plot, series_color
+from nanogpt_kit.report.plots import PLAIN, empty_figure, plotly_label, round_for_plot, series_color
 from nanogpt_kit.sweep.report.judgements import judged_pairs, paired_differences
 from nanogpt_kit.sweep.report.markers import AIR
 from nanogpt_kit.sweep.report.series import index_of_branch
@@ -33,26 +35,20 @@ def draw_confirmation(summary: SweepSummary) -> go.Figure:
 
 
 def draw_differences(summary: SweepSummary, verdict: SweepVerdict) -> go.Figure | None:
-    """The judged differences: a dot for each seed, the mean, and its interval as a line. None where there is none."""
+    """The judged differences, drawn as those of a comparison. None where there is none."""
     judged = [one for one in judged_pairs(verdict) if one.result.difference is not None][:MAX_DRAWN]
     if not judged:
         return None
-    texts = [f"trial {one.trial.index} against trial {one.base}" for one in judged]
-    metric = summary.options.metric
-    figure = row_figure(f"difference in {metric}, negative: lower", len(judged))
-    figure.add_vline(x=0, line={"color": FAINT, "width": 1.5})
-    for one, label in zip(judged, texts, strict=True):
-        color = trial_color(summary, one.trial.index)
-        result = one.result
-        if result.low is not None and result.high is not None:
-            ends = [round_for_plot(result.low), round_for_plot(result.high)]
-            hover = "interval %{x:.5~g}<extra></extra>"
-            line = {"color": color, "width": 5}
-            figure.add_scatter(x=ends, y=[label] * 2, mode="lines", line=line, opacity=0.35, hovertemplate=hover)
-        add_row(figure, label, paired_differences(summary, verdict, one.trial, one.base), color)
-        add_mean(figure, label, result.difference or 0.0, color)
-    add_air(figure, also=[0.0])
-    return figure
+    rows = [
+        figures.JudgedRow(
+            f"trial {one.trial.index} against trial {one.base}",
+            one.result,
+            paired_differences(summary, verdict, one.trial, one.base),
+        )
+        for one in judged
+    ]
+    decimals = spread_decimals([one.result.difference_sd for one in judged])
+    return figures.draw_differences(rows, decimals, [f"difference in {summary.options.metric}", "(negative: lower)"])
 
 
 def row_label(summary: SweepSummary, index: int) -> str:
@@ -91,9 +87,9 @@ def add_mean(figure: go.Figure, label: str, mean: float, color: str) -> None:
     figure.add_scatter(x=[round_for_plot(mean)], y=[label], mode="markers", marker=marker, hovertemplate=hover)
 
 
-def add_air(figure: go.Figure, also: Sequence[float] = ()) -> None:
-    """Gives the horizontal axis a little more than the range of everything in the figure, and of `also`."""
-    xs = [*also, *(x for trace in figure.data for x in trace.x)]
+def add_air(figure: go.Figure) -> None:
+    """Gives the horizontal axis a little more than the range of everything in the figure."""
+    xs = [x for trace in figure.data for x in trace.x]
     low, high = min(xs), max(xs)
     air = AIR * (high - low) or max(1e-3 * abs(high), 1e-6)
     figure.update_xaxes(range=[low - air, high + air])
