@@ -192,6 +192,13 @@ def test_a_loss_that_rises_slowly_by_a_nat_is_reported_before_it_has(
     assert "up from 1.98, its lowest level so far" in report.text
 
 
+def test_one_high_loss_among_the_first_is_reported(reports: Reports) -> None:
+    feed(make_watch(), [5.55, 4.9, 3.93, 3.53, 3.9, 3.67, 5.42, 4.38, 3.6])
+    (report,) = reports()
+    assert report.step == 7
+    assert "the loss is 5.42, up from 3.53, its lowest level so far" in report.text
+
+
 def test_a_loss_far_above_that_of_equal_probabilities_needs_no_history(reports: Reports) -> None:
     feed(make_watch(vocab_size=1000), [6.95, 8.5])
     (report,) = reports()

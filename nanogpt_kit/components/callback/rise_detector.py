@@ -15,6 +15,7 @@ PERSISTENT = 3  # consecutive steps that are high; a single strange batch is one
 LEVEL = 20  # steps that the level is the median of: few, since a loss falls fast at first
 FEW = 10  # values, or bends, that a median or quartiles require
 LAG = 5  # steps between the three values of a bend; neighbours may be alike
+LARGE_AT_FIRST = 1.5  # times a far rise at which one of the first steps is enough: the next may not be finite
 NORMAL_IQR = 1.349  # interquartile range of a normal distribution in standard deviations
 
 
@@ -46,7 +47,7 @@ class RiseDetector:
         before, newest = self.values[-PERSISTENT - LEVEL : -PERSISTENT], self.values[-PERSISTENT:]
         high = min(newest) if len(newest) == PERSISTENT else -math.inf
         level = sorted(before)[len(before) // 2] if len(before) >= FEW else None
-        rise = self._rise(level, len(before), high)
+        rise = self._rise(level, len(before), high, value)
         self.lowest = min(self.lowest, value if level is None else level)
         if len(before) == FEW and level is not None:
             self.lowest = level  # single values vary more than medians
@@ -54,14 +55,16 @@ class RiseDetector:
             self._enter_window()
         return rise
 
-    def _rise(self, level: float | None, steps_before: int, high: float) -> Rise | None:
+    def _rise(self, level: float | None, steps_before: int, high: float, value: float) -> Rise | None:
         usual = self.deviations * self._deviation()
+        far = max(self.far, usual)
         if level is not None and high > level + max(self.least, usual):
             return Rise(level, steps_before)
-        is_far = high > self.lowest + max(self.far, usual)
-        if level is not None and steps_before > FEW:  # before, the lowest is that of single values, which vary more
-            is_far = is_far or min(high, level) > self.lowest + max(self.slow, usual)
-        return Rise(self.lowest, 0) if is_far else None
+        if level is None:
+            is_high = value > self.lowest + LARGE_AT_FIRST * far
+        else:  # until `lowest` is a level, it is that of single values, which vary more
+            is_high = steps_before > FEW and min(high, level) > self.lowest + max(self.slow, usual)
+        return Rise(self.lowest, 0) if is_high or high > self.lowest + far else None
 
     def _deviation(self) -> float:
         count = len(self.bends)
