@@ -323,7 +323,9 @@ def test_a_device_that_failed_is_no_failure_of_the_callback() -> None:
 
 def test_what_leaves_the_window_is_forgotten_also_where_a_resumed_run_makes_it_shorter() -> None:
     values = (2 + noise(900, 0.3)).tolist()
-    detector, fresh = (RiseDetector(window=40, deviations=8.0, least=0.1, slow=1.0, far=1.0, deviation=0.1) for _ in range(2))
+    detector, fresh = (
+        RiseDetector(window=40, deviations=8.0, least=0.1, slow=1.0, far=1.0, deviation=0.1) for _ in range(2)
+    )
     for value in values:
         detector.add(value)
     fresh.load_state_dict({"values": values[-80:], "lowest": detector.lowest})  # of a window that was longer
