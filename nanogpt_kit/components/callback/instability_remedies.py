@@ -30,6 +30,8 @@ def remedies(kind: str, step: int, options: Mapping[str, Any]) -> list[str]:
         found.append(f"optimizer.betas = [{betas[0]:g}, {HIGH_BETA2:g}]")
     if optimizer.get("momentum", 0.0) > HIGH_MOMENTUM:
         found.append(f"a lower optimizer.momentum than {optimizer['momentum']:g}")
+    if kind == "loss" and options.get("order", {}).get("use") == "sequential":
+        found.append('order = "shuffled" if the text changes there')
     return found or ["smaller updates"]
 
 

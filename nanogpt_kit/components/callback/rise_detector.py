@@ -15,7 +15,7 @@ PERSISTENT = 3  # consecutive steps that are high; a single strange batch is one
 LEVEL = 20  # steps that the level is the median of: few, since a loss falls fast at first
 FEW = 10  # values, or bends, that a median or quartiles require
 LAG = 5  # steps between the three values of a bend; neighbours may be alike
-LARGE, LARGE_AT_FIRST = 3.0, 1.5  # times a slow rise at which one step is enough: the next may not be finite
+LARGE_AT_FIRST = 1.5  # times a far rise at which one of the first steps is enough: the next may not be finite
 NORMAL_IQR = 1.349  # interquartile range of a normal distribution in standard deviations
 
 
@@ -30,12 +30,13 @@ class Rise:
 class RiseDetector:
     """Takes one value for each step."""
 
-    def __init__(self, window: int, deviations: float, least: float, slow: float, deviation: float) -> None:
-        """`window` is the number of steps whose variation counts. A rise from their level is at least `deviations`
-        standard deviations and `least`, one from the lowest level so far at least `slow`. `deviation` is the standard
-        deviation where too few steps are known; all three are in units of the values."""
-        self.window, self.deviations, self.least, self.slow = window, deviations, least, slow
-        self.deviation = deviation
+    def __init__(self, window: int, deviations: float, least: float, slow: float, far: float, deviation: float) -> None:
+        """`window` is the number of steps whose variation counts. A rise is at least `deviations` standard deviations;
+        one of PERSISTENT values is at least `least` from the newest level, or `far` from the lowest level so far, and
+        one of the level is at least `slow` from the lowest. `deviation` is the standard deviation where too few steps
+        are known; all four are in units of the values."""
+        self.window, self.deviations, self.deviation = window, deviations, deviation
+        self.least, self.slow, self.far = least, slow, far
         self.values: list[float] = []  # of the last steps: the window, and PERSISTENT more
         self.bends: list[float] = []  # second differences of values of the window, in ascending order
         self.lowest = math.inf  # level so far; of the first steps the lowest value
@@ -56,11 +57,14 @@ class RiseDetector:
 
     def _rise(self, level: float | None, steps_before: int, high: float, value: float) -> Rise | None:
         usual = self.deviations * self._deviation()
+        far = max(self.far, usual)
         if level is not None and high > level + max(self.least, usual):
             return Rise(level, steps_before)
-        slow, large = max(self.slow, usual), LARGE_AT_FIRST if level is None else LARGE
-        is_far = high > self.lowest + slow or value > self.lowest + large * slow
-        return Rise(self.lowest, 0) if is_far else None
+        if level is None:
+            is_high = value > self.lowest + LARGE_AT_FIRST * far
+        else:  # until `lowest` is a level, it is that of single values, which vary more
+            is_high = steps_before > FEW and min(high, level) > self.lowest + max(self.slow, usual)
+        return Rise(self.lowest, 0) if is_high or high > self.lowest + far else None
 
     def _deviation(self) -> float:
         count = len(self.bends)
@@ -82,7 +86,7 @@ class RiseDetector:
         return {"values": list(self.values), "lowest": self.lowest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.values, self.lowest = list(state["values"]), state["lowest"]
+        self.values, self.lowest = list(state["values"])[-self.window - PERSISTENT :], state["lowest"]
         self.bends = sorted(bend(self.values, last) for last in range(2 * LAG, len(self.values) - PERSISTENT))
 
 
