@@ -16,7 +16,6 @@ from nanogpt_kit.cli.runs_list import metric_text, run_record
 from nanogpt_kit.cli.runs_note import RUN, notes_json
 from nanogpt_kit.core.duration import format_duration
 from nanogpt_kit.core.errors import printable
-from nanogpt_kit.core.registry import LOCAL
 from nanogpt_kit.system.terminal import terminal_width, wrap_line
 
 if TYPE_CHECKING:
@@ -148,6 +147,8 @@ def cost_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What provenance.json has, in short; damaged parts are left out."""
+    from nanogpt_kit.runs.recorded_values import packages_text
+
     origin = record["provenance"]
     git, machine, data = (
         part if isinstance(part := origin.get(key), dict) else {} for key in ("git", "machine", "data")
@@ -167,10 +168,6 @@ def origin_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("data", data.get("folder")),
         *((f"{TAKEN[kind]} of", checkpoint) for kind, checkpoint in record["starts_from"].items()),
     ]
-
-
-def packages_text(distributions: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in distributions.items() if name != LOCAL)
 
 
 def file_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from nanogpt_kit.runs.folder import RunFolder
 
 LIMIT_KEY = "train.max_seconds"
 SAMPLED_STEPS = 1000  # at which two schedules are compared, at the beginning of a run and evenly over it
-UNEVEN = "an arm with more training is better for that alone"
+UNEVEN = "a run with more training is better for that alone"
 
 
 def planned_faults(question: Question) -> Iterator[Fault]:

@@ -108,3 +108,7 @@ def tries_sentence(comparison: Comparison) -> str:
     luck = decimal_text(comparison.luck, value_decimals(comparison))
     tries = f"{comparison.tries:,} contenders were compared with {label_of(comparison, 0)} so far"
     return f"{tries}; were all equal to it, the best of them would look better by about {luck} by luck alone"
+
+
+def capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION
 from nanogpt_kit.report.page import Page
 from nanogpt_kit.report.run_options import NOT_A_CHOICE, option_text
 from nanogpt_kit.runs.differences import HASH_LENGTH, data_of_origin
 from nanogpt_kit.runs.folder import PROVENANCE
 from nanogpt_kit.runs.indexed_run import IndexedRun
-from nanogpt_kit.runs.recorded_values import read_object, text_of, texts_of
+from nanogpt_kit.runs.recorded_values import packages_text, read_object, text_of, texts_of
 from nanogpt_kit.runs.samples import BETWEEN, HEADER, read_samples
 from nanogpt_kit.runs.secrets import hide_in_text
 
@@ -78,7 +78,7 @@ def add_differences(page: Page, runs: NamedRuns) -> None:
     rows = differing_options(runs)
     page.section("Configuration")
     if not rows:
-        page.note("No option differs between them, seeds, threads and devices left out.")
+        page.note("Except seeds, threads and devices, no option differs between them.")
         return
     page.note("The options that differ; all others are the same.")
     page.table(["option", *runs], [[key, *map(option_text, values)] for key, values in rows.items()])
@@ -127,7 +127,7 @@ def provenance_of(run: IndexedRun) -> dict[str, str]:
         ("components that are not built in", ", ".join(foreign_components(texts_of(origin.get("components"))))),
         ("machine", machine_text(object_of(origin, "machine"))),
         ("computed in", computation_text(object_of(origin, "machine"))),
-        ("changed on the way", changed_text(run)),
+        ("changed during the run", changed_text(run)),
         *((TAKEN[kind], path) for kind, path in run.starts.items()),
         ("imported from", texts_of(origin.get("imported")).get("source")),
         ("data", data_text(origin)),
@@ -153,10 +153,6 @@ def code_text(git: Mapping[str, Any]) -> str:
     if isinstance(dirty, str):
         return f"commit {commit}, changes {dirty}"
     return f"commit {commit}, {'with changes, see dirty.patch in its folder' if dirty else 'without changes'}"
-
-
-def packages_text(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items() if name != LOCAL)
 
 
 def foreign_components(components: Mapping[str, str]) -> Iterator[str]:

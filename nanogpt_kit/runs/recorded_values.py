@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli
 
+from nanogpt_kit.core.registry import LOCAL
 from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RUN_ID, STARTED
 from nanogpt_kit.runs.metrics import is_finite_number, lines_from_the_end, parse_metrics_line
@@ -133,3 +134,8 @@ def starts_of(origin: Mapping[str, Any]) -> dict[str, str]:
         if checkpoint and "\0" not in checkpoint:
             found[key] = os.path.join(text_of(origin, "folder") or "", checkpoint)
     return found
+
+
+def packages_text(versions: Mapping[str, Any]) -> str:
+    """Such as "torch 2.9.0, numpy 2.3.1"."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if name != LOCAL)

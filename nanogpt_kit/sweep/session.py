@@ -31,7 +31,7 @@ from nanogpt_kit.sweep.study.storage import STORAGE_KEY, check_storage_form, ope
 from nanogpt_kit.sweep.study.stored_summary import confirmation_study, read_summary
 from nanogpt_kit.sweep.study.stored_sweep import write_sweep_record
 from nanogpt_kit.sweep.study.study import Study
-from nanogpt_kit.sweep.study.summary import SweepSummary, sweep_folder
+from nanogpt_kit.sweep.study.summary import ENDED, SweepSummary, sweep_folder
 from nanogpt_kit.sweep.study.trial_comparability import store_incomparable, store_uneven_budgets
 from nanogpt_kit.sweep.study.verdict_notes import trials_text
 from nanogpt_kit.sweep.study.warmup import most_compared
@@ -195,7 +195,7 @@ def write_results(search: Study[SearchPlan]) -> SweepSummary:
     """Writes best.toml and report.html from the results so far."""
     summary = summarize_sweep(search)
     write_best_experiment(search, summary)
-    if any(trial.state in ("complete", "pruned", "failed") for trial in summary.trials):
+    if any(trial.state in ENDED for trial in summary.trials):
         write_report(summary, search.optuna_study, search.folder / "report.html")
     return summary
 

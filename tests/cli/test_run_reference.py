@@ -67,7 +67,14 @@ def forms(run: RunFolder) -> dict[str, tuple[str, ...]]:
     }
 
 
-@pytest.mark.parametrize("form", forms(RunFolder(Path())))
+# Of each way to name a run, one continues it
+FORMS = ("folder", "run id", "--resume=folder", "override, --resume, name", "seed")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param(form, marks=[] if form in FORMS else pytest.mark.slow) for form in forms(RunFolder(Path()))],
+)
 def test_a_run_continues_with_its_own_settings_however_it_is_named(
     tiny: Path, stopped: RunFolder, command: Command, form: str
 ) -> None:

@@ -106,9 +106,9 @@ def killed_run(tiny: Path, hook: str, at: int, options: list[str]) -> RunFolder:
 @pytest.mark.parametrize(
     ("hook", "at"),
     [
-        ("step_finished", 13),
+        pytest.param("step_finished", 13, marks=pytest.mark.slow),
         ("sampled", 10),  # after the checkpoint of step 5
-        ("sampled", 20),  # in the last evaluation, before the last checkpoint
+        pytest.param("sampled", 20, marks=pytest.mark.slow),  # in the last evaluation, before the last checkpoint
         ("run_finished", 20),  # when all is written, but for the run's status
     ],
 )

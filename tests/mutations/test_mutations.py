@@ -62,7 +62,7 @@ def test_a_mutation_still_applies(mutation: Mutation) -> None:
 def test_the_tests_of_a_mutation_are_default_tests(mutation: Mutation) -> None:
     assert mutation.caught_by
     for node in mutation.caught_by:
-        file, _, name = node.partition("::")
+        file, _, name = node.partition("[")[0].partition("::")
         module = ast.parse((ROOT / file).read_text(encoding="utf-8"))
         marks = [statement for statement in module.body if ast.unparse(statement).startswith("pytestmark")]
         [test] = [part for part in module.body if isinstance(part, ast.FunctionDef) and part.name == name]

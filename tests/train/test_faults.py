@@ -69,7 +69,10 @@ def test_other_errors_are_not_taken_for_too_little_memory() -> None:
     )
 
 
-@pytest.mark.parametrize(("windows_that_fit", "expected"), [(1.4, 1), (3.2, 3), (100, 5)])
+@pytest.mark.parametrize(
+    ("windows_that_fit", "expected"),
+    [pytest.param(1.4, 1, marks=pytest.mark.slow), (3.2, 3), pytest.param(100, 5, marks=pytest.mark.slow)],
+)
 def test_auto_takes_the_largest_micro_batch_that_fits(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, windows_that_fit: float, expected: int
 ) -> None:

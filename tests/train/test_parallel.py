@@ -264,7 +264,7 @@ def test_layers_that_stay_gathered_are_given_back_after_an_evaluation(tiny: Path
     assert losses(kept) == pytest.approx(losses(plain), abs=1e-5)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_several_processes_write_what_one_writes(tiny: Path, parallel: str) -> None:
     samples = 'evaluator=["loss", {use="samples", prompts=["7", "12 times"], max_new_tokens=9}]'
     options = ("sample.num_samples=3", "train.precision=fp32", "evaluate.every_steps=10", samples)

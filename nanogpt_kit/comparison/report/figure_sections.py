@@ -10,7 +10,7 @@ from nanogpt_kit.comparison.report.arm_labels import ranked_arms
 from nanogpt_kit.comparison.report.figures import ArmRow, JudgedRow, draw_differences, draw_values
 from nanogpt_kit.comparison.report.found_runs import FoundRun
 from nanogpt_kit.comparison.report.tables import seed_differences, table_decimals
-from nanogpt_kit.comparison.sentences import effect_name, ranked_results
+from nanogpt_kit.comparison.sentences import capitalized, effect_name, ranked_results
 from nanogpt_kit.comparison.text import arm_values, better_text
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.metric_curves import TRAIN_LOSS, CurveGroup, MetricCurve, read_curves
@@ -32,7 +32,7 @@ def add_difference_figure(page: Page, comparison: Comparison, names: Sequence[st
     rows = [JudgedRow(names[one.arm], one, seed_differences(comparison, one)) for one in ranked[:MOST_ROWS]]
     note = (
         f"A dot is the difference from {names[0]} with one seed; the diamond is their mean, the bar its interval, and "
-        f"the dashed line no difference. {sentence_case(better_text(comparison))}.{omission(len(ranked), MOST_ROWS)}"
+        f"the dashed line no difference. {capitalized(better_text(comparison))}.{omission(len(ranked), MOST_ROWS)}"
     )
     figure = draw_differences(rows, value_decimals(comparison), axis_title(comparison, "difference in "))
     page.block("Differences by seed", note, figure)
@@ -103,7 +103,3 @@ def axis_title(comparison: Comparison, what: str = "") -> list[str]:
 def omission(count: int, most: int, what: str = "contenders") -> str:
     """What a figure leaves out; empty where it shows all."""
     return f" The first {most} of {count} {what} are drawn, in the order of the tables." if count > most else ""
-
-
-def sentence_case(text: str) -> str:
-    return text[:1].upper() + text[1:]

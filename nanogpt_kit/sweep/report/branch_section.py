@@ -10,7 +10,7 @@ from nanogpt_kit.sweep.report.findings import Ranges, edge_side, fraction_of_ran
 from nanogpt_kit.sweep.report.judgements import judgement_sentence
 from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
-from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
+from nanogpt_kit.sweep.study.summary import ENDED, SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict
 
 RANGE_COLUMNS = ("branch", "parameter", "allowed", "tried", "part tried", "best trial has", "at an edge")
@@ -46,7 +46,7 @@ def branch_judgements(summary: SweepSummary, verdict: SweepVerdict) -> list[Tria
 
 
 def branch_columns(summary: SweepSummary) -> list[str]:
-    outcomes = ["complete", "pruned", "failed", *["not ended"] * has_unfinished(summary)]
+    outcomes = [*ENDED, *["not ended"] * has_unfinished(summary)]
     value = [summary.options.metric, *["sd", "n"] * (summary.options.seeds > 1)]
     fresh = ["fresh seeds: mean", "fresh sd", "fresh n"] if summary.confirmed else []
     return ["branch", *outcomes, "tokens", "best trial", *value, *fresh, "its values"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nanogpt_kit.comparison.numbers import joined_names
+from nanogpt_kit.comparison.sentences import capitalized
 from nanogpt_kit.report.page import Page, has_figures
 from nanogpt_kit.sweep.report.findings import trial_value
 from nanogpt_kit.sweep.report.judgements import MAX_JUDGED, pair_table, trial_label
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary
-from nanogpt_kit.sweep.study.verdict import SweepVerdict, capitalized
+from nanogpt_kit.sweep.study.verdict import SweepVerdict
 
 PAIRED = "Each trial minus the one that it is compared with, seed by seed: dots are seeds, the line is the interval."
 

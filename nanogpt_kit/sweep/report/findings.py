@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from nanogpt_kit.report.page import first_characters, format_number
 from nanogpt_kit.sweep.study.branches import Branch
-from nanogpt_kit.sweep.study.summary import STATES, SweepSummary, TrialSummary
+from nanogpt_kit.sweep.study.summary import ENDED, STATES, SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.warmup import most_compared, warmup_warning
 
 EDGE_FRACTION = 0.05  # of a range: if the best trial is this near to its end, a better value may be outside
@@ -163,7 +163,7 @@ def edges_of(title: str, best: TrialSummary, complete: Sequence[TrialSummary], r
 
 def no_result_warnings(summary: SweepSummary) -> Iterator[str]:
     """Warns if many trials gave no result, or if some failed for a reason other than their values."""
-    ended = [trial for trial in summary.trials if trial.state in ("complete", "pruned", "failed")]
+    ended = [trial for trial in summary.trials if trial.state in ENDED]
     without = [trial for trial in ended if trial.has_no_result]
     failed = [trial for trial in without if trial.state == "failed"]
     if not without or (len(without) < MANY_WITHOUT_RESULT * len(ended) and not failed):

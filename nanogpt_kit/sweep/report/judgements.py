@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nanogpt_kit.comparison.numbers import level_text, spread_decimals
-from nanogpt_kit.comparison.sentences import interval_text
+from nanogpt_kit.comparison.sentences import capitalized, interval_text
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
-from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, capitalized, values_by_seed
+from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, values_by_seed
 
 REQUIRED_COLUMNS = ("trial", "against", "difference", "interval", "level", "pairs", "better in", "p", "verdict")
 PAIR_COLUMNS = (*REQUIRED_COLUMNS, "more seeds to decide", "because")

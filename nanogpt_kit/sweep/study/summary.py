@@ -22,7 +22,8 @@ from nanogpt_kit.sweep.study.confirmation_state import ConfirmationState
 from nanogpt_kit.sweep.study.runs import run_path
 from nanogpt_kit.sweep.study.warmup import TrialSteps
 
-STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
+ENDED = ("complete", "pruned", "failed")  # states
+STATES = (*ENDED, "running", "interrupted", "waiting")
 
 
 def sweep_folder(name: str) -> Path:

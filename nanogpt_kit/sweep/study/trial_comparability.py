@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial
 
-from nanogpt_kit.comparison.budgets import planned_faults
+from nanogpt_kit.comparison.budgets import UNEVEN, planned_faults
 from nanogpt_kit.comparison.comparability import instruments
 from nanogpt_kit.comparison.instruments import measuring_fault
 from nanogpt_kit.comparison.question import Arm, Question
@@ -24,7 +24,6 @@ from nanogpt_kit.sweep.study.runs import run_path
 
 ALWAYS_COMPARABLE = ("model", "optimizer")  # tables that change neither the text, nor its tokens, nor the budget
 METRIC_KEY = "sweep.metric"
-UNEVEN = "a run with more training is better for that alone"
 
 
 def store_incomparable(study: optuna.Study, space: Space, indices: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from nanogpt_kit.comparison.intervals import Sample
 from nanogpt_kit.comparison.numbers import spread_decimals
 from nanogpt_kit.comparison.record import Judgement, Result
-from nanogpt_kit.comparison.sentences import verdict_text
+from nanogpt_kit.comparison.sentences import capitalized, verdict_text
 from nanogpt_kit.comparison.verdicts import Differences, is_improvement, judge_differences
 from nanogpt_kit.sweep.study.seed_values import Pair, SeedValues, fresh_values
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
@@ -229,13 +229,3 @@ def branch_sentences(summary: SweepSummary, verdict: SweepVerdict) -> list[str]:
     """Where nothing is judged against trial 0, the branches may still be."""
     found = [one for one in verdict.between_branches if one.result.difference is not None][:1]
     return [capitalized(f"{one.sentence()}.") for one in found]
-
-
-def capitalized(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def judge_best_trial(summary: SweepSummary) -> TrialVerdict | None:
-    """The headline's verdict."""
-    verdict = judge_sweep(summary)
-    return verdict.best if verdict else None

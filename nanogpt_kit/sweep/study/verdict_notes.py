@@ -10,14 +10,13 @@ from nanogpt_kit.core.errors import shorten
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.study.seed_values import has_all_seeds
-from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
+from nanogpt_kit.sweep.study.summary import ENDED, SweepSummary, TrialSummary
 
 WRITTEN = "trial 0, the experiment as written"
 SHOWN_VALUES = 4  # of a trial
 SHOWN_BRANCHES = 3  # in a note
 REASON_LENGTH = 100  # characters
 PROPOSED_CONFIRM = 3
-ENDED = ("complete", "pruned", "failed")  # states
 
 
 def trial_text(summary: SweepSummary, trial: TrialSummary) -> str:

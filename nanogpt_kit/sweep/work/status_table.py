@@ -12,13 +12,12 @@ from nanogpt_kit.core.errors import printable
 from nanogpt_kit.sweep.space.parameters import format_value
 from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.confirmation import direction_sign
-from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
+from nanogpt_kit.sweep.study.summary import ENDED, SweepSummary, TrialSummary
 from nanogpt_kit.sweep.work.fitted_table import NARROW, columns_with_text, fitted_table, joined_cells
 from nanogpt_kit.sweep.work.seed_text import sd_of
 
 DROPPED_FIRST = ("tokens", "time", "n")  # columns, where there is little space
 WRAPPED = ("values", "reason")
-ENDED = ("complete", "pruned", "failed")
 
 
 def trials_table(summary: SweepSummary, width: int = 200) -> Table:
