@@ -1,1 +1,1 @@
-"""Reports: one HTML file with tables and plotly figures, and the pages of runs; nothing here knows comparisons or sweeps."""
+"""Reports: one HTML file with tables and plotly figures, and the pages of runs."""

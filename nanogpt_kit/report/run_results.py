@@ -102,7 +102,7 @@ def state_warning(row: IndexedRun) -> str:
     if row.state == "finished":
         return ""
     if row.state == "running":
-        return "The run is not finished. This page has what it had logged; the same command writes it again."
+        return "The run is not finished. This page has what was logged until now; the same command updates it."
     reason = hide_in_text(row.reason)[:MAX_REASON] or "no reason is recorded"
     return f"The run {'failed' if row.state == 'failed' else 'was interrupted'} at step {row.step:,}: {reason}"
 

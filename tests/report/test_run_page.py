@@ -108,7 +108,7 @@ def test_a_run_in_progress_shows_what_it_has_logged() -> None:
     run = make_listed_run("tiny/a", state="running", step=7)
     with run.lock():
         text = page_of(run)
-    assert "This page has what it had logged" in text
+    assert "This page has what was logged until now" in text
     assert "Running: 7 of 20 steps" in text
 
 

@@ -41,7 +41,7 @@ class Divergence(Callback):
         description="smallest rise of loss or gradient norm to report, in standard deviations of the steps before",
     )
     window_steps: int = Field(
-        100, ge=30, le=10**5, description="number of steps before, whose variation says what is usual"
+        100, ge=30, le=10**5, description="number of earlier steps, whose variation is taken as usual"
     )
     max_attention_logit: float = Field(
         500.0,

@@ -179,8 +179,8 @@ def add_parameters(page: Page, summary: SweepSummary, ranges: Ranges) -> None:
     parallel = slices.draw_parallel_coordinates(summary, ranges) if len(panels) > 1 else None
     page.block(
         "All parameters together",
-        "A line is a complete trial, orange the best. Below the axis of a parameter pass the trials to which it does "
-        "not apply. Drag along an axis to select those that pass there.",
+        "A line is a complete trial, orange the best. Trials to which a parameter does not apply pass below its axis. "
+        "Drag along an axis to select those that pass there.",
         parallel,
         min_width=110 * (len(panels) + 1),
     )
