@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from nanogpt_kit.sweep.study.confirmation import ConfirmationPlan
 from nanogpt_kit.sweep.study.records import FORMAT, FreshSeed, TrialResult
 from nanogpt_kit.sweep.study.stored_summary import read_summary
 from nanogpt_kit.sweep.study.summary import SweepSummary
+from tests.sweep.planted_study import shown
 
 GELU = (2.310, 2.295, 2.322)
 SWIGLU = (2.346, 2.405, 2.318)  # by 0.036, 0.110 and -0.004 higher
@@ -60,19 +60,9 @@ def grid(*values: Sequence[float | None], **options: Any) -> tuple[SweepSummary,
     return read_summary("mlp", chosen, study._storage), study
 
 
-class Words(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.text = ""
-        self.feed(page)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def headline(summary: SweepSummary, study: optuna.Study, folder: Path) -> str:
     write_report(summary, study, folder / "report.html")
-    text = " ".join(Words((folder / "report.html").read_text(encoding="utf-8")).text.split())
+    text = shown((folder / "report.html").read_text(encoding="utf-8"))
     return text[text.rindex("Sweep of mlp", 0, text.index("Written 2")) : text.index("Written 2")]
 
 
@@ -82,10 +72,10 @@ def test_a_grid_of_gelu_and_swiglu_with_three_seeds_is_undecided(
 ) -> None:
     summary, study = grid(*values)
     print_result(summary)
-    shown = [capsys.readouterr().err, headline(summary, study, tmp_path)]
+    texts = [capsys.readouterr().err, headline(summary, study, tmp_path)]
     print_status(summary)
-    shown.append(capsys.readouterr().out)
-    for text in shown:
+    texts.append(capsys.readouterr().out)
+    for text in texts:
         line = re.search(r"val/loss (?:higher|lower) by .*?(?=\.(?:\s|$)|\n)", text)
         assert line is not None, text
         assert f"val/loss {relation} by 0.0473" in line[0]
@@ -93,8 +83,8 @@ def test_a_grid_of_gelu_and_swiglu_with_three_seeds_is_undecided(
         assert "3 pairs" in line[0]
         assert "undecided" in line[0]
         assert "16 more seeds" in line[0]
-    assert "no other trial beats" not in shown[1]
-    assert "better than" not in shown[1]
+    assert "no other trial beats" not in texts[1]
+    assert "better than" not in texts[1]
 
 
 def test_the_json_of_a_sweep_has_the_verdict_with_its_interval() -> None:
