@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from nanogpt_kit.comparison.numbers import joined_names, value_decimals
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.comparison.report.arm_labels import ranked_arms
+from nanogpt_kit.comparison.report.arm_runs import ArmRun
 from nanogpt_kit.comparison.report.figures import ArmRow, JudgedRow, draw_differences, draw_values
-from nanogpt_kit.comparison.report.found_runs import FoundRun
 from nanogpt_kit.comparison.report.tables import seed_differences, table_decimals
 from nanogpt_kit.comparison.sentences import capitalized, effect_name, ranked_results
 from nanogpt_kit.comparison.text import arm_values, better_text
@@ -57,7 +57,7 @@ def add_value_figure(page: Page, comparison: Comparison, names: Sequence[str], t
     page.block(title, note, draw_values(rows, table_decimals(comparison), axis_title(comparison)))
 
 
-def add_curves(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[FoundRun]) -> None:
+def add_curves(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[ArmRun]) -> None:
     """The metric that decides, and the training loss, over training; nothing where no run has curves.
 
     The training loss of arms that are trained on other tokens does not compare: it is in separate figures.

@@ -9,7 +9,7 @@ from pathlib import Path
 from nanogpt_kit.comparison.ledger import COMPARISON
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.comparison.report import tables
-from nanogpt_kit.comparison.report.found_runs import FoundRun
+from nanogpt_kit.comparison.report.arm_runs import ArmRun
 from nanogpt_kit.report.page import Page, utc_time
 from nanogpt_kit.report.run_sections import provenance_of
 from nanogpt_kit.runs.description import one_line
@@ -19,9 +19,7 @@ from nanogpt_kit.runs.index import read_run
 OF_ONE_RUN = {"run", "note", "command", "started", "seed", "configuration"}  # in other tables, or always different
 
 
-def add_origin(
-    page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[FoundRun], folder: Path
-) -> None:
+def add_origin(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[ArmRun], folder: Path) -> None:
     page.section("Provenance")
     if comparison.command:
         page.command(one_line(comparison.command))
@@ -39,7 +37,7 @@ def add_origin(
     tables.add_runs(page, comparison, names, [one.problem for one in found])
 
 
-def run_facts(found: Sequence[FoundRun]) -> Iterator[tuple[str, str]]:
+def run_facts(found: Sequence[ArmRun]) -> Iterator[tuple[str, str]]:
     """Code, packages, machines and data of the runs that are there: each distinct value once, with a count of runs."""
     facts: dict[str, Counter[str]] = {}
     runs = [one.folder for one in found if one.folder is not None]

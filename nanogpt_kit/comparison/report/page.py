@@ -12,7 +12,7 @@ from typing import Any
 from nanogpt_kit.comparison.record import Comparison
 from nanogpt_kit.comparison.report import headline, tables
 from nanogpt_kit.comparison.report.arm_labels import ranked_arms, short_arm_labels
-from nanogpt_kit.comparison.report.found_runs import FoundRun, find_runs, missing_sentence
+from nanogpt_kit.comparison.report.arm_runs import ArmRun, find_arm_runs, missing_sentence
 from nanogpt_kit.comparison.report.origin import add_origin
 from nanogpt_kit.comparison.sentences import effect_sentence, tries_sentence
 from nanogpt_kit.comparison.split_opening import OPENING, SplitOpening, opening_lines
@@ -30,7 +30,7 @@ MAX_SAMPLED = 6  # arms whose samples are side by side
 def comparison_page(comparison: Comparison, folder: Path) -> Page:
     """The page of the comparison that is recorded in `folder`."""
     names = short_arm_labels(comparison)
-    found = find_runs(comparison, folder)
+    found = find_arm_runs(comparison, folder)
     page = Page(headline.page_title(comparison))
     headline.add_headline(page, comparison)
     missing = missing_sentence(found)
@@ -47,7 +47,7 @@ def comparison_page(comparison: Comparison, folder: Path) -> Page:
     return page
 
 
-def add_evidence(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[FoundRun]) -> None:
+def add_evidence(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[ArmRun]) -> None:
     """Effects, differences, values and curves: each figure with its table, or the tables alone without plotly."""
     sections: Any = None
     if has_figures():
@@ -114,9 +114,9 @@ def add_test_split(page: Page, comparison: Comparison, folder: Path) -> None:
             page.lead(line.strip())
 
 
-def add_run_samples(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[FoundRun]) -> None:
+def add_run_samples(page: Page, comparison: Comparison, names: Sequence[str], found: Sequence[ArmRun]) -> None:
     """Of each arm the samples of its first run that has some."""
-    first: dict[int, FoundRun] = {}
+    first: dict[int, ArmRun] = {}
     for one in found:
         if one.folder is not None and one.folder.samples.exists():
             first.setdefault(one.measurement.arm, one)
@@ -124,7 +124,7 @@ def add_run_samples(page: Page, comparison: Comparison, names: Sequence[str], fo
     add_samples(page, indexed_runs(names, [first[arm] for arm in arms[:MAX_SAMPLED]]))
 
 
-def indexed_runs(names: Sequence[str], found: Sequence[FoundRun]) -> dict[str, IndexedRun]:
+def indexed_runs(names: Sequence[str], found: Sequence[ArmRun]) -> dict[str, IndexedRun]:
     """Those that are there, by arm and seed."""
     return {
         f"{names[one.measurement.arm]}, seed {one.measurement.seed}": read_run(one.folder)

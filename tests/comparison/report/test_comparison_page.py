@@ -16,7 +16,7 @@ from nanogpt_kit.comparison.comparison import make_comparison
 from nanogpt_kit.comparison.record import ArmRecord, Comparison, Effect, Look
 from nanogpt_kit.comparison.report import page as comparison_report
 from nanogpt_kit.comparison.report.arm_labels import short_arm_labels
-from nanogpt_kit.comparison.report.found_runs import find_runs
+from nanogpt_kit.comparison.report.arm_runs import find_arm_runs
 from nanogpt_kit.comparison.report.page import comparison_page
 from nanogpt_kit.comparison.sentences import effect_sentence, tries_sentence, verdict_sentence
 from nanogpt_kit.comparison.split_opening import OPENING, SplitOpening
@@ -295,7 +295,7 @@ def test_runs_beside_the_record_are_preferred_to_others_of_the_same_names_in_the
     shutil.copytree(tmp_path / "runs", tmp_path / "another" / "runs")
     monkeypatch.chdir(tmp_path / "another")
     moved = compared.model_copy(update={"measurements": relative})
-    found = [one.folder.path for one in find_runs(moved, folder_of(compared)) if one.folder]
+    found = [one.folder.path for one in find_arm_runs(moved, folder_of(compared)) if one.folder]
     assert found == [tmp_path / one.run for one in relative]
 
 

@@ -16,7 +16,7 @@ OTHER_MACHINES = "other-machines"  # folder of copies of the records of runs who
 
 
 @dataclass(frozen=True)
-class FoundRun:
+class ArmRun:
     """A measured run; its folder is None where `problem` says that it is missing."""
 
     measurement: Measurement
@@ -25,25 +25,25 @@ class FoundRun:
     is_elsewhere: bool = False  # on another machine: its records are here, its metrics are not
 
 
-def find_runs(comparison: Comparison, folder: Path) -> list[FoundRun]:
+def find_arm_runs(comparison: Comparison, folder: Path) -> list[ArmRun]:
     """Each measured run, in the order of the record; `folder` is the comparison's, which may have been moved."""
-    return [find_run(comparison, one, folder) for one in comparison.measurements]
+    return [find_arm_run(comparison, one, folder) for one in comparison.measurements]
 
 
-def find_run(comparison: Comparison, measurement: Measurement, folder: Path) -> FoundRun:
+def find_arm_run(comparison: Comparison, measurement: Measurement, folder: Path) -> ArmRun:
     there = [path for path in possible_paths(comparison, measurement, folder) if os.path.isdir(path)]
     if not there:
-        return FoundRun(measurement, None, "no such folder: it was removed or moved")
+        return ArmRun(measurement, None, "no such folder: it was removed or moved")
     run = RunFolder(there[0])
     try:
         origin = run.provenance()
     except KitError as error:
-        return FoundRun(measurement, None, one_line(str(error)))
+        return ArmRun(measurement, None, one_line(str(error)))
     if (origin.configuration, origin.seed) != (comparison.arms[measurement.arm].configuration, measurement.seed):
-        return FoundRun(measurement, None, "another run is in its place")
+        return ArmRun(measurement, None, "another run is in its place")
     if OTHER_MACHINES in run.path.parts:
-        return FoundRun(measurement, run, "on another machine; its records are copied here", is_elsewhere=True)
-    return FoundRun(measurement, run)
+        return ArmRun(measurement, run, "on another machine; its records are copied here", is_elsewhere=True)
+    return ArmRun(measurement, run)
 
 
 def possible_paths(comparison: Comparison, measurement: Measurement, folder: Path) -> Iterator[Path]:
@@ -58,7 +58,7 @@ def possible_paths(comparison: Comparison, measurement: Measurement, folder: Pat
     yield recorded
 
 
-def missing_sentence(found: Sequence[FoundRun]) -> str:
+def missing_sentence(found: Sequence[ArmRun]) -> str:
     """What the report lacks, in one sentence; empty where every run is there."""
     missing = [one for one in found if one.folder is None]
     elsewhere = [one for one in found if one.is_elsewhere]
