@@ -38,7 +38,7 @@ def page_with(folder: Path, confirmed: dict[int, Sequence[float]] | None = None,
 
 def test_each_branch_has_its_trials_by_outcome_its_tokens_and_its_best(tmp_path: Path) -> None:
     (adamw, muon), _ = rows_of(page_with(tmp_path), SECTION)
-    names = ("branch", "complete", "pruned", "failed", "tokens", "best trial", "val/loss", "its values")
+    names = ("branch", "complete", "pruned", "no result", "tokens", "best trial", "val/loss", "its values")
     assert [adamw[name] for name in names] == [
         *("optimizer.use = adamw", "2", "0", "0", "4,000", "2", "2.61", "optimizer.lr = 0.0099")
     ]

@@ -46,7 +46,7 @@ def branch_judgements(summary: SweepSummary, verdict: SweepVerdict) -> list[Tria
 
 
 def branch_columns(summary: SweepSummary) -> list[str]:
-    outcomes = ["complete", "pruned", "failed", *["not ended"] * has_unfinished(summary)]
+    outcomes = ["complete", "pruned", "no result", *["not ended"] * has_unfinished(summary)]
     value = [summary.options.metric, *["sd", "n"] * (summary.options.seeds > 1)]
     fresh = ["fresh seeds: mean", "fresh sd", "fresh n"] if summary.confirmed else []
     return ["branch", *outcomes, "tokens", "best trial", *value, *fresh, "its values"]
