@@ -29,11 +29,20 @@ def add_branches(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
     for one in judged:
         page.lead(judgement_sentence(summary, one))
     if not judged and len(summary.branches) > 1:
-        page.note("No verdict between the branches: it requires fresh seeds for the best of each (confirm in [sweep]).")
+        page.note(
+            "No verdict between the branches yet: the runs with fresh seeds have not ended."
+            if is_being_confirmed(summary)
+            else "No verdict between the branches: it requires fresh seeds for the best of each (confirm in [sweep])."
+        )
     rows = list(range_rows(summary, ranges))
     if rows:
         page.note("The range of each number that was tried in a branch, against the range that is allowed:")
         page.table(RANGE_COLUMNS, rows)
+
+
+def is_being_confirmed(summary: SweepSummary) -> bool:
+    state = summary.confirmation
+    return state is not None and state.ended < state.runs
 
 
 def branch_judgements(summary: SweepSummary, verdict: SweepVerdict) -> list[TrialVerdict]:

@@ -33,7 +33,7 @@ from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 OUTSIDE_GAP = 0.15  # of a range, below it: where lines of trials pass to which the parameter does not apply
 OUTSIDE = "does not apply"  # at the tick there
 EARLY_OPACITY = 0.35  # of the first trial, where colours are those of branches
-BRANCH_SHADES = 0.8  # of the way from the colour of a branch to grey, for the line of its worst trial
+BRANCH_SHADES = 0.5  # of the way from the colour of a branch to grey, for the line of its worst trial
 
 
 def draw_slices(summary: SweepSummary, ranges: Ranges) -> list[go.Figure]:
