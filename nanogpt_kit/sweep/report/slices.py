@@ -121,8 +121,8 @@ def parallel_line(summary: SweepSummary, trials: Sequence[TrialSummary], costs: 
             color = series_color(at) if at < count - 1 else FAINT
             scale += [(at / count, color), ((at + 0.1) / count, color), ((at + 1) / count, FAINT)]
         for trial, cost in zip(trials, costs, strict=True):
-            at = index_of_branch(summary, trial)
-            places.append(((count - 1 if at is None else at) + 0.1 + BRANCH_SHADES * cost) / count)
+            branch = index_of_branch(summary, trial)
+            places.append(((count - 1 if branch is None else branch) + 0.1 + BRANCH_SHADES * cost) / count)
     return {"color": [round(place, 4) for place in places], "colorscale": scale, "cmin": 0, "cmax": 1}
 
 
