@@ -15,6 +15,7 @@ from nanogpt_kit.comparison.text import arm_values, better_text
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.metric_curves import TRAIN_LOSS, CurveGroup, MetricCurve, read_curves
 from nanogpt_kit.report.page import Page
+from nanogpt_kit.report.plots import series_color
 from nanogpt_kit.report.run_curves import draw_curves
 from nanogpt_kit.report.run_groups import yardstick_of
 from nanogpt_kit.runs.description import one_line
