@@ -23,7 +23,6 @@ SYMBOLS = ("circle", "square", "diamond", "cross")
 LINE, GRID = "rgba(128, 134, 142, 0.7)", "rgba(128, 134, 142, 0.22)"
 Scale = list[tuple[float, str]]
 EARLY_TO_LATE: Scale = [(0, "#b4c1d1"), (1, "#1f62b5")]
-GOOD_TO_BAD: Scale = [(0, BEST), (0.35, "#4f8fdc"), (1, "#a6afb9")]
 TITLE_LINE = 28  # characters
 OUTLIER_RANGES = 3.0  # interquartile ranges beyond a quartile: values further off would flatten the others
 Point = tuple[float, float]

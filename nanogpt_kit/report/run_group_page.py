@@ -176,7 +176,9 @@ def is_evaluated(group: SeedGroup, metric: str) -> bool:
 def curve_note(groups: Sequence[SeedGroup], metric: str) -> str:
     notes = []
     if any(len(group.by_seed) > 1 for group in groups):
-        notes.append("The line is the mean over seeds, the band reaches from the lowest to the highest.")
+        notes.append(
+            "Lines are means over seeds, bands reach from the lowest run to the highest, faint lines are runs."
+        )
     width = window_width([curve for group in groups for curve in group.curves(metric, 0).curves.values()])
     if width > 1:
         notes.append(f"Each point is the mean over {width:,} steps.")

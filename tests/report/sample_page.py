@@ -11,7 +11,7 @@ from nanogpt_kit.report.curves import band_over, thin
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.page import Page
 from nanogpt_kit.report.plots import (
-    GOOD_TO_BAD,
+    EARLY_TO_LATE,
     add_band,
     add_dots,
     add_lines,
@@ -141,7 +141,7 @@ def parallel() -> go.Figure:
     figure = empty_figure(420, "", "")
     labels = short_labels(PARAMETERS[:6]).values()
     axes = [{"label": plotly_label(label), "values": [dice.random() for _ in range(20)]} for label in labels]
-    line = {"color": [dice.random() for _ in range(20)], "colorscale": GOOD_TO_BAD}
+    line = {"color": [dice.random() for _ in range(20)], "colorscale": EARLY_TO_LATE}
     figure.add_parcoords(line=line, dimensions=axes, labelangle=-18, labelfont={"size": 12}, tickfont={"size": 12})
     figure.update_layout(margin={"l": 70, "r": 60, "t": 100, "b": 24})
     return figure

@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from nanogpt_kit.sweep.report.confirmation_section import order_sentences
+from nanogpt_kit.sweep.study.confirmation_state import ConfirmationState
 from tests.sweep.planted_study import BRANCHES, SPACE, figures_of, one_trial, page_of, rates, rows_of, shown, sweep_of
 
 SECTION = "Best of each branch"
@@ -38,7 +39,7 @@ def page_with(folder: Path, confirmed: dict[int, Sequence[float]] | None = None,
 
 def test_each_branch_has_its_trials_by_outcome_its_tokens_and_its_best(tmp_path: Path) -> None:
     (adamw, muon), _ = rows_of(page_with(tmp_path), SECTION)
-    names = ("branch", "complete", "pruned", "failed", "tokens", "best trial", "val/loss", "its values")
+    names = ("branch", "complete", "pruned", "no result", "tokens", "best trial", "val/loss", "its values")
     assert [adamw[name] for name in names] == [
         *("optimizer.use = adamw", "2", "0", "0", "4,000", "2", "2.61", "optimizer.lr = 0.0099")
     ]
@@ -162,3 +163,11 @@ def test_the_order_by_fresh_seeds_is_told_without_a_verdict(fresh: dict[int, lis
     assert told in sentence
     for claim in ("better", "worse", "confirm", "separate", "standard error"):
         assert claim not in sentence
+
+
+def test_while_fresh_seeds_run_the_page_does_not_ask_for_them(tmp_path: Path) -> None:
+    summary, study = sweep_of(optimizer_trials(), space=SPACE, branches=BRANCHES, confirm=1)
+    state = ConfirmationState(trials=(0, 1), seeds=(8, 9), runs=4, ended=1, is_running=True)
+    words = shown(page_of(replace(summary, confirmation=state), study, tmp_path))
+    assert "No verdict between the branches yet: the runs with fresh seeds have not ended." in words
+    assert "(confirm in [sweep])" not in words

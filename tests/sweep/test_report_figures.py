@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial
 
 from nanogpt_kit.sweep.report import findings
 from nanogpt_kit.sweep.report.seed_figures import draw_confirmation
 from nanogpt_kit.sweep.space.parameters import Parameter
 from tests.sweep.planted_study import (
+    LR,
     PLACE,
     figures_of,
     one_trial,
@@ -25,6 +27,10 @@ from tests.sweep.planted_study import (
 
 Figures = dict[str, list[tuple[list[dict[str, Any]], dict[str, Any]]]]
 pytest.importorskip("plotly")
+from nanogpt_kit.report import plots
+from nanogpt_kit.sweep.report import axes, figures, slices
+
+TWO = (LR, Parameter("model.n_layer", (), PLACE, "int", 2, 12, name="model.n_layer"))
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +70,13 @@ def test_figures_beside_each_other_have_one_range_of_values(drawn: Figures) -> N
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
 def test_trials_are_whole_numbers_at_their_ticks(count: int, tmp_path: Path) -> None:
-    page = page_of(*sweep_of(rates([3.0 - 0.01 * at for at in range(count)])), tmp_path)
+    summary, study = sweep_of(rates([3.0 - 0.01 * at for at in range(count)]))
+    page = page_of(summary, study, tmp_path)
     ((_, layout),) = figures_of(page)["History"]
     assert layout["xaxis"]["tickvals"] == {1: [0], 2: [0, 1], 3: [0, 1, 2], 40: [0, 10, 20, 30]}[count]
-    ((_, layout),) = figures_of(page)["How trials ended"]
-    assert layout["xaxis"]["tickvals"] == {1: [0, 1], 2: [0, 1, 2], 3: [0, 1, 2, 3], 40: [0, 10, 20, 30, 40]}[count]
+    axis = figures.draw_outcomes(summary).layout.xaxis
+    assert list(axis.tickvals) == {1: [0, 1], 2: [0, 1, 2], 3: [0, 1, 2, 3], 40: [0, 10, 20, 30, 40]}[count]
+    assert "How trials ended" not in figures_of(page), "all of them are complete, as the headline says"
     assert "Curves" not in figures_of(page), "no trial was evaluated before its end"
 
 
@@ -82,6 +90,45 @@ def test_all_parallel_axes_have_ticks_at_their_ends(drawn: Figures, page: str) -
     for axis in axes:
         assert axis["tickvals"][0] == pytest.approx(axis["range"][0])
         assert axis["tickvals"][-1] == pytest.approx(axis["range"][1])
+
+
+def test_dots_and_parallel_lines_have_the_colours_of_their_branches(drawn: Figures) -> None:
+    color = {"adamw": plots.series_color(0), "muon": plots.series_color(1)}
+    panels = {layout["xaxis"]["title"]["text"]: data for data, layout in drawn["Each parameter separately"]}
+    for name in color:
+        assert panels[f"optimizer.lr ({name})"][0]["marker"]["color"] == color[name]
+    ((traces, _),) = drawn["All parameters together"]
+    line, (uses, *_) = traces[0]["line"], traces[0]["dimensions"]
+    third = [int(3 * place) for place in line["color"]]
+    assert third == [uses["ticktext"].index("muon") == use for use in uses["values"]]
+    assert [stop for _, stop in line["colorscale"]][::3] == [color["adamw"], color["muon"], plots.FAINT]
+
+
+def test_only_the_best_parallel_line_is_orange_where_there_are_no_branches() -> None:
+    trials = [
+        one_trial(at, {"optimizer.lr": 1e-3 * (at + 1), "model.n_layer": at + 2}, 3.0 + 0.001 * at, space=TWO)
+        for at in range(6)
+    ]
+    summary, study = sweep_of(trials, space=TWO)
+    figure = slices.draw_parallel_coordinates(summary, findings.parameter_ranges(study))
+    assert figure is not None
+    scale = figure.data[0].line
+    assert [color for _, color in scale.colorscale][:2] == [plots.BEST] * 2
+    assert [place <= scale.colorscale[1][0] for place in scale.color] == [False] * 5 + [True]
+
+
+def test_whole_numbers_have_round_ticks() -> None:
+    assert axes.axis_ticks(IntDistribution(1, 20))[0] == [5, 10, 15, 20]
+    assert axes.axis_ticks(IntDistribution(2, 4))[0] == [2, 3, 4]
+    assert axes.axis_ticks(IntDistribution(1, 21, step=10))[0] == [1, 11, 21]
+
+
+def test_importances_beside_each_other_have_one_axis_with_its_name(drawn: Figures) -> None:
+    layouts = [layout for _, layout in drawn["Which parameters matter"]]
+    assert len(layouts) > 1
+    assert {layout["xaxis"]["title"]["text"] for layout in layouts} == {"importance"}
+    assert len({tuple(layout["xaxis"]["range"]) for layout in layouts}) == 1
+    assert {(layout["title"]["yref"], layout["title"]["y"]) for layout in layouts} == {("container", 1)}
 
 
 def test_curves_have_the_colours_of_their_branches(drawn: Figures) -> None:
@@ -158,7 +205,12 @@ def test_curves_are_thinned_where_there_are_many_and_the_page_says_so(tmp_path: 
     summary, study = realistic(250, 100)
     drawn = sum(len(trace.x) for trace in trial_curves.draw_trial_curves(summary).data)
     assert drawn < 1.02 * trial_curves.MAX_CURVE_POINTS
-    assert "At most 80 evaluations of each are drawn" in shown(page_of(summary, study, tmp_path))
+    words = shown(page_of(summary, study, tmp_path))
+    assert "The curves of 120 trials are drawn, evenly spread, and that of the best." in words
+    summary, study = realistic(250, 200)
+    assert f"At most {trial_curves.max_curve_points(summary)} evaluations of each" in shown(
+        page_of(summary, study, tmp_path)
+    )
 
 
 def test_every_seed_of_a_trial_is_a_dot_and_its_mean_a_diamond(tmp_path: Path) -> None:

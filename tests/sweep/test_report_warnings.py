@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nanogpt_kit.sweep.report import findings
 from nanogpt_kit.sweep.space.parameters import Parameter
 from nanogpt_kit.sweep.study.warmup import TrialSteps
-from tests.sweep.planted_study import BRANCHES, LR, PLACE, SPACE, one_trial, rates, sweep_of
+from tests.sweep.planted_study import BRANCHES, LR, PLACE, SPACE, one_trial, page_of, rates, shown, sweep_of
 
 
 def warned(trials: Sequence[FrozenTrial], *rest: Any, space: Sequence[Parameter] = (LR,), **options: Any) -> str:
@@ -49,7 +50,7 @@ def test_many_lost_trials_are_told_with_their_commonest_reasons() -> None:
     lost: dict[str, Any] = {"value": None, "state": TrialState.PRUNED, "cause": "oom"}
     more = [one_trial(at, {"optimizer.lr": 1e-3}, **lost, reason="9 GB were wanted") for at in (8, 9)]
     words = warned([*rates([3.0 + at for at in range(8)]), *more])
-    assert "2 of 10 ended trials (20%) gave no result: 2 out of memory. Most often: 9 GB were wanted (2x)" in words
+    assert "2 of 10 ended trials gave no result: 2 out of memory. Most often: 9 GB were wanted (2x)" in words
     assert "gave no result" not in warned([*rates([3.0 + at for at in range(20)]), more[0]]), (
         "one in 21 is to be expected"
     )
@@ -113,3 +114,22 @@ def test_a_pruner_that_looks_within_the_warmup_is_told_with_the_tokens_that_it_n
     assert not list(findings.warmup_warnings(replace(few, trial_steps=(steps,)))), "it ends none of the first five"
     late = replace(steps, warmup_steps=5)
     assert not list(findings.warmup_warnings(replace(summary, trial_steps=(late,))))
+
+
+def test_the_headline_and_the_tables_count_lost_trials_alike(tmp_path: Path) -> None:
+    lost = one_trial(2, {"optimizer.lr": 1e-3}, None, TrialState.PRUNED, cause="oom", reason="9 GB were wanted")
+    failed = one_trial(3, {"optimizer.lr": 1e-3}, None, TrialState.FAIL, reason="KeyError: 'x'")
+    words = shown(page_of(*sweep_of([*rates([3.0, 3.1]), lost, failed]), tmp_path))
+    assert "Of 4 trials: 2 complete, 2 without a result." in words
+
+
+def test_trials_that_took_unequal_tokens_are_not_said_to_take_the_same(tmp_path: Path) -> None:
+    trials = [
+        one_trial(at, {"optimizer.lr": 1e-3}, 3.0 + at, reports={tokens: 3.0 + at})
+        for at, tokens in enumerate((15_360, 30_720))
+    ]
+    words = shown(page_of(*sweep_of(trials, trial_tokens=15_360), tmp_path))
+    assert "the runs of complete trials took 15,360 to 30,720 tokens each" in words
+    assert "a complete trial takes" not in words
+    alike = shown(page_of(*sweep_of(trials[:1], trial_tokens=15_360), tmp_path))
+    assert "a complete trial takes 15,360 tokens" in alike

@@ -15,11 +15,13 @@ from nanogpt_kit.comparison.text import arm_values, better_text
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.metric_curves import TRAIN_LOSS, CurveGroup, MetricCurve, read_curves
 from nanogpt_kit.report.page import Page
+from nanogpt_kit.report.plots import series_color
 from nanogpt_kit.report.run_curves import draw_curves
 from nanogpt_kit.report.run_groups import yardstick_of
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.index import read_run
 
+EFFECT_MARKS = "The diamond is the mean over seeds, full where the verdict is better or worse; the bar is its interval."
 MOST_ROWS = 31  # of a figure that fits a printed page
 MOST_CURVES = 10  # arms: the bands of more hide each other
 MOST_RUNS = 200  # that have curves, each of them a line
@@ -29,10 +31,14 @@ Runs = dict[int, dict[int, dict[str, MetricCurve]]]  # curves by arm, seed and m
 
 def add_difference_figure(page: Page, comparison: Comparison, names: Sequence[str]) -> None:
     ranked = ranked_results(comparison)
-    rows = [JudgedRow(names[one.arm], one, seed_differences(comparison, one)) for one in ranked[:MOST_ROWS]]
+    rows = [
+        JudgedRow(names[result.arm], result, seed_differences(comparison, result), series_color(result.arm))
+        for result in ranked[:MOST_ROWS]
+    ]
     note = (
-        f"A dot is the difference from {names[0]} with one seed; the diamond is their mean, the bar its interval, and "
-        f"the dashed line no difference. {capitalized(better_text(comparison))}.{omission(len(ranked), MOST_ROWS)}"
+        f"A dot is the difference from {names[0]} with one seed; the diamond is their mean, full where the verdict is "
+        f"better or worse; the bar is its interval, and the dashed line no difference. "
+        f"{capitalized(better_text(comparison))}.{omission(len(ranked), MOST_ROWS)}"
     )
     figure = draw_differences(rows, value_decimals(comparison), axis_title(comparison, "difference in "))
     page.block("Differences by seed", note, figure)
@@ -44,16 +50,18 @@ def add_effect_figure(page: Page, comparison: Comparison, note: str) -> None:
     labels = short_labels([effect_name(effect) for effect in effects])
     rows = [JudgedRow(labels[effect_name(effect)], effect) for effect in effects]
     figure = draw_differences(rows, value_decimals(comparison), axis_title(comparison, "effect on "))
-    page.block("Effects", note + omission(len(comparison.effects), MOST_ROWS, "effects"), figure)
+    page.block("Effects", f"{note} {EFFECT_MARKS}" + omission(len(comparison.effects), MOST_ROWS, "effects"), figure)
 
 
 def add_value_figure(page: Page, comparison: Comparison, names: Sequence[str], title: str) -> None:
     arms = ranked_arms(comparison)
     rows = [ArmRow.of(names[arm], arm_values(comparison, arm), arm) for arm in arms[:MOST_ROWS]]
-    note = (
-        f"A dot is the value of one run; a line joins the runs of one seed, and the bar is the mean of an arm. The "
-        f"base, {names[0]}, is at the top.{omission(len(arms), MOST_ROWS, 'arms')}"
-    )
+    note = "A dot is the value of one run, and the bar is their mean."
+    if len(arms) > 1:
+        note = (
+            "A dot is the value of one run; a line joins the runs of one seed, and the bar is the mean of an arm. The "
+            f"base, {names[0]}, is at the top.{omission(len(arms), MOST_ROWS, 'arms')}"
+        )
     page.block(title, note, draw_values(rows, table_decimals(comparison), axis_title(comparison)))
 
 
@@ -69,7 +77,7 @@ def add_curves(page: Page, comparison: Comparison, names: Sequence[str], found: 
         of_arm = runs.get(one.measurement.arm)
         if one.folder is not None and of_arm is not None and len(of_arm) < most:
             of_arm[one.measurement.seed] = read_curves(one.folder.metrics, {comparison.metric, TRAIN_LOSS})
-    note = "The mean over the seeds of each arm, and the range of its runs."
+    note = "Lines are means over seeds, bands reach from the lowest run to the highest, faint lines are runs."
     if any(len(of_arm) == most for of_arm in runs.values()):
         note += f" Of each arm at most {most} runs are drawn."
     note += omission(len(ranked), MOST_CURVES, "arms")

@@ -17,6 +17,7 @@ from nanogpt_kit.report.plots import (
     FAINT,
     GRID,
     LINE,
+    PLAIN,
     Point,
     empty_figure,
     plotly_label,
@@ -24,8 +25,8 @@ from nanogpt_kit.report.plots import (
     series_symbol,
 )
 
-COLORS: Mapping[Verdict, str] = {"better": "#1f7ac4", "undecided": FAINT, "worse": "#d9622b"}  # as in page.css
-SEED = "#7d858f"  # of the dot of a pair
+# An arm keeps its colour in all figures, so that verdicts have symbols
+SYMBOLS: Mapping[Verdict, str] = {"better": "diamond", "undecided": "diamond-open", "worse": "diamond"}
 ROWS_HEIGHT = 420  # pixels of all rows together: with heading and note they fit a printed page
 MIN_ROW, MAX_ROW = 13, 44  # pixels of a row
 LOW_ROW = 18  # pixels; in lower ones the labels are smaller
@@ -40,6 +41,7 @@ class JudgedRow:
     label: str
     judgement: Judgement
     differences: Mapping[int, float] = field(default_factory=dict)  # by seed
+    color: str = PLAIN  # of the arm
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,15 @@ def draw_differences(rows: Sequence[JudgedRow], decimals: int, title: Sequence[s
     Hovering shows numbers with `decimals`, as the tables have them.
     """
     figure = row_figure([row.label for row in rows], title)
-    points, seeds = [], []
+    points, seeds, colors = [], [], []
     for at, row in enumerate(rows):
         heights = spread_heights(at, len(row.differences))
         points += list(zip(row.differences.values(), heights, strict=True))
         seeds += list(row.differences)
+        colors += [row.color] * len(row.differences)
     if points:
         is_crowded = any(len(row.differences) > MANY_SEEDS for row in rows)
-        marker = {"color": SEED, "size": 5 if is_crowded else 7, "opacity": 0.5 if is_crowded else 0.8}
+        marker = {"color": colors, "size": 5 if is_crowded else 7, "opacity": 0.5 if is_crowded else 0.8}
         add_seed_dots(figure, points, seeds, decimals, "a seed", marker)
     for verdict, has_interval in itertools.product(VERDICTS, (True, False)):
         chosen = {
@@ -87,16 +90,17 @@ def draw_differences(rows: Sequence[JudgedRow], decimals: int, title: Sequence[s
 def add_means(
     figure: go.Figure, rows: Mapping[int, JudgedRow], decimals: int, verdict: Verdict, has_interval: bool
 ) -> None:
-    """Means, by the index of their row, with their intervals; those without an interval are open diamonds."""
+    """Means, by the index of their row, with their intervals; those without an interval are open squares."""
     judged = [row.judgement for row in rows.values()]
     means = [it.difference or 0.0 for it in judged]
     texts = [[decimal_text(it.difference, decimals), interval_text(it, decimals)] for it in judged]
+    colors = [row.color for row in rows.values()]
     interval = {
         "type": "data",
         "symmetric": False,
         "array": [(it.high or 0.0) - mean for it, mean in zip(judged, means, strict=True)],
         "arrayminus": [mean - (it.low or 0.0) for it, mean in zip(judged, means, strict=True)],
-        "color": COLORS[verdict],
+        "color": FAINT,
         "thickness": 2.5,
         "width": 6,
     }
@@ -107,10 +111,10 @@ def add_means(
         mode="markers",
         name=f"mean and interval, {verdict}" if has_interval else f"mean without an interval, {verdict}",
         marker={
-            "color": COLORS[verdict],
-            "size": 11,
-            "symbol": "diamond" if has_interval else "diamond-open",
-            "line": {"width": 1.5, "color": COLORS[verdict]},
+            "color": colors,
+            "size": 12,
+            "symbol": SYMBOLS[verdict] if has_interval else "square-open",
+            "line": {"width": 2.5, "color": colors},
         },
         error_x=interval if has_interval else None,
         hovertemplate=(
@@ -192,6 +196,7 @@ def row_figure(labels: Sequence[str], title: Sequence[str]) -> go.Figure:
     phone has no space for a long one."""
     row = min(MAX_ROW, max(MIN_ROW, ROWS_HEIGHT // max(1, len(labels))))
     figure = empty_figure(146 + row * len(labels), "", "")
+    figure.update_layout(showlegend=True)  # of a single entry, too
     figure.update_xaxes(title_text="<br>".join(map(plotly_label, title)))
     figure.update_yaxes(
         tickvals=list(range(len(labels))),

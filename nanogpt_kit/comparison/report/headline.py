@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -41,7 +42,7 @@ def add_headline(page: Page, comparison: Comparison) -> None:
     elif len(ranked) > 1:
         page.lead(count_sentence(ranked))
     for result in ranked:
-        page.verdict(verdict_sentence(comparison, result), result.verdict)
+        page.verdict(full_stop(verdict_sentence(comparison, result)), result.verdict)
     tested = [result for result in ranked if result.low is not None]
     if len(tested) > 1:
         page.note(
@@ -49,7 +50,12 @@ def add_headline(page: Page, comparison: Comparison) -> None:
             "equal to the base, at most 5% of such comparisons would call one of them better or worse."
         )
     for line in question_lines(comparison):
-        page.lead(line)
+        page.lead(full_stop(line))
+
+
+def full_stop(text: str) -> str:
+    """A line of the console as a sentence of a page."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def count_sentence(results: Sequence[Result]) -> str:
@@ -63,7 +69,7 @@ def add_noise(page: Page, comparison: Comparison) -> None:
     """The spread, and the smallest differences that numbers of seeds can detect."""
     noise = noise_of(comparison)
     for sentence in (*spread_sentences(comparison, noise), *question_lines(comparison)):
-        page.lead(sentence)
+        page.lead(full_stop(re.sub("^standard", "Standard", sentence)))
     if not noise.effects:
         return
     page.section("Detectable differences")

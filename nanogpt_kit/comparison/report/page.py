@@ -81,7 +81,7 @@ def add_effects(page: Page, comparison: Comparison, sections: Any) -> None:
         page.section("Effects")
         page.note(note)
     for effect in comparison.effects:
-        page.verdict(effect_sentence(comparison, effect), effect.verdict)
+        page.verdict(headline.full_stop(effect_sentence(comparison, effect)), effect.verdict)
 
 
 def add_remarks(page: Page, comparison: Comparison) -> None:

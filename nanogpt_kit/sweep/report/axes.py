@@ -47,7 +47,8 @@ def axis_ticks(distribution: BaseDistribution) -> tuple[list[float], list[str]]:
     if is_log(distribution):
         at = log_ticks(low, high)
     else:
-        at = linear_ticks(low, high, distribution.step if isinstance(distribution, IntDistribution) else 0.0)
+        step = distribution.step if isinstance(distribution, IntDistribution) else 0
+        at = [*map(float, whole_ticks(high, low))] if step == 1 else linear_ticks(low, high, step)
     return at, [format_number(round_for_plot(value)) for value in at]
 
 
@@ -70,10 +71,10 @@ def set_trial_axis(figure: go.Figure, last: int) -> None:
     figure.update_xaxes(range=[-air, last + air], tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
 
 
-def whole_ticks(last: int) -> list[int]:
-    """Whole numbers from 0 to `last`, round ones where there are many."""
-    ticks = [float(tick) for tick in linear_ticks(0, last)]
-    return [*map(int, ticks if all(tick.is_integer() for tick in ticks) else linear_ticks(0, last, 1))]
+def whole_ticks(last: int, first: int = 0) -> list[int]:
+    """Whole numbers from `first` to `last`, round ones where there are many."""
+    ticks = [float(tick) for tick in linear_ticks(first, last)]
+    return [*map(int, ticks if all(tick.is_integer() for tick in ticks) else linear_ticks(first, last, 1))]
 
 
 def set_token_axis(figure: go.Figure, most: float) -> None:

@@ -10,7 +10,7 @@ from nanogpt_kit.sweep.report.findings import Ranges, edge_side, fraction_of_ran
 from nanogpt_kit.sweep.report.judgements import judgement_sentence
 from nanogpt_kit.sweep.study.branches import Branch
 from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
-from nanogpt_kit.sweep.study.summary import ENDED, SweepSummary, TrialSummary
+from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict
 
 RANGE_COLUMNS = ("branch", "parameter", "allowed", "tried", "part tried", "best trial has", "at an edge")
@@ -29,11 +29,20 @@ def add_branches(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
     for one in judged:
         page.lead(judgement_sentence(summary, one))
     if not judged and len(summary.branches) > 1:
-        page.note("No verdict between the branches: it requires fresh seeds for the best of each (confirm in [sweep]).")
+        page.note(
+            "No verdict between the branches yet: the runs with fresh seeds have not ended."
+            if is_being_confirmed(summary)
+            else "No verdict between the branches: it requires fresh seeds for the best of each (confirm in [sweep])."
+        )
     rows = list(range_rows(summary, ranges))
     if rows:
         page.note("The range of each number that was tried in a branch, against the range that is allowed:")
         page.table(RANGE_COLUMNS, rows)
+
+
+def is_being_confirmed(summary: SweepSummary) -> bool:
+    state = summary.confirmation
+    return state is not None and state.ended < state.runs
 
 
 def branch_judgements(summary: SweepSummary, verdict: SweepVerdict) -> list[TrialVerdict]:
@@ -46,7 +55,7 @@ def branch_judgements(summary: SweepSummary, verdict: SweepVerdict) -> list[Tria
 
 
 def branch_columns(summary: SweepSummary) -> list[str]:
-    outcomes = [*ENDED, *["not ended"] * has_unfinished(summary)]
+    outcomes = ["complete", "pruned", "no result", *["not ended"] * has_unfinished(summary)]
     value = [summary.options.metric, *["sd", "n"] * (summary.options.seeds > 1)]
     fresh = ["fresh seeds: mean", "fresh sd", "fresh n"] if summary.confirmed else []
     return ["branch", *outcomes, "tokens", "best trial", *value, *fresh, "its values"]

@@ -13,7 +13,10 @@ from nanogpt_kit.sweep.study.confirmation import ConfirmedTrial
 from nanogpt_kit.sweep.study.summary import SweepSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict
 
-PAIRED = "Each trial minus the one that it is compared with, seed by seed: dots are seeds, the line is the interval."
+PAIRED = (
+    "Each trial minus the one that it is compared with, seed by seed: dots are seeds, upright lines are means, and "
+    "bars are intervals."
+)
 
 
 def add_confirmation(page: Page, summary: SweepSummary) -> None:
@@ -21,8 +24,8 @@ def add_confirmation(page: Page, summary: SweepSummary) -> None:
     if not summary.confirmed:
         return
     note = (
-        "Trials run again with fresh seeds, which none was chosen by: dots are seeds, upright lines are means. Trials "
-        "that failed with a seed come last."
+        "Trials run again with fresh seeds, which had no part in their choice: dots are seeds, upright lines are means."
+        f"{' Trials that failed with a seed come last.' * has_failed_seeds(summary)}"
     )
     figure = None
     if has_figures():
@@ -49,10 +52,10 @@ def add_differences(page: Page, summary: SweepSummary, verdict: SweepVerdict | N
         from nanogpt_kit.sweep.report.seed_figures import draw_differences
 
         figure = draw_differences(summary, verdict)
-    table = pair_table(verdict)
-    page.block("Differences", note, figure, instead=table)
+    columns, rows = pair_table(verdict)
+    page.block("Differences", note, figure, instead=(columns, rows))
     if figure is not None:
-        page.table(*table)
+        page.table(columns, rows, numbers=[columns.index("difference")])
     for text in verdict.notes:
         page.note(f"{capitalized(text)}.")
 

@@ -65,20 +65,22 @@ def draw_outcomes(summary: SweepSummary) -> go.Figure:
     return figure
 
 
-def draw_importances(values: Mapping[str, float], title: str) -> go.Figure:
-    """One bar for each parameter, the longest first."""
+def draw_importances(values: Mapping[str, float], title: str, most: float) -> go.Figure:
+    """One bar for each parameter, the longest first; `most` is the importance at the end of the axis."""
     labels = short_labels(list(values))
     named = {labels[name]: value for name, value in values.items()}
-    figure = bar_chart(named, [f"{value:.2f}" for value in values.values()])
-    figure.update_layout(title={"text": plotly_label(title, 60), "font": {"size": 13}, "x": 0.02, "y": 0.97})
+    figure = bar_chart(named, [f"{value:.2f}" for value in values.values()], "importance")
+    at_top = {"x": 0.02, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 10}}
+    figure.update_layout(title={"text": plotly_label(title, 60), "font": {"size": 13}, **at_top})
     figure.update_layout(margin={"t": 36, "l": 8}, height=figure.layout.height + 28)
+    figure.update_xaxes(range=[0, 1.01 * most])
     return figure
 
 
 def draw_costs(summary: SweepSummary) -> list[go.Figure]:
     """The value against each cost, with the front of the trials that no other beats in both."""
     kinds: dict[str, XOf] = {
-        "seconds in steps": lambda trial: trial.seconds or None,
+        "seconds of training": lambda trial: trial.seconds or None,
         "parameters of the model": lambda trial: trial.parameters or None,
     }
     figures = []

@@ -68,6 +68,15 @@ def outcome_counts(summary: SweepSummary) -> dict[str, int]:
     return {name: counts[name] for name in dict.fromkeys((*CAUSE_ORDER, *counts)) if counts[name]}
 
 
+def ended_counts(summary: SweepSummary) -> dict[str, int]:
+    """The number of trials as the figures call them: one that ran out of memory has no result, and is not pruned."""
+    without = [trial for trial in summary.trials if trial.has_no_result]
+    counts = dict(summary.counts())
+    for trial in without:
+        counts[trial.state] -= 1
+    return counts | {"without a result": len(without)}
+
+
 def edge_side(value: float, distribution: BaseDistribution) -> str:
     """ "lower" or "upper" where a number is within EDGE_FRACTION of that end of its range; otherwise empty."""
     fraction = fraction_of_range(value, distribution)
@@ -172,5 +181,5 @@ def no_result_warnings(summary: SweepSummary) -> Iterator[str]:
     causes = ", ".join(f"{count} {cause_text(cause)}" for cause, count in counts.most_common())
     reasons = Counter(trial.reason for trial in without if trial.reason).most_common(MAX_REASONS)
     shown = "; ".join(first_characters(reason, 160) + f" ({count}x)" * (count > 1) for reason, count in reasons)
-    message = f"{len(without)} of {len(ended)} ended trials ({len(without) / len(ended):.0%}) gave no result: {causes}."
+    message = f"{len(without):,} of {len(ended):,} ended trials gave no result: {causes}."
     yield message + (f" Most often: {shown}" if shown else "")

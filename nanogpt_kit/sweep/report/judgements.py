@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nanogpt_kit.comparison.numbers import level_text, spread_decimals
+from nanogpt_kit.comparison.numbers import decimal_text, level_text, spread_decimals
 from nanogpt_kit.comparison.sentences import capitalized, interval_text
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, TrialVerdict, values_by_seed
@@ -47,10 +47,10 @@ def pair_table(verdict: SweepVerdict) -> tuple[list[str], list[list[object]]]:
 
 def pair_cells(judged: TrialVerdict, decimals: int) -> list[object]:
     result = judged.result
-    interval = interval_text(result, decimals)
+    interval, difference = interval_text(result, decimals), decimal_text(result.difference, decimals, sign=True)
     pairs = len(result.seeds)
     return [
-        *(judged.trial.index, judged.base, result.difference, interval, level_text(result.level) if interval else ""),
+        *(judged.trial.index, judged.base, difference, interval, level_text(result.level) if interval else ""),
         *(pairs, f"{result.wins} of {pairs}" if pairs else "", result.p_value, result.verdict, result.more_seeds),
         result.reason,
     ]

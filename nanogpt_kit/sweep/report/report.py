@@ -16,6 +16,7 @@ from nanogpt_kit.sweep.report.confirmation_section import add_confirmation, add_
 from nanogpt_kit.sweep.report.findings import (
     Ranges,
     cause_text,
+    ended_counts,
     has_overlapping_trials,
     outcome_counts,
     parameter_ranges,
@@ -27,6 +28,9 @@ from nanogpt_kit.sweep.report.trial_tables import add_best, add_trials
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 from nanogpt_kit.sweep.study.verdict import SweepVerdict, headline, judge_sweep
 from nanogpt_kit.system.writing import write_atomically
+
+UNEQUAL_TOKENS = 0.99  # of the longest complete run: a run with fewer tokens is a shorter one
+BEST_IS_ORANGE = "Orange is the best; the others are the greyer the worse their value."
 
 
 def write_report(summary: SweepSummary, study: optuna.Study, path: Path) -> None:
@@ -67,7 +71,7 @@ def add_headline(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
     best = summary.best()
     page.lead(best_text(summary, best) if best is not None else "No trial is complete, so there is no best one yet.")
     options = summary.options
-    counts = ", ".join(f"{count} {state}" for state, count in summary.counts().items() if count)
+    counts = ", ".join(f"{count:,} {outcome}" for outcome, count in ended_counts(summary).items() if count)
     better = "lower" if options.direction == "minimize" else "higher"
     runs = "one run per trial" if options.seeds == 1 else f"{options.seeds} seeds per trial, whose mean counts"
     page.lead(
@@ -75,8 +79,17 @@ def add_headline(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
         f"Sampler {options.sampler}, pruner {options.pruner}, {runs}."
     )
     used = f"{format_amount(summary.tokens)} tokens and {duration_text(summary.seconds)} of training so far"
-    page.lead(f"{used}; a complete trial takes {format_amount(summary.trial_tokens)} tokens.{fresh_text(summary)}")
+    page.lead(f"{used}; {trial_tokens_text(summary)}.{fresh_text(summary)}")
     page.note(f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.")
+
+
+def trial_tokens_text(summary: SweepSummary) -> str:
+    """What a complete trial takes. Trials differ where the sweep varies what a step takes."""
+    amounts = [trial.reports[-1][0] for trial in summary.complete_trials() if trial.reports]
+    least, most = min(amounts, default=0), max(amounts, default=0)
+    if least > UNEQUAL_TOKENS * most or not most:
+        return f"a complete trial takes {format_amount(summary.trial_tokens)} tokens"
+    return f"the runs of complete trials took {format_amount(least)} to {format_amount(most)} tokens each"
 
 
 def fresh_text(summary: SweepSummary) -> str:
@@ -124,20 +137,26 @@ def add_history(page: Page, summary: SweepSummary) -> None:
 def add_curves(page: Page, summary: SweepSummary) -> None:
     if not has_figures() or not any(trial.reports for trial in summary.trials):
         return
-    from nanogpt_kit.sweep.report import markers, trial_curves
+    from nanogpt_kit.sweep.report import trial_curves
 
     branches = "Colours are branches; pruned trials are dotted. " if len(summary.branches) > 1 else ""
-    omissions = list(omission_notes(summary, trial_curves.max_curve_points(summary), markers.MAX_TRIALS))
-    note = " ".join([f"{branches}Every evaluation of every trial, for its first seed.", *omissions])
+    omissions = list(omission_notes(summary))
+    note = " ".join([f"{branches}Evaluations of the first seed of each trial.", *omissions])
     page.block("Curves", note, trial_curves.draw_trial_curves(summary))
 
 
-def omission_notes(summary: SweepSummary, max_points: int, max_trials: int) -> Iterator[str]:
+def omission_notes(summary: SweepSummary) -> Iterator[str]:
     """Sentences about what the figures leave out."""
+    from nanogpt_kit.sweep.report.markers import MAX_TRIALS
+    from nanogpt_kit.sweep.report.trial_curves import MAX_CURVES, max_curve_points
+
+    max_points = max_curve_points(summary)
     if any(len(trial.reports) > max_points for trial in summary.trials):
         yield f"At most {max_points} evaluations of each are drawn, evenly spread."
-    if len(summary.trials) > max_trials:
-        yield f"No figure shows more than {max_trials:,} trials, evenly spread."
+    if len(summary.trials) > MAX_CURVES:
+        yield f"The curves of {MAX_CURVES} trials are drawn, evenly spread, and that of the best."
+    if len(summary.trials) > MAX_TRIALS:
+        yield f"No other figure shows more than {MAX_TRIALS:,} trials."
 
 
 def add_importances(page: Page, summary: SweepSummary, study: optuna.Study) -> None:
@@ -162,7 +181,8 @@ def add_importances(page: Page, summary: SweepSummary, study: optuna.Study) -> N
     if has_figures():
         from nanogpt_kit.sweep.report import figures
 
-        drawn = [figures.draw_importances(one.values, f"{one.title} ({one.trials})") for one in found]
+        most = max(value for one in found for value in one.values.values())
+        drawn = [figures.draw_importances(one.values, f"{one.title}, {one.trials} complete", most) for one in found]
         page.block(title, note, figures=drawn)
     else:
         page.block(title, note, instead=(["among", "option", "importance"], rows))
@@ -174,13 +194,15 @@ def add_parameters(page: Page, summary: SweepSummary, ranges: Ranges) -> None:
     from nanogpt_kit.sweep.report import slices
 
     panels = slices.draw_slices(summary, ranges)
-    note = "A dot is a complete trial; pale ones are early, dark ones late, and the star is the best."
+    colors = "Colours are branches; pale dots" if len(summary.branches) > 1 else "Pale dots"
+    note = f"A dot is a complete trial, the star is the best. {colors} are early trials, full ones late."
     page.block("Each parameter separately", note, figures=panels)
+    shades = "Colours are branches, the greyer the worse the value." if len(summary.branches) > 1 else BEST_IS_ORANGE
     parallel = slices.draw_parallel_coordinates(summary, ranges) if len(panels) > 1 else None
     page.block(
         "All parameters together",
-        "A line is a complete trial, orange the best. Trials to which a parameter does not apply pass below its axis. "
-        "Drag along an axis to select those that pass there.",
+        f"A line is a complete trial. {shades} Trials to which a parameter does not apply pass below its axis. Drag "
+        "along an axis to select the trials that pass there.",
         parallel,
         min_width=110 * (len(panels) + 1),
     )
@@ -201,7 +223,7 @@ def add_costs(page: Page, summary: SweepSummary, study: optuna.Study) -> None:
 
 
 def add_outcomes(page: Page, summary: SweepSummary) -> None:
-    if not summary.trials and not summary.count:
+    if len(outcome_counts(summary)) < 2:  # the headline has its number
         return
     if has_figures():
         from nanogpt_kit.sweep.report import figures

@@ -12,22 +12,28 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from nanogpt_kit.report.labels import short_labels
 from nanogpt_kit.report.page import format_number
 from nanogpt_kit.report.plots import (
+    BEST,
     EARLY_TO_LATE,
-    GOOD_TO_BAD,
+    FAINT,
+    PLAIN,
     empty_figure,
     evenly_spaced,
     linear_ticks,
     plotly_label,
     range_without_outliers,
     round_for_plot,
+    series_color,
 )
 from nanogpt_kit.sweep.report.axes import axis_ends, axis_position, axis_ticks, is_log, ticks_with_ends
 from nanogpt_kit.sweep.report.findings import Ranges, trial_value
 from nanogpt_kit.sweep.report.markers import MAX_TRIALS, limit_values, mark_best, mark_incomparable, mark_trials
+from nanogpt_kit.sweep.report.series import index_of_branch, series_of
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
 OUTSIDE_GAP = 0.15  # of a range, below it: where lines of trials pass to which the parameter does not apply
 OUTSIDE = "does not apply"  # at the tick there
+EARLY_OPACITY = 0.35  # of the first trial, where colours are those of branches
+BRANCH_SHADES = 0.5  # of the way from the colour of a branch to grey, for the line of its worst trial
 
 
 def draw_slices(summary: SweepSummary, ranges: Ranges) -> list[go.Figure]:
@@ -54,12 +60,16 @@ def draw_slice(summary: SweepSummary, name: str, label: str, distribution: BaseD
     trials = [trial for trial in summary.complete_trials() if name in trial.params]
     figure = empty_figure(270, label, summary.options.metric)
     figure.update_layout(showlegend=False, margin={"l": 56, "r": 14, "t": 12})
-    late = {
-        "color": [trial.index for trial in evenly_spaced(trials, MAX_TRIALS)],
-        "colorscale": EARLY_TO_LATE,
-        "size": 7,
-    }
-    mark_trials(figure, trials, "complete", late, x_of)
+    drawn = evenly_spaced(trials, MAX_TRIALS)
+    last = max(1, drawn[-1].index)
+    for series in series_of(summary, drawn):
+        marker: dict[str, Any] = {"size": 7, "color": [trial.index for trial in series.trials]}
+        if series.name:
+            late = [round(EARLY_OPACITY + (1 - EARLY_OPACITY) * trial.index / last, 2) for trial in series.trials]
+            marker |= {"color": series.color, "symbol": series.symbol, "opacity": late}
+        else:
+            marker |= {"colorscale": EARLY_TO_LATE}
+        mark_trials(figure, series.trials, series.name or "complete", marker, x_of)
     mark_incomparable(figure, summary, x_of)
     mark_best(figure, summary, x_of)
     at, words = axis_ticks(distribution)
@@ -84,14 +94,36 @@ def draw_parallel_coordinates(summary: SweepSummary, ranges: Ranges) -> go.Figur
         low, high = low - 0.5, high + 0.5
     clipped = [round_for_plot(min(max(value, low), high)) for value in values]
     dimensions.append(value_axis(summary.options.metric, clipped, low, high))
-    scale = GOOD_TO_BAD if summary.sign > 0 else [(1 - at, color) for at, color in GOOD_TO_BAD[::-1]]
+    costs = [(value - low if summary.sign > 0 else high - value) / (high - low) for value in clipped]
     figure = empty_figure(460, "", "")
-    line = {"color": clipped, "colorscale": scale, "cmin": low, "cmax": high}
+    line = parallel_line(summary, trials, costs)
     figure.add_parcoords(
         line=line, dimensions=dimensions, labelangle=-18, labelfont={"size": 12}, tickfont={"size": 12}
     )
     figure.update_layout(margin={"l": 70, "r": 60, "t": 100, "b": 24})
     return figure
+
+
+def parallel_line(summary: SweepSummary, trials: Sequence[TrialSummary], costs: Sequence[float]) -> dict[str, Any]:
+    """The colour of each line; `costs` are 0 for the best value and 1 for the worst.
+
+    With branches each has its colour, greyer where the value is worse. Without, only the best trial has BEST.
+    """
+    best = summary.best()
+    scale: list[tuple[float, str]] = []
+    places: list[float] = []
+    if len(summary.branches) < 2:
+        scale = [(0, BEST), (0.1, BEST), (0.1, PLAIN), (1, FAINT)]
+        places = [0.0 if trial == best else 0.11 + 0.89 * cost for trial, cost in zip(trials, costs, strict=True)]
+    else:
+        count = len(summary.branches) + 1  # the last are trials without a branch
+        for at in range(count):
+            color = series_color(at) if at < count - 1 else FAINT
+            scale += [(at / count, color), ((at + 0.1) / count, color), ((at + 1) / count, FAINT)]
+        for trial, cost in zip(trials, costs, strict=True):
+            branch = index_of_branch(summary, trial)
+            places.append(((count - 1 if branch is None else branch) + 0.1 + BRANCH_SHADES * cost) / count)
+    return {"color": [round(place, 4) for place in places], "colorscale": scale, "cmin": 0, "cmax": 1}
 
 
 def value_axis(metric: str, values: Sequence[float], low: float, high: float) -> dict[str, Any]:

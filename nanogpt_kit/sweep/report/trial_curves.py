@@ -6,11 +6,11 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from nanogpt_kit.report.plots import FAINT, LOST, OPEN, PLAIN, add_lines, empty_figure, evenly_spaced, hide_outliers
 from nanogpt_kit.sweep.report.axes import set_token_axis
-from nanogpt_kit.sweep.report.markers import MAX_TRIALS
 from nanogpt_kit.sweep.report.series import best_color, series_of
 from nanogpt_kit.sweep.study.summary import SweepSummary, TrialSummary
 
 MAX_CURVE_POINTS = 20_000  # of all curves together
+MAX_CURVES = 120  # more of them hide each other
 OUTCOMES = {  # colour where there are no branches, and dash where their colours distinguish them
     "no result": (LOST, "dashdot"),
     "pruned": (FAINT, "dot"),
@@ -24,7 +24,8 @@ def draw_trial_curves(summary: SweepSummary) -> go.Figure:
     figure = empty_figure(440, "tokens", summary.options.metric)
     best = summary.best()
     most = max_curve_points(summary)
-    trials = [trial for trial in evenly_spaced(summary.trials, MAX_TRIALS) if trial.reports and trial != best]
+    with_curves = [trial for trial in summary.trials if trial.reports and trial != best]
+    trials = evenly_spaced(with_curves, MAX_CURVES)
     for outcome, (color, dash) in OUTCOMES.items():
         for series in series_of(summary, [trial for trial in trials if curve_outcome(trial) == outcome]):
             name = f"{series.name}, {outcome}" if series.name else outcome
@@ -52,4 +53,4 @@ def curve_outcome(trial: TrialSummary) -> str:
 
 def max_curve_points(summary: SweepSummary) -> int:
     """The number of points drawn of each curve."""
-    return max(8, MAX_CURVE_POINTS // max(1, min(MAX_TRIALS, len(summary.trials))))
+    return max(8, MAX_CURVE_POINTS // max(1, min(MAX_CURVES, len(summary.trials))))

@@ -30,9 +30,10 @@ def arm_rows(**values: Mapping[int, float]) -> list[ArmRow]:
 
 
 def test_each_contender_has_a_dot_for_each_seed_and_a_mean_with_its_interval() -> None:
+    lower = make_result(1, -0.25, low=-0.5, high=-0.125, verdict="better")
     rows = [
-        JudgedRow("a", make_result(1, -0.25, low=-0.5, high=-0.125, verdict="better"), {7: -0.375, 8: -0.125}),
-        JudgedRow("b", make_result(2, 0.5, low=-0.5, high=1.5), {7: 0.25, 8: 0.75}),
+        JudgedRow("a", lower, {7: -0.375, 8: -0.125}, series_color(1)),
+        JudgedRow("b", make_result(2, 0.5, low=-0.5, high=1.5), {7: 0.25, 8: 0.75}, series_color(2)),
     ]
     figure = draw_differences(rows, 4, TITLE)
     found = traces(figure)
@@ -43,7 +44,9 @@ def test_each_contender_has_a_dot_for_each_seed_and_a_mean_with_its_interval() -
     assert (list(better.x), list(better.y), list(undecided.y)) == ([-0.25], [0], [1])
     assert (list(better.error_x.arrayminus), list(better.error_x.array)) == ([0.25], [0.125])
     assert (list(undecided.error_x.arrayminus), list(undecided.error_x.array)) == ([1.0], [1.0])
-    assert better.marker.color != undecided.marker.color
+    assert [*better.marker.color, *undecided.marker.color] == [series_color(1), series_color(2)], "those of the arms"
+    assert list(dots.marker.color) == [series_color(1)] * 2 + [series_color(2)] * 2
+    assert (better.marker.symbol, undecided.marker.symbol) == ("diamond", "diamond-open")
     assert list(figure.layout.yaxis.ticktext) == ["a", "b"]
     assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1], "the first contender is at the top"
     assert figure.layout.xaxis.title.text == "difference in val/loss<br>(lower is better)"
@@ -56,12 +59,14 @@ def test_a_mean_without_an_interval_is_drawn_as_such_and_a_contender_without_a_d
     nothing = make_result(2, None, low=None, high=None, seeds=())
     found = traces(draw_differences([JudgedRow("a", one_pair, {7: 0.25}), JudgedRow("b", nothing)], 4, TITLE))
     assert list(found) == ["a seed", "mean without an interval, undecided"]
-    assert found["mean without an interval, undecided"].marker.symbol == "diamond-open"
+    assert found["mean without an interval, undecided"].marker.symbol == "square-open"
 
 
 def test_effects_have_no_dots() -> None:
     effect = Effect(factors=("m",), levels=("x",), seeds=(1, 2), difference=0.5, low=0.25, high=0.75, verdict="worse")
-    assert list(traces(draw_differences([JudgedRow("m=x", effect)], 4, TITLE))) == ["mean and interval, worse"]
+    figure = draw_differences([JudgedRow("m=x", effect)], 4, TITLE)
+    assert list(traces(figure)) == ["mean and interval, worse"]
+    assert figure.layout.showlegend, "of a single entry, too"
 
 
 def test_dots_of_one_row_stay_in_it_in_the_order_of_the_seeds() -> None:

@@ -76,7 +76,7 @@ def test_the_verdict_is_in_a_box_before_all_else_with_the_sentence_of_the_consol
 ) -> None:
     record = make_record(make_result(verdict=verdict), measurements=(made(0, 1, 2.5), made(1, 1, 2.75)))
     page = page_of(record)
-    assert verdicts(page) == [(verdict, f"{verdict.capitalize()} {verdict_sentence(record, record.results[0])}")]
+    assert verdicts(page) == [(verdict, f"{verdict.capitalize()} {verdict_sentence(record, record.results[0])}.")]
     assert page.index('class="verdict') < page.index("<h2")
     assert "lower is better" in shown(page)
 
@@ -105,14 +105,14 @@ def test_a_factorial_has_its_effects(without_plotly: None) -> None:
     effect = Effect(factors=("model.mlp",), levels=("swiglu",), seeds=(1, 2), difference=0.25, low=0.125, high=0.375)
     record = make_record(make_result(), effects=(effect.model_copy(update={"verdict": "worse"}),))
     found = verdicts(page_of(record))
-    assert found[1] == ("worse", f"Worse {effect_sentence(record, record.effects[0])}")
+    assert found[1] == ("worse", f"Worse {effect_sentence(record, record.effects[0])}.")
 
 
 def test_noise_has_its_spread_and_what_it_detects_and_no_verdict(without_plotly: None) -> None:
     measurements = tuple(made(0, seed, value) for seed, value in {3: 4.5, 5: 4.75, 7: 4.25}.items())
     page = page_of(make_record(kind="noise", labels=("gelu",), measurements=measurements))
     assert verdicts(page) == []
-    assert "standard deviation over seeds: 0.2500 (95% interval 0.1302 to 1.5712)" in shown(page)
+    assert "Standard deviation over seeds: 0.2500 (95% interval 0.1302 to 1.5712)." in shown(page)
     assert [row[0] for row in rows_of(page) if len(row) == 2] >= ["3", "5", "10", "20"]
 
 
