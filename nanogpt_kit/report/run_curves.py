@@ -24,48 +24,56 @@ from nanogpt_kit.report.page import Figure
 MAX_LEGEND = 30  # characters of a name there, which fits a phone
 FEW_POINTS = 30  # which are drawn as dots, too
 SMALL_POINTS = 500  # of a curve in a small figure
+MAX_GROUP_POINTS, MIN_POINTS = 16_000, 200  # of all runs of a figure together, and of each of them at the least
 
 
 def draw_curves(groups: Sequence[CurveGroup], metric: str, height: int = 360, has_legend: bool = True) -> Figure:
     """One line with a band for each group, over tokens, and a faint line for each run.
 
-    Curves of many points are drawn as means over windows of steps, see `window_width`. The mean and the band are those
-    of the runs that are as long as the longest of their group.
+    Of curves with many points the line and the band are those of means over windows of steps, see `window_width`; the
+    faint lines keep the lowest and the highest values. The mean and the band are those of the runs that are as long as
+    the longest of their group.
     """
     figure: Any = plots.empty_figure(height, "tokens", metric)
     width = window_width([curve for group in groups for curve in group.curves.values()])
+    runs = max(1, sum(len(group.curves) for group in groups))
     shown: list[MetricCurve] = []
     labels = short_labels([group.name for group in groups], MAX_LEGEND)
     for group in groups:
-        curves = {run: window_means(curve, width) if width > 1 else curve for run, curve in group.curves.items()}
-        curves = {run: curve for run, curve in curves.items() if len(curve.steps)}
-        if curves:
-            add_group(figure, replace(group, name=labels[group.name], curves=curves))
-            shown += curves.values()
+        means = {run: window_means(curve, width) if width > 1 else curve for run, curve in group.curves.items()}
+        means = {run: curve for run, curve in means.items() if len(curve.steps)}
+        most = max(MIN_POINTS, MAX_GROUP_POINTS // runs)
+        faint = {run: thinned(group.curves[run], most) if width > 1 else curve for run, curve in means.items()}
+        if means:
+            add_group(figure, replace(group, name=labels[group.name], curves=means), faint)
+            shown += faint.values()
     finish_axes(figure, shown, is_small=not has_legend)
     figure.update_layout(showlegend=has_legend)
     return cast("Figure", figure)
 
 
-def add_group(figure: Any, group: CurveGroup) -> None:
+def add_group(figure: Any, group: CurveGroup, faint: Mapping[str, MetricCurve]) -> None:
+    """`group` has the curves that the mean is over, and `faint` those that are drawn of its runs."""
     color, dash = plots.series_color(group.place), plots.series_dash(group.place)
     last = max(curve.steps[-1] for curve in group.curves.values())
     whole = {run: curve for run, curve in group.curves.items() if curve.steps[-1] == last}
     count = f"n = {len(whole)}" + (f" of {len(group.curves)}" if len(whole) < len(group.curves) else "")
     line = {"color": color, "width": 2, "dash": dash}
     legend = {"legendgroup": group.name, "name": f"{plots.plotly_label(group.name)} ({count})"}
+    band = band_over([curve.points for curve in whole.values()])
+    if len(whole) > 1:
+        plots.add_band(figure, band.xs, band.low, band.high, color, group.name)
+    for run, curve in faint.items():
+        if len(group.curves) == 1 and curve is group.curves[run]:
+            continue  # the line itself
+        text = plots.plotly_label(f"{group.name}, {run}")
+        thin_line = {"color": color, "width": 1, "dash": dash}
+        add_curve(figure, curve, text, line=thin_line, opacity=0.4, showlegend=False, legendgroup=group.name, name=text)
     if len(group.curves) == 1:
         (run, curve), *_ = group.curves.items()
         add_curve(figure, curve, plots.plotly_label(f"{group.name}, {run}"), line=line, **legend)
         return
-    band = band_over([curve.points for curve in whole.values()])
-    if len(whole) > 1:
-        plots.add_band(figure, band.xs, band.low, band.high, color, group.name)
     step_of = dict(zip(whole[next(iter(whole))].tokens, whole[next(iter(whole))].steps, strict=True))
-    for run, curve in group.curves.items():
-        faint = {"color": color, "width": 1, "dash": dash}
-        text = plots.plotly_label(f"{group.name}, {run}")
-        add_curve(figure, curve, text, line=faint, opacity=0.4, showlegend=False, legendgroup=group.name, name=text)
     mean = MetricCurve([step_of[x] for x in band.xs], band.xs, band.mean)
     add_curve(figure, mean, f"{plots.plotly_label(group.name)}, mean of {len(whole)}", line=line, **legend)
 

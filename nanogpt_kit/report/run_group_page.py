@@ -181,7 +181,9 @@ def curve_note(groups: Sequence[SeedGroup], metric: str) -> str:
         )
     width = window_width([curve for group in groups for curve in group.curves(metric, 0).curves.values()])
     if width > 1:
-        notes.append(f"Each point is the mean over {width:,} steps.")
+        notes.append(
+            f"Line and band are means over {width:,} steps; the faint lines keep each run's lowest and highest values."
+        )
     if len(groups) > MAX_LINES:
         notes.append(f"The first {MAX_LINES} of {len(groups)} groups.")
     return " ".join(notes)

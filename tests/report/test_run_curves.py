@@ -223,3 +223,13 @@ def test_groups_of_a_page_that_share_a_colour_differ_in_their_dash_also_where_th
     first, second = figure.data
     assert first.line.color == second.line.color
     assert first.line.dash != second.line.dash
+
+
+def test_a_spike_of_one_run_among_thousands_of_steps_is_drawn_in_a_figure_of_groups() -> None:
+    values = [2.0] * 5_000
+    values[3_210] = 77.0
+    alone: Any = draw_curves([CurveGroup("a", {"seed 1": curve(*values)}, 0)], "train/loss")
+    several: Any = draw_curves([CurveGroup("a", {"seed 1": curve(*values), "seed 2": curve(*values)}, 0)], "train/loss")
+    assert [max(trace.y) == 77.0 for trace in alone.data] == [True, False], "the run, and the means over windows"
+    assert sum(max(trace.y) == 77.0 for trace in several.data) == 2
+    assert all(len(trace.y) <= 16_000 for trace in several.data)

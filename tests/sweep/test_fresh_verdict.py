@@ -359,3 +359,19 @@ def test_the_reason_for_which_trial_0_has_no_result_is_in_the_headline() -> None
     lost = dataclasses.replace(first, reason="out of memory: CUDA out of memory; a smaller model needs less")
     text = headline(dataclasses.replace(summary, trials=(lost, other)))
     assert "gave no result (out of memory: CUDA out of memory), so that nothing can be compared with it" in text
+
+
+def test_a_best_trial_with_more_training_tokens_in_equal_steps_or_more_parameters_is_noted() -> None:
+    plain = planted_sweep((2.6, 2.3), {0: WRITTEN, 1: LOWER})
+    sizes = [(0, 1_000, 3_000), (1, 2_000, 3_360)]
+    trials = tuple(
+        dataclasses.replace(plain.trials[index], step=10, tokens=tokens, parameters=parameters)
+        for index, tokens, parameters in sizes
+    )
+    verdict = judge_sweep(dataclasses.replace(plain, trials=trials))
+    assert verdict is not None
+    assert verdict.notes == [
+        "trial 1 has 12% more parameters than trial 0 (3,360 against 3,000)",
+        "trial 1 has 100% more training tokens than trial 0 (2,000 against 1,000)",
+    ]
+    assert judged((2.6, 2.3), {0: WRITTEN, 1: LOWER}).notes == []

@@ -24,6 +24,7 @@ from nanogpt_kit.sweep.study.verdict_notes import (
     family_notes,
     fresh_notes,
     search_notes,
+    size_notes,
     trial_text,
 )
 
@@ -151,8 +152,12 @@ def judge_pairs(
     ]
     against = sorted(judged[: len(first)], key=lambda one: rank_key(summary, seeds, one))
     best = against[0] if against and against[0].result.difference is not None else None
-    notes = [*notes, *family_notes(judgements), *comparability_notes(summary, [*seeds.values])]
-    return SweepVerdict(kind, best, against, judged[len(first) :], notes) if judged else None
+    between = judged[len(first) :]
+    by_index = {trial.index: trial for trial in summary.trials}
+    shown = [*([best] if best else []), *between]
+    sizes = [note for one in shown for note in size_notes(one.trial, by_index[one.base])]
+    notes = [*notes, *family_notes(judgements), *comparability_notes(summary, [*seeds.values]), *sizes]
+    return SweepVerdict(kind, best, against, between, notes) if judged else None
 
 
 def comparable_differences(summary: SweepSummary, seeds: SeedValues, pair: Pair) -> Differences:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nanogpt_kit.comparison.numbers import count_text, joined_names, level_text
 from nanogpt_kit.comparison.record import Judgement
+from nanogpt_kit.comparison.run_notes import ratio_note
 from nanogpt_kit.core.errors import shorten
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.sweep.space.parameters import format_value
@@ -93,6 +94,14 @@ def family_notes(judgements: Sequence[Judgement]) -> Iterator[str]:
 def comparability_notes(summary: SweepSummary, indices: Sequence[int]) -> Iterator[str]:
     """Why some of these trials are not judged."""
     yield from dict.fromkeys(summary.not_comparable[index] for index in indices if index in summary.not_comparable)
+
+
+def size_notes(trial: TrialSummary, base: TrialSummary) -> Iterator[str]:
+    """How a trial differs from another one in what decides its cost, as `compare` notes it of two arms."""
+    names = f"trial {trial.index}", f"trial {base.index}"
+    yield from ratio_note(*names, "parameters", trial.parameters, base.parameters)
+    if trial.step == base.step:
+        yield from ratio_note(*names, "training tokens", trial.tokens, base.tokens)
 
 
 def trials_text(indices: Sequence[int]) -> str:
