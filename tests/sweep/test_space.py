@@ -144,7 +144,7 @@ def test_choices_may_be_words_numbers_lists_and_tables(tmp_path: Path) -> None:
 "train.compile" = { choice = ["auto", "off"] }
 "model.bias" = { choice = [true, false] }
 "sample.prompt" = { choice = ["\\n", "é", "☃"] }
-"callback" = { choice = [["console", "tensorboard"], []] }
+"callback" = { choice = [["console", "tensorboard", "divergence"], []] }
 """
     space = checked(tmp_path, text)
     points = space.points()

@@ -168,7 +168,7 @@ def test_of_several_warm_ups_each_that_is_too_long_is_named_and_the_remedy_is_en
 
 
 def test_the_experiment_as_written_is_named_among_several_warm_ups() -> None:
-    told = warmup_warning(sweep_options(pruner="asha"), TOKENS, [trial_steps(20), trial_steps(60, length="60")])
+    told = warmup_warning(sweep_options(pruner="asha"), TOKENS, [trial_steps(20), trial_steps(60, length="60")], 20)
     assert "length = 60: first look at step 20" in told
     assert "; as written: first look at step 20 (9,600 tokens), warm-up until step 20; " in told
 
