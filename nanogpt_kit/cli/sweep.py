@@ -12,7 +12,7 @@ from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import continue_without_reader
 from nanogpt_kit.cli.sweep_output import print_result, print_status, status_json
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import FAILED, KitError
 from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.runs.secrets import hide_in_command
 
@@ -102,6 +102,8 @@ def run_command(
     print_result(summary)
     if as_json:
         print_json(status_json(summary))
+    if summary.best() is None:
+        click.get_current_context().exit(FAILED)
 
 
 def interruption_note(name: str) -> str:

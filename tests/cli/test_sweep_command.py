@@ -10,15 +10,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nanogpt_kit.cli import main
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import DONE, FAILED, KitError
 from nanogpt_kit.launch import slots
 from nanogpt_kit.report.page import NO_FIGURES
 from nanogpt_kit.runs.folder import RunFolder
-from nanogpt_kit.sweep import preview
+from nanogpt_kit.sweep import preview, session
 from nanogpt_kit.sweep.preview import START_SECONDS, RunSpeed
 from nanogpt_kit.sweep.study.storage import STORAGE_FORMS, check_storage_form
 from nanogpt_kit.sweep.study.summary import sweep_folder
 from nanogpt_kit.sweep.work import warnings_at_start
+from tests.sweep.planted_sweep import planted_sweep
 
 Command = Callable[..., Any]
 USAGE = "Usage: nanogpt-kit sweep [OPTIONS] EXPERIMENT [KEY=VALUE]...\n"
@@ -38,6 +39,14 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Usage
+
+
+@pytest.mark.parametrize(("values", "code"), [((None, None), FAILED), ((None, 2.4), DONE)])
+def test_a_sweep_without_any_value_has_failed(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch, values: tuple[float | None, ...], code: int
+) -> None:
+    monkeypatch.setattr(session, "run_sweep", lambda *_: planted_sweep(values))
+    assert typed(str(experiment)).exit_code == code
 
 
 def typed(*words: str) -> Result:
