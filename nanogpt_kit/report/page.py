@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from nanogpt_kit.core.errors import printable
 
-NO_FIGURES = "There are no figures in this report, since plotly is not installed: pip install 'nanogpt-kit[plots]'."
+NO_FIGURES = "The report has no figures, since plotly is not installed: pip install 'nanogpt-kit[plots]'."
 
 # In page.html, the policy lets plotly draw: it compiles functions with eval, and saves images through data: and blob:.
 # In page.css, figures have no background, and grey axes that fit both colour schemes.

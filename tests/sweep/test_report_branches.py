@@ -171,3 +171,16 @@ def test_while_fresh_seeds_run_the_page_does_not_ask_for_them(tmp_path: Path) ->
     words = shown(page_of(replace(summary, confirmation=state), study, tmp_path))
     assert "No verdict between the branches yet: the runs with fresh seeds have not ended." in words
     assert "(confirm in [sweep])" not in words
+
+
+def test_the_page_does_not_ask_for_a_confirmation_that_the_experiment_has(tmp_path: Path) -> None:
+    trials = optimizer_trials()
+    waits = page_of(*sweep_of(trials, space=SPACE, branches=BRANCHES, confirm=1), tmp_path)
+    assert "No verdict between the branches yet: no run with a fresh seed has begun." in shown(waits)
+    adamw = [trial for trial in trials if trial.params["optimizer.use"] == "adamw"]
+    fresh = {0: FRESH[0], 1: FRESH[2]}
+    page = page_of(*sweep_of(adamw, fresh, space=SPACE, branches=BRANCHES, confirm=1), tmp_path)
+    assert "No verdict between the branches: only optimizer.use = adamw has a complete trial." in shown(page)
+    assert "(confirm in [sweep])" not in shown(waits) + shown(page)
+    without = page_of(*sweep_of(trials, space=SPACE, branches=BRANCHES), tmp_path)
+    assert "it requires fresh seeds for the best of each (confirm in [sweep])." in shown(without)

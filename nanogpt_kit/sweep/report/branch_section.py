@@ -29,20 +29,27 @@ def add_branches(page: Page, summary: SweepSummary, verdict: SweepVerdict | None
     for one in judged:
         page.lead(judgement_sentence(summary, one))
     if not judged and len(summary.branches) > 1:
-        page.note(
-            "No verdict between the branches yet: the runs with fresh seeds have not ended."
-            if is_being_confirmed(summary)
-            else "No verdict between the branches: it requires fresh seeds for the best of each (confirm in [sweep])."
-        )
+        page.note(absence_note(summary))
     rows = list(range_rows(summary, ranges))
     if rows:
         page.note("The range of each number that was tried in a branch, against the range that is allowed:")
         page.table(RANGE_COLUMNS, rows)
 
 
-def is_being_confirmed(summary: SweepSummary) -> bool:
+def absence_note(summary: SweepSummary) -> str:
+    """Why no two branches are judged, and the remedy if there is one."""
     state = summary.confirmation
-    return state is not None and state.ended < state.runs
+    if state is not None and state.ended < state.runs:
+        return "No verdict between the branches yet: the runs with fresh seeds have not ended."
+    with_best = [branch.label for branch in summary.branches if summary.best_of(branch) is not None]
+    if len(with_best) < 2:
+        which = f"only {with_best[0]}" if with_best else "none of them"
+        return f"No verdict between the branches: {which} has a complete trial."
+    if not summary.options.confirm and state is None:
+        return "No verdict between the branches: it requires fresh seeds for the best of each (confirm in [sweep])."
+    if state is None:
+        return "No verdict between the branches yet: no run with a fresh seed has begun."
+    return "No verdict between the branches: the fresh seeds make no pair between them."
 
 
 def branch_judgements(summary: SweepSummary, verdict: SweepVerdict) -> list[TrialVerdict]:
