@@ -13,7 +13,7 @@
     const height = Math.round(heights.get(figure) * (isPrinting ? FLAT : 1)) + Math.max(0, rows - ROW);
     figure.style.height = figure.parentNode.style.height = `${height}px`;
     if (figure.layout.height !== height) Plotly.relayout(figure, { height, "legend.maxheight": rows + ROW });
-    if (!isPrinting) delete figure.layout.width; // with a width of its own it would not follow the window
+    if (!isPrinting) delete figure.layout.width; // with a fixed width it would not follow the window
   }
 
   for (const figure of figures) {
