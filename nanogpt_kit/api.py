@@ -24,8 +24,12 @@ from nanogpt_kit.core.kinds import (
     Init,
     LayerContext,
     LiveRun,
+    Loss,
+    Mixer,
+    MixerContext,
     Model,
     ModelContext,
+    Multipliers,
     Norm,
     Optimizer,
     Order,
@@ -38,7 +42,7 @@ from nanogpt_kit.core.kinds import (
     Tokenizer,
     WarmupSchedule,
 )
-from nanogpt_kit.core.options import Options, PathStr, RunContext, slot
+from nanogpt_kit.core.options import Layered, Options, PathStr, RunContext, listed, of_layer, slot
 from nanogpt_kit.corpus.hash_split import HashSplitDataset
 from nanogpt_kit.corpus.hashes import content_hash
 from nanogpt_kit.corpus.hub import HubText
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.nn.loss import linear_cross_entropy
     from nanogpt_kit.nn.parallel import ParallelModel
     from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP
+    from nanogpt_kit.nn.training_loss import TrainingLoss, add_extras, take_extra
     from nanogpt_kit.nn.view import View
 
 LAZY = {
@@ -65,10 +70,13 @@ LAZY = {
     "Positional": "nanogpt_kit.nn.parts",
     "ResidualLinear": "nanogpt_kit.nn.parts",
     "TokenFile": "nanogpt_kit.corpus.token_file",
+    "TrainingLoss": "nanogpt_kit.nn.training_loss",
     "TwoLayerMLP": "nanogpt_kit.nn.parts",
     "View": "nanogpt_kit.nn.view",
+    "add_extras": "nanogpt_kit.nn.training_loss",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
     "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
+    "take_extra": "nanogpt_kit.nn.training_loss",
 }
 
 __all__ = [
@@ -89,10 +97,15 @@ __all__ = [
     "KVCache",
     "KitError",
     "LayerContext",
+    "Layered",
     "LibraryEncoder",
     "LiveRun",
+    "Loss",
+    "Mixer",
+    "MixerContext",
     "Model",
     "ModelContext",
+    "Multipliers",
     "Norm",
     "Optimizer",
     "Options",
@@ -111,16 +124,21 @@ __all__ = [
     "TextFile",
     "TokenFile",
     "Tokenizer",
+    "TrainingLoss",
     "TwoLayerMLP",
     "View",
     "WarmupSchedule",
+    "add_extras",
     "content_hash",
     "hookimpl",
     "linear_cross_entropy",
+    "listed",
     "model_validator",
     "multiplies_bf16",
+    "of_layer",
     "option_error",
     "slot",
+    "take_extra",
     "text_files",
 ]
 

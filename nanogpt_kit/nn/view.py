@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,10 @@ class View:
     def causal(cls, positions: Tensor, segments: Tensor | None = None, slopes: Tensor | None = None) -> View:
         """Self-attention over `positions` (1, T), counted up from 0."""
         return cls(positions, positions, segments is None, segments, segments, slopes)
+
+    def with_slopes(self, slopes: Tensor | None) -> View:
+        """The view with the slopes of a layer's positions; masks are made once for all layers."""
+        return self if slopes is None else replace(self, slopes=slopes, results={})
 
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """A value derived from the view: made in the first layer that needs `key`, and reused in the others."""

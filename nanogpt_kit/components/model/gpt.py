@@ -22,17 +22,25 @@ from nanogpt_kit.api import (
     HeadLinear,
     KVCache,
     LayerContext,
+    Layered,
+    Loss,
+    Mixer,
+    MixerContext,
     Model,
     ModelContext,
     Norm,
     Position,
     Positional,
-    ResidualLinear,
+    TrainingLoss,
     View,
+    add_extras,
     linear_cross_entropy,
+    listed,
     model_validator,
+    of_layer,
     option_error,
     slot,
+    take_extra,
 )
 
 
@@ -58,10 +66,12 @@ class GPT(Model):
         le=2**20,
         description="multiple to which the vocabulary is padded, for fast matrix products; padding is never sampled",
     )
-    attention: Attention = slot("sdpa")
-    position: Position = slot("learned")
-    norm: Norm = slot("layernorm")
-    mlp: MLP = slot("gelu")
+    mixer: Layered[Mixer] = slot("softmax")
+    attention: Layered[Attention] = slot("sdpa")
+    position: Layered[Position] = slot("learned")
+    norm: Layered[Norm] = slot("layernorm")
+    mlp: Layered[MLP] = slot("gelu")
+    loss: Loss = slot("cross_entropy")
 
     @model_validator(mode="after")
     def _heads_share_the_features(self) -> Self:
@@ -75,7 +85,7 @@ class GPT(Model):
 
     @property
     def relative(self) -> bool:  # type: ignore[override]
-        return self.position.relative
+        return all(position.relative for position in listed(self.position))
 
     def build(self, ctx: ModelContext) -> nn.Module:
         layer = LayerContext(
@@ -88,23 +98,29 @@ class GPT(Model):
             dropout=self.dropout,
             bias=self.bias,
         )
-        return Transformer(self, layer, ctx.vocab_size)
+        return Transformer(self, layer, ctx)
 
 
 class Transformer(nn.Module):
-    def __init__(self, parts: GPT, ctx: LayerContext, vocab_size: int) -> None:
+    def __init__(self, parts: GPT, ctx: LayerContext, model: ModelContext) -> None:
         super().__init__()
         self.block_size = ctx.block_size
-        self.vocab_size = vocab_size
+        self.vocab_size = model.vocab_size
         self.logit_softcap = parts.logit_softcap
-        rows = -(-vocab_size // parts.vocab_multiple) * parts.vocab_multiple  # rounded up
+        self.multipliers = model.multipliers
+        rows = -(-self.vocab_size // parts.vocab_multiple) * parts.vocab_multiple  # rounded up
         self.wte = nn.Embedding(rows, ctx.n_embd)
-        position = parts.position.build(ctx)
-        assert isinstance(position, Positional), f"position builds a {type(position).__name__}, not an api.Positional"
-        self.position = position
+        self.positions: list[str] = []  # names of its modules, one for each component: position, position1, ...
+        for index, position in enumerate(listed(parts.position)):
+            module = position.build(dataclasses.replace(ctx, layer=index))
+            assert isinstance(module, Positional), f"position builds a {type(module).__name__}, not an api.Positional"
+            self.positions.append(f"position{index or ''}")
+            self.add_module(self.positions[-1], module)
         self.drop = nn.Dropout(ctx.dropout)
-        self.h = nn.ModuleList(Block(parts, ctx, layer) for layer in range(ctx.n_layer))
-        self.ln_f = parts.norm.build(ctx)
+        layers = [dataclasses.replace(ctx, layer=layer) for layer in range(ctx.n_layer)]
+        self.h = nn.ModuleList(Block(parts, layer, model.multipliers.queries) for layer in layers)
+        self.ln_f = of_layer(parts.norm, ctx.n_layer - 1).build(layers[-1])
+        self.loss = parts.loss.build(ctx)
         self.lm_head = HeadLinear(ctx.n_embd, rows, bias=False)
         if parts.weight_tying:
             self.lm_head.weight = self.wte.weight  # Press & Wolf 2017, arXiv:1608.05859
@@ -115,85 +131,84 @@ class Transformer(nn.Module):
         targets: Tensor | None = None,
         cache: KVCache | None = None,
         segments: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Tensor | TrainingLoss:
         """Logits (B, T, V); or, given targets (B, T), the fp32 sum of the losses of all that are not -1.
 
         With a cache, `ids` follow the tokens in it, and the logits may be those of the newest token alone. Given
         segments (B, T), tokens attend to those of their own segment only.
         """
-        x = self.features(ids, self.view(ids, cache, segments), cache)  # (B, T, C)
+        extras: dict[str, Tensor] = {}
+        x = self.features(ids, self.view(ids, cache, segments), cache, extras)  # (B, T, C)
         if cache is not None and cache.newest_only and targets is None:
             x = x[:, -1:]  # (B, 1, C)
-        x = self.ln_f(x)
-        if targets is not None:
-            return linear_cross_entropy(x, self.lm_head.weight, targets, self.vocab_size, self.logit_softcap)
-        logits: Tensor = self.lm_head(x)[..., : self.vocab_size]  # (B, T, V), without the padding
-        return logits if self.logit_softcap is None else self.logit_softcap * torch.tanh(logits / self.logit_softcap)
+        x = take_extra(extras, "norm", self.ln_f(x))
+        if self.multipliers.logits != 1:
+            x = x * self.multipliers.logits
+        if targets is None:
+            logits: Tensor = self.lm_head(x)[..., : self.vocab_size]  # (B, T, V), without the padding
+            return (
+                logits if self.logit_softcap is None else self.logit_softcap * torch.tanh(logits / self.logit_softcap)
+            )
+        head = self.lm_head.weight, targets, self.vocab_size, self.logit_softcap
+        return add_extras(self.loss(x, *head), extras) if self.training else linear_cross_entropy(x, *head)
 
-    def features(self, ids: Tensor, view: View, cache: KVCache | None) -> Tensor:
+    def features(self, ids: Tensor, view: View, cache: KVCache | None, extras: dict[str, Tensor]) -> Tensor:
         """The features of ids (B, T) after the blocks, before the last norm: (B, T, C)."""
         x: Tensor = self.wte(ids)  # (B, T, C)
-        x = self.drop(self.position.embed(x, view.query_positions))
-        for block in self.h:
-            x = block(x, self.position, view, cache)
+        if self.multipliers.embeddings != 1:
+            x = x * self.multipliers.embeddings
+        positions: list[Positional] = [getattr(self, name) for name in self.positions]
+        for position in positions:
+            x = position.embed(x, view.query_positions)
+        x = self.drop(x)
+        views = [view.with_slopes(position.slopes()) for position in positions]
+        for layer, block in enumerate(self.h):
+            index = layer % len(positions)
+            x = take_extra(extras, "block", block(x, positions[index], views[index], cache))
         if cache is not None:
             cache.advance(ids.size(1))
         return x
 
     def view(self, ids: Tensor, cache: KVCache | None, segments: Tensor | None) -> View:
-        """The view of these tokens, the same for all blocks."""
-        T, slopes = ids.size(1), self.position.slopes()
+        """The view of these tokens, the same for all blocks but for the slopes of their positions."""
+        T = ids.size(1)
         length = T if cache is None else cache.visible_length(T)
         assert length <= self.block_size, f"{length} tokens do not fit a block_size of {self.block_size}"
         if cache is not None:
-            return cache.view(T, ids.device, slopes)
-        return View.causal(torch.arange(T, device=ids.device)[None], segments, slopes)
+            return cache.view(T, ids.device)
+        return View.causal(torch.arange(T, device=ids.device)[None], segments)
 
     def crop(self, block_size: int) -> None:
         """Shortens the context in place, for training on shorter windows."""
         assert block_size <= self.block_size, f"a block_size of {self.block_size} cannot grow to {block_size}"
         self.block_size = block_size
-        self.position.crop(block_size)
+        for name in self.positions:
+            getattr(self, name).crop(block_size)
 
 
 class Block(nn.Module):
-    def __init__(self, parts: GPT, ctx: LayerContext, layer: int) -> None:
+    def __init__(self, parts: GPT, ctx: LayerContext, query_multiplier: float) -> None:
         super().__init__()
-        self.ln_1 = parts.norm.build(ctx)
-        self.attn = SelfAttention(parts, ctx, layer)
-        self.ln_2 = parts.norm.build(ctx)
-        self.mlp = parts.mlp.build(ctx)
+        norm, mixer = of_layer(parts.norm, ctx.layer), of_layer(parts.mixer, ctx.layer)
+        self.ln_1 = norm.build(ctx)
+        self.attn = mixer.build(
+            MixerContext(
+                **vars(ctx),
+                norm=norm,
+                attention=of_layer(parts.attention, ctx.layer),
+                qk_norm=parts.qk_norm,
+                query_multiplier=query_multiplier,
+            )
+        )
+        self.ln_2 = norm.build(ctx)
+        self.mlp = of_layer(parts.mlp, ctx.layer).build(ctx)
 
-    def forward(self, x: Tensor, position: Positional, view: View, cache: KVCache | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), position, view, cache)  # (B, T, C)
-        x = x + self.mlp(self.ln_2(x))
-        return x
-
-
-class SelfAttention(nn.Module):
-    """The projections around the attention component."""
-
-    def __init__(self, parts: GPT, ctx: LayerContext, layer: int) -> None:
-        super().__init__()
-        self.layer = layer  # its index, which identifies it in the cache
-        self.heads = [ctx.n_head, ctx.n_kv_head, ctx.n_kv_head]
-        self.head_dim = ctx.head_dim
-        self.c_attn = nn.Linear(ctx.n_embd, sum(self.heads) * ctx.head_dim, bias=ctx.bias)
-        head = dataclasses.replace(ctx, n_embd=ctx.head_dim)  # Henry et al. 2020, arXiv:2010.04245
-        self.q_norm = parts.norm.build(head) if parts.qk_norm else nn.Identity()
-        self.k_norm = parts.norm.build(head) if parts.qk_norm else nn.Identity()
-        self.attention = parts.attention.build(ctx)
-        self.c_proj = ResidualLinear(ctx.n_embd, ctx.n_embd, bias=ctx.bias)
-        self.drop = nn.Dropout(ctx.dropout)
-
-    def forward(self, x: Tensor, position: Positional, view: View, cache: KVCache | None) -> Tensor:
-        heads = self.c_attn(x).view(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)  # (B, H + 2 Hkv, T, D)
-        q, k, v = heads.split_with_sizes(self.heads, dim=1)  # (B, H or Hkv, T, D)
-        q, k = self.q_norm(q).type_as(v), self.k_norm(k).type_as(v)  # autocast computes norms in fp32
-        q = position.rotate(q, view.query_positions)
-        k = position.rotate(k, view.query_positions)
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)  # (B, Hkv, S, D)
-        y: Tensor = self.attention(q, k, v, view)  # (B, H, T, D)
-        y = self.drop(self.c_proj(y.transpose(1, 2).flatten(2)))  # (B, T, C)
-        return y
+    def forward(
+        self, x: Tensor, position: Positional, view: View, cache: KVCache | None
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        extras: dict[str, Tensor] = {}
+        features = take_extra(extras, "norm", self.ln_1(x))
+        x = x + take_extra(extras, "mixer", self.attn(features, position, view, cache))  # (B, T, C)
+        features = take_extra(extras, "norm", self.ln_2(x))
+        x = x + take_extra(extras, "mlp", self.mlp(features))
+        return (x, extras) if extras else x

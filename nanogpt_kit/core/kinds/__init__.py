@@ -7,7 +7,21 @@ methods of a component never gain required arguments.
 from __future__ import annotations
 
 from nanogpt_kit.core.errors import KitError, did_you_mean
-from nanogpt_kit.core.kinds.network import MLP, Attention, Init, LayerContext, Model, ModelContext, Norm, Position, Role
+from nanogpt_kit.core.kinds.network import (
+    MLP,
+    Attention,
+    Init,
+    LayerContext,
+    Loss,
+    Mixer,
+    MixerContext,
+    Model,
+    ModelContext,
+    Multipliers,
+    Norm,
+    Position,
+    Role,
+)
 from nanogpt_kit.core.kinds.observation import (
     Callback,
     EvaluateContext,
@@ -41,8 +55,12 @@ __all__ = [
     "Init",
     "LayerContext",
     "LiveRun",
+    "Loss",
+    "Mixer",
+    "MixerContext",
     "Model",
     "ModelContext",
+    "Multipliers",
     "Norm",
     "Optimizer",
     "Order",
@@ -66,7 +84,7 @@ KINDS: dict[str, type[Component]] = {
     base.kind: base
     for base in (
         *(Dataset, Tokenizer, Order),
-        *(Model, Init, Attention, Position, Norm, MLP),
+        *(Model, Init, Mixer, Attention, Position, Norm, MLP, Loss),
         *(Optimizer, Schedule, Parallel),
         *(Sampler, Evaluator, Callback),
     )

@@ -1,4 +1,4 @@
-"""Kinds of the network and its parts: model, init, attention, position, norm, mlp."""
+"""Kinds of the network and its parts: model, init, mixer, attention, position, norm, mlp, loss."""
 
 from __future__ import annotations
 
@@ -17,15 +17,25 @@ Role = Literal["matrix", "vector", "embedding", "head"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Multipliers:
+    """Constant factors in the forward pass, which an init may choose; 1 changes nothing."""
+
+    embeddings: float = 1.0  # on token embeddings
+    queries: float = 1.0  # on the queries of attention, and so on its scores
+    logits: float = 1.0  # on the features that the output head takes
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelContext:
     """What a model depends on besides its options."""
 
     vocab_size: int
+    multipliers: Multipliers = Multipliers()
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerContext:
-    """The sizes of the network that a part of it, such as an attention, depends on."""
+    """The place and the sizes that a part of the network, such as an attention, depends on."""
 
     n_embd: int
     n_head: int
@@ -35,6 +45,20 @@ class LayerContext:
     block_size: int
     dropout: float
     bias: bool
+    layer: int = 0  # the index of its block, counted from 0; of a position, the first that uses it
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixerContext(LayerContext):
+    """The context of a mixer: that of its layer, and the parts of the model that it may use.
+
+    A mixer names the options that it uses in `Mixer.uses`.
+    """
+
+    norm: Norm
+    attention: Attention | None = None
+    qk_norm: bool = False
+    query_multiplier: float = 1.0  # on queries; see Multipliers
 
 
 class Model(Component):
@@ -72,6 +96,21 @@ class Init(Component):
     def lr_multiplier(self, role: Role) -> float:
         """The factor on the peak learning rate of parameters with this role."""
         return 1.0
+
+
+class Mixer(Component):
+    """Mixes the features of positions: what stands between norm and residual, such as attention or a recurrence.
+
+    The module's `forward(x, position, view, cache)` takes x (B, T, C), an `api.Positional`, the View of the tokens and
+    a KVCache or None, and returns (B, T, C). What it remembers of earlier tokens is in the cache: keys and values
+    (`cache.extend`), or a state (`cache.state`).
+    """
+
+    kind: ClassVar[str] = "mixer"
+    uses: ClassVar[tuple[str, ...]] = ()  # options of the model that it uses: "attention", "n_kv_head", "qk_norm"
+
+    @abstractmethod
+    def build(self, ctx: MixerContext) -> nn.Module: ...
 
 
 class Attention(Component):
@@ -120,6 +159,19 @@ class MLP(Component):
     """Mixes the features of each position: the module maps (B, T, C) to (B, T, C)."""
 
     kind: ClassVar[str] = "mlp"
+
+    @abstractmethod
+    def build(self, ctx: LayerContext) -> nn.Module: ...
+
+
+class Loss(Component):
+    """What training minimizes. Evaluation always measures the cross-entropy, whatever the loss.
+
+    The module's `forward(x, weight, targets, vocab_size, softcap)` takes what `api.linear_cross_entropy` takes, and
+    returns what that returns, or an `api.TrainingLoss`. It is called in training only.
+    """
+
+    kind: ClassVar[str] = "loss"
 
     @abstractmethod
     def build(self, ctx: LayerContext) -> nn.Module: ...
