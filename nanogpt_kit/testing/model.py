@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nanogpt_kit.core.kinds import Init, Model, ModelContext
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.nn.cache import KVCache
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.testing.conformance import (
     B,
@@ -48,7 +49,7 @@ class ModelConformance(Conformance):
         assert block_size >= T, f"the suite requires a block_size of at least {T}, got {block_size}"
         module = (component or self.component).build(ModelContext(vocab_size=self.vocab_size))
         init = self.init or Registry.installed().load(Init, "gpt2")()
-        init.apply(module)
+        init.apply(module, parameter_shapes(module))
         return module.to(self.device).eval()
 
     def build(self, seed: int = 0) -> Any:

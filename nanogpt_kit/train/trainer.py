@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial, reduce
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +18,11 @@ from nanogpt_kit.checkpoint.fit import load_matching_weights
 from nanogpt_kit.checkpoint.rng import seed_everything
 from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.hooks import Hooks
-from nanogpt_kit.core.kinds import ModelContext
 from nanogpt_kit.data.batches import Batch, Prefetcher
 from nanogpt_kit.generate.generator import TextGenerator
+from nanogpt_kit.nn.initial_weights import build_initialized
 from nanogpt_kit.nn.optimizers import build_optimizer
-from nanogpt_kit.nn.roles import parameters_by_role
+from nanogpt_kit.nn.parameter_groups import parameter_groups
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.checkpoints import Checkpoints
 from nanogpt_kit.train.diagnostics import Diagnostics
@@ -61,15 +60,15 @@ class Trainer:
 
         self.resume_point = ResumePoint.find(folder, self.world)
         seed_everything(self.experiment.train.seed)
-        self.model = self.experiment.model.build(ModelContext(vocab_size=self.data.encoder.vocab_size))
-        self.experiment.init.apply(self.model)
+        self.model, shapes = build_initialized(self.experiment, self.vocab_size)
         starts = self.batches.batches.starts
         self.finite = FiniteChecks(self.experiment, self.model, self.world, self.progress, self.scaler, starts)
         if not self.resume_point.load_weights(self.model) and weights is not None:
             load_matching_weights(self.model, weights, str(self.experiment.model.init_from))
         self.diagnostics = Diagnostics(self.model, self.experiment.train.watch)
         self.parallel = setup.parallel_model(self.model)
-        self.optimizer = build_optimizer(self.experiment.optimizer, self.parameter_groups())
+        groups = parameter_groups(self.experiment.init, self.model, shapes)
+        self.optimizer = build_optimizer(self.experiment.optimizer, groups)
         self.peak_rates = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
 
         state = self.resume_point.restore(self.progress, self.model, self.optimizer, self.scaler)
@@ -243,10 +242,3 @@ class Trainer:
             self.log,
             newest=self.resume_point.path,
         )
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The model's parameters for the optimizer, one group per role."""
-        return [
-            {"params": parameters, "role": role, "lr_multiplier": self.experiment.init.lr_multiplier(role)}
-            for role, parameters in parameters_by_role(self.model).items()
-        ]

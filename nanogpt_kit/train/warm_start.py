@@ -190,7 +190,7 @@ def compute_same_attention(*experiments: Experiment) -> bool:
 
 def cropped_weights(checkpoint: Path, before: Experiment, vocab_size: int, block_size: int) -> dict[str, Tensor]:
     """The weights of a checkpoint, without those of positions from `block_size` on."""
-    model = build_uninitialized(before.model, vocab_size)
+    model = build_uninitialized(before.model, before.model_context(vocab_size))
     store.load_weights(checkpoint, model)
     crop = getattr(model, "crop", None)
     if crop is not None and block_size < before.model.block_size:

@@ -1,0 +1,42 @@
+"""A model with the weights that its experiment's init draws, and the checks of that init before training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import ModelContext, ParameterShape
+from nanogpt_kit.nn.parameter_groups import parameter_groups
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
+from nanogpt_kit.nn.uninitialized import build_on_meta
+
+
+def build_initialized(experiment: Experiment, vocab_size: int) -> tuple[nn.Module, dict[str, ParameterShape]]:
+    """The model of an experiment with its initial weights, drawn from torch's generator, and its parameters."""
+    model = experiment.model.build(experiment.model_context(vocab_size))
+    shapes = shapes_with_base(experiment, model, vocab_size)
+    experiment.init.apply(model, shapes)
+    return model, shapes
+
+
+def shapes_with_base(experiment: Experiment, model: nn.Module, vocab_size: int) -> dict[str, ParameterShape]:
+    """The parameters of an experiment's model, compared with its init's base model, which takes no memory."""
+    base = experiment.init.base_model(experiment.model)
+    if base is None:
+        return parameter_shapes(model)
+    module = build_on_meta(base, vocab_size)
+    if module is None:  # a part needs real numbers while it is built, which the init's draws do not depend on
+        with torch.random.fork_rng(devices=[]):
+            module = base.build(ModelContext(vocab_size=vocab_size))
+    return parameter_shapes(model, module, experiment.optimizer)
+
+
+def check_init(experiment: Experiment, module: nn.Module, vocab_size: int) -> None:
+    """Raises KitError where the init does not suit the model or the optimizer. `module` may be on the meta device."""
+    try:
+        parameter_groups(experiment.init, module, shapes_with_base(experiment, module, vocab_size))
+    except KitError as error:
+        location = experiment.location(("init", "use"))
+        raise KitError(*(Fault(one.message, "init", location) for one in error.faults)) from None
