@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import ModelContext, ParameterShape
-from nanogpt_kit.nn.parameter_groups import parameter_groups
+from nanogpt_kit.core.kinds import ModelContext, ParameterShape, Role
+from nanogpt_kit.nn.optimizers import build_optimizer
+from nanogpt_kit.nn.parameter_groups import parameter_groups, peak_rates, rates_by_role
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.nn.uninitialized import build_on_meta
 
@@ -36,7 +39,24 @@ def shapes_with_base(experiment: Experiment, model: nn.Module, vocab_size: int) 
 def check_init(experiment: Experiment, module: nn.Module, vocab_size: int) -> None:
     """Raises KitError where the init does not suit the model or the optimizer. `module` may be on the meta device."""
     try:
-        parameter_groups(experiment.init, module, shapes_with_base(experiment, module, vocab_size))
+        groups_of_module(experiment, module, vocab_size)
     except KitError as error:
         location = experiment.location(("init", "use"))
         raise KitError(*(Fault(one.message, "init", location) for one in error.faults)) from None
+
+
+def groups_of_module(experiment: Experiment, module: nn.Module, vocab_size: int) -> list[dict[str, Any]]:
+    return parameter_groups(experiment.init, module, shapes_with_base(experiment, module, vocab_size))
+
+
+def planned_rates(experiment: Experiment, module: nn.Module, vocab_size: int) -> dict[Role, tuple[float, float]] | None:
+    """The peak learning rates by role, of a module on the meta device.
+
+    None where the optimizer requires parameters with values, as those of plugins may.
+    """
+    groups = groups_of_module(experiment, module, vocab_size)
+    try:
+        optimizer = build_optimizer(experiment.optimizer, groups)
+    except Exception:  # from a component's code, which may work on a real device
+        return None
+    return rates_by_role(optimizer, peak_rates(optimizer))

@@ -37,7 +37,7 @@ class ParameterShape:
 
 
 class Init(Component):
-    """Initial weights, and what depends on the parameter besides: its learning rate, and factors in the forward pass.
+    """Initial weights, a learning rate for each parameter, and constant factors in the forward pass.
 
     Weights of `nn.Linear` and `nn.Embedding` are the init's to set. Other parameters have values from the part that
     they belong to, such as gains of 1, which an init may change.
