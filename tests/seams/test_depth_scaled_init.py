@@ -107,11 +107,11 @@ def test_a_learning_rate_by_name_is_that_of_torchs_own_groups(tiny: Path, monkey
 
 
 def test_its_run_is_reported_resumed_and_sampled(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = session.run(experiment_of(tiny, "name=whole"))
+    whole = session.run(experiment_of(tiny))
     assert "embedding 0.003, vector 0.00075 to 0.003, matrix 0.00075 to 0.003" in capsys.readouterr().out
 
-    session.run(experiment_of(tiny, "name=part", "train.steps=3"))
-    resumed = session.run(experiment_of(tiny, "name=part"), resume=True)
+    part = session.run(experiment_of(tiny, "train.steps=3"))
+    resumed = session.run(experiment_of(tiny), resume=str(part.path))
     losses = [
         [row["train/loss"] for row in read_metrics(run.metrics) if "train/loss" in row] for run in (whole, resumed)
     ]
