@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from nanogpt_kit.api import Init, Model, Multipliers, ParameterShape
+from nanogpt_kit.api import Init, Model, ModelContext, Multipliers, ParameterShape
 from nanogpt_kit.components.init.gpt2 import GPT2
+from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.testing.init import PARTS, InitConformance
+from nanogpt_kit.testing.model import ModelConformance
 
 CALLS = itertools.count()
 Shapes = Mapping[str, ParameterShape]
@@ -138,3 +142,26 @@ def test_what_it_leaves_untouched_is_excused_by_name() -> None:
 @pytest.mark.parametrize("test", EVERY)
 def test_a_sound_init_passes(test: str) -> None:
     getattr(suite_of(GPT2()), test)(*EVERY[test])
+
+
+def test_the_example_of_the_documentation_passes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "kinds" / "init.md").read_text(encoding="utf-8")
+    (example,) = (
+        code for code in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if code[0] == '"'
+    )
+    names: dict[str, Any] = {"__name__": "uniform"}
+    exec(compile(example, "init.md", "exec"), names)
+    suite = suite_of(names["Uniform"]())
+    for test, arguments in EVERY.items():
+        getattr(suite, test)(*arguments)
+
+
+class Deaf(GPT):
+    def build(self, ctx: ModelContext) -> nn.Module:
+        return super().build(ModelContext(vocab_size=ctx.vocab_size))
+
+
+def test_a_model_that_only_claims_to_apply_multipliers_fails_its_suite() -> None:
+    suite: Any = type("Suite", (ModelConformance,), {"component": Deaf(n_layer=1, n_head=2, n_embd=8, block_size=16)})()
+    with pytest.raises(AssertionError, match=r"apply ModelContext\.multipliers"):
+        suite.test_it_applies_multipliers_where_it_says_so()

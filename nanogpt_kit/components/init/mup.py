@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from nanogpt_kit.api import Field, KitError, Model, Multipliers, ParameterShape, option_error
 from nanogpt_kit.components.init.gpt2 import GPT2
 
-DIGITS = 12  # of a multiplier: factors that differ by rounding would be groups of their own
+DIGITS = 12  # of a multiplier, so that factors that differ by rounding do not split a group
 
 
 class MuP(GPT2):

@@ -62,9 +62,10 @@ class Init(Component):
         return 1.0
 
     def base_model(self, model: Model) -> Model | None:
-        """The model whose shapes are the base shapes, a narrower one with parameters of the same names; None: none.
+        """The model whose shapes are the base shapes: `model` with other widths; None: there is none.
 
-        Raises KitError where `model` has none.
+        Called when an experiment is read, as `multipliers` is: raise `option_error("init.NAME", ...)` where an option
+        does not suit `model`.
         """
         return None
 
