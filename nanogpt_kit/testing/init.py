@@ -24,6 +24,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "untied head, no biases": {"weight_tying": False, "bias": False},
     "rope, swiglu, rmsnorm": {"position": "rope", "mlp": "swiglu", "norm": "rmsnorm", "n_kv_head": 2, "qk_norm": True},
     "alibi, relu2, naive": {"position": "alibi", "mlp": "relu2", "attention": "naive"},
+    "parts by turns": {"norm": ["layernorm", "rmsnorm"], "position": ["rope", "learned"], "mlp": ["relu2", "gelu"]},
     "no positions": {"position": "none", "dropout": 0.1},
 }
 by_parts = pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
