@@ -106,7 +106,7 @@ class InitConformance(ComponentConformance):
         self.apply(parts, module)
         for name, parameter in module.named_parameters():
             assert before.get(name) == (id(parameter), parameter.shape, parameter.requires_grad), (
-                f"{name} is another parameter now, or is trained no longer: set its values in place, under no_grad"
+                f"{name} is another parameter now, or is not trained any more: set its values in place, under no_grad"
             )
             assert parameter.is_leaf, f"{name} has the history of a gradient: set its values under torch.no_grad()"
 
