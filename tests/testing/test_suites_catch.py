@@ -37,7 +37,8 @@ from nanogpt_kit.components.parallel.single import Single
 from nanogpt_kit.components.position.rope import Rotary
 from nanogpt_kit.nn import concurrent_calls
 from nanogpt_kit.nn.thread_probe import training_hazard
-from nanogpt_kit.testing.attention import HARDEST, AttentionConformance, plain_softmax
+from nanogpt_kit.testing.attention import AttentionConformance
+from nanogpt_kit.testing.attention_scenes import HARDEST, plain_softmax
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import CHUNKS, ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
@@ -70,6 +71,7 @@ class Function(nn.Module):
 
 
 class OneFunction(Attention):
+    computed_function = "softmax"
     _function: Callable[..., Tensor] = PrivateAttr()
 
     def build(self, ctx: LayerContext) -> nn.Module:
@@ -167,7 +169,7 @@ def another_when_compiled(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor
     return right(q * 2 if torch.compiler.is_compiling() else q, k, v, view)
 
 
-PLAIN, SEEN_BY = "test_it_is_the_plain_softmax", "test_a_later_key_never_changes_an_earlier_row"
+PLAIN, SEEN_BY = "test_it_computes_what_is_expected", "test_a_later_key_never_changes_an_earlier_row"
 NOTHING = "test_a_row_that_attends_to_nothing_is_zero_and_gives_no_gradient"
 DROPOUT = "test_dropout_is_refused_or_for_training_only"
 ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
@@ -187,7 +189,7 @@ ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
     no_segments: [(PLAIN, "segments"), (PLAIN, "segments after a cache"), (PLAIN, HARDEST), (SEEN_BY, HARDEST)],
     no_slopes: [(PLAIN, "slopes over the causal square"), (PLAIN, "slopes after a cache"), (PLAIN, HARDEST)],
     slopes_by_order_of_keys: [(PLAIN, "keys in a ring by row")],
-    twice_the_scale: [(PLAIN, "a cache that is not full"), ("test_bfloat16_stays_near_the_plain_softmax", HARDEST)],
+    twice_the_scale: [(PLAIN, "a cache that is not full"), ("test_bfloat16_stays_near_what_is_expected", HARDEST)],
     nan_for_nothing: [(PLAIN, "rows that attend to nothing"), (NOTHING,)],
     mean_for_nothing: [(PLAIN, "rows that attend to nothing"), (NOTHING,)],
     tiled_heads: [
@@ -195,10 +197,10 @@ ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
         ("test_gradients_of_shared_keys_and_values_add_up", 2),
     ],
     part_of_a_gradient: [
-        ("test_its_gradients_are_those_of_the_plain_softmax", "the causal square"),
+        ("test_its_gradients_are_those_of_what_is_expected", "the causal square"),
         ("test_gradients_pass_gradcheck",),
     ],
-    fp32_out_of_bf16: [("test_bfloat16_stays_near_the_plain_softmax", "the causal square")],
+    fp32_out_of_bf16: [("test_bfloat16_stays_near_what_is_expected", "the causal square")],
     exponentials_of_large_scores: [
         ("test_large_scores_stay_finite", "the causal square", torch.float32),
         ("test_extreme_features_stay_finite", 1e4, torch.float32),

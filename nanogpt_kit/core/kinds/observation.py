@@ -39,9 +39,7 @@ class MemorySampler(Sampler):
     """
 
     @abstractmethod
-    def transform_with_memory(
-        self, logits: torch.Tensor, tokens: torch.Tensor, logprobs: torch.Tensor
-    ) -> torch.Tensor:
+    def transform_with_memory(self, logits: torch.Tensor, tokens: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
         """As `transform`, given also the log-probabilities (B, N) of the newest N tokens, in nats, float32.
 
         N counts the tokens drawn since the prompt, 0 at first, and is the same for all texts of a batch. The
