@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import ConfigDict, PrivateAttr, field_validator
 from torch import Tensor, nn
-from torch.autograd.gradcheck import GradcheckError
 
 from nanogpt_kit.api import (
     MLP,
@@ -39,13 +38,19 @@ from nanogpt_kit.nn import concurrent_calls
 from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.attention_scenes import HARDEST, plain_softmax
+from nanogpt_kit.testing.causality import CHUNKS
+from nanogpt_kit.testing.dataset import DatasetConformance
 from nanogpt_kit.testing.mlp import MLPConformance
-from nanogpt_kit.testing.model import CHUNKS, ModelConformance
+from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
+from nanogpt_kit.testing.optimizer import OptimizerConformance
+from nanogpt_kit.testing.order import OrderConformance
 from nanogpt_kit.testing.position import PositionConformance
+from nanogpt_kit.testing.sampler import SamplerConformance
+from nanogpt_kit.testing.tokenizer import TokenizerConformance
+from tests.testing.remedies import REMEDIES, assert_fails
 
 Tests = list[tuple[Any, ...]]  # the name of a test and its arguments
-FAILURES = (AssertionError, GradcheckError, pytest.fail.Exception)
 
 
 def suite_of(suite: type, component: Any, **attributes: Any) -> Any:
@@ -54,8 +59,7 @@ def suite_of(suite: type, component: Any, **attributes: Any) -> Any:
 
 def assert_caught(suite: Any, tests: Tests) -> None:
     for test, *arguments in tests:
-        with pytest.raises(FAILURES):
-            getattr(suite, test)(*arguments)
+        assert_fails(suite, test, *arguments)
 
 
 class Function(nn.Module):
@@ -335,8 +339,7 @@ def test_a_table_that_is_never_cropped_is_caught() -> None:
 
     component = OfClass()
     component._module = Cropless
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        suite_of(PositionConformance, component).test_cropped_it_is_a_shorter_one()
+    assert_caught(suite_of(PositionConformance, component), [("test_cropped_it_is_a_shorter_one",)])
 
 
 # --- norm and mlp -----------------------------------------------------------------------------------------------
@@ -373,12 +376,26 @@ def over_the_batch() -> nn.Module:
     return nn.BatchNorm1d(5, affine=False)
 
 
+def fp32_in_the_middle() -> nn.Module:
+    return Function(lambda x: F.rms_norm(x.float(), x.shape[2:]).type_as(x))
+
+
+def over_heads_and_features() -> nn.Module:
+    return Function(lambda x: F.rms_norm(x, x.shape[2:]))
+
+
+def by_values_of_tensors() -> nn.Module:
+    return Function(lambda x: F.rms_norm(x, x.shape[2:]) * (1.0 if x.sum() > 0 else 2.0))
+
+
 NORMS: dict[Callable[[], nn.Module], Tests] = {
     over_all_positions: [("test_positions_are_independent",)],
     without_eps: [("test_extreme_features_stay_finite", 0.0, torch.float32)],
     fp32_whatever_comes: [("test_shape_and_dtype_are_kept", torch.bfloat16)],
     coarse_sum: [("test_shape_and_dtype_are_kept", torch.bfloat16)],
     half_a_gradient: [("test_gradients_pass_gradcheck",)],
+    over_heads_and_features: [("test_heads_are_normalised_like_positions",)],
+    by_values_of_tensors: [("test_compiled_it_computes_the_same", "aot_eager")],
     over_the_batch: [("test_without_dropout_training_mode_computes_the_same",)],
 }
 
@@ -388,6 +405,30 @@ def test_a_broken_norm_is_caught(module: Callable[[], nn.Module]) -> None:
     component = Normal()
     component._module = module
     assert_caught(suite_of(NormConformance, component), NORMS[module])
+
+
+def test_a_gradcheck_that_fails_by_rounding_alone_names_the_step() -> None:
+    component = Normal()
+    component._module = fp32_in_the_middle
+    suite_of(NormConformance, component).test_gradients_pass_gradcheck()
+    fine = suite_of(NormConformance, component, gradcheck_step=1e-6)
+    with pytest.raises(AssertionError, match=r"fp32 whatever its input; set gradcheck_step = 0\.001 here"):
+        fine.test_gradients_pass_gradcheck()
+
+
+def test_a_gradcheck_names_the_weight_whose_gradient_is_wrong() -> None:
+    class Wrong(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain, self.shift = nn.Parameter(torch.ones(24)), nn.Parameter(torch.zeros(24))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.gain + 0.5 * self.shift + 0.5 * self.shift.detach()
+
+    component = Normal()
+    component._module = Wrong
+    with pytest.raises(AssertionError, match=r"^the gradient of shift differs from finite differences: "):
+        suite_of(NormConformance, component).test_gradients_pass_gradcheck()
 
 
 def test_a_weight_that_no_checkpoint_holds_is_caught(tmp_path: Path) -> None:
@@ -620,8 +661,7 @@ def test_an_option_that_is_a_list_is_caught() -> None:
     class Listed(Undescribed):
         sizes: list[int] = Field([1], description="which could be appended to")
 
-    with pytest.raises(TypeError, match="unhashable"):
-        suite_of(NormConformance, Listed()).test_options_are_frozen()
+    assert_caught(suite_of(NormConformance, Listed()), [("test_options_are_frozen",)])
 
 
 def test_a_file_without_a_docstring_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -804,11 +844,17 @@ def test_a_broken_model_is_caught(bend: Callable[[Any, Forward], Forward]) -> No
 
 
 def test_a_model_that_keeps_its_positions_when_cropped_is_caught() -> None:
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        bent(crops_the_count_alone).test_a_cropped_model_is_a_shorter_one()
+    assert_caught(bent(crops_the_count_alone), [("test_a_cropped_model_is_a_shorter_one",)])
 
 
 def test_the_suites_pass_a_model_that_is_not_broken() -> None:
     suite = bent(lambda module, forward: forward)
     for test, *arguments in (call for calls in MODELS.values() for call in calls):
         getattr(suite, test)(*arguments)
+
+
+def test_the_failures_of_all_suites_are_checked_for_a_remedy() -> None:
+    suites = (AttentionConformance, PositionConformance, NormConformance, MLPConformance, ModelConformance)
+    others = (DatasetConformance, TokenizerConformance, OrderConformance, OptimizerConformance, SamplerConformance)
+    tests = {name for suite in (*suites, *others) for name in dir(suite) if name.startswith("test_")}
+    assert tests == REMEDIES.keys()
