@@ -175,7 +175,8 @@ class ModelConformance(CausalityConformance):
             return total
 
         gradients = self.gradients(module, value(0.0))
-        slope = sum((gradient * along).sum() for gradient, along in zip(gradients, direction, strict=True))
+        along = zip(gradients, direction, strict=True)
+        slope = torch.stack([(gradient * one).sum() for gradient, one in along]).sum()
         size = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
         with torch.no_grad():
             above, below = value(step), value(-2 * step)

@@ -70,14 +70,6 @@ class KeepsObjects(Momentum):
         self.state[parameter]["object"] = Remembered()
 
 
-class StateForAll(Momentum):
-    def __init__(self, groups: Groups, lr: float = 0.05) -> None:
-        super().__init__(groups, lr)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self.state[parameter]["mean"] = torch.zeros_like(parameter)
-
-
 class DecaysWithoutGradient(Momentum):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -112,7 +104,6 @@ BROKEN: dict[Callable[[Groups], Momentum], list[tuple[Any, ...]]] = {
     HasItsOwnRate: [("test_the_learning_rate_is_the_loops",)],
     CountsElsewhere: [(RESUMED, torch.float32)],
     KeepsObjects: [(RESUMED, torch.float32)],
-    StateForAll: [("test_frozen_parameters_have_no_state",)],
     DecaysWithoutGradient: [("test_a_parameter_without_a_gradient_is_left_alone",)],
 }
 
