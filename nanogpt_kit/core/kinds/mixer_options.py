@@ -14,7 +14,7 @@ USABLE = (*LEFT_OUT, "position", "document_mask")
 def check_uses(mixer: str, uses: Any) -> None:
     """Raises TypeError where `uses` of a mixer's class is not a tuple of options that a mixer may use."""
     if not isinstance(uses, tuple):
-        raise TypeError(f"{mixer}.uses is {uses!r}; it should be a tuple, as in uses = (\"attention\",)")
+        raise TypeError(f'{mixer}.uses is {uses!r}; it should be a tuple, as in uses = ("attention",)')
     for option in uses:
         if option not in USABLE:
             raise TypeError(f"{mixer}.uses names {option!r}, which no mixer can use.{allowed_text(USABLE)}")
@@ -41,8 +41,8 @@ def check_mixer_options(model: Any) -> None:
         for index, part in enumerate(parts):
             if part is not None and index not in used and getattr(part, "acts_in_mixers", True):
                 key = f"{option}.{index}" if len(parts) > 1 else option
-                message = f"{type(part).__name__} acts within mixers, and no mixer of its layers uses {option}"
-                raise option_error(key, f"{message}; remove it, or {remedy}", "mixer")
+                message = f"{key} ({type(part).__name__}) acts within mixers, and no mixer of its layers uses {option}"
+                raise option_error(option, f"{message}; remove it, or {remedy}", "mixer")
     leaks = sorted({type(mixer).__name__ for mixer in mixers if "document_mask" not in mixer.uses})
     if model.document_mask and leaks:
         message = f"document_mask requires mixers that keep documents apart, and {leaks[0]} does not"
