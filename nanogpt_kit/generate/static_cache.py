@@ -62,7 +62,7 @@ class StaticCache(nn.Module):
 
     @contextmanager
     def preserved_states(self) -> Iterator[None]:
-        """Restores all states afterwards: a step that is recorded is called several times, and each would change them."""
+        """Restores all states afterwards: a step that is recorded is called several times, and changes them."""
         before = {name: state.clone() for name, state in self.named_buffers() if name.startswith("state")}
         try:
             yield

@@ -97,7 +97,7 @@ class KVCache:
             self.starts = [self.starts[row] for row in rows.tolist()]
 
     def replace_rows(self, rows: Sequence[int], other: KVCache, n_rows: int) -> None:
-        """Replaces the tokens of `rows` by those of `other`, which has a row for each of them, and keeps all `n_rows`."""
+        """Replaces the tokens of `rows`, of all `n_rows`, by those of `other`, which has a row for each of them."""
         first = self.length - other.length
         self.starts = self.starts or [0] * n_rows
         for row in rows:

@@ -294,9 +294,7 @@ def test_the_model_names_no_component_but_as_the_default_of_a_slot() -> None:
     entries = [entry for kind in kinds for entry in registry.of_kind(kind) if entry.distribution == KIT_DISTRIBUTION]
     named = {entry.name for entry in entries} | {entry.target.partition(":")[2].lower() for entry in entries}
     slots = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "slot"]
-    assert sorted(ast.literal_eval(slot.args[0]) for slot in slots) == sorted(
-        ["cross_entropy", "gelu", "layernorm", "learned", "sdpa", "softmax"]
-    )
+    assert sorted(ast.literal_eval(slot.args[0]) for slot in slots) == sorted(["cross_entropy", "gelu", "layernorm", "learned", "sdpa", "softmax"])
     excused = {id(slot.args[0]) for slot in slots}
     for node in ast.walk(tree):
         words = [value for field, value in ast.iter_fields(node) if field in ("id", "attr", "name", "asname", "arg")]

@@ -1,4 +1,4 @@
-"""Options of a model that only some mixers use: what no mixer uses must not be set, and is then no part of the model."""
+"""Options of a model that only some mixers use: one that no mixer uses must not be set, and is left out."""
 
 from __future__ import annotations
 

@@ -108,8 +108,8 @@ class Mixer(Component):
     """
 
     kind: ClassVar[str] = "mixer"
-    # Options of the model that it uses: "attention", "n_kv_head", "qk_norm"; "position": it rotates queries and keys
-    # and adds slopes; "document_mask": it keeps the segments of a view apart. All others are refused where they are set.
+    # Options of the model that it uses: "attention", "n_kv_head", "qk_norm"; "position": it rotates queries and keys,
+    # and adds slopes; "document_mask": it keeps the segments of a view apart. Others are refused where they are set.
     uses: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:

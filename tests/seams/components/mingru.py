@@ -1,6 +1,7 @@
 """minGRU: a recurrence whose gate and candidate depend on the input alone, so that all steps are computed at once.
 
-    h_t = (1 - z_t) h_{t-1} + z_t c_t,  z_t = sigmoid(W_z x_t),  c_t = g(W_c x_t),  g(x) = x + 0.5, or sigmoid(x) if x < 0
+    h_t = (1 - z_t) h_{t-1} + z_t c_t,  z_t = sigmoid(W_z x_t),  c_t = g(W_c x_t)
+    g(x) = x + 0.5 where x >= 0, else sigmoid(x)
 
 Shapes: B batch, T tokens, C n_embd, W = expansion * C the width of the state.
 
