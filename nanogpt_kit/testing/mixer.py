@@ -65,7 +65,8 @@ class MixerConformance(PartConformance):
         return standard_normal(*(leading or (B, T)), self.context.n_embd, seed=seed).to(self.device)
 
     def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        return self.mix(module, *inputs)
+        (x,) = inputs
+        return self.mix(module, x)
 
     def mix(
         self,
@@ -250,10 +251,10 @@ class MixerConformance(PartConformance):
         assert not torch.equal(*dropped), "ctx.dropout = 0.5 drops nothing in training: use nn.Dropout(ctx.dropout)"
 
     def test_an_extra_is_a_sum_in_fp32(self) -> None:
-        module, (x,), position, extras = self.in_training(), self.inputs(), self.usual_position, {}
+        extras: dict[str, Tensor] = {}
         view = View.causal(torch.arange(T, device=self.device)[None])
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            take_extra(extras, "mixer", module(x, position, view, None))
+            take_extra(extras, "mixer", self.in_training()(self.features(), self.usual_position, view, None))
         for name, extra in extras.items():
             what = f"the extra {name!r} is {extra.dtype} of shape {tuple(extra.shape)}"
             assert (extra.dtype, extra.dim()) == (torch.float32, 0), f"{what}: return its sum over all tokens in fp32"
