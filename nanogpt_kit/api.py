@@ -43,6 +43,7 @@ from nanogpt_kit.core.kinds import (
     Tokenizer,
     WarmupSchedule,
 )
+from nanogpt_kit.core.kinds.mixer_options import check_mixer_options
 from nanogpt_kit.core.options import Layered, Options, PathStr, RunContext, listed, of_layer, slot
 from nanogpt_kit.corpus.hash_split import HashSplitDataset
 from nanogpt_kit.corpus.hashes import content_hash
@@ -131,6 +132,7 @@ __all__ = [
     "View",
     "WarmupSchedule",
     "add_extras",
+    "check_mixer_options",
     "content_hash",
     "hookimpl",
     "linear_cross_entropy",

@@ -132,14 +132,14 @@ class Decoder:
         for row in rows:
             self.cached_tokens[row] = count
         if len(rows) < len(self.ids):
-            cache.replace_rows(rows, again)
+            cache.replace_rows(rows, again, len(self.ids))
             return cache
         self.cache = self.to_static_cache(again)
         return self.cache
 
     def to_static_cache(self, cache: KVCache) -> KVCache | StaticCache:
         """Copies a cache into the static one where steps are compiled; otherwise returns it."""
-        if not self.static_cache or not cache.layers:
+        if not self.static_cache or next(cache.tensors(), None) is None:
             return cache
         if isinstance(self.cache, StaticCache):
             self.cache.copy_from(cache)

@@ -10,6 +10,7 @@ import torch
 from nanogpt_kit.components.attention.flex import Flex
 from nanogpt_kit.components.attention.naive import Naive
 from nanogpt_kit.components.attention.sdpa import SDPA
+from nanogpt_kit.components.mixer.softmax import Softmax
 from nanogpt_kit.components.mlp.gelu import GELU
 from nanogpt_kit.components.mlp.relu2 import ReLU2
 from nanogpt_kit.components.mlp.swiglu import SwiGLU
@@ -29,6 +30,7 @@ from nanogpt_kit.components.sampler.top_p import TopP
 from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.testing.attention import AttentionConformance
+from nanogpt_kit.testing.mixer import MixerConformance
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
@@ -36,6 +38,7 @@ from nanogpt_kit.testing.position import PositionConformance
 from nanogpt_kit.testing.sampler import SamplerConformance
 
 SUITES = {
+    "mixer": MixerConformance,
     "attention": AttentionConformance,
     "position": PositionConformance,
     "norm": NormConformance,
@@ -43,6 +46,11 @@ SUITES = {
     "model": ModelConformance,
     "sampler": SamplerConformance,
 }
+
+
+class TestSoftmax(MixerConformance):
+    component = Softmax()
+    fast_gradcheck = True
 
 
 class TestSDPA(AttentionConformance):

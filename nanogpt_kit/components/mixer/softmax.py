@@ -16,7 +16,7 @@ from nanogpt_kit.api import KVCache, Mixer, MixerContext, Positional, ResidualLi
 
 
 class Softmax(Mixer):
-    uses = ("attention", "n_kv_head", "qk_norm")
+    uses = ("attention", "n_kv_head", "qk_norm", "position", "document_mask")
 
     def build(self, ctx: MixerContext) -> nn.Module:
         return SelfAttention(ctx)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from nanogpt_kit.core.kinds.mixer_options import check_uses
 from nanogpt_kit.core.options import Component, PathStr
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class LayerContext:
 class MixerContext(LayerContext):
     """The context of a mixer: that of its layer, and the parts of the model that it may use.
 
-    A mixer names the options that it uses in `Mixer.uses`.
+    Of the attention, `n_kv_head` and `qk_norm`, a mixer may use those that it names in `Mixer.uses`.
     """
 
     norm: Norm
@@ -107,7 +108,13 @@ class Mixer(Component):
     """
 
     kind: ClassVar[str] = "mixer"
-    uses: ClassVar[tuple[str, ...]] = ()  # options of the model that it uses: "attention", "n_kv_head", "qk_norm"
+    # Options of the model that it uses: "attention", "n_kv_head", "qk_norm"; "position": it rotates queries and keys,
+    # and adds slopes; "document_mask": it keeps the segments of a view apart. Others are refused where they are set.
+    uses: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_uses(cls.__name__, cls.uses)
 
     @abstractmethod
     def build(self, ctx: MixerContext) -> nn.Module: ...
@@ -140,6 +147,7 @@ class Position(Component):
 
     kind: ClassVar[str] = "position"
     relative: ClassVar[bool] = False  # only distances matter, so positions may exceed block_size
+    acts_in_mixers: ClassVar[bool] = False  # rotates queries and keys, or adds to scores; some mixers do not use it
 
     @abstractmethod
     def build(self, ctx: LayerContext) -> nn.Module:

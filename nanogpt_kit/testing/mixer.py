@@ -1,0 +1,272 @@
+"""The suite for mixers: nothing depends on a later token, and a cache, padding or other rows change no result.
+
+The mixer is called as a model calls it, with views and caches of the kit; what it uses is taken from `Mixer.uses`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nanogpt_kit.core.kinds import Attention, LayerContext, Mixer, MixerContext, Norm, Position
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.generate.static_cache import StaticCache
+from nanogpt_kit.nn.cache import KVCache
+from nanogpt_kit.nn.parts import Positional
+from nanogpt_kit.nn.training_loss import take_extra
+from nanogpt_kit.nn.view import View
+from nanogpt_kit.testing.conformance import B, PartConformance, T, by_dtype, standard_normal
+
+CHUNKS = {"token by token": [1, 1, 1, 1, 1], "in uneven chunks": [2, 1, 2]}
+by_chunks = pytest.mark.parametrize("lengths", CHUNKS.values(), ids=CHUNKS)
+PADDING = [3, 0]  # of each row
+
+
+class MixerConformance(PartConformance):
+    """Subclass it with `component = MyMixer(...)`.
+
+    The suite's `context` has 6 heads of 4 features. A mixer whose `uses` has "document_mask" is tested with segments.
+    """
+
+    component: ClassVar[Mixer]
+    position: ClassVar[str] = "rope"  # the component whose rotation the mixer uses, where it uses positions
+
+    def build_part(self, ctx: LayerContext) -> nn.Module:
+        return self.component.build(self.mixer_context(ctx))
+
+    def mixer_context(self, ctx: LayerContext, **changes: Any) -> MixerContext:
+        """The context with what the mixer uses: the default parts of a model."""
+        installed, uses = Registry.installed(), self.component.uses
+        heads = {} if "n_kv_head" in uses else {"n_kv_head": ctx.n_head}
+        attention = installed.load(Attention, "sdpa")() if "attention" in uses else None
+        parts = MixerContext(**vars(ctx) | heads, norm=installed.load(Norm, "layernorm")(), attention=attention)
+        return dataclasses.replace(parts, **changes)
+
+    @cached_property
+    def usual_position(self) -> Positional:
+        return self.positional(self.position if "position" in self.component.uses else "none")
+
+    def positional(self, name: str) -> Positional:
+        module = Registry.installed().load(Position, name)().build(self.context).to(self.device)
+        assert isinstance(module, Positional)
+        return module
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (self.features(),)
+
+    def features(self, *leading: int, seed: int = 3) -> Tensor:
+        """Features (B, T, C), or with other leading sizes."""
+        return standard_normal(*(leading or (B, T)), self.context.n_embd, seed=seed).to(self.device)
+
+    def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return self.mix(module, x)
+
+    def mix(
+        self,
+        module: nn.Module,
+        x: Tensor,
+        cache: KVCache | None = None,
+        segments: Tensor | None = None,
+        position: Positional | None = None,
+        advance: bool = True,
+    ) -> Tensor:
+        """y (B, T, C) of x, as a layer of a model computes it; `advance`: it is the last layer."""
+        position = position or self.usual_position
+        if cache is None:
+            view = View.causal(torch.arange(x.size(1), device=x.device)[None], segments)
+        else:
+            view = cache.view(x.size(1), x.device)
+        y = take_extra({}, "mixer", module(x, position, view.with_slopes(position.slopes()), cache))
+        if cache is not None and advance:
+            cache.advance(x.size(1))
+        return y
+
+    @torch.no_grad()
+    def mix_chunks(self, module: nn.Module, x: Tensor, cache: KVCache, lengths: Sequence[int]) -> Tensor:
+        return torch.cat([self.mix(module, chunk, cache) for chunk in x.split(list(lengths), dim=1)], dim=1)
+
+    def assert_close(self, found: Tensor, expected: Tensor, remedy: str) -> None:
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, msg=lambda text: f"{remedy}\n\n{text}")
+
+    @by_dtype
+    def test_shape_and_dtype_are_kept(self, dtype: torch.dtype) -> None:
+        (x,), expected = self.inputs(), self.outputs(self.build())
+        y = self.mix(self.build().to(dtype), x.to(dtype))
+        assert y.shape == x.shape, f"the result is {tuple(y.shape)} for x {tuple(x.shape)}: project it to n_embd"
+        assert y.dtype == dtype, f"the result is {y.dtype} for x of {dtype}: return y.type_as(x)"
+        torch.testing.assert_close(y.float(), expected, rtol=0, atol=float(0.05 * expected.abs().max()))
+
+    def test_autocast_stays_near(self) -> None:
+        module, (x,), expected = self.build(), self.inputs(), self.outputs(self.build())
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            once, fed = self.outputs(module), self.mix_chunks(module, x, KVCache(T), [2, 1, 2])
+        for found in (once, fed):
+            torch.testing.assert_close(found.float(), expected, rtol=0, atol=float(0.05 * expected.abs().max()))
+
+    def test_a_later_token_never_changes_an_earlier_result(self) -> None:
+        self.assert_causal(None)
+
+    @by_chunks
+    def test_a_later_token_never_changes_an_earlier_result_through_a_cache(self, lengths: list[int]) -> None:
+        self.assert_causal(lengths)
+
+    @torch.no_grad()
+    def assert_causal(self, lengths: Sequence[int] | None) -> None:
+        """One text in T rows, where row t has another token at t."""
+        module, x = self.build(), self.features(1, T).repeat(T, 1, 1)  # (T, T, C)
+
+        def results() -> Tensor:
+            return self.mix(module, x) if lengths is None else self.mix_chunks(module, x, KVCache(T), lengths)
+
+        before = results()
+        x[range(T), range(T)] = self.features(T, seed=4)
+        moved = (results() != before).any(dim=-1)  # (T, T)
+        places = moved.tril(-1).nonzero().tolist()
+        assert not places, f"tokens change earlier results, at (token, result): {places}: mix earlier positions only"
+        assert moved.diagonal().all(), "a token does not change its own result: include it in what its position mixes"
+
+    @by_chunks
+    def test_cached_results_are_those_of_one_pass(self, lengths: list[int]) -> None:
+        module, (x,) = self.build(), self.inputs()
+        remedy = "keep what later tokens need in the cache: keys and values by `extend`, a state by `set_state`"
+        self.assert_close(self.mix_chunks(module, x, KVCache(T + 2), lengths), self.outputs(module), remedy)
+
+    @torch.no_grad()
+    def test_a_static_cache_gives_the_same(self) -> None:
+        """Its steps may be compiled and replayed: they keep the addresses of all tensors."""
+        module, (x,) = self.build(), self.inputs()
+        growing = KVCache(T, PADDING[::-1])
+        self.mix(module, x[:, :-2], growing)
+        if next(growing.tensors(), None) is None:
+            pytest.skip(f"{type(self.component).__name__} keeps nothing in the cache")
+        static: Any = StaticCache(growing, T)
+        for token in x[:, -2:].split(1, dim=1):
+            found = self.mix(module, token, static)
+            static.count_token()
+            remedy = "keep all that changes in the cache, in tensors whose shapes do not change"
+            self.assert_close(found, self.mix(module, token, growing), remedy)
+
+    @torch.no_grad()
+    def test_a_rolling_cache_continues(self) -> None:
+        module, x, capacity = self.build(), self.features(B, 2 * T), T - 1
+        lengths = [capacity, *[1] * (2 * T - capacity)]
+        assert self.mix_chunks(module, x, KVCache(capacity, rolling=True), lengths).isfinite().all()
+
+    @pytest.mark.parametrize("lengths", [[T + 3], [2, 3, 1, 2], [1] * (T + 3)], ids=str)
+    def test_padding_on_the_left_changes_nothing(self, lengths: list[int]) -> None:
+        module, x = self.build(), self.features(B, T + 3)
+        alone = [self.mix(module, x[[row], padding:]) for row, padding in enumerate(PADDING)]
+        for row, padding in enumerate(PADDING):
+            x[row, :padding] = 70.0
+        found = self.mix_chunks(module, x, KVCache(T + 3, PADDING), lengths)
+        remedy = "let no token take anything from padding: it has negative key positions, and is True in view.padding"
+        for row, padding in enumerate(PADDING):
+            self.assert_close(found[[row], padding:], alone[row].detach(), remedy)
+
+    @torch.no_grad()
+    def test_rows_can_be_selected_and_repeated(self) -> None:
+        module, (x,), cache, rows = self.build(), self.inputs(), KVCache(T), torch.tensor([1, 0, 1])
+        self.mix(module, x[:, :3], cache)
+        cache.select(rows.to(self.device))
+        found = self.mix(module, x[rows, 3:], cache)
+        remedy = "keep everything in the cache, with one row for each text"
+        self.assert_close(found, self.mix(module, x[rows])[:, 3:], remedy)
+
+    @torch.no_grad()
+    def test_rows_can_be_replaced(self) -> None:
+        """As for a text that outgrows the context: its newer half is computed again."""
+        module, (x,), y = self.build(), self.inputs(), self.features(1, 3, seed=5)
+        cache, other = KVCache(T), KVCache(T)
+        self.mix(module, x[:, :4], cache)
+        self.mix(module, y[:, :2], other)
+        cache.replace_rows([0], other, B)
+        found = self.mix(module, torch.cat([y[:, 2:], x[1:, 4:]]), cache)
+        remedy = "keep everything in the cache, with one row for each text"
+        self.assert_close(found[:1], self.mix(module, y)[:, 2:], remedy)
+        self.assert_close(found[1:], self.mix(module, x[1:])[:, 4:], remedy)
+
+    @torch.no_grad()
+    def test_two_caches_and_two_layers_stay_independent(self) -> None:
+        modules = [self.build(layer=layer, seed=layer) for layer in range(2)]
+        texts = [self.features(seed=seed) for seed in (1, 2)]
+        caches = [KVCache(T), KVCache(T)]
+        for at in range(T):
+            for x, cache in zip(texts, caches, strict=True):
+                token = x[:, at : at + 1]
+                for module in modules:
+                    found = self.mix(module, token, cache, advance=False)
+                    remedy = "the key of what is cached is ctx.layer, and nothing is kept in the module"
+                    self.assert_close(found, self.mix(module, x)[:, at : at + 1], remedy)
+                cache.advance(1)
+
+    @torch.no_grad()
+    def test_documents_are_kept_apart(self) -> None:
+        if "document_mask" not in self.component.uses:
+            pytest.skip(f"{type(self.component).__name__} does not promise it, so models refuse document_mask with it")
+        module, (x,), segments = self.build(), self.inputs(), torch.tensor([[0, 0, 1, 1, 1], [5, 5, 5, 7, 8]])
+        segments = segments.to(self.device)
+        remedy = 'mix positions of equal view.query_segments only, or remove "document_mask" from uses'
+        position = Positional()  # a document within a window begins at another position than alone
+        found = self.mix(module, x, segments=segments, position=position)
+        for row, begin, end in ((0, 0, 2), (0, 2, 5), (1, 0, 3), (1, 3, 4), (1, 4, 5)):
+            alone = self.mix(module, x[[row], begin:end], position=position)
+            self.assert_close(found[[row], begin:end], alone, remedy)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("name", ["rope", "alibi"])
+    def test_positions_act_where_it_uses_them(self, name: str) -> None:
+        module, (x,) = self.build(), self.inputs()
+        plain, placed = (self.mix(module, x, position=self.positional(other)) for other in ("none", name))
+        if "position" in self.component.uses:
+            remedy = "rotate queries and keys with `position`, and add view.slopes, or remove it from uses"
+            assert not torch.equal(placed, plain), f'`uses` names "position", and {name} changes nothing: {remedy}'
+        else:
+            assert torch.equal(placed, plain), f'{name} changes the result: add "position" to uses'
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("option", ["attention", "n_kv_head", "qk_norm"])
+    def test_an_option_that_it_uses_changes_it(self, option: str) -> None:
+        if option not in self.component.uses:
+            pytest.skip(f"{type(self.component).__name__} does not use it")
+        changes: dict[str, Any] = {"attention": Nothing(), "n_kv_head": 1, "qk_norm": True}
+        modules = []
+        for change in ({}, {option: changes[option]}):
+            torch.manual_seed(0)
+            modules.append(self.component.build(self.mixer_context(self.context, **change)).to(self.device).eval())
+        plain, changed = map(self.outputs, modules)
+        assert not torch.equal(plain, changed), f'`uses` names "{option}", which changes nothing: remove it from uses'
+
+    def test_dropout_is_for_training_only(self) -> None:
+        module, (x,), expected = self.build(dropout=0.5), self.inputs(), self.outputs(self.build())
+        self.assert_close(self.outputs(module), expected, "drop features in training mode only, with nn.Dropout")
+        module.train()
+        dropped = [self.mix(module, x) for _ in range(2)]
+        assert not torch.equal(*dropped), "ctx.dropout = 0.5 drops nothing in training: use nn.Dropout(ctx.dropout)"
+
+    def test_an_extra_is_a_sum_in_fp32(self) -> None:
+        extras: dict[str, Tensor] = {}
+        view = View.causal(torch.arange(T, device=self.device)[None])
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            take_extra(extras, "mixer", self.in_training()(self.features(), self.usual_position, view, None))
+        for name, extra in extras.items():
+            what = f"the extra {name!r} is {extra.dtype} of shape {tuple(extra.shape)}"
+            assert (extra.dtype, extra.dim()) == (torch.float32, 0), f"{what}: return its sum over all tokens in fp32"
+
+
+class Nothing(Attention):
+    """An attention whose result is zero."""
+
+    def build(self, ctx: LayerContext) -> nn.Module:
+        return Zeros()
+
+
+class Zeros(nn.Module):
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+        return q.new_zeros(*q.shape[:3], v.size(3))
