@@ -217,7 +217,10 @@ class PartConformance(Conformance):
 
 
 class FeatureConformance(PartConformance):
-    """For norms and MLPs: modules from (B, T, C) to (B, T, C) that compute each position by itself."""
+    """For norms and MLPs: modules from (B, T, C) to (B, T, C) that compute each position by itself.
+
+    A module may return (y, extra) in training; see `api.take_extra`.
+    """
 
     component: ClassVar[Norm | MLP]
 
@@ -225,7 +228,7 @@ class FeatureConformance(PartConformance):
         return (standard_normal(B, T, self.context.n_embd, seed=3).to(self.device),)
 
     def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        return take_extra({}, "part", module(*inputs))
+        return take_extra({}, self.component.kind, module(*inputs))
 
     @by_dtype
     def test_shape_and_dtype_are_kept(self, dtype: torch.dtype) -> None:

@@ -8,10 +8,11 @@ import torch
 
 from nanogpt_kit.core.kinds import MLP
 from nanogpt_kit.testing.conformance import FeatureConformance
+from nanogpt_kit.testing.extras import ExtrasConformance
 from nanogpt_kit.testing.remedy import assert_same
 
 
-class MLPConformance(FeatureConformance):
+class MLPConformance(FeatureConformance, ExtrasConformance):
     """Subclass it with `component = MyMLP(...)`."""
 
     component: ClassVar[MLP]

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from nanogpt_kit.core.kinds import Norm
 from nanogpt_kit.testing.conformance import FeatureConformance, standard_normal
+from nanogpt_kit.testing.extras import ExtrasConformance
 from nanogpt_kit.testing.remedy import assert_same, errors_as_failures
 
 
-class NormConformance(FeatureConformance):
+class NormConformance(FeatureConformance, ExtrasConformance):
     """Subclass it with `component = MyNorm(...)`."""
 
     component: ClassVar[Norm]
