@@ -37,7 +37,7 @@ def linear_cross_entropy(
     probability. `softcap` squashes the logits into (-softcap, softcap).
     """
     x, targets = counted_tokens(x, targets)
-    if x.size(0) * weight.size(0) > CHUNK_LOGITS:
+    if needs_chunks(x, weight):
         loss: Tensor = chunked_loss(x, weight, targets, vocab_size, softcap, 0.0, 0.0)
         return loss
     logits = apply_softcap(F.linear(x, weight)[:, :vocab_size].float(), softcap)  # (N, V)
@@ -63,7 +63,7 @@ def regularized_cross_entropy(
     if not (label_smoothing or z_loss):
         return TrainingLoss.of(linear_cross_entropy(x, weight, targets, vocab_size, softcap))
     x, targets = counted_tokens(x, targets)
-    if x.size(0) * weight.size(0) > CHUNK_LOGITS:
+    if needs_chunks(x, weight):
         objective, loss, *terms = chunked_loss(x, weight, targets, vocab_size, softcap, label_smoothing, z_loss)
     else:
         logits = apply_softcap(F.linear(x, weight)[:, :vocab_size].float(), softcap)  # (N, V)
@@ -82,10 +82,15 @@ def regularized_cross_entropy(
 def counted_tokens(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Features (N, C) and targets (N,), without gradients those of counted tokens only."""
     x, targets = x.flatten(0, -2), targets.flatten()
-    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling() and not x.is_meta:
         counted = targets != IGNORED  # saves the logits of the others, as in windows that overlap
         x, targets = x[counted], targets[counted]
     return x, targets
+
+
+def needs_chunks(x: Tensor, weight: Tensor) -> bool:
+    """Whether all logits at once would take much memory, which they do not on the meta device."""
+    return x.size(0) * weight.size(0) > CHUNK_LOGITS and not x.is_meta
 
 
 def index_and_mask(targets: Tensor) -> tuple[Tensor, Tensor]:

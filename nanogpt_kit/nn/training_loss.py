@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+LOSS_WEIGHTS = "loss."  # beginning of the names of weights that a model's loss has, which only training uses
+
 
 class TrainingLoss(NamedTuple):
     """The sums over the tokens of a pass, fp32 scalars."""
@@ -19,6 +21,11 @@ class TrainingLoss(NamedTuple):
     def of(cls, computed: Tensor | TrainingLoss) -> TrainingLoss:
         """What a model has returned; a tensor is a loss without extras."""
         return computed if isinstance(computed, TrainingLoss) else cls(computed, computed.detach(), {})
+
+
+def is_loss_weight(name: str) -> bool:
+    """Whether a weight of a model is one of its loss."""
+    return name.startswith(LOSS_WEIGHTS)
 
 
 def take_extra(extras: dict[str, Tensor], part: str, output: Any) -> Tensor:
