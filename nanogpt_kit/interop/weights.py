@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Attention
-from nanogpt_kit.nn.training_loss import is_loss_weight
+from nanogpt_kit.nn.loss_weights import is_loss_weight
 
 logger = logging.getLogger(__name__)
 

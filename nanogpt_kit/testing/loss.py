@@ -136,7 +136,9 @@ class LossConformance(PartConformance):
         remedy = "it must be a sum over tokens, each of which depends on its own window only"
         for name, value in whole.extras.items():
             total = sum(row.extras[name] for row in rows)
-            torch.testing.assert_close(total, value, rtol=1e-5, atol=1e-5, msg=f"{name} of rows does not add up: {remedy}")
+            torch.testing.assert_close(
+                total, value, rtol=1e-5, atol=1e-5, msg=f"{name} of rows does not add up: {remedy}"
+            )
         objective = torch.stack([row.objective for row in rows]).sum()
         message = f"the objective of rows does not add up: {remedy}"
         torch.testing.assert_close(objective, whole.objective, rtol=1e-5, atol=1e-5, msg=message)

@@ -27,7 +27,7 @@ from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs.find import PUBLISHED_MODELS, FoundRun, find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom
-from nanogpt_kit.train.loss_weights import with_loss_weights, without_other_loss
+from nanogpt_kit.train.other_loss import with_loss_weights, without_other_loss
 from nanogpt_kit.train.starting_tokens import describe_other_tokens, other_tokens_error, token_semantics
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ class WarmStart:
         weights = without_other_loss(weights, experiment, before, shapes, checkpoint)
         if shapes is not None:
             try:
-                check_weights_match(shapes, with_loss_weights(weights, shapes), str(checkpoint), same_options_remedy(differences))
+                check_weights_match(
+                    shapes, with_loss_weights(weights, shapes), str(checkpoint), same_options_remedy(differences)
+                )
             except KitError as error:  # other tokens are reported with it
                 now = describe_other_tokens(experiment, before, tokenizer.as_json())
                 other = now and other_tokens_error(experiment, checkpoint, tokenizer.as_json(), now)

@@ -26,9 +26,7 @@ NUMBERS = {
     "z-loss": {"z_loss": 0.2},
     "both": {"label_smoothing": 0.15, "z_loss": 0.07},
 }
-CONTEXT = LayerContext(
-    n_embd=C, n_head=1, n_kv_head=1, head_dim=C, n_layer=2, block_size=7, dropout=0.0, bias=True
-)
+CONTEXT = LayerContext(n_embd=C, n_head=1, n_kv_head=1, head_dim=C, n_layer=2, block_size=7, dropout=0.0, bias=True)
 
 by_softcap = pytest.mark.parametrize("softcap", [None, SOFTCAP])
 by_numbers = pytest.mark.parametrize("numbers", NUMBERS.values(), ids=NUMBERS)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.generate.load import load_run
-from nanogpt_kit.interop.exporting import export_model
-from nanogpt_kit.nn.loss import linear_cross_entropy
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.testing.loss import LossConformance
