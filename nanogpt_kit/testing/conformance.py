@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from nanogpt_kit.core.kinds import MLP, Attention, LayerContext, Mixer, Norm, Position
+from nanogpt_kit.core.kinds import MLP, Attention, LayerContext, Loss, Mixer, Norm, Position
 from nanogpt_kit.nn.concurrent_calls import hazard_of_calls
 from nanogpt_kit.nn.training_loss import take_extra
 from nanogpt_kit.testing.component import ComponentConformance
@@ -136,7 +136,7 @@ class Conformance(ComponentConformance):
 class PartConformance(Conformance):
     """For the parts of a network, which are built from a LayerContext."""
 
-    component: ClassVar[Mixer | Attention | Position | Norm | MLP]
+    component: ClassVar[Mixer | Attention | Position | Norm | MLP | Loss]
     context: ClassVar[LayerContext] = LayerContext(
         n_embd=24, n_head=6, n_kv_head=3, head_dim=4, n_layer=7, block_size=13, dropout=0.0, bias=True
     )

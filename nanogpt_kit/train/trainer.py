@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import Tensor
 
-from nanogpt_kit.checkpoint.fit import load_matching_weights
 from nanogpt_kit.checkpoint.rng import seed_everything
 from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.hooks import Hooks
@@ -31,6 +30,7 @@ from nanogpt_kit.train.efficiency import Throughput
 from nanogpt_kit.train.evaluation import Evaluation, eval_mode, publish_samples, run_evaluators
 from nanogpt_kit.train.finite import FiniteChecks
 from nanogpt_kit.train.memory import choose_micro_batch_size, is_out_of_memory, memory_metrics, out_of_memory_hint
+from nanogpt_kit.train.other_loss import load_starting_weights
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.resume_point import ResumePoint
@@ -66,7 +66,7 @@ class Trainer:
         starts = self.batches.batches.starts
         self.finite = FiniteChecks(self.experiment, self.model, self.world, self.progress, self.scaler, starts)
         if not self.resume_point.load_weights(self.model) and weights is not None:
-            load_matching_weights(self.model, weights, str(self.experiment.model.init_from))
+            load_starting_weights(self.model, weights, str(self.experiment.model.init_from))
         self.diagnostics = Diagnostics(self.model, self.experiment.train.watch)
         self.parallel = setup.parallel_model(self.model)
         self.optimizer = build_optimizer(self.experiment.optimizer, self.parameter_groups())
