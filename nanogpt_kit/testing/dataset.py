@@ -136,7 +136,7 @@ class DatasetConformance(ComponentConformance):
             for text in filter(None, self.texts(split)):
                 assert home.setdefault(text, split) == split, (
                     f"{text[:50]!r} is in {home[text]} and in {split}: split by a hash of the text, as "
-                    "api.HashSplitDataset does; or set has_own_splits = True where the source has splits of its own"
+                    "api.HashSplitDataset does; or set has_own_splits = True where the source has its own splits"
                 )
 
     # --- tokens ---

@@ -34,7 +34,7 @@ def errors_as_failures(claim: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Of its message; those of torch go on with tables and traces."""
+    """Of its message; tables and traces follow in those of torch."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 

@@ -45,6 +45,12 @@ class TestMirostatByDefault(SamplerConformance):
     component = Mirostat()
 
 
+def test_the_page_of_samplers_shows_this_component() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "kinds" / "sampler.md").read_text(encoding="utf-8")
+    _, _, code = COMPONENT.read_text(encoding="utf-8").partition("import annotations\n\n")
+    assert f"```python\n{code}```" in page
+
+
 def untrained() -> nn.Module:
     torch.manual_seed(0)
     model = GPT(n_layer=2, n_head=4, n_embd=16, block_size=BLOCK, position="rope")

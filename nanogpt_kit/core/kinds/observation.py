@@ -35,7 +35,7 @@ class Sampler(Component):
 class MemorySampler(Sampler):
     """A sampler that also depends on how likely the tokens were that were drawn so far, such as mirostat.
 
-    It stays a pure function: what it remembers is computed from all of them anew.
+    It stays a pure function: what it remembers is computed from all of them each time.
     """
 
     @abstractmethod
