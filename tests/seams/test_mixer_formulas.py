@@ -81,7 +81,7 @@ def test_mingru_is_its_recurrence_step_by_step(segments: Tensor | None) -> None:
 @torch.no_grad()
 def test_differential_attention_is_that_of_the_paper() -> None:
     module, rows = built(Differential()), []
-    lq1, lk1, lq2, lk2 = module.lambdas
+    lq1, lk1, lq2, lk2 = module.lambdas.split(D)
     initial = 0.8 - 0.6 * math.exp(-0.3 * LAYER)  # the paper counts layers from 1
     factor = math.exp(lq1 @ lk1) - math.exp(lq2 @ lk2) + initial
     for x in features():

@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.generate.load import load_run
+from nanogpt_kit.nn.flops import model_size
+from nanogpt_kit.nn.thread_probe import decoding_hazard, training_hazard
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
+from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.train import session
+from nanogpt_kit.train.metric_names import check_study_metric
 
 COMPONENTS = Path(__file__).parent / "components"
 FILES = [str(COMPONENTS / f"{name}.py") for name in ("gated_attention", "differential", "mingru")]
@@ -28,6 +34,13 @@ OPTIONS = (
     *("sample.num_samples=0", "train.watch=['attention', 'activations']"),
 )
 PROMPTS = ["7 times", "9", "12 times 19 is 2"]  # the last of 16 tokens, which is the context
+SWEEP = """
+[sweep]
+metric = "val/loss"
+[sweep.space]
+"model.mixer" = { choice = ["softmax", "mingru"] }
+"model.attention.window" = { int = [2, 8], when = { "model.mixer" = "softmax" } }
+"""
 LONG = 40  # new tokens
 
 Runs = Callable[[str], RunFolder]
@@ -72,6 +85,43 @@ def test_a_watched_model_logs_the_scores_of_the_attentions_that_it_has(mixer: st
     names = {name for record in read_metrics(run.metrics) for name in record if name.startswith("attention/")}
     layers = {"mingru": [], "hybrid": [1]}.get(mixer, [0, 1])
     assert names == {f"attention/max_logit_{layer}" for layer in layers}
+
+
+def test_only_the_scores_that_a_run_logs_can_be_the_metric_of_a_sweep(tiny: Path) -> None:
+    hybrid = experiment_of(tiny, "hybrid")
+    check_study_metric(hybrid, "attention/max_logit_1")
+    for experiment, metric in (
+        (hybrid, "attention/max_logit_0"),
+        (experiment_of(tiny, "mingru"), "attention/max_logit_1"),
+    ):
+        with pytest.raises(KitError, match=f"no run of it has a metric '{metric}'"):
+            check_study_metric(experiment, metric)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_threads_may_share_a_batch_of_it_and_its_products_are_counted(mixer: str, tiny: Path) -> None:
+    experiment = experiment_of(tiny, mixer, "model.dropout=0.0")
+    ctx = RunContext(device="cpu", precision="bf16", world_size=1, splits=("train", "val"), block_size=16)
+    assert training_hazard(experiment.model, experiment.parallel, ctx) is None
+    assert decoding_hazard(experiment.model) is None
+    size = model_size(experiment.model, 256)
+    assert size is not None
+    weights = size.parameters["matrix"] + size.parameters["embedding"]  # of the tokens, and of the head
+    assert size.flops_per_token is not None
+    scores = {"mingru": 0, "hybrid": 1, "gated_attention": 2, "differential": 3}[
+        mixer
+    ]  # those of a softmax layer are 1; values of twice the size: 1.5
+    assert size.flops_per_token == 6 * weights + scores * 12 * 24 * 16
+
+
+def test_a_sweep_over_mixers_varies_the_window_with_attention_alone(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text(encoding="utf-8") + SWEEP, encoding="utf-8")
+    overrides = [f"components={FILES}", "model.attention={use='sdpa', window=4}"]
+    space = Space(Experiment.load(tiny, overrides, trust_code=True))
+    attending = space.experiment({"model.mixer": "softmax", "model.attention.window": 7})
+    assert attending.resolved()["model"]["attention"]["window"] == 7
+    recurrent = space.experiment({"model.mixer": "mingru"})
+    assert "attention" not in recurrent.resolved()["model"]
 
 
 def generated(run: RunFolder, prompts: list[str], policy: str, **options: Any) -> list[str]:
