@@ -1,99 +1,35 @@
 """The suite for mixers: nothing depends on a later token, and a cache, padding or other rows change no result.
 
-The mixer is called as a model calls it, with views and caches of the kit; what it uses is taken from `Mixer.uses`.
+What it uses is taken from `Mixer.uses`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nanogpt_kit.core.kinds import Attention, LayerContext, Mixer, MixerContext, Norm, Position
-from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.generate.static_cache import StaticCache
 from nanogpt_kit.nn.cache import KVCache
 from nanogpt_kit.nn.parts import Positional
 from nanogpt_kit.nn.training_loss import take_extra
 from nanogpt_kit.nn.view import View
-from nanogpt_kit.testing.conformance import B, PartConformance, T, by_dtype, standard_normal
+from nanogpt_kit.testing.conformance import B, T, by_dtype
+from nanogpt_kit.testing.mixer_calls import MixerCalls, ZeroAttention
 
 CHUNKS = {"token by token": [1, 1, 1, 1, 1], "in uneven chunks": [2, 1, 2]}
 by_chunks = pytest.mark.parametrize("lengths", CHUNKS.values(), ids=CHUNKS)
 PADDING = [3, 0]  # of each row
 
 
-class MixerConformance(PartConformance):
+class MixerConformance(MixerCalls):
     """Subclass it with `component = MyMixer(...)`.
 
     The suite's `context` has 6 heads of 4 features. A mixer whose `uses` has "document_mask" is tested with segments.
     """
-
-    component: ClassVar[Mixer]
-    position: ClassVar[str] = "rope"  # the component whose rotation the mixer uses, where it uses positions
-
-    def build_part(self, ctx: LayerContext) -> nn.Module:
-        return self.component.build(self.mixer_context(ctx))
-
-    def mixer_context(self, ctx: LayerContext, **changes: Any) -> MixerContext:
-        """The context with what the mixer uses: the default parts of a model."""
-        installed, uses = Registry.installed(), self.component.uses
-        heads = {} if "n_kv_head" in uses else {"n_kv_head": ctx.n_head}
-        attention = installed.load(Attention, "sdpa")() if "attention" in uses else None
-        parts = MixerContext(**vars(ctx) | heads, norm=installed.load(Norm, "layernorm")(), attention=attention)
-        return dataclasses.replace(parts, **changes)
-
-    @cached_property
-    def usual_position(self) -> Positional:
-        return self.positional(self.position if "position" in self.component.uses else "none")
-
-    def positional(self, name: str) -> Positional:
-        module = Registry.installed().load(Position, name)().build(self.context).to(self.device)
-        assert isinstance(module, Positional)
-        return module
-
-    def inputs(self) -> tuple[Tensor, ...]:
-        return (self.features(),)
-
-    def features(self, *leading: int, seed: int = 3) -> Tensor:
-        """Features (B, T, C), or with other leading sizes."""
-        return standard_normal(*(leading or (B, T)), self.context.n_embd, seed=seed).to(self.device)
-
-    def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        return self.mix(module, x)
-
-    def mix(
-        self,
-        module: nn.Module,
-        x: Tensor,
-        cache: KVCache | None = None,
-        segments: Tensor | None = None,
-        position: Positional | None = None,
-        advance: bool = True,
-    ) -> Tensor:
-        """y (B, T, C) of x, as a layer of a model computes it; `advance`: it is the last layer."""
-        position = position or self.usual_position
-        if cache is None:
-            view = View.causal(torch.arange(x.size(1), device=x.device)[None], segments)
-        else:
-            view = cache.view(x.size(1), x.device)
-        y = take_extra({}, "mixer", module(x, position, view.with_slopes(position.slopes()), cache))
-        if cache is not None and advance:
-            cache.advance(x.size(1))
-        return y
-
-    @torch.no_grad()
-    def mix_chunks(self, module: nn.Module, x: Tensor, cache: KVCache, lengths: Sequence[int]) -> Tensor:
-        return torch.cat([self.mix(module, chunk, cache) for chunk in x.split(list(lengths), dim=1)], dim=1)
-
-    def assert_close(self, found: Tensor, expected: Tensor, remedy: str) -> None:
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, msg=lambda text: f"{remedy}\n\n{text}")
 
     @by_dtype
     def test_shape_and_dtype_are_kept(self, dtype: torch.dtype) -> None:
@@ -235,7 +171,7 @@ class MixerConformance(PartConformance):
     def test_an_option_that_it_uses_changes_it(self, option: str) -> None:
         if option not in self.component.uses:
             pytest.skip(f"{type(self.component).__name__} does not use it")
-        changes: dict[str, Any] = {"attention": Nothing(), "n_kv_head": 1, "qk_norm": True}
+        changes: dict[str, Any] = {"attention": ZeroAttention(), "n_kv_head": 1, "qk_norm": True}
         modules = []
         for change in ({}, {option: changes[option]}):
             torch.manual_seed(0)
@@ -258,15 +194,3 @@ class MixerConformance(PartConformance):
         for name, extra in extras.items():
             what = f"the extra {name!r} is {extra.dtype} of shape {tuple(extra.shape)}"
             assert (extra.dtype, extra.dim()) == (torch.float32, 0), f"{what}: return its sum over all tokens in fp32"
-
-
-class Nothing(Attention):
-    """An attention whose result is zero."""
-
-    def build(self, ctx: LayerContext) -> nn.Module:
-        return Zeros()
-
-
-class Zeros(nn.Module):
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
-        return q.new_zeros(*q.shape[:3], v.size(3))

@@ -44,10 +44,8 @@ class Diagnostics:
         for index, block in enumerate(transformer_blocks(self.model)):
             if "activations" in self.watched:
                 handles.append(block.register_forward_hook(self.output_hook(f"activations/max_{index}")))
-            for name, part in block.named_modules():
-                if "attention" in self.watched and name.rpartition(".")[2] == "attention":
-                    hook = self.logits_hook(f"attention/max_logit_{index}")
-                    handles.append(part.register_forward_pre_hook(hook))
+        for metric, part in attention_modules(self.model) if "attention" in self.watched else ():
+            handles.append(part.register_forward_pre_hook(self.logits_hook(metric)))
         try:
             with eager_mode(self.model):
                 yield
@@ -94,6 +92,14 @@ class Diagnostics:
         metrics |= module_metrics(self.model)
         self.largest, self.weights_before, self.is_active = {}, {}, False
         return metrics
+
+
+def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model's blocks that are named `attention`, each with its metric; other mixers have none."""
+    for index, block in enumerate(transformer_blocks(model)):
+        for name, part in block.named_modules():
+            if name.rpartition(".")[2] == "attention":
+                yield f"attention/max_logit_{index}", part
 
 
 def norm(tensors: Sequence[Tensor]) -> float:

@@ -11,6 +11,7 @@ from nanogpt_kit.core.kinds import Callback
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.nn.extra_names import extra_names
 from nanogpt_kit.nn.uninitialized import build_on_meta
+from nanogpt_kit.train.diagnostics import attention_modules
 
 LOGGED_METRICS = (  # the last three not on every device or in every precision
     "train/loss",
@@ -83,7 +84,10 @@ def check_study_metric(experiment: Experiment, metric: str, key: Key = ("sweep",
 
 def may_be_diagnostic(experiment: Experiment, metric: str) -> bool:
     """Whether `train.watch` or a module of the model may give the metric; those names are known only in a run."""
-    if metric.partition("/")[0] in experiment.train.watch:
+    watched = metric.partition("/")[0]
+    if watched in experiment.train.watch and watched != "attention":
         return True
     model = build_on_meta(experiment.model)
+    if model is not None and watched in experiment.train.watch:
+        return metric in dict(attention_modules(model))  # which the mixers may not have
     return model is None or any(callable(getattr(module, "logged_metrics", None)) for module in model.modules())

@@ -61,11 +61,6 @@ BOTH = 'model.mixer=["mingru", "softmax"]'
         (["model.attention=sdpa"], "model.attention", ["uses attention; remove it", "another mixer, such as softmax"]),
         (["model.n_kv_head=1"], "model.n_kv_head", ["uses n_kv_head; remove it"]),
         (["model.qk_norm=false"], "model.qk_norm", ["uses qk_norm"]),
-        (
-            ["model.attention=naive", "model.qk_norm=true"],
-            "model.attention",
-            ["uses attention and qk_norm; remove them, or use another mixer, such as softmax"],
-        ),
         (["model.position=rope"], "model.position", ["RoPE", "remove it", "softmax"]),
         (["model.position=alibi"], "model.position", ["ALiBi"]),
         ([BOTH, 'model.attention=["naive", "sdpa"]'], "model.attention", ["Naive", "attention.0"]),
@@ -84,13 +79,37 @@ def test_what_the_mixers_do_not_use_is_refused(file: Path, overrides: list[str],
         assert word in fault.message
 
 
-def test_it_is_reported_at_the_mixer_where_that_was_written_later(file: Path) -> None:
-    file.write_text(EXPERIMENT.replace('"mingru"\n', '"softmax"\nattention = "naive"\n'), encoding="utf-8")
+def test_all_of_them_are_reported_at_once(file: Path) -> None:
     with pytest.raises(KitError) as caught:
-        load(file, "model.mixer=mingru")
+        load(file, "model.attention=naive", "model.qk_norm=true", "model.n_kv_head=1")
+    assert [fault.key for fault in caught.value.faults] == ["model.attention", "model.n_kv_head", "model.qk_norm"]
+
+
+def test_they_are_refused_beside_the_mixer(file: Path) -> None:
+    """Neither was written later."""
+    file.write_text(EXPERIMENT + 'attention = "naive"\n', encoding="utf-8")
+    with pytest.raises(KitError) as caught:
+        load(file)
     (fault,) = caught.value.faults
-    assert (fault.key, fault.location) == ("model.mixer", "command line")
-    assert "attention" in fault.message
+    assert (fault.key, fault.location) == ("model.attention", f"{file}:{EXPERIMENT.count(chr(10)) + 1}")
+    with pytest.raises(KitError):
+        load(file, "model.mixer=softmax").with_("model.attention=naive", "model.mixer=mingru")
+
+
+@pytest.mark.parametrize("attention", ['"naive"', '{ use = "sdpa", window = 3 }'])
+def test_a_mixer_that_is_chosen_later_drops_them_with_a_note(file: Path, attention: str) -> None:
+    """As a component drops the options of the one that it replaces."""
+    text = EXPERIMENT.replace('"mingru"\n', f'"softmax"\nattention = {attention}\nn_kv_head = 1\n')
+    file.write_text(text, encoding="utf-8")
+    for experiment in (load(file, "model.mixer=mingru"), load(file).with_("model.mixer=mingru")):
+        assert not {"attention", "n_kv_head"} & experiment.resolved()["model"].keys()
+        attention_note, heads_note = experiment.notes[-2:]
+        for part in ("model.attention (", f"{file.name}:", "model.mixer (", "does not use it"):
+            assert part in attention_note
+        assert "model.n_kv_head" in heads_note
+    again = file.with_name("again.toml")
+    again.write_text(load(file).to_toml(), encoding="utf-8")
+    assert load(again, "model.mixer=mingru") == load(file, "model.mixer=mingru")
 
 
 @pytest.mark.parametrize(

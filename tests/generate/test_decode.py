@@ -243,6 +243,19 @@ def test_until_the_context_is_full_a_new_token_costs_one_column() -> None:
 
 
 @pytest.mark.parametrize("on_overflow", ["exact", "refill"])
+def test_a_model_that_keeps_nothing_outgrows_its_context_too(on_overflow: str) -> None:
+    class Words(nn.Embedding):
+        def forward(self, ids: Tensor, cache: KVCache) -> Tensor:
+            cache.view(ids.size(1), ids.device)
+            cache.advance(ids.size(1))
+            return super().forward(ids)
+
+    model, prompts = Words(VOCABULARY, VOCABULARY), prompts_of(2, 5)
+    together = written(model, prompts, 2 * BLOCK, on_overflow=on_overflow)
+    assert together[1:] == written(model, prompts[1:], 2 * BLOCK, on_overflow=on_overflow, seeds=[6])
+
+
+@pytest.mark.parametrize("on_overflow", ["exact", "refill"])
 def test_a_context_of_one_token_works(on_overflow: str) -> None:
     assert len(written(untrained(1), [[3], [4]], 5, on_overflow=on_overflow, block_size=1)) == 2
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import allowed_text, option_error
 from nanogpt_kit.core.options import listed, of_layer
+from nanogpt_kit.core.unused_options import unused_error
 
 LEFT_OUT = ("attention", "n_kv_head", "qk_norm")  # None in a model whose mixers do not use them
 USABLE = (*LEFT_OUT, "position", "document_mask")
@@ -28,13 +29,11 @@ def check_mixer_options(model: Any) -> None:
     """
     layers = range(model.n_layer)
     mixers = [of_layer(model.mixer, layer) for layer in layers]
-    remedy = f"use another mixer, such as {type(model).model_fields['mixer'].default}"
+    remedy = f"remove it, or use another mixer, such as {type(model).model_fields['mixer'].default}"
     unused = [option for option in LEFT_OUT if not any(option in mixer.uses for mixer in mixers)]
-    refused = [option for option in unused if option in model.model_fields_set]
-    if refused:
-        names, them = " and ".join(refused), "them" if len(refused) > 1 else "it"
-        message = f"no mixer of the model uses {names}; remove {them}, or {remedy}"
-        raise option_error(refused[0], message, *refused[1:], "mixer")
+    refused = {option: f"no mixer of the model uses {option}; {remedy}" for option in unused}
+    if refused.keys() & model.model_fields_set:
+        raise unused_error({option: refused[option] for option in refused if option in model.model_fields_set}, "mixer")
     vars(model).update(dict.fromkeys(unused))  # the model is frozen once it is validated
     for option, parts in (("attention", listed(model.attention)), ("position", listed(model.position))):
         used = {layer % len(parts) for layer in layers if option in mixers[layer].uses}
@@ -42,8 +41,8 @@ def check_mixer_options(model: Any) -> None:
             if part is not None and index not in used and getattr(part, "acts_in_mixers", True):
                 key = f"{option}.{index}" if len(parts) > 1 else option
                 message = f"{key} ({type(part).__name__}) acts within mixers, and no mixer of its layers uses {option}"
-                raise option_error(option, f"{message}; remove it, or {remedy}", "mixer")
+                raise option_error(option, f"{message}; {remedy}", "mixer")
     leaks = sorted({type(mixer).__name__ for mixer in mixers if "document_mask" not in mixer.uses})
     if model.document_mask and leaks:
         message = f"document_mask requires mixers that keep documents apart, and {leaks[0]} does not"
-        raise option_error("document_mask", f"{message}; remove it, or {remedy}", "mixer")
+        raise option_error("document_mask", f"{message}; {remedy}", "mixer")

@@ -37,7 +37,7 @@ class HeadPairs(nn.Module):
         self.layer, self.n_head, self.query_multiplier = ctx.layer, ctx.n_head, ctx.query_multiplier
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * ctx.layer)
         self.c_attn = nn.Linear(ctx.n_embd, 3 * ctx.n_embd, bias=ctx.bias)
-        self.lambdas = nn.Parameter(torch.empty(4, ctx.head_dim).normal_(std=0.1))  # lq1, lk1, lq2, lk2
+        self.lambdas = nn.Parameter(torch.empty(4 * ctx.head_dim).normal_(std=0.1))  # lq1, lk1, lq2, lk2
         self.attention = ctx.attention.build(ctx)
         self.gain = nn.Parameter(torch.ones(2 * ctx.head_dim))
         self.c_proj = ResidualLinear(ctx.n_embd, ctx.n_embd, bias=ctx.bias)
@@ -53,7 +53,7 @@ class HeadPairs(nn.Module):
             k, v = cache.extend(self.layer, k, v)  # (B, H, S, D) and (B, H / 2, S, 2 D)
         heads = self.attention(q, k, v.repeat_interleave(2, dim=1), view)  # (B, H, T, 2 D)
         first, second = heads[:, 0::2], heads[:, 1::2]  # (B, H / 2, T, 2 D)
-        lq1, lk1, lq2, lk2 = self.lambdas
+        lq1, lk1, lq2, lk2 = self.lambdas.chunk(4)
         factor = torch.exp((lq1 * lk1).sum()) - torch.exp((lq2 * lk2).sum()) + self.lambda_init
         difference = first - factor * second
         y = F.rms_norm(difference, self.gain.shape, eps=1e-5) * self.gain * (1 - self.lambda_init)
