@@ -83,7 +83,9 @@ def test_val_loss_is_the_plain_cross_entropy(experiment: Path, options: list[str
         loss = generator.model(ids[:, :-1], ids[:, 1:])
         logits = generator.model(ids[:, :-1]).double()
     assert isinstance(loss, torch.Tensor)
-    torch.testing.assert_close(loss.double(), F.cross_entropy(logits[0], ids[0, 1:], reduction="sum"), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        loss.double(), F.cross_entropy(logits[0], ids[0, 1:], reduction="sum"), rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES)
@@ -256,7 +258,7 @@ def test_a_run_is_sampled_evaluated_and_exported_without_the_weights_of_its_loss
         with caplog.at_level(logging.INFO):
             exported = command("export", folder.path, tmp_path / format, "--format", format, "--trust-code")
         assert exported.code == 0, exported.err
-        assert ("left out the weights of model.loss, " in said(caplog)) == (format != "safetensors")
+        assert ("left out" in said(caplog)) == (format != "safetensors")
         overrides = [] if format == "safetensors" else ["tokenizer=byte"]
         model = load_run(tmp_path / format, trust_code=True, overrides=overrides).model
         with torch.no_grad():
