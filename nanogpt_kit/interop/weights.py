@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Attention
-from nanogpt_kit.nn.loss_weights import is_loss_weight
 
 logger = logging.getLogger(__name__)
 
@@ -200,17 +199,13 @@ def check_expressible(experiment: Experiment, allowed: Mapping[str, tuple[Any, .
 
 
 def weights_to_export(weights: Mapping[str, Tensor], vocab_size: int, tied: bool) -> dict[str, Tensor]:
-    """Weights by the names of GPT-2, without the padding of the vocabulary and without those of the loss.
+    """Weights by the names of GPT-2, without the padding of the vocabulary.
 
     Raises KitError if the format has one matrix for embedding and head (`tied`), but the model has two.
     """
     if tied and not equal_tensors(weights[HEAD], weights[EMBEDDING]):
         raise KitError("the model's lm_head.weight differs from its wte.weight, so they cannot be exported as tied")
-    left_out = ", ".join(filter(is_loss_weight, weights))
-    if left_out:
-        logger.info("left out the weights of model.loss, which only training uses: %s", left_out)
     return {
         exported_name(name): (value[:vocab_size] if name in VOCABULARY_MATRICES else value).contiguous()
         for name, value in weights.items()
-        if not is_loss_weight(name)
     }

@@ -121,7 +121,7 @@ def chunked_loss(x: Tensor, weight: Tensor, *arguments: Any) -> Any:
 
 
 class ChunkedLoss(torch.autograd.Function):
-    """The loss; with label smoothing or z-loss (objective, loss, each penalty), of which the objective has gradients."""
+    """The loss; with penalties (objective, loss, penalty, ...), of which the objective alone has gradients."""
 
     @staticmethod
     def forward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
@@ -40,18 +41,17 @@ class LossConformance(PartConformance):
         return targets
 
     def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        return self.terms(module, *inputs).objective
+        return self.terms(module, inputs).objective
 
     def terms(
         self,
         module: nn.Module,
-        x: Tensor,
-        weight: Tensor,
+        inputs: Sequence[Tensor],
         targets: Tensor | None = None,
         softcap: float | None = None,
     ) -> TrainingLoss:
-        targets = self.targets() if targets is None else targets
-        return TrainingLoss.of(module(x, weight, targets, V, softcap))
+        """What the module returns for `inputs`, and for the suite's own targets where none are given."""
+        return TrainingLoss.of(module(*inputs, self.targets() if targets is None else targets, V, softcap))
 
     def gradients(self, module: nn.Module, objective: Tensor, *leaves: Tensor) -> list[Tensor]:
         """Of the leaves and of the trainable parameters; zeros where there is none."""
@@ -62,7 +62,7 @@ class LossConformance(PartConformance):
     def test_its_loss_is_the_plain_cross_entropy(self, softcap: float | None) -> None:
         """train/loss has one meaning, whatever is minimized."""
         x, weight = self.inputs()
-        found = self.terms(self.build(), x, weight, softcap=softcap).loss
+        found = self.terms(self.build(), (x, weight), softcap=softcap).loss
         expected = linear_cross_entropy(x, weight, self.targets(), V, softcap)
         remedy = "return api.TrainingLoss(objective, loss, extras), whose loss is that of api.linear_cross_entropy"
         assert torch.allclose(found, expected, rtol=1e-5, atol=0), (
@@ -71,7 +71,7 @@ class LossConformance(PartConformance):
 
     @by_softcap
     def test_the_objective_is_the_loss_and_the_extras(self, softcap: float | None) -> None:
-        found = self.terms(self.build(), *self.leaves(*self.inputs()), softcap=softcap)
+        found = self.terms(self.build(), self.leaves(*self.inputs()), softcap=softcap)
         total, objective = float(found.loss + sum(found.extras.values())), found.objective.item()
         remedy = "each extra is what it adds to the objective, its coefficient included"
         assert objective == pytest.approx(total, rel=1e-5), (
@@ -80,7 +80,7 @@ class LossConformance(PartConformance):
 
     def test_everything_is_an_fp32_scalar_and_only_the_objective_has_a_gradient(self) -> None:
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            found = self.terms(self.build(), *self.leaves(*self.inputs()))
+            found = self.terms(self.build(), self.leaves(*self.inputs()))
         for name, value in {"objective": found.objective, "loss": found.loss, **found.extras}.items():
             remedy = f"{name} is {value.dtype} {list(value.shape)}: sum it over the tokens, in fp32"
             assert (value.dtype, list(value.shape)) == (torch.float32, []), remedy
@@ -90,12 +90,10 @@ class LossConformance(PartConformance):
             )
 
     def test_the_head_and_the_features_are_trained(self) -> None:
-        x, weight = self.leaves(*self.inputs())
-        module = self.build()
-        for name, gradient in zip(
-            ("features", "weight"), self.gradients(module, self.apply(module, x, weight), x, weight), strict=False
-        ):
-            assert gradient.any(), f"the {name} get no gradient: compute the loss from them, without detaching them"
+        module, leaves = self.build(), self.leaves(*self.inputs())
+        found = self.gradients(module, self.apply(module, *leaves), *leaves)
+        for name, gradient in zip(("features", "weight of the head"), found, strict=False):
+            assert gradient.any(), f"no gradient reaches the {name}: compute the loss from them, without detaching them"
 
     def test_every_parameter_is_used(self) -> None:
         module = self.build()
@@ -110,8 +108,8 @@ class LossConformance(PartConformance):
         """Targets of -1 fill up batches, and end windows; here all of the second window, and the last of the first."""
         module, (x, weight), targets = self.build(), self.leaves(*self.inputs()), self.targets()
         targets[1] = IGNORED
-        found = self.terms(module, x, weight, targets)
-        without = self.terms(module, x[:1], weight, targets[:1])
+        found = self.terms(module, (x, weight), targets)
+        without = self.terms(module, (x[:1], weight), targets[:1])
         remedy = "leave out of every sum the positions whose target is -1"
         for name, value in {"objective": found.objective, **found.extras}.items():
             expected = without.objective if name == "objective" else without.extras[name]
@@ -122,7 +120,7 @@ class LossConformance(PartConformance):
 
     def test_a_batch_without_a_target_gives_zero(self) -> None:
         module, (x, weight) = self.build(), self.leaves(*self.inputs())
-        found = self.terms(module, x, weight, torch.full_like(self.targets(), IGNORED))
+        found = self.terms(module, (x, weight), torch.full_like(self.targets(), IGNORED))
         for value in (found.objective, found.loss, *found.extras.values()):
             assert value.item() == 0, f"{value.item()} where no target counts: sum over tokens, do not divide by them"
         for gradient in self.gradients(module, found.objective, x, weight):
@@ -131,14 +129,12 @@ class LossConformance(PartConformance):
     def test_losses_of_rows_add_up_and_so_do_their_gradients(self) -> None:
         """Micro-batches, threads and ranks depend on it."""
         module, (x, weight), targets = self.build(), self.leaves(*self.inputs()), self.targets()
-        whole = self.terms(module, x, weight, targets)
-        rows = [self.terms(module, x[[row]], weight, targets[[row]]) for row in range(B)]
+        whole = self.terms(module, (x, weight), targets)
+        rows = [self.terms(module, (x[[row]], weight), targets[[row]]) for row in range(B)]
         remedy = "it must be a sum over tokens, each of which depends on its own window only"
         for name, value in whole.extras.items():
-            total = sum(row.extras[name] for row in rows)
-            torch.testing.assert_close(
-                total, value, rtol=1e-5, atol=1e-5, msg=f"{name} of rows does not add up: {remedy}"
-            )
+            total, message = sum(row.extras[name] for row in rows), f"{name} of rows does not add up: {remedy}"
+            torch.testing.assert_close(total, value, rtol=1e-5, atol=1e-5, msg=message)
         objective = torch.stack([row.objective for row in rows]).sum()
         message = f"the objective of rows does not add up: {remedy}"
         torch.testing.assert_close(objective, whole.objective, rtol=1e-5, atol=1e-5, msg=message)
@@ -149,19 +145,19 @@ class LossConformance(PartConformance):
     @by_softcap
     def test_padding_of_the_vocabulary_changes_nothing_and_gets_no_gradient(self, softcap: float | None) -> None:
         module, (x, weight) = self.build(), self.leaves(*self.inputs())
-        before = self.terms(module, x, weight, softcap=softcap).objective
+        before = self.terms(module, (x, weight), softcap=softcap).objective
         with torch.no_grad():
             weight[V:] = 50.0
-        after = self.terms(module, x, weight, softcap=softcap).objective
+        after = self.terms(module, (x, weight), softcap=softcap).objective
         remedy = "rows of the weight from vocab_size on are padding: leave out their logits"
         torch.testing.assert_close(after, before, rtol=0, atol=0, msg=f"padding changes the objective: {remedy}")
         assert not self.gradients(module, after, weight)[0][V:].any(), f"padding gets a gradient: {remedy}"
 
     def test_under_autocast_it_is_nearly_the_same(self) -> None:
         module, leaves = self.build(), self.leaves(*self.inputs())
-        expected = self.terms(module, *leaves)
+        expected = self.terms(module, leaves)
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            found = self.terms(module, *leaves)
+            found = self.terms(module, leaves)
         torch.testing.assert_close(found.objective, expected.objective, rtol=2e-2, atol=0)
         for gradient in self.gradients(module, found.objective, *leaves):
             assert gradient.isfinite().all(), f"{(~gradient.isfinite()).sum()} gradients are not finite"

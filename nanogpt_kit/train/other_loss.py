@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from nanogpt_kit.checkpoint.fit import load_matching_weights
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.nn.loss_weights import is_loss_weight
 
 logger = logging.getLogger(__name__)
+
+OF_LOSS = "loss."  # beginning of the names of a loss's weights
 
 
 def without_other_loss(
@@ -38,9 +39,9 @@ def without_other_loss(
 
 def with_loss_weights(weights: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     """The weights, and those of the module's loss where there are none among them."""
-    if any(map(is_loss_weight, weights)):
+    if any(name.startswith(OF_LOSS) for name in weights):
         return dict(weights)
-    return {**weights, **{name: value for name, value in module.state_dict().items() if is_loss_weight(name)}}
+    return {**weights, **{name: value for name, value in module.state_dict().items() if name.startswith(OF_LOSS)}}
 
 
 def load_starting_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
@@ -49,7 +50,7 @@ def load_starting_weights(module: nn.Module, weights: Mapping[str, Tensor], orig
 
 
 def loss_shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in weights.items() if is_loss_weight(name)}
+    return {name: tuple(value.shape) for name, value in weights.items() if name.startswith(OF_LOSS)}
 
 
 def loss_options(experiment: Experiment) -> Mapping[str, Any]:

@@ -75,10 +75,9 @@ class WarmStart:
         shapes = build_on_meta(experiment.model, vocab_size)
         weights = without_other_loss(weights, experiment, before, shapes, checkpoint)
         if shapes is not None:
+            given = with_loss_weights(weights, shapes)
             try:
-                check_weights_match(
-                    shapes, with_loss_weights(weights, shapes), str(checkpoint), same_options_remedy(differences)
-                )
+                check_weights_match(shapes, given, str(checkpoint), same_options_remedy(differences))
             except KitError as error:  # other tokens are reported with it
                 now = describe_other_tokens(experiment, before, tokenizer.as_json())
                 other = now and other_tokens_error(experiment, checkpoint, tokenizer.as_json(), now)

@@ -175,8 +175,10 @@ class MLP(Component):
 class Loss(Component):
     """What training minimizes. Evaluation always measures the cross-entropy, whatever the loss.
 
-    The module's `forward(x, weight, targets, vocab_size, softcap)` takes what `api.linear_cross_entropy` takes, and
-    returns what that returns, or an `api.TrainingLoss`. It is called in training only.
+    The module's `forward(x, weight, targets, vocab_size, softcap)` takes what `api.linear_cross_entropy` takes:
+    features (B, T, C), the weight of the output head (at least vocab_size, C) and targets (B, T), -1 where ignored. It
+    returns what that returns, or an `api.TrainingLoss` whose `loss` is that. It is called in training only. Its
+    parameters are part of the model, as `loss.*`.
     """
 
     kind: ClassVar[str] = "loss"
