@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Attention
-from nanogpt_kit.nn.training_loss import take_extra
 from nanogpt_kit.nn.view import View
 from nanogpt_kit.testing.attention_scenes import (
     HARDEST,
@@ -36,7 +35,7 @@ from nanogpt_kit.testing.conformance import (
     trainable_parameters,
     value_and_gradients,
 )
-from nanogpt_kit.testing.remedy import assert_same
+from nanogpt_kit.testing.remedy import assert_same, result_of
 
 MASKS = "take what a query attends to from view.mask(window), never from the order of keys or from is_causal"
 
@@ -80,7 +79,7 @@ class AttentionConformance(PartConformance):
 
     def call(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         """The result of a module, which may return an auxiliary loss beside it."""
-        return take_extra({}, "attention", module(q, k, v, view))
+        return result_of("attention", module(q, k, v, view))
 
     def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         """As a model calls it: with the strides of projected heads and rotated queries, which compilers depend on."""

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.nn.training_loss import take_extra
 from nanogpt_kit.nn.view import View
+from nanogpt_kit.testing.remedy import result_of
 
 SQUARE, ALL, LATE = torch.arange(5)[None], torch.arange(9)[None], torch.arange(4, 9)[None]  # positions (1, T or S)
 PADDED_QUERIES = torch.stack([torch.arange(2, 7), torch.arange(5)])  # (B, T)
@@ -117,7 +117,7 @@ def each_query_alone(
             used = seen[row, t].nonzero().flatten()
             alone = View(queries[row, t].view(1, 1), keys[row, used][None], causal_square=False, slopes=view.slopes)
             one, (k_used, v_used) = slice(row, row + 1), (x[row : row + 1, :, used] for x in (k, v))
-            result = take_extra({}, "attention", module(q[one, :, t : t + 1], k_used, v_used, alone))
+            result = result_of("attention", module(q[one, :, t : t + 1], k_used, v_used, alone))
             results.append(result if len(used) else torch.zeros_like(q[one, :, :1]))  # (1, H, 1, D)
         rows.append(torch.cat(results, dim=2))
     return torch.cat(rows)

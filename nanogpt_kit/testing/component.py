@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import tomli
 import tomli_w
@@ -31,8 +31,7 @@ class ComponentConformance:
 
     def test_every_option_has_a_description(self) -> None:
         for name, option in type(self.component).model_fields.items():
-            is_slot = isinstance(option.annotation, type) and issubclass(option.annotation, Component)
-            is_described = is_slot or option.description  # a slot is described by its kind
+            is_described = is_slot(option.annotation) or option.description  # a slot is described by its kind
             assert is_described, f"option {name} has no description: add Field(description=...)"
 
     def test_options_are_frozen(self) -> None:
@@ -57,6 +56,13 @@ class ComponentConformance:
     def as_toml(self) -> dict[str, Any]:
         """The options as in an experiment file."""
         return to_toml_values(self.component, Registry.installed())
+
+
+def is_slot(annotation: Any) -> bool:
+    """Whether an option takes a component, or several."""
+    if isinstance(annotation, type) and issubclass(annotation, Component):
+        return True
+    return any(is_slot(argument) for argument in get_args(annotation))
 
 
 def validation_error(action: Callable[[], object]) -> str:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.nn.training_loss import take_extra
 from nanogpt_kit.testing.conformance import (
     PartConformance,
     by_backend,
@@ -18,20 +15,18 @@ from nanogpt_kit.testing.conformance import (
     ignore_torch_warnings,
     trainable_parameters,
 )
+from nanogpt_kit.testing.remedy import assert_same, result_of
 
 
 class ExtrasConformance(PartConformance):
     """For parts whose module takes features (B, T, C) alone. A part without extras passes."""
 
-    batch_statistics: ClassVar[tuple[str, ...]] = ()  # names of extras that are no sums of what each token gives
+    batch_statistics: ClassVar[tuple[str, ...]] = ()  # names of extras that are not sums of what each token gives
 
     def extras(self, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
         """What a module in training returns beside its result, by name."""
         extras: dict[str, Tensor] = {}
-        try:
-            take_extra(extras, self.component.kind, module(x))
-        except KitError as error:
-            pytest.fail(str(error))
+        result_of(self.component.kind, module(x), extras)
         return extras
 
     @by_dtype
@@ -65,7 +60,9 @@ class ExtrasConformance(PartConformance):
     def test_extras_depend_on_the_tokens_alone(self) -> None:
         module, (x,) = self.in_training(), self.inputs()
         first, _, again = (self.extras(module, features) for features in (x, 0.5 * x, x))
-        assert first.keys() == again.keys()
+        assert first.keys() == again.keys(), (
+            f"the same tokens give the extras {sorted(first)} and then {sorted(again)}: return the same names each time"
+        )
         for name in first:
             remedy = "a module must not remember earlier passes in it"
             assert torch.equal(first[name], again[name]), f"the extra {name!r} of the same tokens changes: {remedy}"
@@ -76,10 +73,13 @@ class ExtrasConformance(PartConformance):
         module, (x,) = self.in_training(), self.inputs()
         if expected := self.extras(module, x):
             found: dict[str, Tensor] = {}
-            take_extra(found, self.component.kind, self.compile_or_skip(module, backend)(x))
-            assert found.keys() == expected.keys()
+            result_of(self.component.kind, self.compile_or_skip(module, backend)(x), found)
+            remedy = "let nothing depend on is_compiling() or on state of Python"
+            names = f"compiled it returns the extras {sorted(found)}, not {sorted(expected)}: {remedy}"
+            assert found.keys() == expected.keys(), names
             for name in found:
-                torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+                claim = f"compiled the extra {name!r} is another one: {remedy}"
+                assert_same(found[name], expected[name], claim, rtol=1e-4, atol=1e-5)
 
     def extras_and_gradients(self, module: nn.Module, batches: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Of each extra the sum over the batches, and its gradients for the weights."""

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 
 from nanogpt_kit.core.kinds import MLP
-from nanogpt_kit.testing.conformance import FeatureConformance
 from nanogpt_kit.testing.extras import ExtrasConformance
+from nanogpt_kit.testing.features import FeatureConformance
 from nanogpt_kit.testing.remedy import assert_same
 
 

@@ -121,8 +121,12 @@ class ModelConformance(CausalityConformance):
         computed = module(ids, targets)
         if isinstance(computed, TrainingLoss):
             objective, loss, extras = computed
-            torch.testing.assert_close(loss, module.eval()(ids, targets), rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(objective.detach(), loss + sum(extras.values()), rtol=1e-5, atol=1e-5)
+            remedy = "return api.TrainingLoss, or add extras with api.add_extras"
+            claim = f"in training the loss is not the cross-entropy that evaluation measures: {remedy}"
+            assert_same(loss, module.eval()(ids, targets), claim, rtol=1e-5, atol=1e-5)
+            total = torch.stack([loss, *extras.values()]).sum()
+            claim = f"the objective is not the sum of the loss and the extras: {remedy}"
+            assert_same(objective.detach(), total, claim, rtol=1e-5, atol=1e-5)
 
     def test_without_targets_the_loss_is_zero(self) -> None:
         module, ids = self.build(), self.tokens()

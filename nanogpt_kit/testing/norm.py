@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from nanogpt_kit.core.kinds import Norm
-from nanogpt_kit.testing.conformance import FeatureConformance, standard_normal
+from nanogpt_kit.testing.conformance import standard_normal
 from nanogpt_kit.testing.extras import ExtrasConformance
+from nanogpt_kit.testing.features import FeatureConformance
 from nanogpt_kit.testing.remedy import assert_same, errors_as_failures
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
+
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.nn.training_loss import take_extra
 
 FP32_STEP = 1e-3  # of finite differences through fp32
 
@@ -31,6 +35,14 @@ def errors_as_failures(claim: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise AssertionError(f"{claim}\n{type(error).__name__}: {first_line(error)}") from error
+
+
+def result_of(part: str, output: Any, extras: dict[str, Tensor] | None = None) -> Tensor:
+    """y of a part that has returned y or (y, extra); the extras, which must be sums in fp32, are added to `extras`."""
+    try:
+        return take_extra({} if extras is None else extras, part, output)
+    except KitError as error:
+        raise AssertionError(str(error)) from None
 
 
 def first_line(error: Exception) -> str:

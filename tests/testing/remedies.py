@@ -24,6 +24,11 @@ REMEDIES = {  # patterns of the first line, by test
     "test_extreme_features_stay_finite": "features of size (1e|0)[^;]* values|features of size .*; add an eps",
     "test_compiled_it_computes_the_same": r"let nothing depend on is_compiling\(\)|compiles = False",
     # norm and mlp
+    "test_extras_are_scalars_in_fp32": r"'penalty' of mlp is .* in bfloat16; .*values.float\(\).sum\(\)",
+    "test_extras_of_rows_add_up_and_so_do_their_gradients": "'penalty' of two rows .*return a sum over the tokens",
+    "test_batch_statistics_are_weighted_by_the_tokens": "'penalty' .*multiply it by the number of tokens",
+    "test_extras_depend_on_the_tokens_alone": "'penalty' .*must not remember earlier passes",
+    "test_compiled_in_training_it_gives_the_same_extras": r"'penalty' is another one: .*is_compiling\(\)",
     "test_shape_and_dtype_are_kept": r"type_as\(x\)|compute sums over features in fp32|one vector of n_embd"
     "|return as many logits as it gets|convert the result to the logits' dtype",
     "test_positions_are_independent": r"at \[row, position\] \[0, 0\] changes .*compute each position by itself",
@@ -49,6 +54,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_each_row_may_have_its_own_positions": r"positions are \(1 or B, T\)",
     "test_tokens_fed_in_chunks_get_the_same": "rotate: tokens (5 to 9|9 to 10) .*`positions`",
     "test_a_rotation_keeps_lengths": "cosine and sine",
+    "test_it_declares_whether_it_acts_in_mixers": "it rotates or has slopes: set acts_in_mixers = True in OfClass",
     "test_scores_depend_on_distance_alone": "leave out relative = True|relative = False here",
     "test_slopes_are_one_for_each_head": r"slopes are \(\), not \(6,\): return one for each head",
     "test_cropped_it_is_a_shorter_one": r"override crop\(block_size\)",
@@ -64,6 +70,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_without_targets_the_loss_is_zero": "not 0: return the sum, not the mean, over the targets that are not -1",
     "test_the_loss_is_in_fp32_under_autocast_too": "compute it with api.linear_cross_entropy",
     "test_losses_of_rows_add_up_and_so_do_their_gradients": "do not add up .*return the sum, not the mean",
+    "test_in_training_the_objective_is_the_loss_of_evaluation_and_the_extras": "return api.TrainingLoss",
     "test_every_parameter_has_one_role_and_a_gradient": "idle.weight gets no gradient: use it in forward",
     "test_only_embedding_and_head_grow_with_the_vocabulary": "make it an nn.Embedding or an api.HeadLinear",
     "test_gradients_are_finite_differences": "detach nothing.*compute in the dtype of the weights",
@@ -128,7 +135,7 @@ REMEDIES = {  # patterns of the first line, by test
 
 def assert_fails(suite: Any, test: str, *arguments: Any) -> None:
     """The test fails with a first line that names the place and the remedy."""
-    with pytest.raises(AssertionError) as caught:
+    with pytest.raises((AssertionError, pytest.fail.Exception)) as caught:
         getattr(suite, test)(*arguments)
     first, _, _ = str(caught.value).partition("\n")
     assert re.search(REMEDIES[test], first), f"{test} names no remedy: {first}"

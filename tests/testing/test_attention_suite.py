@@ -71,7 +71,7 @@ class CosineAttention(nn.Module):
             scores = scores + view.penalty()
         attends = view.mask()
         weights = scores.masked_fill(~attends, -1e30).softmax(dim=-1) * attends
-        return self.drop(weights).type_as(v) @ values, (weights * (weights + 1e-9).log()).sum()
+        return self.drop(weights).type_as(v) @ values, (weights * (weights + 1e-9).log()).float().sum()
 
 
 class TestSquaredScoresOfTheDocumentation(AttentionConformance):

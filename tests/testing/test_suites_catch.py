@@ -29,6 +29,7 @@ from nanogpt_kit.api import (
     Positional,
     ResidualLinear,
     RunContext,
+    TrainingLoss,
     View,
 )
 from nanogpt_kit.components.model.gpt import GPT
@@ -317,6 +318,7 @@ POSITIONS: dict[type[Sound], Tests] = {
 
 
 class OfClass(Position):
+    acts_in_mixers = True
     _module: type[Sound] = PrivateAttr()
 
     def build(self, ctx: LayerContext) -> Positional:
@@ -331,6 +333,17 @@ def test_a_broken_position_is_caught(module: type[Sound]) -> None:
     component._module = Sound
     for test, *arguments in POSITIONS[module]:
         getattr(suite_of(PositionConformance, component, relative=True), test)(*arguments)
+
+
+def test_a_position_that_does_not_declare_that_it_rotates_is_caught() -> None:
+    component = OfClass()
+    component._module = Sound
+    OfClass.acts_in_mixers = False
+    try:
+        assert_caught(suite_of(PositionConformance, component), [("test_it_declares_whether_it_acts_in_mixers",)])
+    finally:
+        OfClass.acts_in_mixers = True
+    suite_of(PositionConformance, component).test_it_declares_whether_it_acts_in_mixers()
 
 
 def test_a_table_that_is_never_cropped_is_caught() -> None:
@@ -619,6 +632,74 @@ def test_dropout_at_the_wrong_time_is_caught(share: float) -> None:
     assert_caught(suite_of(MLPConformance, Stubborn()), [("test_dropout_is_for_training_only",)])
 
 
+# --- auxiliary losses -------------------------------------------------------------------------------------------
+
+
+class Penalizes(nn.Module):
+    calls = 0
+
+    def __init__(self, penalty: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.c_proj, self.penalty = ResidualLinear(24, 24), penalty
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        y = self.c_proj(x)
+        return y, {"penalty": self.penalty(self, y)}
+
+
+def sum_in_fp32(module: nn.Module, y: Tensor) -> Tensor:
+    return y.float().square().sum()
+
+
+def sum_in_bf16(module: nn.Module, y: Tensor) -> Tensor:
+    return y.square().sum()
+
+
+def mean_over_tokens(module: nn.Module, y: Tensor) -> Tensor:
+    return y.float().square().mean()
+
+
+def grows_with_each_pass(module: nn.Module, y: Tensor) -> Tensor:
+    module.calls += 1
+    return module.calls * y.float().square().sum()
+
+
+def another_penalty_when_compiled(module: nn.Module, y: Tensor) -> Tensor:
+    return (1.1 if torch.compiler.is_compiling() else 1.0) * y.float().square().sum()
+
+
+EXTRAS: dict[Callable[[nn.Module, Tensor], Tensor], Tests] = {
+    sum_in_bf16: [("test_extras_are_scalars_in_fp32", torch.bfloat16)],
+    mean_over_tokens: [("test_extras_of_rows_add_up_and_so_do_their_gradients",)],
+    grows_with_each_pass: [("test_extras_depend_on_the_tokens_alone",)],
+    another_penalty_when_compiled: [("test_compiled_in_training_it_gives_the_same_extras", "aot_eager")],
+}
+
+
+class WithPenalty(MLP):
+    _penalty: Callable[[nn.Module, Tensor], Tensor] = PrivateAttr()
+
+    def build(self, ctx: LayerContext) -> nn.Module:
+        return Penalizes(self._penalty)
+
+
+@pytest.mark.parametrize("penalty", EXTRAS)
+def test_a_broken_auxiliary_loss_is_caught(penalty: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    component, sound = WithPenalty(), WithPenalty()
+    component._penalty, sound._penalty = penalty, sum_in_fp32
+    assert_caught(suite_of(MLPConformance, component), EXTRAS[penalty])
+    for test, *arguments in EXTRAS[penalty]:
+        getattr(suite_of(MLPConformance, sound), test)(*arguments)
+
+
+def test_a_batch_statistic_that_is_not_weighted_is_caught() -> None:
+    component = WithPenalty()
+    component._penalty = mean_over_tokens
+    suite = suite_of(MLPConformance, component, batch_statistics=("penalty",))
+    suite.test_extras_of_rows_add_up_and_so_do_their_gradients()
+    assert_caught(suite, [("test_batch_statistics_are_weighted_by_the_tokens",)])
+
+
 # --- options ----------------------------------------------------------------------------------------------------
 
 
@@ -772,6 +853,12 @@ def part_of_the_losses_gradient(module: Any, forward: Forward, ids: Tensor, targ
     return 0.01 * loss.detach() + 0.99 * loss
 
 
+@on_the_loss
+def objective_without_the_loss(module: Any, forward: Forward, ids: Tensor, targets: Tensor) -> Any:
+    loss = forward(ids, targets)
+    return TrainingLoss(0.5 * loss, loss.detach(), {}) if module.training else loss
+
+
 def part_of_the_logits_gradient(module: Any, forward: Forward) -> Forward:
     attention = module.h[0].attn.attention
     module.h[0].attn.attention = Function(lambda q, k, v, view: attention(q, k.detach(), v, view))
@@ -824,6 +911,7 @@ MODELS: dict[Callable[[Any, Forward], Forward], Tests] = {
     padding_counts: [(LOSS,), ("test_the_initial_loss_is_near_uniform_guessing",)],
     short_loss: [("test_the_loss_is_in_fp32_under_autocast_too",)],
     part_of_the_losses_gradient: [(LOSS,)],
+    objective_without_the_loss: [("test_in_training_the_objective_is_the_loss_of_evaluation_and_the_extras",)],
     part_of_the_logits_gradient: [("test_gradients_are_finite_differences",)],
     logits_of_padding: [("test_logits_are_one_row_for_each_token_and_none_for_padding",)],
     idle_weight: [("test_every_parameter_has_one_role_and_a_gradient",)],
