@@ -92,6 +92,7 @@ IDS = torch.arange(10).view(2, 5)
     ("parts", "name", "modules"),
     [
         ({"norm": SizedNorm()}, "norm", 2 * LAYERS + 1),
+        ({"norm": SizedNorm(), "qk_norm": True}, "norm", 4 * LAYERS + 1),
         ({"mlp": SizedMLP()}, "size", LAYERS),
         ({"attention": SizedAttention()}, "attention", LAYERS),
         ({"mixer": SizedMixer()}, "mixer", LAYERS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.report.metric_curves import read_curves
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
+from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.train import session
 from nanogpt_kit.train.cores import CoreAllocation
@@ -193,6 +195,7 @@ def test_watching_callbacks_and_measured_memory_take_extras(tiny: Path) -> None:
 
 
 @pytest.mark.slow
+@ignore_torch_warnings
 def test_a_compiled_run_has_the_same_losses_and_extras(tiny: Path) -> None:
     plain, compiled = (run(tiny, "train.steps=4", f"train.compile={mode}") for mode in ("off", "default"))
     for metric in ("train/loss", "aux/router_z", "val/loss"):
@@ -319,7 +322,17 @@ def test_the_metric_of_a_sweep_may_be_an_extra_and_a_typo_is_refused(tiny: Path)
         check_study_metric(Experiment.load(tiny), "aux/load_balance")
 
 
-# The component
+# The documentation, and the component
+
+
+def test_the_documented_part_logs_what_the_page_says(tiny: Path) -> None:
+    page = (MOE.parents[3] / "docs" / "auxiliary-losses.md").read_text(encoding="utf-8")
+    (component,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tiny.parent / "small_features.py").write_text(component, encoding="utf-8")
+    mlp = 'model.mlp={use="small_features", penalty=0.1}'
+    folder = run(tiny, 'components=["small_features.py"]', "train.steps=1", mlp=mlp)
+    assert logged(folder, "aux/hidden_size")[0] > 0
+    assert logged(folder, "h.0.mlp/largest_weight")[0] > 0
 
 
 def mixture(**options: Any) -> Any:

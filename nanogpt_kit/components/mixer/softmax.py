@@ -46,7 +46,8 @@ class SelfAttention(nn.Module):
         extras: dict[str, Tensor] = {}
         heads = self.c_attn(x).view(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)  # (B, H + 2 Hkv, T, D)
         q, k, v = heads.split_with_sizes(self.heads, dim=1)  # (B, H or Hkv, T, D)
-        q, k = self.q_norm(q).type_as(v), self.k_norm(k).type_as(v)  # autocast computes norms in fp32
+        q = take_extra(extras, "norm", self.q_norm(q)).type_as(v)  # autocast computes norms in fp32
+        k = take_extra(extras, "norm", self.k_norm(k)).type_as(v)
         if self.query_multiplier != 1:
             q = q * self.query_multiplier
         q = position.rotate(q, view.query_positions)

@@ -47,7 +47,8 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         logits = self.router_logits(x)  # (B, T, E)
         probabilities = logits.softmax(dim=-1)
-        chosen = torch.zeros_like(probabilities).scatter(-1, logits.topk(self.options.top_k).indices, 1.0)
+        # Not by scatter, which torch 2.13 compiles for a CPU into other gates beside the balance loss
+        chosen = F.one_hot(logits.topk(self.options.top_k).indices, self.options.experts).sum(-2).type_as(probabilities)
         y = torch.zeros_like(x)
         for expert, gate in zip(self.experts, (probabilities * chosen).unbind(-1), strict=True):
             out = expert(x)
