@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nanogpt_kit.core.kinds import MLP, Attention, LayerContext, Loss, Norm, Position
 from nanogpt_kit.nn.concurrent_calls import hazard_of_calls
+from nanogpt_kit.nn.training_loss import take_extra
 from nanogpt_kit.testing.component import ComponentConformance
 
 B, T = 2, 5
@@ -191,7 +192,10 @@ class PartConformance(Conformance):
 
 
 class FeatureConformance(PartConformance):
-    """For norms and MLPs: modules from (B, T, C) to (B, T, C) that compute each position by itself."""
+    """For norms and MLPs: modules from (B, T, C) to (B, T, C) that compute each position by itself.
+
+    A module may return (y, extra) in training; see `api.take_extra`.
+    """
 
     component: ClassVar[Norm | MLP]
 
@@ -199,14 +203,13 @@ class FeatureConformance(PartConformance):
         return (standard_normal(B, T, self.context.n_embd, seed=3).to(self.device),)
 
     def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        out: Tensor = module(*inputs)
-        return out
+        return take_extra({}, self.component.kind, module(*inputs))
 
     @by_dtype
     def test_shape_and_dtype_are_kept(self, dtype: torch.dtype) -> None:
         (x,) = self.inputs()
         expected = self.outputs(self.build())
-        out = self.build().to(dtype)(x.to(dtype))
+        out = self.apply(self.build().to(dtype), x.to(dtype))
         assert out.shape == x.shape
         assert out.dtype == dtype
         torch.testing.assert_close(out.float(), expected, rtol=0, atol=float(0.02 * expected.abs().max()))
@@ -214,15 +217,15 @@ class FeatureConformance(PartConformance):
     def test_positions_are_independent(self) -> None:
         (x,) = self.inputs()
         module = self.build()
-        before = module(x)
+        before = self.apply(module, x)
         for position in range(T):
             changed = x.clone()
             changed[0, position] = standard_normal(self.context.n_embd, seed=4)
-            moved = (module(changed) != before).any(dim=-1)  # (B, T)
+            moved = (self.apply(module, changed) != before).any(dim=-1)  # (B, T)
             assert moved.nonzero().tolist() == [[0, position]]
 
     def test_without_dropout_training_mode_computes_the_same(self) -> None:
         (x,) = self.inputs()
         module = self.build()
-        expected = module(x)
-        torch.testing.assert_close(module.train()(x), expected, rtol=0, atol=0)
+        expected = self.apply(module, x)
+        torch.testing.assert_close(self.apply(module.train(), x), expected, rtol=0, atol=0)

@@ -8,9 +8,10 @@ import torch
 
 from nanogpt_kit.core.kinds import MLP
 from nanogpt_kit.testing.conformance import FeatureConformance
+from nanogpt_kit.testing.extras import ExtrasConformance
 
 
-class MLPConformance(FeatureConformance):
+class MLPConformance(FeatureConformance, ExtrasConformance):
     """Subclass it with `component = MyMLP(...)`."""
 
     component: ClassVar[MLP]

@@ -19,6 +19,7 @@ from nanogpt_kit.core.kinds import Init, Model, ModelContext
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.nn.cache import KVCache
 from nanogpt_kit.nn.roles import parameters_by_role
+from nanogpt_kit.nn.training_loss import TrainingLoss
 from nanogpt_kit.testing.conformance import (
     B,
     Conformance,
@@ -67,8 +68,8 @@ class ModelConformance(Conformance):
 
     def concurrent_calls(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
         def train(ids: Tensor, targets: Tensor) -> list[Tensor]:
-            loss = module(ids, targets)
-            return [loss.detach(), *self.gradients(module, loss)]
+            objective, loss, extras = TrainingLoss.of(module(ids, targets))
+            return [loss, *extras.values(), *self.gradients(module, objective)]
 
         return [partial(train, self.tokens(seed), self.tokens(seed).roll(-1, dims=1)) for seed in (1, 2)]
 
@@ -158,6 +159,14 @@ class ModelConformance(Conformance):
 
     def gradients(self, module: nn.Module, loss: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss, trainable_parameters(module), materialize_grads=True)
+
+    def test_in_training_the_objective_is_the_loss_of_evaluation_and_the_extras(self) -> None:
+        module, ids, targets = self.in_training(), self.tokens(), self.targets()
+        computed = module(ids, targets)
+        if isinstance(computed, TrainingLoss):
+            objective, loss, extras = computed
+            torch.testing.assert_close(loss, module.eval()(ids, targets), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(objective.detach(), loss + sum(extras.values()), rtol=1e-5, atol=1e-5)
 
     def test_without_targets_the_loss_is_zero(self) -> None:
         module, ids = self.build(), self.tokens()

@@ -8,9 +8,10 @@ import torch
 
 from nanogpt_kit.core.kinds import Norm
 from nanogpt_kit.testing.conformance import FeatureConformance, standard_normal
+from nanogpt_kit.testing.extras import ExtrasConformance
 
 
-class NormConformance(FeatureConformance):
+class NormConformance(FeatureConformance, ExtrasConformance):
     """Subclass it with `component = MyNorm(...)`."""
 
     component: ClassVar[Norm]
@@ -20,4 +21,5 @@ class NormConformance(FeatureConformance):
         """A model may pass (B, H, T, D) to a norm built for D features."""
         heads = standard_normal(2, 3, 5, self.context.n_embd, seed=5).to(self.device)
         module = self.build()
-        torch.testing.assert_close(module(heads), module(heads.flatten(0, 1)).view_as(heads), rtol=0, atol=1e-6)
+        flat = self.apply(module, heads.flatten(0, 1))
+        torch.testing.assert_close(self.apply(module, heads), flat.view_as(heads), rtol=0, atol=1e-6)

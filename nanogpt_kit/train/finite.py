@@ -63,7 +63,8 @@ class FiniteChecks:
         (step, scalars), self.pending = self.pending, None
         loss, grad_norm = scalars.read()
         names, extras = self.pending_extras
-        values = {"loss": loss, **dict(zip(names, extras.read(), strict=True)), "norm of the gradient": grad_norm}
+        labels = ["loss", *(f"auxiliary loss {name}" for name in names), "norm of the gradient"]
+        values = dict(zip(labels, [loss, *extras.read(), grad_norm], strict=True))
         self.progress.steps_since_log += 1
         self.progress.clipped_since_log += (self.experiment.train.grad_clip or math.inf) < grad_norm < math.inf
         may_overflow = self.scaler.is_enabled()  # it skips steps whose gradient is not finite, and lowers its scale

@@ -87,7 +87,7 @@ class Setup:
             rank=world.rank,
             world_size=world.size,
             pin=self.placement.ctx.device == "cuda",
-            leave_out_fill=world.size > 1 and extra_names(experiment.model) != frozenset(),
+            leave_out_fill=experiment.batch_windows % world.size > 0 and extra_names(experiment.model) != frozenset(),
         )
 
     def parallel_model(self, model: nn.Module) -> WrappedModel:
