@@ -68,7 +68,7 @@ def regularized_cross_entropy(
     else:
         logits = apply_softcap(F.linear(x, weight)[:, :vocab_size].float(), softcap)  # (N, V)
         log_probs = logits.log_softmax(dim=1)  # (N, V)
-        loss = F.nll_loss(log_probs, targets, ignore_index=IGNORED, reduction="sum")  # as F.cross_entropy, to the bit
+        loss = F.nll_loss(log_probs, targets, ignore_index=IGNORED, reduction="sum")  # bit for bit F.cross_entropy
         index, counted = index_and_mask(targets)
         target_logits = logits.gather(1, index)  # (N, 1)
         log_partition = target_logits - log_probs.gather(1, index)  # (N, 1)
