@@ -15,6 +15,7 @@ from nanogpt_kit.components.norm.layernorm import LayerNorm
 from tests.seams.components.differential import Differential
 from tests.seams.components.gated_attention import GatedAttention
 from tests.seams.components.mingru import MinGRU
+from tests.seams.components.mla import MLA
 
 B, T, H, D, LAYER = 2, 7, 4, 3, 5
 C = H * D
@@ -48,11 +49,11 @@ def projected(x: Tensor, module: nn.Module, name: str) -> Tensor:
 
 
 def causal_softmax(q: Tensor, k: Tensor) -> Tensor:
-    """(T, T) for queries and keys (T, D) of one head."""
+    """(T, T) for queries and keys (T, D) of one head, of any size."""
     scores = torch.full((T, T), -torch.inf, dtype=torch.float64)
     for t in range(T):
         for s in range(t + 1):
-            scores[t, s] = q[t] @ k[s] / math.sqrt(D)
+            scores[t, s] = q[t] @ k[s] / math.sqrt(q.size(1))
     return scores.softmax(-1)
 
 
@@ -106,6 +107,23 @@ def test_gated_attention_multiplies_the_heads_by_a_gate_of_the_input() -> None:
         heads = [causal_softmax(parts[h], parts[H + h // 2]) @ parts[H + 2 + h // 2] for h in range(H)]
         gate = 1 / (1 + torch.exp(-projected(x, module, "gate")))
         rows.append(projected(torch.cat(heads, dim=-1) * gate, module, "c_proj"))
+    assert_near(mixed(module), rows)
+
+
+@torch.no_grad()
+def test_latent_attention_has_the_keys_and_values_of_its_latents() -> None:
+    """Without positions, the part that is rotated elsewhere stays as it is."""
+    module, rows = built(MLA(latent=5)), []
+    for x in features():
+        queries, (latents, shared) = projected(x, module, "queries"), projected(x, module, "compress").split([5, D], -1)
+        mean, variance = latents.mean(-1, keepdim=True), latents.var(-1, keepdim=True, correction=0)
+        latents = (latents - mean) / (variance + 1e-5).sqrt() * module.norm.weight + module.norm.bias
+        expanded, heads = projected(latents, module, "expand"), []
+        for h in range(H):
+            of_head = slice(2 * D * h, 2 * D * (h + 1))
+            key, value = expanded[:, of_head].chunk(2, dim=-1)
+            heads.append(causal_softmax(queries[:, of_head], torch.cat([key, shared], dim=-1)) @ value)
+        rows.append(projected(torch.cat(heads, dim=-1), module, "c_proj"))
     assert_near(mixed(module), rows)
 
 

@@ -22,10 +22,11 @@ from nanogpt_kit.train import session
 from nanogpt_kit.train.metric_names import check_study_metric
 
 COMPONENTS = Path(__file__).parent / "components"
-FILES = [str(COMPONENTS / f"{name}.py") for name in ("gated_attention", "differential", "mingru")]
+FILES = [str(COMPONENTS / f"{name}.py") for name in ("gated_attention", "differential", "mingru", "mla")]
 MIXERS = {
     "gated_attention": ["model.mixer=gated_attention", "model.position=rope", "model.n_kv_head=2"],
     "differential": ["model.mixer=differential", "model.position=alibi"],
+    "mla": ["model.mixer={use='mla', latent=8}", "model.position=rope"],
     "mingru": ["model.mixer={use='mingru', expansion=2}", "model.position=none", "model.document_mask=true"],
     "hybrid": ["model.mixer=['mingru', 'softmax']", "model.position=rope", "model.attention={use='sdpa', window=5}"],
 }
@@ -108,9 +109,9 @@ def test_threads_may_share_a_batch_of_it_and_its_products_are_counted(mixer: str
     assert size is not None
     weights = size.parameters["matrix"] + size.parameters["embedding"]  # of the tokens, and of the head
     assert size.flops_per_token is not None
-    scores = {"mingru": 0, "hybrid": 1, "gated_attention": 2, "differential": 3}[
+    scores = {"mingru": 0, "hybrid": 1, "gated_attention": 2, "differential": 3, "mla": 3}[
         mixer
-    ]  # those of a softmax layer are 1; values of twice the size: 1.5
+    ]  # those of a softmax layer are 1; values or keys of twice the size: 1.5
     assert size.flops_per_token == 6 * weights + scores * 12 * 24 * 16
 
 

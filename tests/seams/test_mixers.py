@@ -12,6 +12,7 @@ from nanogpt_kit.testing.mixer import MixerConformance
 from tests.seams.components.differential import Differential
 from tests.seams.components.gated_attention import GatedAttention
 from tests.seams.components.mingru import MinGRU
+from tests.seams.components.mla import MLA
 
 PAGE = Path(__file__).parents[2] / "docs" / "kinds" / "mixer.md"
 
@@ -35,6 +36,10 @@ class TestDifferential(MixerConformance):
 
 class TestMinGRU(MixerConformance):
     component = MinGRU(expansion=2)
+
+
+class TestMLA(MixerConformance):
+    component = MLA(latent=10)
 
 
 class TestDocumentedMixer(MixerConformance):
