@@ -210,7 +210,7 @@ API = {name: getattr(module, name) for module in (nanogpt_kit, api, kinds) for n
 SUITES = {
     name
     for path in (ROOT / "nanogpt_kit" / "testing").glob("*.py")
-    for name in re.findall(r"^(?:class |    |    def )(\w+)(?:\(|: |:$)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    for name in re.findall(r"^(?:class |    (?:def )?)(\w+)(?:\(|: |:$)", path.read_text(encoding="utf-8"), re.M)
 }
 
 
