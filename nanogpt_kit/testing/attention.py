@@ -104,7 +104,7 @@ class AttentionConformance(PartConformance):
     def claim(self, scene: str) -> str:
         """What a wrong result means, and the remedy."""
         if self.is_softmax:
-            remedy = "divide scores by sqrt(D) and subtract view.penalty() where view.slopes is set; if it is meant to"
+            remedy = "divide scores by sqrt(D) and add view.penalty() where view.slopes is set; if it is meant to"
             return (
                 f"{scene}: it is not the softmax of q k^T / sqrt(D) that computed_function declares; {MASKS}; {remedy} "
                 "compute something else, leave computed_function out"
