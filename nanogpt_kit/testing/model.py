@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt_kit.core.kinds import Init, Model, ModelContext
+from nanogpt_kit.core.kinds import Init, Model, ModelContext, Multipliers
 from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.nn.training_loss import TrainingLoss
 from nanogpt_kit.testing.causality import CausalityConformance, T
@@ -46,7 +47,7 @@ class ModelConformance(CausalityConformance):
         assert block_size >= T, f"the suite requires a block_size of at least {T}, got {block_size}"
         module = (component or self.component).build(ModelContext(vocab_size=self.vocab_size))
         init = self.init or Registry.installed().load(Init, "gpt2")()
-        init.apply(module)
+        init.apply(module, parameter_shapes(module))
         return module.to(self.device).eval()
 
     def build(self, seed: int = 0) -> Any:
@@ -225,3 +226,21 @@ class ModelConformance(CausalityConformance):
         with errors_as_failures(f"its weights do not fit a model with block_size = {CROPPED_LENGTH}: {remedy}"):
             built.load_state_dict(module.state_dict())
         assert_same(built(ids), before, f"a model with block_size = {CROPPED_LENGTH} computes something else: {remedy}")
+
+    @torch.no_grad()
+    def test_it_applies_multipliers_where_it_says_so(self) -> None:
+        if not self.component.applies_multipliers:
+            pytest.skip(f"{type(self.component).__name__} has applies_multipliers = False")
+
+        def logits(multipliers: Multipliers) -> Tensor:
+            torch.manual_seed(0)
+            module = self.component.build(ModelContext(vocab_size=self.vocab_size, multipliers=multipliers))
+            perturb_weights(module, 0.1, seed=0)
+            out: Tensor = module.to(self.device).eval()(self.tokens())
+            return out
+
+        remedy = "apply ModelContext.multipliers, or leave applies_multipliers = False"
+        plain, tiny = logits(Multipliers()), logits(Multipliers(logits=1e-6))
+        assert tiny.abs().max() < 1e-3 * plain.abs().max(), f"the multiplier of logits changes nothing: {remedy}"
+        other = logits(Multipliers(embeddings=3.0))
+        assert (other - plain).abs().max() > 1e-4, f"the multiplier of embeddings changes nothing: {remedy}"

@@ -71,7 +71,7 @@ class PositionConformance(PartConformance):
             name, remedy = method.__name__, "positions are (1 or B, T): use each row's own"
             with errors_as_failures(f"{name} cannot take positions of each row: {remedy}"):
                 expanded = method(of, same.expand(B, -1))
-            assert_same(expanded, method(of, same), f"{name}: positions (B, T) that are equal give another result than (1, T): {remedy}")
+            assert_same(expanded, method(of, same), f"{name}: equal rows of positions differ from one: {remedy}")
             rows = torch.cat([same, same.flip(1)])  # (B, T)
             alone = [method(of[[row]], rows[[row]]) for row in range(B)]
             assert_same(method(of, rows), torch.cat(alone), f"{name}: a row differs from itself alone: {remedy}", 1e-6)

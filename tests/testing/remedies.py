@@ -74,6 +74,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_every_parameter_has_one_role_and_a_gradient": "idle.weight gets no gradient: use it in forward",
     "test_only_embedding_and_head_grow_with_the_vocabulary": "make it an nn.Embedding or an api.HeadLinear",
     "test_gradients_are_finite_differences": "detach nothing.*compute in the dtype of the weights",
+    "test_it_applies_multipliers_where_it_says_so": "apply ModelContext.multipliers, or leave applies_multipliers = False",
     "test_a_cropped_model_is_a_shorter_one": "crop every table of positions",
     # sampler
     "test_its_inputs_are_not_modified": "in place: (return a new tensor|copy them)",
@@ -92,6 +93,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_resumed_it_continues_bit_for_bit": "matrix differs after a resume: keep all state|load with weights_only",
     "test_frozen_parameters_have_no_state": "make state when a parameter is first updated",
     "test_a_parameter_without_a_gradient_is_left_alone": "skip those whose grad is None",
+    "test_a_step_grows_with_the_shape_as_step_norm_says": "step_norm must return None|step_norm must be in proportion",
     # dataset
     "test_train_and_val_are_among_its_splits": r"splits is \('train', 'validation'\): add val",
     "test_every_pass_gives_the_same": "over train gives other .*sort what the file system or a set lists",

@@ -10,7 +10,7 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from nanogpt_kit.api import Optimizer
+from nanogpt_kit.api import Optimizer, ParameterShape
 from nanogpt_kit.testing.optimizer import OptimizerConformance
 from tests.testing.remedies import assert_fails
 
@@ -108,6 +108,16 @@ BROKEN: dict[Callable[[Groups], Momentum], list[tuple[Any, ...]]] = {
 }
 
 
+class WithStepNorm(Optimizer):
+    """Whose steps have the size of the gradient, though it claims otherwise."""
+
+    def step_norm(self, shape: ParameterShape) -> float:
+        return 1.0
+
+    def build(self, groups: Groups) -> torch.optim.Optimizer:
+        return Momentum(groups)
+
+
 class OfFunction(Optimizer):
     _build: Callable[[Groups], Momentum] = PrivateAttr()
 
@@ -126,3 +136,8 @@ def test_a_broken_optimizer_is_caught(build: Callable[[Groups], Momentum]) -> No
     for test, *arguments in BROKEN[build]:
         assert_fails(suite_of(build), test, *arguments)
         getattr(suite_of(Momentum), test)(*arguments)
+
+
+def test_steps_that_grow_with_the_gradient_are_caught() -> None:
+    suite = type("Suite", (OptimizerConformance,), {"component": WithStepNorm()})()
+    assert_fails(suite, "test_a_step_grows_with_the_shape_as_step_norm_says", "matrix", 24, 6)

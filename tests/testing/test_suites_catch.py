@@ -931,6 +931,15 @@ def test_a_broken_model_is_caught(bend: Callable[[Any, Forward], Forward]) -> No
     assert_caught(bent(bend), MODELS[bend])
 
 
+def test_multipliers_that_a_model_only_claims_to_apply_are_caught() -> None:
+    class Deaf(GPT):
+        def build(self, ctx: ModelContext) -> nn.Module:
+            return super().build(ModelContext(vocab_size=ctx.vocab_size))
+
+    suite = suite_of(ModelConformance, Deaf(n_layer=1, n_head=3, n_embd=24, block_size=13))
+    assert_caught(suite, [("test_it_applies_multipliers_where_it_says_so",)])
+
+
 def test_a_model_that_keeps_its_positions_when_cropped_is_caught() -> None:
     assert_caught(bent(crops_the_count_alone), [("test_a_cropped_model_is_a_shorter_one",)])
 
