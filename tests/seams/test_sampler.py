@@ -25,6 +25,7 @@ from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.generate.static_cache import StaticCache
 from nanogpt_kit.generate.threads import ThreadedDecoder
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.samples import newest_samples
 from nanogpt_kit.testing.sampler import SamplerConformance
@@ -55,7 +56,7 @@ def untrained() -> nn.Module:
     torch.manual_seed(0)
     model = GPT(n_layer=2, n_head=4, n_embd=16, block_size=BLOCK, position="rope")
     module = model.build(ModelContext(vocab_size=VOCABULARY))
-    GPT2(std=0.5).apply(module)
+    GPT2(std=0.5).apply(module, parameter_shapes(module))
     return module.double().eval()
 
 

@@ -74,7 +74,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_every_parameter_has_one_role_and_a_gradient": "idle.weight gets no gradient: use it in forward",
     "test_only_embedding_and_head_grow_with_the_vocabulary": "make it an nn.Embedding or an api.HeadLinear",
     "test_gradients_are_finite_differences": "detach nothing.*compute in the dtype of the weights",
-    "test_it_applies_multipliers_where_it_says_so": "apply ModelContext.multipliers, or leave applies_multipliers = False",
+    "test_it_applies_multipliers_where_it_says_so": "leave applies_multipliers = False",
     "test_a_cropped_model_is_a_shorter_one": "crop every table of positions",
     # sampler
     "test_its_inputs_are_not_modified": "in place: (return a new tensor|copy them)",
