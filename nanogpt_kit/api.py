@@ -25,6 +25,7 @@ from nanogpt_kit.core.kinds import (
     LayerContext,
     LiveRun,
     Loss,
+    MemorySampler,
     Mixer,
     MixerContext,
     Model,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.corpus.token_file import TokenFile
     from nanogpt_kit.nn.arithmetic import multiplies_bf16
     from nanogpt_kit.nn.cache import KVCache
-    from nanogpt_kit.nn.loss import linear_cross_entropy
+    from nanogpt_kit.nn.loss import linear_cross_entropy, regularized_cross_entropy
     from nanogpt_kit.nn.parallel import ParallelModel
     from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP
     from nanogpt_kit.nn.training_loss import TrainingLoss, add_extras, take_extra
@@ -78,6 +79,7 @@ LAZY = {
     "add_extras": "nanogpt_kit.nn.training_loss",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
     "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
+    "regularized_cross_entropy": "nanogpt_kit.nn.loss",
     "take_extra": "nanogpt_kit.nn.training_loss",
 }
 
@@ -103,6 +105,7 @@ __all__ = [
     "LibraryEncoder",
     "LiveRun",
     "Loss",
+    "MemorySampler",
     "Mixer",
     "MixerContext",
     "Model",
@@ -141,6 +144,7 @@ __all__ = [
     "multiplies_bf16",
     "of_layer",
     "option_error",
+    "regularized_cross_entropy",
     "slot",
     "take_extra",
     "text_files",

@@ -14,9 +14,9 @@ from nanogpt_kit.core.kinds import Attention, LayerContext, Mixer, MixerContext,
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.nn.cache import KVCache
 from nanogpt_kit.nn.parts import Positional
-from nanogpt_kit.nn.training_loss import take_extra
 from nanogpt_kit.nn.view import View
 from nanogpt_kit.testing.conformance import B, PartConformance, T, standard_normal
+from nanogpt_kit.testing.remedy import result_of
 
 
 class MixerCalls(PartConformance):
@@ -71,7 +71,7 @@ class MixerCalls(PartConformance):
             view = View.causal(torch.arange(x.size(1), device=x.device)[None], segments)
         else:
             view = cache.view(x.size(1), x.device)
-        y = take_extra({}, "mixer", module(x, position, view.with_slopes(position.slopes()), cache))
+        y = result_of("mixer", module(x, position, view.with_slopes(position.slopes()), cache))
         if cache is not None and advance:
             cache.advance(x.size(1))
         return y

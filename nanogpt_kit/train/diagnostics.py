@@ -4,6 +4,8 @@
 - `activations`: the largest magnitude of each block's output.
 - `attention`: the largest attention logit of the first window; beyond some hundreds, softmax selects a single token.
 
+Besides these, modules may log numbers of their own: see `module_metrics`.
+
 Source: Wortsman et al. 2023, "Small-scale proxies for large-scale Transformer training instabilities",
 arXiv:2309.14322.
 """
@@ -22,6 +24,7 @@ from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.nn.sharded import full_tensor
 from nanogpt_kit.train.compile import eager_mode
+from nanogpt_kit.train.module_metrics import module_metrics
 
 
 class Diagnostics:
@@ -52,8 +55,9 @@ class Diagnostics:
 
     def output_hook(self, metric: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                self.update_largest(metric, output.detach().abs().amax())
+            x = output[0] if isinstance(output, tuple) else output  # with extras
+            if isinstance(x, Tensor):
+                self.update_largest(metric, x.detach().abs().amax())
 
         return hook
 
@@ -85,10 +89,7 @@ class Diagnostics:
         for role, parameters in parameters_by_role(self.model).items() if self.weights_before else ():
             moved = [after - before for after, before in zip(parameters, self.weights_before[role], strict=True)]
             metrics[f"updates/{role}"] = norm(moved) / max(norm(self.weights_before[role]), 1e-30)
-        for name, module in self.model.named_modules():
-            offered = getattr(module, "metrics", None)
-            if callable(offered):
-                metrics |= {f"{name}/{key}" if name else key: float(value) for key, value in offered().items()}
+        metrics |= module_metrics(self.model)
         self.largest, self.weights_before, self.is_active = {}, {}, False
         return metrics
 

@@ -148,8 +148,14 @@ BREAKS: list[tuple[Break, Any, str, tuple[Any, ...], str]] = [  # the break, of 
     (dropout_in_eval_mode, SOFTMAX, "eval_mode_is_deterministic", (), ""),
     (dropout_in_eval_mode, SOFTMAX, "dropout_is_for_training_only", (), "in training mode only, with nn.Dropout"),
     (dropout_never, RECURRENCE, "dropout_is_for_training_only", (), "use nn.Dropout"),
-    (extra_by_token, SOFTMAX, "an_extra_is_a_sum_in_fp32", (), "of shape (5,): return its sum"),
-    (extra_in_bf16, SOFTMAX, "an_extra_is_a_sum_in_fp32", (), "'energy' is torch.bfloat16"),
+    (extra_by_token, SOFTMAX, "an_extra_is_a_sum_in_fp32", (), "of shape (5,) in bfloat16; it should be the sum"),
+    (
+        extra_in_bf16,
+        SOFTMAX,
+        "an_extra_is_a_sum_in_fp32",
+        (),
+        "'energy' of mixer is a tensor of shape () in bfloat16",
+    ),
     (growing_state, RECURRENCE, "cached_results_are_those_of_one_pass", (UNEVEN,), "a state keeps its shape"),
 ]
 

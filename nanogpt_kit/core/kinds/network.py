@@ -70,9 +70,10 @@ class Model(Component):
     """A network from token ids to logits.
 
     The module's `forward(ids, targets=None, cache=None)` takes ids (B, T) and returns logits (B, T, vocab_size), or,
-    given targets (B, T), the fp32 *sum* of the token losses in nats; a target of -1 is ignored. With a KVCache, ids
-    continue after the cached tokens. A module whose weights depend on block_size has a method `crop(block_size)`. One
-    that supports `document_mask` also takes `segments` (B, T), the document of each token.
+    given targets (B, T), the fp32 *sum* of the token losses in nats; a target of -1 is ignored. In training it may
+    return an `api.TrainingLoss` instead of the sum. With a KVCache, ids continue after the cached tokens. A module
+    whose weights depend on block_size has a method `crop(block_size)`. One that supports `document_mask` also takes
+    `segments` (B, T), the document of each token.
     """
 
     kind: ClassVar[str] = "model"
@@ -94,8 +95,8 @@ class Mixer(Component):
     """Mixes the features of positions: what stands between norm and residual, such as attention or a recurrence.
 
     The module's `forward(x, position, view, cache)` takes x (B, T, C), an `api.Positional`, the View of the tokens and
-    a KVCache or None, and returns (B, T, C). What it remembers of earlier tokens is in the cache: keys and values
-    (`cache.extend`), or a state (`cache.state`).
+    a KVCache or None, and returns (B, T, C), or (y, extra); see `api.take_extra`. What it remembers of earlier tokens
+    is in the cache: keys and values (`cache.extend`), or a state (`cache.state`).
     """
 
     kind: ClassVar[str] = "mixer"
@@ -115,8 +116,8 @@ class Attention(Component):
     """Mixes values over positions.
 
     The module's `forward(q, k, v, view)` takes q (B, H, T, D) and k, v (B, Hkv, S, D), H a multiple of Hkv, and
-    returns (B, H, T, D). The view says which positions attend to which; a query that attends to none gives zero, never
-    NaN.
+    returns (B, H, T, D), or (y, extra); see `api.take_extra`. The view says which positions attend to which; a query
+    that attends to none gives zero, never NaN.
     """
 
     kind: ClassVar[str] = "attention"
@@ -146,7 +147,10 @@ class Position(Component):
 
 
 class Norm(Component):
-    """Normalises the last dimension, of size n_embd: the module maps (..., C) to (..., C). Also used on heads."""
+    """Normalises the last dimension, of size n_embd: the module maps (..., C) to (..., C). Also used on heads.
+
+    In training it may return (y, extra), with an auxiliary loss; see `api.take_extra`.
+    """
 
     kind: ClassVar[str] = "norm"
 
@@ -155,7 +159,10 @@ class Norm(Component):
 
 
 class MLP(Component):
-    """Mixes the features of each position: the module maps (B, T, C) to (B, T, C)."""
+    """Mixes the features of each position: the module maps (B, T, C) to (B, T, C).
+
+    In training it may return (y, extra), with an auxiliary loss; see `api.take_extra`.
+    """
 
     kind: ClassVar[str] = "mlp"
 
@@ -166,8 +173,10 @@ class MLP(Component):
 class Loss(Component):
     """What training minimizes. Evaluation always measures the cross-entropy, whatever the loss.
 
-    The module's `forward(x, weight, targets, vocab_size, softcap)` takes what `api.linear_cross_entropy` takes, and
-    returns what that returns, or an `api.TrainingLoss`. It is called in training only.
+    The module's `forward(x, weight, targets, vocab_size, softcap)` takes what `api.linear_cross_entropy` takes:
+    features (B, T, C), the weight of the output head (at least vocab_size, C) and targets (B, T), -1 where ignored. It
+    returns what that returns, or an `api.TrainingLoss` whose `loss` is that. It is called in training only. Its
+    parameters are part of the model, as `loss.*`.
     """
 
     kind: ClassVar[str] = "loss"
