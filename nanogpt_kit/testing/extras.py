@@ -23,7 +23,7 @@ from nanogpt_kit.testing.conformance import (
 class ExtrasConformance(PartConformance):
     """For parts whose module takes features (B, T, C) alone. A part without extras passes."""
 
-    batch_statistics: ClassVar[tuple[str, ...]] = ()  # names of the extras that are not sums over tokens
+    batch_statistics: ClassVar[tuple[str, ...]] = ()  # names of extras that are not sums of what each token gives
 
     def extras(self, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
         """What a module in training returns beside its result, by name."""
