@@ -139,7 +139,7 @@ def candidates(model: type[Options]) -> list[type[Options]]:
 
 
 KINDS = [model for field in Experiment.model_fields.values() for model in classes_in(field.annotation)]
-EXAMPLES = {"slope", "width"}  # options of the components that the documentation defines
+EXAMPLES = {"slope", "width", "penalty"}  # options of the components that the documentation defines
 
 
 def components_of(kind: type[Options]) -> list[Entry]:
@@ -279,6 +279,7 @@ WORDS = {
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
     *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr"),
+    *("(y, extra)", "aux/<name>", "aux/", "aux/hidden_size", "h.0.mlp/largest_weight", "logged_metrics"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
     *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json
     *(

@@ -29,7 +29,7 @@ class TrainingLoss(NamedTuple):
 
     @classmethod
     def of(cls, computed: Tensor | TrainingLoss) -> TrainingLoss:
-        """What a model has returned; a tensor is a loss without extras. Raises KitError for extras that are no sums."""
+        """What a model has returned; a tensor is a loss without extras. Raises KitError for wrong extras."""
         if not isinstance(computed, TrainingLoss):
             return cls(computed, computed.detach(), {})
         for name, value in computed.extras.items():
@@ -45,7 +45,7 @@ class TrainingLoss(NamedTuple):
         return TrainingLoss(self.objective * weight, self.loss * weight, extras)
 
     def metrics(self, all_tokens: int) -> dict[str, Tensor]:
-        """What is logged of a step of so many tokens: {"train/loss": ..., "aux/load_balance": ...}."""
+        """The means over all tokens of a step, as it logs them: {"train/loss": ..., "aux/load_balance": ...}."""
         extras = {f"aux/{name}": value / all_tokens for name, value in self.extras.items()}
         return {"train/loss": self.loss.float() / all_tokens, **extras}
 

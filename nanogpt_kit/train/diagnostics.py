@@ -4,7 +4,7 @@
 - `activations`: the largest magnitude of each block's output.
 - `attention`: the largest attention logit of the first window; beyond some hundreds, softmax selects a single token.
 
-Besides these, modules may log numbers of their own: see `module_metrics`.
+Besides these, modules may offer numbers to be logged: see `module_metrics`.
 
 Source: Wortsman et al. 2023, "Small-scale proxies for large-scale Transformer training instabilities",
 arXiv:2309.14322.
