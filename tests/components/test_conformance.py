@@ -10,6 +10,7 @@ import torch
 from nanogpt_kit.components.attention.flex import Flex
 from nanogpt_kit.components.attention.naive import Naive
 from nanogpt_kit.components.attention.sdpa import SDPA
+from nanogpt_kit.components.loss.cross_entropy import CrossEntropy
 from nanogpt_kit.components.mlp.gelu import GELU
 from nanogpt_kit.components.mlp.relu2 import ReLU2
 from nanogpt_kit.components.mlp.swiglu import SwiGLU
@@ -29,6 +30,7 @@ from nanogpt_kit.components.sampler.top_p import TopP
 from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.testing.attention import AttentionConformance
+from nanogpt_kit.testing.loss import LossConformance
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
@@ -40,6 +42,7 @@ SUITES = {
     "position": PositionConformance,
     "norm": NormConformance,
     "mlp": MLPConformance,
+    "loss": LossConformance,
     "model": ModelConformance,
     "sampler": SamplerConformance,
 }
@@ -154,6 +157,15 @@ class TestSwiGLU(MLPConformance):
 
 class TestReLU2(MLPConformance):
     component = ReLU2()
+
+
+class TestCrossEntropy(LossConformance):
+    component = CrossEntropy()
+    compiles = False
+
+
+class TestCrossEntropyWithPenalties(LossConformance):
+    component = CrossEntropy(label_smoothing=0.2, z_loss=0.1)
 
 
 class TestGPT(ModelConformance):
