@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Encoder, ModelContext
+from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.generate.decode import Decoder
 from nanogpt_kit.generate.decoding_model import DTYPES
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.generate.static_cache import StaticCache
 from nanogpt_kit.generate.threads import ThreadedDecoder
+from nanogpt_kit.nn.initial_weights import build_initialized
 
 COPIED_BYTES = 1 << 28  # far more than the caches of a processor
 COPIES = 8
@@ -52,8 +53,7 @@ def time_generation(
     A round generates batches until `round_seconds` have passed.
     """
     torch.manual_seed(experiment.train.seed)
-    model = experiment.model.build(ModelContext(vocab_size=encoder.vocab_size))
-    experiment.init.apply(model)
+    model, _ = build_initialized(experiment, encoder.vocab_size)
     generator = TextGenerator(experiment, model.to(device).eval(), encoder, device)
     options, seconds = experiment.sample, []
     decoding_model = generator.get_decoding_model(texts, options)

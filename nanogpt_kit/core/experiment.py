@@ -23,6 +23,8 @@ from nanogpt_kit.core.kinds import (
     Evaluator,
     Init,
     Model,
+    ModelContext,
+    Multipliers,
     Optimizer,
     Order,
     Parallel,
@@ -181,6 +183,18 @@ class Experiment(Options):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_multipliers(self) -> Self:
+        multipliers = self.init.multipliers(self.model)
+        if multipliers != Multipliers() and not self.model.applies_multipliers:
+            raise option_error(
+                "init.use",
+                f"the init has multipliers ({multipliers}), and the model applies none; choose another init, or a "
+                "model that applies them (applies_multipliers = True)",
+                "model.use",
+            )
+        return self
+
     @property
     def batch_windows(self) -> int:
         return self.train.batch_tokens // self.model.block_size
@@ -237,6 +251,10 @@ class Experiment(Options):
     def component_sources(self) -> dict[Path, bytes]:
         """The content of each component file as it was executed; the file may have been edited since."""
         return {entry.path: entry.source for entry in self._registry.entries if isinstance(entry, LocalEntry)}
+
+    def model_context(self, vocab_size: int) -> ModelContext:
+        """What the model of a run is built from, with the factors that its init has chosen."""
+        return ModelContext(vocab_size=vocab_size, multipliers=self.init.multipliers(self.model))
 
     def parts(self) -> list[tuple[Key, Component]]:
         """Every component of the experiment with its key, slots within slots included."""

@@ -54,7 +54,7 @@ def load_model(
     checkpoint = source.path
     experiment = Experiment.load(source.folder.experiment, overrides, trust_code)
     encoder = encoder_of_checkpoint(checkpoint / TOKENIZER, experiment)
-    model = build_uninitialized(experiment.model, encoder.vocab_size)
+    model = build_uninitialized(experiment.model, experiment.model_context(encoder.vocab_size))
     if weights is None:
         store.load_weights(checkpoint, model)
     else:
@@ -77,7 +77,7 @@ def load_foreign_model(path: Path, device: str, overrides: Sequence[str]) -> Tex
     foreign = importing.read_source_model(str(file), "", meta if file.is_file() and meta.exists() else None)
     experiment = importing.experiment_of_import(foreign, overrides)
     encoder = importing.encoder_of_import(foreign, experiment)
-    model = build_uninitialized(experiment.model, encoder.vocab_size)
+    model = build_uninitialized(experiment.model, experiment.model_context(encoder.vocab_size))
     load_matching_weights(model, importing.pad_vocabulary(foreign, experiment, encoder.vocab_size), str(file))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
 

@@ -52,7 +52,7 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), meta:
     check_writable(runs.runs_root() / experiment.name, "NANOGPT_KIT_RUNS")
     encoder = encoder_of_import(imported, experiment)
     weights = pad_vocabulary(imported, experiment, encoder.vocab_size)
-    model = build_uninitialized(experiment.model, encoder.vocab_size)
+    model = build_uninitialized(experiment.model, experiment.model_context(encoder.vocab_size))
     load_matching_weights(model, weights, str(imported.path))
     files = {file.name: sha256_file(file) for file in imported.files}
     origin, _ = provenance.collect_provenance(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.core.kinds import Model, Parallel
+from nanogpt_kit.core.kinds import Model, ModelContext, Parallel
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.cache import KVCache
 from nanogpt_kit.nn.concurrent_calls import Call, hazard_of_calls, preserved_random_state
@@ -92,7 +92,7 @@ def hazard_of_model(model: Model, calls_of: Callable[[nn.Module], tuple[Any, lis
                 return "it cannot be built without memory"
             if sum(parameter.numel() for parameter in on_meta.parameters()) > MAX_PARAMETERS:
                 return "a small copy of it is too large to be tried"
-            module = build_uninitialized(model, VOCABULARY)
+            module = build_uninitialized(model, ModelContext(vocab_size=VOCABULARY))
             fill_weights(module)
             return hazard_of_calls(*calls_of(module))
         except Exception as error:  # from a component's code; if it matters, the run itself reports it

@@ -20,14 +20,14 @@ from nanogpt_kit.core.layers import Layers
 MAX_MODEL_BYTES = 10**15  # more than the GPUs of any one cluster hold
 
 
-def build_uninitialized(model: Model, vocab_size: int, device: str = "cpu") -> nn.Module:
+def build_uninitialized(model: Model, ctx: ModelContext, device: str = "cpu") -> nn.Module:
     """A model with undefined weights. Raises KitError where its parts do not fit together or memory is too small."""
     most = None if device == "meta" else machine_memory_bytes()
-    module = None if most is None else build_on_meta(model, vocab_size)
+    module = None if most is None else build_on_meta(model, ctx.vocab_size)
     if most is not None and module is not None:
         check_model_size(model, tensor_bytes(module), most, "of this machine's memory")
     with torch.device(device), SkipInit():
-        return model.build(ModelContext(vocab_size=vocab_size))
+        return model.build(ctx)
 
 
 def build_on_meta(model: Model, vocab_size: int = 1) -> nn.Module | None:
@@ -36,7 +36,7 @@ def build_on_meta(model: Model, vocab_size: int = 1) -> nn.Module | None:
     None where a part needs real numbers while it is built, as parts of plugins may.
     """
     try:
-        return build_uninitialized(model, vocab_size, "meta")
+        return build_uninitialized(model, ModelContext(vocab_size=vocab_size), "meta")
     except KitError:
         raise
     except Exception:  # from a component's code, which may work on a real device

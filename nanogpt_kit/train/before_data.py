@@ -13,6 +13,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.generate.prompt import check_prompt
+from nanogpt_kit.nn.initial_weights import check_init
 from nanogpt_kit.nn.uninitialized import check_model_parts
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.context import resolve_run_context
@@ -72,9 +73,13 @@ def check_without_running(experiment: Experiment, n_processes: int, trust_code: 
 def check_model(experiment: Experiment, ctx: RunContext) -> nn.Module | None:
     """The model on the meta device; None where it cannot be built there.
 
-    Raises KitError where its parts do not fit together, or where it or a batch does not fit this machine's memory.
+    Raises KitError where its parts do not fit together, where its init does not suit it, and where it or a batch does
+    not fit this machine's memory.
     """
-    module = check_model_parts(experiment, experiment.tokenizer.known_vocab_size() or ASSUMED_VOCABULARY)
+    vocab_size = experiment.tokenizer.known_vocab_size() or ASSUMED_VOCABULARY
+    module = check_model_parts(experiment, vocab_size)
+    if module is not None:
+        check_init(experiment, module, vocab_size)
     check_memory(experiment, module, ctx)
     return module
 

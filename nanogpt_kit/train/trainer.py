@@ -10,18 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from nanogpt_kit.checkpoint.rng import seed_everything
 from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.hooks import Hooks
-from nanogpt_kit.core.kinds import ModelContext
 from nanogpt_kit.data.batches import Batch, Prefetcher
 from nanogpt_kit.generate.generator import TextGenerator
+from nanogpt_kit.nn.initial_weights import build_initialized
 from nanogpt_kit.nn.optimizers import build_optimizer
-from nanogpt_kit.nn.roles import parameters_by_role
+from nanogpt_kit.nn.parameter_groups import parameter_groups, peak_rates, rates_by_role
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.checkpoints import Checkpoints
@@ -61,16 +60,16 @@ class Trainer:
 
         self.resume_point = ResumePoint.find(folder, self.world)
         seed_everything(self.experiment.train.seed)
-        self.model = self.experiment.model.build(ModelContext(vocab_size=self.data.encoder.vocab_size))
-        self.experiment.init.apply(self.model)
+        self.model, shapes = build_initialized(self.experiment, self.vocab_size)
         starts = self.batches.batches.starts
         self.finite = FiniteChecks(self.experiment, self.model, self.world, self.progress, self.scaler, starts)
         if not self.resume_point.load_weights(self.model) and weights is not None:
             load_starting_weights(self.model, weights, str(self.experiment.model.init_from))
         self.diagnostics = Diagnostics(self.model, self.experiment.train.watch)
         self.parallel = setup.parallel_model(self.model)
-        self.optimizer = build_optimizer(self.experiment.optimizer, self.parameter_groups())
-        self.peak_rates = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
+        groups = parameter_groups(self.experiment.init, self.model, shapes)
+        self.optimizer = build_optimizer(self.experiment.optimizer, groups)
+        self.peak_rates = peak_rates(self.optimizer)
 
         state = self.resume_point.restore(self.progress, self.model, self.optimizer, self.scaler)
         self.first_step = self.step
@@ -80,7 +79,10 @@ class Trainer:
                 self.experiment.train, windows, first_batch, self.model, self.precision, self.world
             )
         self.compile = setup.compile_model(self.model, self.progress.micro_batch_size)
-        self.summary: Mapping[str, str] = summarize_run(setup, self.path, self.model, self.step, self.compile.mode)
+        rates = rates_by_role(self.optimizer, self.peak_rates)
+        self.summary: Mapping[str, str] = summarize_run(
+            setup, self.path, self.model, rates, self.step, self.compile.mode
+        )
         self.throughput = Throughput(setup.efficiency(), self.progress)
         self.log = RunLog(folder, self.experiment.train, self.progress, state is not None, self.rank)
         self.hooks = Hooks(self.experiment.callback, self)
@@ -243,10 +245,3 @@ class Trainer:
             self.log,
             newest=self.resume_point.path,
         )
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The model's parameters for the optimizer, one group per role."""
-        return [
-            {"params": parameters, "role": role, "lr_multiplier": self.experiment.init.lr_multiplier(role)}
-            for role, parameters in parameters_by_role(self.model).items()
-        ]

@@ -15,7 +15,7 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.fit import check_weights_match
 from nanogpt_kit.checkpoint.manifest import TOKENIZER, Manifest, find_damage, step_of
 from nanogpt_kit.checkpoint.of_run import checkpoint_of_run
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.core.override_text import override_text
@@ -82,6 +82,7 @@ class WarmStart:
                 now = describe_other_tokens(experiment, before, tokenizer.as_json())
                 other = now and other_tokens_error(experiment, checkpoint, tokenizer.as_json(), now)
                 raise KitError(*error.faults, *(other.faults if other else ())) from None
+        check_same_multipliers(experiment, before, checkpoint)
         for key, (now, then) in differences.items():
             logger.warning("%s is %r here and was %r in %s", key, now, then, checkpoint)
         return cls(checkpoint, Manifest.read(checkpoint).weights_hash, weights, tokenizer.as_json(), before)
@@ -185,6 +186,17 @@ def same_options_remedy(differences: Mapping[str, tuple[Any, Any]]) -> str:
     return f"set {shlex.join(overrides)}, as in their run" if overrides else ""
 
 
+def check_same_multipliers(experiment: Experiment, before: Experiment, checkpoint: Path) -> None:
+    """Raises KitError where the init of the weights' run has given its network other factors than this one has."""
+    now, then = (one.init.multipliers(one.model) for one in (experiment, before))
+    if now != then:
+        init = before.resolved()["init"]
+        values = [f"init.{option}={override_text(value)}" for option, value in init.items()]
+        trained = f"the weights of {checkpoint} were trained with other multipliers ({then}) than init has ({now})"
+        location = experiment.location(("init", "use"))
+        raise KitError(Fault(f"{trained}; set {shlex.join(values)}, as in their run", "init", location))
+
+
 def compute_same_attention(*experiments: Experiment) -> bool:
     """Whether their attentions compute the same function, whatever their kernels."""
     functions = {
@@ -195,7 +207,7 @@ def compute_same_attention(*experiments: Experiment) -> bool:
 
 def cropped_weights(checkpoint: Path, before: Experiment, vocab_size: int, block_size: int) -> dict[str, Tensor]:
     """The weights of a checkpoint, without those of positions from `block_size` on."""
-    model = build_uninitialized(before.model, vocab_size)
+    model = build_uninitialized(before.model, before.model_context(vocab_size))
     store.load_weights(checkpoint, model)
     crop = getattr(model, "crop", None)
     if crop is not None and block_size < before.model.block_size:

@@ -5,12 +5,13 @@ Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", arXiv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import torch
 
-from nanogpt_kit.api import Field, Optimizer
+from nanogpt_kit.api import Field, Optimizer, ParameterShape
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -22,6 +23,9 @@ class Lion(Optimizer):
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return SignMomentum(self.with_weight_decay(groups, self.weight_decay), self.lr, self.betas)
+
+    def step_norm(self, shape: ParameterShape) -> float:
+        return math.sqrt(shape.fan_out * shape.fan_in)
 
 
 class SignMomentum(torch.optim.Optimizer):

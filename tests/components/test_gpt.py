@@ -24,6 +24,7 @@ from nanogpt_kit.core.kinds import ModelContext
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.nn import loss as loss_module
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.nn.parts import ResidualLinear
 from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.runs.metrics import read_metrics
@@ -72,7 +73,7 @@ def built(**options: object) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"n_layer": L, "n_head": H, "n_embd": C, "block_size": 13}
     model = GPT(**{**sizes, **options}).build(ModelContext(vocab_size=V))
-    GPT2().apply(model)
+    GPT2().apply(model, parameter_shapes(model))
     for parameter in model.parameters():  # gains of one and biases of zero would hide mistakes
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()
@@ -96,7 +97,7 @@ def test_head_and_embedding_are_one_tensor() -> None:
 def test_initial_weights_are_gpt2s() -> None:
     torch.manual_seed(0)
     model = GPT(n_layer=L, n_head=4, n_embd=256, block_size=64, bias=True).build(ModelContext(vocab_size=512))
-    GPT2().apply(model)
+    GPT2().apply(model, parameter_shapes(model))
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             expected = 0.02 / math.sqrt(2 * L) if isinstance(module, ResidualLinear) else 0.02
@@ -294,7 +295,9 @@ def test_the_model_names_no_component_but_as_the_default_of_a_slot() -> None:
     entries = [entry for kind in kinds for entry in registry.of_kind(kind) if entry.distribution == KIT_DISTRIBUTION]
     named = {entry.name for entry in entries} | {entry.target.partition(":")[2].lower() for entry in entries}
     slots = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "slot"]
-    assert sorted(ast.literal_eval(slot.args[0]) for slot in slots) == sorted(["cross_entropy", "gelu", "layernorm", "learned", "sdpa", "softmax"])
+    assert sorted(ast.literal_eval(slot.args[0]) for slot in slots) == sorted(
+        ["cross_entropy", "gelu", "layernorm", "learned", "sdpa", "softmax"]
+    )
     excused = {id(slot.args[0]) for slot in slots}
     for node in ast.walk(tree):
         words = [value for field, value in ast.iter_fields(node) if field in ("id", "attr", "name", "asname", "arg")]

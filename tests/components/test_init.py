@@ -12,6 +12,7 @@ from nanogpt_kit.api import Init, ModelContext, ResidualLinear, View
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.init.zero_residual import ZeroResidual
 from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 
 B, T, C, L, V = 2, 7, 256, 3, 320
 
@@ -23,7 +24,7 @@ def built(init: Init, **options: object) -> nn.Module:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.fill_(torch.nan)  # each of them is to be drawn
-    init.apply(model)
+    init.apply(model, parameter_shapes(model))
     return model
 
 
@@ -81,7 +82,7 @@ def test_biases_begin_at_zero_and_gains_at_one(init: Init, options: dict[str, ob
     for name, parameter in before.items():
         if "ln_" not in name:
             nn.init.ones_(parameter)
-    init.apply(model)
+    init.apply(model, parameter_shapes(model))
     for name, parameter in before.items():
         assert (parameter == (1.0 if "ln_" in name and "weight" in name else 0.0)).all(), name
 
@@ -113,7 +114,7 @@ def test_an_init_draws_from_torchs_generator_alone(init: Init) -> None:
     one, other = built(init), built(init)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     torch.manual_seed(7)
-    init.apply(other)
+    init.apply(other, parameter_shapes(other))
     assert not torch.equal(one.wte.weight, other.wte.weight)
 
 

@@ -17,6 +17,7 @@ from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.optimizer.adamw import AdamW
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.nn.roles import parameters_by_role
 from tests.pairwise import covering
 
@@ -59,7 +60,7 @@ def built(parts: Parts, dropout: float, seed: int) -> nn.Module:
     options = {**dict(zip(KINDS, parts[:4], strict=True)), "n_kv_head": HEADS[parts[4]], "dropout": dropout}
     sizes = {"n_layer": L, "n_head": H, "n_embd": C, "block_size": BLOCK}
     model = GPT(**sizes, **options).build(ModelContext(vocab_size=V))
-    GPT2(std=0.2).apply(model)
+    GPT2(std=0.2).apply(model, parameter_shapes(model))
     for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     return model

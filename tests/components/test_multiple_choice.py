@@ -20,6 +20,7 @@ from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.tokenizer.byte import ByteEncoder
 from nanogpt_kit.components.tokenizer.char import CharEncoder
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 
 BLOCK = 48
 PARTS: dict[str, dict[str, Any]] = {
@@ -69,7 +70,7 @@ def random_model(vocab_size: int = 257, block_size: int = BLOCK, **options: Any)
     torch.manual_seed(0)
     model = GPT(n_layer=2, n_head=4, n_embd=16, block_size=block_size, **options)
     network = model.build(ModelContext(vocab_size=vocab_size))
-    GPT2(std=0.4).apply(network)
+    GPT2(std=0.4).apply(network, parameter_shapes(network))
     return network.eval()
 
 

@@ -22,6 +22,7 @@ from nanogpt_kit.components.tokenizer.byte import ByteEncoder
 from nanogpt_kit.components.tokenizer.char import CharEncoder
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.interop.importing import import_run
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 
 BLOCK = 8
 EOT = ByteEncoder.eot_id
@@ -32,7 +33,7 @@ def random_model(block_size: int = BLOCK, vocab_size: int = 257, **options: Any)
     torch.manual_seed(0)
     model = GPT(n_layer=2, n_head=2, n_embd=12, block_size=block_size, **options)
     network = model.build(ModelContext(vocab_size=vocab_size))
-    GPT2(std=0.5).apply(network)
+    GPT2(std=0.5).apply(network, parameter_shapes(network))
     return network.eval()
 
 

@@ -26,6 +26,7 @@ from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.draw import draw_tokens
 from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
 from nanogpt_kit.generate.threads import ThreadedDecoder, count_thread_chunks
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from tests.pairwise import pairwise_cases
 
@@ -46,7 +47,7 @@ def untrained(block_size: int = BLOCK, **options: Any) -> nn.Module:
     torch.manual_seed(0)
     model = GPT(n_layer=3, n_head=4, n_embd=16, block_size=block_size, **options)
     module = model.build(ModelContext(vocab_size=VOCABULARY))
-    GPT2(std=0.5).apply(module)
+    GPT2(std=0.5).apply(module, parameter_shapes(module))
     return module.double().eval()
 
 

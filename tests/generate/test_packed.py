@@ -16,6 +16,7 @@ from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.generate import decoding_model, packed_linear
 from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.packed_linear import PackedLinear
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.train.compile import checkpoint_activations
 
 PARTS = [
@@ -28,7 +29,7 @@ PARTS = [
 def model_of(**options: Any) -> Any:
     torch.manual_seed(0)
     model = GPT(n_layer=2, n_head=4, n_embd=32, block_size=16, **options).build(ModelContext(vocab_size=41))
-    GPT2(std=0.2).apply(model)
+    GPT2(std=0.2).apply(model, parameter_shapes(model))
     return model.eval()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nanogpt_kit.api import KVCache, ModelContext
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from tests.pairwise import pairwise_cases
 
 B, G, D, CAPACITY = 2, 3, 4, 7
@@ -78,7 +79,7 @@ H, C, L, V, T = 6, 24, 3, 13, 9
 def model_of(**options: object) -> nn.Module:
     torch.manual_seed(0)
     model = GPT(n_layer=L, n_head=H, n_embd=C, block_size=T, **options).build(ModelContext(vocab_size=V))
-    GPT2(std=0.3).apply(model)
+    GPT2(std=0.3).apply(model, parameter_shapes(model))
     return model.eval()
 
 

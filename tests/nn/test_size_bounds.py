@@ -9,6 +9,7 @@ import pytest
 
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.kinds import ModelContext
 from nanogpt_kit.nn import uninitialized
 from nanogpt_kit.train import memory
 
@@ -77,6 +78,6 @@ def test_a_model_is_not_loaded_where_it_cannot_fit(monkeypatch: pytest.MonkeyPat
     model = GPT(n_layer=1, n_embd=24, n_head=3, block_size=8)
     monkeypatch.setattr(uninitialized, "machine_memory_bytes", lambda: 1000)
     with pytest.raises(KitError, match=r"model\.n_embd: .*1,000"):
-        uninitialized.build_uninitialized(model, 10)
+        uninitialized.build_uninitialized(model, ModelContext(vocab_size=10))
     monkeypatch.setattr(uninitialized, "machine_memory_bytes", lambda: None)
-    assert uninitialized.build_uninitialized(model, 10) is not None
+    assert uninitialized.build_uninitialized(model, ModelContext(vocab_size=10)) is not None

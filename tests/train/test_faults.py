@@ -196,7 +196,7 @@ if phase == "saving":
 elif phase == "evaluating":
     trainer.run_evaluators = slow(trainer.run_evaluators)
 elif phase == "building":
-    trainer.Trainer.parameter_groups = slow(trainer.Trainer.parameter_groups)
+    trainer.parameter_groups = slow(trainer.parameter_groups)
 elif phase == "sampling":
     session.write_samples = slow(session.write_samples)
 elif phase == "a step":

@@ -6,15 +6,17 @@ arXiv:1901.09321 (the last layer of each branch zero).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
-from nanogpt_kit.api import Field, Init, ResidualLinear
+from nanogpt_kit.api import Field, Init, ParameterShape, ResidualLinear
 
 
 class ZeroResidual(Init):
     std: float = Field(0.02, gt=0, description="standard deviation of embeddings and of the other matrices")
 
-    def apply(self, model: nn.Module) -> None:
+    def apply(self, model: nn.Module, _shapes: Mapping[str, ParameterShape]) -> None:
         for module in model.modules():
             if isinstance(module, ResidualLinear):
                 nn.init.zeros_(module.weight)

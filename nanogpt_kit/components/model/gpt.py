@@ -45,6 +45,7 @@ from nanogpt_kit.api import (
 
 
 class GPT(Model):
+    applies_multipliers = True
     n_layer: int = Field(12, ge=1, le=10_000, description="number of transformer blocks")
     n_head: int = Field(12, ge=1, description="attention heads in each block")
     n_kv_head: int | None = Field(

@@ -5,11 +5,12 @@ Source: Loshchilov & Hutter 2017, arXiv:1711.05101.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import torch
 
-from nanogpt_kit.api import Field, Optimizer
+from nanogpt_kit.api import Field, Optimizer, ParameterShape
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # where torch has a single kernel for the whole update
@@ -28,3 +29,6 @@ class AdamW(Optimizer):
 
     def state_copies(self) -> int:
         return 2
+
+    def step_norm(self, shape: ParameterShape) -> float:
+        return math.sqrt(shape.fan_out * shape.fan_in)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from nanogpt_kit.api import Field, Optimizer, multiplies_bf16, slot
+from nanogpt_kit.api import Field, Optimizer, ParameterShape, multiplies_bf16, slot
 
 BATCH_ELEMENTS = 2**24  # in the stack of a process: 64 MiB in fp32, about 200 MiB with all that is computed from it
 
@@ -38,8 +38,11 @@ class Muon(Optimizer):
         matrices: list[dict[str, Any]] = []
         others: list[dict[str, Any]] = []
         for group in groups:
-            is_matrix = group["role"] == "matrix" and all(p.ndim == 2 for p in group["params"])
-            (matrices if is_matrix else others).append(group)
+            is_role = group["role"] == "matrix"
+            for of_muon, kind in ((True, matrices), (False, others)):  # a kernel or a stack of matrices is not of Muon
+                params = [p for p in group["params"] if (is_role and p.ndim == 2) == of_muon]
+                if params:
+                    kind.append({**group, "params": params})
         parts: list[torch.optim.Optimizer] = [self.others.build(others)] if others else []
         if matrices:
             muon = BatchedMuon(
@@ -55,6 +58,11 @@ class Muon(Optimizer):
 
     def state_copies(self) -> int:
         return min(1, self.others.state_copies())
+
+    def step_norm(self, shape: ParameterShape) -> float | None:
+        if shape.role != "matrix" or len(shape.shape) != 2:
+            return self.others.step_norm(shape)
+        return update_scale(shape.fan_out, shape.fan_in, self.adjust)  # of a matrix whose singular values are 1
 
 
 class BatchedMuon(torch.optim.Muon):
@@ -99,9 +107,14 @@ class BatchedMuon(torch.optim.Muon):
             update = update.redistribute(placements=placements)
 
         A, B = matrices[0].shape
-        scale = 0.2 * math.sqrt(max(A, B)) if group["adjust_lr_fn"] == "match_rms_adamw" else math.sqrt(max(1, A / B))
+        scale = update_scale(A, B, group["adjust_lr_fn"])
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(matrices, update.unbind(), alpha=-group["lr"] * scale)
+
+
+def update_scale(A: int, B: int, adjust: str) -> float:
+    """The factor on an orthogonal update of a matrix (A, B)."""
+    return 0.2 * math.sqrt(max(A, B)) if adjust == "match_rms_adamw" else math.sqrt(max(1, A / B))
 
 
 def orthogonalize(stack: Tensor, steps: int, coefficients: tuple[float, float, float], eps: float) -> Tensor:

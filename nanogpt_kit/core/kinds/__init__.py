@@ -7,10 +7,10 @@ methods of a component never gain required arguments.
 from __future__ import annotations
 
 from nanogpt_kit.core.errors import KitError, did_you_mean
+from nanogpt_kit.core.kinds.init import Init, ParameterShape
 from nanogpt_kit.core.kinds.network import (
     MLP,
     Attention,
-    Init,
     LayerContext,
     Loss,
     Mixer,
@@ -66,6 +66,7 @@ __all__ = [
     "Order",
     "OrderContext",
     "Parallel",
+    "ParameterShape",
     "Position",
     "Role",
     "Sampler",

@@ -1,4 +1,4 @@
-"""Kinds of the network and its parts: model, init, mixer, attention, position, norm, mlp, loss."""
+"""Kinds of the network and its parts: model, mixer, attention, position, norm, mlp, loss."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class Multipliers:
     embeddings: float = 1.0  # on token embeddings
     queries: float = 1.0  # on the queries of attention, and so on its scores
     logits: float = 1.0  # on the features that the output head takes
+
+    def __str__(self) -> str:
+        """Those that differ from 1, such as "queries 0.5, logits 0.25"; or "all 1"."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in vars(self).items() if value != 1) or "all 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,7 @@ class Model(Component):
 
     kind: ClassVar[str] = "model"
     relative: ClassVar[bool] = False  # only distances matter, so positions may exceed block_size
+    applies_multipliers: ClassVar[bool] = False  # the module applies `ModelContext.multipliers`
     block_size: int = Field(1024, ge=1, le=2**27, description="context length in tokens")
     document_mask: bool = Field(False, description="attend only to tokens of the same document")
     init_from: PathStr | None = Field(
@@ -82,20 +87,6 @@ class Model(Component):
 
     @abstractmethod
     def build(self, ctx: ModelContext) -> nn.Module: ...
-
-
-class Init(Component):
-    """Initial weights, and the learning rate of each role: "matrix", "vector", "embedding" or "head"."""
-
-    kind: ClassVar[str] = "init"
-
-    @abstractmethod
-    def apply(self, model: nn.Module) -> None:
-        """Sets every parameter in place, drawing from torch's global generator."""
-
-    def lr_multiplier(self, role: Role) -> float:
-        """The factor on the peak learning rate of parameters with this role."""
-        return 1.0
 
 
 class Mixer(Component):

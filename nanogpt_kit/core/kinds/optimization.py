@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from nanogpt_kit.core.kinds.init import ParameterShape
+
 
 class Optimizer(Component):
     """Updates the parameters.
 
-    `build` takes groups as torch does, one for each role: dicts with `params`, `role` and `lr_multiplier`. It may
-    split them and add options, and sets each group's `lr` to its peak: the training loop multiplies that by the
-    schedule and by the group's `lr_multiplier`.
+    `build` takes groups as torch does, one for each role and multiplier: dicts with `params`, `role` and
+    `lr_multiplier`. It may split them and add options, and sets each group's `lr` to its peak: the training loop
+    multiplies that by the schedule and by the group's `lr_multiplier`.
     """
 
     kind: ClassVar[str] = "optimizer"
@@ -32,6 +34,14 @@ class Optimizer(Component):
     def state_copies(self) -> int:
         """The least number of values that its state holds for each parameter: to estimate the memory of a run."""
         return 0
+
+    def step_norm(self, shape: ParameterShape) -> float | None:
+        """The spectral norm of one step of a weight, at a learning rate of 1, up to a constant factor.
+
+        Inits such as mup scale learning rates by it. sqrt(fan_out * fan_in) where every element moves by the learning
+        rate, as in Adam. None where it depends on the size of the gradient, or is not known.
+        """
+        return None
 
     @staticmethod
     def with_weight_decay(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
