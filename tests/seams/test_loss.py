@@ -229,7 +229,7 @@ def test_from_the_same_weights_it_measures_the_same_loss_and_learns_another_one(
     assert found["aux/token_2"][-1] < found["aux/token_2"][0]
     told = [line for line in said(caplog).splitlines() if "model.loss" in line]
     (sentence,) = told
-    assert sentence.startswith("the weights of model.loss start from random ones")
+    assert sentence.startswith("the weights of model.loss are initialized, not taken from ")
     assert all(name in sentence for name in WEIGHTS)
 
 
