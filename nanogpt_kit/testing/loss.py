@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from nanogpt_kit.core.kinds import Loss
 from nanogpt_kit.nn.loss import IGNORED, linear_cross_entropy
 from nanogpt_kit.nn.training_loss import TrainingLoss
-from nanogpt_kit.testing.conformance import B, PartConformance, T, standard_normal, trainable_parameters
+from nanogpt_kit.testing.conformance import (
+    B,
+    PartConformance,
+    T,
+    by_backend,
+    ignore_torch_warnings,
+    standard_normal,
+    trainable_parameters,
+)
 from nanogpt_kit.testing.remedy import assert_same
 
 V, ROWS = 37, 40  # words of the vocabulary, rows of the head's weight with its padding
@@ -165,3 +173,18 @@ class LossConformance(PartConformance):
         for gradient in self.gradients(module, found.objective, *leaves):
             what = f"{(~gradient.isfinite()).sum()} gradients are not finite"
             assert gradient.isfinite().all(), f"under autocast {what}: {remedy}"
+
+    @by_backend
+    @ignore_torch_warnings
+    def test_compiled_it_computes_the_same(self, backend: str) -> None:
+        module = self.build()
+        compiled = self.compile_or_skip(lambda *inputs: self.terms(module, inputs), backend)
+        results = []
+        for function in (lambda *inputs: self.terms(module, inputs), compiled):
+            leaves = self.leaves(*self.inputs())
+            objective, loss, extras = function(*leaves)
+            values = torch.stack([objective.detach(), loss, *extras.values()])
+            results.append([values, *self.gradients(module, objective, *leaves)])
+        for expected, found in zip(*results, strict=True):
+            largest = float(expected.abs().max())
+            assert_same(found, expected, f"compiled by {backend} it computes something else", atol=1e-5 * largest)

@@ -33,7 +33,7 @@ def without_other_loss(
     if theirs:
         logger.info("left out the weights of another loss in %s: %s", origin, ", ".join(theirs))
     if mine:
-        logger.info("the weights of model.loss start from random ones, since %s has none: %s", origin, ", ".join(mine))
+        logger.info("the weights of model.loss are initialized, not taken from %s: %s", origin, ", ".join(mine))
     return {name: value for name, value in weights.items() if name not in theirs}
 
 

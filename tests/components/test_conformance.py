@@ -14,6 +14,7 @@ from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.init.mup import MuP
 from nanogpt_kit.components.init.zero_residual import ZeroResidual
 from nanogpt_kit.components.mixer.softmax import Softmax
+from nanogpt_kit.components.loss.cross_entropy import CrossEntropy
 from nanogpt_kit.components.mlp.gelu import GELU
 from nanogpt_kit.components.mlp.relu2 import ReLU2
 from nanogpt_kit.components.mlp.swiglu import SwiGLU
@@ -35,6 +36,7 @@ from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.init import InitConformance
 from nanogpt_kit.testing.mixer import MixerConformance
+from nanogpt_kit.testing.loss import LossConformance
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
@@ -47,6 +49,7 @@ SUITES = {
     "position": PositionConformance,
     "norm": NormConformance,
     "mlp": MLPConformance,
+    "loss": LossConformance,
     "model": ModelConformance,
     "init": InitConformance,
     "sampler": SamplerConformance,
@@ -167,6 +170,15 @@ class TestSwiGLU(MLPConformance):
 
 class TestReLU2(MLPConformance):
     component = ReLU2()
+
+
+class TestCrossEntropy(LossConformance):
+    component = CrossEntropy()
+    compiles = False
+
+
+class TestCrossEntropyWithPenalties(LossConformance):
+    component = CrossEntropy(label_smoothing=0.2, z_loss=0.1)
 
 
 class TestGPT(ModelConformance):

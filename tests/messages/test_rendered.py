@@ -21,6 +21,7 @@ Golden = Callable[[Path, str], None]
 Command = Callable[..., Any]
 
 SHOWN_COMPONENTS = (  # one of each kind, by its kind
+    "loss:cross_entropy",
     *("dataset:text", "tokenizer:bpe", "order:shuffled", "model:gpt", "init:gpt2", "attention:sdpa", "position:rope"),
     *("norm:rmsnorm", "mlp:gelu", "optimizer:adamw", "schedule:cosine", "sampler:top_k", "evaluator:loss"),
     *("callback:early_stopping", "parallel:single", "mixer:softmax"),
