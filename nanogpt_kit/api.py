@@ -43,7 +43,8 @@ from nanogpt_kit.core.kinds import (
     Tokenizer,
     WarmupSchedule,
 )
-from nanogpt_kit.core.options import Layered, Options, PathStr, RunContext, listed, of_layer, slot
+from nanogpt_kit.core.layered_slots import Layered, listed, of_layer
+from nanogpt_kit.core.options import Options, PathStr, RunContext, slot
 from nanogpt_kit.corpus.hash_split import HashSplitDataset
 from nanogpt_kit.corpus.hashes import content_hash
 from nanogpt_kit.corpus.hub import HubText
