@@ -30,7 +30,9 @@ class LayeredSlot:
                     raise PydanticCustomError("kit", "{message}", {"message": message})
                 return elements.validate_python(value, context=info.context)
             if not isinstance(value, str | dict | kind):
-                message = f"should be the name of a component of kind {kind.kind}, a table with `use`, or a list of these"
+                message = (
+                    f"should be the name of a component of kind {kind.kind}, a table with `use`, or a list of these"
+                )
                 raise PydanticCustomError("kit", "{message}", {"message": f"{message}, got {value!r}"})
             return kind._resolve(value, info)
 
@@ -71,15 +73,8 @@ def layers_of_element(parts: Sequence[Component], index: int, n_layer: int) -> r
     return range(index, n_layer, len(parts))
 
 
-def same_layers(options: Options) -> dict[str, Any]:
-    """The layered slots of a model in the shortest form that gives every layer the same component.
-
-    A list of one is that component, and a list that repeats itself is its repeated part.
-    """
-    return {name: shortest(getattr(options, name)) for name in layered_slots(type(options))}
-
-
 def shortest(parts: Part | tuple[Part, ...]) -> Part | tuple[Part, ...]:
+    """The shortest form that gives every layer the same component: of a list of equal ones that component."""
     several = listed(parts)
     periods = (n for n in range(1, len(several) + 1) if len(several) % n == 0)
     period = next(n for n in periods if several[:n] * (len(several) // n) == several)

@@ -120,9 +120,9 @@ class Layers:
         if lower is None and is_element_table(upper):
             default = self.rules.default_list(at)
             lower = None if default is None else self._copy_in(default, at, lambda _: DEFAULT)
-        if isinstance(upper, dict) and isinstance(lower, list) and not self.rules.is_free_form(at, True):
-            if is_element_table(upper) or not upper or not self.rules.takes_component(at):
-                return self._merge_elements(lower, upper, at, location)
+        is_whole = isinstance(upper, dict) and "use" in upper and self.rules.takes_component(at)
+        if isinstance(upper, dict) and isinstance(lower, list) and not (is_whole or self.rules.is_free_form(at, True)):
+            return self._merge_elements(lower, upper, at, location)
         if addresses_elements(upper) and is_element(lower) and self.rules.is_layered(at, self.values):
             raise KitError(Fault(one_component_text(lower, upper, at), dotted(at), location((*at, next(iter(upper))))))
         if isinstance(upper, dict) and isinstance(lower, str):  # norm = "rmsnorm" is short for { use = "rmsnorm" }

@@ -1,4 +1,4 @@
-"""What layers say where a list meets the one component of a slot: options that are dropped, elements that are not there."""
+"""Messages about layers where a list meets one component: options that are dropped, elements that do not exist."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def replacement_note(lower: Any, upper: Any, at: Key, written: Location, replace
     if isinstance(upper, list) and is_component(lower):
         dropped = [str(key) for key in lower if key != "use"]
         what, by = f"{lower['use']!r}", "a list"
-    elif isinstance(lower, list) and name_of_element(upper) is not None and all(map(is_element, lower)):
+    elif isinstance(lower, list) and is_element(upper) and all(map(is_element, lower)):
         dropped = [f"{index}.{key}" for index, one in enumerate(lower) for key in options_of_element(one)]
         what, by = f"the list {', '.join(map(str, map(name_of_element, lower)))}", f"{name_of_element(upper)!r}"
     else:

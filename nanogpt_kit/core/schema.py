@@ -157,7 +157,9 @@ def for_editors(schema: JsonSchema) -> JsonSchema:
 def layered_slot(kind: str, one: JsonSchema) -> JsonSchema:
     """One component, a list of them, or, of a list in a base file, a table with elements by index or by name."""
     components = components_of_kind(kind)
-    by_name = {name: table_schema(found.component, {"type": "string"}) for found in components for name in names_of(found)}
+    by_name = {
+        name: table_schema(found.component, {"type": "string"}) for found in components for name in names_of(found)
+    }
     for table in by_name.values():
         del table["required"]
     others = {"type": "object", "additionalProperties": True}  # components in local files
