@@ -74,8 +74,13 @@ def layers_of_element(parts: Sequence[Component], index: int, n_layer: int) -> r
 
 
 def shortest(parts: Part | tuple[Part, ...]) -> Part | tuple[Part, ...]:
-    """The shortest form that gives every layer the same component: of a list of equal ones that component."""
+    """The shortest form that builds the same modules: of a list of equal components that component.
+
+    A list of positions is as short as it can be: each of its components has one module, whatever the layers.
+    """
     several = listed(parts)
+    if several[0].kind == "position" and len(several) > 1:
+        return parts
     periods = (n for n in range(1, len(several) + 1) if len(several) % n == 0)
     period = next(n for n in periods if several[:n] * (len(several) // n) == several)
     return several[0] if period == 1 else several[:period]

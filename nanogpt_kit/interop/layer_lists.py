@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import Model
 from nanogpt_kit.core.layered_differences import with_shortest_lists
-from nanogpt_kit.core.layered_slots import layered_slots, listed
+from nanogpt_kit.core.layered_slots import layered_slots
 
 
 def model_options(experiment: Experiment) -> dict[str, Any]:
@@ -29,15 +30,7 @@ def values_at(options: Any, key: str, before: str = "") -> Iterator[tuple[str, A
         yield from values_at(found, rest, f"{before}{name}.")
 
 
-def different_parts(experiment: Experiment, options: Mapping[str, Any]) -> dict[str, int]:
-    """The layered slots whose layers differ in more than the kernel of their attention, with the length of the list.
-
-    Each component of a list of positions has weights of its own, equal ones too.
-    """
-    slots = [name for name in layered_slots(type(experiment.model)) if name != "attention"]
-    counts = {name: len(listed(getattr(experiment.model, name))) for name in slots}
-    return {
-        name: count
-        for name, count in counts.items()
-        if count > 1 and (name == "position" or isinstance(options[name], list))
-    }
+def different_parts(options: Mapping[str, Any], model: Model) -> dict[str, int]:
+    """The layered slots whose components differ in more than the kernel of their attention, with their number."""
+    slots = [name for name in layered_slots(type(model)) if name != "attention"]
+    return {name: len(options[name]) for name in slots if isinstance(options[name], list)}

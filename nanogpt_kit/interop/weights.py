@@ -195,7 +195,7 @@ def check_expressible(experiment: Experiment, allowed: Mapping[str, tuple[Any, .
             if found not in values:
                 expected = " or ".join("unset" if value is None else repr(value) for value in values)
                 faults.append(f"{program} cannot express model.{written} = {found!r}; expected {expected}")
-    for slot, count in different_parts(experiment, options).items():
+    for slot, count in different_parts(options, experiment.model).items():
         if not any(f" model.{slot}." in fault for fault in faults):
             faults.append(f"{program} has one {slot} for all layers, and model.{slot} is a list of {count}")
     if faults:
