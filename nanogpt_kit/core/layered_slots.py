@@ -100,5 +100,5 @@ def check_lengths(model: Options) -> None:
 def length_error(name: str, length: int, n_layer: int) -> InitErrorDetails:
     remedy = "remove some of them, or raise n_layer" if n_layer > 1 else "write one component, or raise n_layer"
     message = f"{name} has {length} elements, of which n_layer ({n_layer}) leaves {length - n_layer} without a layer"
-    context = {"message": f"{message}; {remedy}", "key": name, "partners": ("n_layer",)}
+    context = {"message": f"{message}; {remedy}"}
     return InitErrorDetails(type=PydanticCustomError("kit", "{message}", context), loc=(name,), input=None)
