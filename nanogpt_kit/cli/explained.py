@@ -111,7 +111,9 @@ def values_below(experiment: Experiment, options: Options, values: dict[str, Any
         elif isinstance(value, tuple) and any(isinstance(item, Options) for item in value):
             names = [item.get("use") for item in values[description.name]]
             same_length = isinstance(default, list) and len(default) == len(names)
-            n_layer = getattr(options, "n_layer", 0) if is_layered_slot(type(options).model_fields[key[-1]]) else 0
+            n_layer = (
+                getattr(options, "n_layer", 0) if is_layered_slot(type(options).model_fields[description.name]) else 0
+            )
             for index, item in enumerate(value):
                 one = default[index] if same_length else default if n_layer or not index else NO_DEFAULT
                 layers = layers_of_element(value, index, n_layer) if n_layer else None

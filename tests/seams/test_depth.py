@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.nn.flops import model_size, num_params
 from nanogpt_kit.runs.metrics import read_metrics
+from nanogpt_kit.sweep.space.endpoints import check_endpoints
+from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.train import session
 from tests.seams.components.inverse_layer_scores import InverseLayerScores
 
@@ -155,6 +158,27 @@ def test_a_local_component_that_reads_its_layer_trains_and_resumes_to_the_bit(ti
     whole = run(tiny, *options, "name=whole", "train.steps=4")
     part = run(tiny, *options, "train.steps=2")
     assert losses(run(tiny, *options, "train.steps=4", resume=str(part))) == losses(whole)
+
+
+def test_the_documented_component_is_the_one_that_is_tested_here() -> None:
+    page = Path(__file__).parents[2] / "docs" / "depth.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {"__name__": "documented"}
+    exec(compile(block, str(page), "exec", dont_inherit=True), names)
+    documented, tested = built(attention=names["InverseLayerScores"]()), built(attention=InverseLayerScores())
+    assert torch.equal(documented(IDS), tested(IDS))
+
+
+def test_the_documented_experiments_are_valid(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "depth.md"
+    whole, space = re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (tmp_path / "base.toml").write_text(whole, encoding="utf-8")
+    (tmp_path / "sweep.toml").write_text(
+        f'extends = "base.toml"\n[model]\nattention = "sdpa"\n{space}', encoding="utf-8"
+    )
+    attention = Experiment.load(tmp_path / "base.toml").resolved()["model"]["attention"]
+    assert [part.get("window") for part in attention] == [32, 32, 32, None]
+    check_endpoints(Space(Experiment.load(tmp_path / "sweep.toml")))
 
 
 # Positions
