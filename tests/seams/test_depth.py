@@ -162,11 +162,19 @@ def test_a_local_component_that_reads_its_layer_trains_and_resumes_to_the_bit(ti
 
 def test_the_documented_component_is_the_one_that_is_tested_here() -> None:
     page = Path(__file__).parents[2] / "docs" / "depth.md"
-    (block,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    block, stack = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {"__name__": "documented"}
     exec(compile(block, str(page), "exec", dont_inherit=True), names)
     documented, tested = built(attention=names["InverseLayerScores"]()), built(attention=InverseLayerScores())
     assert torch.equal(documented(IDS), tested(IDS))
+    exec(compile(stack, str(page), "exec", dont_inherit=True), names)
+    ctx = LayerContext(
+        n_embd=C, n_head=H, n_kv_head=H, head_dim=D, n_layer=4, block_size=T, dropout=0.0, bias=True, layer=3
+    )
+    model = names["Stack"](mlp=["gelu", "relu2"])
+    assert repr(model.build_layer(ctx)) == repr(model.mlp[1].build(ctx)) != repr(model.mlp[0].build(ctx))
+    with pytest.raises(ValueError, match="mlp has 5 elements, of which n_layer"):
+        names["Stack"](mlp=["gelu"] * 5)
 
 
 def test_the_documented_experiments_are_valid(tmp_path: Path) -> None:

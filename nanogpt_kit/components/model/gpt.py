@@ -171,7 +171,7 @@ class Transformer(nn.Module):
         return x
 
     def view(self, ids: Tensor, cache: KVCache | None, segments: Tensor | None) -> View:
-        """The view of these tokens, the same for all blocks but for the slopes of their positions."""
+        """The view of these tokens, the same for all blocks, except the slopes of their positions."""
         T = ids.size(1)
         length = T if cache is None else cache.visible_length(T)
         assert length <= self.block_size, f"{length} tokens do not fit a block_size of {self.block_size}"
