@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nanogpt_kit.comparison.arms import changes_between
 from nanogpt_kit.components.attention.naive import Naive
 from nanogpt_kit.components.attention.sdpa import SDPA
 from nanogpt_kit.components.model.gpt import GPT
@@ -13,6 +14,8 @@ from nanogpt_kit.components.position.rope import RoPE
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layered_slots import layers_of_element, of_layer, shortest
+from nanogpt_kit.core.override_text import override_text
+from nanogpt_kit.runs.recorded_values import flat_options
 
 BASE = """\
 name = "base"
@@ -221,3 +224,29 @@ def test_the_shortest_list_builds_the_same_modules() -> None:
     assert shortest((one, other, one, other)) == (one, other)
     assert shortest((one, other, one)) == (one, other, one)
     assert shortest((RoPE(), RoPE())) == (RoPE(), RoPE())  # each position of a list has a module of its own
+
+
+def test_a_list_is_written_as_an_override_that_gives_it_back(tmp_path: Path) -> None:
+    (pair,) = load(tmp_path, LIST).differences(load(tmp_path, BASE)).values()
+    text = override_text(pair[0])
+    assert text == '[{use = "sdpa", window = 7}, "naive"]'
+    assert attention(load(tmp_path, BASE, f"model.attention={text}")) == attention(load(tmp_path, LIST))
+
+
+def test_records_name_the_components_of_a_list_of_parts_by_index(tmp_path: Path) -> None:
+    recorded = flat_options(load(tmp_path, LIST).resolved())
+    assert recorded["model.attention"] == ["sdpa", "naive"]
+    assert recorded["model.attention.0.window"] == 7
+    assert recorded["sampler.top_k.k"] == 200  # lists of whole sections by name
+
+
+def test_a_comparison_names_a_list_in_one_piece(tmp_path: Path) -> None:
+    base, other = load(tmp_path, BASE), load(tmp_path, LIST)
+    assert changes_between(base, other) == {"model.attention": ('"sdpa"', '[{use = "sdpa", window = 7}, "naive"]')}
+
+
+@pytest.mark.parametrize("word", ["window_pattern", "layer_types", "sliding_window_pattern", "attention_layers"])
+def test_other_programs_words_for_alternating_layers_are_answered_with_a_list(word: str, tmp_path: Path) -> None:
+    (found,) = faults(tmp_path, BASE, f'model.{word}="SSSL"')
+    example = found.partition("as in model.attention=")[2].partition(")?")[0]
+    assert attention(load(tmp_path, BASE, f"model.attention={example}")) == (SDPA(window=512), SDPA())
