@@ -206,6 +206,15 @@ def test_positions_by_turns_equal_a_plain_transformer(names: tuple[str, ...]) ->
         torch.testing.assert_close(cached_logits(model, (4, 1, 6)), model(IDS), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "naive"])
+def test_slopes_of_some_layers_are_not_in_the_masks_of_others(attention: str) -> None:
+    model = built(position=["alibi", "none"], attention={"use": attention, "window": 4})
+    expected = reference_logits(model.state_dict(), (4,) * L, [position("alibi"), position("none")] * 3)
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(cached_logits(model, (4, 1, 6)), expected, rtol=0, atol=1e-6)
+
+
 def test_two_rotations_have_bases_of_their_own() -> None:
     model = built(position=["rope", {"use": "rope", "base": 100.0}])
     positions = [position("rope"), position("rope", base=100.0)] * 3
