@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.api import KVCache, LayerContext, ModelContext, Position
+from nanogpt_kit.api import Attention, KVCache, LayerContext, ModelContext, Position, View
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.core.experiment import Experiment
@@ -213,6 +213,18 @@ def test_slopes_of_some_layers_are_not_in_the_masks_of_others(attention: str) ->
     with torch.no_grad():
         torch.testing.assert_close(model(IDS), expected, rtol=0, atol=1e-6)
         torch.testing.assert_close(cached_logits(model, (4, 1, 6)), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sdpa", "naive"])
+def test_slopes_of_two_positions_give_two_masks(name: str) -> None:
+    ctx = LayerContext(n_embd=C, n_head=H, n_kv_head=H, head_dim=D, n_layer=L, block_size=T, dropout=0.0, bias=True)
+    module = Registry.installed().load(Attention, name)().build(ctx)
+    q, k, v = torch.randn(3, B, H, T, D, generator=torch.Generator().manual_seed(2))
+    view, slopes = View.causal(torch.arange(T)[None]), torch.tensor([0.5, 1.0, 2.0])
+    first = module(q, k, v, view.with_slopes(slopes))
+    second = module(q, k, v, view.with_slopes(3 * slopes))
+    assert not torch.allclose(first, second)
+    assert torch.equal(second, module(q, k, v, View.causal(torch.arange(T)[None]).with_slopes(3 * slopes)))
 
 
 def test_two_rotations_have_bases_of_their_own() -> None:
