@@ -19,6 +19,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.nn.flops import model_size, num_params
+from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.runs.metrics import read_metrics
 from nanogpt_kit.sweep.space.endpoints import check_endpoints
 from nanogpt_kit.sweep.space.space import Space
@@ -38,7 +39,7 @@ def built(**options: Any) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"n_layer": L, "n_head": H, "n_embd": C, "block_size": CONTEXT}
     model = GPT(**{**sizes, **options}).build(ModelContext(vocab_size=V))
-    GPT2().apply(model)
+    GPT2().apply(model, parameter_shapes(model))
     for parameter in model.parameters():  # gains of one and biases of zero would hide mistakes
         parameter.data.add_(torch.randn_like(parameter) * 0.2)
     return model.double().eval()
