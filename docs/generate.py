@@ -31,7 +31,8 @@ BLOCK = re.compile(r"(?P<start><!-- (?P<kind>[a-z]+): (?P<arguments>[^>]*?) -->\
 HELP_WIDTH = 100  # columns of the help texts
 # Lines of the base classes that tell the author of a component nothing
 INTERNAL = re.compile(
-    r"^ *(@(abstractmethod|hookspec)|kind: ClassVar\[str\] = .*)\n|^    def __init_subclass__.*\n(^        .*\n|^\n)*",
+    r"^ *(@(abstractmethod|hookspec)|kind: ClassVar\[str\] = .*)\n"
+    r"|^    (def __init_subclass__|@model_validator.*\n    def _).*\n(^        .*\n|^\n)*",
     re.MULTILINE,
 )
 

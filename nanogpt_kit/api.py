@@ -45,7 +45,8 @@ from nanogpt_kit.core.kinds import (
     WarmupSchedule,
 )
 from nanogpt_kit.core.kinds.mixer_options import check_mixer_options
-from nanogpt_kit.core.options import Layered, Options, PathStr, RunContext, listed, of_layer, slot
+from nanogpt_kit.core.layered_slots import Layered, listed, of_layer
+from nanogpt_kit.core.options import Options, PathStr, RunContext, slot
 from nanogpt_kit.corpus.hash_split import HashSplitDataset
 from nanogpt_kit.corpus.hashes import content_hash
 from nanogpt_kit.corpus.hub import HubText

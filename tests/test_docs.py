@@ -24,6 +24,7 @@ from nanogpt_kit.comparison.record import Comparison, Measurement, Result
 from nanogpt_kit.core import kinds
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.hooks import RunHooks
+from nanogpt_kit.core.layered_slots import is_layered_slot
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
 from nanogpt_kit.runs.folder import RUN_ID
@@ -157,7 +158,9 @@ def is_key(key: str, models: tuple[type[Options], ...] = (Experiment,)) -> bool:
             if field is None:
                 continue
             inner = tuple(classes_in(field.annotation))
-            if typing.get_origin(field.annotation) is tuple:  # an element of a list, by its index or name
+            if typing.get_origin(field.annotation) is tuple or is_layered_slot(
+                field
+            ):  # an element of a list, by its index or name
                 names = "|".join(entry.name for kind in inner for entry in components_of(kind)) or "0"
                 rest = re.sub(rf"^(\d+|{names})(\.|$)", "", rest)
             if not rest or first == "space" or (inner and is_key(rest, inner)):

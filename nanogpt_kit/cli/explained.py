@@ -15,6 +15,7 @@ from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.core.describe import OptionDescription, describe_options
 from nanogpt_kit.core.errors import Key, dotted, printable
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.layered_slots import is_layered_slot, layers_of_element
 from nanogpt_kit.core.options import Options, leaves
 from nanogpt_kit.system.terminal import terminal_width
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.sweep.space.space import Space
 
 MAX_WIDTH = 60  # columns of the keys and values, before the comments
+MAX_LAYERS = 6  # that a comment lists
 NO_DEFAULT: Any = object()
 
 
@@ -34,6 +36,7 @@ class OptionValue:
     location: str  # "file:line", "command line" or "default"
     default: Any  # NO_DEFAULT for a required option
     description: OptionDescription | None = None
+    layers: range | None = None  # of the model that an element of a list serves
 
     @property
     def differs(self) -> bool:
@@ -51,12 +54,22 @@ class OptionValue:
     def comment(self) -> str:
         """Where it was set; empty where it is not set."""
         default = f"; default: {default_text(self.default)}" if self.differs else ""
-        return "" if self.description else f"{self.location}{default}"
+        served = "" if self.layers is None else f"; {layers_text(self.layers)}"
+        return "" if self.description else f"{self.location}{served}{default}"
 
     @property
     def record(self) -> dict[str, Any]:
         default = {} if self.default is NO_DEFAULT else {"default": self.default}
-        return {"value": self.value, "from": self.location, **default}
+        layers = {} if self.layers is None else {"layers": list(self.layers)}
+        return {"value": self.value, "from": self.location, **default, **layers}
+
+
+def layers_text(layers: range) -> str:
+    """ "layers 0, 2, 4"; of many the first ones and the last."""
+    shown = [str(layer) for layer in layers]
+    if len(shown) > MAX_LAYERS:
+        shown = [*shown[: MAX_LAYERS - 1], "...", shown[-1]]
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(shown)}"
 
 
 def default_text(default: Any) -> str:
@@ -98,20 +111,30 @@ def values_below(experiment: Experiment, options: Options, values: dict[str, Any
         elif isinstance(value, tuple) and any(isinstance(item, Options) for item in value):
             names = [item.get("use") for item in values[description.name]]
             same_length = isinstance(default, list) and len(default) == len(names)
+            n_layer = (
+                getattr(options, "n_layer", 0) if is_layered_slot(type(options).model_fields[description.name]) else 0
+            )
             for index, item in enumerate(value):
-                one = default[index] if same_length else default if not index else NO_DEFAULT
-                yield from values_of_table(experiment, item, values[description.name][index], (*key, index), one)
+                one = default[index] if same_length else default if n_layer or not index else NO_DEFAULT
+                layers = layers_of_element(value, index, n_layer) if n_layer else None
+                table = values[description.name][index]
+                yield from values_of_table(experiment, item, table, (*key, index), one, layers)
         else:
             yield from values_of_leaf(experiment, values[description.name], key, default)
 
 
 def values_of_table(
-    experiment: Experiment, options: Options, values: dict[str, Any], at: Key, default: Any
+    experiment: Experiment,
+    options: Options,
+    values: dict[str, Any],
+    at: Key,
+    default: Any,
+    layers: range | None = None,
 ) -> Iterator[OptionValue]:
     """A component's name, if the table is one, and the options of the table; `default` is that of the table."""
     if "use" in values and "use" not in type(options).model_fields:
         key = (*at, "use")
-        yield OptionValue(dotted(key), values["use"], experiment.location(key), default)
+        yield OptionValue(dotted(key), values["use"], experiment.location(key), default, layers=layers)
     yield from values_below(experiment, options, values, at)
 
 

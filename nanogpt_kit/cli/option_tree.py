@@ -13,6 +13,7 @@ from nanogpt_kit.cli.option_words import OptionWords, words_of_options
 from nanogpt_kit.core.errors import Key, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.experiment_keys import ExperimentKeys, component_of_list
+from nanogpt_kit.core.key_rules import is_named, name_of_element
 from nanogpt_kit.core.registry import Registry
 
 Word = tuple[str, str]  # and its help
@@ -56,7 +57,7 @@ class TableNode:
     def takes_path(self, name: str) -> bool:
         return name in self.options and self.options[name].is_path
 
-    def below(self, name: str) -> TableNode | ListNode | None:
+    def below(self, name: str) -> TableNode | ListNode | ElementsNode | None:
         option, given = self.options.get(name), self.given.get(name)
         if option is None:
             return None
@@ -64,6 +65,8 @@ class TableNode:
             return TableNode(option.table, given if isinstance(given, dict) else {}, by_name=self.by_name)
         if option.is_list or (option.kind and self.by_name):
             return ListNode(option.kind, given if isinstance(given, list) else list(option.default or ()), self.by_name)
+        if option.kind and isinstance(given, list):
+            return ElementsNode(option.kind, given)
         return component_node(option.kind, option.default if given is None else given) if option.kind else None
 
 
@@ -99,6 +102,35 @@ class ListNode:
         return component_node(self.kind, self.given[int(name)]) if int(name) < len(self.given) else None
 
 
+@dataclass(frozen=True)
+class ElementsNode:
+    """The list that an experiment has in a slot of its model's layers, addressed by index."""
+
+    kind: str
+    given: list[Any]
+
+    def next_parts(self) -> Iterator[Word]:
+        for index, element in enumerate(self.given):
+            help_text = f"{self.kind} {name_of_element(element)}"
+            yield f"{index}=", help_text
+            if component_node(self.kind, element).options:
+                yield f"{index}.", help_text
+
+    def values(self, name: str) -> Iterator[Word]:
+        if name.isdecimal() and int(name) < len(self.given):
+            yield from component_names(self.kind)
+
+    def takes_path(self, name: str) -> bool:
+        return False
+
+    def below(self, name: str) -> TableNode | None:
+        """An element by its index, or by the name that it alone has."""
+        named = [element for element in self.given if is_named(element, name)]
+        if name.isdecimal():
+            named = self.given[int(name) : int(name) + 1]
+        return component_node(self.kind, named[0]) if len(named) == 1 else None
+
+
 def component_node(kind: str, given: Any) -> TableNode:
     """The table of the component that a value of a slot names; without options where there is no such component."""
     table = given if isinstance(given, dict) else {"use": given}
@@ -108,12 +140,14 @@ def component_node(kind: str, given: Any) -> TableNode:
     return TableNode({}, table, kind)
 
 
-def find_node(given: dict[str, Any] | None, key: Sequence[str]) -> TableNode | ListNode | None:
+def find_node(given: dict[str, Any] | None, key: Sequence[str]) -> TableNode | ListNode | ElementsNode | None:
     """The table or list at a dotted key of an experiment with these values; None where there is none.
 
     Without an experiment, components are addressed by their names, as in optimizer.muon.lr.
     """
-    node: TableNode | ListNode | None = TableNode(words_of_options(Experiment), given or {}, by_name=given is None)
+    node: TableNode | ListNode | ElementsNode | None = TableNode(
+        words_of_options(Experiment), given or {}, by_name=given is None
+    )
     for part in key:
         node = node.below(part) if node else None
     return node

@@ -21,7 +21,7 @@ class OptionWords:
     help: str
     values: tuple[str, ...]  # all that it may be; empty where they are not listed
     kind: str  # of the components that it takes; empty where it takes none
-    is_list: bool  # of such components
+    is_list: bool  # of such components, and never one
     default: Any  # the component or components that it takes by default
     is_path: bool
     table: dict[str, OptionWords] | None  # the options of the table that it takes

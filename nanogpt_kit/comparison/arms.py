@@ -15,6 +15,7 @@ from nanogpt_kit.core.errors import Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.identity import DECIDE_NOTHING
 from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.override_text import inline_toml
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 from nanogpt_kit.runs.description import one_line
@@ -162,7 +163,9 @@ def changes_between(base: Experiment, other: Experiment) -> dict[str, tuple[str 
 
 
 def as_toml_text(value: object) -> str | None:
-    """A scalar as it is written in TOML; None stays."""
+    """A value as it is written in TOML, on one line; None stays."""
     if value is None:
         return None
+    if isinstance(value, list | dict):
+        return inline_toml(value)
     return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()

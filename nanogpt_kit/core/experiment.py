@@ -32,6 +32,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     Tokenizer,
 )
+from nanogpt_kit.core.layered_differences import differing_lists
 from nanogpt_kit.core.layers import DEFAULT, Layers
 from nanogpt_kit.core.options import (
     MAY_CHANGE,
@@ -295,9 +296,15 @@ class Experiment(Options):
 
     def differences(self, other: Experiment) -> dict[str, tuple[Any, Any]]:
         """Dotted keys whose values differ: {"optimizer.lr": (mine, theirs)}."""
-        mine, theirs = dict(leaves(self.resolved())), dict(leaves(other.resolved()))
+        lists = differing_lists(self.model, other.model, self._registry, other._registry)
+        values = self.resolved(), other.resolved()
+        for name in lists:
+            for one in values:
+                one["model"].pop(name)
+        mine, theirs = (dict(leaves(one)) for one in values)
         keys = [*mine, *(key for key in theirs if key not in mine)]
-        return {dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
+        pairs = {dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
+        return pairs | {f"model.{name}": pair for name, pair in lists.items()}
 
     def __repr__(self) -> str:
         """One line; `resolved` has every value."""

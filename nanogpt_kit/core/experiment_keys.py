@@ -8,8 +8,9 @@ from pathlib import PurePath
 from typing import Any, get_args, get_origin
 
 from nanogpt_kit.core.errors import Key, KitError
-from nanogpt_kit.core.key_rules import KeyRules
-from nanogpt_kit.core.options import Component, Options
+from nanogpt_kit.core.key_rules import KeyRules, name_of_element
+from nanogpt_kit.core.layered_slots import is_layered_slot
+from nanogpt_kit.core.options import Component, Options, option_classes
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.sections import is_free_form
 
@@ -31,12 +32,39 @@ class ExperimentKeys(KeyRules):
 
     def component_names(self, key: Key, values: dict[str, Any]) -> Collection[str]:
         """The installed ones, and the local files that `values` name: these are loaded after the layers are merged."""
-        base = component_of_list(self.root, key)
+        base = component_of_list(self.root, key) or self.layered_kind(key, values)
         if base is None:
             return ()
         files = values.get("components")
         stems = {PurePath(file).stem for file in files if isinstance(file, str)} if isinstance(files, list) else set()
         return stems | {entry.name for entry in Registry.installed().of_kind(base.kind)}
+
+    def takes_component(self, key: Key) -> bool:
+        return component_of_list(self.root, key) is None
+
+    def is_layered(self, key: Key, values: dict[str, Any]) -> bool:
+        """Of components in local files it is not known yet: they are loaded after the layers are merged."""
+        return self.layered_kind(key, values) is not None
+
+    def layered_kind(self, key: Key, values: dict[str, Any]) -> type[Component] | None:
+        """The kind of the components of the layered slot at `key`; None for another key."""
+        owner = self.component_above(key, values)
+        field = owner.model_fields.get(str(key[-1])) if owner else None
+        if field is None or not is_layered_slot(field):
+            return None
+        return next(kind for kind in option_classes(field.annotation) if issubclass(kind, Component))
+
+    def component_above(self, key: Key, values: dict[str, Any]) -> type[Component] | None:
+        """The class of the component whose option is at `key`, as `model` has; None where it is not known."""
+        field = self.root.model_fields.get(str(key[0])) if len(key) == 2 else None
+        base = field.annotation if field else None
+        if not (isinstance(base, type) and issubclass(base, Component)):
+            return None
+        use = name_of_element(values.get(str(key[0])))
+        try:
+            return Registry.installed().load(base, use) if isinstance(use, str) else None
+        except KitError:
+            return None
 
     def option_names(self, key: Key, name: str) -> Sequence[str] | None:
         base = component_of_list(self.root, key)

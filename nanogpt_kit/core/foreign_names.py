@@ -24,6 +24,15 @@ VOCABULARY = ("tokenizer.vocab_size", "of tokenizer=bpe; other tokenizers have t
 TEXT = ("dataset.source", "of dataset=text")
 MIXED = ("train.precision", "bf16, or fp16 with loss scaling")
 TRACKERS = ("", "metrics are logged for TensorBoard; other trackers are callbacks of plugins")
+WINDOW = (
+    "model.attention.window",
+    'of all layers; a list alternates: model.attention=[{use="sdpa", window=512}, "sdpa"]',
+)
+LAYER_WINDOWS = (
+    "model.attention",
+    'a list that is repeated over the layers, as in model.attention=[{use="sdpa", window=512}, "sdpa"]',
+)
+LAYER_POSITIONS = ("model.position", 'a list that is repeated over the layers, as in model.position=["rope", "none"]')
 POSITION = ("model.position", "as in model.position=rope")
 RESUME = ("", "to resume a run, use nanogpt-kit run --resume")
 PROCESSES = ("", "the number of processes is given with --nproc, or by torchrun")
@@ -152,7 +161,19 @@ HUGGING_FACE: dict[str, Answer] = {
     "rms_norm_eps": ("model.norm.eps", ""),
     "initializer_range": ("init.std", ""),
     "rope_theta": ("model.position.base", "of model.position=rope"),
-    "sliding_window": ("model.attention.window", ""),
+    "sliding_window": WINDOW,
+    "layer_types": LAYER_WINDOWS,
+    "attention_layers": LAYER_WINDOWS,
+    "attention_types": LAYER_WINDOWS,
+    "sliding_window_pattern": LAYER_WINDOWS,
+    "use_sliding_window": LAYER_WINDOWS,
+    "max_window_layers": LAYER_WINDOWS,
+    "global_attn_every_n_layers": LAYER_WINDOWS,
+    "local_attention": WINDOW,
+    "no_rope_layers": LAYER_POSITIONS,
+    "no_rope_layer_interval": LAYER_POSITIONS,
+    "rope_local_base_freq": LAYER_POSITIONS,
+    "local_rope_theta": LAYER_POSITIONS,
     "attn_implementation": ("model.attention", "as in model.attention=sdpa"),
     "tie_word_embeddings": ("model.weight_tying", ""),
     "do_sample": ("sampler", 'sampler=["greedy"] does not draw'),
@@ -318,6 +339,9 @@ COMMON: dict[str, Answer] = {
     "position_embedding": POSITION,
     "positional_encoding": POSITION,
     "attn": ("model.attention", ""),
+    "window_pattern": LAYER_WINDOWS,
+    "window_sizes": LAYER_WINDOWS,
+    "attention_pattern": LAYER_WINDOWS,
     "rotary": ("model.position=rope", ""),
     "ffn": MLP,
     "layer_norm": ("model.norm", "as in model.norm=rmsnorm"),

@@ -29,6 +29,14 @@ class KeyRules:
         """The names that an element of the list at `key` may have; `values` are those of the lower layers."""
         return ()
 
+    def takes_component(self, key: Key) -> bool:
+        """Whether one component may replace the list at `key`, as it may in a slot of a model's layers."""
+        return True
+
+    def is_layered(self, key: Key, values: dict[str, Any]) -> bool:
+        """Whether a slot of a model's layers is at `key`; `values` are those of the lower layers."""
+        return False
+
     def option_names(self, key: Key, name: str) -> Sequence[str] | None:
         """The options of the component `name` of the list at `key`; None where they are not known yet."""
         return None
@@ -53,6 +61,8 @@ def addressed_element(
     """
     if part.isdecimal() and int(part) < len(elements):
         return int(part), None
+    if rules.is_layered(at, values):
+        return layered_element(rules, elements, part, value, at, values), None
     named = [index for index, element in enumerate(elements) if is_named(element, part)]
     if len(named) > 1:
         forms = " or ".join(f"{dotted(at)}.{index}" for index in named)
@@ -71,6 +81,29 @@ def addressed_element(
         raise KitError(Fault(message, dotted((*at, part))))
     option = None if isinstance(value, dict) else only_option(rules, (*at, part))
     return named[0] if named else len(elements), option
+
+
+def layered_element(
+    rules: KeyRules, elements: list[Any], part: str, value: Any, at: Key, values: dict[str, Any]
+) -> int:
+    """The index of the element of a layered slot that `part` names. Raises KitError."""
+    named = [index for index, element in enumerate(elements) if is_named(element, part)]
+    key, option = dotted(at), next(iter(value), "OPTION") if isinstance(value, dict) else "OPTION"
+    if len(named) == 1 and isinstance(value, dict):
+        return named[0]
+    if named:
+        count = f"the list has {len(named)} components of this name" if len(named) > 1 else "is a component"
+        raise KitError(Fault(f"{count}; write {key}.{named[0]}.{option}", f"{key}.{part}"))
+    allowed = f"an index from 0 to {len(elements) - 1}" if len(elements) > 1 else "the index 0"
+    message = f"is a list, repeated over the layers, so the next part of the key should be {allowed}, got {part!r}"
+    if part.isdecimal():
+        remedy = "to add a component, give the whole list"
+    elif part in rules.component_names(at, values):
+        remedy = f"write {key}={part} for all layers, or give a list with it"
+    else:
+        first = name_of_element(elements[0])
+        remedy = f"write {key}.0.{part} for the first component ({first}), or {key}={first} first, for all layers"
+    raise KitError(Fault(f"{message}; {remedy}", key))
 
 
 def is_named(element: Any, name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
 from nanogpt_kit.core.key_rules import KeyRules, addressed_element, is_element_table, name_of_element
+from nanogpt_kit.core.replaced_components import is_element, one_component_text, replacement_note
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.syntax import shell_remedy
 from nanogpt_kit.core.toml import read_extended_files
@@ -128,8 +129,11 @@ class Layers:
         if lower is None and is_element_table(upper):
             default = self.rules.default_list(at)
             lower = None if default is None else self._copy_in(default, at, lambda _: DEFAULT)
-        if isinstance(upper, dict) and isinstance(lower, list) and not self.rules.is_free_form(at, True):
+        is_whole = isinstance(upper, dict) and "use" in upper and self.rules.takes_component(at)
+        if isinstance(upper, dict) and isinstance(lower, list) and not (is_whole or self.rules.is_free_form(at, True)):
             return self._merge_elements(lower, upper, at, location)
+        if addresses_elements(upper) and is_element(lower) and self.rules.is_layered(at, self.values):
+            raise KitError(Fault(one_component_text(lower, upper, at), dotted(at), location((*at, next(iter(upper))))))
         if isinstance(upper, dict) and isinstance(lower, str):  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             lower = {"use": lower}
             self.locations[(*at, "use")], self.heights[(*at, "use")] = self.locations[at], self.height(at)
@@ -148,6 +152,8 @@ class Layers:
         if lower is None and not self.rules.is_free_form(at, False) and addresses_elements(upper):
             message = "no earlier layer sets this list, so there is no element to change; give the whole list"
             raise KitError(Fault(message, dotted(at), location(at)))
+        if note := replacement_note(lower, upper, at, location, self.location):
+            self.notes.append(note)
         self._forget_locations(lower, at)
         return self._copy_in(upper, at, location)
 

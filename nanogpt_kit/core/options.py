@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from nanogpt_kit.core.errors import Key, KitError, did_you_mean, option_error
 from nanogpt_kit.core.paths import expand_path
@@ -31,6 +31,7 @@ TEST_IS_CLOSED = 'a test split is opened only once, by `nanogpt-kit compare ... 
 SCALARS = ("int", "float", "bool", "str")
 MAY_CHANGE: JsonDict = {"may_change_on_resume": True}  # json_schema_extra of such an option
 SLOT_KEYWORD = "component of kind"  # in the JSON Schema of a component slot: the kind
+LAYERED_KEYWORD = "repeated over layers"  # there, of a slot that takes a list as well: true
 
 
 def make_scalars_strict(schema: Any) -> None:
@@ -134,7 +135,9 @@ class Component(Options):
         if isinstance(value, str):
             value = {"use": value}
         if not isinstance(value, dict):
-            message = f"should be the name of a component of kind {cls.kind}, or a table with `use`, got {value!r}"
+            list_text = "not a list, " if isinstance(value, list | tuple) else ""
+            expected = f"should be the name of a component of kind {cls.kind}, or a table with `use`"
+            message = f"{expected}, {list_text}got {value!r}"
             raise PydanticCustomError("kit", "{message}", {"message": message})
         options = dict(value)
         use = options.pop("use", None)
@@ -150,41 +153,6 @@ class Component(Options):
         except KitError as error:
             raise option_error("use", str(error)) from error
         return component.model_validate(options, context=info.context)
-
-
-class LayeredSlot:
-    """Annotation of a slot that takes one component, or a list that is repeated over the layers."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        kind: type[Component] = get_args(source)[0]
-        one = handler.generate_schema(kind)
-        several = SchemaValidator(core_schema.tuple_variable_schema(one, min_length=1))
-
-        def resolve(value: Any, info: ValidationInfo) -> Any:
-            if isinstance(value, list | tuple):
-                return several.validate_python(value, context=info.context)
-            return kind._resolve(value, info)
-
-        def json_schema(core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-            return {"anyOf": [{SLOT_KEYWORD: kind.kind}, {"type": "array", "items": {SLOT_KEYWORD: kind.kind}}]}
-
-        metadata = {"pydantic_js_functions": [json_schema]}
-        return core_schema.with_info_plain_validator_function(resolve, metadata=metadata)
-
-
-Part = TypeVar("Part", bound=Component)
-Layered = Annotated[Part | tuple[Part, ...], LayeredSlot()]
-
-
-def listed(parts: Part | tuple[Part, ...]) -> tuple[Part, ...]:
-    """The components of a layered slot."""
-    return parts if isinstance(parts, tuple) else (parts,)
-
-
-def of_layer(parts: Part | tuple[Part, ...], layer: int) -> Part:
-    """The component of a layered slot for one layer: a list is repeated over the layers."""
-    several = listed(parts)
-    return several[layer % len(several)]
 
 
 def slot(default: str | tuple[str, ...], **field: Any) -> Any:

@@ -20,7 +20,7 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.core.lookup import FoundComponent, components_of_kind
 from nanogpt_kit.core.option_schema import JsonSchema, inner_options, option_schemas, slot_kind
-from nanogpt_kit.core.options import SLOT_KEYWORD, Options
+from nanogpt_kit.core.options import LAYERED_KEYWORD, SLOT_KEYWORD, Options
 from nanogpt_kit.core.registry import Registry
 
 TITLE = "Experiment of nanogpt-kit"
@@ -128,7 +128,8 @@ def merged_options(tables: Iterable[JsonSchema]) -> JsonSchema:
 def for_editors(schema: JsonSchema) -> JsonSchema:
     """The schema of one value in the words that Draft 4 and 2020-12 share."""
     if SLOT_KEYWORD in schema:
-        return {"$ref": f"#/definitions/{schema[SLOT_KEYWORD]}"}
+        one = {"$ref": f"#/definitions/{schema[SLOT_KEYWORD]}"}
+        return layered_slot(schema[SLOT_KEYWORD], one) if LAYERED_KEYWORD in schema else one
     result = {keyword: translated(keyword, value) for keyword, value in schema.items()}
     excluded: list[JsonSchema] = []  # exclusive bounds are flags in Draft 4, numbers later
     if "exclusiveMinimum" in result:
@@ -151,6 +152,25 @@ def for_editors(schema: JsonSchema) -> JsonSchema:
     element = result.get("items") or {}
     kind = slot_kind(schema)
     return {"anyOf": [result, elements_table(kind) if kind else {**TABLE, "patternProperties": {INDEX: element}}]}
+
+
+def layered_slot(kind: str, one: JsonSchema) -> JsonSchema:
+    """One component, a list of them, or, of a list in a base file, a table with elements by index or by name."""
+    components = components_of_kind(kind)
+    by_name = {
+        name: table_schema(found.component, {"type": "string"}) for found in components for name in names_of(found)
+    }
+    for table in by_name.values():
+        del table["required"]
+    others = {"type": "object", "additionalProperties": True}  # components in local files
+    elements = {
+        "type": "object",
+        "properties": by_name,
+        "patternProperties": {INDEX: one},
+        "additionalProperties": others,
+        "not": {"required": ["use"]},
+    }
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}, elements]}
 
 
 def elements_table(kind: str) -> JsonSchema:
@@ -186,7 +206,10 @@ def constraints(options: type[Options], part: str) -> JsonSchema:
             names: JsonSchema = {name: {} for name in names_in(components_of_kind(kind))}
             known = {**TABLE, "properties": names, "patternProperties": {INDEX: {}}}
             elements = [{"type": "array", "items": one}, known if part == "known" else ANYTHING]
-            properties[name] = one if SLOT_KEYWORD in schema else {"anyOf": elements}
+            if SLOT_KEYWORD in schema:
+                properties[name] = {"anyOf": [one, elements[0]]} if LAYERED_KEYWORD in schema else one
+            else:
+                properties[name] = {"anyOf": elements}
         elif inner:
             properties[name] = constraints(inner, part)
     required = [name for name, field in options.model_fields.items() if field.is_required()]

@@ -162,11 +162,12 @@ class KeySuggestions:
                 continue
             is_list = get_origin(field.annotation) is tuple
             yield dotted(key), Slot(dotted(key), kind, is_list)
-            for element in (value if isinstance(value, list | tuple) else ()) if is_list else [value]:
+            several = isinstance(value, list | tuple)
+            for index, element in enumerate(value if several else () if is_list else [value]):
                 use = name_of_element(element)
                 component = self.load(kind, use)
                 if component is not None:
-                    yield from self.walk(component, element, (*key, use) if is_list else key)
+                    yield from self.walk(component, element, (*key, use if is_list else index) if several else key)
 
 
 def means(written: str, name: str, section: str) -> bool:

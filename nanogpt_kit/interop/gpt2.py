@@ -19,6 +19,7 @@ from nanogpt_kit.checkpoint.damaged import read_tensors
 from nanogpt_kit.core.errors import KitError, catch_rust_panic
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.interop.gpt2_config import ACTIVATIONS, DROPOUTS, REQUIRED, read_gpt2_config
+from nanogpt_kit.interop.layer_lists import model_options
 from nanogpt_kit.interop.weights import (
     HEAD,
     ImportedModel,
@@ -177,7 +178,7 @@ def write_gpt2(
     folder: Path, experiment: Experiment, weights: Mapping[str, Tensor], vocab_size: int, eot_id: int | None
 ) -> None:
     """Writes what transformers' `GPT2LMHeadModel.from_pretrained` reads. Raises KitError for a model unlike GPT-2."""
-    model = experiment.resolved()["model"]
+    model = model_options(experiment)
     check_expressible(experiment, {**EXPRESSIBLE, "n_kv_head": (None, model["n_head"])}, "GPT-2")
     n_embd, tied = model["n_embd"], model["weight_tying"]
     tensors = weights_to_export(weights, vocab_size, tied)

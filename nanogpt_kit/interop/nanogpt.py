@@ -20,6 +20,7 @@ from nanogpt_kit.checkpoint.damaged import check_stored, describe_error
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.corpus.meta_pickle import read_meta_characters
+from nanogpt_kit.interop.layer_lists import model_options
 from nanogpt_kit.interop.weights import (
     MAX_SIZE,
     ImportedModel,
@@ -155,7 +156,7 @@ def write_nanogpt(
     folder: Path, experiment: Experiment, weights: Mapping[str, Tensor], vocab_size: int, state: Mapping[str, Any]
 ) -> None:
     """Writes ckpt.pt, and meta.pkl for a character-level model. Raises KitError if nanoGPT cannot express the model."""
-    model = experiment.resolved()["model"]
+    model = model_options(experiment)
     bias = model["bias"]
     allowed = {**EXPRESSIBLE, "n_kv_head": (None, model["n_head"]), "norm.bias": (None, bias)}
     check_expressible(experiment, allowed, "nanoGPT")

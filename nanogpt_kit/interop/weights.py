@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Attention
+from nanogpt_kit.core.layered_slots import listed
+from nanogpt_kit.interop.layer_lists import different_parts, model_options, values_at
 
 logger = logging.getLogger(__name__)
 
@@ -180,20 +182,22 @@ def exported_name(name: str) -> str:
 def check_expressible(experiment: Experiment, allowed: Mapping[str, tuple[Any, ...]], program: str) -> None:
     """Raises KitError with each option of [model] that `program` cannot express; `allowed` is by dotted key."""
     faults = []
-    attention = getattr(experiment.model, "attention", None)
-    if isinstance(attention, Attention) and attention.computed_function != "softmax":
-        name = experiment.entry_of(attention).name
-        faults.append(
-            f"{program} has softmax attention, and model.attention = {name!r} does not declare "
-            'computed_function = "softmax"'
-        )
+    for attention in dict.fromkeys(listed(getattr(experiment.model, "attention", None))):
+        if isinstance(attention, Attention) and attention.computed_function != "softmax":
+            name = experiment.entry_of(attention).name
+            faults.append(
+                f"{program} has softmax attention, and model.attention = {name!r} does not declare "
+                'computed_function = "softmax"'
+            )
+    options = model_options(experiment)
     for key, values in allowed.items():
-        found: Any = experiment.resolved()["model"]
-        for part in key.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
-        if found not in values:
-            expected = " or ".join("unset" if value is None else repr(value) for value in values)
-            faults.append(f"{program} cannot express model.{key} = {found!r}; expected {expected}")
+        for written, found in values_at(options, key):
+            if found not in values:
+                expected = " or ".join("unset" if value is None else repr(value) for value in values)
+                faults.append(f"{program} cannot express model.{written} = {found!r}; expected {expected}")
+    for slot, count in different_parts(options, experiment.model).items():
+        if not any(f" model.{slot}." in fault for fault in faults):
+            faults.append(f"{program} has one {slot} for all layers, and model.{slot} is a list of {count}")
     if faults:
         raise KitError(*faults)
 

@@ -96,7 +96,7 @@ def defaults_of_list(kind: type[Component], values: list[Any], key: str, default
     if default is not NO_DEFAULT:
         yield key, default
     for index, item in enumerate(items):
-        part = uses[index] if uses.index(uses[index]) == index else index
+        part = uses[index] if "." not in key and uses.index(uses[index]) == index else index
         yield from defaults_of_component(kind, item, f"{key}.{part}.")
 
 

@@ -31,7 +31,8 @@ def read_options(path: str) -> dict[str, Any]:
 
 def flat_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """{"optimizer.lr": 1e-3}. A component of a list has its name in the key, as in sampler.top_k.k; its index where an
-    earlier one has the same name. The list itself is that of the names."""
+    earlier one has the same name, and in lists within sections, as in model.attention.0.window. The list itself is that
+    of the names."""
     return dict(flat_items(values, ""))
 
 
@@ -44,7 +45,7 @@ def flat_items(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, An
             uses = [item.get("use", index) for index, item in enumerate(value)]
             yield key, json_value(uses)
             for index, item in enumerate(value):
-                part = uses[index] if uses.index(uses[index]) == index else index
+                part = uses[index] if not before and uses.index(uses[index]) == index else index
                 options = {name: option for name, option in item.items() if name != "use"}
                 yield from flat_items(options, f"{key}.{part}.")
         else:

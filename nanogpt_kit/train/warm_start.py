@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from nanogpt_kit.checkpoint.manifest import TOKENIZER, Manifest, find_damage, st
 from nanogpt_kit.checkpoint.of_run import checkpoint_of_run
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.layered_differences import with_shortest_lists
+from nanogpt_kit.core.layered_slots import of_layer
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.data.prepared_data import PreparedData
@@ -33,6 +36,7 @@ from nanogpt_kit.train.starting_tokens import describe_other_tokens, other_token
 logger = logging.getLogger(__name__)
 
 PUBLISHED_TOKENIZER: dict[str, Any] = {"use": "gpt2", "vocab_size": 50_257, "state": {}}  # of all PUBLISHED_MODELS
+ATTENTION = re.compile(r"model\.attention(\.\d+\.use|\.use)?")  # the key of a kernel, or of a list with them
 MAY_DIFFER = ("model.init_from", "model.dropout", "model.block_size")  # from the model that had the weights
 LOSS = "model.loss."  # beginning of keys that may differ as well
 
@@ -167,6 +171,7 @@ def original_checkpoint(resumed: RunFolder) -> Path:
 
 def model_differences(experiment: Experiment, before: Experiment) -> dict[str, tuple[Any, Any]]:
     """Options of the model that differ, as key: (here, there). Weights may fit although the network is another one."""
+    experiment, before = with_shortest_lists(experiment), with_shortest_lists(before)
     changed = experiment.differences(before)
     replaced = tuple(key.removesuffix("use") for key in changed if key.endswith(".use"))
     return {
@@ -175,7 +180,7 @@ def model_differences(experiment: Experiment, before: Experiment) -> dict[str, t
         if key.startswith("model.")
         and key not in MAY_DIFFER
         and not key.startswith(LOSS)
-        and not (key == "model.attention.use" and compute_same_attention(experiment, before))
+        and not (ATTENTION.fullmatch(key) and compute_same_attention(experiment, before))
         and (key.endswith((".use", ".window")) or not key.startswith(replaced))
     }
 
@@ -198,11 +203,19 @@ def check_same_multipliers(experiment: Experiment, before: Experiment, checkpoin
 
 
 def compute_same_attention(*experiments: Experiment) -> bool:
-    """Whether their attentions compute the same function, whatever their kernels."""
-    functions = {
-        getattr(getattr(experiment.model, "attention", None), "computed_function", None) for experiment in experiments
-    }
-    return len(functions) == 1 and None not in functions
+    """Whether their attentions compute the same function in every layer, whatever their kernels.
+
+    Where both are lists of one length, or no lists, their windows are options that are compared by themselves.
+    """
+    attentions = [getattr(experiment.model, "attention", None) for experiment in experiments]
+    are_alike = len({len(attention) if isinstance(attention, tuple) else 0 for attention in attentions}) == 1
+    for layer in range(max(getattr(experiment.model, "n_layer", 1) for experiment in experiments)):
+        parts = [of_layer(attention, layer) for attention in attentions]
+        functions = {getattr(part, "computed_function", None) for part in parts}
+        windows = {getattr(part, "window", None) for part in parts}
+        if len(functions) > 1 or None in functions or (len(windows) > 1 and not are_alike):
+            return False
+    return True
 
 
 def cropped_weights(checkpoint: Path, before: Experiment, vocab_size: int, block_size: int) -> dict[str, Tensor]:

@@ -88,6 +88,16 @@ def test_verbs_and_options_complete() -> None:
     assert words("completion ") == ["bash", "zsh", "fish"]
 
 
+def test_the_components_of_a_list_of_parts_complete_by_index() -> None:
+    write_experiment("mine.toml", '[model]\nattention = [{ use = "sdpa", window = 8 }, "naive"]\n')
+    assert words("run mine model.attention.") == [f"model.attention.{part}" for part in ("0=", "0.", "1=", "1.")]
+    assert words("run mine model.attention.0.w") == ["model.attention.0.window="]
+    assert words("run mine model.attention.naive.w") == ["model.attention.naive.window="]
+    assert words("run mine model.attention.1=s") == ["model.attention.1=sdpa"]
+    assert words("run mine model.attention.2.") == []
+    assert words("run mine model.attention=n") == ["model.attention=naive"]
+
+
 def test_compare_completes_experiments_runs_and_changes_of_its_base(runs: Path) -> None:
     assert "quickstart" in words("compare qui")
     assert "first" in words("compare quickstart fi")

@@ -13,8 +13,8 @@ from nanogpt_kit.components.attention.sdpa import SDPA
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.init.mup import MuP
 from nanogpt_kit.components.init.zero_residual import ZeroResidual
-from nanogpt_kit.components.mixer.softmax import Softmax
 from nanogpt_kit.components.loss.cross_entropy import CrossEntropy
+from nanogpt_kit.components.mixer.softmax import Softmax
 from nanogpt_kit.components.mlp.gelu import GELU
 from nanogpt_kit.components.mlp.relu2 import ReLU2
 from nanogpt_kit.components.mlp.swiglu import SwiGLU
@@ -35,8 +35,8 @@ from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.init import InitConformance
-from nanogpt_kit.testing.mixer import MixerConformance
 from nanogpt_kit.testing.loss import LossConformance
+from nanogpt_kit.testing.mixer import MixerConformance
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.norm import NormConformance

@@ -106,7 +106,7 @@ MISTAKES = {
     "number for a table": (('"x"', '"x"\nsample = 3'), "exp.toml:2: sample: should be a table, got 3"),
     "number for a component": (
         ('{ use = "layernorm", eps = 1e-6 }', "3"),
-        "exp.toml:11: model.norm: should be the name of a component of kind norm, or a table with `use`, got 3",
+        "exp.toml:11: model.norm: should be the name of a component of kind norm, a table with `use`, or a list",
     ),
     "number for a name": (
         ('"adamw"', "3"),

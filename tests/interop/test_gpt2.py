@@ -97,6 +97,34 @@ def test_a_run_exported_to_transformers_keeps_its_logits(
         torch.testing.assert_close(load_run("tiny").model(ids), theirs(ids).logits, rtol=0, atol=1e-5)
 
 
+SSSL = 'model.attention=[{use="sdpa", window=4}, {use="naive", window=4}, {use="sdpa", window=4}, "sdpa"]'
+
+
+def test_a_model_with_lists_of_equal_parts_is_exported_and_one_with_others_is_refused(
+    tiny: Path, tmp_path: Path
+) -> None:
+    quick = ["callback=[]", "train.steps=1", "sample.num_samples=0", "model.n_layer=4"]
+    equal = ['model.attention=["sdpa", "naive"]', 'model.norm=["layernorm"]', 'model.mlp=["gelu", "gelu"]']
+    session.run(Experiment.load(tiny, [*quick, *equal, 'model.position=["learned"]']))
+    run = load_run("tiny")
+    export_model(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "hf")
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "hf")
+    ids = torch.randint(0, 257, (2, 15), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(run.model(ids), theirs(ids).logits, rtol=0, atol=1e-5)
+    norms = 'model.norm=["layernorm", {use="layernorm", eps=1e-6}]'
+    for format_name, program in (("huggingface", "GPT-2"), ("nanogpt", "nanoGPT")):
+        other = Experiment.load(tiny, [*quick, SSSL, norms, 'model.position=["learned", "learned"]'])
+        with pytest.raises(KitError) as refused:
+            export_model(other, run.model, run.encoder, format_name, tmp_path / format_name)
+        told = str(refused.value)
+        assert [f"model.attention.{index}.window = 4; expected unset" in told for index in range(4)] == [True] * 3 + [
+            False
+        ]
+        assert f"{program} has one position for all layers, and model.position is a list of 2" in told
+        assert "model.norm.1.eps = 1e-06" in told or "one norm for all layers, and model.norm is a list of 2" in told
+
+
 def test_a_model_that_gpt2_is_not_is_refused_with_each_reason(tiny: Path, tmp_path: Path) -> None:
     options = [
         "model.position=rope",

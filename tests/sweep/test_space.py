@@ -1015,3 +1015,47 @@ def test_whatever_stands_in_the_table_is_read_or_told_with_its_place(table: dict
             told.extend(error.faults)
         for fault in told:
             assert fault.location.startswith(str(path / "exp.toml")) or "more" in fault.message
+
+
+CHOICE = """\
+[sweep.space."model.attention"]
+choice = ["sdpa", ["sdpa", { use = "sdpa", window = 8 }], [{ use = "sdpa", window = 8 }, "naive"]]
+"""
+
+
+def test_a_space_addresses_a_component_of_a_list_of_parts(tmp_path: Path) -> None:
+    key = "model.attention.0.window"
+    space = checked(tmp_path, f'"{key}" = {{ int = [2, 9] }}\n', 'model.attention=[{use="sdpa", window=8}, "sdpa"]')
+    assert values_as_written(space) == {key: 8}
+    first, second = space.experiment({key: 3}).resolved()["model"]["attention"]
+    assert (first["window"], second.get("window")) == (3, None)
+
+
+def test_a_choice_may_be_a_whole_list_of_parts(tmp_path: Path) -> None:
+    space = checked(tmp_path, CHOICE)
+    (parameter,) = space.parameters
+    assert values_as_written(space) == {"model.attention": "sdpa"}
+    assert [
+        space.experiment({"model.attention": one}).resolved()["model"]["attention"] for one in parameter.choices
+    ] == [
+        {"use": "sdpa", "backend": "auto"},
+        [{"use": "sdpa", "backend": "auto"}, {"use": "sdpa", "window": 8, "backend": "auto"}],
+        [{"use": "sdpa", "window": 8, "backend": "auto"}, {"use": "naive"}],
+    ]
+    for choice in parameter.choices:  # it comes back from Optuna as it was
+        assert space.from_optuna(space.to_optuna({"model.attention": choice})) == {"model.attention": choice}
+
+
+def test_components_of_a_list_of_parts_make_branches(tmp_path: Path) -> None:
+    text = """\
+[sweep.space."model.attention.1.use".choice.sdpa]
+"optimizer.lr" = { float = [1e-4, 1e-2], log = true }
+[sweep.space."model.attention.1.use".choice.naive]
+"model.attention.1.window" = { int = [2, 5] }
+"""
+    space = checked(tmp_path, text, 'model.attention=["naive", "sdpa"]')
+    config = {"model.attention.1.use": "naive", "model.attention.1.window": 4}
+    assert space.experiment(config).resolved()["model"]["attention"] == [
+        {"use": "naive"},
+        {"use": "naive", "window": 4},
+    ]

@@ -161,6 +161,15 @@ def test_another_attention_and_a_window_are_named_and_the_same_softmax_is_not(
     assert "model.attention.window is 2 here and was None" in caplog.text
 
 
+def test_a_list_of_the_same_softmax_in_every_layer_is_no_difference_and_windows_by_turns_are(
+    tiny: Path, trained: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tiny, 'model.attention=["naive", "sdpa"]', 'model.norm=["layernorm"]', "train.steps=0")
+    assert " here and was " not in caplog.text
+    run(tiny, 'model.attention=["sdpa", {use="sdpa", window=2}]', "train.steps=0")
+    assert "model.attention is ['sdpa', {'use': 'sdpa', 'window': 2}] here and was 'sdpa'" in caplog.text
+
+
 def test_untied_weights_do_not_fit_a_model_with_tied_weights(tiny: Path) -> None:
     session.run(Experiment.load(tiny, [*QUICK, "model.weight_tying=false"]))
     with pytest.raises(KitError, match=r"differ there.* one tensor in the model"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nanogpt_kit.core.errors import allowed_text, option_error
-from nanogpt_kit.core.options import listed, of_layer
+from nanogpt_kit.core.layered_slots import listed, of_layer
 from nanogpt_kit.core.unused_options import unused_error
 
 LEFT_OUT = ("attention", "n_kv_head", "qk_norm")  # None in a model whose mixers do not use them

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nanogpt_kit.core.kinds.mixer_options import check_uses
+from nanogpt_kit.core.layered_slots import check_lengths
 from nanogpt_kit.core.options import Component, PathStr
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class LayerContext:
     block_size: int
     dropout: float
     bias: bool
-    layer: int = 0  # the index of its block, counted from 0; of a position, the first that uses it
+    layer: int = 0  # the index of its block, counted from 0; of a position, that of its first block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,11 @@ class Model(Component):
         min_length=1,
         description="run or published model, such as gpt2, whose weights training starts from; omitted: random",
     )
+
+    @model_validator(mode="after")
+    def _lists_fit_the_layers(self) -> Self:
+        check_lengths(self)
+        return self
 
     @abstractmethod
     def build(self, ctx: ModelContext) -> nn.Module: ...
