@@ -21,6 +21,9 @@ from nanogpt_kit.core.kinds import (
     Encoder,
     EvaluateContext,
     Evaluator,
+    ExportedModel,
+    Format,
+    ImportedModel,
     Init,
     LayerContext,
     LiveRun,
@@ -52,6 +55,7 @@ from nanogpt_kit.corpus.hashes import content_hash
 from nanogpt_kit.corpus.hub import HubText
 from nanogpt_kit.corpus.sources import text_files
 from nanogpt_kit.corpus.text_files import TextFile
+from nanogpt_kit.system.json_files import read_json
 
 if TYPE_CHECKING:
     from nanogpt_kit.corpus.bpe import BPEEncoder
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.nn.loss import linear_cross_entropy, regularized_cross_entropy
     from nanogpt_kit.nn.parallel import ParallelModel
     from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP
+    from nanogpt_kit.nn.tensor_files import read_safetensors, read_torch_file
     from nanogpt_kit.nn.training_loss import TrainingLoss, add_extras, take_extra
     from nanogpt_kit.nn.view import View
 
@@ -80,6 +85,8 @@ LAZY = {
     "add_extras": "nanogpt_kit.nn.training_loss",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
     "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
+    "read_safetensors": "nanogpt_kit.nn.tensor_files",
+    "read_torch_file": "nanogpt_kit.nn.tensor_files",
     "regularized_cross_entropy": "nanogpt_kit.nn.loss",
     "take_extra": "nanogpt_kit.nn.training_loss",
 }
@@ -94,10 +101,13 @@ __all__ = [
     "Encoder",
     "EvaluateContext",
     "Evaluator",
+    "ExportedModel",
     "Field",
+    "Format",
     "HashSplitDataset",
     "HeadLinear",
     "HubText",
+    "ImportedModel",
     "Init",
     "KVCache",
     "KitError",
@@ -145,6 +155,9 @@ __all__ = [
     "multiplies_bf16",
     "of_layer",
     "option_error",
+    "read_json",
+    "read_safetensors",
+    "read_torch_file",
     "regularized_cross_entropy",
     "slot",
     "take_extra",

@@ -27,6 +27,7 @@ from nanogpt_kit.core.hooks import RunHooks
 from nanogpt_kit.core.layered_slots import is_layered_slot
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
+from nanogpt_kit.interop.formats import FormatChoice
 from nanogpt_kit.runs.folder import RUN_ID
 from nanogpt_kit.runs.indexed_run import FIELDS
 
@@ -147,10 +148,16 @@ def components_of(kind: type[Options]) -> list[Entry]:
     return Registry.installed().of_kind(kind.kind) if issubclass(kind, Component) and "kind" in vars(kind) else []
 
 
-def is_key(key: str, models: tuple[type[Options], ...] = (Experiment,)) -> bool:
-    """Whether an experiment file may set a dotted key, for some choice of components."""
+def is_format_key(key: str) -> bool:
+    """Whether it is an option of a built-in format, as `import` and `export` take it."""
     first, _, rest = key.partition(".")
-    if first in ("use", "extends") or (first in EXAMPLES and models != (Experiment,)):
+    return first == "format" and any(rest in found.model_fields for found in candidates(kinds.Format))
+
+
+def is_key(key: str, models: tuple[type[Options], ...] = (Experiment, FormatChoice)) -> bool:
+    """Whether an experiment file, an import or an export may set a dotted key, for some choice of components."""
+    first, _, rest = key.partition(".")
+    if first in ("use", "extends") or (first in EXAMPLES and models[0] is not Experiment):
         return not rest
     for model in models:
         for candidate in candidates(model):
@@ -337,6 +344,8 @@ WORDS = {
         "data",
     ),
     *("NO_COLOR", "TERM=dumb"),
+    *("--format NAME", "--format FILE.py", "format.KEY=VALUE", "nanogpt_kit.format", "package-name/"),
+    *("numpy_archive.py", "write_source"),
     *("=", "!=", "<", "<=", ">", ">=", "*", "?", "[...]", "2026-11-01"),  # of filters
     *("NANOGPT_KIT_TEST_DATA", "tinyshakespeare.txt", "nanogpt_kit.<kind>", "file:line", "key=value", "n_"),
     *("utils", "helpers", "common", "manager", "read", "check", "concurrent.futures.ProcessPoolExecutor"),

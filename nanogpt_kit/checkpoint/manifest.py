@@ -11,7 +11,8 @@ from typing import Any
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.runs.files import is_file, is_folder, is_link, read_json, write_json
+from nanogpt_kit.runs.files import is_file, is_folder, is_link
+from nanogpt_kit.system.json_files import read_json, write_json
 from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.system.writing import sync_file
 

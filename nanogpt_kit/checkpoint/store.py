@@ -22,11 +22,13 @@ import torch.distributed as dist
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from nanogpt_kit.checkpoint.damaged import check_stored, damage_as_kit_error, named_tensors, read_tensors
+from nanogpt_kit.checkpoint.damaged import damage_as_kit_error, named_tensors
 from nanogpt_kit.checkpoint.fit import load_matching_weights
 from nanogpt_kit.checkpoint.manifest import MANIFEST, MODEL, SHARDS, TOKENIZER, TRAINING, Manifest, find_damage, step_of
 from nanogpt_kit.nn.sharded import is_sharded
-from nanogpt_kit.runs.files import is_folder, write_json
+from nanogpt_kit.nn.tensor_files import check_stored, read_tensors
+from nanogpt_kit.runs.files import is_folder
+from nanogpt_kit.system.json_files import write_json
 from nanogpt_kit.system.writing import sync_folder
 
 logger = logging.getLogger(__name__)

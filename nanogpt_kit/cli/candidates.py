@@ -176,6 +176,10 @@ def evaluator_candidates(ctx: click.Context, param: click.Parameter, incomplete:
     return items_of(component_names("evaluator"))
 
 
+def format_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return path_candidates(incomplete, ".py") if is_path(incomplete) else items_of(component_names("format"))
+
+
 def component_names(kind: str) -> Iterator[tuple[str, str]]:
     """Name and distribution of each component of a kind, the latter empty for a built-in; the qualified name where
     several have the same."""

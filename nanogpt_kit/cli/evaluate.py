@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
@@ -64,9 +63,8 @@ def evaluate(
         chosen = ", ".join(text if text.lstrip().startswith("{") else json.dumps(text) for text in evaluators)
         overrides.insert(0, f"evaluator=[{chosen}]")
     from nanogpt_kit.generate.load import load_model
-    from nanogpt_kit.generate.source import find_model, is_foreign_model
+    from nanogpt_kit.generate.source import find_model, find_run_or_format
     from nanogpt_kit.runs import samples
-    from nanogpt_kit.runs.find import find_run
     from nanogpt_kit.train.evaluation import evaluate_trained_model
     from nanogpt_kit.train.precision import choose_device
 
@@ -74,8 +72,7 @@ def evaluate(
         print_generated(samples.BETWEEN.join(texts) + "\n", raw, err=as_json)
 
     for run in names:
-        if not is_foreign_model(Path(run)):
-            find_run(run, step)  # a misspelt name is reported before the others are evaluated
+        find_run_or_format(run, step)  # a misspelt name is reported before the others are evaluated
     results: dict[str, dict[str, float]] = {}
     try:
         for run in names:

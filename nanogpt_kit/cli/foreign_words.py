@@ -84,6 +84,8 @@ FOREIGN_OPTIONS = {  # (verb, option) -> what to write; the verb "" is for all t
     ("eval", "tasks"): EVALUATOR,
     ("eval", "metrics"): EVALUATOR,
     ("eval", "checkpoint"): STEP,
+    ("import", "meta"): "write format.meta={value}",
+    ("export", "dtype"): "write format.dtype={value}",
     ("export", "o"): FOLDER,
     ("export", "to"): FOLDER,
     ("export", "out"): FOLDER,

@@ -37,6 +37,7 @@ FOREIGN_COMPONENTS: dict[str, dict[str, Answer]] = {
         **dict.fromkeys(("wikitext", "c4", "the_pile", "fineweb", "fineweb_edu", "tinystories"), HUB),
     },
     "evaluator": {"ppl": ("perplexity", ""), "bpb": ("bits_per_byte", ""), "val_loss": ("loss", "")},
+    "format": {"hf": ("huggingface", ""), "transformers": ("huggingface", "")},
     "mlp": {
         "relu_squared": ("relu2", ""),
         "squared_relu": ("relu2", ""),

@@ -44,9 +44,8 @@ class TokenFile:
     has_header: bool
 
     @staticmethod
-    def vocabulary(folder: Path) -> dict[str, str] | None:
-        """The characters that the ids of token files in `folder` stand for, where nanoGPT's meta.pkl lists them."""
-        meta = folder / "meta.pkl"
+    def vocabulary(meta: Path) -> dict[str, str] | None:
+        """The characters that token ids stand for, by nanoGPT's meta.pkl; None where there is no such file."""
         return {"characters": read_meta_characters(meta)} if meta.exists() else None
 
     @classmethod

@@ -10,7 +10,7 @@ from pydantic import Field
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.data.tokenizer_record import JsonRecord, Sha256, TokenizerRecord
-from nanogpt_kit.runs.files import read_json, write_json
+from nanogpt_kit.system.json_files import read_json, write_json
 
 FORMAT_VERSION = 4  # of the files in a data folder, and of the way text is cut into chunks
 MANIFEST = "manifest.json"

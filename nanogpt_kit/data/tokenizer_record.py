@@ -12,8 +12,8 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.core.options import digest
-from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.system.json_files import read_json
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -18,8 +18,9 @@ from nanogpt_kit.core.kinds import Encoder
 from nanogpt_kit.data.encoders import restore_encoder
 from nanogpt_kit.data.tokenizer_record import read_tokenizer_record
 from nanogpt_kit.generate.generator import TextGenerator
-from nanogpt_kit.generate.source import NANOGPT_CHECKPOINT, ModelSource, find_model
-from nanogpt_kit.interop import importing
+from nanogpt_kit.generate.source import ModelSource, find_model
+from nanogpt_kit.interop.source import Source, experiment_of_import, fit_token_weights, read_source
+from nanogpt_kit.interop.source_tokenizer import encoder_of_import
 from nanogpt_kit.nn.uninitialized import build_uninitialized
 
 
@@ -49,10 +50,11 @@ def load_model(
     weights: str | None = None,
 ) -> TextGenerator:
     """The model of a source; the other arguments are those of `load_run`."""
-    if source.format in ("huggingface", "nanogpt"):
-        return load_foreign_model(source.path, device, overrides)
+    if source.format is not None:
+        return load_exported_model(read_source(source.path, source.format), device, trust_code, overrides)
+    assert source.run is not None, "a model is in a format, or of a run"
     checkpoint = source.path
-    experiment = Experiment.load(source.folder.experiment, overrides, trust_code)
+    experiment = Experiment.load(source.run.folder.experiment, overrides, trust_code)
     encoder = encoder_of_checkpoint(checkpoint / TOKENIZER, experiment)
     model = build_uninitialized(experiment.model, experiment.model_context(encoder.vocab_size))
     if weights is None:
@@ -71,14 +73,12 @@ def encoder_of_checkpoint(path: Path, experiment: Experiment) -> Encoder:
         raise KitError(*(text if str(path) in text else f"{path}: {text}" for text in messages)) from None
 
 
-def load_foreign_model(path: Path, device: str, overrides: Sequence[str]) -> TextGenerator:
-    file = path / NANOGPT_CHECKPOINT if (path / NANOGPT_CHECKPOINT).exists() else path
-    meta = file.parent / "meta.pkl"
-    foreign = importing.read_source_model(str(file), "", meta if file.is_file() and meta.exists() else None)
-    experiment = importing.experiment_of_import(foreign, overrides)
-    encoder = importing.encoder_of_import(foreign, experiment)
+def load_exported_model(source: Source, device: str, trust_code: bool, overrides: Sequence[str]) -> TextGenerator:
+    """The model of a file or folder in a format."""
+    experiment = experiment_of_import(source, overrides, trust_code)
+    encoder = encoder_of_import(source, experiment)
     model = build_uninitialized(experiment.model, experiment.model_context(encoder.vocab_size))
-    load_matching_weights(model, importing.pad_vocabulary(foreign, experiment, encoder.vocab_size), str(file))
+    load_matching_weights(model, fit_token_weights(source, experiment, encoder.vocab_size), str(source.path))
     return TextGenerator(experiment, model.to(device).eval(), encoder, device)
 
 

@@ -9,32 +9,28 @@ from pathlib import Path
 from nanogpt_kit.checkpoint.manifest import step_of
 from nanogpt_kit.checkpoint.of_run import checkpoint_of_run
 from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.interop.formats import NamedFormat, detect_built_in, detect_plugin, undetected
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.find import FoundRun, find_run
-from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd
+from nanogpt_kit.runs.folder import relative_to_cwd
 
-EXPORTED_WEIGHTS = "model.safetensors"  # of an exported run, beside its experiment.toml
-NANOGPT_CHECKPOINT = "ckpt.pt"
+EXPERIMENT = "experiment.toml"  # of a run, and of an exported model that contains its experiment
+CONFIG = "config.json"  # of a model that transformers, or a program like it, has saved
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model is loaded from."""
+    """Where a model is loaded from: a checkpoint of a run, or a file or folder in a format."""
 
     path: Path  # of the checkpoint, or of the export or file as it was named
-    format: str  # "run", or one of interop.FORMATS
     run: FoundRun | None = None
-
-    @property
-    def folder(self) -> RunFolder:
-        """The folder with experiment.toml, of a run and of an export in the format safetensors."""
-        return self.run.folder if self.run else RunFolder(self.path)
+    format: NamedFormat | None = None
 
     def described(self) -> str:
         """One line, for people."""
         if self.run:
             return self.run.described(step_of(self.path))
-        return one_line(f"model {relative_to_cwd(self.path)}: format {self.format}")
+        return one_line(f"model {relative_to_cwd(self.path)}: format {self.format.name if self.format else ''}")
 
 
 def find_model(reference: str | os.PathLike[str], step: int | None = None, weights: str | None = None) -> ModelSource:
@@ -43,25 +39,40 @@ def find_model(reference: str | os.PathLike[str], step: int | None = None, weigh
     `step` is that of the checkpoint, where the reference does not name it. An export has one step and no `weights` of
     callbacks.
     """
-    path = Path(reference)
-    format = foreign_format(path) or ("safetensors" if os.path.exists(path / EXPORTED_WEIGHTS) else None)
-    if format is None:
-        found = find_run(reference, step)
+    path, found = Path(reference), find_run_or_format(reference, step)
+    if isinstance(found, FoundRun):
         found.folder.check_format()
-        return ModelSource(checkpoint_of_run(found), "run", found)
+        return ModelSource(checkpoint_of_run(found), run=found)
     if step is not None or weights is not None:
         raise KitError(f"{path} is an exported model, which has one step and one set of weights: omit step and weights")
-    return ModelSource(path, format)
+    return ModelSource(path, format=found)
 
 
-def foreign_format(path: Path) -> str | None:
-    """The format of another program's model: "huggingface" or "nanogpt"; None for anything else."""
-    is_model_file = os.path.isfile(path) and path.suffix != ".toml"
-    if is_model_file or os.path.exists(path / NANOGPT_CHECKPOINT):
-        return "nanogpt"
-    return "huggingface" if os.path.exists(path / "config.json") else None
+def find_run_or_format(reference: str | os.PathLike[str], step: int | None = None) -> FoundRun | NamedFormat:
+    """The run that a reference stands for, or the format of a file or folder. Raises KitError where it is neither."""
+    path = Path(reference)
+    found = detect_built_in(path)
+    if found is not None:
+        return found
+    try:
+        return find_run(reference, step)
+    except KitError:
+        found = detect_plugin(path)  # code of plugins is executed only where nothing else knows the name
+        if found is not None:
+            return found
+        if is_model_path(path):
+            raise undetected(path) from None
+        raise
+
+
+def is_model_path(path: Path) -> bool:
+    """Whether `path` may be a model rather than a run: a file, or a folder such as transformers writes."""
+    is_file = os.path.isfile(path) and path.suffix != ".toml"
+    return is_file or os.path.exists(path / CONFIG)
 
 
 def is_foreign_model(path: Path) -> bool:
-    """Whether a path is a model in transformers' format or in nanoGPT's."""
-    return foreign_format(path) is not None
+    """Whether a path is another program's model: one in a format, without an experiment that names its tokenizer."""
+    if not os.path.exists(path) or os.path.exists(path / EXPERIMENT):
+        return False
+    return (detect_built_in(path) or detect_plugin(path)) is not None

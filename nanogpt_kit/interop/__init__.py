@@ -1,3 +1,1 @@
-"""Import and export of models of other programs: Hugging Face's GPT-2 and nanoGPT's checkpoints."""
-
-FORMATS = ("huggingface", "nanogpt", "safetensors")
+"""Models of other programs: imported as runs, and exported from runs. The formats are components."""

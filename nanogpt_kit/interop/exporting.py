@@ -4,45 +4,52 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import nn
 
-from nanogpt_kit.checkpoint import store
-from nanogpt_kit.core.errors import KitError, did_you_mean
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Encoder
-from nanogpt_kit.data.tokenizer_record import TokenizerRecord
-from nanogpt_kit.interop import FORMATS, gpt2, nanogpt
-from nanogpt_kit.interop.weights import WRITE_ERRORS
-from nanogpt_kit.runs.files import check_writable, write_json
-from nanogpt_kit.system.writing import write_atomically
+from nanogpt_kit.core.kinds import Encoder, ExportedModel, Format
+from nanogpt_kit.interop.formats import NamedFormat, built_in_formats, can_write, find_format, plugin_entries
+from nanogpt_kit.runs.files import check_writable
+
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk, as Python, torch and safetensors report it
 
 
 def export_model(
-    experiment: Experiment, model: nn.Module, encoder: Encoder, format: str, folder: str | os.PathLike[str]
+    experiment: Experiment,
+    model: nn.Module,
+    encoder: Encoder,
+    format: str,
+    folder: str | os.PathLike[str],
+    options: Sequence[str] = (),
 ) -> None:
-    """Writes a folder in one of FORMATS; the folder is complete or absent.
+    """Writes a folder in a format, which is complete or absent; `format` and `options` are those of `find_format`.
 
-    Raises KitError if the folder is not empty, or if the format cannot express the model.
+    Raises KitError if the folder is not empty, or if the format cannot hold the model.
     """
     given, folder = folder, Path(folder).absolute()
-    if format not in FORMATS:
-        raise KitError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
+    chosen = find_format(format, options)
+    if not can_write(chosen.format):
+        writing = ", ".join(found.name for found in built_in_formats() if can_write(found.format))
+        raise KitError(f"the format {chosen.name} is only imported; models are exported with --format {writing}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KitError(f"{given} already exists and is not empty; nothing is overwritten, so name a new folder")
     check_writable(folder.parent)
-    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    write_exported(exported_model(experiment, model, encoder), chosen, folder)
+
+
+def write_exported(exported: ExportedModel, chosen: NamedFormat, folder: Path) -> None:
+    """Writes a folder that is absent or empty. Raises KitError if the format cannot hold the model."""
+    check_exportable(exported, chosen)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by an export that was killed
     try:
         partial.mkdir(parents=True)
-        if format == "huggingface":
-            gpt2.write_gpt2(partial, experiment, weights, encoder.vocab_size, encoder.eot_id)
-        elif format == "nanogpt":
-            nanogpt.write_nanogpt(partial, experiment, weights, encoder.vocab_size, encoder.state())
-        else:
-            write_safetensors(partial, experiment, model, encoder)
+        chosen.format.write(partial, exported)
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
@@ -52,11 +59,40 @@ def export_model(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_safetensors(folder: Path, experiment: Experiment, model: nn.Module, encoder: Encoder) -> None:
-    """Our own format: the weights, the experiment, its component files and the tokenizer."""
-    store.save_weights(model, folder / "model.safetensors")
-    write_atomically(folder / "experiment.toml", experiment.to_toml(with_copies=True))
-    write_json(folder / "tokenizer.json", TokenizerRecord.of(experiment, encoder).as_json())
-    for path, source in experiment.component_sources.items():
-        (folder / "components").mkdir(exist_ok=True)
-        write_atomically(folder / "components" / path.name, source)
+def exported_model(experiment: Experiment, module: nn.Module, encoder: Encoder) -> ExportedModel:
+    """What a format may write of a model."""
+    files = {f"components/{path.name}": source for path, source in experiment.component_sources.items()}
+    return ExportedModel(
+        experiment={**experiment.resolved(), "components": list(files)},
+        component_files=files,
+        model=experiment.model,
+        module=module,
+        weights={name: value.detach().cpu() for name, value in module.state_dict().items()},
+        multipliers=experiment.model_context(encoder.vocab_size).multipliers,
+        encoder=encoder,
+    )
+
+
+def check_exportable(exported: ExportedModel, chosen: NamedFormat) -> None:
+    """Raises KitError where the format cannot hold the model, with each reason; its note has the formats that can.
+
+    Of plugins, which are executed only where they are named, it names those that may.
+    """
+    try:
+        chosen.format.check_model(exported)
+    except KitError as error:
+        able = [found.name for found in built_in_formats() if can_write(found.format) and holds(found.format, exported)]
+        others = [entry.qualified for entry in plugin_entries() if chosen.name not in (entry.name, entry.qualified)]
+        known = f"the model can be exported with --format {' or '.join(able)}"
+        remedy = known if able else "no built-in format can hold it"
+        installed = f"; installed as well: {', '.join(others)}" if others else ""
+        error.add_note(f"{remedy}{installed}")
+        raise
+
+
+def holds(format: Format, exported: ExportedModel) -> bool:
+    try:
+        format.check_model(exported)
+    except KitError:
+        return False
+    return True

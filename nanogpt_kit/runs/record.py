@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError
 
-from nanogpt_kit.runs.files import write_json
+from nanogpt_kit.system.json_files import write_json
 from nanogpt_kit.system.reading import read_bytes
 
 FORMAT = 2  # of all records of a run folder; grows when a field changes its meaning

@@ -10,10 +10,10 @@ from typing import Any
 import tomli
 
 from nanogpt_kit.core.registry import LOCAL
-from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RUN_ID, STARTED
 from nanogpt_kit.runs.metrics import is_finite_number, lines_from_the_end, parse_metrics_line
 from nanogpt_kit.runs.metrics_table import IN_EVERY_ROW
+from nanogpt_kit.system.json_files import read_json
 from nanogpt_kit.system.reading import read_text
 
 MAX_TOML_BYTES = 5_000_000

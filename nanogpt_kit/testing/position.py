@@ -113,13 +113,6 @@ class PositionConformance(PartConformance):
         remedy = f"set acts_in_mixers = {acts} in {kind.__name__}"
         assert kind.acts_in_mixers == acts, f"it {'rotates or has slopes' if acts else 'only embeds'}: {remedy}"
 
-    def test_it_declares_whether_it_acts_in_mixers(self) -> None:
-        """A position that does is refused in a model whose mixers would ignore it."""
-        module, kind = self.positional(), type(self.component)
-        acts = type(module).rotate is not Positional.rotate or module.slopes() is not None
-        remedy = f"set acts_in_mixers = {acts} in {kind.__name__}"
-        assert kind.acts_in_mixers == acts, f"it {'rotates or has slopes' if acts else 'only embeds'}: {remedy}"
-
     def test_slopes_are_one_for_each_head(self) -> None:
         slopes = self.positional().slopes()
         if slopes is not None:

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from nanogpt_kit.checkpoint import store
-from nanogpt_kit.checkpoint.damaged import damage_as_kit_error, describe_error
+from nanogpt_kit.checkpoint.damaged import damage_as_kit_error
 from nanogpt_kit.checkpoint.manifest import TRAINING
 from nanogpt_kit.checkpoint.rng import seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.nn.sharded import distribute_state_like
+from nanogpt_kit.nn.tensor_files import describe_error
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.memory import is_out_of_memory
 from nanogpt_kit.train.progress import Progress

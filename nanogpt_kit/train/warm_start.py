@@ -25,6 +25,7 @@ from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.tokenizer_of_run import state_from_run
 from nanogpt_kit.data.tokenizer_record import read_tokenizer_record
+from nanogpt_kit.interop.formats import detect_format
 from nanogpt_kit.interop.importing import import_run
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs.find import PUBLISHED_MODELS, FoundRun, find_run
@@ -130,17 +131,27 @@ def check_published_tokens(experiment: Experiment) -> None:
 def named_checkpoint(name: str) -> Path:
     """The checkpoint that a reference to a run stands for; logs which run it is.
 
-    A published GPT-2 is imported where no run has its name.
+    A published GPT-2 is imported where no run has its name. Raises KitError where there is no such run.
     """
     try:
         found = find_run(name)
+        check_not_exported(found.folder.path)
     except KitError:
         if name not in PUBLISHED_MODELS:
+            check_not_exported(Path(name))
             raise
         found = FoundRun(import_run(name))
     checkpoint = checkpoint_of_run(found)
     logger.info("model.init_from: %s", found.described(step_of(checkpoint)))
     return checkpoint
+
+
+def check_not_exported(path: Path) -> None:
+    """Raises KitError where a path is not a run, but a model in a format."""
+    found = None if (path / "checkpoints").is_dir() else detect_format(path)
+    if found is not None:
+        command = shlex.join(["nanogpt-kit", "import", str(path)])
+        raise KitError(f"{path} is a model in the format {found.name}, not a run; `{command}` makes a run of it")
 
 
 def start_identity(experiment: Experiment) -> str:

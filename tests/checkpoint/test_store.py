@@ -14,7 +14,7 @@ from torch import nn
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import isolated_rng, rng_state, seed_everything, set_rng_state
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.runs.files import read_json, write_json
+from nanogpt_kit.system.json_files import read_json, write_json
 from nanogpt_kit.system.reading import sha256_file
 
 

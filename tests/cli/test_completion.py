@@ -332,3 +332,11 @@ def test_a_component_that_cannot_be_imported_has_no_options(monkeypatch: pytest.
     monkeypatch.setattr(option_cache, "load_entry", refuse)
     assert words("run quickstart optimizer.l") == ["optimizer.lr="]
     assert words("run quickstart optimizer=muon optimizer.") == ["optimizer.use="]
+
+
+def test_formats_are_completed_by_name_and_as_files(folder: Path) -> None:
+    (folder / "mine.py").touch()
+    for line in ("export first out --format ", "import model --format "):
+        assert {"huggingface", "nanogpt", "safetensors"} <= set(words(line))
+        assert words(f"{line}saf") == ["safetensors"]
+        assert words(f"{line}./m") == ["./mine.py"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 import pytest
+from safetensors.torch import save_file
 
 import nanogpt_kit
 from nanogpt_kit.checkpoint import store
@@ -22,8 +23,8 @@ from nanogpt_kit.cli import experiment as asking
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.load import load_run
-from nanogpt_kit.runs.files import read_json, write_json
 from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.system.json_files import read_json, write_json
 from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import session
 
@@ -94,8 +95,8 @@ def sent(tiny: Path, tmp_path: Path, canary: Path) -> Callable[[str], Path]:
                     '{"format": 2, "state": "interrupted", "time": 0.0}' if name == "status.json" else "{}"
                 )
         elif kind == "export":
-            (folder / "model.safetensors").touch()
-            (folder / "tokenizer.json").write_text("{}")
+            save_file({}, folder / "model.safetensors")
+            (folder / "tokenizer.json").write_text('{"state": {}}')
         if kind in ("run", "unmarked", "link"):
             a_checkpoint(folder / "checkpoints" / "step-00000001")
         if kind == "link":

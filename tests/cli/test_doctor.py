@@ -22,8 +22,8 @@ import torch
 from nanogpt_kit.bench import machine_facts
 from nanogpt_kit.nn import compiler
 from nanogpt_kit.nn.compiler import compiler_obstacle
-from nanogpt_kit.runs.files import read_json, write_json
 from nanogpt_kit.system.folders import available_cores
+from nanogpt_kit.system.json_files import read_json, write_json
 from nanogpt_kit.train.precision import Precision, choose_device
 
 Command = Callable[..., Any]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.find import find_run
+from nanogpt_kit.system.json_files import read_json
 
 LION = Path(__file__).parents[2] / "plugins" / "nanogpt-kit-lion"
 

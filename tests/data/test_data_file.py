@@ -25,7 +25,7 @@ from nanogpt_kit.data.manifest import MANIFEST, manifest_hash, read_manifest
 from nanogpt_kit.data.prepare import data_root, prepare
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.tokenizer_record import tokenizer_fingerprint
-from nanogpt_kit.runs.files import read_json, write_json
+from nanogpt_kit.system.json_files import read_json, write_json
 from nanogpt_kit.system.reading import sha256_file
 from nanogpt_kit.train import session
 from nanogpt_kit.train.world import World

@@ -13,10 +13,10 @@ import pytest
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.data import prepare as preparing
-from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.sweep import session as sweeping
 from nanogpt_kit.sweep.study.summary import sweep_folder
+from nanogpt_kit.system.json_files import read_json
 from nanogpt_kit.train import session
 
 QUICK = (

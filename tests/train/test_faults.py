@@ -263,7 +263,7 @@ def test_auto_precision_is_what_the_device_computes_natively(
 
 
 def test_choices_and_their_reasons_are_logged_and_recorded(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from nanogpt_kit.runs.files import read_json
+    from nanogpt_kit.system.json_files import read_json
 
     caplog.set_level("DEBUG", logger="nanogpt_kit")
     folder = run(tiny, "train.precision=auto", "train.steps=1")

@@ -16,10 +16,10 @@ from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.prepare import prepare
-from nanogpt_kit.runs.files import read_json
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
+from nanogpt_kit.system.json_files import read_json
 from nanogpt_kit.train import session
 from nanogpt_kit.train.cores import CoreAllocation
 from nanogpt_kit.train.setup import Placement, Setup

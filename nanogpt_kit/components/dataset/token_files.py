@@ -58,7 +58,7 @@ class TokenFiles(Dataset):
         return super().token_location(split, index)
 
     def vocabulary(self) -> Mapping[str, Any] | None:
-        return TokenFile.vocabulary(Path(self.source))
+        return TokenFile.vocabulary(Path(self.source) / "meta.pkl")
 
     def fingerprint(self) -> str:
         contents = [[content_hash(path) for path in self._files(split)] for split in self.splits]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from nanogpt_kit.core.errors import KitError, did_you_mean
 from nanogpt_kit.core.kinds.init import Init, ParameterShape
+from nanogpt_kit.core.kinds.interchange import ExportedModel, Format, ImportedModel
 from nanogpt_kit.core.kinds.network import (
     MLP,
     Attention,
@@ -53,6 +54,9 @@ __all__ = [
     "Encoder",
     "EvaluateContext",
     "Evaluator",
+    "ExportedModel",
+    "Format",
+    "ImportedModel",
     "Init",
     "LayerContext",
     "LiveRun",
@@ -90,6 +94,7 @@ KINDS: dict[str, type[Component]] = {
         *(Model, Init, Mixer, Attention, Position, Norm, MLP, Loss),
         *(Optimizer, Schedule, Parallel),
         *(Sampler, Evaluator, Callback),
+        Format,
     )
 }
 

@@ -120,7 +120,7 @@ def test_an_imported_checkpoint_trains_on_and_goes_back(
         for name, value in expected.items()
     }
     assert back["model_args"] == {**SIZES, "block_size": 16, "bias": True, "dropout": 0.1, "vocab_size": len(LETTERS)}
-    import_run(str(tmp_path / "back" / "ckpt.pt"), "again", meta=tmp_path / "back" / "meta.pkl")
+    import_run(str(tmp_path / "back" / "ckpt.pt"), "again")  # its meta.pkl is beside it
     ids = torch.arange(14)[None]
     with torch.no_grad():
         assert torch.equal(load_run(folder.path).model(ids), load_run("again").model(ids))
@@ -213,9 +213,9 @@ def test_a_damaged_or_foreign_file_is_named_as_such(tmp_path: Path, damage: Call
 def test_characters_that_nobody_names_are_asked_for(tmp_path: Path) -> None:
     path = saved(tmp_path / "nanoGPT", checkpoint(theirs()))
     (tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl").rename(tmp_path / "meta.pkl")
-    with pytest.raises(KitError, match=r"gpt2 has 50,257 tokens, but .* has 14; .* with --meta data/<dataset>/"):
+    with pytest.raises(KitError, match=r"gpt2 has 50,257 tokens, but .* has 14; .* with format\.meta=data/<dataset>/"):
         import_run(str(path))
-    import_run(str(path), "found", meta=tmp_path / "meta.pkl")
+    import_run(str(path), "found", [f"format.meta={tmp_path / 'meta.pkl'}"])
     assert load_run("found").encoder.vocab_size == len(LETTERS)
 
 
@@ -291,16 +291,17 @@ def test_a_meta_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) ->
     meta = tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl"
     meta.unlink()
     os.mkfifo(meta)
-    with pytest.raises(KitError, match=r"--meta"):
+    with pytest.raises(KitError, match=r"format\.meta="):
         import_run(str(path))
     with pytest.raises(KitError, match=r"meta\.pkl"):
-        import_run(str(path), meta=meta)
+        import_run(str(path), overrides=[f"format.meta={meta}"])
 
 
 @pytest.mark.parametrize("config", ["abc", {"dataset": 5}, None], ids=str)
 def test_a_strange_config_only_loses_the_characters(tmp_path: Path, config: object) -> None:
     path = saved(tmp_path / "nanoGPT", {**checkpoint(theirs()), "config": config})
-    import_run(str(path), "found", meta=tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl")
+    meta = tmp_path / "nanoGPT" / "data" / "letters" / "meta.pkl"
+    import_run(str(path), "found", [f"format.meta={meta}"])
     assert load_run("found").encoder.vocab_size == len(LETTERS)
 
 

@@ -195,7 +195,7 @@ def left_out(folder: Path) -> None:
 
 
 BROKEN = {
-    "another architecture": (lambda hf: changed_config(hf, model_type="llama"), "model of type 'llama'; only gpt2"),
+    "another architecture": (lambda hf: changed_config(hf, model_type="llama"), "model of type 'llama'.*, nanogpt"),
     "a size that is missing": (lambda hf: changed_config(hf, n_head=None), "config.json: n_head is missing"),
     "an unknown activation": (
         lambda hf: changed_config(hf, activation_function="mish"),
@@ -206,7 +206,7 @@ BROKEN = {
         "scale_attn_by_inverse_layer_idx = True .*another network",
     ),
     "no JSON": (lambda hf: (hf / "config.json").write_text("{"), "config.json cannot be read"),
-    "no configuration": (lambda hf: (hf / "config.json").unlink(), "has no config.json"),
+    "no configuration": (lambda hf: (hf / "config.json").unlink(), r"huggingface \(a folder with config\.json"),
     "half of the weights": (lambda hf: cut(hf / "model.safetensors"), r"model\.safetensors is not a complete"),
     "pickled weights": (
         lambda hf: (hf / "model.safetensors").rename(hf / "pytorch_model.bin"),
@@ -574,10 +574,11 @@ def test_a_full_disk_leaves_no_run_and_no_export(
         raise SafetensorError("No space left on device (os error 28)")
 
     monkeypatch.setattr("nanogpt_kit.checkpoint.store.save_model", full)
-    monkeypatch.setattr("nanogpt_kit.interop.gpt2.save_file", full)
+    monkeypatch.setattr("nanogpt_kit.components.format.huggingface.save_file", full)
     answer = command("import", tmp_path / "hf", "mine", *BYTE)
     assert (answer.code, "cannot be written: No space left" in answer.err) == (2, True)
     assert not list((runs_root() / "mine").iterdir())
+    monkeypatch.setattr("nanogpt_kit.components.format.safetensors.save_model", full)
     for form in ("huggingface", "safetensors"):
         answer = command("export", "tiny", tmp_path / "out", "--format", form)
         assert (answer.code, "cannot be written: No space left" in answer.err) == (2, True)
@@ -649,5 +650,82 @@ def test_an_attention_computes_what_its_base_class_does_unless_it_builds_another
 
 def test_meta_belongs_to_nanogpts_checkpoints(tmp_path: Path, command: Callable[..., object]) -> None:
     gpt2(tmp_path / "hf", **SMALL)
-    answer = command("import", tmp_path / "hf", "--meta", tmp_path / "meta.pkl")
-    assert (answer.code, "belongs to a ckpt.pt of nanoGPT" in answer.err) == (2, True)
+    answer = command("import", tmp_path / "hf", f"format.meta={tmp_path / 'meta.pkl'}")
+    assert answer.code == 2
+    assert "command line: format.meta: unknown key" in answer.err
+    assert "Allowed: dtype" in answer.err
+
+
+def test_weights_may_be_exported_in_half_precision(tiny: Path, tmp_path: Path, command: Callable[..., object]) -> None:
+    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0"]))
+    run = load_run("tiny")
+    export_model(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "whole")
+    export_model(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "half", ["format.dtype=bf16"])
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "half").eval()
+    assert theirs.dtype == torch.bfloat16
+    for name, value in load_file(tmp_path / "whole" / "model.safetensors").items():
+        assert torch.equal(theirs.state_dict()[name], value.bfloat16()), name
+    ids = torch.arange(14)[None]
+    with torch.no_grad():
+        found = load_run(tmp_path / "half", overrides=BYTE).model(ids)
+        torch.testing.assert_close(found, theirs.float()(ids).logits, rtol=0, atol=1e-5)
+        run.model.ln_f.weight[0] = 1e6
+    with pytest.raises(KitError, match=r"transformer\.ln_f\.weight .*too large for fp16; use format\.dtype=bf16"):
+        export_model(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "fp16", ["format.dtype=fp16"])
+    assert not list(tmp_path.glob("*fp16*"))
+
+
+def test_lists_that_no_layer_tells_apart_are_exported_and_others_refused(tiny: Path, tmp_path: Path) -> None:
+    same = ["model.norm=['layernorm', {use='layernorm', eps=1e-5}]", "model.attention=['sdpa', 'naive']"]
+    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0", *same]))
+    run = load_run("tiny")
+    export_model(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "hf")
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "hf").eval()
+    ids = torch.arange(14)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(run.model(ids), theirs(ids).logits, rtol=0, atol=1e-5)
+    others = [
+        "model.norm=['layernorm', {use='layernorm', eps=1e-6}]",
+        "model.attention=[{use='sdpa', window=5}, 'sdpa']",
+        "model.mlp=['gelu', 'swiglu']",
+        "model.position=['learned', 'learned']",
+        "init={use='mup', base_width=12}",
+    ]
+    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0", *others]))
+    run = load_run("tiny")
+    with pytest.raises(KitError) as refused:
+        export_model(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "other")
+    for sentence in (
+        "GPT-2 has one norm for all layers, and model.norm is a list of 2 with eps = 1e-05 and 1e-06",
+        "GPT-2 cannot express model.attention.0.window = 5; expected unset",
+        "GPT-2 has one position for all layers, and model.position is a list of 2",
+        "GPT-2 cannot express model.mlp.1.use = 'swiglu'; expected 'gelu'",
+        "GPT-2 cannot express init.use = 'mup', which multiplies logits by 0.5",
+    ):
+        assert sentence in str(refused.value)
+    assert refused.value.__notes__ == ["the model can be exported with --format safetensors"]
+
+
+def test_the_weights_of_a_loss_are_left_out_and_named(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.with_name("scaled.py").write_text(
+        '"""The loss times a weight of its own."""\nimport torch\nfrom torch import nn\n'
+        "from nanogpt_kit.api import Loss, linear_cross_entropy\n"
+        "class Scaled(Loss):\n    def build(self, ctx):\n        return Scale()\n"
+        "class Scale(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.factor = nn.Parameter(torch.ones(1))\n"
+        "    def forward(self, *inputs):\n        return linear_cross_entropy(*inputs) * self.factor[0].detach()\n"
+    )
+    own = ["components=['scaled.py']", "model.loss=scaled"]
+    session.run(Experiment.load(tiny, ["callback=[]", "train.steps=1", "sample.num_samples=0", *own]))
+    run = load_run("tiny")
+    caplog.set_level("INFO")
+    export_model(run.experiment, run.model, run.encoder, "huggingface", tmp_path / "hf")
+    assert "left out loss.factor: weights of model.loss, which only training uses" in caplog.text
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "hf").eval()
+    ids = torch.arange(14)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(run.model(ids), theirs(ids).logits, rtol=0, atol=1e-5)
+    export_model(run.experiment, run.model, run.encoder, "safetensors", tmp_path / "own")
+    assert torch.equal(load_run(tmp_path / "own").model.loss.factor, run.model.loss.factor)

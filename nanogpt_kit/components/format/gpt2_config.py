@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.interop.weights import MAX_SIZE, format_value, number_fault
-from nanogpt_kit.runs.files import read_json
+from nanogpt_kit.api import KitError, read_json
+from nanogpt_kit.components.format.foreign_values import MAX_SIZE, format_value, number_fault
 
 ACTIVATIONS = {
     **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), "tanh"),
