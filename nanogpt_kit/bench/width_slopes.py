@@ -15,7 +15,7 @@ LOGITS = "logits"
 MAY_SHRINK = (LOGITS,)  # by design of muP: their random part falls as the root of the width; `loss` shows the other one
 TOLERANCE = 0.1  # of a slope, beyond which features depend on the width
 
-Verdict = Literal["even", "grows", "shrinks", "diverged", "constant"]
+Verdict = Literal["even", "grows", "shrinks", "constant", "not finite"]
 
 
 @dataclass
@@ -24,9 +24,11 @@ class Trajectory:
 
     sizes: dict[str, list[float]] = field(default_factory=dict)
     changes: dict[str, list[float]] = field(default_factory=dict)  # since before the first step; the first is 0
-    diverged: str = ""  # why it ended early
+    diverged: str = ""  # why it is not whole, or not finite
 
     def append(self, place: str, size: float, change: float) -> None:
+        if math.isnan(change) and not self.diverged:
+            self.diverged = f"features at {place} are not finite after step {len(self.sizes.get(place, []))}"
         self.sizes.setdefault(place, []).append(size)
         self.changes.setdefault(place, []).append(change)
 
@@ -61,25 +63,21 @@ class PlaceScaling:
 
     @property
     def excess(self) -> float:
-        """The slope that is furthest from what is allowed, by its magnitude; infinite where a training diverged."""
-        start, change = self.start_slope or 0.0, self.change_slope or 0.0
-        if math.isnan(start) or math.isnan(change):
+        """The magnitude of the slope that is furthest from what is allowed; infinite where there is no slope."""
+        start, change = self.start_slope or 0.0, self.change_slope
+        if change is None or math.isnan(start) or math.isnan(change):
             return math.inf
         return max(start, change if self.name in MAY_SHRINK else abs(change))
 
     @property
     def verdict(self) -> Verdict:
-        if self.excess == math.inf:
-            return "diverged"
         if self.change_slope is None:
             return "constant"
+        if self.excess == math.inf:
+            return "not finite"
         if self.excess <= TOLERANCE:
             return "even"
         return "shrinks" if self.excess == -self.change_slope else "grows"
-
-    @property
-    def is_within(self) -> bool:
-        return self.verdict in ("even", "constant")
 
 
 @dataclass(frozen=True)
@@ -89,19 +87,19 @@ class WidthScaling:
     name: str  # of the experiment
     n_embd: int  # its own width
     widths: tuple[int, ...]
-    seeds: int
+    seeds: int  # of the largest width; others have more
     steps: int
     warmup_steps: int
     learning_rate: float | None  # the peak, in the options of the optimizer; None where it has no such option
     batch_tokens: int
     has_base_width: bool  # whether the init adapts to the width
     places: tuple[PlaceScaling, ...]
-    diverged: dict[int, str]  # by width, why a training ended early
+    diverged: dict[int, str]  # by width, why a training is not whole, or not finite
 
     @property
     def is_within(self) -> bool:
         """Whether all slopes that are judged are within the tolerance."""
-        return all(place.is_within for place in self.places)
+        return all(place.verdict == "even" for place in self.places)
 
     @property
     def worst(self) -> PlaceScaling:
@@ -151,32 +149,35 @@ def log_slope(widths: Sequence[int], sizes: Sequence[float]) -> float | None:
 
 
 def headline_of(scaling: WidthScaling) -> str:
-    """The result in one sentence, with its meaning; where the check fails, also what to do."""
-    first, last, worst = scaling.widths[0], scaling.widths[-1], scaling.worst
+    """The result in one sentence; where the check fails, with its meaning and what to do."""
+    span, worst = f"from width {scaling.widths[0]} to {scaling.widths[-1]}", scaling.worst
     if scaling.diverged:
         width, reason = next(iter(scaling.diverged.items()))
-        return f"training diverged at width {width}: {reason}"
-    span = f"from width {first} to {last}"
+        return f"training failed at width {width}: {reason}"
     if scaling.is_within:
         return (
-            f"training changes features alike {span}: the worst slope is {worst.excess:.2f}, that of {worst.name}, "
-            f"and up to {TOLERANCE} counts as even"
+            f"training changes features alike {span}: the largest slope is {worst.excess:.2f}, that of {worst.name}, "
+            f"and up to {TOLERANCE:g} counts as even"
         )
-    count = sum(not place.is_within for place in scaling.places)
-    remedy = (
-        f"the init adapts to the width, but not a part at this place or before it; the first place that depends on it "
-        f"is {next(place.name for place in scaling.places if not place.is_within)}"
-        if scaling.has_base_width
-        else f"`init.use=mup init.base_width={scaling.n_embd}` adapts weights and learning rates to the width"
-    )
+    uneven = [place.name for place in scaling.places if place.verdict != "even"]
+    if scaling.has_base_width:
+        remedy = f"the init adapts to the width, so look at the part behind the first of them, {uneven[0]}"
+    else:
+        remedy = f"`init.use=mup init.base_width={scaling.n_embd}` adapts weights and learning rates to the width"
     return (
-        f"features depend on the width in {count} of {len(scaling.places)} places: {span}, {worst.name} {worst.verdict}"
-        f" with slope {slope_text(worst)}, so a learning rate that is tuned at one width is wrong at another; {remedy}"
+        f"features depend on the width in {len(uneven)} of {len(scaling.places)} places: {span}, "
+        f"{description_of(worst)}, so a learning rate that is right at one width is wrong at another; {remedy}"
     )
 
 
-def slope_text(place: PlaceScaling) -> str:
-    return f"{-place.excess if place.verdict == 'shrinks' else place.excess:+.2f}"
+def description_of(place: PlaceScaling) -> str:
+    if place.verdict == "constant":
+        return f"{place.name} is not changed by training"
+    if place.verdict == "not finite":
+        return f"{place.name} is 0 or not finite at some widths"
+    return (
+        f"{place.name} {place.verdict} with slope {-place.excess if place.verdict == 'shrinks' else place.excess:+.2f}"
+    )
 
 
 def conditions_of(scaling: WidthScaling) -> str:
@@ -185,5 +186,5 @@ def conditions_of(scaling: WidthScaling) -> str:
     steps = f"step {scaling.steps}" if scaling.steps == 1 else f"steps 1 to {scaling.steps}"
     return (
         f"{steps} of a linear warmup of {scaling.warmup_steps} to {rate}, {scaling.batch_tokens:,} tokens a step, "
-        f"fp32, means of {scaling.seeds} seed{'s' * (scaling.seeds > 1)}"
+        f"fp32, means of {scaling.seeds} seed{'s' * (scaling.seeds > 1)} or more"
     )

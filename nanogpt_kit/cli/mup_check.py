@@ -53,7 +53,13 @@ def parse_widths(ctx: click.Context, param: click.Parameter, value: str) -> tupl
     help="Values of model.n_embd, each a multiple of model.n_head.",
 )
 @click.option("--steps", type=click.IntRange(1, 1000), default=5, show_default=True, help="Steps of each training.")
-@click.option("--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Trainings of each width.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="Trainings of the largest width; of others up to 8 times as many.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

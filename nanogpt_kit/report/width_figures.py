@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from nanogpt_kit.bench.width_slopes import TOLERANCE, PlaceScaling, WidthScaling
@@ -20,18 +20,12 @@ LEAST_RANGE = 0.3  # of slopes, so that those within the tolerance look small
 
 def draw_changes(scaling: WidthScaling) -> Figure:
     """The change after the last step over the width."""
-    figure = figure_over_width(scaling, "mean change of features")
-    for place, style in styled(scaling.places):
-        add_place(figure, place, scaling.widths, [changes[-1] for changes in place.changes], style, "width")
-    return cast("Figure", figure)
+    return figure_over_width(scaling, "mean change of features", lambda place: [row[-1] for row in place.changes])
 
 
 def draw_start(scaling: WidthScaling) -> Figure:
     """The features before the first step over the width."""
-    figure = figure_over_width(scaling, "mean magnitude of features")
-    for place, style in styled(scaling.places):
-        add_place(figure, place, scaling.widths, [sizes[0] for sizes in place.sizes], style, "width")
-    return cast("Figure", figure)
+    return figure_over_width(scaling, "mean magnitude of features", lambda place: [row[0] for row in place.sizes])
 
 
 def draw_slopes(scaling: WidthScaling) -> Figure:
@@ -50,12 +44,19 @@ def draw_slopes(scaling: WidthScaling) -> Figure:
     return cast("Figure", figure)
 
 
-def figure_over_width(scaling: WidthScaling, y: str) -> Any:
+def figure_over_width(scaling: WidthScaling, y: str, values_of: Callable[[PlaceScaling], list[float]]) -> Figure:
+    """Both axes logarithmic, a line for each place; values that are 0 or not finite are gaps."""
     figure = plots.empty_figure(HEIGHT, "width (model.n_embd)", y)
+    shown = []
+    for place, style in styled(scaling.places):
+        values = values_of(place)
+        shown += [value for value in values if 0 < value < math.inf]
+        add_place(figure, place, scaling.widths, values, style, "width")
     ticks = plots.evenly_spaced(scaling.widths, 8)
     figure.update_xaxes(type="log", tickvals=list(ticks), ticktext=[f"{width}" for width in ticks])
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
-    return figure
+    ticks_of_y = plots.log_ticks(min(shown), max(shown)) if shown else []
+    figure.update_yaxes(type="log", tickvals=ticks_of_y, ticktext=[f"{tick:g}" for tick in ticks_of_y])
+    return cast("Figure", figure)
 
 
 def styled(places: Sequence[PlaceScaling]) -> Iterator[tuple[PlaceScaling, dict[str, Any]]]:

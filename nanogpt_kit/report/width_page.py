@@ -14,9 +14,8 @@ CHANGE = (
     "fast, and where it falls, too slowly."
 )
 SLOPES = (
-    f"The slopes of those lines after each step. In the grey band, ±{TOLERANCE:g}, they count as even; the last step is "
-    "judged. Logits may fall, since the random part of their change cancels in wide models; the loss shows the other "
-    "part."
+    f"The slopes of those lines after each step. In the grey band, ±{TOLERANCE:g}, they count as even; the last step "
+    "is judged. Logits may fall, since the random part of their change cancels in wide models; the loss shows the rest."
 )
 START = "The mean magnitude of the features themselves before the first step. Lines may fall, but not rise."
 
@@ -48,7 +47,7 @@ def width_page(scaling: WidthScaling, command: str) -> Page:
         [
             [
                 place.name,
-                *(finite(changes[-1]) for changes in place.changes),
+                *(three_digits(changes[-1]) for changes in place.changes),
                 rounded_slope(place.change_slope),
                 rounded_slope(place.start_slope),
                 place.verdict,
@@ -63,8 +62,8 @@ def width_page(scaling: WidthScaling, command: str) -> Page:
     return page
 
 
-def finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def three_digits(value: float) -> float | None:
+    return float(f"{value:.3g}") if math.isfinite(value) else None
 
 
 def rounded_slope(slope: float | None) -> float | None:
