@@ -30,7 +30,10 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"(?P<start><!-- (?P<kind>[a-z]+): (?P<arguments>[^>]*?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 HELP_WIDTH = 100  # columns of the help texts
 # Lines of the base classes that tell the author of a component nothing
-INTERNAL = re.compile(r"^ *(@(abstractmethod|hookspec)|kind: ClassVar\[str\] = .*)\n", re.MULTILINE)
+INTERNAL = re.compile(
+    r"^ *(@(abstractmethod|hookspec)|kind: ClassVar\[str\] = .*)\n|^    def __init_subclass__.*\n(^        .*\n|^\n)*",
+    re.MULTILINE,
+)
 
 
 def cell(text: object) -> str:

@@ -261,13 +261,24 @@ FILES = {
 # Words of TOML, of other programs, and of records
 WORDS = {
     *("true", "false", "null", "~", "$DATA", "VERB", "\\u001b", "started", "weights", "block_size"),
-    *("torch.compile", "datasets", "nn.Linear", "forward", "gzip -9", "xz -9", "nohup", "psycopg", "psycopg2"),
+    *(
+        "torch.compile",
+        "datasets",
+        "nn.Linear",
+        "nn.Embedding",
+        "forward",
+        "gzip -9",
+        "xz -9",
+        "nohup",
+        "psycopg",
+        "psycopg2",
+    ),
     *("mysqlclient", "pymysql", "PGPASSWORD", "postgresql://...", "mysql://...", "grpc://HOST:PORT", "--rdzv-id"),
     *("OMP_NUM_THREADS", "OMP_WAIT_POLICY=passive", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", "--signal=USR1@60"),
     *("NANOGPT_KIT_RUNS", "NANOGPT_KIT_DATA", "state_dict", "load_state_dict", "slow", "max-autotune", "device"),
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
-    *("val/loss", "val/bits_per_byte", "train/loss"),
+    *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
     *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json
     *(

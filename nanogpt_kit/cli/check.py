@@ -14,7 +14,10 @@ from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.system.garbage_collection import without_garbage_collection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.core.kinds import Role
     from nanogpt_kit.nn.flops import ModelSize
     from nanogpt_kit.sweep.space.space import Space
 
@@ -43,7 +46,7 @@ def check(
         note_if_slow("checking the model, its memory, the text and the runs that are named"),
         without_garbage_collection(),
     ):
-        from nanogpt_kit.train.before_data import check_without_running
+        from nanogpt_kit.train.before_data import ASSUMED_VOCABULARY, check_without_running
 
         module = check_without_running(chosen, nproc, trust_code)
     space = check_tables(chosen, nproc)
@@ -52,17 +55,21 @@ def check(
         return
     from nanogpt_kit.cli.explained import option_values_record, print_option_values
     from nanogpt_kit.nn.flops import size_of_module
+    from nanogpt_kit.nn.initial_weights import planned_rates
 
     known = chosen.tokenizer.known_vocab_size()
     size = None if module is None else size_of_module(module, chosen.model.block_size)
+    rates = None if module is None else planned_rates(chosen, module, known or ASSUMED_VOCABULARY)
     if as_json:
         counts = {"parameters": size.parameters, "flops_per_token": size.flops_per_token} if size else {}
+        record = {"multipliers": vars(chosen.init.multipliers(chosen.model)), "peak_learning_rates": rates}
         options = option_values_record(chosen, space)
-        print_json({"options": options, "model": {"vocab_size": known, **counts}})
+        print_json({"options": options, "model": {"vocab_size": known, **counts}, "init": record})
         return
     print_option_values(chosen, space)
     click.echo()
     print_model_size(size, known)
+    print_init(chosen, rates)
 
 
 def check_tables(chosen: Experiment, nproc: int) -> Space | None:
@@ -102,3 +109,15 @@ def print_model_size(size: ModelSize | None, known: int | None) -> None:
     print_lines(f"{size.total:,} parameters: {roles}; with {tokens}{guess}")
     flops = "unknown" if size.flops_per_token is None else f"{size.flops_per_token / 1e6:,.1f} million"
     print_lines(f"FLOPs per trained token, forward and backward at full context: {flops}")
+
+
+def print_init(chosen: Experiment, rates: Mapping[Role, tuple[float, float]] | None) -> None:
+    """What the init has chosen besides weights: learning rates, where they differ, and factors other than 1."""
+    from nanogpt_kit.core.kinds import Multipliers
+    from nanogpt_kit.nn.parameter_groups import describe_rates
+
+    multipliers = chosen.init.multipliers(chosen.model)
+    if multipliers != Multipliers():
+        print_lines(f"multipliers in the forward pass: {multipliers}")
+    if text := describe_rates(rates or {}):
+        print_lines(f"peak learning rates: {text}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import ModelContext, ParameterShape
-from nanogpt_kit.nn.parameter_groups import parameter_groups
+from nanogpt_kit.core.kinds import Init, Model, ModelContext, Optimizer, ParameterShape, Role
+from nanogpt_kit.nn.optimizers import build_optimizer
+from nanogpt_kit.nn.parameter_groups import parameter_groups, peak_rates, rates_by_role
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.nn.uninitialized import build_on_meta
 
@@ -16,27 +19,54 @@ from nanogpt_kit.nn.uninitialized import build_on_meta
 def build_initialized(experiment: Experiment, vocab_size: int) -> tuple[nn.Module, dict[str, ParameterShape]]:
     """The model of an experiment with its initial weights, drawn from torch's generator, and its parameters."""
     model = experiment.model.build(experiment.model_context(vocab_size))
-    shapes = shapes_with_base(experiment, model, vocab_size)
+    shapes = shapes_of_module(experiment, model, vocab_size)
     experiment.init.apply(model, shapes)
     return model, shapes
 
 
-def shapes_with_base(experiment: Experiment, model: nn.Module, vocab_size: int) -> dict[str, ParameterShape]:
-    """The parameters of an experiment's model, compared with its init's base model, which takes no memory."""
-    base = experiment.init.base_model(experiment.model)
-    if base is None:
-        return parameter_shapes(model)
-    module = build_on_meta(base, vocab_size)
-    if module is None:  # a part needs real numbers while it is built, which the init's draws do not depend on
+def shapes_of_module(experiment: Experiment, module: nn.Module, vocab_size: int) -> dict[str, ParameterShape]:
+    """The parameters of the model of an experiment, compared with those of its base model."""
+    return shapes_with_base(experiment.init, experiment.model, experiment.optimizer, module, vocab_size)
+
+
+def shapes_with_base(
+    init: Init, model: Model, optimizer: Optimizer, module: nn.Module, vocab_size: int
+) -> dict[str, ParameterShape]:
+    """The parameters of what `model` has built, compared with those of the init's base model, which takes no memory."""
+    base_model = init.base_model(model)
+    if base_model is None:
+        return parameter_shapes(module)
+    try:
+        base = build_on_meta(base_model, vocab_size)
+    except KitError as error:
+        raise KitError(*(f"its base model cannot be built: {fault.message}" for fault in error.faults)) from None
+    if base is None:  # a part needs real numbers while it is built, which the init's draws do not depend on
         with torch.random.fork_rng(devices=[]):
-            module = base.build(ModelContext(vocab_size=vocab_size))
-    return parameter_shapes(model, module, experiment.optimizer)
+            base = base_model.build(ModelContext(vocab_size=vocab_size))
+    return parameter_shapes(module, base, optimizer)
 
 
 def check_init(experiment: Experiment, module: nn.Module, vocab_size: int) -> None:
     """Raises KitError where the init does not suit the model or the optimizer. `module` may be on the meta device."""
     try:
-        parameter_groups(experiment.init, module, shapes_with_base(experiment, module, vocab_size))
+        groups_of_module(experiment, module, vocab_size)
     except KitError as error:
         location = experiment.location(("init", "use"))
         raise KitError(*(Fault(one.message, "init", location) for one in error.faults)) from None
+
+
+def groups_of_module(experiment: Experiment, module: nn.Module, vocab_size: int) -> list[dict[str, Any]]:
+    return parameter_groups(experiment.init, module, shapes_of_module(experiment, module, vocab_size))
+
+
+def planned_rates(experiment: Experiment, module: nn.Module, vocab_size: int) -> dict[Role, tuple[float, float]] | None:
+    """The peak learning rates by role, of a module on the meta device.
+
+    None where the optimizer requires parameters with values, as those of plugins may.
+    """
+    groups = groups_of_module(experiment, module, vocab_size)
+    try:
+        optimizer = build_optimizer(experiment.optimizer, groups)
+    except Exception:  # from a component's code, which may work on a real device
+        return None
+    return rates_by_role(optimizer, peak_rates(optimizer))

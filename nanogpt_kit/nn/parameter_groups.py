@@ -1,10 +1,11 @@
-"""The groups of parameters that an optimizer is built from."""
+"""The groups of parameters that an optimizer is built from, and their peak learning rates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from nanogpt_kit.core.kinds import Init, ParameterShape, Role
@@ -26,3 +27,24 @@ def parameter_groups(init: Init, model: nn.Module, shapes: Mapping[str, Paramete
         for role, of_role in groups.items()
         for multiplier, parameters in of_role.items()
     ]
+
+
+def peak_rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """The peak learning rate of each group of an optimizer that has just been built."""
+    return [group["lr"] * group["lr_multiplier"] for group in optimizer.param_groups]
+
+
+def rates_by_role(optimizer: torch.optim.Optimizer, peaks: list[float]) -> dict[Role, tuple[float, float]]:
+    """The lowest and the highest peak learning rate of the parameters of each role."""
+    by_role: dict[Role, list[float]] = {}
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        by_role.setdefault(group["role"], []).append(peak)
+    return {role: (min(rates), max(rates)) for role, rates in by_role.items()}
+
+
+def describe_rates(by_role: Mapping[Role, tuple[float, float]]) -> str:
+    """Such as "embedding 0.003, vector 0.003, matrix 0.00075 to 0.0015"; empty where all are the same."""
+    if len({rate for rates in by_role.values() for rate in rates}) < 2:
+        return ""
+    texts = {role: f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for role, (low, high) in by_role.items()}
+    return ", ".join(f"{role} {text}" for role, text in texts.items())

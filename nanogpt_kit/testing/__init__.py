@@ -7,7 +7,7 @@
 
 pytest finds the inherited tests. Write a class for each setting of the options that changes what is computed. There is
 a suite for `dataset`, `tokenizer`, `order`, `attention`, `position`, `norm`, `mlp`, `model`,
-`optimizer` and `sampler`, each in the module of that name; their class attributes are options of the suite.
+`init`, `optimizer` and `sampler`, each in the module of that name; their class attributes are options of the suite.
 The suites need pytest, that of tokenizers also hypothesis. Compiling through inductor is marked `slow`.
 
 Source: the idea is that of Optuna's `optuna.testing`.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt_kit.core.kinds import Init, Model, ModelContext
+from nanogpt_kit.core.kinds import Init, Model, ModelContext, Multipliers
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.nn.cache import KVCache
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
@@ -249,3 +249,21 @@ class ModelConformance(Conformance):
         built = self.build_initialized(self.component.model_copy(update={"block_size": CROPPED_LENGTH}))
         built.load_state_dict(module.state_dict())
         torch.testing.assert_close(built(ids), before, rtol=0, atol=0)
+
+    @torch.no_grad()
+    def test_it_applies_multipliers_where_it_says_so(self) -> None:
+        if not self.component.applies_multipliers:
+            pytest.skip(f"{type(self.component).__name__} has applies_multipliers = False")
+
+        def logits(multipliers: Multipliers) -> Tensor:
+            torch.manual_seed(0)
+            module = self.component.build(ModelContext(vocab_size=self.vocab_size, multipliers=multipliers))
+            perturb_weights(module, 0.1, seed=0)
+            out: Tensor = module.to(self.device).eval()(self.tokens())
+            return out
+
+        remedy = "apply ModelContext.multipliers, or leave applies_multipliers = False"
+        plain, tiny = logits(Multipliers()), logits(Multipliers(logits=1e-6))
+        assert tiny.abs().max() < 1e-3 * plain.abs().max(), f"the multiplier of logits changes nothing: {remedy}"
+        other = logits(Multipliers(embeddings=3.0))
+        assert (other - plain).abs().max() > 1e-4, f"the multiplier of embeddings changes nothing: {remedy}"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.core.kinds import Optimizer
+from nanogpt_kit.core.kinds import Optimizer, ParameterShape, Role
 from nanogpt_kit.testing.component import ComponentConformance
 from nanogpt_kit.testing.conformance import standard_normal
 
@@ -141,3 +141,41 @@ class OptimizerConformance(ComponentConformance):
         idle.grad, before = None, idle.detach().clone()
         optimizer.step()
         assert torch.equal(idle, before)
+
+    @pytest.mark.parametrize(("fan_out", "fan_in"), [(24, 24), (24, 6), (6, 24)])
+    @pytest.mark.parametrize("role", ["matrix", "head"])
+    def test_a_step_grows_with_the_shape_as_step_norm_says(self, role: Role, fan_out: int, fan_in: int) -> None:
+        """For gradients of rank one and of any size, as those of wide layers nearly are."""
+        shapes = [matrix_shape(role, 12, 6), matrix_shape(role, fan_out, fan_in)]
+        small, large = (self.component.step_norm(shape) for shape in shapes)
+        if small is None or large is None:
+            pytest.skip(f"{type(self.component).__name__} has no step_norm, so no init scales its learning rates")
+        steps = [self.norm_of_a_step(shape, size) for shape in shapes for size in (1.0, 100.0)]
+        assert steps[1] == pytest.approx(steps[0], rel=0.05), (
+            "the size of a step depends on the size of the gradient: step_norm must return None"
+        )
+        assert steps[2] / steps[0] == pytest.approx(large / small, rel=0.05), (
+            "step_norm must be in proportion to the spectral norm of a step"
+        )
+
+    def norm_of_a_step(self, shape: ParameterShape, size: float) -> float:
+        """The spectral norm of the first step of a matrix of zeros, so that it does not decay."""
+        parameter = nn.Parameter(torch.zeros(shape.shape, device=self.device))
+        left, right = (standard_normal(count, seed=count).sign() for count in shape.shape)
+        optimizer = self.component.build([{"params": [parameter], "role": shape.role, "lr_multiplier": 1.0}])
+        parameter.grad = (size * torch.outer(left, right)).to(parameter)
+        optimizer.step()
+        return float(torch.linalg.matrix_norm(parameter.detach(), ord=2))
+
+
+def matrix_shape(role: Role, fan_out: int, fan_in: int) -> ParameterShape:
+    return ParameterShape(
+        name="weight",
+        role=role,
+        shape=(fan_out, fan_in),
+        layer=None,
+        fan_in=fan_in,
+        fan_out=fan_out,
+        base_fan_in=fan_in,
+        base_fan_out=fan_out,
+    )

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from nanogpt_kit.core.errors import printable
+from nanogpt_kit.core.kinds import Role
+from nanogpt_kit.nn.parameter_groups import describe_rates
 from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.train.compile import CompileChoice
@@ -18,8 +20,18 @@ from nanogpt_kit.train.setup import Setup
 logger = logging.getLogger(__name__)
 
 
-def summarize_run(setup: Setup, folder: Path, model: nn.Module, step: int, compile_mode: str) -> dict[str, str]:
-    """The lines of the summary by their labels; `step` is the first one, and above 0 where the run is resumed."""
+def summarize_run(
+    setup: Setup,
+    folder: Path,
+    model: nn.Module,
+    rates: Mapping[Role, tuple[float, float]],
+    step: int,
+    compile_mode: str,
+) -> dict[str, str]:
+    """The lines of the summary by their labels; `step` is the first one, and above 0 where the run is resumed.
+
+    `rates` are peak learning rates, which have a line where they differ.
+    """
     lines = {
         "device": describe_device(setup),
         "precision": setup.placement.ctx.precision,
@@ -28,6 +40,8 @@ def summarize_run(setup: Setup, folder: Path, model: nn.Module, step: int, compi
         "compile": compile_mode,
         "folder": str(folder),
     }
+    if text := describe_rates(rates):
+        lines["rates"] = text
     if step and setup.resumed is not None and setup.resumed.path != folder:
         lines["start"] = f"branches from {setup.resumed} at step {step:,} of {setup.experiment.total_steps:,}"
     elif step:

@@ -22,7 +22,7 @@ from nanogpt_kit.data.batches import Batch, Prefetcher
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.nn.initial_weights import build_initialized
 from nanogpt_kit.nn.optimizers import build_optimizer
-from nanogpt_kit.nn.parameter_groups import parameter_groups
+from nanogpt_kit.nn.parameter_groups import parameter_groups, peak_rates, rates_by_role
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.checkpoints import Checkpoints
 from nanogpt_kit.train.diagnostics import Diagnostics
@@ -69,7 +69,7 @@ class Trainer:
         self.parallel = setup.parallel_model(self.model)
         groups = parameter_groups(self.experiment.init, self.model, shapes)
         self.optimizer = build_optimizer(self.experiment.optimizer, groups)
-        self.peak_rates = [group["lr"] * group["lr_multiplier"] for group in self.optimizer.param_groups]
+        self.peak_rates = peak_rates(self.optimizer)
 
         state = self.resume_point.restore(self.progress, self.model, self.optimizer, self.scaler)
         self.first_step = self.step
@@ -79,7 +79,10 @@ class Trainer:
                 self.experiment.train, windows, first_batch, self.model, self.precision, self.world
             )
         self.compile = setup.compile_model(self.model, self.progress.micro_batch_size)
-        self.summary: Mapping[str, str] = summarize_run(setup, self.path, self.model, self.step, self.compile.mode)
+        rates = rates_by_role(self.optimizer, self.peak_rates)
+        self.summary: Mapping[str, str] = summarize_run(
+            setup, self.path, self.model, rates, self.step, self.compile.mode
+        )
         self.throughput = Throughput(setup.efficiency(), self.progress)
         self.log = RunLog(folder, self.experiment.train, self.progress, state is not None, self.rank)
         self.hooks = Hooks(self.experiment.callback, self)

@@ -15,7 +15,7 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.fit import check_weights_match
 from nanogpt_kit.checkpoint.manifest import TOKENIZER, Manifest, find_damage, step_of
 from nanogpt_kit.checkpoint.of_run import checkpoint_of_run
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import digest
 from nanogpt_kit.core.override_text import override_text
@@ -78,6 +78,7 @@ class WarmStart:
                 now = describe_other_tokens(experiment, before, tokenizer.as_json())
                 other = now and other_tokens_error(experiment, checkpoint, tokenizer.as_json(), now)
                 raise KitError(*error.faults, *(other.faults if other else ())) from None
+        check_same_multipliers(experiment, before, checkpoint)
         for key, (now, then) in differences.items():
             logger.warning("%s is %r here and was %r in %s", key, now, then, checkpoint)
         return cls(checkpoint, Manifest.read(checkpoint).weights_hash, weights, tokenizer.as_json(), before)
@@ -178,6 +179,17 @@ def same_options_remedy(differences: Mapping[str, tuple[Any, Any]]) -> str:
     """The overrides that make the model the one that had the weights; empty where no option that was set differs."""
     overrides = [f"{key}={override_text(then)}" for key, (_, then) in differences.items() if then is not None]
     return f"set {shlex.join(overrides)}, as in their run" if overrides else ""
+
+
+def check_same_multipliers(experiment: Experiment, before: Experiment, checkpoint: Path) -> None:
+    """Raises KitError where the init of the weights' run has given its network other factors than this one has."""
+    now, then = (one.init.multipliers(one.model) for one in (experiment, before))
+    if now != then:
+        init = before.resolved()["init"]
+        values = [f"init.{option}={override_text(value)}" for option, value in init.items()]
+        trained = f"the weights of {checkpoint} were trained with other multipliers ({then}) than init has ({now})"
+        location = experiment.location(("init", "use"))
+        raise KitError(Fault(f"{trained}; set {shlex.join(values)}, as in their run", "init", location))
 
 
 def compute_same_attention(*experiments: Experiment) -> bool:

@@ -10,6 +10,9 @@ import torch
 from nanogpt_kit.components.attention.flex import Flex
 from nanogpt_kit.components.attention.naive import Naive
 from nanogpt_kit.components.attention.sdpa import SDPA
+from nanogpt_kit.components.init.gpt2 import GPT2
+from nanogpt_kit.components.init.mup import MuP
+from nanogpt_kit.components.init.zero_residual import ZeroResidual
 from nanogpt_kit.components.mlp.gelu import GELU
 from nanogpt_kit.components.mlp.relu2 import ReLU2
 from nanogpt_kit.components.mlp.swiglu import SwiGLU
@@ -29,6 +32,7 @@ from nanogpt_kit.components.sampler.top_p import TopP
 from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.testing.attention import AttentionConformance
+from nanogpt_kit.testing.init import InitConformance
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
@@ -41,6 +45,7 @@ SUITES = {
     "norm": NormConformance,
     "mlp": MLPConformance,
     "model": ModelConformance,
+    "init": InitConformance,
     "sampler": SamplerConformance,
 }
 
@@ -200,6 +205,22 @@ class TestRepetitionPenalty(SamplerConformance):
 
 class TestGreedy(SamplerConformance):
     component = Greedy()
+
+
+class TestGPT2(InitConformance):
+    component = GPT2(std=0.05)
+
+
+class TestZeroResidual(InitConformance):
+    component = ZeroResidual(std=0.05)
+
+
+class TestMuP(InitConformance):
+    component = MuP(base_width=16)
+
+
+class TestMuPWithOtherHeads(InitConformance):
+    component = MuP(base_width=96, base_n_head=6)
 
 
 def test_every_built_in_passes_a_suite() -> None:

@@ -101,6 +101,10 @@ class TestMuon(OptimizerConformance):
     component = Muon(lr=3e-3)
 
 
+class TestMuonAdjustedAsOriginally(OptimizerConformance):
+    component = Muon(adjust="original")
+
+
 class TestMuonWithSGD(OptimizerConformance):
     component = Muon(lr=3e-3, adjust="original", nesterov=False, others=SGD(lr=0.02))
 
@@ -334,3 +338,11 @@ def test_muon_leaves_what_is_no_matrix_of_two_dimensions_to_the_other() -> None:
     built = Muon().build([{"params": [kernel], "role": "matrix", "lr_multiplier": 1.0}])
     (only,) = built.parts
     assert isinstance(only, torch.optim.AdamW)
+
+
+def test_muon_updates_flat_matrices_and_leaves_stacks_of_them_to_the_others() -> None:
+    flat, stack = nn.Parameter(torch.zeros(6, 4)), nn.Parameter(torch.zeros(3, 6, 4))
+    built = Muon(lr=0.5, others=AdamW(lr=0.25)).build(
+        [{"params": [stack, flat], "role": "matrix", "lr_multiplier": 1.0}]
+    )
+    assert [(group["lr"], group["params"]) for group in built.param_groups] == [(0.5, [flat]), (0.25, [stack])]

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from nanogpt_kit.api import Field, KitError, Model, Multipliers, ParameterShape, option_error
 from nanogpt_kit.components.init.gpt2 import GPT2
 
-DIGITS = 12  # of a multiplier: factors that differ by rounding would be groups of their own
+DIGITS = 12  # of a multiplier, so that factors that differ by rounding do not split a group
 
 
 class MuP(GPT2):
@@ -54,9 +54,10 @@ class MuP(GPT2):
             raise option_error(
                 "init.use", "mup requires a model with n_embd, its width; choose another init", "model.use"
             )
-        changes = {"n_embd": self.base_width, **self.base_heads(model)}
+        written = {name: getattr(model, name) for name in model.model_fields_set}  # a model may refuse others
+        changed = {"n_embd": self.base_width, **self.base_heads(model)}
         try:
-            return type(model).model_validate({**dict(model), **changes})
+            return type(model).model_validate({**written, **changed})
         except ValidationError as error:
             reasons = "; ".join(one["msg"] for one in error.errors(include_url=False))
             message = f"there is no such model of base_width {self.base_width}: {reasons}"

@@ -37,7 +37,7 @@ class ParameterShape:
 
 
 class Init(Component):
-    """Initial weights, and what depends on the parameter besides: its learning rate, and factors in the forward pass.
+    """Initial weights, a learning rate for each parameter, and constant factors in the forward pass.
 
     Weights of `nn.Linear` and `nn.Embedding` are the init's to set. Other parameters have values from the part that
     they belong to, such as gains of 1, which an init may change.
@@ -62,9 +62,10 @@ class Init(Component):
         return 1.0
 
     def base_model(self, model: Model) -> Model | None:
-        """The model whose shapes are the base shapes, a narrower one with parameters of the same names; None: none.
+        """The model whose shapes are the base shapes: `model` with other widths; None: there is none.
 
-        Raises KitError where `model` has none.
+        Called when an experiment is read, as `multipliers` is: raise `option_error("init.NAME", ...)` where an option
+        does not suit `model`.
         """
         return None
 

@@ -25,8 +25,8 @@ class Multipliers:
     logits: float = 1.0  # on the features that the output head takes
 
     def __str__(self) -> str:
-        """Those that differ from 1, such as "queries 0.5, logits 0.25"; empty where none does."""
-        return ", ".join(f"{name} {value:.4g}" for name, value in vars(self).items() if value != 1)
+        """Those that differ from 1, such as "queries 0.5, logits 0.25"; or "all 1"."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in vars(self).items() if value != 1) or "all 1"
 
 
 @dataclass(frozen=True, kw_only=True)
