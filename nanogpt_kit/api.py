@@ -25,6 +25,7 @@ from nanogpt_kit.core.kinds import (
     LayerContext,
     LiveRun,
     Loss,
+    MemorySampler,
     Mixer,
     MixerContext,
     Model,
@@ -43,6 +44,7 @@ from nanogpt_kit.core.kinds import (
     Tokenizer,
     WarmupSchedule,
 )
+from nanogpt_kit.core.kinds.mixer_options import check_mixer_options
 from nanogpt_kit.core.options import Layered, Options, PathStr, RunContext, listed, of_layer, slot
 from nanogpt_kit.corpus.hash_split import HashSplitDataset
 from nanogpt_kit.corpus.hashes import content_hash
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.corpus.token_file import TokenFile
     from nanogpt_kit.nn.arithmetic import multiplies_bf16
     from nanogpt_kit.nn.cache import KVCache
-    from nanogpt_kit.nn.loss import linear_cross_entropy
+    from nanogpt_kit.nn.loss import linear_cross_entropy, regularized_cross_entropy
     from nanogpt_kit.nn.parallel import ParallelModel
     from nanogpt_kit.nn.parts import HeadLinear, Positional, ResidualLinear, TwoLayerMLP
     from nanogpt_kit.nn.training_loss import TrainingLoss, add_extras, take_extra
@@ -77,6 +79,7 @@ LAZY = {
     "add_extras": "nanogpt_kit.nn.training_loss",
     "linear_cross_entropy": "nanogpt_kit.nn.loss",
     "multiplies_bf16": "nanogpt_kit.nn.arithmetic",
+    "regularized_cross_entropy": "nanogpt_kit.nn.loss",
     "take_extra": "nanogpt_kit.nn.training_loss",
 }
 
@@ -102,6 +105,7 @@ __all__ = [
     "LibraryEncoder",
     "LiveRun",
     "Loss",
+    "MemorySampler",
     "Mixer",
     "MixerContext",
     "Model",
@@ -131,6 +135,7 @@ __all__ = [
     "View",
     "WarmupSchedule",
     "add_extras",
+    "check_mixer_options",
     "content_hash",
     "hookimpl",
     "linear_cross_entropy",
@@ -139,6 +144,7 @@ __all__ = [
     "multiplies_bf16",
     "of_layer",
     "option_error",
+    "regularized_cross_entropy",
     "slot",
     "take_extra",
     "text_files",

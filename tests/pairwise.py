@@ -20,12 +20,13 @@ def pairwise_cases(*axes: Sequence[Any], allowed: Callable[..., bool] = lambda *
 
 def covering(cases: Sequence[Case]) -> list[Case]:
     """Some of the cases in which all pairs of values occur that occur in any: greedily, the same every time."""
-    missing = set().union(*map(pairs, cases))
+    of_case = [pairs(case) for case in cases]
+    missing = set().union(*of_case)
     chosen = []
     while missing:
-        best = max(cases, key=lambda case: len(pairs(case) & missing))
-        chosen.append(best)
-        missing -= pairs(best)
+        best = max(range(len(cases)), key=lambda index: len(of_case[index] & missing))
+        chosen.append(cases[best])
+        missing -= of_case[best]
     return chosen
 
 

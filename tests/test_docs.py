@@ -210,7 +210,7 @@ API = {name: getattr(module, name) for module in (nanogpt_kit, api, kinds) for n
 SUITES = {
     name
     for path in (ROOT / "nanogpt_kit" / "testing").glob("*.py")
-    for name in re.findall(r"^(?:class |    )(\w+)(?:\(|: |:$)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    for name in re.findall(r"^(?:class |    (?:def )?)(\w+)(?:\(|: |:$)", path.read_text(encoding="utf-8"), re.M)
 }
 
 
@@ -387,7 +387,7 @@ def is_explained(span: str) -> bool:
         return importlib.util.find_spec(span) is not None
     setting = re.fullmatch(rf"({KEY}) ?= ?(.+)", span)
     if setting:
-        return setting[1] in OPTIONS | {"is_tracker", "relative"} or is_key(setting[1])
+        return setting[1] in OPTIONS | {"is_tracker", "relative", "computed_function"} or is_key(setting[1])
     call = re.fullmatch(r"@?(?:\w+\.)?(\w+)(?:\((.*)\))?", span)
     if call:
         name, arguments = call.groups()

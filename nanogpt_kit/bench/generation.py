@@ -84,8 +84,9 @@ def cache_bytes(decoder: Decoder | ThreadedDecoder) -> float:
     assert cache is not None, "tokens were generated"
     if isinstance(cache, StaticCache):
         return float(sum(buffer.numel() * buffer.element_size() for buffer in cache.buffers()))
-    filled = sum(tensor.numel() * tensor.element_size() for layer in cache.layers.values() for tensor in layer)
-    return filled * (1.0 if cache.length > cache.capacity else 0.5)
+    states = sum(tensor.numel() * tensor.element_size() for tensor in cache.states.values())
+    columns = sum(tensor.numel() * tensor.element_size() for tensor in cache.tensors()) - states
+    return states + columns * (1.0 if cache.length > cache.capacity else 0.5)
 
 
 def copy_bandwidth(device: str) -> float:

@@ -47,6 +47,7 @@ from nanogpt_kit.core.options import (
 )
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
 from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
+from nanogpt_kit.core.unused_options import drop_unused_options
 
 
 class Experiment(Options):
@@ -113,7 +114,12 @@ class Experiment(Options):
         """Validates merged layers; the other arguments are those of `load_registry`."""
         registry = load_registry(layers, folder, trust_code)
         try:
-            experiment = cls.model_validate(layers.values, context={"registry": registry})
+            try:
+                experiment = cls.model_validate(layers.values, context={"registry": registry})
+            except ValidationError as error:
+                if not drop_unused_options(error, layers):
+                    raise
+                experiment = cls.model_validate(layers.values, context={"registry": registry})
         except ValidationError as error:
             raise KitError(*explain_validation_error(error, cls, layers, registry)) from None
         experiment._layers, experiment._registry, experiment._folder = layers, registry, folder

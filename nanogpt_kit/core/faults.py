@@ -19,6 +19,7 @@ from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options, option_classes
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.suggestions import KeySuggestions, means
+from nanogpt_kit.core.unused_options import UNUSED
 from nanogpt_kit.core.value_remedies import list_example, value_remedy
 
 TOML_TERMS = {  # pydantic's term -> TOML's
@@ -120,7 +121,7 @@ def reason_of(detail: ErrorDetails, key: Key, suggestions: KeySuggestions, locat
     field = owner.model_fields.get(str(key[-1])) if key else None
     if field and not field.repr:
         got = f"a {type(detail['input']).__name__} that is not shown because it may contain a password"
-    if kind in ("kit", "path"):
+    if kind in ("kit", "path", UNUSED):
         return Reason(message)
     if kind == "no_use":
         default = field.default if field else None

@@ -10,6 +10,8 @@ from __future__ import annotations
 # only. Where there is nothing to write, the remark is the whole answer.
 Answer = tuple[str, str]
 
+LABEL_SMOOTHING = ("model.loss.label_smoothing", "of model.loss=cross_entropy")
+Z_LOSS = ("model.loss.z_loss", "of model.loss=cross_entropy")
 EPOCHS = ("train.steps", "epochs x training tokens / train.batch_tokens")
 BATCH = ("train.batch_tokens", "batch_size x model.block_size x accumulation steps x processes")
 MICRO_BATCH = ("train.micro_batch_size", "the batch of a step is train.batch_tokens, in tokens")
@@ -88,6 +90,7 @@ HUGGING_FACE: dict[str, Answer] = {
     "adam_beta2": BETAS,
     "adam_epsilon": ("optimizer.eps", ""),
     "max_grad_norm": ("train.grad_clip", ""),
+    "label_smoothing_factor": LABEL_SMOOTHING,
     "num_train_epochs": EPOCHS,
     "num_epochs": EPOCHS,
     "epochs": EPOCHS,
@@ -187,6 +190,11 @@ COMMON: dict[str, Answer] = {
     "gradient_clip": ("train.grad_clip", ""),
     "gradient_clip_val": ("train.grad_clip", ""),
     "max_norm": ("train.grad_clip", ""),
+    "label_smoothing": LABEL_SMOOTHING,
+    "z_loss": Z_LOSS,
+    "zloss": Z_LOSS,
+    "z_loss_weight": Z_LOSS,
+    "z_loss_multiplier": Z_LOSS,
     "epoch": EPOCHS,
     "n_epochs": EPOCHS,
     "max_epochs": EPOCHS,

@@ -95,6 +95,15 @@ class Layers:
         other.heights, other.top = dict(self.heights), self.top
         return other
 
+    def drop(self, key: Key, reason: str) -> None:
+        """Removes an option, with a note where a layer has written it."""
+        table: Any = self.values
+        for part in key[:-1]:
+            table = table[part]
+        if self.height(self.highest(key)):
+            self.notes.append(printable(f"{dotted(key)} ({self.location(key)}) is dropped: {reason}"))
+        self._forget_locations(table.pop(key[-1]), key)
+
     def location(self, key: Key) -> str:
         """Where `key` was written, or else the nearest table around it."""
         while key and key not in self.locations:  # the empty key is the file itself

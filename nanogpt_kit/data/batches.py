@@ -29,6 +29,7 @@ class Batch:
     starts: np.ndarray  # (W,) each window's first token in the split, without windows that fill the batch
     all_tokens: int  # predicted tokens of all ranks
     segments: Tensor | None = None  # (W, T) int64: the document, within its window, that each token belongs to
+    left_out: int = 0  # windows at the end that only fill the batch, and that micro-batches of several leave out
 
     @classmethod
     def from_split(cls, split: Split, starts: np.ndarray, block_size: int, with_segments: bool) -> Batch:
@@ -44,11 +45,16 @@ class Batch:
         """(ids, targets, segments) of at most `size` windows each, moved to `device` where one is given."""
         batch = self.to(device) if device else self
         whole = batch.ids, batch.targets, batch.segments
-        if size >= len(batch.ids):
-            return [whole]  # a split into one part would cost 0.1 ms while the caches hold the step's data
-        n = ceil_div(len(batch.ids), size)
-        ids, targets, segments = ([None] * n if tensor is None else tensor.split(size) for tensor in whole)
-        return list(zip(ids, targets, segments, strict=True))
+        parts = [whole]  # a split into one part would cost 0.1 ms while the caches hold the step's data
+        if size < len(batch.ids):
+            n = ceil_div(len(batch.ids), size)
+            split = ([None] * n if tensor is None else tensor.split(size) for tensor in whole)
+            parts = list(zip(*split, strict=True))
+        ids, targets, segments = parts[-1]
+        if 0 < self.left_out < len(ids):
+            kept = slice(len(ids) - self.left_out)
+            parts[-1] = ids[kept], targets[kept], None if segments is None else segments[kept]
+        return parts
 
     def pinned(self) -> Batch:
         """The same batch in pinned memory, from which a GPU copies while it computes."""
@@ -77,13 +83,17 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
         pin: bool = False,
+        leave_out_fill: bool = False,
     ) -> None:
+        """With `leave_out_fill`, a window that only makes the batch of a rank as large as that of others is in a
+        micro-batch only where it is the only one there. Its targets are ignored in any case."""
         self.split = split
         self.order = order
         self.ctx = ctx
         self.with_segments = with_segments
         self.rank, self.world_size = rank, world_size
         self.pin = pin
+        self.leave_out_fill = leave_out_fill
 
     def at(self, step: int) -> Batch:
         """The batch of one optimizer step, counted from 0."""
@@ -99,8 +109,9 @@ class Batches:
         whole.targets.unflatten(0, (-1, largest))[:, mine.shape[1] :] = IGNORED
         parts = (whole.pinned() if self.pin else whole).micro_batches(largest)
         all_tokens = starts.shape[1] * self.ctx.block_size  # no window reaches past the end
+        left_out = largest - mine.shape[1] if self.leave_out_fill else 0
         return [
-            Batch(ids, targets, step_starts, all_tokens, segments)
+            Batch(ids, targets, step_starts, all_tokens, segments, left_out)
             for step_starts, (ids, targets, segments) in zip(mine, parts, strict=True)
         ]
 

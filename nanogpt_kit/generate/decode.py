@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.kinds import Sampler
+from nanogpt_kit.core.kinds import MemorySampler, Sampler
 from nanogpt_kit.generate.decoding_model import DecodingModel
 from nanogpt_kit.generate.draw import draw_tokens
 from nanogpt_kit.generate.static_cache import StaticCache, static_capacity
@@ -68,6 +68,8 @@ class Decoder:
         padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         self.ids = torch.tensor(padded, device=device)  # (B, T), -1 before a text begins
         self.newest = self.ids[:, -1:]  # (B, 1); later a separate tensor, with the same strides in each step
+        self.has_memory = any(isinstance(sampler, MemorySampler) for sampler in samplers)
+        self.logprobs = torch.empty(len(prompts), 0, device=device)  # (B, N) of the drawn tokens, for such samplers
         self.capacity = min(block_size, longest + max_new_tokens)
         self.cache: KVCache | StaticCache | None = None
         self.cached_tokens = [min(len(prompt), block_size) for prompt in prompts]  # of each text
@@ -77,7 +79,7 @@ class Decoder:
         with self.without_gradients():
             raw = logits = self.prefill() if self.cache is None else self.step(self.cache)  # (B, V)
             for sampler in self.samplers:
-                logits = sampler.transform(logits, self.ids)
+                logits = self.transform(sampler, logits)
             drawn = draw_tokens(logits, self.seeds, self.next_index)  # (B, 1)
             tokens = drawn.flatten().tolist()
             if min(tokens) < 0:
@@ -86,8 +88,18 @@ class Decoder:
                 raise KitError(what)
             self.next_index += 1
             self.ids, self.newest = torch.cat([self.ids, drawn], dim=1), drawn
-            logprobs = raw.log_softmax(dim=-1).gather(1, drawn).flatten().tolist() if self.with_logprobs else None
-            return DrawnTokens(tokens, logprobs)
+            if not self.with_logprobs and not self.has_memory:
+                return DrawnTokens(tokens, None)
+            logprobs = raw.log_softmax(dim=-1).gather(1, drawn)  # (B, 1)
+            if self.has_memory:
+                self.logprobs = torch.cat([self.logprobs, logprobs], dim=1)
+            return DrawnTokens(tokens, logprobs.flatten().tolist() if self.with_logprobs else None)
+
+    def transform(self, sampler: Sampler, logits: Tensor) -> Tensor:
+        """Applies a sampler to the logits (B, V) of the next tokens."""
+        if isinstance(sampler, MemorySampler):
+            return sampler.transform_with_memory(logits, self.ids, self.logprobs)
+        return sampler.transform(logits, self.ids)
 
     def without_gradients(self) -> AbstractContextManager[None]:
         """inference_mode is faster; it requires that nothing else uses the tensors and nothing is compiled."""
@@ -120,14 +132,14 @@ class Decoder:
         for row in rows:
             self.cached_tokens[row] = count
         if len(rows) < len(self.ids):
-            cache.replace_rows(rows, again)
+            cache.replace_rows(rows, again, len(self.ids))
             return cache
         self.cache = self.to_static_cache(again)
         return self.cache
 
     def to_static_cache(self, cache: KVCache) -> KVCache | StaticCache:
         """Copies a cache into the static one where steps are compiled; otherwise returns it."""
-        if not self.static_cache or not cache.layers:
+        if not self.static_cache or next(cache.tensors(), None) is None:
             return cache
         if isinstance(self.cache, StaticCache):
             self.cache.copy_from(cache)
@@ -147,7 +159,7 @@ class Decoder:
         """Drops all texts except those of these rows, and orders them like this."""
         assert not isinstance(self.cache, StaticCache), "rows cannot be taken out of a static cache"
         index = torch.tensor(rows, device=self.ids.device)
-        self.ids, self.newest = self.ids[index], self.newest[index]
+        self.ids, self.newest, self.logprobs = self.ids[index], self.newest[index], self.logprobs[index]
         self.cached_tokens = [self.cached_tokens[row] for row in rows]
         self.seeds = [self.seeds[row] for row in rows]
         if self.cache is not None:

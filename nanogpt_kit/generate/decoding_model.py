@@ -81,7 +81,8 @@ class DecodingModel(nn.Module):
         eager = partial(self.run_eager, cache=cache)
         try:
             if cache.compiled_step is None:
-                cache.compiled_step = self.compile_step(eager, ids)
+                with cache.preserved_states():
+                    cache.compiled_step = self.compile_step(eager, ids)
             logits = cache.compiled_step(ids)
         except Exception as error:  # of the compiler, of C++, or of a part that cannot be recorded
             reason = str(error).strip().partition("\n")[0] or repr(error)
@@ -98,7 +99,7 @@ class DecodingModel(nn.Module):
 
     def borrow_cache(self, cache: KVCache, capacity: int) -> StaticCache:
         """A static cache with the same content, preferably one with a compiled step; give it back to `return_cache`."""
-        rows = len(next(iter(cache.layers.values()))[0])
+        rows = len(next(cache.tensors()))
         fitting = [idle for idle in self.idle_caches if (len(idle.starts), idle.capacity) == (rows, capacity)]
         static = fitting[-1] if fitting else StaticCache(cache, capacity)
         self.idle_caches.clear()  # each takes as much memory as a cache in use

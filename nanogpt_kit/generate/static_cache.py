@@ -1,17 +1,18 @@
 """A cache whose steps all have the same shapes, so that decoding can be compiled, and replayed as a CUDA graph.
 
 A KVCache grows: the shapes of each step differ from those of the one before. Here attention always gets all columns,
-empty ones at negative positions, and what changes from step to step is kept on the device.
+empty ones at negative positions, and what changes from step to step, states included, is kept on the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.nn.cache import KVCache, write_rows
+from nanogpt_kit.nn.cache import KVCache, empty_columns, write_rows
 from nanogpt_kit.nn.view import View
 
 MIN_CAPACITY = 64  # columns
@@ -30,13 +31,15 @@ class StaticCache(nn.Module):
         self.rolling = cache.rolling
         self.newest_only = True
         self.compiled_step: Callable[[Tensor], Tensor] | None = None  # compiled for this cache
-        keys = next(iter(cache.layers.values()))[0]
-        self.register_buffer("next_index", torch.zeros(1, dtype=torch.int64, device=keys.device))
-        self.register_buffer("starts", torch.zeros(len(keys), 1, dtype=torch.int64, device=keys.device))
-        self.register_buffer("columns", torch.arange(capacity, device=keys.device)[None])
+        kept = next(cache.tensors())
+        self.register_buffer("next_index", torch.zeros(1, dtype=torch.int64, device=kept.device))
+        self.register_buffer("starts", torch.zeros(len(kept), 1, dtype=torch.int64, device=kept.device))
+        self.register_buffer("columns", torch.arange(capacity, device=kept.device)[None])
         for layer, (k, v) in cache.layers.items():
-            for name, tensor in (("k", k), ("v", v)):
-                self.register_buffer(f"{name}{layer}", tensor.new_zeros(*tensor.shape[:2], capacity, tensor.size(3)))
+            self.register_buffer(f"k{layer}", empty_columns(k, capacity))
+            self.register_buffer(f"v{layer}", empty_columns(v, capacity))
+        for (layer, name), state in cache.states.items():
+            self.register_buffer(f"state{layer}_{name}", torch.zeros_like(state))
         self.copy_from(cache)
 
     def copy_from(self, cache: KVCache) -> None:
@@ -47,9 +50,25 @@ class StaticCache(nn.Module):
         for layer, tensors in cache.layers.items():
             for target, source in zip(self.layer_tensors(layer), tensors, strict=True):
                 target[:, :, :length] = source[:, :, :length]
+        for (layer, name), state in cache.states.items():
+            self.set_state(layer, state, name)
 
     def layer_tensors(self, layer: int) -> tuple[Tensor, Tensor]:
         return getattr(self, f"k{layer}"), getattr(self, f"v{layer}")
+
+    def state_tensor(self, layer: int, name: str) -> Tensor:
+        tensor: Tensor = getattr(self, f"state{layer}_{name}")
+        return tensor
+
+    @contextmanager
+    def preserved_states(self) -> Iterator[None]:
+        """Restores all states afterwards: a step that is recorded is called several times, and changes them."""
+        before = {name: state.clone() for name, state in self.named_buffers() if name.startswith("state")}
+        try:
+            yield
+        finally:
+            for name, state in before.items():
+                getattr(self, name).copy_(state)
 
     def visible_length(self, T: int) -> int:
         return 0  # so that the model accepts any length: the decoder ensures that the tokens fit
@@ -66,18 +85,27 @@ class StaticCache(nn.Module):
         values.index_copy_(2, column, v)
         return keys, values
 
+    def state(self, layer: int, initial: Tensor, name: str = "") -> Tensor:
+        """A copy, since `set_state` overwrites the buffer."""
+        return self.state_tensor(layer, name).clone()
+
+    def set_state(self, layer: int, state: Tensor, name: str = "") -> None:
+        self.state_tensor(layer, name).copy_(state)
+
     def advance(self, T: int) -> None:
         """Does nothing: `count_token` counts, outside the compiled step."""
 
     def count_token(self) -> None:
         self.next_index += 1
 
-    def replace_rows(self, rows: Sequence[int], other: KVCache) -> None:
+    def replace_rows(self, rows: Sequence[int], other: KVCache, n_rows: int) -> None:
         """As KVCache.replace_rows."""
-        first = int(self.next_index) - other.length
-        self.starts[torch.tensor(rows, device=self.starts.device)] = first
+        first, index = int(self.next_index) - other.length, torch.tensor(rows, device=self.starts.device)
+        self.starts[index] = first
         for layer in other.layers:
             write_rows(other, layer, self.layer_tensors(layer), rows, first)
+        for key, state in other.states.items():
+            self.state_tensor(*key)[index] = state
 
 
 def static_capacity(tokens: int, block_size: int) -> int:

@@ -1,8 +1,9 @@
-"""Keys and values of earlier tokens, so that a new token costs one row of attention scores instead of a square."""
+"""What a model keeps of earlier tokens: keys and values, or states, so that a new token costs no pass over them all."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -13,13 +14,14 @@ from nanogpt_kit.nn.view import View
 class KVCache:
     """Holds the last `capacity` tokens of each row; a layer's tensors are allocated when it first writes.
 
-    A model's forward pass gets the `view` of its new tokens; each layer calls `extend` with their keys and values;
-    at the end `advance` counts them. Keys are stored as attention uses them, rotated already.
+    A model's forward pass gets the `view` of its new tokens; each layer calls `extend` with their keys and values, or
+    `state` and `set_state`; at the end `advance` counts them. Keys are stored as attention uses them, rotated already.
 
     Texts of different lengths are padded on the left: the first `padding[row]` tokens of a row are not part of its
     text, and nothing attends to them. The token at index i, padding included, is in column i % capacity. When a
     `rolling` cache is full, the newest token overwrites the oldest: positions continue, and each query attends to the
-    `capacity` tokens up to its own. Any other cache is then full, except for rows given to `replace_rows`.
+    `capacity` tokens up to its own. Any other cache is then full, except for rows given to `replace_rows`. A state is
+    that after all tokens so far: it has no columns, and a rolling cache keeps it.
     """
 
     def __init__(self, capacity: int, padding: Sequence[int] | None = None, rolling: bool = False) -> None:
@@ -28,7 +30,8 @@ class KVCache:
         self.newest_only = False  # the caller needs the logits of the newest token alone
         self.length = 0  # tokens so far, padding included
         self.starts = list(padding or ())  # index of each row's first token; empty where all are 0
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # each (B, Hkv, capacity, D)
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # each (B, Hkv, capacity, D); both sizes may differ
+        self.states: dict[tuple[int, str], Tensor] = {}  # by layer and name, each (B, ...)
 
     def visible_length(self, T: int) -> int:
         """The number of tokens of the longest text that can be attended to after T more."""
@@ -48,10 +51,14 @@ class KVCache:
             return View(queries, keys, causal_square=self.length == 0, unmasked=T == 1, slopes=slopes)
         starts = torch.tensor(self.starts, device=device)[:, None]  # (B, 1)
         positions = (queries - starts).clamp(min=0)  # padding gets one as well; its results are not used
-        return View(positions, keys - starts, causal_square=False, slopes=slopes)
+        padding = queries < starts if self.length < max(self.starts) else None  # (B, T)
+        return View(positions, keys - starts, causal_square=False, slopes=slopes, padding=padding)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores new keys and values (B, Hkv, T, D); returns all that can be attended to, each (B, Hkv, S, D)."""
+        """Stores new keys and values (B, Hkv, T, D); returns all that can be attended to, each (B, Hkv, S, D).
+
+        Keys and values may differ in their heads and head sizes.
+        """
         keys, values = self.layer_tensors(layer, k, v)
         first = self.length % self.capacity
         keys[:, :, first : first + k.size(2)] = k
@@ -62,9 +69,22 @@ class KVCache:
     def layer_tensors(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's tensors, allocated in the type and on the device of these keys and values."""
         if layer not in self.layers:
-            shape = (*k.shape[:2], self.capacity, k.size(3))
-            self.layers[layer] = (k.new_zeros(shape), v.new_zeros(shape))
+            self.layers[layer] = empty_columns(k, self.capacity), empty_columns(v, self.capacity)
         return self.layers[layer]
+
+    def state(self, layer: int, initial: Tensor, name: str = "") -> Tensor:
+        """What a layer has kept with `set_state`: (B, ...), as the `initial` state before the first token."""
+        return self.states.get((layer, name), initial)
+
+    def set_state(self, layer: int, state: Tensor, name: str = "") -> None:
+        """Keeps the state (B, ...) of a layer after the new tokens. A layer with several states names them."""
+        kept = self.states.get((layer, name), state)
+        assert kept.shape == state.shape, f"a state keeps its shape: {tuple(kept.shape)}, now {tuple(state.shape)}"
+        self.states[layer, name] = state
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All keys, values and states; each has a row for each text."""
+        return chain(*self.layers.values(), self.states.values())
 
     def advance(self, T: int) -> None:
         self.length += T
@@ -72,17 +92,26 @@ class KVCache:
     def select(self, rows: Tensor) -> None:
         """Keeps these rows, in this order. A row may be repeated, as where texts share a prompt."""
         self.layers = {layer: (k[rows], v[rows]) for layer, (k, v) in self.layers.items()}
+        self.states = {key: state[rows] for key, state in self.states.items()}
         if self.starts:
             self.starts = [self.starts[row] for row in rows.tolist()]
 
-    def replace_rows(self, rows: Sequence[int], other: KVCache) -> None:
-        """Replaces the tokens of `rows` by those of `other`, which has a row for each of them."""
+    def replace_rows(self, rows: Sequence[int], other: KVCache, n_rows: int) -> None:
+        """Replaces the tokens of `rows`, of all `n_rows`, by those of `other`, which has a row for each of them."""
         first = self.length - other.length
-        self.starts = self.starts or [0] * len(next(iter(self.layers.values()))[0])
+        self.starts = self.starts or [0] * n_rows
         for row in rows:
             self.starts[row] = first
         for layer in other.layers:
             write_rows(other, layer, self.layers[layer], rows, first)
+        for key, state in other.states.items():
+            index = torch.tensor(rows, device=state.device)
+            self.states[key] = self.states[key].index_copy(0, index, state)
+
+
+def empty_columns(like: Tensor, capacity: int) -> Tensor:
+    """Zeros for the keys or values of `capacity` tokens, like those of a few tokens (B, Hkv, T, D)."""
+    return like.new_zeros(*like.shape[:2], capacity, like.size(3))
 
 
 def write_rows(source: KVCache, layer: int, target: tuple[Tensor, Tensor], rows: Sequence[int], first: int) -> None:

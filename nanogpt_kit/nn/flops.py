@@ -7,6 +7,7 @@ twice the forward pass. MFU is the achieved fraction of the peak, recomputation 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -83,20 +84,20 @@ def num_params(module: nn.Module, non_embedding: bool = True) -> int:
 def flops_per_token(module: nn.Module, T: int) -> float | None:
     """FLOPs of training on windows of T tokens: every matrix product of a forward pass, three times.
 
-    `module` is on the meta device. Embeddings are looked up, not multiplied, so they count nothing. None where a part
-    needs real numbers, as kernels of plugins may, and where the model is so deep that counting would take minutes.
+    `module` is on the meta device. Embeddings are looked up, not multiplied, so they count nothing. The products of the
+    loss count, the output head's among them; where the loss needs real numbers, only the output head's do. None where
+    another part needs them, as kernels of plugins may, and where counting would take minutes, since the model is deep.
     """
     if sum(1 for _ in module.modules()) > MAX_MODULES:
         return None
     from torch.utils.flop_counter import FlopCounterMode  # takes a second, and only some runs count
 
     ids = torch.zeros(1, T, dtype=torch.int64, device="meta")
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            module(ids)
-    except Exception:  # from a component's code, which may need real numbers
-        return None
-    return float(FORWARD_AND_BACKWARD * counter.get_total_flops() / T)
+    for inputs in ((ids, ids), (ids,)):  # with and without targets
+        with suppress(Exception), FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(*inputs)  # a component's code, which may need real numbers
+            return float(FORWARD_AND_BACKWARD * counter.get_total_flops() / T)
+    return None
 
 
 def published_peak_flops(device: str) -> float | None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.nn.sharded import clip_gradients
+from nanogpt_kit.nn.training_loss import TrainingLoss
 
 
 class ParallelModel:
@@ -20,10 +21,10 @@ class ParallelModel:
         self.model = model
         self.parameters = list(model.parameters())
 
-    def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor:
-        """The fp32 sum of the losses of ids (B, T) given targets (B, T), as the model returns it."""
+    def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor | TrainingLoss:
+        """The fp32 sum of the losses of ids (B, T) given targets (B, T), or a TrainingLoss: what the model returns."""
         more = {} if segments is None else {"segments": segments}
-        loss: Tensor = self.model(ids, targets, **more)
+        loss: Tensor | TrainingLoss = self.model(ids, targets, **more)
         return loss
 
     def sync(self, last: bool) -> AbstractContextManager[None]:

@@ -18,6 +18,7 @@ from nanogpt_kit.core.kinds import Model, ModelContext, Parallel
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.cache import KVCache
 from nanogpt_kit.nn.concurrent_calls import Call, hazard_of_calls, preserved_random_state
+from nanogpt_kit.nn.training_loss import TrainingLoss
 from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 
 LAYERS, WINDOWS, TOKENS, VOCABULARY = 2, 2, 16, 61  # of the small copy and its batches, at most
@@ -51,8 +52,9 @@ def training_hazard(model: Model, parallel: Parallel, ctx: RunContext) -> str | 
         def train(ids: Tensor) -> list[Tensor | None]:
             segments = (ids % 5 == 0).cumsum(dim=1) if model.document_mask else None
             with cpu_autocast(ctx.precision):
-                loss = wrapped(ids, ids.roll(-1, 1), segments)
-            return [loss.detach(), *torch.autograd.grad(loss, weights, allow_unused=True)]
+                objective, loss, extras = TrainingLoss.of(wrapped(ids, ids.roll(-1, 1), segments))
+            gradients = torch.autograd.grad(objective, weights, allow_unused=True)
+            return [objective.detach(), loss, *extras.values(), *gradients]
 
         return wrapped, [partial(train, ids) for ids in probe_batches(model.block_size)]
 

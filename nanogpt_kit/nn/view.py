@@ -25,6 +25,7 @@ class View:
     key_segments: Tensor | None = None  # (1 or B, S)
     slopes: Tensor | None = None  # (H,): what each head's scores lose with each position of distance (ALiBi)
     unmasked: bool = False  # every query attends to every key, windows aside, so that no mask is needed
+    padding: Tensor | None = None  # (B, T) bool: True where a query is not part of its text; None: nowhere
     results: dict[Hashable, Any] = field(default_factory=dict, repr=False)  # results of `cached`
 
     def __post_init__(self) -> None:

@@ -5,10 +5,10 @@
     class TestMyNorm(NormConformance):
         component = MyNorm(eps=1e-6)
 
-pytest finds the inherited tests. Write a class for each setting of the options that changes what is computed. There is
-a suite for `dataset`, `tokenizer`, `order`, `attention`, `position`, `norm`, `mlp`, `model`,
-`init`, `optimizer` and `sampler`, each in the module of that name; their class attributes are options of the suite.
-The suites need pytest, that of tokenizers also hypothesis. Compiling through inductor is marked `slow`.
+pytest finds the inherited tests. Write a class for each setting of the options that changes what is computed. The suite
+of a kind is in the module of its name; its class attributes are settings of the suite. The first line of a failure
+names the place and a remedy. The suites need pytest, that of tokenizers also hypothesis. Compiling through inductor is
+marked `slow`.
 
 Source: the idea is that of Optuna's `optuna.testing`.
 """

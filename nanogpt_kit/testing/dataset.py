@@ -16,7 +16,9 @@ import tomli_w
 
 from nanogpt_kit.core.kinds import Dataset, Document
 from nanogpt_kit.testing.component import ComponentConformance
+from nanogpt_kit.testing.remedy import errors_as_failures
 
+SAME = "sort what the file system or a set lists, and draw no random numbers"
 MAX_NUL_FRACTION = 0.1  # of a document's characters
 
 
@@ -30,7 +32,7 @@ class DatasetConformance(ComponentConformance):
 
     def tokens(self, split: str) -> list[np.ndarray]:
         pieces = self.component.tokens(split)
-        assert pieces is not None, f"train has tokens, but {split} has none"
+        assert pieces is not None, f"train has tokens, but {split} has none: return tokens for every split, or for none"
         return list(pieces)
 
     def has_tokens(self) -> bool:
@@ -46,33 +48,40 @@ class DatasetConformance(ComponentConformance):
 
     def test_train_and_val_are_among_its_splits(self) -> None:
         splits = self.component.splits
-        assert {"train", "val"} <= set(splits)
-        assert len(set(splits)) == len(splits)
+        missing = {"train", "val"} - set(splits)
+        assert not missing, f"splits is {splits}: add {' and '.join(sorted(missing))}"
+        assert len(set(splits)) == len(splits), f"splits is {splits}: name each once"
 
     def test_every_split_has_something(self) -> None:
         for split in self.component.splits:
             found = self.tokens(split) if self.has_tokens() else self.texts(split)
-            assert any(len(piece) for piece in found), f"{split} is empty"
+            what = "tokens" if self.has_tokens() else "text"
+            remedy = "test with a larger source, or leave the split out of `splits`"
+            assert any(len(piece) for piece in found), f"{split} has no {what}: {remedy}"
 
     def test_every_pass_gives_the_same(self) -> None:
         for split in self.component.splits:
             if self.has_tokens():
                 one, other = (np.concatenate(self.tokens(split)) for _ in range(2))
-                assert np.array_equal(one, other), f"a second pass over {split} gives other tokens"
+                assert np.array_equal(one, other), f"a second pass over {split} gives other tokens: {SAME}"
             else:
-                assert self.texts(split) == self.texts(split), f"a second pass over {split} gives other documents"
+                same = self.texts(split) == self.texts(split)
+                assert same, f"a second pass over {split} gives other documents: {SAME}"
 
     def test_the_fingerprint_is_a_stable_hash(self) -> None:
         written = tomli.loads(tomli_w.dumps(self.as_toml()))
         again = type(self.component).model_validate({key: value for key, value in written.items() if key != "use"})
         found = self.component.fingerprint()
-        assert isinstance(found, str)
-        assert found
-        assert self.component.fingerprint() == found == again.fingerprint()
+        remedy = "return a hash of the options and of the source's content, such as api.content_hash"
+        assert isinstance(found, str), f"fingerprint() is {found!r}: {remedy}"
+        assert found, f"fingerprint() is empty: {remedy}"
+        for what, other in (("a second call", self.component), ("a component with the same options", again)):
+            assert other.fingerprint() == found, f"the fingerprint of {what} differs: {remedy}"
 
     def test_the_text_size_is_positive_or_unknown(self) -> None:
         size = self.component.text_bytes()
-        assert size is None or (isinstance(size, int) and size > 0)
+        remedy = "return a positive whole number, or None where it is not known"
+        assert size is None or (isinstance(size, int) and size > 0), f"text_bytes() is {size!r}: {remedy}"
 
     # --- text ---
 
@@ -82,10 +91,10 @@ class DatasetConformance(ComponentConformance):
             for document in self.component.documents(split):
                 if not isinstance(document, str):
                     once, again = list(document), list(document)
-                    assert all(isinstance(part, str) for part in once), (
-                        f"a document of {split} does not consist of strings"
-                    )
-                    assert once == again, f"a document of {split} cannot be iterated again"
+                    others = [type(part).__name__ for part in once if not isinstance(part, str)]
+                    assert not others, f"a document of {split} contains {others[:1]}: decode it to strings"
+                    remedy = "yield a string or a list, or an object that opens its source in __iter__; no generator"
+                    assert once == again, f"a document of {split} cannot be iterated again: {remedy}"
 
     def test_all_text_is_unicode(self) -> None:
         self.skip_unless_text()
@@ -103,7 +112,7 @@ class DatasetConformance(ComponentConformance):
             for index, text in enumerate(self.texts(split)):
                 fraction = text.count("\0") / max(1, len(text))
                 assert fraction < MAX_NUL_FRACTION, (
-                    f"{fraction:.0%} of document {index} of {split} are NULs: is it UTF-16?"
+                    f"{fraction:.0%} of document {index} of {split} are NULs: is it UTF-16? Decode it with its encoding"
                 )
 
     def test_documents_with_split_are_those_of_the_splits(self) -> None:
@@ -111,10 +120,12 @@ class DatasetConformance(ComponentConformance):
         found: dict[str, list[str]] = defaultdict(list)
         for split, document in self.component.documents_with_split():
             found[split].append(join_document(document))
-        assert found.keys() <= set(self.component.splits)
+        unknown = found.keys() - set(self.component.splits)
+        assert not unknown, f"documents_with_split() names {sorted(unknown)}: add them to `splits`"
         for split in self.component.splits:
             texts, assigned = ([text for text in some if text] for some in (self.texts(split), found[split]))
-            assert assigned == texts, f"documents_with_split() and documents() disagree about {split}"
+            remedy = "derive one from the other, or leave documents_with_split to the base class"
+            assert assigned == texts, f"documents_with_split() and documents() disagree about {split}: {remedy}"
 
     def test_no_text_is_in_two_splits(self) -> None:
         self.skip_unless_text()
@@ -123,7 +134,10 @@ class DatasetConformance(ComponentConformance):
         home: dict[str, str] = {}
         for split in self.component.splits:
             for text in filter(None, self.texts(split)):
-                assert home.setdefault(text, split) == split, f"{text[:50]!r} is in {home[text]} and in {split}"
+                assert home.setdefault(text, split) == split, (
+                    f"{text[:50]!r} is in {home[text]} and in {split}: split by a hash of the text, as "
+                    "api.HashSplitDataset does; or set has_own_splits = True where the source has its own splits"
+                )
 
     # --- tokens ---
 
@@ -131,29 +145,37 @@ class DatasetConformance(ComponentConformance):
         self.skip_unless_tokens()
         for split in self.component.splits:
             for piece in self.tokens(split):
-                assert piece.ndim == 1
-                assert np.issubdtype(piece.dtype, np.integer), f"tokens of {split} are {piece.dtype}"
-                assert not len(piece) or piece.min() >= 0, f"{split} holds the token {piece.min()}"
+                assert piece.ndim == 1, f"tokens of {split} have {piece.ndim} dimensions: flatten each array"
+                is_integer = np.issubdtype(piece.dtype, np.integer)
+                assert is_integer, f"tokens of {split} are {piece.dtype}: yield arrays of an integer dtype"
+                remedy = "ids count from 0; is the dtype signed, but the file not?"
+                assert not len(piece) or piece.min() >= 0, f"{split} holds the token {piece.min()}: {remedy}"
 
     def test_the_token_count_is_right_or_unknown(self) -> None:
         self.skip_unless_tokens()
         count = self.component.token_count()
         there = sum(len(piece) for split in self.component.splits for piece in self.tokens(split))
-        assert count is None or count == there, f"token_count() is {count}, but there are {there}"
+        remedy = "return the sum over all splits, or None where it is not known"
+        assert count is None or count == there, f"token_count() is {count}, but there are {there}: {remedy}"
 
     def test_a_token_has_a_location(self) -> None:
         self.skip_unless_tokens()
         for split in self.component.splits:
             last = sum(len(piece) for piece in self.tokens(split)) - 1
             first, other = (self.component.token_location(split, index) for index in (0, last))
-            assert isinstance(first, str)
-            assert first
-            assert last == 0 or first != other, f"the first and the last token of {split} are both at {first}"
+            remedy = "return the file and the position in it, such as 'train.bin, token 12'"
+            assert first, f"token_location({split!r}, 0) is {first!r}: {remedy}"
+            assert isinstance(first, str), f"token_location({split!r}, 0) is {first!r}: {remedy}"
+            distinct = last == 0 or first != other
+            assert distinct, f"the first and the last token of {split} are both at {first}: {remedy}"
 
     def test_a_vocabulary_survives_json(self) -> None:
         self.skip_unless_tokens()
         vocabulary = self.component.vocabulary()
-        assert vocabulary is None or json.loads(json.dumps(dict(vocabulary))) == dict(vocabulary)
+        claim = "vocabulary() does not survive JSON: use strings as keys, and lists in place of tuples"
+        with errors_as_failures(claim):
+            again = None if vocabulary is None else json.loads(json.dumps(dict(vocabulary)))
+        assert again == (None if vocabulary is None else dict(vocabulary)), claim
 
 
 def join_document(document: Document) -> str:

@@ -7,10 +7,12 @@ from typing import ClassVar
 import torch
 
 from nanogpt_kit.core.kinds import MLP
-from nanogpt_kit.testing.conformance import FeatureConformance
+from nanogpt_kit.testing.extras import ExtrasConformance
+from nanogpt_kit.testing.features import FeatureConformance
+from nanogpt_kit.testing.remedy import assert_same
 
 
-class MLPConformance(FeatureConformance):
+class MLPConformance(FeatureConformance, ExtrasConformance):
     """Subclass it with `component = MyMLP(...)`."""
 
     component: ClassVar[MLP]
@@ -18,6 +20,11 @@ class MLPConformance(FeatureConformance):
     def test_dropout_is_for_training_only(self) -> None:
         module, plain = self.build(dropout=0.5), self.build(dropout=0.0)
         plain.load_state_dict(module.state_dict())
-        torch.testing.assert_close(self.outputs(module), self.outputs(plain), rtol=0, atol=0)
+        claim = (
+            "in eval mode dropout = 0.5 changes the result: use nn.Dropout, or F.dropout(..., training=self.training)"
+        )
+        assert_same(self.outputs(module), self.outputs(plain), claim)
         module.train()
-        assert not torch.equal(self.outputs(module), self.outputs(module)), "dropout = 0.5 drops nothing in training"
+        remedy = "apply nn.Dropout(ctx.dropout) to the result"
+        same = torch.equal(self.outputs(module), self.outputs(module))
+        assert not same, f"dropout = 0.5 drops nothing in training: {remedy}"

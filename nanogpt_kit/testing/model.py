@@ -17,30 +17,28 @@ from torch import Tensor, nn
 
 from nanogpt_kit.core.kinds import Init, Model, ModelContext, Multipliers
 from nanogpt_kit.core.registry import Registry
-from nanogpt_kit.nn.cache import KVCache
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.nn.roles import parameters_by_role
+from nanogpt_kit.nn.training_loss import TrainingLoss
+from nanogpt_kit.testing.causality import CausalityConformance, T
 from nanogpt_kit.testing.conformance import (
     B,
-    Conformance,
     by_backend,
     ignore_torch_warnings,
     perturb_weights,
     standard_normal,
     trainable_parameters,
 )
+from nanogpt_kit.testing.remedy import assert_same, errors_as_failures
 
-CHUNKS = {"at once": [11], "token by token": [1] * 11, "in uneven chunks": [3, 1, 5, 2]}
-by_chunks = pytest.mark.parametrize("lengths", CHUNKS.values(), ids=CHUNKS)
-T = 11  # tokens of most tests
+SUM = "return the sum, not the mean, over the targets that are not -1, as api.linear_cross_entropy does"
 CROPPED_LENGTH = 7  # tokens, of a cropped model
 
 
-class ModelConformance(Conformance):
+class ModelConformance(CausalityConformance):
     """Subclass it with `component = MyModel(...)`, as small as possible with a block_size of at least 11."""
 
     component: ClassVar[Model]
-    vocab_size: ClassVar[int] = 37
     init: ClassVar[Init | None] = None  # one whose initial loss is near that of uniform guessing; None: gpt2
 
     def build_initialized(self, component: Model | None = None) -> Any:
@@ -68,14 +66,10 @@ class ModelConformance(Conformance):
 
     def concurrent_calls(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
         def train(ids: Tensor, targets: Tensor) -> list[Tensor]:
-            loss = module(ids, targets)
-            return [loss.detach(), *self.gradients(module, loss)]
+            objective, loss, extras = TrainingLoss.of(module(ids, targets))
+            return [loss, *extras.values(), *self.gradients(module, objective)]
 
         return [partial(train, self.tokens(seed), self.tokens(seed).roll(-1, dims=1)) for seed in (1, 2)]
-
-    def tokens(self, seed: int = 1) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randint(0, self.vocab_size, (B, T), generator=generator).to(self.device)
 
     def targets(self) -> Tensor:
         """The next tokens; the last ones and some of the first row are left out."""
@@ -87,109 +81,87 @@ class ModelConformance(Conformance):
     def outputs(self, module: nn.Module) -> Tensor:
         return module(self.tokens())  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def cached_logits(self, module: nn.Module, ids: Tensor, lengths: list[int]) -> Tensor:
-        """The logits of ids fed in chunks of these lengths."""
-        cache = KVCache(ids.size(1) + 3)
-        logits = torch.cat([module(chunk, cache=cache) for chunk in ids.split(lengths, dim=1)], dim=1)
-        assert cache.length == ids.size(1), (
-            f"the cache counts {cache.length} of {ids.size(1)} tokens: call cache.advance once for each pass"
-        )
-        return logits
-
     def test_logits_are_one_row_for_each_token_and_none_for_padding(self) -> None:
         logits = self.outputs(self.build())
-        assert logits.shape == (B, T, self.vocab_size)
-        assert logits.isfinite().all()
-
-    def test_a_later_token_never_changes_an_earlier_logit(self) -> None:
-        self.assert_causal(lambda module, ids: module(ids))
-
-    @by_chunks
-    def test_a_later_token_never_changes_an_earlier_logit_through_a_cache(self, lengths: list[int]) -> None:
-        self.assert_causal(lambda module, ids: self.cached_logits(module, ids, lengths))
-
-    @torch.no_grad()
-    def assert_causal(self, logits: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        """One text in T rows, where row t has another token at t; in place, since batch sizes differ in rounding."""
-        module, ids = self.build(), self.tokens()[:1].repeat(T, 1)  # (T, T)
-        before = logits(module, ids)
-        ids.diagonal().add_(1).remainder_(self.vocab_size)
-        moved = (logits(module, ids) != before).any(dim=-1)  # (T, T)
-        assert not moved.tril(-1).any(), (
-            f"tokens change earlier logits, at (token, logit): {moved.tril(-1).nonzero().tolist()}"
+        expected, remedy = (B, T, self.vocab_size), "return logits[..., :vocab_size], without rows that only pad"
+        assert logits.shape == expected, f"logits have the shape {tuple(logits.shape)}, not {expected}: {remedy}"
+        assert logits.isfinite().all(), (
+            "logits are not finite: is a row of scores masked entirely, or a sum divided by 0?"
         )
-        assert moved.diagonal().all(), "a token does not change its own logits"
-
-    @by_chunks
-    def test_cached_logits_are_those_of_one_pass(self, lengths: list[int]) -> None:
-        module = self.build()
-        logits = self.cached_logits(module, self.tokens(), lengths)
-        torch.testing.assert_close(logits, self.outputs(module), rtol=0, atol=1e-5)
-
-    def test_cached_logits_stay_near_in_bfloat16(self) -> None:
-        module = self.build()
-        with torch.autocast(self.device, dtype=torch.bfloat16):
-            once, fed = self.outputs(module), self.cached_logits(module, self.tokens(), CHUNKS["in uneven chunks"])
-        torch.testing.assert_close(fed.float(), once.float(), rtol=0, atol=float(0.05 * once.abs().max()))
-
-    @torch.no_grad()
-    def test_two_caches_used_in_turn_stay_independent(self) -> None:
-        module, one, other = self.build(), self.tokens(seed=1), self.tokens(seed=2)
-        caches = KVCache(T), KVCache(T)
-        for at in range(T):
-            for ids, cache in zip((one, other), caches, strict=True):
-                logits = module(ids[:, at : at + 1], cache=cache)
-                torch.testing.assert_close(logits, module(ids)[:, at : at + 1], rtol=0, atol=1e-5)
 
     def test_the_initial_loss_is_near_uniform_guessing(self) -> None:
         torch.manual_seed(0)
         ids, targets = self.tokens(), self.targets()
         loss = self.build_initialized()(ids, targets) / (targets >= 0).sum()
-        assert abs(loss.item() - math.log(self.vocab_size)) < 0.2
+        expected, remedy = (
+            math.log(self.vocab_size),
+            "start the output head near zero; or set `init` here to its own init",
+        )
+        near = abs(loss.item() - expected) < 0.2
+        assert near, f"the first loss is {loss.item():.3f} a token, and guessing gives {expected:.3f}: {remedy}"
 
     def test_the_loss_is_the_cross_entropy_of_the_logits_and_so_are_its_gradients(self) -> None:
         module, ids, targets = self.build(), self.tokens(), self.targets()
         loss = module(ids, targets)
         logits = module(ids).float().flatten(0, 1)
         expected = F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="sum")
-        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-        for found, wanted in zip(self.gradients(module, loss), self.gradients(module, expected), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        assert_same(loss, expected, f"the loss is not the cross-entropy of the logits: {SUM}", rtol=1e-5, atol=1e-5)
+        self.assert_same_gradients(module, loss, expected, f"not those of the cross-entropy of the logits: {SUM}")
+
+    def assert_same_gradients(self, module: nn.Module, loss: Tensor, expected: Tensor, claim: str) -> None:
+        names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        found, wanted = self.gradients(module, loss), self.gradients(module, expected)
+        for name, ours, theirs in zip(names, found, wanted, strict=True):
+            assert_same(ours, theirs, f"the gradients of {name} are {claim}", rtol=1e-4, atol=1e-5)
 
     def gradients(self, module: nn.Module, loss: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss, trainable_parameters(module), materialize_grads=True)
 
+    def test_in_training_the_objective_is_the_loss_of_evaluation_and_the_extras(self) -> None:
+        module, ids, targets = self.in_training(), self.tokens(), self.targets()
+        computed = module(ids, targets)
+        if isinstance(computed, TrainingLoss):
+            objective, loss, extras = computed
+            remedy = "return api.TrainingLoss, or add extras with api.add_extras"
+            claim = f"in training the loss is not the cross-entropy that evaluation measures: {remedy}"
+            assert_same(loss, module.eval()(ids, targets), claim, rtol=1e-5, atol=1e-5)
+            total = torch.stack([loss, *extras.values()]).sum()
+            claim = f"the objective is not the sum of the loss and the extras: {remedy}"
+            assert_same(objective.detach(), total, claim, rtol=1e-5, atol=1e-5)
+
     def test_without_targets_the_loss_is_zero(self) -> None:
         module, ids = self.build(), self.tokens()
         loss = module(ids, torch.full_like(ids, -1))
-        assert loss == 0
-        assert not any(gradient.any() for gradient in self.gradients(module, loss))
+        assert loss == 0, f"with all targets -1 the loss is {loss.item():.3g}, not 0: {SUM}"
+        moved = any(gradient.any() for gradient in self.gradients(module, loss))
+        assert not moved, f"with all targets -1 there are gradients: {SUM}"
 
     def test_the_loss_is_in_fp32_under_autocast_too(self) -> None:
         module, ids, targets = self.build(), self.tokens(), self.targets()
         expected = module(ids, targets)
-        assert expected.dtype == torch.float32
+        remedy = "compute it with api.linear_cross_entropy, or from logits.float()"
+        assert expected.dtype == torch.float32, f"the loss is {expected.dtype}, not float32: {remedy}"
         with torch.autocast(self.device, dtype=torch.bfloat16):
             loss = module(ids, targets)
-        assert loss.dtype == torch.float32
-        torch.testing.assert_close(loss, expected, rtol=2e-2, atol=0)
-        assert all(gradient.isfinite().all() for gradient in self.gradients(module, loss))
+        assert loss.dtype == torch.float32, f"under autocast the loss is {loss.dtype}, not float32: {remedy}"
+        assert_same(loss, expected, f"under autocast to bf16 the loss is far from that in fp32: {remedy}", rtol=2e-2)
+        finite = all(gradient.isfinite().all() for gradient in self.gradients(module, loss))
+        assert finite, f"under autocast gradients are not finite: {remedy}"
 
     def test_losses_of_rows_add_up_and_so_do_their_gradients(self) -> None:
         """Micro-batches and ranks depend on it."""
         module, ids, targets = self.build(), self.tokens(), self.targets()
         whole = module(ids, targets)
-        parts = sum(module(ids[[row]], targets[[row]]) for row in range(B))
-        torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
-        for found, wanted in zip(self.gradients(module, parts), self.gradients(module, whole), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        parts = torch.stack([module(ids[[row]], targets[[row]]) for row in range(B)]).sum()
+        assert_same(parts, whole, f"the losses of the rows do not add up to that of the batch: {SUM}", 1e-5, 1e-5)
+        self.assert_same_gradients(module, parts, whole, f"by row not those of the batch: {SUM}")
 
     def test_every_parameter_has_one_role_and_a_gradient(self) -> None:
         module = self.build()
         module(self.tokens(), self.targets()).backward()
         roles = [id(parameter) for parameters in parameters_by_role(module).values() for parameter in parameters]
-        assert sorted(roles) == sorted(id(parameter) for parameter in trainable_parameters(module))
+        once = sorted(roles) == sorted(id(parameter) for parameter in trainable_parameters(module))
+        assert once, "a parameter has no role, or several: register it in one module, or share the whole module"
         for name, parameter in module.named_parameters():
             has_gradient = parameter.grad is not None and parameter.grad.any()
             remedy = "use it in forward, or set requires_grad = False"
@@ -217,11 +189,14 @@ class ModelConformance(Conformance):
             return total
 
         gradients = self.gradients(module, value(0.0))
-        slope = sum((gradient * along).sum() for gradient, along in zip(gradients, direction, strict=True))
+        along = zip(gradients, direction, strict=True)
+        slope = torch.stack([(gradient * one).sum() for gradient, one in along]).sum()
         size = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
         with torch.no_grad():
             above, below = value(step), value(-2 * step)
-        torch.testing.assert_close((above - below) / (2 * step), slope, rtol=0, atol=1e-4 * size)
+        remedy = "detach nothing, and check any backward of your own; compute in the dtype of the weights, here float64"
+        claim = f"the gradients of the logits are not their finite differences: {remedy}"
+        assert_same((above - below) / (2 * step), slope, claim, atol=1e-4 * size)
 
     @by_backend
     @ignore_torch_warnings
@@ -233,10 +208,10 @@ class ModelConformance(Conformance):
 
         logits, loss = function(ids, targets)
         found_logits, found_loss = self.compile_or_skip(function, backend)(ids, targets)
-        torch.testing.assert_close(found_logits, logits, rtol=0, atol=1e-5)
-        torch.testing.assert_close(found_loss, loss, rtol=1e-5, atol=1e-5)
-        for found, expected in zip(self.gradients(module, found_loss), self.gradients(module, loss), strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        remedy = "let nothing depend on is_compiling() or on state of Python"
+        assert_same(found_logits, logits, f"compiled the logits are other ones: {remedy}", atol=1e-5)
+        assert_same(found_loss, loss, f"compiled the loss is another one: {remedy}", atol=1e-5, rtol=1e-5)
+        self.assert_same_gradients(module, found_loss, loss, f"compiled other ones: {remedy}")
 
     @torch.no_grad()
     def test_a_cropped_model_is_a_shorter_one(self) -> None:
@@ -245,10 +220,12 @@ class ModelConformance(Conformance):
             pytest.skip(f"{type(self.component).__name__} has no crop")
         before = module(ids)
         module.crop(CROPPED_LENGTH)
-        torch.testing.assert_close(module(ids), before, rtol=0, atol=0)
+        remedy = "crop every table of positions and buffer to block_size"
+        assert_same(module(ids), before, f"cropped it computes something else: {remedy}")
         built = self.build_initialized(self.component.model_copy(update={"block_size": CROPPED_LENGTH}))
-        built.load_state_dict(module.state_dict())
-        torch.testing.assert_close(built(ids), before, rtol=0, atol=0)
+        with errors_as_failures(f"its weights do not fit a model with block_size = {CROPPED_LENGTH}: {remedy}"):
+            built.load_state_dict(module.state_dict())
+        assert_same(built(ids), before, f"a model with block_size = {CROPPED_LENGTH} computes something else: {remedy}")
 
     @torch.no_grad()
     def test_it_applies_multipliers_where_it_says_so(self) -> None:

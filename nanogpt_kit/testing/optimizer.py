@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nanogpt_kit.core.kinds import Optimizer, ParameterShape, Role
 from nanogpt_kit.testing.component import ComponentConformance
 from nanogpt_kit.testing.conformance import standard_normal
+from nanogpt_kit.testing.remedy import errors_as_failures
 
 SHAPES = {"matrix": (7, 5), "embedding": (11, 5), "head": (13, 5), "vector": (5,)}
 STEPS = 6
@@ -69,17 +70,22 @@ class OptimizerConformance(ComponentConformance):
         before = self.loss(parameters, 0).item()
         self.take_steps(self.build_optimizer(parameters), parameters, 0, 10 * STEPS)
         after = self.loss(parameters, 0).item()
-        assert after < before, f"after {10 * STEPS} steps the loss went from {before:.4f} to {after:.4f}"
+        remedy = "set an `lr` here that trains a small model, or check the sign of the update"
+        what = f"after {10 * STEPS} steps the loss went from {before:.4f} to {after:.4f}"
+        assert after < before, f"{what}: {remedy}"
 
     def test_every_role_moves_and_is_in_one_group(self) -> None:
         parameters = self.parameters()
         before = {name: p.detach().clone() for name, p in parameters.items()}
         optimizer = self.build_optimizer(parameters)
         in_groups = [id(p) for group in optimizer.param_groups for p in group["params"]]
-        assert sorted(in_groups) == sorted(map(id, parameters.values())), "a parameter is in no group, or in several"
+        assert sorted(in_groups) == sorted(map(id, parameters.values())), (
+            "a parameter is in no group, or in several: pass on every group that build is given"
+        )
         self.take_steps(optimizer, parameters, 0, 1)
         for name, parameter in parameters.items():
-            assert not torch.equal(parameter, before[name]), f"{name} was not updated"
+            moved = not torch.equal(parameter, before[name])
+            assert moved, f"{name} was not updated: update every group, also where the role needs another rule"
 
     def test_groups_keep_the_keys_that_the_loop_reads(self) -> None:
         given = self.groups(self.parameters())
@@ -89,9 +95,10 @@ class OptimizerConformance(ComponentConformance):
             "build changed the groups it was given: copy them"
         )
         for group in optimizer.param_groups:
-            assert group["lr"] > 0
-            assert group["lr_multiplier"] == 0.5
-            assert group["role"] in SHAPES
+            remedy = "keep the keys of the groups that build is given, and set `lr` for each"
+            assert group.get("lr", 0) > 0, f"a group has the learning rate {group.get('lr')}: {remedy}"
+            for key, allowed in (("lr_multiplier", [0.5]), ("role", [*SHAPES])):
+                assert group.get(key) in allowed, f"a group has {key} = {group.get(key)!r}: {remedy}"
 
     def test_the_learning_rate_is_the_loops(self) -> None:
         """The loop sets it before every step."""
@@ -115,7 +122,9 @@ class OptimizerConformance(ComponentConformance):
         file.seek(0)
         resumed = {name: nn.Parameter(p.detach().clone()) for name, p in whole.items()}
         second = self.build_optimizer(resumed)
-        second.load_state_dict(torch.load(file, weights_only=True))
+        claim = "its state cannot be loaded: hold tensors and plain values only, as checkpoints load with weights_only"
+        with errors_as_failures(claim):
+            second.load_state_dict(torch.load(file, weights_only=True))
         self.take_steps(first, whole, STEPS, 2 * STEPS)
         self.take_steps(second, resumed, STEPS, 2 * STEPS)
         for name, parameter in whole.items():
@@ -129,8 +138,9 @@ class OptimizerConformance(ComponentConformance):
         before = frozen.clone()
         optimizer = self.build_optimizer(parameters)
         self.take_steps(optimizer, parameters, 0, STEPS)
-        assert frozen not in optimizer.state
-        assert torch.equal(frozen, before)
+        remedy = "make state when a parameter is first updated, and skip those without a gradient"
+        assert frozen not in optimizer.state, f"a parameter that is not trained has state: {remedy}"
+        assert torch.equal(frozen, before), f"a parameter that is not trained was updated: {remedy}"
 
     def test_a_parameter_without_a_gradient_is_left_alone(self) -> None:
         """For example of an expert that got no token."""
@@ -140,7 +150,7 @@ class OptimizerConformance(ComponentConformance):
         idle = parameters["matrix_2"]
         idle.grad, before = None, idle.detach().clone()
         optimizer.step()
-        assert torch.equal(idle, before)
+        assert torch.equal(idle, before), "a parameter without a gradient was updated: skip those whose grad is None"
 
     @pytest.mark.parametrize(("fan_out", "fan_in"), [(24, 24), (24, 6), (6, 24)])
     @pytest.mark.parametrize("role", ["matrix", "head"])

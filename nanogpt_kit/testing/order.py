@@ -37,10 +37,13 @@ class OrderConformance(ComponentConformance):
     @pytest.mark.parametrize("step", [0, 1, 29, LATE_STEP])
     def test_each_window_and_its_next_token_lie_in_the_text(self, n_tokens: int, block_size: int, step: int) -> None:
         starts = self.component.starts(step, self.context(n_tokens, block_size))
-        assert starts.shape == (11,)
-        assert starts.dtype == np.int64
-        assert starts.min() >= 0
-        assert (starts + block_size + 1).max() <= n_tokens
+        case = f"step {step} of {n_tokens} tokens with block_size {block_size}"
+        assert starts.shape == (11,), f"{case}: {starts.shape}, not (11,): return ctx.batch_windows starts"
+        assert starts.dtype == np.int64, f"{case}: {starts.dtype}: convert the starts with .astype(np.int64)"
+        last = n_tokens - block_size - 1
+        inside = starts.min() >= 0 and starts.max() <= last
+        remedy = "a window has block_size + 1 tokens, so the last one starts at n_tokens - block_size - 1"
+        assert inside, f"{case}: starts from {starts.min()} to {starts.max()}, not from 0 to {last}: {remedy}"
 
     def test_the_same_step_always_gives_the_same_windows(self) -> None:
         ctx = self.context(5000, 16)
@@ -48,14 +51,18 @@ class OrderConformance(ComponentConformance):
         before = self.component.starts(29, ctx).copy()
         self.component.starts(3, ctx)
         np.random.seed(2)
-        np.testing.assert_array_equal(self.component.starts(29, ctx), before)
+        same = np.array_equal(self.component.starts(29, ctx), before)
+        remedy = "draw from a generator that is seeded with ctx.seed and the step, and keep nothing from call to call"
+        assert same, f"step 29 gives other windows the second time: {remedy}"
 
     def test_windows_differ_by_step_and_by_seed(self) -> None:
         if not self.varies:
-            pytest.skip("varies = False")
+            pytest.skip(f"{type(self).__name__}: varies = False")
         ctx, other = self.context(5000, 16, seed=3), self.context(5000, 16, seed=4)
-        assert (self.component.starts(0, ctx) != self.component.starts(1, ctx)).any()
-        assert (self.component.starts(0, ctx) != self.component.starts(0, other)).any()
+        first = self.component.starts(0, ctx)
+        for what, others in (("steps", self.component.starts(1, ctx)), ("seeds", self.component.starts(0, other))):
+            remedy = "let the windows depend on the step and on ctx.seed, or set varies = False here"
+            assert (first != others).any(), f"two {what} give the same windows: {remedy}"
 
     @pytest.mark.parametrize(("n_tokens", "block_size"), SIZES)
     def test_an_epoch_sees_each_window_once_in_batches_of_any_size(self, n_tokens: int, block_size: int) -> None:
@@ -63,15 +70,20 @@ class OrderConformance(ComponentConformance):
         n = self.epoch(ctx)
         if n is None:
             pytest.skip("epoch() returns None")
-        assert n >= max(1, n_tokens // block_size - 1), f"an epoch of {n} windows leaves out more than a block"
+        remedy = "return from epoch() how many windows the text holds"
+        least = max(1, n_tokens // block_size - 1)
+        assert n >= least, f"an epoch of {n} windows leaves out more than a block of {n_tokens} tokens: {remedy}"
         one_by_one = np.concatenate([self.component.starts(step, ctx) for step in range(2 * n)])
         for epoch in (one_by_one[:n], one_by_one[n:]):
-            assert (np.diff(np.sort(epoch)) == block_size).all(), "the windows of an epoch overlap or leave gaps"
+            apart = (np.diff(np.sort(epoch)) == block_size).all()
+            assert apart, f"the windows of an epoch overlap or leave gaps: place them {block_size} tokens apart"
         for batch_windows in (5, 12, 2 * n):
             batched = replace(ctx, batch_windows=batch_windows)
             steps = range(2 * n // batch_windows)
             together = np.concatenate([np.array([], np.int64), *(self.component.starts(s, batched) for s in steps)])
-            np.testing.assert_array_equal(together, one_by_one[: len(together)])
+            remedy = "count windows by step * ctx.batch_windows, across the ends of epochs"
+            same = np.array_equal(together, one_by_one[: len(together)])
+            assert same, f"batches of {batch_windows} windows give other windows than batches of one: {remedy}"
 
     def test_a_late_step_takes_no_longer(self) -> None:
         ctx = self.context(10**12, 1024, batch_windows=64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
+from reprlib import repr
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,20 +15,13 @@ from hypothesis import strategies as st
 
 from nanogpt_kit.core.kinds import Encoder, TextContext, Tokenizer
 from nanogpt_kit.testing.component import ComponentConformance
+from nanogpt_kit.testing.remedy import errors_as_failures
+from nanogpt_kit.testing.tokenizer_texts import BLANKS, SPECIAL, STRANGE
 
-SPECIAL = (  # texts with a special meaning in some vocabularies: marks of documents, bytes, spaces, parts of words
-    *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>"),
-    *("[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]", "<0x41>", "\u2581", "\u2581a", "\u0120", "\u010a", "##a", "a</w>"),
-)
-BLANKS = (" ", "  ", "    ", "\t\t", "\n", "\n\n", " \n  \n")  # joined by some vocabularies, stripped by some decoders
-STRANGE = (
-    *BLANKS,
-    *("'s", "'LL", "'\u017f", "we're", " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", "\r", "\0", "\x85", "\xa0"),
-    *("1", "12", "1234", "\xbd", "\u2167", "\xb2", "\u0663", "\u0967\u0968", "A", "aB", "\xc9", "\u01c5", "\u02b0"),
-    *("e\u0301", "\u0301", "\u0903", "\u20dd", "\u05e9\u05dc\u05d5\u05dd", "\u4e2d\u6587", "\u3042\u30f3\u30fc"),
-    *("\ud55c\uae00", "\u0e44\u0e17\u0e22", ",", ".", ";", ":", "/", "//", "_", "-", "!?", "\u3001", "\u3002"),
-    *("\uff0c", "\u3000", "\ufeff", "\ufffd", "\u200d", "\u2028", "\u2603", "\U0001f600", "\U0010ffff"),
-    "\U0001f469\u200d\U0001f680",
+ANY_ID = "a model may draw any id below vocab_size: return no bytes for those that stand for no text"
+HOMOMORPHISM = (
+    "decode_bytes must give for several tokens the bytes of each in turn; where they depend on the tokens around, "
+    "override stream()"
 )
 
 
@@ -106,29 +100,40 @@ class TokenizerConformance(ComponentConformance):
 
         def check(text: str) -> None:
             ids = self.ids(text)
-            assert self.encoder.decode_bytes(ids) == text.encode("utf-8")
-            assert self.encoder.decode(ids) == text
+            found, remedy = self.encoder.decode_bytes(ids), "set lossless = False here if it changes texts by design"
+            assert found == text.encode("utf-8"), f"{text!r} comes back as {found!r}: {remedy}"
+            again = self.encoder.decode(ids)
+            remedy = "decode() must be decode_bytes() as UTF-8; leave it to the base class"
+            assert again == text, f"decode() gives {again!r} for {text!r}: {remedy}"
 
         self.check_examples(check, self.text())
 
     def test_ids_are_integers_in_the_vocabulary(self) -> None:
         def check(text: str) -> None:
             (ids,) = self.encoder.encode_batch([text])
-            assert isinstance(ids, np.ndarray), "encode_batch gives NumPy arrays"
-            assert (ids.ndim, ids.dtype.kind in "iu") == (1, True)
-            assert all(0 <= token < self.encoder.vocab_size for token in ids.tolist())
+            remedy = "return a list with a one-dimensional NumPy array of integers for each text"
+            assert isinstance(ids, np.ndarray), f"encode_batch gives a {type(ids).__name__} for a text: {remedy}"
+            is_flat = ids.ndim == 1 and ids.dtype.kind in "iu"
+            assert is_flat, f"encode_batch gives {ids.dtype} in {ids.ndim} dimensions: {remedy}"
+            size = self.encoder.vocab_size
+            outside = [token for token in ids.tolist() if not 0 <= token < size]
+            assert not outside, (
+                f"{text!r} gives the ids {outside[:3]}, but vocab_size is {size}: count added tokens, too"
+            )
 
         self.check_examples(check, self.text())
 
     def test_texts_of_a_batch_are_independent(self) -> None:
         def check(texts: list[str]) -> None:
-            assert [ids.tolist() for ids in self.encoder.encode_batch(texts)] == [self.ids(text) for text in texts]
+            together = [ids.tolist() for ids in self.encoder.encode_batch(texts)]
+            remedy = "encode each text by itself, in the order given"
+            assert together == [self.ids(text) for text in texts], f"a batch gives other ids than its texts: {remedy}"
 
         self.check_examples(check, st.lists(self.text(), max_size=5))
 
     def test_an_empty_text_has_no_tokens(self) -> None:
-        assert self.ids("") == []
-        assert self.encoder.decode([]) == ""
+        assert self.ids("") == [], f"an empty text has the ids {self.ids('')}: add no special tokens"
+        assert self.encoder.decode([]) == "", f"no ids decode to {self.encoder.decode([])!r}: return an empty text"
 
     def test_no_text_ends_a_document(self) -> None:
         """Not even one that looks like an end-of-text token."""
@@ -139,17 +144,23 @@ class TokenizerConformance(ComponentConformance):
 
     def test_the_end_of_a_document_has_no_bytes(self) -> None:
         if self.encoder.eot_id is not None:
-            assert 0 <= self.encoder.eot_id < self.encoder.vocab_size
-            assert self.encoder.decode_bytes([self.encoder.eot_id]) == b""
+            size = self.encoder.vocab_size
+            inside = 0 <= self.encoder.eot_id < size
+            assert inside, f"eot_id is {self.encoder.eot_id}, but vocab_size is {size}: count it"
+            with errors_as_failures(f"eot_id cannot be decoded: {ANY_ID}"):
+                found = self.encoder.decode_bytes([self.encoder.eot_id])
+            assert found == b"", f"eot_id decodes to {found!r}: leave it out of the text"
 
     def test_every_id_can_be_decoded_token_by_token(self) -> None:
         """A model may draw any id, in any order; texts are streamed."""
 
         def check(ids: list[int]) -> None:
-            text = self.encoder.decode(ids)
-            assert self.decode_stream(ids) == text
+            with errors_as_failures(f"the ids {repr(ids)} cannot be decoded: {ANY_ID}"):
+                text, streamed = self.encoder.decode(ids), self.decode_stream(ids)
+            assert streamed == text, f"{repr(ids)} streamed is {streamed!r}, and at once {text!r}: {HOMOMORPHISM}"
             if "\ufffd" not in text:  # else there are bytes that text cannot show
-                assert self.encoder.decode_bytes(ids) == text.encode("utf-8")
+                found = self.encoder.decode_bytes(ids)
+                assert found == text.encode("utf-8"), f"{repr(ids)}: decode_bytes gives {found!r}: {HOMOMORPHISM}"
 
         self.check_examples(check, self.any_ids())
 
@@ -159,7 +170,9 @@ class TokenizerConformance(ComponentConformance):
         def check(ids: list[int], at: int) -> None:
             prompt, text = self.encoder.decode(ids[:at]), self.encoder.decode(ids)
             if text.startswith(prompt) and "\ufffd" not in prompt:  # else it ends within a character
-                assert prompt + self.decode_stream(ids[at:], before=ids[:at]) == text
+                found = prompt + self.decode_stream(ids[at:], before=ids[:at])
+                remedy = "stream(prompt) must return a Stream that continues the prompt, by the bytes of its tokens"
+                assert found == text, f"{repr(ids)} after a prompt of {at} tokens is {found!r}, not {text!r}: {remedy}"
 
         for ids in self.ids_with_spaces():
             for at in range(min(len(ids), 20)):
@@ -171,7 +184,10 @@ class TokenizerConformance(ComponentConformance):
             pytest.skip("library() returns None")
 
         def check(ids: list[int]) -> None:
-            assert self.encoder.decode(ids) == self.library([token for token in ids if token != self.encoder.eot_id])
+            found = self.encoder.decode(ids)
+            wanted = self.library([token for token in ids if token != self.encoder.eot_id])
+            remedy = "decode through the library, or override library() here"
+            assert found == wanted, f"{repr(ids)} is {found!r}, and by the library {wanted!r}: {remedy}"
 
         for ids in self.ids_with_spaces():
             check(ids)
@@ -181,14 +197,20 @@ class TokenizerConformance(ComponentConformance):
         ids = self.ids(self.texts[0])
         expected = self.encoder.decode_bytes(ids)
         for others in (iter(ids), tuple(ids), np.array(ids, dtype=np.uint32), np.array(ids, dtype=np.int64)):
-            assert self.encoder.decode_bytes(others) == expected
+            kind = f"{getattr(others, 'dtype', '')} {type(others).__name__}".strip()
+            claim = f"ids as {kind} are not decoded as a list is: convert them with [int(token) for token in ids]"
+            with errors_as_failures(claim):
+                found = self.encoder.decode_bytes(others)
+            assert found == expected, claim
 
     def test_unknown_counts_what_is_lost(self) -> None:
         def check(text: str) -> None:
             (ids,) = self.encoder.encode_batch([text])
             unknown = self.encoder.count_unknown(text, ids)
-            assert unknown >= 0
-            assert unknown == 0 or self.encoder.decode(ids) != text
+            case = f"count_unknown of {text!r} is {unknown}"
+            assert unknown >= 0, f"{case}: return how many characters are lost"
+            remedy = "count only what decoding does not return"
+            assert unknown == 0 or self.encoder.decode(ids) != text, f"{case}, but all of it comes back: {remedy}"
 
         self.check_examples(check, self.text())
 
@@ -197,30 +219,41 @@ class TokenizerConformance(ComponentConformance):
 
         def check(text: str, follower: str) -> None:
             cut = self.encoder.last_safe_cut(text)
-            assert 0 <= cut <= len(text)
+            remedy = "return an index at which no token crosses, whatever follows; 0 is always right"
+            assert 0 <= cut <= len(text), f"last_safe_cut({text!r}) is {cut}: {remedy}"
             if cut:  # else nothing is cut
                 whole = text + follower
-                assert self.ids(whole[:cut]) + self.ids(whole[cut:]) == self.ids(whole)
+                same = self.ids(whole[:cut]) + self.ids(whole[cut:]) == self.ids(whole)
+                assert same, f"{whole!r} cut at {cut} gives other ids than as a whole: {remedy}"
 
         self.check_examples(check, self.text(), self.text())
 
     def test_training_is_deterministic(self) -> None:
-        assert self.component.build(self.context).state() == self.encoder.state()
+        again = self.component.build(self.context).state()
+        remedy = "break ties by the token, and depend on no order of a set or dict"
+        assert again == self.encoder.state(), f"a second training gives another state: {remedy}"
 
     def test_it_is_restored_from_its_state_as_json(self) -> None:
-        state = json.loads(json.dumps(self.encoder.state(), allow_nan=False))
-        assert state == self.encoder.state(), "JSON has no tuples, and no keys but strings"
-        restored = self.component.restore(state)
-        assert restored.state() == state
-        assert (restored.vocab_size, restored.eot_id) == (self.encoder.vocab_size, self.encoder.eot_id)
+        with errors_as_failures("its state cannot be written as JSON: hold strings, numbers, lists and dicts"):
+            state = json.loads(json.dumps(self.encoder.state(), allow_nan=False))
+        assert state == self.encoder.state(), (
+            "its state does not survive JSON, which has no tuples, and no keys but strings: use lists and string keys"
+        )
+        restored, remedy = self.component.restore(state), "put all that training chose into state()"
+        assert restored.state() == state, f"restored it has another state: {remedy}"
+        sizes = [(encoder.vocab_size, encoder.eot_id) for encoder in (restored, self.encoder)]
+        assert sizes[0] == sizes[1], f"restored it has vocab_size and eot_id {sizes[0]}, not {sizes[1]}: {remedy}"
         for token in range(restored.vocab_size):
-            assert restored.decode_bytes([token]) == self.encoder.decode_bytes([token])
+            found, wanted = restored.decode_bytes([token]), self.encoder.decode_bytes([token])
+            assert found == wanted, f"restored, token {token} decodes to {found!r}, not {wanted!r}: {remedy}"
 
         def check(text: str) -> None:
             (ids,) = restored.encode_batch([text])
-            assert ids.tolist() == self.ids(text)
+            assert ids.tolist() == self.ids(text), f"restored it encodes {text!r} otherwise: {remedy}"
 
         self.check_examples(check, self.text())
 
     def test_the_vocabulary_has_the_announced_size(self) -> None:
-        assert self.component.known_vocab_size() in (None, self.encoder.vocab_size)
+        announced, size = self.component.known_vocab_size(), self.encoder.vocab_size
+        remedy = "return that number, or None where it is known only after training"
+        assert announced in (None, size), f"known_vocab_size() is {announced}, but vocab_size is {size}: {remedy}"

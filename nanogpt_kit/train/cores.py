@@ -30,6 +30,7 @@ from nanogpt_kit.core.kinds import WrappedModel
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.nn.thread_probe import training_hazard
+from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.nn.uninitialized import build_on_meta
 
 MOST_CHUNKS = 4  # their Python code takes turns; more than two were not measured
@@ -119,24 +120,27 @@ class ThreadedModel:
         self.anchor = torch.zeros((), requires_grad=True)  # an input that makes autograd call the backward pass
         self.seen: set[torch.Size] = set()
 
-    def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor:
+    def __call__(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor | TrainingLoss:
         dtype, enabled = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
-        def forward(*windows: Tensor) -> Tensor:
+        def forward(*windows: Tensor) -> Any:
             # Autocast is set for each thread; its cache of cast weights is shared, and any thread would empty it
             with torch.autocast("cpu", dtype, enabled, cache_enabled=False):
                 return self.wrapped(*windows)
 
         batch = [ids, targets] if segments is None else [ids, targets, segments]
         if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters):
-            return self.wrapped(*batch)
+            found: Tensor | TrainingLoss = self.wrapped(*batch)
+            return found
         count = min(self.chunks, len(ids))
         chunks = zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
         in_turn = ids.shape not in self.seen or any(map(has_hooks, self.modules))
         self.seen.add(ids.shape)
-        losses = self.run_all([partial(forward, *chunk) for chunk in chunks], in_turn)
-        total: Tensor = SumOfChunks.apply(self.anchor, self, losses, in_turn)  # type: ignore[no-untyped-call]
-        return total
+        computed = self.run_all([partial(forward, *chunk) for chunk in chunks], in_turn)
+        losses = [TrainingLoss.of(of_chunk) for of_chunk in computed]
+        objectives = [loss.objective for loss in losses]
+        total: Tensor = SumOfChunks.apply(self.anchor, self, objectives, in_turn)  # type: ignore[no-untyped-call]
+        return total if isinstance(computed[0], Tensor) else total_loss(total, losses)
 
     def run_all(self, calls: Sequence[Callable[[], Any]], in_turn: bool) -> list[Any]:
         """The results of calls made at once or, `in_turn`, one after another; this thread makes the first call."""
@@ -149,12 +153,12 @@ class ThreadedModel:
             wait(others)
         return [first, *(other.result() for other in others)]
 
-    def backward(self, losses: list[Tensor], grad: Tensor, in_turn: bool) -> None:
+    def backward(self, objectives: list[Tensor], grad: Tensor, in_turn: bool) -> None:
         """Adds to the parameters' gradients, as `Tensor.backward` does."""
-        first, *others = losses
+        first, *others = objectives
         parameters = [parameter for parameter in self.parameters if parameter.requires_grad]
         gradients_of = partial(torch.autograd.grad, inputs=parameters, grad_outputs=grad, allow_unused=True)
-        calls = [partial(first.backward, grad), *(partial(gradients_of, loss) for loss in others)]
+        calls = [partial(first.backward, grad), *(partial(gradients_of, objective) for objective in others)]
         _, *of_others = self.run_all(calls, in_turn)
         for gradients in of_others:
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -172,17 +176,23 @@ class ThreadedModel:
 
 
 class SumOfChunks(torch.autograd.Function):
-    """The sum of the chunks' losses; its backward pass runs theirs, a thread for each."""
+    """The sum of the chunks' objectives; its backward pass runs theirs, a thread for each."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, model: ThreadedModel, losses: list[Tensor], in_turn: bool) -> Tensor:
-        ctx.model, ctx.losses, ctx.in_turn = model, losses, in_turn
-        return torch.stack([loss.detach() for loss in losses]).sum()
+    def forward(ctx: Any, anchor: Tensor, model: ThreadedModel, objectives: list[Tensor], in_turn: bool) -> Tensor:
+        ctx.model, ctx.objectives, ctx.in_turn = model, objectives, in_turn
+        return torch.stack([objective.detach() for objective in objectives]).sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
-        ctx.model.backward(ctx.losses, grad, ctx.in_turn)
+        ctx.model.backward(ctx.objectives, grad, ctx.in_turn)
         return None, None, None, None
+
+
+def total_loss(objective: Tensor, chunks: Sequence[TrainingLoss]) -> TrainingLoss:
+    """The sum of the chunks, whose objective is summed already."""
+    loss = torch.stack([chunk.loss for chunk in chunks]).sum()
+    return TrainingLoss(objective, loss, sum_by_name([chunk.extras for chunk in chunks]))
 
 
 def has_hooks(module: nn.Module) -> bool:

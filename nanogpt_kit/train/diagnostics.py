@@ -4,6 +4,8 @@
 - `activations`: the largest magnitude of each block's output.
 - `attention`: the largest attention logit of the first window; beyond some hundreds, softmax selects a single token.
 
+Besides these, modules may log numbers of their own: see `module_metrics`.
+
 Source: Wortsman et al. 2023, "Small-scale proxies for large-scale Transformer training instabilities",
 arXiv:2309.14322.
 """
@@ -22,6 +24,7 @@ from nanogpt_kit.nn.parts import transformer_blocks
 from nanogpt_kit.nn.roles import parameters_by_role
 from nanogpt_kit.nn.sharded import full_tensor
 from nanogpt_kit.train.compile import eager_mode
+from nanogpt_kit.train.module_metrics import module_metrics
 
 
 class Diagnostics:
@@ -41,10 +44,8 @@ class Diagnostics:
         for index, block in enumerate(transformer_blocks(self.model)):
             if "activations" in self.watched:
                 handles.append(block.register_forward_hook(self.output_hook(f"activations/max_{index}")))
-            for name, part in block.named_modules():
-                if "attention" in self.watched and name.rpartition(".")[2] == "attention":
-                    hook = self.logits_hook(f"attention/max_logit_{index}")
-                    handles.append(part.register_forward_pre_hook(hook))
+        for metric, part in attention_modules(self.model) if "attention" in self.watched else ():
+            handles.append(part.register_forward_pre_hook(self.logits_hook(metric)))
         try:
             with eager_mode(self.model):
                 yield
@@ -54,8 +55,9 @@ class Diagnostics:
 
     def output_hook(self, metric: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                self.update_largest(metric, output.detach().abs().amax())
+            x = output[0] if isinstance(output, tuple) else output  # with extras
+            if isinstance(x, Tensor):
+                self.update_largest(metric, x.detach().abs().amax())
 
         return hook
 
@@ -87,12 +89,17 @@ class Diagnostics:
         for role, parameters in parameters_by_role(self.model).items() if self.weights_before else ():
             moved = [after - before for after, before in zip(parameters, self.weights_before[role], strict=True)]
             metrics[f"updates/{role}"] = norm(moved) / max(norm(self.weights_before[role]), 1e-30)
-        for name, module in self.model.named_modules():
-            offered = getattr(module, "metrics", None)
-            if callable(offered):
-                metrics |= {f"{name}/{key}" if name else key: float(value) for key, value in offered().items()}
+        metrics |= module_metrics(self.model)
         self.largest, self.weights_before, self.is_active = {}, {}, False
         return metrics
+
+
+def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model's blocks that are named `attention`, each with its metric; other mixers have none."""
+    for index, block in enumerate(transformer_blocks(model)):
+        for name, part in block.named_modules():
+            if name.rpartition(".")[2] == "attention":
+                yield f"attention/max_logit_{index}", part
 
 
 def norm(tensors: Sequence[Tensor]) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,13 +44,16 @@ class FiniteChecks:
         self.scaler = scaler
         self.windows_of = windows_of
         self.pending: tuple[int, PendingScalars] | None = None  # loss and gradient norm of the newest step
+        self.pending_extras: tuple[Sequence[str], PendingScalars] = (), PendingScalars()  # of it, by their metrics
         self.last_good_step = -1  # the newest step that started from weights whose loss was finite
         self.checked_model_at = -1  # the step whose weights were found to be finite
         self.infinite_buffers = set(non_finite(model.named_buffers()))
 
-    def note_step(self, step: int, loss: Tensor, grad_norm: Tensor) -> PendingScalars:
+    def note_step(self, step: int, means: Mapping[str, Tensor], grad_norm: Tensor) -> PendingScalars:
         """Takes the scalars of a step, whose weights have had `step` updates. `check_noted_step` checks them later."""
+        loss, *extras = means.values()
         self.pending = step, PendingScalars(loss, grad_norm)
+        self.pending_extras = [*means][1:], PendingScalars(*extras)
         return self.pending[1]
 
     def check_noted_step(self) -> None:
@@ -59,15 +62,20 @@ class FiniteChecks:
             return
         (step, scalars), self.pending = self.pending, None
         loss, grad_norm = scalars.read()
+        names, extras = self.pending_extras
+        labels = ["loss", *(f"auxiliary loss {name}" for name in names), "norm of the gradient"]
+        values = dict(zip(labels, [loss, *extras.read(), grad_norm], strict=True))
         self.progress.steps_since_log += 1
         self.progress.clipped_since_log += (self.experiment.train.grad_clip or math.inf) < grad_norm < math.inf
         may_overflow = self.scaler.is_enabled()  # it skips steps whose gradient is not finite, and lowers its scale
-        if not (math.isfinite(loss) and (may_overflow or math.isfinite(grad_norm))):
-            wrong, value = ("norm of the gradient", grad_norm) if math.isfinite(loss) else ("loss", loss)
+        if may_overflow:
+            del values["norm of the gradient"]
+        wrong = next((f"the {name} is {value}" for name, value in values.items() if not math.isfinite(value)), None)
+        if wrong:
             windows = [str(first) for first in self.windows_of(step)]
             shown = ", ".join(windows[:8]) + (", ..." if len(windows) > 8 else "")
             where = f"step {step + 1}, on the windows that start at tokens {shown} of train"
-            raise NotFinite(f"the {wrong} is {value} at {where}; {HELP}")
+            raise NotFinite(f"{wrong} at {where}; {HELP}")
         self.last_good_step = step
 
     def stability_metrics(self) -> dict[str, float]:

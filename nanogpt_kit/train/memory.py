@@ -20,6 +20,7 @@ from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.sections import Train
 from nanogpt_kit.data.batches import Batch
 from nanogpt_kit.nn.sharded import reshard
+from nanogpt_kit.nn.training_loss import TrainingLoss
 from nanogpt_kit.nn.uninitialized import add_model_location, check_model_size, machine_memory_bytes, tensor_bytes
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.world import World
@@ -148,10 +149,10 @@ def choose_micro_batch_size(
         return min(setting or windows, windows)
     batch, device = first_batch(), precision.device
 
-    def loss_of(count: int) -> Tensor:
+    def loss_of(count: int) -> Tensor | TrainingLoss:
         ids, targets, segments = batch.micro_batches(count, device)[0]
         with precision.autocast():
-            loss: Tensor = model(ids, targets, **({} if segments is None else {"segments": segments}))
+            loss: Tensor | TrainingLoss = model(ids, targets, **({} if segments is None else {"segments": segments}))
         return loss
 
     with isolated_rng(options.seed):
@@ -160,7 +161,7 @@ def choose_micro_batch_size(
     return -world.max(-size)  # the smallest
 
 
-def largest_micro_batch(windows: int, step: Callable[[int], Tensor], device: str, processes: int) -> int:
+def largest_micro_batch(windows: int, step: Callable[[int], object], device: str, processes: int) -> int:
     """The largest micro-batch, up to `windows`, whose activations fit where `processes` share the device.
 
     `step` gives the loss of a micro-batch of that many windows. The memory that one more window keeps for the backward
@@ -173,7 +174,7 @@ def largest_micro_batch(windows: int, step: Callable[[int], Tensor], device: str
     return max(1, min(windows, int(ACTIVATION_FRACTION * free / processes / per_window)))
 
 
-def saved_bytes(step: Callable[[int], Tensor], windows: int) -> int:
+def saved_bytes(step: Callable[[int], object], windows: int) -> int:
     """The size of all storages that the loss of `windows` windows saves for its backward pass."""
     sizes: dict[int, int] = {}  # by address
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from nanogpt_kit.core.errors import Fault, Key, KitError, did_you_mean, dotted
 from nanogpt_kit.core.evaluator_metrics import evaluator_metrics
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Callback
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.nn.extra_names import extra_names
 from nanogpt_kit.nn.uninitialized import build_on_meta
+from nanogpt_kit.train.diagnostics import attention_modules
 
 LOGGED_METRICS = (  # the last three not on every device or in every precision
     "train/loss",
@@ -64,15 +68,26 @@ def unreported(layers: Layers, key: Key, metric: str, names: set[str]) -> Fault:
 def check_study_metric(experiment: Experiment, metric: str, key: Key = ("sweep", "metric")) -> None:
     """Raises KitError where no run of `experiment` can have the metric that its option `key` names."""
     names = evaluator_metrics(experiment)
-    if names is None or metric in names or metric in LOGGED_METRICS or may_be_diagnostic(experiment, metric):
+    if names is None or metric in names or metric in LOGGED_METRICS:
         return
-    message = f"no run of it has a metric {metric!r}{did_you_mean(metric, {*names, *LOGGED_METRICS})}"
+    auxiliary: Collection[str] | None = ()
+    if metric.startswith("aux/"):
+        auxiliary = extra_names(experiment.model)
+    elif may_be_diagnostic(experiment, metric):
+        return
+    known = {*names, *LOGGED_METRICS, *(f"aux/{name}" for name in auxiliary or ())}
+    if auxiliary is None or metric in known:
+        return
+    message = f"no run of it has a metric {metric!r}{did_you_mean(metric, known)}"
     raise KitError(Fault(message, dotted(key), experiment.layers.location(key)))
 
 
 def may_be_diagnostic(experiment: Experiment, metric: str) -> bool:
     """Whether `train.watch` or a module of the model may give the metric; those names are known only in a run."""
-    if metric.partition("/")[0] in experiment.train.watch:
+    watched = metric.partition("/")[0]
+    if watched in experiment.train.watch and watched != "attention":
         return True
     model = build_on_meta(experiment.model)
-    return model is None or any(callable(getattr(module, "metrics", None)) for module in model.modules())
+    if model is not None and watched in experiment.train.watch:
+        return metric in dict(attention_modules(model))  # which the mixers may not have
+    return model is None or any(callable(getattr(module, "logged_metrics", None)) for module in model.modules())

@@ -12,7 +12,7 @@ class PendingScalars:
     def __init__(self, *scalars: Tensor) -> None:
         self.event: torch.cuda.Event | None = None
         self.values: Tensor | list[float]
-        if scalars[0].device.type == "cpu":  # computed already
+        if not scalars or scalars[0].device.type == "cpu":  # computed already
             self.values = [scalar.item() for scalar in scalars]
             return
         self.values = torch.stack([scalar.detach().float() for scalar in scalars])

@@ -21,6 +21,7 @@ from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.tokenizer_of_run import TokenizerOfRun, find_tokenizer_of_run, read_tokenizer_of_run
 from nanogpt_kit.generate.prompt import check_prompt
+from nanogpt_kit.nn.extra_names import extra_names
 from nanogpt_kit.nn.flops import num_params
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom, TokenizerFrom
@@ -86,6 +87,7 @@ class Setup:
             rank=world.rank,
             world_size=world.size,
             pin=self.placement.ctx.device == "cuda",
+            leave_out_fill=experiment.batch_windows % world.size > 0 and extra_names(experiment.model) != frozenset(),
         )
 
     def parallel_model(self, model: nn.Module) -> WrappedModel:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import partial, reduce
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from nanogpt_kit.checkpoint.fit import load_matching_weights
 from nanogpt_kit.checkpoint.rng import seed_everything
 from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.hooks import Hooks
@@ -23,6 +21,7 @@ from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.nn.initial_weights import build_initialized
 from nanogpt_kit.nn.optimizers import build_optimizer
 from nanogpt_kit.nn.parameter_groups import parameter_groups, peak_rates, rates_by_role
+from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.checkpoints import Checkpoints
 from nanogpt_kit.train.diagnostics import Diagnostics
@@ -30,6 +29,7 @@ from nanogpt_kit.train.efficiency import Throughput
 from nanogpt_kit.train.evaluation import Evaluation, eval_mode, publish_samples, run_evaluators
 from nanogpt_kit.train.finite import FiniteChecks
 from nanogpt_kit.train.memory import choose_micro_batch_size, is_out_of_memory, memory_metrics, out_of_memory_hint
+from nanogpt_kit.train.other_loss import load_starting_weights
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.resume_point import ResumePoint
@@ -64,7 +64,7 @@ class Trainer:
         starts = self.batches.batches.starts
         self.finite = FiniteChecks(self.experiment, self.model, self.world, self.progress, self.scaler, starts)
         if not self.resume_point.load_weights(self.model) and weights is not None:
-            load_matching_weights(self.model, weights, str(self.experiment.model.init_from))
+            load_starting_weights(self.model, weights, str(self.experiment.model.init_from))
         self.diagnostics = Diagnostics(self.model, self.experiment.train.watch)
         self.parallel = setup.parallel_model(self.model)
         groups = parameter_groups(self.experiment.init, self.model, shapes)
@@ -138,22 +138,22 @@ class Trainer:
         batch = self.batches.at(self.step)
         learning_rate = self.set_learning_rate()
         with self.diagnostics.begin(is_logged):
-            loss, grad_norm = self.update(batch)
+            means, grad_norm = self.update(batch)
         self.finite.check_noted_step()  # the step before, so that the device computes this one meanwhile
-        self.scalars = self.finite.note_step(self.step, loss, grad_norm)
+        self.scalars = self.finite.note_step(self.step, means, grad_norm)
         self.progress.step = next_step
         self.throughput.tokens += batch.all_tokens
         if is_logged:
             self.finite.check_noted_step()  # waits for the device, so the clock is read after it
         self.progress.seconds += time.perf_counter() - began
         if is_logged:
-            self.log_step(loss, grad_norm, learning_rate)
+            self.log_step(means, grad_norm, learning_rate)
         self.hooks.call("step_finished", run=self, step=self.step)
 
-    def update(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One optimizer step: (mean loss of all ranks' batch, norm of its gradient), both still on the device."""
+    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimizer step: (mean losses of all ranks' batch, norm of the gradient), still on the device."""
         try:
-            loss = self.accumulate(batch)
+            means = self.accumulate(batch)
             self.scaler.unscale_(self.optimizer)
             grad_norm = self.parallel.clip(self.experiment.train.grad_clip)
             self.diagnostics.before_update()
@@ -166,20 +166,20 @@ class Trainer:
             is_auto = self.experiment.train.micro_batch_size == "auto"
             hint = out_of_memory_hint(self.progress.micro_batch_size, is_auto)
             raise OutOfMemory(f"step {self.step + 1}: {hint}") from error
-        return self.world.sum(loss), grad_norm
+        return self.world.sum(means), grad_norm
 
-    def accumulate(self, batch: Batch) -> Tensor:
-        """Sums the gradients of this rank's windows over micro-batches. Returns its part of the mean loss."""
+    def accumulate(self, batch: Batch) -> dict[str, Tensor]:
+        """Sums the gradients of this rank's windows over micro-batches. Returns its part of the mean losses."""
         losses = []
         micro_batches = batch.micro_batches(self.progress.micro_batch_size, self.precision.device)
         for index, (ids, targets, segments) in enumerate(micro_batches, start=1):
             with self.parallel.sync(last=index == len(micro_batches)):
                 with self.precision.autocast():
-                    loss = self.parallel(ids, targets, segments)  # summed over the tokens
-                loss = loss / batch.all_tokens  # of all ranks, so that every token of the batch weighs the same
-                self.scaler.scale(loss).backward()
-            losses.append(loss.detach().float())
-        return reduce(torch.add, losses)
+                    sums = TrainingLoss.of(self.parallel(ids, targets, segments)).counted(targets)
+                mean = sums.objective / batch.all_tokens  # of all ranks, so that every token weighs the same
+                self.scaler.scale(mean).backward()
+            losses.append(sums.metrics(batch.all_tokens))
+        return sum_by_name(losses)
 
     def set_learning_rate(self) -> float:
         multiplier = self.experiment.schedule.multiplier(self.step, self.total_steps)
@@ -188,10 +188,10 @@ class Trainer:
             self.finite.check_learning_rate(group["lr"])
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def log_step(self, loss: Tensor, grad_norm: Tensor, learning_rate: float) -> None:
-        metrics = {"train/loss": loss.item(), "optim/lr": learning_rate, "optim/grad_norm": grad_norm.item()}
-        metrics |= self.throughput.metrics() | memory_metrics(self.precision.device)
-        metrics |= self.finite.stability_metrics() | self.diagnostics.metrics()
+    def log_step(self, means: Mapping[str, Tensor], grad_norm: Tensor, learning_rate: float) -> None:
+        metrics = {name: mean.item() for name, mean in means.items()} | {"optim/lr": learning_rate}
+        metrics |= {"optim/grad_norm": grad_norm.item()} | self.throughput.metrics()
+        metrics |= memory_metrics(self.precision.device) | self.finite.stability_metrics() | self.diagnostics.metrics()
         self.hooks.call("logged", run=self, step=self.step, metrics=self.log.write(metrics))
 
     def evaluate(self) -> None:

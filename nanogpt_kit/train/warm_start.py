@@ -27,12 +27,14 @@ from nanogpt_kit.nn.uninitialized import build_on_meta, build_uninitialized
 from nanogpt_kit.runs.find import PUBLISHED_MODELS, FoundRun, find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import InitFrom
+from nanogpt_kit.train.other_loss import with_loss_weights, without_other_loss
 from nanogpt_kit.train.starting_tokens import describe_other_tokens, other_tokens_error, token_semantics
 
 logger = logging.getLogger(__name__)
 
 PUBLISHED_TOKENIZER: dict[str, Any] = {"use": "gpt2", "vocab_size": 50_257, "state": {}}  # of all PUBLISHED_MODELS
 MAY_DIFFER = ("model.init_from", "model.dropout", "model.block_size")  # from the model that had the weights
+LOSS = "model.loss."  # beginning of keys that may differ as well
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,11 @@ class WarmStart:
         vocab_size = tokenizer.vocab_size
         weights = cropped_weights(checkpoint, before, vocab_size, experiment.model.block_size)
         shapes = build_on_meta(experiment.model, vocab_size)
+        weights = without_other_loss(weights, experiment, before, shapes, checkpoint)
         if shapes is not None:
+            given = with_loss_weights(weights, shapes)
             try:
-                check_weights_match(shapes, weights, str(checkpoint), same_options_remedy(differences))
+                check_weights_match(shapes, given, str(checkpoint), same_options_remedy(differences))
             except KitError as error:  # other tokens are reported with it
                 now = describe_other_tokens(experiment, before, tokenizer.as_json())
                 other = now and other_tokens_error(experiment, checkpoint, tokenizer.as_json(), now)
@@ -170,6 +174,7 @@ def model_differences(experiment: Experiment, before: Experiment) -> dict[str, t
         for key, (now, then) in changed.items()
         if key.startswith("model.")
         and key not in MAY_DIFFER
+        and not key.startswith(LOSS)
         and not (key == "model.attention.use" and compute_same_attention(experiment, before))
         and (key.endswith((".use", ".window")) or not key.startswith(replaced))
     }

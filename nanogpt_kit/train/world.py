@@ -79,11 +79,13 @@ class World:
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
 
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sums a tensor over all ranks, in place."""
-        if self.size > 1:
-            dist.all_reduce(tensor)
-        return tensor
+    def sum(self, scalars: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The sums of scalars over all ranks, by their names, which are the same on all; in one all-reduce."""
+        if self.size == 1:
+            return scalars
+        together = torch.stack([*scalars.values()])
+        dist.all_reduce(together)
+        return dict(zip(scalars, together, strict=True))
 
     def require_same(self, facts: dict[str, Any]) -> None:
         """Raises KitError on every rank if the facts of one differ from those of rank 0."""

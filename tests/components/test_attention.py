@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from nanogpt_kit.api import View
-from nanogpt_kit.testing.attention import SCENES, AttentionConformance, plain_softmax
+from nanogpt_kit.testing.attention import AttentionConformance
+from nanogpt_kit.testing.attention_scenes import SCENES, plain_softmax
 
 
 def by_loops(q: Tensor, k: Tensor, v: Tensor, view: View, window: int | None) -> Tensor:

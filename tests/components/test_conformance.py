@@ -13,6 +13,7 @@ from nanogpt_kit.components.attention.sdpa import SDPA
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.init.mup import MuP
 from nanogpt_kit.components.init.zero_residual import ZeroResidual
+from nanogpt_kit.components.mixer.softmax import Softmax
 from nanogpt_kit.components.mlp.gelu import GELU
 from nanogpt_kit.components.mlp.relu2 import ReLU2
 from nanogpt_kit.components.mlp.swiglu import SwiGLU
@@ -33,6 +34,7 @@ from nanogpt_kit.core.kinds import load_entry
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.init import InitConformance
+from nanogpt_kit.testing.mixer import MixerConformance
 from nanogpt_kit.testing.mlp import MLPConformance
 from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
@@ -40,6 +42,7 @@ from nanogpt_kit.testing.position import PositionConformance
 from nanogpt_kit.testing.sampler import SamplerConformance
 
 SUITES = {
+    "mixer": MixerConformance,
     "attention": AttentionConformance,
     "position": PositionConformance,
     "norm": NormConformance,
@@ -48,6 +51,11 @@ SUITES = {
     "init": InitConformance,
     "sampler": SamplerConformance,
 }
+
+
+class TestSoftmax(MixerConformance):
+    component = Softmax()
+    fast_gradcheck = True
 
 
 class TestSDPA(AttentionConformance):
@@ -241,4 +249,4 @@ class FlexOnAGPU(AttentionConformance):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("scene", ["the causal square", "left padding by row"])
 def test_flex_trains_on_a_gpu(scene: str) -> None:
-    FlexOnAGPU().test_its_gradients_are_those_of_the_plain_softmax(scene)
+    FlexOnAGPU().test_its_gradients_are_those_of_what_is_expected(scene)

@@ -1,4 +1,8 @@
-"""Every combination of the installed parts trains, goes on from a checkpoint to the bit, and never looks ahead."""
+"""Every combination of parts trains, continues from a checkpoint to the bit, and never looks ahead.
+
+Parts are the installed ones and those of tests/seams, in all layers or in every other one. By default few combinations
+run, in which any two parts meet that can; `-m slow` takes all.
+"""
 
 from __future__ import annotations
 
@@ -10,80 +14,112 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanogpt_kit.api import Attention, KVCache, ModelContext, RunContext
+from nanogpt_kit.api import KVCache, ModelContext, RunContext, TrainingLoss
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.rng import rng_state, seed_everything, set_rng_state
-from nanogpt_kit.components.init.gpt2 import GPT2
+from nanogpt_kit.components.loss.cross_entropy import CrossEntropy
 from nanogpt_kit.components.model.gpt import GPT
-from nanogpt_kit.components.optimizer.adamw import AdamW
+from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
-from nanogpt_kit.nn.parameter_shapes import parameter_shapes
-from nanogpt_kit.nn.roles import parameters_by_role
 from tests.pairwise import covering
+from tests.seams.components.differential import Differential
+from tests.seams.components.gated_attention import GatedAttention
+from tests.seams.components.mingru import MinGRU
+from tests.seams.components.moe import MoE
+from tests.seams.components.two_token import TwoToken
 
-B, T, H, C, L, V, BLOCK = 3, 6, 4, 16, 2, 13, 7
+B, T, H, C, L, V, BLOCK = 3, 6, 4, 16, 3, 13, 7
 CPU = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=16)
-
-KINDS = ("attention", "position", "norm", "mlp")
-NAMES = {
-    kind: [entry.name for entry in Registry.installed().of_kind(kind) if entry.distribution == KIT_DISTRIBUTION]
-    for kind in KINDS
+OTHERS: dict[str, dict[str, Any]] = {
+    "mixer": {"gated": GatedAttention(), "differential": Differential(), "mingru": MinGRU()},
+    "mlp": {"moe": MoE(width=1.0)},
+    "loss": {"two_token": TwoToken(), "smoothed": CrossEntropy(label_smoothing=0.1, z_loss=0.01)},
 }
+
+
+def parts_of(kind: str) -> dict[str, Any]:
+    """The built-in components of a kind and those of the tests, by name."""
+    entries = [entry for entry in Registry.installed().of_kind(kind) if entry.distribution == KIT_DISTRIBUTION]
+    built_in = {entry.name: Registry.installed().load(KINDS[kind], entry.name)() for entry in entries}
+    return {**built_in, **OTHERS.get(kind, {})}
+
+
+PARTS = {kind: parts_of(kind) for kind in ("mixer", "attention", "position", "norm", "mlp", "loss")}
 HEADS = {"full": None, "grouped": 2}
-Parts = tuple[str, str, str, str, str]
+LAYERS = ("alike", "alternating")
+AXES = (*PARTS.values(), HEADS, LAYERS)
+Names = tuple[str, ...]  # of the parts of a combination
 
 
 def trains_here(attention: str) -> bool:
-    return Registry.installed().load(Attention, attention)().refusal_reason(CPU) is None
+    return PARTS["attention"][attention].refusal_reason(CPU) is None
 
 
-TRAINABLE = [name for name in NAMES["attention"] if trains_here(name)]
-MATRIX = list(itertools.product(*NAMES.values(), HEADS))
+def options(names: Names) -> dict[str, Any]:
+    """Of a model; an option that its mixers do not use is left out.
+
+    Where layers alternate, those of odd index have the default parts.
+    """
+    parts: dict[str, Any] = {kind: PARTS[kind][name] for kind, name in zip(PARTS, names[:-2], strict=True)}
+    used, alternating = parts["mixer"].uses, names[-1] == "alternating"
+    if alternating or "n_kv_head" in used:
+        parts["n_kv_head"] = HEADS[names[-2]]
+    if not alternating:
+        return {name: part for name, part in parts.items() if name != "attention" or name in used}
+    for kind in ("mixer", "attention", "position", "norm", "mlp"):
+        if kind in used or kind not in ("attention", "position"):  # else only the softmax of odd layers uses it
+            parts[kind] = (parts[kind], PARTS[kind][DEFAULTS[kind]])
+    return parts
 
 
-def by_pairs(matrix: list[Parts]) -> Any:
-    """All of the matrix; by default some in which any two parts meet."""
-    chosen = covering(matrix)
-    slow = pytest.mark.slow
-    return pytest.mark.parametrize(
-        "parts", [pytest.param(parts, id="-".join(parts), marks=() if parts in chosen else slow) for parts in matrix]
+DEFAULTS = {kind: GPT.model_fields[kind].default for kind in PARTS}
+FIRST = tuple(next(iter(axis)) for axis in AXES)
+
+
+def is_allowed(names: Names) -> bool:
+    """Leaves out models that are refused, and those that are another combination under another name."""
+    mixer, attention, position, *_, heads, layers = names
+    used = PARTS["mixer"][mixer].uses
+    if layers == "alternating":
+        return True
+    acts = getattr(PARTS["position"][position], "acts_in_mixers", False)
+    return (
+        ("attention" in used or attention == FIRST[1])
+        and ("n_kv_head" in used or heads == "full")
+        and ("position" in used or not acts)
     )
 
 
-everything = by_pairs(MATRIX)
-trainable = by_pairs([parts for parts in MATRIX if parts[0] in TRAINABLE])
+MATRIX = [names for names in itertools.product(*AXES) if is_allowed(names)]
+TRAINABLE = [names for names in MATRIX if trains_here(names[1])]
+COVER = covering(MATRIX)
+by_mixer_and_attention = pytest.mark.parametrize(("mixer", "attention"), sorted({names[:2] for names in MATRIX}))
 
 
-def built(parts: Parts, dropout: float, seed: int) -> nn.Module:
-    """With weights so large that every part has its say."""
+def built(names: Names, dropout: float, seed: int) -> nn.Module:
+    """With weights so large that every part matters."""
     seed_everything(seed)
-    options = {**dict(zip(KINDS, parts[:4], strict=True)), "n_kv_head": HEADS[parts[4]], "dropout": dropout}
-    sizes = {"n_layer": L, "n_head": H, "n_embd": C, "block_size": BLOCK}
-    model = GPT(**sizes, **options).build(ModelContext(vocab_size=V))
-    GPT2(std=0.2).apply(model, parameter_shapes(model))
-    for parameter in model.parameters():
-        parameter.data.add_(0.1 * torch.randn_like(parameter))
-    return model
+    model = GPT(n_layer=L, n_head=H, n_embd=C, block_size=BLOCK, dropout=dropout, **options(names))
+    module = model.build(ModelContext(vocab_size=V))
+    for parameter in module.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return module
 
 
 class Training:
     """A real optimizer on batches that are a function of the step."""
 
-    def __init__(self, parts: Parts, seed: int) -> None:
-        self.model = built(parts, dropout=0.2, seed=seed).train()
-        groups = [
-            {"params": found, "role": role, "lr_multiplier": 1.0}
-            for role, found in parameters_by_role(self.model).items()
-        ]
-        self.optimizer = AdamW(lr=1e-2).build(groups)
+    def __init__(self, names: Names, seed: int) -> None:
+        self.model = built(names, dropout=0.2, seed=seed).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2, weight_decay=0.1)
 
     def step(self, number: int) -> float:
         tokens = torch.randint(0, V, (B, T + 1), generator=torch.Generator().manual_seed(number))
-        loss = self.model(tokens[:, :-1], tokens[:, 1:]) / (B * T)
-        loss.backward()
+        objective, loss, _ = TrainingLoss.of(self.model(tokens[:, :-1], tokens[:, 1:]))
+        (objective / (B * T)).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        return objective.item() + loss.item()
 
     def save(self, folder: Path, number: int) -> Path:
         training = {"optimizer": self.optimizer.state_dict(), "rng": rng_state()}
@@ -99,45 +135,79 @@ class Training:
         return {name: value.clone() for name, value in self.model.state_dict().items()}
 
 
-@trainable
-def test_every_combination_trains_and_goes_on_from_a_checkpoint_to_the_bit(parts: Parts, tmp_path: Path) -> None:
-    whole = Training(parts, seed=1)
-    first = whole.weights()
-    losses = [whole.step(0), whole.step(1)]
-    path = whole.save(tmp_path, 2)
-    losses.append(whole.step(2))
-    expected = whole.weights()
+def assert_resumes_to_the_bit(names: Names, folder: Path) -> None:
+    training = Training(names, seed=1)
+    first = training.weights()
+    losses = [training.step(0), training.step(1)]
+    path = training.save(folder, 2)
+    losses.append(training.step(2))
+    expected = training.weights()
     assert torch.tensor(losses).isfinite().all()
-    assert not [name for name in first if torch.equal(first[name], expected[name])], "everything is trained"
+    assert not [name for name in first if torch.equal(first[name], expected[name])], "every weight is trained"
 
-    resumed = Training(parts, seed=2)
+    resumed = Training(names, seed=2)
     assert not torch.equal(resumed.weights()["wte.weight"], first["wte.weight"])
     resumed.load(path)
     assert resumed.step(2) == losses[2]
-    got = resumed.weights()
-    assert got.keys() == expected.keys()
-    assert not [name for name in expected if not torch.equal(got[name], expected[name])]
+    found = resumed.weights()
+    assert found.keys() == expected.keys()
+    assert not [name for name in expected if not torch.equal(found[name], expected[name])]
 
 
 @torch.no_grad()
-@everything
-def test_no_combination_looks_ahead_with_a_cache_or_without(parts: Parts) -> None:
-    model = built(parts, dropout=0.0, seed=3).double().eval()  # else rows of a batch differ by their roundings
+def assert_causal(names: Names) -> None:
+    model = built(names, dropout=0.0, seed=3).double().eval()  # else rows of a batch differ by their roundings
     ids = torch.randint(0, V, (1, T), generator=torch.Generator().manual_seed(4)).repeat(1 + T, 1)
     for t in range(T):
         ids[1 + t, t] = (ids[1 + t, t] + 1) % V  # row 1 + t is row 0 except for token t
     logits = model(ids)
     cache = KVCache(T)
-    cached = torch.cat([model(piece, cache=cache) for piece in ids.split([1, 3, 2], dim=1)], dim=1)
+    cached = torch.cat([model(chunk, cache=cache) for chunk in ids.split([1, 3, 2], dim=1)], dim=1)
     torch.testing.assert_close(cached, logits, rtol=0, atol=1e-5)
     for found in (logits, cached):
         for t in range(T):
             torch.testing.assert_close(found[1 + t, :t], found[0, :t], rtol=0, atol=1e-6)
             changed = (found[1 + t, t:] - found[0, t:]).abs().amax(dim=-1)
-            assert (changed > 1e-4).all(), "and all later ones do see it"
+            assert (changed > 1e-5).all(), "all later tokens attend to it"
 
 
-def test_the_matrix_holds_every_installed_part_and_some_of_it_trains() -> None:
-    assert len(MATRIX) == len(set(MATRIX)) >= 3 * 4 * 2 * 3 * len(HEADS)
-    assert {"naive", "sdpa"} <= set(TRAINABLE)
-    assert "flex" not in TRAINABLE, "it would train on a GPU alone"
+@pytest.mark.parametrize("names", covering(TRAINABLE), ids="-".join)
+def test_any_two_parts_train_and_continue_from_a_checkpoint_to_the_bit(names: Names, tmp_path: Path) -> None:
+    assert_resumes_to_the_bit(names, tmp_path)
+
+
+@pytest.mark.parametrize("names", COVER, ids="-".join)
+def test_no_two_parts_look_ahead_with_a_cache_or_without(names: Names) -> None:
+    assert_causal(names)
+
+
+@pytest.mark.slow
+@by_mixer_and_attention
+def test_every_combination_trains_and_continues_to_the_bit(mixer: str, attention: str, tmp_path: Path) -> None:
+    for index, names in enumerate(names for names in TRAINABLE if names[:2] == (mixer, attention)):
+        assert_resumes_to_the_bit(names, tmp_path / str(index))
+
+
+@pytest.mark.slow
+@by_mixer_and_attention
+def test_no_combination_looks_ahead(mixer: str, attention: str) -> None:
+    for names in (names for names in MATRIX if names[:2] == (mixer, attention)):
+        assert_causal(names)
+
+
+def test_what_the_matrix_leaves_out_is_refused() -> None:
+    others = [names for names in itertools.product(*AXES) if not is_allowed(names)]
+    kinds = (*PARTS, "n_kv_head")
+    for names in covering(others)[::3]:
+        parts = {kind: PARTS[kind][name] for kind, name in zip(PARTS, names[:-2], strict=True)}
+        given = {**parts, "n_kv_head": HEADS[names[-2]]} if names[-2] == "grouped" else parts
+        with pytest.raises(ValueError, match="use another mixer, such as softmax") as caught:
+            GPT(n_layer=L, n_head=H, n_embd=C, block_size=BLOCK, **given)
+        assert any(kind in str(caught.value) for kind in kinds)
+
+
+def test_the_matrix_holds_every_part_and_some_of_it_trains() -> None:
+    assert {name for names in COVER for name in names} == {name for axis in AXES for name in axis}
+    assert {name for name in PARTS["attention"] if trains_here(name)} >= {"naive", "sdpa"}
+    assert not trains_here("flex"), "it trains on a GPU alone"
+    assert len(TRAINABLE) < len(MATRIX) == len(set(MATRIX))

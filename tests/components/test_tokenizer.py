@@ -33,7 +33,8 @@ from nanogpt_kit.corpus import bpe as bpe_module
 from nanogpt_kit.corpus import library_decoder, library_encoder
 from nanogpt_kit.corpus.bpe import CL100K, EOT, O200K, PUBLISHED, R50K
 from nanogpt_kit.data.encoders import restore_encoder
-from nanogpt_kit.testing.tokenizer import SPECIAL, STRANGE, TokenizerConformance
+from nanogpt_kit.testing.tokenizer import TokenizerConformance
+from nanogpt_kit.testing.tokenizer_texts import SPECIAL, STRANGE
 
 unicode_text = st.text(st.characters(codec="utf-8"))  # all but halves of surrogate pairs
 adversarial = st.lists(st.one_of(st.sampled_from((*SPECIAL, *STRANGE)), unicode_text)).map("".join)

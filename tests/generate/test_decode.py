@@ -29,6 +29,8 @@ from nanogpt_kit.generate.threads import ThreadedDecoder, count_thread_chunks
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.testing.conformance import ignore_torch_warnings
 from tests.pairwise import pairwise_cases
+from tests.seams.components.differential import Differential
+from tests.seams.components.mingru import MinGRU
 
 VOCABULARY, BLOCK = 23, 8
 PARTS: dict[str, dict[str, Any]] = {
@@ -38,6 +40,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "no positions, window": {"position": "none", "attention": {"use": "sdpa", "window": 3}, "logit_softcap": 4.0},
     "alibi, window": {"position": "alibi", "attention": {"use": "naive", "window": 5}},
     "flex": {"position": "rope", "attention": {"use": "flex", "window": 5}},
+    "recurrence": {"position": "none", "mixer": MinGRU()},
+    "recurrence and attention": {"position": "rope", "mixer": [MinGRU(expansion=2), "softmax"]},
+    "keys and values of two sizes": {"position": "alibi", "mixer": Differential()},
 }
 by_parts = pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 
@@ -142,6 +147,34 @@ def test_logits_of_ragged_prompts_are_those_of_each_alone(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["recurrence", "recurrence and attention", "keys and values of two sizes"])
+def test_logits_of_ragged_prompts_are_those_of_each_alone_for_other_mixers(name: str) -> None:
+    model = untrained(**PARTS[name]).float()
+    texts, padding = [torch.tensor([ids]) for ids in prompts_of(6, 1, 4, 8)], [2, 7, 4, 0]
+    ids = torch.cat([torch.nn.functional.pad(text, (pad, 0)) for text, pad in zip(texts, padding, strict=True)])
+    cache = KVCache(8, padding)
+    logits = torch.cat([model(piece, cache=cache) for piece in ids.split([3, 1, 1, 3], dim=1)], dim=1)
+    for row, (text, pad) in enumerate(zip(texts, padding, strict=True)):
+        torch.testing.assert_close(logits[row, pad:], model(text)[0], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_recurrence_simply_continues_in_a_rolling_cache() -> None:
+    """It remembers the whole text, however long: as one pass of a longer model."""
+    model, longer = (untrained(size, position="none", mixer=MinGRU()).float() for size in (BLOCK, 64))
+    prompts = prompts_of(3, 6)
+    decoder = Decoder(model, prompts, [], [1, 2], BLOCK, 30, on_overflow="rolling", with_logprobs=True)
+    found = [decoder.draw_next() for _ in range(30)]
+    for row, prompt in enumerate(prompts):
+        text = [*prompt, *(drawn.tokens[row] for drawn in found)]
+        expected = longer(torch.tensor([text]))[0].log_softmax(-1)
+        for step, drawn in enumerate(found):
+            assert drawn.logprobs is not None
+            wanted = expected[len(prompt) - 1 + step, drawn.tokens[row]].item()
+            assert abs(drawn.logprobs[row] - wanted) < 1e-4
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("position", ["rope", "alibi", "none"])
 def test_a_rolling_cache_is_a_window_over_a_text_that_goes_on(position: str) -> None:
     """Layer by layer each token sees the last BLOCK ones, as in a longer model whose attention has that window."""
@@ -208,6 +241,19 @@ def test_until_the_context_is_full_a_new_token_costs_one_column() -> None:
     read.clear()
     written(model, [[0] * 3], BLOCK + 3, on_overflow="refill")
     assert read == [3, 1, 1, 1, 1, 1, BLOCK // 2, 1, 1, 1, 1, BLOCK // 2, 1]
+
+
+@pytest.mark.parametrize("on_overflow", ["exact", "refill"])
+def test_a_model_that_keeps_nothing_outgrows_its_context_too(on_overflow: str) -> None:
+    class Words(nn.Embedding):
+        def forward(self, ids: Tensor, cache: KVCache) -> Tensor:
+            cache.view(ids.size(1), ids.device)
+            cache.advance(ids.size(1))
+            return super().forward(ids)
+
+    model, prompts = Words(VOCABULARY, VOCABULARY), prompts_of(2, 5)
+    together = written(model, prompts, 2 * BLOCK, on_overflow=on_overflow)
+    assert together[1:] == written(model, prompts[1:], 2 * BLOCK, on_overflow=on_overflow, seeds=[6])
 
 
 @pytest.mark.parametrize("on_overflow", ["exact", "refill"])
@@ -314,6 +360,23 @@ def test_texts_of_a_fixed_cache_are_those_of_a_growing_one(
     assert first == through(model, True, on_overflow), "a second text finds what the first one left"
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_step_that_is_called_while_it_is_recorded_changes_no_state(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorded CUDA graph computes the step several times before its first replay."""
+
+    def called_twice(step: Callable[..., Any], ids: Tensor) -> Callable[..., Any]:
+        step(ids), step(ids)
+        if fails:
+            raise RuntimeError("it cannot be recorded")
+        return step
+
+    model = DecodingModel(untrained(**PARTS["recurrence and attention"]), "fp32", 4, "default")
+    monkeypatch.setattr(model, "compile_step", called_twice)
+    assert through(model, True, "rolling") == through(model, False, "rolling")
+
+
 def test_texts_of_many_lengths_share_a_step() -> None:
     sizes = [static_capacity(tokens, 1024) for tokens in range(1, 2000)]
     assert sorted(set(sizes)) == [64, 128, 256, 512, 1024]
@@ -335,10 +398,15 @@ def test_what_cannot_be_compiled_is_computed_as_it_is_written(
     assert [record.message for record in caplog.records] == ["decoding continues uncompiled: no such instruction"]
 
 
+by_mixer = pytest.mark.parametrize("mixer", [{}, {"mixer": [MinGRU(), "softmax"]}], ids=["softmax", "and a recurrence"])
+
+
 @pytest.mark.slow
 @ignore_torch_warnings
-def test_compiled_steps_write_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    model = DecodingModel(untrained(position="rope"), "fp32", 4, "default")
+@by_mixer
+def test_compiled_steps_write_the_same(mixer: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    model = DecodingModel(untrained(position="rope", **mixer), "fp32", 4, "default")
+    torch._dynamo.reset()  # else it recompiles what it has compiled for another model
     with torch._dynamo.config.patch(error_on_recompile=True), caplog.at_level(logging.WARNING):
         found = through(model, True, "refill")
     assert not caplog.records
@@ -347,8 +415,11 @@ def test_compiled_steps_write_the_same(caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["graph", "default"])
-def test_recorded_steps_write_the_same_on_a_gpu(mode: str, caplog: pytest.LogCaptureFixture) -> None:
-    model = DecodingModel(untrained(position="rope").cuda(), "fp32", 4, mode)
+@by_mixer
+def test_recorded_steps_write_the_same_on_a_gpu(
+    mixer: dict[str, Any], mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = DecodingModel(untrained(position="rope", **mixer).cuda(), "fp32", 4, mode)
     with caplog.at_level(logging.WARNING):
         found = through(model, True, "refill")
     assert not caplog.records

@@ -23,7 +23,7 @@ Command = Callable[..., Any]
 SHOWN_COMPONENTS = (  # one of each kind, by its kind
     *("dataset:text", "tokenizer:bpe", "order:shuffled", "model:gpt", "init:gpt2", "attention:sdpa", "position:rope"),
     *("norm:rmsnorm", "mlp:gelu", "optimizer:adamw", "schedule:cosine", "sampler:top_k", "evaluator:loss"),
-    *("callback:early_stopping", "parallel:single"),
+    *("callback:early_stopping", "parallel:single", "mixer:softmax"),
 )
 
 LOOKED_UP: list[tuple[str, ...]] = [  # sections, options, a slot, a kind

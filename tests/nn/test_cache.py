@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nanogpt_kit.api import KVCache, ModelContext
 from nanogpt_kit.components.init.gpt2 import GPT2
 from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.generate.static_cache import StaticCache
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from tests.pairwise import pairwise_cases
 
@@ -135,3 +136,41 @@ def test_a_larger_cache_does_not_lengthen_the_context(position: str) -> None:
     model(torch.zeros(1, 3, dtype=torch.int64), cache=cache)
     with pytest.raises(AssertionError, match="6 tokens do not fit a block_size of 4"):
         model(torch.zeros(1, 3, dtype=torch.int64), cache=cache)
+
+
+def test_a_state_is_the_initial_one_until_it_is_set() -> None:
+    cache, initial, later = KVCache(CAPACITY), torch.zeros(B, D), torch.ones(B, D)
+    assert cache.state(1, initial) is initial
+    cache.set_state(1, later)
+    cache.set_state(1, 2 * later, "other")
+    assert torch.equal(cache.state(1, initial), later)
+    assert torch.equal(cache.state(1, initial, "other"), 2 * later)
+    assert cache.state(2, initial) is initial
+    with pytest.raises(AssertionError, match="a state keeps its shape"):
+        cache.set_state(1, later[:, 1:])
+
+
+def test_padding_is_where_queries_are_not_part_of_their_text() -> None:
+    cache, cpu = KVCache(CAPACITY, padding=[3, 0]), torch.device("cpu")
+    padding = cache.view(2, cpu).padding
+    assert padding is not None
+    assert padding.tolist() == [[True, True], [False, False]]
+    cache.advance(2)
+    padding = cache.view(2, cpu).padding
+    assert padding is not None
+    assert padding.tolist() == [[True, False], [False, False]]
+    cache.advance(2)
+    assert cache.view(1, cpu).padding is None, "no row has padding from here on"
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_state_that_was_read_does_not_change_when_it_is_set(static: bool) -> None:
+    """A mixer may set the state before it has used the one before."""
+    cache: KVCache | StaticCache = KVCache(CAPACITY)
+    cache.set_state(0, torch.ones(B, D), "shift")
+    if static:
+        cache = StaticCache(cache, CAPACITY)
+    before = cache.state(0, torch.zeros(B, D), "shift")
+    cache.set_state(0, torch.zeros(B, D), "shift")
+    assert (before == 1).all()
+    assert (cache.state(0, before, "shift") == 0).all()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from nanogpt_kit.components.model.gpt import GPT
+from nanogpt_kit.core.kinds import LayerContext
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.nn import flops
 from nanogpt_kit.nn.flops import flops_per_token, model_size, num_params, published_peak_flops
+from nanogpt_kit.nn.loss import linear_cross_entropy
 from nanogpt_kit.nn.uninitialized import build_on_meta
 from nanogpt_kit.train.efficiency import Efficiency
+from tests.seams.components.two_token import TwoToken
 
 GPT2 = GPT(vocab_multiple=1)
 
@@ -78,3 +82,34 @@ def test_utilisation_is_told_where_the_peak_is_known(monkeypatch: pytest.MonkeyP
     assert Efficiency.of(GPT2, 50257, RunContext(precision="fp32", **ctx)).metrics(1e6) == {}
     cpu = RunContext(device="cpu", precision="bf16", world_size=1, splits=(), block_size=1024)
     assert Efficiency.of(GPT2, 50257, cpu).metrics(1e6) == {}
+
+
+def test_the_products_of_a_loss_count_and_its_penalties_have_none() -> None:
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 24, "block_size": 40, "vocab_multiple": 1}
+    plain = model_size(GPT(**sizes), 90)
+    penalized = GPT(**sizes, loss={"use": "cross_entropy", "label_smoothing": 0.1, "z_loss": 1e-4})
+    assert model_size(penalized, 90) == plain
+    module = build_on_meta(GPT(**sizes), 90)
+    module.loss = build_two_token_loss(24)
+    predicted = 39 / 40  # of the positions, those that predict the token after the next
+    second = 2 * 24 * 24 + 90 * 24  # the two layers of its network, and the head
+    assert flops_per_token(module, 40) == pytest.approx(plain.flops_per_token + 6 * second * predicted)
+
+
+def build_two_token_loss(n_embd: int) -> torch.nn.Module:
+    ctx = LayerContext(
+        n_embd=n_embd, n_head=2, n_kv_head=2, head_dim=12, n_layer=2, block_size=40, dropout=0.0, bias=True
+    )
+    with torch.device("meta"):
+        return TwoToken().build(ctx)
+
+
+def test_a_loss_that_wants_real_numbers_leaves_the_flops_of_the_network() -> None:
+    class Asks(torch.nn.Module):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return linear_cross_entropy(*inputs[:4]) if inputs[0].sum() > 0 else inputs[0].sum()
+
+    module = build_on_meta(GPT(n_layer=2, n_embd=24, n_head=2, block_size=40), 90)
+    expected = flops_per_token(module, 40)
+    module.loss = Asks()
+    assert flops_per_token(module, 40) == expected

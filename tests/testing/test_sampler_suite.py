@@ -10,8 +10,9 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from nanogpt_kit.api import Sampler
+from nanogpt_kit.api import MemorySampler, Sampler
 from nanogpt_kit.testing.sampler import SCENES, SamplerConformance
+from tests.testing.remedies import assert_fails
 
 NEVER = float("-inf")
 
@@ -128,6 +129,46 @@ def zero_times_infinity(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits + 0 * logits
 
 
+# --- with memory ------------------------------------------------------------------------------------------------
+
+
+class OneFunctionWithMemory(MemorySampler):
+    _function: Callable[[Tensor, Tensor, Tensor], Tensor] = PrivateAttr()
+
+    def transform_with_memory(self, logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
+        return self._function(logits, tokens, logprobs)
+
+
+def with_memory(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
+    component = OneFunctionWithMemory()
+    component._function = function
+    return type("Suite", (SamplerConformance,), {"component": component})()
+
+
+def warmer_after_likely_tokens(logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
+    return logits / (2 - logprobs.sum(-1, keepdim=True).exp())
+
+
+def writes_to_the_logprobs(logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
+    return logits / (2 - logprobs.exp_().sum(-1, keepdim=True).clamp(max=1))
+
+
+def mean_of_nothing(logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
+    return logits + logprobs.mean(-1, keepdim=True)
+
+
+def surprise_of_all_rows(logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
+    return logits / (1 - logprobs.sum())
+
+
+def nothing_after_surprises(logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
+    return logits.masked_fill(logprobs.sum(-1, keepdim=True) < -1e4, NEVER)
+
+
+def ignores_its_memory(logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
+    return sound(logits, tokens)
+
+
 INPUTS, SHAPE = "test_its_inputs_are_not_modified", "test_shape_and_dtype_are_kept"
 SAME = "test_the_same_input_always_gives_the_same"
 ROWS, PADDING = "test_no_row_depends_on_its_neighbours", "test_left_padding_changes_nothing"
@@ -159,15 +200,37 @@ CAUGHT: dict[Callable[[Tensor, Tensor], Tensor], list[tuple[Any, ...]]] = {
 }
 
 
+MATTERS = "test_what_was_drawn_matters_to_a_sampler_with_memory"
+WITH_MEMORY: dict[Callable[[Tensor, Tensor, Tensor], Tensor], list[tuple[Any, ...]]] = {
+    writes_to_the_logprobs: [(INPUTS, "plain")],
+    mean_of_nothing: [(NAN, "plain")],
+    surprise_of_all_rows: [(ROWS, "plain")],
+    nothing_after_surprises: [(POSSIBLE, "plain")],
+    ignores_its_memory: [(MATTERS,)],
+}
+
+
+@pytest.mark.parametrize("function", WITH_MEMORY)
+def test_a_broken_sampler_with_memory_is_caught(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    for test, *arguments in WITH_MEMORY[function]:
+        assert_fails(with_memory(function), test, *arguments)
+        getattr(with_memory(warmer_after_likely_tokens), test)(*arguments)
+
+
+def test_a_sampler_with_memory_is_one_without_where_nothing_was_drawn() -> None:
+    sampler = with_memory(warmer_after_likely_tokens).component
+    logits, tokens = torch.randn(2, 7), torch.zeros(2, 3, dtype=torch.int64)
+    assert sampler.transform(logits, tokens).equal(sampler.transform_with_memory(logits, tokens, torch.empty(2, 0)))
+
+
 @pytest.mark.parametrize("function", CAUGHT)
 def test_a_broken_sampler_is_caught(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     for test, *arguments in CAUGHT[function]:
-        with pytest.raises(AssertionError):
-            getattr(suite(function), test)(*arguments)
+        assert_fails(suite(function), test, *arguments)
         getattr(suite(sound), test)(*arguments)
 
 
 def test_each_test_and_each_scene_catches_a_sampler() -> None:
-    calls = [call for calls in CAUGHT.values() for call in calls]
+    calls = [call for calls in (*CAUGHT.values(), *WITH_MEMORY.values()) for call in calls]
     assert {test for test, *_ in calls} == {name for name in vars(SamplerConformance) if name.startswith("test_")}
     assert set(SCENES) <= {argument for _, *arguments in calls for argument in arguments}

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import ConfigDict, PrivateAttr, field_validator
 from torch import Tensor, nn
-from torch.autograd.gradcheck import GradcheckError
 
 from nanogpt_kit.api import (
     MLP,
@@ -30,6 +29,7 @@ from nanogpt_kit.api import (
     Positional,
     ResidualLinear,
     RunContext,
+    TrainingLoss,
     View,
 )
 from nanogpt_kit.components.model.gpt import GPT
@@ -37,14 +37,21 @@ from nanogpt_kit.components.parallel.single import Single
 from nanogpt_kit.components.position.rope import Rotary
 from nanogpt_kit.nn import concurrent_calls
 from nanogpt_kit.nn.thread_probe import training_hazard
-from nanogpt_kit.testing.attention import HARDEST, AttentionConformance, plain_softmax
+from nanogpt_kit.testing.attention import AttentionConformance
+from nanogpt_kit.testing.attention_scenes import HARDEST, plain_softmax
+from nanogpt_kit.testing.causality import CHUNKS
+from nanogpt_kit.testing.dataset import DatasetConformance
 from nanogpt_kit.testing.mlp import MLPConformance
-from nanogpt_kit.testing.model import CHUNKS, ModelConformance
+from nanogpt_kit.testing.model import ModelConformance
 from nanogpt_kit.testing.norm import NormConformance
+from nanogpt_kit.testing.optimizer import OptimizerConformance
+from nanogpt_kit.testing.order import OrderConformance
 from nanogpt_kit.testing.position import PositionConformance
+from nanogpt_kit.testing.sampler import SamplerConformance
+from nanogpt_kit.testing.tokenizer import TokenizerConformance
+from tests.testing.remedies import REMEDIES, assert_fails
 
 Tests = list[tuple[Any, ...]]  # the name of a test and its arguments
-FAILURES = (AssertionError, GradcheckError, pytest.fail.Exception)
 
 
 def suite_of(suite: type, component: Any, **attributes: Any) -> Any:
@@ -53,8 +60,7 @@ def suite_of(suite: type, component: Any, **attributes: Any) -> Any:
 
 def assert_caught(suite: Any, tests: Tests) -> None:
     for test, *arguments in tests:
-        with pytest.raises(FAILURES):
-            getattr(suite, test)(*arguments)
+        assert_fails(suite, test, *arguments)
 
 
 class Function(nn.Module):
@@ -70,6 +76,7 @@ class Function(nn.Module):
 
 
 class OneFunction(Attention):
+    computed_function = "softmax"
     _function: Callable[..., Tensor] = PrivateAttr()
 
     def build(self, ctx: LayerContext) -> nn.Module:
@@ -167,7 +174,7 @@ def another_when_compiled(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor
     return right(q * 2 if torch.compiler.is_compiling() else q, k, v, view)
 
 
-PLAIN, SEEN_BY = "test_it_is_the_plain_softmax", "test_a_later_key_never_changes_an_earlier_row"
+PLAIN, SEEN_BY = "test_it_computes_what_is_expected", "test_a_later_key_never_changes_an_earlier_row"
 NOTHING = "test_a_row_that_attends_to_nothing_is_zero_and_gives_no_gradient"
 DROPOUT = "test_dropout_is_refused_or_for_training_only"
 ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
@@ -187,7 +194,7 @@ ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
     no_segments: [(PLAIN, "segments"), (PLAIN, "segments after a cache"), (PLAIN, HARDEST), (SEEN_BY, HARDEST)],
     no_slopes: [(PLAIN, "slopes over the causal square"), (PLAIN, "slopes after a cache"), (PLAIN, HARDEST)],
     slopes_by_order_of_keys: [(PLAIN, "keys in a ring by row")],
-    twice_the_scale: [(PLAIN, "a cache that is not full"), ("test_bfloat16_stays_near_the_plain_softmax", HARDEST)],
+    twice_the_scale: [(PLAIN, "a cache that is not full"), ("test_bfloat16_stays_near_what_is_expected", HARDEST)],
     nan_for_nothing: [(PLAIN, "rows that attend to nothing"), (NOTHING,)],
     mean_for_nothing: [(PLAIN, "rows that attend to nothing"), (NOTHING,)],
     tiled_heads: [
@@ -195,10 +202,10 @@ ATTENTIONS: dict[Callable[..., Tensor], Tests] = {
         ("test_gradients_of_shared_keys_and_values_add_up", 2),
     ],
     part_of_a_gradient: [
-        ("test_its_gradients_are_those_of_the_plain_softmax", "the causal square"),
+        ("test_its_gradients_are_those_of_what_is_expected", "the causal square"),
         ("test_gradients_pass_gradcheck",),
     ],
-    fp32_out_of_bf16: [("test_bfloat16_stays_near_the_plain_softmax", "the causal square")],
+    fp32_out_of_bf16: [("test_bfloat16_stays_near_what_is_expected", "the causal square")],
     exponentials_of_large_scores: [
         ("test_large_scores_stay_finite", "the causal square", torch.float32),
         ("test_extreme_features_stay_finite", 1e4, torch.float32),
@@ -311,6 +318,7 @@ POSITIONS: dict[type[Sound], Tests] = {
 
 
 class OfClass(Position):
+    acts_in_mixers = True
     _module: type[Sound] = PrivateAttr()
 
     def build(self, ctx: LayerContext) -> Positional:
@@ -327,14 +335,24 @@ def test_a_broken_position_is_caught(module: type[Sound]) -> None:
         getattr(suite_of(PositionConformance, component, relative=True), test)(*arguments)
 
 
+def test_a_position_that_does_not_declare_that_it_rotates_is_caught() -> None:
+    component = OfClass()
+    component._module = Sound
+    OfClass.acts_in_mixers = False
+    try:
+        assert_caught(suite_of(PositionConformance, component), [("test_it_declares_whether_it_acts_in_mixers",)])
+    finally:
+        OfClass.acts_in_mixers = True
+    suite_of(PositionConformance, component).test_it_declares_whether_it_acts_in_mixers()
+
+
 def test_a_table_that_is_never_cropped_is_caught() -> None:
     class Cropless(Sound):
         def crop(self, block_size: int) -> None: ...
 
     component = OfClass()
     component._module = Cropless
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        suite_of(PositionConformance, component).test_cropped_it_is_a_shorter_one()
+    assert_caught(suite_of(PositionConformance, component), [("test_cropped_it_is_a_shorter_one",)])
 
 
 # --- norm and mlp -----------------------------------------------------------------------------------------------
@@ -371,12 +389,26 @@ def over_the_batch() -> nn.Module:
     return nn.BatchNorm1d(5, affine=False)
 
 
+def fp32_in_the_middle() -> nn.Module:
+    return Function(lambda x: F.rms_norm(x.float(), x.shape[2:]).type_as(x))
+
+
+def over_heads_and_features() -> nn.Module:
+    return Function(lambda x: F.rms_norm(x, x.shape[2:]))
+
+
+def by_values_of_tensors() -> nn.Module:
+    return Function(lambda x: F.rms_norm(x, x.shape[2:]) * (1.0 if x.sum() > 0 else 2.0))
+
+
 NORMS: dict[Callable[[], nn.Module], Tests] = {
     over_all_positions: [("test_positions_are_independent",)],
     without_eps: [("test_extreme_features_stay_finite", 0.0, torch.float32)],
     fp32_whatever_comes: [("test_shape_and_dtype_are_kept", torch.bfloat16)],
     coarse_sum: [("test_shape_and_dtype_are_kept", torch.bfloat16)],
     half_a_gradient: [("test_gradients_pass_gradcheck",)],
+    over_heads_and_features: [("test_heads_are_normalised_like_positions",)],
+    by_values_of_tensors: [("test_compiled_it_computes_the_same", "aot_eager")],
     over_the_batch: [("test_without_dropout_training_mode_computes_the_same",)],
 }
 
@@ -386,6 +418,30 @@ def test_a_broken_norm_is_caught(module: Callable[[], nn.Module]) -> None:
     component = Normal()
     component._module = module
     assert_caught(suite_of(NormConformance, component), NORMS[module])
+
+
+def test_a_gradcheck_that_fails_by_rounding_alone_names_the_step() -> None:
+    component = Normal()
+    component._module = fp32_in_the_middle
+    suite_of(NormConformance, component).test_gradients_pass_gradcheck()
+    fine = suite_of(NormConformance, component, gradcheck_step=1e-6)
+    with pytest.raises(AssertionError, match=r"fp32 whatever its input; set gradcheck_step = 0\.001 here"):
+        fine.test_gradients_pass_gradcheck()
+
+
+def test_a_gradcheck_names_the_weight_whose_gradient_is_wrong() -> None:
+    class Wrong(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain, self.shift = nn.Parameter(torch.ones(24)), nn.Parameter(torch.zeros(24))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.gain + 0.5 * self.shift + 0.5 * self.shift.detach()
+
+    component = Normal()
+    component._module = Wrong
+    with pytest.raises(AssertionError, match=r"^the gradient of shift differs from finite differences: "):
+        suite_of(NormConformance, component).test_gradients_pass_gradcheck()
 
 
 def test_a_weight_that_no_checkpoint_holds_is_caught(tmp_path: Path) -> None:
@@ -576,6 +632,74 @@ def test_dropout_at_the_wrong_time_is_caught(share: float) -> None:
     assert_caught(suite_of(MLPConformance, Stubborn()), [("test_dropout_is_for_training_only",)])
 
 
+# --- auxiliary losses -------------------------------------------------------------------------------------------
+
+
+class Penalizes(nn.Module):
+    calls = 0
+
+    def __init__(self, penalty: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.c_proj, self.penalty = ResidualLinear(24, 24), penalty
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        y = self.c_proj(x)
+        return y, {"penalty": self.penalty(self, y)}
+
+
+def sum_in_fp32(module: nn.Module, y: Tensor) -> Tensor:
+    return y.float().square().sum()
+
+
+def sum_in_bf16(module: nn.Module, y: Tensor) -> Tensor:
+    return y.square().sum()
+
+
+def mean_over_tokens(module: nn.Module, y: Tensor) -> Tensor:
+    return y.float().square().mean()
+
+
+def grows_with_each_pass(module: nn.Module, y: Tensor) -> Tensor:
+    module.calls += 1
+    return module.calls * y.float().square().sum()
+
+
+def another_penalty_when_compiled(module: nn.Module, y: Tensor) -> Tensor:
+    return (1.1 if torch.compiler.is_compiling() else 1.0) * y.float().square().sum()
+
+
+EXTRAS: dict[Callable[[nn.Module, Tensor], Tensor], Tests] = {
+    sum_in_bf16: [("test_extras_are_scalars_in_fp32", torch.bfloat16)],
+    mean_over_tokens: [("test_extras_of_rows_add_up_and_so_do_their_gradients",)],
+    grows_with_each_pass: [("test_extras_depend_on_the_tokens_alone",)],
+    another_penalty_when_compiled: [("test_compiled_in_training_it_gives_the_same_extras", "aot_eager")],
+}
+
+
+class WithPenalty(MLP):
+    _penalty: Callable[[nn.Module, Tensor], Tensor] = PrivateAttr()
+
+    def build(self, ctx: LayerContext) -> nn.Module:
+        return Penalizes(self._penalty)
+
+
+@pytest.mark.parametrize("penalty", EXTRAS)
+def test_a_broken_auxiliary_loss_is_caught(penalty: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    component, sound = WithPenalty(), WithPenalty()
+    component._penalty, sound._penalty = penalty, sum_in_fp32
+    assert_caught(suite_of(MLPConformance, component), EXTRAS[penalty])
+    for test, *arguments in EXTRAS[penalty]:
+        getattr(suite_of(MLPConformance, sound), test)(*arguments)
+
+
+def test_a_batch_statistic_that_is_not_weighted_is_caught() -> None:
+    component = WithPenalty()
+    component._penalty = mean_over_tokens
+    suite = suite_of(MLPConformance, component, batch_statistics=("penalty",))
+    suite.test_extras_of_rows_add_up_and_so_do_their_gradients()
+    assert_caught(suite, [("test_batch_statistics_are_weighted_by_the_tokens",)])
+
+
 # --- options ----------------------------------------------------------------------------------------------------
 
 
@@ -618,8 +742,7 @@ def test_an_option_that_is_a_list_is_caught() -> None:
     class Listed(Undescribed):
         sizes: list[int] = Field([1], description="which could be appended to")
 
-    with pytest.raises(TypeError, match="unhashable"):
-        suite_of(NormConformance, Listed()).test_options_are_frozen()
+    assert_caught(suite_of(NormConformance, Listed()), [("test_options_are_frozen",)])
 
 
 def test_a_file_without_a_docstring_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -730,6 +853,12 @@ def part_of_the_losses_gradient(module: Any, forward: Forward, ids: Tensor, targ
     return 0.01 * loss.detach() + 0.99 * loss
 
 
+@on_the_loss
+def objective_without_the_loss(module: Any, forward: Forward, ids: Tensor, targets: Tensor) -> Any:
+    loss = forward(ids, targets)
+    return TrainingLoss(0.5 * loss, loss.detach(), {}) if module.training else loss
+
+
 def part_of_the_logits_gradient(module: Any, forward: Forward) -> Forward:
     attention = module.h[0].attn.attention
     module.h[0].attn.attention = Function(lambda q, k, v, view: attention(q, k.detach(), v, view))
@@ -782,6 +911,7 @@ MODELS: dict[Callable[[Any, Forward], Forward], Tests] = {
     padding_counts: [(LOSS,), ("test_the_initial_loss_is_near_uniform_guessing",)],
     short_loss: [("test_the_loss_is_in_fp32_under_autocast_too",)],
     part_of_the_losses_gradient: [(LOSS,)],
+    objective_without_the_loss: [("test_in_training_the_objective_is_the_loss_of_evaluation_and_the_extras",)],
     part_of_the_logits_gradient: [("test_gradients_are_finite_differences",)],
     logits_of_padding: [("test_logits_are_one_row_for_each_token_and_none_for_padding",)],
     idle_weight: [("test_every_parameter_has_one_role_and_a_gradient",)],
@@ -801,12 +931,27 @@ def test_a_broken_model_is_caught(bend: Callable[[Any, Forward], Forward]) -> No
     assert_caught(bent(bend), MODELS[bend])
 
 
+def test_multipliers_that_a_model_only_claims_to_apply_are_caught() -> None:
+    class Deaf(GPT):
+        def build(self, ctx: ModelContext) -> nn.Module:
+            return super().build(ModelContext(vocab_size=ctx.vocab_size))
+
+    suite = suite_of(ModelConformance, Deaf(n_layer=1, n_head=3, n_embd=24, block_size=13))
+    assert_caught(suite, [("test_it_applies_multipliers_where_it_says_so",)])
+
+
 def test_a_model_that_keeps_its_positions_when_cropped_is_caught() -> None:
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        bent(crops_the_count_alone).test_a_cropped_model_is_a_shorter_one()
+    assert_caught(bent(crops_the_count_alone), [("test_a_cropped_model_is_a_shorter_one",)])
 
 
 def test_the_suites_pass_a_model_that_is_not_broken() -> None:
     suite = bent(lambda module, forward: forward)
     for test, *arguments in (call for calls in MODELS.values() for call in calls):
         getattr(suite, test)(*arguments)
+
+
+def test_the_failures_of_all_suites_are_checked_for_a_remedy() -> None:
+    suites = (AttentionConformance, PositionConformance, NormConformance, MLPConformance, ModelConformance)
+    others = (DatasetConformance, TokenizerConformance, OrderConformance, OptimizerConformance, SamplerConformance)
+    tests = {name for suite in (*suites, *others) for name in dir(suite) if name.startswith("test_")}
+    assert tests == REMEDIES.keys()

@@ -2,8 +2,8 @@
 
 `python ranks.py` takes a list of runs as JSON on its standard input and prints what each of their ranks answered: exit
 code and what it has seen. A run is {"file", "size", "overrides", "resume"}, and perhaps {"kill": [rank, step]},
-{"signal": [rank, step]}, {"kill_after": seconds} for all ranks at once, or {"ignore": true} for targets that count for
-nothing.
+{"signal": [rank, step]}, {"kill_after": seconds} for all ranks at once, {"gradients": true} for those of the first
+step, or {"ignore": true} for targets that count for nothing, and these gradients.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
     torch.set_num_threads(1)
     batches: list[list[int]] = []  # checksums of the windows that this rank has computed with, step by step
     masks: list[int] = []
-    gradients: list[list[float]] = []  # of the first step, where `ignore` is set
+    gradients: list[list[float]] = []  # of the first step, where `ignore` or `gradients` is set
 
     class Watched(trainer.Trainer):
         def update(self, batch: Any) -> Any:
@@ -75,7 +75,7 @@ def one(run: dict[str, Any], rank: int, answer: Path) -> int:
             if run.get("signal") == [rank, self.step]:
                 os.kill(os.getpid(), signal.SIGTERM)
             clip = self.parallel.clip
-            if run.get("ignore") and self.step == 0:
+            if (run.get("ignore") or run.get("gradients")) and self.step == 0:
 
                 def kept(norm: float) -> torch.Tensor:
                     gradients.extend(full_tensor(p.grad).flatten().tolist() for p in self.model.parameters())

@@ -326,7 +326,7 @@ def test_a_module_may_offer_metrics(tiny: Path, command: Callable[..., Any]) -> 
         "    def build(self, ctx):\n        return Scale(ctx.n_embd)\n\nclass Scale(nn.Module):\n"
         "    def __init__(self, n):\n        super().__init__()\n        self.weight = nn.Parameter(torch.ones(n))\n\n"
         "    def forward(self, x):\n        return x * self.weight\n\n"
-        "    def metrics(self):\n        return {'gain': self.weight.mean()}\n"
+        "    def logged_metrics(self):\n        return {'gain': self.weight.mean()}\n"
     )
     folder = run(tiny, 'components=["telling.py"]', "model.norm=telling", "train.steps=3")
     lines = [line for line in read_metrics(folder.metrics) if "train/loss" in line]

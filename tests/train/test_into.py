@@ -218,7 +218,9 @@ def test_memory_that_runs_out_while_the_model_is_built_is_one_sentence_and_leave
 
 def test_a_loss_that_is_not_finite_is_reported(tiny: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trainer.Trainer.accumulate
-    monkeypatch.setattr(trainer.Trainer, "accumulate", lambda run, batch: whole(run, batch) * float("nan"))
+    monkeypatch.setattr(
+        trainer.Trainer, "accumulate", lambda *of: {name: mean * float("nan") for name, mean in whole(*of).items()}
+    )
     status, words = status_of(tiny, into, told=NotFinite)
     assert (status.state, status.cause, status.reason) == ("failed", "not_finite", words)
     assert "the loss is nan at step 1" in words

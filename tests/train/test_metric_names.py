@@ -30,7 +30,7 @@ from nanogpt_kit.api import Norm
 class Counting(Norm):
     def build(self, ctx):
         module = torch.nn.LayerNorm(ctx.n_embd)
-        module.metrics = lambda: {"count": 1.0}
+        module.logged_metrics = lambda: {"count": 1.0}
         return module
 """
 

@@ -12,11 +12,11 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from nanogpt_kit.api import KVCache, Mixer, MixerContext, Positional, ResidualLinear, View
+from nanogpt_kit.api import KVCache, Mixer, MixerContext, Positional, ResidualLinear, View, take_extra
 
 
 class Softmax(Mixer):
-    uses = ("attention", "n_kv_head", "qk_norm")
+    uses = ("attention", "n_kv_head", "qk_norm", "position", "document_mask")
 
     def build(self, ctx: MixerContext) -> nn.Module:
         return SelfAttention(ctx)
@@ -40,16 +40,20 @@ class SelfAttention(nn.Module):
         self.c_proj = ResidualLinear(ctx.n_embd, ctx.n_embd, bias=ctx.bias)
         self.drop = nn.Dropout(ctx.dropout)
 
-    def forward(self, x: Tensor, position: Positional, view: View, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, position: Positional, view: View, cache: KVCache | None
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        extras: dict[str, Tensor] = {}
         heads = self.c_attn(x).view(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)  # (B, H + 2 Hkv, T, D)
         q, k, v = heads.split_with_sizes(self.heads, dim=1)  # (B, H or Hkv, T, D)
-        q, k = self.q_norm(q).type_as(v), self.k_norm(k).type_as(v)  # autocast computes norms in fp32
+        q = take_extra(extras, "norm", self.q_norm(q)).type_as(v)  # autocast computes norms in fp32
+        k = take_extra(extras, "norm", self.k_norm(k)).type_as(v)
         if self.query_multiplier != 1:
             q = q * self.query_multiplier
         q = position.rotate(q, view.query_positions)
         k = position.rotate(k, view.query_positions)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, Hkv, S, D)
-        y: Tensor = self.attention(q, k, v, view)  # (B, H, T, D)
+        y = take_extra(extras, "attention", self.attention(q, k, v, view))  # (B, H, T, D)
         y = self.drop(self.c_proj(y.transpose(1, 2).flatten(2)))  # (B, T, C)
-        return y
+        return (y, extras) if extras else y

@@ -34,6 +34,7 @@ from nanogpt_kit.api import (
     TrainingLoss,
     View,
     add_extras,
+    check_mixer_options,
     linear_cross_entropy,
     listed,
     model_validator,
@@ -68,7 +69,7 @@ class GPT(Model):
         description="multiple to which the vocabulary is padded, for fast matrix products; padding is never sampled",
     )
     mixer: Layered[Mixer] = slot("softmax")
-    attention: Layered[Attention] = slot("sdpa")
+    attention: Layered[Attention] = slot("sdpa")  # None where no mixer uses it
     position: Layered[Position] = slot("learned")
     norm: Layered[Norm] = slot("layernorm")
     mlp: Layered[MLP] = slot("gelu")
@@ -82,6 +83,11 @@ class GPT(Model):
         if self.n_kv_head and self.n_head % self.n_kv_head:
             message = f"n_head ({self.n_head}) should be a multiple of n_kv_head ({self.n_kv_head})"
             raise option_error("n_kv_head", message, "n_head")
+        return self
+
+    @model_validator(mode="after")
+    def _mixers_use_what_is_set(self) -> Self:
+        check_mixer_options(self)
         return self
 
     @property
@@ -171,7 +177,7 @@ class Transformer(nn.Module):
         return x
 
     def view(self, ids: Tensor, cache: KVCache | None, segments: Tensor | None) -> View:
-        """The view of these tokens, the same for all blocks but for the slopes of their positions."""
+        """The view of these tokens, the same for all blocks except the slopes of their positions."""
         T = ids.size(1)
         length = T if cache is None else cache.visible_length(T)
         assert length <= self.block_size, f"{length} tokens do not fit a block_size of {self.block_size}"

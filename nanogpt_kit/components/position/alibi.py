@@ -15,6 +15,7 @@ from nanogpt_kit.api import LayerContext, Position, Positional
 
 class ALiBi(Position):
     relative = True
+    acts_in_mixers = True
 
     def build(self, ctx: LayerContext) -> Positional:
         return Slopes(ctx.n_head)

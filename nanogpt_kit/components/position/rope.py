@@ -16,6 +16,7 @@ from nanogpt_kit.api import Field, KitError, LayerContext, Position, Positional
 
 class RoPE(Position):
     relative = True
+    acts_in_mixers = True
     base: float = Field(
         10_000.0,
         gt=1,

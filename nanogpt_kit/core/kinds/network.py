@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from nanogpt_kit.core.kinds.mixer_options import check_uses
 from nanogpt_kit.core.options import Component, PathStr
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class LayerContext:
 class MixerContext(LayerContext):
     """The context of a mixer: that of its layer, and the parts of the model that it may use.
 
-    A mixer names the options that it uses in `Mixer.uses`.
+    Of the attention, `n_kv_head` and `qk_norm`, a mixer may use those that it names in `Mixer.uses`.
     """
 
     norm: Norm
@@ -69,9 +70,10 @@ class Model(Component):
     """A network from token ids to logits.
 
     The module's `forward(ids, targets=None, cache=None)` takes ids (B, T) and returns logits (B, T, vocab_size), or,
-    given targets (B, T), the fp32 *sum* of the token losses in nats; a target of -1 is ignored. With a KVCache, ids
-    continue after the cached tokens. A module whose weights depend on block_size has a method `crop(block_size)`. One
-    that supports `document_mask` also takes `segments` (B, T), the document of each token.
+    given targets (B, T), the fp32 *sum* of the token losses in nats; a target of -1 is ignored. In training it may
+    return an `api.TrainingLoss` instead of the sum. With a KVCache, ids continue after the cached tokens. A module
+    whose weights depend on block_size has a method `crop(block_size)`. One that supports `document_mask` also takes
+    `segments` (B, T), the document of each token.
     """
 
     kind: ClassVar[str] = "model"
@@ -93,12 +95,18 @@ class Mixer(Component):
     """Mixes the features of positions: what stands between norm and residual, such as attention or a recurrence.
 
     The module's `forward(x, position, view, cache)` takes x (B, T, C), an `api.Positional`, the View of the tokens and
-    a KVCache or None, and returns (B, T, C). What it remembers of earlier tokens is in the cache: keys and values
-    (`cache.extend`), or a state (`cache.state`).
+    a KVCache or None, and returns (B, T, C), or (y, extra); see `api.take_extra`. What it remembers of earlier tokens
+    is in the cache: keys and values (`cache.extend`), or a state (`cache.state`).
     """
 
     kind: ClassVar[str] = "mixer"
-    uses: ClassVar[tuple[str, ...]] = ()  # options of the model that it uses: "attention", "n_kv_head", "qk_norm"
+    # Options of the model that it uses: "attention", "n_kv_head", "qk_norm"; "position": it rotates queries and keys,
+    # and adds slopes; "document_mask": it keeps the segments of a view apart. Others are refused where they are set.
+    uses: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_uses(cls.__name__, cls.uses)
 
     @abstractmethod
     def build(self, ctx: MixerContext) -> nn.Module: ...
@@ -108,8 +116,8 @@ class Attention(Component):
     """Mixes values over positions.
 
     The module's `forward(q, k, v, view)` takes q (B, H, T, D) and k, v (B, Hkv, S, D), H a multiple of Hkv, and
-    returns (B, H, T, D). The view says which positions attend to which; a query that attends to none gives zero, never
-    NaN.
+    returns (B, H, T, D), or (y, extra); see `api.take_extra`. The view says which positions attend to which; a query
+    that attends to none gives zero, never NaN.
     """
 
     kind: ClassVar[str] = "attention"
@@ -131,6 +139,7 @@ class Position(Component):
 
     kind: ClassVar[str] = "position"
     relative: ClassVar[bool] = False  # only distances matter, so positions may exceed block_size
+    acts_in_mixers: ClassVar[bool] = False  # rotates queries and keys, or adds to scores; some mixers do not use it
 
     @abstractmethod
     def build(self, ctx: LayerContext) -> nn.Module:
@@ -138,7 +147,10 @@ class Position(Component):
 
 
 class Norm(Component):
-    """Normalises the last dimension, of size n_embd: the module maps (..., C) to (..., C). Also used on heads."""
+    """Normalises the last dimension, of size n_embd: the module maps (..., C) to (..., C). Also used on heads.
+
+    In training it may return (y, extra), with an auxiliary loss; see `api.take_extra`.
+    """
 
     kind: ClassVar[str] = "norm"
 
@@ -147,7 +159,10 @@ class Norm(Component):
 
 
 class MLP(Component):
-    """Mixes the features of each position: the module maps (B, T, C) to (B, T, C)."""
+    """Mixes the features of each position: the module maps (B, T, C) to (B, T, C).
+
+    In training it may return (y, extra), with an auxiliary loss; see `api.take_extra`.
+    """
 
     kind: ClassVar[str] = "mlp"
 
@@ -158,8 +173,10 @@ class MLP(Component):
 class Loss(Component):
     """What training minimizes. Evaluation always measures the cross-entropy, whatever the loss.
 
-    The module's `forward(x, weight, targets, vocab_size, softcap)` takes what `api.linear_cross_entropy` takes, and
-    returns what that returns, or an `api.TrainingLoss`. It is called in training only.
+    The module's `forward(x, weight, targets, vocab_size, softcap)` takes what `api.linear_cross_entropy` takes:
+    features (B, T, C), the weight of the output head (at least vocab_size, C) and targets (B, T), -1 where ignored. It
+    returns what that returns, or an `api.TrainingLoss` whose `loss` is that. It is called in training only. Its
+    parameters are part of the model, as `loss.*`.
     """
 
     kind: ClassVar[str] = "loss"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
 
 from nanogpt_kit.core.kinds.text import Encoder
 from nanogpt_kit.core.options import Component, RunContext
@@ -30,6 +30,26 @@ class Sampler(Component):
         Rows are independent. Texts of different lengths are padded on the left with the token -1. At least one token
         that was possible stays possible.
         """
+
+
+class MemorySampler(Sampler):
+    """A sampler that also depends on how likely the tokens were that were drawn so far, such as mirostat.
+
+    It stays a pure function: what it remembers is computed from all of them each time.
+    """
+
+    @abstractmethod
+    def transform_with_memory(self, logits: torch.Tensor, tokens: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
+        """As `transform`, given also the log-probabilities (B, N) of the newest N tokens, in nats, float32.
+
+        N counts the tokens drawn since the prompt, 0 at first, and is the same for all texts of a batch. The
+        log-probabilities are those by the model's logits, before any sampler.
+        """
+
+    @final
+    def transform(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Without memory: as for the first token after a prompt."""
+        return self.transform_with_memory(logits, tokens, logits.new_empty(len(logits), 0))
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,8 @@ class WarmupSchedule(Schedule):
 class WrappedModel(Protocol):
     """A model as the training loop calls it; `api.ParallelModel` is the class to derive from."""
 
-    def __call__(
-        self, ids: torch.Tensor, targets: torch.Tensor, segments: torch.Tensor | None = None
-    ) -> torch.Tensor: ...
+    def __call__(self, ids: torch.Tensor, targets: torch.Tensor, segments: torch.Tensor | None = None) -> Any:
+        """What the model returns: the fp32 sum of the losses, or an `api.TrainingLoss`."""
 
     def sync(self, last: bool) -> AbstractContextManager[None]: ...
 

@@ -129,7 +129,10 @@ class Encoder(ABC):
 
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of `ids` as a whole text; special tokens have none."""
+        """The bytes of `ids` as a whole text; special tokens have none.
+
+        Where `stream` is not overridden, they must be the bytes of each id in turn.
+        """
 
     def last_safe_cut(self, text: str) -> int:
         """The last index at which the beginning of a document may be cut: both sides encode to the ids of the whole.

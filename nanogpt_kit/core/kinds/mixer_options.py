@@ -1,0 +1,48 @@
+"""Options of a model that only some mixers use: one that no mixer uses must not be set, and is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanogpt_kit.core.errors import allowed_text, option_error
+from nanogpt_kit.core.options import listed, of_layer
+from nanogpt_kit.core.unused_options import unused_error
+
+LEFT_OUT = ("attention", "n_kv_head", "qk_norm")  # None in a model whose mixers do not use them
+USABLE = (*LEFT_OUT, "position", "document_mask")
+
+
+def check_uses(mixer: str, uses: Any) -> None:
+    """Raises TypeError where `uses` of a mixer's class is not a tuple of options that a mixer may use."""
+    if not isinstance(uses, tuple):
+        raise TypeError(f'{mixer}.uses is {uses!r}; it should be a tuple, as in uses = ("attention",)')
+    for option in uses:
+        if option not in USABLE:
+            raise TypeError(f"{mixer}.uses names {option!r}, which no mixer can use.{allowed_text(USABLE)}")
+
+
+def check_mixer_options(model: Any) -> None:
+    """For the validator of a model with the slots mixer, attention and position, and with n_layer.
+
+    Raises the error of an option that is set and that no mixer, or not the mixer of its layers, uses. Sets those of
+    `LEFT_OUT` that no mixer uses to None, so that the resolved experiment does not have them.
+    """
+    layers = range(model.n_layer)
+    mixers = [of_layer(model.mixer, layer) for layer in layers]
+    remedy = f"remove it, or use another mixer, such as {type(model).model_fields['mixer'].default}"
+    unused = [option for option in LEFT_OUT if not any(option in mixer.uses for mixer in mixers)]
+    refused = {option: f"no mixer of the model uses {option}; {remedy}" for option in unused}
+    if refused.keys() & model.model_fields_set:
+        raise unused_error({option: refused[option] for option in refused if option in model.model_fields_set}, "mixer")
+    vars(model).update(dict.fromkeys(unused))  # the model is frozen once it is validated
+    for option, parts in (("attention", listed(model.attention)), ("position", listed(model.position))):
+        used = {layer % len(parts) for layer in layers if option in mixers[layer].uses}
+        for index, part in enumerate(parts):
+            if part is not None and index not in used and getattr(part, "acts_in_mixers", True):
+                key = f"{option}.{index}" if len(parts) > 1 else option
+                message = f"{key} ({type(part).__name__}) acts within mixers, and no mixer of its layers uses {option}"
+                raise option_error(option, f"{message}; {remedy}", "mixer")
+    leaks = sorted({type(mixer).__name__ for mixer in mixers if "document_mask" not in mixer.uses})
+    if model.document_mask and leaks:
+        message = f"document_mask requires mixers that keep documents apart, and {leaks[0]} does not"
+        raise option_error("document_mask", f"{message}; {remedy}", "mixer")
