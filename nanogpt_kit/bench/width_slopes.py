@@ -166,7 +166,7 @@ def headline_of(scaling: WidthScaling) -> str:
         remedy = f"`init.use=mup init.base_width={scaling.n_embd}` adapts weights and learning rates to the width"
     return (
         f"features depend on the width in {len(uneven)} of {len(scaling.places)} places: {span}, "
-        f"{description_of(worst)}, so a learning rate that is right at one width is wrong at another; {remedy}"
+        f"{description_of(worst)}, so a learning rate that is right at one width may be wrong at another; {remedy}"
     )
 
 

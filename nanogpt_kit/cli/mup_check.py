@@ -83,7 +83,7 @@ def mup_check(
     as_json: bool,
     trust_code: bool,
 ) -> None:
-    """Check that training changes features of EXPERIMENT alike at all widths, so that its learning rate transfers.
+    """Check that training changes features of EXPERIMENT alike at all widths, so that one learning rate may fit all.
 
     Trains a model of each width for a few steps, measures the mean magnitude of features at each place of the network
     and of their change, and fits slopes of their logarithm over that of the width. Before the first step no slope may
