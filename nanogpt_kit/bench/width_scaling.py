@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 WARMUP_STEPS = 30
 BATCH_TOKENS = 1024  # of a step, at most, but at least one window
 PROBE_TOKENS = 512  # that features are measured on, likewise
-# Times the seeds of the widest model, at most: narrow ones differ more from seed to seed, and cost less. At widths 64 and
-# 512 the changes of layers had standard deviations of about 9% and 5% (4 layers, measured).
+# Times the seeds of the widest model, at most: narrow ones differ more from seed to seed, and cost less. At widths 64
+# and 512 the changes of layers had standard deviations of about 9% and 5% (4 layers, measured).
 MOST_SEEDS = 8
 
 
