@@ -38,6 +38,7 @@ SLOW_OF_THE_KIT = {
     ("comparison/report/page.py", "nanogpt_kit.comparison.report.figure_sections"),  # plotly
     ("report/run_page.py", "nanogpt_kit.report.run_curves"),
     ("report/run_group_page.py", "nanogpt_kit.report.run_curves"),
+    ("report/width_page.py", "nanogpt_kit.report.width_figures"),
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.figures"),
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.markers"),
     ("sweep/report/report.py", "nanogpt_kit.sweep.report.slices"),

@@ -18,6 +18,7 @@ from nanogpt_kit.cli.experiments import experiments
 from nanogpt_kit.cli.explain import explain
 from nanogpt_kit.cli.export import export
 from nanogpt_kit.cli.import_model import import_model
+from nanogpt_kit.cli.mup_check import mup_check
 from nanogpt_kit.cli.new import new
 from nanogpt_kit.cli.plugins import plugins
 from nanogpt_kit.cli.prepare import prepare
@@ -54,6 +55,7 @@ for verb in (
         ablate,
         sweep,
         report,
+        mup_check,
         runs,
         prepare,
         import_model,
