@@ -25,7 +25,7 @@ from nanogpt_kit.core.errors import KitError
     default="huggingface",
     show_default=True,
     shell_complete=format_candidates,
-    help="huggingface for transformers' GPT2LMHeadModel, nanogpt for its sample.py, safetensors for nanogpt-kit; "
+    help="huggingface for transformers' GPT2LMHeadModel, nanogpt for its sample.py, safetensors for this kit; "
     "another that is installed; or a component file.",
 )
 @STEP

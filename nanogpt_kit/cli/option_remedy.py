@@ -18,6 +18,7 @@ from nanogpt_kit.core.foreign_names import Answer, foreign_option, plain
 if TYPE_CHECKING:
     from nanogpt_kit.core.suggestions import KeySuggestions
 
+MIN_LIKENESS = 0.85  # of an own option that is meant, even where another verb has the one that was written: --steps
 WORDS = "nanogpt_kit.words"  # in a context's meta: all words of the command
 OVERRIDABLE = {  # of a trained model, by verb
     "sample": ("sample", "sampler"),
@@ -47,7 +48,8 @@ class OptionRemedy:
         if words:
             return f"; {words}"
         takes_keys = any(parameter.nargs == -1 for parameter in self.command.params)
-        return (takes_keys and self.key_text()) or self.other_verb() or self.nearest(own, takes_keys)
+        likely = difflib.get_close_matches(self.name, own, n=1, cutoff=MIN_LIKENESS)
+        return (takes_keys and self.key_text()) or (not likely and self.other_verb()) or self.nearest(own, takes_keys)
 
     def foreign_words(self) -> str:
         takes_experiment = any(parameter.name == "experiment" for parameter in self.command.params)

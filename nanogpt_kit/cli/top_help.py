@@ -28,9 +28,7 @@ SECTIONS = {  # a verb that is not installed is left out
         "sweep": VerbHelp("Try many values of an experiment's options.", "sweep sweep_lr --preview"),
         "ablate": VerbHelp("Find which changes of an experiment help.", "ablate ablate_parts --preview"),
         "report": VerbHelp("Write runs, a comparison or a sweep as HTML.", "report quickstart"),
-        "mup-check": VerbHelp(
-            "Check whether one learning rate may fit all widths.", "mup-check my.toml --widths 64,128,256"
-        ),
+        "mup-check": VerbHelp("Check that a learning rate fits all widths.", "mup-check my.toml --widths 64,128,256"),
         "eval": VerbHelp("Evaluate trained models.", "eval quickstart my-text"),
         "runs": VerbHelp("List and look up what was run.", "runs list --sort val/loss"),
     },

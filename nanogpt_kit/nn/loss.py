@@ -40,8 +40,13 @@ def linear_cross_entropy(
     if needs_chunks(x, weight):
         loss: Tensor = chunked_loss(x, weight, targets, vocab_size, softcap, 0.0, 0.0)
         return loss
-    logits = apply_softcap(F.linear(x, weight)[:, :vocab_size].float(), softcap)  # (N, V)
+    logits = whole_logits(x, weight, vocab_size, softcap)  # (N, V)
     return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+
+
+def whole_logits(x: Tensor, weight: Tensor, vocab_size: int, softcap: float | None) -> Tensor:
+    """(N, V) fp32: the logits of features x (N, C), without the padding of the vocabulary."""
+    return apply_softcap(F.linear(x, weight)[:, :vocab_size].float(), softcap)
 
 
 def regularized_cross_entropy(
@@ -66,7 +71,7 @@ def regularized_cross_entropy(
     if needs_chunks(x, weight):
         objective, loss, *terms = chunked_loss(x, weight, targets, vocab_size, softcap, label_smoothing, z_loss)
     else:
-        logits = apply_softcap(F.linear(x, weight)[:, :vocab_size].float(), softcap)  # (N, V)
+        logits = whole_logits(x, weight, vocab_size, softcap)  # (N, V)
         log_probs = logits.log_softmax(dim=1)  # (N, V)
         loss = F.nll_loss(log_probs, targets, ignore_index=IGNORED, reduction="sum")  # bit for bit F.cross_entropy
         index, counted = index_and_mask(targets)

@@ -82,7 +82,7 @@ def test_show_tells_what_a_component_is_and_every_option() -> None:
     lines = [line.strip() for line in shown.splitlines()]
     at = next(number for number, line in enumerate(lines) if line.startswith("n_head = 12   (whole number"))
     assert lines[at + 1].startswith("attention heads")
-    assert 'attention = "sdpa"   (component of kind attention)' in lines
+    assert 'loss = "cross_entropy"   (component of kind loss)' in lines
     assert any(line.startswith("block_size = ") for line in lines)
 
 

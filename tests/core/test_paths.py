@@ -164,7 +164,7 @@ def test_files_that_an_experiment_extends_are_expanded(tiny: Path, home: Path) -
         ["eval", "$NOPE/a"],
         ["export", "a", "$NOPE/a"],
         ["import", "$NOPE/a"],
-        ["import", "gpt2", "--meta=$NOPE/a"],
+        ["import", "gpt2", "--format=nanogpt", "format.meta=$NOPE/a"],
     ],
     ids=lambda words: " ".join(words),
 )

@@ -9,23 +9,12 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from nanogpt_kit.api import Field, Init, ParameterShape, ResidualLinear
+from nanogpt_kit.api import Field, Init, ParameterShape
+from nanogpt_kit.components.init.normal_weights import draw_normal_weights
 
 
 class GPT2(Init):
     std: float = Field(0.02, gt=0, description="standard deviation of embeddings and matrices")
 
-    def apply(self, model: nn.Module, shapes: Mapping[str, ParameterShape]) -> None:
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        writers = sum(isinstance(module, ResidualLinear) for module in model.modules())  # 2 * n_layer in a GPT
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                scale = writers**-0.5 if isinstance(module, ResidualLinear) else 1.0
-                std = self.std * self.std_multiplier(shapes[names[id(module.weight)]])
-                nn.init.normal_(module.weight, mean=0.0, std=std * scale)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-    def std_multiplier(self, shape: ParameterShape) -> float:
-        """The factor on the standard deviation of a weight."""
-        return 1.0
+    def apply(self, model: nn.Module, _shapes: Mapping[str, ParameterShape]) -> None:
+        draw_normal_weights(model, lambda name: self.std)

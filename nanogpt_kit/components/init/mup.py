@@ -10,19 +10,24 @@ rule for the steps of any optimizer: Yang et al. 2023, arXiv:2310.17813.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from pydantic import ValidationError
+from torch import nn
 
-from nanogpt_kit.api import Field, KitError, Model, Multipliers, ParameterShape, option_error
-from nanogpt_kit.components.init.gpt2 import GPT2
+from nanogpt_kit.api import Field, Init, KitError, Model, Multipliers, ParameterShape, option_error
+from nanogpt_kit.components.init.normal_weights import draw_normal_weights
 
 DIGITS = 12  # of a multiplier, so that factors that differ by rounding do not split a group
 
 
-class MuP(GPT2):
+class MuP(Init):
     base_width: int = Field(ge=1, le=2**20, description="n_embd of the model whose learning rate was tuned")
     base_n_head: int | None = Field(None, ge=1, description="n_head of that model; omitted: as in this model")
     std: float = Field(0.02, gt=0, description="standard deviation of embeddings, and of matrices at base_width")
+
+    def apply(self, model: nn.Module, shapes: Mapping[str, ParameterShape]) -> None:
+        draw_normal_weights(model, lambda name: self.std * self.std_multiplier(shapes[name]))
 
     def std_multiplier(self, shape: ParameterShape) -> float:
         if shape.role != "matrix":
