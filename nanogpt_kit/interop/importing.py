@@ -13,7 +13,7 @@ from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.data.tokenizer_record import TokenizerRecord
 from nanogpt_kit.interop.exporting import WRITE_ERRORS
 from nanogpt_kit.interop.formats import NamedFormat, can_read, detect_format, find_format, is_format_option, undetected
-from nanogpt_kit.interop.published import download_gpt2
+from nanogpt_kit.interop.published import PUBLISHED_FORMAT, download_gpt2
 from nanogpt_kit.interop.source import default_experiment_name, experiment_of_import, fit_token_weights, read_source
 from nanogpt_kit.interop.source_tokenizer import encoder_of_import
 from nanogpt_kit.nn.uninitialized import build_uninitialized
@@ -34,8 +34,10 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), forma
     `format` is the name of the format; omitted: the one that detects the source. Raises KitError if the source cannot
     be read; then no run is left behind.
     """
-    path = find_source(source, format)
     for_format = [text for text in overrides if is_format_option(text)]
+    if format is not None:
+        find_format(format, for_format)  # mistakes are found before anything is downloaded
+    path = find_source(source, format, for_format)
     found = read_source(path, find_source_format(path, format, for_format))
     name = name or (source if source in PUBLISHED_MODELS else default_experiment_name(path))
     options = [text for text in overrides if text not in for_format]
@@ -68,12 +70,15 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), forma
     return folder
 
 
-def find_source(source: str, format: str | None) -> Path:
+def find_source(source: str, format: str | None, options: Sequence[str]) -> Path:
     """The file or folder to read; that of a published GPT-2 is downloaded. Raises KitError where there is none."""
     path = Path(source)
     if (path / "checkpoints").is_dir():
         raise KitError(f"{source} is a run already; model.init_from={source} starts from it")
     if source in PUBLISHED_MODELS and (not path.exists() or (format is None and detect_format(path) is None)):
+        if format not in (None, PUBLISHED_FORMAT):
+            raise KitError(f"{source} is published in the format {PUBLISHED_FORMAT}, not in {format}; omit --format")
+        find_format(PUBLISHED_FORMAT, options)
         return download_gpt2(source)
     if not path.exists():
         guess = did_you_mean(source, PUBLISHED_MODELS)

@@ -9,6 +9,8 @@ from nanogpt_kit.core.errors import KitError
 
 logger = logging.getLogger(__name__)
 
+PUBLISHED_FORMAT = "huggingface"  # of all of them
+
 
 def download_gpt2(name: str) -> Path:
     """The folder of a published GPT-2 in the hub's cache. Raises KitError if it cannot be downloaded."""
