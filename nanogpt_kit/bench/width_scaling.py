@@ -33,6 +33,13 @@ PROBE_TOKENS = 512  # that features are measured on, likewise
 # Times the seeds of the widest model, at most: narrow ones differ more from seed to seed, and cost less. At widths 64
 # and 512 the changes of layers had standard deviations of about 9% and 5% (4 layers, measured).
 MOST_SEEDS = 8
+SEEDS = 3  # of the widest model, where it has at least this width:
+SEEDS_WIDTH = 512
+
+
+def default_seeds(widest: int) -> int:
+    """How many models of the largest width are trained where no number is given: more of a narrow one."""
+    return SEEDS * max(1, min(MOST_SEEDS, SEEDS_WIDTH // widest))
 
 
 def measure_widths(experiment: Experiment, widths: Sequence[int], steps: int, seeds: int) -> WidthScaling:

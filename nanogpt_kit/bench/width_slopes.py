@@ -15,7 +15,7 @@ LOGITS = "logits"
 MAY_SHRINK = (LOGITS,)  # by design of muP: their random part falls as the root of the width; `loss` shows the other one
 TOLERANCE = 0.1  # of a slope, beyond which features depend on the width
 
-Verdict = Literal["even", "grows", "shrinks", "constant", "not finite"]
+Verdict = Literal["even", "may shrink", "grows", "shrinks", "constant", "not finite"]
 
 
 @dataclass
@@ -76,7 +76,7 @@ class PlaceScaling:
         if self.excess == math.inf:
             return "not finite"
         if self.excess <= TOLERANCE:
-            return "even"
+            return "even" if self.change_slope >= -TOLERANCE else "may shrink"
         return "shrinks" if self.excess == -self.change_slope else "grows"
 
 
@@ -97,9 +97,14 @@ class WidthScaling:
     diverged: dict[int, str]  # by width, why a training is not whole, or not finite
 
     @property
+    def uneven(self) -> tuple[str, ...]:
+        """The places that fail."""
+        return tuple(place.name for place in self.places if place.verdict not in ("even", "may shrink"))
+
+    @property
     def is_within(self) -> bool:
         """Whether all slopes that are judged are within the tolerance."""
-        return all(place.verdict == "even" for place in self.places)
+        return not self.uneven
 
     @property
     def worst(self) -> PlaceScaling:
@@ -155,17 +160,17 @@ def headline_of(scaling: WidthScaling) -> str:
         width, reason = next(iter(scaling.diverged.items()))
         return f"training failed at width {width}: {reason}"
     if scaling.is_within:
+        apart = ", logits apart," if any(place.verdict == "may shrink" for place in scaling.places) else ""
         return (
-            f"training changes features alike {span}: the largest slope is {worst.excess:.2f}, that of {worst.name}, "
-            f"and up to {TOLERANCE:g} counts as even"
+            f"training changes features alike {span}: the largest slope{apart} is {worst.excess:.2f}, that of "
+            f"{worst.name}, and up to {TOLERANCE:g} counts as even"
         )
-    uneven = [place.name for place in scaling.places if place.verdict != "even"]
     if scaling.has_base_width:
-        remedy = f"the init adapts to the width, so look at the part behind the first of them, {uneven[0]}"
+        remedy = f"the init adapts to the width, so look at the part behind the first of them, {scaling.uneven[0]}"
     else:
         remedy = f"`init.use=mup init.base_width={scaling.n_embd}` adapts weights and learning rates to the width"
     return (
-        f"features depend on the width in {len(uneven)} of {len(scaling.places)} places: {span}, "
+        f"features depend on the width in {len(scaling.uneven)} of {len(scaling.places)} places: {span}, "
         f"{description_of(worst)}, so a learning rate that is right at one width may be wrong at another; {remedy}"
     )
 

@@ -56,9 +56,7 @@ def parse_widths(ctx: click.Context, param: click.Parameter, value: str) -> tupl
 @click.option(
     "--seeds",
     type=click.IntRange(1, 100),
-    default=3,
-    show_default=True,
-    help="Trainings of the largest width; of others up to 8 times as many.",
+    help="Trainings of the largest width, of others up to 8 times as many; omitted: 3 from width 512 on, else more.",
 )
 @click.option(
     "--output",
@@ -78,7 +76,7 @@ def mup_check(
     overrides: tuple[str, ...],
     widths: tuple[int, ...],
     steps: int,
-    seeds: int,
+    seeds: int | None,
     output: Path,
     as_json: bool,
     trust_code: bool,
@@ -93,11 +91,12 @@ def mup_check(
     """
     loaded = load_experiment(experiment, overrides, trust_code)
     check_output(output)
-    from nanogpt_kit.bench.width_scaling import measure_widths
+    from nanogpt_kit.bench.width_scaling import default_seeds, measure_widths
     from nanogpt_kit.bench.width_slopes import headline_of
     from nanogpt_kit.report.page import NO_FIGURES, has_figures
     from nanogpt_kit.report.width_page import width_page
 
+    seeds = seeds or default_seeds(widths[-1])
     scaling = measure_widths(loaded, widths, steps, seeds)
     words = [experiment, *overrides, f"--widths={','.join(map(str, widths))}", f"--steps={steps}", f"--seeds={seeds}"]
     write_page(output, width_page(scaling, shlex.join(["nanogpt-kit", "mup-check", *words])).html())
@@ -133,7 +132,7 @@ def show_scaling(scaling: WidthScaling) -> None:
 
 
 def slope_cell(slope: float | None) -> str:
-    return "" if slope is None else f"{slope:+.2f}"
+    return "" if slope is None else f"{slope:+.2f}".replace("+nan", "nan")
 
 
 def json_of_scaling(scaling: WidthScaling, output: Path) -> dict[str, Any]:

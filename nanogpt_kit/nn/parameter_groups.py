@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.kinds import Init, ParameterShape, Role
 
 
 def parameter_groups(init: Init, model: nn.Module, shapes: Mapping[str, ParameterShape]) -> list[dict[str, Any]]:
     """The trainable parameters, one group for each role and multiplier of the learning rate.
 
-    The groups of a role follow each other; `shapes` are those of the parameters by name.
+    The groups of a role follow each other; `shapes` are those of the parameters by name. Raises KitError where a
+    multiplier is not one.
     """
     groups: dict[Role, dict[float, list[nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             shape = shapes[name]
+            multiplier = init.lr_multiplier(shape)
+            if not isinstance(multiplier, int | float) or not 0 <= multiplier < math.inf:
+                message = f"lr_multiplier of {name} is {multiplier!r}: it should be a finite number that is not negative"
+                raise KitError(message)
             of_role = groups.setdefault(shape.role, {})
-            of_role.setdefault(init.lr_multiplier(shape), []).append(parameter)
+            of_role.setdefault(multiplier, []).append(parameter)
     return [
         {"params": parameters, "role": role, "lr_multiplier": multiplier}
         for role, of_role in groups.items()

@@ -70,13 +70,22 @@ def test_even_features_end_with_0_a_table_and_a_page(
 def test_uneven_features_end_with_1(
     tiny: Path, command: Command, measured: Callable[[WidthScaling], list[Any]], here: Path
 ) -> None:
-    measured(UNEVEN)
+    asked = measured(UNEVEN)
     answer = command("mup-check", tiny, "--output", "features.html")
+    assert asked == [(64, 128, 256, 512), 5, 3]
     assert answer.code == 1
     assert "h.0.attn grows with slope +1.25" in answer.out
     assert "init.base_width=48" in answer.out
     assert answer.out.splitlines()[-1] == "features.html"
     assert "Features depend on the width in 2 of 3 places" in (here / "features.html").read_text(encoding="utf-8")
+
+
+def test_narrow_models_are_trained_more_often_where_no_number_of_seeds_is_given(
+    tiny: Path, command: Command, measured: Callable[[WidthScaling], list[Any]]
+) -> None:
+    asked = measured(EVEN)
+    command("mup-check", tiny, "--widths", "64,128")
+    assert asked == [(64, 128), 5, 12]
 
 
 def test_json_has_the_documented_keys_and_null_where_there_is_no_number(

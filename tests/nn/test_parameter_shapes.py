@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -147,3 +150,22 @@ def test_an_init_of_another_signature_is_refused_when_it_is_defined() -> None:
         class Old(GPT2):
             def lr_multiplier(self, role: str) -> float:
                 return 1.0
+
+
+def test_arguments_of_an_init_may_have_other_names() -> None:
+    class Renamed(GPT2):
+        def apply(self, module: nn.Module, parameters: object, *, gain: float = 1.0) -> None: ...
+
+        def lr_multiplier(self, p: ParameterShape) -> float:
+            return 1.0
+
+
+@pytest.mark.parametrize("multiplier", [-1.0, math.nan, math.inf, None, "1"])
+def test_a_multiplier_that_is_not_one_is_refused_with_the_parameter(multiplier: Any) -> None:
+    class Wrong(GPT2):
+        def lr_multiplier(self, shape: ParameterShape) -> Any:
+            return multiplier
+
+    model = built(bias=False)
+    with pytest.raises(KitError, match=rf"lr_multiplier of wte\.weight is {multiplier!r}: it should be a finite num"):
+        parameter_groups(Wrong(), model, parameter_shapes(model))

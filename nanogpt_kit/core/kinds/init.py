@@ -78,12 +78,18 @@ SIGNATURES = {"apply": ("self", "model", "shapes"), "lr_multiplier": ("self", "s
 
 
 def check_signature(cls: type[Init], method: str, arguments: tuple[str, ...]) -> None:
-    """Raises TypeError where a class has the method with other arguments; `_shapes` for one that is not used is one."""
+    """Raises TypeError where a class has a method that cannot be called with as many arguments, or that takes a role."""
     function = vars(cls).get(method)
-    if inspect.isfunction(function):
-        found = tuple(name.lstrip("_") for name in inspect.signature(function).parameters)
-        if found != arguments:
-            raise TypeError(
-                f"{cls.__name__}.{method}({', '.join(found)}) should be {method}({', '.join(arguments)}): see api.Init "
-                f"and api.ParameterShape, which has the role, the layer and the fans of a parameter"
-            )
+    if not inspect.isfunction(function):
+        return
+    found = inspect.signature(function)
+    try:
+        found.bind(*arguments)
+        fits = "role" not in found.parameters  # of the shape, which a method that compares it would not notice
+    except TypeError:
+        fits = False
+    if not fits:
+        raise TypeError(
+            f"{cls.__name__}.{method}({', '.join(found.parameters)}) should be {method}({', '.join(arguments)}): see "
+            f"api.Init and api.ParameterShape, which has the role, the layer and the fans of a parameter"
+        )
