@@ -11,7 +11,7 @@ from nanogpt_kit.report.page import NO_FIGURES, Page, has_figures, utc_time
 CHANGE = (
     "The mean magnitude, over tokens and features, of what training has changed after the last step. Both axes are "
     "logarithmic. Where lines are level, one learning rate fits all widths; where a line rises, wide models change too "
-    "fast, and where it falls, too slowly."
+    "fast, and where it falls, too slowly. Places that differ only in their layer have one colour."
 )
 SLOPES = (
     f"The slopes of those lines after each step. In the grey band, ±{TOLERANCE:g}, they count as even; the last step "
