@@ -38,7 +38,7 @@ SEEDS_WIDTH = 512
 
 
 def default_seeds(widest: int) -> int:
-    """How many models of the largest width are trained where no number is given: more of a narrow one."""
+    """How many models of the largest width are trained by default: more of a narrow one."""
     return SEEDS * max(1, min(MOST_SEEDS, SEEDS_WIDTH // widest))
 
 

@@ -25,8 +25,8 @@ def parameter_groups(init: Init, model: nn.Module, shapes: Mapping[str, Paramete
             shape = shapes[name]
             multiplier = init.lr_multiplier(shape)
             if not isinstance(multiplier, int | float) or not 0 <= multiplier < math.inf:
-                message = f"lr_multiplier of {name} is {multiplier!r}: it should be a finite number that is not negative"
-                raise KitError(message)
+                wanted = "it should be a finite number that is not negative"
+                raise KitError(f"lr_multiplier of {name} is {multiplier!r}: {wanted}")
             of_role = groups.setdefault(shape.role, {})
             of_role.setdefault(multiplier, []).append(parameter)
     return [

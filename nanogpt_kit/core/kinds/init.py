@@ -78,7 +78,7 @@ SIGNATURES = {"apply": ("self", "model", "shapes"), "lr_multiplier": ("self", "s
 
 
 def check_signature(cls: type[Init], method: str, arguments: tuple[str, ...]) -> None:
-    """Raises TypeError where a class has a method that cannot be called with as many arguments, or that takes a role."""
+    """Raises TypeError where a class has a method that cannot take these arguments, or that takes a role."""
     function = vars(cls).get(method)
     if not inspect.isfunction(function):
         return
