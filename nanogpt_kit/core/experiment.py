@@ -32,7 +32,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     Tokenizer,
 )
-from nanogpt_kit.core.layered_differences import differing_lists
+from nanogpt_kit.core.layered_differences import differing_lists, without_lists_of_one
 from nanogpt_kit.core.layers import DEFAULT, Layers
 from nanogpt_kit.core.options import (
     MAY_CHANGE,
@@ -265,7 +265,7 @@ class Experiment(Options):
 
     def parts(self) -> list[tuple[Key, Component]]:
         """Every component of the experiment with its key, slots within slots included."""
-        return list(components_in(self))
+        return list(components_in(without_lists_of_one(self)))
 
     def resolved(self) -> dict[str, Any]:
         """Every value of its run, defaults included, as TOML values: a complete experiment file.
@@ -276,14 +276,15 @@ class Experiment(Options):
 
     def to_toml(self, with_copies: bool = False) -> str:
         """An experiment file; `with_copies`: it names copies of its component files in components/ beside it."""
-        values = self.resolved()
+        values = without_lists_of_one(self).resolved()
         if with_copies:
             values["components"] = [f"components/{path.name}" for path in self.component_files]
         return tomli_w.dumps(values)
 
     def fingerprint(self) -> str:
         """A hash of everything that decides the run: all values but name and note, and the code of its components."""
-        values = {key: value for key, value in self.resolved().items() if key not in ("name", "note")}
+        resolved = without_lists_of_one(self).resolved()
+        values = {key: value for key, value in resolved.items() if key not in ("name", "note")}
         code = [self.entry_of(part).identity for _, part in self.parts()]
         return digest([values, code])
 
@@ -292,15 +293,16 @@ class Experiment(Options):
 
         The code of the kit and of plugins under development is not part of it; see `code_identity`.
         """
-        return configuration_hash(self, self._registry)
+        return configuration_hash(without_lists_of_one(self), self._registry)
 
     def differences(self, other: Experiment) -> dict[str, tuple[Any, Any]]:
         """Dotted keys whose values differ: {"optimizer.lr": (mine, theirs)}."""
-        lists = differing_lists(self.model, other.model, self._registry, other._registry)
-        values = self.resolved(), other.resolved()
+        pair = without_lists_of_one(self), without_lists_of_one(other)
+        lists = differing_lists(pair[0].model, pair[1].model, self._registry, other._registry)
+        values = [one.resolved() for one in pair]
         for name in lists:
             for one in values:
-                one["model"].pop(name)
+                one["model"].pop(name, None)
         mine, theirs = (dict(leaves(one)) for one in values)
         keys = [*mine, *(key for key in theirs if key not in mine)]
         pairs = {dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
@@ -318,7 +320,7 @@ class Experiment(Options):
     __str__ = __repr__
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Experiment) and self.resolved() == other.resolved()
+        return isinstance(other, Experiment) and self.to_toml() == other.to_toml()
 
     def __hash__(self) -> int:
         return hash(self.to_toml())

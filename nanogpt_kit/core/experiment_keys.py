@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from nanogpt_kit.core.errors import Key, KitError
 from nanogpt_kit.core.key_rules import KeyRules, name_of_element
 from nanogpt_kit.core.layered_slots import is_layered_slot
@@ -46,13 +48,19 @@ class ExperimentKeys(KeyRules):
         """Of components in local files it is not known yet: they are loaded after the layers are merged."""
         return self.layered_kind(key, values) is not None
 
+    def default_component(self, key: Key, values: dict[str, Any]) -> str | None:
+        field = self.layered_slot(key, values)
+        return field.default if field and isinstance(field.default, str) else None
+
     def layered_kind(self, key: Key, values: dict[str, Any]) -> type[Component] | None:
         """The kind of the components of the layered slot at `key`; None for another key."""
+        field = self.layered_slot(key, values)
+        return next(kind for kind in option_classes(field.annotation) if issubclass(kind, Component)) if field else None
+
+    def layered_slot(self, key: Key, values: dict[str, Any]) -> FieldInfo | None:
         owner = self.component_above(key, values)
         field = owner.model_fields.get(str(key[-1])) if owner else None
-        if field is None or not is_layered_slot(field):
-            return None
-        return next(kind for kind in option_classes(field.annotation) if issubclass(kind, Component))
+        return field if field and is_layered_slot(field) else None
 
     def component_above(self, key: Key, values: dict[str, Any]) -> type[Component] | None:
         """The class of the component whose option is at `key`, as `model` has; None where it is not known."""

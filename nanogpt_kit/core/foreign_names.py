@@ -163,6 +163,7 @@ HUGGING_FACE: dict[str, Answer] = {
     "rope_theta": ("model.position.base", "of model.position=rope"),
     "sliding_window": WINDOW,
     "layer_types": LAYER_WINDOWS,
+    "layer_pattern": LAYER_WINDOWS,
     "attention_layers": LAYER_WINDOWS,
     "attention_types": LAYER_WINDOWS,
     "sliding_window_pattern": LAYER_WINDOWS,

@@ -29,6 +29,10 @@ class KeyRules:
         """The names that an element of the list at `key` may have; `values` are those of the lower layers."""
         return ()
 
+    def default_component(self, key: Key, values: dict[str, Any]) -> str | None:
+        """The component in the layered slot at `key` where no layer writes one, as in `is_layered`."""
+        return None
+
     def takes_component(self, key: Key) -> bool:
         """Whether one component may replace the list at `key`, as it may in a slot of a model's layers."""
         return True
@@ -98,6 +102,8 @@ def layered_element(
     message = f"is a list, repeated over the layers, so the next part of the key should be {allowed}, got {part!r}"
     if part.isdecimal():
         remedy = "to add a component, give the whole list"
+    elif part.startswith("-"):
+        raise KitError(Fault(message, key))
     elif part in rules.component_names(at, values):
         remedy = f"write {key}={part} for all layers, or give a list with it"
     else:

@@ -1,7 +1,8 @@
-"""Layered slots of two experiments: lists of other lengths differ as a whole, in the form that a user would write."""
+"""Layered slots where experiments are compared: a list of one is the component alone, and other lengths differ whole."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from nanogpt_kit.core.layered_slots import layered_slots, listed, shortest
@@ -15,20 +16,21 @@ Chosen = TypeVar("Chosen", bound=Options)
 def differing_lists(
     mine: Options, theirs: Options, registry: Registry, other_registry: Registry
 ) -> dict[str, tuple[Any, Any]]:
-    """The layered slots of two models of one class that are lists of different lengths, or one of them no list."""
+    """The layered slots of two models of one class that are lists of different lengths; a component is one of one."""
     if type(mine) is not type(theirs):
         return {}
     pairs = {name: (getattr(mine, name), getattr(theirs, name)) for name in layered_slots(type(mine))}
     return {
         name: (short_value(one, registry), short_value(other, other_registry))
         for name, (one, other) in pairs.items()
-        if (type(one) is not type(other) and (isinstance(one, tuple) or isinstance(other, tuple)))
-        or len(listed(one)) != len(listed(other))
+        if len(listed(one)) != len(listed(other))
     }
 
 
-def short_value(parts: Component | tuple[Component, ...], registry: Registry) -> Any:
+def short_value(parts: Component | tuple[Component, ...] | None, registry: Registry) -> Any:
     """A component, or a list of them, as TOML values without the options that have their defaults."""
+    if parts is None:  # no mixer of the model uses it
+        return None
     if isinstance(parts, tuple):
         return [short_value(part, registry) for part in parts]
     values = to_toml_values(parts, registry)
@@ -37,8 +39,20 @@ def short_value(parts: Component | tuple[Component, ...], registry: Registry) ->
     return {"use": name, **options} if options else name
 
 
+def without_lists_of_one(experiment: Chosen) -> Chosen:
+    """The experiment with the component alone in place of each list of one in its model."""
+    return with_slots(experiment, lambda parts: parts[0] if isinstance(parts, tuple) and len(parts) == 1 else parts)
+
+
 def with_shortest_lists(experiment: Chosen) -> Chosen:
     """The experiment with each layered slot of its model in the shortest form that builds the same blocks."""
+    n_layer = getattr(getattr(experiment, "model"), "n_layer", None)  # noqa: B009
+    return with_slots(experiment, lambda parts: shortest(parts, n_layer or 2 * len(listed(parts))))
+
+
+
+def with_slots(experiment: Chosen, changed: Callable[[Any], Any]) -> Chosen:
+    """A copy with another value in each layered slot of its model."""
     model = getattr(experiment, "model")  # noqa: B009
-    slots = {name: shortest(getattr(model, name)) for name in layered_slots(type(model))}
+    slots = {name: changed(getattr(model, name)) for name in layered_slots(type(model))}
     return experiment.model_copy(update={"model": model.model_copy(update=slots)})

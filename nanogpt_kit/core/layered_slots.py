@@ -60,7 +60,12 @@ def of_layer(parts: Part | tuple[Part, ...], layer: int) -> Part:
 
 
 def is_layered_slot(field: FieldInfo) -> bool:
-    return any(isinstance(part, LayeredSlot) for part in field.metadata)
+    """Whether the type of an option is `Layered`, alone or within another type, as in `Layered[MLP] | None`."""
+
+    def is_layered(part: Any) -> bool:
+        return isinstance(part, LayeredSlot) or any(map(is_layered, get_args(part)))
+
+    return any(map(is_layered, (*field.metadata, field.annotation)))
 
 
 def layered_slots(options: type[Options]) -> list[str]:
@@ -73,17 +78,17 @@ def layers_of_element(parts: Sequence[Component], index: int, n_layer: int) -> r
     return range(index, n_layer, len(parts))
 
 
-def shortest(parts: Part | tuple[Part, ...]) -> Part | tuple[Part, ...]:
+def shortest(parts: Part | tuple[Part, ...], n_layer: int) -> Part | tuple[Part, ...]:
     """The shortest form that builds the same modules: of a list of equal components that component.
 
     A list of positions is as short as it can be: each of its components has one module, whatever the layers.
     """
     several = listed(parts)
-    if several[0].kind == "position" and len(several) > 1:
+    if len(several) > 1 and several[0].kind == "position":
         return parts
-    periods = (n for n in range(1, len(several) + 1) if len(several) % n == 0)
-    period = next(n for n in periods if several[:n] * (len(several) // n) == several)
-    return several[0] if period == 1 else several[:period]
+    layers = [of_layer(several, layer) for layer in range(n_layer)]
+    period = next(n for n in range(1, n_layer + 1) if layers == [layers[layer % n] for layer in range(n_layer)])
+    return layers[0] if period == 1 else several[:period]
 
 
 def check_lengths(model: Options) -> None:

@@ -150,8 +150,11 @@ class Layers:
                 lower[key] = self._merge(lower.get(key), value, (*at, key), location)
             return lower
         if lower is None and not self.rules.is_free_form(at, False) and addresses_elements(upper):
+            default = self.rules.default_component(at, self.values)
             message = "no earlier layer sets this list, so there is no element to change; give the whole list"
-            raise KitError(Fault(message, dotted(at), location(at)))
+            if default:
+                message = one_component_text({"use": default}, upper, at, is_default=True)
+            raise KitError(Fault(message, dotted(at), location((*at, next(iter(upper))))))
         if note := replacement_note(lower, upper, at, location, self.location):
             self.notes.append(note)
         self._forget_locations(lower, at)

@@ -8,6 +8,7 @@ from typing import Any
 
 from nanogpt_kit.core.errors import Key, dotted, printable
 from nanogpt_kit.core.key_rules import name_of_element
+from nanogpt_kit.core.override_text import inline_toml
 
 Location = Callable[[Key], str]
 
@@ -31,13 +32,16 @@ def replacement_note(lower: Any, upper: Any, at: Key, written: Location, replace
     return str(printable(note))
 
 
-def one_component_text(component: Any, elements: dict[str, Any], at: Key) -> str:
+def one_component_text(component: Any, elements: dict[str, Any], at: Key, is_default: bool = False) -> str:
     """Why `elements` of a list cannot be set where a slot has one component, and what to write instead."""
     name, index = str(name_of_element(component)), next(iter(elements))
     changed = elements[index]
     option = next(iter(changed)) if isinstance(changed, dict) and changed else "use"
-    message = f"is one component ({name}) for all layers, so it has no element {index}"
-    return f"{message}; write {dotted((*at, option))}, or give a list of components, as in {json.dumps([name, name])}"
+    remedy = dotted((*at, option))
+    if is_default and isinstance(changed, dict):  # options need the name of their component
+        remedy = f"{dotted(at)} = {inline_toml({'use': name, **changed})}"
+    message = f"is one component ({name}{', the default' * is_default}) for all layers, so it has no element {index}"
+    return f"{message}; write {remedy}, or give a list of components, as in {json.dumps([name, name])}"
 
 
 def is_component(value: Any) -> bool:

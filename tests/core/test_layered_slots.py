@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from nanogpt_kit.api import MLP, Layered, Mixer, MixerContext, Model, ModelContext
 from nanogpt_kit.comparison.arms import changes_between
 from nanogpt_kit.components.attention.naive import Naive
 from nanogpt_kit.components.attention.sdpa import SDPA
+from nanogpt_kit.components.mlp.gelu import GELU
 from nanogpt_kit.components.model.gpt import GPT
 from nanogpt_kit.components.position.rope import RoPE
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.layered_slots import layers_of_element, of_layer, shortest
+from nanogpt_kit.core.layered_differences import differing_lists, with_shortest_lists
+from nanogpt_kit.core.layered_slots import layers_of_element, listed, of_layer, shortest
 from nanogpt_kit.core.override_text import override_text
+from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.runs.recorded_values import flat_options
 
 BASE = """\
@@ -104,6 +109,7 @@ MISTAKES = {  # overrides of LIST, and what is told
         "model.attention.2.window=5",
         f"model.attention: {ELEMENTS}, got '2'; to add a component, give the whole list",
     ),
+    "an index below 0": ("model.attention.-1.window=5", f"model.attention: {ELEMENTS}, got '-1'"),
     "an option that does not exist": (
         "model.attention.1.wndow=5",
         "model.attention.1.wndow: unknown key; did you mean ",
@@ -126,7 +132,8 @@ MISTAKES = {  # overrides of LIST, and what is told
     ),
     "an element of one component": (
         "model.mlp.0.width=3",
-        "model.mlp: no earlier layer sets this list, so there is no element to change; give the whole list",
+        "model.mlp: is one component (gelu, the default) for all layers, so it has no element 0; "
+        'write model.mlp = {use = "gelu", width = 3}, or give a list of components, as in ["gelu", "gelu"]',
     ),
     "a list for a slot of the whole model": (
         'model.loss=["cross_entropy"]',
@@ -220,10 +227,61 @@ def test_a_list_is_repeated_over_the_layers() -> None:
 
 def test_the_shortest_list_builds_the_same_modules() -> None:
     one, other = SDPA(window=1), SDPA()
-    assert shortest((one, one, one)) == shortest((one,)) == one
-    assert shortest((one, other, one, other)) == (one, other)
-    assert shortest((one, other, one)) == (one, other, one)
-    assert shortest((RoPE(), RoPE())) == (RoPE(), RoPE())  # each position of a list has a module of its own
+    assert shortest((one, one, one), 5) == shortest((one,), 5) == one
+    assert shortest((one, other, one, other), 5) == (one, other)
+    assert shortest((one, other, one), 3) == (one, other)
+    assert shortest((one, other, one), 4) == (one, other, one)
+    assert shortest((RoPE(), RoPE()), 2) == (RoPE(), RoPE())  # each position of a list has a module of its own
+    assert shortest((RoPE(),), 2) == RoPE()
+
+
+@pytest.mark.parametrize("slot", ["mixer", "attention", "position", "norm", "mlp"])
+def test_an_experiment_with_a_list_of_one_is_that_of_the_component_alone(slot: str, tmp_path: Path) -> None:
+    alone = load(tmp_path, BASE)
+    one = alone.with_({f"model.{slot}": [getattr(alone.model, slot)]})
+    two = alone.with_({f"model.{slot}": [getattr(alone.model, slot)] * 2})
+    assert one == alone != two
+    assert one.differences(alone) == {} != two.differences(alone)
+    assert one.configuration() == alone.configuration() != two.configuration()
+    assert one.fingerprint() == alone.fingerprint()
+    assert one.to_toml() == alone.to_toml()
+    assert [key for key, _ in one.parts()] == [key for key, _ in alone.parts()]
+
+
+def test_an_option_of_a_list_of_one_is_addressed_by_its_index(tmp_path: Path) -> None:
+    one = load(tmp_path, BASE + 'attention = ["sdpa"]\n')
+    changed = one.with_("model.attention.0.window=5")
+    assert changed == load(tmp_path, BASE, 'model.attention={use="sdpa", window=5}')
+    assert changed.location(("model", "attention", 0, "window")) == "with_"
+
+
+class Recurrence(Mixer):
+    """A mixer that uses no attention."""
+
+    def build(self, ctx: MixerContext) -> nn.Module:
+        raise NotImplementedError
+
+
+def test_a_list_differs_from_a_slot_that_no_mixer_uses(tmp_path: Path) -> None:
+    listed = load(tmp_path, LIST)
+    without = listed.model_copy(update={"model": GPT(n_layer=3, mixer=Recurrence(), position="none")})
+    short = [{"use": "sdpa", "window": 7}, "naive"]
+    installed = Registry.installed()
+    assert differing_lists(listed.model, without.model, installed, installed) == {"attention": (short, None)}
+    assert with_shortest_lists(without).model.attention is None
+
+
+def test_a_layered_slot_may_be_optional() -> None:
+    class Net(Model):
+        n_layer: int = 2
+        extra: Layered[MLP] | None = None
+
+        def build(self, ctx: ModelContext) -> nn.Module:
+            raise NotImplementedError
+
+    assert Net(extra="gelu").extra == GELU() == listed(Net(extra=["gelu"]).extra)[0]
+    with pytest.raises(ValueError, match="extra has 3 elements, of which n_layer"):
+        Net(extra=["gelu"] * 3)
 
 
 def test_a_list_is_written_as_an_override_that_gives_it_back(tmp_path: Path) -> None:
@@ -245,7 +303,7 @@ def test_a_comparison_names_a_list_in_one_piece(tmp_path: Path) -> None:
     assert changes_between(base, other) == {"model.attention": ('"sdpa"', '[{use = "sdpa", window = 7}, "naive"]')}
 
 
-@pytest.mark.parametrize("word", ["window_pattern", "layer_types", "sliding_window_pattern", "attention_layers"])
+@pytest.mark.parametrize("word", ["window_pattern", "layer_types", "layer_pattern", "sliding_window_pattern", "attention_layers"])
 def test_other_programs_words_for_alternating_layers_are_answered_with_a_list(word: str, tmp_path: Path) -> None:
     (found,) = faults(tmp_path, BASE, f'model.{word}="SSSL"')
     example = found.partition("as in model.attention=")[2].partition(")?")[0]
