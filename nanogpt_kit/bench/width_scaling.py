@@ -18,7 +18,7 @@ from nanogpt_kit.bench.feature_scales import FeatureProbe
 from nanogpt_kit.bench.width_slopes import Trajectory, WidthScaling, summarize_place
 from nanogpt_kit.core.errors import Fault, KitError, NotFinite
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.setup import Placement, Setup, set_up
 from nanogpt_kit.train.stop import StopSignals

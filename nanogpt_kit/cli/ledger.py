@@ -13,7 +13,7 @@ from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.output import is_terminal
 from nanogpt_kit.cli.text_table import Column, table_lines
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean, printable
-from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.system.terminal import terminal_width
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.cli.report import check_output, write_page
 from nanogpt_kit.cli.text_table import Column, table_lines
 from nanogpt_kit.core.errors import FAILED, Fault, KitError, printable
-from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.overrides import COMMAND_LINE
 
 if TYPE_CHECKING:
     from nanogpt_kit.bench.width_slopes import PlaceScaling, WidthScaling

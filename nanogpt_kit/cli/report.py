@@ -16,7 +16,7 @@ from nanogpt_kit.cli.lines import print_lines
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.cli.slow_note import note_if_slow
 from nanogpt_kit.core.errors import Fault, KitError, printable
-from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.system.garbage_collection import without_garbage_collection
 

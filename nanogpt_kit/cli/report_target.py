@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.core.shipped import find_experiment
 from nanogpt_kit.core.toml import read_toml_file
 from nanogpt_kit.runs.description import one_line

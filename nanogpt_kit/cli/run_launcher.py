@@ -89,7 +89,7 @@ class RunLauncher:
 
         The storage of studies is left out: a run does not use it, and the list of processes would show its password.
         """
-        from nanogpt_kit.core.layers import parse_override
+        from nanogpt_kit.core.overrides import parse_override
         from nanogpt_kit.launch.processes import run_ranks
 
         studies = ("sweep", "ablate")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nanogpt_kit.cli.experiment import load_experiment
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.layers import parse_override
+from nanogpt_kit.core.overrides import parse_override
 from nanogpt_kit.runs.folder import RUN_ID, RunFolder, runs_of_experiment, runs_root
 from nanogpt_kit.runs.resume_command import kit_command, run_argument
 

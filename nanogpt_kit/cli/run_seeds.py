@@ -113,7 +113,7 @@ def compare_command(launcher: RunLauncher, results: Sequence[RunResult]) -> str:
 
     Where the change is one of the seed, the budget or the data, the first of the runs stands for the base.
     """
-    from nanogpt_kit.core.layers import parse_override
+    from nanogpt_kit.core.overrides import parse_override
 
     base, other = launcher.path, shlex.join(launcher.overrides) if launcher.overrides else OTHER
     keys = [".".join(map(str, parse_override(text)[0])) for text in launcher.overrides]

@@ -14,8 +14,8 @@ from nanogpt_kit.comparison.question import Arm
 from nanogpt_kit.core.errors import Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.identity import DECIDE_NOTHING
-from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.override_text import inline_toml
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
 from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 from nanogpt_kit.runs.description import one_line

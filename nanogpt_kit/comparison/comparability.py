@@ -13,8 +13,8 @@ from nanogpt_kit.comparison.record import Measurement
 from nanogpt_kit.comparison.run_notes import MeasuredRun, difference_notes
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
 from nanogpt_kit.core.evaluator_metrics import evaluator_metrics
-from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.options import digest
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.runs.description import one_line

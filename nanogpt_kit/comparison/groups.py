@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.runs.find import readings, runs_by_name
 from nanogpt_kit.runs.folder import RunFolder, relative_to_cwd, runs_root
 from nanogpt_kit.runs.index import run_paths

@@ -9,8 +9,8 @@ from typing import Self
 from nanogpt_kit.comparison.numbers import joined_names
 from nanogpt_kit.core.errors import Fault
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.options import digest
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.data.prepared_data import PreparedData
 from nanogpt_kit.data.yardsticks import compute_yardsticks
 from nanogpt_kit.runs.description import one_line

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError, dotted
-from nanogpt_kit.core.layers import parse_key, parse_override
 from nanogpt_kit.core.options import Component, Options
+from nanogpt_kit.core.overrides import parse_key, parse_override
 from nanogpt_kit.core.registry import Registry
 
 PYTHON = "with_"  # the location of a value that `Experiment.with_` was given

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from nanogpt_kit.core.changes import PYTHON
 from nanogpt_kit.core.errors import Fault, Key, KitError
-from nanogpt_kit.core.layers import COMMAND_LINE, Layers
+from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.core.paths import expand_path
 from nanogpt_kit.core.registry import Registry
 

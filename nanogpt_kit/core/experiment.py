@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from nanogpt_kit.core.changes import parse_changes
 from nanogpt_kit.core.component_files import load_registry
-from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, option_error
+from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.faults import explain_validation_error
 from nanogpt_kit.core.identity import configuration_hash
@@ -24,7 +24,6 @@ from nanogpt_kit.core.kinds import (
     Init,
     Model,
     ModelContext,
-    Multipliers,
     Optimizer,
     Order,
     Parallel,
@@ -47,6 +46,13 @@ from nanogpt_kit.core.options import (
     to_toml_values,
 )
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
+from nanogpt_kit.core.relations import (
+    check_batch_tokens,
+    check_keep_every_steps,
+    check_max_tokens,
+    check_multipliers,
+    check_on_overflow,
+)
 from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
 from nanogpt_kit.core.unused_options import drop_unused_options
 
@@ -147,59 +153,12 @@ class Experiment(Options):
         return importlib.import_module("nanogpt_kit").run(self, resume, trust_code, into)
 
     @model_validator(mode="after")
-    def _check_batch_tokens(self) -> Self:
-        if self.train.batch_tokens % self.model.block_size:
-            nearest = max(1, round(self.train.batch_tokens / self.model.block_size)) * self.model.block_size
-            raise option_error(
-                "train.batch_tokens",
-                f"train.batch_tokens ({self.train.batch_tokens}) should be a multiple of model.block_size "
-                f"({self.model.block_size}); the nearest is {nearest}",
-                "model.block_size",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_keep_every_steps(self) -> Self:
-        saved, kept = self.checkpoint.every_steps, self.checkpoint.keep_every_steps
-        if kept is not None and kept % saved:
-            raise option_error(
-                "checkpoint.keep_every_steps",
-                f"checkpoint.keep_every_steps ({kept}) should be a multiple of checkpoint.every_steps ({saved})",
-                "checkpoint.every_steps",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_on_overflow(self) -> Self:
-        if self.sample.on_overflow == "rolling" and not self.model.relative:
-            raise option_error(
-                "sample.on_overflow",
-                "on_overflow = 'rolling' requires a model with relative positions; use auto, refill or exact",
-                *("model.use", "model.position.use"),
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_max_tokens(self) -> Self:
-        if self.train.max_tokens is not None and self.train.max_tokens < self.train.batch_tokens:
-            raise option_error(
-                "train.max_tokens",
-                f"train.max_tokens ({self.train.max_tokens}) should be at least train.batch_tokens "
-                f"({self.train.batch_tokens})",
-                "train.batch_tokens",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_multipliers(self) -> Self:
-        multipliers = self.init.multipliers(self.model)
-        if multipliers != Multipliers() and not self.model.applies_multipliers:
-            raise option_error(
-                "init.use",
-                f"the init has multipliers ({multipliers}), and the model applies none; choose another init, or a "
-                "model that applies them (applies_multipliers = True)",
-                "model.use",
-            )
+    def _check_relations(self) -> Self:
+        check_batch_tokens(self.train, self.model)
+        check_keep_every_steps(self.checkpoint)
+        check_on_overflow(self.sample, self.model)
+        check_max_tokens(self.train)
+        check_multipliers(self.init, self.model)
         return self
 
     @property

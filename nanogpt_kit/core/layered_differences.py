@@ -1,4 +1,4 @@
-"""Layered slots where experiments are compared: a list of one is the component alone, and other lengths differ whole."""
+"""Layered slots of two experiments: a list of one is the component alone, lists of other lengths differ as a whole."""
 
 from __future__ import annotations
 
@@ -48,7 +48,6 @@ def with_shortest_lists(experiment: Chosen) -> Chosen:
     """The experiment with each layered slot of its model in the shortest form that builds the same blocks."""
     n_layer = getattr(getattr(experiment, "model"), "n_layer", None)  # noqa: B009
     return with_slots(experiment, lambda parts: shortest(parts, n_layer or 2 * len(listed(parts))))
-
 
 
 def with_slots(experiment: Chosen, changed: Callable[[Any], Any]) -> Chosen:

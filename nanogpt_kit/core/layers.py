@@ -6,20 +6,17 @@ A slot's options belong to the component they were written for, so naming anothe
 from __future__ import annotations
 
 import copy
-import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted, printable
 from nanogpt_kit.core.key_rules import KeyRules, addressed_element, is_element_table, name_of_element
+from nanogpt_kit.core.overrides import COMMAND_LINE, parse_override
 from nanogpt_kit.core.replaced_components import is_element, one_component_text, replacement_note
 from nanogpt_kit.core.shipped import find_experiment, path_in_messages
-from nanogpt_kit.core.syntax import shell_remedy
 from nanogpt_kit.core.toml import read_extended_files
-from nanogpt_kit.core.toml_lines import MalformedToml, parse_toml
 
-COMMAND_LINE = "command line"
 DEFAULT = "default"  # the location of a value that no layer has written
 MAX_BITS = 64  # of TOML's integers, by its specification
 
@@ -150,10 +147,9 @@ class Layers:
                 lower[key] = self._merge(lower.get(key), value, (*at, key), location)
             return lower
         if lower is None and not self.rules.is_free_form(at, False) and addresses_elements(upper):
-            default = self.rules.default_component(at, self.values)
             message = "no earlier layer sets this list, so there is no element to change; give the whole list"
-            if default:
-                message = one_component_text({"use": default}, upper, at, is_default=True)
+            if component := self.rules.default_component(at, self.values):
+                message = one_component_text(component, upper, at, is_default=True)
             raise KitError(Fault(message, dotted(at), location((*at, next(iter(upper))))))
         if note := replacement_note(lower, upper, at, location, self.location):
             self.notes.append(note)
@@ -233,41 +229,3 @@ def check_utf8(value: str, at: Key, location: str) -> None:
 def addresses_elements(value: Any) -> bool:
     """Whether `value` sets elements of a list, as `callback.0.every_steps = 5` does for `callback`."""
     return isinstance(value, dict) and bool(value) and all(key.isdecimal() for key in value)
-
-
-def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
-    """("optimizer", "lr"), 3e-4 from "optimizer.lr=3e-4". A right-hand side that is not TOML is a plain string."""
-    left, equals, right = text.partition("=")
-    key = parse_key(left) if equals and "\n" not in left else ()
-    if not key:
-        expected = "expected key=value, as in optimizer.lr=3e-4"
-        raise KitError(Fault(f"{expected}, got {abbreviate(text)}", location=COMMAND_LINE))
-    if "\n" in right:
-        return key, right
-    try:
-        values, _ = parse_toml(f"value = {right}")
-    except MalformedToml as error:
-        if right[:1] in tuple("[{\"'"):
-            message = f"not a TOML value: {error.message}, in {abbreviate(right)}{shell_remedy(left, right)}"
-            raise KitError(Fault(message, dotted(key), COMMAND_LINE)) from None
-        return key, right
-    return key, values["value"]
-
-
-def abbreviate(text: str) -> str:
-    """`repr` without the middle of a long text; of a URL only the scheme, since any other part may show a password."""
-    before, mark, _ = text.partition("://")
-    return repr(f"{before[-20:]}{mark}...") if mark else reprlib.repr(text)
-
-
-def parse_key(text: str) -> tuple[str, ...]:
-    """The parts of a dotted key; empty where `text` is not one."""
-    try:
-        node, _ = parse_toml(f"{text} = 0")
-    except MalformedToml:
-        return ()
-    key: tuple[str, ...] = ()
-    while isinstance(node, dict) and len(node) == 1:
-        part, node = next(iter(node.items()))
-        key = (*key, part)
-    return () if isinstance(node, dict) else key

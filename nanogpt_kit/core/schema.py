@@ -156,18 +156,11 @@ def for_editors(schema: JsonSchema) -> JsonSchema:
 
 def layered_slot(kind: str, one: JsonSchema) -> JsonSchema:
     """One component, a list of them, or, of a list in a base file, a table with elements by index or by name."""
-    components = components_of_kind(kind)
-    by_name = {
-        name: table_schema(found.component, {"type": "string"}) for found in components for name in names_of(found)
-    }
-    for table in by_name.values():
-        del table["required"]
-    others = {"type": "object", "additionalProperties": True}  # components in local files
     elements = {
         "type": "object",
-        "properties": by_name,
+        "properties": {name: changes_of(found) for found in components_of_kind(kind) for name in names_of(found)},
         "patternProperties": {INDEX: one},
-        "additionalProperties": others,
+        "additionalProperties": ANYTHING,  # of components in local files
         "not": {"required": ["use"]},
     }
     return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}, elements]}
@@ -177,12 +170,16 @@ def elements_table(kind: str) -> JsonSchema:
     """A table that sets options of components in a list: `[callback.console]`, `sampler.temperature = 0.6`."""
     by_name: JsonSchema = {}
     for found in components_of_kind(kind):
-        table = table_schema(found.component, {"type": "string"})
+        table = changes_of(found)
         options = [schema for name, schema in table["properties"].items() if name != "use"]
-        del table["required"]
         by_name |= dict.fromkeys(names_of(found), {"anyOf": [table, *options]} if len(options) == 1 else table)
     by_index = {INDEX: {"$ref": f"#/definitions/{kind}"}}
     return {**ANYTHING, "properties": by_name, "patternProperties": by_index, "not": {"required": ["use"]}}
+
+
+def changes_of(found: FoundComponent) -> JsonSchema:
+    """Options of a component in a list, and perhaps another name."""
+    return {**TABLE, "properties": table_schema(found.component, {"type": "string"})["properties"]}
 
 
 def translated(keyword: str, value: Any) -> Any:

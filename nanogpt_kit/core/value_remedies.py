@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from nanogpt_kit.core.errors import Key, dotted
-from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.overrides import COMMAND_LINE
 
 NO_VALUE = ("", "none", "null", "nil", "undefined", "unset", "off", "auto", "default")  # for an option that is left out
 BOOLEANS = {"true": ("true", "yes", "on", "1"), "false": ("false", "no", "off", "0")}

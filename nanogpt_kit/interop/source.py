@@ -17,7 +17,8 @@ from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.experiment_keys import ExperimentKeys
 from nanogpt_kit.core.kinds import ImportedModel
-from nanogpt_kit.core.layers import COMMAND_LINE, Layers
+from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.interop.formats import NamedFormat
 from nanogpt_kit.nn.uninitialized import build_on_meta
 

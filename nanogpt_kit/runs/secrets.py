@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.layers import parse_override
+from nanogpt_kit.core.overrides import parse_override
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL

@@ -16,7 +16,7 @@ from nanogpt_kit.comparison.numbers import count_text
 from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.comparison.record import Comparison, Measurement
 from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.core.layers import COMMAND_LINE
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.core.sections import Sweep
 from nanogpt_kit.launch.slots import MachineSlot, allocate_slots, hold_slots
 from nanogpt_kit.runs.files import check_inside, check_writable, git_ignored_folder

@@ -132,8 +132,10 @@ MISTAKES = {  # overrides of LIST, and what is told
     ),
     "an element of one component": (
         "model.mlp.0.width=3",
-        "model.mlp: is one component (gelu, the default) for all layers, so it has no element 0; "
-        'write model.mlp = {use = "gelu", width = 3}, or give a list of components, as in ["gelu", "gelu"]',
+        (
+            "model.mlp: is one component (gelu, the default) for all layers, so it has no element 0; "
+            'write model.mlp = {use = "gelu", width = 3}, or give a list of components, as in ["gelu", "gelu"]'
+        ),
     ),
     "a list for a slot of the whole model": (
         'model.loss=["cross_entropy"]',
@@ -303,7 +305,9 @@ def test_a_comparison_names_a_list_in_one_piece(tmp_path: Path) -> None:
     assert changes_between(base, other) == {"model.attention": ('"sdpa"', '[{use = "sdpa", window = 7}, "naive"]')}
 
 
-@pytest.mark.parametrize("word", ["window_pattern", "layer_types", "layer_pattern", "sliding_window_pattern", "attention_layers"])
+@pytest.mark.parametrize(
+    "word", ["window_pattern", "layer_types", "layer_pattern", "sliding_window_pattern", "attention_layers"]
+)
 def test_other_programs_words_for_alternating_layers_are_answered_with_a_list(word: str, tmp_path: Path) -> None:
     (found,) = faults(tmp_path, BASE, f'model.{word}="SSSL"')
     example = found.partition("as in model.attention=")[2].partition(")?")[0]

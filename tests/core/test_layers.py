@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from nanogpt_kit.core.errors import Key, KitError
 from nanogpt_kit.core.key_rules import KeyRules
-from nanogpt_kit.core.layers import Layers, parse_override
+from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.overrides import parse_override
 from nanogpt_kit.core.sections import is_free_form
 
 

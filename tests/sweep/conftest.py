@@ -14,8 +14,8 @@ import pytest
 import tomli
 import tomli_w
 
-from nanogpt_kit.core.layers import parse_override
 from nanogpt_kit.core.options import Component
+from nanogpt_kit.core.overrides import parse_override
 from nanogpt_kit.core.registry import Registry
 
 PLANTED = '''\

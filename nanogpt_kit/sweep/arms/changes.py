@@ -9,7 +9,8 @@ from typing import Any
 from nanogpt_kit.core.changes import Change
 from nanogpt_kit.core.errors import Fault, Key, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.layers import COMMAND_LINE, Layers, parse_key
+from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.overrides import COMMAND_LINE, parse_key
 from nanogpt_kit.core.sections import Ablate
 from nanogpt_kit.sweep.arms.vary_option import parse_vary
 from nanogpt_kit.sweep.space.parameters import format_json, format_value

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError, dotted
-from nanogpt_kit.core.layers import COMMAND_LINE, abbreviate, parse_key, parse_override
+from nanogpt_kit.core.overrides import COMMAND_LINE, abbreviate, parse_key, parse_override
 
 OPENING, CLOSING, QUOTES = "[{", "]}", "\"'"
 EXAMPLE = "model.mlp=gelu,swiglu"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nanogpt_kit.core.errors import Fault, KitError, did_you_mean
-from nanogpt_kit.core.layers import parse_override
+from nanogpt_kit.core.overrides import parse_override
 from nanogpt_kit.sweep.space.parameters import Condition, Parameter, format_json, optuna_choice
 
 PARAMETER_KINDS = ("float", "int", "choice")

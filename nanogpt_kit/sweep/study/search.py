@@ -13,8 +13,8 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 from nanogpt_kit.core.errors import Fault, KitError, dotted
-from nanogpt_kit.core.layers import COMMAND_LINE
 from nanogpt_kit.core.options import leaves
+from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.sweep.space.parameters import Config
 from nanogpt_kit.sweep.space.space import Space
 from nanogpt_kit.sweep.study.allocation import allocate_trials, trial_count, turns

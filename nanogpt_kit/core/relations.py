@@ -1,0 +1,57 @@
+"""Options of an experiment that must fit each other: each function raises the error of those that do not."""
+
+from __future__ import annotations
+
+from nanogpt_kit.core.errors import option_error
+from nanogpt_kit.core.kinds import Init, Model, Multipliers
+from nanogpt_kit.core.sections import Checkpoint, Sample, Train
+
+
+def check_batch_tokens(train: Train, model: Model) -> None:
+    if train.batch_tokens % model.block_size:
+        nearest = max(1, round(train.batch_tokens / model.block_size)) * model.block_size
+        raise option_error(
+            "train.batch_tokens",
+            f"train.batch_tokens ({train.batch_tokens}) should be a multiple of model.block_size "
+            f"({model.block_size}); the nearest is {nearest}",
+            "model.block_size",
+        )
+
+
+def check_keep_every_steps(checkpoint: Checkpoint) -> None:
+    saved, kept = checkpoint.every_steps, checkpoint.keep_every_steps
+    if kept is not None and kept % saved:
+        raise option_error(
+            "checkpoint.keep_every_steps",
+            f"checkpoint.keep_every_steps ({kept}) should be a multiple of checkpoint.every_steps ({saved})",
+            "checkpoint.every_steps",
+        )
+
+
+def check_on_overflow(sample: Sample, model: Model) -> None:
+    if sample.on_overflow == "rolling" and not model.relative:
+        raise option_error(
+            "sample.on_overflow",
+            "on_overflow = 'rolling' requires a model with relative positions; use auto, refill or exact",
+            *("model.use", "model.position.use"),
+        )
+
+
+def check_max_tokens(train: Train) -> None:
+    if train.max_tokens is not None and train.max_tokens < train.batch_tokens:
+        raise option_error(
+            "train.max_tokens",
+            f"train.max_tokens ({train.max_tokens}) should be at least train.batch_tokens ({train.batch_tokens})",
+            "train.batch_tokens",
+        )
+
+
+def check_multipliers(init: Init, model: Model) -> None:
+    multipliers = init.multipliers(model)
+    if multipliers != Multipliers() and not model.applies_multipliers:
+        raise option_error(
+            "init.use",
+            f"the init has multipliers ({multipliers}), and the model applies none; choose another init, or a "
+            "model that applies them (applies_multipliers = True)",
+            "model.use",
+        )
