@@ -66,11 +66,13 @@ def take_extra(extras: dict[str, Tensor], part: str, output: Any) -> Tensor:
     An extra is an fp32 sum over the part's tokens, named after the `part`, or a dict of such sums by name. Those of one
     name are added, whichever parts return them. Raises KitError where it is something else.
     """
+    if isinstance(output, Tensor):
+        return output
     if not isinstance(output, tuple):
-        y: Tensor = output
-        return y
+        raise KitError(f"{part} returned a {type(output).__name__}; it should return a tensor y, or a tuple (y, extra)")
     if len(output) != 2:
         raise KitError(f"{part} returned a tuple of {len(output)}; it should return y, or (y, extra)")
+    y: Tensor
     y, extra = output
     for name, value in (extra if isinstance(extra, Mapping) else {part: extra}).items():
         check_extra(part, name, value)

@@ -166,6 +166,14 @@ def test_a_part_returns_its_result_or_a_pair() -> None:
         take_extra(extras, "mlp", (y, y.sum(), y))
 
 
+@pytest.mark.parametrize(("output", "kind"), [([torch.ones(2), torch.ones(())], "list"), (None, "NoneType")])
+def test_a_result_that_is_no_tensor_is_refused(output: Any, kind: str) -> None:
+    with pytest.raises(
+        KitError, match=rf"^mlp returned a {kind}; it should return a tensor y, or a tuple \(y, extra\)$"
+    ):
+        take_extra({}, "mlp", output)
+
+
 @pytest.mark.parametrize("name", ["", "load balance", "aux/load", "größe", "1st", 3])
 def test_a_name_is_one_word(name: Any) -> None:
     with pytest.raises(KitError, match=r"mlp returned an extra named .*; the name should be one word, such as 'load_b"):
