@@ -245,3 +245,13 @@ def test_an_option_of_another_format_names_that_format(command: Callable[..., An
 
 def test_a_source_with_a_name_that_no_file_can_have_is_refused(command: Callable[..., Any]) -> None:
     assert "is neither a file or folder nor a published GPT-2" in command("import", "a" * 300).err
+
+
+def test_the_options_of_a_component_that_is_refused_are_not_reported_as_well(tiny: Path, tmp_path: Path) -> None:
+    session.run(Experiment.load(tiny, [*QUIET, "model.position=rope", "model.n_layer=2"]))
+    run = load_run("tiny")
+    with pytest.raises(KitError) as refusal:
+        exported(run, "huggingface", tmp_path / "out")
+    messages = [fault.message for fault in refusal.value.faults]
+    assert "GPT-2 cannot express model.position.use = 'rope'; expected 'learned'" in messages
+    assert not [message for message in messages if "position.base" in message]
