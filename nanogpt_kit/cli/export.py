@@ -55,11 +55,8 @@ def export(
 
     for word in options:
         if not is_format_option(word):
-            remedy = (
-                f"write format.{word}"
-                if "=" in word and "." not in word.partition("=")[0]
-                else "nothing else can be set"
-            )
+            is_option = "=" in word and "." not in word.partition("=")[0]
+            remedy = f"write format.{word}" if is_option else "other options cannot be set"
             raise KitError(f"command line: expected format.KEY=VALUE, got {word!r}; {remedy}")
     find_format(format_, options)  # mistakes are found before the model is loaded
     source = find_model(run, step, weights)

@@ -72,7 +72,7 @@ def is_model_path(path: Path) -> bool:
 
 
 def is_foreign_model(path: Path) -> bool:
-    """Whether a path is another program's model, without an experiment that names its tokenizer, in any format or none."""
+    """Whether a path is another program's model, in a format or not, without an experiment that names its tokenizer."""
     if not os.path.exists(path) or os.path.exists(path / EXPERIMENT):
         return False
     return is_model_path(path) or (detect_built_in(path) or detect_plugin(path)) is not None

@@ -319,5 +319,5 @@ def test_numbers_and_words_that_a_fork_keeps_beside_the_model_are_left_aside(
 
 def test_a_dataset_with_a_name_that_no_folder_can_have_has_no_tokens(tmp_path: Path) -> None:
     path = saved(tmp_path, {**checkpoint(theirs()), "config": {"dataset": "a" * 300}})
-    with pytest.raises(KitError, match="format.meta="):
+    with pytest.raises(KitError, match=r"format\.meta="):
         import_run(str(path), "mine")
