@@ -55,7 +55,9 @@ def export(
 
     for word in options:
         if not is_format_option(word):
-            raise KitError(f"command line: expected format.KEY=VALUE, got {word!r}; other options cannot be set")
+            is_option = "=" in word and "." not in word.partition("=")[0]
+            remedy = f"write format.{word}" if is_option else "other options cannot be set"
+            raise KitError(f"command line: expected format.KEY=VALUE, got {word!r}; {remedy}")
     find_format(format_, options)  # mistakes are found before the model is loaded
     source = find_model(run, step, weights)
     print_lines(source.described(), err=True)

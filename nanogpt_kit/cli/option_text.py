@@ -78,7 +78,7 @@ def option_lines(found: FoundOption) -> Iterator[str]:
     yield from labelled("unit", option.unit)
     default = json.dumps(option.default, ensure_ascii=False) if has_default(option) else "not set"
     yield from labelled("default", "none; it is required" if option.required else default)
-    if found.key[0] not in ("sweep", "ablate"):  # which are not part of a run
+    if found.key[0] not in ("sweep", "ablate", "format"):  # which are not part of a run
         may_change = "may change" if option.may_change_on_resume else "cannot change"
         yield from labelled("resume", f"{may_change} when a run is resumed")
     if issubclass(found.owner, Component) and not found.kind:

@@ -164,6 +164,8 @@ def find_in_kind(parts: tuple[str, ...]) -> Iterator[Found]:
             yield FoundKind(first, slots)
         for slot in slots if rest else ():
             yield from find_key((slot.option.name, *rest), slot.owner, slot.key[:-1], slot.entry)
+        for one in components_of_kind(first) if rest and not slots else ():  # of formats, which no experiment names
+            yield from find_key(rest, one.component, (first,), one.entry)
     elif rest:
         for entry in find_entries(first):
             yield from (

@@ -46,7 +46,8 @@ class KeySuggestions:
             return self.suggest_section(written, value, allowed) or self.nearest(written, allowed)
         if name in USE and issubclass(owner, Component) and isinstance(value, str):
             return question([(dotted((*key[:-1], "use")), "")])
-        answer = foreign_option(name, str(key[0]))
+        is_experiment = len(self.root.model_fields) > 1  # whose keys are the answers for other programs' names
+        answer = foreign_option(name, str(key[0])) if is_experiment else None
         if answer and answer[0] != dotted(key):
             own = (*key[:-1], last_part(answer[0]))  # of model.norm.epsilon: not optimizer.eps
             is_own = own[-1] in allowed and dotted(own) != answer[0]

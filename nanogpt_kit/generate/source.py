@@ -72,7 +72,7 @@ def is_model_path(path: Path) -> bool:
 
 
 def is_foreign_model(path: Path) -> bool:
-    """Whether a path is another program's model: one in a format, without an experiment that names its tokenizer."""
+    """Whether a path is another program's model, in a format or not, without an experiment that names its tokenizer."""
     if not os.path.exists(path) or os.path.exists(path / EXPERIMENT):
         return False
-    return (detect_built_in(path) or detect_plugin(path)) is not None
+    return is_model_path(path) or (detect_built_in(path) or detect_plugin(path)) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os  # whose exists is False also for a name that is too long
+import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def readable(formats: Iterable[NamedFormat]) -> list[NamedFormat]:
 def only_one(path: Path, found: Sequence[NamedFormat]) -> NamedFormat | None:
     if len(found) > 1:
         names = " and ".join(one.name for one in found)
-        command = f"`nanogpt-kit import {path} --format {found[0].name}`"
+        command = f"`nanogpt-kit import {shlex.quote(str(path))} --format {found[0].name}`"
         raise KitError(f"{path} is a model in several formats, {names}; choose one of them, as in {command}")
     return found[0] if found else None
 
@@ -107,8 +108,9 @@ def only_one(path: Path, found: Sequence[NamedFormat]) -> NamedFormat | None:
 def detects_safely(found: NamedFormat, path: Path) -> bool:
     try:
         return found.format.detects(path)
-    except Exception as error:  # a plugin's code
-        logger.warning("skipped format %s: detects raised %s: %s", found.name, type(error).__name__, error)
+    except (Exception, SystemExit) as error:  # a plugin's code
+        reason = str(error).partition("\n")[0]
+        logger.warning("skipped format %s: detects raised %s: %s", found.name, type(error).__name__, reason)
         return False
 
 
@@ -136,8 +138,11 @@ def load_formats(entries: Iterable[Entry]) -> list[NamedFormat]:
         try:
             component = entry.load(Format)
             found.append(NamedFormat(Registry.installed().name_of(component), component()))
-        except (KitError, ValidationError) as error:
+        except KitError as error:
             logger.warning("skipped: %s", error)
+        except ValidationError as error:  # detection has the default options
+            keys = ", ".join(f"{OPTION}{fault['loc'][0]}" for fault in error.errors() if fault["loc"])
+            logger.warning("skipped format %s: it cannot be detected without %s", entry.name, keys or "its options")
     return found
 
 

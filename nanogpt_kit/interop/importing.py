@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os  # whose exists and isdir are False also for a name that is too long
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,14 +74,14 @@ def import_run(source: str, name: str = "", overrides: Sequence[str] = (), forma
 def find_source(source: str, format: str | None, options: Sequence[str]) -> Path:
     """The file or folder to read; that of a published GPT-2 is downloaded. Raises KitError where there is none."""
     path = Path(source)
-    if (path / "checkpoints").is_dir():
+    if os.path.isdir(path / "checkpoints"):
         raise KitError(f"{source} is a run already; model.init_from={source} starts from it")
-    if source in PUBLISHED_MODELS and (not path.exists() or (format is None and detect_format(path) is None)):
+    if source in PUBLISHED_MODELS and (not os.path.exists(path) or (format is None and detect_format(path) is None)):
         if format not in (None, PUBLISHED_FORMAT):
             raise KitError(f"{source} is published in the format {PUBLISHED_FORMAT}, not in {format}; omit --format")
         find_format(PUBLISHED_FORMAT, options)
         return download_gpt2(source)
-    if not path.exists():
+    if not os.path.exists(path):
         guess = did_you_mean(source, PUBLISHED_MODELS)
         raise KitError(f"{source!r} is neither a file or folder nor a published GPT-2{guess}")
     return path

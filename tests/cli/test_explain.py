@@ -48,6 +48,15 @@ def test_an_option_is_explained_with_all_that_is_known_of_it(command: Command) -
     assert "  default  none; it is required" in explained(command, "batch_tokens").splitlines()
 
 
+def test_an_option_of_a_format_is_explained_though_no_experiment_has_it(command: Command) -> None:
+    assert explained(command, "format.meta").splitlines() == [
+        "format.meta of format nanogpt: meta.pkl of a character-level model; omitted: the one beside ckpt.pt, or that",
+        "  of the dataset",
+        "  type     string, not empty",
+        "  default  not set",
+    ]
+
+
 def test_a_section_is_explained_with_every_option(command: Command) -> None:
     lines = explained(command, "train").splitlines()
     assert lines[0] == "[train]: the length of the run, its batches, and how the machine computes them."

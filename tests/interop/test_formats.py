@@ -192,3 +192,66 @@ def test_a_model_in_our_own_format_is_imported_with_its_tokenizer_and_component_
         assert [path.name for path in again.experiment.component_files] == ["halved.py"]
     answer = command("import", tmp_path / "out", "other", "tokenizer.use=byte")
     assert "has its own tokenizer, so none can be given" in answer.err
+
+
+def test_a_plugin_that_exits_or_needs_an_option_is_skipped_in_one_line(
+    tmp_path: Path, install: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    offer(install, "exiting", imports="import sys", detects="sys.exit('no such\\nluck')")
+    offer(install, "needy", method=f"level: int\n    {READS}")
+    offer(install, "good")
+    (tmp_path / "model.txt").write_text("text")
+    found = detect_format(tmp_path / "model.txt")
+    assert found is not None
+    assert found.name == "good"
+    assert caplog.messages == [
+        "skipped format needy: it cannot be detected without format.level",
+        "skipped format exiting: detects raised SystemExit: no such",
+    ]
+
+
+def test_the_command_for_one_of_several_formats_can_be_pasted(
+    trained: Any, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    folder = exported(trained, "huggingface", tmp_path / "a b")
+    (folder / "ckpt.pt").touch()
+    assert f"`nanogpt-kit import '{folder}' --format huggingface`" in command("import", folder).err
+
+
+def test_a_plugin_may_use_a_config_of_another_kind(tmp_path: Path, install: Callable[..., None]) -> None:
+    offer(install, "toy", detects="return (path / 'config.json').is_file()")
+    for content in ('{"layers": 3}', "[]", '{"model_type": "toy", "n_embd": 4}'):
+        (tmp_path / "config.json").write_text(content)
+        found = detect_format(tmp_path)
+        assert found is not None
+        assert found.name == "toy", content
+
+
+@pytest.mark.parametrize("words", [["sample", "tokenizer.use=byte"], ["import"]])
+def test_a_model_of_an_unknown_type_is_named_also_with_a_tokenizer(
+    tmp_path: Path, command: Callable[..., Any], words: list[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    verb, *overrides = words
+    assert "describes a model of type 'llama'" in command(verb, tmp_path, *overrides).err
+
+
+def test_an_option_of_another_format_names_that_format(command: Callable[..., Any], tmp_path: Path) -> None:
+    for name, other, option in (("nanogpt", "huggingface", "dtype=bf16"), ("huggingface", "nanogpt", "meta=m.pkl")):
+        answer = command("export", "tiny", tmp_path / "out", "--format", name, f"format.{option}")
+        assert f"{other} has this option, but '{name}' does not" in answer.err
+    assert "write format.dtype=bf16" in command("export", "tiny", tmp_path / "out", "dtype=bf16").err
+
+
+def test_a_source_with_a_name_that_no_file_can_have_is_refused(command: Callable[..., Any]) -> None:
+    assert "is neither a file or folder nor a published GPT-2" in command("import", "a" * 300).err
+
+
+def test_the_options_of_a_component_that_is_refused_are_not_reported_as_well(tiny: Path, tmp_path: Path) -> None:
+    session.run(Experiment.load(tiny, [*QUIET, "model.position=rope", "model.n_layer=2"]))
+    run = load_run("tiny")
+    with pytest.raises(KitError) as refusal:
+        exported(run, "huggingface", tmp_path / "out")
+    messages = [fault.message for fault in refusal.value.faults]
+    assert "GPT-2 cannot express model.position.use = 'rope'; expected 'learned'" in messages
+    assert not [message for message in messages if "position.base" in message]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os  # whose isfile is False also for a name that is too long
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,9 +54,10 @@ def find_weight_files(folder: Path) -> list[Path]:
     if not files:
         pickled = " (its .bin files are pickles, which can run code)" if present else ""
         raise KitError(f"{folder} has no .safetensors file{pickled}; save_pretrained of transformers writes one")
-    missing = [name for name in files if not (folder / name).is_file()]
+    missing = [name for name in files if not os.path.isfile(folder / name)]
     if missing:
-        raise KitError(f"{folder} lacks {', '.join(missing)}, which its {INDEX} names")
+        reason = f"which its {INDEX} names" if (folder / INDEX).exists() else "as a regular file"
+        raise KitError(f"{folder} lacks {', '.join(missing)}, {reason}")
     ignored = [name for name in present if name not in files]
     if ignored:
         logger.warning("%s: read %s; ignored %s", folder, ", ".join(files), ", ".join(ignored))

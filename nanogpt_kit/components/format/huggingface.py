@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -43,15 +44,18 @@ class HuggingFace(Format):
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="type of the weights in an exported model")
 
     def detects(self, path: Path) -> bool:
-        """Also true of a config.json that is damaged or names no type, so that reading it reports that."""
+        """Also true of a config.json that cannot be read, or that has GPT-2's sizes without a type, so that reading it
+        reports that."""
         file = path / CONFIG
         try:
-            kind = read_json(file).get("model_type") if file.stat().st_size <= MAX_CONFIG_BYTES else None
-        except (ValueError, AttributeError):
-            kind = None
-        except OSError:
+            config = read_json(file) if file.stat().st_size <= MAX_CONFIG_BYTES else {"model_type": "gpt2"}
+        except FileNotFoundError:
             return False
-        return kind in ("gpt2", None)
+        except (OSError, ValueError):
+            return os.path.lexists(file)
+        if not isinstance(config, dict):
+            return False
+        return config.get("model_type") == "gpt2" or ("n_embd" in config and config.get("model_type") is None)
 
     def read(self, path: Path) -> ImportedModel:
         if not (path / CONFIG).exists():

@@ -6,6 +6,7 @@ Both are pickles. They are read without executing code: only tensors and plain v
 from __future__ import annotations
 
 import logging
+import os  # whose isfile is False also for a name that is too long
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -160,4 +161,4 @@ def find_meta_pickle(path: Path, config: object) -> Path | None:
     places = [path.parent / META]
     if isinstance(dataset, str) and dataset:
         places.append(path.absolute().parent.parent / "data" / dataset / META)
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if os.path.isfile(place)), None)

@@ -31,15 +31,19 @@ def inexpressible(
 def inexpressible_options(program: str, allowed: Expressible, options: Mapping[str, Any]) -> Iterator[str]:
     """Options with other values than those that are allowed, and those with different values for the layers."""
     found: dict[str, list[Any]] = {}
+    refused: tuple[str | int, ...] = ("",)  # the key of a component, whose options are not reported as well
     for path, value in leaves_of(options):
         key = ".".join(part for part in path if isinstance(part, str))
         if key.startswith(TRAINING_ONLY) or (key.startswith("attention.") and key != "attention.window"):
             continue  # attentions are compared by the function that they compute, whatever their kernels
+        if path[: len(refused)] == refused:
+            continue
         found.setdefault(key, []).append(value)
         values = allowed.get(key, (None,))
         if values is not None and value not in values:
             written = ".".join(map(str, path))
             yield f"{program} cannot express model.{written} = {value!r}; expected {alternatives(values)}"
+            refused = path[:-1] if path[-1] == "use" else refused
     for key, several in found.items():
         if allowed.get(key, ()) is None and len(set(several)) > 1:
             slot, _, option = key.partition(".")

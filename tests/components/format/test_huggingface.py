@@ -205,6 +205,22 @@ BROKEN = {
         lambda hf: changed_config(hf, scale_attn_by_inverse_layer_idx=True),
         "scale_attn_by_inverse_layer_idx = True .*another network",
     ),
+    "a configuration that is not a file": (
+        lambda hf: ((hf / "config.json").unlink(), (hf / "config.json").mkdir()),
+        "config.json cannot be read: ",
+    ),
+    "weights that are not a file": (
+        lambda hf: ((hf / "model.safetensors").unlink(), (hf / "model.safetensors").mkdir()),
+        "hf lacks model.safetensors, as a regular file",
+    ),
+    "an index with a name that no file can have": (
+        lambda hf: (
+            (hf / "model.safetensors").unlink(),
+            (hf / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "b" * 300}})),
+        ),
+        "lacks b+, which its model.safetensors.index.json names",
+    ),
+    "a configuration without a type": (lambda hf: changed_config(hf, model_type=None), 'add "model_type": "gpt2"'),
     "no JSON": (lambda hf: (hf / "config.json").write_text("{"), "config.json cannot be read"),
     "no configuration": (lambda hf: (hf / "config.json").unlink(), r"huggingface \(a folder with config\.json"),
     "half of the weights": (lambda hf: cut(hf / "model.safetensors"), r"model\.safetensors is not a complete"),

@@ -315,3 +315,9 @@ def test_numbers_and_words_that_a_fork_keeps_beside_the_model_are_left_aside(
     path = saved(tmp_path / "forked", {**checkpoint(theirs()), "adapter": {"weight": torch.ones(2)}})
     with pytest.raises(KitError, match="'adapter' is not part of a checkpoint of nanoGPT"):
         import_run(str(path), "other")
+
+
+def test_a_dataset_with_a_name_that_no_folder_can_have_has_no_tokens(tmp_path: Path) -> None:
+    path = saved(tmp_path, {**checkpoint(theirs()), "config": {"dataset": "a" * 300}})
+    with pytest.raises(KitError, match=r"format\.meta="):
+        import_run(str(path), "mine")
