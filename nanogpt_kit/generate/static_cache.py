@@ -38,8 +38,9 @@ class StaticCache(nn.Module):
         for layer, (k, v) in cache.layers.items():
             self.register_buffer(f"k{layer}", empty_columns(k, capacity))
             self.register_buffer(f"v{layer}", empty_columns(v, capacity))
-        for (layer, name), state in cache.states.items():
-            self.register_buffer(f"state{layer}_{name}", torch.zeros_like(state))
+        self.state_buffers = {key: f"state{index}" for index, key in enumerate(cache.states)}  # by layer and name
+        for key, state in cache.states.items():
+            self.register_buffer(self.state_buffers[key], torch.zeros_like(state))
         self.copy_from(cache)
 
     def copy_from(self, cache: KVCache) -> None:
@@ -57,13 +58,13 @@ class StaticCache(nn.Module):
         return getattr(self, f"k{layer}"), getattr(self, f"v{layer}")
 
     def state_tensor(self, layer: int, name: str) -> Tensor:
-        tensor: Tensor = getattr(self, f"state{layer}_{name}")
+        tensor: Tensor = getattr(self, self.state_buffers[layer, name])
         return tensor
 
     @contextmanager
     def preserved_states(self) -> Iterator[None]:
         """Restores all states afterwards: a step that is recorded is called several times, and changes them."""
-        before = {name: state.clone() for name, state in self.named_buffers() if name.startswith("state")}
+        before = {name: getattr(self, name).clone() for name in self.state_buffers.values()}
         try:
             yield
         finally:

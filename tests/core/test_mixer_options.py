@@ -53,6 +53,8 @@ def load(file: Path, *overrides: str) -> Experiment:
 
 
 BOTH = 'model.mixer=["mingru", "softmax"]'
+WINDOW_OF_MINGRU = 'model.attention=[{ use = "sdpa", window = 3 }, "sdpa"]'
+NO_LEAKS = "model.document_mask=true"
 
 
 @pytest.mark.parametrize(
@@ -63,9 +65,10 @@ BOTH = 'model.mixer=["mingru", "softmax"]'
         (["model.qk_norm=false"], "model.qk_norm", ["uses qk_norm"]),
         (["model.position=rope"], "model.position", ["RoPE", "remove it", "softmax"]),
         (["model.position=alibi"], "model.position", ["ALiBi"]),
-        ([BOTH, 'model.attention=["naive", "sdpa"]'], "model.attention", ["Naive", "attention.0"]),
-        ([BOTH, 'model.position=["rope", "none"]'], "model.position", ["RoPE", "position.0"]),
-        (["model.mixer=nothing", "model.document_mask=true"], "model.document_mask", ["Nothing", "softmax"]),
+        (['model.position=["none", "rope"]'], "model.position", ["RoPE", "remove it"]),
+        ([BOTH, WINDOW_OF_MINGRU], "model.attention", ["SDPA", "attention.0", 'write "sdpa" in its place']),
+        ([BOTH, 'model.position=["rope", "none"]'], "model.position", ["RoPE", "position.0", 'write "none" in its']),
+        (["model.mixer=nothing", NO_LEAKS], "model.document_mask", ["Nothing", "set document_mask = false", "softmax"]),
         (['model.mixer=["softmax", "nothing"]', "model.document_mask=true"], "model.document_mask", ["Nothing"]),
     ],
     ids=str,
@@ -110,6 +113,24 @@ def test_a_mixer_that_is_chosen_later_drops_them_with_a_note(file: Path, attenti
     again = file.with_name("again.toml")
     again.write_text(load(file).to_toml(), encoding="utf-8")
     assert load(again, "model.mixer=mingru") == load(file, "model.mixer=mingru")
+
+
+@pytest.mark.parametrize("position", ['"rope"', '["alibi", "none"]', '{ use = "rope", base = 500.0 }'])
+def test_it_drops_positions_that_act_within_mixers_too(file: Path, position: str) -> None:
+    file.write_text(EXPERIMENT.replace('"mingru"\n', f'"softmax"\nposition = {position}\n'), encoding="utf-8")
+    for experiment in (load(file, "model.mixer=mingru"), load(file).with_("model.mixer=mingru")):
+        assert experiment.resolved()["model"]["position"]["use"] == "learned"
+        assert "model.position (" in experiment.notes[-1]
+        assert "is dropped: model.mixer (" in experiment.notes[-1]
+
+
+def test_attentions_without_options_may_stand_where_a_list_needs_an_element(file: Path) -> None:
+    """So that the windows of the other layers differ."""
+    windows = 'model.attention=["sdpa", { use = "sdpa", window = 3 }, "sdpa", { use = "sdpa", window = 5 }]'
+    experiment = load(file, "model.n_layer=4", BOTH, windows)
+    again = file.with_name("again.toml")
+    again.write_text(experiment.to_toml(), encoding="utf-8")
+    assert load(again) == experiment
 
 
 @pytest.mark.parametrize(

@@ -167,10 +167,10 @@ def test_padding_is_where_queries_are_not_part_of_their_text() -> None:
 def test_a_state_that_was_read_does_not_change_when_it_is_set(static: bool) -> None:
     """A mixer may set the state before it has used the one before."""
     cache: KVCache | StaticCache = KVCache(CAPACITY)
-    cache.set_state(0, torch.ones(B, D), "shift")
+    cache.set_state(0, torch.ones(B, D), "conv.inputs")
     if static:
         cache = StaticCache(cache, CAPACITY)
-    before = cache.state(0, torch.zeros(B, D), "shift")
-    cache.set_state(0, torch.zeros(B, D), "shift")
+    before = cache.state(0, torch.zeros(B, D), "conv.inputs")
+    cache.set_state(0, torch.zeros(B, D), "conv.inputs")
     assert (before == 1).all()
-    assert (cache.state(0, before, "shift") == 0).all()
+    assert (cache.state(0, before, "conv.inputs") == 0).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nanogpt_kit.core.errors import allowed_text, option_error
@@ -29,20 +30,35 @@ def check_mixer_options(model: Any) -> None:
     """
     layers = range(model.n_layer)
     mixers = [of_layer(model.mixer, layer) for layer in layers]
-    remedy = f"remove it, or use another mixer, such as {type(model).model_fields['mixer'].default}"
+    other_mixer = f"or use another mixer, such as {type(model).model_fields['mixer'].default}"
     unused = [option for option in LEFT_OUT if not any(option in mixer.uses for mixer in mixers)]
-    refused = {option: f"no mixer of the model uses {option}; {remedy}" for option in unused}
-    if refused.keys() & model.model_fields_set:
-        raise unused_error({option: refused[option] for option in refused if option in model.model_fields_set}, "mixer")
+    refused = {option: f"no mixer of the model uses {option}; remove it, {other_mixer}" for option in unused}
+    acting = [part for part in listed(model.position) if part.acts_in_mixers]
+    if acting and not any("position" in mixer.uses for mixer in mixers):
+        message = f"{type(acting[0]).__name__} acts within mixers, and no mixer of the model uses position"
+        refused["position"] = f"{message}; remove it, {other_mixer}"
+    refused = {option: message for option, message in refused.items() if option in model.model_fields_set}
+    if refused:
+        raise unused_error(refused, "mixer")
     vars(model).update(dict.fromkeys(unused))  # the model is frozen once it is validated
-    for option, parts in (("attention", listed(model.attention)), ("position", listed(model.position))):
-        used = {layer % len(parts) for layer in layers if option in mixers[layer].uses}
-        for index, part in enumerate(parts):
-            if part is not None and index not in used and getattr(part, "acts_in_mixers", True):
-                key = f"{option}.{index}" if len(parts) > 1 else option
-                message = f"{key} ({type(part).__name__}) acts within mixers, and no mixer of its layers uses {option}"
-                raise option_error(option, f"{message}; {remedy}", "mixer")
+    check_elements(model, mixers, other_mixer)
     leaks = sorted({type(mixer).__name__ for mixer in mixers if "document_mask" not in mixer.uses})
     if model.document_mask and leaks:
         message = f"document_mask requires mixers that keep documents apart, and {leaks[0]} does not"
-        raise option_error("document_mask", f"{message}; {remedy}", "mixer")
+        raise option_error("document_mask", f"{message}; set document_mask = false, {other_mixer}", "mixer")
+
+
+def check_elements(model: Any, mixers: Sequence[Any], other_mixer: str) -> None:
+    """Raises the error of an element of a list that acts within mixers, where no mixer of its layers uses it.
+
+    An attention without options may stand there, so that the elements after it keep their layers.
+    """
+    for option, stand_in in (("attention", type(model).model_fields["attention"].default), ("position", "none")):
+        parts = listed(getattr(model, option))
+        used = {layer % len(parts) for layer, mixer in enumerate(mixers) if option in mixer.uses}
+        for index in sorted(set(range(len(parts))) - used) if used else ():
+            part = parts[index]
+            if part.acts_in_mixers if option == "position" else part.model_dump(exclude_defaults=True):
+                message = f"{option}.{index} ({type(part).__name__}) acts within mixers, and no mixer of its layers"
+                remedy = f'write "{stand_in}" in its place, {other_mixer}'
+                raise option_error(option, f"{message} uses {option}; {remedy}", "mixer")
