@@ -38,6 +38,8 @@ def check_mixer_options(model: Any) -> None:
     for option, parts in (("attention", listed(model.attention)), ("position", listed(model.position))):
         used = {layer % len(parts) for layer in layers if option in mixers[layer].uses}
         for index, part in enumerate(parts):
+            if any(part == parts[other] for other in used):
+                continue  # a pattern over all layers, such as three windows in four, also covers mixers without it
             if part is not None and index not in used and getattr(part, "acts_in_mixers", True):
                 key = f"{option}.{index}" if len(parts) > 1 else option
                 message = f"{key} ({type(part).__name__}) acts within mixers, and no mixer of its layers uses {option}"
