@@ -82,6 +82,15 @@ def test_what_the_mixers_do_not_use_is_refused(file: Path, overrides: list[str],
         assert word in fault.message
 
 
+def test_a_pattern_over_all_layers_covers_those_without_attention(file: Path) -> None:
+    """Elements 0 and 2 are of recurrent layers only; element 0 equals one that is used, element 2 does not."""
+    pattern = 'model.attention=[{use="sdpa", window=2}, {use="sdpa", window=2}, %s, "sdpa"]'
+    accepted = load(file, BOTH, "model.n_layer=4", pattern % "{use='sdpa', window=2}")
+    assert [part.window for part in accepted.model.attention] == [2, 2, 2, None]  # type: ignore[attr-defined]
+    with pytest.raises(KitError, match=r"attention\.2 \(SDPA\) acts within mixers"):
+        load(file, BOTH, "model.n_layer=4", pattern % "{use='sdpa', window=3}")
+
+
 def test_all_of_them_are_reported_at_once(file: Path) -> None:
     with pytest.raises(KitError) as caught:
         load(file, "model.attention=naive", "model.qk_norm=true", "model.n_kv_head=1")

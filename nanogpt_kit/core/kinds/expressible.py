@@ -17,9 +17,10 @@ def inexpressible(
 ) -> Iterator[str]:
     """One sentence for each part of a model that `program` cannot express; `experiment` has all resolved values."""
     options, init = experiment["model"], experiment["init"]["use"]
-    uses = allowed["use"] or ()
-    if options["use"] not in uses:
-        yield f"{program} cannot express model.use = {options['use']!r}; expected {alternatives(uses)}"
+    uses = allowed.get("use", ())
+    if uses is not None and options["use"] not in uses:
+        expected = f"expected {alternatives(uses)}" if uses else 'what its format allows names no model by "use"'
+        yield f"{program} cannot express model.use = {options['use']!r}; {expected}"
         return  # its options are those of another model
     yield from inexpressible_options(program, allowed, options)
     yield from inexpressible_attentions(program, model, options)
