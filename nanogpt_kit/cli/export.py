@@ -10,6 +10,7 @@ from nanogpt_kit.cli.candidates import format_candidates, run_candidates
 from nanogpt_kit.cli.experiment import STEP, TRUST, WEIGHTS
 from nanogpt_kit.cli.json_output import json_option, print_json
 from nanogpt_kit.cli.lines import print_lines
+from nanogpt_kit.cli.override_candidates import format_option_candidates
 from nanogpt_kit.cli.paths import expand_path_argument
 from nanogpt_kit.core.errors import KitError
 
@@ -17,7 +18,7 @@ from nanogpt_kit.core.errors import KitError
 @click.command()
 @click.argument("run", callback=expand_path_argument, shell_complete=run_candidates)
 @click.argument("folder", type=click.Path(path_type=Path), callback=expand_path_argument)
-@click.argument("options", nargs=-1, metavar="[format.KEY=VALUE]...")
+@click.argument("options", nargs=-1, metavar="[format.KEY=VALUE]...", shell_complete=format_option_candidates)
 @click.option(
     "--format",
     "format_",

@@ -56,6 +56,22 @@ def vary_candidates(ctx: click.Context, param: click.Parameter, incomplete: str)
     return [CompletionItem(f"{key}={before},{value}", help=text) for value, text in found if value not in named]
 
 
+def format_option_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """format.KEY=VALUE: the options of the format that `--format` names, and their values."""
+    from nanogpt_kit.cli.option_tree import component_node  # pydantic
+
+    default = next(option.default for option in ctx.command.params if option.name == "format_")
+    node = component_node("format", ctx.params.get("format_") or default)
+    key, equals, value = incomplete.partition("=")
+    option = key.removeprefix("format.")
+    words = [(f"format.{word}", text) for word, text in node.next_parts() if word != "use="]
+    if equals:
+        words = [(f"{key}={word}", text) for word, text in node.values(option)]
+    paths = path_candidates(value) if equals and node.takes_path(option) else []
+    found = items_of(word for word in words if word[0].startswith(incomplete))
+    return found + [CompletionItem(f"{key}={item.value}", help=item.help) for item in paths]
+
+
 def arm_candidates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """What `compare` takes: experiments and runs; once there is a base, also its KEY=VALUE, several in one word."""
     before, blank, last = incomplete.rpartition(" ")

@@ -33,6 +33,8 @@ def module_metrics(model: nn.Module) -> dict[str, float]:
         if not isinstance(returned, Mapping):
             raise RunFailed(f"{where} returned {returned!r}; it should return a dict of numbers by name")
         for name, value in returned.items():
+            if not str(name):
+                raise RunFailed(f"{where} returned a number without a name")
             key = f"{path}/{name}" if path else str(name)
             if key.partition("/")[0] in TAKEN:
                 reason = f"would be logged as {key}, as if it were a metric of the run; give it another name"
@@ -45,7 +47,7 @@ def as_number(value: object, what: str) -> float:
     """A number, or a tensor or array of one number, as a float. Raises RunFailed for anything else."""
     if isinstance(value, numbers.Real):
         return float(value)
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         return float(full_tensor(value))
     if isinstance(value, np.ndarray) and value.size == 1:
         return float(value.item())

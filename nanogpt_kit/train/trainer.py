@@ -166,6 +166,8 @@ class Trainer:
             is_auto = self.experiment.train.micro_batch_size == "auto"
             hint = out_of_memory_hint(self.progress.micro_batch_size, is_auto)
             raise OutOfMemory(f"step {self.step + 1}: {hint}") from error
+        if self.step == self.first_step:
+            self.world.require_same({"the losses": ", ".join(means)})
         return self.world.sum(means), grad_norm
 
     def accumulate(self, batch: Batch) -> dict[str, Tensor]:

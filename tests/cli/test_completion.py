@@ -340,3 +340,9 @@ def test_formats_are_completed_by_name_and_as_files(folder: Path) -> None:
         assert {"huggingface", "nanogpt", "safetensors"} <= set(words(line))
         assert words(f"{line}saf") == ["safetensors"]
         assert words(f"{line}./m") == ["./mine.py"]
+
+
+def test_options_of_the_format_complete_in_export() -> None:
+    assert words("export a b format.d") == ["format.dtype="]
+    assert "format.dtype=bf16" in words("export a b format.dtype=b")
+    assert words("export a b --format safetensors format.") == []

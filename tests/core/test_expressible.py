@@ -24,3 +24,12 @@ EXPERIMENT: dict[str, Any] = {"model": {"use": "gpt"}, "init": {"use": "gpt2"}}
 )
 def test_the_model_is_one_that_the_format_names(allowed: Any, sentences: list[str]) -> None:
     assert list(inexpressible("toy", allowed, GPT(), EXPERIMENT, Multipliers())) == sentences
+
+
+def test_a_model_without_a_document_mask_has_none_to_express() -> None:
+    model = {**EXPERIMENT["model"], "document_mask": False}
+    assert not list(inexpressible("toy", {"use": None}, GPT(), {**EXPERIMENT, "model": model}, Multipliers()))
+    (fault,) = inexpressible(
+        "toy", {"use": None}, GPT(), {**EXPERIMENT, "model": {**model, "document_mask": True}}, Multipliers()
+    )
+    assert fault == "toy cannot express model.document_mask = True; expected False"

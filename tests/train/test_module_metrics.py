@@ -42,6 +42,8 @@ def test_numbers_are_logged_under_the_names_of_modules() -> None:
         ({"load": torch.ones(3)}, "'load': a Tensor of shape (3,); it should be a number"),
         ({"load": "high"}, "'load': 'high'; it should be a number"),
         ({"load": None}, "'load': None; it should be a number"),
+        ({"phase": torch.tensor(1j)}, "'phase': a Tensor of shape (); it should be a number"),
+        ({"": 1.0}, "a number without a name"),
         ([1.0], "[1.0]; it should return a dict of numbers by name"),
     ],
 )

@@ -9,6 +9,8 @@ from nanogpt_kit.core.kinds.network import Attention, Model, Multipliers
 
 TRAINING_ONLY = "loss."  # options and weights of the loss, which no other program needs
 
+ALWAYS_EXPRESSIBLE = {"document_mask": (False,)}  # values that say that there is nothing to express
+
 Expressible = Mapping[str, tuple[Any, ...] | None]  # options of [model] by dotted key: possible values; None: any
 
 
@@ -40,7 +42,7 @@ def inexpressible_options(program: str, allowed: Expressible, options: Mapping[s
         if path[: len(refused)] == refused:
             continue
         found.setdefault(key, []).append(value)
-        values = allowed.get(key, (None,))
+        values = allowed.get(key, ALWAYS_EXPRESSIBLE.get(key, (None,)))
         if values is not None and value not in values:
             written = ".".join(map(str, path))
             yield f"{program} cannot express model.{written} = {value!r}; expected {alternatives(values)}"
