@@ -8,7 +8,7 @@ import io
 import re
 import tokenize
 import typing
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,12 @@ ALLOWED = [
 # What a function or class may be called in one module, and not in two
 VAGUE = set(
     """
-    again all apart ask asked begin build cause check checked choose chosen clear close count cut data describe draw
-    end entry explain facts file find finish folder forget format found get give held info item items keep kept key
-    kind label line lines load make measure measured memory name names number one open options other own part
-    parts parse path pick piece place plan put read ready rest result results run save say says score see seen shares
-    show shown size split start state stop take taken tell text time times timing together told total value values
-    wanted whole words work write written
+    again all alternatives apart ask asked begin build cause check checked choose chosen clear close count cut data
+    describe draw end entry explain facts file find finish folder forget format found get give held info item items
+    keep kept key kind label line lines listed load make measure measured memory name names number one open options
+    other own part parts parse path pick piece place plan put read ready rest result results run save say says score
+    see seen shares show shown size split start state stop take taken tell text time times timing together told
+    total value values wanted whole words work write written
     """.split()  # noqa: SIM905
 )
 
@@ -159,6 +159,14 @@ def vague_names() -> Iterator[tuple[str, str]]:
 def test_no_vague_name_is_defined_in_two_modules() -> None:
     found = list(vague_names())
     assert not found, listing(found)
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    _, _, glossary = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Glossary")
+    words = [word.strip() for word in re.findall(r"^\| (.*?) \|", glossary, re.MULTILINE)]
+    words = [re.split("[;,]", word)[0] for word in words]
+    assert {"arm", "format"} <= set(words)
+    assert [word for word, count in Counter(words).items() if count > 1] == []
 
 
 def models() -> Iterator[type[Options]]:

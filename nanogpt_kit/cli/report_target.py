@@ -16,7 +16,7 @@ from nanogpt_kit.core.overrides import COMMAND_LINE
 from nanogpt_kit.core.shipped import find_experiment
 from nanogpt_kit.core.toml import read_toml_file
 from nanogpt_kit.runs.description import one_line
-from nanogpt_kit.runs.find import find_run, listed, readings, runs_by_name
+from nanogpt_kit.runs.find import find_run, name_list, readings, runs_by_name
 from nanogpt_kit.runs.folder import files_below_runs, relative_to_cwd, runs_of_experiment, runs_root
 from nanogpt_kit.runs.resume_command import kit_command, run_argument
 
@@ -77,7 +77,7 @@ def target_of_path(path: Path) -> ReportTarget | None:
         ids = [file.parent.name for file in sorted(top.glob(f"*/{COMPARISON}"))] if os.path.isdir(top) else []
         if ids:
             message = (
-                f"{str(path)!r} is a folder of comparisons, and a report shows one; name one of them: {listed(ids)}"
+                f"{str(path)!r} is a folder of comparisons, and a report shows one; name one of them: {name_list(ids)}"
             )
             raise KitError(Fault(message, location=COMMAND_LINE))
     return None
@@ -143,7 +143,7 @@ def target_of_id(text: str) -> ReportTarget | None:
     exact = [folder for folder in folders if folder.name == text]
     folders = exact or folders
     if len(folders) > 1:
-        paths = listed([str(relative_to_cwd(folder)) for folder in folders])
+        paths = name_list([str(relative_to_cwd(folder)) for folder in folders])
         raise KitError(
             Fault(f"{text!r} is the beginning of {len(folders)} comparisons: {paths}", location=COMMAND_LINE)
         )

@@ -55,7 +55,7 @@ class KeySuggestions:
         others = self.components_with(name, owner) if issubclass(owner, Component) else []
         if others and issubclass(owner, Component):
             verb, name_of_owner = "has" if len(others) == 1 else "have", self.registry.name_of(owner)
-            return f"{alternatives(others, 'and')} {verb} this option, but {name_of_owner!r} does not."
+            return f"{enumeration(others, 'and')} {verb} this option, but {name_of_owner!r} does not."
         if name in self.chosen:
             return question(self.chosen[name])
         near = self.nearest(written, allowed)
@@ -198,7 +198,7 @@ def most_similar(name: str, names: Iterable[str]) -> tuple[str, float]:
     return (close[0], difflib.SequenceMatcher(None, name, close[0]).ratio()) if close else ("", 0.0)
 
 
-def alternatives(names: list[str], last: str = "or") -> str:
+def enumeration(names: list[str], last: str = "or") -> str:
     """ "a, b or c"; of many the first ones."""
     names = names[:MAX_KEYS]
     return f" {last} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
@@ -210,7 +210,7 @@ def question(answers: list[Answer]) -> str:
         return ""
     if not answers[0][0]:
         return f"{answers[0][1]}."
-    return f"did you mean {alternatives(list(map(with_remark, answers)))}?"
+    return f"did you mean {enumeration(list(map(with_remark, answers)))}?"
 
 
 def with_remark(answer: Answer) -> str:

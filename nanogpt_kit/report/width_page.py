@@ -47,7 +47,7 @@ def width_page(scaling: WidthScaling, command: str) -> Page:
         [
             [
                 place.name,
-                *(three_digits(changes[-1]) for changes in place.changes),
+                *(rounded_change(changes[-1]) for changes in place.changes),
                 rounded_slope(place.change_slope),
                 rounded_slope(place.start_slope),
                 place.verdict,
@@ -62,7 +62,7 @@ def width_page(scaling: WidthScaling, command: str) -> Page:
     return page
 
 
-def three_digits(value: float) -> float | None:
+def rounded_change(value: float) -> float | None:
     return float(f"{value:.3g}") if math.isfinite(value) else None
 
 

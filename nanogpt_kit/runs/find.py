@@ -99,7 +99,7 @@ def runs_by_name(name: str) -> RunFolder | list[RunFolder] | None:
     same = same or [Path(path) for path in run_paths(os.fspath(runs_root())) if os.path.basename(path) == name]
     if len(same) > 1:
         names = sorted(map(str, same))
-        paths = listed(names) if len(same) > 2 else " and ".join(map(one_line, names))
+        paths = name_list(names) if len(same) > 2 else " and ".join(map(one_line, names))
         raise KitError(f"{name!r} is the name of {len(same)} runs: {paths}; name one by its folder")
     return RunFolder(same[0]) if same else None
 
@@ -119,7 +119,7 @@ def best_run(folders: Sequence[RunFolder], name: str) -> RunFolder:
     """The best of the runs that compare with the preferred one. Raises KitError where none was evaluated."""
     ranking = rank_runs(folders, preferred_run(folders))
     if ranking is None:
-        names = listed([folder.path.name for folder in reversed(folders)])
+        names = name_list([folder.path.name for folder in reversed(folders)])
         raise KitError(f"no run of {one_line(name)} has a checkpoint and a val/loss; name one of its runs: {names}")
     return ranking.best
 
@@ -131,7 +131,7 @@ def checkpoint_step(folder: RunFolder, step: int | None, is_best: bool = False) 
             f"{one_line(str(folder))} is a single run: @best and a step exclude each other; give one of them"
         )
     steps = folder.checkpoint_steps()
-    there = f"there are: {listed(list(map(str, steps)))}"
+    there = f"there are: {name_list(list(map(str, steps)))}"
     if is_best:
         best = folder.status().best
         if best is None:
@@ -167,7 +167,7 @@ def unknown_run(text: str) -> KitError:
     close = difflib.get_close_matches(bare, names, n=1)
     guess = f"; did you mean {one_line(close[0])!r}?" if close else "."
     remedies = "".join(f" {remedy}." for remedy in remedies_for(text, bare, known))
-    here = f" Runs here: {listed(list(known))}." if known else " There are no runs yet."
+    here = f" Runs here: {name_list(list(known))}." if known else " There are no runs yet."
     return KitError(
         f"no run {text!r}, and no experiment of that name has runs in {runs_root()}/{guess}{remedies}{here}"
     )
@@ -188,6 +188,6 @@ def remedies_for(text: str, bare: str, known: Collection[str]) -> Iterator[str]:
         yield f"`nanogpt-kit import {published[0]}` downloads the published model and makes a run of that name"
 
 
-def listed(names: Sequence[str]) -> str:
+def name_list(names: Sequence[str]) -> str:
     shown = ", ".join(map(one_line, names[:MAX_NAMES]))
     return f"{shown} and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else shown or "none"

@@ -14,6 +14,7 @@ from nanogpt_kit.core.errors import Busy, KitError
 from nanogpt_kit.runs.descendants import direct_descendants
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.files import is_link
+from nanogpt_kit.runs.find import name_list
 from nanogpt_kit.runs.folder import PROVENANCE, RunFolder, files_below_runs, runs_root
 from nanogpt_kit.runs.indexed_run import IndexedRun
 from nanogpt_kit.runs.lock import is_locked
@@ -47,7 +48,7 @@ def reasons_to_stay(folder: RunFolder, runs: Iterable[IndexedRun], removed: Coll
     children = direct_descendants(path, runs)
     names = [run.reference for run in runs if run.path in children and os.path.realpath(run.path) not in removed]
     if names:
-        reasons.append(f"{path}: {listed(names)} began from it; remove {'it' if len(names) == 1 else 'them'} first")
+        reasons.append(f"{path}: {name_list(names)} began from it; remove {'it' if len(names) == 1 else 'them'} first")
     return [one_line(reason) for reason in reasons]
 
 
@@ -59,10 +60,6 @@ def runs_within(path: str) -> list[IndexedRun]:
         if folder != path and {"experiment.toml", PROVENANCE} <= set(files):
             from_top.append(IndexedRun.read(folder, folder))
     return from_top
-
-
-def listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def comparisons_with(folder: RunFolder) -> list[str]:

@@ -144,7 +144,7 @@ class Transformer(nn.Module):
         With a cache, `ids` follow the tokens in it, and the logits may be those of the newest token alone. Given
         segments (B, T), tokens attend to those of their own segment only.
         """
-        extras: dict[str, Tensor] = {}
+        extras: dict[str, Tensor] = {}  # auxiliary losses of the parts, by name
         x = self.features(ids, self.view(ids, cache, segments), cache, extras)  # (B, T, C)
         if cache is not None and cache.newest_only and targets is None:
             x = x[:, -1:]  # (B, 1, C)

@@ -23,14 +23,14 @@ PROPOSED_CONFIRM = 3
 def trial_text(summary: SweepSummary, trial: TrialSummary) -> str:
     """Such as "trial 4 (optimizer.use=muon, optimizer.lr=0.01)": its values that trial 0 does not have."""
     written = next((one.config for one in summary.trials if one.index == 0), {})
-    changed = [f"{key}={short_value(value)}" for key, value in trial.config.items() if written.get(key) != value]
+    changed = [f"{key}={rounded_value(value)}" for key, value in trial.config.items() if written.get(key) != value]
     shown = (
         changed if len(changed) <= SHOWN_VALUES else [*changed[:SHOWN_VALUES], f"{len(changed) - SHOWN_VALUES} more"]
     )
     return f"trial {trial.index} ({one_line(', '.join(shown))})" if shown else f"trial {trial.index}"
 
 
-def short_value(value: object) -> str:
+def rounded_value(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else format_value(value)
 
 
