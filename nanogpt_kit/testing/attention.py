@@ -29,18 +29,18 @@ from nanogpt_kit.testing.attention_scenes import (
 )
 from nanogpt_kit.testing.conformance import (
     B,
-    PartConformance,
     by_dtype,
     standard_normal,
     trainable_parameters,
     value_and_gradients,
 )
+from nanogpt_kit.testing.extras import ExtrasConformance
 from nanogpt_kit.testing.remedy import assert_same, result_of
 
 MASKS = "take what a query attends to from view.mask(window), never from the order of keys or from is_causal"
 
 
-class AttentionConformance(PartConformance):
+class AttentionConformance(ExtrasConformance):
     """Subclass it with `component = MyAttention(...)`, and `window = 3` if it has a window of 3 positions.
 
     An attention with `computed_function = "softmax"` must compute just that. Of another one each query must get what it
@@ -60,7 +60,11 @@ class AttentionConformance(PartConformance):
         """What the module must give, up to rounding: (B, H, T, D)."""
         if self.is_softmax:
             return plain_softmax(q, k, v, view, self.window).float()
-        return each_query_alone(module, q, k, v, view, self.window)
+        return each_query_alone(module, q, k, v, view, self.attends(view))
+
+    def attends(self, view: View) -> Tensor:
+        """(1 or B, 1, T, S) bool: the keys that each query attends to; override it where a window is not the answer."""
+        return attention_mask(view, self.window)
 
     @property
     def is_softmax(self) -> bool:
@@ -79,7 +83,16 @@ class AttentionConformance(PartConformance):
 
     def call(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         """The result of a module, which may return an auxiliary loss beside it."""
-        return result_of("attention", module(q, k, v, view))
+        y = result_of("attention", module(q, k, v, view))
+        shape, remedy = (*q.shape[:3], v.size(3)), "return one vector for each query, (B, H, T, D)"
+        assert y.shape == shape, f"the result is {tuple(y.shape)}, not {shape}: {remedy}"
+        return y
+
+    def training_inputs(self) -> tuple[Tensor, ...]:
+        return self.inputs(self.view("the causal square"))
+
+    def returned(self, module: nn.Module, *inputs: Tensor) -> Any:
+        return module(*inputs, self.view("the causal square"))
 
     def apply(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         """As a model calls it: with the strides of projected heads and rotated queries, which compilers depend on."""
@@ -189,7 +202,7 @@ class AttentionConformance(PartConformance):
     def test_a_later_key_never_changes_an_earlier_row(self, scene: str) -> None:
         view = self.view(scene)
         q, k, v = self.inputs(view)
-        module, seen = self.build(), attention_mask(view, self.window).expand(B, self.context.n_head, -1, -1)
+        module, seen = self.build(), self.attends(view).expand(B, self.context.n_head, -1, -1)
         before = self.call(module, q, k, v, view)
         for key in range(k.size(2)):
             keys, values = k.clone(), v.clone()
@@ -200,7 +213,7 @@ class AttentionConformance(PartConformance):
             used = moved[attending].all() if self.is_softmax else moved[attending].any() or not attending.any()
             assert used, (
                 f"{scene}: key {key} does not change the rows that attend to it: {MASKS}; if it has a window, set "
-                "`window` here"
+                "`window` here; if it attends to others, override `attends`"
             )
 
     @by_dtype

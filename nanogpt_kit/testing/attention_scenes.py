@@ -101,23 +101,23 @@ def plain_softmax(q: Tensor, k: Tensor, v: Tensor, view: View, window: int | Non
     return torch.einsum("bhts,bhsd->bhtd", weights / total.clamp(min=1e-300), v)
 
 
-def each_query_alone(
-    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, view: View, window: int | None = None
-) -> Tensor:
-    """What an attention gives each query by itself, with no keys but those that it attends to: (B, H, T, D).
+def each_query_alone(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, view: View, attends: Tensor) -> Tensor:
+    """What an attention gives each query by itself, with no keys but those that it `attends` to: (B, H, T, D).
 
     Source: the definition of a View.
     """
-    seen = attention_mask(view, window).expand(len(q), 1, -1, -1)[:, 0]  # (B, T, S)
+    seen = attends.expand(len(q), 1, -1, -1)[:, 0]  # (B, T, S)
     queries, keys = (positions.expand(len(q), -1) for positions in (view.query_positions, view.key_positions))
     rows = []
     for row in range(len(q)):
         results = []
         for t in range(q.size(2)):
             used = seen[row, t].nonzero().flatten()
+            if not len(used):  # no model calls an attention without keys
+                results.append(torch.zeros_like(q[row : row + 1, :, :1]))  # (1, H, 1, D)
+                continue
             alone = View(queries[row, t].view(1, 1), keys[row, used][None], causal_square=False, slopes=view.slopes)
             one, (k_used, v_used) = slice(row, row + 1), (x[row : row + 1, :, used] for x in (k, v))
-            result = result_of("attention", module(q[one, :, t : t + 1], k_used, v_used, alone))
-            results.append(result if len(used) else torch.zeros_like(q[one, :, :1]))  # (1, H, 1, D)
+            results.append(result_of("attention", module(q[one, :, t : t + 1], k_used, v_used, alone)))
         rows.append(torch.cat(results, dim=2))
     return torch.cat(rows)

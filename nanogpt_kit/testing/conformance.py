@@ -104,7 +104,7 @@ class Conformance(ComponentConformance):
             save_model(saved, str(tmp_path / "model.safetensors"))
             load_model(loaded, tmp_path / "model.safetensors")
         claim = "saved and loaded it computes something else: register fixed tensors with register_buffer"
-        assert_same(self.outputs(loaded), self.outputs(saved), claim)
+        assert_same(self.outputs(loaded), self.outputs(saved), claim, equal_nan=True)
 
     def test_eval_mode_is_deterministic(self) -> None:
         module = self.build()
@@ -112,7 +112,7 @@ class Conformance(ComponentConformance):
         before = self.outputs(module)
         torch.manual_seed(2)
         claim = "two passes in eval mode differ: draw random numbers only if self.training, and keep no state"
-        assert_same(self.outputs(module), before, claim)
+        assert_same(self.outputs(module), before, claim, equal_nan=True)
 
     def concurrent_calls(self, module: nn.Module) -> list[Callable[[], list[Tensor]]]:
         """Two calls of the module, which two threads make concurrently."""
@@ -182,6 +182,16 @@ class PartConformance(Conformance):
     def skip_without_gradients(self) -> None:
         if not self.differentiable:
             pytest.skip(f"{type(self.component).__name__} has no backward pass on {self.device}")
+
+    @torch.no_grad()
+    def test_its_inputs_are_not_modified(self) -> None:
+        inputs = self.inputs()
+        before = [x.clone() for x in inputs]
+        self.apply(self.build(), *inputs)
+        changed = ", ".join(f"{index + 1}" for index, x in enumerate(inputs) if not x.equal(before[index]))
+        assert not changed, (
+            f"input {changed} was modified in place: make a new tensor, as x * 2 in place of x *= 2 or x.mul_(2)"
+        )
 
     def test_gradients_pass_gradcheck(self) -> None:
         """The gradients of the inputs and of the weights."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nanogpt_kit.core.kinds import MLP, Norm
 from nanogpt_kit.testing.conformance import B, PartConformance, T, by_dtype, standard_normal
-from nanogpt_kit.testing.remedy import assert_same, result_of
+from nanogpt_kit.testing.remedy import CONVERTED, assert_same, errors_as_failures, result_of
 
 
 class FeatureConformance(PartConformance):
@@ -30,7 +30,8 @@ class FeatureConformance(PartConformance):
     def test_shape_and_dtype_are_kept(self, dtype: torch.dtype) -> None:
         (x,) = self.inputs()
         expected = self.outputs(self.build())
-        out = self.apply(self.build().to(dtype), x.to(dtype))
+        with errors_as_failures(f"in {dtype} it fails: {CONVERTED}"):
+            out = self.apply(self.build().to(dtype), x.to(dtype))
         remedy = "return one vector of n_embd features for each position"
         assert out.shape == x.shape, f"{tuple(x.shape)} gives {tuple(out.shape)}: {remedy}"
         assert out.dtype == dtype, f"{dtype} gives {out.dtype}: convert the result with .type_as(x)"

@@ -16,6 +16,7 @@ from nanogpt_kit.core.kinds import Init, Model, ModelContext, Multipliers, Optim
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.nn.initial_weights import shapes_with_base
 from nanogpt_kit.testing.component import ComponentConformance
+from nanogpt_kit.testing.remedy import errors_as_failures
 
 V = 37  # tokens of the vocabulary
 SIZES = {"n_layer": 3, "n_head": 4, "n_embd": 48, "block_size": 13}
@@ -46,7 +47,13 @@ class InitConformance(ComponentConformance):
         model = self.model_of(parts)
         torch.manual_seed(1)
         with torch.device(device):
-            return model.build(ModelContext(vocab_size=V, multipliers=self.component.multipliers(model)))
+            return model.build(ModelContext(vocab_size=V, multipliers=self.multipliers(model)))
+
+    def multipliers(self, model: Model) -> Multipliers:
+        multipliers = self.component.multipliers(model)
+        remedy = f"multipliers returns a {type(multipliers).__name__}: return an api.Multipliers"
+        assert isinstance(multipliers, Multipliers), remedy
+        return multipliers
 
     def shapes(self, parts: Mapping[str, Any], module: nn.Module) -> dict[str, ParameterShape]:
         adamw = Registry.installed().load(Optimizer, "adamw")()
@@ -56,7 +63,10 @@ class InitConformance(ComponentConformance):
         """The parameters of `module` after the init has been applied to it."""
         shapes = self.shapes(parts, module)
         torch.manual_seed(seed)
-        self.component.apply(module, shapes)
+        with errors_as_failures(
+            "apply fails: set values under torch.no_grad(), and note that `layer` of a shape is None outside the blocks"
+        ):
+            self.component.apply(module, shapes)
         return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
     def of_layers(self, module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -113,7 +123,9 @@ class InitConformance(ComponentConformance):
     def test_it_reads_no_values(self) -> None:
         """On the meta device there are none."""
         module = self.build({}, "meta")
-        self.component.apply(module, self.shapes({}, module))
+        shapes = self.shapes({}, module)
+        with errors_as_failures("apply fails on the meta device: read no values of weights, only their shapes"):
+            self.component.apply(module, shapes)
         assert all(parameter.is_meta for parameter in module.parameters()), (
             "a parameter has left the meta device: set values in place, from nothing but their shapes"
         )
@@ -134,8 +146,7 @@ class InitConformance(ComponentConformance):
 
     @by_parts
     def test_multipliers_are_factors(self, parts: Mapping[str, Any]) -> None:
-        multipliers = self.component.multipliers(self.model_of(parts))
-        assert isinstance(multipliers, Multipliers), "multipliers must return an api.Multipliers"
+        multipliers = self.multipliers(self.model_of(parts))
         for name, value in vars(multipliers).items():
             assert 0 < value < math.inf, f"the multiplier of {name} is {value}: it must be finite and above 0"
 

@@ -21,7 +21,7 @@ from nanogpt_kit.testing.conformance import (
     standard_normal,
     trainable_parameters,
 )
-from nanogpt_kit.testing.remedy import assert_same
+from nanogpt_kit.testing.remedy import assert_same, errors_as_failures
 
 V, ROWS = 37, 40  # words of the vocabulary, rows of the head's weight with its padding
 
@@ -61,6 +61,12 @@ class LossConformance(PartConformance):
     ) -> TrainingLoss:
         """What the module returns for `inputs`, and for the suite's own targets where none are given."""
         return TrainingLoss.of(module(*inputs, self.targets() if targets is None else targets, V, softcap))
+
+    def test_its_inputs_are_not_modified(self) -> None:
+        super().test_its_inputs_are_not_modified()
+        targets = self.targets()
+        self.terms(self.build(), self.inputs(), targets)
+        assert targets.equal(self.targets()), "the targets were modified in place: copy them before you change them"
 
     def gradients(self, module: nn.Module, objective: Tensor, *leaves: Tensor) -> list[Tensor]:
         """Of the leaves and of the trainable parameters; zeros where there is none."""
@@ -117,8 +123,9 @@ class LossConformance(PartConformance):
         """Targets of -1 fill up batches, and end windows; here all of the second window, and the last of the first."""
         module, (x, weight), targets = self.build(), self.leaves(*self.inputs()), self.targets()
         targets[1] = IGNORED
-        found = self.terms(module, (x, weight), targets)
-        without = self.terms(module, (x[:1], weight), targets[:1])
+        with errors_as_failures("it fails for targets of -1: leave them out, as by ignore_index=-1"):
+            found = self.terms(module, (x, weight), targets)
+            without = self.terms(module, (x[:1], weight), targets[:1])
         remedy = "leave out of every sum the positions whose target is -1"
         for name, value in {"objective": found.objective, **found.extras}.items():
             expected = without.objective if name == "objective" else without.extras[name]

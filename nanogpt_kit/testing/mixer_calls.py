@@ -15,18 +15,21 @@ from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.nn.cache import KVCache
 from nanogpt_kit.nn.parts import Positional
 from nanogpt_kit.nn.view import View
-from nanogpt_kit.testing.conformance import B, PartConformance, T, standard_normal
-from nanogpt_kit.testing.remedy import result_of
+from nanogpt_kit.testing.conformance import B, T, standard_normal
+from nanogpt_kit.testing.extras import ExtrasConformance
+from nanogpt_kit.testing.remedy import assert_same, errors_as_failures, result_of
 
 
-class MixerCalls(PartConformance):
+class MixerCalls(ExtrasConformance):
     """Builds a mixer with the parts that it uses, and calls it as a model does, with views and caches of the kit."""
 
     component: ClassVar[Mixer]
     position: ClassVar[str] = "rope"  # the component whose rotation the mixer uses, where it uses positions
 
     def build_part(self, ctx: LayerContext) -> nn.Module:
-        return self.component.build(self.mixer_context(ctx))
+        uses = ", ".join(self.component.uses) or "nothing"
+        with errors_as_failures(f"build fails with what `uses` names ({uses}): name all that it uses of the model"):
+            return self.component.build(self.mixer_context(ctx))
 
     def mixer_context(self, ctx: LayerContext, **changes: Any) -> MixerContext:
         """The context with what the mixer uses: the default parts of a model."""
@@ -78,10 +81,17 @@ class MixerCalls(PartConformance):
 
     @torch.no_grad()
     def mix_chunks(self, module: nn.Module, x: Tensor, cache: KVCache, lengths: Sequence[int]) -> Tensor:
-        return torch.cat([self.mix(module, chunk, cache) for chunk in x.split(list(lengths), dim=1)], dim=1)
+        claim = f"it fails in chunks of {list(lengths)} tokens: attend to the keys and values that cache.extend returns"
+        with errors_as_failures(claim):
+            return torch.cat([self.mix(module, chunk, cache) for chunk in x.split(list(lengths), dim=1)], dim=1)
 
-    def assert_close(self, found: Tensor, expected: Tensor, remedy: str) -> None:
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, msg=lambda text: f"{remedy}\n\n{text}")
+    def returned(self, module: nn.Module, *inputs: Tensor) -> Any:
+        (x,) = inputs
+        view = View.causal(torch.arange(x.size(1), device=x.device)[None], slopes=self.usual_position.slopes())
+        return module(x, self.usual_position, view, None)
+
+    def assert_close(self, found: Tensor, expected: Tensor, claim: str) -> None:
+        assert_same(found, expected, claim, atol=1e-5)
 
 
 class ZeroAttention(Attention):

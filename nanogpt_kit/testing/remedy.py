@@ -14,6 +14,7 @@ from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.nn.training_loss import take_extra
 
 FP32_STEP = 1e-3  # of finite differences through fp32
+CONVERTED = "hold every tensor as a parameter or buffer, so that .to(dtype) converts it, or convert it where it is used"
 
 
 def with_remedy(claim: str) -> Callable[[str], str]:
@@ -21,9 +22,11 @@ def with_remedy(claim: str) -> Callable[[str], str]:
     return lambda difference: f"{claim}\n{difference}"
 
 
-def assert_same(found: Tensor, expected: Tensor, claim: str, atol: float = 0.0, rtol: float = 0.0) -> None:
+def assert_same(
+    found: Tensor, expected: Tensor, claim: str, atol: float = 0.0, rtol: float = 0.0, equal_nan: bool = False
+) -> None:
     """Fails with the `claim`, which says what is wrong and names the remedy, and the difference."""
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol, msg=with_remedy(claim))
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol, equal_nan=equal_nan, msg=with_remedy(claim))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from nanogpt_kit.core.kinds import MemorySampler, Sampler
 from nanogpt_kit.testing.component import ComponentConformance
 from nanogpt_kit.testing.conformance import standard_normal
-from nanogpt_kit.testing.remedy import assert_same
+from nanogpt_kit.testing.remedy import assert_same, errors_as_failures
 
 B, V, T, N = 3, 37, 5, 4
 NEVER = float("-inf")
@@ -90,9 +90,13 @@ class SamplerConformance(ComponentConformance):
 
     def apply(self, logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
         """As decoding calls it."""
-        if isinstance(self.component, MemorySampler):
-            return self.component.transform_with_memory(logits, tokens, logprobs)
-        return self.component.transform(logits, tokens)
+        drawn = f", of which {logprobs.size(1)} were drawn" if self.has_memory else ""
+        with errors_as_failures(
+            f"it fails for {len(logits)} texts of {tokens.size(1)} tokens{drawn}: take any number of each, and 0"
+        ):
+            if isinstance(self.component, MemorySampler):
+                return self.component.transform_with_memory(logits, tokens, logprobs)
+            return self.component.transform(logits, tokens)
 
     def transform(self, scene: str, memory: str = "some tokens") -> tuple[Tensor, Tensor]:
         """Logits before and after."""
@@ -118,8 +122,8 @@ class SamplerConformance(ComponentConformance):
     def test_shape_and_dtype_are_kept(self, length: int) -> None:
         """For texts of any length, and for a single one."""
         for rows in (B, 1):
-            logprobs = self.logprobs()[:rows, :length]
-            out = self.apply(self.logits()[:rows], self.tokens()[:rows, :length], logprobs)
+            tokens, logprobs = (x[:rows, max(0, x.size(1) - length) :] for x in (self.tokens(), self.logprobs()))
+            out = self.apply(self.logits()[:rows], tokens, logprobs)
             case = f"for {rows} texts of {length} tokens"
             assert out.shape == (rows, V), (
                 f"{case} it returns shape {tuple(out.shape)}, not {(rows, V)}: return as many logits as it gets"

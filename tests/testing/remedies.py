@@ -77,7 +77,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_it_applies_multipliers_where_it_says_so": "leave applies_multipliers = False",
     "test_a_cropped_model_is_a_shorter_one": "crop every table of positions",
     # sampler
-    "test_its_inputs_are_not_modified": "in place: (return a new tensor|copy them)",
+    "test_its_inputs_are_not_modified": "in place: (return a new tensor|make a new tensor, as|copy them)",
     "test_the_same_input_always_gives_the_same": "draw no random numbers",
     "test_no_row_depends_on_its_neighbours": r"text 0 .*reduce over the last dimension only",
     "test_left_padding_changes_nothing": "text 1 .*leave out tokens that are -1",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nanogpt_kit.api import Attention, LayerContext, View
 from nanogpt_kit.testing.attention import AttentionConformance
+from nanogpt_kit.testing.attention_scenes import HARDEST
 
 PAGE = Path(__file__).parents[2] / "docs" / "kinds" / "attention.md"
 (EXAMPLE,) = re.findall(r"^## Smallest example\n\n```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M)
@@ -72,6 +73,66 @@ class CosineAttention(nn.Module):
         attends = view.mask()
         weights = scores.masked_fill(~attends, -1e30).softmax(dim=-1) * attends
         return self.drop(weights).type_as(v) @ values, (weights * (weights + 1e-9).log()).float().sum()
+
+
+class OneMore(Attention):
+    """A softmax with one more score, of 0, whose weight is not used.
+
+    Source: Miller 2023, "Attention Is Off By One".
+    """
+
+    def build(self, ctx: LayerContext) -> nn.Module:
+        module = ReLUAttention(ctx.dropout)
+        module.forward = one_more  # type: ignore[method-assign]
+        return module
+
+
+def one_more(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+    k, v = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
+    scores = (q @ k.mT / 2).float().masked_fill(~view.mask(), -torch.inf)
+    largest = scores.amax(dim=-1, keepdim=True).clamp(min=0)  # there is none without keys
+    weights = (scores - largest).exp()
+    return (weights / (weights.sum(-1, keepdim=True) + (-largest).exp())).type_as(v) @ v
+
+
+class WindowAndFirst(Attention):
+    """A window of two positions, and the first position in addition.
+
+    Source: Xiao et al. 2023, arXiv:2309.17453.
+    """
+
+    def build(self, ctx: LayerContext) -> nn.Module:
+        module = ReLUAttention(ctx.dropout)
+        module.forward = lambda q, k, v, view: relu_with(q, k, v, window_and_first(view))  # type: ignore[method-assign]
+        return module
+
+
+def window_and_first(view: View) -> Tensor:
+    return view.mask(2) | view.mask() & (view.key_positions == 0)[:, None, None]
+
+
+class WindowAndFirstSuite(AttentionConformance):
+    component = WindowAndFirst()
+    __test__ = False
+
+    def attends(self, view: View) -> Tensor:
+        return window_and_first(view)
+
+
+def test_what_reduces_over_keys_is_never_called_without_any() -> None:
+    suite = type("Suite", (AttentionConformance,), {"component": OneMore()})()
+    for scene in ("rows that attend to nothing", "segments after a cache"):
+        suite.test_it_computes_what_is_expected(scene)
+        suite.test_its_gradients_are_those_of_what_is_expected(scene)
+
+
+def test_an_author_may_say_what_attends_to_what() -> None:
+    for scene in ("the causal square", "queries after a cache", HARDEST):
+        WindowAndFirstSuite().test_it_computes_what_is_expected(scene)
+        WindowAndFirstSuite().test_a_later_key_never_changes_an_earlier_row(scene)
+    plain = type("Suite", (AttentionConformance,), {"component": WindowAndFirst()})()
+    with pytest.raises(AssertionError, match="if it attends to others, override `attends`"):
+        plain.test_a_later_key_never_changes_an_earlier_row("queries after a cache")
 
 
 class TestSquaredScoresOfTheDocumentation(AttentionConformance):
@@ -181,6 +242,14 @@ def another_backward(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
     return out if q.size(2) == 1 else out.detach() * 0.5 + out * 0.5
 
 
+def rows_of_heads(q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+    return relu_with(q, k, v, view.mask()).transpose(1, 2)
+
+
+def mean_extra(q: Tensor, k: Tensor, v: Tensor, view: View) -> Any:
+    return relu_with(q, k, v, view.mask()), q.float().square().mean()
+
+
 EXPECTED, AHEAD = "test_it_computes_what_is_expected", "test_a_later_key_never_changes_an_earlier_row"
 HEADS, MASK = "test_a_head_of_keys_belongs_to_consecutive_heads_of_queries", "view.mask"
 NOTHING = "test_a_row_that_attends_to_nothing_is_zero_and_gives_no_gradient"
@@ -193,6 +262,10 @@ BROKEN: dict[Callable[..., Tensor], list[tuple[str, list[Any], str]]] = {
     tiled_heads: [(HEADS, [2], "heads \\[0, 3\\], not of \\[0, 1\\]: use k.repeat_interleave")],
     nothing_gives_one: [(NOTHING, [], "gives 1, not 0: set the weights of such rows to zero")],
     fp32_out_of_bf16: [("test_bfloat16_stays_near_what_is_expected", ["the causal square"], "type_as")],
+    rows_of_heads: [
+        (EXPECTED, ["the causal square"], r"^the result is \(2, 5, 6, 4\), not \(2, 6, 5, 4\): return one")
+    ],
+    mean_extra: [("test_extras_of_rows_add_up_and_so_do_their_gradients", [], "^the extra 'attention' .*return a sum")],
     another_backward: [
         ("test_its_gradients_are_those_of_what_is_expected", ["segments"], "gradient of q .*differentiable = False")
     ],

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import PrivateAttr
 from torch import Tensor, nn
-from torch.autograd.gradcheck import GradcheckError
 
 from nanogpt_kit.api import KitError, LayerContext, Loss, TrainingLoss, linear_cross_entropy
 from nanogpt_kit.testing.loss import LossConformance
@@ -128,6 +127,14 @@ def of_a_tensor_as_number(*head: Any) -> Any:
     return TrainingLoss(objective * (1.0 if objective.item() else 0.0), loss, extras)
 
 
+def targets_in_place(x: Tensor, weight: Tensor, targets: Tensor, *more: Any) -> Any:
+    return right(x, weight, targets.masked_fill_(targets % 3 == 0, -1), *more)
+
+
+def without_ignore_index(x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, softcap: float | None) -> Tensor:
+    return F.cross_entropy((x @ weight[:vocab_size].T).flatten(0, 1), targets.flatten(), reduction="sum")
+
+
 PLAIN, SUM = "test_its_loss_is_the_plain_cross_entropy", "test_the_objective_is_the_loss_and_the_extras"
 SCALARS = "test_everything_is_an_fp32_scalar_and_only_the_objective_has_a_gradient"
 IGNORED, ROWS = "test_ignored_targets_count_nothing", "test_losses_of_rows_add_up_and_so_do_their_gradients"
@@ -149,6 +156,8 @@ BROKEN = {
         (),
         "where no target counts",
     ),
+    "targets are changed": (targets_in_place, "test_its_inputs_are_not_modified", (), "targets were modified in place"),
+    "ignored targets are refused": (without_ignore_index, IGNORED, (), "fails for targets of -1: leave them out"),
     "an extra is a mean": (mean_of_extra, ROWS, (), "a sum over tokens"),
     "padding takes part": (padding_too, PADDING, (None,), "leave out their logits"),
     "the head is not trained": (
@@ -157,20 +166,24 @@ BROKEN = {
         (),
         "no gradient reaches the weight of the head.*without detaching",
     ),
-    "an extra is not trained": (without_its_gradient, "test_gradients_pass_gradcheck", (), "Jacobian mismatch"),
+    "an extra is not trained": (
+        without_its_gradient,
+        "test_gradients_pass_gradcheck",
+        (),
+        "an input differs .* detach nothing",
+    ),
     "it cannot be compiled": (
         of_a_tensor_as_number,
         "test_compiled_it_computes_the_same",
         ("aot_eager",),
-        "data-dependent|item",
+        r"cannot take it as one graph .*in place of .item\(\)",
     ),
 }
 
 
 @pytest.mark.parametrize(("function", "test", "arguments", "said"), BROKEN.values(), ids=BROKEN)
 def test_the_suite_catches_it(function: Callable[..., Any], test: str, arguments: tuple[Any, ...], said: str) -> None:
-    failures = (AssertionError, GradcheckError, KitError, RuntimeError)
-    with pytest.raises(failures, match=f"(?s){said}"):
+    with pytest.raises((AssertionError, KitError), match=f"^.*({said})"):  # in its first line
         getattr(suite_of_function(function), test)(*arguments)
 
 

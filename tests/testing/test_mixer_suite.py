@@ -115,6 +115,19 @@ def extra_in_bf16(sound: nn.Module, x: Tensor, *call: Any) -> tuple[Tensor, dict
     return y, {"energy": y.square().sum().bfloat16()}
 
 
+def mean_extra(sound: nn.Module, x: Tensor, *call: Any) -> tuple[Tensor, Tensor]:
+    y = sound(x, *call)
+    return y, y.float().square().mean()
+
+
+def in_place(sound: nn.Module, x: Tensor, *call: Any) -> Tensor:
+    return sound(x.mul_(0.5), *call)  # type: ignore[no-any-return]
+
+
+def keys_of_the_pass(sound: Any, x: Tensor, position: Positional, view: View, cache: KVCache | None) -> Tensor:
+    return sound(x, position, view, None)  # type: ignore[no-any-return]
+
+
 def growing_state(sound: Any, x: Tensor, position: Positional, view: View, cache: KVCache | None) -> Tensor:
     if cache is not None:
         earlier = cache.state(sound.layer, x[:, :0], "inputs")
@@ -122,6 +135,7 @@ def growing_state(sound: Any, x: Tensor, position: Positional, view: View, cache
     return sound(x, position, view, cache)  # type: ignore[no-any-return]
 
 
+FP32 = (torch.float32,)
 SOFTMAX, RECURRENCE = (Broken, Softmax()), (BrokenRecurrence, MinGRU())
 BREAKS: list[tuple[Break, Any, str, tuple[Any, ...], str]] = [  # the break, of what, the test, the remedy
     (later_tokens, SOFTMAX, "a_later_token_never_changes_an_earlier_result", (), "mix earlier positions only"),
@@ -148,14 +162,11 @@ BREAKS: list[tuple[Break, Any, str, tuple[Any, ...], str]] = [  # the break, of 
     (dropout_in_eval_mode, SOFTMAX, "eval_mode_is_deterministic", (), ""),
     (dropout_in_eval_mode, SOFTMAX, "dropout_is_for_training_only", (), "in training mode only, with nn.Dropout"),
     (dropout_never, RECURRENCE, "dropout_is_for_training_only", (), "use nn.Dropout"),
-    (extra_by_token, SOFTMAX, "an_extra_is_a_sum_in_fp32", (), "of shape (5,) in bfloat16; it should be the sum"),
-    (
-        extra_in_bf16,
-        SOFTMAX,
-        "an_extra_is_a_sum_in_fp32",
-        (),
-        "'energy' of mixer is a tensor of shape () in bfloat16",
-    ),
+    (extra_by_token, SOFTMAX, "extras_are_scalars_in_fp32", FP32, "of shape (5,) in float32; it should be the sum"),
+    (extra_in_bf16, SOFTMAX, "extras_are_scalars_in_fp32", FP32, "'energy' of mixer is a tensor of shape () in bf"),
+    (mean_extra, SOFTMAX, "extras_of_rows_add_up_and_so_do_their_gradients", (), "return a sum over the tokens"),
+    (in_place, SOFTMAX, "its_inputs_are_not_modified", (), "input 1 was modified in place: make a new tensor"),
+    (keys_of_the_pass, SOFTMAX, "cached_results_are_those_of_one_pass", (UNEVEN,), "that cache.extend returns"),
     (growing_state, RECURRENCE, "cached_results_are_those_of_one_pass", (UNEVEN,), "a state keeps its shape"),
 ]
 
@@ -172,7 +183,7 @@ def test_a_broken_mixer_is_caught(
     suite: Any = type("Suite", (MixerConformance,), {"component": component})()
     with pytest.raises(AssertionError) as caught:
         getattr(suite, f"test_{test}")(*arguments)
-    assert remedy in str(caught.value)
+    assert remedy in str(caught.value).partition("\n")[0]
 
 
 @pytest.mark.parametrize("option", ["attention", "n_kv_head", "qk_norm"])
@@ -183,6 +194,20 @@ def test_an_option_that_is_declared_and_ignored_is_caught(option: str) -> None:
     suite: Any = type("Suite", (MixerConformance,), {"component": Declares()})()
     with pytest.raises(AssertionError, match=f'"{option}", which changes nothing: remove it from uses'):
         suite.test_an_option_that_it_uses_changes_it(option)
+
+
+def test_an_attention_that_is_used_and_not_declared_is_caught() -> None:
+    class Declares(Mixer):
+        uses = ("n_kv_head",)
+
+        def build(self, ctx: MixerContext) -> nn.Module:
+            return ctx.attention.build(ctx)  # type: ignore[union-attr]
+
+    suite: Any = type("Suite", (MixerConformance,), {"component": Declares()})()
+    with pytest.raises(
+        AssertionError, match=r"^build fails with what `uses` names \(n_kv_head\): name all that it uses"
+    ):
+        suite.test_eval_mode_is_deterministic()
 
 
 def test_positions_that_are_used_and_not_declared_are_caught() -> None:

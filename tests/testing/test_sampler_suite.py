@@ -217,6 +217,25 @@ def test_a_broken_sampler_with_memory_is_caught(function: Callable[[Tensor, Tens
         getattr(with_memory(warmer_after_likely_tokens), test)(*arguments)
 
 
+def test_the_newest_tokens_are_those_that_were_drawn() -> None:
+    """Padding has no log-probability, so a sampler may take the tokens of all of them."""
+
+    def less_of_surprises(logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
+        newest = tokens[:, tokens.size(1) - logprobs.size(1) :]
+        return logits.scatter_add(1, newest, logprobs.clamp(min=-10))
+
+    for length in (0, 1, 5):
+        with_memory(less_of_surprises).test_shape_and_dtype_are_kept(length)
+
+
+def test_a_sampler_that_fails_for_the_first_token_is_caught() -> None:
+    def by_the_newest(logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
+        return logits / (1 - logprobs[:, -1:])
+
+    with pytest.raises(AssertionError, match=r"^it fails for 3 texts of 5 tokens, of which 0 were drawn: take any"):
+        with_memory(by_the_newest).test_some_possible_token_stays_possible("plain")
+
+
 def test_a_sampler_with_memory_is_one_without_where_nothing_was_drawn() -> None:
     sampler = with_memory(warmer_after_likely_tokens).component
     logits, tokens = torch.randn(2, 7), torch.zeros(2, 3, dtype=torch.int64)

@@ -401,7 +401,12 @@ def by_values_of_tensors() -> nn.Module:
     return Function(lambda x: F.rms_norm(x, x.shape[2:]) * (1.0 if x.sum() > 0 else 2.0))
 
 
+def in_place() -> nn.Module:
+    return Function(lambda x: x.mul_(2))
+
+
 NORMS: dict[Callable[[], nn.Module], Tests] = {
+    in_place: [("test_its_inputs_are_not_modified",)],
     over_all_positions: [("test_positions_are_independent",)],
     without_eps: [("test_extreme_features_stay_finite", 0.0, torch.float32)],
     fp32_whatever_comes: [("test_shape_and_dtype_are_kept", torch.bfloat16)],
@@ -444,10 +449,24 @@ def test_a_gradcheck_names_the_weight_whose_gradient_is_wrong() -> None:
         suite_of(NormConformance, component).test_gradients_pass_gradcheck()
 
 
+def test_rows_of_nan_are_not_called_random(tmp_path: Path) -> None:
+    component = Normal()
+    component._module = lambda: Function(lambda x: x / 0 - x / 0)
+    suite = suite_of(NormConformance, component)
+    suite.test_eval_mode_is_deterministic()
+    suite.test_weights_survive_being_saved(tmp_path)
+    assert_caught(suite, [("test_extreme_features_stay_finite", 1e4, torch.float32)])
+
+
 def test_a_weight_that_no_checkpoint_holds_is_caught(tmp_path: Path) -> None:
     component = Normal()
     component._module = lambda: Function(functools.partial(torch.mul, torch.randn(24)))
     assert_caught(suite_of(NormConformance, component), [("test_weights_survive_being_saved", tmp_path)])
+    component._module = lambda: Function(functools.partial(F.linear, weight=torch.randn(24, 24)))
+    with pytest.raises(
+        AssertionError, match=r"^in torch.bfloat16 it fails: hold every tensor as a parameter or buffer"
+    ):
+        suite_of(NormConformance, component).test_shape_and_dtype_are_kept(torch.bfloat16)
 
 
 # --- what two threads must not call at once ---------------------------------------------------------------------
