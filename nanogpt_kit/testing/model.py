@@ -81,6 +81,17 @@ class ModelConformance(CausalityConformance):
     def outputs(self, module: nn.Module) -> Tensor:
         return module(self.tokens())  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def test_its_inputs_are_not_modified(self) -> None:
+        module, ids, targets = self.build(), self.tokens(), self.targets()
+        module(ids)
+        module(ids, targets)
+        remedy = (
+            "were modified in place: make a new tensor, as by clamp or masked_fill in place of clamp_ or ids[...] ="
+        )
+        assert ids.equal(self.tokens()), f"the tokens {remedy}"
+        assert targets.equal(self.targets()), f"the targets {remedy}"
+
     def test_logits_are_one_row_for_each_token_and_none_for_padding(self) -> None:
         logits = self.outputs(self.build())
         expected, remedy = (B, T, self.vocab_size), "return logits[..., :vocab_size], without rows that only pad"
@@ -119,15 +130,13 @@ class ModelConformance(CausalityConformance):
 
     def test_in_training_the_objective_is_the_loss_of_evaluation_and_the_extras(self) -> None:
         module, ids, targets = self.in_training(), self.tokens(), self.targets()
-        computed = module(ids, targets)
-        if isinstance(computed, TrainingLoss):
-            objective, loss, extras = computed
-            remedy = "return api.TrainingLoss, or add extras with api.add_extras"
-            claim = f"in training the loss is not the cross-entropy that evaluation measures: {remedy}"
-            assert_same(loss, module.eval()(ids, targets), claim, rtol=1e-5, atol=1e-5)
-            total = torch.stack([loss, *extras.values()]).sum()
-            claim = f"the objective is not the sum of the loss and the extras: {remedy}"
-            assert_same(objective.detach(), total, claim, rtol=1e-5, atol=1e-5)
+        objective, loss, extras = TrainingLoss.of(module(ids, targets))
+        remedy = "return api.TrainingLoss, or add extras with api.add_extras; test options that draw nothing at random"
+        claim = f"in training the loss is not the cross-entropy that evaluation measures: {remedy}"
+        assert_same(loss, module.eval()(ids, targets), claim, rtol=1e-5, atol=1e-5)
+        total = torch.stack([loss, *extras.values()]).sum()
+        claim = f"the objective is not the sum of the loss and the extras: {remedy}"
+        assert_same(objective.detach(), total, claim, rtol=1e-5, atol=1e-5)
 
     def test_without_targets_the_loss_is_zero(self) -> None:
         module, ids = self.build(), self.tokens()

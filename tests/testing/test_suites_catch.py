@@ -878,6 +878,17 @@ def objective_without_the_loss(module: Any, forward: Forward, ids: Tensor, targe
     return TrainingLoss(0.5 * loss, loss.detach(), {}) if module.training else loss
 
 
+@on_the_loss
+def penalty_without_a_name(module: Any, forward: Forward, ids: Tensor, targets: Tensor) -> Tensor:
+    loss = forward(ids, targets)
+    return loss + 0.1 * module.wte.weight.square().sum() if module.training else loss
+
+
+@on_the_loss
+def targets_in_place(module: Any, forward: Forward, ids: Tensor, targets: Tensor) -> Tensor:
+    return forward(ids, targets.clamp_(min=0))
+
+
 def part_of_the_logits_gradient(module: Any, forward: Forward) -> Forward:
     attention = module.h[0].attn.attention
     module.h[0].attn.attention = Function(lambda q, k, v, view: attention(q, k.detach(), v, view))
@@ -930,6 +941,8 @@ MODELS: dict[Callable[[Any, Forward], Forward], Tests] = {
     padding_counts: [(LOSS,), ("test_the_initial_loss_is_near_uniform_guessing",)],
     short_loss: [("test_the_loss_is_in_fp32_under_autocast_too",)],
     part_of_the_losses_gradient: [(LOSS,)],
+    penalty_without_a_name: [("test_in_training_the_objective_is_the_loss_of_evaluation_and_the_extras",)],
+    targets_in_place: [("test_its_inputs_are_not_modified",)],
     objective_without_the_loss: [("test_in_training_the_objective_is_the_loss_of_evaluation_and_the_extras",)],
     part_of_the_logits_gradient: [("test_gradients_are_finite_differences",)],
     logits_of_padding: [("test_logits_are_one_row_for_each_token_and_none_for_padding",)],
