@@ -96,7 +96,7 @@ def test_weights_of_another_network_are_refused_with_the_remedy(
     (fault,) = caught.value.faults
     assert (fault.key, fault.location) == ("init", "command line" if init else "default")
     assert all(text in fault.message for text in (str(run.path), "queries 0.5, logits 0.25", now))
-    assert "set init.use=mup init.std=0.1 init.base_width=6" in fault.message
+    assert "set init.use=mup init.base_width=6 init.std=0.1" in fault.message
 
 
 def test_check_explains_them(tiny: Path, command: Callable[..., Any]) -> None:
