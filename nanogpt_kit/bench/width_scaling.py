@@ -27,7 +27,7 @@ from nanogpt_kit.train.world import World
 
 logger = logging.getLogger(__name__)
 
-WARMUP_STEPS = 30
+WARMUP_STEPS = 100
 BATCH_TOKENS = 1024  # of a step, at most, but at least one window
 PROBE_TOKENS = 512  # that features are measured on, likewise
 # Times the seeds of the widest model, at most: narrow ones differ more from seed to seed, and cost less. At widths 64

@@ -24,7 +24,7 @@ def make_scaling(*places: PlaceScaling, **changes: Any) -> WidthScaling:
         widths=WIDTHS,
         seeds=2,
         steps=3,
-        warmup_steps=30,
+        warmup_steps=100,
         learning_rate=2e-3,
         batch_tokens=1280,
         has_base_width=False,

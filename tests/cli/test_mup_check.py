@@ -52,7 +52,7 @@ def test_even_features_end_with_0_a_table_and_a_page(
     assert answer.code == 0, answer.err
     assert asked == [(64, 128, 512), 7, 2], "in rising order"
     lines = answer.out.splitlines()
-    assert lines[0].startswith("steps 1 to 3 of a linear warmup of 30 to optimizer.lr = 0.002, 1,280 tokens a step")
+    assert lines[0].startswith("steps 1 to 3 of a linear warmup of 100 to optimizer.lr = 0.002, 1,280 tokens a step")
     assert lines[1].split() == ["change", "at", "width", "16", "64", "128", "slope", "at", "start", "verdict"]
     assert lines[3].split() == ["h.0.attn", "0.631", "0.578", "0.554", "-0.06", "+0.00", "even"]
     assert lines[-2].startswith("training changes features alike")
