@@ -38,7 +38,7 @@ class View:
         return cls(positions, positions, segments is None, segments, segments, slopes)
 
     def with_slopes(self, slopes: Tensor | None) -> View:
-        """The view with the slopes of a layer's positions; masks are made once for all layers."""
+        """The view with the slopes of a layer's positions; without slopes this one, whose masks layers share."""
         return self if slopes is None else replace(self, slopes=slopes, results={})
 
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Slots of a model's layers: lists in files and overrides, what a mistake in them is told, and how they differ."""
+"""Slots of a model's layers: lists in files and overrides, the message about a mistake in them, and how they differ."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_python_values_address_a_list(tmp_path: Path) -> None:
     assert attention(listed.with_({"model.attention": SDPA(window=2)})) == SDPA(window=2)
 
 
-MISTAKES = {  # overrides of LIST, and what is told
+MISTAKES = {  # overrides of LIST, and the message
     "an option without an index": (
         "model.attention.window=5",
         f"model.attention: {ELEMENTS}, got 'window'; write model.attention.0.window for the first component (sdpa)",
@@ -158,10 +158,10 @@ MISTAKES = {  # overrides of LIST, and what is told
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_a_list_is_told_with_key_and_remedy(mistake: str, tmp_path: Path) -> None:
-    override, told = MISTAKES[mistake]
+    override, message = MISTAKES[mistake]
     (found,) = faults(tmp_path, LIST, override)
     assert found.partition(": ")[0] == ("base.toml:13" if mistake.startswith("a model") else "command line")
-    assert found.partition(": ")[2].startswith(told)
+    assert found.partition(": ")[2].startswith(message)
 
 
 def test_a_name_that_several_components_have_is_no_address(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_two_processes_get_the_values_of_one(experiment: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     {
         "model.loss.label_smoothing=1": "model.loss.label_smoothing: .*less than 1",
         "model.loss.label_smoothing=-0.1": "model.loss.label_smoothing: .*greater than or equal to 0",
@@ -157,13 +157,13 @@ def test_two_processes_get_the_values_of_one(experiment: Path) -> None:
         "model.loss.use=cross_entropie": "model.loss.*did you mean 'cross_entropy'",
     }.items(),
 )
-def test_a_wrong_option_is_named(experiment: Path, option: str, told: str) -> None:
-    with pytest.raises(KitError, match=told):
+def test_a_wrong_option_is_named(experiment: Path, option: str, message: str) -> None:
+    with pytest.raises(KitError, match=message):
         Experiment.load(experiment, ["model.loss=cross_entropy", option])
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     {
         "label_smoothing=0.1": "model.loss.label_smoothing",
         "loss.label_smoothing=0.1": "model.loss.label_smoothing",
@@ -176,8 +176,8 @@ def test_a_wrong_option_is_named(experiment: Path, option: str, told: str) -> No
         "loss=cross_entropy": "model.loss",
     }.items(),
 )
-def test_other_programs_names_lead_to_the_option(experiment: Path, option: str, told: str) -> None:
-    with pytest.raises(KitError, match=rf"(?s){option.partition('.')[0].partition('=')[0]}.*{told}"):
+def test_other_programs_names_lead_to_the_option(experiment: Path, option: str, message: str) -> None:
+    with pytest.raises(KitError, match=rf"(?s){option.partition('.')[0].partition('=')[0]}.*{message}"):
         Experiment.load(experiment, [option])
 
 
@@ -227,8 +227,8 @@ def test_from_the_same_weights_it_measures_the_same_loss_and_learns_another_one(
     assert found["train/loss"][1:] != without["train/loss"][1:]
     assert without["aux/token_2"] == []
     assert found["aux/token_2"][-1] < found["aux/token_2"][0]
-    told = [line for line in said(caplog).splitlines() if "model.loss" in line]
-    (sentence,) = told
+    lines = [line for line in said(caplog).splitlines() if "model.loss" in line]
+    (sentence,) = lines
     assert sentence.startswith("the weights of model.loss are initialized, not taken from ")
     assert all(name in sentence for name in WEIGHTS)
 
