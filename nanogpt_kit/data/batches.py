@@ -117,7 +117,7 @@ class Batches:
 
     def starts(self, step: int) -> np.ndarray:
         """(W,) the first token of each window, of all ranks. Raises RunFailed where one is outside the split."""
-        starts = self.order.starts(step, self.ctx)
+        starts = self.order.starts(step, replace(self.ctx, first_window=step * self.ctx.batch_windows))
         last = self.ctx.n_tokens - self.ctx.block_size - 1
         if starts.shape != (self.ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
             expected = f"expected {self.ctx.batch_windows} starts from 0 to {last}"

@@ -75,9 +75,11 @@ class Setup:
         order = OrderContext(
             n_tokens=len(split.tokens),
             block_size=experiment.model.block_size,
+            first_window=0,
             batch_windows=experiment.batch_windows,
             seed=experiment.train.seed,
             documents=split.document_starts,
+            tokens=split.tokens,
         )
         return Batches(
             split,

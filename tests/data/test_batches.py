@@ -43,7 +43,7 @@ def split_of(tokens: np.ndarray, documents: tuple[int, ...] = (0,), has_eot: boo
 
 @pytest.fixture
 def batches(tokens: np.ndarray) -> Batches:
-    ctx = OrderContext(n_tokens=len(tokens), block_size=BLOCK, batch_windows=WINDOWS, seed=3)
+    ctx = OrderContext(first_window=0, n_tokens=len(tokens), block_size=BLOCK, batch_windows=WINDOWS, seed=3)
     return Batches(split_of(tokens), Shuffled(), ctx)
 
 
@@ -121,7 +121,7 @@ def test_the_ranks_see_each_window_once_an_epoch_and_share_none(
     n_tokens: int, world_size: int, windows: int, order: Order
 ) -> None:
     split = split_of(np.arange(n_tokens, dtype=np.uint16))
-    ctx = OrderContext(n_tokens=n_tokens, block_size=BLOCK, batch_windows=windows, seed=3)
+    ctx = OrderContext(first_window=0, n_tokens=n_tokens, block_size=BLOCK, batch_windows=windows, seed=3)
     n = n_tokens // BLOCK - 1 if isinstance(order, Shuffled) else (n_tokens - 1) // BLOCK
     ranks = [Batches(split, order, ctx, rank=rank, world_size=world_size) for rank in range(world_size)]
     steps = -(-n // windows)
@@ -149,7 +149,7 @@ def test_a_prefetched_batch_is_the_same_batch(batches: Batches, together: int, m
 @pytest.mark.parametrize("order", [Shuffled(at_documents=True), Random()], ids=["shuffled", "random"])
 def test_batches_of_several_steps_are_those_of_each(tokens: np.ndarray, order: Order, world_size: int) -> None:
     split = split_of(tokens, documents=(0, 13, 14, 90, 170), has_eot=True)
-    ctx = OrderContext(n_tokens=len(tokens), block_size=BLOCK, batch_windows=WINDOWS, seed=3)
+    ctx = OrderContext(first_window=0, n_tokens=len(tokens), block_size=BLOCK, batch_windows=WINDOWS, seed=3)
     for rank in range(world_size):
         batches = Batches(split, order, ctx, with_segments=True, rank=rank, world_size=world_size)
         for step, batch in enumerate(batches.at_steps(range(4))):
@@ -198,7 +198,7 @@ def test_the_error_of_a_batch_made_ahead_is_raised_where_the_batch_is_wanted(bat
 def test_the_batch_of_step_one_million_takes_less_than_a_millisecond() -> None:
     n_tokens = 10**12  # as many as no disk here holds: one token, told a trillion times
     split = split_of(np.broadcast_to(np.array([7], dtype=np.uint16), (n_tokens,)))
-    ctx = OrderContext(n_tokens=n_tokens, block_size=64, batch_windows=12, seed=3)
+    ctx = OrderContext(first_window=0, n_tokens=n_tokens, block_size=64, batch_windows=12, seed=3)
     batches = Batches(split, Shuffled(), ctx)
     seconds = []
     for step in range(10**6, 52 * 10**6, 10**6):

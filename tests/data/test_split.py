@@ -80,7 +80,7 @@ def test_an_option_of_every_order_moves_the_windows(tiny: Path, tmp_path: Path) 
     options = ["order.use=shuffled", "order.at_documents=true"]
     experiment = Experiment.load(tiny, [f"dataset.source={tmp_path / 'lines.jsonl'}", *options])
     split = prepare(experiment).split("train")
-    ctx = OrderContext(n_tokens=len(split.tokens), block_size=24, batch_windows=50, seed=1)
+    ctx = OrderContext(first_window=0, n_tokens=len(split.tokens), block_size=24, batch_windows=50, seed=1)
     batch = Batches(split, experiment.order, ctx).at(0)
     openings = opening(split)
     assert all(start in openings for start in batch.starts.tolist())  # every document is shorter than a window

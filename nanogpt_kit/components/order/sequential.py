@@ -13,5 +13,5 @@ from nanogpt_kit.api import Order, OrderContext
 class Sequential(Order):
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
         n = (ctx.n_tokens - 1) // ctx.block_size  # windows per epoch; each needs one more token as target
-        indices = np.arange(step * ctx.batch_windows, (step + 1) * ctx.batch_windows)  # counted over all epochs
+        indices = ctx.first_window + np.arange(ctx.batch_windows)  # counted over all epochs
         return indices % n * ctx.block_size

@@ -21,7 +21,7 @@ CHUNK_WINDOWS = 4096  # permuted at once: for a single batch, numpy's calls cost
 
 class Shuffled(Order):
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
-        index, end = step * ctx.batch_windows, (step + 1) * ctx.batch_windows  # of windows, counted over all epochs
+        index, end = ctx.first_window, ctx.first_window + ctx.batch_windows  # of windows, counted over all epochs
         starts = []
         while index < end:  # a batch may span two chunks, or two epochs
             epoch, position = divmod(index, epoch_windows(ctx.n_tokens, ctx.block_size))

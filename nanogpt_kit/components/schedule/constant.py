@@ -6,5 +6,5 @@ from nanogpt_kit.api import WarmupSchedule
 
 
 class Constant(WarmupSchedule):
-    def after_warmup(self, step: int, total_steps: int) -> float:
+    def after_warmup(self, step: int, total_steps: float) -> float:
         return 1.0

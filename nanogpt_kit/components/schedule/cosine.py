@@ -15,7 +15,7 @@ class Cosine(WarmupSchedule):
     decay_steps: int | None = Field(None, ge=1, description="step at which the decay ends; omitted: the last step")
     final_fraction: float = Field(0.1, ge=0, le=1, description="fraction of the peak from the end of the decay on")
 
-    def after_warmup(self, step: int, total_steps: int) -> float:
+    def after_warmup(self, step: int, total_steps: float) -> float:
         end = self.decay_steps or total_steps
         if step >= end:
             return self.final_fraction

@@ -13,5 +13,5 @@ from nanogpt_kit.api import Field, WarmupSchedule
 class InverseSqrt(WarmupSchedule):
     warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
 
-    def after_warmup(self, step: int, total_steps: int) -> float:
+    def after_warmup(self, step: int, total_steps: float) -> float:
         return math.sqrt((self.warmup_steps + 1) / (step + 1))

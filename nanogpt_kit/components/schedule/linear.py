@@ -13,6 +13,6 @@ class Linear(WarmupSchedule):
     warmup_steps: int = Field(100, ge=0, description="steps of linear warmup")
     final_fraction: float = Field(0.0, ge=0, le=1, description="fraction of the peak to reach just after the last step")
 
-    def after_warmup(self, step: int, total_steps: int) -> float:
+    def after_warmup(self, step: int, total_steps: float) -> float:
         remaining = max(0.0, (total_steps - step) / max(1, total_steps - self.warmup_steps))  # 1 after the warmup
         return self.final_fraction + (1 - self.final_fraction) * remaining

@@ -18,7 +18,7 @@ class WSD(WarmupSchedule):
     shape: Literal["linear", "sqrt"] = Field("linear", description="shape of the decay")
     final_fraction: float = Field(0.0, ge=0, le=1, description="fraction of the peak to reach just after the last step")
 
-    def after_warmup(self, step: int, total_steps: int) -> float:
+    def after_warmup(self, step: int, total_steps: float) -> float:
         decay_steps = self.decay_fraction * total_steps
         progress = (step - (total_steps - decay_steps)) / decay_steps if decay_steps else 0.0
         progress = min(1.0, max(0.0, progress))

@@ -40,7 +40,18 @@ from nanogpt_kit.core.kinds.optimization import (
     WarmupSchedule,
     WrappedModel,
 )
-from nanogpt_kit.core.kinds.text import Dataset, Document, Encoder, Order, OrderContext, Stream, TextContext, Tokenizer
+from nanogpt_kit.core.kinds.text import (
+    Dataset,
+    Document,
+    Encoder,
+    Order,
+    OrderContext,
+    PackedOrder,
+    PackedWindows,
+    Stream,
+    TextContext,
+    Tokenizer,
+)
 from nanogpt_kit.core.options import Component
 from nanogpt_kit.core.registry import Entry
 
@@ -71,6 +82,8 @@ __all__ = [
     "Optimizer",
     "Order",
     "OrderContext",
+    "PackedOrder",
+    "PackedWindows",
     "Parallel",
     "ParameterShape",
     "Position",

@@ -30,6 +30,7 @@ class ParameterShape:
     layer: int | None  # the index of its block; None outside the blocks
     fan_in: int
     fan_out: int
+    rows: tuple[int, ...] | None = None  # of a matrix that is several in one, such as q, k and v: the rows of each
     base_fan_in: int  # in `Init.base_model`, as the two below; without one, that of the model itself
     base_fan_out: int
     # `Optimizer.step_norm` here, divided by that in the base model; None where the optimizer does not know it

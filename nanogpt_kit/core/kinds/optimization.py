@@ -50,15 +50,22 @@ class Optimizer(Component):
 
 
 class Schedule(Component):
-    """How the learning rate changes: a pure function of the step."""
+    """How an option changes during a run, by default the learning rate: a pure function of the progress."""
 
     kind: ClassVar[str] = "schedule"
+    target: str = Field(
+        "optimizer.lr", min_length=1, description="key of the option that the schedule multiplies during the run"
+    )
 
     @abstractmethod
-    def multiplier(self, step: int, total_steps: int) -> float:
-        """The fraction of the peak learning rate for step `step`, counted from 0."""
+    def multiplier(self, step: int, total_steps: float) -> float:
+        """The factor on the target's value at step `step`, counted from 0; finite and not negative.
 
-    def note(self, total_steps: int) -> str | None:
+        `total_steps` is the length of the run. Where a budget of tokens or seconds ends the run sooner, it is the
+        length at the pace so far, so that `step / total_steps` is the fraction of the budget that is used.
+        """
+
+    def note(self, total_steps: float) -> str | None:
         """A sentence about options that do not suit a run of this length, though it can be trained; else None."""
         return None
 
@@ -68,12 +75,12 @@ class WarmupSchedule(Schedule):
 
     warmup_steps: int = Field(0, ge=0, description="steps of linear warmup")
 
-    def multiplier(self, step: int, total_steps: int) -> float:
+    def multiplier(self, step: int, total_steps: float) -> float:
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         return self.after_warmup(step, total_steps)
 
-    def note(self, total_steps: int) -> str | None:
+    def note(self, total_steps: float) -> str | None:
         if not 0 < total_steps <= self.warmup_steps:
             return None
         return (
@@ -82,7 +89,7 @@ class WarmupSchedule(Schedule):
         )
 
     @abstractmethod
-    def after_warmup(self, step: int, total_steps: int) -> float:
+    def after_warmup(self, step: int, total_steps: float) -> float:
         """As `multiplier`, from step `warmup_steps` on."""
 
 

@@ -192,9 +192,11 @@ class OrderContext:
 
     n_tokens: int  # in the split
     block_size: int
-    batch_windows: int  # windows of one optimizer step, over all ranks
+    first_window: int  # the number of windows, over all ranks, in the steps before this one
+    batch_windows: int  # windows of this step, over all ranks
     seed: int
     documents: np.ndarray | None = None  # (n_documents,) int64, ascending: index of each first token; a memory map
+    tokens: np.ndarray | None = None  # (n_tokens,) the ids; a memory map
 
 
 class Order(Component):
@@ -208,3 +210,25 @@ class Order(Component):
     @abstractmethod
     def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
         """(batch_windows,) int64: index of the first token of each window, at most n_tokens - block_size - 1."""
+
+
+@dataclass(frozen=True)
+class PackedWindows:
+    """Windows that are made of pieces of the text, each of consecutive tokens; what is left of a window is padding."""
+
+    starts: np.ndarray  # (P,) int64: the index of each piece's first token, whose target is the token after it
+    lengths: np.ndarray  # (P,) int64, at least 1
+    rows: np.ndarray  # (P,) int64, ascending from 0: the window that each piece belongs to
+
+
+class PackedOrder(Order):
+    """An order whose windows are made of several pieces, such as whole documents."""
+
+    @abstractmethod
+    def packed(self, step: int, ctx: OrderContext) -> PackedWindows:
+        """`batch_windows` windows; the pieces of each have at most block_size tokens together."""
+
+    def starts(self, step: int, ctx: OrderContext) -> np.ndarray:
+        """The first token of each window's first piece."""
+        packed = self.packed(step, ctx)
+        return packed.starts[packed.rows.searchsorted(range(ctx.batch_windows))]
