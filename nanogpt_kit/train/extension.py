@@ -10,7 +10,8 @@ from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.manifest import find_damage, step_of
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Schedule
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.resume_command import new_run_command, resume_command, run_argument
 from nanogpt_kit.runs.status import Status
