@@ -12,7 +12,8 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.integers import ceil_div
-from nanogpt_kit.core.kinds import Order, OrderContext
+from nanogpt_kit.core.kinds import Order, OrderContext, PackedOrder
+from nanogpt_kit.data.packed import assemble, packed_windows, select_windows
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.loss import IGNORED
 
@@ -101,6 +102,8 @@ class Batches:
 
     def at_steps(self, steps: Sequence[int]) -> list[Batch]:
         """The batches of several steps, made together with as few numpy and torch calls as one batch takes."""
+        if isinstance(self.order, PackedOrder):
+            return [self.packed_at(self.order, step) for step in steps]
         starts = np.stack([self.starts(step).copy() for step in steps])  # (S, all ranks' W)
         rank_starts = np.array_split(starts, self.world_size, axis=1)
         mine, largest = rank_starts[self.rank], rank_starts[0].shape[1]
@@ -115,9 +118,29 @@ class Batches:
             for step_starts, (ids, targets, segments) in zip(mine, parts, strict=True)
         ]
 
+    def packed_at(self, order: PackedOrder, step: int) -> Batch:
+        """The batch of a step whose windows are made of pieces; those that fill up a rank's part have none."""
+        packed = packed_windows(order, step, self.context(step))
+        size, remainder = divmod(self.ctx.batch_windows, self.world_size)
+        first = self.rank * size + min(self.rank, remainder)
+        count, largest = size + (self.rank < remainder), size + (remainder > 0)
+        mine = select_windows(packed, first, first + count)
+        arrays = assemble(self.split, mine, largest, self.ctx.block_size)
+        ids, targets, segments = (torch.from_numpy(array) for array in arrays)
+        starts = mine.starts[mine.rows.searchsorted(np.arange(count))]
+        left_out = largest - count if self.leave_out_fill else 0
+        all_tokens = int(packed.lengths.sum())
+        batch = Batch(ids, targets, starts, all_tokens, segments if self.with_segments else None, left_out)
+        return batch.pinned() if self.pin else batch
+
+    def context(self, step: int) -> OrderContext:
+        return replace(self.ctx, first_window=step * self.ctx.batch_windows)
+
     def starts(self, step: int) -> np.ndarray:
         """(W,) the first token of each window, of all ranks. Raises RunFailed where one is outside the split."""
-        starts = self.order.starts(step, replace(self.ctx, first_window=step * self.ctx.batch_windows))
+        starts = self.order.starts(step, self.context(step))
+        if isinstance(self.order, PackedOrder):
+            return starts
         last = self.ctx.n_tokens - self.ctx.block_size - 1
         if starts.shape != (self.ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
             expected = f"expected {self.ctx.batch_windows} starts from 0 to {last}"
