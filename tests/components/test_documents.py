@@ -23,12 +23,8 @@ from nanogpt_kit.testing.order import OrderConformance
 class TestDocuments(OrderConformance):
     component = Documents()
 
-
-class TestDocumentsWithEnds(OrderConformance):
-    component = Documents()
-
-    def context(self, n_tokens: int, block_size: int, batch_windows: int = 11, seed: int = 3) -> OrderContext:
-        return replace(super().context(n_tokens, block_size, batch_windows, seed), has_eot=True)
+    def epoch(self, ctx: OrderContext) -> int:
+        return packing_of(ctx).n_windows
 
 
 def context(
