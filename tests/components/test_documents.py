@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from dataclasses import replace
+from itertools import pairwise
 from statistics import median
 
 import numpy as np
@@ -13,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_kit.api import OrderContext, PackedWindows
-from nanogpt_kit.components.order import documents as module
 from nanogpt_kit.components.order.best_fit import best_fit_decreasing
 from nanogpt_kit.components.order.documents import Documents, packing_of
 from nanogpt_kit.components.order.permutation import ROUNDS, permute_each
+from nanogpt_kit.core import array_cache
 from nanogpt_kit.testing.order import OrderConformance
 
 
@@ -54,7 +55,7 @@ def plain_pieces(ctx: OrderContext) -> list[tuple[int, int]]:
     assert ctx.documents is not None
     opens = [max(0, int(first) - ctx.has_eot) for first in ctx.documents] + [ctx.n_tokens - 1]
     pieces = []
-    for start, end in zip(opens, opens[1:], strict=False):
+    for start, end in pairwise(opens):
         pieces += [(first, min(first + ctx.block_size, end) - first) for first in range(start, end, ctx.block_size)]
     return pieces
 
@@ -152,14 +153,14 @@ def test_each_size_has_its_own_permutation(sizes: list[int], seed: int) -> None:
 
 
 def test_a_packing_is_made_once_and_forgotten_with_its_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "packings", {})
+    monkeypatch.setattr(array_cache, "results", {})
     ctx = context([7, 3, 12] * 5, block_size=13)
     assert packing_of(ctx) is packing_of(replace(ctx, first_window=9, batch_windows=4))
     assert packing_of(ctx) is not packing_of(replace(ctx, block_size=12))
-    assert len(module.packings) == 2
+    assert len(array_cache.results) == 2
     del ctx
     gc.collect()
-    assert not module.packings
+    assert not array_cache.results
 
 
 def test_a_million_documents_are_packed_in_a_second_and_a_step_takes_milliseconds() -> None:

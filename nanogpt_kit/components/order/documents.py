@@ -12,16 +12,13 @@ Source: Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv:2
 
 from __future__ import annotations
 
-import weakref
-
 import numpy as np
 
-from nanogpt_kit.api import OrderContext, PackedOrder, PackedWindows
+from nanogpt_kit.api import OrderContext, PackedOrder, PackedWindows, computed_once
 from nanogpt_kit.components.order.packing import Packing
 from nanogpt_kit.components.order.permutation import ROUNDS
 
 ONE_DOCUMENT = np.zeros(1, dtype=np.int64)
-packings: dict[tuple[int, ...], Packing] = {}  # by their text, as long as its array of documents exists
 
 
 class Documents(PackedOrder):
@@ -42,8 +39,5 @@ class Documents(PackedOrder):
 def packing_of(ctx: OrderContext) -> Packing:
     """Packed where it is asked for first."""
     documents = ONE_DOCUMENT if ctx.documents is None else ctx.documents
-    key = id(documents), ctx.n_tokens, ctx.block_size, ctx.has_eot
-    if key not in packings:
-        packings[key] = Packing(documents, ctx.n_tokens, ctx.block_size, ctx.has_eot)
-        weakref.finalize(documents, packings.pop, key, None)
-    return packings[key]
+    options = ctx.n_tokens, ctx.block_size, ctx.has_eot
+    return computed_once(documents, (Packing, *options), lambda: Packing(documents, *options))

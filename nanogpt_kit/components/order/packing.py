@@ -80,4 +80,6 @@ class Packing:
 
 def concatenated_ranges(firsts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """(sizes.sum(),) int64: firsts[0], firsts[0] + 1, ... for each size, one range after the other."""
-    return np.arange(sizes.sum()) + np.repeat(firsts - (np.cumsum(sizes) - sizes), sizes)
+    before = np.cumsum(sizes) - sizes
+    ranges: np.ndarray = np.arange(sizes.sum()) + np.repeat(firsts - before, sizes)
+    return ranges

@@ -37,13 +37,16 @@ def permute_each(indices: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np
     return values.astype(np.int64)
 
 
-def feistel(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, keys: np.ndarray) -> np.ndarray:
+def feistel(
+    values: np.ndarray, rows: np.ndarray | np.uint64, columns: np.ndarray | np.uint64, keys: np.ndarray
+) -> np.ndarray:
     """(N,) uint64: the images of `values` under a permutation of 0 .. rows * columns - 1."""
     row, column = np.divmod(values, columns)
     for key, other in zip(keys[::2], keys[1::2], strict=True):
         row = (row + mix_bits(column + key) % rows) % rows
         column = (column + mix_bits(row + other) % columns) % columns
-    return row * columns + column
+    permuted: np.ndarray = row * columns + column
+    return permuted
 
 
 def mix_bits(x: np.ndarray) -> np.ndarray:

@@ -229,8 +229,9 @@ class PackedOrder(Order):
     @model_validator(mode="after")
     def _begins_with_a_document(self) -> Self:
         if self.at_documents:
-            message = "at_documents moves windows of consecutive tokens, and those of this order are made of documents"
-            raise option_error("at_documents", f"{message}; remove it")
+            name = type(self).__name__
+            message = f"at_documents applies to windows of consecutive tokens, and {name} makes them of pieces"
+            raise option_error("at_documents", f"{message}; remove at_documents")
         return self
 
     @abstractmethod
