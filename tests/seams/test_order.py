@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,10 @@ from tests.seams.components import easy_first
 from tests.seams.components.easy_first import EasyFirst
 
 FILE = Path(__file__).parent / "components" / "easy_first.py"
+PAGE = Path(__file__).parents[2] / "docs" / "kinds" / "order.md"
+(EXAMPLE,) = re.findall(r"^```python\n(import numpy.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M)
+documented: dict[str, Any] = {"__name__": __name__}
+exec(compile(EXAMPLE, str(PAGE), "exec"), documented)
 
 
 class TestEasyFirst(OrderConformance):
@@ -24,6 +30,18 @@ class TestEasyFirst(OrderConformance):
 
     def epoch(self, ctx: OrderContext) -> int:
         return (ctx.n_tokens - 1) // ctx.block_size
+
+
+class TestTheDocumentedOrder(TestEasyFirst):
+    component = documented["RepetitiveFirst"]()
+    varies = True
+
+    def test_windows_differ_by_step_and_by_seed(self) -> None:
+        ctx = self.context(1000, 10)
+        starts = np.concatenate([self.starts(step, ctx) for step in range(9)])
+        varied = [len(set(ctx.tokens[start : start + 10].tolist())) for start in starts.tolist()]
+        assert varied == sorted(varied)
+        assert len(set(varied)) > 3
 
 
 @pytest.mark.parametrize("chunk_tokens", [10**6, 20])

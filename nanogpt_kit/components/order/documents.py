@@ -1,11 +1,11 @@
 """Windows of whole documents, as many as fit, chosen by best fit: no document that fits into a window is cut.
 
-Documents longer than block_size are cut into pieces of block_size tokens and a rest. The lengths are packed once, so
-each epoch has the same number of windows; each epoch has every document once, distributes those of equal length anew
-among the windows, and has another order of windows and within them. What no document fits into is padding.
+Documents longer than block_size are cut into pieces of block_size tokens and a rest. Their lengths are packed once, so
+each epoch has the same number of windows. Each epoch has every document once, another distribution of the documents of
+equal length among the windows, and another order of the windows and of the documents within them. What no document fits
+into is padding.
 
-It needs the numbers of documents of each length, and computes the rest. For each document it keeps 8 bytes, and 16 more
-if the document is longer than a window.
+It keeps 8 bytes for each document, and 16 more for one that is longer than a window.
 
 Source: Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv:2404.10830 (Best-fit Packing).
 """

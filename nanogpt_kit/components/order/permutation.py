@@ -25,7 +25,7 @@ def permute(indices: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 
 
 def permute_each(indices: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """(N,) int64: as `permute`, each index with a size of its own, (N,) int64, and keys of its own, (ROUNDS, N)."""
+    """(N,) int64: as `permute`, with a size (N,) int64 and keys (ROUNDS, N) for each index."""
     rows = np.sqrt(sizes).astype(np.uint64) + np.uint64(1)  # any number of rows will do
     columns = (sizes.astype(np.uint64) - np.uint64(1)) // rows + np.uint64(1)
     values = indices.astype(np.uint64)
