@@ -72,7 +72,7 @@ def plain_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     return windows
 
 
-lengths = st.lists(st.integers(1, 40), min_size=1, max_size=40)
+lengths = st.lists(st.integers(0, 40), min_size=1, max_size=40)  # 0 is an end-of-text token alone
 
 
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=60), capacity=st.integers(20, 30))
@@ -141,6 +141,17 @@ def test_lengths_with_as_many_documents_are_distributed_independently() -> None:
     ctx = context([9, 9, 19, 19, 100], block_size=30)
     together = [any({0, 19} <= {s for s, _ in window} for window in as_lists(epoch(ctx, n))) for n in range(200)]
     assert 60 < sum(together) < 140
+
+
+def test_a_text_without_boundaries_is_one_document() -> None:
+    ctx = OrderContext(n_tokens=24, block_size=7, first_window=0, batch_windows=4, seed=1)
+    packed = epoch(ctx)
+    assert sorted(zip(packed.starts.tolist(), packed.lengths.tolist(), strict=True)) == [
+        (0, 7),
+        (7, 7),
+        (14, 7),
+        (21, 2),
+    ]
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6), seed=st.integers(0, 2**32))
