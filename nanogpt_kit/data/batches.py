@@ -120,13 +120,13 @@ class Batches:
 
     def packed_at(self, order: PackedOrder, step: int) -> Batch:
         """The batch of a step whose windows are made of pieces; those that fill up a rank's part have none."""
-        packed = packed_windows(order, step, self.context(step))
-        size, remainder = divmod(self.ctx.batch_windows, self.world_size)
+        ctx = self.context(step)
+        packed = packed_windows(order, step, ctx)
+        size, remainder = divmod(ctx.batch_windows, self.world_size)
         first = self.rank * size + min(self.rank, remainder)
         count, largest = size + (self.rank < remainder), size + (remainder > 0)
         mine = select_windows(packed, first, first + count)
-        arrays = assemble(self.split, mine, largest, self.ctx.block_size)
-        ids, targets, segments = (torch.from_numpy(array) for array in arrays)
+        ids, targets, segments = map(torch.from_numpy, assemble(self.split, mine, largest, ctx.block_size))
         starts = mine.starts[mine.rows.searchsorted(np.arange(count))]
         left_out = largest - count if self.leave_out_fill else 0
         all_tokens = int(packed.lengths.sum())
@@ -138,14 +138,15 @@ class Batches:
 
     def starts(self, step: int) -> np.ndarray:
         """(W,) the first token of each window, of all ranks. Raises RunFailed where one is outside the split."""
-        starts = self.order.starts(step, self.context(step))
+        ctx = self.context(step)
+        starts = self.order.starts(step, ctx)
         if isinstance(self.order, PackedOrder):
             return starts
-        last = self.ctx.n_tokens - self.ctx.block_size - 1
-        if starts.shape != (self.ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
-            expected = f"expected {self.ctx.batch_windows} starts from 0 to {last}"
+        last = ctx.n_tokens - ctx.block_size - 1
+        if starts.shape != (ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
+            expected = f"expected {ctx.batch_windows} starts from 0 to {last}"
             raise RunFailed(f"order {type(self.order).__name__} returned starts {starts} for step {step}; {expected}")
-        return self.split.move_to_documents(starts, self.ctx.block_size) if self.order.at_documents else starts
+        return self.split.move_to_documents(starts, ctx.block_size) if self.order.at_documents else starts
 
 
 class Prefetcher:
