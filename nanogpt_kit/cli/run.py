@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 @click.option(
     "--nproc", type=click.IntRange(1), help="Processes on this machine; for several machines start it with torchrun."
 )
+@click.option(
+    "--accept-versions", is_flag=True, help="Continue a run with other versions of plugins than it was made with."
+)
 @VERBOSE
 @json_option("Print a JSON object with the state and the metrics of each run; texts go to standard error.")
 @TRUST
@@ -67,6 +70,7 @@ def run(
     into: str | None,
     seeds: int | None,
     nproc: int | None,
+    accept_versions: bool,
     as_json: bool,
     trust_code: bool,
 ) -> None:
@@ -106,7 +110,7 @@ def run(
         if named.step is None and is_finished(named, chosen, trust_code):
             report_run(RunResult(chosen.name, chosen.train.seed, named.folder, True, True), as_json)
             return
-    launcher = RunLauncher(experiment, overrides, resume, into, nproc or 1, trust_code, as_json)
+    launcher = RunLauncher(experiment, overrides, resume, into, nproc or 1, trust_code, accept_versions, as_json)
     if seeds is None:
         report_run(launcher.train(chosen), as_json)
         return

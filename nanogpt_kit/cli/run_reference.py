@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanogpt_kit.cli.experiment import load_experiment
+from nanogpt_kit.cli.experiment import load_experiment, print_notes
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.overrides import parse_override
 from nanogpt_kit.runs.folder import RUN_ID, RunFolder, runs_of_experiment, runs_root
@@ -96,7 +96,10 @@ def newest_unfinished_run(name: str, overrides: Sequence[str], trust_code: bool)
 
 def load_own_settings(run: NamedRun, overrides: Sequence[str], trust_code: bool, n_processes: int) -> Experiment:
     """The experiment that the run has recorded, with these overrides, for this number of processes."""
-    experiment = load_experiment(str(run.folder.experiment), overrides, trust_code, n_processes)
+    from nanogpt_kit.runs.recorded_experiment import load_recorded
+
+    experiment = load_recorded(run.folder, overrides, trust_code, step=run.step, n_processes=n_processes)
+    print_notes(experiment.notes)
     from nanogpt_kit.train.context import resolve_run_context
 
     if experiment.parallel.refusal_reason(resolve_run_context(experiment, n_processes)[0]) is None or any(
@@ -107,7 +110,7 @@ def load_own_settings(run: NamedRun, overrides: Sequence[str], trust_code: bool,
     del layers.values["parallel"]
     if n_processes > 1:
         layers.set_default("parallel", experiment.parallel_of_several)
-    return type(experiment).of(layers, experiment.folder, trust_code)
+    return type(experiment).of(layers, experiment.folder, trust_code, experiment.made_with)
 
 
 def extend_remedy(experiment: str, steps: int, resume: str | None) -> str:
@@ -122,8 +125,8 @@ def extended_overrides(run: NamedRun, overrides: Sequence[str], steps: int, trus
     """The overrides with those by which the run takes `steps` more steps than it was made for."""
     if any(parse_override(text)[0] in (("train", "steps"), ("train", "max_tokens")) for text in overrides):
         raise KitError("--extend and train.steps both give the number of steps; remove one of them")
-    from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.runs.recorded_experiment import load_recorded
     from nanogpt_kit.train.extension import extension_overrides
 
-    recorded = Experiment.load(run.folder.experiment, trust_code=trust_code)
+    recorded = load_recorded(run.folder, (), trust_code, needs=())
     return (*overrides, *extension_overrides(recorded, steps))

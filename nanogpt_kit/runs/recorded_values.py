@@ -42,14 +42,19 @@ def flat_items(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, An
         if isinstance(value, dict):
             yield from flat_items(value, f"{key}.")
         elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            uses = [item.get("use", index) for index, item in enumerate(value)]
-            yield key, json_value(uses)
+            yield key, json_value([item.get("use", index) for index, item in enumerate(value)])
+            uses = [bare_name(item.get("use", index)) for index, item in enumerate(value)]
             for index, item in enumerate(value):
                 part = uses[index] if not before and uses.index(uses[index]) == index else index
                 options = {name: option for name, option in item.items() if name != "use"}
                 yield from flat_items(options, f"{key}.{part}.")
         else:
             yield key, json_value(value)
+
+
+def bare_name(use: Any) -> Any:
+    """The name of a component without the distribution that a file names with it."""
+    return use.rpartition("/")[2] if isinstance(use, str) else use
 
 
 def json_value(value: Any) -> Any:

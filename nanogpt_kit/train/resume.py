@@ -19,9 +19,11 @@ from nanogpt_kit.core.sections import Train
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.recorded_experiment import load_recorded, made_with_of
 from nanogpt_kit.runs.resume_command import new_run_command, resume_command
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
+from nanogpt_kit.train.accepted_versions import check_versions
 from nanogpt_kit.train.branch import BranchPoint
 from nanogpt_kit.train.extension import equal_steps, extension_hint, ways_to_extend
 
@@ -47,12 +49,14 @@ class RunToResume:
         return str(self.folder) if self.step is None else f"{self.folder}@{self.step}"
 
 
-def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> RunToResume:
+def load_run_to_resume(
+    requested: Experiment, name: str, trust_code: bool, accept_versions: bool = False
+) -> RunToResume:
     """The run to resume, and its experiment, with the options that may change taken from `requested`.
 
     `name` is a run, which may have finished with fewer steps than `requested` has, or RUN@STEP; "" is the newest
-    unfinished run of the experiment. Raises KitError where there is none, where it is done, or where an option that
-    decides the training has changed.
+    unfinished run of the experiment. Raises KitError where there is none, where it is done, where an option that
+    decides the training has changed, or, unless `accept_versions`, where a plugin has another version than the run.
     """
     folder, step = (
         find_run_or_checkpoint(name) if name else (newest_unfinished(requested.name, requested.train.seed), None)
@@ -89,7 +93,9 @@ def load_run_to_resume(requested: Experiment, name: str, trust_code: bool) -> Ru
         layers.values["train"].pop(key, None)
         if value is not None:
             layers.values["train"][key] = value
-    return RunToResume(Experiment.of(layers, folder.path, trust_code), folder, step)
+    experiment = Experiment.of(layers, folder.path, trust_code, made_with_of(folder, step=step))
+    check_versions(experiment, accept_versions)
+    return RunToResume(experiment, folder, step)
 
 
 def find_run_or_checkpoint(name: str) -> tuple[RunFolder, int | None]:
@@ -120,7 +126,7 @@ def has_done_run(folder: RunFolder, requested: Experiment, trust_code: bool = Fa
 
 def load_recorded_experiment(folder: RunFolder, trust_code: bool) -> tuple[Experiment, Layers]:
     """The experiment that a run has recorded. Raises KitError where it contains code that was never run here."""
-    experiment = Experiment.load(folder.experiment, trust_code=trust_code)
+    experiment = load_recorded(folder, (), trust_code, needs=())  # what continues is resolved once it is known
     return experiment, experiment.layers.copy()
 
 

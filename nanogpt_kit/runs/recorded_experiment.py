@@ -1,0 +1,68 @@
+"""The experiment of a run, whose plugins may be missing or have other versions than it was made with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import KINDS, Multipliers
+from nanogpt_kit.core.made_with import MAY_BE_MISSING, MadeWith
+from nanogpt_kit.core.other_versions import OtherVersion, other_versions
+from nanogpt_kit.runs.folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def load_recorded(
+    folder: RunFolder,
+    overrides: Sequence[str] = (),
+    trust_code: bool = False,
+    *,
+    needs: Collection[str] = MAY_BE_MISSING,
+    step: int | None = None,
+    n_processes: int = 1,
+) -> Experiment:
+    """The experiment of a run with overrides.
+
+    Of the kinds that may be missing, those that it `needs` are resolved, by default all; of the others a plugin that
+    cannot be used is left as it is. `step` is that of the checkpoint that is used, where versions have changed on the
+    way. Raises KitError, which names the versions of plugins where they are the cause.
+    """
+    made_with = made_with_of(folder, MAY_BE_MISSING - frozenset(needs), step)
+    return Experiment.load(folder.experiment, overrides, trust_code, n_processes, made_with)
+
+
+def made_with_of(folder: RunFolder, may_be_missing: frozenset[str] = frozenset(), step: int | None = None) -> MadeWith:
+    """What a run has recorded of its plugins; less where its provenance cannot be read."""
+    origin = folder.provenance_or_none()
+    if origin is None:
+        return MadeWith(may_be_missing=may_be_missing)
+    multipliers = Multipliers(**origin.multipliers)
+    return MadeWith(origin.versions_at(step), origin.sources_at(step), multipliers, may_be_missing)
+
+
+def warn_of_other_versions(experiment: Experiment, needs: Collection[str] = MAY_BE_MISSING) -> list[OtherVersion]:
+    """Logs a line for each plugin, of those whose components a use of the run needs, that is not as the run had it."""
+    changes = other_versions(experiment, frozenset(KINDS) - (MAY_BE_MISSING - frozenset(needs)))
+    for change in changes:
+        logger.warning("%s: %s%s", experiment.layers.location(()), change, consequence(change, experiment))
+    return changes
+
+
+def consequence(change: OtherVersion, experiment: Experiment) -> str:
+    if change.recorded == change.installed:
+        return "; results may differ"
+    return f"; results may differ{experiment.made_with.remedy(change.distribution)}"
+
+
+@contextmanager
+def explained_by(changes: Sequence[OtherVersion]) -> Iterator[None]:
+    """Adds to an error that other versions of plugins may be its cause."""
+    try:
+        yield
+    except Exception as error:
+        for change in changes:
+            error.add_note(str(change))
+        raise
