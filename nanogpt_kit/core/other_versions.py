@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nanogpt_kit.core.code_identity import plugin_sources
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.identity import only_reports
 from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL
 
@@ -19,6 +20,7 @@ class OtherVersion:
     distribution: str
     recorded: str
     installed: str
+    decides: bool  # whether one of its components may change the result of a run, as trackers do not
 
     def __str__(self) -> str:
         if self.recorded == self.installed:
@@ -33,7 +35,8 @@ def other_versions(experiment: Experiment, kinds: Collection[str] | None = None)
     """
     made_with, found = experiment.made_with, dict[str, OtherVersion]()
     sources = plugin_sources(experiment) if made_with.sources else {}
-    for key, part in experiment.parts():
+    parts = sorted(experiment.parts(), key=lambda item: only_reports(item[1]))  # those that decide first
+    for key, part in parts:
         entry = experiment.entry_of(part)
         recorded = made_with.versions.get(entry.distribution)
         is_plugin = entry.distribution not in (KIT_DISTRIBUTION, LOCAL) and not isinstance(part, Unresolved)
@@ -41,5 +44,6 @@ def other_versions(experiment: Experiment, kinds: Collection[str] | None = None)
             continue
         before, now = made_with.sources.get(entry.qualified), sources.get(entry.qualified)
         if recorded != entry.version or (before and now and before != now):
-            found.setdefault(entry.distribution, OtherVersion(key, entry.distribution, recorded, entry.version))
+            change = OtherVersion(key, entry.distribution, recorded, entry.version, not only_reports(part))
+            found.setdefault(entry.distribution, change)
     return list(found.values())

@@ -17,10 +17,11 @@ ACCEPT = "--accept-versions"
 def check_versions(experiment: Experiment, accepted: bool) -> None:
     """Raises KitError with a fault for each plugin of another version than the run was made with, unless `accepted`.
 
-    Warns of each that is accepted, and of code that has changed within a version, as it does under development.
+    Warns of each that is accepted, of trackers, and of code that has changed within a version, as it does under
+    development.
     """
     changes = other_versions(experiment)
-    refused = [change for change in changes if change.recorded != change.installed]
+    refused = [change for change in changes if change.decides and change.recorded != change.installed]
     if refused and not accepted:
         raise KitError(*(version_fault(change, experiment) for change in refused))
     for change in changes if os.environ.get("RANK", "0") == "0" else ():
