@@ -100,7 +100,11 @@ def run(
     if named is None:
         if extend:
             raise KitError(run_reference.extend_remedy(experiment, extend, resume))
-        chosen = load_experiment(experiment, overrides, trust_code, nproc or world_size)
+        continues = resume is not None or into is not None
+        if accept_versions and not continues:
+            raise KitError("--accept-versions is for a run that continues; add --resume or --into, or name the run")
+        load = partial(run_reference.load_to_continue, run=resume, into=into) if continues else load_experiment
+        chosen = load(experiment, overrides, trust_code, nproc or world_size)
     else:
         named.check_alone(resume, into, seeds)
         if extend:

@@ -94,6 +94,41 @@ def newest_unfinished_run(name: str, overrides: Sequence[str], trust_code: bool)
     return NamedRun(newest_unfinished(name, given.get(("train", "seed"))))
 
 
+def load_to_continue(
+    path: str, overrides: Sequence[str], trust_code: bool, n_processes: int, run: str | None, into: str | None
+) -> Experiment:
+    """The experiment of a file, of which a run continues; a fault in it names what the run was made with.
+
+    `run` is the run that is resumed ("": the newest unfinished one), `into` a folder in which one may be.
+    """
+    try:
+        return load_experiment(path, overrides, trust_code, n_processes)
+    except KitError:
+        folder = run_of_file(path, overrides, run, into)
+        if folder is None:
+            raise
+    from nanogpt_kit.runs.recorded_experiment import made_with_of
+
+    return load_experiment(path, overrides, trust_code, n_processes, made_with_of(folder))
+
+
+def run_of_file(path: str, overrides: Sequence[str], run: str | None, into: str | None) -> RunFolder | None:
+    """The run that continues with the settings of a file; None where none is found, or where the file has no name."""
+    from nanogpt_kit.core.experiment import Experiment
+    from nanogpt_kit.core.experiment_keys import ExperimentKeys
+    from nanogpt_kit.core.layers import Layers
+    from nanogpt_kit.train.resume import find_run_or_checkpoint, newest_unfinished
+
+    if into is not None:
+        return RunFolder(Path(into)) if RunFolder(Path(into)).experiment.exists() else None
+    try:
+        if run:
+            return find_run_or_checkpoint(run)[0]
+        return newest_unfinished(Layers.load(Path(path), overrides, ExperimentKeys(Experiment)).values["name"])
+    except (KitError, KeyError, TypeError):
+        return None
+
+
 def load_own_settings(run: NamedRun, overrides: Sequence[str], trust_code: bool, n_processes: int) -> Experiment:
     """The experiment that the run has recorded, with these overrides, for this number of processes."""
     from nanogpt_kit.runs.recorded_experiment import load_recorded

@@ -41,6 +41,10 @@ class KeyRules:
         """Whether a slot of a model's layers is at `key`; `values` are those of the lower layers."""
         return False
 
+    def is_same_component(self, one: str, other: str) -> bool:
+        """Whether two names mean one component, as NAME and DISTRIBUTION/NAME may."""
+        return one == other
+
     def option_names(self, key: Key, name: str) -> Sequence[str] | None:
         """The options of the component `name` of the list at `key`; None where they are not known yet."""
         return None

@@ -139,8 +139,9 @@ class Layers:
             upper, location = {"use": upper}, lambda _: name_location
         if isinstance(upper, dict) and isinstance(lower, dict):
             before, use = lower.get("use"), upper.get("use")
-            if isinstance(before, str) and isinstance(use, str) and before != use:  # a sweep's `use` is a table
-                self._drop_options(lower, use, at, location((*at, "use")))
+            both = isinstance(before, str) and isinstance(use, str)  # a sweep's `use` is a table
+            if both and not self.rules.is_same_component(str(before), str(use)):
+                self._drop_options(lower, str(use), at, location((*at, "use")))
             if at:
                 self._record(at, location(at))
             for key, value in upper.items():

@@ -34,6 +34,7 @@ class MadeWith:
 
     versions: Mapping[str, str] = field(default_factory=dict)  # by distribution; empty: not recorded
     sources: Mapping[str, str] = field(default_factory=dict)  # by distribution/name: see `plugin_sources`
+    names: Mapping[tuple[str, str], str] = field(default_factory=dict)  # distribution/name by kind and bare name
     multipliers: Multipliers | None = None  # of its init
     may_be_missing: frozenset[str] = MAY_BE_MISSING  # kinds
 
@@ -92,7 +93,7 @@ class Unresolved(Component):
         self.fail()
 
     def fail(self) -> NoReturn:
-        raise KitError(Fault(self.reason, self.kind))
+        raise KitError(f"{self.kind} {self.recorded_entry.qualified!r}: {self.reason}")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -114,6 +115,9 @@ class RecordedRegistry(Registry):
         try:
             return super().find(kind, name)
         except KitError:
+            recorded = self.made_with.names.get((kind, name))  # of a bare name that is missing or ambiguous now
+            if recorded is not None:
+                return self.find(kind, recorded)
             distribution, _, bare = name.rpartition("/")
             if distribution in ("", KIT_DISTRIBUTION, LOCAL) or not self.made_with.has(distribution):
                 raise
@@ -134,7 +138,7 @@ class RecordedRegistry(Registry):
         if made_with.text(distribution) not in reason:
             reason = made_with.with_version(Fault(reason), [name], self).message
         entry = Entry(base.kind, bare, distribution, made_with.versions.get(distribution, ""), "")
-        return unresolved_class(entry, f"{name}: {reason}").model_validate(dict(options))
+        return unresolved_class(entry, reason).model_validate(dict(options))
 
 
 @functools.lru_cache(maxsize=100)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import KINDS, Multipliers
 from nanogpt_kit.core.made_with import MAY_BE_MISSING, MadeWith
 from nanogpt_kit.core.other_versions import OtherVersion, other_versions
+from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL
 from nanogpt_kit.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -40,21 +41,29 @@ def made_with_of(folder: RunFolder, may_be_missing: frozenset[str] = frozenset()
     if origin is None:
         return MadeWith(may_be_missing=may_be_missing)
     multipliers = Multipliers(**origin.multipliers)
-    return MadeWith(origin.versions_at(step), origin.sources_at(step), multipliers, may_be_missing)
+    names = recorded_names(origin.components)
+    return MadeWith(origin.versions_at(step), origin.sources_at(step), names, multipliers, may_be_missing)
+
+
+def recorded_names(components: Mapping[str, str]) -> dict[tuple[str, str], str]:
+    """What the bare names of plugins' components meant, by kind and name; of slots that have the name of their kind."""
+    names = {}
+    for key, qualified in components.items():
+        slot = next((part for part in reversed(key.split(".")) if not part.isdecimal()), "")
+        distribution, _, name = qualified.rpartition("/")
+        if slot in KINDS and distribution not in (KIT_DISTRIBUTION, LOCAL):
+            names[slot, name] = qualified
+    return names
 
 
 def warn_of_other_versions(experiment: Experiment, needs: Collection[str] = MAY_BE_MISSING) -> list[OtherVersion]:
     """Logs a line for each plugin, of those whose components a use of the run needs, that is not as the run had it."""
     changes = other_versions(experiment, frozenset(KINDS) - (MAY_BE_MISSING - frozenset(needs)))
     for change in changes:
-        logger.warning("%s: %s%s", experiment.layers.location(()), change, consequence(change, experiment))
+        install = experiment.made_with.remedy(change.distribution).removeprefix(": ")
+        remedy = f"; for the same results: {install}" if install and change.recorded != change.installed else ""
+        logger.warning("%s: %s%s", experiment.layers.location(()), change, remedy)
     return changes
-
-
-def consequence(change: OtherVersion, experiment: Experiment) -> str:
-    if change.recorded == change.installed:
-        return "; results may differ"
-    return f"; results may differ{experiment.made_with.remedy(change.distribution)}"
 
 
 @contextmanager

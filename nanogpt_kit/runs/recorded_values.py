@@ -142,6 +142,19 @@ def starts_of(origin: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def version_changes_text(origin: Mapping[str, Any]) -> str:
+    """The plugins of which a run continued with another version: "ngk-attn 0.3.0 in place of 0.1.0 from step 40"."""
+    changes = origin.get("version_changes")
+    texts = []
+    for change in changes if isinstance(changes, list) else ():
+        names = texts_of(change)
+        if isinstance(change, dict) and names.keys() >= {"distribution", "before", "after"}:
+            what = f"in place of {names['before']}" if names["before"] != names["after"] else "with other code"
+            step = f" from step {change['step']:,}" if type(change.get("step")) is int else ""
+            texts.append(f"{names['distribution']} {names['after']} {what}{step}")
+    return ", ".join(texts)
+
+
 def packages_text(versions: Mapping[str, Any]) -> str:
     """Such as "torch 2.9.0, numpy 2.3.1"."""
     return ", ".join(f"{name} {version}" for name, version in versions.items() if name != LOCAL)

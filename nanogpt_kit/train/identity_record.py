@@ -26,9 +26,10 @@ def update_identity(folder: RunFolder, experiment: Experiment, manifest: DataMan
         "code": code_identity(experiment),
         "yardsticks": compute_yardsticks(experiment, manifest),
     }
+    if first_step and any(getattr(before, field) != value for field, value in now.items()):
+        now["changed_at_step"] = first_step
+    now |= versions_now(before, experiment, first_step)
     if any(getattr(before, field) != value for field, value in now.items()):
-        changed = {"changed_at_step": first_step} if first_step else {}
-        now |= {**changed, **versions_now(before, experiment, first_step)}
         folder.write_provenance(before.model_copy(update=now))
 
 

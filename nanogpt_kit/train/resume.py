@@ -13,6 +13,7 @@ from nanogpt_kit.checkpoint.manifest import step_of
 from nanogpt_kit.core.errors import Busy, Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.layers import Layers
+from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import changeable_options, leaves
 from nanogpt_kit.core.override_text import override_text
 from nanogpt_kit.core.sections import Train
@@ -174,6 +175,7 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
     With a step, only the steps up to it have to be the same.
     """
     faults, changed, other_options = [], [], []
+    missing = {f"{dotted(key)}.use": part.reason for key, part in before.parts() if isinstance(part, Unresolved)}
     changeable_train = {f"train.{option}" for option in changeable_options(Train)}
     for key, (then, now) in before.differences(requested).items():
         section = key.partition(".")[0]
@@ -182,7 +184,7 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
         elif section in changeable_options(Experiment) or key in changeable_train:
             continue
         else:
-            reason = "this cannot change when a run is resumed"
+            reason = missing.get(key) or "this cannot change when a run is resumed"
             other_options.append(key)
         if reason:
             parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))

@@ -29,7 +29,7 @@ class Own(nn.Module):
 '''
 RENAMED_ATTENTION = ATTENTION.replace("scale: float", "gain: float").replace("self.scale)", "self.gain)", 1)
 WITH_WEIGHTS = ATTENTION.replace("self.scale = scale", "self.scale = nn.Parameter(__import__('torch').tensor(scale))")
-TOKENIZER = '''
+TOKENIZER = """
 import numpy as np
 from nanogpt_kit.api import Encoder, Tokenizer
 
@@ -57,8 +57,8 @@ class Letter(Encoder):
 
     def last_safe_cut(self, text):
         return len(text)
-'''
-OPTIMIZER = '''
+"""
+OPTIMIZER = """
 import torch
 from nanogpt_kit.api import Field, Optimizer
 
@@ -67,8 +67,8 @@ class Own(Optimizer):
 
     def build(self, groups):
         return torch.optim.SGD(groups, lr=self.lr)
-'''
-CALLBACK = '''
+"""
+CALLBACK = """
 from nanogpt_kit.api import Callback, hookimpl
 
 class Own(Callback):
@@ -81,9 +81,9 @@ class Watcher:
     @hookimpl
     def run_started(self, run):
         pass
-'''
+"""
 TRACKER = CALLBACK.replace("every: int = 3", "every: int = 3\n    is_tracker = True")
-EVALUATOR = '''
+EVALUATOR = """
 from nanogpt_kit.api import Evaluator
 
 class Own(Evaluator):
@@ -92,8 +92,8 @@ class Own(Evaluator):
 
     def evaluate(self, ctx):
         return {"own/one": 1.0}
-'''
-SAMPLER = '''
+"""
+SAMPLER = """
 from nanogpt_kit.api import Field, Sampler
 
 class Own(Sampler):
@@ -101,8 +101,8 @@ class Own(Sampler):
 
     def transform(self, logits, tokens):
         return logits / self.value
-'''
-INIT = '''
+"""
+INIT = """
 from torch import nn
 from nanogpt_kit.api import Init, Multipliers
 
@@ -114,15 +114,15 @@ class Own(Init):
 
     def multipliers(self, model):
         return Multipliers(logits=3.0)
-'''
-SCHEDULE = '''
+"""
+SCHEDULE = """
 from nanogpt_kit.api import Schedule
 
 class Own(Schedule):
     def multiplier(self, step, total_steps):
         return 0.5
-'''
-ORDER = '''
+"""
+ORDER = """
 import numpy as np
 from nanogpt_kit.api import Order
 
@@ -130,8 +130,8 @@ class Own(Order):
     def starts(self, step, ctx):
         n = (ctx.n_tokens - 1) // ctx.block_size
         return (step * ctx.batch_windows + np.arange(ctx.batch_windows)) % n * ctx.block_size
-'''
-DATASET = '''
+"""
+DATASET = """
 from nanogpt_kit.api import Dataset
 
 class Own(Dataset):
@@ -145,7 +145,7 @@ class Own(Dataset):
 
     def fingerprint(self):
         return "own"
-'''
+"""
 SOURCES = {
     "attention": ATTENTION.format(scale=1.0),
     "tokenizer": TOKENIZER,
