@@ -24,7 +24,6 @@ from nanogpt_kit.system.garbage_collection import without_garbage_collection
 
 if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
-    from nanogpt_kit.core.made_with import MadeWith
 
 EXPERIMENT = click.argument(
     "experiment", callback=experiment_argument, metavar="EXPERIMENT", shell_complete=experiment_candidates
@@ -51,22 +50,13 @@ OVERRIDES = click.argument(
 )
 
 
-def load_experiment(
-    path: str,
-    overrides: Sequence[str],
-    trust_code: bool = False,
-    nproc: int = 1,
-    made_with: MadeWith | None = None,
-) -> Experiment:
-    """Loads an experiment for `nproc` processes, and prints its notes on stderr.
-
-    `made_with` is what a run of it has recorded that continues.
-    """
+def load_experiment(path: str, overrides: Sequence[str], trust_code: bool = False, nproc: int = 1) -> Experiment:
+    """Loads an experiment for `nproc` processes, and prints its notes on stderr."""
     from nanogpt_kit.core.experiment import Experiment
 
     check_experiment_exists(path)
     with without_garbage_collection():  # components import torch
-        experiment = Experiment.load(path, overrides, trust_code, nproc, made_with)
+        experiment = Experiment.load(path, overrides, trust_code, nproc)
     print_notes(experiment.notes)
     return experiment
 

@@ -107,9 +107,11 @@ def load_to_continue(
         folder = run_of_file(path, overrides, run, into)
         if folder is None:
             raise
-    from nanogpt_kit.runs.recorded_experiment import made_with_of
+    from nanogpt_kit.runs.recorded_experiment import load_made_with, made_with_of
 
-    return load_experiment(path, overrides, trust_code, n_processes, made_with_of(folder))
+    experiment = load_made_with(made_with_of(folder), path, overrides, trust_code, n_processes)
+    print_notes(experiment.notes)
+    return experiment
 
 
 def run_of_file(path: str, overrides: Sequence[str], run: str | None, into: str | None) -> RunFolder | None:
@@ -145,7 +147,7 @@ def load_own_settings(run: NamedRun, overrides: Sequence[str], trust_code: bool,
     del layers.values["parallel"]
     if n_processes > 1:
         layers.set_default("parallel", experiment.parallel_of_several)
-    return type(experiment).of(layers, experiment.folder, trust_code, experiment.made_with)
+    return type(experiment).of(layers, experiment.folder, trust_code)
 
 
 def extend_remedy(experiment: str, steps: int, resume: str | None) -> str:

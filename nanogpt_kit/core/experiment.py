@@ -34,7 +34,7 @@ from nanogpt_kit.core.kinds import (
 )
 from nanogpt_kit.core.layered_differences import differing_lists, without_lists_of_one
 from nanogpt_kit.core.layers import DEFAULT, Layers
-from nanogpt_kit.core.made_with import MadeWith, RecordedRegistry, Unresolved
+from nanogpt_kit.core.made_with import Unresolved
 from nanogpt_kit.core.options import (
     MAY_CHANGE,
     Component,
@@ -100,36 +100,28 @@ class Experiment(Options):
     _layers: Layers = PrivateAttr(default_factory=Layers)
     _registry: Registry = PrivateAttr(default_factory=Registry.installed)
     _folder: Path = PrivateAttr(default_factory=Path)
-    _made_with: MadeWith | None = PrivateAttr(None)
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        overrides: str | Sequence[str] = (),
-        trust_code: bool = False,
-        n_processes: int = 1,
-        made_with: MadeWith | None = None,
+        cls, path: str | Path, overrides: str | Sequence[str] = (), trust_code: bool = False, n_processes: int = 1
     ) -> Self:
         """Reads an experiment file and all that it extends, then applies "key=value" overrides.
 
         `path` may be a name: that of NAME.toml in the current folder, or of an experiment that is shipped. Local
         component files are executed; `trust_code` consents to those that never ran here. `n_processes` is the number
-        of processes of its run; `made_with` is what a run has recorded whose file this is. Raises KitError with every
-        fault of the stage that found some: syntax; consent; names, types and bounds; relations.
+        of processes of its run. Raises KitError with every fault of the stage that found some: syntax; consent; names,
+        types and bounds; relations.
         """
         texts = [overrides] if isinstance(overrides, str) else overrides
         layers = Layers.load(Path(path), texts, ExperimentKeys(cls))
         if n_processes > 1:
             layers.set_default("parallel", cls.parallel_of_several)
-        return cls.of(layers, Path(path).parent, trust_code, made_with)
+        return cls.of(layers, Path(path).parent, trust_code)
 
     @classmethod
-    def of(cls, layers: Layers, folder: Path, trust_code: bool = False, made_with: MadeWith | None = None) -> Self:
-        """Validates merged layers; the other arguments are those of `load_registry` and of `load`."""
+    def of(cls, layers: Layers, folder: Path, trust_code: bool = False) -> Self:
+        """Validates merged layers; the other arguments are those of `load_registry`."""
         registry = load_registry(layers, folder, trust_code)
-        if made_with is not None:
-            registry = RecordedRegistry(registry.entries, made_with)
         try:
             try:
                 experiment = cls.model_validate(layers.values, context={"registry": registry})
@@ -138,12 +130,8 @@ class Experiment(Options):
                     raise
                 experiment = cls.model_validate(layers.values, context={"registry": registry})
         except ValidationError as error:
-            faults = explain_validation_error(error, cls, layers, registry)
-            raise KitError(
-                *(made_with.with_versions(faults, layers.values, registry) if made_with else faults)
-            ) from None
+            raise KitError(*explain_validation_error(error, cls, layers, registry)) from None
         experiment._layers, experiment._registry, experiment._folder = layers, registry, folder
-        experiment._made_with = made_with
         return experiment
 
     def with_(self, *changes: str | Mapping[str, Any], **options: Any) -> Self:
@@ -155,7 +143,7 @@ class Experiment(Options):
         """
         layers = self._layers.copy()
         layers.set(parse_changes([*changes, options], self._registry))
-        return type(self).of(layers, self._folder, made_with=self._made_with)
+        return type(self).of(layers, self._folder)
 
     def run(
         self,
@@ -241,13 +229,10 @@ class Experiment(Options):
     @property
     def multipliers(self) -> Multipliers:
         """The factors that its init has chosen; of a run whose init cannot be used here, those that it has recorded."""
-        recorded = self._made_with.multipliers if self._made_with else None
-        return recorded if recorded and isinstance(self.init, Unresolved) else self.init.multipliers(self.model)
-
-    @property
-    def made_with(self) -> MadeWith:
-        """What the run whose experiment this is has recorded of its plugins; nothing where it is not that of a run."""
-        return self._made_with or MadeWith()
+        recorded = self._layers.made_with.multipliers if self._layers.made_with else None
+        if recorded is not None and isinstance(self.init, Unresolved):
+            return Multipliers(**recorded)
+        return self.init.multipliers(self.model)
 
     def parts(self) -> list[tuple[Key, Component]]:
         """Every component of the experiment with its key, slots within slots included."""

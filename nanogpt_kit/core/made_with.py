@@ -16,7 +16,6 @@ from pydantic_core import CoreSchema
 
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.key_rules import name_of_element
-from nanogpt_kit.core.kinds.network import Multipliers
 from nanogpt_kit.core.options import Component, RunContext
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL, Entry, HasKind, Registry
 
@@ -35,7 +34,7 @@ class MadeWith:
     versions: Mapping[str, str] = field(default_factory=dict)  # by distribution; empty: not recorded
     sources: Mapping[str, str] = field(default_factory=dict)  # by distribution/name: see `plugin_sources`
     names: Mapping[tuple[str, str], str] = field(default_factory=dict)  # distribution/name by kind and bare name
-    multipliers: Multipliers | None = None  # of its init
+    multipliers: Mapping[str, float] | None = None  # of its init, those that are not 1
     may_be_missing: frozenset[str] = MAY_BE_MISSING  # kinds
 
     def text(self, distribution: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nanogpt_kit.core.code_identity import plugin_sources
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.identity import only_reports
-from nanogpt_kit.core.made_with import Unresolved
+from nanogpt_kit.core.made_with import MadeWith, Unresolved
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL
 
 
@@ -28,12 +28,17 @@ class OtherVersion:
         return f"the run was made with {self.distribution} {self.recorded}, and {self.installed} is installed"
 
 
+def recorded_by(experiment: Experiment) -> MadeWith:
+    """What the run whose experiment this is has recorded of its plugins; nothing where it is not that of a run."""
+    return experiment.layers.made_with or MadeWith()
+
+
 def other_versions(experiment: Experiment, kinds: Collection[str] | None = None) -> list[OtherVersion]:
     """The plugins of an experiment's components of these kinds (None: of all) that are not as the run had them.
 
     Each once, by its first component.
     """
-    made_with, found = experiment.made_with, dict[str, OtherVersion]()
+    made_with, found = recorded_by(experiment), dict[str, OtherVersion]()
     sources = plugin_sources(experiment) if made_with.sources else {}
     parts = sorted(experiment.parts(), key=lambda item: only_reports(item[1]))  # those that decide first
     for key, part in parts:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import KINDS, Multipliers
+from nanogpt_kit.core.experiment_keys import ExperimentKeys
+from nanogpt_kit.core.kinds import KINDS
+from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.made_with import MAY_BE_MISSING, MadeWith
-from nanogpt_kit.core.other_versions import OtherVersion, other_versions
+from nanogpt_kit.core.other_versions import OtherVersion, other_versions, recorded_by
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL
 from nanogpt_kit.runs.folder import RunFolder
 
@@ -32,7 +35,18 @@ def load_recorded(
     way. Raises KitError, which names the versions of plugins where they are the cause.
     """
     made_with = made_with_of(folder, MAY_BE_MISSING - frozenset(needs), step)
-    return Experiment.load(folder.experiment, overrides, trust_code, n_processes, made_with)
+    return load_made_with(made_with, folder.experiment, overrides, trust_code, n_processes)
+
+
+def load_made_with(
+    made_with: MadeWith, path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False, n_processes: int = 1
+) -> Experiment:
+    """As `Experiment.load`, of a file whose plugins are those of a run."""
+    layers = Layers.load(Path(path), overrides, ExperimentKeys(Experiment))
+    layers.made_with = made_with
+    if n_processes > 1:
+        layers.set_default("parallel", Experiment.parallel_of_several)
+    return Experiment.of(layers, Path(path).parent, trust_code)
 
 
 def made_with_of(folder: RunFolder, may_be_missing: frozenset[str] = frozenset(), step: int | None = None) -> MadeWith:
@@ -40,9 +54,8 @@ def made_with_of(folder: RunFolder, may_be_missing: frozenset[str] = frozenset()
     origin = folder.provenance_or_none()
     if origin is None:
         return MadeWith(may_be_missing=may_be_missing)
-    multipliers = Multipliers(**origin.multipliers)
     names = recorded_names(origin.components)
-    return MadeWith(origin.versions_at(step), origin.sources_at(step), names, multipliers, may_be_missing)
+    return MadeWith(origin.versions_at(step), origin.sources_at(step), names, origin.multipliers, may_be_missing)
 
 
 def recorded_names(components: Mapping[str, str]) -> dict[tuple[str, str], str]:
@@ -60,7 +73,7 @@ def warn_of_other_versions(experiment: Experiment, needs: Collection[str] = MAY_
     """Logs a line for each plugin, of those whose components a use of the run needs, that is not as the run had it."""
     changes = other_versions(experiment, frozenset(KINDS) - (MAY_BE_MISSING - frozenset(needs)))
     for change in changes:
-        install = experiment.made_with.remedy(change.distribution).removeprefix(": ")
+        install = recorded_by(experiment).remedy(change.distribution).removeprefix(": ")
         remedy = f"; for the same results: {install}" if install and change.recorded != change.installed else ""
         logger.warning("%s: %s%s", experiment.layers.location(()), change, remedy)
     return changes

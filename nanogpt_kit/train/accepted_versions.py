@@ -7,7 +7,7 @@ import os
 
 from nanogpt_kit.core.errors import Fault, KitError, dotted
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.other_versions import OtherVersion, other_versions
+from nanogpt_kit.core.other_versions import OtherVersion, other_versions, recorded_by
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def check_versions(experiment: Experiment, accepted: bool) -> None:
 
 
 def version_fault(change: OtherVersion, experiment: Experiment) -> Fault:
-    install = experiment.made_with.remedy(change.distribution).removeprefix(": ")
+    install = recorded_by(experiment).remedy(change.distribution).removeprefix(": ")
     exact = f"`{install}` continues it as it began; " if install else ""
     reason = f"{change}; {exact}{ACCEPT} (in Python: accept_versions=True) continues it with {change.installed}"
     return Fault(reason, dotted(change.key), experiment.location((*change.key, "use")))

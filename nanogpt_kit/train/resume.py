@@ -94,7 +94,8 @@ def load_run_to_resume(
         layers.values["train"].pop(key, None)
         if value is not None:
             layers.values["train"][key] = value
-    experiment = Experiment.of(layers, folder.path, trust_code, made_with_of(folder, step=step))
+    layers.made_with = made_with_of(folder, step=step)  # all that continues is needed
+    experiment = Experiment.of(layers, folder.path, trust_code)
     check_versions(experiment, accept_versions)
     return RunToResume(experiment, folder, step)
 
