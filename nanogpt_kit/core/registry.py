@@ -185,6 +185,14 @@ class Registry:
         entry = self.entry_of(component)
         return entry.name if entry.distribution in (KIT_DISTRIBUTION, LOCAL) else entry.qualified
 
+    def short_name(self, component: type[HasKind]) -> str:
+        """The shortest name that means this class among what is installed now, to be typed on a command line."""
+        entry = self.entry_of(component)
+        try:
+            return entry.name if self.find(entry.kind, entry.name) == entry else entry.qualified
+        except KitError:
+            return entry.qualified
+
 
 def discover_entries() -> list[Entry]:
     """Every component of every installed distribution, from metadata alone: nothing is imported."""
