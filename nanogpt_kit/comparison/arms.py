@@ -103,7 +103,7 @@ def unknown_argument(argument: str, error: KitError) -> KitError:
 
 def arm_of_group(argument: str, group: RunGroup, trust_code: bool) -> NamedArm:
     """The seed of its experiment is the smallest of the group's seeds, so that further seeds continue from there."""
-    recorded = load_recorded(group.newest, (), trust_code)
+    recorded = load_recorded(group.newest, (), trust_code, needs=("evaluator",))  # the others have trained already
     warn_of_other_versions(recorded)
     experiment = recorded.with_({"train.seed": min(group.seeds)})
     return NamedArm(Arm(argument, experiment, runs=group.runs), f"{argument}: {group.describe()}")

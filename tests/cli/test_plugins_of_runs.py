@@ -18,6 +18,8 @@ from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.find import find_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.recorded_experiment import load_recorded
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.search import SearchPlan
 from nanogpt_kit.system.json_files import read_json
 from nanogpt_kit.train import run as train_run
 from nanogpt_kit.train import session
@@ -439,3 +441,63 @@ def test_a_tokenizer_of_another_version_continues_where_its_tokens_are_equal(
     assert "tokenizer: the run was made with ngk-tokenizer 0.1.0" in kit("run", run.path, "--extend", 2).err
     continued = kit("run", run.path, "--extend", 2, "--accept-versions")
     assert continued.code == 0, continued.err
+
+
+def second_arm(run: RunFolder) -> Path:
+    """A copy of the run with another learning rate."""
+    other = run.path.parents[1] / "other" / "run"
+    shutil.copytree(run.path, other)
+    file = other / "experiment.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace("lr = 0.01", "lr = 0.02"), encoding="utf-8")
+    return other
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_runs_that_have_ended_are_compared_without_what_trained_them(
+    kind: str, run: RunFolder, site: Site, kit: Command
+) -> None:
+    other = second_arm(run)
+    site.uninstall(kind)
+    compared = kit("compare", run.path, other, "--json")
+    if kind in ("attention", "tokenizer", "evaluator"):
+        assert compared.code == 2
+        assert f"made with ngk-{kind} 0.1.0, which is not installed: pip install ngk-{kind}==0.1.0" in compared.err
+    else:
+        assert compared.code == 3, compared.err
+        assert list(json.loads(compared.out)["arms"][1]["changes"]) == ["optimizer.lr"]
+
+
+def test_a_comparison_of_runs_warns_of_other_versions(run: RunFolder, site: Site, kit: Command) -> None:
+    other = second_arm(run)
+    site.install("optimizer", "0.2.0")
+    compared = kit("compare", run.path, other)
+    assert compared.code == 3, compared.err
+    assert compared.err.count("made with ngk-optimizer 0.1.0, and 0.2.0 is installed") == 2
+
+
+def test_the_processes_of_a_run_accept_what_it_accepts(
+    run: RunFolder, site: Site, kit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("nanogpt_kit.launch.processes.run_ranks", lambda _n, words, **_: started.append(words) or 2)
+    with pytest.raises(SystemExit):
+        kit("run", run.path, "--extend=2", "--nproc=2", "--accept-versions")
+    assert "--accept-versions" in started[0]
+
+
+def test_a_sweep_is_continued_by_the_versions_that_it_began_with(tiny: Path, site: Site) -> None:
+    def plan(version: str) -> SearchPlan:
+        site.install("optimizer", version)
+        space = 'space."optimizer.lr" = { choice = [0.1, 0.2] }'
+        text = tiny.read_text(encoding="utf-8").replace('use = "adamw"', 'use = "own"')
+        file = tiny.with_name("swept.toml")
+        file.write_text(f"{text}\n[sweep]\ntrials = 2\n{space}\n", encoding="utf-8")
+        return SearchPlan(Space(Experiment.load(file)), {"optimizer.lr": 0.1})
+
+    before = plan("0.1.0").facts()
+    with pytest.raises(KitError) as refused:
+        plan("0.2.0").check_facts(before)
+    assert refused.value.faults[0].message == (
+        "the trials were made with ngk-optimizer 0.1.0, and 0.2.0 is installed: pip install ngk-optimizer==0.1.0"
+    )
+    plan("0.1.0").check_facts(before)
