@@ -231,7 +231,7 @@ class Experiment(Options):
         """The factors that its init has chosen; of a run whose init cannot be used here, those that it has recorded."""
         recorded = self._layers.made_with.multipliers if self._layers.made_with else None
         if recorded is not None and isinstance(self.init, Unresolved):
-            return Multipliers(**recorded)
+            return Multipliers(**{name: recorded[name] for name in vars(Multipliers()) if name in recorded})
         return self.init.multipliers(self.model)
 
     def parts(self) -> list[tuple[Key, Component]]:

@@ -83,7 +83,7 @@ class Unresolved(Component):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return handler(source)  # it has a kind, and yet is no slot
+        return handler(source)  # it has a kind, and is not a slot
 
     def refusal_reason(self, ctx: RunContext) -> str | None:
         self.fail()

@@ -14,7 +14,7 @@ from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.made_with import MAY_BE_MISSING, MadeWith
 from nanogpt_kit.core.other_versions import OtherVersion, other_versions, recorded_by
 from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL
-from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.runs.folder import PROVENANCE, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,12 @@ def load_recorded(
     """
     made_with = made_with_of(folder, MAY_BE_MISSING - frozenset(needs), step)
     return load_made_with(made_with, folder.experiment, overrides, trust_code, n_processes)
+
+
+def made_with_beside(path: Path) -> MadeWith | None:
+    """What the run has recorded whose experiment.toml this is; None for another file."""
+    folder = RunFolder(path.parent)
+    return made_with_of(folder) if path == folder.experiment and (folder.path / PROVENANCE).exists() else None
 
 
 def load_made_with(

@@ -501,3 +501,20 @@ def test_a_sweep_is_continued_by_the_versions_that_it_began_with(tiny: Path, sit
         "the trials were made with ngk-optimizer 0.1.0, and 0.2.0 is installed: pip install ngk-optimizer==0.1.0"
     )
     plan("0.1.0").check_facts(before)
+
+
+def test_a_new_run_of_a_recorded_experiment_is_told_the_version_too(run: RunFolder, site: Site, kit: Command) -> None:
+    site.uninstall("order")
+    for verb in ("check", "run"):
+        refused = kit(verb, run.experiment)
+        assert refused.code == 2
+        assert (
+            "order.use: made with ngk-order 0.1.0, which is not installed: pip install ngk-order==0.1.0" in refused.err
+        )
+
+
+def test_multipliers_that_no_network_has_are_passed_over(run: RunFolder, site: Site, kit: Command) -> None:
+    site.uninstall("init")
+    origin = run.provenance()
+    run.write_provenance(origin.model_copy(update={"multipliers": {"logits": 3.0, "evil": 2.0}}))
+    assert kit("sample", run).code == 0
