@@ -17,7 +17,8 @@ from pydantic_core import CoreSchema
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.key_rules import name_of_element
 from nanogpt_kit.core.options import Component, RunContext
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL, Entry, HasKind, Registry
+from nanogpt_kit.core.registry import LOCAL, Entry, HasKind, Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 
 # Of components that no model, tokenizer or network part contains: a trained model computes without them
 MAY_BE_MISSING = frozenset(

@@ -13,7 +13,8 @@ from nanogpt_kit.core.kinds import KINDS
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.made_with import MAY_BE_MISSING, MadeWith
 from nanogpt_kit.core.other_versions import OtherVersion, other_versions, recorded_by
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL
+from nanogpt_kit.core.registry import LOCAL
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.runs.folder import PROVENANCE, RunFolder
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ from typing import Any
 
 from nanogpt_kit.core.code_identity import code_identity, plugin_sources
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL
+from nanogpt_kit.core.registry import LOCAL
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.data.manifest import DataManifest
 from nanogpt_kit.data.yardsticks import compute_yardsticks
 from nanogpt_kit.runs.folder import RunFolder

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from nanogpt_kit.core.errors import Fault
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.made_with import MadeWith
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, LOCAL
+from nanogpt_kit.core.registry import LOCAL
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.runs.provenance import component_versions
 
 
