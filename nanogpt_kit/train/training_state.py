@@ -29,6 +29,7 @@ PROGRESS_TYPES: dict[str, type | tuple[type, ...]] = {
     "best": (dict, type(None)),
     "steps_since_log": int,
     "clipped_since_log": int,
+    "options": dict,
 }
 TYPES = {**PROGRESS_TYPES, "optimizer": dict, "scaler": dict, "rng": list, "callbacks": dict}
 
