@@ -47,6 +47,7 @@ from nanogpt_kit.core.kinds import (
     Schedule,
     TextContext,
     Tokenizer,
+    TrainingBatch,
     WarmupSchedule,
 )
 from nanogpt_kit.core.kinds.mixer_options import check_mixer_options
@@ -145,6 +146,7 @@ __all__ = [
     "TextFile",
     "TokenFile",
     "Tokenizer",
+    "TrainingBatch",
     "TrainingLoss",
     "TwoLayerMLP",
     "View",

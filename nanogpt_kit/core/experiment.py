@@ -163,7 +163,7 @@ class Experiment(Options):
         check_on_overflow(self.sample, self.model)
         check_max_tokens(self.train)
         check_multipliers(self.init, self.model)
-        check_targets(self.schedule, self.targets)
+        check_targets(self.schedule, self.targets, self.model)
         return self
 
     @property

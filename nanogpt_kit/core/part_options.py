@@ -61,10 +61,10 @@ def part_options(model: Component) -> list[PartOption]:
 def missing_base(model: Component, target: str) -> str | None:
     """Why a target of the model has no effect: no option that it means has a value to multiply; else None."""
     meant = [option for option in part_options(model) if target in option.targets]
-    if any(option.base is not None for option in meant):
+    if not meant or any(option.base is not None for option in meant):
         return None
     example = f"{meant[0].dotted} = {getattr(model, 'block_size', 1)}"
-    return f"{target} has no value that a schedule could multiply; set it, for example {example}"
+    return f"{target} has no value that the schedule could multiply; set it, for example {example}"
 
 
 def driven_options(model: Component, targets: Collection[str]) -> Mapping[str, list[PartOption]]:

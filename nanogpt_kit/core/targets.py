@@ -14,6 +14,7 @@ from nanogpt_kit.core.errors import Key, did_you_mean
 from nanogpt_kit.core.kinds import Model, Optimizer, Schedule
 from nanogpt_kit.core.option_schema import JsonSchema, option_schemas
 from nanogpt_kit.core.options import Options
+from nanogpt_kit.core.part_options import missing_base, part_options
 from nanogpt_kit.core.sections import Train
 
 LEARNING_RATE = "optimizer.lr"
@@ -34,7 +35,7 @@ class Target:
 
 def targets_of(optimizer: Optimizer, train: Train, model: Model) -> dict[str, Target]:
     """Every target of an experiment with these parts."""
-    return {**optimizer_targets(optimizer), GRAD_CLIP: Target(train.grad_clip)}
+    return {**optimizer_targets(optimizer), GRAD_CLIP: Target(train.grad_clip), **model_targets(model)}
 
 
 def optimizer_targets(optimizer: Optimizer) -> dict[str, Target]:
@@ -81,7 +82,21 @@ def bounded_target(value: float, schema: JsonSchema) -> Target:
     return Target(value, float(schema.get("maximum", math.inf)), float(schema.get("exclusiveMaximum", math.inf)))
 
 
-def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[str, Target]) -> None:
+def model_targets(model: Model) -> dict[str, Target]:
+    """`model.attention.window`, and of one element of a layered list `model.attention.1.window`."""
+    found: dict[str, Target] = {}
+    for option in part_options(model):
+        if option.base is not None:
+            schema = option_schemas(type(option.component))[option.name]
+            of_number = next((one for one in schema.get("anyOf", ()) if one.get("type") != "null"), schema)
+            for target in option.targets:
+                found.setdefault(target, bounded_target(float(option.base), of_number))
+    return found
+
+
+def check_targets(
+    schedule: Schedule | tuple[Schedule, ...], targets: Mapping[str, Target], model: Model
+) -> None:
     """Raises ValidationError with every schedule whose target does not exist, or is that of an earlier schedule."""
     details: list[InitErrorDetails] = []
     first: dict[str, str] = {}
@@ -89,7 +104,8 @@ def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[st
     for key, one in zip(keys or [("schedule",)], schedule if isinstance(schedule, tuple) else (schedule,), strict=True):
         written = ".".join(map(str, key))
         if one.target not in targets:
-            reason = f"{one.target!r} is not an option that a schedule can change{nearest_target(one.target, targets)}"
+            unknown = f"{one.target!r} is not an option that a schedule can change{nearest_target(one.target, targets)}"
+            reason = missing_base(model, one.target) or unknown
             details.append(target_error(key, reason))
         elif one.target in first:
             reason = f"{first[one.target]} has the target {one.target!r}, too; give one of them another target"

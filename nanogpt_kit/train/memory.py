@@ -6,7 +6,8 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from nanogpt_kit.checkpoint.rng import isolated_rng
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, OutOfMemory
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.sections import Train
@@ -23,6 +24,7 @@ from nanogpt_kit.nn.sharded import reshard
 from nanogpt_kit.nn.training_loss import TrainingLoss
 from nanogpt_kit.nn.uninitialized import add_model_location, check_model_size, machine_memory_bytes, tensor_bytes
 from nanogpt_kit.train.precision import Precision
+from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.world import World
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -123,6 +125,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
     )
+
+
+@contextmanager
+def step_memory_hint(options: Train, progress: Progress) -> Iterator[None]:
+    """Around a step: raises OutOfMemory with a remedy where memory runs out inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        hint = out_of_memory_hint(progress.micro_batch_size, options.micro_batch_size == "auto")
+        raise OutOfMemory(f"step {progress.step + 1}: {hint}") from error
 
 
 def out_of_memory_hint(micro_batch_size: int, is_auto: bool) -> str:

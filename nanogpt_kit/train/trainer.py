@@ -14,7 +14,6 @@ from functools import partial
 from torch import Tensor
 
 from nanogpt_kit.checkpoint.rng import seed_everything
-from nanogpt_kit.core.errors import OutOfMemory
 from nanogpt_kit.core.hooks import Hooks
 from nanogpt_kit.data.batches import Batch, Prefetcher
 from nanogpt_kit.generate.generator import TextGenerator
@@ -23,12 +22,13 @@ from nanogpt_kit.nn.optimizers import build_optimizer
 from nanogpt_kit.nn.parameter_groups import parameter_groups, peak_rates, rates_by_role
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.runs.folder import RunFolder
+from nanogpt_kit.train.batch_hook import batch_after_hooks
 from nanogpt_kit.train.checkpoints import Checkpoints
 from nanogpt_kit.train.diagnostics import Diagnostics
 from nanogpt_kit.train.efficiency import Throughput
 from nanogpt_kit.train.evaluation import Evaluation, eval_mode, publish_samples, run_evaluators
 from nanogpt_kit.train.finite import FiniteChecks
-from nanogpt_kit.train.memory import choose_micro_batch_size, is_out_of_memory, memory_metrics, out_of_memory_hint
+from nanogpt_kit.train.memory import choose_micro_batch_size, memory_metrics, step_memory_hint
 from nanogpt_kit.train.other_loss import load_starting_weights
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.progress import Progress
@@ -85,7 +85,9 @@ class Trainer:
         )
         self.throughput = Throughput(setup.efficiency(), self.progress)
         self.log = RunLog(folder, self.experiment.train, self.progress, state is not None, self.rank)
+        self.config = self.experiment.resolved()
         self.hooks = Hooks(self.experiment.callback, self)
+        self.finite.batch_callbacks = self.hooks.participants("batch_ready")
         self.resume_point.restore_callbacks(state, self.hooks, self.experiment.train.seed, self.world)
         self.checkpoints = self.build_checkpoints()
 
@@ -135,7 +137,7 @@ class Trainer:
         """One optimizer step, and its logging."""
         began, next_step = time.perf_counter(), self.step + 1
         is_logged = next_step in (1, self.total_steps) or next_step % self.experiment.train.log_every_steps == 0
-        batch = self.batches.at(self.step)
+        batch = batch_after_hooks(self.batches.at(self.step), self, self.hooks, self.world)
         learning_rate = self.set_learning_rate()
         with self.diagnostics.begin(is_logged):
             means, grad_norm = self.update(batch)
@@ -152,20 +154,15 @@ class Trainer:
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """One optimizer step: (mean losses of all ranks' batch, norm of the gradient), still on the device."""
-        try:
+        with step_memory_hint(self.experiment.train, self.progress):
             means = self.accumulate(batch)
             self.scaler.unscale_(self.optimizer)
+            self.hooks.call("gradients_ready", run=self, step=self.step)
             grad_norm = self.parallel.clip(self.experiment.train.grad_clip)
             self.diagnostics.before_update()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            is_auto = self.experiment.train.micro_batch_size == "auto"
-            hint = out_of_memory_hint(self.progress.micro_batch_size, is_auto)
-            raise OutOfMemory(f"step {self.step + 1}: {hint}") from error
         if self.step == self.first_step:
             self.world.require_same({"the losses": ", ".join(means)})
         return self.world.sum(means), grad_norm

@@ -32,6 +32,7 @@ from nanogpt_kit.core.kinds.observation import (
     Sampler,
     SplitLoss,
     StepScalars,
+    TrainingBatch,
 )
 from nanogpt_kit.core.kinds.optimization import (
     Optimizer,
@@ -95,6 +96,7 @@ __all__ = [
     "Stream",
     "TextContext",
     "Tokenizer",
+    "TrainingBatch",
     "WarmupSchedule",
     "WrappedModel",
     "load_entry",

@@ -14,6 +14,7 @@ from nanogpt_kit.core.options import Component, RunContext
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Train
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
@@ -171,11 +172,33 @@ class StepScalars(Protocol):
         """
 
 
+class TrainingBatch(Protocol):
+    """The windows of a step on this rank, on the CPU. Each tensor may be changed in place, not replaced."""
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """(W, T) int64"""
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """(W, T) int64: the token that each position predicts; -1 does not count."""
+
+    @property
+    def segments(self) -> torch.Tensor | None:
+        """(W, T) int64: the document, within its window, of each token; None without `model.document_mask`."""
+
+    @property
+    def starts(self) -> np.ndarray:
+        """(N,) int64: the first token of each window in the split; windows from N on only fill the batch."""
+
+
 class LiveRun(Protocol):
     """A run in progress, as far as its callbacks may use it."""
 
     path: Path
+    config: Mapping[str, Any]  # every value of the experiment, defaults included, as in experiment.toml
     model: nn.Module
+    optimizer: torch.optim.Optimizer  # schedules set its groups before each step
     first_step: int  # of this process: 0, or the step that was resumed from
     total_steps: int
     vocab_size: int  # tokens, without padding
