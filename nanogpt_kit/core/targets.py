@@ -19,6 +19,7 @@ from nanogpt_kit.core.sections import Train
 
 LEARNING_RATE = "optimizer.lr"
 GRAD_CLIP = "train.grad_clip"
+BATCH_SHAPING = ("train.batch_tokens", "model.block_size")  # driven by steps or tokens only, never by seconds
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ class TestSequential(OrderConformance):
 
 
 def context(n_tokens: int, block_size: int, batch_windows: int, seed: int = 3) -> OrderContext:
-    return OrderContext(first_window=0, n_tokens=n_tokens, block_size=block_size, batch_windows=batch_windows, seed=seed)
+    return OrderContext(
+        first_window=0, n_tokens=n_tokens, block_size=block_size, batch_windows=batch_windows, seed=seed
+    )
 
 
 def first_windows(ctx: OrderContext, count: int) -> np.ndarray:
