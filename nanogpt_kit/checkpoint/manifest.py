@@ -112,7 +112,8 @@ def manifest_fault(values: Any, path: Path) -> str | None:
     return None
 
 
-def is_option(item: tuple[str, Any]) -> bool:
-    """Whether a key and a value may be those of a scheduled option."""
+def is_option(item: tuple[Any, Any]) -> bool:
+    """Whether a key and a value may be those of an option that a schedule drives."""
     key, value = item
-    return OPTION.fullmatch(key) is not None and type(value) in (int, float) and math.isfinite(value)
+    is_key = isinstance(key, str) and OPTION.fullmatch(key) is not None
+    return is_key and type(value) in (int, float) and math.isfinite(value)

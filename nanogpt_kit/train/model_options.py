@@ -5,51 +5,68 @@ Their values are part of the run's progress, and so of its checkpoints: whoever 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from torch import nn
 
-from nanogpt_kit.core.errors import RunFailed
-from nanogpt_kit.core.kinds import Model
+from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.part_options import Number, PartOption, driven_options
+from nanogpt_kit.core.targets import model_targets
+from nanogpt_kit.train.progress import Progress
+from nanogpt_kit.train.schedules import checked_multiplier
+
+
+def targets_of_parts(experiment: Experiment) -> list[str]:
+    """The targets of its schedules that are options of the model's parts."""
+    known = model_targets(experiment.model)
+    return [schedule.target for schedule in experiment.schedules if schedule.target in known]
 
 
 class ScheduledOptions:
-    """The options of a model's parts that the schedules of a run drive, and the modules that read them."""
+    """The options of a model's parts that the schedules of a run drive, and the modules that read them.
 
-    def __init__(self, model: Model, module: nn.Module, targets: Sequence[str], values: dict[str, Number]) -> None:
-        """`values`, of each option by its key, are updated in place. Those that are there already are set."""
-        self.values = values
-        self.driven: Mapping[str, list[PartOption]] = driven_options(model, targets)
+    At first they have the values of step 0.
+    """
+
+    def __init__(self, experiment: Experiment, module: nn.Module, progress: Progress) -> None:
+        """Raises KitError where a module does not read an option that a schedule drives."""
+        self.progress = progress
+        self.driven = driven_options(experiment.model, targets_of_parts(experiment))
         options = [option for driven in self.driven.values() for option in driven]
-        self.modules = {option.dotted: modules_of(option, module) for option in options}
-        for option in options:
-            if option.dotted in values:
-                self.set(option, values[option.dotted])
+        self.modules = {option.dotted: (option, modules_of(option, module)) for option in options}
+        for schedule in experiment.schedules:
+            if schedule.target in self.driven:
+                self.scale(schedule.target, checked_multiplier(experiment, schedule, 0, 0.0))
 
-    def scale(self, target: str, multiplier: float) -> float | None:
-        """Sets every option that a target drives to its base times `multiplier`.
+    @property
+    def setters(self) -> Mapping[str, Callable[[float], None]]:
+        """By target: what takes its multiplier before each step."""
+        return {target: partial(self.scale, target) for target in self.driven}
 
-        Returns the value of the first one; None where schedules with more specific targets drive them all.
-        """
-        values = [option.scaled(multiplier) for option in self.driven[target]]
-        for option, value in zip(self.driven[target], values, strict=True):
-            if value != self.values.get(option.dotted):
-                self.set(option, value)
-        return values[0] if values else None
+    def scale(self, target: str, multiplier: float) -> None:
+        for option in self.driven[target]:
+            self.set(option.dotted, option.scaled(multiplier))
 
-    def set(self, option: PartOption, value: Number) -> None:
-        self.values[option.dotted] = value
-        for module in self.modules[option.dotted]:
+    def restore(self) -> None:
+        """Sets the values of the progress, as a checkpoint has restored them."""
+        for key in self.modules.keys() & self.progress.options.keys():
+            self.set(key, self.progress.options[key])
+
+    def set(self, key: str, value: Number) -> None:
+        option, modules = self.modules[key]
+        self.progress.options[key] = value
+        for module in modules:
             setattr(module, option.name, value)
 
 
 def modules_of(option: PartOption, model: nn.Module) -> list[nn.Module]:
-    """The modules that the option's component has built. Raises RunFailed where none reads the option."""
+    """The modules that the option's component has built. Raises KitError where none reads the option."""
     built = [module for module in model.modules() if getattr(module, "options", None) is option.component]
     found = [module for module in built if hasattr(module, option.name)]
     if not found:
         component = type(option.component).__name__
         remedy = f"the module that {component} builds should have the component as `options`, and `{option.name}`"
-        raise RunFailed(f"{option.dotted} is scheduled, and no module of the model reads it: {remedy}")
+        raise KitError(f"{option.dotted} has a schedule, but no module of the model reads it: {remedy}")
     return found

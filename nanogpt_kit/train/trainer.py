@@ -29,6 +29,7 @@ from nanogpt_kit.train.efficiency import Throughput
 from nanogpt_kit.train.evaluation import Evaluation, eval_mode, publish_samples, run_evaluators
 from nanogpt_kit.train.finite import FiniteChecks
 from nanogpt_kit.train.memory import choose_micro_batch_size, memory_metrics, step_memory_hint
+from nanogpt_kit.train.model_options import ScheduledOptions
 from nanogpt_kit.train.other_loss import load_starting_weights
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.progress import Progress
@@ -70,9 +71,11 @@ class Trainer:
         self.parallel = setup.parallel_model(self.model)
         groups = parameter_groups(self.experiment.init, self.model, shapes)
         self.optimizer = build_optimizer(self.experiment.optimizer, groups)
-        self.schedules = Schedules(self.experiment, self.optimizer, self.progress, self.world)
+        options = ScheduledOptions(self.experiment, self.model, self.progress)
+        self.schedules = Schedules(self.experiment, self.optimizer, self.progress, self.world, options.setters)
 
         state = self.resume_point.restore(self.progress, self.model, self.optimizer, self.scaler)
+        options.restore()
         self.first_step = self.step
         if state is None:
             windows, first_batch = setup.windows_per_rank, partial(self.batches.at, 0)
