@@ -196,7 +196,6 @@ class LiveRun(Protocol):
     """A run in progress, as far as its callbacks may use it."""
 
     path: Path
-    config: Mapping[str, Any]  # every value of the experiment, defaults included, as in experiment.toml
     model: nn.Module
     optimizer: torch.optim.Optimizer  # schedules set its groups before each step
     first_step: int  # of this process: 0, or the step that was resumed from
@@ -208,6 +207,10 @@ class LiveRun(Protocol):
 
     @property
     def experiment(self) -> RunExperiment: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Every value of the experiment, defaults included, as in experiment.toml."""
 
     @property
     def step(self) -> int:
