@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # which optimizers import: here, once for all forks
 import torch.distributed as dist
 
 from nanogpt_kit.launch.processes import free_port
