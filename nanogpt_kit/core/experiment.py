@@ -78,24 +78,38 @@ class Experiment(Options):
         description="local component files, relative to the file that names them",
         json_schema_extra=MAY_CHANGE,
     )
-    dataset: Dataset
-    tokenizer: Tokenizer
-    order: Order = slot("shuffled")
-    model: Model
-    init: Init = slot("gpt2")
-    optimizer: Optimizer
+    dataset: Dataset = Field(description="source of the text, and its splits")
+    tokenizer: Tokenizer = Field(description="tokens that the text is written in")
+    order: Order = slot("shuffled", description="choice of the windows of each step")
+    model: Model = Field(description="network that is trained")
+    init: Init = slot("gpt2", description="initial weights, and factors of parameters and learning rates")
+    optimizer: Optimizer = Field(description="rule that updates the parameters from their gradients")
     schedule: OneOrList[Schedule] = Field(
         description="how options change during the run: one schedule, of the learning rate, or a list with targets"
     )
     train: Train
-    parallel: Parallel = slot("single", json_schema_extra=MAY_CHANGE)
+    parallel: Parallel = slot(
+        "single", description="distribution of the model over processes", json_schema_extra=MAY_CHANGE
+    )
     parallel_of_several: ClassVar[str] = "ddp"  # the default of `parallel` where a run has several processes
     evaluate: Evaluate = Field(Evaluate(), json_schema_extra=MAY_CHANGE)
-    evaluator: tuple[Evaluator, ...] = slot(("loss", "bits_per_byte"), json_schema_extra=MAY_CHANGE)
+    evaluator: tuple[Evaluator, ...] = slot(
+        ("loss", "bits_per_byte"),
+        description="measurements of the model, at each evaluation",
+        json_schema_extra=MAY_CHANGE,
+    )
     checkpoint: Checkpoint = Field(Checkpoint(), json_schema_extra=MAY_CHANGE)
-    callback: tuple[Callback, ...] = slot(("console", "tensorboard", "divergence"), json_schema_extra=MAY_CHANGE)
+    callback: tuple[Callback, ...] = slot(
+        ("console", "tensorboard", "divergence"),
+        description="objects that watch the run or take part in it, called in this order",
+        json_schema_extra=MAY_CHANGE,
+    )
     sample: Sample = Field(Sample(), json_schema_extra=MAY_CHANGE)
-    sampler: tuple[Sampler, ...] = slot(("temperature", "top_k"), json_schema_extra=MAY_CHANGE)
+    sampler: tuple[Sampler, ...] = slot(
+        ("temperature", "top_k"),
+        description="transforms of the logits before a token is drawn, applied in this order",
+        json_schema_extra=MAY_CHANGE,
+    )
     sweep: Sweep | None = None
     ablate: Ablate | None = None
 
