@@ -230,8 +230,8 @@ def test_a_budget_of_seconds_ends_at_the_final_fraction_within_a_step(
     lines = [line for line in read_metrics(folder.metrics) if "optim/lr" in line]
     rates, seconds = [line["optim/lr"] for line in lines], [0.0, *(line["seconds"] for line in lines)]
     assert len(rates) == folder.status().step < 40
-    decaying = len(rates) - 3  # steps
-    last_step = (seconds[-1] - seconds[-2]) / 7 * len(rates) / decaying  # as a fraction of the decay
+    before = len(rates) - 1  # steps, of which 3 are of the warmup
+    last_step = (seconds[-1] - seconds[-2]) / 7 * before / (before - 3)  # as a fraction of the decay
     assert 0.2 < rates[-1] / 3e-3 <= 0.2 + 0.8 * last_step
     assert all(later <= earlier for earlier, later in pairwise(rates[3:]))
     for step in range(3, len(rates)):  # by hand: the fraction of the seconds is that of the run
