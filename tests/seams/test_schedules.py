@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nanogpt_kit.comparison.comparability import check_arms
+from nanogpt_kit.comparison.budgets import planned_faults
 from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.load import load_run
@@ -97,4 +97,5 @@ def test_the_arms_of_the_page_compare(tmp_path: Path) -> None:
     _, cooldown, change = examples()
     (tmp_path / "cooldown.toml").write_text(cooldown, encoding="utf-8")
     base = Experiment.load(tmp_path / "cooldown.toml")
-    check_arms(Question("compare", (Arm("base", base), Arm("cooldown", base.with_(change)))))
+    arms = Arm("base", base), Arm("cooldown", base.with_(change))
+    assert list(planned_faults(Question("compare", arms))) == []
