@@ -120,7 +120,7 @@ REMEDIES = {  # patterns of the first line, by test
     # schedule
     "test_each_multiplier_is_a_finite_number_that_is_not_negative": r"step \d+ of \d+.*(keep it at 0 or above|float\()",
     "test_the_same_step_always_has_the_same_multiplier": "step 9.*from the step and total_steps alone",
-    "test_a_length_need_not_be_whole": "step 0.*(without rounding|any length, whole or not)",
+    "test_a_length_need_not_be_whole": "step 0.*(treat both alike|any length, whole or not)",
     "test_a_note_is_a_sentence_or_none": r"note\(0\) is 3: return a sentence, or None",
     # parallel
     "test_it_accepts_its_processes_or_gives_a_reason": r"refuses 2 processes .*Sundays only\): set `processes` here",

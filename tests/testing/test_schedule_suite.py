@@ -36,8 +36,8 @@ class Broken(Linear):
             return super().multiplier(step, last)
         if self.how == "needs a whole length":
             return value + 0 * len(range(total_steps))  # type: ignore[arg-type]
-        if self.how == "halves a length that is not whole":
-            return super().multiplier(step, total_steps) if total_steps == int(total_steps) else value / 2
+        if self.how == "treats a real number in another way":
+            return value if isinstance(total_steps, int) else value / 2
         if self.how == "slow":
             time.sleep(0.002)
         return value
@@ -53,7 +53,7 @@ CAUGHT: dict[str, tuple[Any, ...]] = {
     "by global chance": ("test_the_same_step_always_has_the_same_multiplier",),
     "goes by the last length": ("test_the_same_step_always_has_the_same_multiplier",),
     "needs a whole length": ("test_a_length_need_not_be_whole",),
-    "halves a length that is not whole": ("test_a_length_need_not_be_whole",),
+    "treats a real number in another way": ("test_a_length_need_not_be_whole",),
     "a number as note": ("test_a_note_is_a_sentence_or_none",),
     "slow": ("test_a_late_step_takes_no_longer",),
 }
