@@ -51,6 +51,7 @@ from nanogpt_kit.testing.order import OrderConformance
 from nanogpt_kit.testing.parallel import ParallelConformance
 from nanogpt_kit.testing.position import PositionConformance
 from nanogpt_kit.testing.sampler import SamplerConformance
+from nanogpt_kit.testing.schedule import ScheduleConformance
 from nanogpt_kit.testing.tokenizer import TokenizerConformance
 from tests.testing.remedies import REMEDIES, assert_fails
 
@@ -988,6 +989,6 @@ def test_the_suites_pass_a_model_that_is_not_broken() -> None:
 def test_the_failures_of_all_suites_are_checked_for_a_remedy() -> None:
     suites = (AttentionConformance, PositionConformance, NormConformance, MLPConformance, ModelConformance)
     others = (DatasetConformance, TokenizerConformance, OrderConformance, OptimizerConformance, SamplerConformance)
-    newer = (ParallelConformance, EvaluatorConformance, CallbackConformance)
+    newer = (ScheduleConformance, ParallelConformance, EvaluatorConformance, CallbackConformance)
     tests = {name for suite in (*suites, *others, *newer) for name in dir(suite) if name.startswith("test_")}
     assert tests == REMEDIES.keys()
