@@ -95,9 +95,7 @@ def model_targets(model: Model) -> dict[str, Target]:
     return found
 
 
-def check_targets(
-    schedule: Schedule | tuple[Schedule, ...], targets: Mapping[str, Target], model: Model
-) -> None:
+def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[str, Target], model: Model) -> None:
     """Raises ValidationError with every schedule whose target does not exist, or is that of an earlier schedule."""
     details: list[InitErrorDetails] = []
     first: dict[str, str] = {}

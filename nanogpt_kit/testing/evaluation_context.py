@@ -71,9 +71,9 @@ class SuiteContext:
             self.is_in_autocast = before
 
     def split_loss(self, split: str) -> SplitLoss:
+        self.splits_opened.add(split)
         if split == TEST:
             raise KitError(TEST_IS_CLOSED)
-        self.splits_opened.add(split)
         text_bytes = SPLIT_TOKENS - 1
         return SplitLoss(nats=5.25 * text_bytes, tokens=text_bytes, text_bytes=text_bytes)
 

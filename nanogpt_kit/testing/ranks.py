@@ -41,10 +41,10 @@ def run_on_ranks(world_size: int, function: Callable[[int], Any]) -> list[Any]:
         children = [fork_rank(rank, world_size, address, function, file) for rank, file in enumerate(files)]
         wait_for(children)
         answers = [torch.load(file, weights_only=False) if file.exists() else "it was killed" for file in files]
-    for rank, answer in enumerate(answers):
-        if isinstance(answer, str):
-            raise RankError(f"rank {rank} of {world_size}: {answer}")
-    return [answer["returned"] for answer in answers]
+    failures = [f"rank {rank} of {world_size}: {one}" for rank, one in enumerate(answers) if isinstance(one, str)]
+    if failures:
+        raise RankError(failures[0])
+    return [one["returned"] for one in answers if isinstance(one, dict)]
 
 
 def fork_rank(rank: int, world_size: int, address: str, function: Callable[[int], Any], file: Path) -> int:

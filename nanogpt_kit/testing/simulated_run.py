@@ -90,9 +90,16 @@ class SimulatedRun:
     def logged_metrics(self, loss: float, norm: float) -> dict[str, float]:
         tokens = float(self.step * T * WINDOWS)
         return {
-            **{"step": self.step, "tokens": tokens, "seconds": 0.01 * self.step},
-            **{"train/loss": loss, "optim/lr": 1e-2, "optim/grad_norm": norm, "optim/clip_fraction": 0.5},
-            **{"perf/tokens_per_second": 3200.0, "memory/peak_bytes": 1e8, "attention/max_logit": 3.0},
+            "step": self.step,
+            "tokens": tokens,
+            "seconds": 0.01 * self.step,
+            "train/loss": loss,
+            "optim/lr": 1e-2,
+            "optim/grad_norm": norm,
+            "optim/clip_fraction": 0.5,
+            "perf/tokens_per_second": 3200.0,
+            "memory/peak_bytes": 1e8,
+            "attention/max_logit": 3.0,
         }
 
     def evaluate(self, hooks: Hooks) -> None:

@@ -32,8 +32,8 @@ from nanogpt_kit.train.cores import CoreAllocation, ThreadedModel
 from nanogpt_kit.train.data_record import check_same_data, record_data
 from nanogpt_kit.train.efficiency import Efficiency
 from nanogpt_kit.train.evaluation import check_evaluators
-from nanogpt_kit.train.model_options import targets_of_parts
 from nanogpt_kit.train.memory import keep_freed_memory
+from nanogpt_kit.train.model_options import targets_of_parts
 from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.warm_start import WarmStart
 from nanogpt_kit.train.world import World

@@ -1,4 +1,4 @@
-"""A window that grows while the model trains: set before each step, saved with each checkpoint, used by who loads it."""
+"""A window that changes in training: set before each step, saved with each checkpoint, used by whoever loads it."""
 
 from __future__ import annotations
 
@@ -203,7 +203,10 @@ def test_a_value_that_the_option_does_not_allow_is_blamed_on_the_schedule(tiny: 
 
 
 def test_a_target_without_a_value_and_a_misspelt_one_are_explained(tiny: Path) -> None:
-    window, misspelt = "{use='linear', target='model.attention.window'}", "{use='linear', target='model.atention.window'}"
+    window, misspelt = (
+        "{use='linear', target='model.attention.window'}",
+        "{use='linear', target='model.atention.window'}",
+    )
     with pytest.raises(KitError) as caught:
         experiment_of(tiny, f"schedule=[{window}, {misspelt}]")
     first, second = caught.value.faults

@@ -39,8 +39,8 @@ from nanogpt_kit.nn import concurrent_calls
 from nanogpt_kit.nn.thread_probe import training_hazard
 from nanogpt_kit.testing.attention import AttentionConformance
 from nanogpt_kit.testing.attention_scenes import HARDEST, plain_softmax
-from nanogpt_kit.testing.causality import CHUNKS
 from nanogpt_kit.testing.callback import CallbackConformance
+from nanogpt_kit.testing.causality import CHUNKS
 from nanogpt_kit.testing.dataset import DatasetConformance
 from nanogpt_kit.testing.evaluator import EvaluatorConformance
 from nanogpt_kit.testing.mlp import MLPConformance
