@@ -97,12 +97,12 @@ def manifest_fault(values: Any, path: Path) -> str | None:
         raise KitError(f"{path / MANIFEST} {found}, and this version of nanogpt-kit reads format {FORMAT}; {remedy}")
     if values.get("step") != step_of(path):
         return f"names step {values.get('step')!r}"
-    options = values.get("options")
-    if not isinstance(options, dict) or not all(map(is_option, options.items())):
-        return 'has no table "options" of numbers by key'
     lacking = [name for name in (MODEL if MODEL in files else SHARDS_INDEX, TRAINING, TOKENIZER) if name not in files]
     if lacking:
         return f"does not list {', '.join(lacking)}"
+    options = values.get("options")
+    if not isinstance(options, dict) or not all(map(is_option, options.items())):
+        return 'has no table "options" of numbers by key'
     strange = [name for name in files if name not in (MODEL, TRAINING, TOKENIZER) and not SHARD.fullmatch(name)]
     if strange:
         return f"lists {strange[0]!r}, which is not a file of a checkpoint"

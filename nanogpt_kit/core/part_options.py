@@ -2,7 +2,7 @@
 
 A component names them in `Component.schedulable`. A target is the key of such an option: `model.attention.1.window` is
 that of one element of a layered list, `model.attention.window` that of every element which has a value for it and no
-schedule of its own.
+more specific target.
 """
 
 from __future__ import annotations

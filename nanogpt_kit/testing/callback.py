@@ -90,7 +90,7 @@ class CallbackConformance(ComponentConformance):
         before = torch.get_rng_state()
         self.play(run, hooks)
         assert torch.equal(torch.get_rng_state(), before), (
-            "it draws from torch's generator, which changes dropout: draw from a torch.Generator of its own"
+            "it draws from torch's generator, which changes dropout: draw from its own torch.Generator"
         )
 
     def test_every_rank_does_the_same(self, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class EvaluatorConformance(ComponentConformance):
         shown = [*ctx.shown]
         torch.manual_seed(2)
         second = self.evaluate(ctx)
-        remedy = "draw from a generator with a seed of its own, and keep no state"
+        remedy = "draw from a generator with its own seed, and keep no state"
         assert first == second, f"a second evaluation gives {second} after {first}: {remedy}"
         assert ctx.shown == 2 * shown, f"a second evaluation shows other texts: {remedy}"
 

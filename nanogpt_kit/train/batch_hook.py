@@ -13,7 +13,7 @@ from nanogpt_kit.train.world import World
 
 
 def batch_after_hooks(batch: Batch, run: LiveRun, hooks: Hooks, world: World) -> Batch:
-    """The batch as the callbacks leave it, with the targets of all ranks counted anew; where none has the hook, as it
+    """The batch as the callbacks leave it, with the targets of all ranks counted again; where none has the hook, as it
     is. Raises RunFailed where a token is not one of the vocabulary."""
     hooks.call("batch_ready", run=run, step=run.step, batch=batch)
     names = hooks.participants("batch_ready")

@@ -138,7 +138,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_metrics_are_numbers_with_a_prefix": "cannot evaluate a small model|val/seven is inf: divide by"
     "|val/seven is .*return a float|'seven' has no prefix: name it as in val/seven",
     "test_its_metrics_are_known_before_the_run": "return the keys of what evaluate returns|'val/bits'.*name some of",
-    "test_a_second_evaluation_gives_the_same": "draw from a generator with a seed of its own",
+    "test_a_second_evaluation_gives_the_same": "draw from a generator with its own seed",
     "test_the_batch_size_changes_nothing": "val/seven is .* in batches of 5: sum over .* no mean of means",
     "test_the_model_is_left_as_it_was": "copy what you change|leave its mode alone|compute without them|in a `finally`",
     "test_the_model_computes_in_the_precision_of_the_run": "wrap the call in `with ctx.autocast",
@@ -151,7 +151,7 @@ REMEDIES = {  # patterns of the first line, by test
     "test_it_takes_part_in_a_run": "nothing is wrong: .*step_finished: ValueError|the tracker was dropped",
     "test_after_an_evaluation_the_model_has_its_trained_weights": "changes wte.weight: undo in evaluation_ended",
     "test_a_tracker_only_reports": "changes wte.weight: .*set is_tracker = False",
-    "test_torchs_random_numbers_stay_as_they_are": "draw from a torch.Generator of its own",
+    "test_torchs_random_numbers_stay_as_they_are": "draw from its own torch.Generator",
     "test_every_rank_does_the_same": "wte.weight differs .*let nothing depend on run.rank",
     "test_its_state_survives_a_checkpoint": "largest in its state is not finite: hold a bound|hold tensors, numbers,"
     "|load_state_dict must take all",

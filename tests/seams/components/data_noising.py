@@ -15,7 +15,7 @@ from nanogpt_kit.api import Callback, Field, LiveRun, TrainingBatch, hookimpl
 
 class DataNoising(Callback):
     fraction: float = Field(0.1, ge=0, le=1, description="fraction of the input tokens that are replaced")
-    seed: int = Field(1337, ge=0, lt=2**63, description="seed of the draws")
+    seed: int = Field(1337, ge=0, lt=2**63, description="seed for the replacements")
 
     def build(self, run: LiveRun) -> object:
         return Noising(self)
