@@ -15,11 +15,12 @@ from nanogpt_kit.train.world import World
 def batch_after_hooks(batch: Batch, run: LiveRun, hooks: Hooks, world: World) -> Batch:
     """The batch as the callbacks leave it, with the targets of all ranks counted again; where none has the hook, as it
     is. Raises RunFailed where a token is not one of the vocabulary."""
-    hooks.call("batch_ready", run=run, step=run.step, batch=batch)
     names = hooks.participants("batch_ready")
-    if not names:
+    uncounted = (batch.targets == IGNORED).all(dim=1) if names else None  # some only make ranks' batches equally large
+    hooks.call("batch_ready", run=run, step=run.step, batch=batch)
+    if uncounted is None:
         return batch
-    batch.targets[len(batch.starts) :] = IGNORED  # windows that only make the ranks' batches equally large
+    batch.targets[uncounted] = IGNORED
     for name, tensor, least in (("ids", batch.ids, 0), ("targets", batch.targets, IGNORED)):
         low, high = (int(bound) for bound in tensor.aminmax())
         if low < least or high >= run.vocab_size:

@@ -178,6 +178,15 @@ def test_changed_gradients_are_those_that_are_clipped_and_applied(tiny: Path) ->
             torch.testing.assert_close(after[name], parameter.detach() - 0.1 * 0.5 / norm, rtol=1e-4, atol=1e-6)
 
 
+def test_the_hook_gets_the_gradients_of_fp16_without_the_scale_of_its_scaler(tiny: Path) -> None:
+    found = []
+    for precision in ("fp32", "fp16"):
+        options = (*SGD, "train.steps=1", f"train.precision={precision}", "callback=['recorder']")
+        folder = session.run(experiment_of(tiny, *options))
+        found.append([gradient.norm() for gradient in torch.load(folder.path / "gradients-0.pt")])
+    torch.testing.assert_close(*map(torch.stack, found), rtol=0.02, atol=1e-3)
+
+
 @pytest.mark.parametrize("micro", [1, 5])
 def test_targets_that_a_callback_leaves_out_do_not_count(tiny: Path, micro: int) -> None:
     """The loss is the mean over the first 6 targets of each window, whatever the micro-batches."""

@@ -14,7 +14,6 @@ from nanogpt_kit.core.options import Component, RunContext
 from nanogpt_kit.core.sections import Checkpoint, Evaluate, Sample, Train
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import nn
 
@@ -181,15 +180,11 @@ class TrainingBatch(Protocol):
 
     @property
     def targets(self) -> torch.Tensor:
-        """(W, T) int64: the token that each position predicts; -1 does not count."""
+        """(W, T) int64: the token that each position predicts; -1 does not count. A window of these alone stays so."""
 
     @property
     def segments(self) -> torch.Tensor | None:
         """(W, T) int64: the document, within its window, of each token; None without `model.document_mask`."""
-
-    @property
-    def starts(self) -> np.ndarray:
-        """(N,) int64: the first token of each window in the split; windows from N on only fill the batch."""
 
 
 class LiveRun(Protocol):
