@@ -75,8 +75,8 @@ def clock_of(folder: RunFolder) -> Clock:
 
 def first_difference(
     before: Experiment, after: Experiment, until: int, folder: RunFolder | None = None
-) -> tuple[int, Schedule] | None:
-    """The first of `until` steps that a schedule of `before` changes under the budgets of `after`, and that schedule.
+) -> tuple[int, str] | None:
+    """The first of `until` steps that would be another one with the budgets of `after`, and why.
 
     A run that a budget of seconds ends may have been made for 10^12 steps, so only those of interest are compared.
     """
@@ -86,7 +86,7 @@ def first_difference(
         seconds = clock(step) if step else 0.0
         for schedule in before.schedules:
             if multiplier_at(before, schedule, step, seconds) != multiplier_at(after, schedule, step, seconds):
-                return step, schedule
+                return step, reason_of_schedule(schedule)
     return None
 
 
@@ -96,8 +96,8 @@ def equal_steps(before: Experiment, after: Experiment, until: int, folder: RunFo
     return min(before.total_steps, after.total_steps, until) if found is None else found[0]
 
 
-def budget_reason(schedule: Schedule) -> str:
-    """Why a budget cannot change where this schedule would have given other multipliers to steps already taken."""
+def reason_of_schedule(schedule: Schedule) -> str:
+    """Why a budget cannot change where this schedule would have given other multipliers to the steps taken."""
     if schedule.target == LEARNING_RATE:
         return "the schedule depends on it, so the steps already taken would have used other learning rates"
     return f"the schedule of {schedule.target} depends on it, so the steps already taken would have used other values"

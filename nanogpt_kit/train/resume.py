@@ -25,7 +25,6 @@ from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.branch import BranchPoint
 from nanogpt_kit.train.extension import (
     MoreTraining,
-    budget_reason,
     extension_hint,
     first_difference,
     ways_to_extend,
@@ -217,7 +216,7 @@ def budget_cannot_change(folder: RunFolder, before: Experiment, requested: Exper
         return "steps may only grow"
     taken = min(before.total_steps, steps_taken(folder) if step is None else step)
     found = first_difference(before, requested, taken, folder)
-    return budget_reason(found[1]) if found else None
+    return found[1] if found else None
 
 
 def steps_taken(folder: RunFolder) -> int:
