@@ -1,25 +1,60 @@
-"""Building optimizers without torch's compiler: methods of torch's optimizers import it before they do anything, which
-takes as long as importing torch itself, also in a run that compiles nothing.
+"""Building the optimizer of an experiment, without importing torch's compiler.
+
+Methods of torch's optimizers import it before they do anything, which takes as long as importing torch itself, also in
+a run that compiles nothing.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from typing import Any
 
 import torch
+from torch import nn
 
-from nanogpt_kit.core.kinds import Optimizer
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.kinds import ParameterShape
+from nanogpt_kit.nn.group_matches import fault_of, match_groups
+from nanogpt_kit.nn.parameter_groups import parameter_groups
 
 NEVER_COMPILED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")  # torch excludes them from compiling
 
 
-def build_optimizer(optimizer: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """`optimizer.build(groups)` without importing torch's compiler."""
+def build_optimizer(
+    experiment: Experiment, model: nn.Module, shapes: Mapping[str, ParameterShape]
+) -> torch.optim.Optimizer:
+    """The optimizer of the parameters that are trained, with the options of their groups; `shapes` are by name.
+
+    Raises KitError where multipliers are not numbers, and where groups do not suit the model or the optimizer.
+    """
+    group_of = match_groups(experiment, model)
+    groups = parameter_groups(experiment.init, model, shapes, group_of, experiment.total_steps)
     unwrap_torch_optimizers()
-    return optimizer.build(groups)
+    optimizer = experiment.optimizer.build(groups)
+    set_group_values(experiment, optimizer)
+    return optimizer
+
+
+def set_group_values(experiment: Experiment, optimizer: torch.optim.Optimizer) -> None:
+    """Sets the values of the experiment's groups of parameters. Raises KitError where the optimizer has no such key."""
+    lacking: dict[tuple[int, str], list[str]] = {}
+    options = [group.values() for group in experiment.optimizer.group]
+    for group in optimizer.param_groups:
+        for key, value in () if group["group"] is None else options[group["group"]].items():
+            if key not in group:
+                lacking.setdefault((group["group"], key), []).extend(group["names"])
+            group[key] = value
+    if lacking:
+        raise KitError(*(lack_of(experiment, *place, names) for place, names in lacking.items()))
+
+
+def lack_of(experiment: Experiment, index: int, key: str, names: Sequence[str]) -> Fault:
+    shown = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+    use = experiment.entry_of(experiment.optimizer).name
+    return fault_of(experiment, index, key, f"{use} has no {key} for {shown}")
 
 
 @cache

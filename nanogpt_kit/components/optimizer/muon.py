@@ -35,14 +35,12 @@ class Muon(Optimizer):
     others: Optimizer = slot("adamw", description="optimizer of all other parameters")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        matrices: list[dict[str, Any]] = []
-        others: list[dict[str, Any]] = []
+        matrices, others = [], []
         for group in groups:
-            is_role = group["role"] == "matrix"
-            for of_muon, kind in ((True, matrices), (False, others)):  # a kernel or a stack of matrices is not of Muon
-                params = [p for p in group["params"] if (is_role and p.ndim == 2) == of_muon]
-                if params:
-                    kind.append({**group, "params": params})
+            is_matrix = [group["role"] == "matrix" and p.ndim == 2 for p in group["params"]]  # neither kernel nor stack
+            matrices.append(self.part_of_group(group, is_matrix))
+            others.append({**self.part_of_group(group, [not one for one in is_matrix]), "slot": "others"})
+        matrices, others = ([group for group in kind if group["params"]] for kind in (matrices, others))
         parts: list[torch.optim.Optimizer] = [self.others.build(others)] if others else []
         if matrices:
             muon = BatchedMuon(
