@@ -18,6 +18,7 @@ from nanogpt_kit.core.kinds import ParameterGroup, Role
 from nanogpt_kit.nn.roles import role_by_parameter
 
 MAX_NAMES = 3  # in one message
+CLOSE = 0.8  # of the likeness of the nearest name: others that are shown beside it
 
 
 def names_of_parameters(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -51,8 +52,8 @@ def match_groups(experiment: Experiment, model: nn.Module) -> dict[str, int]:
     trained = [name for name in names if name not in taken or not groups[taken[name]].freeze]
     if not trained and not faults:
         last = max(index for index, group in enumerate(groups) if group.freeze)
-        remedy = "leave some to train, or set train.steps = 0 to train nothing"
-        faults.append(fault_of(experiment, last, "freeze", f"all parameters are frozen; {remedy}"))
+        reason = "all parameters are frozen, and there is nothing to train; let a group match fewer"
+        faults.append(fault_of(experiment, last, "freeze", reason))
     if faults:
         raise KitError(*faults)
     return taken
@@ -95,7 +96,7 @@ def missing_text(match: str, names: Mapping[str, Sequence[str]], role_of: Mappin
         tied = [all_names for name, all_names in names.items() if len(all_names) > 1 and role_of[name] == "embedding"]
         note = f"; {named(tied[0])} is an embedding" if match == "head" and tied else ""
         return f"is the role of no parameter{note}. Roles here: {', '.join(sorted(set(role_of.values())))}."
-    return f"is found in no parameter name; the nearest are {', '.join(nearest_names(match, names))}"
+    return f"is found in no parameter name; the nearest: {', '.join(nearest_names(match, names))}"
 
 
 def nearest_names(match: str, names: Mapping[str, Sequence[str]]) -> list[str]:
@@ -109,5 +110,6 @@ def nearest_names(match: str, names: Mapping[str, Sequence[str]]) -> list[str]:
         parts = (name, *name.split("."))
         return max(difflib.SequenceMatcher(None, word, part.lower()).ratio() for part in parts)
 
-    distinct = {re.sub(r"\d+", "#", name): name for all_names in names.values() for name in reversed(all_names)}
-    return sorted(distinct.values(), key=likeness, reverse=True)[:MAX_NAMES]
+    distinct = {re.sub(r"\d+", "#", name): name for all_names in reversed(names.values()) for name in all_names}
+    best, *others = sorted(distinct.values(), key=likeness, reverse=True)
+    return [best, *(name for name in others[: MAX_NAMES - 1] if likeness(name) >= CLOSE * likeness(best))]

@@ -7,7 +7,7 @@ a run that compiles nothing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import ParameterShape
+from nanogpt_kit.core.kinds.parameter_group import VALUES
 from nanogpt_kit.nn.group_matches import fault_of, match_groups
 from nanogpt_kit.nn.parameter_groups import parameter_groups
 
@@ -40,21 +41,23 @@ def build_optimizer(
 
 def set_group_values(experiment: Experiment, optimizer: torch.optim.Optimizer) -> None:
     """Sets the values of the experiment's groups of parameters. Raises KitError where the optimizer has no such key."""
-    lacking: dict[tuple[int, str], list[str]] = {}
     options = [group.values() for group in experiment.optimizer.group]
+    faults: dict[tuple[int, str], Fault] = {}
     for group in optimizer.param_groups:
-        for key, value in () if group["group"] is None else options[group["group"]].items():
-            if key not in group:
-                lacking.setdefault((group["group"], key), []).extend(group["names"])
-            group[key] = value
-    if lacking:
-        raise KitError(*(lack_of(experiment, *place, names) for place, names in lacking.items()))
+        values = {} if group["group"] is None else options[group["group"]]
+        for key in values.keys() - group.keys():
+            faults.setdefault((group["group"], key), lack_of(experiment, group, key))
+        group.update(values)
+    if faults:
+        raise KitError(*faults.values())
 
 
-def lack_of(experiment: Experiment, index: int, key: str, names: Sequence[str]) -> Fault:
+def lack_of(experiment: Experiment, group: Mapping[str, Any], key: str) -> Fault:
+    use, names = experiment.entry_of(experiment.optimizer).name, group["names"]
     shown = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
-    use = experiment.entry_of(experiment.optimizer).name
-    return fault_of(experiment, index, key, f"{use} has no {key} for {shown}")
+    known = ", ".join(name for name in VALUES if name in group)
+    remedy = f"it has {known}; leave {key} out, or let the group match only parameters that have it"
+    return fault_of(experiment, group["group"], key, f"{use} has no {key} for {shown}: {remedy}")
 
 
 @cache

@@ -55,6 +55,14 @@ def parameter_groups(
     ]
 
 
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Loads a state dict, except what its groups say of their parameters, which the optimizer here knows."""
+    ours = [{key: group[key] for key in OUR_KEYS if key in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, keys in zip(optimizer.param_groups, ours, strict=True):
+        group.update(keys)
+
+
 def peak_rates(optimizer: torch.optim.Optimizer) -> list[float]:
     """The peak learning rate of each group of an optimizer that has just been built."""
     return [group["lr"] * group["lr_multiplier"] for group in optimizer.param_groups]

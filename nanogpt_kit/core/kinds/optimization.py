@@ -60,7 +60,8 @@ class Optimizer(Component):
     @staticmethod
     def part_of_group(group: dict[str, Any], keep: Sequence[bool]) -> dict[str, Any]:
         """The group with only the parameters that `keep` is true for, with their names and rows."""
-        return {**group, **{key: list(compress(group[key], keep)) for key in ("params", "names", "rows")}}
+        parallel = [key for key in ("params", "names", "rows") if key in group]
+        return {**group, **{key: list(compress(group[key], keep)) for key in parallel}}
 
 
 class Schedule(Component):

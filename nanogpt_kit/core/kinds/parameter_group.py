@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from nanogpt_kit.core.errors import option_error
 from nanogpt_kit.core.options import Options
 
+VALUES = ("lr", "weight_decay", "betas", "momentum")  # keys of a torch optimizer's groups
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -42,10 +43,11 @@ class ParameterGroup(Options):
     def _check_frozen(self) -> ParameterGroup:
         if self.freeze and self.values():
             keys = ", ".join(self.values())
-            raise option_error("freeze", f"frozen parameters are not updated, so they have no {keys}", *self.values())
+            reason = f"frozen parameters are not updated, so they have no {keys}; leave out one or the other"
+            raise option_error("freeze", reason, *self.values())
         return self
 
     def values(self) -> dict[str, Any]:
         """The options of the torch optimizer's groups that are set here."""
-        options = {name: getattr(self, name) for name in ("lr", "weight_decay", "betas", "momentum")}
+        options = {name: getattr(self, name) for name in VALUES}
         return {name: value for name, value in options.items() if value is not None}
