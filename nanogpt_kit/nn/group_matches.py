@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import get_args
 
 from torch import nn
@@ -100,16 +101,19 @@ def missing_text(match: str, names: Mapping[str, Sequence[str]], role_of: Mappin
 
 
 def nearest_names(match: str, names: Mapping[str, Sequence[str]]) -> list[str]:
-    """The names that are most like a pattern, as a whole or in a part between dots; one of those that differ in digits.
+    """The names that are most like a pattern, whole or between some dots; the first of those that differ in digits.
 
     For example h.0.attn.c_attn.weight for "c_atn".
     """
     word = re.sub(r"\\.|[^\w.]", "", match.replace(r"\.", ".")).lower()
 
     def likeness(name: str) -> float:
-        parts = (name, *name.split("."))
-        return max(difflib.SequenceMatcher(None, word, part.lower()).ratio() for part in parts)
+        parts = name.lower().split(".")
+        spans = (".".join(parts[first:end]) for first, end in combinations(range(len(parts) + 1), 2))
+        return max(difflib.SequenceMatcher(None, word, span).ratio() for span in spans)
 
-    distinct = {re.sub(r"\d+", "#", name): name for all_names in reversed(names.values()) for name in all_names}
+    distinct: dict[str, str] = {}
+    for name in (name for all_names in names.values() for name in all_names):
+        distinct.setdefault(re.sub(r"\d+", "#", name), name)
     best, *others = sorted(distinct.values(), key=likeness, reverse=True)
     return [best, *(name for name in others[: MAX_NAMES - 1] if likeness(name) >= CLOSE * likeness(best))]

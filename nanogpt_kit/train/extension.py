@@ -9,7 +9,7 @@ from __future__ import annotations
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.manifest import find_damage, step_of
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Schedule
+from nanogpt_kit.core.kinds import Optimizer, Schedule
 from nanogpt_kit.core.registry import Registry
 from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.runs.folder import RunFolder
@@ -28,11 +28,19 @@ def extension_overrides(before: Experiment, steps: int) -> list[str]:
     return overrides
 
 
+def uses_total_steps(experiment: Experiment) -> bool:
+    """Whether its optimizer, or one within it, computes updates from the number of steps of the run."""
+    return any(part.uses_total_steps for _, part in experiment.parts() if isinstance(part, Optimizer))
+
+
 def equal_steps(before: Experiment, total_steps: int, until: int) -> int:
     """How many of the first `until` steps of `before` have the same learning rates in a run of `total_steps`.
 
-    A run that a budget of seconds ends may have been made for 10^12 steps, so only those of interest are compared.
+    0 where the optimizer uses the number of steps, since nothing shows what it does with it. A run that a budget of
+    seconds ends may have been made for 10^12 steps, so only those of interest are compared.
     """
+    if uses_total_steps(before) and total_steps != before.total_steps:
+        return 0
     multiplier, then = before.schedule.multiplier, before.total_steps
     steps = range(min(then, total_steps, until))
     return next((step for step in steps if multiplier(step, then) != multiplier(step, total_steps)), len(steps))
@@ -59,6 +67,8 @@ def ways_to_extend(folder: RunFolder, before: Experiment, total_steps: int, step
     elif shared >= max(every, before.total_steps / 2):  # of less than half, little would be gained
         kept = f"both schedules are equal up to step {shared}, but no checkpoint of these steps was kept"
         ways.append(f"{kept}; in the next run, checkpoint.keep_every_steps={every} keeps them")
+    elif uses_total_steps(before):  # which no schedule changes
+        pass
     elif name := stable_schedule():
         warmup = getattr(before.schedule, "warmup_steps", 0)
         kept_often = [f"checkpoint.keep_every_steps={every}"]

@@ -23,7 +23,7 @@ from nanogpt_kit.runs.resume_command import new_run_command, resume_command
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.branch import BranchPoint
-from nanogpt_kit.train.extension import equal_steps, extension_hint, ways_to_extend
+from nanogpt_kit.train.extension import equal_steps, extension_hint, uses_total_steps, ways_to_extend
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +209,8 @@ def steps_cannot_change(folder: RunFolder, before: Experiment, requested: Experi
         return "steps may only grow"
     taken = min(before.total_steps, steps_taken(folder) if step is None else step)
     if equal_steps(before, requested.total_steps, taken) < taken:
+        if uses_total_steps(before):
+            return "the optimizer depends on it, so the steps already taken would have been others"
         return "the schedule depends on it, so the steps already taken would have used other learning rates"
     return None
 
