@@ -45,8 +45,12 @@ def set_group_values(experiment: Experiment, optimizer: torch.optim.Optimizer) -
     faults: dict[tuple[int, str], Fault] = {}
     for group in optimizer.param_groups:
         values = {} if group["group"] is None else options[group["group"]]
-        for key in values.keys() - group.keys():
-            faults.setdefault((group["group"], key), lack_of(experiment, group, key))
+        for key, value in values.items():
+            if key not in group:
+                faults.setdefault((group["group"], key), lack_of(experiment, group, key))
+            elif isinstance(value, tuple) and len(value) != len(group[key]):
+                reason = f"should have {len(group[key])} values, as in {list(group[key])}, got {list(value)}"
+                faults.setdefault((group["group"], key), fault_of(experiment, group["group"], key, reason))
         group.update(values)
     if faults:
         raise KitError(*faults.values())

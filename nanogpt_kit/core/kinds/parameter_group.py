@@ -26,8 +26,10 @@ class ParameterGroup(Options):
     )
     lr: float | None = Field(None, gt=0, description="peak learning rate of these parameters")
     weight_decay: float | None = Field(None, ge=0, description="weight decay of these parameters, vectors included")
-    betas: tuple[Decay, Decay] | None = Field(None, description="decay rates of the running mean and mean square")
-    momentum: Decay | None = Field(None, description="decay rate of the running mean gradient, or momentum")
+    betas: tuple[Decay, ...] | None = Field(
+        None, min_length=1, description="decay rates of these parameters, as many as the optimizer has"
+    )
+    momentum: Decay | None = Field(None, description="momentum of these parameters")
     freeze: bool = Field(False, description="parameters that stay as they are, without gradient and optimizer state")
 
     @field_validator("match")
