@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,34 @@ def test_betas_of_another_number_are_refused(tiny: Path) -> None:
     )
     with pytest.raises(KitError, match=r"optimizer\.group\.0\.betas: should have 3 values, as in \[0\.9, 0\.999"):
         session.run(experiment)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "parameter-groups.md"
+
+
+def test_the_documented_groups_match_and_are_listed_as_documented(
+    tiny: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    (listed,) = re.findall(r"```\n(optimizer\.group.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    text = tiny.read_text(encoding="utf-8")
+    tiny.write_text(re.sub(r"\[optimizer\][^[]*", lambda _: first, text), encoding="utf-8")
+    sizes = ("model.n_layer=4", "model.n_head=4", "model.n_embd=128", "model.block_size=40")
+    shown = command("check", tiny, "--explain", *sizes)
+    assert shown.out.endswith(listed), shown.err
+
+    tiny.write_text(text, encoding="utf-8")
+    source = session.run(Experiment.load(tiny, [*PLAIN, "model.n_layer=4", "train.steps=0"]))
+    init_from, _, groups = second.replace("my-run", str(source.path)).partition("\n\n")
+    tiny.write_text(f"{text.replace('[model]', init_from)}\n{groups}", encoding="utf-8")
+    status = session.run(Experiment.load(tiny, [*PLAIN, "model.n_layer=4"])).status()
+    assert 0 < (status.trained_parameters or 0) < (status.parameters or 0) / 2
+
+
+def test_the_documented_layer_is_several_in_one() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["gate"].shape == names["up"].shape == (3, 256)
+    assert names["gate_and_up"].rows == (256, 256)
