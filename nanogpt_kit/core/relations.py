@@ -61,5 +61,5 @@ def check_multipliers(init: Init, model: Model) -> None:
 def check_inner_groups(optimizer: Optimizer) -> None:
     for key, part in components_in(optimizer):
         if isinstance(part, Optimizer) and part.group:
-            reason = "an optimizer within another has no groups of its own; those of [[optimizer.group]] are of both"
+            reason = "an optimizer within another has no groups; those of [[optimizer.group]] are for all parameters"
             raise option_error(dotted(("optimizer", *key, "group")), reason)

@@ -86,7 +86,7 @@ class BatchedMuon(torch.optim.Muon):
         return loss
 
     def update(self, matrices: list[Tensor], rows: tuple[int, ...], group: dict[str, Any]) -> None:
-        """One step of matrices (A, B) of one shape, each made of parts with so many rows."""
+        """One step of matrices (A, B) of one shape, each made of parts with these numbers of rows."""
         gradients: list[Any] = [parameter.grad for parameter in matrices]
         for parameter, gradient in zip(matrices, gradients, strict=True):
             if not self.state[parameter]:
@@ -124,7 +124,7 @@ def orthogonal_update(stack: Any, rows: tuple[int, ...], group: dict[str, Any]) 
 
 
 def orthogonalize_parts(stack: Tensor, rows: tuple[int, ...], group: dict[str, Any]) -> Tensor:
-    """(N, A, B) with each part of so many rows orthogonal by itself, at its scale divided by that of the first."""
+    """(N, A, B) with each part, of these rows, orthogonal by itself, at its scale divided by that of the first."""
     N, A, B = stack.shape
     options = group["ns_steps"], group["ns_coefficients"], group["eps"]
     if rows == (A,):
