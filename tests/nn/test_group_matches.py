@@ -19,6 +19,7 @@ from nanogpt_kit.nn.optimizers import build_optimizer
 from nanogpt_kit.nn.parameter_groups import load_optimizer_state
 from nanogpt_kit.nn.parameter_shapes import parameter_shapes
 from nanogpt_kit.nn.uninitialized import build_on_meta
+from nanogpt_kit.sweep.session import check_sweep
 from nanogpt_kit.train.before_data import check_without_running
 
 
@@ -147,3 +148,17 @@ def test_patterns_are_those_of_python(tiny: Path) -> None:
     names = [name for name, _ in build_initialized(Experiment.load(tiny), 257)[0].named_parameters()]
     pattern = r"(?i)H\.(0|1)\..*C_"
     assert [*matched(tiny, f"{{match='{pattern}'}}")] == [name for name in names if re.search(pattern, name)]
+
+
+def test_a_group_has_its_index_on_the_command_line_and_in_the_space_of_a_sweep(tiny: Path) -> None:
+    text = "\n[[optimizer.group]]\nmatch = 'wte'\n\n[[optimizer.group]]\nmatch = 'mlp'\nlr = 1e-3\n"
+    space = '\n[sweep]\ntrials = 1\n\n[sweep.space]\n"optimizer.group.1.lr" = { float = [1e-4, 1e-2], log = true }\n'
+    tiny.write_text(tiny.read_text(encoding="utf-8") + text + space, encoding="utf-8")
+    experiment = Experiment.load(tiny, ["optimizer.group.1.lr=7e-4", "optimizer.group.0.freeze=true"])
+    assert [(one.match, one.lr, one.freeze) for one in experiment.optimizer.group] == [
+        ("wte", None, True),
+        ("mlp", 7e-4, False),
+    ]
+    check_sweep(experiment, 1)
+    with pytest.raises(KitError, match=r"optimizer\.group\.1\.lr"):
+        check_sweep(experiment.with_({"sweep.space": {"optimizer.group.1.lr": {"choice": [-1.0, 1.0]}}}), 1)

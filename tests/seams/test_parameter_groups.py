@@ -136,6 +136,12 @@ def test_frozen_weights_stay_the_same_and_have_no_state_also_resumed(
     assert (whole.status().parameters, whole.status().trained_parameters) == (count, trained)
 
 
+def test_a_resumed_run_keeps_its_groups(tiny: Path) -> None:
+    part = session.run(experiment_of(tiny, "{match='wte', lr=1e-3}", "train.steps=3"))
+    with pytest.raises(KitError, match=r"optimizer\.group\.0\.lr: 0\.002 now, 0\.001 in .*cannot change"):
+        session.run(experiment_of(tiny, "{match='wte', lr=2e-3}"), resume=str(part.path))
+
+
 def test_a_run_from_other_weights_keeps_those_that_are_frozen(tiny: Path, seen: Seen) -> None:
     first = session.run(experiment_of(tiny, ""))
     session.run(experiment_of(tiny, "{match='matrix', freeze=true}", f"model.init_from={first.path}", "train.seed=7"))
