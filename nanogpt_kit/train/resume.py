@@ -210,7 +210,7 @@ def steps_cannot_change(folder: RunFolder, before: Experiment, requested: Experi
     taken = min(before.total_steps, steps_taken(folder) if step is None else step)
     if equal_steps(before, requested.total_steps, taken) < taken:
         if uses_total_steps(before):
-            return "the optimizer depends on it, so the steps already taken would have been others"
+            return "the optimizer depends on it, so the steps already taken would have had other updates"
         return "the schedule depends on it, so the steps already taken would have used other learning rates"
     return None
 
