@@ -49,6 +49,7 @@ from nanogpt_kit.core.options import (
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
 from nanogpt_kit.core.relations import (
     check_batch_tokens,
+    check_inner_groups,
     check_keep_every_steps,
     check_max_tokens,
     check_multipliers,
@@ -164,6 +165,7 @@ class Experiment(Options):
         check_max_tokens(self.train)
         check_multipliers(self.init, self.model)
         check_targets(self.schedule, self.targets)
+        check_inner_groups(self.optimizer)
         return self
 
     @property
