@@ -46,7 +46,9 @@ def optimizer_targets(optimizer: Optimizer) -> dict[str, Target]:
         of_inner = dict(number_options(inner, prefix))
         found |= of_inner
         by_option = {key.removeprefix(f"{prefix}."): target for key, target in of_inner.items()} | by_option
-    for index, group in enumerate(getattr(optimizer, "group", ())):
+    for index, group in enumerate(optimizer.group):
+        if group.freeze:
+            continue
         own = {key.removeprefix("group."): target for key, target in number_options(group, "group")}
         found |= {f"optimizer.group.{index}.{key}": target for key, target in (by_option | own).items()}
     return found
