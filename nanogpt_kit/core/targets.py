@@ -102,6 +102,13 @@ def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[st
         raise ValidationError.from_exception_data("schedule", details)
 
 
+def zero_note(target: str, targets: Mapping[str, Target]) -> str | None:
+    """That a schedule has no effect, since what it multiplies is 0, as a sentence; None where it has one."""
+    name = target.rpartition(".")[2]
+    of_groups = (one.value for key, one in targets.items() if key.startswith("optimizer.group.") and key.endswith(name))
+    return None if targets[target].value or any(of_groups) else f"{target} is 0, which no multiplier changes"
+
+
 def nearest_target(target: str, targets: Mapping[str, Any]) -> str:
     """The end of a message about an unknown target; "lr" means `optimizer.lr`."""
     same_end = next((known for known in targets if known.endswith(f".{target}")), target)

@@ -149,6 +149,14 @@ def test_a_note_about_a_schedule_names_its_key(tmp_path: Path) -> None:
     assert note.endswith("optimizer.weight_decay does not reach its peak")
 
 
+def test_a_schedule_of_what_is_zero_is_noted(tmp_path: Path) -> None:
+    zero = "optimizer.weight_decay=0.0"
+    assert "schedule.1: optimizer.weight_decay is 0, which no multiplier changes" in load(tmp_path, LIST, zero).notes
+    group = "optimizer.group=[{match='wte', weight_decay=0.5}]"
+    assert not any("is 0" in note for note in load(tmp_path, LIST, zero, group).notes)
+    assert not any("is 0" in note for note in load(tmp_path, LIST).notes)
+
+
 def test_the_length_of_a_run_is_exact_where_steps_or_tokens_end_it(tmp_path: Path) -> None:
     experiment = load(tmp_path, ONE)
     assert length_at_pace(experiment, 399, 1e9) is experiment.total_steps

@@ -351,6 +351,9 @@ def test_more_seconds_continue_a_run_where_no_schedule_depends_on_them(
     assert values(branch, "optim/lr") == values(whole, "optim/lr")
     assert values(branch, "train/loss") == values(whole, "train/loss")
     assert branch != first
+    with pytest.raises(KitError, match="the schedule depends on it") as fewer:
+        run(tiny, *wsd, "train.max_seconds=5", resume=str(first))
+    assert not any("to train longer" in note for note in fewer.value.__notes__)
 
 
 def test_another_budget_is_refused_for_any_schedule_that_depends_on_it(tiny: Path) -> None:
