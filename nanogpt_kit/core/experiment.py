@@ -49,13 +49,14 @@ from nanogpt_kit.core.options import (
 from nanogpt_kit.core.registry import Entry, LocalEntry, Registry
 from nanogpt_kit.core.relations import (
     check_batch_tokens,
+    check_inner_groups,
     check_keep_every_steps,
     check_max_tokens,
     check_multipliers,
     check_on_overflow,
 )
 from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
-from nanogpt_kit.core.targets import Target, check_targets, targets_of
+from nanogpt_kit.core.targets import Target, check_targets, targets_of, zero_note
 from nanogpt_kit.core.unused_options import drop_unused_options
 
 
@@ -178,6 +179,7 @@ class Experiment(Options):
         check_max_tokens(self.train)
         check_multipliers(self.init, self.model)
         check_targets(self.schedule, self.targets, self.model)
+        check_inner_groups(self.optimizer)
         return self
 
     @property
@@ -219,6 +221,7 @@ class Experiment(Options):
         """Sentences about options that were dropped, components that were appended, and schedules without effect."""
         schedules = [(dotted(key), part) for key, part in self.parts() if isinstance(part, Schedule)]
         notes = [(key, schedule.note(self.total_steps)) for key, schedule in schedules]
+        notes += [(key, zero_note(schedule.target, self.targets)) for key, schedule in schedules]
         return (*self._layers.notes, *(f"{key}: {note}" for key, note in notes if note))
 
     def location(self, key: Key) -> str:

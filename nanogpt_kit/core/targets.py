@@ -47,7 +47,9 @@ def optimizer_targets(optimizer: Optimizer) -> dict[str, Target]:
         of_inner = dict(number_options(inner, prefix))
         found |= of_inner
         by_option = {key.removeprefix(f"{prefix}."): target for key, target in of_inner.items()} | by_option
-    for index, group in enumerate(getattr(optimizer, "group", ())):
+    for index, group in enumerate(optimizer.group):
+        if group.freeze:
+            continue
         own = {key.removeprefix("group."): target for key, target in number_options(group, "group")}
         found |= {f"optimizer.group.{index}.{key}": target for key, target in (by_option | own).items()}
     return found
@@ -112,6 +114,13 @@ def check_targets(schedule: Schedule | tuple[Schedule, ...], targets: Mapping[st
         first.setdefault(one.target, written)
     if details:
         raise ValidationError.from_exception_data("schedule", details)
+
+
+def zero_note(target: str, targets: Mapping[str, Target]) -> str | None:
+    """That a schedule has no effect, since what it multiplies is 0, as a sentence; None where it has one."""
+    name = target.rpartition(".")[2]
+    of_groups = (one.value for key, one in targets.items() if key.startswith("optimizer.group.") and key.endswith(name))
+    return None if targets[target].value or any(of_groups) else f"{target} is 0, which no multiplier changes"
 
 
 def nearest_target(target: str, targets: Mapping[str, Any]) -> str:

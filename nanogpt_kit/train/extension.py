@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from nanogpt_kit.checkpoint import store
 from nanogpt_kit.checkpoint.manifest import find_damage, step_of
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.core.kinds import Schedule
+from nanogpt_kit.core.kinds import Optimizer, Schedule
 from nanogpt_kit.core.pace import multiplier_at
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.core.targets import LEARNING_RATE
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
@@ -73,20 +74,28 @@ def clock_of(folder: RunFolder) -> Clock:
     return lambda step: seconds[min(bisect_left(steps, step), len(steps) - 1)] if steps else 0.0
 
 
+def uses_total_steps(experiment: Experiment) -> bool:
+    """Whether its optimizer, or one within it, computes updates from the number of steps of the run."""
+    return any(part.uses_total_steps for _, part in experiment.parts() if isinstance(part, Optimizer))
+
+
 def first_difference(
     before: Experiment, after: Experiment, until: int, folder: RunFolder | None = None
-) -> tuple[int, Schedule] | None:
-    """The first of `until` steps that a schedule of `before` changes under the budgets of `after`, and that schedule.
+) -> tuple[int, str] | None:
+    """The first of `until` steps that would be another one with the budgets of `after`, and why.
 
-    A run that a budget of seconds ends may have been made for 10^12 steps, so only those of interest are compared.
+    The first one where the optimizer uses the number of steps, since nothing shows what it does with it. A run that a
+    budget of seconds ends may have been made for 10^12 steps, so only those of interest are compared.
     """
+    if uses_total_steps(before) and after.total_steps != before.total_steps and until:
+        return 0, "the optimizer depends on it, so the steps already taken would have had other updates"
     has_seconds = before.train.max_seconds is not None or after.train.max_seconds is not None
     clock: Clock = clock_of(folder) if has_seconds and folder is not None else lambda step: 0.0
     for step in range(min(before.total_steps, after.total_steps, until)):
         seconds = clock(step) if step else 0.0
         for schedule in before.schedules:
             if multiplier_at(before, schedule, step, seconds) != multiplier_at(after, schedule, step, seconds):
-                return step, schedule
+                return step, reason_of_schedule(schedule)
     return None
 
 
@@ -96,8 +105,8 @@ def equal_steps(before: Experiment, after: Experiment, until: int, folder: RunFo
     return min(before.total_steps, after.total_steps, until) if found is None else found[0]
 
 
-def budget_reason(schedule: Schedule) -> str:
-    """Why a budget cannot change where this schedule would have given other multipliers to steps already taken."""
+def reason_of_schedule(schedule: Schedule) -> str:
+    """Why a budget cannot change where this schedule would have given other multipliers to the steps taken."""
     if schedule.target == LEARNING_RATE:
         return "the schedule depends on it, so the steps already taken would have used other learning rates"
     return f"the schedule of {schedule.target} depends on it, so the steps already taken would have used other values"
@@ -124,6 +133,8 @@ def ways_to_extend(folder: RunFolder, before: Experiment, more: MoreTraining, le
     elif shared >= max(every, length / 2):  # of less than half, little would be gained
         kept = f"both schedules are equal up to step {shared}, but no checkpoint of these steps was kept"
         ways.append(f"{kept}; in the next run, checkpoint.keep_every_steps={every} keeps them")
+    elif uses_total_steps(before):  # which no schedule changes
+        pass
     elif (name := stable_schedule()) and len(before.schedules) == 1:
         warmup = getattr(before.schedules[0], "warmup_steps", 0)
         kept_often = [f"checkpoint.keep_every_steps={every}"]

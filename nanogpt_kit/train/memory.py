@@ -79,12 +79,13 @@ def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunConte
     if available is None:
         return
     if module is not None:
-        try:  # weights and their gradients; GPUs together may have more memory than the machine that builds the model
+        try:  # GPUs together may have more memory than the machine that builds the model
             trains_here = experiment.total_steps and ctx.device == "cpu" and ctx.world_size == 1
-            copies = 2 + experiment.optimizer.state_copies() if trains_here else 1
-            what = f"{copies} copies (weights, gradients, optimizer)" if copies > 2 else ""
-            most = "of this machine's memory"
-            check_model_size(experiment.model, copies * tensor_bytes(module), available, most, what)
+            copies = 1 + experiment.optimizer.state_copies() if trains_here else 0
+            trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+            what = f"{1 + copies} copies (weights, gradients, optimizer)" if copies > 1 else ""
+            needed, most = tensor_bytes(module) + copies * trained, "of this machine's memory"
+            check_model_size(experiment.model, needed, available, most, what)
         except KitError as error:
             raise KitError(*(add_model_location(fault, experiment) for fault in error.faults)) from None
     batch_tokens = experiment.train.batch_tokens

@@ -25,7 +25,6 @@ from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.branch import BranchPoint
 from nanogpt_kit.train.extension import (
     MoreTraining,
-    budget_reason,
     extension_hint,
     first_difference,
     ways_to_extend,
@@ -192,14 +191,18 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
     if not faults:
         return
     error = KitError(*faults)
-    is_longer = requested.total_steps > before.total_steps or "train.max_seconds" in changed
+    is_longer = requested.total_steps > before.total_steps or has_more_seconds(before, requested)
     if is_longer and not other_options:
-        length = steps_taken(folder) if "train.max_seconds" in changed else before.total_steps
+        length = steps_taken(folder) if has_more_seconds(before, requested) else before.total_steps
         error.add_note(ways_to_extend(folder, before, MoreTraining.of(before, requested), length))
     else:
         error.add_note(f"continue with the run's own settings: {resume_command(folder)}")
         error.add_note(new_run_note(folder, requested, changed))
     raise error
+
+
+def has_more_seconds(before: Experiment, requested: Experiment) -> bool:
+    return (before.train.max_seconds or math.inf) < (requested.train.max_seconds or math.inf)
 
 
 def new_run_note(folder: RunFolder, requested: Experiment, keys: Sequence[str]) -> str:
@@ -217,7 +220,7 @@ def budget_cannot_change(folder: RunFolder, before: Experiment, requested: Exper
         return "steps may only grow"
     taken = min(before.total_steps, steps_taken(folder) if step is None else step)
     found = first_difference(before, requested, taken, folder)
-    return budget_reason(found[1]) if found else None
+    return found[1] if found else None
 
 
 def steps_taken(folder: RunFolder) -> int:

@@ -19,7 +19,7 @@ from nanogpt_kit.data.batches import Batch, Prefetcher
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.nn.initial_weights import build_initialized
 from nanogpt_kit.nn.optimizers import build_optimizer
-from nanogpt_kit.nn.parameter_groups import parameter_groups, rates_by_role
+from nanogpt_kit.nn.parameter_groups import rates_by_role
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.batch_hook import batch_after_hooks
@@ -69,8 +69,7 @@ class Trainer:
             load_starting_weights(self.model, weights, str(self.experiment.model.init_from))
         self.diagnostics = Diagnostics(self.model, self.experiment.train.watch)
         self.parallel = setup.parallel_model(self.model)
-        groups = parameter_groups(self.experiment.init, self.model, shapes)
-        self.optimizer = build_optimizer(self.experiment.optimizer, groups)
+        self.optimizer = build_optimizer(self.experiment, self.model, shapes)
         options = ScheduledOptions(self.experiment, self.model, self.progress)
         self.schedules = Schedules(self.experiment, self.optimizer, self.progress, self.world, options.setters)
 

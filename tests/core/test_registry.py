@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_a_plugin_is_found_by_its_bare_name(tmp_path: Path, install: Install) ->
     install("poly-plugin", POLY, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
     experiment = load(tmp_path, 'schedule = { use = "poly", power = 3 }')
     assert experiment.schedule.multiplier(5, 10) == 0.125
-    assert experiment.resolved()["schedule"] == {"use": "poly", "power": 3.0}
+    assert experiment.resolved()["schedule"] == {"use": "poly", "target": "optimizer.lr", "power": 3.0}
     entry = experiment.entry_of(experiment.schedule)
     assert (entry.distribution, entry.version) == ("poly-plugin", "1.0")
 
@@ -83,7 +84,7 @@ def test_a_plugin_is_found_by_its_bare_name(tmp_path: Path, install: Install) ->
 def test_options_of_a_plugin_are_checked_like_any_other(tmp_path: Path, install: Install) -> None:
     install("poly-plugin", POLY, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
     message = told(tmp_path, '[schedule]\nuse = "poly"\npowr = 3')
-    assert message.endswith("exp.toml:8: schedule.powr: unknown key; did you mean 'power'? Allowed: power.")
+    assert message.endswith("exp.toml:8: schedule.powr: unknown key; did you mean 'power'? Allowed: power, target.")
 
 
 def test_an_installed_plugin_changes_nothing_until_it_is_named(tmp_path: Path, install: Install) -> None:
@@ -98,9 +99,13 @@ def test_an_installed_plugin_changes_nothing_until_it_is_named(tmp_path: Path, i
 def test_a_bare_name_means_the_built_in_and_a_qualified_name_the_plugin(tmp_path: Path, install: Install) -> None:
     source = SCHEDULE.format(name="Constant", power=2.0)
     install("A.Strange_Plugin", "[nanogpt_kit.schedule]\nconstant = strange:Constant\n", strange=source)
-    assert load(tmp_path).resolved()["schedule"] == {"use": "constant", "warmup_steps": 0}
+    assert load(tmp_path).resolved()["schedule"] == {"use": "constant", "target": "optimizer.lr", "warmup_steps": 0}
     stranger = load(tmp_path, 'schedule = "a-strange-plugin/constant"')
-    assert stranger.resolved()["schedule"] == {"use": "a-strange-plugin/constant", "power": 2.0}
+    assert stranger.resolved()["schedule"] == {
+        "use": "a-strange-plugin/constant",
+        "target": "optimizer.lr",
+        "power": 2.0,
+    }
     assert load(tmp_path, 'schedule = "nanogpt-kit/constant"') == load(tmp_path)
 
 
@@ -111,7 +116,11 @@ def test_a_name_that_two_strangers_offer_is_ambiguous_only_when_used(tmp_path: P
     message = told(tmp_path, 'schedule = "poly"')
     assert "schedule 'poly'" in message
     assert "use = 'dist-one/poly' or 'dist-two/poly'" in message
-    assert load(tmp_path, 'schedule = "dist-two/poly"').resolved()["schedule"] == {"use": "dist-two/poly", "power": 2.0}
+    assert load(tmp_path, 'schedule = "dist-two/poly"').resolved()["schedule"] == {
+        "use": "dist-two/poly",
+        "target": "optimizer.lr",
+        "power": 2.0,
+    }
 
 
 def test_an_unknown_qualified_name_is_told_the_near_ones(tmp_path: Path, install: Install) -> None:
@@ -207,13 +216,66 @@ def test_a_distribution_without_a_name_is_skipped_with_a_warning(
     assert "skipped an installed distribution whose entry points cannot be read" in caplog.text
 
 
+def test_what_a_plugin_prints_when_it_is_imported_goes_to_standard_error(
+    tmp_path: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("poly-plugin", POLY, poly_plugin="print('HELLO')\n" + SCHEDULE.format(name="Poly", power=2.0))
+    (tmp_path / "mine.py").write_text("print('AND ME')\n" + SCHEDULE.format(name="X", power=1.0), encoding="utf-8")
+    load(tmp_path, 'schedule = "poly"', "mine.py")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert sorted(err.split("\n")) == ["", "AND ME", "HELLO"]
+
+
+@pytest.mark.parametrize("requirement", ["nanogpt-kit>=99", "Nanogpt_Kit[plots] >=99 ; python_version > '3'"])
+def test_a_plugin_for_another_version_of_the_kit_is_reported(
+    requirement: str, tmp_path: Path, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed = version("nanogpt-kit")
+    sentence = f"poly-plugin 1.0 requires nanogpt-kit>=99, and {installed} is installed: pip install --upgrade"
+    install("poly-plugin", POLY, requirement, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
+    for _ in range(2):
+        load(tmp_path, 'schedule = "poly"')
+    assert [record.message for record in caplog.records] == [f"{sentence} nanogpt-kit poly-plugin"]
+
+
+def test_the_version_that_a_plugin_requires_is_part_of_the_message_where_it_cannot_be_imported(
+    tmp_path: Path, install: Install
+) -> None:
+    install("poly-plugin", POLY, "nanogpt-kit>=99", poly_plugin="from nanogpt_kit.api import NotYet")
+    message = told(tmp_path, 'schedule = "poly"')
+    assert "ImportError: cannot import name 'NotYet' from 'nanogpt_kit.api'" in message
+    assert "; poly-plugin 1.0 requires nanogpt-kit>=99, and " in message
+
+
+@pytest.mark.parametrize("requirement", ["nanogpt-kit>=0.0.1", "nanogpt-kit>=99; extra == 'new'", "torch>=99", "x y"])
+def test_a_plugin_that_fits_the_kit_is_not_reported(
+    requirement: str, tmp_path: Path, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    install("poly-plugin", POLY, requirement, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
+    load(tmp_path, 'schedule = "poly"')
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("default", "wrong"), [("'x'", "should be a whole number, got 'x'"), ("2", "should be greater")]
+)
+def test_the_default_of_an_option_is_validated(default: str, wrong: str, tmp_path: Path, install: Install) -> None:
+    source = SCHEDULE.format(name="Poly", power=2.0).replace("float = Field(2.0, gt=0", f"int = Field({default}, ge=3")
+    install("poly-plugin", POLY, poly_plugin=source)
+    message = told(tmp_path, 'schedule = "poly"')
+    assert f"exp.toml:6: schedule: the default of its option power {wrong}" in message
+    assert message.endswith("; this is a mistake in the component")
+    load(tmp_path, 'schedule = { use = "poly", power = 3 }')
+
+
 # --- local files ------------------------------------------------------------------------------------------------
 
 
 def test_a_local_file_is_a_component_under_its_stem(tmp_path: Path) -> None:
     (tmp_path / "my_poly.py").write_text(SCHEDULE.format(name="Anything", power=2.0), encoding="utf-8")
     experiment = load(tmp_path, 'schedule = "my_poly"', "my_poly.py")
-    assert experiment.resolved()["schedule"] == {"use": "my_poly", "power": 2.0}
+    assert experiment.resolved()["schedule"] == {"use": "my_poly", "target": "optimizer.lr", "power": 2.0}
     assert experiment.component_files == (tmp_path / "my_poly.py",)
     assert "my_poly" in told(tmp_path, 'schedule = "my_polly"', "my_poly.py")
     assert "unknown schedule 'my_poly'" in told(tmp_path, 'schedule = "my_poly"')
@@ -222,7 +284,11 @@ def test_a_local_file_is_a_component_under_its_stem(tmp_path: Path) -> None:
 def test_a_local_file_takes_precedence_over_a_plugin_of_its_name(tmp_path: Path, install: Install) -> None:
     install("poly-plugin", POLY, poly_plugin="1 / 0")
     (tmp_path / "poly.py").write_text(SCHEDULE.format(name="Poly", power=7.0), encoding="utf-8")
-    assert load(tmp_path, 'schedule = "poly"', "poly.py").resolved()["schedule"] == {"use": "poly", "power": 7.0}
+    assert load(tmp_path, 'schedule = "poly"', "poly.py").resolved()["schedule"] == {
+        "use": "poly",
+        "target": "optimizer.lr",
+        "power": 7.0,
+    }
 
 
 TWO = SCHEDULE.format(name="One", power=1.0) + SCHEDULE.format(name="Two", power=1.0)

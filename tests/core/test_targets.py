@@ -134,10 +134,27 @@ def test_the_targets_of_muon_include_those_of_the_optimizer_within_it(tmp_path: 
     assert targets["optimizer.lr"].allows(1e9)
 
 
+def test_each_group_of_parameters_that_is_trained_has_targets(tmp_path: Path) -> None:
+    groups = "optimizer.group=[{match='wte', lr=0.5}, {match='mlp', freeze=true}, {match='attn'}]"
+    targets = load(tmp_path, ONE, groups).targets
+    of_groups = {key.split(".")[2] for key in targets if key.startswith("optimizer.group.")}
+    assert of_groups == {"0", "2"}
+    assert (targets["optimizer.group.0.lr"].value, targets["optimizer.group.2.lr"].value) == (0.5, 1e-3)
+    assert not targets["optimizer.group.0.betas.0"].allows(1.0)
+
+
 def test_a_note_about_a_schedule_names_its_key(tmp_path: Path) -> None:
     (note,) = load(tmp_path, LIST, "train.steps=50").notes
     assert note.startswith("schedule.1: warmup_steps = 100 is not less than the 50 steps of the run: ")
     assert note.endswith("optimizer.weight_decay does not reach its peak")
+
+
+def test_a_schedule_of_what_is_zero_is_noted(tmp_path: Path) -> None:
+    zero = "optimizer.weight_decay=0.0"
+    assert "schedule.1: optimizer.weight_decay is 0, which no multiplier changes" in load(tmp_path, LIST, zero).notes
+    group = "optimizer.group=[{match='wte', weight_decay=0.5}]"
+    assert not any("is 0" in note for note in load(tmp_path, LIST, zero, group).notes)
+    assert not any("is 0" in note for note in load(tmp_path, LIST).notes)
 
 
 def test_the_length_of_a_run_is_exact_where_steps_or_tokens_end_it(tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ REMEDIES = {  # patterns of the first line, by test
     # optimizer
     "test_it_descends": "set an `lr` here that trains a small model",
     "test_every_role_moves_and_is_in_one_group": "pass on every group|embedding was not updated: update every group",
-    "test_groups_keep_the_keys_that_the_loop_reads": "groups it was given: copy|role = None: keep the keys",
+    "test_each_group_has_its_own_learning_rate": "use the lr of the parameter's own group",
+    "test_the_length_of_the_run_matters_only_where_it_is_said_to": "set uses_total_steps = True",
+    "test_groups_keep_the_keys_that_the_loop_reads": "groups it was given: copy|has names = .*: keep the keys.*split",
     "test_the_learning_rate_is_the_loops": r"matrix changed with lr = 0: use group\['lr'\]",
     "test_resumed_it_continues_bit_for_bit": "matrix differs after a resume: keep all state|load with weights_only",
     "test_frozen_parameters_have_no_state": "make state when a parameter is first updated",

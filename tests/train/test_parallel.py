@@ -108,6 +108,27 @@ def test_noise_on_gradients_and_other_windows_are_the_same_on_any_number_of_rank
         assert_close(weights(other), weights(one))
 
 
+@pytest.mark.slow
+def test_groups_and_frozen_weights_are_the_same_on_any_number_of_ranks(tiny: Path) -> None:
+    """With fused matrices, whose rows no rank has whole under fsdp, and a first block without any gradient."""
+    groups = "[{match='wte|wpe|h\\.0', freeze=true}, {match='c_attn', lr=5e-3}]"
+    more = (
+        f"optimizer={{use='muon', group={groups}}}",
+        "model.n_head=4",
+        "model.n_kv_head=2",
+        "train.steps=6",
+        "checkpoint.every_steps=6",
+        "train.grad_clip=0.1",
+        "callback=['ema']",
+    )
+    one, *others = runs(run(tiny, 1, *more), run(tiny, 2, *more), run(tiny, 2, "parallel=fsdp", *more))
+    for other in others:
+        assert other["codes"] == [0, 0]
+        assert losses(other) == pytest.approx(losses(one), abs=1e-5)
+        assert losses(other, "optim/grad_norm") == pytest.approx(losses(one, "optim/grad_norm"), rel=1e-4)
+        assert_close(weights(other), weights(one))
+
+
 def test_a_run_goes_from_ddp_to_fsdp_to_single_and_back(tiny: Path) -> None:
     more = ("train.steps=16", "checkpoint.every_steps=4", "checkpoint.keep_last=9", "callback=['ema']")
     kinds = ["ddp", "fsdp", "single", "fsdp"]

@@ -31,6 +31,9 @@ STEPS = 8
 RAMP = "{{use='piecewise', knots=[[0, {0}], [0.5, {1}], [1, {2}]], target='{3}'}}"
 
 
+RAMPS = {"lr": (0.25, 1.0, 0.5), "group.0.lr": (1.0, 0.5, 0.25), "group.1.lr": (0.5, 2.0, 1.0)}
+
+
 def ramp(target: str, *values: float) -> str:
     return RAMP.format(*values, target)
 
@@ -105,6 +108,35 @@ def test_a_schedule_of_momentum_alone_equals_a_loop_by_hand(tiny: Path) -> None:
     made.train()
     assert_equal_weights(made.model, model)
     assert set(values(made.folder, "optim/lr")) == {0.2}
+
+
+def test_two_groups_with_their_own_schedules_equal_a_loop_by_hand(tiny: Path) -> None:
+    """One group has a learning rate of its own as well; a third part of the model follows the schedule of all."""
+    groups = "optimizer.group=[{match='wte|lm_head', lr=0.01}, {match='mlp'}]"
+    schedules = [ramp(f"optimizer.{key}", *values) for key, values in RAMPS.items()]
+    options = (groups, f"schedule=[{', '.join(schedules)}]", f"train.steps={STEPS}")
+    made = fresh_trainer(tiny, *PLAIN, *options)
+    model = copy.deepcopy(made.model)
+    parts: dict[str, list[torch.nn.Parameter]] = {"group.0.lr": [], "group.1.lr": [], "lr": []}
+    vectors: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        key = "group.0.lr" if "wte" in name or "lm_head" in name else "group.1.lr" if "mlp" in name else "lr"
+        (vectors if parameter.ndim == 1 else parts[key]).append(parameter)
+    torch_groups = [{"params": parameters, "weight_decay": 0.1} for parameters in parts.values()]
+    torch_groups.append({"params": vectors, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(torch_groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
+
+    def change(step: int) -> None:
+        rates = [(0.01 if key == "group.0.lr" else 3e-3) * ramp_at(step, *RAMPS[key]) for key in parts]
+        for group, rate in zip(optimizer.param_groups, [*rates, rates[-1]], strict=True):
+            group["lr"] = rate
+
+    loop_by_hand(made, optimizer, model, change)
+    made.train()
+    assert_equal_weights(made.model, model)
+    assert values(made.folder, "schedule/optimizer.group.1.lr") == [
+        ramp_at(step, *RAMPS["group.1.lr"]) for step in range(STEPS)
+    ]
 
 
 def test_a_schedule_of_one_beta_leaves_the_other(tiny: Path) -> None:
@@ -319,6 +351,9 @@ def test_more_seconds_continue_a_run_where_no_schedule_depends_on_them(
     assert values(branch, "optim/lr") == values(whole, "optim/lr")
     assert values(branch, "train/loss") == values(whole, "train/loss")
     assert branch != first
+    with pytest.raises(KitError, match="the schedule depends on it") as fewer:
+        run(tiny, *wsd, "train.max_seconds=5", resume=str(first))
+    assert not any("to train longer" in note for note in fewer.value.__notes__)
 
 
 def test_another_budget_is_refused_for_any_schedule_that_depends_on_it(tiny: Path) -> None:

@@ -41,6 +41,7 @@ from nanogpt_kit.core.kinds.optimization import (
     WarmupSchedule,
     WrappedModel,
 )
+from nanogpt_kit.core.kinds.parameter_group import ParameterGroup
 from nanogpt_kit.core.kinds.text import (
     Dataset,
     Document,
@@ -86,6 +87,7 @@ __all__ = [
     "PackedOrder",
     "PackedWindows",
     "Parallel",
+    "ParameterGroup",
     "ParameterShape",
     "Position",
     "Role",
