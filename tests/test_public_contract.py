@@ -119,6 +119,5 @@ def test_the_public_contract_is_the_recorded_one(request: pytest.FixtureRequest)
 
 def test_the_api_lists_what_it_has() -> None:
     assert sorted(api.__all__) == sorted({*api.LAZY, *(name for name in vars(api) if name in api.__all__)})
-    # Every name is a promise to plugin authors; orders of pieces, fused matrices, groups and the batch of a hook took the
-    # last ones
+    # Every name is a promise to plugin authors; the last are of orders of pieces, fused matrices, groups and hooks
     assert len(api.__all__) <= 74
