@@ -136,12 +136,14 @@ def metric_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def cost_lines(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     seconds, tokens, memory = record["seconds"], record["tokens"], record["metrics"].get("memory/peak_bytes")
+    trained = record["trained_parameters"]
     return [
         ("time in steps", format_duration(seconds) if seconds else None),
         ("tokens", f"{tokens:,}" if tokens else None),
         ("tokens/s", f"{tokens / seconds:,.0f}" if seconds and tokens else None),
         ("memory, peak", format_bytes(memory) if memory else None),
         ("parameters", f"{record['parameters']:,}" if record["parameters"] else None),
+        ("of which trained", f"{trained:,}" if trained not in (None, record["parameters"]) else None),
     ]
 
 

@@ -32,7 +32,7 @@ TEST_IS_CLOSED = 'a test split is opened only once, by `nanogpt-kit compare ... 
 SCALARS = ("int", "float", "bool", "str")
 MAY_CHANGE: JsonDict = {"may_change_on_resume": True}  # json_schema_extra of such an option
 SLOT_KEYWORD = "component of kind"  # in the JSON Schema of a component slot: the kind
-LAYERED_KEYWORD = "repeated over layers"  # there, of a slot that takes a list as well: true
+LISTED_KEYWORD = "or a list"  # there, of a slot that takes a list as well: what the list is, after "that"; or empty
 
 
 def make_scalars_strict(schema: Any) -> None:
@@ -110,6 +110,9 @@ class Component(Options):
     """Options plus behaviour, found by name. A field annotated with the base class of a kind is a slot for one."""
 
     kind: ClassVar[str]
+    # Of a model or a part of one: its numeric options that schedules may change during training. The module that it
+    # builds keeps the component as `options`, and reads each of these from an attribute of its own of the same name.
+    schedulable: ClassVar[tuple[str, ...]] = ()
 
     def refusal_reason(self, ctx: RunContext) -> str | None:
         """Why this component cannot run in `ctx`, with a remedy; None where it can. Called before anything is built."""

@@ -32,7 +32,7 @@ def read_options(path: str) -> dict[str, Any]:
 def flat_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """{"optimizer.lr": 1e-3}. A component of a list has its name in the key, as in sampler.top_k.k; its index where an
     earlier one has the same name, and in lists within sections, as in model.attention.0.window. The list itself is that
-    of the names."""
+    of the names; of tables without names there is none."""
     return dict(flat_items(values, ""))
 
 
@@ -42,7 +42,8 @@ def flat_items(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, An
         if isinstance(value, dict):
             yield from flat_items(value, f"{key}.")
         elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            yield key, json_value([item.get("use", index) for index, item in enumerate(value)])
+            if any("use" in item for item in value):
+                yield key, json_value([item.get("use", index) for index, item in enumerate(value)])
             uses = [bare_name(item.get("use", index)) for index, item in enumerate(value)]
             for index, item in enumerate(value):
                 part = uses[index] if not before and uses.index(uses[index]) == index else index

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import Busy, KitError, LostRank, OutOfMemory, RunFailed
 from nanogpt_kit.core.experiment import Experiment
-from nanogpt_kit.nn.flops import num_params
+from nanogpt_kit.nn.flops import num_params, trained_params
 from nanogpt_kit.runs import folder as runs
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.status import EndedBy, State, cause_of, error_chain, origin_of
@@ -239,6 +239,7 @@ def record_outcome(trainer: Trainer, outcome: Outcome) -> None:
                 total_steps=trainer.total_steps,
                 seconds=round(trainer.progress.seconds, 3),
                 parameters=num_params(trainer.model, non_embedding=False),
+                trained_parameters=trained_params(trainer.model),
                 compile=trainer.compile.mode,
                 best=trainer.progress.best,
             )
