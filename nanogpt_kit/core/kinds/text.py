@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import Field
 
+from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.kinds.marked_text import MarkedText, spans_of_pieces
 from nanogpt_kit.core.options import Component, PathStr
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-Document = str | Iterable[str]  # one that is too long for memory comes in parts, and can be iterated again
+# One that is too long for memory comes in parts, and can be iterated again; one that counts in part is a MarkedText.
+Document = str | Iterable[str] | MarkedText
+TOKENS_WITHOUT_TEXT = (
+    "the tokenizer changes text and does not say which of it its tokens stand for, so that a marked document cannot be "
+    "used; choose another tokenizer, or override Encoder.token_spans"
+)
 
 
 class Dataset(Component):
@@ -144,6 +151,17 @@ class Encoder(ABC):
     def count_unknown(self, text: str, ids: np.ndarray) -> int:
         """How many characters or tokens of `text` are unknown, so that its `ids` do not represent them."""
         return 0
+
+    def token_spans(self, text: str, ids: np.ndarray) -> np.ndarray:
+        """(n, 2) int64: for each of the `ids` of `text`, its characters from the first to past the last.
+
+        A token of some bytes of a character stands for that character, a token without text for none. An encoder whose
+        tokens do not have the bytes of `text`, each in turn, overrides it. Raises KitError where they do not.
+        """
+        spans = spans_of_pieces(text, [self.decode_bytes([token]) for token in ids.tolist()])
+        if spans is None:
+            raise KitError(Fault(TOKENS_WITHOUT_TEXT, "tokenizer.use"))
+        return spans
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; invalid UTF-8 becomes U+FFFD."""
