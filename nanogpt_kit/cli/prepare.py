@@ -96,6 +96,9 @@ def print_stats(prepared: PreparedData) -> None:
     rows = [["", *splits]]
     for key, label in COUNT_LABELS.items():
         rows.append([label, *(f"{getattr(split, key):,}" for split in splits.values())])
+    if any(split.counted for split in splits.values()):
+        counted = [split.counted.tokens if split.counted else split.tokens for split in splits.values()]
+        rows.append(["tokens that count", *map("{:,}".format, counted)])
     rows.append(["bytes per token", *(f"{split.bytes / max(1, split.tokens):.3f}" for split in splits.values())])
     label_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     for label, *cells in rows:

@@ -27,7 +27,7 @@ class Batch:
     ids: Tensor  # (W, T) int64
     targets: Tensor  # (W, T) int64: the next token of each; -1 where there is none
     starts: np.ndarray  # (W,) each window's first token in the split, without windows that fill the batch
-    all_tokens: int  # predicted tokens of all ranks
+    all_tokens: int  # predicted tokens of all ranks that count
     segments: Tensor | None = None  # (W, T) int64: the document, within its window, that each token belongs to
     left_out: int = 0  # windows at the end that only fill the batch, and that micro-batches of several leave out
 
@@ -36,6 +36,11 @@ class Batch:
         ids, targets = (torch.from_numpy(array) for array in split.windows(starts, block_size))
         segments = torch.from_numpy(split.segments(starts, block_size)) if with_segments else None
         return cls(ids, targets, starts, int((targets >= 0).sum()), segments)
+
+    @property
+    def divisor(self) -> int:
+        """What sums over the tokens are divided by: `all_tokens`, or 1 where no token counts, so that means are 0."""
+        return max(1, self.all_tokens)
 
     def without_targets(self) -> Batch:
         """The same windows; the loss ignores every token."""
@@ -108,11 +113,11 @@ class Batches:
         whole = Batch.from_split(self.split, filled.ravel(), self.ctx.block_size, self.with_segments)
         whole.targets.unflatten(0, (-1, largest))[:, mine.shape[1] :] = IGNORED
         parts = (whole.pinned() if self.pin else whole).micro_batches(largest)
-        all_tokens = starts.shape[1] * self.ctx.block_size  # no window reaches past the end
+        all_tokens = self.split.count_targets(starts, self.ctx.block_size).sum(axis=1).tolist()  # by step
         left_out = largest - mine.shape[1] if self.leave_out_fill else 0
         return [
-            Batch(ids, targets, step_starts, all_tokens, segments, left_out)
-            for step_starts, (ids, targets, segments) in zip(mine, parts, strict=True)
+            Batch(ids, targets, step_starts, counted, segments, left_out)
+            for step_starts, counted, (ids, targets, segments) in zip(mine, all_tokens, parts, strict=True)
         ]
 
     def starts(self, step: int) -> np.ndarray:

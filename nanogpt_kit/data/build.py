@@ -21,11 +21,12 @@ from nanogpt_kit.data import pretokenized
 from nanogpt_kit.data.chunks import CorpusStats, TextChunk, text_chunks
 from nanogpt_kit.data.encode import encode_chunks, token_dtype
 from nanogpt_kit.data.encoders import make_encoder
-from nanogpt_kit.data.manifest import MANIFEST, DataManifest, DatasetRecord
-from nanogpt_kit.data.prepared_data import check_block_size, data_files
+from nanogpt_kit.data.manifest import MANIFEST, DataManifest, DatasetRecord, SplitRecord
+from nanogpt_kit.data.prepared_data import check_block_size, check_counted, data_files
 from nanogpt_kit.data.progress import ProgressReport
 from nanogpt_kit.data.tokenizer_record import TokenizerRecord
-from nanogpt_kit.data.writer import JOURNAL, StalePreparation, TokenWriter, check_free_space
+from nanogpt_kit.data.unfinished_file import StalePreparation
+from nanogpt_kit.data.writer import JOURNAL, TokenWriter, check_free_space
 from nanogpt_kit.runs.files import check_inside
 from nanogpt_kit.runs.lock import is_locked
 from nanogpt_kit.system.folders import folder_bytes
@@ -136,16 +137,21 @@ def write_data(
     for split, text in stats.text_hashes.items():
         splits[split] = splits[split].model_copy(update={"text_sha256": text.sha256.hexdigest()})
     check_block_size(splits, experiment.model.block_size)
+    check_counted(splits)
     if source.fingerprint() != dataset.fingerprint:
         raise KitError("the text changed while it was read; prepare it again")
     record = TokenizerRecord.of(experiment, encoder)
     manifest = DataManifest.make(dataset, record, token_dtype(encoder).name, splits)
     manifest.write(folder)
     size, seconds = sum(split.bytes for split in splits.values()), time.perf_counter() - started
-    counts = ", ".join(f"{name} {split.tokens:,} tokens" for name, split in splits.items())
+    counts = ", ".join(f"{name} {split.tokens:,} tokens{counted_note(split)}" for name, split in splits.items())
     speed = f" ({size / 1e6 / seconds:.1f} MB/s)" if seconds > 1 and not writer.chunks_on_disk else ""
     logger.info("prepared %.1f MB of text in %.1f s%s: %s", size / 1e6, seconds, speed, counts)
     return manifest
+
+
+def counted_note(split: SplitRecord) -> str:
+    return f" ({split.counted.tokens:,} count)" if split.counted else ""
 
 
 def encode_dataset(

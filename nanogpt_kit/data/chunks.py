@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nanogpt_kit.core.errors import KitError
-from nanogpt_kit.core.kinds import Dataset, Document, Encoder
+from nanogpt_kit.core.kinds import Dataset, Document, Encoder, MarkedText
 from nanogpt_kit.corpus.hash_split import document_slices
 
 CHUNK_CHARACTERS = 1 << 19  # of text encoded at once: fits a cache, and is enough to be fast
@@ -26,6 +26,7 @@ class TextChunk:
     ends: list[bool] = field(default_factory=list)  # for each text: it is the end of its document
     empty_documents: int = 0  # left out on the way to this chunk
     checksum: int = 0  # of all text up to the end of this chunk
+    marked: dict[int, MarkedText] = field(default_factory=dict)  # texts that count in part, by their index
 
     @property
     def starts(self) -> list[bool]:
@@ -45,15 +46,20 @@ def text_chunks(dataset: Dataset, encoder: Encoder, stats: CorpusStats) -> Itera
         if split not in filling:
             raise KitError(f"the dataset yielded a document of split {split!r}; its splits are {', '.join(filling)}")
         chunk = filling[split]
-        empty = True
+        empty, at = True, 0
         for text, is_end in document_parts(document, encoder):
             if not text and empty:
                 chunk.empty_documents += 1
                 continue
             empty = False
+            if isinstance(document, MarkedText):
+                chunk.marked[len(chunk.texts)] = document.part(at, at + len(text))
+                at += len(text)
             chunk.texts.append(text)
             chunk.ends.append(is_end)
             stats.observe(split, text, is_end)
+            if is_end and isinstance(document, MarkedText):
+                stats.observe_marks(split, document)
             sizes[split] += len(text)
             if sizes[split] >= CHUNK_CHARACTERS:
                 chunk.checksum = stats.checksum
@@ -109,6 +115,10 @@ class TextHash:
             self.sha256.update(b"\xff")  # no text contains it
             self._is_document_open = False
 
+    def add_marks(self, raw: bytes) -> None:
+        """Takes which spans of the last document count."""
+        self.sha256.update(b"\xfe" + raw + b"\xff")
+
 
 class CorpusStats:
     """Observes a dataset as it is read: its checksum, documents that splits share, the text of validation and test."""
@@ -131,6 +141,13 @@ class CorpusStats:
         if split in self.text_hashes:
             self.text_hashes[split].add(raw, is_end)
         self.observe_bytes(split, raw, is_end)
+
+    def observe_marks(self, split: str, document: MarkedText) -> None:
+        """Takes which spans count of the document whose end was just observed."""
+        raw = repr(document.counted).encode()
+        self.checksum = zlib.crc32(raw, self.checksum)
+        if split in self.text_hashes:
+            self.text_hashes[split].add_marks(raw)
 
     def add_to_sample(self, raw: bytes) -> None:
         """Takes the next bytes of the validation text, as UTF-8."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from nanogpt_kit.core.errors import KitError
 from nanogpt_kit.core.options import digest
@@ -26,6 +26,15 @@ class DatasetRecord(JsonRecord):
     fingerprint: str
 
 
+class CountedRecord(JsonRecord):
+    """The tokens of a split that count, where its documents are marked."""
+
+    tokens: Count
+    bytes: Count  # of the characters that they stand for
+    edges: Count  # numbers in the file
+    sha256: Sha256
+
+
 class SplitRecord(JsonRecord):
     """Counts and hashes of one split."""
 
@@ -40,6 +49,12 @@ class SplitRecord(JsonRecord):
     documents_sha256: Sha256
     text_sha256: Sha256 | None = None  # of the text, the same for every tokenizer; None for train
     references: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # bits per byte, by compressor
+    counted: CountedRecord | None = None  # None, and left out of the file: every token counts
+
+    @model_serializer(mode="wrap")
+    def _without_unmarked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return values if self.counted else {key: value for key, value in values.items() if key != "counted"}
 
 
 class DataManifest(JsonRecord):

@@ -78,7 +78,17 @@ class PreparedData:
 
     def split(self, split: str) -> Split:
         """Raises KitError for a split that the dataset lacks."""
-        return Split(self.tokens(split), self.document_starts(split), self.encoder.eot_id is not None)
+        has_eot, counted = self.encoder.eot_id is not None, self.splits[split].counted if split in self.splits else None
+        edges = memory_map(counted_file(self.path, split), "<i8", counted.edges) if counted else None
+        return Split(self.tokens(split), self.document_starts(split), has_eot, edges)
+
+    def measured_amounts(self, split: str) -> tuple[int, int]:
+        """(tokens, bytes of text) that the loss over a split is of: those that count, except the first token."""
+        record, tokens = self.splits[split], self.split(split)
+        n_tokens = int(tokens.count_targets(np.zeros(1, np.int64), record.tokens)[0])
+        counted = record.counted or record
+        first_counts = counted.tokens - n_tokens  # 1, or 0
+        return n_tokens, counted.bytes - first_counts * len(self.encoder.decode_bytes([int(tokens.tokens[0])]))
 
     def check_block_size(self, block_size: int) -> None:
         check_block_size(self.splits, block_size)
@@ -92,6 +102,10 @@ def document_starts_file(folder: Path, split: str) -> Path:
     return folder / f"{split}.documents.bin"
 
 
+def counted_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.counted.bin"
+
+
 def data_files(folder: Path, manifest: DataManifest) -> list[DataFile]:
     files = []
     for name, split in manifest.splits.items():
@@ -99,6 +113,9 @@ def data_files(folder: Path, manifest: DataManifest) -> list[DataFile]:
         starts = "<i8", split.documents, split.documents_sha256, split.tokens + 1  # an empty document may end the split
         files.append(DataFile(tokens_file(folder, name), *ids, ascending=False))
         files.append(DataFile(document_starts_file(folder, name), *starts, ascending=True))
+        if counted := split.counted:
+            edges = "<i8", counted.edges, counted.sha256, split.tokens + 1  # the last run may reach the end
+            files.append(DataFile(counted_file(folder, name), *edges, ascending=True))
     return files
 
 
@@ -122,3 +139,11 @@ def check_block_size(splits: Mapping[str, SplitRecord], block_size: int) -> None
         remedy = f", or set model.block_size = {shorter}" if shorter >= SHORTEST_BLOCK_SIZE else ""
         needed = f"model.block_size = {block_size} needs at least {block_size + 1}"
         raise KitError(f"{counts}, but {needed}; use more text{remedy}")
+
+
+def check_counted(splits: Mapping[str, SplitRecord]) -> None:
+    """Raises KitError where no token of a split counts: there is nothing to learn, or to measure, in it."""
+    empty = [name for name, split in splits.items() if split.counted and split.counted.tokens < 2]  # the first predicts
+    if empty:
+        reason = f"no token of {' and '.join(empty)} counts, since no span of the documents there has text"
+        raise KitError(f"{reason}; mark what is to be learnt, or yield documents that are not marked")

@@ -68,7 +68,7 @@ def text_of(manifest: DataManifest, split: str) -> list[Any]:
 
 def tokens_of(manifest: DataManifest, split: str) -> list[str]:
     record = manifest.splits[split]
-    return [record.sha256, record.documents_sha256]
+    return [record.sha256, record.documents_sha256, *([record.counted.sha256] if record.counted else [])]
 
 
 def evaluator_identity(experiment: Experiment, evaluator: Evaluator) -> list[Any]:

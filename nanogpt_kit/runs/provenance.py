@@ -32,11 +32,12 @@ class TrainingData(RecordPart):
     tokenizer: str  # fingerprint
     splits: dict[str, str]  # SHA-256 of the tokens, by split
     documents: dict[str, str]  # SHA-256 of the document boundaries, by split
+    counted: dict[str, str] | None = None  # SHA-256 of which tokens count, by the splits in which not all do
 
     @property
     def identity(self) -> str:
         """A hash of what was read and what it became, wherever its folder is."""
-        return digest(self.model_dump(exclude={"folder"}))
+        return digest(self.model_dump(exclude={"folder"}, exclude_none=True))
 
 
 class Machine(RecordPart):

@@ -10,7 +10,12 @@ from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import TrainingData
 
 # Fields of TrainingData that decide what a run learns from, and what the run had where one of them differs.
-COMPARED = {"splits": "other tokens", "documents": "other document boundaries", "tokenizer": "another tokenizer"}
+COMPARED = {
+    "splits": "other tokens",
+    "documents": "other document boundaries",
+    "counted": "other marks",
+    "tokenizer": "another tokenizer",
+}
 
 
 def record_data(data: PreparedData) -> TrainingData:
@@ -21,6 +26,7 @@ def record_data(data: PreparedData) -> TrainingData:
         tokenizer=data.manifest.tokenizer.fingerprint,
         splits={split: record.sha256 for split, record in data.splits.items()},
         documents={split: record.documents_sha256 for split, record in data.splits.items()},
+        counted={split: record.counted.sha256 for split, record in data.splits.items() if record.counted} or None,
     )
 
 

@@ -79,12 +79,9 @@ class Evaluation:
             raise KitError(TEST_IS_CLOSED)
         if split not in self.split_losses:
             data = self.data()
-            tokens = data.split(split)
-            losses = self.world.all_gather(list(self._batch_losses(tokens)))
+            losses = self.world.all_gather(list(self._batch_losses(data.split(split))))
             nats = sum(loss for of_ranks in zip(*losses, strict=True) for loss in of_ranks)  # in the batches' order
-            first_bytes = len(self.encoder.decode_bytes([int(tokens.tokens[0])]))
-            text_bytes = data.splits[split].bytes - first_bytes
-            self.split_losses[split] = SplitLoss(nats, len(tokens.tokens) - 1, text_bytes)
+            self.split_losses[split] = SplitLoss(nats, *data.measured_amounts(split))
         return self.split_losses[split]
 
     def _batch_losses(self, split: Split) -> Iterator[float]:

@@ -187,8 +187,9 @@ def prepare_checked_data(
         check_same_data(resumed, data)
     versions: dict[str, Any] = {"nanogpt-kit": nanogpt_kit.__version__, "torch": torch.__version__}
     record = record_data(data)
-    tokens = {"tokens": record.splits, "documents": record.documents, "the tokenizer": record.tokenizer}
-    world.require_same({"the experiment": experiment.fingerprint(), **versions, **tokens})
+    tokens = {"tokens": record.splits, "documents": record.documents, "marks": record.counted}
+    facts = {"the experiment": experiment.fingerprint(), **versions, **tokens, "the tokenizer": record.tokenizer}
+    world.require_same(facts)
     return data
 
 

@@ -178,9 +178,9 @@ class Trainer:
             with self.parallel.sync(last=index == len(micro_batches)):
                 with self.precision.autocast():
                     sums = TrainingLoss.of(self.parallel(ids, targets, segments)).counted(targets)
-                mean = sums.objective / batch.all_tokens  # of all ranks, so that every token weighs the same
+                mean = sums.objective / batch.divisor  # of all ranks, so that every token weighs the same
                 self.scaler.scale(mean).backward()
-            losses.append(sums.metrics(batch.all_tokens))
+            losses.append(sums.metrics(batch.divisor))
         return sum_by_name(losses)
 
     def set_learning_rate(self) -> float:

@@ -76,8 +76,9 @@ def spans_of_pieces(text: str, pieces: Sequence[bytes]) -> np.ndarray | None:
     raw = text.encode("utf-8")
     if b"".join(pieces) != raw:
         return None
-    ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
-    starts = np.concatenate([ends[:0] + 0, [0], ends])[: len(ends)]
+    lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
     if len(raw) == len(text):
         return np.stack([starts, ends], axis=1)
     begins = (np.frombuffer(raw, np.uint8) & 0xC0) != 0x80  # the first byte of a character
