@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from operator import index
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,10 @@ class MarkedText:
             spans = tuple((index(first), index(end)) for first, end in self.counted)
         except (TypeError, ValueError):
             raise self._error(f"should be pairs of characters (first, end), got {self.counted!r}") from None
-        edges = (0, *chain.from_iterable(spans), len(self.text))
-        for before, after in pairwise(edges):
-            if before > after:
+        for (_, before), (first, end) in pairwise([(0, 0), *spans]):
+            if not before <= first <= end <= len(self.text):
                 rule = f"in order, without overlap, and within its {len(self.text):,} characters"
-                raise self._error(f"should be {rule}; {after} follows {before}")
+                raise self._error(f"should be {rule}; ({first}, {end}) follows character {before}")
         object.__setattr__(self, "counted", spans)
 
     def _error(self, message: str) -> KitError:
