@@ -1,9 +1,9 @@
 """The batches of a run, step by step: how many windows each has, and how long those are.
 
 Without schedules of `train.batch_tokens` and `model.block_size` all steps are alike, and all of this is arithmetic.
-With one, the windows of a step begin where those of the steps before it end. Their sums are computed once for the whole
-run, so that a batch remains a function of its step. So the progress of these schedules is measured in steps and tokens,
-never in seconds, which only a clock knows.
+With one, the windows of a step begin where those of the steps before it end. Their sums are computed once, for the
+whole run, so that a batch remains a function of its step. So the progress of these schedules is measured in steps and
+tokens, never in seconds, which only a clock knows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
 BATCH_TOKENS, BLOCK_SIZE = "train.batch_tokens", "model.block_size"  # the targets that shape batches
-MAX_STEPS = 4_000_000  # of a plan with schedules: 16 bytes and about a microsecond each
-MAX_BATCH_TOKENS = 10**12  # as the bound of train.batch_tokens
-ROUNDING = 1e-6  # of a window or a token, which the arithmetic of a multiplier may have lost
+MAX_STEPS = 4_000_000  # of a run with such a schedule: each costs 16 bytes and 1 to 3 microseconds (measured)
+MAX_BATCH_TOKENS = 10**12  # the bound of train.batch_tokens
+ROUNDING = 1e-6  # of a window or a token: what the arithmetic of a multiplier may lose
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class StepBatch:
 
     first_window: int  # the number of windows in the steps before
     n_windows: int  # of block_size tokens
-    length: int  # tokens of each of the equal parts that the windows are cut into
+    length: int  # tokens of each of the equal parts that the windows are cut into; a divisor of block_size
 
 
 class PlanError(ValueError):
-    """A schedule with which no plan can be made; `target` says which."""
+    """A schedule that no plan can follow; `target` is its target."""
 
     def __init__(self, target: str, reason: str) -> None:
         super().__init__(reason)
@@ -45,9 +45,9 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The number of windows and their length for each step of a run. Compares by what it is made of.
+    """The batch of each step. Plans are equal if they are made of the same.
 
-    Everything that has to be computed step by step raises PlanError where a schedule is to blame.
+    What has to be computed step by step raises PlanError where a schedule gives what no batch can be.
     """
 
     batch_tokens: int
@@ -59,20 +59,14 @@ class StepPlan:
 
     @classmethod
     def of(cls, experiment: Experiment) -> StepPlan:
-        """A new plan; `Experiment.step_plan` keeps what it has computed."""
-        train = experiment.train
-        return cls(
-            train.batch_tokens,
-            experiment.model.block_size,
-            train.steps,
-            train.max_tokens,
-            experiment.schedule_of(BATCH_TOKENS),
-            experiment.schedule_of(BLOCK_SIZE),
-        )
+        """A new plan; `Experiment.step_plan` keeps what one has computed."""
+        train, schedule_of = experiment.train, experiment.schedule_of
+        schedules = schedule_of(BATCH_TOKENS), schedule_of(BLOCK_SIZE)
+        return cls(train.batch_tokens, experiment.model.block_size, train.steps, train.max_tokens, *schedules)
 
     @property
     def has_equal_steps(self) -> bool:
-        """Whether all steps have the same number of windows, of the same length."""
+        """Whether no schedule shapes the batches."""
         return self.batch_schedule is None and self.length_schedule is None
 
     @property
@@ -82,33 +76,122 @@ class StepPlan:
             return self.steps
         if self.batch_schedule is None:
             return min(self.steps, self.max_tokens // self.batch_tokens)
-        return len(self._steps.lengths)
+        return len(self._table.lengths)
 
     @property
     def total_tokens(self) -> int:
         return self.tokens(self.total_steps)
 
     def tokens(self, n_steps: int) -> int:
-        """The number of tokens in the windows of the first `n_steps` steps."""
+        """The number of tokens that the first `n_steps` steps predict, where every token of their windows counts."""
+        if self.batch_schedule is None:
+            return n_steps * self.batch_tokens
         return self.at(n_steps).first_window * self.block_size
 
     def at(self, step: int) -> StepBatch:
-        """The batch of step `step`, counted from 0. After the last step, all are like that one."""
-        if self.has_equal_steps:
-            windows = self.batch_tokens // self.block_size
-            return StepBatch(step * windows, windows, self.block_size)
-        return self._steps.at(step)
+        """The batch of step `step`, counted from 0. Steps after the last one of the run have the batch of that one."""
+        if not self.has_equal_steps:
+            return self._table.at(step)
+        windows = self.batch_tokens // self.block_size
+        return StepBatch(step * windows, windows, self.block_size)
 
     def pace(self, step: int) -> float:
-        """The length of the run in steps, as schedules take it: exact, unless `train.max_tokens` bounds steps of
-        different sizes; then the length at the pace of the steps before `step`."""
-        if self.batch_schedule is None or self.max_tokens is None:
+        """The length of the run in steps: what schedules get as `total_steps`.
+
+        It is exact, except where `train.max_tokens` bounds steps of different sizes: then it is the length at the pace
+        of the steps before `step`.
+        """
+        if self.max_tokens is None or self.batch_schedule is None:
             return self.total_steps
-        return self._pace(step, self.tokens(step), self.max_tokens)
+        return self._pace(step, self.tokens(step))
 
     @property
-    def largest(self) -> StepBatch:
-        """The batch of the first step with the most windows."""
-        if self.has_equal_steps:
-            return self.at(0)
-        return self.at(self._steps.largest)
+    def largest_step(self) -> int:
+        """The first step with the most windows."""
+        return 0 if self.has_equal_steps else self._table.largest_step
+
+    def equal_steps(self, other: StepPlan, until: int) -> int:
+        """How many of the first `until` steps have the same batches in both plans, before the first that has not."""
+        if self.has_equal_steps and other.has_equal_steps:
+            return until if self.at(1) == other.at(1) else 0
+        return next((step for step in range(until) if self.at(step) != other.at(step)), until)
+
+    @cached_property
+    def _table(self) -> StepTable:
+        table = StepTable(self.batch_tokens // self.block_size, self.block_size)
+        limit = self.steps if self.batch_schedule is not None else self.total_steps
+        divisors = [n for n in range(1, self.block_size + 1) if self.block_size % n == 0] if self.length_schedule else []
+        for step in range(min(limit, MAX_STEPS)):
+            tokens = table.first_windows[-1] * self.block_size
+            pace = limit if self.max_tokens is None or self.batch_schedule is None else self._pace(step, tokens)
+            windows = self._windows(step, pace)
+            if self.max_tokens is not None and tokens + windows * self.block_size > self.max_tokens:
+                return table
+            table.append(windows, self._length(step, pace, divisors))
+        if limit > MAX_STEPS:
+            raise PlanError(BATCH_TOKENS if self.batch_schedule else BLOCK_SIZE, self._reason_too_long())
+        return table
+
+    def _pace(self, step: int, tokens: int) -> float:
+        """The length of a run of `step` steps with `tokens` tokens so far, and of `max_tokens` in all."""
+        assert self.max_tokens is not None
+        if step == 0:
+            return max(1, min(self.steps, self.max_tokens // self.batch_tokens))
+        return min(self.steps, step * self.max_tokens / tokens)
+
+    def _windows(self, step: int, pace: float) -> int:
+        if self.batch_schedule is None:
+            return self.batch_tokens // self.block_size
+        multiplier = checked_multiplier(self.batch_schedule, BATCH_TOKENS, step, pace)
+        tokens = multiplier * self.batch_tokens
+        if tokens > MAX_BATCH_TOKENS:
+            reason = f"step {step + 1} would have {tokens:.3g} tokens, and {MAX_BATCH_TOKENS:,} are the most"
+            raise PlanError(BATCH_TOKENS, f"the multiplier of {reason}")
+        return max(1, math.floor(tokens / self.block_size + ROUNDING))
+
+    def _length(self, step: int, pace: float, divisors: list[int]) -> int:
+        """The largest divisor of block_size that is not above the scheduled length, so that parts are equal."""
+        if self.length_schedule is None:
+            return self.block_size
+        multiplier = checked_multiplier(self.length_schedule, BLOCK_SIZE, step, pace)
+        if multiplier > 1 + ROUNDING:
+            reason = f"is {multiplier:g}; expected at most 1, since no window is longer than model.block_size"
+            raise PlanError(BLOCK_SIZE, f"the multiplier of step {step + 1} {reason}")
+        return divisors[max(0, bisect_right(divisors, multiplier * self.block_size + ROUNDING) - 1)]
+
+    def _reason_too_long(self) -> str:
+        limit = f"plans at most {MAX_STEPS:,} steps, and train.steps is {self.steps:,}"
+        return f"{limit}; set train.steps or train.max_tokens so that the run is not longer"
+
+
+@dataclass
+class StepTable:
+    """The batches of all steps of a run, which differ."""
+
+    base_windows: int  # of the steps after a run without any
+    block_size: int
+    first_windows: array[int] = field(default_factory=lambda: array("q", [0]))  # of each step, and of the one after
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    largest_step: int = 0
+    most_windows: int = 0
+
+    def append(self, windows: int, length: int) -> None:
+        if windows > self.most_windows:
+            self.most_windows, self.largest_step = windows, len(self.lengths)
+        self.first_windows.append(self.first_windows[-1] + windows)
+        self.lengths.append(length)
+
+    def at(self, step: int) -> StepBatch:
+        n, first = len(self.lengths), self.first_windows
+        if step < n:
+            return StepBatch(first[step], first[step + 1] - first[step], self.lengths[step])
+        windows, length = (first[n] - first[n - 1], self.lengths[n - 1]) if n else (self.base_windows, self.block_size)
+        return StepBatch(first[n] + (step - n) * windows, windows, length)
+
+
+def checked_multiplier(schedule: Schedule, target: str, step: int, pace: float) -> float:
+    """Raises PlanError where it is not a number above 0: a batch of no tokens trains nothing."""
+    multiplier = schedule.multiplier(step, pace)
+    if not (0 < multiplier < math.inf):
+        raise PlanError(target, f"the multiplier of step {step + 1} is {multiplier}; expected a finite number above 0")
+    return multiplier
