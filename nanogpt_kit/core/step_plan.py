@@ -120,7 +120,7 @@ class StepPlan:
     def _table(self) -> StepTable:
         table = StepTable(self.batch_tokens // self.block_size, self.block_size)
         limit = self.steps if self.batch_schedule is not None else self.total_steps
-        divisors = [n for n in range(1, self.block_size + 1) if self.block_size % n == 0] if self.length_schedule else []
+        divisors = divisors_of(self.block_size)
         for step in range(min(limit, MAX_STEPS)):
             tokens = table.first_windows[-1] * self.block_size
             pace = limit if self.max_tokens is None or self.batch_schedule is None else self._pace(step, tokens)
@@ -187,6 +187,11 @@ class StepTable:
             return StepBatch(first[step], first[step + 1] - first[step], self.lengths[step])
         windows, length = (first[n] - first[n - 1], self.lengths[n - 1]) if n else (self.base_windows, self.block_size)
         return StepBatch(first[n] + (step - n) * windows, windows, length)
+
+
+def divisors_of(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 def checked_multiplier(schedule: Schedule, target: str, step: int, pace: float) -> float:
