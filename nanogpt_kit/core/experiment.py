@@ -32,6 +32,7 @@ from nanogpt_kit.core.kinds import (
     Tokenizer,
 )
 from nanogpt_kit.core.layered_differences import differing_lists, without_lists_of_one
+from nanogpt_kit.core.layered_slots import OneOrList, listed
 from nanogpt_kit.core.layers import DEFAULT, Layers
 from nanogpt_kit.core.options import (
     MAY_CHANGE,
@@ -54,6 +55,7 @@ from nanogpt_kit.core.relations import (
     check_on_overflow,
 )
 from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
+from nanogpt_kit.core.targets import Target, check_targets, targets_of
 from nanogpt_kit.core.unused_options import drop_unused_options
 
 
@@ -82,7 +84,9 @@ class Experiment(Options):
     model: Model
     init: Init = slot("gpt2")
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: OneOrList[Schedule] = Field(
+        description="how options change during the run: one schedule, of the learning rate, or a list with targets"
+    )
     train: Train
     parallel: Parallel = slot("single", json_schema_extra=MAY_CHANGE)
     parallel_of_several: ClassVar[str] = "ddp"  # the default of `parallel` where a run has several processes
@@ -159,11 +163,26 @@ class Experiment(Options):
         check_on_overflow(self.sample, self.model)
         check_max_tokens(self.train)
         check_multipliers(self.init, self.model)
+        check_targets(self.schedule, self.targets)
         return self
 
     @property
     def batch_windows(self) -> int:
         return self.train.batch_tokens // self.model.block_size
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """All schedules, each with its target."""
+        return listed(self.schedule)
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """The options that a schedule may drive, by their keys."""
+        return targets_of(self.optimizer, self.train, self.model)
+
+    def schedule_of(self, target: str) -> Schedule | None:
+        """The schedule that drives an option; None where the option is constant."""
+        return next((schedule for schedule in self.schedules if schedule.target == target), None)
 
     @property
     def total_steps(self) -> int:
@@ -183,9 +202,10 @@ class Experiment(Options):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about options that were dropped, components that were appended, and a schedule without effect."""
-        note = self.schedule.note(self.total_steps)
-        return (*self._layers.notes, *([note] if note else []))
+        """Sentences about options that were dropped, components that were appended, and schedules without effect."""
+        schedules = [(dotted(key), part) for key, part in self.parts() if isinstance(part, Schedule)]
+        notes = [(key, schedule.note(self.total_steps)) for key, schedule in schedules]
+        return (*self._layers.notes, *(f"{key}: {note}" for key, note in notes if note))
 
     def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""
@@ -257,15 +277,18 @@ class Experiment(Options):
     def differences(self, other: Experiment) -> dict[str, tuple[Any, Any]]:
         """Dotted keys whose values differ: {"optimizer.lr": (mine, theirs)}."""
         pair = without_lists_of_one(self), without_lists_of_one(other)
-        lists = differing_lists(pair[0].model, pair[1].model, self._registry, other._registry)
+        of_model = differing_lists(pair[0].model, pair[1].model, self._registry, other._registry)
+        schedules = differing_lists(*pair, self._registry, other._registry)
         values = [one.resolved() for one in pair]
-        for name in lists:
-            for one in values:
-                one["model"].pop(name, None)
+        for table in values:
+            for name in schedules:
+                table.pop(name, None)
+            for name in of_model:
+                table["model"].pop(name, None)
         mine, theirs = (dict(leaves(one)) for one in values)
         keys = [*mine, *(key for key in theirs if key not in mine)]
         pairs = {dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
-        return pairs | {f"model.{name}": pair for name, pair in lists.items()}
+        return pairs | schedules | {f"model.{name}": pair for name, pair in of_model.items()}
 
     def __repr__(self) -> str:
         """One line; `resolved` has every value."""
