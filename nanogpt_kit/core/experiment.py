@@ -53,8 +53,10 @@ from nanogpt_kit.core.relations import (
     check_max_tokens,
     check_multipliers,
     check_on_overflow,
+    check_step_plan,
 )
 from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
+from nanogpt_kit.core.step_plan import StepPlan
 from nanogpt_kit.core.targets import Target, check_targets, targets_of
 from nanogpt_kit.core.unused_options import drop_unused_options
 
@@ -102,6 +104,7 @@ class Experiment(Options):
     _layers: Layers = PrivateAttr(default_factory=Layers)
     _registry: Registry = PrivateAttr(default_factory=Registry.installed)
     _folder: Path = PrivateAttr(default_factory=Path)
+    _step_plan: StepPlan | None = PrivateAttr(None)
 
     @classmethod
     def load(
@@ -161,14 +164,11 @@ class Experiment(Options):
         check_batch_tokens(self.train, self.model)
         check_keep_every_steps(self.checkpoint)
         check_on_overflow(self.sample, self.model)
-        check_max_tokens(self.train)
         check_multipliers(self.init, self.model)
         check_targets(self.schedule, self.targets)
+        check_step_plan(self.train, self.step_plan, self.schedule_key)
+        check_max_tokens(self.train, self.step_plan)
         return self
-
-    @property
-    def batch_windows(self) -> int:
-        return self.train.batch_tokens // self.model.block_size
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:
@@ -184,11 +184,32 @@ class Experiment(Options):
         """The schedule that drives an option; None where the option is constant."""
         return next((schedule for schedule in self.schedules if schedule.target == target), None)
 
+    def schedule_key(self, target: str) -> str:
+        """The key of the schedule that drives an option: "schedule", or "schedule.1" of a list."""
+        index = [schedule.target for schedule in self.schedules].index(target)
+        return f"schedule.{index}" if isinstance(self.schedule, tuple) else "schedule"
+
+    @property
+    def step_plan(self) -> StepPlan:
+        """The batch of each step."""
+        plan = StepPlan.of(self)
+        if plan != self._step_plan:
+            self._step_plan = plan  # computes its steps once
+        return self._step_plan
+
     @property
     def total_steps(self) -> int:
-        """Steps within both `train.steps` and `train.max_tokens`; schedules take it as the length of the run."""
-        max_tokens = self.train.max_tokens
-        return self.train.steps if max_tokens is None else min(self.train.steps, max_tokens // self.train.batch_tokens)
+        """Steps within both `train.steps` and `train.max_tokens`."""
+        return self.step_plan.total_steps
+
+    @property
+    def total_tokens(self) -> int:
+        """Of these steps."""
+        return self.step_plan.total_tokens
+
+    def tokens(self, n_steps: int) -> int:
+        """The number of tokens in the windows of the first `n_steps` steps."""
+        return self.step_plan.tokens(n_steps)
 
     @property
     def layers(self) -> Layers:

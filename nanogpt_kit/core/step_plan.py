@@ -88,6 +88,11 @@ class StepPlan:
             return n_steps * self.batch_tokens
         return self.at(n_steps).first_window * self.block_size
 
+    def check(self) -> None:
+        """Raises PlanError where a schedule gives what no batch can be, or where there are too many steps."""
+        if not self.has_equal_steps:
+            len(self._table.lengths)
+
     def at(self, step: int) -> StepBatch:
         """The batch of step `step`, counted from 0. Steps after the last one of the run have the batch of that one."""
         if not self.has_equal_steps:
@@ -109,6 +114,17 @@ class StepPlan:
     def largest_step(self) -> int:
         """The first step with the most windows."""
         return 0 if self.has_equal_steps else self._table.largest_step
+
+    @property
+    def most_windows(self) -> int:
+        """The windows of that step."""
+        return self.at(self.largest_step).n_windows
+
+    def leaves_rest(self, world_size: int) -> bool:
+        """Whether the ranks cannot share the windows of some step equally."""
+        if self.batch_schedule is None:
+            return self.most_windows % world_size > 0
+        return any(self.at(step).n_windows % world_size for step in range(self.total_steps))
 
     def equal_steps(self, other: StepPlan, until: int) -> int:
         """How many of the first `until` steps have the same batches in both plans, before the first that has not."""

@@ -15,6 +15,7 @@ from nanogpt_kit.core.kinds import Model, Optimizer, Schedule
 from nanogpt_kit.core.option_schema import JsonSchema, option_schemas
 from nanogpt_kit.core.options import Options
 from nanogpt_kit.core.sections import Train
+from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, MAX_BATCH_TOKENS
 
 LEARNING_RATE = "optimizer.lr"
 GRAD_CLIP = "train.grad_clip"
@@ -34,7 +35,8 @@ class Target:
 
 def targets_of(optimizer: Optimizer, train: Train, model: Model) -> dict[str, Target]:
     """Every target of an experiment with these parts."""
-    return {**optimizer_targets(optimizer), GRAD_CLIP: Target(train.grad_clip)}
+    of_train = {GRAD_CLIP: Target(train.grad_clip), BATCH_TOKENS: Target(train.batch_tokens, MAX_BATCH_TOKENS)}
+    return {**optimizer_targets(optimizer), **of_train, BLOCK_SIZE: Target(model.block_size, model.block_size)}
 
 
 def optimizer_targets(optimizer: Optimizer) -> dict[str, Target]:

@@ -73,18 +73,17 @@ class Trainer:
 
         state = self.resume_point.restore(self.progress, self.model, self.optimizer, self.scaler)
         self.first_step = self.step
-        if state is None:
-            windows, first_batch = setup.windows_per_rank, partial(self.batches.at, 0)
-            self.progress.micro_batch_size = choose_micro_batch_size(
-                self.experiment.train, windows, first_batch, self.model, self.precision, self.world
-            )
+        windows, largest_batch = setup.windows_per_rank, self.batches.batches.largest
+        self.progress.micro_batch_size = choose_micro_batch_size(
+            self.experiment.train, windows, largest_batch, self.model, self.precision, self.world, self.progress
+        )
         self.compile = setup.compile_model(self.model, self.progress.micro_batch_size)
         rates = rates_by_role(self.optimizer, self.peak_rates)
         self.summary: Mapping[str, str] = summarize_run(
             setup, self.path, self.model, rates, self.step, self.compile.mode
         )
         self.throughput = Throughput(setup.efficiency(), self.progress)
-        self.log = RunLog(folder, self.experiment.train, self.progress, state is not None, self.rank)
+        self.log = RunLog(folder, self.experiment, self.progress, state is not None, self.rank)
         self.hooks = Hooks(self.experiment.callback, self)
         self.resume_point.restore_callbacks(state, self.hooks, self.experiment.train.seed, self.world)
         self.checkpoints = self.build_checkpoints()
@@ -119,11 +118,12 @@ class Trainer:
         """Compiles the model. A signal ends the run at once meanwhile: there is nothing new to save."""
         if self.compile.mode == "off" or self.stop.agree() != Decision.CONTINUE:
             return
-        batch = self.batches.at(self.step)
+        batches = self.batches.of_each_shape(self.step)
 
         def one_pass() -> None:
             try:
-                self.accumulate(batch)
+                for batch in batches:
+                    self.accumulate(batch)
             finally:
                 self.optimizer.zero_grad(set_to_none=True)
 
