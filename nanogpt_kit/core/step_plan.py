@@ -126,12 +126,6 @@ class StepPlan:
             return self.most_windows % world_size > 0
         return any(self.at(step).n_windows % world_size for step in range(self.total_steps))
 
-    def equal_steps(self, other: StepPlan, until: int) -> int:
-        """How many of the first `until` steps have the same batches in both plans, before the first that has not."""
-        if self.has_equal_steps and other.has_equal_steps:
-            return until if self.at(1) == other.at(1) else 0
-        return next((step for step in range(until) if self.at(step) != other.at(step)), until)
-
     @cached_property
     def _table(self) -> StepTable:
         table = StepTable(self.batch_tokens // self.block_size, self.block_size)

@@ -19,6 +19,7 @@ from nanogpt_kit.core.step_plan import BATCH_TOKENS, BLOCK_SIZE, MAX_BATCH_TOKEN
 
 LEARNING_RATE = "optimizer.lr"
 GRAD_CLIP = "train.grad_clip"
+BATCH_SHAPING = (BATCH_TOKENS, BLOCK_SIZE)  # driven by steps or tokens only, never by seconds
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Schedule(Component):
         """
 
     def note(self, total_steps: float) -> str | None:
-        """What does not suit a run of this length, though it can be trained, as a sentence that follows a key; else None."""
+        """Which options do not suit a run of this length, though it can be trained, as a sentence; else None."""
         return None
 
 
