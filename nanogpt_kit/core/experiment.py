@@ -6,7 +6,7 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -104,7 +104,7 @@ class Experiment(Options):
     _layers: Layers = PrivateAttr(default_factory=Layers)
     _registry: Registry = PrivateAttr(default_factory=Registry.installed)
     _folder: Path = PrivateAttr(default_factory=Path)
-    _step_plan: StepPlan | None = PrivateAttr(None)
+    _step_plan: tuple[Any, ...] = PrivateAttr((None, None, None, None))  # what it was made of, and the plan
 
     @classmethod
     def load(
@@ -191,11 +191,12 @@ class Experiment(Options):
 
     @property
     def step_plan(self) -> StepPlan:
-        """The batch of each step."""
-        plan = StepPlan.of(self)
-        if plan != self._step_plan:
-            self._step_plan = plan  # computes its steps once
-        return self._step_plan
+        """The batch of each step. It is kept, since schedules may make it compute every step of the run."""
+        train, model, schedule, plan = self._step_plan
+        if train is not self.train or model is not self.model or schedule is not self.schedule:  # that of another copy
+            plan = StepPlan.of(self)
+            self._step_plan = self.train, self.model, self.schedule, plan
+        return cast(StepPlan, plan)
 
     @property
     def total_steps(self) -> int:

@@ -45,7 +45,7 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The batch of each step. Plans are equal if they are made of the same.
+    """The batch of each step.
 
     What has to be computed step by step raises PlanError where a schedule gives what no batch can be.
     """
@@ -59,7 +59,7 @@ class StepPlan:
 
     @classmethod
     def of(cls, experiment: Experiment) -> StepPlan:
-        """A new plan; `Experiment.step_plan` keeps what one has computed."""
+        """A new plan; `Experiment.step_plan` keeps one."""
         train, schedule_of = experiment.train, experiment.schedule_of
         schedules = schedule_of(BATCH_TOKENS), schedule_of(BLOCK_SIZE)
         return cls(train.batch_tokens, experiment.model.block_size, train.steps, train.max_tokens, *schedules)
@@ -135,6 +135,7 @@ class StepPlan:
             tokens = table.first_windows[-1] * self.block_size
             pace = limit if self.max_tokens is None or self.batch_schedule is None else self._pace(step, tokens)
             windows = self._windows(step, pace)
+            table.next_windows = windows
             if self.max_tokens is not None and tokens + windows * self.block_size > self.max_tokens:
                 return table
             table.append(windows, self._length(step, pace, divisors))
@@ -178,7 +179,7 @@ class StepPlan:
 class StepTable:
     """The batches of all steps of a run, which differ."""
 
-    base_windows: int  # of the steps after a run without any
+    next_windows: int  # of the newest step, appended or not
     block_size: int
     first_windows: array[int] = field(default_factory=lambda: array("q", [0]))  # of each step, and of the one after
     lengths: array[int] = field(default_factory=lambda: array("q"))
@@ -195,7 +196,7 @@ class StepTable:
         n, first = len(self.lengths), self.first_windows
         if step < n:
             return StepBatch(first[step], first[step + 1] - first[step], self.lengths[step])
-        windows, length = (first[n] - first[n - 1], self.lengths[n - 1]) if n else (self.base_windows, self.block_size)
+        windows, length = (first[n] - first[n - 1], self.lengths[n - 1]) if n else (self.next_windows, self.block_size)
         return StepBatch(first[n] + (step - n) * windows, windows, length)
 
 
