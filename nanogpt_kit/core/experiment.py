@@ -6,7 +6,7 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -32,6 +32,7 @@ from nanogpt_kit.core.kinds import (
     Tokenizer,
 )
 from nanogpt_kit.core.layered_differences import differing_lists, without_lists_of_one
+from nanogpt_kit.core.layered_slots import OneOrList, listed
 from nanogpt_kit.core.layers import DEFAULT, Layers
 from nanogpt_kit.core.options import (
     MAY_CHANGE,
@@ -52,8 +53,11 @@ from nanogpt_kit.core.relations import (
     check_max_tokens,
     check_multipliers,
     check_on_overflow,
+    check_step_plan,
 )
 from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
+from nanogpt_kit.core.step_plan import StepPlan
+from nanogpt_kit.core.targets import Target, check_targets, targets_of
 from nanogpt_kit.core.unused_options import drop_unused_options
 
 
@@ -82,7 +86,9 @@ class Experiment(Options):
     model: Model
     init: Init = slot("gpt2")
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: OneOrList[Schedule] = Field(
+        description="how options change during the run: one schedule, of the learning rate, or a list with targets"
+    )
     train: Train
     parallel: Parallel = slot("single", json_schema_extra=MAY_CHANGE)
     parallel_of_several: ClassVar[str] = "ddp"  # the default of `parallel` where a run has several processes
@@ -98,6 +104,7 @@ class Experiment(Options):
     _layers: Layers = PrivateAttr(default_factory=Layers)
     _registry: Registry = PrivateAttr(default_factory=Registry.installed)
     _folder: Path = PrivateAttr(default_factory=Path)
+    _step_plan: tuple[Any, ...] = PrivateAttr((None, None, None, None))  # what it was made of, and the plan
 
     @classmethod
     def load(
@@ -157,19 +164,53 @@ class Experiment(Options):
         check_batch_tokens(self.train, self.model)
         check_keep_every_steps(self.checkpoint)
         check_on_overflow(self.sample, self.model)
-        check_max_tokens(self.train)
         check_multipliers(self.init, self.model)
+        check_targets(self.schedule, self.targets)
+        check_step_plan(self.train, self.step_plan, self.schedule_key)
+        check_max_tokens(self.train, self.step_plan)
         return self
 
     @property
-    def batch_windows(self) -> int:
-        return self.train.batch_tokens // self.model.block_size
+    def schedules(self) -> tuple[Schedule, ...]:
+        """All schedules, each with its target."""
+        return listed(self.schedule)
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """The options that a schedule may drive, by their keys."""
+        return targets_of(self.optimizer, self.train, self.model)
+
+    def schedule_of(self, target: str) -> Schedule | None:
+        """The schedule that drives an option; None where the option is constant."""
+        return next((schedule for schedule in self.schedules if schedule.target == target), None)
+
+    def schedule_key(self, target: str) -> str:
+        """The key of the schedule that drives an option: "schedule", or "schedule.1" of a list."""
+        index = [schedule.target for schedule in self.schedules].index(target)
+        return f"schedule.{index}" if isinstance(self.schedule, tuple) else "schedule"
+
+    @property
+    def step_plan(self) -> StepPlan:
+        """The batch of each step. It is kept, since schedules may make it compute every step of the run."""
+        train, model, schedule, plan = self._step_plan
+        if train is not self.train or model is not self.model or schedule is not self.schedule:  # that of another copy
+            plan = StepPlan.of(self)
+            self._step_plan = self.train, self.model, self.schedule, plan
+        return cast(StepPlan, plan)
 
     @property
     def total_steps(self) -> int:
-        """Steps within both `train.steps` and `train.max_tokens`; schedules take it as the length of the run."""
-        max_tokens = self.train.max_tokens
-        return self.train.steps if max_tokens is None else min(self.train.steps, max_tokens // self.train.batch_tokens)
+        """Steps within both `train.steps` and `train.max_tokens`."""
+        return self.step_plan.total_steps
+
+    @property
+    def total_tokens(self) -> int:
+        """Of these steps."""
+        return self.step_plan.total_tokens
+
+    def tokens(self, n_steps: int) -> int:
+        """The number of tokens in the windows of the first `n_steps` steps."""
+        return self.step_plan.tokens(n_steps)
 
     @property
     def layers(self) -> Layers:
@@ -183,9 +224,10 @@ class Experiment(Options):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about options that were dropped, components that were appended, and a schedule without effect."""
-        note = self.schedule.note(self.total_steps)
-        return (*self._layers.notes, *([note] if note else []))
+        """Sentences about options that were dropped, components that were appended, and schedules without effect."""
+        schedules = [(dotted(key), part) for key, part in self.parts() if isinstance(part, Schedule)]
+        notes = [(key, schedule.note(self.total_steps)) for key, schedule in schedules]
+        return (*self._layers.notes, *(f"{key}: {note}" for key, note in notes if note))
 
     def location(self, key: Key) -> str:
         """Where a value was written: "file:line", "command line", or "default"."""
@@ -257,15 +299,18 @@ class Experiment(Options):
     def differences(self, other: Experiment) -> dict[str, tuple[Any, Any]]:
         """Dotted keys whose values differ: {"optimizer.lr": (mine, theirs)}."""
         pair = without_lists_of_one(self), without_lists_of_one(other)
-        lists = differing_lists(pair[0].model, pair[1].model, self._registry, other._registry)
+        of_model = differing_lists(pair[0].model, pair[1].model, self._registry, other._registry)
+        schedules = differing_lists(*pair, self._registry, other._registry)
         values = [one.resolved() for one in pair]
-        for name in lists:
-            for one in values:
-                one["model"].pop(name, None)
+        for table in values:
+            for name in schedules:
+                table.pop(name, None)
+            for name in of_model:
+                table["model"].pop(name, None)
         mine, theirs = (dict(leaves(one)) for one in values)
         keys = [*mine, *(key for key in theirs if key not in mine)]
         pairs = {dotted(key): (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
-        return pairs | {f"model.{name}": pair for name, pair in lists.items()}
+        return pairs | schedules | {f"model.{name}": pair for name, pair in of_model.items()}
 
     def __repr__(self) -> str:
         """One line; `resolved` has every value."""

@@ -129,8 +129,9 @@ class Layers:
         is_whole = isinstance(upper, dict) and "use" in upper and self.rules.takes_component(at)
         if isinstance(upper, dict) and isinstance(lower, list) and not (is_whole or self.rules.is_free_form(at, True)):
             return self._merge_elements(lower, upper, at, location)
-        if addresses_elements(upper) and is_element(lower) and self.rules.is_layered(at, self.values):
-            raise KitError(Fault(one_component_text(lower, upper, at), dotted(at), location((*at, next(iter(upper))))))
+        if addresses_elements(upper) and is_element(lower) and self.rules.is_listed(at, self.values):
+            text = one_component_text(lower, upper, at, self.rules.is_layered(at, self.values))
+            raise KitError(Fault(text, dotted(at), location((*at, next(iter(upper))))))
         if isinstance(upper, dict) and isinstance(lower, str):  # norm = "rmsnorm" is short for { use = "rmsnorm" }
             lower = {"use": lower}
             self.locations[(*at, "use")], self.heights[(*at, "use")] = self.locations[at], self.height(at)
@@ -149,7 +150,7 @@ class Layers:
         if lower is None and not self.rules.is_free_form(at, False) and addresses_elements(upper):
             message = "no earlier layer sets this list, so there is no element to change; give the whole list"
             if component := self.rules.default_component(at, self.values):
-                message = one_component_text(component, upper, at, is_default=True)
+                message = one_component_text(component, upper, at, is_layered=True, is_default=True)
             raise KitError(Fault(message, dotted(at), location((*at, next(iter(upper))))))
         if note := replacement_note(lower, upper, at, location, self.location):
             self.notes.append(note)

@@ -31,7 +31,7 @@ TEST_IS_CLOSED = 'a test split is opened only once, by `nanogpt-kit compare ... 
 SCALARS = ("int", "float", "bool", "str")
 MAY_CHANGE: JsonDict = {"may_change_on_resume": True}  # json_schema_extra of such an option
 SLOT_KEYWORD = "component of kind"  # in the JSON Schema of a component slot: the kind
-LAYERED_KEYWORD = "repeated over layers"  # there, of a slot that takes a list as well: true
+LISTED_KEYWORD = "or a list"  # there, of a slot that takes a list as well: what the list is, after "that"; or empty
 
 
 def make_scalars_strict(schema: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import Order, OrderContext
+from nanogpt_kit.core.step_plan import StepPlan
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.loss import IGNORED
 
@@ -30,6 +32,7 @@ class Batch:
     all_tokens: int  # predicted tokens of all ranks that count
     segments: Tensor | None = None  # (W, T) int64: the document, within its window, that each token belongs to
     left_out: int = 0  # windows at the end that only fill the batch, and that micro-batches of several leave out
+    parts: int = 1  # that each window of block_size tokens was cut into: W is the number of all
 
     @classmethod
     def from_split(cls, split: Split, starts: np.ndarray, block_size: int, with_segments: bool) -> Batch:
@@ -46,8 +49,20 @@ class Batch:
         """The same windows; the loss ignores every token."""
         return replace(self, targets=torch.full_like(self.targets, IGNORED), all_tokens=0)
 
+    def cut(self, length: int) -> Batch:
+        """The same tokens in windows of `length`, a divisor of T."""
+        parts = self.ids.shape[1] // length
+        if parts == 1:
+            return self
+        cut = self._map(lambda tensor: tensor.reshape(-1, length))
+        return replace(cut, left_out=self.left_out * parts, parts=parts)
+
     def micro_batches(self, size: int, device: str | None = None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """(ids, targets, segments) of at most `size` windows each, moved to `device` where one is given."""
+        """(ids, targets, segments) of at most `size` windows of block_size tokens each, whatever they were cut into.
+
+        They are moved to `device` where one is given.
+        """
+        size *= self.parts
         batch = self.to(device) if device else self
         whole = batch.ids, batch.targets, batch.segments
         parts = [whole]  # a split into one part would cost 0.1 ms while the caches hold the step's data
@@ -83,6 +98,7 @@ class Batches:
         split: Split,
         order: Order,
         ctx: OrderContext,
+        plan: StepPlan | None = None,
         *,
         with_segments: bool = False,
         rank: int = 0,
@@ -90,11 +106,14 @@ class Batches:
         pin: bool = False,
         leave_out_fill: bool = False,
     ) -> None:
-        """With `leave_out_fill`, a window that only makes the batch of a rank as large as that of others is in a
+        """`plan` decides the windows of each step; omitted: all have `ctx.batch_windows`.
+
+        With `leave_out_fill`, a window that only makes the batch of a rank as large as that of others is in a
         micro-batch only where it is the only one there. Its targets are ignored in any case."""
         self.split = split
         self.order = order
         self.ctx = ctx
+        self.plan = plan or StepPlan(ctx.batch_windows * ctx.block_size, ctx.block_size)
         self.with_segments = with_segments
         self.rank, self.world_size = rank, world_size
         self.pin = pin
@@ -105,7 +124,15 @@ class Batches:
         return self.at_steps([step])[0]
 
     def at_steps(self, steps: Sequence[int]) -> list[Batch]:
-        """The batches of several steps, made together with as few numpy and torch calls as one batch takes."""
+        """The batches of several steps. Those that follow each other with equally many windows are made together."""
+        if self.plan.has_equal_steps:
+            return self.whole_windows(steps)
+        groups = [list(group) for _, group in groupby(steps, lambda step: self.plan.at(step).n_windows)]
+        batches = [batch for group in groups for batch in self.whole_windows(group)]
+        return [batch.cut(self.plan.at(step).length) for step, batch in zip(steps, batches, strict=True)]
+
+    def whole_windows(self, steps: Sequence[int]) -> list[Batch]:
+        """Batches of equally many windows, not cut, with as few numpy and torch calls as one batch takes."""
         starts = np.stack([self.starts(step).copy() for step in steps])  # (S, all ranks' W)
         rank_starts = np.array_split(starts, self.world_size, axis=1)
         mine, largest = rank_starts[self.rank], rank_starts[0].shape[1]
@@ -120,12 +147,18 @@ class Batches:
             for step_starts, counted, (ids, targets, segments) in zip(mine, all_tokens, parts, strict=True)
         ]
 
+    def largest(self) -> Batch:
+        """The batch with the most windows, not cut."""
+        return self.whole_windows([self.plan.largest_step])[0]
+
     def starts(self, step: int) -> np.ndarray:
         """(W,) the first token of each window, of all ranks. Raises RunFailed where one is outside the split."""
-        starts = self.order.starts(step, replace(self.ctx, first_window=step * self.ctx.batch_windows))
-        last = self.ctx.n_tokens - self.ctx.block_size - 1
-        if starts.shape != (self.ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
-            expected = f"expected {self.ctx.batch_windows} starts from 0 to {last}"
+        batch = self.plan.at(step)
+        ctx = replace(self.ctx, first_window=batch.first_window, batch_windows=batch.n_windows)
+        starts = self.order.starts(step, ctx)
+        last = ctx.n_tokens - ctx.block_size - 1
+        if starts.shape != (batch.n_windows,) or starts.min() < 0 or starts.max() > last:
+            expected = f"expected {batch.n_windows} starts from 0 to {last}"
             raise RunFailed(f"order {type(self.order).__name__} returned starts {starts} for step {step}; {expected}")
         return self.split.move_to_documents(starts, self.ctx.block_size) if self.order.at_documents else starts
 
@@ -141,9 +174,6 @@ class Prefetcher:
     def __init__(self, batches: Batches, total_steps: int) -> None:
         self.batches = batches
         self.total_steps = total_steps
-        self.batches_together = max(
-            1, min(MAX_PREFETCHED_BATCHES, PREFETCH_TOKENS // (batches.ctx.batch_windows * batches.ctx.block_size))
-        )
         self.thread = ThreadPoolExecutor(1, "batches")
         self.ready: dict[int, Batch] = {}  # by step
         self.pending: tuple[int, Future[dict[int, Batch]]] | None = None  # the first step, and the batches from it on
@@ -158,8 +188,17 @@ class Prefetcher:
                 self.pending = next_step, self.thread.submit(self.make_from, next_step)
         return self.ready.pop(step)
 
+    def of_each_shape(self, step: int) -> list[Batch]:
+        """The batch of a step; where a schedule shapes batches, also that of the last one."""
+        last = [] if self.batches.plan.has_equal_steps else [self.batches.at(max(step, self.total_steps - 1))]
+        return [self.at(step), *last]
+
     def make_from(self, first: int) -> dict[int, Batch]:
-        steps = range(first, max(first + 1, min(first + self.batches_together, self.total_steps)))
+        tokens, end = self.batches.plan.tokens, first + 1
+        last = min(first + MAX_PREFETCHED_BATCHES, self.total_steps)
+        while end < last and tokens(end + 1) - tokens(first) <= PREFETCH_TOKENS:
+            end += 1
+        steps = range(first, end)
         try:
             return dict(zip(steps, self.batches.at_steps(steps), strict=True))
         except Exception:  # of any of these steps; it is raised when that step is reached

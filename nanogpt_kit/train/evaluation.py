@@ -168,7 +168,7 @@ def evaluate_trained_model(
         generator,
         precision,
         World(),
-        batch_size=windows if isinstance(windows, int) else min(experiment.batch_windows, DEFAULT_WINDOWS),
+        batch_size=windows if isinstance(windows, int) else min(experiment.step_plan.most_windows, DEFAULT_WINDOWS),
         data=partial(evaluation_data, generator),
         interrupted=lambda: False,
         show=show,

@@ -23,6 +23,7 @@ from nanogpt_kit.nn.sharded import reshard
 from nanogpt_kit.nn.training_loss import TrainingLoss
 from nanogpt_kit.nn.uninitialized import add_model_location, check_model_size, machine_memory_bytes, tensor_bytes
 from nanogpt_kit.train.precision import Precision
+from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.world import World
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -85,7 +86,7 @@ def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunConte
             check_model_size(experiment.model, copies * tensor_bytes(module), available, most, what)
         except KitError as error:
             raise KitError(*(add_model_location(fault, experiment) for fault in error.faults)) from None
-    batch_tokens = experiment.train.batch_tokens
+    batch_tokens = experiment.step_plan.most_windows * experiment.model.block_size
     needed = batch_tokens * TOKEN_BYTES // ctx.world_size
     if experiment.total_steps and needed > available:
         reason = (
@@ -137,17 +138,23 @@ def out_of_memory_hint(micro_batch_size: int, is_auto: bool) -> str:
 
 def choose_micro_batch_size(
     options: Train,
-    windows: int,  # of a step on one rank
-    first_batch: Callable[[], Batch],
+    windows: int,  # of the largest step on one rank
+    largest_batch: Callable[[], Batch],
     model: nn.Module,
     precision: Precision,
     world: World,
+    progress: Progress,
 ) -> int:
-    """The experiment's micro_batch_size; omitted: all windows; "auto": the largest number that fits on every rank."""
+    """The experiment's micro_batch_size; omitted: all windows; "auto": the largest number that fits on every rank.
+
+    A resumed run keeps what "auto" has found, since another number rounds differently.
+    """
     setting = options.micro_batch_size
     if setting != "auto":
         return min(setting or windows, windows)
-    batch, device = first_batch(), precision.device
+    if progress.micro_batch_size:
+        return progress.micro_batch_size
+    batch, device = largest_batch(), precision.device
 
     def loss_of(count: int) -> Tensor | TrainingLoss:
         ids, targets, segments = batch.micro_batches(count, device)[0]

@@ -23,10 +23,17 @@ from nanogpt_kit.runs.resume_command import new_run_command, resume_command
 from nanogpt_kit.runs.status import Status
 from nanogpt_kit.system.writing import write_atomically
 from nanogpt_kit.train.branch import BranchPoint
-from nanogpt_kit.train.extension import equal_steps, extension_hint, ways_to_extend
+from nanogpt_kit.train.extension import (
+    MoreTraining,
+    budget_reason,
+    extension_hint,
+    first_difference,
+    ways_to_extend,
+)
 
 logger = logging.getLogger(__name__)
 
+BUDGETS = ("train.steps", "train.max_tokens", "train.max_seconds")  # on which the multipliers of schedules may depend
 CHECKPOINT_OF_RUN = re.compile(r"(.+)@([0-9]{1,18})", re.DOTALL)  # RUN@STEP
 
 
@@ -171,8 +178,8 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
     changeable_train = {f"train.{option}" for option in changeable_options(Train)}
     for key, (then, now) in before.differences(requested).items():
         section = key.partition(".")[0]
-        if key in ("train.steps", "train.max_tokens"):
-            reason = steps_cannot_change(folder, before, requested, step)
+        if key in BUDGETS:
+            reason = budget_cannot_change(folder, before, requested, step)
         elif section in changeable_options(Experiment) or key in changeable_train:
             continue
         else:
@@ -185,9 +192,10 @@ def check_differences(folder: RunFolder, before: Experiment, requested: Experime
     if not faults:
         return
     error = KitError(*faults)
-    more_steps = requested.total_steps - before.total_steps
-    if more_steps > 0 and not other_options:
-        error.add_note(ways_to_extend(folder, before, requested.total_steps, str(more_steps)))
+    is_longer = requested.total_steps > before.total_steps or "train.max_seconds" in changed
+    if is_longer and not other_options:
+        length = steps_taken(folder) if "train.max_seconds" in changed else before.total_steps
+        error.add_note(ways_to_extend(folder, before, MoreTraining.of(before, requested), length))
     else:
         error.add_note(f"continue with the run's own settings: {resume_command(folder)}")
         error.add_note(new_run_note(folder, requested, changed))
@@ -203,14 +211,13 @@ def new_run_note(folder: RunFolder, requested: Experiment, keys: Sequence[str]) 
     return f"train a new run: {new_run_command(folder, *changed)}"
 
 
-def steps_cannot_change(folder: RunFolder, before: Experiment, requested: Experiment, step: int | None) -> str | None:
-    """Why the number of steps cannot change; None where the schedule gives the steps taken the same learning rates."""
+def budget_cannot_change(folder: RunFolder, before: Experiment, requested: Experiment, step: int | None) -> str | None:
+    """Why a budget cannot change; None where the schedules give the steps taken the same multipliers."""
     if step is None and requested.total_steps < before.total_steps:
         return "steps may only grow"
     taken = min(before.total_steps, steps_taken(folder) if step is None else step)
-    if equal_steps(before, requested.total_steps, taken) < taken:
-        return "the schedule depends on it, so the steps already taken would have used other learning rates"
-    return None
+    found = first_difference(before, requested, taken, folder)
+    return budget_reason(found[1]) if found else None
 
 
 def steps_taken(folder: RunFolder) -> int:

@@ -76,7 +76,7 @@ class Setup:
             n_tokens=len(split.tokens),
             block_size=experiment.model.block_size,
             first_window=0,
-            batch_windows=experiment.batch_windows,
+            batch_windows=experiment.step_plan.at(0).n_windows,
             seed=experiment.train.seed,
             documents=split.document_starts,
             tokens=split.tokens,
@@ -85,11 +85,12 @@ class Setup:
             split,
             experiment.order,
             order,
+            experiment.step_plan,
             with_segments=experiment.model.document_mask,
             rank=world.rank,
             world_size=world.size,
             pin=self.placement.ctx.device == "cuda",
-            leave_out_fill=experiment.batch_windows % world.size > 0 and extra_names(experiment.model) != frozenset(),
+            leave_out_fill=experiment.step_plan.leaves_rest(world.size) and extra_names(experiment.model) != frozenset(),
         )
 
     def parallel_model(self, model: nn.Module) -> WrappedModel:
@@ -107,13 +108,14 @@ class Setup:
         choice = CompileChoice.choose(experiment, ctx, num_params(model), cores.chunks * cores.threads)
         choice = choice.agree(world, experiment.train.compile)
         if choice.mode != "off":
-            choice.apply(model, ctx, micro_steps=ceil_div(self.windows_per_rank, micro_batch_size))
+            micro_steps = ceil_div(self.windows_per_rank, micro_batch_size)
+            choice.apply(model, ctx, micro_steps, experiment.step_plan.has_equal_steps)
         return choice
 
     @property
     def windows_per_rank(self) -> int:
-        """The windows of a step on each rank; the last rank may have fewer."""
-        return ceil_div(self.experiment.batch_windows, self.placement.world.size)
+        """The windows of the largest step on each rank; the last rank may have fewer."""
+        return ceil_div(self.experiment.step_plan.most_windows, self.placement.world.size)
 
     def efficiency(self) -> Efficiency:
         return Efficiency.of(self.experiment.model, self.data.encoder.vocab_size, self.placement.ctx)

@@ -20,7 +20,7 @@ from nanogpt_kit.data.batches import Batch, Prefetcher
 from nanogpt_kit.generate.generator import TextGenerator
 from nanogpt_kit.nn.initial_weights import build_initialized
 from nanogpt_kit.nn.optimizers import build_optimizer
-from nanogpt_kit.nn.parameter_groups import parameter_groups, peak_rates, rates_by_role
+from nanogpt_kit.nn.parameter_groups import parameter_groups, rates_by_role
 from nanogpt_kit.nn.training_loss import TrainingLoss, sum_by_name
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.train.checkpoints import Checkpoints
@@ -34,6 +34,7 @@ from nanogpt_kit.train.precision import Precision
 from nanogpt_kit.train.progress import Progress
 from nanogpt_kit.train.resume_point import ResumePoint
 from nanogpt_kit.train.run_log import RunLog
+from nanogpt_kit.train.schedules import Schedules
 from nanogpt_kit.train.setup import Setup
 from nanogpt_kit.train.stop import Decision, StopSignals, StopState
 from nanogpt_kit.train.summary import summarize_run
@@ -69,22 +70,21 @@ class Trainer:
         self.parallel = setup.parallel_model(self.model)
         groups = parameter_groups(self.experiment.init, self.model, shapes)
         self.optimizer = build_optimizer(self.experiment.optimizer, groups)
-        self.peak_rates = peak_rates(self.optimizer)
+        self.schedules = Schedules(self.experiment, self.optimizer, self.progress, self.world)
 
         state = self.resume_point.restore(self.progress, self.model, self.optimizer, self.scaler)
         self.first_step = self.step
-        if state is None:
-            windows, first_batch = setup.windows_per_rank, partial(self.batches.at, 0)
-            self.progress.micro_batch_size = choose_micro_batch_size(
-                self.experiment.train, windows, first_batch, self.model, self.precision, self.world
-            )
+        windows, largest_batch = setup.windows_per_rank, self.batches.batches.largest
+        self.progress.micro_batch_size = choose_micro_batch_size(
+            self.experiment.train, windows, largest_batch, self.model, self.precision, self.world, self.progress
+        )
         self.compile = setup.compile_model(self.model, self.progress.micro_batch_size)
-        rates = rates_by_role(self.optimizer, self.peak_rates)
+        rates = rates_by_role(self.optimizer, self.schedules.peak_rates)
         self.summary: Mapping[str, str] = summarize_run(
             setup, self.path, self.model, rates, self.step, self.compile.mode
         )
         self.throughput = Throughput(setup.efficiency(), self.progress)
-        self.log = RunLog(folder, self.experiment.train, self.progress, state is not None, self.rank)
+        self.log = RunLog(folder, self.experiment, self.progress, state is not None, self.rank)
         self.hooks = Hooks(self.experiment.callback, self)
         self.resume_point.restore_callbacks(state, self.hooks, self.experiment.train.seed, self.world)
         self.checkpoints = self.build_checkpoints()
@@ -119,11 +119,12 @@ class Trainer:
         """Compiles the model. A signal ends the run at once meanwhile: there is nothing new to save."""
         if self.compile.mode == "off" or self.stop.agree() != Decision.CONTINUE:
             return
-        batch = self.batches.at(self.step)
+        batches = self.batches.of_each_shape(self.step)
 
         def one_pass() -> None:
             try:
-                self.accumulate(batch)
+                for batch in batches:
+                    self.accumulate(batch)
             finally:
                 self.optimizer.zero_grad(set_to_none=True)
 
@@ -136,18 +137,18 @@ class Trainer:
         began, next_step = time.perf_counter(), self.step + 1
         is_logged = next_step in (1, self.total_steps) or next_step % self.experiment.train.log_every_steps == 0
         batch = self.batches.at(self.step)
-        learning_rate = self.set_learning_rate()
+        scheduled = self.schedules.apply()
         with self.diagnostics.begin(is_logged):
             means, grad_norm = self.update(batch)
         self.finite.check_noted_step()  # the step before, so that the device computes this one meanwhile
-        self.scalars = self.finite.note_step(self.step, means, grad_norm)
+        self.scalars = self.finite.note_step(self.step, means, grad_norm, self.schedules.grad_clip)
         self.progress.step = next_step
         self.throughput.tokens += batch.all_tokens
         if is_logged:
             self.finite.check_noted_step()  # waits for the device, so the clock is read after it
         self.progress.seconds += time.perf_counter() - began
         if is_logged:
-            self.log_step(means, grad_norm, learning_rate)
+            self.log_step(means, grad_norm, scheduled)
         self.hooks.call("step_finished", run=self, step=self.step)
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -155,7 +156,7 @@ class Trainer:
         try:
             means = self.accumulate(batch)
             self.scaler.unscale_(self.optimizer)
-            grad_norm = self.parallel.clip(self.experiment.train.grad_clip)
+            grad_norm = self.parallel.clip(self.schedules.grad_clip)
             self.diagnostics.before_update()
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -183,15 +184,8 @@ class Trainer:
             losses.append(sums.metrics(batch.divisor))
         return sum_by_name(losses)
 
-    def set_learning_rate(self) -> float:
-        multiplier = self.experiment.schedule.multiplier(self.step, self.total_steps)
-        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
-            group["lr"] = peak * multiplier
-            self.finite.check_learning_rate(group["lr"])
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def log_step(self, means: Mapping[str, Tensor], grad_norm: Tensor, learning_rate: float) -> None:
-        metrics = {name: mean.item() for name, mean in means.items()} | {"optim/lr": learning_rate}
+    def log_step(self, means: Mapping[str, Tensor], grad_norm: Tensor, scheduled: dict[str, float]) -> None:
+        metrics = {name: mean.item() for name, mean in means.items()} | scheduled
         metrics |= {"optim/grad_norm": grad_norm.item()} | self.throughput.metrics()
         metrics |= memory_metrics(self.precision.device) | self.finite.stability_metrics() | self.diagnostics.metrics()
         self.hooks.call("logged", run=self, step=self.step, metrics=self.log.write(metrics))

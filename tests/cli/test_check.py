@@ -201,7 +201,7 @@ def test_a_warmup_that_does_not_end_is_noted_and_allowed(tiny: Path, command: Co
     for verb in ("check", "run"):
         answer = command(verb, tiny, *QUICK, "train.steps=5")
         assert answer.code == 0
-        assert "note: schedule.warmup_steps = 5 is not less than the 5 steps" in answer.err
+        assert "note: schedule: warmup_steps = 5 is not less than the 5 steps" in answer.err
     for allowed in ("train.steps=6", "train.steps=0"):
         assert "warmup" not in command("check", tiny, *QUICK, allowed).err
     assert "the 5 steps" in command("check", tiny, "train.max_tokens=400").err

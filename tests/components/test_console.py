@@ -40,9 +40,10 @@ def console(monkeypatch: pytest.MonkeyPatch) -> Show:
 
 
 def make_run(**options: Any) -> Any:
-    train = SimpleNamespace(batch_tokens=1_000, max_seconds=None)
+    train = SimpleNamespace(max_seconds=None)
     run = {"first_step": 0, "total_steps": 1_500, "summary": SUMMARY, "references": {"gzip -9": 2.151, "xz -9": 1.928}}
-    experiment = SimpleNamespace(train=train, evaluate=SimpleNamespace(every_steps=500))
+    every = SimpleNamespace(every_steps=500)
+    experiment = SimpleNamespace(train=train, evaluate=every, tokens=lambda steps: 1_000 * steps)
     return SimpleNamespace(**{**run, "experiment": experiment, **options})
 
 

@@ -151,6 +151,9 @@ class RunExperiment(Protocol):
     @property
     def sample(self) -> Sample: ...
 
+    def tokens(self, n_steps: int) -> int:
+        """The number of tokens in the windows of the first `n_steps` steps; schedules may give steps different ones."""
+
     def resolved(self) -> dict[str, Any]:
         """Every value, defaults included, as TOML values."""
 

@@ -66,7 +66,7 @@ class Schedule(Component):
         """
 
     def note(self, total_steps: float) -> str | None:
-        """A sentence about options that do not suit a run of this length, though it can be trained; else None."""
+        """Which options do not suit a run of this length, though it can be trained, as a sentence; else None."""
         return None
 
 
@@ -84,8 +84,8 @@ class WarmupSchedule(Schedule):
         if not 0 < total_steps <= self.warmup_steps:
             return None
         return (
-            f"schedule.warmup_steps = {self.warmup_steps:,} is not less than the {total_steps:,} steps of the run: "
-            "the learning rate does not reach its peak"
+            f"warmup_steps = {self.warmup_steps:,} is not less than the {total_steps:,} steps of the run: "
+            f"{'the learning rate' if self.target == 'optimizer.lr' else self.target} does not reach its peak"
         )
 
     @abstractmethod
