@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,16 +39,24 @@ class Efficiency:
 
 
 class Throughput:
-    """Tokens per second of the steps since the last logged one; evaluations and checkpoints do not count."""
+    """Tokens per second of the steps since the last logged one; evaluations and checkpoints do not count.
 
-    def __init__(self, efficiency: Efficiency, progress: Progress) -> None:
+    They are the tokens of the windows, whether they count in the loss or not; `tokens_of_steps` gives those of the
+    first steps.
+    """
+
+    def __init__(self, efficiency: Efficiency, progress: Progress, tokens_of_steps: Callable[[int], int]) -> None:
         self.efficiency = efficiency
         self.progress = progress
-        self.tokens = 0
-        self.logged_seconds = progress.seconds
+        self.tokens_of_steps = tokens_of_steps
+        self.counted_tokens = 0  # of the newest step: those that count
+        self.logged_tokens, self.logged_seconds = tokens_of_steps(progress.step), progress.seconds
 
     def metrics(self) -> dict[str, float]:
-        """The speed since the last call, and the MFU."""
-        speed = self.tokens / (self.progress.seconds - self.logged_seconds)
-        self.tokens, self.logged_seconds = 0, self.progress.seconds
-        return {"perf/tokens_per_second": speed, **self.efficiency.metrics(speed)}
+        """The speed since the last call, and the MFU; where not all tokens of the newest step count, how many do."""
+        tokens, before = map(self.tokens_of_steps, (self.progress.step, self.progress.step - 1))
+        speed = (tokens - self.logged_tokens) / (self.progress.seconds - self.logged_seconds)
+        self.logged_tokens, self.logged_seconds = tokens, self.progress.seconds
+        fraction = self.counted_tokens / (tokens - before)
+        counted = {} if fraction == 1 else {"train/counted_fraction": fraction}
+        return {**counted, "perf/tokens_per_second": speed, **self.efficiency.metrics(speed)}

@@ -13,12 +13,13 @@ from nanogpt_kit.nn.extra_names import extra_names
 from nanogpt_kit.nn.uninitialized import build_on_meta
 from nanogpt_kit.train.diagnostics import attention_modules
 
-LOGGED_METRICS = (  # the last three not on every device or in every precision
+LOGGED_METRICS = (  # the last four not in every run: not all tokens count, and devices and precisions that have them
     "train/loss",
     "optim/lr",
     "optim/grad_norm",
     "optim/clip_fraction",
     "perf/tokens_per_second",
+    "train/counted_fraction",
     "optim/loss_scale",
     "perf/mfu",
     "memory/peak_bytes",

@@ -83,7 +83,7 @@ class Trainer:
         self.summary: Mapping[str, str] = summarize_run(
             setup, self.path, self.model, rates, self.step, self.compile.mode
         )
-        self.throughput = Throughput(setup.efficiency(), self.progress)
+        self.throughput = Throughput(setup.efficiency(), self.progress, self.experiment.step_plan.tokens)
         self.log = RunLog(folder, self.experiment, self.progress, state is not None, self.rank)
         self.hooks = Hooks(self.experiment.callback, self)
         self.resume_point.restore_callbacks(state, self.hooks, self.experiment.train.seed, self.world)
@@ -143,7 +143,7 @@ class Trainer:
         self.finite.check_noted_step()  # the step before, so that the device computes this one meanwhile
         self.scalars = self.finite.note_step(self.step, means, grad_norm, self.schedules.grad_clip)
         self.progress.step = next_step
-        self.throughput.tokens += batch.all_tokens
+        self.throughput.counted_tokens = batch.all_tokens
         if is_logged:
             self.finite.check_noted_step()  # waits for the device, so the clock is read after it
         self.progress.seconds += time.perf_counter() - began
