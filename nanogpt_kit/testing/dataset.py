@@ -14,11 +14,12 @@ import pytest
 import tomli
 import tomli_w
 
-from nanogpt_kit.core.kinds import Dataset, Document
+from nanogpt_kit.core.kinds import Dataset, Document, MarkedText
 from nanogpt_kit.testing.component import ComponentConformance
 from nanogpt_kit.testing.remedy import errors_as_failures
 
 SAME = "sort what the file system or a set lists, and draw no random numbers"
+Marks = tuple[tuple[int, int], ...]  # (first, end) of each span
 MAX_NUL_FRACTION = 0.1  # of a document's characters
 
 
@@ -29,6 +30,10 @@ class DatasetConformance(ComponentConformance):
 
     def texts(self, split: str) -> list[str]:
         return [join_document(document) for document in self.component.documents(split)]
+
+    def marks(self, split: str) -> list[Marks | None]:
+        """The spans that count of each document that has text; None for one that counts wholly."""
+        return [marks_of(document) for document in self.component.documents(split) if join_document(document)]
 
     def tokens(self, split: str) -> list[np.ndarray]:
         pieces = self.component.tokens(split)
@@ -67,6 +72,8 @@ class DatasetConformance(ComponentConformance):
             else:
                 same = self.texts(split) == self.texts(split)
                 assert same, f"a second pass over {split} gives other documents: {SAME}"
+                same = self.marks(split) == self.marks(split)
+                assert same, f"a second pass over {split} marks other spans of its documents: {SAME}"
 
     def test_the_fingerprint_is_a_stable_hash(self) -> None:
         written = tomli.loads(tomli_w.dumps(self.as_toml()))
@@ -118,14 +125,26 @@ class DatasetConformance(ComponentConformance):
     def test_documents_with_split_are_those_of_the_splits(self) -> None:
         self.skip_unless_text()
         found: dict[str, list[str]] = defaultdict(list)
+        marks: dict[str, list[Marks | None]] = defaultdict(list)
         for split, document in self.component.documents_with_split():
             found[split].append(join_document(document))
+            marks[split] += [marks_of(document)] if join_document(document) else []
         unknown = found.keys() - set(self.component.splits)
         assert not unknown, f"documents_with_split() names {sorted(unknown)}: add them to `splits`"
         for split in self.component.splits:
             texts, assigned = ([text for text in some if text] for some in (self.texts(split), found[split]))
             remedy = "derive one from the other, or leave documents_with_split to the base class"
             assert assigned == texts, f"documents_with_split() and documents() disagree about {split}: {remedy}"
+            same = marks[split] == self.marks(split)
+            assert same, f"documents_with_split() and documents() mark other spans of {split}: {remedy}"
+
+    def test_something_counts_in_every_split(self) -> None:
+        self.skip_unless_text()
+        for split in self.component.splits:
+            counts = [spans is None or any(first < end for first, end in spans) for spans in self.marks(split)]
+            assert not counts or any(counts), (
+                f"no span of the documents of {split} has text: mark what is to be learnt, or yield strings"
+            )
 
     def test_no_text_is_in_two_splits(self) -> None:
         self.skip_unless_text()
@@ -176,6 +195,10 @@ class DatasetConformance(ComponentConformance):
         with errors_as_failures(claim):
             again = None if vocabulary is None else json.loads(json.dumps(dict(vocabulary)))
         assert again == (None if vocabulary is None else dict(vocabulary)), claim
+
+
+def marks_of(document: Document) -> Marks | None:
+    return document.counted if isinstance(document, MarkedText) else None
 
 
 def join_document(document: Document) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanogpt_kit.api import Dataset, Document, Field
+from nanogpt_kit.api import Dataset, Document, Field, MarkedText
 from nanogpt_kit.testing.dataset import DatasetConformance
 from tests.testing.remedies import assert_fails
 
@@ -59,12 +59,20 @@ class Broken(Good):
             found.append("text".encode("utf-16-le").decode())
         if self.how == "half a surrogate pair":
             found.append("a\udc00b")
+        if self.how == "other marks each time":
+            found.append(MarkedText("a marked text", ((0, random.randrange(1, 2**40) % 13),)))
+        if self.how == "nothing counts" and split == "val":
+            found = [MarkedText("five", ()), MarkedText("six", ((3, 3),))]
+        if self.how == "one is marked otherwise":
+            found.append(MarkedText("a marked text", ((0, 5),)))
         if self.how == "validates what it trained on" and split == "val":
             found.append("three")
         yield from found
 
     def documents_with_split(self) -> Iterator[tuple[str, Document]]:
         found = list(super().documents_with_split())
+        if self.how == "one is marked otherwise":
+            found[-1] = found[-1][0], MarkedText("a marked text", ((0, 6),))
         yield from found[:-1] if self.how == "one is not assigned" else found
 
     def fingerprint(self) -> Any:
@@ -107,6 +115,9 @@ CAUGHT: dict[str, str] = {
     "UTF-16 as it is": "test_text_is_decoded_correctly",
     "half a surrogate pair": "test_all_text_is_unicode",
     "validates what it trained on": "test_no_text_is_in_two_splits",
+    "other marks each time": "test_every_pass_gives_the_same",
+    "nothing counts": "test_something_counts_in_every_split",
+    "one is marked otherwise": "test_documents_with_split_are_those_of_the_splits",
     "one is not assigned": "test_documents_with_split_are_those_of_the_splits",
     "a fingerprint by chance": "test_the_fingerprint_is_a_stable_hash",
     "a fingerprint that is a number": "test_the_fingerprint_is_a_stable_hash",
