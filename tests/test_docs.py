@@ -259,6 +259,7 @@ FILES = {
         "data/",
         "tokenizer.json",
         "train.bin",
+        "<split>.counted.bin",
         "val.bin",
         "meta.pkl",
         "sample.py",
@@ -288,7 +289,7 @@ WORDS = {
     *("NANOGPT_KIT_RUNS", "NANOGPT_KIT_DATA", "state_dict", "load_state_dict", "slow", "max-autotune", "device"),
     *("ctx", "endings", "label", "question", "choices", "answerKey", "text", "prompt", "answer", "top_k"),
     *("matrix", "vector", "embedding", "head", "segments", "experiments/leaky.py", "KeyboardInterrupt"),
-    *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr"),
+    *("val/loss", "val/bits_per_byte", "train/loss", "optim/lr", "train/counted_fraction", "perf/tokens_per_second"),
     *("(y, extra)", "aux/<name>", "aux/", "aux/hidden_size", "h.0.mlp/largest_weight", "logged_metrics"),
     *("changed_at_step", "code", "distributions", "yardsticks", '"*"', '""'),  # of provenance.json
     *(*Comparison.model_fields, "runs/NAME/KIND/ID/", "noise"),  # of comparison.json

@@ -221,9 +221,7 @@ class TokenizerConformance(ComponentConformance):
             (ids,) = self.encoder.encode_batch([text])
             with errors_as_failures(f"token_spans of {text!r} fails: override it where decoding does not return texts"):
                 spans = self.encoder.token_spans(text, ids)
-            remedy = (
-                "return an integer array of shape (n, 2), the first character of each token and that after its last"
-            )
+            remedy = "return an integer array of shape (n, 2): the first character of each token, and its end"
             is_table = isinstance(spans, np.ndarray) and spans.shape == (len(ids), 2) and spans.dtype.kind in "iu"
             assert is_table, f"token_spans gives a wrong array for {text!r}: {remedy}"
             of_tokens = spans.tolist()

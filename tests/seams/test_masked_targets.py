@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli
+import tomli_w
 import torch
 from torch import Tensor, nn
 
+from nanogpt_kit.api import KitError, MarkedText
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import OrderContext
 from nanogpt_kit.core.options import RunContext
@@ -23,6 +27,7 @@ from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics
+from nanogpt_kit.testing.dataset import DatasetConformance
 from nanogpt_kit.train import session
 from nanogpt_kit.train.cores import CoreAllocation
 from nanogpt_kit.train.setup import Placement, Setup
@@ -235,6 +240,47 @@ def test_a_run_that_was_stopped_resumes_exactly(tiny: Path, source: Path) -> Non
         assert logged(resumed, metric) == logged(whole, metric)
         assert len(logged(whole, metric)) == 9
     assert logged(resumed, "val/loss")[-1] == logged(whole, "val/loss")[-1]
+
+
+# --- mistakes, and the documentation ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ['{"text": "no messages"}', '{"messages": [{"role": "user"}]}', "[1, 2]"])
+def test_a_line_that_is_no_conversation_is_named(tiny: Path, source: Path, line: str) -> None:
+    source.write_text(f"{json.dumps({'messages': conversation(1)})}\n{line}\n", encoding="utf-8")
+    with pytest.raises(KitError, match=f"{source}:2: a conversation should be ") as refused:
+        prepare(experiment(tiny, source))
+    assert '"messages": [{"role": "user", "content": "..."}, ...]' in str(refused.value)
+
+
+def test_the_page_shows_the_component_and_what_it_makes_of_its_line(tiny: Path, tmp_path: Path) -> None:
+    page = (CONVERSATIONS.parents[3] / "docs" / "masked-targets.md").read_text(encoding="utf-8")
+    (code,), (toml,), (line,), (text,) = (
+        re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+        for language in ("python", "toml", "jsonl", "text")
+    )
+    assert code == CONVERSATIONS.read_text(encoding="utf-8")
+    (tmp_path / "conversations.py").write_text(code, encoding="utf-8")
+    (tmp_path / "chats.jsonl").write_text(line * 2, encoding="utf-8")
+    written = tomli.loads(toml)
+    written["dataset"]["source"] = str(tmp_path / written["dataset"]["source"])
+    (tmp_path / "chats.toml").write_text(f'extends = "tiny.toml"\n{tomli_w.dumps(written)}', encoding="utf-8")
+    dataset = Experiment.load(tmp_path / "chats.toml", trust_code=True).dataset
+    document = next(dataset.all_documents())  # type: ignore[attr-defined]
+    assert isinstance(document, MarkedText)
+    assert document.text == text
+    assert [document.text[first:end] for first, end in document.counted] == [" 4\n"]
+    assert document.counts_end
+
+
+def test_the_component_passes_the_suite_of_datasets(tiny: Path, source: Path) -> None:
+    dataset = experiment(tiny, source).dataset
+    written = {"use": "conversations", **dataset.model_dump()}
+    members = {"component": dataset, "written": lambda self: written}
+    suite = type("Suite", (DatasetConformance,), members)()
+    for name in vars(DatasetConformance):
+        if name.startswith("test_") and "token" not in name and "vocabulary" not in name:
+            getattr(suite, name)()
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------

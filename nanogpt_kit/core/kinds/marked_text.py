@@ -20,7 +20,7 @@ SHOWN_CHARACTERS = 40  # of a document, in messages
 class MarkedText:
     """A document of which only some spans count: the loss leaves out the tokens of all other text.
 
-    A token counts where any of its text lies in a span, and the end-of-text token where the last span reaches the end.
+    A token counts where any of its text is in a span, and the end-of-text token where the last span reaches the end.
     Raises KitError where the spans are not in order, overlap, or leave the text.
     """
 
