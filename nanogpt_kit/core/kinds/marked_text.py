@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import index
 from typing import TYPE_CHECKING
 
-from nanogpt_kit.core.errors import KitError
+from nanogpt_kit.core.errors import Fault, KitError
 
 if TYPE_CHECKING:
     import numpy as np
 
+TOKENS_WITHOUT_TEXT = (
+    "the tokenizer changes text and does not say which of it its tokens stand for, so that a marked document cannot be "
+    "used; choose another tokenizer, or override Encoder.token_spans"
+)
 SHOWN_CHARACTERS = 40  # of a document, in messages
 
 
@@ -68,13 +72,24 @@ class MarkedText:
         return MarkedText(self.text[first:end], tuple((a, b) for a, b in spans if a < b or a == b == at_end))
 
 
-def spans_of_pieces(text: str, pieces: Sequence[bytes]) -> np.ndarray | None:
-    """(n, 2) the characters of `text` that each piece of its UTF-8 has a byte of; None where they do not join to it."""
+class TokenBytes(dict[int, bytes]):
+    """The bytes of single tokens, each decoded once: `decode_bytes` takes microseconds for a token."""
+
+    def __init__(self, decode_bytes: Callable[[Iterable[int]], bytes]) -> None:
+        self.decode_bytes = decode_bytes
+
+    def __missing__(self, token: int) -> bytes:
+        self[token] = raw = self.decode_bytes([token])
+        return raw
+
+
+def spans_of_pieces(text: str, pieces: Sequence[bytes]) -> np.ndarray:
+    """(n, 2) the characters of `text` that each piece of its UTF-8 has a byte of. Raises KitError for other pieces."""
     import numpy as np
 
     raw = text.encode("utf-8")
     if b"".join(pieces) != raw:
-        return None
+        raise KitError(Fault(TOKENS_WITHOUT_TEXT, "tokenizer.use"))
     lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
     ends = np.cumsum(lengths)
     starts = ends - lengths

@@ -6,12 +6,12 @@ import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import Field
 
-from nanogpt_kit.core.errors import Fault, KitError
-from nanogpt_kit.core.kinds.marked_text import MarkedText, spans_of_pieces
+from nanogpt_kit.core.kinds.marked_text import MarkedText, TokenBytes, spans_of_pieces
 from nanogpt_kit.core.options import Component, PathStr
 
 if TYPE_CHECKING:
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 # One that is too long for memory comes in parts, and can be iterated again; one that counts in part is a MarkedText.
 Document = str | Iterable[str] | MarkedText
-TOKENS_WITHOUT_TEXT = (
-    "the tokenizer changes text and does not say which of it its tokens stand for, so that a marked document cannot be "
-    "used; choose another tokenizer, or override Encoder.token_spans"
-)
 
 
 class Dataset(Component):
@@ -158,10 +154,11 @@ class Encoder(ABC):
         A token of some bytes of a character stands for that character, a token without text for none. An encoder whose
         tokens do not have the bytes of `text`, each in turn, overrides it. Raises KitError where they do not.
         """
-        spans = spans_of_pieces(text, [self.decode_bytes([token]) for token in ids.tolist()])
-        if spans is None:
-            raise KitError(Fault(TOKENS_WITHOUT_TEXT, "tokenizer.use"))
-        return spans
+        return spans_of_pieces(text, [*map(self._token_bytes.__getitem__, ids.tolist())])
+
+    @cached_property
+    def _token_bytes(self) -> TokenBytes:
+        return TokenBytes(self.decode_bytes)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; invalid UTF-8 becomes U+FFFD."""
