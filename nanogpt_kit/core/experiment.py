@@ -319,6 +319,8 @@ class Experiment(Options):
         sizes = "".join(f" {name}={value}" for name, value in written if type(value) is int)
         rate = f" lr={self.optimizer.lr:g}" if hasattr(self.optimizer, "lr") else ""
         steps = f"{self.total_steps:,} steps of {self.train.batch_tokens:,} tokens"
+        if not self.step_plan.has_equal_steps:
+            steps = f"{self.total_steps:,} steps with {self.total_tokens:,} tokens"
         return f"<Experiment {self.name}: {model}{sizes}, {optimizer}{rate}, {steps}>"
 
     __str__ = __repr__

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nanogpt_kit.core.experiment import Experiment
 
 BATCH_TOKENS, BLOCK_SIZE = "train.batch_tokens", "model.block_size"  # the targets that shape batches
-MAX_STEPS = 4_000_000  # of a run with such a schedule: each costs 16 bytes and 1 to 3 microseconds (measured)
+MAX_STEPS = 2_000_000  # of a run with such a schedule: each takes 16 bytes and 1 to 4 microseconds (measured)
 MAX_BATCH_TOKENS = 10**12  # the bound of train.batch_tokens
 ROUNDING = 1e-6  # of a window or a token: what the arithmetic of a multiplier may lose
 

@@ -90,7 +90,8 @@ class Setup:
             rank=world.rank,
             world_size=world.size,
             pin=self.placement.ctx.device == "cuda",
-            leave_out_fill=experiment.step_plan.leaves_rest(world.size) and extra_names(experiment.model) != frozenset(),
+            leave_out_fill=experiment.step_plan.leaves_rest(world.size)
+            and extra_names(experiment.model) != frozenset(),
         )
 
     def parallel_model(self, model: nn.Module) -> WrappedModel:
