@@ -13,12 +13,8 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from nanogpt_kit.core.kinds import Schedule
-
-if TYPE_CHECKING:
-    from nanogpt_kit.core.experiment import Experiment
 
 BATCH_TOKENS, BLOCK_SIZE = "train.batch_tokens", "model.block_size"  # the targets that shape batches
 MAX_STEPS = 2_000_000  # of a run with such a schedule: each takes 16 bytes and 1 to 4 microseconds (measured)
@@ -50,19 +46,12 @@ class StepPlan:
     What has to be computed step by step raises PlanError where a schedule gives what no batch can be.
     """
 
-    batch_tokens: int
+    batch_tokens: int  # as written, which the schedule multiplies
     block_size: int
     steps: int = 10**12
     max_tokens: int | None = None
     batch_schedule: Schedule | None = None
     length_schedule: Schedule | None = None
-
-    @classmethod
-    def of(cls, experiment: Experiment) -> StepPlan:
-        """A new plan; `Experiment.step_plan` keeps one."""
-        train, schedule_of = experiment.train, experiment.schedule_of
-        schedules = schedule_of(BATCH_TOKENS), schedule_of(BLOCK_SIZE)
-        return cls(train.batch_tokens, experiment.model.block_size, train.steps, train.max_tokens, *schedules)
 
     @property
     def has_equal_steps(self) -> bool:

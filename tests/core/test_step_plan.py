@@ -108,10 +108,10 @@ def test_a_multiplier_that_makes_no_batch_is_blamed_on_its_schedule(values: tupl
 def test_a_run_too_long_for_a_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_plan, "MAX_STEPS", 100)
     make_plan(100, batch=(0.1, 1.0)).check()
-    with pytest.raises(PlanError, match="at most 100 steps, and train.steps is 101"):
+    with pytest.raises(PlanError, match=r"at most 100 steps, and train\.steps is 101"):
         make_plan(101, batch=(0.1, 1.0)).check()
     make_plan(10**12, batch=(0.1, 1.0), max_tokens=2400).check()  # of fewer steps
-    with pytest.raises(PlanError, match="train.max_tokens"):
+    with pytest.raises(PlanError, match=r"train\.max_tokens"):
         make_plan(10**12, length=(0.1, 1.0), max_tokens=101 * 240).check()
 
 

@@ -113,7 +113,9 @@ REMEDIES = {  # patterns of the first line, by test
     "test_each_window_and_its_next_token_lie_in_the_text": "step 1 of 49 tokens .*block_size [+] 1 tokens",
     "test_the_same_step_always_gives_the_same_windows": "step 29 .*seeded with ctx.seed and the step",
     "test_windows_differ_by_step_and_by_seed": "set varies = False here",
-    "test_an_epoch_sees_each_window_once_in_batches_of_any_size": "count windows from ctx.first_window on|place them 16 tokens apart",
+    "test_an_epoch_sees_each_window_once_in_batches_of_any_size": (
+        "count windows from ctx.first_window on|place them 16 tokens apart"
+    ),
     "test_batches_of_any_size_are_filled": "return ctx.batch_windows starts",
     "test_a_late_step_takes_no_longer": "compute it from the step, not from the steps before",
     # tokenizer
