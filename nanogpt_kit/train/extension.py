@@ -142,7 +142,10 @@ def stable_schedule() -> str | None:
     for entry in registry.of_kind(Schedule.kind):
         if entry.distribution != KIT_DISTRIBUTION:
             continue  # a plugin is not imported before an experiment names it
-        multiplier = registry.load(Schedule, entry.qualified)().multiplier
+        schedule = registry.load(Schedule, entry.qualified)
+        if any(field.is_required() for field in schedule.model_fields.values()):
+            continue  # it has no shape of its own
+        multiplier = schedule().multiplier
         middle = {multiplier(step, length) for step in (total // 4, total // 2) for length in (total, 2 * total)}
         if len(middle) == 1 and multiplier(total - 1, total) < multiplier(total // 2, total):
             return entry.name
