@@ -109,6 +109,11 @@ class StepPlan:
         """The windows of that step."""
         return self.at(self.largest_step).n_windows
 
+    @property
+    def lengths(self) -> set[int]:
+        """All lengths of windows, or of the parts that they are cut into."""
+        return {self.block_size} if self.has_equal_steps else {*self._table.lengths} or {self.block_size}
+
     def leaves_rest(self, world_size: int) -> bool:
         """Whether the ranks cannot share the windows of some step equally."""
         if self.batch_schedule is None:
@@ -129,7 +134,11 @@ class StepPlan:
                 return table
             table.append(windows, self._length(step, pace, divisors))
         if limit > MAX_STEPS:
-            raise PlanError(BATCH_TOKENS if self.batch_schedule else BLOCK_SIZE, self._reason_too_long())
+            target = BATCH_TOKENS if self.batch_schedule is not None else BLOCK_SIZE
+            limit = (
+                f"a run with a schedule of {target} has at most {MAX_STEPS:,} steps, and train.steps is {self.steps:,}"
+            )
+            raise PlanError(target, f"{limit}; set train.steps or train.max_tokens to the length of the run")
         return table
 
     def _pace(self, step: int, tokens: int) -> float:
@@ -158,10 +167,6 @@ class StepPlan:
             reason = f"is {multiplier:g}; expected at most 1, since no window is longer than model.block_size"
             raise PlanError(BLOCK_SIZE, f"the multiplier of step {step + 1} {reason}")
         return divisors[max(0, bisect_right(divisors, multiplier * self.block_size + ROUNDING) - 1)]
-
-    def _reason_too_long(self) -> str:
-        limit = f"plans at most {MAX_STEPS:,} steps, and train.steps is {self.steps:,}"
-        return f"{limit}; set train.steps or train.max_tokens so that the run is not longer"
 
 
 @dataclass

@@ -119,7 +119,8 @@ class Setup:
         return ceil_div(self.experiment.step_plan.most_windows, self.placement.world.size)
 
     def efficiency(self) -> Efficiency:
-        return Efficiency.of(self.experiment.model, self.data.encoder.vocab_size, self.placement.ctx)
+        experiment, lengths = self.experiment, self.experiment.step_plan.lengths
+        return Efficiency.of(experiment.model, self.data.encoder.vocab_size, self.placement.ctx, lengths)
 
     def choices(self) -> dict[str, str]:
         """What components chose for this device, by their keys: {"model.attention": "backend flash"}."""

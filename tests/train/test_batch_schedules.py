@@ -13,14 +13,21 @@ import pytest
 import torch
 
 from nanogpt_kit.api import OrderContext
+from nanogpt_kit.comparison.budgets import has_equal_budgets, planned_text
 from nanogpt_kit.components.order.shuffled import Shuffled
 from nanogpt_kit.core.errors import KitError, RunFailed
 from nanogpt_kit.core.experiment import Experiment
+from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.data.batches import Batch
 from nanogpt_kit.data.prepare import prepare
 from nanogpt_kit.runs.folder import RunFolder, runs_of_experiment, runs_root
 from nanogpt_kit.runs.metrics import read_metrics
+from nanogpt_kit.sweep.space.space import Space
+from nanogpt_kit.sweep.study.trial_steps import find_trial_steps
 from nanogpt_kit.train import memory, session
+from nanogpt_kit.train.compile import estimate_gain
+from nanogpt_kit.train.cores import CoreAllocation
+from nanogpt_kit.train.memory import check_memory
 from nanogpt_kit.train.trainer import Trainer
 from tests.train.test_parallel import losses, run, runs
 from tests.train.test_resume import result
@@ -196,3 +203,48 @@ def test_a_longer_run_is_refused_where_its_batches_would_have_been_others(tiny: 
     straight = train(tiny, BATCH, "name=grown", "train.steps=23")
     assert result(grown)["weights"] == result(straight)["weights"]
     assert logged(grown, "tokens")[-1] == 16 * (sum(WINDOWS) + 3 * 5)
+
+
+PEAK = 'schedule=[{use="constant"}, {use="piecewise", knots=[[0, 1], [0.5, 1e8]], target="train.batch_tokens"}]'
+
+
+def test_a_batch_that_becomes_larger_than_the_memory_is_blamed_on_its_schedule(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "machine_memory_bytes", lambda: 10**10)
+    ctx = RunContext(device="cpu", precision="fp32", world_size=1, splits=("train", "val"), block_size=16)
+    with pytest.raises(KitError) as refused:
+        check_memory(Experiment.load(tiny, [PEAK]), None, ctx)
+    (fault,) = refused.value.faults
+    assert (fault.key, fault.location) == ("schedule.1.target", "command line")
+    assert all(word in fault.message for word in ("8,000,000,000 tokens", "128,000,000,000 bytes", "10,000,000,000"))
+
+
+def test_cores_and_the_estimate_of_compiling_are_for_the_largest_step_and_all_tokens(tiny: Path) -> None:
+    ctx = RunContext(device="cpu", precision="bf16", world_size=1, splits=("train", "val"), block_size=16)
+    grown = 'schedule=[{use="constant"}, {use="piecewise", knots=[[0.4, 1], [0.5, 2000]], target="train.batch_tokens"}]'
+    whole, half, large = (
+        Experiment.load(tiny, overrides)
+        for overrides in ([], [BATCH], [grown, "train.micro_batch_size=100000", "train.threads=2", "model.dropout=0.0"])
+    )
+    seconds = [estimate_gain(one, ctx, 1000, 1)[0] for one in (whole, half)]
+    assert seconds[1] / seconds[0] == pytest.approx(sum(WINDOWS) / 100)
+    unequal, equal = (
+        CoreAllocation.choose(one, ctx, 256)
+        for one in (large, large.with_({"schedule": "constant", "train.batch_tokens": 80 * 2000}))
+    )
+    assert unequal == equal != CoreAllocation.choose(whole.with_({"train.threads": 2}), ctx, 256)
+
+
+def test_a_comparison_and_a_sweep_count_the_tokens_of_every_step(tiny: Path) -> None:
+    base, grown = Experiment.load(tiny), Experiment.load(tiny, [BATCH])
+    total = 16 * sum(WINDOWS)
+    assert planned_text(grown) == f"20 steps and {total:,} tokens"
+    assert has_equal_budgets(grown, base.with_({"train.steps": 19, "train.batch_tokens": 64}))
+    assert not has_equal_budgets(grown, base.with_({"train.steps": 19}))
+    sweep = {"sweep": {"space": {"optimizer.lr": {"float": [0.001, 0.01]}}}, "evaluate.every_steps": 4}
+    assert Space(grown.with_(sweep)).trial_tokens == total
+    (steps,) = find_trial_steps(Space(grown.with_(sweep)))
+    assert steps.evaluated_tokens == tuple(16 * sum(WINDOWS[:step]) for step in (4, 8, 12, 16, 20))
+    (steps,) = find_trial_steps(Space(base.with_(sweep)))
+    assert steps.evaluated_tokens == ()
