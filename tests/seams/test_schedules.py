@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nanogpt_kit.comparison.budgets import planned_faults
+from nanogpt_kit.comparison.question import Arm, Question
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.generate.load import load_run
 from nanogpt_kit.runs.folder import RunFolder
@@ -17,6 +21,7 @@ from nanogpt_kit.train import session
 from nanogpt_kit.train.trainer import Trainer
 from tests.seams.components.restarts import Restarts
 
+PAGE = Path(__file__).parents[2] / "docs" / "schedules.md"
 FILE = Path(__file__).parent / "components" / "restarts.py"
 STEPS = 12
 SCHEDULES = [
@@ -69,3 +74,28 @@ def test_each_option_follows_its_own_schedule(tiny: Path, monkeypatch: pytest.Mo
     resumed = session.run(experiment_of(tiny), resume="")
     assert scheduled(resumed) == whole
     assert len(load_run(resumed.path, trust_code=True).generate("1", max_new_tokens=5)[0]) > 0
+
+
+def examples() -> tuple[str, str, str]:
+    """The experiments of the page, and the contender of its comparison."""
+    text = PAGE.read_text(encoding="utf-8")
+    smallest, cooldown = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (command,) = re.findall(r"^nanogpt-kit compare .*$", text, re.MULTILINE)
+    return smallest, cooldown, shlex.split(command)[3]
+
+
+def test_the_smallest_example_of_the_page_trains(tiny: Path) -> None:
+    (tiny.parent / "example.toml").write_text(examples()[0].replace('"quickstart"', f'"{tiny}"'), encoding="utf-8")
+    options = ["train.steps=8", "schedule.0.warmup_steps=2", "callback=[]", "sample.num_samples=0"]
+    folder = session.run(Experiment.load(tiny.parent / "example.toml", options))
+    lines = [line for line in read_metrics(folder.metrics) if "optim/lr" in line]
+    assert [line["schedule/optimizer.weight_decay"] for line in lines] == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert lines[-1]["optim/lr"] < lines[2]["optim/lr"] == 3e-3
+
+
+def test_the_arms_of_the_page_compare(tmp_path: Path) -> None:
+    _, cooldown, change = examples()
+    (tmp_path / "cooldown.toml").write_text(cooldown, encoding="utf-8")
+    base = Experiment.load(tmp_path / "cooldown.toml")
+    arms = Arm("base", base), Arm("cooldown", base.with_(change))
+    assert list(planned_faults(Question("compare", arms))) == []
