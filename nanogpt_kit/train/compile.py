@@ -78,7 +78,7 @@ class CompileChoice:
         """Makes the first call of the model compile it. With several processes each block is compiled separately, so
         that they can synchronize between blocks.
 
-        Where steps are not equal, the second shape compiles it again, for batches of any size.
+        Where steps are not equal, it is compiled for batches of any size.
         """
         from torch._inductor import list_mode_options  # and with it the compiler, which other runs never import
 
