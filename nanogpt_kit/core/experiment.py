@@ -57,7 +57,7 @@ from nanogpt_kit.core.relations import (
 )
 from nanogpt_kit.core.sections import Ablate, Checkpoint, Evaluate, Sample, Sweep, Train
 from nanogpt_kit.core.step_plan import StepPlan
-from nanogpt_kit.core.targets import Target, check_targets, targets_of
+from nanogpt_kit.core.targets import BATCH_SHAPING, Target, check_targets, targets_of
 from nanogpt_kit.core.unused_options import drop_unused_options
 
 
@@ -194,8 +194,9 @@ class Experiment(Options):
         """The batch of each step. It is kept, since schedules may make it compute every step of the run."""
         train, model, schedule, plan = self._step_plan
         if train is not self.train or model is not self.model or schedule is not self.schedule:  # that of another copy
-            plan = StepPlan.of(self)
-            self._step_plan = self.train, self.model, self.schedule, plan
+            train, model, schedules = self.train, self.model, map(self.schedule_of, BATCH_SHAPING)
+            plan = StepPlan(train.batch_tokens, model.block_size, train.steps, train.max_tokens, *schedules)
+            self._step_plan = train, model, self.schedule, plan
         return cast(StepPlan, plan)
 
     @property
@@ -319,6 +320,8 @@ class Experiment(Options):
         sizes = "".join(f" {name}={value}" for name, value in written if type(value) is int)
         rate = f" lr={self.optimizer.lr:g}" if hasattr(self.optimizer, "lr") else ""
         steps = f"{self.total_steps:,} steps of {self.train.batch_tokens:,} tokens"
+        if not self.step_plan.has_equal_steps:
+            steps = f"{self.total_steps:,} steps with {self.total_tokens:,} tokens"
         return f"<Experiment {self.name}: {model}{sizes}, {optimizer}{rate}, {steps}>"
 
     __str__ = __repr__

@@ -10,8 +10,8 @@ from nanogpt_kit.core.targets import BATCH_SHAPING
 def length_at_pace(experiment: Experiment, step: int, seconds: float) -> float:
     """The `total_steps` of schedules at a step before which `seconds` were spent in steps.
 
-    Where more of the budget of seconds is used than of those of steps and tokens, it is the length at the pace so far, so that
-    step / total_steps is the fraction of the seconds that are used.
+    Where more of the budget of seconds is used than of those of steps and tokens, it is the length at the pace so far,
+    so that step / total_steps is the fraction of the seconds that are used.
     """
     total, limit = experiment.step_plan.pace(step), experiment.train.max_seconds
     if limit is None or seconds <= 0 or step == 0:

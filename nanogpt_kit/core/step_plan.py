@@ -13,15 +13,11 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from nanogpt_kit.core.kinds import Schedule
 
-if TYPE_CHECKING:
-    from nanogpt_kit.core.experiment import Experiment
-
 BATCH_TOKENS, BLOCK_SIZE = "train.batch_tokens", "model.block_size"  # the targets that shape batches
-MAX_STEPS = 4_000_000  # of a run with such a schedule: each costs 16 bytes and 1 to 3 microseconds (measured)
+MAX_STEPS = 2_000_000  # of a run with such a schedule: each takes 16 bytes and 1 to 4 microseconds (measured)
 MAX_BATCH_TOKENS = 10**12  # the bound of train.batch_tokens
 ROUNDING = 1e-6  # of a window or a token: what the arithmetic of a multiplier may lose
 
@@ -50,19 +46,12 @@ class StepPlan:
     What has to be computed step by step raises PlanError where a schedule gives what no batch can be.
     """
 
-    batch_tokens: int
+    batch_tokens: int  # as written, which the schedule multiplies
     block_size: int
     steps: int = 10**12
     max_tokens: int | None = None
     batch_schedule: Schedule | None = None
     length_schedule: Schedule | None = None
-
-    @classmethod
-    def of(cls, experiment: Experiment) -> StepPlan:
-        """A new plan; `Experiment.step_plan` keeps one."""
-        train, schedule_of = experiment.train, experiment.schedule_of
-        schedules = schedule_of(BATCH_TOKENS), schedule_of(BLOCK_SIZE)
-        return cls(train.batch_tokens, experiment.model.block_size, train.steps, train.max_tokens, *schedules)
 
     @property
     def has_equal_steps(self) -> bool:
@@ -120,6 +109,11 @@ class StepPlan:
         """The windows of that step."""
         return self.at(self.largest_step).n_windows
 
+    @property
+    def lengths(self) -> set[int]:
+        """All lengths of windows, or of the parts that they are cut into."""
+        return {self.block_size} if self.has_equal_steps else {*self._table.lengths} or {self.block_size}
+
     def leaves_rest(self, world_size: int) -> bool:
         """Whether the ranks cannot share the windows of some step equally."""
         if self.batch_schedule is None:
@@ -140,7 +134,11 @@ class StepPlan:
                 return table
             table.append(windows, self._length(step, pace, divisors))
         if limit > MAX_STEPS:
-            raise PlanError(BATCH_TOKENS if self.batch_schedule else BLOCK_SIZE, self._reason_too_long())
+            target = BATCH_TOKENS if self.batch_schedule is not None else BLOCK_SIZE
+            limit = (
+                f"a run with a schedule of {target} has at most {MAX_STEPS:,} steps, and train.steps is {self.steps:,}"
+            )
+            raise PlanError(target, f"{limit}; set train.steps or train.max_tokens to the length of the run")
         return table
 
     def _pace(self, step: int, tokens: int) -> float:
@@ -169,10 +167,6 @@ class StepPlan:
             reason = f"is {multiplier:g}; expected at most 1, since no window is longer than model.block_size"
             raise PlanError(BLOCK_SIZE, f"the multiplier of step {step + 1} {reason}")
         return divisors[max(0, bisect_right(divisors, multiplier * self.block_size + ROUNDING) - 1)]
-
-    def _reason_too_long(self) -> str:
-        limit = f"plans at most {MAX_STEPS:,} steps, and train.steps is {self.steps:,}"
-        return f"{limit}; set train.steps or train.max_tokens so that the run is not longer"
 
 
 @dataclass

@@ -78,7 +78,7 @@ class CompileChoice:
         """Makes the first call of the model compile it. With several processes each block is compiled separately, so
         that they can synchronize between blocks.
 
-        Where steps are not equal, the second shape compiles it again, for batches of any size.
+        Where steps are not equal, it is compiled for batches of any size.
         """
         from torch._inductor import list_mode_options  # and with it the compiler, which other runs never import
 
@@ -89,7 +89,7 @@ class CompileChoice:
         if ctx.device == "cpu" and sys.platform == "linux":  # where it was measured
             options["cpp_wrapper"] = True  # kernels are called from C++, too: threads do not wait for Python's lock
         for module in [model] if ctx.world_size == 1 else transformer_blocks(model) or [model]:
-            module.compile(options=options, dynamic=False if equal_steps else None)
+            module.compile(options=options, dynamic=not equal_steps)
             COMPILED_BY_US.add(module)
 
     def warm_up(

@@ -26,7 +26,7 @@ from nanogpt_kit.runs.status import Status
 WORTHWHILE = 0.1  # of all steps: to begin again from an earlier checkpoint saves less than a new run costs
 ROUNDED = 1e-3  # seconds: to which metrics.jsonl has them
 
-Clock = Callable[[int], float]  # the seconds spent in the first steps of a run, or a little more
+Clock = Callable[[int], float]  # a number of steps -> the seconds that a run has spent in them, or a little more
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def extension_overrides(before: Experiment, steps: int) -> list[str]:
 
 
 def with_budgets(experiment: Experiment, steps: int, max_seconds: float | None) -> Experiment:
-    """The experiment for that many steps, or at most so many seconds."""
+    """The experiment for that many steps, or at most that many seconds."""
     budgets = {"steps": steps, "max_tokens": None, "max_seconds": max_seconds}
     return experiment.model_copy(update={"train": experiment.train.model_copy(update=budgets)})
 
@@ -142,7 +142,10 @@ def stable_schedule() -> str | None:
     for entry in registry.of_kind(Schedule.kind):
         if entry.distribution != KIT_DISTRIBUTION:
             continue  # a plugin is not imported before an experiment names it
-        multiplier = registry.load(Schedule, entry.qualified)().multiplier
+        schedule = registry.load(Schedule, entry.qualified)
+        if any(field.is_required() for field in schedule.model_fields.values()):
+            continue  # its shape is that of its options
+        multiplier = schedule().multiplier
         middle = {multiplier(step, length) for step in (total // 4, total // 2) for length in (total, 2 * total)}
         if len(middle) == 1 and multiplier(total - 1, total) < multiplier(total // 2, total):
             return entry.name

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from nanogpt_kit.checkpoint.rng import isolated_rng
-from nanogpt_kit.core.errors import Fault, KitError
+from nanogpt_kit.core.errors import Fault, KitError, key_parts
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.options import RunContext
 from nanogpt_kit.core.sections import Train
+from nanogpt_kit.core.step_plan import BATCH_TOKENS
 from nanogpt_kit.data.batches import Batch
 from nanogpt_kit.nn.sharded import reshard
 from nanogpt_kit.nn.training_loss import TrainingLoss
@@ -92,10 +93,11 @@ def check_memory(experiment: Experiment, module: nn.Module | None, ctx: RunConte
         reason = (
             f"a batch of {batch_tokens:,} tokens takes at least {needed:,} bytes, and this machine has {available:,}"
         )
-        location = experiment.location(("train", "batch_tokens"))
-        raise KitError(
-            Fault(f"{reason}; several updates with smaller batches need less", "train.batch_tokens", location)
-        )
+        key = "train.batch_tokens"
+        if batch_tokens > experiment.train.batch_tokens:
+            key = f"{experiment.schedule_key(BATCH_TOKENS)}.target"
+        remedy = "several updates with smaller batches need less"
+        raise KitError(Fault(f"{reason}; {remedy}", key, experiment.location(key_parts(key))))
 
 
 def keep_freed_memory() -> None:

@@ -76,7 +76,8 @@ def check_study_metric(experiment: Experiment, metric: str, key: Key = ("sweep",
         auxiliary = extra_names(experiment.model)
     elif may_be_diagnostic(experiment, metric):
         return
-    known = {*names, *LOGGED_METRICS, *(f"aux/{name}" for name in auxiliary or ())}
+    scheduled = (f"schedule/{schedule.target}" for schedule in experiment.schedules)
+    known = {*names, *LOGGED_METRICS, *scheduled, *(f"aux/{name}" for name in auxiliary or ())}
     if auxiliary is None or metric in known:
         return
     message = f"no run of it has a metric {metric!r}{did_you_mean(metric, known)}"

@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 class RunLog:
     """The metrics of one run; only rank 0 writes them."""
 
-    def __init__(self, folder: RunFolder, experiment: Experiment, progress: Progress, is_resumed: bool, rank: int) -> None:
+    def __init__(
+        self, folder: RunFolder, experiment: Experiment, progress: Progress, is_resumed: bool, rank: int
+    ) -> None:
         """Removes what was logged after the checkpoint that the run continues from."""
         self.metrics = MetricsLog(folder.metrics)
         self.tokens_of_steps = experiment.step_plan.tokens

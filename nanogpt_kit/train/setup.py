@@ -90,7 +90,8 @@ class Setup:
             rank=world.rank,
             world_size=world.size,
             pin=self.placement.ctx.device == "cuda",
-            leave_out_fill=experiment.step_plan.leaves_rest(world.size) and extra_names(experiment.model) != frozenset(),
+            leave_out_fill=experiment.step_plan.leaves_rest(world.size)
+            and extra_names(experiment.model) != frozenset(),
         )
 
     def parallel_model(self, model: nn.Module) -> WrappedModel:
@@ -118,7 +119,8 @@ class Setup:
         return ceil_div(self.experiment.step_plan.most_windows, self.placement.world.size)
 
     def efficiency(self) -> Efficiency:
-        return Efficiency.of(self.experiment.model, self.data.encoder.vocab_size, self.placement.ctx)
+        experiment, lengths = self.experiment, self.experiment.step_plan.lengths
+        return Efficiency.of(experiment.model, self.data.encoder.vocab_size, self.placement.ctx, lengths)
 
     def choices(self) -> dict[str, str]:
         """What components chose for this device, by their keys: {"model.attention": "backend flash"}."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nanogpt_kit.core.errors import printable
+from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Role
 from nanogpt_kit.nn.parameter_groups import describe_rates
 from nanogpt_kit.nn.parts import transformer_blocks
@@ -37,6 +38,7 @@ def summarize_run(
         "precision": setup.placement.ctx.precision,
         "model": describe_model(setup, model),
         "data": describe_data(setup),
+        **({} if setup.experiment.step_plan.has_equal_steps else {"batch": describe_batches(setup.experiment)}),
         "compile": compile_mode,
         "folder": str(folder),
     }
@@ -72,6 +74,15 @@ def describe_model(setup: Setup, model: nn.Module) -> str:
     count = sum(parameter.numel() for parameter in model.parameters())
     name, context = experiment.entry_of(experiment.model).name, f"context {experiment.model.block_size:,}"
     return ", ".join([name, f"{count:,} parameters", *size, context])
+
+
+def describe_batches(experiment: Experiment) -> str:
+    """Where they differ: "1 to 8 windows, cut into parts of 16 to 64 tokens; 12,288 tokens in 40 steps"."""
+    plan = experiment.step_plan
+    windows = {plan.at(step).n_windows for step in range(plan.total_steps)} or {plan.most_windows}
+    counts, lengths = (f"{min(n):,} to {max(n):,}" if len(n) > 1 else f"{min(n):,}" for n in (windows, plan.lengths))
+    unit = f"windows of {lengths} tokens" if len(plan.lengths) == 1 else f"windows, cut into parts of {lengths} tokens"
+    return f"{counts} {unit}; {plan.total_tokens:,} tokens in {plan.total_steps:,} steps"
 
 
 def describe_data(setup: Setup) -> str:

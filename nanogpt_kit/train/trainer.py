@@ -143,7 +143,7 @@ class Trainer:
         self.finite.check_noted_step()  # the step before, so that the device computes this one meanwhile
         self.scalars = self.finite.note_step(self.step, means, grad_norm, self.schedules.grad_clip)
         self.progress.step = next_step
-        self.throughput.counted_tokens = batch.all_tokens
+        self.throughput.add(batch)
         if is_logged:
             self.finite.check_noted_step()  # waits for the device, so the clock is read after it
         self.progress.seconds += time.perf_counter() - began

@@ -171,6 +171,9 @@ def test_what_is_left_counts_evaluations_and_max_seconds_and_forgets_the_first_s
     assert display.seconds_left() == pytest.approx(168.0), "at 400, 800, 1200 and after the last step"
     run.experiment.train.max_seconds = 31.0
     assert display.seconds_left() == pytest.approx(37.0), "300 steps in the 30 s that remain, and one evaluation"
+    run.experiment.train.max_seconds = None
+    run.experiment.tokens = lambda steps: 1_000 * steps + 500 * max(0, steps - 800)
+    assert display.seconds_left() == pytest.approx(203.0), "of the 1,400 steps half have half as many tokens more"
     assert [format_seconds(x) for x in (0.9, 61, 3_725)] == ["0:00", "1:01", "1:02:05"]
 
 

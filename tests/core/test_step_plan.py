@@ -90,7 +90,9 @@ def test_the_pace_is_the_length_of_the_run_and_with_a_budget_of_tokens_that_of_t
     assert make_plan(30, batch=(0.1, 0.2), max_tokens=1200).pace(10) == 30  # its steps end it first
 
 
-@pytest.mark.parametrize("values", [(math.nan, 1.0), (1.0, math.inf), (1.0, 0.0), (-0.5, 1.0), (1e12, 1.0), (1.0, 1e12)])
+@pytest.mark.parametrize(
+    "values", [(math.nan, 1.0), (1.0, math.inf), (1.0, 0.0), (-0.5, 1.0), (1e12, 1.0), (1.0, 1e12)]
+)
 def test_a_multiplier_that_makes_no_batch_is_blamed_on_its_schedule(values: tuple[float, ...]) -> None:
     with pytest.raises(PlanError) as refused:
         make_plan(batch=values).check()
@@ -106,10 +108,10 @@ def test_a_multiplier_that_makes_no_batch_is_blamed_on_its_schedule(values: tupl
 def test_a_run_too_long_for_a_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_plan, "MAX_STEPS", 100)
     make_plan(100, batch=(0.1, 1.0)).check()
-    with pytest.raises(PlanError, match="at most 100 steps, and train.steps is 101"):
+    with pytest.raises(PlanError, match=r"at most 100 steps, and train\.steps is 101"):
         make_plan(101, batch=(0.1, 1.0)).check()
     make_plan(10**12, batch=(0.1, 1.0), max_tokens=2400).check()  # of fewer steps
-    with pytest.raises(PlanError, match="train.max_tokens"):
+    with pytest.raises(PlanError, match=r"train\.max_tokens"):
         make_plan(10**12, length=(0.1, 1.0), max_tokens=101 * 240).check()
 
 
@@ -174,7 +176,7 @@ def test_impossible_plans_are_faults_of_their_schedule(tmp_path: Path) -> None:
     fault = only_fault(tmp_path, f"train.steps={10**9}")
     assert fault.key == "schedule.1.target"
     assert fault.location.endswith("exp.toml:11")
-    assert all(word in fault.message for word in ("4,000,000", "1,000,000,000", "train.max_tokens"))
+    assert all(word in fault.message for word in ("2,000,000", "1,000,000,000", "train.max_tokens"))
     fault = only_fault(tmp_path, "train.max_tokens=15")
     assert (fault.key, fault.location) == ("train.max_tokens", "command line")
     assert "the 16 tokens of the first step" in fault.message
