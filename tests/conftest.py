@@ -195,6 +195,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     The name of a module may be a path."""
     from nanogpt_kit.core.registry import Registry, discover_entries
+    from nanogpt_kit.core.requirements import unmet_requirement, warn_once
 
     site = tmp_path / "site"
     site.mkdir()
@@ -209,10 +210,12 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     monkeypatch.setattr(Registry, "installed", classmethod(installed))
 
-    def install(name: str, entry_points: str | bytes, **modules: str) -> None:
+    def install(name: str, entry_points: str | bytes, requirement: str = "", /, **modules: str) -> None:
         info = site / f"{name.replace('-', '_')}-1.0.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+        required = f"Requires-Dist: {requirement}\n" if requirement else ""
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{required}"
+        (info / "METADATA").write_text(text, encoding="utf-8")
         written = entry_points if isinstance(entry_points, bytes) else entry_points.encode()
         (info / "entry_points.txt").write_bytes(written)
         for module, source in modules.items():
@@ -221,6 +224,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
             path.write_text(source, encoding="utf-8")
         importlib.invalidate_caches()
         here.clear()
+        unmet_requirement.cache_clear()
+        warn_once.cache_clear()
 
     yield install
     for module in set(sys.modules) - before:

@@ -12,7 +12,7 @@ from nanogpt_kit.comparison.instruments import Instrument
 from nanogpt_kit.comparison.numbers import joined_names
 from nanogpt_kit.comparison.question import Question
 from nanogpt_kit.comparison.record import Measurement
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.runs.description import one_line
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.provenance import Provenance

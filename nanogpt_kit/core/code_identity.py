@@ -28,7 +28,8 @@ from nanogpt_kit.core.errors import dotted
 from nanogpt_kit.core.identity import only_reports
 from nanogpt_kit.core.module_source import KIT_PACKAGE, class_sources
 from nanogpt_kit.core.options import digest, path_options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, LocalEntry
+from nanogpt_kit.core.registry import Entry, LocalEntry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.system.reading import sha256_file
 
 if TYPE_CHECKING:

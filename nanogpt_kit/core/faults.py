@@ -140,7 +140,18 @@ def reason_of(detail: ErrorDetails, key: Key, suggestions: KeySuggestions, locat
         return Reason(f"should be a {what}{f', as in {forms}' if forms else ''}", got)
     for term, toml_term in TOML_TERMS.items():
         message = message.replace(term, toml_term)
+    if option := option_with_bad_default(detail, key, root, values, registry):
+        return Reason(f"the default of its option {option} {message}", got, "this is a mistake in the component")
     return Reason(AFTER_VALIDATION.sub("", message), got, value_remedy(detail, str(key[-1]), field))
+
+
+def option_with_bad_default(
+    detail: ErrorDetails, key: Key, root: type[Options], values: Any, registry: Registry
+) -> str | None:
+    """The option whose default was refused: it is not written, and the location of the error has it."""
+    option = detail["loc"][len(key)] if detail["loc"][: len(key)] == key and len(detail["loc"]) > len(key) else None
+    fields = options_class_at(key, root, values, registry).model_fields
+    return option if isinstance(option, str) and option in fields and key else None
 
 
 def unknown_key(key: Key, value: Any, owner: type[Options], suggestions: KeySuggestions) -> str:

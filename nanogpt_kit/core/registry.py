@@ -12,6 +12,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,12 +21,12 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from nanogpt_kit.core import trust
 from nanogpt_kit.core.errors import Fault, KitError
 from nanogpt_kit.core.foreign_component_names import did_you_mean_component
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION, unmet_requirement, warn_once
 from nanogpt_kit.system.reading import read_bytes
 
 logger = logging.getLogger(__name__)
 
 GROUP = "nanogpt_kit."  # the entry-point group of kind "norm" is "nanogpt_kit.norm"
-KIT_DISTRIBUTION = "nanogpt-kit"  # its bare names always mean the built-ins
 LOCAL = "local file"
 MAX_SOURCE_BYTES = 10_000_000  # of a component file; handwritten code has a thousandth of that
 
@@ -66,15 +67,19 @@ class Entry:
     def load(self, base: type[C]) -> type[C]:
         """Imports the class, which should derive from `base`. Raises KitError with the distribution and the cause."""
         module_name, _, attribute = self.target.partition(":")
+        unmet = unmet_requirement(self.distribution, self.version)
         try:
-            loaded = getattr(importlib.import_module(module_name), attribute)
+            with redirect_stdout(sys.stderr):  # standard output is for results
+                loaded = getattr(importlib.import_module(module_name), attribute)
         except (Exception, SystemExit) as error:
-            cause = f"{type(error).__name__}: {error}"
+            cause = f"{type(error).__name__}: {error}{f'; {unmet}' if unmet else ''}"
             entry_point = f"{self.name} = {self.target!r} in group {GROUP}{self.kind}"
             raise KitError(
                 f"{self.kind} {self.name!r} cannot be imported from distribution {self.distribution} "
                 f"{self.version} (entry point {entry_point}): {cause}"
             ) from error
+        if unmet:
+            warn_once(unmet)
         return self._checked(loaded, base)
 
     def _checked(self, loaded: object, base: type[C]) -> type[C]:
@@ -237,7 +242,8 @@ def execute_component_file(base: type[HasKind], path: Path, source: bytes) -> ty
         module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
         try:
             # not through the loader, which would read the file again, or cached bytecode of older content
-            exec(compile(source, path, "exec", dont_inherit=True), vars(module))
+            with redirect_stdout(sys.stderr):
+                exec(compile(source, path, "exec", dont_inherit=True), vars(module))
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             cause = f"{type(error).__name__}: {error}"

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.integers import ceil_div
-from nanogpt_kit.core.kinds import Order, OrderContext
+from nanogpt_kit.core.kinds import Order, OrderContext, PackedOrder
 from nanogpt_kit.core.step_plan import StepPlan
+from nanogpt_kit.data.packed import assemble, packed_windows, select_windows
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.loss import IGNORED
 
@@ -133,6 +134,8 @@ class Batches:
 
     def whole_windows(self, steps: Sequence[int]) -> list[Batch]:
         """Batches of equally many windows, not cut, with as few numpy and torch calls as one batch takes."""
+        if isinstance(self.order, PackedOrder):
+            return [self.packed_at(self.order, step) for step in steps]
         starts = np.stack([self.starts(step).copy() for step in steps])  # (S, all ranks' W)
         rank_starts = np.array_split(starts, self.world_size, axis=1)
         mine, largest = rank_starts[self.rank], rank_starts[0].shape[1]
@@ -151,16 +154,36 @@ class Batches:
         """The batch with the most windows, not cut."""
         return self.whole_windows([self.plan.largest_step])[0]
 
+    def packed_at(self, order: PackedOrder, step: int) -> Batch:
+        """The batch of a step whose windows are made of pieces; those that fill up a rank's part have none."""
+        ctx = self.context(step)
+        packed = packed_windows(order, step, ctx)
+        size, remainder = divmod(ctx.batch_windows, self.world_size)
+        first = self.rank * size + min(self.rank, remainder)
+        count, largest = size + (self.rank < remainder), size + (remainder > 0)
+        mine = select_windows(packed, first, first + count)
+        ids, targets, segments = map(torch.from_numpy, assemble(self.split, mine, largest, ctx.block_size))
+        starts = mine.starts[mine.rows.searchsorted(np.arange(count))]
+        left_out = largest - count if self.leave_out_fill else 0
+        all_tokens = int(self.split.count_targets(packed.starts, packed.lengths).sum())
+        batch = Batch(ids, targets, starts, all_tokens, segments if self.with_segments else None, left_out)
+        return batch.pinned() if self.pin else batch
+
+    def context(self, step: int) -> OrderContext:
+        batch = self.plan.at(step)
+        return replace(self.ctx, first_window=batch.first_window, batch_windows=batch.n_windows)
+
     def starts(self, step: int) -> np.ndarray:
         """(W,) the first token of each window, of all ranks. Raises RunFailed where one is outside the split."""
-        batch = self.plan.at(step)
-        ctx = replace(self.ctx, first_window=batch.first_window, batch_windows=batch.n_windows)
+        ctx = self.context(step)
         starts = self.order.starts(step, ctx)
+        if isinstance(self.order, PackedOrder):
+            return starts
         last = ctx.n_tokens - ctx.block_size - 1
-        if starts.shape != (batch.n_windows,) or starts.min() < 0 or starts.max() > last:
-            expected = f"expected {batch.n_windows} starts from 0 to {last}"
+        if starts.shape != (ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
+            expected = f"expected {ctx.batch_windows} starts from 0 to {last}"
             raise RunFailed(f"order {type(self.order).__name__} returned starts {starts} for step {step}; {expected}")
-        return self.split.move_to_documents(starts, self.ctx.block_size) if self.order.at_documents else starts
+        return self.split.move_to_documents(starts, ctx.block_size) if self.order.at_documents else starts
 
 
 class Prefetcher:

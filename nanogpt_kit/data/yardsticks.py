@@ -18,7 +18,8 @@ from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Evaluator
 from nanogpt_kit.core.module_source import class_sources
 from nanogpt_kit.core.options import Component, components_in, digest, path_options
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, LocalEntry
+from nanogpt_kit.core.registry import Entry, LocalEntry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.corpus.hashes import content_hash
 from nanogpt_kit.data.manifest import DataManifest
 

@@ -18,7 +18,8 @@ from nanogpt_kit.core.kinds import Format
 from nanogpt_kit.core.layers import Layers
 from nanogpt_kit.core.options import Component, Options
 from nanogpt_kit.core.overrides import COMMAND_LINE
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Entry, Registry
+from nanogpt_kit.core.registry import Entry, Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.system.json_files import read_json
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.report.page import Page
 from nanogpt_kit.report.run_options import NOT_A_CHOICE, option_text
 from nanogpt_kit.runs.differences import HASH_LENGTH, data_of_origin

@@ -16,7 +16,8 @@ from nanogpt_kit.checkpoint.manifest import find_damage, step_of
 from nanogpt_kit.core.experiment import Experiment
 from nanogpt_kit.core.kinds import Schedule
 from nanogpt_kit.core.pace import multiplier_at
-from nanogpt_kit.core.registry import KIT_DISTRIBUTION, Registry
+from nanogpt_kit.core.registry import Registry
+from nanogpt_kit.core.requirements import KIT_DISTRIBUTION
 from nanogpt_kit.core.targets import LEARNING_RATE
 from nanogpt_kit.runs.folder import RunFolder
 from nanogpt_kit.runs.metrics import read_metrics

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,59 @@ def test_a_distribution_without_a_name_is_skipped_with_a_warning(
     (tmp_path / "site" / "poly_plugin-1.0.dist-info" / "METADATA").unlink()
     assert "poly" not in {entry.name for entry in discover_entries()}
     assert "skipped an installed distribution whose entry points cannot be read" in caplog.text
+
+
+def test_what_a_plugin_prints_when_it_is_imported_goes_to_standard_error(
+    tmp_path: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("poly-plugin", POLY, poly_plugin="print('HELLO')\n" + SCHEDULE.format(name="Poly", power=2.0))
+    (tmp_path / "mine.py").write_text("print('AND ME')\n" + SCHEDULE.format(name="X", power=1.0), encoding="utf-8")
+    load(tmp_path, 'schedule = "poly"', "mine.py")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert sorted(err.split("\n")) == ["", "AND ME", "HELLO"]
+
+
+@pytest.mark.parametrize("requirement", ["nanogpt-kit>=99", "Nanogpt_Kit[plots] >=99 ; python_version > '3'"])
+def test_a_plugin_for_another_version_of_the_kit_is_reported(
+    requirement: str, tmp_path: Path, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed = version("nanogpt-kit")
+    sentence = f"poly-plugin 1.0 requires nanogpt-kit>=99, and {installed} is installed: pip install --upgrade"
+    install("poly-plugin", POLY, requirement, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
+    for _ in range(2):
+        load(tmp_path, 'schedule = "poly"')
+    assert [record.message for record in caplog.records] == [f"{sentence} nanogpt-kit poly-plugin"]
+
+
+def test_the_version_that_a_plugin_requires_is_part_of_the_message_where_it_cannot_be_imported(
+    tmp_path: Path, install: Install
+) -> None:
+    install("poly-plugin", POLY, "nanogpt-kit>=99", poly_plugin="from nanogpt_kit.api import NotYet")
+    message = told(tmp_path, 'schedule = "poly"')
+    assert "ImportError: cannot import name 'NotYet' from 'nanogpt_kit.api'" in message
+    assert "; poly-plugin 1.0 requires nanogpt-kit>=99, and " in message
+
+
+@pytest.mark.parametrize("requirement", ["nanogpt-kit>=0.0.1", "nanogpt-kit>=99; extra == 'new'", "torch>=99", "x y"])
+def test_a_plugin_that_fits_the_kit_is_not_reported(
+    requirement: str, tmp_path: Path, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    install("poly-plugin", POLY, requirement, poly_plugin=SCHEDULE.format(name="Poly", power=2.0))
+    load(tmp_path, 'schedule = "poly"')
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("default", "wrong"), [("'x'", "should be a whole number, got 'x'"), ("2", "should be greater")]
+)
+def test_the_default_of_an_option_is_validated(default: str, wrong: str, tmp_path: Path, install: Install) -> None:
+    source = SCHEDULE.format(name="Poly", power=2.0).replace("float = Field(2.0, gt=0", f"int = Field({default}, ge=3")
+    install("poly-plugin", POLY, poly_plugin=source)
+    message = told(tmp_path, 'schedule = "poly"')
+    assert f"exp.toml:6: schedule: the default of its option power {wrong}" in message
+    assert message.endswith("; this is a mistake in the component")
+    load(tmp_path, 'schedule = { use = "poly", power = 3 }')
 
 
 # --- local files ------------------------------------------------------------------------------------------------

@@ -185,23 +185,43 @@ def test_a_step_in_which_nothing_counts_has_no_gradient_and_a_loss_of_zero(
 # --- ranks and resuming -----------------------------------------------------------------------------------------
 
 
+def batches_of(one: Experiment, rank: int = 0, size: int = 1) -> Batches:
+    split = prepare(one).split("train")
+    ctx = OrderContext(
+        n_tokens=len(split.tokens),
+        block_size=one.model.block_size,
+        first_window=0,
+        batch_windows=one.step_plan.at(0).n_windows,
+        seed=1,
+        documents=split.document_starts,
+        has_eot=True,
+    )
+    return Batches(split, one.order, ctx, one.step_plan, rank=rank, world_size=size)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "documents"])
 @pytest.mark.parametrize("n_windows", [5, 7])
-def test_every_rank_knows_how_many_tokens_of_all_count(tiny: Path, source: Path, n_windows: int) -> None:
-    one = experiment(tiny, source, f"train.batch_tokens={16 * n_windows}")
-    data = prepare(one)
+def test_every_rank_knows_how_many_tokens_of_all_count(tiny: Path, source: Path, n_windows: int, order: str) -> None:
+    one = experiment(tiny, source, f"train.batch_tokens={16 * n_windows}", f"order={order}")
     for size in (1, 2, 3, 4):
-        batches = [ranks_batches(one, data.split("train"), rank, size) for rank in range(size)]
-        for step in range(20):
+        batches = [batches_of(one, rank, size) for rank in range(size)]
+        for step in range(9):
             here = [each.at(step) for each in batches]
             assert {batch.all_tokens for batch in here} == {sum(int((batch.targets >= 0).sum()) for batch in here)}
 
 
-def ranks_batches(one: Experiment, split: Any, rank: int, size: int) -> Batches:
-    ctx = OrderContext(
-        n_tokens=len(split.tokens), block_size=16, first_window=0, batch_windows=one.step_plan.at(0).n_windows, seed=1,
-        documents=split.document_starts, tokens=split.tokens,
-    )  # fmt: skip
-    return Batches(split, one.order, ctx, one.step_plan, rank=rank, world_size=size)
+def test_documents_that_are_packed_count_in_part(tiny: Path, source: Path) -> None:
+    """Each run of targets is an answer, wherever its conversation is in a window."""
+    one = experiment(tiny, source, "model.block_size=128", "train.batch_tokens=640", "order=documents")
+    answers = {f" {conversation(n)[1]['content']}\n".encode() for n in range(120)}
+    found = set()
+    for step in range(9):
+        batch = batches_of(one).at(step)
+        for row in batch.targets.tolist():
+            runs = bytes(max(target, 0) for target in row).split(b"\0")
+            found |= {run for run in runs if run}
+    assert found <= answers
+    assert len(found) > 10
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its ranks")

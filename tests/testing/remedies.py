@@ -114,16 +114,13 @@ REMEDIES = {  # patterns of the first line, by test
     "test_each_window_and_its_next_token_lie_in_the_text": "step 1 of 49 tokens .*block_size [+] 1 tokens",
     "test_the_same_step_always_gives_the_same_windows": "step 29 .*seeded with ctx.seed and the step",
     "test_windows_differ_by_step_and_by_seed": "set varies = False here",
-    "test_an_epoch_sees_each_window_once_in_batches_of_any_size": (
-        "count windows from ctx.first_window on|place them 16 tokens apart"
-    ),
+    "test_an_epoch_sees_each_window_once_in_batches_of_any_size": "from ctx.first_window on|place them 16 tokens apart",
     "test_batches_of_any_size_are_filled": "return ctx.batch_windows starts",
     "test_a_late_step_takes_no_longer": "compute it from the step, not from the steps before",
-    # schedule
-    "test_each_multiplier_is_a_finite_number_that_is_not_negative": r"step \d+ of \d+.*(keep it at 0 or above|float\()",
-    "test_the_same_step_always_has_the_same_multiplier": "step 9.*from the step and total_steps alone",
-    "test_a_length_need_not_be_whole": "step 0.*(treat both alike|any length, whole or not)",
-    "test_a_note_is_a_sentence_or_none": r"note\(0\) is 3: return a sentence, or None",
+    "test_pieces_fit_into_their_windows": "step 0, has_eot = True: .* have .* tokens .*see PackedOrder.packed",
+    "test_a_piece_lies_within_one_document": "step 0, has_eot = True: .*opens with the end-of-text token before it",
+    "test_the_same_step_always_gives_the_same_pieces": "step 29 .*follow from the context and the step alone",
+    "test_no_token_is_in_an_epoch_twice": r"2 times: return from epoch\(\)|count windows from ctx.first_window on",
     # tokenizer
     "test_text_comes_back": "set lossless = False here|leave it to the base class",
     "test_ids_are_integers_in_the_vocabulary": "one-dimensional NumPy array of integers|count added tokens, too",
