@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_kit.core.errors import RunFailed
 from nanogpt_kit.core.integers import ceil_div
 from nanogpt_kit.core.kinds import Order, OrderContext
+from nanogpt_kit.data.order_of_sources import checked_starts
 from nanogpt_kit.data.split import Split
 from nanogpt_kit.nn.loss import IGNORED
 
@@ -117,12 +117,8 @@ class Batches:
 
     def starts(self, step: int) -> np.ndarray:
         """(W,) the first token of each window, of all ranks. Raises RunFailed where one is outside the split."""
-        starts = self.order.starts(step, replace(self.ctx, first_window=step * self.ctx.batch_windows))
-        last = self.ctx.n_tokens - self.ctx.block_size - 1
-        if starts.shape != (self.ctx.batch_windows,) or starts.min() < 0 or starts.max() > last:
-            expected = f"expected {self.ctx.batch_windows} starts from 0 to {last}"
-            raise RunFailed(f"order {type(self.order).__name__} returned starts {starts} for step {step}; {expected}")
-        return self.split.move_to_documents(starts, self.ctx.block_size) if self.order.at_documents else starts
+        ctx = replace(self.ctx, first_window=step * self.ctx.batch_windows)
+        return checked_starts(self.order, step, ctx, self.split)
 
 
 class Prefetcher:

@@ -57,6 +57,27 @@ class Dataset(Component):
         It uses no network, and need not read the text.
         """
 
+    @property
+    def sources(self) -> Mapping[str, Dataset]:
+        """The datasets that it consists of, by name: each window has tokens of one of them. Empty: it is one source.
+
+        Each split has the tokens of one after the other. No source has sources itself.
+        """
+        return {}
+
+    def shares(self, windows: Mapping[str, int]) -> Mapping[str, float]:
+        """The parts that the sources have in the training windows, in any unit, by name.
+
+        `windows` are those that the train split of each source has.
+        """
+        return windows
+
+    def check_passes(self, passes: Mapping[str, float]) -> None:
+        """Raises KitError where a run would train on the text of a source more often than the options allow.
+
+        `passes` are the windows that the run takes from each source, as a multiple of those that its train split has.
+        """
+
     def text_bytes(self) -> int | None:
         """The size of the text of all splits, if it is known without reading it; else None."""
         return None
